@@ -1,0 +1,92 @@
+# Everything a developer or a build machine does here. Each target sets itself up in .venv, on a machine that has
+# nothing but make and Python 3.11 or newer.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+PYTHON ?= python3
+STORE ?=
+LISTEN ?=
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "jobstate needs Python 3.11 or newer; '$(PYTHON)' is not. Name one: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV), a minute the first time ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(READY) ## See it work: a server, workers and a watcher, for a few seconds
+	@$(BIN)/python -m jobstate_client.demo
+
+.PHONY: serve
+serve: $(READY) ## Serve until Ctrl-C; STORE=sqlite:///jobs.db and LISTEN=127.0.0.1:50051 choose where
+	@$(BIN)/jobstate-server serve $(if $(STORE),--store '$(STORE)') $(if $(LISTEN),--listen '$(LISTEN)')
+
+.PHONY: test
+test: lint types imports proto ## Check everything: style, types, layers, contract, then every test
+	@echo "== tests"
+	@$(BIN)/python -m pytest --quiet
+
+.PHONY: test-fast
+test-fast: $(READY) ## Run the tests that need no second process
+	@$(BIN)/python -m pytest --quiet tests/unit tests/store
+
+.PHONY: format
+format: $(READY) ## Format the code and the protos, and mend what can be mended
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/buf format --write
+
+.PHONY: lint
+lint: $(READY) ## Check the style of the code
+	@echo "== lint"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --diff .
+
+.PHONY: types
+types: $(READY) ## Check the types
+	@echo "== types"
+	@$(BIN)/mypy --no-error-summary
+
+.PHONY: imports
+imports: $(READY) ## Check that imports go one way
+	@echo "== imports"
+	@$(BIN)/lint-imports --no-logo
+
+# Compared with the main branch, wherever this checkout has it; on a machine without git, with nothing.
+.PHONY: proto
+proto: $(READY) ## Check the contract: lint, format, and nothing broken since main
+	@echo "== contract"
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code
+	@for main in origin/main main; do \
+		if git cat-file -e "$$main:protos" 2>/dev/null; then \
+			git archive "$$main" buf.yaml protos | $(BIN)/buf breaking --against '-#format=tar'; exit; \
+		fi; \
+	done
+
+.PHONY: generate
+generate: $(READY) ## Make the generated code anew from the protos
+	@$(BIN)/python generated/generate.py
+
+.PHONY: build
+build: $(READY) ## Build the source distribution and the wheel into dist/
+	@rm -rf dist
+	@$(BIN)/python -m build -qq --no-isolation
+	@ls dist/*
+
+.PHONY: clean
+clean: ## Remove .venv, caches and built packages; databases stay
+	@rm -rf $(VENV) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find server client tests generated -name __pycache__ -prune -exec rm -rf {} +

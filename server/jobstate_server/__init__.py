@@ -1,0 +1,1 @@
+"""The jobstate server. docs/architecture.md tells how its rooms hang together."""
