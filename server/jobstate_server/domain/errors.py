@@ -1,0 +1,241 @@
+"""Every error a caller can be answered with, as one tree that knows nothing of gRPC.
+
+    JobStateError
+    ├── InvalidField            a value of the request is not acceptable
+    │   └── UnknownJobType      strict_job_types is on and the config does not name the type
+    ├── JobNotFound
+    ├── JobExists
+    ├── TransitionNotAllowed    the lifecycle has no such step from the job's state
+    ├── RetryNotAllowed         the job is PERMANENTLY_FAILED
+    ├── AttemptSuperseded       the named attempt is not the running one
+    ├── AttemptRequired         the job has been retried, so the caller must name its attempt
+    ├── RequestIdReused         the same request_id came with another call or content
+    ├── CursorExpired           the events after the cursor are beyond retention
+    ├── CursorUnknown           the cursor does not belong to this log
+    ├── MessageTooLarge
+    ├── Unavailable             nothing was wrong with the call; repeat it later
+    │   ├── Overloaded
+    │   ├── StoreUnavailable
+    │   └── Draining
+    └── InternalError           a defect of ours; the cause is in the log only
+
+``reason`` is the name in ``jobstate.v1.ErrorReason`` less its prefix. ``facts`` become the metadata of the
+``ErrorInfo``: whatever value the message mentions is in them too, because programs read facts and people read messages.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class JobStateError(Exception):
+    """The service refused or could not complete a call."""
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts: dict[str, str] = {key: str(value) for key, value in facts.items()}
+
+
+class InvalidField(JobStateError):
+    """Fields of the request have values that are not acceptable.
+
+    ``field`` is the path of the first, as in ``requests[3].id``; ``violations`` lists every one with its problem.
+    """
+
+    reason = "INVALID_FIELD"
+
+    def __init__(self, field: str, problem: str, *, others: tuple[tuple[str, str], ...] = (), **facts: object) -> None:
+        super().__init__(f"{field}: {problem}", field=field, **facts)
+        self.field = field
+        self.problem = problem
+        self.violations = ((field, problem), *others)
+
+    def within(self, prefix: str) -> InvalidField:
+        """The same refusal, of fields nested in ``prefix``."""
+        others = tuple((f"{prefix}.{field}", problem) for field, problem in self.violations[1:])
+        return InvalidField(f"{prefix}.{self.field}", self.problem, others=others)
+
+
+class UnknownJobType(InvalidField):
+    """The config does not name this job type, and ``strict_job_types`` (or the limit of unnamed types) forbids it."""
+
+    reason = "UNKNOWN_JOB_TYPE"
+
+    def __init__(self, job_type: str, field: str = "job_type") -> None:
+        super().__init__(
+            field, f"{job_type!r} is not a job type of this server (ListJobTypes lists them)", job_type=job_type
+        )
+        self.job_type = job_type
+
+    def within(self, prefix: str) -> UnknownJobType:
+        return UnknownJobType(self.job_type, f"{prefix}.{self.field}")
+
+
+class JobNotFound(JobStateError):
+    """No job has this id: it was never created, or cleanup has removed it."""
+
+    reason = "JOB_NOT_FOUND"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job has the id {job_id!r}", job_id=job_id)
+        self.job_id = job_id
+
+
+class JobExists(JobStateError):
+    """A job with this id is stored already."""
+
+    reason = "JOB_EXISTS"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"a job with the id {job_id!r} exists already", job_id=job_id)
+        self.job_id = job_id
+
+
+class TransitionNotAllowed(JobStateError):
+    """The lifecycle has no step for this trigger from the job's state; nothing was changed."""
+
+    reason = "TRANSITION_NOT_ALLOWED"
+
+    def __init__(self, job_id: str, state: str, trigger: str, allowed: tuple[str, ...], why: str = "") -> None:
+        possible = ", ".join(allowed) if allowed else "nothing, the state is final"
+        super().__init__(
+            f"job {job_id!r} is {state}{why}: {trigger} is not allowed (allowed: {possible})",
+            job_id=job_id,
+            state=state,
+            trigger=trigger,
+            allowed=",".join(allowed),
+        )
+        self.job_id = job_id
+
+
+class RetryNotAllowed(JobStateError):
+    """The job is PERMANENTLY_FAILED, so it cannot be retried."""
+
+    reason = "RETRY_NOT_ALLOWED"
+
+    def __init__(self, job_id: str, why: str, retry_count: int, max_retries: int) -> None:
+        super().__init__(
+            f"job {job_id!r} cannot be retried: {why} ({retry_count} of {max_retries} retries used)",
+            job_id=job_id,
+            why=why,
+            retry_count=retry_count,
+            max_retries=max_retries,
+        )
+        self.job_id = job_id
+
+
+class _AttemptRefused(JobStateError):
+    """What both refusals of the fence tell."""
+
+    def __init__(self, message: str, job_id: str, attempt: int, current_attempt: int, state: str) -> None:
+        super().__init__(message, job_id=job_id, attempt=attempt, current_attempt=current_attempt, state=state)
+        self.job_id = job_id
+
+
+class AttemptSuperseded(_AttemptRefused):
+    """The named attempt is not running: it ended, or another took its place. Its work must be discarded."""
+
+    reason = "ATTEMPT_SUPERSEDED"
+
+    def __init__(self, job_id: str, attempt: int, current_attempt: int, state: str) -> None:
+        super().__init__(
+            f"attempt {attempt} of job {job_id!r} is not running (current attempt {current_attempt}, state {state})",
+            job_id,
+            attempt,
+            current_attempt,
+            state,
+        )
+
+
+class AttemptRequired(_AttemptRefused):
+    """The job has had more than one attempt, so the call must say which one it speaks for."""
+
+    reason = "ATTEMPT_REQUIRED"
+
+    def __init__(self, job_id: str, current_attempt: int, state: str) -> None:
+        super().__init__(
+            f"job {job_id!r} has had {current_attempt} attempts: name the attempt this call is for",
+            job_id,
+            0,
+            current_attempt,
+            state,
+        )
+
+
+class RequestIdReused(JobStateError):
+    """This request_id was used within the last 24 hours for another RPC, or with other content."""
+
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"request_id {request_id!r} was already used for a different call; make a new one", request_id=request_id
+        )
+
+
+class CursorExpired(JobStateError):
+    """Events after the cursor have been removed by retention, so the stream cannot be continued without a gap."""
+
+    reason = "CURSOR_EXPIRED"
+
+    def __init__(self, oldest_cursor: str) -> None:
+        super().__init__(
+            "events after this cursor are beyond retention: take a snapshot, or resume at oldest_cursor with a gap",
+            oldest_cursor=oldest_cursor,
+        )
+
+
+class CursorUnknown(JobStateError):
+    """The cursor was not made by this log: another server's, a restored store's, or mangled."""
+
+    reason = "CURSOR_UNKNOWN"
+
+    def __init__(self, why: str, oldest_cursor: str) -> None:
+        super().__init__(f"the cursor does not belong to this log: {why}", oldest_cursor=oldest_cursor)
+
+
+class MessageTooLarge(JobStateError):
+    """The request is larger than the server receives."""
+
+    reason = "MESSAGE_TOO_LARGE"
+
+    def __init__(self, size: int, size_max: int) -> None:
+        super().__init__(f"the request has {size} bytes, at most {size_max} are accepted", size=size, size_max=size_max)
+
+
+class Unavailable(JobStateError):
+    """Nothing is wrong with the call: repeat it after ``retry_delay_s`` seconds."""
+
+    def __init__(self, message: str, retry_delay_s: float, **facts: object) -> None:
+        super().__init__(message, **facts)
+        self.retry_delay_s = retry_delay_s
+
+
+class Overloaded(Unavailable):
+    """A bounded queue or the number of concurrent calls is full; the call was not begun."""
+
+    reason = "OVERLOADED"
+
+
+class StoreUnavailable(Unavailable):
+    """The store did not answer. Unless the message says otherwise, nothing was changed."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class Draining(Unavailable):
+    """The server is stopping and takes no new work."""
+
+    reason = "DRAINING"
+
+
+class InternalError(JobStateError):
+    """A defect of ours. The cause is in the server's log under ``call_id``, and only there."""
+
+    reason = "INTERNAL"
+
+    def __init__(self, call_id: str) -> None:
+        super().__init__(f"internal error; quote call_id {call_id} to the operator", call_id=call_id)

@@ -1,0 +1,121 @@
+"""Events: what happened to a job, in the words watchers read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from jobstate_server.domain.job import Job, JobError, JobState
+
+
+class EventType(IntEnum):
+    """What kind of thing happened. The numbers are stored and are those of ``jobstate.v1.EventType``."""
+
+    QUEUED = 1
+    STARTED = 2
+    CLAIMED = 3
+    PROGRESS = 4
+    COMPLETED = 5
+    FAILED = 6
+    RETRYING = 7
+    PERMANENTLY_FAILED = 8
+    CANCELLED = 9
+    STALE_DETECTED = 10
+    DELETED = 11
+
+
+EVENT_NAMES = {
+    EventType.QUEUED: "processing-job.queued",
+    EventType.STARTED: "processing-job.started",
+    EventType.CLAIMED: "processing-job.claimed",
+    EventType.PROGRESS: "processing-job.progress",
+    EventType.COMPLETED: "processing-job.completed",
+    EventType.FAILED: "processing-job.failed",
+    EventType.RETRYING: "processing-job.retrying",
+    EventType.PERMANENTLY_FAILED: "processing-job.permanently-failed",
+    EventType.CANCELLED: "processing-job.cancelled",
+    EventType.STALE_DETECTED: "processing-job.stale.detected",
+    EventType.DELETED: "processing-job.deleted",
+}
+
+
+class RetryDecision(IntEnum):
+    """Whether a failed job is retried, or why not. The numbers are those of ``jobstate.v1.RetryDecision``."""
+
+    WILL_RETRY = 1
+    NOT_RETRYABLE = 2
+    LIMIT_REACHED = 3
+    AWAITING_RETRY_CALL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """``resumed``: the server began this attempt after a wait, and nobody has claimed it yet."""
+
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A worker's Start took an attempt that the server had resumed."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The error, and what follows from it."""
+
+    error: JobError
+    decision: RetryDecision
+    next_retry_time: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """The wait before the next attempt."""
+
+    delay: int
+    next_retry_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class PermanentlyFailed:
+    """Why the job was given up."""
+
+    decision: RetryDecision
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The caller's reason, possibly empty."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StaleDetected:
+    """When the attempt was last heard of, and how long its type allows it to be silent."""
+
+    heard_time: int
+    stale_threshold: int
+
+
+Detail = Started | Claimed | Failed | Retrying | PermanentlyFailed | Cancelled | StaleDetected
+
+
+class Event(NamedTuple):
+    """One fact about one job. It has no sequence yet: the log numbers it when it is written."""
+
+    type: EventType
+    time: int
+    actor: str
+    previous_state: JobState | None
+    """The state before, None for a job that has just come to be."""
+    job: Job
+    """The job right after this event."""
+    detail: Detail | None = None
+    with_metadata: bool = False
+    """Whether this change set metadata, so that the event carries it."""
+    with_result: bool = False

@@ -1,0 +1,163 @@
+"""The job and what belongs to it, as immutable values.
+
+Times are microseconds since the epoch, spans are microseconds, money is whole nano-units of the user's currency, and
+free JSON is an opaque encoded document that only ``wire`` can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Any, Self
+
+Document = bytes
+"""Encoded free JSON. Empty means none."""
+
+NANO = 1_000_000_000
+"""Nano-units in one unit of money."""
+
+INT64_MAX = 2**63 - 1
+"""Sums of tokens, cost and durations stop here instead of overflowing what stores and the wire can hold."""
+
+
+class JobState(IntEnum):
+    """Where a job is. The numbers are stored and are those of ``jobstate.v1.JobState``."""
+
+    QUEUED = 1
+    PROCESSING = 2
+    COMPLETED = 3
+    FAILED = 4
+    RETRYING = 5
+    PERMANENTLY_FAILED = 6
+    CANCELLED = 7
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing leads out of this state."""
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset({JobState.COMPLETED, JobState.PERMANENTLY_FAILED, JobState.CANCELLED})
+
+
+class AttemptOutcome(IntEnum):
+    """How an attempt ended. The numbers are stored and are those of ``jobstate.v1.AttemptOutcome``."""
+
+    COMPLETED = 1
+    FAILED = 2
+    CANCELLED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why an attempt failed."""
+
+    code: str
+    message: str
+    retryable: bool
+    details: Document
+    attempt: int
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt has used so far, in total. None leaves that part as it was."""
+
+    tokens: int | None = None
+    cost_nano: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job as it stands. Made anew by every change; see ``evolve``."""
+
+    id: str
+    job_type: str
+    source_id: str = ""
+    principal: str = ""
+    state: JobState = JobState.QUEUED
+    version: int = 0
+    progress: int = 0
+    progress_message: str = ""
+    metadata: Document = b""
+    result: Document = b""
+    result_count: int = 0
+    attempt: int = 0
+    claimed: bool = False
+    """Whether a worker's Start has taken the running attempt. False for an attempt that the server resumed."""
+    worker: str = ""
+    retry_count: int = 0
+    max_retries: int = 0
+    timeout: int | None = None
+    last_error: JobError | None = None
+    retry_delay: int | None = None
+    """The delay that came with the last failure and wins over the backoff. Cleared by the retry it serves."""
+    estimated_tokens: int = 0
+    estimated_cost_nano: int = 0
+    attempt_tokens: int = 0
+    attempt_cost_nano: int = 0
+    create_time: int = 0
+    update_time: int = 0
+    start_time: int | None = None
+    complete_time: int | None = None
+    next_retry_time: int | None = None
+    attempt_deadline: int | None = None
+    due_time: int | None = None
+    """When the server must act by itself: the retry's time or the attempt's deadline, later after an outage of ours."""
+    heard_time: int = 0
+    """When anything was last heard of the running attempt; the stale threshold counts from here."""
+    duration: int = 0
+    cancel_reason: str = ""
+
+    def evolve(self, **changes: Any) -> Self:
+        """A copy with ``changes``. Copies all fields at once, several times faster than dataclasses.replace."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new.__dict__.update(changes)
+        return new
+
+    def numbered(self, version: int) -> Self:
+        """This very job, whose version has only now become known.
+
+        Sets it in place, which saves a copy of every job written: only for a job that has just been made and that
+        nobody else has seen.
+        """
+        self.__dict__["version"] = version
+        return self
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> Self:
+        """The job with exactly these fields, all of them given. For stores, which read many."""
+        new = object.__new__(cls)
+        new.__dict__.update(values)
+        return new
+
+
+JOB_FIELDS = tuple(field.name for field in fields(Job))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One ended attempt of a job."""
+
+    job_id: str
+    number: int
+    start_time: int
+    end_time: int
+    outcome: AttemptOutcome
+    worker: str
+    tokens: int
+    cost_nano: int
+    error: JobError | None
+
+
+def cost_to_nano(cost: float) -> int:
+    """Money as whole nano-units, rounded once, half to even. ``cost`` is finite and within 0 … 10⁹."""
+    return round(cost * NANO)
+
+
+def saturating_add(total: int, amount: int) -> int:
+    """``total + amount``, kept within 0 … 2⁶³-1."""
+    return max(0, min(INT64_MAX, total + amount))

@@ -1,0 +1,122 @@
+"""Job types: the policy a job follows unless its Create says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from jobstate_server.domain.clock import DAY, MINUTE, SECOND
+
+DEFAULT_JOB_TYPE = "default"
+"""Name of the policy for job types the config does not name."""
+
+MAX_RETRIES_MAX = 1_000
+"""Beyond this a job is not retried but polled; the backoff's doubling is long capped by then."""
+
+TIMEOUT_MAX = 30 * DAY
+"""An attempt longer than the retention of finished jobs cannot be told from a forgotten one."""
+
+RETRY_DELAY_MAX = 7 * DAY
+"""The event retention: a watcher may have lost sight of a job that waits longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobType:
+    """The policy of one job type. Spans are microseconds."""
+
+    name: str
+    max_retries: int
+    timeout: int | None
+    base_delay: int
+    max_delay: int
+    stale_threshold: int
+    jitter: float = 0.0
+    auto_retry: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a policy that cannot work. Raises ValueError with a sentence that names the type and the setting."""
+        problems = [
+            (not 0 <= self.max_retries <= MAX_RETRIES_MAX, f"max_retries must be 0 to {MAX_RETRIES_MAX}"),
+            (
+                self.timeout is not None and not 0 < self.timeout <= TIMEOUT_MAX,
+                "timeout must be above 0 and at most 30 days",
+            ),
+            (not 0 <= self.base_delay <= RETRY_DELAY_MAX, "base_delay must be 0 to 7 days"),
+            (not 0 <= self.max_delay <= RETRY_DELAY_MAX, "max_delay must be 0 to 7 days"),
+            (self.max_delay < self.base_delay, "max_delay must not be below base_delay"),
+            (not 0 < self.stale_threshold <= TIMEOUT_MAX, "stale_threshold must be above 0 and at most 30 days"),
+            (not 0.0 <= self.jitter <= 1.0, "jitter must be 0 to 1"),
+        ]
+        for wrong, problem in problems:
+            if wrong:
+                raise ValueError(f"job type {self.name!r}: {problem}")
+
+    def backoff_delay(self, retry_count: int, random: float = 0.0) -> int:
+        """Microseconds to wait before the next attempt of a job that has been retried ``retry_count`` times.
+
+        Args:
+            retry_count: retries before this one, from 0.
+            random: a number from 0 up to 1 that picks the point within the jitter.
+        """
+        # Doubling more often than the span has bits cannot change the minimum, but would build enormous integers.
+        delay = min(self.max_delay, self.base_delay << min(retry_count, 64))
+        return delay + int(delay * self.jitter * random)
+
+
+SHIPPED_JOB_TYPES = (
+    JobType(
+        name="clean_transcript",
+        max_retries=3,
+        timeout=60 * SECOND,
+        base_delay=1 * SECOND,
+        max_delay=30 * SECOND,
+        stale_threshold=5 * MINUTE,
+    ),
+    JobType(
+        name="extract_insights",
+        max_retries=5,
+        timeout=120 * SECOND,
+        base_delay=2 * SECOND,
+        max_delay=60 * SECOND,
+        stale_threshold=10 * MINUTE,
+    ),
+    JobType(
+        name="generate_posts",
+        max_retries=4,
+        timeout=90 * SECOND,
+        base_delay=3 * SECOND // 2,
+        max_delay=45 * SECOND,
+        stale_threshold=15 * MINUTE // 2,
+    ),
+    JobType(
+        name=DEFAULT_JOB_TYPE,
+        max_retries=3,
+        timeout=None,
+        base_delay=1 * SECOND,
+        max_delay=60 * SECOND,
+        stale_threshold=15 * MINUTE,
+    ),
+)
+"""The policies every server has. The config file overrides them setting by setting and adds others."""
+
+
+class JobTypes:
+    """The policies in force."""
+
+    def __init__(self, job_types: Iterable[JobType] = SHIPPED_JOB_TYPES, *, strict: bool = False) -> None:
+        """``strict`` refuses jobs of a type that no policy names."""
+        self._by_name = {job_type.name: job_type for job_type in job_types}
+        self._default = self._by_name[DEFAULT_JOB_TYPE]
+        self.strict = strict
+
+    def policy(self, name: str) -> JobType:
+        """The policy for ``name``; the default's, under that name, when none names it."""
+        return self._by_name.get(name) or replace(self._default, name=name)
+
+    def names(self, name: str) -> bool:
+        """Whether a policy of its own exists for ``name``."""
+        return name in self._by_name
+
+    def all(self) -> list[JobType]:
+        """Every policy, by name."""
+        return [self._by_name[name] for name in sorted(self._by_name)]

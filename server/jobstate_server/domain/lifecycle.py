@@ -1,0 +1,169 @@
+"""The lifecycle: which trigger leads from which state to which, and under what guard.
+
+``STEPS`` is the table that docs, wire and tests are held to. One shared ``transitions`` machine is built from it and
+decides; it has no model, keeps no state and does no I/O, so any thread may ask it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, cast
+
+from transitions import Machine
+from transitions.extensions import GraphMachine
+
+from jobstate_server.domain.job import FINAL_STATES, Job, JobState
+
+# transitions logs some fifteen lines per step, several at INFO; the decisions are told by our own events.
+logging.getLogger("transitions").setLevel(logging.WARNING)
+
+
+class Trigger(StrEnum):
+    """What can happen to a stored job."""
+
+    START = "start"
+    CLAIM = "claim"
+    PROGRESS = "progress"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    RETRY = "retry"
+    GIVE_UP = "give_up"
+    EXPEDITE = "expedite"
+    RESUME = "resume"
+    CANCEL = "cancel"
+
+
+SERVER_TRIGGERS = frozenset({Trigger.GIVE_UP, Trigger.RESUME})
+"""Only the server pulls these; they are never offered to a caller as allowed."""
+
+
+class Facts(NamedTuple):
+    """What guards look at."""
+
+    job: Job
+    now: int
+
+
+Guard = Callable[[Facts], bool]
+
+
+def is_unclaimed(facts: Facts) -> bool:
+    """The server resumed the running attempt and no worker has taken it."""
+    return not facts.job.claimed
+
+
+def can_retry(facts: Facts) -> bool:
+    """The last error allows a retry and there are retries left."""
+    error = facts.job.last_error
+    return error is not None and error.retryable and facts.job.retry_count < facts.job.max_retries
+
+
+def cannot_retry(facts: Facts) -> bool:
+    """The opposite of ``can_retry``."""
+    return not can_retry(facts)
+
+
+def wait_is_over(facts: Facts) -> bool:
+    """The time of the next attempt has come."""
+    return facts.job.next_retry_time is not None and facts.job.next_retry_time <= facts.now
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of the table."""
+
+    trigger: Trigger
+    source: JobState
+    target: JobState
+    guard: Guard | None = None
+
+
+STEPS = (
+    Step(Trigger.START, JobState.QUEUED, JobState.PROCESSING),
+    Step(Trigger.CLAIM, JobState.PROCESSING, JobState.PROCESSING, is_unclaimed),
+    Step(Trigger.PROGRESS, JobState.PROCESSING, JobState.PROCESSING),
+    Step(Trigger.COMPLETE, JobState.PROCESSING, JobState.COMPLETED),
+    Step(Trigger.FAIL, JobState.PROCESSING, JobState.FAILED),
+    Step(Trigger.RETRY, JobState.FAILED, JobState.RETRYING, can_retry),
+    Step(Trigger.GIVE_UP, JobState.FAILED, JobState.PERMANENTLY_FAILED, cannot_retry),
+    Step(Trigger.EXPEDITE, JobState.RETRYING, JobState.PROCESSING),
+    Step(Trigger.RESUME, JobState.RETRYING, JobState.PROCESSING, wait_is_over),
+    Step(Trigger.CANCEL, JobState.QUEUED, JobState.CANCELLED),
+    Step(Trigger.CANCEL, JobState.PROCESSING, JobState.CANCELLED),
+    Step(Trigger.CANCEL, JobState.FAILED, JobState.CANCELLED),
+    Step(Trigger.CANCEL, JobState.RETRYING, JobState.CANCELLED),
+)
+
+
+def _states() -> list[dict[str, object]]:
+    return [{"name": state.name, "final": state in FINAL_STATES} for state in JobState]
+
+
+def _transitions() -> list[dict[str, object]]:
+    return [
+        {
+            "trigger": step.trigger.value,
+            "source": step.source.name,
+            "dest": step.target.name,
+            "conditions": [step.guard] if step.guard else [],
+        }
+        for step in STEPS
+    ]
+
+
+MACHINE = Machine(model=None, states=_states(), transitions=_transitions(), initial=None, auto_transitions=False)
+"""The shared machine. It has no model: its events and transitions are read, never run against an object."""
+
+_Way = tuple[tuple[Guard, ...], JobState]
+
+
+def _compile(machine: Machine) -> dict[tuple[JobState, Trigger], tuple[_Way, ...]]:
+    """The machine's own transitions as a dictionary: the same decision forty times faster than running them."""
+    ways: dict[tuple[JobState, Trigger], tuple[_Way, ...]] = {}
+    for name, event in machine.events.items():
+        for source, found in event.transitions.items():
+            ways[JobState[source], Trigger(name)] = tuple(
+                (tuple(cast(Guard, condition.func) for condition in way.conditions), JobState[str(way.dest)])
+                for way in found
+            )
+    return ways
+
+
+_WAYS = _compile(MACHINE)
+
+
+def next_state(trigger: Trigger, facts: Facts) -> JobState | None:
+    """The state that ``trigger`` leads to from the job's state, or None when the step is not allowed."""
+    for guards, target in _WAYS.get((facts.job.state, trigger), ()):
+        for guard in guards:
+            if not guard(facts):
+                break
+        else:
+            return target
+    return None
+
+
+def allowed_triggers(facts: Facts) -> tuple[str, ...]:
+    """What a caller could do with the job now, in the order of the table."""
+    return tuple(
+        trigger.value
+        for trigger in Trigger
+        if trigger not in SERVER_TRIGGERS and next_state(trigger, facts) is not None
+    )
+
+
+def mermaid() -> str:
+    """The state diagram in Mermaid, drawn by ``transitions`` from the same table."""
+    diagram = GraphMachine(
+        states=_states(),
+        transitions=_transitions(),
+        initial=JobState.QUEUED.name,
+        auto_transitions=False,
+        graph_engine="mermaid",
+        show_conditions=True,
+        title="title: Job",
+    )
+    return str(diagram.get_graph().source).strip() + "\n"

@@ -1,0 +1,142 @@
+"""Statistics: what each change adds to the tallies, and what the tallies tell.
+
+A tally is a sum by (job type, measure, bucket). ``STORED`` counts jobs that are stored now; everything else is
+cumulative and never reduced, not even when cleanup deletes the job.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from jobstate_server.domain.decide import Decision
+from jobstate_server.domain.job import FINAL_STATES, Job, JobState, saturating_add
+
+
+class Measure(IntEnum):
+    """What a tally sums. The numbers are stored."""
+
+    STORED = 1
+    """Jobs stored now, bucketed by state."""
+    ENDED = 2
+    """Jobs that ever reached a final state, bucketed by that state."""
+    RETRIES = 3
+    TOKENS = 4
+    COST_NANO = 5
+    DURATION = 6
+    """Microseconds in PROCESSING, summed over completed jobs."""
+    DURATION_HISTOGRAM = 7
+    """Completed jobs, bucketed by the logarithm of their duration."""
+
+
+TallyKey = tuple[str, Measure, int]
+"""Job type, measure, bucket (0 where the measure has none)."""
+
+Tallies = Mapping[TallyKey, int]
+
+_GROWTH = 1.05
+"""Each histogram bucket is 5 % wider than the one below: that is the error of a percentile."""
+
+_LOG_GROWTH = math.log(_GROWTH)
+
+
+def duration_bucket(duration: int) -> int:
+    """The histogram bucket of a duration in microseconds."""
+    return 0 if duration <= 1 else math.ceil(math.log(duration) / _LOG_GROWTH)
+
+
+def bucket_duration(bucket: int) -> int:
+    """The upper end of a histogram bucket, in microseconds."""
+    return round(_GROWTH**bucket)
+
+
+def tally_deltas(decision: Decision) -> list[tuple[TallyKey, int]]:
+    """What a decision adds to the tallies."""
+    before, after = decision.before, decision.job
+    if before is not None and after is not None and before.state is after.state and not decision.ended:
+        return _usage_deltas(before, after)
+    deltas: list[tuple[TallyKey, int]] = []
+    if before is not None:
+        deltas.append(((before.job_type, Measure.STORED, before.state), -1))
+    if after is None:
+        return deltas
+    job_type = after.job_type
+    deltas.append(((job_type, Measure.STORED, after.state), 1))
+    if after.state.is_final:
+        deltas.append(((job_type, Measure.ENDED, after.state), 1))
+    if after.state is JobState.COMPLETED:
+        deltas.append(((job_type, Measure.DURATION, 0), after.duration))
+        deltas.append(((job_type, Measure.DURATION_HISTOGRAM, duration_bucket(after.duration)), 1))
+    if before is not None:
+        if after.retry_count != before.retry_count:
+            deltas.append(((job_type, Measure.RETRIES, 0), after.retry_count - before.retry_count))
+        deltas.extend(_usage_deltas(before, after))
+    return deltas
+
+
+def _usage_deltas(before: Job, after: Job) -> list[tuple[TallyKey, int]]:
+    deltas: list[tuple[TallyKey, int]] = []
+    if after.estimated_tokens != before.estimated_tokens:
+        deltas.append(((after.job_type, Measure.TOKENS, 0), after.estimated_tokens - before.estimated_tokens))
+    if after.estimated_cost_nano != before.estimated_cost_nano:
+        deltas.append(((after.job_type, Measure.COST_NANO, 0), after.estimated_cost_nano - before.estimated_cost_nano))
+    return deltas
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What the tallies tell of one job type, or of all together."""
+
+    job_type: str
+    stored: Mapping[JobState, int]
+    ended: Mapping[JobState, int]
+    success_rate: float | None
+    """Completed, of those that completed or failed permanently. None before the first."""
+    duration_mean: int | None
+    duration_p50: int | None
+    duration_p95: int | None
+    duration_p99: int | None
+    retries: int
+    tokens: int
+    cost_nano: int
+
+
+def statistics(job_type: str, tallies: Iterable[tuple[TallyKey, int]]) -> Statistics:
+    """Sum up these tallies under the name ``job_type``."""
+    sums: dict[Measure, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for (_, measure, bucket), value in tallies:
+        sums[measure][bucket] = saturating_add(sums[measure][bucket], value)
+    ended = {state: sums[Measure.ENDED][state] for state in sorted(FINAL_STATES)}
+    completed = ended[JobState.COMPLETED]
+    judged = completed + ended[JobState.PERMANENTLY_FAILED]
+    histogram = sums[Measure.DURATION_HISTOGRAM]
+    return Statistics(
+        job_type=job_type,
+        stored={state: sums[Measure.STORED][state] for state in JobState},
+        ended=ended,
+        success_rate=completed / judged if judged else None,
+        duration_mean=sums[Measure.DURATION][0] // completed if completed else None,
+        duration_p50=percentile(histogram, 0.50),
+        duration_p95=percentile(histogram, 0.95),
+        duration_p99=percentile(histogram, 0.99),
+        retries=sums[Measure.RETRIES][0],
+        tokens=sums[Measure.TOKENS][0],
+        cost_nano=sums[Measure.COST_NANO][0],
+    )
+
+
+def percentile(histogram: Mapping[int, int], fraction: float) -> int | None:
+    """The duration that ``fraction`` of those counted do not exceed, to within one bucket; None of nothing."""
+    total = sum(histogram.values())
+    if total <= 0:
+        return None
+    rank = max(1, math.ceil(total * fraction))
+    seen = 0
+    for bucket in sorted(histogram):
+        seen += histogram[bucket]
+        if seen >= rank:
+            return bucket_duration(bucket)
+    return bucket_duration(max(histogram))
