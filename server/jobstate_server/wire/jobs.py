@@ -1,0 +1,113 @@
+"""Jobs as ``jobstate.v1.Job``, encoded."""
+
+from __future__ import annotations
+
+from jobstate.v1 import job_pb2
+from jobstate_server.domain.job import NANO, Attempt, Job, JobError
+from jobstate_server.domain.job_types import JobType
+from jobstate_server.wire.framing import embed, length_tag, varint, varint_tag
+from jobstate_server.wire.times import set_span, set_time
+
+_VERSION = varint_tag(job_pb2.Job.VERSION_FIELD_NUMBER)
+_METADATA = length_tag(job_pb2.Job.METADATA_FIELD_NUMBER)
+_RESULT = length_tag(job_pb2.Job.RESULT_FIELD_NUMBER)
+
+
+def fill_error(target: job_pb2.JobError, error: JobError) -> None:
+    """Fill a JobError in place."""
+    target.code = error.code
+    target.message = error.message
+    target.retryable = error.retryable
+    target.attempt = error.attempt
+    set_time(target.time, error.time)
+    if error.details:
+        target.details.MergeFromString(error.details)
+
+
+def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes:
+    """The job without its version, which is known only once its last event is numbered."""
+    message = job_pb2.Job(
+        id=job.id,
+        job_type=job.job_type,
+        source_id=job.source_id,
+        state=job_pb2.JobState.ValueType(job.state),
+        progress=job.progress,
+        progress_message=job.progress_message,
+        attempt=job.attempt,
+        worker=job.worker,
+        retry_count=job.retry_count,
+        max_retries=job.max_retries,
+        estimated_tokens=job.estimated_tokens,
+        result_count=job.result_count,
+        cancel_reason=job.cancel_reason,
+        claimed=job.claimed,
+    )
+    if job.estimated_cost_nano:
+        message.estimated_cost = job.estimated_cost_nano / NANO
+    set_time(message.create_time, job.create_time)
+    set_time(message.update_time, job.update_time)
+    if job.start_time is not None:
+        set_time(message.start_time, job.start_time)
+    if job.complete_time is not None:
+        set_time(message.complete_time, job.complete_time)
+    if job.next_retry_time is not None:
+        set_time(message.next_retry_time, job.next_retry_time)
+    if job.attempt_deadline is not None:
+        # After an outage of ours the due time alone is moved.
+        set_time(message.attempt_deadline, max(job.attempt_deadline, job.due_time or 0))
+    if job.timeout is not None:
+        set_span(message.timeout, job.timeout)
+    set_span(message.duration, job.duration)
+    if job.last_error is not None:
+        fill_error(message.last_error, job.last_error)
+    encoded = message.SerializeToString()
+    if metadata and job.metadata:
+        encoded += embed(_METADATA, job.metadata)
+    if result and job.result:
+        encoded += embed(_RESULT, job.result)
+    return encoded
+
+
+def encode_remains(job: Job) -> bytes:
+    """What a ``.deleted`` event tells of its job."""
+    state = job_pb2.JobState.ValueType(job.state)
+    return job_pb2.Job(id=job.id, job_type=job.job_type, source_id=job.source_id, state=state).SerializeToString()
+
+
+def with_version(encoded: bytes, version: int) -> bytes:
+    """The encoded job, complete."""
+    return b"%b%b%b" % (encoded, _VERSION, varint(version))
+
+
+def encode_whole(job: Job) -> bytes:
+    """The job with everything."""
+    return with_version(encode_job(job), job.version)
+
+
+def attempt_message(attempt: Attempt) -> job_pb2.Attempt:
+    """An ended attempt."""
+    outcome = job_pb2.AttemptOutcome.ValueType(attempt.outcome)
+    message = job_pb2.Attempt(number=attempt.number, outcome=outcome, worker=attempt.worker)
+    set_time(message.start_time, attempt.start_time)
+    set_time(message.end_time, attempt.end_time)
+    message.usage.tokens = attempt.tokens
+    message.usage.cost = attempt.cost_nano / NANO
+    if attempt.error is not None:
+        fill_error(message.error, attempt.error)
+    return message
+
+
+def job_type_message(job_type: JobType) -> job_pb2.JobType:
+    """A policy."""
+    message = job_pb2.JobType(
+        name=job_type.name,
+        max_retries=job_type.max_retries,
+        jitter=job_type.jitter,
+        auto_retry=job_type.auto_retry,
+    )
+    if job_type.timeout is not None:
+        set_span(message.timeout, job_type.timeout)
+    set_span(message.base_delay, job_type.base_delay)
+    set_span(message.max_delay, job_type.max_delay)
+    set_span(message.stale_threshold, job_type.stale_threshold)
+    return message

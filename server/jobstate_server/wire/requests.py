@@ -1,0 +1,201 @@
+"""Requests as commands and filters. What is read here has been validated."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from jobstate.v1 import job_pb2
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.events import EventType
+from jobstate_server.domain.filters import EventFilter, JobFilter, Order
+from jobstate_server.domain.job import Document, JobState, Usage, cost_to_nano
+from jobstate_server.wire import documents
+from jobstate_server.wire.times import span_from, time_from
+
+
+class Caller(Protocol):
+    """Who calls, as far as commands tell."""
+
+    principal: str
+    actor: str
+
+
+def request_of(caller: Caller, rpc: str, message: Message, request_id: str) -> c.Request | None:
+    """The idempotency key of a call, None when the caller gave none.
+
+    The digest is of the deterministic re-serialisation, because two encodings of one message may differ.
+    """
+    if not request_id:
+        return None
+    digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
+    return c.Request(caller.principal, request_id, rpc, digest)
+
+
+def new_job_id(now: int) -> str:
+    """An id that sorts by time: a UUID of version 7 (RFC 9562, section 5.7)."""
+    milliseconds = now // 1_000
+    random = secrets.randbits(74)
+    value = milliseconds << 80 | 7 << 76 | (random >> 62) << 64 | 2 << 62 | random & (1 << 62) - 1
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _usage(message: job_pb2.Usage) -> Usage:
+    return Usage(
+        tokens=message.tokens if message.HasField("tokens") else None,
+        cost_nano=cost_to_nano(message.cost) if message.HasField("cost") else None,
+    )
+
+
+_NO_USAGE = Usage()
+
+
+def _attempt_fields(
+    request: pb.UpdateProgressRequest | pb.CompleteRequest | pb.FailRequest,
+) -> tuple[int | None, Usage]:
+    attempt = request.attempt if request.HasField("attempt") else None
+    return attempt, _usage(request.usage) if request.HasField("usage") else _NO_USAGE
+
+
+def create_command(request: pb.CreateRequest, caller: Caller, now: int) -> c.Create:
+    """Create; makes the id when the caller leaves it to the server."""
+    timeout = span_from(request.timeout) if request.HasField("timeout") else None
+    return c.Create(
+        job_id=request.id or new_job_id(now),
+        actor=caller.actor,
+        principal=caller.principal,
+        request=request_of(caller, "Create", request, request.request_id),
+        job_type=request.job_type,
+        source_id=request.source_id,
+        metadata=_document(request, "metadata", documents.METADATA_BYTES_MAX),
+        max_retries=request.max_retries if request.HasField("max_retries") else None,
+        timeout=timeout or None,
+        no_timeout=timeout == 0,
+    )
+
+
+def batch_create_command(request: pb.BatchCreateRequest, caller: Caller, now: int) -> c.BatchCreate:
+    """BatchCreate."""
+    creates = []
+    for index, item in enumerate(request.requests):
+        try:
+            creates.append(create_command(item, caller, now))
+        except InvalidField as refusal:
+            raise refusal.within(f"requests[{index}]") from refusal
+    return c.BatchCreate(job_id=creates[0].job_id, actor=caller.actor, creates=tuple(creates))
+
+
+def start_command(request: pb.StartRequest, caller: Caller, _now: int) -> c.Start:
+    """Start."""
+    return c.Start(
+        job_id=request.id,
+        actor=caller.actor,
+        request=request_of(caller, "Start", request, request.request_id),
+        worker=request.worker,
+    )
+
+
+def progress_command(request: pb.UpdateProgressRequest, caller: Caller, _now: int) -> c.UpdateProgress:
+    """UpdateProgress."""
+    attempt, usage = _attempt_fields(request)
+    return c.UpdateProgress(
+        job_id=request.id,
+        actor=caller.actor,
+        attempt=attempt,
+        usage=usage,
+        progress=request.progress if request.HasField("progress") else None,
+        message=request.message if request.HasField("message") else None,
+        metadata=_document(request, "metadata", documents.METADATA_BYTES_MAX),
+    )
+
+
+def complete_command(request: pb.CompleteRequest, caller: Caller, _now: int) -> c.Complete:
+    """Complete."""
+    attempt, usage = _attempt_fields(request)
+    return c.Complete(
+        job_id=request.id,
+        actor=caller.actor,
+        request=request_of(caller, "Complete", request, request.request_id),
+        attempt=attempt,
+        usage=usage,
+        result_count=request.result_count if request.HasField("result_count") else None,
+        result=_document(request, "result", documents.RESULT_BYTES_MAX),
+    )
+
+
+def fail_command(request: pb.FailRequest, caller: Caller, _now: int) -> c.Fail:
+    """Fail."""
+    attempt, usage = _attempt_fields(request)
+    return c.Fail(
+        job_id=request.id,
+        actor=caller.actor,
+        request=request_of(caller, "Fail", request, request.request_id),
+        attempt=attempt,
+        usage=usage,
+        code=request.error.code,
+        message=request.error.message,
+        details=_document(request.error, "details", documents.DETAILS_BYTES_MAX, "error.details"),
+        retryable=request.retryable if request.HasField("retryable") else True,
+        retry_delay=span_from(request.retry_delay) if request.HasField("retry_delay") else None,
+    )
+
+
+def retry_command(request: pb.RetryRequest, caller: Caller, _now: int) -> c.Retry:
+    """Retry."""
+    return c.Retry(
+        job_id=request.id,
+        actor=caller.actor,
+        request=request_of(caller, "Retry", request, request.request_id),
+        immediately=request.immediately,
+    )
+
+
+def cancel_command(request: pb.CancelRequest, caller: Caller, _now: int) -> c.Cancel:
+    """Cancel."""
+    return c.Cancel(
+        job_id=request.id,
+        actor=caller.actor,
+        request=request_of(caller, "Cancel", request, request.request_id),
+        reason=request.reason,
+    )
+
+
+def _document(message: Message, field: str, bytes_max: int, path: str = "") -> Document:
+    if not message.HasField(field):
+        return b""
+    return documents.encode(getattr(message, field), path or field, bytes_max)
+
+
+def job_filter(request: pb.ListRequest, principal: str | None) -> JobFilter:
+    """Which jobs a List wants."""
+    return JobFilter(
+        states=tuple(sorted({JobState(state) for state in request.states})),
+        job_types=tuple(sorted(set(request.job_types))),
+        source_ids=(request.source_id,) if request.source_id else (),
+        create_time_from=time_from(request.create_time_from) if request.HasField("create_time_from") else None,
+        create_time_to=time_from(request.create_time_to) if request.HasField("create_time_to") else None,
+        principal=principal,
+    )
+
+
+def list_order(request: pb.ListRequest) -> Order:
+    """In which order a List wants them."""
+    oldest_first = request.order == pb.LIST_ORDER_CREATE_TIME_ASC
+    return Order.OLDEST_FIRST if oldest_first else Order.NEWEST_FIRST
+
+
+def event_filter(request: pb.WatchEventsRequest, principal: str | None) -> EventFilter:
+    """Which events a watch wants."""
+    return EventFilter(
+        job_ids=frozenset(request.job_ids),
+        job_types=frozenset(request.job_types),
+        source_ids=frozenset(request.source_ids),
+        types=frozenset(EventType(type_) for type_ in request.types),
+        principal=principal,
+    )

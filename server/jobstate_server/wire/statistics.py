@@ -1,0 +1,37 @@
+"""Statistics as messages."""
+
+from __future__ import annotations
+
+from jobstate.v1 import job_pb2
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.job import NANO, JobState
+from jobstate_server.domain.statistics import Statistics
+from jobstate_server.wire.times import set_span, set_time
+
+
+def statistics_message(sums: Statistics, oldest_queued: int | None) -> pb.JobTypeStats:
+    """What GetStats tells of one job type, or of all."""
+    message = pb.JobTypeStats(
+        job_type=sums.job_type,
+        completed=sums.ended[JobState.COMPLETED],
+        permanently_failed=sums.ended[JobState.PERMANENTLY_FAILED],
+        cancelled=sums.ended[JobState.CANCELLED],
+        success_rate=sums.success_rate,
+        retries=sums.retries,
+        tokens=sums.tokens,
+        cost=sums.cost_nano / NANO,
+    )
+    for state, count in sums.stored.items():
+        if count:
+            message.stored.add(state=job_pb2.JobState.ValueType(state), count=count)
+    if oldest_queued is not None:
+        set_time(message.oldest_queued_time, oldest_queued)
+    for target, span in (
+        ("duration_mean", sums.duration_mean),
+        ("duration_p50", sums.duration_p50),
+        ("duration_p95", sums.duration_p95),
+        ("duration_p99", sums.duration_p99),
+    ):
+        if span is not None:
+            set_span(getattr(message, target), span)
+    return message

@@ -1,0 +1,52 @@
+"""Responses of a watch, encoded: the events in them are handed on as the log keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from jobstate.v1 import event_pb2, job_service_pb2
+from jobstate_server.domain.events import EventType
+from jobstate_server.domain.job import Job
+from jobstate_server.wire.framing import embed, length_tag
+from jobstate_server.wire.jobs import encode_whole
+from jobstate_server.wire.times import set_span
+
+Kind = job_service_pb2.WatchResponseKind
+_JOBS = length_tag(job_service_pb2.WatchEventsResponse.JOBS_FIELD_NUMBER)
+_CURSOR = length_tag(job_service_pb2.WatchEventsResponse.CURSOR_FIELD_NUMBER)
+_EVENTS = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_EVENTS).SerializeToString()
+_SNAPSHOT = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_SNAPSHOT).SerializeToString()
+_SYNCED = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_SYNCED).SerializeToString()
+_HEARTBEAT = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_HEARTBEAT).SerializeToString()
+
+
+def events_response(listed: Iterable[bytes], cursor: str) -> bytes:
+    """EVENTS, of events as ``listed_event`` makes them."""
+    return b"".join((_EVENTS, *listed, embed(_CURSOR, cursor.encode())))
+
+
+def snapshot_response(jobs: Sequence[Job]) -> bytes:
+    """SNAPSHOT, of whole jobs."""
+    return b"".join((_SNAPSHOT, *(embed(_JOBS, encode_whole(job)) for job in jobs)))
+
+
+def synced_response(cursor: str) -> bytes:
+    """SYNCED."""
+    return _SYNCED + embed(_CURSOR, cursor.encode())
+
+
+def heartbeat_response(cursor: str) -> bytes:
+    """HEARTBEAT."""
+    return _HEARTBEAT + embed(_CURSOR, cursor.encode())
+
+
+def draining_response(cursor: str, reconnect_after: int) -> bytes:
+    """DRAINING. ``cursor`` is empty while a snapshot is not complete."""
+    message = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_DRAINING, cursor=cursor)
+    set_span(message.reconnect_after, reconnect_after)
+    return message.SerializeToString()
+
+
+def carries_metadata(event_type: int, payload: bytes) -> bool:
+    """Whether a progress event of the log carries metadata."""
+    return event_type == EventType.PROGRESS and event_pb2.Event.FromString(payload).job.HasField("metadata")

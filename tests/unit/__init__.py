@@ -1,0 +1,1 @@
+"""The rules and their encoding, alone: no I/O, no server, no waiting."""

@@ -1,0 +1,135 @@
+"""Jobs that have lived, and a decider to ask about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.clock import MINUTE, SECOND
+from jobstate_server.domain.decide import Decider, Decision
+from jobstate_server.domain.errors import InvalidField, JobStateError
+from jobstate_server.domain.job import Job, JobError, JobState
+from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobType, JobTypes
+
+NOW = 5_000 * SECOND
+TIMEOUT = 60 * SECOND
+MOVED = NOW - SECOND
+"""The due time of the running attempt: not its deadline, because an outage of ours has moved it."""
+
+MANUAL = JobType(
+    name="manual",
+    max_retries=3,
+    timeout=None,
+    base_delay=SECOND,
+    max_delay=30 * SECOND,
+    stale_threshold=5 * MINUTE,
+    auto_retry=False,
+)
+"""A type that rests in FAILED."""
+
+SPREAD = replace(MANUAL, name="spread", jitter=0.5, auto_retry=True)
+"""A type with jitter."""
+
+JOB_TYPES = (*SHIPPED_JOB_TYPES, MANUAL, SPREAD)
+
+TOO_LARGE = b"too large"
+
+_LAST_ERROR = JobError("E_OLD", "an old failure", True, b"old details", 1, NOW - 30 * SECOND)
+
+_STATE_FIELDS: dict[JobState, dict[str, Any]] = {
+    JobState.QUEUED: {"attempt": 0, "claimed": False, "start_time": None, "retry_count": 0, "last_error": None},
+    JobState.PROCESSING: {"attempt_deadline": NOW + 50 * SECOND, "due_time": MOVED},
+    JobState.COMPLETED: {"complete_time": NOW - SECOND},
+    JobState.FAILED: {"retry_delay": 7 * SECOND},
+    JobState.RETRYING: {"next_retry_time": NOW - SECOND, "due_time": NOW - SECOND},
+    JobState.PERMANENTLY_FAILED: {"complete_time": NOW - SECOND},
+    JobState.CANCELLED: {"complete_time": NOW - SECOND, "cancel_reason": "an old reason"},
+}
+
+_Refusal = TypeVar("_Refusal", bound=JobStateError)
+
+
+def merge(base: bytes, patch: bytes) -> bytes:
+    """Documents are opaque to the rules, so any merge will do."""
+    if patch == TOO_LARGE:
+        raise InvalidField("metadata", "is too large")
+    return base + patch
+
+
+def a_decider(*, strict: bool = False, random: float = 0.0, unnamed_types_max: int = 1_000) -> Decider:
+    """A decider that always draws ``random``."""
+    return Decider(JobTypes(JOB_TYPES, strict=strict), merge, lambda: random, unnamed_types_max=unnamed_types_max)
+
+
+def a_job(state: JobState, **changes: Any) -> Job:
+    """A job in ``state`` that has lived: nearly every field differs from its default, so that a reset is seen."""
+    lived = Job(
+        id="job",
+        job_type="clean_transcript",
+        source_id="source",
+        principal="principal",
+        state=state,
+        version=40,
+        progress=57,
+        progress_message="half way",
+        metadata=b"{metadata}",
+        attempt=2,
+        claimed=True,
+        worker="old worker",
+        retry_count=1,
+        max_retries=3,
+        timeout=TIMEOUT,
+        last_error=_LAST_ERROR,
+        estimated_tokens=1_000,
+        estimated_cost_nano=2_000,
+        attempt_tokens=100,
+        attempt_cost_nano=200,
+        create_time=NOW - 90 * SECOND,
+        update_time=NOW - 10 * SECOND,
+        start_time=NOW - 20 * SECOND,
+        heard_time=NOW - 10 * SECOND,
+        duration=5 * SECOND,
+    )
+    return lived.evolve(**_STATE_FIELDS[state]).evolve(**changes)
+
+
+def an_unclaimed_job() -> Job:
+    """A job whose attempt the server has resumed, and nobody has taken."""
+    return a_job(JobState.PROCESSING, claimed=False, worker="", attempt_deadline=None, due_time=None)
+
+
+def decide(job: Job | None, command: c.Command, *, now: int = NOW, decider: Decider | None = None) -> Decision:
+    """The decision, after making sure that the job it was made from is left as it was."""
+    before = dict(vars(job)) if job is not None else None
+
+    decision = (decider or a_decider()).decide(job, command, now)
+
+    assert (dict(vars(job)) if job is not None else None) == before
+    assert decision is not None
+    assert decision.before is job
+    return decision
+
+
+def refused(error: type[_Refusal], job: Job | None, command: c.Command, *, decider: Decider | None = None) -> _Refusal:
+    """The refusal, after making sure that it left the job as it was."""
+    before = dict(vars(job)) if job is not None else None
+
+    with pytest.raises(error) as refusal:
+        (decider or a_decider()).decide(job, command, NOW)
+
+    assert type(refusal.value) is error
+    assert (dict(vars(job)) if job is not None else None) == before
+    return refusal.value
+
+
+def is_dropped(job: Job | None, command: c.ServerCommand, *, now: int = NOW) -> bool:
+    """Whether this decision of the server counts as overtaken, after making sure that it left the job as it was."""
+    before = dict(vars(job)) if job is not None else None
+
+    decision = a_decider().decide(job, command, now)
+
+    assert (dict(vars(job)) if job is not None else None) == before
+    return decision is None

@@ -1,0 +1,447 @@
+"""What every trigger sets, clears or leaves, field by field, and which events it makes, in order.
+
+Each case names every field that changes. Any other field of the job must be as it was, whatever fields a job may gain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pytest
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.decide import ATTEMPT_TIMEOUT, STALE
+from jobstate_server.domain.events import (
+    Cancelled,
+    Claimed,
+    Detail,
+    EventType,
+    Failed,
+    PermanentlyFailed,
+    RetryDecision,
+    Retrying,
+    StaleDetected,
+    Started,
+)
+from jobstate_server.domain.job import Attempt, AttemptOutcome, Job, JobError, JobState, Usage
+from jobstate_server.domain.lifecycle import Trigger
+
+from .support import MOVED, NOW, TIMEOUT, a_job, an_unclaimed_job, decide
+
+ERROR = JobError("E_NEW", "a new failure", True, b"details", 2, NOW)
+FATAL = JobError("E_NEW", "a new failure", False, b"details", 2, NOW)
+OVERDUE = JobError(ATTEMPT_TIMEOUT, "the attempt outlasted its timeout of 60 s", True, b"", 2, NOW)
+SILENT = JobError(STALE, "nothing was heard of the attempt for 10 s", True, b"", 2, NOW)
+
+NAMES: dict[str, Any] = {"job_id": "job", "actor": "somebody"}
+FAILURE: dict[str, Any] = NAMES | {"attempt": 2, "code": "E_NEW", "message": "a new failure", "details": b"details"}
+USAGE = Usage(tokens=150, cost_nano=250)
+
+USED = {
+    "attempt_tokens": 150,
+    "attempt_cost_nano": 250,
+    "estimated_tokens": 1_050,
+    "estimated_cost_nano": 2_050,
+}
+"""What ``USAGE`` changes: the difference to what the attempt had reported before."""
+
+ENDED = {"attempt_deadline": None, "due_time": None, "duration": 25 * SECOND}
+"""What the end of an attempt of 20 s changes."""
+
+GIVEN = {
+    "claimed": True,
+    "worker": "new worker",
+    "heard_time": NOW,
+    "attempt_deadline": NOW + TIMEOUT,
+    "due_time": NOW + TIMEOUT,
+}
+"""What giving the attempt to a worker changes."""
+
+RESUMED = {
+    "state": JobState.PROCESSING,
+    "attempt": 3,
+    "claimed": False,
+    "worker": "",
+    "progress": 0,
+    "progress_message": "",
+    "attempt_tokens": 0,
+    "attempt_cost_nano": 0,
+    "start_time": NOW,
+    "heard_time": NOW,
+}
+"""What a new attempt changes that nobody has claimed."""
+
+Told = tuple[EventType, JobState, JobState, Detail | None]
+"""An event as the table has it: type, state before, state after, detail."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a command to a job, all that it changes, and all that it tells."""
+
+    what: str
+    triggers: str
+    """The steps that it takes."""
+    job: Job
+    command: c.Command
+    changes: dict[str, Any]
+    """Every field that changes, but for ``update_time``."""
+    told: list[Told]
+    outcome: AttemptOutcome | None = None
+    """How the attempt ended, if it ended."""
+
+
+PROCESSING, FAILED, RETRYING = JobState.PROCESSING, JobState.FAILED, JobState.RETRYING
+GIVEN_UP = JobState.PERMANENTLY_FAILED
+
+
+def failed(error: JobError, decision: RetryDecision, wait: int | None = None) -> Told:
+    return EventType.FAILED, PROCESSING, FAILED, Failed(error, decision, None if wait is None else NOW + wait)
+
+
+def retrying(wait: int) -> Told:
+    return EventType.RETRYING, FAILED, RETRYING, Retrying(wait, NOW + wait)
+
+
+def waiting(wait: int) -> dict[str, Any]:
+    return {"state": RETRYING, "retry_count": 2, "next_retry_time": NOW + wait, "due_time": NOW + wait}
+
+
+RESUMING: Told = (EventType.STARTED, RETRYING, PROCESSING, Started(resumed=True))
+
+BEGINNING = [
+    Case(
+        "start",
+        "start",
+        a_job(JobState.QUEUED),
+        c.Start(**NAMES, worker="new worker"),
+        RESUMED | GIVEN | {"attempt": 1},
+        [(EventType.STARTED, JobState.QUEUED, PROCESSING, Started(resumed=False))],
+    ),
+    Case(
+        "start without timeout",
+        "start",
+        a_job(JobState.QUEUED, timeout=None),
+        c.Start(**NAMES, worker="new worker"),
+        {name: value for name, value in (RESUMED | GIVEN).items() if name not in ("attempt_deadline", "due_time")}
+        | {"attempt": 1},
+        [(EventType.STARTED, JobState.QUEUED, PROCESSING, Started(resumed=False))],
+    ),
+    Case(
+        "claim",
+        "claim",
+        an_unclaimed_job(),
+        c.Start(**NAMES, worker="new worker"),
+        GIVEN,
+        [(EventType.CLAIMED, PROCESSING, PROCESSING, Claimed("new worker"))],
+    ),
+]
+
+PROGRESSING = [
+    Case(
+        "progress with everything",
+        "progress",
+        a_job(PROCESSING),
+        c.UpdateProgress(**NAMES, attempt=2, progress=60, message="on", metadata=b"{more}", usage=USAGE),
+        {"progress": 60, "progress_message": "on", "metadata": b"{metadata}{more}", "heard_time": NOW} | USED,
+        [(EventType.PROGRESS, PROCESSING, PROCESSING, None)],
+    ),
+    Case(
+        "progress with nothing but a cleared message",
+        "progress",
+        a_job(PROCESSING),
+        c.UpdateProgress(**NAMES, attempt=2, message=""),
+        {"progress_message": "", "heard_time": NOW},
+        [(EventType.PROGRESS, PROCESSING, PROCESSING, None)],
+    ),
+    Case(
+        "progress back to 0 before anybody claimed the attempt",
+        "progress",
+        an_unclaimed_job(),
+        c.UpdateProgress(**NAMES, attempt=2, progress=0),
+        {"progress": 0, "heard_time": NOW},
+        [(EventType.PROGRESS, PROCESSING, PROCESSING, None)],
+    ),
+]
+
+ENDING = [
+    Case(
+        "complete with everything",
+        "complete",
+        a_job(PROCESSING),
+        c.Complete(**NAMES, attempt=2, result_count=12, result=b"{result}", usage=USAGE),
+        ENDED
+        | USED
+        | {
+            "state": JobState.COMPLETED,
+            "progress": 100,
+            "result_count": 12,
+            "result": b"{result}",
+            "complete_time": NOW,
+        },
+        [(EventType.COMPLETED, PROCESSING, JobState.COMPLETED, None)],
+        AttemptOutcome.COMPLETED,
+    ),
+    Case(
+        "complete with nothing",
+        "complete",
+        a_job(PROCESSING),
+        c.Complete(**NAMES, attempt=2),
+        ENDED | {"state": JobState.COMPLETED, "progress": 100, "complete_time": NOW},
+        [(EventType.COMPLETED, PROCESSING, JobState.COMPLETED, None)],
+        AttemptOutcome.COMPLETED,
+    ),
+    Case(
+        "fail and retry by itself",
+        "fail retry",
+        a_job(PROCESSING),
+        c.Fail(**FAILURE, usage=USAGE),
+        ENDED | USED | {"last_error": ERROR} | waiting(2 * SECOND),
+        [failed(ERROR, RetryDecision.WILL_RETRY, 2 * SECOND), retrying(2 * SECOND)],
+        AttemptOutcome.FAILED,
+    ),
+    Case(
+        "fail and retry after the delay that came with the failure",
+        "fail retry",
+        a_job(PROCESSING),
+        c.Fail(**FAILURE, retry_delay=90 * SECOND),
+        ENDED | {"last_error": ERROR} | waiting(90 * SECOND),
+        [failed(ERROR, RetryDecision.WILL_RETRY, 90 * SECOND), retrying(90 * SECOND)],
+        AttemptOutcome.FAILED,
+    ),
+    Case(
+        "fail and rest",
+        "fail",
+        a_job(PROCESSING, job_type="manual"),
+        c.Fail(**FAILURE, retry_delay=9 * SECOND),
+        ENDED | {"state": FAILED, "last_error": ERROR, "retry_delay": 9 * SECOND},
+        [failed(ERROR, RetryDecision.AWAITING_RETRY_CALL)],
+        AttemptOutcome.FAILED,
+    ),
+    Case(
+        "fail for good because it is not retryable",
+        "fail give_up",
+        a_job(PROCESSING, job_type="manual"),
+        c.Fail(**FAILURE, retryable=False),
+        ENDED | {"state": GIVEN_UP, "last_error": FATAL, "complete_time": NOW},
+        [
+            failed(FATAL, RetryDecision.NOT_RETRYABLE),
+            (EventType.PERMANENTLY_FAILED, FAILED, GIVEN_UP, PermanentlyFailed(RetryDecision.NOT_RETRYABLE)),
+        ],
+        AttemptOutcome.FAILED,
+    ),
+    Case(
+        "fail for good because the retries are used up",
+        "fail give_up",
+        a_job(PROCESSING, retry_count=3),
+        c.Fail(**FAILURE),
+        ENDED | {"state": GIVEN_UP, "last_error": ERROR, "complete_time": NOW},
+        [
+            failed(ERROR, RetryDecision.LIMIT_REACHED),
+            (EventType.PERMANENTLY_FAILED, FAILED, GIVEN_UP, PermanentlyFailed(RetryDecision.LIMIT_REACHED)),
+        ],
+        AttemptOutcome.FAILED,
+    ),
+    Case(
+        "time out",
+        "fail retry",
+        a_job(PROCESSING),
+        c.TimeOut(**NAMES, attempt=2, due_time=MOVED),
+        ENDED | {"last_error": OVERDUE} | waiting(2 * SECOND),
+        [failed(OVERDUE, RetryDecision.WILL_RETRY, 2 * SECOND), retrying(2 * SECOND)],
+        AttemptOutcome.FAILED,
+    ),
+    Case(
+        "go stale",
+        "fail retry",
+        a_job(PROCESSING),
+        c.MarkStale(**NAMES, attempt=2, heard_time=NOW - 10 * SECOND),
+        ENDED | {"last_error": SILENT} | waiting(2 * SECOND),
+        [
+            (EventType.STALE_DETECTED, PROCESSING, PROCESSING, StaleDetected(NOW - 10 * SECOND, 300 * SECOND)),
+            failed(SILENT, RetryDecision.WILL_RETRY, 2 * SECOND),
+            retrying(2 * SECOND),
+        ],
+        AttemptOutcome.FAILED,
+    ),
+]
+
+RETRIES = [
+    Case(
+        "retry after the delay that came with the failure",
+        "retry",
+        a_job(FAILED),
+        c.Retry(**NAMES),
+        waiting(7 * SECOND) | {"retry_delay": None},
+        [retrying(7 * SECOND)],
+    ),
+    Case(
+        "retry after the backoff",
+        "retry",
+        a_job(FAILED, retry_delay=None),
+        c.Retry(**NAMES),
+        waiting(2 * SECOND),
+        [retrying(2 * SECOND)],
+    ),
+    Case(
+        "retry of a resting job by the server",
+        "retry",
+        a_job(FAILED),
+        c.RetryResting(**NAMES, attempt=2),
+        waiting(7 * SECOND) | {"retry_delay": None},
+        [retrying(7 * SECOND)],
+    ),
+    Case(
+        "retry immediately from FAILED",
+        "retry expedite",
+        a_job(FAILED),
+        c.Retry(**NAMES, immediately=True),
+        RESUMED | {"retry_count": 2, "retry_delay": None},
+        [retrying(0), RESUMING],
+    ),
+    Case(
+        "retry immediately from RETRYING",
+        "expedite",
+        a_job(RETRYING),
+        c.Retry(**NAMES, immediately=True),
+        RESUMED | {"next_retry_time": None, "due_time": None},
+        [RESUMING],
+    ),
+    Case(
+        "resume",
+        "resume",
+        a_job(RETRYING),
+        c.Resume(**NAMES, attempt=2, due_time=NOW - SECOND),
+        RESUMED | {"next_retry_time": None, "due_time": None},
+        [RESUMING],
+    ),
+]
+
+
+def cancel(state: JobState, outcome: AttemptOutcome | None = None, **changes: Any) -> Case:
+    return Case(
+        f"cancel from {state.name}",
+        "cancel",
+        a_job(state),
+        c.Cancel(**NAMES, reason="changed my mind"),
+        changes | {"state": JobState.CANCELLED, "cancel_reason": "changed my mind", "complete_time": NOW},
+        [(EventType.CANCELLED, state, JobState.CANCELLED, Cancelled("changed my mind"))],
+        outcome,
+    )
+
+
+CANCELLING = [
+    cancel(JobState.QUEUED),
+    cancel(PROCESSING, AttemptOutcome.CANCELLED, **ENDED),
+    cancel(FAILED),
+    cancel(RETRYING, next_retry_time=None, due_time=None),
+]
+
+CASES = [*BEGINNING, *PROGRESSING, *ENDING, *RETRIES, *CANCELLING]
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.what.replace(" ", "_"))
+
+
+def all_fields(job: Job) -> dict[str, Any]:
+    """Every field that a job has, by introspection."""
+    return {field.name: getattr(job, field.name) for field in fields(Job)}
+
+
+def changed(before: Job, after: Job | None) -> dict[str, Any]:
+    assert after is not None
+    old = all_fields(before)
+    return {name: value for name, value in all_fields(after).items() if value != old[name]}
+
+
+def test_every_trigger_of_the_lifecycle_is_in_a_case() -> None:
+    assert {trigger for case in CASES for trigger in case.triggers.split()} == {trigger.value for trigger in Trigger}
+
+
+@every_case
+def test_a_command_changes_exactly_the_fields_it_should(case: Case) -> None:
+    decision = decide(case.job, case.command)
+
+    assert changed(case.job, decision.job) == case.changes | {"update_time": NOW}
+
+
+@every_case
+def test_a_command_tells_exactly_its_events_in_order(case: Case) -> None:
+    events = decide(case.job, case.command).events
+
+    assert [(event.type, event.previous_state, event.job.state, event.detail) for event in events] == case.told
+    assert all((event.time, event.actor) == (NOW, "somebody") for event in events)
+
+
+@every_case
+def test_the_last_event_carries_the_job_as_it_is_after_the_command(case: Case) -> None:
+    decision = decide(case.job, case.command)
+
+    assert decision.events[-1].job == decision.job
+
+
+@every_case
+def test_an_event_is_marked_with_the_documents_that_the_command_set(case: Case) -> None:
+    events = decide(case.job, case.command).events
+    documents = (getattr(case.command, "metadata", b""), getattr(case.command, "result", b""))
+
+    assert [(event.with_metadata, event.with_result) for event in events] == [
+        (bool(documents[0]), bool(documents[1])) for _ in events
+    ]
+
+
+@every_case
+def test_the_record_of_an_attempt_is_made_when_it_ends_and_only_then(case: Case) -> None:
+    ended = decide(case.job, case.command).ended
+
+    if case.outcome is None:
+        assert ended is None
+        return
+    usage = USAGE if "estimated_tokens" in case.changes else Usage(tokens=100, cost_nano=200)
+    assert ended == Attempt(
+        job_id="job",
+        number=2,
+        start_time=NOW - 20 * SECOND,
+        end_time=NOW,
+        outcome=case.outcome,
+        worker="old worker",
+        tokens=usage.tokens or 0,
+        cost_nano=usage.cost_nano or 0,
+        error=case.changes.get("last_error"),
+    )
+
+
+def test_the_failed_event_of_a_job_given_up_shows_it_in_failed_and_not_complete_yet() -> None:
+    first, second = decide(a_job(PROCESSING), c.Fail(**FAILURE, retryable=False)).events
+
+    assert (first.job.state, first.job.complete_time) == (FAILED, None)
+    assert (second.job.state, second.job.complete_time) == (GIVEN_UP, NOW)
+
+
+def test_a_sign_of_life_moves_the_heard_time_and_nothing_else_and_makes_no_event() -> None:
+    decision = decide(a_job(PROCESSING), c.UpdateProgress(**NAMES, attempt=2))
+
+    assert changed(a_job(PROCESSING), decision.job) == {"heard_time": NOW}
+    assert (decision.events, decision.ended) == ((), None)
+
+
+def test_a_retry_of_a_job_that_is_retrying_already_changes_and_tells_nothing() -> None:
+    job = a_job(RETRYING, retry_count=3)
+
+    decision = decide(job, c.Retry(**NAMES))
+
+    assert decision.job == job
+    assert (decision.events, decision.ended) == ((), None)
+
+
+@pytest.mark.parametrize("state", [JobState.COMPLETED, GIVEN_UP, JobState.CANCELLED], ids=lambda state: state.name)
+def test_delete_leaves_names_and_state_only_and_only_in_the_event(state: JobState) -> None:
+    job = a_job(state)
+
+    decision = decide(job, c.Delete(**NAMES, attempt=2, completed_before=NOW))
+
+    remains = Job(id="job", job_type="clean_transcript", source_id="source", principal="principal", state=state)
+    assert (decision.job, decision.ended) == (None, None)
+    (event,) = decision.events
+    assert (event.type, event.previous_state, event.detail) == (EventType.DELETED, state, None)
+    assert event.job == remains

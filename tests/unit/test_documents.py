@@ -1,0 +1,250 @@
+"""Free JSON kept as encoded bytes: merging, what is refused, and what only looks as if it were."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from jobstate.v1 import event_pb2, job_pb2, job_service_pb2
+from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.events import Event, EventType
+from jobstate_server.domain.job import Document, Job
+from jobstate_server.wire.documents import METADATA_BYTES_MAX, encode, merge_metadata
+from jobstate_server.wire.events import encode_event, listed_event
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(max_size=10)
+values = st.recursive(
+    st.none() | st.booleans() | finite | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+keys = st.sampled_from(["a", "b", "c", ""]) | texts
+documents = st.dictionaries(keys, values, max_size=5)
+
+
+def a_struct(content: dict[str, Any]) -> Struct:
+    made = Struct()
+    made.update(content)
+    return made
+
+
+def encoded(content: dict[str, Any]) -> Document:
+    return encode(a_struct(content), "metadata", METADATA_BYTES_MAX)
+
+
+def decoded(document: Document) -> dict[str, Any]:
+    return MessageToDict(Struct.FromString(document))
+
+
+def merged(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """The rule as a model: top-level keys replace, null removes."""
+    return {key: value for key, value in {**base, **patch}.items() if key not in patch or value is not None}
+
+
+@given(documents)
+def test_a_document_is_kept_as_it_was_given(content: dict[str, Any]) -> None:
+    assert decoded(encoded(content)) == content
+
+
+@given(documents, documents)
+def test_merging_replaces_top_level_keys_and_removes_those_that_are_null(
+    base: dict[str, Any], patch: dict[str, Any]
+) -> None:
+    assert decoded(merge_metadata(encoded(base), encoded(patch))) == merged(base, patch)
+
+
+@given(st.lists(documents, max_size=6))
+def test_merging_one_patch_after_another_stays_true_to_the_model(patches: list[dict[str, Any]]) -> None:
+    document, model = b"", dict[str, Any]()
+    for patch in patches:
+        document, model = merge_metadata(document, encoded(patch)), merged(model, patch)
+
+    assert decoded(document) == model
+
+
+@given(documents)
+def test_a_document_merged_into_nothing_loses_its_top_level_nulls_only(content: dict[str, Any]) -> None:
+    assert decoded(merge_metadata(b"", encoded(content))) == {k: v for k, v in content.items() if v is not None}
+
+
+@given(documents, documents)
+def test_the_same_content_has_the_same_bytes_however_it_came_to_be(base: dict[str, Any], patch: dict[str, Any]) -> None:
+    by_merging = merge_metadata(encoded(base), encoded(patch))
+
+    assert by_merging == encoded(merged(base, patch))
+
+
+def test_a_nested_object_is_replaced_and_not_merged() -> None:
+    base = encoded({"a": {"x": 1, "y": 2}, "b": [1, 2]})
+
+    assert decoded(merge_metadata(base, encoded({"a": {"y": 3}, "b": [3]}))) == {"a": {"y": 3}, "b": [3]}
+
+
+def test_null_removes_a_key_and_leaves_a_nested_null_alone() -> None:
+    base = encoded({"a": 1, "b": 2})
+
+    assert decoded(merge_metadata(base, encoded({"a": None, "c": {"x": None}}))) == {"b": 2, "c": {"x": None}}
+    assert merge_metadata(encoded({"a": 1}), encoded({"a": None})) == b""
+    assert merge_metadata(b"", encoded({"never there": None})) == b""
+
+
+def test_a_text_that_holds_the_bytes_of_a_null_removes_nothing() -> None:
+    patch = {"a": "\x08\x00", "\x08\x00": 1}
+
+    assert decoded(merge_metadata(encoded({"a": 1}), encoded(patch))) == patch
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.nan, math.inf, -math.inf, struct.unpack("<d", b"\1" + b"\xff" * 7)])
+@pytest.mark.parametrize(
+    ("path", "wrap"),
+    [
+        ("metadata.a", lambda number: {"a": number}),
+        ("metadata.a.b", lambda number: {"ok": 1, "a": {"ok": "x", "b": number}}),
+        ("metadata.a[1]", lambda number: {"a": [0, number]}),
+        ("metadata.a[0].b[2][0]", lambda number: {"a": [{"b": [1, 2, [number]]}]}),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_with_its_path(path: str, wrap: Any, number: Any) -> None:
+    value = number[0] if isinstance(number, tuple) else number
+
+    with pytest.raises(InvalidField) as refused:
+        encoded(wrap(value))
+
+    assert refused.value.field == path
+    assert refused.value.facts["field"] == path
+
+
+@given(documents, st.sampled_from([math.nan, math.inf, -math.inf]), st.randoms(use_true_random=False))
+def test_a_number_that_is_not_finite_is_found_wherever_it_is(
+    content: dict[str, Any], number: float, random: Any
+) -> None:
+    place: Any = content
+    while random.random() < 0.7:
+        inner = [value for value in place.values() if isinstance(value, dict)]
+        if not inner:
+            break
+        place = random.choice(inner)
+    place["not finite"] = number
+
+    with pytest.raises(InvalidField, match=r"not finite: must be a finite number$"):
+        encoded(content)
+
+
+@given(finite)
+def test_every_finite_number_passes(number: float) -> None:
+    assert decoded(encoded({"a": number, "b": [number, {"c": number}]})) == {"a": number, "b": [number, {"c": number}]}
+
+
+@pytest.mark.parametrize("number", [1.7976931348623157e308, -1.7976931348623157e308, 5e-324, -0.0])
+def test_the_extreme_finite_numbers_pass(number: float) -> None:
+    assert decoded(encoded({"a": number})) == {"a": number}
+
+
+def test_a_text_that_merely_looks_like_a_number_that_is_not_finite_passes() -> None:
+    # Text cannot hold f0 7f, but the length of a text can: 16,368 as a varint. The 0x11 is in the key before it.
+    content = {"\x11ab": "x" * 16_368}
+    raw = encoded(content)
+    end = raw.index(b"\xf0\x7f")
+
+    assert raw[end - 7] == 0x11
+    assert decoded(raw) == content
+    assert decoded(encoded({"b": 1.0} | content)) == {"b": 1.0} | content
+
+
+def test_a_number_that_is_not_finite_is_found_behind_a_text_that_looks_like_one() -> None:
+    with pytest.raises(InvalidField) as refused:
+        encoded({"\x11ab": "x" * 16_368, "z": math.inf})
+
+    assert refused.value.field == "metadata.z"
+
+
+@given(st.lists(st.sampled_from(["\x11", "\x7f", "\U0010ffff", "\U000f0000", "\u00ff", "x"]), max_size=24))
+def test_texts_of_suspicious_bytes_pass(parts: list[str]) -> None:
+    content = {"".join(parts): "".join(parts), "nested": {"a": ["".join(parts)]}}
+
+    assert decoded(encoded(content)) == content
+
+
+def test_a_document_of_exactly_the_limit_passes_and_one_byte_more_is_refused() -> None:
+    size = len(a_struct({"a": "x" * 100}).SerializeToString())
+
+    assert len(encode(a_struct({"a": "x" * 100}), "error.details", size)) == size
+    with pytest.raises(InvalidField) as refused:
+        encode(a_struct({"a": "x" * 100}), "error.details", size - 1)
+    assert refused.value.field == "error.details"
+    assert str(size) in refused.value.problem
+    assert str(size - 1) in refused.value.problem
+
+
+def test_the_limit_of_metadata_is_on_the_merged_document() -> None:
+    half = METADATA_BYTES_MAX // 2
+    base, patch = encoded({"a": "x" * half}), encoded({"b": "y" * half})
+
+    with pytest.raises(InvalidField) as refused:
+        merge_metadata(base, patch)
+
+    assert refused.value.field == "metadata"
+    assert len(merge_metadata(base, encoded({"a": "y" * half}))) <= METADATA_BYTES_MAX
+
+
+def test_metadata_of_exactly_the_limit_is_kept_when_merged() -> None:
+    overhead = len(encoded({"a": "x" * 60_000})) - 60_000
+    content = {"a": "x" * (METADATA_BYTES_MAX - overhead)}
+
+    assert len(merge_metadata(b"", encoded(content))) == METADATA_BYTES_MAX
+    with pytest.raises(InvalidField):
+        merge_metadata(encoded(content), encoded({"b": True}))
+
+
+@given(documents, documents)
+def test_merging_changes_neither_document(base: dict[str, Any], patch: dict[str, Any]) -> None:
+    assume(base or patch)
+    first, second = encoded(base), encoded(patch)
+    before = (bytes(first), bytes(second))
+
+    merge_metadata(first, second)
+
+    assert (first, second) == before
+
+
+def nested(depth: int) -> Struct:
+    made = Struct()
+    inner = made
+    for _ in range(depth):
+        inner = inner.fields["a"].struct_value
+    inner.fields["a"].bool_value = True
+    return made
+
+
+@pytest.mark.parametrize(
+    "depth",
+    [
+        1,
+        16,
+        31,
+        32,
+    ],
+)
+def test_a_watcher_can_read_every_document_that_was_accepted(depth: int) -> None:
+    request = job_service_pb2.CreateRequest(id="job", metadata=nested(depth)).SerializeToString()
+    metadata = job_service_pb2.CreateRequest.FromString(request).metadata
+    try:
+        document = merge_metadata(b"", encode(metadata, "metadata", METADATA_BYTES_MAX))
+    except InvalidField:
+        return
+
+    job = Job(id="job", job_type="default", metadata=document)
+    event = encode_event(Event(EventType.QUEUED, 1, "", None, job, with_metadata=True))
+    response = job_service_pb2.WatchEventsResponse.FromString(listed_event(event.payload, 1))
+
+    assert response.events[0].job.metadata == Struct.FromString(document)
+    assert isinstance(response.events[0], event_pb2.Event)
+    assert isinstance(response.events[0].job, job_pb2.Job)

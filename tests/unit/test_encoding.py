@@ -1,0 +1,401 @@
+"""Jobs, events and times on the wire: whatever is encoded parses back to the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobstate.v1 import event_pb2, job_pb2, job_service_pb2
+from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.events import (
+    EVENT_NAMES,
+    Cancelled,
+    Claimed,
+    Detail,
+    Event,
+    EventType,
+    Failed,
+    PermanentlyFailed,
+    RetryDecision,
+    Retrying,
+    StaleDetected,
+    Started,
+)
+from jobstate_server.domain.job import (
+    INT64_MAX,
+    JOB_FIELDS,
+    NANO,
+    Attempt,
+    AttemptOutcome,
+    Job,
+    JobError,
+    JobState,
+)
+from jobstate_server.domain.job_types import JobType
+from jobstate_server.wire import times
+from jobstate_server.wire.events import encode_event, listed_event
+from jobstate_server.wire.jobs import (
+    attempt_message,
+    encode_job,
+    encode_remains,
+    encode_whole,
+    job_type_message,
+    with_version,
+)
+
+INTERNAL = {"principal", "retry_delay", "attempt_tokens", "attempt_cost_nano", "due_time", "heard_time"}
+"""Fields of a job that the wire does not have."""
+
+
+def a_document(**content: Any) -> bytes:
+    made = Struct()
+    made.update(content)
+    return made.SerializeToString(deterministic=True)
+
+
+ERROR = JobError("E_CODE", "what went wrong", True, a_document(stage="upload"), 3, 1_700_000_003_000_001)
+
+FULL = Job(
+    id="job-1",
+    job_type="clean_transcript",
+    source_id="source-2",
+    principal="nobody's business",
+    state=JobState.RETRYING,
+    version=4_711,
+    progress=57,
+    progress_message="half way",
+    metadata=a_document(a=1, b={"c": None}),
+    result=a_document(d=[1, 2]),
+    result_count=INT64_MAX,
+    attempt=3,
+    claimed=True,
+    worker="worker-5",
+    retry_count=2,
+    max_retries=6,
+    timeout=60_000_001,
+    last_error=ERROR,
+    retry_delay=7,
+    estimated_tokens=INT64_MAX - 1,
+    estimated_cost_nano=8_500_000_000,
+    attempt_tokens=9,
+    attempt_cost_nano=10,
+    create_time=1_700_000_000_000_001,
+    update_time=1_700_000_000_000_002,
+    start_time=1_700_000_000_000_003,
+    complete_time=1_700_000_000_000_004,
+    next_retry_time=1_700_000_000_000_005,
+    attempt_deadline=1_700_000_000_000_006,
+    due_time=1_700_000_000_000_000,
+    heard_time=1_700_000_000_000_008,
+    duration=90_000_001,
+    cancel_reason="changed my mind",
+)
+"""A job in which every field differs from its default, so that one left out is seen."""
+
+EMPTY = Job(id="job", job_type="t", create_time=1, update_time=2)
+
+DETAILS: dict[EventType, tuple[str | None, list[Detail | None]]] = {
+    EventType.QUEUED: (None, [None]),
+    EventType.STARTED: ("started", [Started(True), Started(False)]),
+    EventType.CLAIMED: ("claimed", [Claimed("worker-5"), Claimed("")]),
+    EventType.PROGRESS: (None, [None]),
+    EventType.COMPLETED: (None, [None]),
+    EventType.FAILED: (
+        "failed",
+        [Failed(ERROR, RetryDecision.WILL_RETRY, 5 * SECOND), Failed(ERROR, RetryDecision.AWAITING_RETRY_CALL, None)],
+    ),
+    EventType.RETRYING: ("retrying", [Retrying(4 * SECOND, 9 * SECOND), Retrying(0, 1)]),
+    EventType.PERMANENTLY_FAILED: (
+        "permanently_failed",
+        [PermanentlyFailed(RetryDecision.LIMIT_REACHED), PermanentlyFailed(RetryDecision.NOT_RETRYABLE)],
+    ),
+    EventType.CANCELLED: ("cancelled", [Cancelled("changed my mind"), Cancelled("")]),
+    EventType.STALE_DETECTED: ("stale_detected", [StaleDetected(3 * SECOND, 300 * SECOND)]),
+    EventType.DELETED: (None, [None]),
+}
+"""The field of ``Event.detail`` of every type, and details to put there."""
+
+EVENTS = [(type_, detail) for type_, (_, details) in DETAILS.items() for detail in details]
+
+sequences = st.integers(1, INT64_MAX) | st.sampled_from([1, 127, 128, 2**31, 2**32, INT64_MAX])
+
+
+def optional_time(message: Any, field: str) -> int | None:
+    return times.time_from(getattr(message, field)) if message.HasField(field) else None
+
+
+def document_from(message: Any, field: str) -> bytes:
+    return bytes(getattr(message, field).SerializeToString(deterministic=True)) if message.HasField(field) else b""
+
+
+def error_from(message: job_pb2.JobError) -> JobError:
+    return JobError(
+        code=message.code,
+        message=message.message,
+        retryable=message.retryable,
+        details=document_from(message, "details"),
+        attempt=message.attempt,
+        time=times.time_from(message.time),
+    )
+
+
+FROM_WIRE: dict[str, Callable[[job_pb2.Job], Any]] = {
+    **{
+        name: lambda message, name=name: getattr(message, name)  # type: ignore[misc]
+        for name in (
+            *("id", "job_type", "source_id", "version", "progress", "progress_message", "result_count", "attempt"),
+            *("claimed", "worker", "retry_count", "max_retries", "estimated_tokens", "cancel_reason"),
+        )
+    },
+    **{
+        name: lambda message, name=name: optional_time(message, name)  # type: ignore[misc]
+        for name in (
+            *("create_time", "update_time", "start_time", "complete_time", "next_retry_time", "attempt_deadline"),
+        )
+    },
+    "state": lambda message: JobState(message.state),
+    "metadata": lambda message: document_from(message, "metadata"),
+    "result": lambda message: document_from(message, "result"),
+    "timeout": lambda message: times.span_from(message.timeout) if message.HasField("timeout") else None,
+    "duration": lambda message: times.span_from(message.duration),
+    "last_error": lambda message: error_from(message.last_error) if message.HasField("last_error") else None,
+    "estimated_cost_nano": lambda message: round(message.estimated_cost * NANO),
+}
+"""How each field of a job is read back."""
+
+
+def job_from(message: job_pb2.Job) -> Job:
+    return Job.from_fields(
+        {name: getattr(EMPTY, name) for name in INTERNAL} | {name: read(message) for name, read in FROM_WIRE.items()}
+    )
+
+
+def on_the_wire(job: Job, **changes: Any) -> Job:
+    """The job less what the wire does not have."""
+    return job.evolve(**{name: getattr(EMPTY, name) for name in INTERNAL}, **changes)
+
+
+def parsed(type_: EventType, detail: Detail | None, sequence: int = 5, **flags: bool) -> event_pb2.Event:
+    event = Event(type_, 1_700_000_000_000_009, "somebody", JobState.FAILED, FULL, detail, **flags)
+    response = job_service_pb2.WatchEventsResponse.FromString(listed_event(encode_event(event).payload, sequence))
+    assert len(response.events) == 1
+    return response.events[0]
+
+
+def test_every_field_of_a_job_is_on_the_wire_or_known_to_be_internal() -> None:
+    assert set(FROM_WIRE) | INTERNAL == set(JOB_FIELDS)
+    assert not set(FROM_WIRE) & INTERNAL
+    renamed = {"estimated_cost": "estimated_cost_nano"}
+    assert {renamed.get(field.name, field.name) for field in job_pb2.Job.DESCRIPTOR.fields} == set(FROM_WIRE)
+
+
+def test_the_full_job_differs_from_a_new_one_in_every_field() -> None:
+    assert not [name for name in JOB_FIELDS if getattr(FULL, name) == getattr(Job(id="", job_type=""), name, None)]
+
+
+@pytest.mark.parametrize("job", [FULL, EMPTY], ids=["full", "empty"])
+def test_a_whole_job_comes_back_in_every_field(job: Job) -> None:
+    assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
+
+
+@pytest.mark.parametrize("name", sorted(FROM_WIRE))
+def test_each_field_of_a_job_comes_back_by_itself(name: str) -> None:
+    job = EMPTY.evolve(**{name: getattr(FULL, name)})
+
+    assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
+
+
+def test_what_an_empty_job_does_not_have_is_unset() -> None:
+    message = job_pb2.Job.FromString(encode_whole(EMPTY))
+
+    assert [field.name for field, _ in message.ListFields()] == [
+        *("id", "job_type", "state", "create_time", "update_time", "duration")
+    ]
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+@pytest.mark.parametrize("result", [True, False])
+def test_a_job_is_encoded_without_the_documents_that_are_not_asked_for(metadata: bool, result: bool) -> None:
+    expected = on_the_wire(
+        FULL, version=0, metadata=FULL.metadata if metadata else b"", result=FULL.result if result else b""
+    )
+
+    assert job_from(job_pb2.Job.FromString(encode_job(FULL, metadata=metadata, result=result))) == expected
+
+
+@given(sequences)
+def test_the_version_is_appended_to_an_encoded_job(version: int) -> None:
+    message = job_pb2.Job.FromString(with_version(encode_job(FULL), version))
+
+    assert job_from(message) == on_the_wire(FULL, version=version)
+
+
+def test_the_remains_of_a_job_are_its_names_and_its_state_only() -> None:
+    assert job_from(job_pb2.Job.FromString(encode_remains(FULL))) == on_the_wire(
+        Job(
+            id=FULL.id,
+            job_type=FULL.job_type,
+            source_id=FULL.source_id,
+            state=FULL.state,
+            create_time=None,  # type: ignore[arg-type]
+            update_time=None,  # type: ignore[arg-type]
+        )
+    )
+
+
+@pytest.mark.parametrize(("type_", "detail"), EVENTS)
+def test_a_listed_event_comes_back_with_its_sequence_and_the_same_as_the_jobs_version(
+    type_: EventType, detail: Detail | None
+) -> None:
+    event = parsed(type_, detail, sequence=123_456_789_012)
+
+    assert event.sequence == event.job.version == 123_456_789_012
+    assert event.type == type_.value
+    assert event.name == EVENT_NAMES[type_]
+    assert event.actor == "somebody"
+    assert times.time_from(event.time) == 1_700_000_000_000_009
+    assert event.previous_state == JobState.FAILED.value
+    if type_ is not EventType.DELETED:
+        assert job_from(event.job) == on_the_wire(FULL, version=event.sequence, metadata=b"", result=b"")
+
+
+@pytest.mark.parametrize(("type_", "detail"), EVENTS)
+def test_the_detail_of_a_listed_event_comes_back(type_: EventType, detail: Detail | None) -> None:
+    event = parsed(type_, detail)
+
+    assert event.WhichOneof("detail") == DETAILS[type_][0]
+    match detail:
+        case None:
+            pass
+        case Started(resumed):
+            assert event.started.resumed is resumed
+        case Claimed(worker):
+            assert event.claimed.worker == worker
+        case Failed(error, decision, next_retry_time):
+            assert error_from(event.failed.error) == error
+            assert event.failed.decision == decision.value
+            assert optional_time(event.failed, "next_retry_time") == next_retry_time
+        case Retrying(delay, next_retry_time):
+            assert event.retrying.HasField("delay")
+            assert times.span_from(event.retrying.delay) == delay
+            assert optional_time(event.retrying, "next_retry_time") == next_retry_time
+        case PermanentlyFailed(decision):
+            assert event.permanently_failed.decision == decision.value
+        case Cancelled(reason):
+            assert event.cancelled.reason == reason
+        case StaleDetected(heard_time, stale_threshold):
+            assert optional_time(event.stale_detected, "heard_time") == heard_time
+            assert times.span_from(event.stale_detected.stale_threshold) == stale_threshold
+
+
+def test_there_is_a_detail_to_try_for_every_type_of_event_and_every_field_of_the_oneof() -> None:
+    assert set(DETAILS) == set(EventType)
+    fields = {field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields}
+    assert {field for field, _ in DETAILS.values() if field} == fields
+
+
+def test_a_deleted_event_carries_names_state_and_version_only() -> None:
+    event = parsed(EventType.DELETED, None, sequence=77, with_metadata=True, with_result=True)
+
+    assert MessageToDict(event.job) == {
+        "id": FULL.id,
+        "jobType": FULL.job_type,
+        "sourceId": FULL.source_id,
+        "state": "JOB_STATE_RETRYING",
+        "version": "77",
+    }
+
+
+def test_an_event_carries_metadata_and_result_only_when_the_change_set_them() -> None:
+    for metadata in (True, False):
+        for result in (True, False):
+            job = parsed(EventType.PROGRESS, None, with_metadata=metadata, with_result=result).job
+
+            assert (job.HasField("metadata"), job.HasField("result")) == (metadata, result)
+
+
+def test_the_event_of_a_new_job_has_no_previous_state() -> None:
+    payload = encode_event(Event(EventType.QUEUED, 1, "", None, EMPTY)).payload
+
+    assert event_pb2.Event.FromString(payload).previous_state == job_pb2.JOB_STATE_UNSPECIFIED
+
+
+@pytest.mark.parametrize("type_", [EventType.PROGRESS, EventType.DELETED])
+def test_the_job_beside_an_encoded_event_is_the_job_within_it(type_: EventType) -> None:
+    encoded = encode_event(Event(type_, 1, "", JobState.PROCESSING, FULL, with_metadata=True))
+
+    assert event_pb2.Event.FromString(encoded.payload).job == job_pb2.Job.FromString(encoded.job)
+    assert job_pb2.Job.FromString(encoded.job).version == 0
+
+
+@given(st.lists(sequences, max_size=8))
+def test_a_concatenation_of_listed_events_is_a_response_with_all_of_them_in_order(numbers: list[int]) -> None:
+    payload = encode_event(Event(EventType.CANCELLED, 1, "", JobState.QUEUED, FULL, Cancelled(""))).payload
+
+    response = job_service_pb2.WatchEventsResponse.FromString(b"".join(listed_event(payload, n) for n in numbers))
+
+    assert [event.sequence for event in response.events] == numbers
+    assert [event.job.version for event in response.events] == numbers
+
+
+@pytest.mark.parametrize("outcome", AttemptOutcome)
+def test_an_attempt_comes_back_in_every_field(outcome: AttemptOutcome) -> None:
+    attempt = Attempt(
+        job_id="job",
+        number=3,
+        start_time=SECOND,
+        end_time=2 * SECOND,
+        outcome=outcome,
+        worker="worker-5",
+        tokens=INT64_MAX,
+        cost_nano=1_500_000_000,
+        error=ERROR if outcome is AttemptOutcome.FAILED else None,
+    )
+
+    message = job_pb2.Attempt.FromString(attempt_message(attempt).SerializeToString())
+
+    assert attempt == Attempt(
+        job_id="job",
+        number=message.number,
+        start_time=times.time_from(message.start_time),
+        end_time=times.time_from(message.end_time),
+        outcome=AttemptOutcome(message.outcome),
+        worker=message.worker,
+        tokens=message.usage.tokens,
+        cost_nano=round(message.usage.cost * NANO),
+        error=error_from(message.error) if message.HasField("error") else None,
+    )
+
+
+@pytest.mark.parametrize("timeout", [None, 90 * SECOND])
+def test_a_policy_comes_back_in_every_field(timeout: int | None) -> None:
+    policy = JobType(
+        name="render",
+        max_retries=4,
+        timeout=timeout,
+        base_delay=1_500_000,
+        max_delay=45 * SECOND,
+        stale_threshold=450 * SECOND,
+        jitter=0.25,
+        auto_retry=False,
+    )
+    for expected in (policy, replace(policy, auto_retry=True, jitter=0.0, max_retries=0, base_delay=0)):
+        message = job_pb2.JobType.FromString(job_type_message(expected).SerializeToString())
+
+        assert expected == JobType(
+            name=message.name,
+            max_retries=message.max_retries,
+            timeout=times.span_from(message.timeout) if message.HasField("timeout") else None,
+            base_delay=times.span_from(message.base_delay),
+            max_delay=times.span_from(message.max_delay),
+            stale_threshold=times.span_from(message.stale_threshold),
+            jitter=message.jitter,
+            auto_retry=message.auto_retry,
+        )
