@@ -1,0 +1,295 @@
+"""The store, in words: what a backend must do to be one. ``tests/store`` holds every backend to it.
+
+A store is one write transaction at a time and any number of readers that never wait for it. It decides nothing: it is
+told which rows change, numbers the events, and keeps all of that or none of it.
+
+Promises every backend keeps:
+
+* **Durable.** When ``Store.transaction`` has ended without an exception, the change survives the loss of power.
+* **Atomic.** Jobs, events, attempts, request ids and tallies of one ``Transaction.write`` become visible together.
+* **Ordered.** Sequences are gapless, and an event with a lower sequence never becomes visible after a higher one: who
+  has read up to n can never find something new at or below n.
+* **Isolated reads.** A read sees whole commits, and neither waits for the writer nor makes it wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from jobstate_server.domain.commands import Request
+from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
+from jobstate_server.domain.job import Attempt, Job, JobState
+from jobstate_server.domain.statistics import Tallies, TallyKey
+
+EVENTS_SCANNED_MAX = 10_000
+"""Sequences one ``Reader.events`` looks at when it filters: about 10 ms, so that a rare match delays nobody else."""
+
+
+class StoreError(Exception):
+    """The store refused what it was told to keep. Nothing of the transaction was kept; trying again will not help."""
+
+
+class StoreUnreachable(StoreError):
+    """The store cannot be used just now (disk full, input/output error, connection lost). Nothing was kept."""
+
+
+class TransactionConflict(StoreUnreachable):
+    """Another writer was in the way (deadlock, serialisation failure, lock timeout). Trying again may succeed."""
+
+
+class OutcomeUnknown(StoreUnreachable):
+    """The connection was lost while committing: the transaction is kept whole or not at all, nobody knows which."""
+
+
+class CannotOpen(StoreError):
+    """The store cannot be opened. The message tells an operator what to change."""
+
+
+class NewEvent(NamedTuple):
+    """An event to append. ``payload`` is the encoded event without its sequence and the job's version."""
+
+    time: int
+    job_id: str
+    job_type: str
+    source_id: str
+    principal: str
+    type: int
+    payload: bytes
+
+
+class StoredEvent(NamedTuple):
+    """An event of the log."""
+
+    sequence: int
+    time: int
+    job_id: str
+    job_type: str
+    source_id: str
+    principal: str
+    type: int
+    payload: bytes
+
+
+class ChangedJob(NamedTuple):
+    """A job row to write. ``last_event`` is the index in ``Changes.events`` of its last event there.
+
+    The job's version becomes that event's sequence, in place; with None it stays as it is.
+    """
+
+    job: Job
+    last_event: int | None
+
+
+class StoredRequest(NamedTuple):
+    """A request id that was used, and the jobs that its call concerned."""
+
+    request: Request
+    job_ids: tuple[str, ...]
+    time: int
+
+
+@dataclass(slots=True)
+class Changes:
+    """Everything one transaction writes. Order of effect: deleted, inserted, then the rest."""
+
+    deleted: list[str] = field(default_factory=list)
+    inserted: list[ChangedJob] = field(default_factory=list)
+    updated: list[ChangedJob] = field(default_factory=list)
+    progressed: list[ChangedJob] = field(default_factory=list)
+    """Jobs of which nothing changed but progress, message, metadata, usage, update time and heard time."""
+    events: list[NewEvent] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    requests: list[StoredRequest] = field(default_factory=list)
+    tallies: dict[TallyKey, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a transaction read before deciding."""
+
+    jobs: dict[str, Job]
+    requests: dict[tuple[str, str], StoredRequest]
+    due: list[Job]
+
+
+class EventPage(NamedTuple):
+    """Events read from the log, in order."""
+
+    events: list[StoredEvent]
+    scanned: int
+    """Every event up to this sequence has been looked at, so a reader goes on after it."""
+    horizon: int
+    """The newest sequence that has been removed, as read *after* the events were. A page that begins at or below it
+    may have a gap and must not be sent."""
+
+
+class LogState(NamedTuple):
+    """The log as it stands."""
+
+    head: int
+    """The newest sequence, 0 when nothing was ever written."""
+    horizon: int
+    """The newest sequence that retention has removed, 0 when none was."""
+    horizon_check: int
+    """The check of the event at the horizon."""
+    bytes: int
+    """Payload bytes of the events kept."""
+
+
+class TaskRun(NamedTuple):
+    """The last run of a maintenance duty."""
+
+    name: str
+    last_due: int
+    """The scheduled instant that was claimed last."""
+    token: str
+    start_time: int
+    end_time: int | None
+    outcome: str
+
+
+class Transaction(Protocol):
+    """One write transaction. Used by one thread, the committer's."""
+
+    now: int
+    """The time of this transaction in microseconds. Does not go back from one to the next."""
+
+    def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
+        """Read what will be decided on, and keep others from changing it until the transaction ends.
+
+        Args:
+            due_limit: also take at most this many jobs whose ``due_time`` has come, earliest first. Jobs that another
+                replica has in hand are passed over.
+        """
+
+    def write(self, changes: Changes) -> int:
+        """Append the events and write all rows. Returns the sequence of the first event.
+
+        The events get consecutive sequences in their order. Without events nothing is numbered and the log's head
+        is returned plus one. Called at most once.
+        """
+
+    def next_due(self) -> int | None:
+        """The earliest ``due_time`` of any job, None when there is none."""
+
+    def postpone_timeouts(self, until: int) -> int:
+        """Move the ``due_time`` of running attempts that lies before ``until`` to ``until``. Returns how many."""
+
+    def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
+        """Remove the oldest events while they are older than a time or the log keeps more than ``bytes_max``.
+
+        At most ``limit`` of them, moving the horizon in the same transaction. Returns how many.
+        """
+
+    def trim_requests(self, older_than: int, limit: int) -> int:
+        """Forget at most ``limit`` request ids used before ``older_than``. Returns how many."""
+
+    def claim_task(self, name: str, due: int, token: str) -> bool:
+        """Take the run of a duty for the scheduled instant ``due``. False when it, or a later one, is gone."""
+
+    def finish_task(self, name: str, token: str, outcome: str) -> None:
+        """Write down how the run that holds ``token`` ended; does nothing when another has taken over."""
+
+    def task_is_ours(self, name: str, token: str) -> bool:
+        """Whether the run still holds the duty."""
+
+
+class Reader(Protocol):
+    """A view for reading. Used by one thread at a time."""
+
+    def jobs(self, job_ids: Collection[str], principal: str | None) -> dict[str, Job]:
+        """Those of the named jobs that exist and that ``principal`` (None: anybody) may see."""
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """The ended attempts of a job, by number."""
+
+    def list_jobs(
+        self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
+    ) -> list[Job]:
+        """At most ``limit`` jobs that come after ``after``; fewer once their documents exceed ``bytes_max``.
+
+        At least one if there is one. Rows read are bounded by the page and the number of states and job types asked
+        for, or by the number of jobs of one source.
+        """
+
+    def log_state(self) -> LogState:
+        """A fresh look at the log."""
+
+    def event(self, sequence: int) -> StoredEvent | None:
+        """One event, None when it is not (or no longer) in the log."""
+
+    def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
+        """The wanted events after a sequence, at most ``limit`` and, but for the first, ``bytes_max`` of payload.
+
+        Looks at no more than ``EVENTS_SCANNED_MAX`` sequences unless an index leads straight to the wanted ones.
+        """
+
+    def trimmable_events(self, older_than: int, bytes_max: int) -> int:
+        """How many events ``Transaction.trim_events`` would remove, without a limit."""
+
+    def tallies(self, job_types: Collection[str]) -> Tallies:
+        """All tallies of these job types, of every type when none is named."""
+
+    def oldest_queued(self, job_type: str) -> int | None:
+        """Create time of the oldest QUEUED job of a type, None when none is queued."""
+
+    def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[Job]:
+        """Jobs of one type in one state, oldest first, read straight from an index."""
+
+    def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[Job]:
+        """Final jobs that ended before a time, in the order they ended (``after.create_time`` is a complete time)."""
+
+    def overdue(self, before: int) -> int:
+        """How many jobs have a ``due_time`` before this, counted up to 10,000."""
+
+    def task_runs(self) -> Mapping[str, TaskRun]:
+        """The last run of every duty that ever ran, by name."""
+
+    def close(self) -> None:
+        """Give back what the reader holds."""
+
+
+class Store(Protocol):
+    """An open store."""
+
+    log_id: str
+    """Names this log for as long as it lives; part of every cursor."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Begin a write transaction; leaving the block commits it, an exception rolls it back.
+
+        Raises:
+            TransactionConflict: repeat the block from the start.
+            OutcomeUnknown: raised by the commit alone.
+            StoreUnreachable: nothing was kept.
+            StoreError: nothing was kept, and one of the rows is the reason.
+        """
+
+    def open_reader(self) -> Reader:
+        """A reader of its own, for one thread."""
+
+    def close(self) -> None:
+        """Close the store; it must have no transaction and no reader open."""
+
+
+def document_bytes(job: Job) -> int:
+    """About how many bytes a job has once encoded: what ``bytes_max`` of a list counts."""
+    size = 512 + len(job.metadata) + len(job.result) + len(job.progress_message) + len(job.cancel_reason)
+    if job.last_error is not None:
+        size += len(job.last_error.message) + len(job.last_error.details)
+    return size
+
+
+def merge_tallies(into: dict[TallyKey, int], deltas: Iterable[tuple[TallyKey, int]]) -> None:
+    """Add ``deltas`` up in ``into``."""
+    for key, delta in deltas:
+        into[key] = into.get(key, 0) + delta
+
+
+def chunks(values: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    """``values`` in pieces of at most ``size``."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

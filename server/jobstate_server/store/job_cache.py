@@ -1,0 +1,57 @@
+"""Jobs in hand, kept in memory by a store that is the only writer of its database.
+
+Only what a commit has made true gets in, so what is found here needs no reading. Final jobs leave: nothing more will be
+decided about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jobstate_server.domain.job import Job
+from jobstate_server.store.base import document_bytes
+
+CACHE_BYTES_MAX = 32 * 1024 * 1024
+"""About 20,000 ordinary jobs in hand: more than the workers of one machine have at a time."""
+
+_OVERHEAD = 1_024
+"""About what a job costs in memory besides its texts and documents."""
+
+
+class JobCache:
+    """The jobs changed last, by id. Belongs to the writer's thread."""
+
+    def __init__(self, bytes_max: int = CACHE_BYTES_MAX) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._bytes = 0
+        self._bytes_max = bytes_max
+
+    def found(self, job_ids: Iterable[str]) -> dict[str, Job]:
+        """Those of the named jobs that are here."""
+        jobs = self._jobs
+        return {job_id: jobs[job_id] for job_id in job_ids if job_id in jobs}
+
+    def keep(self, job: Job) -> None:
+        """Take in a job as it now is; the ones kept longest without a change make room for it."""
+        self.drop(job.id)
+        if job.state.is_final:
+            return
+        self._jobs[job.id] = job
+        self._bytes += _size(job)
+        while self._bytes > self._bytes_max:
+            self.drop(next(iter(self._jobs)))
+
+    def drop(self, job_id: str) -> None:
+        """Forget a job."""
+        job = self._jobs.pop(job_id, None)
+        if job is not None:
+            self._bytes -= _size(job)
+
+    def clear(self) -> None:
+        """Forget every job."""
+        self._jobs.clear()
+        self._bytes = 0
+
+
+def _size(job: Job) -> int:
+    return _OVERHEAD + document_bytes(job)

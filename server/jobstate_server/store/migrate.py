@@ -1,0 +1,89 @@
+"""Migrations: numbered, forward only, each a file of SQL per dialect in ``migrations/``.
+
+A migration adds; what it replaces is removed by a later release, so that old and new programs can use the database side
+by side meanwhile. ``schema.usable_from`` is the oldest migration a program must know to use the database at all.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from importlib import resources
+
+from peewee import Database
+
+from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.models import HorizonRow, LogRow, SchemaRow
+
+_FILE_NAME = re.compile(r"(\d{4})_\w+\.(\w+)\.sql")
+_USABLE_FROM = re.compile(r"^-- usable_from: (\d+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step. ``usable_from``: a program that knows fewer migrations than this cannot use the result."""
+
+    version: int
+    usable_from: int
+    statements: tuple[str, ...]
+
+
+def migrations(dialect: str) -> list[Migration]:
+    """Every migration for a dialect, in order."""
+    found = []
+    for file in resources.files("jobstate_server.store").joinpath("migrations").iterdir():
+        match = _FILE_NAME.fullmatch(file.name)
+        if match is None or match[2] != dialect:
+            continue
+        text = file.read_text(encoding="utf-8")
+        usable_from = _USABLE_FROM.search(text)
+        if usable_from is None:
+            raise ValueError(f"{file.name} lacks its line '-- usable_from: N'")
+        code = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+        statements = tuple(part.strip() for part in code.split(";\n") if part.strip())
+        found.append(Migration(int(match[1]), int(usable_from[1]), statements))
+    return sorted(found, key=lambda migration: migration.version)
+
+
+def bring_up_to_date(database: Database, dialect: str) -> list[int]:
+    """Apply the migrations that the database lacks, in one transaction. Returns their numbers.
+
+    Raises:
+        CannotOpen: a newer program has changed the database beyond what this one may use.
+    """
+    known = migrations(dialect)
+    newest = known[-1].version
+    with database.atomic():
+        version, usable_from = _schema(database)
+        if usable_from > newest:
+            raise CannotOpen(
+                f"the database has schema {version}, which needs a program that knows schema {usable_from};"
+                f" this one knows {newest}: upgrade jobstate-server"
+            )
+        applied = [migration for migration in known if migration.version > version]
+        for migration in applied:
+            for statement in migration.statements:
+                database.execute_sql(statement)
+        if version == 0:
+            _begin_log(database)
+        if applied:
+            last = applied[-1]
+            values = {"version": last.version, "usable_from": last.usable_from}
+            query = SchemaRow.insert(id="schema", **values)
+            database.execute(query.on_conflict(conflict_target=[SchemaRow.id], update=values))
+    return [migration.version for migration in applied]
+
+
+def _schema(database: Database) -> tuple[int, int]:
+    if not database.table_exists("schema"):
+        return 0, 0
+    row = database.execute(SchemaRow.select(SchemaRow.version, SchemaRow.usable_from)).fetchone()
+    return (row[0], row[1]) if row else (0, 0)
+
+
+def _begin_log(database: Database) -> None:
+    """Name the log. The name is random, so that no cursor of another store can be taken for one of this."""
+    log_id = uuid.uuid4().hex[:12]
+    database.execute(LogRow.insert(id=log_id, head=0, bytes=0))
+    database.execute(HorizonRow.insert(id=log_id, sequence=0, event_check=0, bytes=0))

@@ -1,0 +1,287 @@
+"""Reads, the same on every SQL backend: built with peewee, run on a connection of the reader's own."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice, product
+from typing import Any, NoReturn
+
+from peewee import Database, Expression, Field, ModelSelect, PeeweeException, TextField, Tuple, fn
+
+from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
+from jobstate_server.domain.job import Attempt, Job, JobState
+from jobstate_server.domain.statistics import Measure, TallyKey
+from jobstate_server.store.base import (
+    EVENTS_SCANNED_MAX,
+    EventPage,
+    LogState,
+    StoredEvent,
+    TaskRun,
+    chunks,
+    document_bytes,
+)
+from jobstate_server.store.models import AttemptRow, EventRow, HorizonRow, JobRow, LogRow, TallyRow, TaskRunRow
+from jobstate_server.store.rows import ATTEMPT_COLUMNS, EVENT_COLUMNS, JOB_COLUMNS, attempt_from, job_from
+
+_ROWS_AT_ONCE = 50
+"""Jobs fetched by one statement of a list: with the largest documents 50 of them are 6 MiB."""
+
+_IDS_AT_ONCE = 256
+"""Jobs read by one statement when they are named."""
+
+_OVERDUE_COUNTED_MAX = 10_000
+"""More than this many overdue jobs is one finding, however many more there are."""
+
+_JOB_FIELDS = [getattr(JobRow, name) for name in JOB_COLUMNS]
+_EVENT_FIELDS = [getattr(EventRow, name) for name in EVENT_COLUMNS]
+_ATTEMPT_FIELDS = [getattr(AttemptRow, name) for name in ATTEMPT_COLUMNS]
+
+
+class SqlReader:
+    """A ``Reader`` over one peewee database. Backends open, isolate and close it."""
+
+    def __init__(self, database: Database, translate: Callable[[PeeweeException], NoReturn]) -> None:
+        """``translate`` raises the store's own error for one of peewee's."""
+        self._database = database
+        self._translate = translate
+        self._texts_by_ids: dict[int, str] = {}
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _rows(self, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
+        return self._execute(*self._database.get_sql_context().sql(query).query())
+
+    def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        try:
+            rows: list[tuple[Any, ...]] = self._database.execute_sql(text, values).fetchall()
+        except PeeweeException as error:
+            self._translate(error)
+        return rows
+
+    def _jobs(self, query: ModelSelect[Any]) -> list[Job]:
+        return [job_from(row) for row in self._rows(query)]
+
+    def jobs(self, job_ids: Collection[str], principal: str | None) -> dict[str, Job]:
+        found: dict[str, Job] = {}
+        for some in chunks(list(job_ids), _IDS_AT_ONCE):
+            for row in self._execute(*self._by_ids(some)):
+                job = job_from(row)
+                if principal is None or job.principal == principal:
+                    found[job.id] = job
+        return found
+
+    def _by_ids(self, job_ids: Sequence[str]) -> tuple[str, list[str]]:
+        """The statement that reads these jobs. Its text is built once for every power of two; ids fill it up."""
+        size = 1 << (len(job_ids) - 1).bit_length()
+        ids = [*job_ids, *[job_ids[0]] * (size - len(job_ids))]
+        text = self._texts_by_ids.get(size)
+        if text is None:
+            query = JobRow.select(*_JOB_FIELDS).where(JobRow.id.in_(ids))
+            text, _ = self._database.get_sql_context().sql(query).query()
+            self._texts_by_ids[size] = text
+        return text, ids
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        query = AttemptRow.select(*_ATTEMPT_FIELDS).where(AttemptRow.job_id == job_id).order_by(AttemptRow.number)
+        return [attempt_from(row) for row in self._rows(query)]
+
+    def list_jobs(
+        self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
+    ) -> list[Job]:
+        newest_first = order is Order.NEWEST_FIRST
+        with self._database.atomic():
+            runs = [self._rows(query) for query in _key_queries(wanted, newest_first, after, limit)]
+            keys = list(islice(heapq.merge(*runs, reverse=newest_first), limit))
+            return self._load_until([job_id for _, job_id in keys], bytes_max)
+
+    def _load_until(self, job_ids: Sequence[str], bytes_max: int) -> list[Job]:
+        page: list[Job] = []
+        size = 0
+        for some in chunks(job_ids, _ROWS_AT_ONCE):
+            found = self.jobs(some, None)
+            for job_id in some:
+                size += document_bytes(found[job_id])
+                if page and size > bytes_max:
+                    return page
+                page.append(found[job_id])
+        return page
+
+    def log_state(self) -> LogState:
+        query = LogRow.select(
+            LogRow.head, HorizonRow.sequence, HorizonRow.event_check, LogRow.bytes - HorizonRow.bytes
+        ).join(HorizonRow, on=(HorizonRow.id == LogRow.id))
+        return LogState(*self._rows(query)[0])
+
+    def event(self, sequence: int) -> StoredEvent | None:
+        rows = self._rows(EventRow.select(*_EVENT_FIELDS).where(EventRow.sequence == sequence))
+        return StoredEvent(*rows[0]) if rows else None
+
+    def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
+        query = EventRow.select(*_EVENT_FIELDS).where(EventRow.sequence > after).order_by(EventRow.sequence)
+        # The head is read first: what is found beyond it by the second statement is simply part of the page.
+        end = self.log_state().head
+        if not wanted.passes_all and not wanted.job_ids:
+            end = min(end, after + EVENTS_SCANNED_MAX)
+        conditions = _event_conditions(wanted)
+        # Between two bounds of the sequence a planner would rather look at every event than at those of many jobs.
+        sequence = _row_by_row(EventRow.sequence) if wanted.job_ids else EventRow.sequence
+        query = query.where(sequence <= end, *conditions).limit(limit)
+        events: list[StoredEvent] = []
+        size = 0
+        cut = False
+        for row in self._rows(query):
+            event = StoredEvent(*row)
+            size += len(event.payload)
+            if events and size > bytes_max:
+                cut = True
+                break
+            events.append(event)
+        cut = cut or len(events) == limit
+        return EventPage(events, events[-1].sequence if cut else max(after, end), self.log_state().horizon)
+
+    def trimmable_events(self, older_than: int, bytes_max: int) -> int:
+        state = self.log_state()
+        kept, through, count = state.bytes, state.horizon, 0
+        while True:
+            page = self._rows(
+                EventRow.select(EventRow.sequence, EventRow.time, fn.LENGTH(EventRow.payload))
+                .where(EventRow.sequence > through)
+                .order_by(EventRow.sequence)
+                .limit(EVENTS_SCANNED_MAX)
+            )
+            for sequence, time, size in page:
+                if time >= older_than and kept <= bytes_max:
+                    return count
+                kept -= size
+                count += 1
+                through = sequence
+            if not page:
+                return count
+
+    def tallies(self, job_types: Collection[str]) -> dict[TallyKey, int]:
+        query = TallyRow.select(TallyRow.job_type, TallyRow.measure, TallyRow.bucket, TallyRow.value)
+        if job_types:
+            query = query.where(TallyRow.job_type.in_(list(job_types)))
+        return {(job_type, Measure(measure), bucket): value for job_type, measure, bucket, value in self._rows(query)}
+
+    def oldest_queued(self, job_type: str) -> int | None:
+        query = (
+            JobRow.select(JobRow.create_time)
+            .where(JobRow.job_type == job_type, JobRow.state == int(JobState.QUEUED))
+            .order_by(JobRow.create_time)
+            .limit(1)
+        )
+        rows = self._rows(query)
+        return rows[0][0] if rows else None
+
+    def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[Job]:
+        query = JobRow.select(*_JOB_FIELDS).where(JobRow.job_type == job_type, JobRow.state == int(state))
+        if after is not None:
+            query = query.where(_beyond(JobRow.create_time, after, newest_first=False))
+        return self._jobs(query.order_by(JobRow.create_time, JobRow.id).limit(limit))
+
+    def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[Job]:
+        query = JobRow.select(*_JOB_FIELDS).where(
+            JobRow.complete_time.is_null(False), JobRow.complete_time < completed_before
+        )
+        if after is not None:
+            query = query.where(_beyond(JobRow.complete_time, after, newest_first=False))
+        return self._jobs(query.order_by(JobRow.complete_time, JobRow.id).limit(limit))
+
+    def overdue(self, before: int) -> int:
+        due = JobRow.select(JobRow.id).where(JobRow.due_time.is_null(False), JobRow.due_time < before)
+        return len(self._rows(due.limit(_OVERDUE_COUNTED_MAX)))
+
+    def task_runs(self) -> Mapping[str, TaskRun]:
+        query = TaskRunRow.select(
+            TaskRunRow.name,
+            TaskRunRow.last_due,
+            TaskRunRow.token,
+            TaskRunRow.start_time,
+            TaskRunRow.end_time,
+            TaskRunRow.outcome,
+        )
+        return {row[0]: TaskRun(*row) for row in self._rows(query)}
+
+
+def _row_by_row(column: Field) -> Expression:
+    """The column's value, but with no index: keeps a planner from preferring the index of a wide condition."""
+    return column.concat("") if isinstance(column, TextField) else column + 0
+
+
+def _beyond(time: Field | Expression, after: Position, *, newest_first: bool) -> Expression:
+    """What a keyset page after this position may contain."""
+    row, last = Tuple(time, JobRow.id), Tuple(after.create_time, after.job_id)
+    beyond: Expression = row < last if newest_first else row > last
+    return beyond
+
+
+def _key_queries(
+    wanted: JobFilter, newest_first: bool, after: Position | None, limit: int
+) -> Iterator[ModelSelect[Any]]:
+    """Queries for the keys of a page, each an ordered walk along one index; merged they are the page."""
+    query = JobRow.select(JobRow.create_time, JobRow.id).limit(limit)
+    # With ids named the time is hidden, or SQLite would rather walk the index of all jobs by time.
+    time = _row_by_row(JobRow.create_time) if wanted.job_ids else JobRow.create_time
+    for condition in _job_conditions(wanted, newest_first, after):
+        query = query.where(condition)
+    if after is not None:
+        query = query.where(_beyond(time, after, newest_first=newest_first))
+    query = query.order_by(time.desc(), JobRow.id.desc()) if newest_first else query.order_by(time, JobRow.id)
+    if wanted.job_ids:
+        yield query
+    elif wanted.source_ids:
+        for source_id in dict.fromkeys(wanted.source_ids):
+            yield query.where(JobRow.source_id == source_id)
+    elif wanted.job_types:
+        for job_type, state in product(dict.fromkeys(wanted.job_types), dict.fromkeys(wanted.states or JobState)):
+            yield query.where(JobRow.job_type == job_type, JobRow.state == int(state))
+    elif wanted.states:
+        for state in dict.fromkeys(wanted.states):
+            yield query.where(JobRow.state == int(state))
+    else:
+        yield query
+
+
+def _job_conditions(wanted: JobFilter, newest_first: bool, after: Position | None) -> list[Expression]:
+    """What is looked at row by row, beside the index that is walked."""
+    conditions: list[Expression] = []
+    # A bound on the side that the position already bounds is hidden: with a third bound SQLite takes the index of the
+    # state alone for that of type and state.
+    time, hidden = JobRow.create_time, _row_by_row(JobRow.create_time)
+    from_hidden = bool(wanted.job_ids) or (after is not None and not newest_first)
+    to_hidden = bool(wanted.job_ids) or (after is not None and newest_first)
+    if wanted.create_time_from is not None:
+        conditions.append((hidden if from_hidden else time) >= wanted.create_time_from)
+    if wanted.create_time_to is not None:
+        conditions.append((hidden if to_hidden else time) < wanted.create_time_to)
+    if wanted.principal is not None:
+        conditions.append(JobRow.principal == wanted.principal)
+    if wanted.job_ids:
+        conditions.append(JobRow.id.in_(list(wanted.job_ids)))
+    if wanted.job_ids or wanted.source_ids:
+        # An id has one job and a source has few, so that no index is needed for the rest.
+        if wanted.states:
+            conditions.append(_row_by_row(JobRow.state).in_([int(state) for state in wanted.states]))
+        if wanted.job_types:
+            conditions.append(_row_by_row(JobRow.job_type).in_(list(wanted.job_types)))
+    if wanted.job_ids and wanted.source_ids:
+        conditions.append(JobRow.source_id.in_(list(wanted.source_ids)))
+    return conditions
+
+
+def _event_conditions(wanted: EventFilter) -> list[Expression]:
+    conditions = []
+    if wanted.job_ids:
+        conditions.append(EventRow.job_id.in_(sorted(wanted.job_ids)))
+    if wanted.job_types:
+        conditions.append(EventRow.job_type.in_(sorted(wanted.job_types)))
+    if wanted.source_ids:
+        conditions.append(EventRow.source_id.in_(sorted(wanted.source_ids)))
+    if wanted.types:
+        conditions.append(EventRow.type.in_(sorted(int(type_) for type_ in wanted.types)))
+    if wanted.principal is not None:
+        conditions.append(EventRow.principal == wanted.principal)
+    return conditions

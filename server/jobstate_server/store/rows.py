@@ -1,0 +1,139 @@
+"""Between table rows and domain values. Every backend reads and writes its columns in the order given here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobstate_server.domain.commands import Request
+from jobstate_server.domain.job import JOB_FIELDS, Attempt, AttemptOutcome, Job, JobError, JobState
+from jobstate_server.store.base import StoredRequest
+from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow
+
+ERROR_COLUMNS = ("error_code", "error_message", "error_retryable", "error_details", "error_attempt", "error_time")
+
+_PLAIN_JOB_FIELDS = tuple(name for name in JOB_FIELDS if name != "last_error")
+_PLAIN_COUNT = len(_PLAIN_JOB_FIELDS)
+_STATE_INDEX = _PLAIN_JOB_FIELDS.index("state")
+_CLAIMED_INDEX = _PLAIN_JOB_FIELDS.index("claimed")
+_STATES = {int(state): state for state in JobState}
+
+JOB_COLUMNS = _PLAIN_JOB_FIELDS + ERROR_COLUMNS
+"""Columns of ``job`` in the order of ``job_values``."""
+
+PROGRESS_COLUMNS = (
+    "version",
+    "progress",
+    "progress_message",
+    "metadata",
+    "estimated_tokens",
+    "estimated_cost_nano",
+    "attempt_tokens",
+    "attempt_cost_nano",
+    "update_time",
+    "heard_time",
+)
+"""Columns that a progress report can change; none of them is indexed."""
+
+EVENT_COLUMNS = tuple(EventRow._meta.sorted_field_names)
+ATTEMPT_COLUMNS = tuple(AttemptRow._meta.sorted_field_names)
+REQUEST_COLUMNS = tuple(RequestRow._meta.sorted_field_names)
+
+assert set(JOB_COLUMNS) == set(JobRow._meta.sorted_field_names), "the job table and the Job differ"
+
+
+def error_values(error: JobError | None) -> tuple[Any, ...]:
+    """The error columns."""
+    if error is None:
+        return (None,) * len(ERROR_COLUMNS)
+    return (error.code, error.message, error.retryable, error.details, error.attempt, error.time)
+
+
+def error_from(values: tuple[Any, ...]) -> JobError | None:
+    """The error in the error columns, None when there was none."""
+    code, message, retryable, details, attempt, time = values
+    if code is None:
+        return None
+    return JobError(code, message, bool(retryable), bytes(details), attempt, time)
+
+
+def job_values(job: Job) -> tuple[Any, ...]:
+    """The row of a job, in the order of ``JOB_COLUMNS``."""
+    values = job.__dict__
+    return (*[values[name] for name in _PLAIN_JOB_FIELDS], *error_values(job.last_error))
+
+
+def progress_values(job: Job) -> tuple[Any, ...]:
+    """The values of ``PROGRESS_COLUMNS``, then the id."""
+    return (
+        job.version,
+        job.progress,
+        job.progress_message,
+        job.metadata,
+        job.estimated_tokens,
+        job.estimated_cost_nano,
+        job.attempt_tokens,
+        job.attempt_cost_nano,
+        job.update_time,
+        job.heard_time,
+        job.id,
+    )
+
+
+def job_from(row: tuple[Any, ...]) -> Job:
+    """The job in a row of ``JOB_COLUMNS``."""
+    values = dict(zip(_PLAIN_JOB_FIELDS, row, strict=False))
+    values["state"] = _STATES[row[_STATE_INDEX]]
+    values["claimed"] = bool(row[_CLAIMED_INDEX])
+    values["last_error"] = error_from(row[_PLAIN_COUNT:])
+    return Job.from_fields(values)
+
+
+def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
+    """The row of an ended attempt, in the order of ``ATTEMPT_COLUMNS``."""
+    return (
+        attempt.job_id,
+        attempt.number,
+        attempt.start_time,
+        attempt.end_time,
+        int(attempt.outcome),
+        attempt.worker,
+        attempt.tokens,
+        attempt.cost_nano,
+        *error_values(attempt.error),
+    )
+
+
+def attempt_from(row: tuple[Any, ...]) -> Attempt:
+    """The attempt in a row of ``ATTEMPT_COLUMNS``."""
+    job_id, number, start_time, end_time, outcome, worker, tokens, cost_nano, *error = row
+    return Attempt(
+        job_id=job_id,
+        number=number,
+        start_time=start_time,
+        end_time=end_time,
+        outcome=AttemptOutcome(outcome),
+        worker=worker,
+        tokens=tokens,
+        cost_nano=cost_nano,
+        error=error_from(tuple(error)),
+    )
+
+
+def request_values(stored: StoredRequest) -> tuple[Any, ...]:
+    """The row of a used request id, in the order of ``REQUEST_COLUMNS``."""
+    request = stored.request
+    return (
+        request.principal,
+        request.request_id,
+        request.rpc,
+        request.digest,
+        " ".join(stored.job_ids),
+        stored.time,
+    )
+
+
+def request_from(row: tuple[Any, ...]) -> StoredRequest:
+    """The used request id in a row of ``REQUEST_COLUMNS``."""
+    principal, request_id, rpc, digest, job_ids, time = row
+    listed = tuple(job_ids.split(" ")) if job_ids else ()
+    return StoredRequest(Request(principal, request_id, rpc, bytes(digest)), listed, time)

@@ -1,0 +1,330 @@
+"""The embedded store: one SQLite file, one server.
+
+WAL, so that readers never wait for the writer; ``synchronous=FULL``, so that a commit survives the loss of power. A
+lock on ``<file>.lock`` keeps a second server away for as long as this one lives, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+from zlib import crc32
+
+from peewee import DatabaseError, ModelSelect, PeeweeException, SqliteDatabase
+
+from jobstate_server.domain.clock import Clock
+from jobstate_server.domain.job import INT64_MAX, Job
+from jobstate_server.store import migrate
+from jobstate_server.store.base import (
+    CannotOpen,
+    ChangedJob,
+    Changes,
+    Loaded,
+    OutcomeUnknown,
+    StoreError,
+    StoreUnreachable,
+    TransactionConflict,
+)
+from jobstate_server.store.job_cache import JobCache
+from jobstate_server.store.models import (
+    EventRow,
+    LogRow,
+    TaskRunRow,
+)
+from jobstate_server.store.reading import SqlReader
+from jobstate_server.store.rows import (
+    attempt_values,
+    job_from,
+    job_values,
+    progress_values,
+    request_from,
+    request_values,
+)
+from jobstate_server.store.sqlite_statements import Statements
+
+_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": "full",
+    "cache_size": -64 * 1024,
+    "temp_store": "memory",
+    # After a burst the WAL file is cut back to this; otherwise it keeps its greatest size for ever.
+    "journal_size_limit": 64 * 1024 * 1024,
+}
+
+_BUSY_TIMEOUT_S = 5.0
+"""Nobody else writes; only a checkpoint of a foreign tool, or a backup, can be in the way for a moment."""
+
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_UNREACHABLE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
+
+def _raise_as_ours(error: PeeweeException) -> NoReturn:
+    """Tell the passing from the lasting by SQLite's own result code."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if primary in _BUSY:
+        raise TransactionConflict(str(cause)) from error
+    if primary in _UNREACHABLE:
+        raise StoreUnreachable(str(cause)) from error
+    raise StoreError(str(cause)) from error
+
+
+class SqliteTransaction:
+    """One write transaction on the writer's connection."""
+
+    def __init__(self, database: SqliteDatabase, statements: Statements, cache: JobCache, now: int) -> None:
+        self.now = now
+        self._cache = cache
+        self._written: list[Job] = []
+        self._deleted: list[str] = []
+        self._database = database
+        self._connection: sqlite3.Connection = database.connection()
+        self._statements = statements
+
+    def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
+        execute = self._connection.execute
+        jobs = self._cache.found(job_ids)
+        missing = [job_id for job_id in job_ids if job_id not in jobs]
+        if missing:
+            rows = execute(self._statements.jobs, {"ids": json.dumps(missing)}).fetchall()
+            jobs.update((job.id, job) for job in map(job_from, rows))
+        requests = {}
+        if request_keys:
+            wanted = json.dumps(list(request_keys))
+            found = map(request_from, execute(self._statements.requests, {"keys": wanted}).fetchall())
+            requests = {stored.request.key: stored for stored in found}
+        due = []
+        if due_limit:
+            due = [job_from(row) for row in execute(self._statements.due, {"now": self.now, "limit": due_limit})]
+        return Loaded(jobs, requests, due)
+
+    def write(self, changes: Changes) -> int:
+        try:
+            return self._write(changes)
+        except (OverflowError, UnicodeEncodeError) as error:
+            # The driver cannot even bind the value, and does not say so with an error of its own.
+            raise StoreError(str(error)) from error
+
+    def _write(self, changes: Changes) -> int:
+        connection, statements = self._connection, self._statements
+        first = self._number(changes)
+        if changes.deleted:
+            ids = [(job_id,) for job_id in changes.deleted]
+            statements.delete_jobs.run(connection, ids)
+            statements.delete_attempts.run(connection, ids)
+            self._deleted = changes.deleted
+        if changes.inserted:
+            jobs = self._numbered(changes.inserted, first)
+            statements.insert_jobs.run(connection, [job_values(job) for job in jobs])
+        if changes.updated:
+            jobs = self._numbered(changes.updated, first)
+            rows = [(*job_values(job), job.id) for job in jobs]
+            statements.update_jobs.run(connection, rows)
+        if changes.progressed:
+            jobs = self._numbered(changes.progressed, first)
+            rows = [progress_values(job) for job in jobs]
+            statements.update_progress.run(connection, rows)
+        if changes.events:
+            rows = [(first + index, *event) for index, event in enumerate(changes.events)]
+            statements.insert_events.run(connection, rows)
+        if changes.attempts:
+            statements.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
+        if changes.requests:
+            statements.insert_requests.run(connection, [request_values(stored) for stored in changes.requests])
+        if changes.tallies:
+            # One delta alone may exceed what SQLite holds, when a batch adds up several.
+            sums = [(*key, min(INT64_MAX, value)) for key, value in changes.tallies.items()]
+            statements.add_tallies.run(connection, sums)
+        return first
+
+    def _numbered(self, rows: list[ChangedJob], first: int) -> list[Job]:
+        """The jobs with their versions, also noted for the cache."""
+        jobs = [job if last_event is None else job.numbered(first + last_event) for job, last_event in rows]
+        self._written += jobs
+        return jobs
+
+    def refresh_cache(self) -> None:
+        """Make the cache tell what this transaction wrote, once that is committed."""
+        for job_id in self._deleted:
+            self._cache.drop(job_id)
+        for job in self._written:
+            self._cache.keep(job)
+
+    def _number(self, changes: Changes) -> int:
+        count = len(changes.events)
+        size = sum(len(event.payload) for event in changes.events)
+        cursor = self._connection.execute(self._statements.advance_log, {"count": count, "bytes": size})
+        (head,) = cursor.fetchone()
+        cursor.close()
+        return int(head) - count + 1
+
+    def next_due(self) -> int | None:
+        row = self._connection.execute(self._statements.next_due).fetchone()
+        return None if row is None else int(row[0])
+
+    def postpone_timeouts(self, until: int) -> int:
+        # What this transaction wrote is out of date too, so it must not be taken into the cache at the end.
+        self._cache.clear()
+        self._written.clear()
+        return self._connection.execute(self._statements.postpone, {"until": until}).rowcount
+
+    def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
+        state = SqlReader(self._database, _raise_as_ours).log_state()
+        query = (
+            EventRow.select(EventRow.sequence, EventRow.time, EventRow.payload)
+            .where(EventRow.sequence > state.horizon)
+            .order_by(EventRow.sequence)
+            .limit(limit)
+        )
+        kept, removed, through, check = state.bytes, 0, state.horizon, state.horizon_check
+        for sequence, time, payload in self._rows(query):
+            if time >= older_than and kept <= bytes_max:
+                break
+            kept -= len(payload)
+            removed += 1
+            through, check = sequence, crc32(payload)
+        if removed:
+            values = {"through": through, "event_check": check, "bytes": state.bytes - kept}
+            self._connection.execute(self._statements.trim_events, {"through": through})
+            self._connection.execute(self._statements.move_horizon, values)
+        return removed
+
+    def _rows(self, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self._database.execute(query).fetchall()
+        return rows
+
+    def trim_requests(self, older_than: int, limit: int) -> int:
+        values = {"older_than": older_than, "limit": limit}
+        keys = self._connection.execute(self._statements.old_requests, values).fetchall()
+        self._statements.delete_requests.run(self._connection, keys)
+        return len(keys)
+
+    def claim_task(self, name: str, due: int, token: str) -> bool:
+        runs = SqlReader(self._database, _raise_as_ours).task_runs()
+        if name in runs and runs[name].last_due >= due:
+            return False
+        values = {"last_due": due, "token": token, "start_time": self.now, "end_time": None, "outcome": ""}
+        query = TaskRunRow.insert(name=name, **values)
+        self._database.execute(query.on_conflict(conflict_target=[TaskRunRow.name], update=values))
+        return True
+
+    def finish_task(self, name: str, token: str, outcome: str) -> None:
+        ours = (TaskRunRow.name == name) & (TaskRunRow.token == token)
+        self._database.execute(TaskRunRow.update(end_time=self.now, outcome=outcome).where(ours))
+
+    def task_is_ours(self, name: str, token: str) -> bool:
+        runs = SqlReader(self._database, _raise_as_ours).task_runs()
+        return name in runs and runs[name].token == token
+
+
+class SqliteStore:
+    """A ``Store`` in one file."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        """Open the file, make it if there is none, and bring its tables up to date.
+
+        Raises:
+            CannotOpen: the directory is missing or read-only, another server has the file, it is no database, or a
+                newer program has changed it beyond what this one may use.
+        """
+        self.path = path
+        self._clock = clock
+        self._cache = JobCache()
+        self._lock = _lock(path)
+        try:
+            self._database = self._connect()
+            try:
+                migrate.bring_up_to_date(self._database, "sqlite")
+                self._statements = Statements(self._database)
+                self.log_id: str = self._database.execute(LogRow.select(LogRow.id)).fetchone()[0]
+            except BaseException:
+                self._database.close()
+                raise
+        except (PeeweeException, sqlite3.Error) as error:
+            os.close(self._lock)
+            raise CannotOpen(f"cannot use {path} as a store: {error}") from error
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _connect(self) -> SqliteDatabase:
+        database = SqliteDatabase(
+            str(self.path), pragmas=_PRAGMAS, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, thread_safe=False
+        )
+        database.connect()
+        return database
+
+    @contextmanager
+    def transaction(self) -> Iterator[SqliteTransaction]:
+        database = self._database
+        try:
+            database.begin("IMMEDIATE")
+            try:
+                transaction = SqliteTransaction(database, self._statements, self._cache, self._clock.now())
+                yield transaction
+            except BaseException:
+                self._roll_back()
+                raise
+            self._commit()
+            transaction.refresh_cache()
+        except DatabaseError as error:
+            _raise_as_ours(error)
+        except sqlite3.Error as error:
+            _raise_as_ours(PeeweeException(error))
+
+    def _commit(self) -> None:
+        try:
+            self._database.commit()
+        except DatabaseError as error:
+            # A full disk is found out before anything is durable; any other failure of a commit leaves it open.
+            code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
+            self._roll_back()
+            if code == sqlite3.SQLITE_IOERR:
+                raise OutcomeUnknown(str(error)) from error
+            raise
+
+    def _roll_back(self) -> None:
+        # SQLite has rolled back by itself after a full disk or an input/output error; a second time is an error.
+        if self._database.connection().in_transaction:
+            self._database.rollback()
+
+    def open_reader(self) -> SqlReader:
+        return SqlReader(self._connect(), _raise_as_ours)
+
+    def close(self) -> None:
+        self._database.close()
+        os.close(self._lock)
+
+
+def _lock(path: Path) -> int:
+    """Take the lock of the file for as long as this process lives; the kernel drops it however the process ends."""
+    if not path.parent.is_dir():
+        raise CannotOpen(f"cannot use {path} as a store: there is no directory {path.parent}")
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise CannotOpen(
+            f"cannot use {path} as a store: the directory must be writable ({error.strerror}: {lock_path})"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise CannotOpen(f"another jobstate-server is using {path}; one SQLite file serves one server") from error
+    return descriptor

@@ -1,0 +1,137 @@
+"""The statements of SQLite's write path.
+
+Each is built once. Rows are written many to a statement, because Python gives up the interpreter at every step of one:
+a row at a time, a busy event loop would take it away at every row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from peewee import SQL, Query, SqliteDatabase, Tuple
+
+from jobstate_server.domain.job import INT64_MAX, JobState
+from jobstate_server.store.models import EventRow, HorizonRow, JobRow, LogRow, RequestRow, TallyRow
+from jobstate_server.store.rows import (
+    ATTEMPT_COLUMNS,
+    EVENT_COLUMNS,
+    JOB_COLUMNS,
+    PROGRESS_COLUMNS,
+    REQUEST_COLUMNS,
+)
+
+_ROWS_AT_ONCE = (256, 64, 16, 4, 1)
+"""Rows of one statement: few sizes, so that each is prepared once. The largest binds 10,000 values, a third of what
+SQLite allows by default."""
+
+_TALLY_COLUMNS = tuple(TallyRow._meta.sorted_field_names)
+
+
+class ManyRows:
+    """One statement for many rows: ``head`` VALUES (…), (…) ``tail``."""
+
+    def __init__(self, head: str, columns: int, tail: str = "") -> None:
+        row = f"({', '.join('?' * columns)})"
+        self._texts = {size: f"{head} (VALUES {', '.join([row] * size)}) {tail}" for size in _ROWS_AT_ONCE}
+
+    def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write the rows."""
+        start = 0
+        for size, text in self._texts.items():
+            while len(rows) - start >= size:
+                values: list[Any] = []
+                for row in rows[start : start + size]:
+                    values += row
+                connection.execute(text, values)
+                start += size
+
+
+def _insert(table: str, columns: tuple[str, ...]) -> ManyRows:
+    return ManyRows(f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM", len(columns))
+
+
+def _update(table: str, columns: tuple[str, ...]) -> ManyRows:
+    """Rows are the values of ``columns``, then the id. SQLite names those of VALUES column1, column2, …"""
+    values = ", ".join(f"{column} = new.column{number}" for number, column in enumerate(columns, 1))
+    return ManyRows(
+        f"UPDATE {table} SET {values} FROM", len(columns) + 1, f"AS new WHERE {table}.id = new.column{len(columns) + 1}"
+    )
+
+
+class Statements:
+    """Every statement of the write path, bound by name or, for rows, by position."""
+
+    insert_jobs = _insert("job", JOB_COLUMNS)
+    update_jobs = _update("job", JOB_COLUMNS)
+    update_progress = _update("job", PROGRESS_COLUMNS)
+    insert_events = _insert("event", EVENT_COLUMNS)
+    insert_attempts = _insert("attempt", ATTEMPT_COLUMNS)
+    insert_requests = _insert("request", REQUEST_COLUMNS)
+    add_tallies = ManyRows(
+        f"INSERT INTO tally ({', '.join(_TALLY_COLUMNS)}) SELECT * FROM",
+        len(_TALLY_COLUMNS),
+        # "WHERE true" tells the parser that ON begins no join. An overflowing sum becomes a float in SQLite, and the
+        # minimum brings it back.
+        "WHERE true ON CONFLICT (job_type, measure, bucket) DO UPDATE"
+        f" SET value = MIN({INT64_MAX}, tally.value + excluded.value)",
+    )
+    delete_jobs = ManyRows("DELETE FROM job WHERE id IN", 1)
+    delete_attempts = ManyRows("DELETE FROM attempt WHERE job_id IN", 1)
+    delete_requests = ManyRows("DELETE FROM request WHERE (principal, request_id) IN", 2)
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        """Build what is built with peewee, in this database's dialect."""
+        self._database = database
+        self._build_jobs()
+        self._build_requests()
+        self._build_log()
+
+    def _sql(self, query: Query) -> str:
+        text, parameters = self._database.get_sql_context().sql(query).query()
+        assert not parameters, "a statement of the write path names all its values"
+        return str(text)
+
+    def _build_jobs(self) -> None:
+        fields = [getattr(JobRow, name) for name in JOB_COLUMNS]
+        is_due = JobRow.due_time.is_null(False)
+        self.jobs = self._sql(JobRow.select(*fields).where(JobRow.id.in_(SQL("(SELECT value FROM json_each(:ids))"))))
+        self.due = self._sql(
+            JobRow.select(*fields)
+            .where(is_due, JobRow.due_time <= SQL(":now"))
+            .order_by(JobRow.due_time, JobRow.id)
+            .limit(SQL(":limit"))
+        )
+        self.next_due = self._sql(
+            JobRow.select(JobRow.due_time).where(is_due).order_by(JobRow.due_time).limit(SQL("1"))
+        )
+        self.postpone = self._sql(
+            JobRow.update({JobRow.due_time: SQL(":until")}).where(
+                is_due, JobRow.due_time < SQL(":until"), JobRow.state == SQL(str(int(JobState.PROCESSING)))
+            )
+        )
+
+    def _build_requests(self) -> None:
+        fields = [getattr(RequestRow, name) for name in REQUEST_COLUMNS]
+        # The whole key: by the id alone SQLite would scan the table, and find other principals' requests.
+        wanted = SQL("(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys))")
+        self.requests = self._sql(
+            RequestRow.select(*fields).where(Tuple(RequestRow.principal, RequestRow.request_id).in_(wanted))
+        )
+        old = RequestRow.select(RequestRow.principal, RequestRow.request_id)
+        self.old_requests = self._sql(old.where(RequestRow.time < SQL(":older_than")).limit(SQL(":limit")))
+
+    def _build_log(self) -> None:
+        advance = {LogRow.head: LogRow.head + SQL(":count"), LogRow.bytes: LogRow.bytes + SQL(":bytes")}
+        self.advance_log = self._sql(LogRow.update(advance).returning(LogRow.head))
+        self.trim_events = self._sql(EventRow.delete().where(EventRow.sequence <= SQL(":through")))
+        self.move_horizon = self._sql(
+            HorizonRow.update(
+                {
+                    HorizonRow.sequence: SQL(":through"),
+                    HorizonRow.event_check: SQL(":event_check"),
+                    HorizonRow.bytes: HorizonRow.bytes + SQL(":bytes"),
+                }
+            )
+        )
