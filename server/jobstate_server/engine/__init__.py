@@ -1,0 +1,1 @@
+"""What makes things happen: the committer, the due timer, the readers."""

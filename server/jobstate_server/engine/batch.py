@@ -1,0 +1,252 @@
+"""One batch of commands, decided against one view of the store and written as one transaction.
+
+Commands are decided in order and see each other. A refused command, or one whose deciding or encoding fails, leaves no
+trace: its decision is made whole before anything of it enters the view.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobstate_server.domain.commands import (
+    SERVER_ACTOR,
+    BatchCreate,
+    Command,
+    Request,
+    Resume,
+    TimeOut,
+    UpdateProgress,
+)
+from jobstate_server.domain.decide import Decider, Decision
+from jobstate_server.domain.errors import (
+    InternalError,
+    InvalidField,
+    JobExists,
+    JobNotFound,
+    JobStateError,
+    RequestIdReused,
+    UnknownJobType,
+)
+from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.statistics import tally_deltas
+from jobstate_server.store.base import ChangedJob, Changes, Loaded, NewEvent, StoredRequest, Transaction, merge_tallies
+from jobstate_server.wire.events import EncodedEvent, encode_event
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a command that was not refused."""
+
+    jobs: tuple[Job, ...]
+    """The job as it now is; several for a batch; none once it is deleted."""
+    encoded: bytes | None = None
+    """The job as its last event carries it, without its version. None when this command made no event."""
+    acted: bool = True
+    """False for a server command that was dropped in silence."""
+
+
+@dataclass(slots=True)
+class _Decided:
+    """An outcome whose jobs await their version."""
+
+    outcome: Outcome
+    last_events: tuple[int | None, ...]
+
+
+Verdict = Outcome | JobStateError
+
+_PROGRESSED = 1
+_CHANGED = 2
+
+
+class Batch:
+    """The view of one transaction."""
+
+    def __init__(self, decider: Decider, now: int, loaded: Loaded) -> None:
+        self.now = now
+        self._decider = decider
+        self._jobs: dict[str, Job] = dict(loaded.jobs)
+        self._jobs.update((job.id, job) for job in loaded.due)
+        self._stored = frozenset(self._jobs)
+        self._requests = dict(loaded.requests)
+        self._touched: dict[str, int] = {}
+        self._deleted: list[str] = []
+        self._last_event: dict[str, int] = {}
+        self._changes = Changes()
+        self._decided: list[_Decided | JobStateError] = []
+
+    def decide(self, command: Command) -> None:
+        """Decide one command and take its changes into the view, or note its refusal."""
+        try:
+            self._decided.append(self._decide(command))
+        except JobStateError as refusal:
+            self._decided.append(refusal)
+        except Exception:
+            call_id = secrets.token_hex(8)
+            log.exception(
+                "a command failed while it was decided",
+                extra={"job": command.job_id, "command": type(command).__name__, "call_id": call_id},
+            )
+            self._decided.append(InternalError(call_id))
+
+    def decide_due(self, due: Sequence[Job]) -> None:
+        """Decide what has fallen due by itself. Its verdicts come after those of the commands."""
+        for job in due:
+            current = self._jobs.get(job.id)
+            # A command of this batch may have moved the job on; what is then due, if anything, rings again.
+            if current is not None and current.due_time == job.due_time and job.due_time is not None:
+                kind = Resume if job.state is JobState.RETRYING else TimeOut
+                self.decide(kind(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt, due_time=job.due_time))
+
+    def _decide(self, command: Command) -> _Decided:
+        if isinstance(command, BatchCreate):
+            return self._decide_many(command)
+        if command.request is not None:
+            repeated = self._repeated(command.request)
+            if repeated is not None:
+                return self._answer_repeat(repeated)
+        decision = self._decider.decide(self._jobs.get(command.job_id), command, self.now)
+        if decision is None:
+            return _Decided(Outcome((), acted=False), ())
+        encoded = [encode_event(event) for event in decision.events]
+        self._absorb(command, decision, encoded)
+        job = decision.job
+        if job is None:
+            return _Decided(Outcome(()), ())
+        outcome = Outcome((job,), encoded[-1].job if encoded else None)
+        return _Decided(outcome, (self._last_event.get(job.id),))
+
+    def _decide_many(self, batch: BatchCreate) -> _Decided:
+        """All of them or none: nothing enters the view before everything has been decided and encoded."""
+        repeats = [None if create.request is None else self._repeated(create.request) for create in batch.creates]
+        if any(repeats):
+            return self._answer_repeated_batch(repeats)
+        _refuse_doubles(batch)
+        decided: list[tuple[Command, Decision, list[EncodedEvent]]] = []
+        for index, create in enumerate(batch.creates):
+            try:
+                decision = self._decider.decide(self._jobs.get(create.job_id), create, self.now)
+            except InvalidField as refusal:
+                raise refusal.within(f"requests[{index}]") from refusal
+            assert decision is not None
+            decided.append((create, decision, [encode_event(event) for event in decision.events]))
+        try:
+            self._decider.check_types(create.job_type for create in batch.creates)
+        except UnknownJobType as refusal:
+            index = [create.job_type for create in batch.creates].index(refusal.job_type)
+            raise refusal.within(f"requests[{index}]") from refusal
+        for part in decided:
+            self._absorb(*part)
+        jobs = tuple(self._jobs[create.job_id] for create in batch.creates)
+        return _Decided(Outcome(jobs), tuple(self._last_event[job.id] for job in jobs))
+
+    def _answer_repeated_batch(self, repeats: Sequence[StoredRequest | None]) -> _Decided:
+        jobs = []
+        for repeated in repeats:
+            if repeated is None:
+                # Some of these calls were made before and some were not: this is another batch than that one.
+                raise RequestIdReused(next(stored.request.request_id for stored in repeats if stored is not None))
+            jobs.append(self._existing(repeated.job_ids[0]))
+        return _Decided(Outcome(tuple(jobs)), tuple(self._last_event.get(job.id) for job in jobs))
+
+    def _repeated(self, request: Request) -> StoredRequest | None:
+        """The earlier call that this one repeats. Raises RequestIdReused when the id was used for something else."""
+        stored = self._requests.get(request.key)
+        if stored is not None and stored.request != request:
+            raise RequestIdReused(request.request_id)
+        return stored
+
+    def _answer_repeat(self, repeated: StoredRequest) -> _Decided:
+        job = self._existing(repeated.job_ids[0])
+        return _Decided(Outcome((job,)), (self._last_event.get(job.id),))
+
+    def _existing(self, job_id: str) -> Job:
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    def _absorb(self, command: Command, decision: Decision, encoded: Sequence[EncodedEvent]) -> None:
+        """Take a finished decision into the view. Nothing here can fail half way."""
+        job_id = command.job_id
+        changes = self._changes
+        for event, (payload, _) in zip(decision.events, encoded, strict=True):
+            self._last_event[job_id] = len(changes.events)
+            job = event.job
+            changes.events.append(
+                NewEvent(event.time, job_id, job.job_type, job.source_id, job.principal, event.type.value, payload)
+            )
+        if decision.job is None:
+            del self._jobs[job_id]
+            self._touched.pop(job_id, None)
+            self._last_event.pop(job_id, None)
+            if job_id in self._stored:
+                self._deleted.append(job_id)
+        else:
+            self._jobs[job_id] = decision.job
+            kind = _PROGRESSED if isinstance(command, UpdateProgress) else _CHANGED
+            self._touched[job_id] = max(kind, self._touched.get(job_id, 0))
+            if decision.before is None:
+                self._decider.remember_types((decision.job.job_type,))
+        if decision.ended is not None:
+            changes.attempts.append(decision.ended)
+        if command.request is not None:
+            stored = StoredRequest(command.request, (job_id,), self.now)
+            self._requests[command.request.key] = stored
+            changes.requests.append(stored)
+        merge_tallies(changes.tallies, tally_deltas(decision))
+
+    def write(self, transaction: Transaction) -> tuple[int, list[NewEvent]]:
+        """Write everything that changed. Returns the sequence of the first event, and the events."""
+        changes = self._changes
+        deleted = set(self._deleted)
+        changes.deleted = self._deleted
+        for job_id, kind in self._touched.items():
+            row = ChangedJob(self._jobs[job_id], self._last_event.get(job_id))
+            if job_id not in self._stored or job_id in deleted:
+                changes.inserted.append(row)
+            elif kind == _PROGRESSED:
+                changes.progressed.append(row)
+            else:
+                changes.updated.append(row)
+        if not (self._touched or deleted):
+            return 0, []
+        return transaction.write(changes), changes.events
+
+    def earliest_due(self) -> int | None:
+        """The earliest due time among the jobs this batch wrote."""
+        due = [time for job_id in self._touched if (time := self._jobs[job_id].due_time) is not None]
+        return min(due, default=None)
+
+    def verdicts(self, first_sequence: int) -> list[Verdict]:
+        """What came of each command, in order, with the versions their jobs now have."""
+        return [self._numbered(decided, first_sequence) for decided in self._decided]
+
+    @staticmethod
+    def _numbered(decided: _Decided | JobStateError, first_sequence: int) -> Verdict:
+        if isinstance(decided, JobStateError):
+            return decided
+        outcome = decided.outcome
+        for job, last_event in zip(outcome.jobs, decided.last_events, strict=True):
+            if last_event is not None:
+                job.numbered(first_sequence + last_event)
+        return outcome
+
+
+def _refuse_doubles(batch: BatchCreate) -> None:
+    """Refuse a batch that names an id or a request id twice."""
+    ids: set[str] = set()
+    keys: set[tuple[str, str]] = set()
+    for create in batch.creates:
+        if create.job_id in ids:
+            raise JobExists(create.job_id)
+        ids.add(create.job_id)
+        if create.request is not None:
+            if create.request.key in keys:
+                raise RequestIdReused(create.request.request_id)
+            keys.add(create.request.key)

@@ -1,0 +1,341 @@
+"""The committer: the process's only way to write. Many commands become one durable transaction.
+
+Calls put commands into a bounded queue and wait. A thread takes what has gathered, decides the commands in order,
+writes once, and wakes the event loop once for all of them: while one batch is being made durable, the next one gathers.
+
+The event loop hands over a batch when it has nothing else to do and the thread is idle, never a command at a time: two
+threads that each want the interpreter for every command would spend more time waiting for it than working.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from jobstate_server.domain.clock import SECOND, Clock
+from jobstate_server.domain.commands import BatchCreate, Command, UpdateProgress
+from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.errors import Draining, Overloaded
+from jobstate_server.engine.batch import Outcome, Verdict
+from jobstate_server.engine.writer import RETRY_DELAY_S, Counters, Writer, Written, unavailable
+from jobstate_server.store.base import Store, StoredEvent, StoreUnreachable, Transaction
+
+BATCH_ROWS_MAX = 512
+"""Commands of one transaction. Beyond this a commit is no cheaper per row, and the first waits for the last."""
+
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+"""Request bytes of one transaction, so that large metadata cannot make a commit slow for its neighbours."""
+
+QUEUE_ROWS_MAX = 8_192
+"""Commands waiting: half a second of work. A caller who would wait longer is better told so."""
+
+QUEUE_BYTES_MAX = 64 * 1024 * 1024
+"""Request bytes waiting: what the queue may cost in memory."""
+
+PROGRESS_SHARE = 0.9
+"""Progress reports may fill the queue to this share; the rest is kept for changes of state."""
+
+STREAM_SHARE = 0.5
+"""Streams may fill the queue to this share: they can wait, a unary call can only be refused."""
+
+PROBE_INTERVAL = 2 * SECOND
+"""How often a store that could not be written is tried again while nobody calls."""
+
+T = TypeVar("T")
+
+
+class Published(Protocol):
+    """Whoever is told of events once they are durable."""
+
+    def publish(self, events: Sequence[StoredEvent]) -> None:
+        """Called on the event loop, in the order of sequences, before any of the calls that made them is answered."""
+
+
+class _Pending:
+    """Commands, and how to tell whoever waits for them."""
+
+    __slots__ = ("commands", "future", "is_many", "rows", "size")
+
+    def __init__(
+        self, commands: Sequence[Command], future: asyncio.Future[Any], *, rows: int, size: int, is_many: bool
+    ) -> None:
+        self.commands = commands
+        self.future = future
+        self.rows = rows
+        self.size = size
+        self.is_many = is_many
+
+    def settle(self, verdicts: Sequence[Verdict]) -> None:
+        """Tell the verdicts."""
+        if not self.future.done():
+            _settle(self.future, list(verdicts) if self.is_many else verdicts[0])
+
+
+class _Work:
+    """Something to do in a transaction of its own: what maintenance needs of the store besides commands."""
+
+    __slots__ = ("future", "run")
+
+    def __init__(self, run: Callable[[Transaction], Any], future: asyncio.Future[Any]) -> None:
+        self.run = run
+        self.future = future
+
+
+class _Ring:
+    """The word that something may have fallen due."""
+
+
+_RING = _Ring()
+
+_Item = _Pending | _Work | _Ring
+
+
+@dataclass(slots=True)
+class _Handed:
+    """What the thread is given to do: one transaction of commands, then perhaps some work."""
+
+    pending: list[_Pending] = field(default_factory=list)
+    serve_due: bool = False
+    work: _Work | None = None
+
+
+class Committer:
+    """Has commands written. Its methods belong on the event loop's thread."""
+
+    def __init__(
+        self, store: Store, decider: Decider, clock: Clock, published: Published, *, restart_grace: int
+    ) -> None:
+        """
+        Args:
+            restart_grace: microseconds by which limits that passed while the store was not served are put off.
+        """
+        self.store_reachable = True
+        self.on_reachable: Callable[[bool], None] = lambda reachable: None
+        """Told when the store can no longer be written and when it can again."""
+        self.on_due: Callable[[int | None, int | None], None] = lambda next_due, served: None
+        """Told the earliest due time a commit has written and how many due jobs it served."""
+        self._writer = Writer(store, decider, clock, restart_grace=restart_grace)
+        self._clock = clock
+        self._published = published
+        self._gathered: deque[_Item] = deque()
+        self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
+        self._busy = False
+        self._handing_over = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._rows_waiting = 0
+        self._bytes_waiting = 0
+        self._wanting_room: deque[asyncio.Future[None]] = deque()
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+
+    @property
+    def backlog(self) -> int:
+        """Commands waiting or being committed."""
+        return self._rows_waiting
+
+    @property
+    def counters(self) -> Counters:
+        """What has been done since the process began."""
+        return self._writer.counters
+
+    @property
+    def commit_seconds(self) -> Iterable[float]:
+        """How long the latest commits took."""
+        return tuple(self._writer.commit_seconds)
+
+    @property
+    def grace_until(self) -> int:
+        """No attempt is failed for silence or time before this moment."""
+        return self._writer.grace_until
+
+    def start(self) -> None:
+        """Begin to commit, telling results to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def submit(self, command: Command, size: int) -> asyncio.Future[Outcome]:
+        """Have a command committed. ``size``: bytes of the request, for the bounds of the queue.
+
+        The future resolves when the change is durable, or raises the refusal. Cancelling it drops the command if it has
+        not been begun; otherwise it is done whole.
+
+        Raises:
+            Overloaded: the queue is full; nothing was begun.
+            Draining: the server is stopping.
+        """
+        rows = len(command.creates) if isinstance(command, BatchCreate) else 1
+        if not self._has_room(rows, size, PROGRESS_SHARE if isinstance(command, UpdateProgress) else 1.0):
+            raise Overloaded("too many changes are waiting to be written; repeat the call later", RETRY_DELAY_S)
+        return self._enqueue((command,), rows, size, is_many=False)
+
+    async def submit_many(self, commands: Sequence[Command], size: int) -> asyncio.Future[list[Verdict]]:
+        """Have several commands committed in order, once there is room for them.
+
+        The future resolves to the verdict of each when all are durable. They are no transaction: each may be refused
+        alone. Commands are at most a batch of the contract, so that they find room in an empty queue.
+
+        Raises:
+            Draining: the server is stopping.
+        """
+        while not self._has_room(len(commands), size, STREAM_SHARE) and self._rows_waiting and not self._stopping:
+            assert self._loop is not None
+            room: asyncio.Future[None] = self._loop.create_future()
+            self._wanting_room.append(room)
+            await room
+        return self._enqueue(commands, len(commands), size, is_many=True)
+
+    def submit_own(self, command: Command) -> asyncio.Future[Outcome]:
+        """Have a command of the server's own committed. Never refused for load: its makers bound themselves."""
+        return self._enqueue((command,), 1, 0, is_many=False)
+
+    def _has_room(self, rows: int, size: int, share: float) -> bool:
+        has_rows = self._rows_waiting + rows <= QUEUE_ROWS_MAX * share
+        return has_rows and self._bytes_waiting + size <= QUEUE_BYTES_MAX * share
+
+    def _enqueue(self, commands: Sequence[Command], rows: int, size: int, *, is_many: bool) -> asyncio.Future[Any]:
+        future = self._future()
+        self._rows_waiting += rows
+        self._bytes_waiting += size
+        self._gather(_Pending(commands, future, rows=rows, size=size, is_many=is_many))
+        return future
+
+    def run(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
+        """Have ``work`` done in a transaction of its own. It should take no more than about 20 ms."""
+        future: asyncio.Future[T] = self._future()
+        self._gather(_Work(work, future))
+        return future
+
+    def _future(self) -> asyncio.Future[Any]:
+        if self._stopping:
+            raise Draining("the server is stopping; connect again", RETRY_DELAY_S)
+        assert self._loop is not None
+        return self._loop.create_future()
+
+    def ring_due(self) -> None:
+        """Say that something may have fallen due."""
+        if not self._stopping:
+            self._gather(_RING)
+
+    async def stop(self) -> None:
+        """Commit what is waiting, take nothing more, end the thread."""
+        self._stopping = True
+        await self._idle.wait()
+        self._handed.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _gather(self, item: _Item) -> None:
+        self._gathered.append(item)
+        self._idle.clear()
+        if not self._busy and not self._handing_over:
+            # Not now but after what else is ready on the loop, which may well be more commands.
+            assert self._loop is not None
+            self._handing_over = True
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._handing_over = False
+        if self._gathered:
+            self._busy = True
+            self._handed.put(self._take())
+        else:
+            self._idle.set()
+
+    def _take(self) -> _Handed:
+        """Take what belongs in one transaction off the front of the queue."""
+        handed = _Handed()
+        rows = size = 0
+        while self._gathered and handed.work is None:
+            item = self._gathered[0]
+            if isinstance(item, _Pending):
+                rows += item.rows
+                size += item.size
+                if handed.pending and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
+                    break
+                handed.pending.append(item)
+            elif isinstance(item, _Work):
+                handed.work = item
+            else:
+                handed.serve_due = True
+            self._gathered.popleft()
+        return handed
+
+    def _run(self) -> None:
+        """The thread."""
+        while (handed := self._handed.get()) is not None:
+            # Whoever has gone is not served; from here on everything is done whole.
+            wanted = [item for item in handed.pending if not item.future.cancelled()]
+            written = self._writer.commit([command for item in wanted for command in item.commands], handed.serve_due)
+            worked = None if handed.work is None else self._work(handed.work)
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._deliver, handed, wanted, written, worked)
+
+    def _work(self, work: _Work) -> Any:
+        try:
+            return self._writer.work(work.run)
+        except Exception as error:
+            return error
+
+    def _deliver(self, handed: _Handed, wanted: Sequence[_Pending], written: Written, worked: Any) -> None:
+        """Back on the event loop, tell everybody."""
+        self._busy = False
+        for item in handed.pending:
+            self._rows_waiting -= item.rows
+            self._bytes_waiting -= item.size
+        # First of all, so that the thread works while the loop sends the answers.
+        self._hand_over()
+        if wanted or written.due_served is not None:
+            self._set_reachable(written.reachable)
+        if written.events:
+            self._published.publish(written.events)
+        start = 0
+        for item in wanted:
+            end = start + len(item.commands)
+            item.settle(written.verdicts[start:end])
+            start = end
+        if handed.work is not None:
+            self._deliver_work(handed.work, worked)
+        if written.next_due is not None or written.due_served is not None:
+            self.on_due(written.next_due, written.due_served)
+        while self._wanting_room:
+            room = self._wanting_room.popleft()
+            if not room.done():
+                room.set_result(None)
+
+    def _deliver_work(self, work: _Work, worked: Any) -> None:
+        is_unreachable = isinstance(worked, StoreUnreachable)
+        self._set_reachable(not is_unreachable)
+        if not work.future.done():
+            _settle(work.future, unavailable(worked) if is_unreachable else worked)
+
+    def _set_reachable(self, reachable: bool) -> None:
+        if reachable == self.store_reachable:
+            return
+        self.store_reachable = reachable
+        self.on_reachable(reachable)
+        if not reachable:
+            self._clock.call_later(PROBE_INTERVAL, self._probe)
+
+    def _probe(self) -> None:
+        """Try the store again, for as long as it takes."""
+        if self.store_reachable or self._stopping:
+            return
+        self.run(lambda transaction: None).add_done_callback(self._probed)
+
+    def _probed(self, probe: asyncio.Future[None]) -> None:
+        # What came of it has been told through on_reachable; asking for the exception is what marks it as seen.
+        if not probe.cancelled() and probe.exception() is not None and not self._stopping:
+            self._clock.call_later(PROBE_INTERVAL, self._probe)
+
+
+def _settle(future: asyncio.Future[Any], value: Any) -> None:
+    if isinstance(value, Exception):
+        future.set_exception(value)
+    else:
+        future.set_result(value)

@@ -1,0 +1,216 @@
+"""The writer: takes commands through one transaction, on the committer's thread.
+
+Nothing here knows of the event loop. However a transaction fails, every command gets a verdict, and only the one that
+is to blame gets a bad one.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from jobstate_server.domain.clock import SECOND, Clock
+from jobstate_server.domain.commands import BatchCreate, Command
+from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.errors import InternalError, JobStateError, StoreUnavailable
+from jobstate_server.engine.batch import Batch, Outcome, Verdict
+from jobstate_server.store.base import (
+    Loaded,
+    OutcomeUnknown,
+    Store,
+    StoredEvent,
+    StoreError,
+    StoreUnreachable,
+    Transaction,
+    TransactionConflict,
+)
+
+log = logging.getLogger(__name__)
+
+DUE_MAX = 128
+"""Due jobs taken into one batch, so that callers wait behind few of them, however many fall due at once."""
+
+RETRY_FAILED_DUE_AFTER = 1 * SECOND
+"""When to look again at due jobs that could not be served."""
+
+CONFLICT_TRIES_MAX = 5
+"""Times a transaction is repeated when another writer was in the way."""
+
+RETRY_DELAY_S = 0.5
+"""When to come back after a refusal that is nobody's fault: about the time the queue takes to drain."""
+
+CLOCK_STEP_MIN = 60 * SECOND
+"""A wall clock that has moved this much further than the monotonic one was stepped: limits that passed meanwhile passed
+while nobody could have kept them."""
+
+LATENCIES_KEPT = 1_000
+"""Commit durations kept for the percentile that check-health reports."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has been done since the process began."""
+
+    commits: int = 0
+    commands: int = 0
+    refusals: int = 0
+    events: int = 0
+
+
+@dataclass(slots=True)
+class Written:
+    """What came of a batch."""
+
+    verdicts: list[Verdict]
+    """One for each command, in order."""
+    events: list[StoredEvent]
+    next_due: int | None
+    """The earliest due time this batch wrote; that of the whole store when it served what was due."""
+    due_served: int | None
+    """How many due jobs were served; None when the batch was not asked to."""
+    reachable: bool = True
+
+
+class Writer:
+    """Writes batches to a store."""
+
+    def __init__(self, store: Store, decider: Decider, clock: Clock, *, restart_grace: int) -> None:
+        """
+        Args:
+            restart_grace: microseconds by which limits that passed while the store was not served are put off.
+        """
+        self.counters = Counters()
+        self.commit_seconds: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self.grace_until = 0
+        self._store = store
+        self._decider = decider
+        self._clock = clock
+        self._restart_grace = restart_grace
+        self._wall_ahead: int | None = None
+
+    def commit(self, commands: Sequence[Command], serve_due: bool) -> Written:
+        """Commit these together; if one of them is what the store refuses, halve until it stands alone."""
+        if not commands and not serve_due:
+            return Written([], [], None, None)
+        try:
+            return self._commit_trying(commands, serve_due)
+        except StoreUnreachable as error:
+            written = self._refuse_all(commands, unavailable(error), serve_due)
+            written.reachable = False
+            return written
+        except Exception:
+            if len(commands) > 1:
+                return self._commit_halves(commands, serve_due)
+            call_id = secrets.token_hex(8)
+            what = type(commands[0]).__name__ if commands else "due jobs"
+            log.exception("the store refused a change", extra={"call_id": call_id, "command": what})
+            return self._refuse_all(commands, InternalError(call_id), serve_due)
+
+    def _commit_halves(self, commands: Sequence[Command], serve_due: bool) -> Written:
+        middle = len(commands) // 2
+        first = self.commit(commands[:middle], serve_due)
+        second = self.commit(commands[middle:], False)
+        due = [moment for moment in (first.next_due, second.next_due) if moment is not None]
+        return Written(
+            first.verdicts + second.verdicts,
+            first.events + second.events,
+            min(due, default=None),
+            first.due_served,
+            first.reachable and second.reachable,
+        )
+
+    def _refuse_all(self, commands: Sequence[Command], error: JobStateError, serve_due: bool) -> Written:
+        refused: list[Verdict] = [error] * len(commands)
+        if not serve_due:
+            return Written(refused, [], None, None)
+        return Written(refused, [], self._clock.now() + RETRY_FAILED_DUE_AFTER, 0)
+
+    def _commit_trying(self, commands: Sequence[Command], serve_due: bool) -> Written:
+        for tries_left in reversed(range(CONFLICT_TRIES_MAX)):
+            try:
+                return self._commit_once(commands, serve_due)
+            except TransactionConflict:
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _commit_once(self, commands: Sequence[Command], serve_due: bool) -> Written:
+        began = time.perf_counter()
+        with self._store.transaction() as transaction:
+            self._notice_clock_step(transaction)
+            loaded = _load(transaction, commands, DUE_MAX if serve_due else 0)
+            batch = Batch(self._decider, transaction.now, loaded)
+            for command in commands:
+                batch.decide(command)
+            batch.decide_due(loaded.due)
+            first, new_events = batch.write(transaction)
+            next_due = transaction.next_due() if serve_due else batch.earliest_due()
+            if serve_due and len(loaded.due) < DUE_MAX and next_due is not None and next_due <= transaction.now:
+                # What should have been served is due still: deciding it failed. It is tried again, but not at once.
+                next_due = transaction.now + RETRY_FAILED_DUE_AFTER
+        self.commit_seconds.append(time.perf_counter() - began)
+        verdicts = batch.verdicts(first)
+        events = [StoredEvent(first + index, *event) for index, event in enumerate(new_events)]
+        self._count(verdicts, events)
+        due_served = sum(map(_acted, verdicts[len(commands) :])) if serve_due else None
+        return Written(verdicts[: len(commands)], events, next_due, due_served)
+
+    def _notice_clock_step(self, transaction: Transaction) -> None:
+        ahead = transaction.now - self._clock.monotonic()
+        if self._wall_ahead is None or ahead - self._wall_ahead > CLOCK_STEP_MIN:
+            # The first transaction follows a time when the store was not served, and so does one after a step.
+            self.grace_until = transaction.now + self._restart_grace
+            moved = transaction.postpone_timeouts(self.grace_until)
+            if moved:
+                log.info("put off the timeouts of running attempts", extra={"attempts": moved})
+        self._wall_ahead = ahead
+
+    def _count(self, verdicts: Sequence[Verdict], events: Sequence[StoredEvent]) -> None:
+        self.counters.commits += 1
+        self.counters.commands += len(verdicts)
+        self.counters.refusals += sum(isinstance(verdict, JobStateError) for verdict in verdicts)
+        self.counters.events += len(events)
+
+    def work(self, run: Callable[[Transaction], T]) -> T:
+        """Do ``run`` in a transaction of its own. Raises what it raises, and StoreUnreachable."""
+        with self._store.transaction() as transaction:
+            self._notice_clock_step(transaction)
+            return run(transaction)
+
+
+def _load(transaction: Transaction, commands: Sequence[Command], due_limit: int) -> Loaded:
+    job_ids: set[str] = set()
+    request_keys: set[tuple[str, str]] = set()
+    for command in commands:
+        for part in command.creates if isinstance(command, BatchCreate) else (command,):
+            job_ids.add(part.job_id)
+            if part.request is not None:
+                request_keys.add(part.request.key)
+    loaded = transaction.load(job_ids, request_keys, due_limit)
+    # A repeated Create that left the id to the server names its job only in the request row.
+    named = {job_id for stored in loaded.requests.values() for job_id in stored.job_ids}
+    if named - loaded.jobs.keys():
+        loaded.jobs.update(transaction.load(named - loaded.jobs.keys(), (), 0).jobs)
+    return loaded
+
+
+def _acted(verdict: Verdict) -> bool:
+    return isinstance(verdict, Outcome) and verdict.acted
+
+
+def unavailable(error: StoreError) -> StoreUnavailable:
+    """What callers are told when the store cannot be used; the cause is in the log."""
+    log.error("the store cannot be written", extra={"cause": str(error)})
+    if isinstance(error, OutcomeUnknown):
+        return StoreUnavailable(
+            "the store was lost while committing: the outcome is unknown, repeat with the same request_id",
+            RETRY_DELAY_S,
+        )
+    return StoreUnavailable("the store cannot be written just now; nothing was changed", RETRY_DELAY_S)
