@@ -1,0 +1,1 @@
+"""The watch: the log, read on; a bell that says when; a position per watcher."""

@@ -1,0 +1,182 @@
+"""The hub: the bell. It says to waiting watchers that there is something for them, and where it begins.
+
+A watcher that waits has seen everything up to the head, so the first event that matches is the next one it needs: it is
+told that sequence and skips what lies between. Watchers are found by what they filter on, never by asking each.
+
+Everything here happens on the event loop's thread without awaiting in between, so nothing can be published between a
+watcher's last look and its going to wait. Between the end of its wait and its waking something can, and is told too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Sequence
+
+from jobstate_server.domain.clock import Clock
+from jobstate_server.domain.errors import Draining, Overloaded
+from jobstate_server.domain.filters import EventFilter
+from jobstate_server.store.base import StoredEvent
+from jobstate_server.watch.cursor import Cursor, encode_cursor
+from jobstate_server.watch.ring import Ring
+
+WATCHERS_MAX = 10_000
+"""Streams of one process. Each costs some 30 KB, most of it gRPC's."""
+
+RETRY_DELAY_S = 1.0
+
+_EVERYTHING: Hashable = ("everything",)
+
+
+class Waiter:
+    """One watcher's place at the bell."""
+
+    __slots__ = ("_future", "keys", "matched", "wanted")
+
+    def __init__(self, wanted: EventFilter) -> None:
+        self.wanted = wanted
+        self.keys = _keys(wanted)
+        self.matched: int | None = None
+        """The first sequence that matched since the watcher began to wait; None when something else woke it."""
+        self._future: asyncio.Future[None] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the bell may ring for it."""
+        return self._future is not None
+
+    def wait(self) -> asyncio.Future[None]:
+        """Begin to wait."""
+        self.matched = None
+        self._future = asyncio.get_running_loop().create_future()
+        return self._future
+
+    def ring(self, sequence: int | None = None) -> None:
+        """End the wait, if there is one."""
+        future, self._future = self._future, None
+        if future is not None:
+            self.matched = sequence
+            if not future.done():
+                future.set_result(None)
+
+    def fall_silent(self) -> None:
+        """End the wait because nothing came. The bell may still ring until the watcher has woken."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def leave(self) -> None:
+        """Wait no more, because the watcher has woken or gone."""
+        self._future = None
+
+
+class Hub:
+    """The ring of newest events, and the watchers that wait for more."""
+
+    def __init__(self, log_id: str, ring: Ring, clock: Clock) -> None:
+        self.ring = ring
+        self.draining = False
+        self._log_id = log_id
+        self._clock = clock
+        self._waiting: dict[Hashable, set[Waiter]] = {}
+        self._watchers: set[Waiter] = set()
+
+    @property
+    def head(self) -> int:
+        """The newest sequence that has been published."""
+        return self.ring.head
+
+    @property
+    def watchers(self) -> int:
+        """How many watchers there are."""
+        return len(self._watchers)
+
+    def cursor(self, sequence: int, check: int) -> str:
+        """The cursor of a position in this log."""
+        return encode_cursor(Cursor(self._log_id, sequence, check))
+
+    def head_cursor(self) -> str:
+        """The cursor of the head."""
+        return self.cursor(self.ring.head, self.ring.head_check)
+
+    def join(self, wanted: EventFilter) -> Waiter:
+        """Take a place. Raises Overloaded when all are taken, Draining when the server is stopping."""
+        if self.draining:
+            raise Draining("the server is stopping; connect again", RETRY_DELAY_S)
+        if len(self._watchers) >= WATCHERS_MAX:
+            raise Overloaded(f"this server has its {WATCHERS_MAX} watchers", RETRY_DELAY_S, watchers_max=WATCHERS_MAX)
+        waiter = Waiter(wanted)
+        self._watchers.add(waiter)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Give the place back."""
+        waiter.leave()
+        self._watchers.discard(waiter)
+        for key in waiter.keys:
+            self._forget(key, waiter)
+
+    def _forget(self, key: Hashable, waiter: Waiter) -> None:
+        bucket = self._waiting.get(key)
+        if bucket is not None:
+            bucket.discard(waiter)
+            if not bucket:
+                del self._waiting[key]
+
+    async def wait(self, waiter: Waiter, silence: int) -> int | None:
+        """Wait for an event that ``waiter`` wants; the watcher must have seen everything up to the head.
+
+        Returns its sequence, or None after ``silence`` microseconds, or when the server begins to drain.
+        """
+        if self.draining:
+            return None
+        future = waiter.wait()
+        for key in waiter.keys:
+            self._waiting.setdefault(key, set()).add(waiter)
+        timer = self._clock.call_later(silence, waiter.fall_silent)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            waiter.leave()
+        return waiter.matched
+
+    def publish(self, events: Sequence[StoredEvent]) -> None:
+        """Take in the events that follow the head, and ring for whoever wants one of them."""
+        self.ring.append(events)
+        waiting = self._waiting
+        if not waiting:
+            return
+        for waiter in waiting.pop(_EVERYTHING, ()):
+            waiter.ring(events[0].sequence)
+        for event in events if waiting else ():
+            for key in (("job", event.job_id), ("source", event.source_id), ("job_type", event.job_type), event.type):
+                bucket = waiting.get(key)
+                if bucket is not None:
+                    self._ring_bucket(key, bucket, event)
+
+    def _ring_bucket(self, key: Hashable, bucket: set[Waiter], event: StoredEvent) -> None:
+        for waiter in list(bucket):
+            if not waiter.is_waiting:
+                # Rung by way of another of its keys.
+                bucket.discard(waiter)
+            elif waiter.wanted.passes(event.job_id, event.job_type, event.source_id, event.type, event.principal):
+                bucket.discard(waiter)
+                waiter.ring(event.sequence)
+        if not bucket:
+            del self._waiting[key]
+
+    def drain(self) -> None:
+        """Tell every watcher that the server is stopping, and take no more."""
+        self.draining = True
+        for waiter in list(self._watchers):
+            waiter.ring()
+
+
+def _keys(wanted: EventFilter) -> tuple[Hashable, ...]:
+    """Under which keys a watcher waits: those of its narrowest filter."""
+    return (
+        tuple(("job", job_id) for job_id in wanted.job_ids)
+        or tuple(("source", source_id) for source_id in wanted.source_ids)
+        or tuple(("job_type", job_type) for job_type in wanted.job_types)
+        or tuple(int(type_) for type_ in wanted.types)
+        or (_EVERYTHING,)
+    )

@@ -1,0 +1,281 @@
+"""One watcher's stream: open, catch up, SYNCED, then events as they happen, with heartbeats in the silence.
+
+A watcher holds a position in the log, not a queue of events. However slow it is, it costs the same memory: its next
+response is made from the ring or the log only when the last one has gone out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.errors import Draining, JobNotFound
+from jobstate_server.domain.events import EventType
+from jobstate_server.domain.filters import EventFilter, JobFilter, Position
+from jobstate_server.store.base import StoredEvent
+from jobstate_server.watch.catch_up import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, CatchUp, Page
+from jobstate_server.watch.cursor import event_check
+from jobstate_server.watch.hub import RETRY_DELAY_S, Hub, Waiter
+from jobstate_server.watch.ring import Entry
+from jobstate_server.wire.events import listed_event
+from jobstate_server.wire.watch import (
+    carries_metadata,
+    draining_response,
+    events_response,
+    heartbeat_response,
+    snapshot_response,
+    synced_response,
+)
+
+RECONNECT_SPREAD = 2 * SECOND
+"""Over this much time the watchers of a stopping server are told to come back, so that they do not come all at once."""
+
+_ENDING = frozenset({EventType.COMPLETED, EventType.PERMANENTLY_FAILED, EventType.CANCELLED, EventType.DELETED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What a watcher asked for."""
+
+    wanted: EventFilter
+    cursor: str = ""
+    """Where to go on; empty begins at ``earliest`` or at the head."""
+    earliest: bool = False
+    snapshot: bool = False
+    follow: bool = True
+    until_final: bool = False
+    latest_progress: bool = False
+    heartbeat_interval: int = 30 * SECOND
+
+
+class Watching:
+    """Makes streams for watchers."""
+
+    def __init__(self, hub: Hub, catch_up: CatchUp) -> None:
+        self.hub = hub
+        self._catch_up = catch_up
+        self._shared: tuple[int, int, bytes] = (-1, -1, b"")
+        """The last response for watchers of everything: after, position, bytes. Most of them are at the same place."""
+
+    async def stream(self, watch: Watch) -> AsyncIterator[bytes]:
+        """The encoded responses of one watch.
+
+        Raises:
+            CursorExpired, CursorUnknown, JobNotFound: the watch cannot begin, or cannot go on.
+            Draining: the server is stopping; DRAINING has been sent.
+            Overloaded: there are too many watchers.
+        """
+        watcher = _Watcher(self, self.hub, self._catch_up, watch)
+        try:
+            async for response in watcher.responses():
+                yield response
+        finally:
+            self.hub.leave(watcher.waiter)
+
+    def live_response(self, entries: Sequence[Entry], after: int) -> bytes:
+        """The response with all of these events, shared by all who are at the same place."""
+        position = entries[-1].event.sequence
+        if self._shared[:2] != (after, position):
+            cursor = self.hub.cursor(position, event_check(entries[-1].event.payload))
+            self._shared = (after, position, events_response([entry.listed for entry in entries], cursor))
+        return self._shared[2]
+
+
+class _Watcher:
+    """The course of one stream."""
+
+    def __init__(self, watching: Watching, hub: Hub, catch_up: CatchUp, watch: Watch) -> None:
+        self._watching = watching
+        self._hub = hub
+        self._catch_up = catch_up
+        self._watch = watch
+        self._seen = watch.wanted
+        if watch.until_final and watch.wanted.types:
+            # The end of a job must be seen even where it is not to be sent.
+            self._seen = replace(watch.wanted, types=watch.wanted.types | _ENDING)
+        self.waiter: Waiter = hub.join(self._seen)
+        self._position = 0
+        self._check = 0
+        self._skip_to = 0
+        """Nothing that matches lies between the position and here. The cursor stays where the check is known."""
+        self._unfinished: dict[str, int | None] = {}
+        """Under until_final: the named jobs, each with the position of its end once that is known."""
+
+    @property
+    def _cursor(self) -> str:
+        return self._hub.cursor(self._position, self._check)
+
+    def _move(self, position: int, check: int) -> None:
+        self._position, self._check = position, check
+
+    async def responses(self) -> AsyncIterator[bytes]:
+        """Everything this watcher is sent, in order."""
+        await self._open()
+        synced_at = self._hub.head
+        if self._watch.snapshot and not self._watch.cursor:
+            self._move(synced_at, self._hub.ring.head_check)
+            async for response in self._snapshot():
+                yield response
+        synced = False
+        while not (synced and self._is_done()):
+            if self._hub.draining:
+                yield _draining(self._cursor)
+                raise _drained()
+            if self._position >= synced_at and not synced:
+                synced = True
+                yield synced_response(self._cursor)
+                if not self._watch.follow:
+                    return
+                await self._look_for_ends()
+            else:
+                behind = self._position < self._hub.head
+                next_response = await (self._next() if behind else self._wait())
+                if next_response is not None:
+                    yield next_response
+
+    async def _open(self) -> None:
+        watch = self._watch
+        if watch.cursor:
+            page = await self._catch_up.resume(watch.cursor)
+        elif watch.earliest:
+            page = await self._catch_up.earliest()
+        else:
+            page = Page([], self._hub.head, self._hub.ring.head_check)
+        self._move(page.position, page.check)
+        if watch.until_final and not watch.cursor:
+            found, _ = await self._catch_up.jobs(watch.wanted.job_ids, watch.wanted.principal)
+            for job_id in watch.wanted.job_ids:
+                if job_id not in found:
+                    raise JobNotFound(job_id)
+
+    async def _snapshot(self) -> AsyncIterator[bytes]:
+        wanted = JobFilter(
+            job_ids=tuple(self._watch.wanted.job_ids),
+            job_types=tuple(self._watch.wanted.job_types),
+            source_ids=tuple(self._watch.wanted.source_ids),
+            principal=self._watch.wanted.principal,
+        )
+        after: Position | None = None
+        while jobs := await self._catch_up.snapshot_page(wanted, after):
+            if self._hub.draining:
+                yield _draining(cursor="")
+                raise _drained()
+            yield snapshot_response(jobs)
+            after = Position(jobs[-1].create_time, jobs[-1].id)
+
+    async def _next(self) -> bytes | None:
+        """Go on by one page, from the ring where it reaches back far enough and from the log where it does not."""
+        self._skip_to = max(self._skip_to, self._position)
+        if self._skip_to >= self._hub.ring.tail:
+            response = self._from_ring()
+        else:
+            response = await self._from_log()
+        if response is None:
+            # Nothing of a whole page matched: let others have the loop before looking at the next one.
+            await asyncio.sleep(0)
+        return response
+
+    def _from_ring(self) -> bytes | None:
+        after = self._skip_to
+        entries: list[Entry] = []
+        size = 0
+        for entry in self._hub.ring.after(after, PAGE_EVENTS_MAX):
+            size += len(entry.event.payload)
+            if entries and size > PAGE_BYTES_MAX:
+                break
+            entries.append(entry)
+        last = entries[-1].event
+        self._move(last.sequence, event_check(last.payload))
+        if self._watch.wanted.passes_all and not self._watch.latest_progress:
+            return self._watching.live_response(entries, after)
+        seen = [entry for entry in entries if self._sees(entry.event)]
+        kept = self._sendable([entry.event for entry in seen])
+        listed = [entry.listed for entry in seen if entry.event.sequence in kept]
+        return events_response(listed, self._cursor) if listed else None
+
+    async def _from_log(self) -> bytes | None:
+        events, position, check = await self._catch_up.page(self._skip_to, self._seen)
+        self._move(position, check)
+        kept = self._sendable(events)
+        listed = [listed_event(event.payload, event.sequence) for event in events if event.sequence in kept]
+        return events_response(listed, self._cursor) if listed else None
+
+    def _sees(self, event: StoredEvent) -> bool:
+        return self._seen.passes(event.job_id, event.job_type, event.source_id, event.type, event.principal)
+
+    def _sendable(self, events: Sequence[StoredEvent]) -> set[int]:
+        """Note the ends of jobs among these events, and choose the sequences that are to be sent."""
+        for event in events:
+            if event.type in _ENDING and event.job_id in self._unfinished:
+                self._unfinished[event.job_id] = event.sequence
+        types = self._watch.wanted.types
+        wanted = [event for event in events if not types or event.type in types]
+        if self._watch.latest_progress:
+            wanted = latest_progress(wanted)
+        return {event.sequence for event in wanted}
+
+    async def _look_for_ends(self) -> None:
+        """Find out which of the named jobs are final already, and up to where their events must be sent first."""
+        if not self._watch.until_final:
+            return
+        self._unfinished = dict.fromkeys(self._watch.wanted.job_ids)
+        found, head = await self._catch_up.jobs(self._watch.wanted.job_ids, self._watch.wanted.principal)
+        for job_id in self._watch.wanted.job_ids:
+            job = found.get(job_id)
+            if job is None:
+                # Deleted: its last event is somewhere up to the head as it was after this read.
+                self._unfinished[job_id] = head
+            elif job.state.is_final:
+                self._unfinished[job_id] = job.version
+
+    def _is_done(self) -> bool:
+        if not self._watch.until_final:
+            return False
+        ends = self._unfinished.values()
+        return all(end is not None and end <= self._position for end in ends)
+
+    async def _wait(self) -> bytes | None:
+        """Wait for the next matching event; a heartbeat when none comes."""
+        matched = await self._hub.wait(self.waiter, self._watch.heartbeat_interval)
+        if matched is not None:
+            self._skip_to = matched - 1
+            return None
+        if self._hub.draining:
+            return None
+        # The bell did not ring up to this moment: everything up to the head was sent or did not match. A page of the
+        # log may even have been ahead of what is published, and a cursor never goes back.
+        if self._hub.head > self._position:
+            self._move(self._hub.head, self._hub.ring.head_check)
+        return heartbeat_response(self._cursor)
+
+
+def _draining(cursor: str) -> bytes:
+    return draining_response(cursor, int(random.random() * RECONNECT_SPREAD))
+
+
+def _drained() -> Draining:
+    return Draining("the server is stopping; connect again", RETRY_DELAY_S)
+
+
+def latest_progress(events: Sequence[StoredEvent]) -> list[StoredEvent]:
+    """The events without progress that a later one of the same job supersedes.
+
+    Progress that carries metadata is superseded only by progress that carries it too, because the later event does not
+    tell what the earlier one set.
+    """
+    kept = []
+    superseded: dict[str, bool] = {}
+    """Jobs of which later progress is kept, and whether some of it carries metadata."""
+    for event in reversed(events):
+        if event.type == EventType.PROGRESS:
+            has_metadata = carries_metadata(event.type, event.payload)
+            later = superseded.get(event.job_id)
+            if later is not None and (later or not has_metadata):
+                continue
+            superseded[event.job_id] = has_metadata or bool(later)
+        kept.append(event)
+    kept.reverse()
+    return kept
