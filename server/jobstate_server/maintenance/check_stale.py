@@ -1,0 +1,54 @@
+"""check-stale: fails attempts that nothing was heard of for their type's stale threshold."""
+
+from __future__ import annotations
+
+from jobstate_server.domain.clock import Clock
+from jobstate_server.domain.commands import SERVER_ACTOR, MarkStale
+from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.readers import Readers
+from jobstate_server.maintenance.duty import Report, StillOurs, always_ours
+from jobstate_server.maintenance.sweep import act, jobs_in_state
+
+
+class CheckStale:
+    """Finds PROCESSING jobs that are silent and fails their attempts; the lifecycle decides about a retry."""
+
+    name = "check-stale"
+
+    def __init__(
+        self, schedule: str, committer: Committer, readers: Readers, job_types: JobTypes, clock: Clock
+    ) -> None:
+        self.schedule = schedule
+        self._committer = committer
+        self._readers = readers
+        self._job_types = job_types
+        self._clock = clock
+
+    async def run_scheduled(self, still_ours: StillOurs) -> str:
+        report = await self.run_once(still_ours=still_ours)
+        return f"{report.count} stale"
+
+    async def run_once(self, *, dry_run: bool = False, still_ours: StillOurs = always_ours) -> Report:
+        """Fail what is stale now; with ``dry_run`` only tell."""
+        report = Report()
+        # A step of the clock is noticed by the first transaction after it, and must not pass for silence.
+        await self._committer.run(lambda transaction: None)
+        async for page in jobs_in_state(self._readers, JobState.PROCESSING):
+            stale = [job for job in page if self._is_stale(job)]
+            acted = [True] * len(stale)
+            if not dry_run:
+                commands = [
+                    MarkStale(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt, heard_time=job.heard_time)
+                    for job in stale
+                ]
+                acted = await act(self._committer, commands, still_ours)
+            for job, done in zip(stale, acted, strict=False):
+                if done:
+                    report.add(job.id)
+        return report
+
+    def _is_stale(self, job: Job) -> bool:
+        limit = job.heard_time + self._job_types.policy(job.job_type).stale_threshold
+        return self._clock.now() >= max(limit, self._committer.grace_until)

@@ -1,0 +1,41 @@
+"""evict-inactive: forgets what is only kept for a time."""
+
+from __future__ import annotations
+
+from jobstate_server.domain.clock import HOUR, Clock
+from jobstate_server.engine.committer import Committer
+from jobstate_server.maintenance.duty import Report, StillOurs, always_ours
+
+REQUEST_ID_KEPT = 24 * HOUR
+"""How long a request id is remembered: longer than any client retries one call."""
+
+_REQUESTS_AT_ONCE = 1_000
+"""Request ids forgotten in one transaction: about 5 ms."""
+
+
+class EvictInactive:
+    """Forgets request ids past their time. Memory holds nothing per job that would need the same."""
+
+    name = "evict-inactive"
+
+    def __init__(self, schedule: str, committer: Committer, clock: Clock) -> None:
+        self.schedule = schedule
+        self._committer = committer
+        self._clock = clock
+
+    async def run_scheduled(self, still_ours: StillOurs) -> str:
+        report = await self.run_once(still_ours=still_ours)
+        return f"{report.requests} request ids forgotten"
+
+    async def run_once(self, *, still_ours: StillOurs = always_ours) -> Report:
+        """Forget what is past its time."""
+        report = Report()
+        older_than = self._clock.now() - REQUEST_ID_KEPT
+        while await still_ours():
+            removed = await self._committer.run(
+                lambda transaction: transaction.trim_requests(older_than, _REQUESTS_AT_ONCE)
+            )
+            report.requests += removed
+            if removed < _REQUESTS_AT_ONCE:
+                break
+        return report

@@ -1,0 +1,137 @@
+"""The schedule: APScheduler rings, a claim in the store makes each instant run once over all replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from jobstate_server.domain.clock import SECOND, Clock
+from jobstate_server.domain.errors import Unavailable
+from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.readers import Readers
+from jobstate_server.maintenance.duty import Duty, StillOurs
+from jobstate_server.store.base import TaskRun
+
+log = logging.getLogger(__name__)
+
+_LOOK_BACK = timedelta(hours=25)
+"""How far back a missed instant is looked for. Daily is the rarest default; a rarer duty waits for its next instant."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """A duty, when it ran and when it will."""
+
+    name: str
+    schedule: str
+    last_run: TaskRun | None
+    next_run: int
+
+
+class Schedule:
+    """Runs the duties at their instants."""
+
+    def __init__(self, duties: Sequence[Duty], committer: Committer, readers: Readers, clock: Clock) -> None:
+        self.duties = tuple(duties)
+        self._committer = committer
+        self._readers = readers
+        self._clock = clock
+        self._triggers = {duty.name: CronTrigger.from_crontab(duty.schedule, timezone=UTC) for duty in self.duties}
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._runs: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to ring; first run what was missed while nobody was up."""
+        last_runs = await self._readers.run(lambda reader: reader.task_runs())
+        for duty in self.duties:
+            # No grace time: a ring that comes late, because the loop was busy or asleep, is still a ring.
+            self._scheduler.add_job(
+                self._ring, self._triggers[duty.name], [duty], id=duty.name, misfire_grace_time=None, coalesce=True
+            )
+            last = last_runs.get(duty.name)
+            latest = self._latest_instant(duty)
+            if last is not None and latest is not None and last.last_due < latest:
+                await self._ring(duty)
+        self._scheduler.start()
+
+    async def stop(self) -> None:
+        """Ring no more, and let runs that are under way end: they stop at their next slice once the committer does."""
+        if self._scheduler.running:
+            # APScheduler's own waiting does not wait for coroutines (3.11), so the runs are awaited here.
+            self._scheduler.pause()
+            self._scheduler.shutdown(wait=False)
+        for run in self._runs:
+            run.cancel()
+        await asyncio.gather(*self._runs, return_exceptions=True)
+
+    async def tasks(self) -> list[TaskState]:
+        """Every duty with its last run, on whichever replica, and its next instant."""
+        last_runs = await self._readers.run(lambda reader: reader.task_runs())
+        now = _moment(self._clock.now())
+        return [
+            TaskState(duty.name, duty.schedule, last_runs.get(duty.name), _micros(self._next(duty, now)))
+            for duty in self.duties
+        ]
+
+    def _next(self, duty: Duty, after: datetime) -> datetime:
+        instant: datetime | None = self._triggers[duty.name].get_next_fire_time(None, after + timedelta(microseconds=1))
+        assert instant is not None, "a crontab expression has no last instant"
+        return instant
+
+    def _latest_instant(self, duty: Duty) -> int | None:
+        """The last scheduled instant up to now, None when there was none for longer than anybody looks back."""
+        now = _moment(self._clock.now())
+        latest = None
+        instant = self._next(duty, now - _LOOK_BACK)
+        while instant <= now:
+            latest = instant
+            instant = self._next(duty, instant)
+        return None if latest is None else _micros(latest)
+
+    async def _ring(self, duty: Duty) -> None:
+        due = self._latest_instant(duty)
+        if due is not None:
+            run = asyncio.create_task(self.run_claimed(duty, due))
+            self._runs.add(run)
+            run.add_done_callback(self._runs.discard)
+
+    async def run_claimed(self, duty: Duty, due: int) -> None:
+        """Run a duty for a scheduled instant, unless somebody has done so."""
+        token = secrets.token_hex(8)
+        try:
+            if not await self._committer.run(lambda transaction: transaction.claim_task(duty.name, due, token)):
+                return
+
+            async def still_ours() -> bool:
+                return await self._committer.run(lambda transaction: transaction.task_is_ours(duty.name, token))
+
+            outcome = await self._outcome(duty, still_ours)
+            await self._committer.run(lambda transaction: transaction.finish_task(duty.name, token, outcome))
+            log.info("a duty has run", extra={"task": duty.name, "outcome": outcome})
+        except Unavailable as error:
+            log.warning("a duty could not run", extra={"task": duty.name, "cause": error.message})
+
+    @staticmethod
+    async def _outcome(duty: Duty, still_ours: StillOurs) -> str:
+        try:
+            return await duty.run_scheduled(still_ours)
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("a duty failed", extra={"task": duty.name})
+            return "failed; the log tells why"
+
+
+def _moment(time: int) -> datetime:
+    return datetime.fromtimestamp(time / SECOND, UTC)
+
+
+def _micros(moment: datetime) -> int:
+    return round(moment.timestamp() * SECOND)
