@@ -1,0 +1,169 @@
+"""``jobstate.v1.JobService``: each call is validated, converted, handed on, and its answer converted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.clock import Clock
+from jobstate_server.domain.filters import Position
+from jobstate_server.domain.job import JobState
+from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.statistics import Measure, Statistics, statistics
+from jobstate_server.engine.batch import Outcome
+from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.readers import Readers
+from jobstate_server.rpc import limits, validate
+from jobstate_server.rpc.calls import Call
+from jobstate_server.rpc.page_token import decode_page_token, encode_page_token
+from jobstate_server.rpc.update_stream import update_stream
+from jobstate_server.rpc.updates import command_of
+from jobstate_server.store.base import Reader, document_bytes
+from jobstate_server.watch.stream import Watch, Watching
+from jobstate_server.wire import requests as convert
+from jobstate_server.wire.framing import embed, length_tag
+from jobstate_server.wire.jobs import attempt_message, encode_job, encode_whole, job_type_message, with_version
+from jobstate_server.wire.statistics import statistics_message
+from jobstate_server.wire.times import span_from
+
+_JOB = length_tag(pb.GetResponse.JOB_FIELD_NUMBER)
+"""Every answer with one job has it in the same field."""
+
+_JOBS = length_tag(pb.ListResponse.JOBS_FIELD_NUMBER)
+
+_JOB_BYTES_MAX = 160 * 1024
+"""The largest job: two documents, an error's details, four texts."""
+
+
+class JobService:
+    """The handlers. Calls that change a job go to the committer, the others to readers."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        readers: Readers,
+        watching: Watching,
+        job_types: JobTypes,
+        clock: Clock,
+    ) -> None:
+        self._committer = committer
+        self._readers = readers
+        self._watching = watching
+        self._job_types = job_types
+        self._clock = clock
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """End the streams of updates: what has come is answered, no more is taken."""
+        self._draining.set()
+
+    async def Create(self, request: pb.CreateRequest, call: Call) -> bytes:
+        return await self._change("create", request, call)
+
+    async def BatchCreate(self, request: pb.BatchCreateRequest, call: Call) -> bytes:
+        validate.batch_create(request)
+        command = convert.batch_create_command(request, call, self._clock.now())
+        outcome = await self._committer.submit(command, call.size)
+        created = [pb.CreatedJob(id=job.id, version=job.version) for job in outcome.jobs]
+        return pb.BatchCreateResponse(jobs=created).SerializeToString()
+
+    async def Get(self, request: pb.GetRequest, call: Call) -> bytes:
+        validate.get(request)
+        job = await self._readers.get(request.id, call.sees)
+        answer = embed(_JOB, encode_whole(job))
+        if not request.include_attempts:
+            return answer
+        attempts = await self._readers.run(lambda reader: reader.attempts(job.id))
+        # An attempt that ended between the two reads is newer than the job as it is answered.
+        known = [attempt_message(attempt) for attempt in attempts if attempt.end_time <= job.update_time]
+        return answer + pb.GetResponse(attempts=known).SerializeToString()
+
+    async def List(self, request: pb.ListRequest, call: Call) -> bytes:
+        validate.list_jobs(request)
+        after = decode_page_token(request)
+        limit = min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX)
+        wanted, order = convert.job_filter(request, call.sees), convert.list_order(request)
+        jobs = await self._readers.run(
+            lambda reader: reader.list_jobs(wanted, order, after, limit, limits.RESPONSE_BYTES_MAX)
+        )
+        answer = b"".join(embed(_JOBS, encode_whole(job)) for job in jobs)
+        size = sum(document_bytes(job) for job in jobs)
+        if len(jobs) == limit or size > limits.RESPONSE_BYTES_MAX - _JOB_BYTES_MAX:
+            token = encode_page_token(request, Position(jobs[-1].create_time, jobs[-1].id))
+            answer += pb.ListResponse(next_page_token=token).SerializeToString()
+        return answer
+
+    async def Start(self, request: pb.StartRequest, call: Call) -> bytes:
+        return await self._change("start", request, call)
+
+    async def UpdateProgress(self, request: pb.UpdateProgressRequest, call: Call) -> bytes:
+        outcome = await self._submit("progress", request, call)
+        job = outcome.jobs[0]
+        # The event has just been encoded with exactly what this answer carries.
+        encoded = outcome.encoded or encode_job(job, metadata=False, result=False)
+        return embed(_JOB, with_version(encoded, job.version))
+
+    async def Complete(self, request: pb.CompleteRequest, call: Call) -> bytes:
+        return await self._change("complete", request, call)
+
+    async def Fail(self, request: pb.FailRequest, call: Call) -> bytes:
+        return await self._change("fail", request, call)
+
+    async def Retry(self, request: pb.RetryRequest, call: Call) -> bytes:
+        return await self._change("retry", request, call)
+
+    async def Cancel(self, request: pb.CancelRequest, call: Call) -> bytes:
+        return await self._change("cancel", request, call)
+
+    def _submit(self, kind: str, request: Any, call: Call) -> asyncio.Future[Outcome]:
+        return self._committer.submit(command_of(kind, request, call, self._clock.now()), call.size)
+
+    async def _change(self, kind: str, request: Any, call: Call) -> bytes:
+        outcome = await self._submit(kind, request, call)
+        return embed(_JOB, encode_whole(outcome.jobs[0]))
+
+    def StreamUpdates(self, requests: AsyncIterator[pb.StreamUpdatesRequest], call: Call) -> AsyncIterator[bytes]:
+        return update_stream(requests, call, self._committer, self._clock, self._draining)
+
+    async def WatchEvents(self, request: pb.WatchEventsRequest, call: Call) -> AsyncIterator[bytes]:
+        validate.watch_events(request)
+        interval = limits.HEARTBEAT_DEFAULT
+        if request.HasField("heartbeat_interval"):
+            asked = span_from(request.heartbeat_interval)
+            interval = min(max(asked, limits.HEARTBEAT_MIN), limits.HEARTBEAT_MAX)
+        watch = Watch(
+            wanted=convert.event_filter(request, call.sees),
+            cursor=request.cursor,
+            earliest=request.start == pb.WATCH_START_EARLIEST,
+            snapshot=request.snapshot,
+            follow=request.follow if request.HasField("follow") else True,
+            until_final=request.until_final,
+            latest_progress=request.progress == pb.WATCH_PROGRESS_LATEST,
+            heartbeat_interval=interval,
+        )
+        async for response in self._watching.stream(watch):
+            yield response
+
+    async def GetStats(self, request: pb.GetStatsRequest, _call: Call) -> bytes:
+        validate.get_stats(request)
+        sums = await self._readers.run(lambda reader: _read_statistics(reader, sorted(set(request.job_types))))
+        messages = [statistics_message(*of_type) for of_type in sums]
+        return pb.GetStatsResponse(job_types=messages[:-1], total=messages[-1]).SerializeToString()
+
+    async def ListJobTypes(self, _request: pb.ListJobTypesRequest, _call: Call) -> bytes:
+        types = [job_type_message(job_type) for job_type in self._job_types.all()]
+        return pb.ListJobTypesResponse(job_types=types, strict_job_types=self._job_types.strict).SerializeToString()
+
+
+def _read_statistics(reader: Reader, job_types: list[str]) -> list[tuple[Statistics, int | None]]:
+    """The sums of each type that ever had a job, and last those of all together."""
+    tallies = reader.tallies(job_types)
+    found: list[tuple[Statistics, int | None]] = []
+    for job_type in sorted({key[0] for key in tallies}):
+        sums = statistics(job_type, ((key, value) for key, value in tallies.items() if key[0] == job_type))
+        queued = tallies.get((job_type, Measure.STORED, JobState.QUEUED), 0)
+        found.append((sums, reader.oldest_queued(job_type) if queued else None))
+    oldest = min((time for _, time in found if time is not None), default=None)
+    return [*found, (statistics("", tallies.items()), oldest)]

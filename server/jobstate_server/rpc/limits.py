@@ -1,0 +1,79 @@
+"""The limits of the contract, each with its reason. docs/errors.md lists them for users."""
+
+from __future__ import annotations
+
+from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
+
+MEBIBYTE = 1024 * 1024
+
+REQUEST_BYTES_MAX = 8 * MEBIBYTE
+"""A request. A batch of 1,000 ordinary creates has half a MiB; a quarter GiB of memory serves 32 of the largest."""
+
+TRANSPORT_BYTES_MAX = 2 * REQUEST_BYTES_MAX
+"""What gRPC itself receives. Above our own limit, so that the refusal can carry its ErrorInfo."""
+
+CALLS_MAX = 4_096
+"""Unary calls in hand at once: as many as half the committer's queue. More would only wait, and memory with them."""
+
+STREAMS_MAX = 1_024
+"""StreamUpdates streams open at once."""
+
+BATCH_ITEMS_MAX = 1_000
+"""Items of a batch: twice what one transaction takes in, so that a batch never holds up others for long."""
+
+PAGE_SIZE_DEFAULT = 50
+PAGE_SIZE_MAX = 1_000
+"""Jobs of a page. A page ends at RESPONSE_BYTES_MAX too."""
+
+RESPONSE_BYTES_MAX = MEBIBYTE
+"""A page: a quarter of what gRPC clients accept by default."""
+
+PAGE_TOKEN_LENGTH_MAX = 512
+"""Characters of a page token; ours have at most 300."""
+
+JOB_TYPE_LENGTH_MAX = 64
+"""Characters of a job type: it is part of every index, tally and label."""
+
+SOURCE_ID_BYTES_MAX = 256
+"""Bytes of a source id: room for a URI of ordinary length; it is indexed."""
+
+WORKER_BYTES_MAX = 128
+"""Bytes of a worker's name."""
+
+TEXT_BYTES_MAX = 4 * 1024
+"""Bytes of a message or reason. It is for people, and is carried by events; data belongs into details or metadata."""
+
+ERROR_CODE_BYTES_MAX = 128
+"""Bytes of an error's code."""
+
+REQUEST_ID_LENGTH_MIN = 8
+"""Characters of a request id: shorter ones collide by accident."""
+
+REQUEST_ID_LENGTH_MAX = 128
+
+COST_MAX = 1_000_000_000.0
+"""Cost of one attempt: in nano-units it still fits an int64."""
+
+TOKENS_MAX = 10**15
+"""Tokens of one attempt: beyond any model, and sums of thousands stay within an int64."""
+
+RESULT_COUNT_MAX = 2**53 - 1
+"""The largest integer every client language holds exactly."""
+
+WATCHED_JOBS_MAX = 1_000
+"""Jobs one watch may name: each is an entry of an index."""
+
+FILTER_VALUES_MAX = 100
+"""Values of any other filter: a List walks an index for each pair of type and state."""
+
+
+HEARTBEAT_MIN = 1 * SECOND
+HEARTBEAT_DEFAULT = 30 * SECOND
+"""Below the idle limit of common proxies, 60 s."""
+HEARTBEAT_MAX = 5 * MINUTE
+
+CLEANUP_AGE_MIN = 1 * HOUR
+"""The youngest job that cleanup removes without force: whoever waits for it has had an hour to see that it ended."""
+
+CLEANUP_AGE_MAX = 3_650 * DAY
+"""Ten years; a larger number is a mistake of units."""

@@ -1,0 +1,52 @@
+"""Page tokens: where a listing stands, tied to the filter it was made for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.filters import Position
+from jobstate_server.rpc.limits import PAGE_TOKEN_LENGTH_MAX
+
+
+def encode_page_token(request: pb.ListRequest, last: Position) -> str:
+    """The token of the page after ``last``."""
+    content = json.dumps([_digest(request), last.create_time, last.job_id], separators=(",", ":"))
+    return base64.urlsafe_b64encode(content.encode()).rstrip(b"=").decode()
+
+
+def decode_page_token(request: pb.ListRequest) -> Position | None:
+    """Where the request's page begins, None at the start.
+
+    Raises:
+        InvalidField: no server made this token, or it was made for another filter or order.
+    """
+    token = request.page_token
+    if not token:
+        return None
+    if len(token) > PAGE_TOKEN_LENGTH_MAX:
+        raise InvalidField("page_token", "was not made by this service")
+    try:
+        content = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        digest, create_time, job_id = json.loads(content)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise InvalidField("page_token", "was not made by this service") from error
+    is_time = isinstance(create_time, int) and abs(create_time) < 2**63
+    if not (is_time and isinstance(job_id, str) and job_id.isascii()):
+        raise InvalidField("page_token", "was not made by this service")
+    if digest != _digest(request):
+        raise InvalidField("page_token", "was made for another filter or order; begin again without it")
+    return Position(create_time, job_id)
+
+
+def _digest(request: pb.ListRequest) -> str:
+    """What must stay the same from page to page: everything but the page itself."""
+    filters = pb.ListRequest()
+    filters.CopyFrom(request)
+    filters.ClearField("page_size")
+    filters.ClearField("page_token")
+    return hashlib.blake2b(filters.SerializeToString(deterministic=True), digest_size=8).hexdigest()
