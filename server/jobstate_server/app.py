@@ -1,0 +1,234 @@
+"""The composition root: builds the server from its settings, owns every part, starts and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Sequence
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from jobstate.v1 import job_service_pb2, maintenance_service_pb2
+from jobstate_server.config import Settings, is_loopback
+from jobstate_server.domain.clock import SECOND, Clock, SystemClock
+from jobstate_server.domain.decide import Decider
+from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.due_timer import DueTimer
+from jobstate_server.engine.readers import Readers
+from jobstate_server.maintenance.check_health import CheckHealth, HealthReport
+from jobstate_server.maintenance.check_stale import CheckStale
+from jobstate_server.maintenance.cleanup import Cleanup
+from jobstate_server.maintenance.evict_inactive import EvictInactive
+from jobstate_server.maintenance.retry_failed import RetryFailed
+from jobstate_server.maintenance.schedule import Schedule
+from jobstate_server.rpc.calls import Calls
+from jobstate_server.rpc.job_service import JobService
+from jobstate_server.rpc.limits import TRANSPORT_BYTES_MAX
+from jobstate_server.rpc.maintenance_service import Duties, MaintenanceService
+from jobstate_server.store.base import Store
+from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.watch.catch_up import CatchUp
+from jobstate_server.watch.cursor import event_check
+from jobstate_server.watch.hub import Hub
+from jobstate_server.watch.ring import Ring
+from jobstate_server.watch.stream import Watching
+from jobstate_server.wire.documents import merge_metadata
+
+log = logging.getLogger(__name__)
+
+JOBS_HEALTH = "jobs"
+"""Name under which gRPC health tells how the jobs are, apart from whether the service serves."""
+
+SERVICES = (
+    job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
+    maintenance_service_pb2.DESCRIPTOR.services_by_name["MaintenanceService"],
+)
+
+PENDING_CALLS_MAX = 16_384
+"""Calls that gRPC has received and our loop has not seen: four times as many as may be under way."""
+
+GRPC_OPTIONS: Sequence[tuple[str, int]] = (
+    # Two servers on one port would share its connections, and one file has one server.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", TRANSPORT_BYTES_MAX),
+    # Of more than 1,000 calls that come at once gRPC would cancel some without a word; we refuse with OVERLOADED.
+    ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS_MAX),
+    # Clients ping idle watches to keep them alive through proxies; gRPC's default of 5 min calls that too many pings.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A dead client's streams end within two minutes, not two hours.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+class CannotServe(Exception):
+    """The server cannot be started. The message tells an operator what to change."""
+
+
+class Server:
+    """A jobstate server. Build, ``start``, and ``stop`` belong on one event loop."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        """Open the store and put everything together; nothing runs yet.
+
+        Raises:
+            CannotOpen: the store cannot be opened.
+        """
+        self._settings = settings
+        self.clock = clock or SystemClock()
+        self.store: Store = SqliteStore(settings.store_path(), self.clock)
+        self.address = ""
+        """HOST:PORT once started."""
+        self._grpc: grpc.aio.Server | None = None
+        self._reachable = True
+        self._health = health.aio.HealthServicer()
+        self._health_updates: set[asyncio.Task[None]] = set()
+        self._build()
+
+    def _build(self) -> None:
+        settings, clock, store = self._settings, self.clock, self.store
+        job_types = settings.policies()
+        reader = store.open_reader()
+        try:
+            state = reader.log_state()
+            last = reader.event(state.head)
+            seen_types = {key[0] for key in reader.tallies(())}
+        finally:
+            reader.close()
+        decider = Decider(job_types, merge_metadata, random.random, unnamed_types_max=settings.max_job_types)
+        decider.remember_types(seen_types)
+        head_check = state.horizon_check if last is None else event_check(last.payload)
+        self.hub = Hub(store.log_id, Ring(state.head, head_check), clock)
+        self.committer = Committer(store, decider, clock, self.hub, restart_grace=settings.restart_grace)
+        self.committer.on_reachable = self._on_reachable
+        self.due_timer = DueTimer(self.committer, clock)
+        self.readers = Readers(store)
+        self.catch_up_readers = Readers(store, threads=1)
+        self.calls = Calls()
+        watching = Watching(self.hub, CatchUp(self.catch_up_readers, store.log_id))
+        self.job_service = JobService(self.committer, self.readers, watching, job_types, clock)
+        schedules = settings.schedules
+        self.duties = Duties(
+            check_stale=CheckStale(schedules.check_stale, self.committer, self.readers, job_types, clock),
+            retry_failed=RetryFailed(schedules.retry_failed, self.committer, self.readers, job_types),
+            cleanup=Cleanup(
+                schedules.cleanup,
+                self.committer,
+                self.readers,
+                clock,
+                job_retention=settings.job_retention,
+                event_retention=settings.event_retention,
+                event_retention_bytes=settings.event_retention_bytes,
+            ),
+            check_health=CheckHealth(
+                schedules.check_health, self.committer, self.readers, clock, self._on_health_report
+            ),
+        )
+        self.evict_inactive = EvictInactive(schedules.evict_inactive, self.committer, clock)
+        duties = (
+            self.duties.check_stale,
+            self.duties.retry_failed,
+            self.evict_inactive,
+            self.duties.cleanup,
+            self.duties.check_health,
+        )
+        self.schedule = Schedule(duties, self.committer, self.readers, clock)
+        self.maintenance_service = MaintenanceService(self.duties, self.schedule)
+
+    async def start(self) -> None:
+        """Begin to serve.
+
+        Raises:
+            CannotServe: the address cannot be listened on.
+        """
+        host, port = self._settings.address()
+        self._grpc = self._build_grpc(host)
+        bound = self._listen(self._grpc, host, port)
+        self.committer.start()
+        self.readers.start()
+        self.catch_up_readers.start()
+        self.due_timer.start()
+        await self.schedule.start()
+        await self._grpc.start()
+        for name in ("", *(service.full_name for service in SERVICES)):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(JOBS_HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        self.address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        log.info("serving", extra={"address": self.address, "store": self._settings.store, "log": self.store.log_id})
+
+    def _build_grpc(self, host: str) -> grpc.aio.Server:
+        server = grpc.aio.server(options=list(GRPC_OPTIONS))
+        for service, servicer in zip(SERVICES, (self.job_service, self.maintenance_service), strict=True):
+            self.calls.register(server, service, servicer)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [service.full_name for service in SERVICES] + [health.SERVICE_NAME, reflection.SERVICE_NAME]
+        offer_channelz = self._settings.channelz
+        if offer_channelz if offer_channelz is not None else is_loopback(host):
+            channelz.add_channelz_servicer(server)
+            names.append("grpc.channelz.v1.Channelz")
+        reflection.enable_server_reflection(names, server)
+        return server
+
+    @staticmethod
+    def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        # gRPC would say that it failed but not why, and print lines of its own.
+        _check_address(host, port)
+        try:
+            return server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise CannotServe(f"cannot listen on {address}; choose another with --listen") from error
+
+    async def stop(self) -> None:
+        """Stop within the shutdown grace: every answered change is durable, every watcher knows where to go on."""
+        assert self._grpc is not None
+        log.info("stopping", extra={"watchers": self.hub.watchers, "backlog": self.committer.backlog})
+        await self._health.enter_graceful_shutdown()
+        self.due_timer.stop()
+        self.hub.drain()
+        self.job_service.drain()
+        await self._grpc.stop(self._settings.shutdown_grace / SECOND)
+        await self.calls.idle()
+        await self.schedule.stop()
+        await self.committer.stop()
+        await asyncio.gather(self.readers.stop(), self.catch_up_readers.stop())
+        await asyncio.gather(*self._health_updates)
+        self.store.close()
+        log.info("stopped", extra={"commits": self.committer.counters.commits})
+
+    def _on_reachable(self, reachable: bool) -> None:
+        self._reachable = reachable
+        log.log(
+            logging.INFO if reachable else logging.ERROR,
+            "the store can be written again" if reachable else "the store cannot be written: not serving",
+        )
+        for name in ("", *(service.full_name for service in SERVICES)):
+            self._set_health(name, reachable)
+
+    def _on_health_report(self, report: HealthReport) -> None:
+        self._set_health(JOBS_HEALTH, not report.problems)
+
+    def _set_health(self, name: str, is_serving: bool) -> None:
+        state = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        update = asyncio.ensure_future(self._health.set(name, state))
+        self._health_updates.add(update)
+        update.add_done_callback(self._health_updates.discard)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Ask the system whether the address can be listened on. Raises CannotServe with the system's reason."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            # As gRPC does: a port whose last connections are still dying can be taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise CannotServe(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --listen") from error

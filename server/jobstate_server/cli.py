@@ -1,0 +1,122 @@
+"""``jobstate-server``: serve, migrate, lifecycle."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobstate_server.config import Settings
+
+_LIBRARIES = (
+    "grpc_health",
+    "grpc_reflection",
+    "grpc_channelz",
+    "peewee",
+    "transitions",
+    "apscheduler",
+    "pydantic_settings",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 it could not be done, 2 the call was wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        # Imported late, so that help is instant and a missing library is told instead of traced.
+        from jobstate_server.config import BadSettings, load
+        from jobstate_server.store.base import CannotOpen
+    except ModuleNotFoundError as error:
+        if error.name in _LIBRARIES or (error.name or "").split(".")[0] in _LIBRARIES:
+            return _fail(f"{error.name} is not installed; install the server with: pip install 'jobstate[server]'")
+        raise
+    if options.command == "lifecycle":
+        from jobstate_server.domain.lifecycle import mermaid
+
+        sys.stdout.write(mermaid())
+        return 0
+    flags = {
+        key: value for key, value in vars(options).items() if key not in {"command", "config"} and value is not None
+    }
+    try:
+        settings = load(options.config, flags)
+        return _migrate(settings) if options.command == "migrate" else _serve(settings)
+    except (BadSettings, CannotOpen) as error:
+        return _fail(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jobstate-server",
+        description="Keeps the state of asynchronous jobs, over gRPC.",
+        epilog="Every setting can also stand in a TOML file (--config) or in the environment, as JOBSTATE_LISTEN.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve until SIGTERM or SIGINT")
+    migrate = commands.add_parser("migrate", help="bring the store's tables up to date, and stop")
+    commands.add_parser("lifecycle", help="print the state diagram of a job, in Mermaid")
+    for command in (serve, migrate):
+        command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
+        command.add_argument("--store", metavar="URL", help="where jobs are kept (default sqlite:///jobs.db)")
+        command.add_argument("--log-format", choices=("text", "json"), help="how logs are written (default text)")
+        command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
+    serve.add_argument(
+        "--listen", metavar="HOST:PORT", help="where to serve; port 0 picks one (default 127.0.0.1:50051)"
+    )
+    serve.add_argument(
+        "--insecure",
+        action=argparse.BooleanOptionalAction,
+        help="allow an address that other machines can reach, without TLS",
+    )
+    return parser
+
+
+def _fail(message: str) -> int:
+    print(f"jobstate-server: {message}", file=sys.stderr)
+    return 1
+
+
+def _migrate(settings: Settings) -> int:
+    from jobstate_server.domain.clock import SystemClock
+    from jobstate_server.store.sqlite import SqliteStore
+
+    SqliteStore(settings.store_path(), SystemClock()).close()
+    print(f"jobstate: {settings.store} is up to date")
+    return 0
+
+
+def _serve(settings: Settings) -> int:
+    from jobstate_server import logs
+    from jobstate_server.app import CannotServe
+
+    logs.set_up(settings.log_format, settings.log_level)
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        run = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        run(_serve_until_signalled(settings))
+    except CannotServe as error:
+        return _fail(str(error))
+    return 0
+
+
+async def _serve_until_signalled(settings: Settings) -> None:
+    from jobstate_server.app import Server
+
+    signalled = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled.set)
+    server = Server(settings)
+    await server.start()
+    print(f"jobstate: serving on {server.address}", flush=True)
+    await signalled.wait()
+    await server.stop()
