@@ -1,0 +1,84 @@
+"""A server of the demo's own: a child process on loopback with a temporary file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+READY_WITHIN_S = 10.0
+STOPPED_WITHIN_S = 5.0
+
+_READY = "jobstate: serving on "
+
+_CONFIG = """\
+# A job type of our own beside the three that every server has.
+[job_types.render_video]
+max_retries = 2
+timeout = "3s"
+base_delay = "1s"
+"""
+
+
+class ServerTrouble(Exception):
+    """The server did not come up. The message says why, as far as is known."""
+
+
+@asynccontextmanager
+async def running_server(folder: Path) -> AsyncIterator[str]:
+    """A server that keeps its file in ``folder``; the value is its address.
+
+    Raises:
+        ServerTrouble: it ended, or said nothing for too long.
+    """
+    config, log = folder / "jobstate.toml", folder / "server.log"
+    config.write_text(_CONFIG, encoding="utf-8")
+    with log.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "jobstate_server", "serve", "--config", config, "--log-level", "warning"),
+            *("--listen", "127.0.0.1:0", "--store", f"sqlite:///{folder / 'jobs.db'}"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env={name: value for name, value in os.environ.items() if not name.startswith("JOBSTATE_")},
+        )
+    try:
+        yield await _address(process, log)
+    finally:
+        await _stop(process)
+
+
+async def _address(process: Process, log: Path) -> str:
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(READY_WITHIN_S):
+            line = (await process.stdout.readline()).decode().strip()
+    except TimeoutError:
+        raise ServerTrouble(f"the server did not say within {READY_WITHIN_S:.0f} s that it is serving") from None
+    if line.startswith(_READY):
+        return line.removeprefix(_READY)
+    raise ServerTrouble(_why(log))
+
+
+def _why(log: Path) -> str:
+    told = log.read_text("utf-8", errors="replace").strip().splitlines()
+    last = told[-1].removeprefix("jobstate-server: ") if told else "it gave no reason"
+    if "No module named" in last:
+        return "the server is not installed; install it with: pip install 'jobstate[server]'"
+    return f"the server did not start: {last}"
+
+
+async def _stop(process: Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(STOPPED_WITHIN_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
