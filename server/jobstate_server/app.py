@@ -187,14 +187,19 @@ class Server:
             raise CannotServe(f"cannot listen on {address}; choose another with --listen") from error
 
     async def stop(self) -> None:
-        """Stop within the shutdown grace: every answered change is durable, every watcher knows where to go on."""
-        assert self._grpc is not None
+        """Stop within the shutdown grace: every answered change is durable, every watcher knows where to go on.
+
+        Stopping a second time does nothing.
+        """
+        if self._grpc is None:
+            return
+        server, self._grpc = self._grpc, None
         log.info("stopping", extra={"watchers": self.hub.watchers, "backlog": self.committer.backlog})
         await self._health.enter_graceful_shutdown()
         self.due_timer.stop()
         self.hub.drain()
         self.job_service.drain()
-        await self._grpc.stop(self._settings.shutdown_grace / SECOND)
+        await server.stop(self._settings.shutdown_grace / SECOND)
         await self.calls.idle()
         await self.schedule.stop()
         await self.committer.stop()

@@ -228,7 +228,7 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Settings:
             content = tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise BadSettings(f"cannot read {file}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise BadSettings(f"{file} is not TOML: {error}") from error
     Settings._file = content
     try:

@@ -178,6 +178,9 @@ class Transaction(Protocol):
     def postpone_timeouts(self, until: int) -> int:
         """Move the ``due_time`` of running attempts that lies before ``until`` to ``until``. Returns how many."""
 
+    def probe(self) -> None:
+        """Write 64 KiB and take them back: fails as any write does while there is no room for one."""
+
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
         """Remove the oldest events while they are older than a time or the log keeps more than ``bytes_max``.
 

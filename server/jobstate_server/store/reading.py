@@ -91,10 +91,14 @@ class SqlReader:
         self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
     ) -> list[Job]:
         newest_first = order is Order.NEWEST_FIRST
-        with self._database.atomic():
-            runs = [self._rows(query) for query in _key_queries(wanted, newest_first, after, limit)]
-            keys = list(islice(heapq.merge(*runs, reverse=newest_first), limit))
-            return self._load_until([job_id for _, job_id in keys], bytes_max)
+        try:
+            with self._database.atomic():
+                runs = [self._rows(query) for query in _key_queries(wanted, newest_first, after, limit)]
+                keys = list(islice(heapq.merge(*runs, reverse=newest_first), limit))
+                return self._load_until([job_id for _, job_id in keys], bytes_max)
+        except PeeweeException as error:
+            # Of the transaction around the statements: each of these tells its own.
+            self._translate(error)
 
     def _load_until(self, job_ids: Sequence[str], bytes_max: int) -> list[Job]:
         page: list[Job] = []
@@ -120,7 +124,7 @@ class SqlReader:
 
     def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
         query = EventRow.select(*_EVENT_FIELDS).where(EventRow.sequence > after).order_by(EventRow.sequence)
-        # The head is read first: what is found beyond it by the second statement is simply part of the page.
+        # The head is read first and bounds the page: what is appended in between has not been looked at.
         end = self.log_state().head
         if not wanted.passes_all and not wanted.job_ids:
             end = min(end, after + EVENTS_SCANNED_MAX)

@@ -183,6 +183,12 @@ class SqliteTransaction:
         self._written.clear()
         return self._connection.execute(self._statements.postpone, {"until": until}).rowcount
 
+    def probe(self) -> None:
+        # No caller's request id is this short.
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now)
+        self._statements.insert_requests.run(self._connection, [row])
+        self._statements.delete_requests.run(self._connection, [row[:2]])
+
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
         state = SqlReader(self._database, _raise_as_ours).log_state()
         query = (
@@ -293,6 +299,7 @@ class SqliteStore:
         except DatabaseError as error:
             # A full disk is found out before anything is durable; any other failure of a commit leaves it open.
             code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
+            self._cache.clear()
             self._roll_back()
             if code == sqlite3.SQLITE_IOERR:
                 raise OutcomeUnknown(str(error)) from error

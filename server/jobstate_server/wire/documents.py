@@ -46,7 +46,7 @@ def encode(document: Struct, field: str, bytes_max: int) -> Document:
         raise InvalidField(field, f"has {len(encoded)} bytes encoded, at most {bytes_max} are kept")
     # Bytes that could open an object or a list: fewer than the limit cannot nest deeper than it.
     openings = encoded.count(_STRUCT_TAG) + encoded.count(_LIST_TAG)
-    if openings > NESTING_MAX or _MAYBE_NOT_FINITE.search(encoded):
+    if openings >= NESTING_MAX or _MAYBE_NOT_FINITE.search(encoded):
         _check_values(document, field)
     return encoded
 

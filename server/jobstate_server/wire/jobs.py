@@ -6,11 +6,19 @@ from jobstate.v1 import job_pb2
 from jobstate_server.domain.job import NANO, Attempt, Job, JobError
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.wire.framing import embed, length_tag, varint, varint_tag
-from jobstate_server.wire.times import set_span, set_time
+from jobstate_server.wire.times import set_span, set_time, span_field, time_field
 
 _VERSION = varint_tag(job_pb2.Job.VERSION_FIELD_NUMBER)
 _METADATA = length_tag(job_pb2.Job.METADATA_FIELD_NUMBER)
 _RESULT = length_tag(job_pb2.Job.RESULT_FIELD_NUMBER)
+_CREATE_TIME = length_tag(job_pb2.Job.CREATE_TIME_FIELD_NUMBER)
+_UPDATE_TIME = length_tag(job_pb2.Job.UPDATE_TIME_FIELD_NUMBER)
+_START_TIME = length_tag(job_pb2.Job.START_TIME_FIELD_NUMBER)
+_COMPLETE_TIME = length_tag(job_pb2.Job.COMPLETE_TIME_FIELD_NUMBER)
+_NEXT_RETRY_TIME = length_tag(job_pb2.Job.NEXT_RETRY_TIME_FIELD_NUMBER)
+_ATTEMPT_DEADLINE = length_tag(job_pb2.Job.ATTEMPT_DEADLINE_FIELD_NUMBER)
+_TIMEOUT = length_tag(job_pb2.Job.TIMEOUT_FIELD_NUMBER)
+_DURATION = length_tag(job_pb2.Job.DURATION_FIELD_NUMBER)
 
 
 def fill_error(target: job_pb2.JobError, error: JobError) -> None:
@@ -44,28 +52,30 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
     )
     if job.estimated_cost_nano:
         message.estimated_cost = job.estimated_cost_nano / NANO
-    set_time(message.create_time, job.create_time)
-    set_time(message.update_time, job.update_time)
-    if job.start_time is not None:
-        set_time(message.start_time, job.start_time)
-    if job.complete_time is not None:
-        set_time(message.complete_time, job.complete_time)
-    if job.next_retry_time is not None:
-        set_time(message.next_retry_time, job.next_retry_time)
-    if job.attempt_deadline is not None:
-        # After an outage of ours the due time alone is moved.
-        set_time(message.attempt_deadline, max(job.attempt_deadline, job.due_time or 0))
-    if job.timeout is not None:
-        set_span(message.timeout, job.timeout)
-    set_span(message.duration, job.duration)
     if job.last_error is not None:
         fill_error(message.last_error, job.last_error)
-    encoded = message.SerializeToString()
+    parts = [
+        message.SerializeToString(),
+        time_field(_CREATE_TIME, job.create_time),
+        time_field(_UPDATE_TIME, job.update_time),
+        span_field(_DURATION, job.duration),
+    ]
+    if job.timeout is not None:
+        parts.append(span_field(_TIMEOUT, job.timeout))
+    if job.start_time is not None:
+        parts.append(time_field(_START_TIME, job.start_time))
+    if job.complete_time is not None:
+        parts.append(time_field(_COMPLETE_TIME, job.complete_time))
+    if job.next_retry_time is not None:
+        parts.append(time_field(_NEXT_RETRY_TIME, job.next_retry_time))
+    if job.attempt_deadline is not None:
+        # After an outage of ours the due time alone is moved.
+        parts.append(time_field(_ATTEMPT_DEADLINE, max(job.attempt_deadline, job.due_time or 0)))
     if metadata and job.metadata:
-        encoded += embed(_METADATA, job.metadata)
+        parts.append(embed(_METADATA, job.metadata))
     if result and job.result:
-        encoded += embed(_RESULT, job.result)
-    return encoded
+        parts.append(embed(_RESULT, job.result))
+    return b"".join(parts)
 
 
 def encode_remains(job: Job) -> bytes:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstate_server.domain.clock import SECOND
+from jobstate_server.wire.framing import embed
+
+_FIELDS_CACHED = 16_384
+"""A job's times are encoded with each of its events, and a batch shares its time: nearly all are found. About 4 MB."""
 
 
 def set_time(target: Timestamp, time: int) -> None:
@@ -20,6 +26,22 @@ def set_span(target: Duration, span: int) -> None:
     seconds, micros = divmod(span, SECOND)
     target.seconds = seconds
     target.nanos = micros * 1_000
+
+
+@lru_cache(_FIELDS_CACHED)
+def time_field(tag: bytes, time: int) -> bytes:
+    """An encoded Timestamp as a field of another message."""
+    message = Timestamp()
+    set_time(message, time)
+    return embed(tag, message.SerializeToString())
+
+
+@lru_cache(_FIELDS_CACHED)
+def span_field(tag: bytes, span: int) -> bytes:
+    """An encoded Duration as a field of another message. ``span`` is not negative."""
+    message = Duration()
+    set_span(message, span)
+    return embed(tag, message.SerializeToString())
 
 
 def time_from(message: Timestamp) -> int:

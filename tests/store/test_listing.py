@@ -1,0 +1,262 @@
+"""Lists of jobs: filters, both orders, and pages that neither repeat nor lose a job."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobstate_server.domain.clock import ManualClock
+from jobstate_server.domain.filters import JobFilter, Order, Position
+from jobstate_server.domain.job import Job, JobState
+from jobstate_server.store.base import Changes, Reader, Store, document_bytes
+
+from .support import (
+    ANY_JOB,
+    MODERATELY,
+    UNBOUNDED,
+    Backend,
+    a_job,
+    an_error,
+    keep,
+    keep_jobs,
+    opened,
+    reading,
+    unversioned,
+)
+
+NAMES = ("a", "b", "c")
+
+
+def listed(
+    reader: Reader,
+    wanted: JobFilter = ANY_JOB,
+    order: Order = Order.OLDEST_FIRST,
+    *,
+    after: Position | None = None,
+    limit: int = 1_000_000,
+    bytes_max: int = UNBOUNDED,
+) -> list[str]:
+    """The ids of a page."""
+    return [job.id for job in reader.list_jobs(wanted, order, after, limit, bytes_max)]
+
+
+def end_of(page: list[Job]) -> Position:
+    """Where a page ended."""
+    return Position(page[-1].create_time, page[-1].id)
+
+
+def wants(wanted: JobFilter, job: Job) -> bool:
+    """The model of a filter."""
+    return (
+        (not wanted.job_ids or job.id in wanted.job_ids)
+        and (not wanted.states or job.state in wanted.states)
+        and (not wanted.job_types or job.job_type in wanted.job_types)
+        and (not wanted.source_ids or job.source_id in wanted.source_ids)
+        and (wanted.create_time_from is None or job.create_time >= wanted.create_time_from)
+        and (wanted.create_time_to is None or job.create_time < wanted.create_time_to)
+        and (wanted.principal is None or job.principal == wanted.principal)
+    )
+
+
+def in_order(jobs: list[Job], order: Order) -> list[Job]:
+    """The model of an order."""
+    return sorted(jobs, key=lambda job: (job.create_time, job.id), reverse=order is Order.NEWEST_FIRST)
+
+
+ids = st.text("ab𝔘\uffff", min_size=1, max_size=3)
+
+many_jobs = st.lists(
+    st.builds(
+        a_job,
+        ids,
+        job_type=st.sampled_from(NAMES),
+        source_id=st.sampled_from(NAMES),
+        principal=st.sampled_from(NAMES),
+        state=st.sampled_from(JobState),
+        create_time=st.integers(0, 4),
+    ),
+    max_size=30,
+    unique_by=lambda job: job.id,
+)
+
+
+def some(values: st.SearchStrategy[str], most: int = 3) -> st.SearchStrategy[tuple[str, ...]]:
+    """Repetitions included: a caller may name the same value twice."""
+    return st.just(()) | st.lists(values, max_size=most).map(tuple)
+
+
+job_filters = st.builds(
+    JobFilter,
+    job_ids=some(ids, 8),
+    states=st.just(()) | st.lists(st.sampled_from(JobState), max_size=6).map(tuple),
+    job_types=some(st.sampled_from(NAMES)),
+    source_ids=some(st.sampled_from(NAMES)),
+    create_time_from=st.none() | st.integers(-1, 5),
+    create_time_to=st.none() | st.integers(-1, 5),
+    principal=st.none() | st.sampled_from(NAMES),
+)
+
+
+@MODERATELY
+@given(
+    jobs=many_jobs,
+    asked=st.lists(st.tuples(job_filters, st.sampled_from(Order), st.integers(1, 4)), min_size=1, max_size=10),
+)
+def test_pages_together_are_the_jobs_that_the_filter_wants_in_order(
+    backend: Backend, jobs: list[Job], asked: list[tuple[JobFilter, Order, int]]
+) -> None:
+    with opened(backend.new_home(), ManualClock()) as store, reading(store) as reader:
+        keep_jobs(store, *jobs)
+        for wanted, order, limit in asked:
+            found: list[Job] = []
+
+            while page := reader.list_jobs(wanted, order, end_of(found) if found else None, limit, UNBOUNDED):
+                assert len(page) <= limit
+                found += page
+                assert len(found) <= len(jobs)
+
+            assert found == in_order([job for job in jobs if wants(wanted, job)], order)
+
+
+@MODERATELY
+@given(
+    before=many_jobs,
+    during=many_jobs,
+    wanted=job_filters.filter(lambda wanted: not wanted.states),
+    order=st.sampled_from(Order),
+    limit=st.integers(1, 3),
+)
+def test_jobs_that_come_between_pages_make_no_other_job_appear_twice_or_never(
+    backend: Backend, before: list[Job], during: list[Job], wanted: JobFilter, order: Order, limit: int
+) -> None:
+    known = {job.id for job in before}
+    coming = [job for job in during if job.id not in known]
+    with opened(backend.new_home(), ManualClock()) as store, reading(store) as reader:
+        keep_jobs(store, *before)
+        found: list[Job] = []
+
+        while page := reader.list_jobs(wanted, order, end_of(found) if found else None, limit, UNBOUNDED):
+            found += page
+            if coming:
+                keep_jobs(store, coming.pop())
+            moved = [job.evolve(state=JobState.PROCESSING) for job in before]
+            keep(store, Changes(updated=unversioned(moved)))
+
+        assert found == in_order(found, order)
+        assert len({job.id for job in found}) == len(found)
+        assert {job.id for job in before if wants(wanted, job)} <= {job.id for job in found}
+
+
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ANY_JOB,
+        JobFilter(states=(JobState.QUEUED, JobState.FAILED)),
+        JobFilter(job_types=("type", "other")),
+        JobFilter(source_ids=("source",)),
+    ],
+    ids=["all", "states", "types", "source"],
+)
+def test_jobs_of_one_create_time_are_paged_by_id(store: Store, reader: Reader, wanted: JobFilter, order: Order) -> None:
+    jobs = [
+        a_job(f"{number:02}", create_time=5, state=JobState.QUEUED if number % 3 else JobState.FAILED)
+        for number in range(20)
+    ]
+    keep_jobs(store, *jobs)
+    found: list[Job] = []
+
+    while page := reader.list_jobs(wanted, order, end_of(found) if found else None, 3, UNBOUNDED):
+        found += page
+
+    assert found == in_order(jobs, order)
+
+
+def test_ids_are_ordered_by_their_code_points(store: Store, reader: Reader) -> None:
+    job_ids = ["B", "a", "Z", "é", "~", "\uffff", "𝔘", "a-b", "ab", "a b", "10", "9"]
+    keep_jobs(store, *[a_job(job_id) for job_id in job_ids])
+
+    assert listed(reader) == sorted(job_ids)
+    assert listed(reader, order=Order.NEWEST_FIRST) == sorted(job_ids, reverse=True)
+
+
+def test_the_lower_bound_of_the_create_time_is_included_and_the_upper_is_not(store: Store, reader: Reader) -> None:
+    keep_jobs(store, *[a_job(f"{time}", create_time=time) for time in range(5)])
+
+    assert listed(reader, JobFilter(create_time_from=1, create_time_to=3)) == ["1", "2"]
+    assert listed(reader, JobFilter(create_time_from=3, create_time_to=3)) == []
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        JobFilter(),
+        JobFilter(job_ids=("a", "b")),
+        JobFilter(states=(JobState.QUEUED,)),
+        JobFilter(job_types=("type",)),
+        JobFilter(source_ids=("source",)),
+        JobFilter(job_ids=("a", "b"), source_ids=("source",)),
+    ],
+    ids=["all", "ids", "state", "type", "source", "ids and source"],
+)
+def test_a_principal_lists_no_jobs_of_another_whatever_else_it_asks_for(
+    store: Store, reader: Reader, wanted: JobFilter
+) -> None:
+    keep_jobs(store, a_job("a", principal="one"), a_job("b", principal="two"))
+
+    def seen_by(principal: str | None) -> list[str]:
+        return listed(
+            reader,
+            JobFilter(
+                job_ids=wanted.job_ids,
+                states=wanted.states,
+                job_types=wanted.job_types,
+                source_ids=wanted.source_ids,
+                principal=principal,
+            ),
+        )
+
+    assert seen_by("one") == ["a"]
+    assert seen_by("two") == ["b"]
+    assert seen_by("") == []
+    assert seen_by(None) == ["a", "b"]
+
+
+def test_a_page_ends_before_its_documents_exceed_the_bytes(store: Store, reader: Reader) -> None:
+    jobs = [
+        a_job("a", metadata=b"m" * 1_000),
+        a_job("b", result=b"r" * 2_000),
+        a_job("c", last_error=an_error(details=b"d" * 3_000)),
+        a_job("d"),
+    ]
+    keep_jobs(store, *jobs)
+    sizes = [document_bytes(job) for job in jobs]
+
+    assert listed(reader, bytes_max=sum(sizes)) == ["a", "b", "c", "d"]
+    assert listed(reader, bytes_max=sum(sizes) - 1) == ["a", "b", "c"]
+    assert listed(reader, bytes_max=sum(sizes[:3]) - 1) == ["a", "b"]
+    assert listed(reader, bytes_max=sum(sizes[:2]) - 1) == ["a"]
+
+
+def test_a_page_has_its_first_job_however_large(store: Store, reader: Reader) -> None:
+    keep_jobs(store, a_job("a", result=b"x" * 60_000), a_job("b"))
+
+    assert listed(reader, bytes_max=1) == ["a"]
+    assert listed(reader, bytes_max=1, after=Position(0, "a")) == ["b"]
+    assert listed(reader, bytes_max=1, after=Position(0, "b")) == []
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_page_may_be_of_a_thousand_jobs(store: Store, reader: Reader, order: Order) -> None:
+    jobs = [a_job(f"{number:04}", create_time=number % 7, metadata=b"x" * 100) for number in range(1_200)]
+    keep_jobs(store, *jobs)
+
+    assert reader.list_jobs(ANY_JOB, order, None, 1_000, UNBOUNDED) == in_order(jobs, order)[:1_000]
+
+
+def test_a_position_need_not_be_that_of_a_job(store: Store, reader: Reader) -> None:
+    keep_jobs(store, a_job("b", create_time=1), a_job("d", create_time=1), a_job("a", create_time=2))
+
+    assert listed(reader, after=Position(1, "c")) == ["d", "a"]
+    assert listed(reader, order=Order.NEWEST_FIRST, after=Position(1, "c")) == ["b"]

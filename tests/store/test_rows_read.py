@@ -1,0 +1,191 @@
+"""What was written is what is read: every field of every row, at its extremes."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import pytest
+
+from jobstate_server.domain.commands import Request
+from jobstate_server.domain.job import INT64_MAX, Attempt, AttemptOutcome, Job, JobError, JobState
+from jobstate_server.store.base import ChangedJob, Changes, Reader, Store, StoredRequest
+
+from .support import a_job, an_attempt, an_error, an_event, as_stored, keep, stored_events, stored_job, unversioned
+
+INT32_MAX = 2**31 - 1
+
+WIDE_TEXT = "𝔘🎈ß\n\"';--%\\" * 8
+LARGE_DOCUMENT = bytes(range(256)) * 256
+
+SMALL_NUMBERS = {"progress", "attempt", "retry_count", "max_retries", "number"}
+"""Counts that the service bounds far below: stores may keep these in 32 bits."""
+
+PROGRESS_FIELDS = {
+    "progress",
+    "progress_message",
+    "metadata",
+    "estimated_tokens",
+    "estimated_cost_nano",
+    "attempt_tokens",
+    "attempt_cost_nano",
+    "update_time",
+    "heard_time",
+}
+"""What ``Changes.progressed`` may change besides the version."""
+
+LARGE_ERROR = JobError(WIDE_TEXT, WIDE_TEXT, True, LARGE_DOCUMENT, INT32_MAX, INT64_MAX)
+EMPTY_ERROR = JobError("", "", False, b"", 0, 0)
+
+
+def extreme(name: str, hint: object) -> Any:
+    """The greatest value that a field of this type may have."""
+    values: dict[object, Any] = {
+        str: WIDE_TEXT,
+        bytes: LARGE_DOCUMENT,
+        bool: True,
+        int: INT32_MAX if name in SMALL_NUMBERS else INT64_MAX,
+        int | None: INT64_MAX,
+        JobState: JobState.CANCELLED,
+        JobError | None: LARGE_ERROR,
+    }
+    return values[hint]
+
+
+JOB_HINTS = get_type_hints(Job)
+PLAIN = Job(id="job", job_type="")
+EXTREME = PLAIN.evolve(**{name: extreme(name, hint) for name, hint in JOB_HINTS.items() if name != "id"})
+
+
+def test_the_extreme_job_differs_from_the_plain_one_in_every_field() -> None:
+    same = {field.name for field in fields(Job) if getattr(EXTREME, field.name) == getattr(PLAIN, field.name)}
+
+    assert same == {"id"}
+
+
+@pytest.mark.parametrize("job", [PLAIN, EXTREME], ids=["plain", "extreme"])
+def test_an_inserted_job_is_read_back_whole(store: Store, job: Job) -> None:
+    keep(store, Changes(inserted=unversioned([job])))
+
+    found = stored_job(store)
+
+    assert found == job
+    assert found is not None
+    assert {name: type(value) for name, value in vars(found).items()} == {
+        name: type(value) for name, value in vars(job).items()
+    }
+
+
+@pytest.mark.parametrize(("before", "after"), [(PLAIN, EXTREME), (EXTREME, PLAIN)], ids=["set", "cleared"])
+def test_an_updated_job_is_read_back_whole(store: Store, before: Job, after: Job) -> None:
+    keep(store, Changes(inserted=unversioned([before])))
+
+    keep(store, Changes(updated=unversioned([after])))
+
+    assert stored_job(store) == after
+
+
+@pytest.mark.parametrize(("before", "after"), [(PLAIN, EXTREME), (EXTREME, PLAIN)], ids=["set", "cleared"])
+def test_a_progressed_job_is_read_back_with_all_that_progress_changes(store: Store, before: Job, after: Job) -> None:
+    keep(store, Changes(inserted=unversioned([before])))
+    progressed = before.evolve(**{name: getattr(after, name) for name in PROGRESS_FIELDS}, version=7)
+
+    keep(store, Changes(progressed=unversioned([progressed])))
+
+    assert stored_job(store) == progressed
+
+
+@pytest.mark.parametrize("name", sorted(set(JOB_HINTS) - {"id"}))
+def test_one_field_is_changed_alone(store: Store, name: str) -> None:
+    changed = PLAIN.evolve(**{name: getattr(EXTREME, name)})
+    keep(store, Changes(inserted=unversioned([PLAIN, EXTREME.evolve(id="other")])))
+
+    keep(store, Changes(updated=unversioned([changed])))
+
+    assert stored_job(store) == changed
+    assert stored_job(store, "other") == EXTREME.evolve(id="other")
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_every_state_is_read_back(store: Store, state: JobState) -> None:
+    keep(store, Changes(inserted=unversioned([a_job(state=state)])))
+
+    found = stored_job(store)
+
+    assert found is not None
+    assert found.state is state
+
+
+def test_an_error_without_text_is_still_an_error(store: Store) -> None:
+    keep(store, Changes(inserted=unversioned([a_job(last_error=EMPTY_ERROR)])))
+
+    assert stored_job(store) == a_job(last_error=EMPTY_ERROR)
+
+
+def test_a_loaded_job_equals_the_job_read(store: Store) -> None:
+    keep(store, Changes(inserted=unversioned([EXTREME.evolve(id=WIDE_TEXT)])))
+
+    with store.transaction() as transaction:
+        loaded = transaction.load([WIDE_TEXT], [], 0)
+
+    assert loaded.jobs == {WIDE_TEXT: EXTREME.evolve(id=WIDE_TEXT)}
+
+
+EXTREME_ATTEMPT = Attempt(
+    job_id="job",
+    number=INT32_MAX,
+    start_time=INT64_MAX,
+    end_time=INT64_MAX,
+    outcome=AttemptOutcome.FAILED,
+    worker=WIDE_TEXT,
+    tokens=INT64_MAX,
+    cost_nano=INT64_MAX,
+    error=LARGE_ERROR,
+)
+
+
+@pytest.mark.parametrize("error", [None, EMPTY_ERROR, an_error(), LARGE_ERROR], ids=["none", "empty", "plain", "large"])
+@pytest.mark.parametrize("outcome", AttemptOutcome)
+def test_an_attempt_is_read_back_whole(
+    store: Store, reader: Reader, outcome: AttemptOutcome, error: JobError | None
+) -> None:
+    attempt = an_attempt(outcome=outcome, error=error)
+
+    keep(store, Changes(attempts=[attempt, EXTREME_ATTEMPT]))
+
+    assert reader.attempts("job") == [attempt, EXTREME_ATTEMPT]
+
+
+def test_an_event_is_read_back_whole(store: Store) -> None:
+    events = [
+        an_event(
+            WIDE_TEXT,
+            time=INT64_MAX,
+            job_type=WIDE_TEXT,
+            source_id=WIDE_TEXT,
+            principal=WIDE_TEXT,
+            type=INT32_MAX,
+            payload=LARGE_DOCUMENT,
+        ),
+        an_event("", time=0, job_type="", source_id="", principal="", type=0, payload=b""),
+    ]
+
+    first = keep(store, Changes(events=events))
+
+    assert stored_events(store) == as_stored(first, events)
+
+
+@pytest.mark.parametrize("job_ids", [(), ("a",), ("a", "b", "c"), tuple(map(str, range(1_000)))], ids=len)
+def test_a_request_is_read_back_whole(store: Store, job_ids: tuple[str, ...]) -> None:
+    stored = StoredRequest(Request(WIDE_TEXT, WIDE_TEXT, WIDE_TEXT, LARGE_DOCUMENT), job_ids, INT64_MAX)
+
+    keep(store, Changes(requests=[stored]))
+
+    with store.transaction() as transaction:
+        assert transaction.load([], [stored.request.key], 0).requests == {stored.request.key: stored}
+
+
+def test_a_version_is_written_beside_the_other_fields(store: Store) -> None:
+    keep(store, Changes(inserted=[ChangedJob(EXTREME, 0)], events=[an_event()]))
+
+    assert stored_job(store) == EXTREME.evolve(version=1)

@@ -1,0 +1,293 @@
+"""SQLite's own: every statement walks an index, so that its cost does not grow with what is stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobstate_server.domain.clock import ManualClock
+from jobstate_server.domain.events import EventType
+from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
+from jobstate_server.domain.job import JobState
+from jobstate_server.store.base import ChangedJob, Changes
+from jobstate_server.store.reading import SqlReader
+from jobstate_server.store.rows import PROGRESS_COLUMNS
+from jobstate_server.store.sqlite import SqliteStore, SqliteTransaction
+
+from .support import UNBOUNDED, SqliteHome, a_job, a_request, an_attempt, an_event, keep, keep_jobs, opened, page_of
+
+GROWING_TABLES = {"job", "event", "attempt", "request"}
+"""The others have one row, or some per job type or duty, or are the values of a statement: read whole, and rightly."""
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteStore]:
+    with opened(SqliteHome(tmp_path / "jobs.db"), clock) as store:
+        assert isinstance(store, SqliteStore)
+        yield store
+
+
+@pytest.fixture
+def reader(store: SqliteStore) -> Iterator[SqlReader]:
+    reader = store.open_reader()
+    yield reader
+    reader.close()
+
+
+@contextmanager
+def planned(of: SqliteStore | SqlReader) -> Iterator[list[str]]:
+    """The plan of every statement run inside, one line per step, the table's name in place of its alias."""
+    connection = of._database.connection()
+    statements: list[str] = []
+    steps: list[str] = []
+    connection.set_trace_callback(statements.append)
+    yield steps
+    connection.set_trace_callback(None)
+    for statement in statements:
+        if statement.split()[0] in {"SELECT", "UPDATE", "DELETE"}:
+            tables = {alias: table for table, alias in re.findall(r'"(\w+)" AS "(\w+)"', statement)}
+            for *_, step in connection.execute("EXPLAIN QUERY PLAN " + statement):
+                steps.append(" ".join(tables.get(word, word) for word in step.split(" ")))
+
+
+def table_of(step: str) -> str:
+    return re.split(r"[ (]", step)[1]
+
+
+def check(steps: Collection[str], *, walks: Collection[str] = (), sorts: bool = False) -> None:
+    """Hold a plan to what it may do.
+
+    Args:
+        walks: indexes that may be walked from one end, for statements that stop at a limit.
+        sorts: whether rows may be sorted.
+    """
+    assert steps
+    for step in steps:
+        if step.startswith("SCAN") and table_of(step) in GROWING_TABLES:
+            assert any(step.endswith(f"INDEX {walk}") for walk in walks), step
+        assert sorts or "TEMP B-TREE" not in step, step
+
+
+LISTS = [
+    pytest.param(JobFilter(), "job_by_create_time", id="all"),
+    pytest.param(JobFilter(principal="owner"), "job_by_create_time", id="principal"),
+    pytest.param(JobFilter(states=(JobState.QUEUED,)), "job_by_state", id="state"),
+    pytest.param(JobFilter(states=tuple(JobState), principal="owner"), "job_by_state", id="states"),
+    pytest.param(JobFilter(job_types=("type",)), "job_by_type", id="type"),
+    pytest.param(JobFilter(job_types=("a", "b"), principal="owner"), "job_by_type", id="types"),
+    pytest.param(JobFilter(job_types=("a", "b"), states=tuple(JobState)), "job_by_type", id="types and states"),
+    pytest.param(JobFilter(source_ids=("source",)), "job_by_source", id="source"),
+    pytest.param(JobFilter(source_ids=("a", "b"), principal="owner"), "job_by_source", id="sources"),
+    pytest.param(JobFilter(source_ids=("a",), states=(JobState.QUEUED,)), "job_by_source", id="source and state"),
+    pytest.param(JobFilter(source_ids=("a",), states=tuple(JobState)), "job_by_source", id="source and states"),
+    pytest.param(JobFilter(source_ids=("a",), job_types=("type",)), "job_by_source", id="source and type"),
+    pytest.param(
+        JobFilter(source_ids=("a", "b"), job_types=("type",), states=(JobState.QUEUED,)),
+        "job_by_source",
+        id="source, type and state",
+    ),
+    pytest.param(
+        JobFilter(source_ids=("a", "b"), job_types=("a", "b"), states=tuple(JobState)),
+        "job_by_source",
+        id="sources, types and states",
+    ),
+]
+
+SPANS = [
+    pytest.param((None, None), id="any time"),
+    pytest.param((1, None), id="from"),
+    pytest.param((None, 9), id="to"),
+    pytest.param((1, 9), id="from and to"),
+]
+
+
+def within(wanted: JobFilter, span: tuple[int | None, int | None]) -> JobFilter:
+    return JobFilter(
+        job_ids=wanted.job_ids,
+        states=wanted.states,
+        job_types=wanted.job_types,
+        source_ids=wanted.source_ids,
+        principal=wanted.principal,
+        create_time_from=span[0],
+        create_time_to=span[1],
+    )
+
+
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("after", [None, Position(5, "job")], ids=["first page", "later page"])
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize(("wanted", "index"), LISTS)
+def test_a_list_walks_the_index_made_for_it(
+    store: SqliteStore,
+    reader: SqlReader,
+    wanted: JobFilter,
+    index: str,
+    span: tuple[int | None, int | None],
+    after: Position | None,
+    order: Order,
+) -> None:
+    with planned(reader) as steps:
+        reader.list_jobs(within(wanted, span), order, after, 50, UNBOUNDED)
+
+    check(steps, walks=["job_by_create_time"])
+    assert [step for step in steps if f"INDEX {index}" not in step] == []
+
+
+@pytest.mark.parametrize("count", [1, 3, 100, 1_000])
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("after", [None, Position(5, "job")], ids=["first page", "later page"])
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize(
+    "also",
+    [
+        JobFilter(),
+        JobFilter(states=(JobState.QUEUED,), job_types=("type",)),
+        JobFilter(source_ids=("source",)),
+        JobFilter(principal="owner"),
+    ],
+    ids=["ids alone", "state and type", "source", "principal"],
+)
+def test_a_list_of_named_jobs_looks_at_no_others(
+    store: SqliteStore,
+    reader: SqlReader,
+    also: JobFilter,
+    span: tuple[int | None, int | None],
+    after: Position | None,
+    order: Order,
+    count: int,
+) -> None:
+    named = JobFilter(
+        job_ids=tuple(f"{number}" for number in range(count)),
+        states=also.states,
+        job_types=also.job_types,
+        source_ids=also.source_ids,
+        principal=also.principal,
+    )
+
+    with planned(reader) as steps:
+        reader.list_jobs(within(named, span), order, after, 50, UNBOUNDED)
+
+    check(steps, sorts=True)
+    assert any("(id=?)" in step or "job_by_source" in step for step in steps)
+
+
+def test_the_jobs_of_a_page_are_fetched_by_their_ids(store: SqliteStore, reader: SqlReader) -> None:
+    keep_jobs(store, a_job("a"), a_job("b"))
+
+    with planned(reader) as steps:
+        reader.list_jobs(JobFilter(), Order.NEWEST_FIRST, None, 50, UNBOUNDED)
+
+    assert steps == [
+        "SCAN job USING COVERING INDEX job_by_create_time",
+        "SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda reader: reader.jobs(["a", "b"], None), id="jobs"),
+        pytest.param(lambda reader: reader.jobs(["a", "b"], "owner"), id="jobs of a principal"),
+        pytest.param(lambda reader: reader.attempts("job"), id="attempts"),
+        pytest.param(lambda reader: reader.log_state(), id="log_state"),
+        pytest.param(lambda reader: reader.event(1), id="event"),
+        pytest.param(lambda reader: reader.tallies(["type"]), id="tallies"),
+        pytest.param(lambda reader: reader.oldest_queued("type"), id="oldest_queued"),
+        pytest.param(lambda reader: reader.jobs_in_state("t", JobState.FAILED, None, 9), id="jobs_in_state"),
+        pytest.param(
+            lambda reader: reader.jobs_in_state("t", JobState.FAILED, Position(5, "job"), 9), id="jobs_in_state, later"
+        ),
+        pytest.param(lambda reader: reader.finished_jobs(9, None, 9), id="finished_jobs"),
+        pytest.param(lambda reader: reader.finished_jobs(9, Position(5, "job"), 9), id="finished_jobs, later"),
+        pytest.param(lambda reader: reader.overdue(9), id="overdue"),
+        pytest.param(lambda reader: reader.trimmable_events(9, 0), id="trimmable_events"),
+    ],
+)
+def test_a_read_walks_an_index(store: SqliteStore, reader: SqlReader, read: Callable[[SqlReader], object]) -> None:
+    with planned(reader) as steps:
+        read(reader)
+
+    check(steps)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sorts"),
+    [
+        pytest.param(EventFilter(), False, id="all"),
+        pytest.param(EventFilter(principal="owner"), False, id="principal"),
+        pytest.param(EventFilter(job_types=frozenset({"a", "b"})), False, id="types"),
+        pytest.param(
+            EventFilter(source_ids=frozenset({"a"}), types=frozenset({EventType.QUEUED})), False, id="source and kind"
+        ),
+        pytest.param(EventFilter(job_ids=frozenset({"a"})), False, id="job"),
+        pytest.param(EventFilter(job_ids=frozenset({"a"}), principal="owner"), False, id="job and principal"),
+        # Walks of several jobs are merged by sorting; their events are as many as the jobs' own.
+        pytest.param(EventFilter(job_ids=frozenset({"a", "b"})), True, id="jobs"),
+        pytest.param(EventFilter(job_ids=frozenset(map(str, range(1_000)))), True, id="a thousand jobs"),
+    ],
+)
+def test_events_are_read_in_the_order_of_an_index(
+    store: SqliteStore, reader: SqlReader, wanted: EventFilter, sorts: bool
+) -> None:
+    with planned(reader) as steps:
+        page_of(reader, 5, wanted)
+
+    check(steps, sorts=sorts)
+    index = "event_by_job" if wanted.job_ids else "INTEGER PRIMARY KEY"
+    assert all(index in step for step in steps if step.startswith("SEARCH event"))
+
+
+def write(transaction: SqliteTransaction) -> None:
+    transaction.write(
+        Changes(
+            deleted=["gone"],
+            inserted=[ChangedJob(a_job("new"), 0)],
+            updated=[ChangedJob(a_job("a"), 0)],
+            progressed=[ChangedJob(a_job("b"), 0)],
+            events=[an_event()],
+            attempts=[an_attempt()],
+            requests=[a_request("new")],
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param(write, id="write"),
+        pytest.param(lambda transaction: transaction.load(["a", "b"], [], 0), id="load jobs"),
+        pytest.param(lambda transaction: transaction.load([], [("a", "b"), ("c", "d")], 0), id="load requests"),
+        pytest.param(lambda transaction: transaction.load([], [], 128), id="load due"),
+        pytest.param(lambda transaction: transaction.next_due(), id="next_due"),
+        pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),
+        pytest.param(lambda transaction: transaction.trim_events(9, 0, 10), id="trim_events"),
+        pytest.param(lambda transaction: transaction.trim_requests(9, 10), id="trim_requests"),
+        pytest.param(lambda transaction: transaction.claim_task("duty", 9, "token"), id="claim_task"),
+        pytest.param(lambda transaction: transaction.finish_task("duty", "token", ""), id="finish_task"),
+        pytest.param(lambda transaction: transaction.task_is_ours("duty", "token"), id="task_is_ours"),
+    ],
+)
+def test_the_writer_walks_an_index(store: SqliteStore, work: Callable[[SqliteTransaction], object]) -> None:
+    keep(store, Changes(events=[an_event(), an_event()], requests=[a_request(), a_request("other")]))
+
+    with planned(store) as steps, store.transaction() as transaction:
+        work(transaction)
+
+    check(steps)
+
+
+def test_a_progress_report_touches_no_index(store: SqliteStore) -> None:
+    """The columns that progress changes are in none of the job's indexes: that is what makes it cheap."""
+    connection = store._database.connection()
+    indexed = {
+        column
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'job'")
+        for _, _, column in connection.execute(f"PRAGMA index_info({name})")
+    }
+
+    assert "create_time" in indexed
+    assert not indexed & set(PROGRESS_COLUMNS)

@@ -1,0 +1,60 @@
+"""A clock that moves only when told to, and tells when somebody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from jobstate_server.domain.clock import ManualClock, Timer
+
+PATIENCE_S = 20.0
+"""How long a test waits for what must happen before it fails; nothing that works comes near."""
+
+
+class _Awaited:
+    """A timer, and whether it still runs."""
+
+    def __init__(self, due: int, callback: Callable[[], None]) -> None:
+        self.due = due
+        self.is_live = True
+        self.timer: Timer | None = None
+        self._callback = callback
+
+    def run(self) -> None:
+        self.is_live = False
+        self._callback()
+
+    def cancel(self) -> None:
+        self.is_live = False
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class WatchedClock(ManualClock):
+    """A ``ManualClock`` on which a test can wait until a timer has been set, before it lets the time pass."""
+
+    def __init__(self, start: int = 1_700_000_000_000_000) -> None:
+        """The default is 2023-11-14 22:13:20 UTC."""
+        super().__init__(start)
+        self._set: list[_Awaited] = []
+        self._waiting: dict[int, list[asyncio.Future[None]]] = {}
+
+    def call_later(self, delay: int, callback: Callable[[], None]) -> Timer:
+        awaited = _Awaited(self.monotonic() + max(0, delay), callback)
+        awaited.timer = super().call_later(delay, awaited.run)
+        self._set = [timer for timer in self._set if timer.is_live]
+        self._set.append(awaited)
+        for future in self._waiting.pop(delay, []):
+            if not future.done():
+                future.set_result(None)
+        return awaited
+
+    async def armed(self, delay: int) -> None:
+        """Wait until somebody waits for exactly ``delay`` microseconds from now."""
+        due = self.monotonic() + delay
+        if any(timer.is_live and timer.due == due for timer in self._set):
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(delay, []).append(future)
+        async with asyncio.timeout(PATIENCE_S):
+            await future

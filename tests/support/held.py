@@ -1,0 +1,76 @@
+"""Holding up the committer, so that a test decides what meets in one batch."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from jobstate_server.app import Server
+from jobstate_server.domain.commands import Command
+from jobstate_server.engine.batch import Outcome
+
+from .clock import PATIENCE_S
+
+
+class Held:
+    """A committer whose thread waits, while calls gather in its queue."""
+
+    def __init__(self) -> None:
+        self.submitted: list[asyncio.Future[Outcome]] = []
+        self._gate = threading.Event()
+        self._arrived = asyncio.Condition()
+        self._notices: set[asyncio.Task[None]] = set()
+
+    def wait_for_release(self) -> None:
+        """For the committer's thread."""
+        assert self._gate.wait(PATIENCE_S), "the committer was never released"
+
+    def release(self) -> None:
+        """Let the committer go on."""
+        self._gate.set()
+
+    def arrive(self, future: asyncio.Future[Outcome]) -> None:
+        """A command is in the queue."""
+        self.submitted.append(future)
+        notice = asyncio.ensure_future(self._notify())
+        self._notices.add(notice)
+        notice.add_done_callback(self._notices.discard)
+
+    async def _notify(self) -> None:
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def has(self, count: int) -> None:
+        """Wait until this many commands are in the queue."""
+        async with asyncio.timeout(PATIENCE_S), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.submitted) >= count)
+
+
+@asynccontextmanager
+async def held(server: Server) -> AsyncIterator[Held]:
+    """Hold up the committer of this server, until released or left."""
+    committer = server.committer
+    submit = committer.submit
+    hold = Held()
+    began = threading.Event()
+
+    def occupy(_transaction: object) -> None:
+        began.set()
+        hold.wait_for_release()
+
+    def submit_and_tell(command: Command, size: int) -> asyncio.Future[Outcome]:
+        future = submit(command, size)
+        hold.arrive(future)
+        return future
+
+    occupied = committer.run(occupy)
+    await asyncio.to_thread(began.wait, PATIENCE_S)
+    committer.submit = submit_and_tell  # type: ignore[method-assign]
+    try:
+        yield hold
+    finally:
+        hold.release()
+        committer.submit = submit  # type: ignore[method-assign]
+        await occupied
