@@ -321,6 +321,16 @@ def test_an_event_carries_metadata_and_result_only_when_the_change_set_them() ->
             assert (job.HasField("metadata"), job.HasField("result")) == (metadata, result)
 
 
+def test_an_event_that_removed_the_last_key_carries_empty_metadata_and_not_none() -> None:
+    job = EMPTY.evolve(state=JobState.PROCESSING)
+    payload = encode_event(Event(EventType.PROGRESS, 1, "", JobState.PROCESSING, job, with_metadata=True)).payload
+
+    message = event_pb2.Event.FromString(payload).job
+
+    assert message.HasField("metadata")
+    assert not message.metadata.fields
+
+
 def test_the_event_of_a_new_job_has_no_previous_state() -> None:
     payload = encode_event(Event(EventType.QUEUED, 1, "", None, EMPTY)).payload
 

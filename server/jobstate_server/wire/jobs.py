@@ -69,8 +69,7 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
     if job.next_retry_time is not None:
         parts.append(time_field(_NEXT_RETRY_TIME, job.next_retry_time))
     if job.attempt_deadline is not None:
-        # After an outage of ours the due time alone is moved.
-        parts.append(time_field(_ATTEMPT_DEADLINE, max(job.attempt_deadline, job.due_time or 0)))
+        parts.append(time_field(_ATTEMPT_DEADLINE, job.attempt_deadline))
     if metadata and job.metadata:
         parts.append(embed(_METADATA, job.metadata))
     if result and job.result:

@@ -1,0 +1,494 @@
+"""The five duties: what each does, by RPC and on schedule, and what an operator is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
+from grpc_health.v1 import health_pb2
+
+from jobstate.v1 import job_pb2
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate.v1 import maintenance_service_pb2 as mpb
+from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
+from jobstate_server.maintenance.duty import Duty, StillOurs
+from jobstate_server.maintenance.schedule import Schedule
+
+from ..support.calls import (
+    cancel,
+    complete,
+    create,
+    fail,
+    get,
+    health_of,
+    history,
+    micros,
+    names,
+    refused,
+    settled,
+    span,
+    start,
+)
+from ..support.clock import PATIENCE_S, WatchedClock
+from ..support.server import RESTING, Running, rows, serving
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+DUTIES = ("check-stale", "retry-failed", "evict-inactive", "cleanup", "check-health")
+
+
+async def always_ours() -> bool:
+    """For a scheduled run that nobody takes over."""
+    return True
+
+
+# check-stale.
+
+
+async def test_check_stale_tells_of_silent_attempts_and_changes_nothing_when_it_is_dry(
+    running: Running, clock: WatchedClock
+) -> None:
+    for job_id, job_type in (("silent", "clean_transcript"), ("patient", "default")):
+        await create(running, job_id, job_type, timeout=span(0))
+        await start(running, job_id)
+    clock.advance(5 * MINUTE)
+    before = rows(running.path)
+
+    dry = await running.maintenance.CheckStale(mpb.CheckStaleRequest(dry_run=True))
+    assert rows(running.path) == before
+    done = await running.maintenance.CheckStale(mpb.CheckStaleRequest())
+    again = await running.maintenance.CheckStale(mpb.CheckStaleRequest())
+
+    assert (list(dry.job_ids), dry.count) == (list(done.job_ids), done.count) == (["silent"], 1)
+    assert (list(again.job_ids), again.count) == ([], 0)
+    assert (await get(running, "silent")).state == job_pb2.JOB_STATE_RETRYING
+    assert (await get(running, "patient")).state == job_pb2.JOB_STATE_PROCESSING
+
+
+async def test_check_stale_sees_unclaimed_attempts_too(running: Running, clock: WatchedClock) -> None:
+    await create(running)
+    await start(running)
+    await fail(running)
+    clock.advance(SECOND)
+    await settled(running)
+    clock.advance(15 * MINUTE)
+
+    report = await running.server.duties.check_stale.run_once()
+
+    assert report.job_ids == ["job"]
+    assert names(await history(running))[-3:] == ["stale.detected", "failed", "retrying"]
+
+
+async def test_a_report_names_100_jobs_and_counts_all(running: Running, clock: WatchedClock) -> None:
+    items = [pb.CreateRequest(id=f"job-{number:03}", job_type="default") for number in range(250)]
+    await running.jobs.BatchCreate(pb.BatchCreateRequest(requests=items))
+    await asyncio.gather(*(start(running, item.id) for item in items))
+    clock.advance(15 * MINUTE)
+
+    answer = await running.maintenance.CheckStale(mpb.CheckStaleRequest())
+
+    assert answer.count == 250
+    assert len(set(answer.job_ids)) == 100
+    assert names(await history(running)).count("stale.detected") == 250
+
+
+# retry-failed.
+
+
+async def test_retry_failed_moves_what_rests_although_its_type_now_retries_by_itself(
+    path: Path, clock: WatchedClock
+) -> None:
+    async with serving(path, clock) as running:
+        for job_id in ("one", "two"):
+            await create(running, job_id, RESTING)
+            await start(running, job_id)
+            await fail(running, job_id)
+        unmoved = await running.maintenance.RetryFailed(mpb.RetryFailedRequest())
+    async with serving(path, clock, job_types={RESTING: {"auto_retry": True}}) as running:
+        before = rows(path)
+        dry = await running.maintenance.RetryFailed(mpb.RetryFailedRequest(dry_run=True))
+        assert rows(path) == before
+        done = await running.maintenance.RetryFailed(mpb.RetryFailedRequest())
+        again = await running.maintenance.RetryFailed(mpb.RetryFailedRequest())
+        job = await get(running, "one")
+
+    assert unmoved.count == again.count == 0
+    assert (sorted(dry.job_ids), dry.count) == (sorted(done.job_ids), done.count) == (["one", "two"], 2)
+    assert job.state == job_pb2.JOB_STATE_RETRYING
+    assert micros(job.next_retry_time) == clock.now() + SECOND
+
+
+async def test_retry_failed_sees_to_retries_whose_timer_was_lost(running: Running, clock: WatchedClock) -> None:
+    await create(running)
+    await start(running)
+    await fail(running)
+    running.server.due_timer._next_due = None
+    clock.advance(HOUR)
+    await settled(running)
+    assert (await get(running)).state == job_pb2.JOB_STATE_RETRYING
+
+    await running.maintenance.RetryFailed(mpb.RetryFailedRequest())
+    await settled(running)
+
+    assert (await get(running)).state == job_pb2.JOB_STATE_PROCESSING
+
+
+# cleanup.
+
+
+async def final_jobs(running: Running) -> None:
+    """One job in each final state, and one that is running."""
+    for job_id in ("completed", "failed", "cancelled", "running"):
+        await create(running, job_id)
+        if job_id != "cancelled":
+            await start(running, job_id)
+    await complete(running, "completed")
+    await fail(running, "failed", retryable=False)
+    await cancel(running, "cancelled")
+
+
+FINAL = {"completed", "failed", "cancelled"}
+
+
+async def stored_ids(running: Running) -> set[str]:
+    """Of every stored job."""
+    return {job.id for job in (await running.jobs.List(pb.ListRequest())).jobs}
+
+
+async def test_cleanup_deletes_final_jobs_30_days_after_they_ended_and_tells_watchers(
+    running: Running, clock: WatchedClock
+) -> None:
+    await final_jobs(running)
+    clock.advance(30 * DAY)
+    assert (await running.maintenance.Cleanup(mpb.CleanupRequest(dry_run=True))).jobs == 0
+    clock.advance(1)
+    before = rows(running.path)
+
+    dry = await running.maintenance.Cleanup(mpb.CleanupRequest(dry_run=True))
+    assert rows(running.path) == before
+    done = await running.maintenance.Cleanup(mpb.CleanupRequest())
+    again = await running.maintenance.Cleanup(mpb.CleanupRequest())
+
+    assert (dry.jobs, done.jobs, again.jobs) == (3, 3, 0)
+    assert dry.events == done.events == 11
+    assert await stored_ids(running) == {"running"}
+    events = await history(running)
+    assert set(names(events)) == {"deleted"}
+    assert {event.job.id for event in events} == FINAL
+    assert rows(running.path)["attempt"] == []
+
+
+async def test_a_deleted_event_carries_what_remains_of_the_job(running: Running, clock: WatchedClock) -> None:
+    await create(running, source_id="talk")
+    await cancel(running, reason="enough")
+    clock.advance(2 * HOUR)
+    await running.maintenance.Cleanup(mpb.CleanupRequest(older_than=span(3_600)))
+
+    (*_, deleted) = await history(running)
+
+    assert deleted.name == "processing-job.deleted"
+    assert (deleted.actor, deleted.previous_state) == ("server", job_pb2.JOB_STATE_CANCELLED)
+    assert deleted.job == job_pb2.Job(
+        id="job",
+        job_type="default",
+        source_id="talk",
+        state=job_pb2.JOB_STATE_CANCELLED,
+        version=deleted.sequence,
+    )
+
+
+async def test_an_id_that_is_deleted_and_created_again_never_goes_back(running: Running, clock: WatchedClock) -> None:
+    await create(running)
+    last = (await cancel(running)).version
+    clock.advance(2 * HOUR)
+    await running.maintenance.Cleanup(mpb.CleanupRequest(older_than=span(3_600)))
+    assert (await refused(get(running))).reason == "JOB_NOT_FOUND"
+
+    assert (await create(running)).version > last
+
+
+async def test_cleanup_of_less_than_an_hour_needs_force(running: Running, clock: WatchedClock) -> None:
+    await final_jobs(running)
+    clock.advance(1)
+
+    refusal = await refused(running.maintenance.Cleanup(mpb.CleanupRequest(older_than=span(3_599))))
+    assert refusal.metadata == {"field": "older_than"}
+    assert await stored_ids(running) == FINAL | {"running"}
+
+    answer = await running.maintenance.Cleanup(mpb.CleanupRequest(older_than=span(0), force=True))
+    assert answer.jobs == 3
+
+
+async def test_events_beyond_the_retention_in_bytes_go_first(path: Path, clock: WatchedClock) -> None:
+    async with serving(path, clock, event_retention_bytes=2**20) as running:
+        await create(running)
+        await start(running)
+        for _ in range(40):
+            await running.jobs.UpdateProgress(pb.UpdateProgressRequest(id="job", message="m" * 4_000))
+        unmoved = await running.maintenance.Cleanup(mpb.CleanupRequest())
+        items = [pb.CreateRequest(job_type="default", source_id="s" * 250) for _ in range(1_000)]
+        for _ in range(4):
+            await running.jobs.BatchCreate(pb.BatchCreateRequest(requests=items))
+        dry = await running.maintenance.Cleanup(mpb.CleanupRequest(dry_run=True))
+        done = await running.maintenance.Cleanup(mpb.CleanupRequest())
+        kept = await running.server.readers.run(lambda reader: reader.log_state().bytes)
+
+    assert unmoved.events == 0
+    assert dry.events == done.events > 40
+    assert 2**20 - 1_000 < kept <= 2**20
+
+
+# check-health.
+
+
+async def check_health(running: Running) -> mpb.CheckHealthResponse:
+    """The RPC."""
+    return await running.maintenance.CheckHealth(mpb.CheckHealthRequest())
+
+
+async def test_jobs_that_are_well_are_healthy(running: Running) -> None:
+    await create(running, "queued")
+    await create(running, "running")
+    await start(running, "running")
+    await create(running, "resting", RESTING)
+    await start(running, "resting")
+    await fail(running, "resting")
+
+    report = await check_health(running)
+
+    assert (report.state, list(report.problems)) == (mpb.HEALTH_STATE_HEALTHY, [])
+    assert (report.queued, report.processing, report.failed, report.overdue, report.backlog) == (1, 1, 1, 0, 0)
+    assert report.commits >= 6
+    assert report.HasField("commit_latency_p99")
+    assert await health_of(running, "jobs") == SERVING
+
+
+async def test_a_job_queued_for_long_is_a_problem_of_the_jobs_and_not_of_the_server(
+    running: Running, clock: WatchedClock
+) -> None:
+    await create(running)
+    clock.advance(15 * MINUTE + 1)
+
+    report = await check_health(running)
+
+    assert report.state == mpb.HEALTH_STATE_DEGRADED
+    assert list(report.problems) == ["a job has been queued for 900 s"]
+    assert micros(report.oldest_queued_age) == 15 * MINUTE + 1
+    assert await health_of(running, "jobs") == NOT_SERVING
+    for service in ("", "jobstate.v1.JobService", "jobstate.v1.MaintenanceService"):
+        assert await health_of(running, service) == SERVING
+    await start(running)
+    assert (await check_health(running)).state == mpb.HEALTH_STATE_HEALTHY
+    assert await health_of(running, "jobs") == SERVING
+
+
+async def test_many_failures_are_a_problem_until_the_next_scheduled_check(
+    running: Running, clock: WatchedClock
+) -> None:
+    for number in range(10):
+        await create(running, f"job-{number}")
+        await start(running, f"job-{number}")
+        if number < 4:
+            await complete(running, f"job-{number}")
+        else:
+            await fail(running, f"job-{number}", retryable=False)
+
+    report = await check_health(running)
+    assert list(report.problems) == ["60% of the last 10 jobs failed"]
+    assert report.failure_rate == 0.6
+    outcome = await running.server.duties.check_health.run_scheduled(always_ours)
+    assert outcome == "60% of the last 10 jobs failed"
+    clock.advance(2 * MINUTE)
+
+    later = await check_health(running)
+    assert (later.state, later.failure_rate) == (mpb.HEALTH_STATE_HEALTHY, 0)
+
+
+async def test_what_is_overdue_is_a_problem(running: Running, clock: WatchedClock) -> None:
+    await create(running)
+    await start(running)
+    await fail(running)
+    running.server.due_timer.stop()
+    clock.advance(SECOND + MINUTE + 1)
+
+    report = await check_health(running)
+
+    assert report.overdue == 1
+    assert list(report.problems) == ["1 retries or timeouts are overdue"]
+
+
+# The schedule.
+
+
+async def tasks(running: Running) -> dict[str, mpb.Task]:
+    """ListTasks, by name."""
+    answer = await running.maintenance.ListTasks(mpb.ListTasksRequest())
+    return {task.name: task for task in answer.tasks}
+
+
+@pytest.fixture
+def unrung(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler, which goes by the machine's clock, does not ring."""
+    monkeypatch.setattr(AsyncIOScheduler, "start", lambda _: None)
+
+
+@pytest.mark.usefixtures("unrung")
+async def test_the_five_duties_have_exactly_their_five_schedules(path: Path, clock: WatchedClock) -> None:
+    expected = {
+        "check-stale": ("*/5 * * * *", 5 * MINUTE),
+        "retry-failed": ("*/10 * * * *", 10 * MINUTE),
+        "evict-inactive": ("0 * * * *", HOUR),
+        "cleanup": ("0 2 * * *", DAY),
+        "check-health": ("*/2 * * * *", 2 * MINUTE),
+    }
+    async with serving(path, clock, schedules={}) as running:
+        first = await tasks(running)
+        assert tuple(first) == DUTIES
+        assert {name: task.schedule for name, task in first.items()} == {
+            name: schedule for name, (schedule, _) in expected.items()
+        }
+        for wait in (0, 7 * HOUR + 13 * SECOND, 29 * DAY):
+            clock.step(wait)
+            for name, task in (await tasks(running)).items():
+                interval = expected[name][1]
+                offset = 2 * HOUR if name == "cleanup" else 0
+                last_run = (clock.now() - offset) // interval * interval + offset
+                assert micros(task.next_run) == last_run + interval
+
+
+async def test_before_its_first_scheduled_run_a_duty_has_no_last_run(running: Running) -> None:
+    await running.maintenance.CheckStale(mpb.CheckStaleRequest())
+
+    for task in (await tasks(running)).values():
+        assert not task.HasField("last_run")
+        assert not task.last_outcome
+
+
+OUTCOMES = {
+    "check-stale": "1 stale",
+    "retry-failed": "0 retried",
+    "evict-inactive": "1 request ids forgotten",
+    "cleanup": "1 jobs and 4 events deleted",
+    "check-health": "healthy",
+}
+
+
+@pytest.mark.parametrize("name", DUTIES)
+async def test_a_scheduled_run_does_its_duty_once_for_each_instant_and_is_written_down(
+    running: Running, clock: WatchedClock, name: str
+) -> None:
+    await create(running, "silent", request_id="request-1")
+    await start(running, "silent")
+    await create(running, "cancelled")
+    await cancel(running, "cancelled")
+    clock.advance(40 * DAY)
+    (duty,) = [duty for duty in running.server.schedule.duties if duty.name == name]
+    due = clock.now() // MINUTE * MINUTE
+
+    await running.server.schedule.run_claimed(duty, due)
+    once = rows(running.path)
+    told = (await tasks(running))[name]
+    await running.server.schedule.run_claimed(duty, due)
+    await running.server.schedule.run_claimed(duty, due - MINUTE)
+
+    assert rows(running.path) == once
+    assert micros(told.last_run) == clock.now()
+    assert told.HasField("last_duration")
+    assert told.last_outcome == OUTCOMES[name]
+
+
+async def test_a_duty_that_fails_is_written_down_as_failed_and_its_cause_logged(
+    running: Running, clock: WatchedClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        name = "broken"
+        schedule = "* * * * *"
+
+        async def run_scheduled(self, still_ours: StillOurs) -> str:
+            raise RuntimeError("it broke")
+
+    duty: Duty = Broken()
+    await running.server.schedule.run_claimed(duty, clock.now())
+
+    runs = await running.server.readers.run(lambda reader: reader.task_runs())
+    assert runs["broken"].outcome == "failed; the log tells why"
+    assert "it broke" in caplog.text
+
+
+@pytest.mark.usefixtures("unrung")
+async def test_an_instant_that_was_missed_runs_once_when_the_server_is_back(
+    path: Path, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(path, clock, schedules={}) as running:
+        for duty in running.server.schedule.duties:
+            await running.server.schedule.run_claimed(duty, clock.now())
+    clock.advance(3 * HOUR + 50 * MINUTE)
+    claimed: list[tuple[str, int]] = []
+    run_claimed = Schedule.run_claimed
+
+    async def claim_and_note(schedule: Schedule, duty: Duty, due: int) -> None:
+        claimed.append((duty.name, due))
+        await run_claimed(schedule, duty, due)
+
+    monkeypatch.setattr(Schedule, "run_claimed", claim_and_note)
+    async with serving(path, clock, schedules={}) as running:
+        before = clock.now()
+        await asyncio.gather(*running.server.schedule._runs)
+        after = await tasks(running)
+
+    assert dict(claimed) == {
+        "check-stale": before // (5 * MINUTE) * 5 * MINUTE,
+        "retry-failed": before // (10 * MINUTE) * 10 * MINUTE,
+        "evict-inactive": before // HOUR * HOUR,
+        "cleanup": before // DAY * DAY + 2 * HOUR,
+        "check-health": before // (2 * MINUTE) * 2 * MINUTE,
+    }
+    assert all(micros(task.last_run) == before for task in after.values())
+    claimed.clear()
+    async with serving(path, clock, schedules={}):
+        assert claimed == []
+
+
+@pytest.mark.usefixtures("unrung")
+async def test_no_instant_is_made_up_for_a_store_that_is_new(path: Path, clock: WatchedClock) -> None:
+    async with serving(path, clock, schedules={}) as running:
+        assert not any(task.HasField("last_run") for task in (await tasks(running)).values())
+
+
+async def test_a_duty_runs_when_the_scheduler_rings(running: Running, clock: WatchedClock) -> None:
+    clock.step(DAY * 365)
+    ran = asyncio.Event()
+    (duty,) = [duty for duty in running.server.schedule.duties if duty.name == "check-health"]
+    running.server.schedule._triggers[duty.name] = CronTrigger.from_crontab("* * * * *", timezone=UTC)
+
+    async def run_and_tell(still_ours: StillOurs) -> str:
+        assert await still_ours()
+        ran.set()
+        return "rung"
+
+    duty.run_scheduled = run_and_tell  # type: ignore[method-assign]
+    running.server.schedule._scheduler.modify_job(duty.name, next_run_time=datetime.now(UTC))
+    async with asyncio.timeout(PATIENCE_S):
+        await ran.wait()
+
+
+async def test_a_run_that_was_taken_over_stops_at_its_next_slice(running: Running, clock: WatchedClock) -> None:
+    items = [pb.CreateRequest(id=f"job-{number:03}", job_type="default") for number in range(250)]
+    await running.jobs.BatchCreate(pb.BatchCreateRequest(requests=items))
+    await asyncio.gather(*(start(running, item.id) for item in items))
+    clock.advance(15 * MINUTE)
+    answers: list[Any] = [True, False, False, False]
+
+    async def still_ours() -> bool:
+        return bool(answers.pop(0))
+
+    outcome = await running.server.duties.check_stale.run_scheduled(still_ours)
+
+    assert outcome == "100 stale"
+    assert names(await history(running)).count("stale.detected") == 100
