@@ -150,7 +150,11 @@ class Server:
         """
         host, port = self._settings.address()
         self._grpc = self._build_grpc(host)
-        bound = self._listen(self._grpc, host, port)
+        try:
+            bound = self._listen(self._grpc, host, port)
+        except CannotServe:
+            self.store.close()
+            raise
         self.committer.start()
         self.readers.start()
         self.catch_up_readers.start()

@@ -278,3 +278,38 @@ def test_whether_nesting_is_accepted_does_not_depend_on_the_texts(levels: int) -
         return True
 
     assert is_accepted("without") == is_accepted("2" * 40)
+
+
+def test_a_value_that_is_nothing_is_refused() -> None:
+    document = Struct()
+    document.fields["empty"].Clear()
+
+    with pytest.raises(InvalidField) as refused:
+        encode(document, "metadata", METADATA_BYTES_MAX)
+
+    assert refused.value.field == "metadata.empty"
+
+
+def test_a_null_by_another_number_removes_a_key_too() -> None:
+    patch = Struct()
+    patch.fields["key"].null_value = 5  # type: ignore[assignment]
+
+    assert merge_metadata(encoded({"key": 1}), patch.SerializeToString()) == b""
+
+
+def test_the_path_of_a_refusal_is_cut_where_the_callers_key_is_long() -> None:
+    document = Struct()
+    document.fields["k" * 50_000].number_value = float("nan")
+
+    with pytest.raises(InvalidField) as refused:
+        encode(document, "metadata", METADATA_BYTES_MAX)
+
+    assert len(refused.value.field) == 200
+
+
+def test_a_document_that_is_too_large_is_refused_with_its_size() -> None:
+    with pytest.raises(InvalidField) as refused:
+        encode(Struct.FromString(encoded({"key": "x" * 200})), "result", 100)
+
+    assert int(refused.value.facts["size"]) > 200
+    assert refused.value.facts["size_max"] == "100"

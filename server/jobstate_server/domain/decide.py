@@ -403,9 +403,9 @@ class Decider:
         if overtaken or job.state is not JobState.PROCESSING or command.due_time > now:
             return None
         change = _Change(job, command, now)
-        seconds = (job.timeout or 0) / 1_000_000
+        seconds = f"{(job.timeout or 0) / 1_000_000:.6f}".rstrip("0").rstrip(".")
         error = JobError(
-            ATTEMPT_TIMEOUT, f"the attempt outlasted its timeout of {seconds:g} s", True, b"", job.attempt, now
+            ATTEMPT_TIMEOUT, f"the attempt outlasted its timeout of {seconds} s", True, b"", job.attempt, now
         )
         self._fail_attempt(change, error)
         return change.decision()

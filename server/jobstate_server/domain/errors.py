@@ -56,7 +56,8 @@ class InvalidField(JobStateError):
     def within(self, prefix: str) -> InvalidField:
         """The same refusal, of fields nested in ``prefix``."""
         others = tuple((f"{prefix}.{field}", problem) for field, problem in self.violations[1:])
-        return InvalidField(f"{prefix}.{self.field}", self.problem, others=others)
+        facts = {key: value for key, value in self.facts.items() if key != "field"}
+        return InvalidField(f"{prefix}.{self.field}", self.problem, others=others, **facts)
 
 
 class UnknownJobType(InvalidField):

@@ -30,7 +30,12 @@ watcher's message holds the document four levels down."""
 # chance bytes of a text, so it only says that a walk through the document is needed.
 _MAYBE_NOT_FINITE = re.compile(rb"\x11.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 
-_MAYBE_NULL = b"\x08\x00"
+# An entry whose value is an empty message: a Value that is nothing at all, not even null.
+_MAYBE_EMPTY = b"\x12\x00"
+
+_PATH_LENGTH_MAX = 200
+"""Characters of a path told in a refusal: keys are the caller's and may be long, statuses travel in headers."""
+
 _STRUCT_TAG = b"\x2a"
 _LIST_TAG = b"\x32"
 
@@ -43,10 +48,13 @@ def encode(document: Struct, field: str, bytes_max: int) -> Document:
     """
     encoded = document.SerializeToString(deterministic=True)
     if len(encoded) > bytes_max:
-        raise InvalidField(field, f"has {len(encoded)} bytes encoded, at most {bytes_max} are kept")
+        size = len(encoded)
+        raise InvalidField(
+            field, f"has {size} bytes encoded, at most {bytes_max} are kept", size=size, size_max=bytes_max
+        )
     # Bytes that could open an object or a list: fewer than the limit cannot nest deeper than it.
     openings = encoded.count(_STRUCT_TAG) + encoded.count(_LIST_TAG)
-    if openings >= NESTING_MAX or _MAYBE_NOT_FINITE.search(encoded):
+    if openings >= NESTING_MAX or _MAYBE_EMPTY in encoded or _MAYBE_NOT_FINITE.search(encoded):
         _check_values(document, field)
     return encoded
 
@@ -58,14 +66,17 @@ def merge_metadata(base: Document, patch: Document) -> Document:
         InvalidField: the result is too large.
     """
     merged = Struct.FromString(base + patch)
-    if _MAYBE_NULL in patch:
-        for key, value in Struct.FromString(patch).fields.items():
-            if value.WhichOneof("kind") == "null_value":
-                del merged.fields[key]
+    for key, value in Struct.FromString(patch).fields.items():
+        if value.WhichOneof("kind") == "null_value":
+            del merged.fields[key]
     encoded = merged.SerializeToString(deterministic=True)
-    if len(encoded) > METADATA_BYTES_MAX:
+    size = len(encoded)
+    if size > METADATA_BYTES_MAX:
         raise InvalidField(
-            "metadata", f"would have {len(encoded)} bytes once merged, at most {METADATA_BYTES_MAX} are kept"
+            "metadata",
+            f"would have {size} bytes once merged, at most {METADATA_BYTES_MAX} are kept",
+            size=size,
+            size_max=METADATA_BYTES_MAX,
         )
     return encoded
 
@@ -77,7 +88,10 @@ def _check_values(document: Struct, field: str) -> None:
         path, value, depth = waiting.pop()
         if depth > NESTING_MAX:
             raise InvalidField(field, f"is nested deeper than {NESTING_MAX} levels")
+        path = path[:_PATH_LENGTH_MAX]
         kind = value.WhichOneof("kind")
+        if kind is None:
+            raise InvalidField(path, "must have a value, if only null")
         if kind == "number_value" and not math.isfinite(value.number_value):
             raise InvalidField(path, "must be a finite number")
         if kind == "struct_value":
