@@ -2,10 +2,6 @@
 
 Calls put commands into a bounded queue and wait. A thread takes what has gathered, decides the commands in order,
 writes once, and wakes the event loop once for all of them: while one batch is being made durable, the next one gathers.
-
-The loop hands over a batch at a time, never a command: two threads that each want the interpreter for every command
-would spend more time waiting for it than working. So an idle thread is given work at once only when as many callers
-have come as were there the last time; otherwise the loop waits for them, for a moment.
 """
 
 from __future__ import annotations
@@ -18,11 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from jobstate_server.domain.clock import MILLISECOND, SECOND, Clock
+from jobstate_server.domain.clock import SECOND, Clock
 from jobstate_server.domain.commands import BatchCreate, Command, UpdateProgress
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.engine.batch import Outcome, Verdict
+from jobstate_server.engine.gathering import Gathering
 from jobstate_server.engine.writer import RETRY_DELAY_S, Counters, Writer, Written, unavailable
 from jobstate_server.store.base import Store, StoredEvent, StoreUnreachable, Transaction
 
@@ -31,9 +28,6 @@ BATCH_ROWS_MAX = 512
 
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 """Request bytes of one transaction, so that large metadata cannot make a commit slow for its neighbours."""
-
-GATHER_ENOUGH = 64
-"""Commands that are not waited beyond: the cost of a transaction, shared by so many, is small beside their own."""
 
 QUEUE_ROWS_MAX = 8_192
 """Commands waiting: half a second of work. A caller who would wait longer is better told so."""
@@ -46,10 +40,6 @@ PROGRESS_SHARE = 0.9
 
 STREAM_SHARE = 0.5
 """Streams may fill the queue to this share: they can wait, a unary call can only be refused."""
-
-GATHER_TIME_MAX = 4 * MILLISECOND
-"""How long a batch may wait for the callers who are probably on their way: those who were answered a moment ago. A lone
-caller never waits, because nobody else was."""
 
 PROBE_INTERVAL = 2 * SECOND
 """How often a store that could not be written is tried again while nobody calls."""
@@ -132,12 +122,7 @@ class Committer:
         self._published = published
         self._gathered: deque[_Item] = deque()
         self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
-        self._busy = False
-        self._expected = 0
-        """Commands of the last batch and those that had come while it was committed: as many are to be expected."""
-        self._gathering: asyncio.Handle | None = None
-        """The handover that is arranged, soon or after the time for gathering."""
-        self._gathering_ends_soon = False
+        self._gathering = Gathering(self._hand_over)
         self._idle = asyncio.Event()
         self._idle.set()
         self._rows_waiting = 0
@@ -245,29 +230,10 @@ class Committer:
     def _gather(self, item: _Item) -> None:
         self._gathered.append(item)
         self._idle.clear()
-        if not self._busy:
-            self._arrange(urgent=not isinstance(item, _Pending))
-
-    def _arrange(self, *, urgent: bool = False) -> None:
-        """Arrange the next handover: soon when the callers who are expected are here, in a moment when they are not."""
-        assert self._loop is not None
-        if self._gathering_ends_soon:
-            return
-        if urgent or self._rows_waiting >= self._expected:
-            if self._gathering is not None:
-                self._gathering.cancel()
-            self._gathering_ends_soon = True
-            # Not now but after what else is ready on the loop, which may well be more commands.
-            self._gathering = self._loop.call_soon(self._hand_over)
-        elif self._gathering is None:
-            self._gathering = self._loop.call_later(GATHER_TIME_MAX / SECOND, self._hand_over)
+        self._gathering.came(self._rows_waiting, urgent=not isinstance(item, _Pending))
 
     def _hand_over(self) -> None:
-        self._gathering = None
-        self._gathering_ends_soon = False
-        handed = self._take()
-        self._busy = True
-        self._handed.put(handed)
+        self._handed.put(self._take())
 
     def _take(self) -> _Handed:
         """Take what belongs in one transaction off the front of the queue."""
@@ -306,19 +272,13 @@ class Committer:
 
     def _deliver(self, handed: _Handed, wanted: Sequence[_Pending], written: Written, worked: Any) -> None:
         """Back on the event loop, tell everybody."""
-        self._busy = False
-        for item in handed.pending:
-            self._rows_waiting -= item.rows
-            self._bytes_waiting -= item.size
-        rows_done = sum(item.rows for item in handed.pending)
-        self._expected = min(GATHER_ENOUGH, rows_done + self._rows_waiting)
-        # First of all, so that the thread works while the loop sends the answers.
-        if self._rows_waiting >= GATHER_ENOUGH:
-            self._hand_over()
-        elif self._gathered:
-            self._arrange(urgent=not isinstance(self._gathered[0], _Pending))
-        else:
+        rows = sum(item.rows for item in handed.pending)
+        self._rows_waiting -= rows
+        self._bytes_waiting -= sum(item.size for item in handed.pending)
+        if not self._gathered:
             self._idle.set()
+        is_urgent = any(not isinstance(item, _Pending) for item in self._gathered)
+        self._gathering.returned(rows, self._rows_waiting, urgent=is_urgent)
         if wanted or written.due_served is not None:
             self._set_reachable(written.reachable)
         if written.events:

@@ -7,11 +7,12 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from jobstate_server.domain.errors import JobNotFound, Overloaded, StoreUnavailable
 from jobstate_server.domain.job import Job
+from jobstate_server.engine.gathering import Gathering
 from jobstate_server.store.base import Reader, Store, StoreUnreachable
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,13 @@ _RETRY_DELAY_S = 0.5
 T = TypeVar("T")
 
 
+_Get = tuple[str, str | None, asyncio.Future[Job]]
+"""The job's id, the principal who asks, and who waits for it."""
+
+_Told = tuple[asyncio.Future[Any], Any, Exception | None]
+"""Who waits, and what they are told: a value or an error."""
+
+
 class Readers:
     """Runs reads for the event loop. Its methods belong on the event loop's thread."""
 
@@ -38,8 +46,8 @@ class Readers:
         self._queue: queue.SimpleQueue[tuple[Callable[[Reader], Any], asyncio.Future[Any] | None] | None] = (
             queue.SimpleQueue()
         )
-        self._gets: deque[tuple[str, str | None, asyncio.Future[Job]]] = deque()
-        self._gets_scheduled = False
+        self._gets: deque[_Get] = deque()
+        self._gathering = Gathering(self._hand_over_gets)
         self._waiting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = [
@@ -74,10 +82,12 @@ class Readers:
         """One job, read together with the others wanted at this moment. Raises JobNotFound besides ``run``'s errors."""
         future: asyncio.Future[Job] = self._admit()
         self._gets.append((job_id, principal, future))
-        if not self._gets_scheduled:
-            self._gets_scheduled = True
-            self._queue.put((self._read_gets, None))
+        self._gathering.came(len(self._gets))
         return future
+
+    def _hand_over_gets(self) -> None:
+        wanted = [self._gets.popleft() for _ in range(min(len(self._gets), GETS_AT_ONCE_MAX))]
+        self._queue.put((lambda reader: self._read_gets(reader, wanted), None))
 
     def _admit(self) -> asyncio.Future[Any]:
         if self._waiting >= READS_WAITING_MAX:
@@ -103,36 +113,34 @@ class Readers:
         finally:
             reader.close()
 
-    def _read_gets(self, reader: Reader) -> None:
-        # Cleared before taking: a Get that arrives in between is taken here or schedules another read, never lost.
-        self._gets_scheduled = False
-        wanted: list[tuple[str, str | None, asyncio.Future[Job]]] = []
-        while self._gets and len(wanted) < GETS_AT_ONCE_MAX:
-            wanted.append(self._gets.popleft())
-        if self._gets:
-            self._queue.put((self._read_gets, None))
+    def _read_gets(self, reader: Reader, wanted: Sequence[_Get]) -> None:
+        results: list[_Told] = []
         try:
             found = reader.jobs({job_id for job_id, _, _ in wanted}, None)
         except Exception as failure:
             error = _explained(failure)
-            self._tell([(future, None, error) for _, _, future in wanted])
-            return
-        results: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
-        for job_id, principal, future in wanted:
-            job = found.get(job_id)
-            if job is None or (principal is not None and job.principal != principal):
-                results.append((future, None, JobNotFound(job_id)))
-            else:
-                results.append((future, job, None))
-        self._tell(results)
+            results = [(future, None, error) for _, _, future in wanted]
+        else:
+            for job_id, principal, future in wanted:
+                job = found.get(job_id)
+                if job is None or (principal is not None and job.principal != principal):
+                    results.append((future, None, JobNotFound(job_id)))
+                else:
+                    results.append((future, job, None))
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._deliver_gets, results)
 
-    def _tell(self, results: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+    def _tell(self, results: list[_Told]) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._deliver, results)
 
     # And this on the event loop again.
 
-    def _deliver(self, results: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+    def _deliver_gets(self, results: list[_Told]) -> None:
+        self._gathering.returned(len(results), len(self._gets))
+        self._deliver(results)
+
+    def _deliver(self, results: list[_Told]) -> None:
         self._waiting -= len(results)
         for future, value, error in results:
             if future.cancelled():

@@ -33,7 +33,7 @@ _MAYBE_NOT_FINITE = re.compile(rb"\x11.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 # An entry whose value is an empty message: a Value that is nothing at all, not even null.
 _MAYBE_EMPTY = b"\x12\x00"
 
-_PATH_LENGTH_MAX = 200
+_PATH_CUT_AT = 200
 """Characters of a path told in a refusal: keys are the caller's and may be long, statuses travel in headers."""
 
 _STRUCT_TAG = b"\x2a"
@@ -88,7 +88,7 @@ def _check_values(document: Struct, field: str) -> None:
         path, value, depth = waiting.pop()
         if depth > NESTING_MAX:
             raise InvalidField(field, f"is nested deeper than {NESTING_MAX} levels")
-        path = path[:_PATH_LENGTH_MAX]
+        path = path[:_PATH_CUT_AT]
         kind = value.WhichOneof("kind")
         if kind is None:
             raise InvalidField(path, "must have a value, if only null")
