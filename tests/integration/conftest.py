@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from ..support.calls import create, start
 from ..support.clock import WatchedClock
-from ..support.server import Running, serving
+from ..support.server import Running, rows, serving
 
 
 @pytest.fixture
@@ -27,3 +29,22 @@ async def running(path: Path, clock: WatchedClock) -> AsyncIterator[Running]:
     """A server whose time is ``clock``."""
     async with serving(path, clock) as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """A server with one running job, for all that must not change it."""
+    async with serving(tmp_path_factory.mktemp("shared") / "jobs.db", WatchedClock()) as running:
+        await create(running)
+        await start(running)
+        yield running
+
+
+@pytest.fixture
+def stored(shared: Running) -> Iterator[Running]:
+    """The same server, checked: nothing may be stored."""
+    before = rows(shared.path)
+
+    yield shared
+
+    assert rows(shared.path) == before

@@ -1,1 +1,1 @@
-"""The conformance suite: what every store must do. ``test_sqlite`` and ``test_sqlite_plans`` are SQLite's own."""
+"""The conformance suite: what every store must do. The folder ``sqlite`` holds SQLite's own."""

@@ -1,15 +1,13 @@
-"""SQLite's own: every statement walks an index, so that its cost does not grow with what is stored."""
+"""Every statement walks an index, so that its cost does not grow with what is stored."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
@@ -18,17 +16,10 @@ from jobstate_server.store.reading import SqlReader
 from jobstate_server.store.rows import PROGRESS_COLUMNS
 from jobstate_server.store.sqlite import SqliteStore, SqliteTransaction
 
-from .support import UNBOUNDED, SqliteHome, a_job, a_request, an_attempt, an_event, keep, keep_jobs, opened, page_of
+from ..support import UNBOUNDED, a_job, a_request, an_attempt, an_event, keep, keep_jobs, page_of
 
 GROWING_TABLES = {"job", "event", "attempt", "request"}
 """The others have one row, or some per job type or duty, or are the values of a statement: read whole, and rightly."""
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteStore]:
-    with opened(SqliteHome(tmp_path / "jobs.db"), clock) as store:
-        assert isinstance(store, SqliteStore)
-        yield store
 
 
 @pytest.fixture

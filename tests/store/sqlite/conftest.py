@@ -1,0 +1,24 @@
+"""Here a store is a file at a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobstate_server.store.sqlite import SqliteStore
+
+from .support import opened_at
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file of a store that is not there yet."""
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    with opened_at(path) as store:
+        yield store

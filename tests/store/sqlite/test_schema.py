@@ -1,0 +1,104 @@
+"""Migrations make the schema of the models, whole or not at all, and a schema too new is refused."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import peewee
+import pytest
+
+from jobstate_server.domain.clock import ManualClock
+from jobstate_server.store import migrate
+from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.models import TABLES
+from jobstate_server.store.sqlite import SqliteStore
+
+from ..support import an_event, keep_events
+from .support import opened_at
+
+
+def schema_of(database: sqlite3.Connection) -> dict[str, str]:
+    """The text of every table and index, by name, without regard for quotes and blanks."""
+    rows = database.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    return {name: re.sub(r'[\s"]+', " ", sql.replace("IF NOT EXISTS ", "")).strip() for name, sql in rows}
+
+
+def test_the_migrated_schema_is_the_one_that_the_models_make(store: SqliteStore) -> None:
+    fresh = peewee.SqliteDatabase(":memory:")
+    with fresh.bind_ctx(TABLES):
+        fresh.create_tables(TABLES)
+        made = schema_of(fresh.connection())
+    fresh.close()
+
+    assert "job" in made
+    assert schema_of(store._database.connection()) == made
+
+
+def test_every_migration_can_be_used_by_a_program_that_knows_it() -> None:
+    found = migrate.migrations("sqlite")
+
+    assert [migration.version for migration in found] == list(range(1, len(found) + 1))
+    assert all(1 <= migration.usable_from <= migration.version for migration in found)
+
+
+def test_a_store_opened_again_is_not_migrated_again(path: Path) -> None:
+    with opened_at(path) as store:
+        assert migrate.bring_up_to_date(store._database, "sqlite") == []
+
+
+def set_schema(path: Path, version: int, usable_from: int) -> None:
+    with opened_at(path):
+        pass
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE schema SET version = ?, usable_from = ?", (version, usable_from))
+
+
+def test_a_database_that_needs_a_newer_program_is_refused_with_a_sentence(path: Path) -> None:
+    set_schema(path, 900, 800)
+
+    with pytest.raises(CannotOpen) as caught:
+        SqliteStore(path, ManualClock())
+
+    sentence = str(caught.value)
+    assert all(part in sentence for part in ("schema 900", "knows schema 800", "upgrade jobstate-server"))
+
+
+def test_a_newer_database_that_this_program_may_use_opens_and_stays_as_it_is(path: Path) -> None:
+    set_schema(path, 900, 1)
+
+    with opened_at(path) as store:
+        assert keep_events(store, an_event()) == 1
+
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT version, usable_from FROM schema").fetchall() == [(900, 1)]
+
+
+def test_a_refused_open_leaves_the_file_to_others(path: Path) -> None:
+    set_schema(path, 900, 800)
+    with pytest.raises(CannotOpen):
+        SqliteStore(path, ManualClock())
+
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE schema SET version = 1, usable_from = 1")
+    with opened_at(path) as store:
+        assert keep_events(store, an_event()) == 1
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened_at(path) as store:
+        keep_events(store, an_event())
+        before = schema_of(store._database.connection())
+    broken = migrate.Migration(2, 1, ("CREATE TABLE half (id TEXT)", "no SQL"))
+    known = [*migrate.migrations("sqlite"), broken]
+    monkeypatch.setattr(migrate, "migrations", lambda dialect: known)
+
+    with pytest.raises(CannotOpen):
+        SqliteStore(path, ManualClock())
+
+    monkeypatch.undo()
+    with opened_at(path) as store:
+        assert schema_of(store._database.connection()) == before
+        assert keep_events(store, an_event()) == 2

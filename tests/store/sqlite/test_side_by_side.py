@@ -1,0 +1,75 @@
+"""Readers, the writer and foreign programs work at one file side by side."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from jobstate_server.domain.filters import EventFilter
+from jobstate_server.store.base import LogState, TransactionConflict
+from jobstate_server.store.sqlite import SqliteStore
+
+from ..support import a_job, an_event, keep_events, keep_jobs, page_of, stored_job
+
+
+def test_commits_are_synced_and_readers_have_the_write_ahead_log(store: SqliteStore) -> None:
+    with closing(store.open_reader()) as reader:
+        for database in (store._database, reader._database):
+            connection = database.connection()
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_a_reader_in_the_middle_of_a_read_does_not_hold_up_a_commit(store: SqliteStore) -> None:
+    keep_jobs(store, a_job("a"), a_job("b"))
+    with closing(store.open_reader()) as reader, reader._database.atomic():
+        assert set(reader.jobs(["a", "b", "c"], None)) == {"a", "b"}
+
+        keep_jobs(store, a_job("c"))
+
+        assert set(reader.jobs(["a", "b", "c"], None)) == {"a", "b"}
+    assert stored_job(store, "c") == a_job("c")
+
+
+def test_a_foreign_writer_in_the_way_is_told_as_a_conflict_and_passes(store: SqliteStore, path: Path) -> None:
+    store._database.connection().execute("PRAGMA busy_timeout = 0")
+    with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TransactionConflict):
+            keep_events(store, an_event())
+        foreign.execute("ROLLBACK")
+
+    assert keep_events(store, an_event()) == 1
+
+
+@pytest.mark.parametrize("before_read", [True, False], ids=["before the events are read", "after they were"])
+@pytest.mark.parametrize(
+    "wanted", [EventFilter(), EventFilter(principal="owner"), EventFilter(job_ids=frozenset({"job"}))], ids=repr
+)
+def test_the_horizon_of_a_page_is_read_after_its_events(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, wanted: EventFilter, before_read: bool
+) -> None:
+    """The compaction edge, step by step: retention runs in the middle of one read of a page."""
+    keep_events(store, *[an_event() for _ in range(10)])
+    with closing(store.open_reader()) as reader:
+        read_log_state = reader.log_state
+        calls = 0
+
+        def log_state() -> LogState:
+            nonlocal calls
+            calls += 1
+            found = read_log_state() if before_read else None
+            if calls == (1 if before_read else 2):
+                with store.transaction() as transaction:
+                    assert transaction.trim_events(100, 0, 6) == 6
+            return found or read_log_state()
+
+        monkeypatch.setattr(reader, "log_state", log_state)
+        page = page_of(reader, 0, wanted)
+
+    assert calls == 2
+    assert page.horizon == 6
+    assert [event.sequence for event in page.events] == list(range(7 if before_read else 1, 11))
