@@ -140,7 +140,11 @@ class Hub:
         return waiter.matched
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
-        """Take in the events that follow the head, and ring for whoever wants one of them."""
+        """Take in the newest events, and ring for whoever wants one of them."""
+        if events[0].sequence > self.head + 1:
+            # A commit of unknown outcome was made after all, and nobody was told of its events: the log has them.
+            for waiter in self._watchers:
+                waiter.ring(self.head + 1)
         self.ring.append(events)
         waiting = self._waiting
         if not waiting:

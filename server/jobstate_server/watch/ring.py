@@ -60,9 +60,11 @@ class Ring:
         return self.check_at(self.head)
 
     def append(self, events: Sequence[StoredEvent]) -> None:
-        """Add the events that follow the head."""
-        if events[0].sequence != self.head + 1:
-            raise ValueError(f"event {events[0].sequence} does not follow the head {self.head}")
+        """Add events beyond the head. Where they do not follow it at once the ring begins anew with them."""
+        if events[0].sequence <= self.head:
+            raise ValueError(f"event {events[0].sequence} is not beyond the head {self.head}")
+        if events[0].sequence > self.head + 1:
+            self._entries, self._bytes, self._dropped = [], 0, 0
         self._entries.extend(Entry(event) for event in events)
         self._bytes += sum(len(event.payload) + _OVERHEAD for event in events)
         self.head = events[-1].sequence

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jobstate_server.domain.clock import SECOND
 from jobstate_server.domain.errors import Draining, JobNotFound
@@ -93,9 +93,10 @@ class _Watcher:
         self._catch_up = catch_up
         self._watch = watch
         self._seen = watch.wanted
-        if watch.until_final and watch.wanted.types:
-            # The end of a job must be seen even where it is not to be sent.
-            self._seen = replace(watch.wanted, types=watch.wanted.types | _ENDING)
+        if watch.until_final:
+            # The end of a named job must be seen even where it is not to be sent.
+            types = watch.wanted.types and watch.wanted.types | _ENDING
+            self._seen = EventFilter(job_ids=watch.wanted.job_ids, types=types, principal=watch.wanted.principal)
         self.waiter: Waiter = hub.join(self._seen)
         self._position = 0
         self._check = 0
@@ -191,7 +192,7 @@ class _Watcher:
         self._move(last.sequence, event_check(last.payload))
         if self._watch.wanted.passes_all and not self._watch.latest_progress:
             return self._watching.live_response(entries, after)
-        seen = [entry for entry in entries if self._sees(entry.event)]
+        seen = [entry for entry in entries if _passes(self._seen, entry.event)]
         kept = self._sendable([entry.event for entry in seen])
         listed = [entry.listed for entry in seen if entry.event.sequence in kept]
         return events_response(listed, self._cursor) if listed else None
@@ -203,16 +204,14 @@ class _Watcher:
         listed = [listed_event(event.payload, event.sequence) for event in events if event.sequence in kept]
         return events_response(listed, self._cursor) if listed else None
 
-    def _sees(self, event: StoredEvent) -> bool:
-        return self._seen.passes(event.job_id, event.job_type, event.source_id, event.type, event.principal)
-
     def _sendable(self, events: Sequence[StoredEvent]) -> set[int]:
         """Note the ends of jobs among these events, and choose the sequences that are to be sent."""
         for event in events:
             if event.type in _ENDING and event.job_id in self._unfinished:
                 self._unfinished[event.job_id] = event.sequence
-        types = self._watch.wanted.types
-        wanted = [event for event in events if not types or event.type in types]
+        wanted = events
+        if self._watch.until_final:
+            wanted = [event for event in events if _passes(self._watch.wanted, event)]
         if self._watch.latest_progress:
             wanted = latest_progress(wanted)
         return {event.sequence for event in wanted}
@@ -250,6 +249,10 @@ class _Watcher:
         if self._hub.head > self._position:
             self._move(self._hub.head, self._hub.ring.head_check)
         return heartbeat_response(self._cursor)
+
+
+def _passes(wanted: EventFilter, event: StoredEvent) -> bool:
+    return wanted.passes(event.job_id, event.job_type, event.source_id, event.type, event.principal)
 
 
 def _draining(cursor: str) -> bytes:

@@ -1,0 +1,250 @@
+"""Clients of a run: they create, drive, cancel and retry jobs, and write down what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from jobstate.v1 import job_pb2, job_service_pb2_grpc, maintenance_service_pb2_grpc
+from jobstate.v1 import job_service_pb2 as pb
+
+from ..support.calls import struct
+from .history import ANSWERED, REFUSED, UNKNOWN, Call
+from .recording import Recorder, ending_of, state_name
+from .server_process import JOB_TYPES
+
+CALL_TIMEOUT_S = 3.0
+"""A call to a server that is paused or gone ends after this, its outcome unknown."""
+
+TRIES_MAX = 40
+
+CHANNEL_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.enable_http_proxy", 0),
+)
+
+NOT_MADE = frozenset({"DRAINING", "OVERLOADED"})
+"""Reasons that say that nothing was changed, and to repeat the call."""
+
+
+async def pause(seconds: float) -> None:
+    """Let time pass, for faults that come at random moments and readers that are slow. No result is waited for so."""
+    passed = asyncio.Event()
+    timer = asyncio.get_running_loop().call_later(seconds, passed.set)
+    try:
+        await passed.wait()
+    finally:
+        timer.cancel()
+
+
+class Stubs:
+    """Stubs on a channel of their own."""
+
+    def __init__(self, address: str, **options: int) -> None:
+        arguments = [*CHANNEL_OPTIONS, *((f"grpc.{name}", value) for name, value in options.items())]
+        self.channel = grpc.aio.insecure_channel(address, options=arguments)
+        self.jobs: job_service_pb2_grpc.JobServiceAsyncStub = job_service_pb2_grpc.JobServiceStub(self.channel)
+        self.maintenance: maintenance_service_pb2_grpc.MaintenanceServiceAsyncStub = (
+            maintenance_service_pb2_grpc.MaintenanceServiceStub(self.channel)
+        )
+
+
+@dataclass
+class Shared:
+    """What clients and watchers of one run know together."""
+
+    address: str
+    recorder: Recorder
+    calls: list[Call] = field(default_factory=list)
+    job_ids: list[str] = field(default_factory=list)
+    """Jobs that were created, or may have been."""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    marks: int = 0
+
+    async def stubs(self, **options: int) -> Stubs:
+        """New stubs, closed with the run."""
+        stubs = Stubs(self.address, **options)
+        await self.stack.enter_async_context(stubs.channel)
+        return stubs
+
+    def mark(self) -> str:
+        """Text that no other call carries."""
+        self.marks += 1
+        return f"mark-{self.marks}"
+
+    @staticmethod
+    def now() -> float:
+        """Seconds of the run's clock."""
+        return asyncio.get_running_loop().time()
+
+
+class Client:
+    """One client, doing one thing at a time."""
+
+    def __init__(self, name: str, shared: Shared, stubs: Stubs, rng: random.Random) -> None:
+        self.name = name
+        self._shared = shared
+        self._stubs = stubs
+        self._rng = rng
+        self._count = 0
+
+    async def run(self) -> None:
+        """Do one thing after another until the run stops."""
+        doings: list[Callable[[], Awaitable[None]]] = [self._live, self._live, self._live, self._meddle, self._batch]
+        while not self._shared.stopping.is_set():
+            await self._rng.choice(doings)()
+
+    async def _live(self) -> None:
+        """Create a job, and work on it."""
+        job_id = self._new_id()
+        await self._create(job_id)
+        await self._work(job_id)
+
+    async def _work(self, job_id: str) -> None:
+        """Take a queued job through some of its life."""
+        started = await self._start(job_id)
+        if started is None:
+            return
+        attempt = started.attempt
+        for _ in range(self._rng.randrange(6)):
+            await self._progress(job_id, attempt)
+        ending = self._rng.random()
+        if ending < 0.45:
+            mark = self._shared.mark()
+            request = pb.CompleteRequest(id=job_id, attempt=attempt, result=struct(mark=mark))
+            await self._change("Complete", request, mark)
+        elif ending < 0.75:
+            await self._fail(job_id, attempt)
+        elif ending < 0.85:
+            await self._cancel(job_id)
+        # Else it is left to its timeout, or to be found stale.
+
+    async def _meddle(self) -> None:
+        """Look at any job, and do something that fits, or nearly."""
+        job_id = self._rng.choice(self._shared.job_ids or [self._new_id()])
+        job = await self._get(job_id)
+        if job is None:
+            return
+        if job.state == job_pb2.JOB_STATE_PROCESSING and not job.claimed:
+            claimed = await self._start(job_id)
+            if claimed is not None and self._rng.random() < 0.7:
+                await self._progress(job_id, claimed.attempt)
+                await self._fail(job_id, claimed.attempt)
+        elif job.state in {job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_RETRYING}:
+            retry = pb.RetryRequest(id=job_id, immediately=self._rng.random() < 0.5)
+            await self._change("Retry", retry, "")
+        elif self._rng.random() < 0.2:
+            await self._cancel(job_id)
+        elif job.state == job_pb2.JOB_STATE_QUEUED:
+            await self._work(job_id)
+        else:
+            await self._progress(job_id, max(1, job.attempt))
+
+    async def _batch(self) -> None:
+        """Create several jobs at once, and work on some of them."""
+        job_ids = [self._new_id() for _ in range(self._rng.randrange(1, 8))]
+        items = [self._create_request(job_id, "") for job_id in job_ids]
+        if self._rng.random() < 0.7:
+            for item in items:
+                item.request_id = f"request-{item.id}"
+        request = pb.BatchCreateRequest(requests=items)
+        call = Call("BatchCreate", "", UNKNOWN, items[0].request_id, changes=False, job_ids=tuple(job_ids))
+        await self._make(call, request)
+        for job_id in job_ids[:3]:
+            await self._work(job_id)
+
+    def _new_id(self) -> str:
+        self._count += 1
+        job_id = f"{self.name}-{self._count}"
+        self._shared.job_ids.append(job_id)
+        return job_id
+
+    def _create_request(self, job_id: str, mark: str) -> pb.CreateRequest:
+        source_id = f"source-{self._rng.randrange(4)}"
+        request = pb.CreateRequest(id=job_id, job_type=self._rng.choice(list(JOB_TYPES)), source_id=source_id)
+        if mark:
+            request.metadata.CopyFrom(struct(mark=mark, owner=self.name))
+        return request
+
+    async def _create(self, job_id: str) -> None:
+        mark = self._shared.mark()
+        await self._change("Create", self._create_request(job_id, mark), mark)
+
+    async def _start(self, job_id: str) -> job_pb2.Job | None:
+        mark = self._shared.mark()
+        return await self._change("Start", pb.StartRequest(id=job_id, worker=mark), mark)
+
+    async def _fail(self, job_id: str, attempt: int) -> None:
+        mark = self._shared.mark()
+        request = pb.FailRequest(id=job_id, attempt=attempt, error=pb.FailureReport(code=mark))
+        if self._rng.random() < 0.2:
+            request.retryable = False
+        await self._change("Fail", request, mark)
+
+    async def _cancel(self, job_id: str) -> None:
+        mark = self._shared.mark()
+        await self._change("Cancel", pb.CancelRequest(id=job_id, reason=mark), mark)
+
+    async def _progress(self, job_id: str, attempt: int) -> None:
+        request = pb.UpdateProgressRequest(id=job_id, attempt=attempt)
+        if self._rng.random() < 0.15:
+            await self._make(Call("UpdateProgress", job_id, UNKNOWN, changes=False), request)
+            return
+        mark = self._shared.mark()
+        request.message = mark
+        request.progress = self._rng.randrange(101)
+        request.usage.tokens = self._rng.randrange(1_000)
+        kind = self._rng.random()
+        if kind < 0.2:
+            request.metadata.CopyFrom(struct(step=self._rng.randrange(10)))
+        elif kind < 0.3:
+            request.metadata.CopyFrom(struct(step=None, mark=None, owner=None))
+        await self._change("UpdateProgress", request, mark)
+
+    async def _get(self, job_id: str) -> job_pb2.Job | None:
+        return await self._make(Call("Get", job_id, UNKNOWN, changes=False), pb.GetRequest(id=job_id))
+
+    async def _change(self, rpc: str, request: Any, mark: str) -> job_pb2.Job | None:
+        request_id = ""
+        if hasattr(request, "request_id") and self._rng.random() < 0.7:
+            request.request_id = request_id = f"request-{self._shared.mark()}"
+        # A Retry of what waits already, or of what has been retried meanwhile, is answered and makes no event.
+        return await self._make(Call(rpc, request.id, UNKNOWN, request_id, mark, changes=rpc != "Retry"), request)
+
+    async def _make(self, call: Call, request: Message) -> job_pb2.Job | None:
+        """Make a call; repeat one whose outcome is unknown if it has a request id, now and then."""
+        call.invoked = Shared.now()
+        answer: Any = None
+        for call.tries in range(1, TRIES_MAX + 1):
+            try:
+                answer = await getattr(self._stubs.jobs, call.rpc)(request, timeout=CALL_TIMEOUT_S)
+                call.outcome, call.code, call.reason = ANSWERED, "OK", ""
+                break
+            except grpc.aio.AioRpcError as error:
+                ending = ending_of(error)
+                if ending.reason or ending.code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}:
+                    call.outcome = REFUSED
+                call.code, call.reason = ending.code, ending.reason
+                if ending.reason and ending.reason not in NOT_MADE:
+                    break
+            if not call.request_id or self._rng.random() < 0.05:
+                break
+            call.outcome = UNKNOWN
+            await pause(self._rng.uniform(0.02, 0.1))
+        call.returned = Shared.now()
+        self._shared.calls.append(call)
+        job: job_pb2.Job | None = getattr(answer, "job", None)
+        if job is not None:
+            call.version, call.attempt, call.state = job.version, job.attempt, state_name(job.state)
+        return job

@@ -1,0 +1,110 @@
+"""What a run looks at when all is over: every job, every sum, the whole log, and where old cursors lead."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Sequence
+
+import grpc
+from google.protobuf.message import Message
+
+from jobstate.v1 import job_pb2
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.clock import DAY
+from jobstate_server.store.base import chunks
+
+from .clients import Shared, Stubs
+from .history import History, Stream, Watcher
+from .process import ServerProcess
+from .recording import Recorder, ending_of, job_dict, state_name
+from .watchers import Habits, request_of
+
+GETS_AT_ONCE = 100
+
+PROBES = 40
+"""Cursors of the run that are tried again at its end."""
+
+
+async def gather_final_state(server: ServerProcess, history: History, recorder: Recorder, rng: random.Random) -> None:
+    """Fill in what was left."""
+    server.signal(signal.SIGTERM)
+    await server.ended()
+    # A server whose clock is a day behind finds nothing due: what is read now stays as it is.
+    server.move_clock(server.offset - DAY)
+    await server.start()
+    stubs = Stubs(server.address)
+    async with stubs.channel:
+        history.rows = await _all_jobs(stubs)
+        await _statistics(stubs, history)
+        await _probe(stubs, history, recorder, rng)
+    server.signal(signal.SIGTERM)
+    await server.ended()
+    history.log, history.horizon = recorder.log(server.store)
+
+
+async def _all_jobs(stubs: Stubs) -> dict[str, dict[str, object]]:
+    """Every job, as List shows it; Get must show the same."""
+    listed: dict[str, job_pb2.Job] = {}
+    token = ""
+    while True:
+        page = await stubs.jobs.List(pb.ListRequest(page_size=500, page_token=token))
+        listed.update((job.id, job) for job in page.jobs)
+        token = page.next_page_token
+        if not token:
+            break
+    got: list[job_pb2.Job] = []
+    for some in chunks(list(listed), GETS_AT_ONCE):
+        got += await asyncio.gather(*(_get(stubs, job_id) for job_id in some))
+    differing: Sequence[Message] = [job for job in got if job != listed[job.id]]
+    assert not differing, f"Get and List differ: {differing[:3]}"
+    return {job_id: job_dict(job) for job_id, job in listed.items()}
+
+
+async def _get(stubs: Stubs, job_id: str) -> job_pb2.Job:
+    return (await stubs.jobs.Get(pb.GetRequest(id=job_id))).job
+
+
+async def _statistics(stubs: Stubs, history: History) -> None:
+    stats = await stubs.jobs.GetStats(pb.GetStatsRequest())
+    for of_type in stats.job_types:
+        for stored in of_type.stored:
+            history.stored[f"{of_type.job_type}/{state_name(stored.state)}"] = stored.count
+    total = stats.total
+    history.totals = {
+        name: getattr(total, name) for name in ("completed", "permanently_failed", "cancelled", "retries", "tokens")
+    }
+
+
+async def _probe(stubs: Stubs, history: History, recorder: Recorder, rng: random.Random) -> None:
+    """The log from its start, and from cursors that watchers were given, read to the end by watchers like them."""
+    givers = list(history.watchers)
+    history.watchers.append(Watcher("log", streams=[Stream("EARLIEST", follow=False)]))
+    places = [
+        (watcher, number, index)
+        for watcher in givers
+        for number, stream in enumerate(watcher.streams)
+        for index, response in enumerate(stream.responses)
+        if response.cursor and not stream.job_ids
+    ]
+    # The newest of each is within retention; of the rest any may be.
+    newest = {watcher.name: (watcher, number, index) for watcher, number, index in places}
+    for watcher, number, index in [*newest.values(), *rng.sample(places, min(PROBES, len(places)))]:
+        cursor = watcher.streams[number].responses[index].cursor
+        watcher.streams.append(Stream("CURSOR", cursor, (number, index), follow=False))
+    for watcher in history.watchers:
+        for stream in watcher.streams:
+            if not stream.follow:
+                await _read(stubs, watcher, stream, recorder)
+
+
+async def _read(stubs: Stubs, watcher: Watcher, stream: Stream, recorder: Recorder) -> None:
+    try:
+        async for message in stubs.jobs.WatchEvents(request_of(watcher, stream, Habits())):
+            stream.responses.append(recorder.response(message, Shared.now()))
+        stream.code = "OK"
+    except grpc.aio.AioRpcError as error:
+        ending = ending_of(error)
+        stream.code, stream.reason = ending.code, ending.reason
+        stream.oldest_cursor = recorder.note_cursor(ending.oldest_cursor)

@@ -1,0 +1,101 @@
+"""The nemesis: does to the server whatever may happen to one."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from jobstate.v1 import maintenance_service_pb2 as mpb
+from jobstate_server.domain.clock import SECOND
+
+from .clients import CALL_TIMEOUT_S, Shared, Stubs, pause
+from .history import MemorySample
+from .process import ServerProcess, resident_kib
+
+
+class Nemesis:
+    """Faults, one after another, at random."""
+
+    def __init__(self, server: ServerProcess, stubs: Stubs, rng: random.Random) -> None:
+        self.faults: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.memory: list[MemorySample] = []
+        self._server = server
+        self._stubs = stubs
+        self._rng = rng
+
+    async def run(self, until: float, kills_min: int = 0) -> None:
+        """Do harm until a moment of the run's clock, and until there were some kills; leave a server that runs."""
+        deeds: list[tuple[int, str, Callable[[], Awaitable[None]]]] = [
+            (10, "kill", self._kill),
+            (3, "stop", self._stop),
+            (4, "freeze", self._freeze),
+            (10, "clean up", self._clean_up),
+            (3, "move the clock", self._move_clock),
+            (2, "look for the stale", self._check_stale),
+            (2, "retry the failed", self._retry_failed),
+        ]
+        weights = [weight for weight, _, _ in deeds]
+        while Shared.now() < until or self.counts["kill"] < kills_min:
+            await pause(self._rng.uniform(0.05, 0.7))
+            self._sample()
+            _, name, deed = self._rng.choices(deeds, weights)[0]
+            self.faults.append(name)
+            self.counts[name] += 1
+            await deed()
+
+    def _sample(self) -> None:
+        self.memory.append(MemorySample(self._server.pid, resident_kib(self._server.pid)))
+
+    async def _kill(self) -> None:
+        self._server.signal(signal.SIGKILL)
+        await self._server.ended()
+        await self._server.start()
+
+    async def _stop(self) -> None:
+        self._server.signal(signal.SIGTERM)
+        if self._rng.random() < 0.3:
+            # Whoever stops a server may lose patience with it.
+            await pause(self._rng.uniform(0.0, 0.3))
+            self._server.signal(signal.SIGKILL)
+            await self._server.ended()
+        else:
+            code = await self._server.ended()
+            assert code == 0, f"a stopped server ended with {code}"
+        await self._server.start()
+
+    async def _freeze(self) -> None:
+        self._server.signal(signal.SIGSTOP)
+        await pause(self._rng.choice([0.05, 0.3, 1.0]))
+        self._server.signal(signal.SIGCONT)
+
+    async def _clean_up(self) -> None:
+        """Delete what is final, and compact the log under its readers."""
+        request = mpb.CleanupRequest()
+        if self._rng.random() < 0.5:
+            request.older_than.CopyFrom(Duration(seconds=self._rng.choice([0, 1, 5])))
+            request.force = True
+        await self._try(self._stubs.maintenance.Cleanup(request, timeout=CALL_TIMEOUT_S))
+
+    async def _move_clock(self) -> None:
+        step = self._rng.choice([1, 20, 70, -30, -3_600]) * SECOND
+        self._server.move_clock(self._server.offset + step)
+
+    async def _check_stale(self) -> None:
+        await self._try(self._stubs.maintenance.CheckStale(mpb.CheckStaleRequest(), timeout=CALL_TIMEOUT_S))
+
+    async def _retry_failed(self) -> None:
+        await self._try(self._stubs.maintenance.RetryFailed(mpb.RetryFailedRequest(), timeout=CALL_TIMEOUT_S))
+
+    @staticmethod
+    async def _try(call: Awaitable[object]) -> None:
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                raise

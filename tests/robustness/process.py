@@ -1,0 +1,106 @@
+"""The server process as a run holds it: started, killed, paused, started again on the same port and file."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+
+from jobstate_server.domain.clock import SystemClock
+from jobstate_server.store.sqlite import SqliteStore
+
+from .recording import ARCHIVE
+from .server_process import OFFSET
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PATIENCE_S = 30.0
+"""How long a server may take to start or to end before a run fails; nothing that works comes near."""
+
+
+def resident_kib(pid: int) -> int:
+    """The resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0
+
+
+class ServerProcess:
+    """One store, one port, one server at a time."""
+
+    def __init__(self, directory: Path, *, small: bool, grace: float = 2.0) -> None:
+        """Make the store, with the archive that the judge reads."""
+        self.store = directory / "jobs.db"
+        self.log = directory / "server.log"
+        self.address = "127.0.0.1:0"
+        self.starts = 0
+        self._clock = directory / "clock"
+        self._clock.write_bytes(OFFSET.pack(0))
+        self._small = small
+        self._grace = grace
+        self._process: asyncio.subprocess.Process | None = None
+        SqliteStore(self.store, SystemClock()).close()
+        with closing(sqlite3.connect(self.store)) as connection:
+            connection.executescript(ARCHIVE)
+
+    @property
+    def pid(self) -> int:
+        """The running server's."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def offset(self) -> int:
+        """How far the server's clock is moved, in microseconds."""
+        (offset,) = OFFSET.unpack(self._clock.read_bytes())
+        return int(offset)
+
+    def move_clock(self, offset: int) -> None:
+        """Move the server's clock to this many microseconds from the machine's."""
+        with self._clock.open("r+b") as file:
+            file.write(OFFSET.pack(offset))
+
+    async def start(self) -> None:
+        """Start a server and wait until it serves."""
+        command = ["-m", "tests.robustness.server_process", "--store", str(self.store), "--listen", self.address]
+        command += ["--clock", str(self._clock), "--grace", str(self._grace), *(["--small"] if self._small else [])]
+        with self.log.open("ab") as errors:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=errors
+            )
+        assert self._process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            line = (await self._process.stdout.readline()).decode()
+        assert line.startswith("jobstate: serving on "), f"{line!r}\n{self.log.read_text()[-2000:]}"
+        self.address = line.split()[-1]
+        self.starts += 1
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the server a signal, unless it has ended by itself."""
+        assert self._process is not None
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def ended(self, patience_s: float = PATIENCE_S) -> int:
+        """Wait until the server has ended, and tell its exit code."""
+        assert self._process is not None
+        async with asyncio.timeout(patience_s):
+            await self._process.communicate()
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+    async def stop(self) -> None:
+        """Make sure that no server is left."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.communicate()
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines of the log that tell of something nobody foresaw."""
+        lines = self.log.read_text("utf-8", "replace").splitlines()
+        return [line for line in lines if "Traceback" in line or " ERROR " in line or "never retrieved" in line]

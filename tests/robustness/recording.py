@@ -1,0 +1,161 @@
+"""From messages to records: what the harness writes into a history."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from zlib import crc32
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from jobstate.v1 import event_pb2, job_pb2
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.watch.cursor import decode_cursor
+
+from .history import EventRecord, JobRecord, LogEntry, Response
+
+_KINDS = {number: name.removeprefix("WATCH_RESPONSE_KIND_") for name, number in pb.WatchResponseKind.items()}
+_TYPES = {number: name.removeprefix("EVENT_TYPE_") for name, number in event_pb2.EventType.items()}
+_STATES = {number: name.removeprefix("JOB_STATE_") for name, number in job_pb2.JobState.items()}
+_DECISIONS = {number: name.removeprefix("RETRY_DECISION_") for name, number in event_pb2.RetryDecision.items()}
+
+ARCHIVE = """
+CREATE TABLE IF NOT EXISTS archive AS SELECT sequence, payload FROM event WHERE 0;
+CREATE TRIGGER IF NOT EXISTS keep AFTER DELETE ON event
+BEGIN INSERT INTO archive (sequence, payload) VALUES (old.sequence, old.payload); END;
+"""
+"""Keeps what retention removes, in the transaction that removes it: the judge must know every event there ever was."""
+
+
+def state_name(state: job_pb2.JobState.ValueType) -> str:
+    """A state as histories have it."""
+    return _STATES[state]
+
+
+def event_type(name: str) -> event_pb2.EventType.ValueType:
+    """The number of a type as histories have it."""
+    return event_pb2.EventType.Value(f"EVENT_TYPE_{name}")
+
+
+class Recorder:
+    """Makes records, one for each event however many see it."""
+
+    def __init__(self) -> None:
+        self.positions: dict[str, int] = {}
+        """The sequence of every cursor that was seen. Nothing else looks into a cursor."""
+        self._events: dict[tuple[int, int], EventRecord] = {}
+
+    def event(self, event: event_pb2.Event) -> EventRecord:
+        """The record of an event."""
+        digest = crc32(event.SerializeToString(deterministic=True))
+        key = event.sequence, digest
+        if key not in self._events:
+            self._events[key] = EventRecord(
+                sequence=event.sequence,
+                type=_TYPES[event.type],
+                job_id=event.job.id,
+                version=event.job.version,
+                state=_STATES[event.job.state],
+                job_type=event.job.job_type,
+                source_id=event.job.source_id,
+                metadata=event.job.HasField("metadata"),
+                digest=digest,
+            )
+        return self._events[key]
+
+    def note_cursor(self, text: str) -> str:
+        """A cursor, remembered with its position."""
+        if text and text not in self.positions:
+            cursor = decode_cursor(text)
+            assert cursor is not None, f"no cursor of ours: {text!r}"
+            self.positions[text] = cursor.sequence
+        return text
+
+    def response(self, message: pb.WatchEventsResponse, at: float) -> Response:
+        """The record of a response."""
+        return Response(
+            kind=_KINDS[message.kind],
+            cursor=self.note_cursor(message.cursor),
+            events=[self.event(event) for event in message.events],
+            jobs=[
+                JobRecord(job.id, job.version, _STATES[job.state], job.job_type, job.source_id) for job in message.jobs
+            ],
+            at=at,
+        )
+
+    def entry(self, event: event_pb2.Event) -> LogEntry:
+        """The record of an event of the log."""
+        return LogEntry(
+            event=self.event(event),
+            previous=_STATES[event.previous_state] if event.previous_state else "",
+            attempt=event.job.attempt,
+            decision=_DECISIONS[event.failed.decision] if event.WhichOneof("detail") == "failed" else "",
+            marker=_marker(event),
+            job=job_dict(event.job),
+        )
+
+    def log(self, path: Path) -> tuple[list[LogEntry], int]:
+        """Every event there ever was in a store made with ``ARCHIVE``, and the horizon."""
+        with closing(sqlite3.connect(path)) as connection:
+            rows = connection.execute(
+                "SELECT sequence, payload FROM archive UNION ALL SELECT sequence, payload FROM event ORDER BY sequence"
+            ).fetchall()
+            (horizon,) = connection.execute("SELECT sequence FROM horizon").fetchone()
+        entries = []
+        for sequence, payload in rows:
+            event = event_pb2.Event.FromString(payload)
+            event.sequence = event.job.version = sequence
+            entries.append(self.entry(event))
+        return entries, horizon
+
+
+def job_dict(job: job_pb2.Job) -> dict[str, Any]:
+    """A job as plain data, with states as histories have them."""
+    found = MessageToDict(job, preserving_proto_field_name=True)
+    return {**found, "state": _STATES[job.state]}
+
+
+def _marker(event: event_pb2.Event) -> str:
+    """What the call that made this event put where only it could."""
+    match event.type:
+        case event_pb2.EVENT_TYPE_QUEUED:
+            return _marked(event.job.metadata["mark"]) if "mark" in event.job.metadata.fields else ""
+        case event_pb2.EVENT_TYPE_STARTED | event_pb2.EVENT_TYPE_CLAIMED:
+            return _marked(event.job.worker)
+        case event_pb2.EVENT_TYPE_PROGRESS:
+            return _marked(event.job.progress_message)
+        case event_pb2.EVENT_TYPE_COMPLETED:
+            return _marked(event.job.result["mark"]) if "mark" in event.job.result.fields else ""
+        case event_pb2.EVENT_TYPE_FAILED:
+            return _marked(event.job.last_error.code)
+        case event_pb2.EVENT_TYPE_CANCELLED:
+            return _marked(event.job.cancel_reason)
+    return ""
+
+
+def _marked(text: object) -> str:
+    return text if isinstance(text, str) and text.startswith("mark-") else ""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a call or stream ended."""
+
+    code: str
+    reason: str
+    oldest_cursor: str = ""
+
+
+def ending_of(error: grpc.aio.AioRpcError) -> Ending:
+    """What the error of a call tells."""
+    status = rpc_status.from_call(cast(grpc.Call, error))
+    info = error_details_pb2.ErrorInfo()
+    for packed in status.details if status is not None else ():
+        packed.Unpack(info)
+    return Ending(error.code().name, info.reason, info.metadata.get("oldest_cursor", ""))

@@ -1,0 +1,296 @@
+"""A watch without a network: a real store, hub, catch-up and committer, and a hand on every moment between them.
+
+A test decides when something is committed, when it is published, when retention strikes and when time passes, and gets
+a history to hold the promises to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, cast
+
+from jobstate.v1 import job_pb2
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.errors import JobStateError
+from jobstate_server.domain.events import EventType
+from jobstate_server.domain.filters import EventFilter, JobFilter, Order
+from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.engine.batch import Batch
+from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.readers import Readers
+from jobstate_server.rpc.errors import status_code
+from jobstate_server.store.base import Reader, StoredEvent
+from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.watch.catch_up import CatchUp
+from jobstate_server.watch.cursor import event_check
+from jobstate_server.watch.hub import Hub
+from jobstate_server.watch.ring import Ring
+from jobstate_server.watch.stream import Watch, Watching
+from jobstate_server.wire.documents import merge_metadata
+from jobstate_server.wire.jobs import encode_whole
+
+from ..support.clock import PATIENCE_S, WatchedClock
+from .history import ANSWERED, Call, History, Response, Stream, Watcher
+from .recording import ARCHIVE, Recorder, job_dict, state_name
+
+HEARTBEAT = 30 * SECOND
+
+
+class HookedReaders(Readers):
+    """Readers that let a test in between two reads of one page."""
+
+    def __init__(self, store: SqliteStore, threads: int = 1) -> None:
+        super().__init__(store, threads)
+        self.before_events: Callable[[], None] | None = None
+        """Run once, on the reader's thread, right before the next page of events is read."""
+
+    def run(self, read: Callable[[Reader], Any]) -> asyncio.Future[Any]:
+        return super().run(lambda reader: read(cast(Reader, _HookedReader(self, reader))))
+
+
+class _HookedReader:
+    def __init__(self, readers: HookedReaders, reader: Reader) -> None:
+        self._readers = readers
+        self._reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "events" and self._readers.before_events is not None:
+            hook, self._readers.before_events = self._readers.before_events, None
+            hook()
+        return getattr(self._reader, name)
+
+
+class Follower:
+    """One stream of a watcher, read response by response."""
+
+    def __init__(self, rig: Rig, stream: Stream, watch: Watch) -> None:
+        self.stream = stream
+        self._rig = rig
+        self._responses = cast(AsyncGenerator[bytes, None], rig.watching.stream(watch))
+
+    async def next(self) -> Response | None:
+        """The next response; None when the stream has ended."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                encoded = await anext(self._responses)
+        except StopAsyncIteration:
+            self.stream.code = "OK"
+            return None
+        except JobStateError as error:
+            self.stream.code, self.stream.reason = status_code(type(error)).name, error.reason
+            self.stream.oldest_cursor = self._rig.recorder.note_cursor(error.facts.get("oldest_cursor", ""))
+            return None
+        message = pb.WatchEventsResponse.FromString(encoded)
+        self.stream.responses.append(self._rig.recorder.response(message, asyncio.get_running_loop().time()))
+        return self.stream.responses[-1]
+
+    async def through(self, sequence: int) -> list[int]:
+        """Read until a cursor has reached this sequence. Returns every sequence the stream has delivered."""
+        while (response := await self.next()) is not None:
+            if response.cursor and self._rig.recorder.positions[response.cursor] >= sequence:
+                break
+        return self.sequences
+
+    async def rest(self) -> list[int]:
+        """Read to the end of the stream. Returns every sequence it has delivered."""
+        while await self.next() is not None:
+            pass
+        return self.sequences
+
+    @property
+    def sequences(self) -> list[int]:
+        """Every sequence the stream has delivered."""
+        return [event.sequence for response in self.stream.responses for event in response.events]
+
+    @property
+    def cursor(self) -> str:
+        """The cursor of the last response."""
+        return self.stream.responses[-1].cursor
+
+    async def leave(self) -> None:
+        """Break off."""
+        self.stream.code = self.stream.code or "LEFT"
+        await self._responses.aclose()
+
+
+class Rig:
+    """The parts of a server that make a watch, put together by hand."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        store: type[SqliteStore] = SqliteStore,
+        catch_up: type[CatchUp] = CatchUp,
+        hub: type[Hub] = Hub,
+        ring: type[Ring] = Ring,
+        ring_bytes: int = 1024 * 1024,
+    ) -> None:
+        self.path = path
+        self.clock = WatchedClock()
+        self.recorder = Recorder()
+        self.calls: list[Call] = []
+        self.watchers: list[Watcher] = []
+        self.unpublished: list[StoredEvent] = []
+        self.store = store(path, self.clock)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript(ARCHIVE)
+        with closing(self.store.open_reader()) as reader:
+            state = reader.log_state()
+            last = reader.event(state.head)
+        head_check = state.horizon_check if last is None else event_check(last.payload)
+        self.hub = hub(self.store.log_id, ring(state.head, head_check, ring_bytes), self.clock)
+        self._decider = Decider(JobTypes(), merge_metadata, lambda: 0.0)
+        self.committer = Committer(self.store, self._decider, self.clock, self.hub, restart_grace=0)
+        self.readers = HookedReaders(self.store)
+        self.watching = Watching(self.hub, catch_up(self.readers, self.store.log_id))
+        self._followers: list[Follower] = []
+
+    def commit(self, *commands: c.Command) -> int:
+        """Make these changes durable, and tell nobody yet. Returns the newest sequence."""
+        with self.store.transaction() as transaction:
+            loaded = transaction.load({command.job_id for command in commands}, (), 0)
+            batch = Batch(self._decider, transaction.now, loaded)
+            for command in commands:
+                batch.decide(command)
+            first, events = batch.write(transaction)
+        refusals = [verdict for verdict in batch.verdicts(first) if isinstance(verdict, JobStateError)]
+        assert not refusals, refusals
+        self.unpublished += [StoredEvent(first + index, *event) for index, event in enumerate(events)]
+        return self.unpublished[-1].sequence
+
+    def publish(self) -> None:
+        """Tell what was committed."""
+        self.hub.publish(self.unpublished)
+        self.unpublished = []
+
+    def write(self, *commands: c.Command) -> int:
+        """Commit and publish. Returns the newest sequence."""
+        newest = self.commit(*commands)
+        self.publish()
+        return newest
+
+    def trim(self, through: int) -> None:
+        """Let retention remove everything up to a sequence."""
+        with closing(self.store.open_reader()) as reader:
+            count = through - reader.log_state().horizon
+        with self.store.transaction() as transaction:
+            assert transaction.trim_events(2**62, 0, count) == count
+
+    async def call(self, command: c.Command) -> None:
+        """Have the committer make a change, and note its answer."""
+        outcome = await self.committer.submit(command, 0)
+        job = outcome.jobs[0]
+        state = state_name(job_pb2.JobState.ValueType(job.state))
+        self.calls.append(
+            Call(type(command).__name__, job.id, ANSWERED, version=job.version, attempt=job.attempt, state=state)
+        )
+
+    def follow(self, watcher: Watcher | str = "watcher", resumed_from: Stream | None = None, **asked: Any) -> Follower:
+        """Open a watch; ``asked`` are fields of ``Watch``."""
+        if isinstance(watcher, str):
+            watcher = Watcher(watcher)
+        if watcher not in self.watchers:
+            self.watchers.append(watcher)
+        watch = Watch(
+            wanted=_filter(watcher),
+            latest_progress=watcher.latest_progress,
+            **{"heartbeat_interval": HEARTBEAT, **asked},
+        )
+        start = "CURSOR" if watch.cursor else "EARLIEST" if watch.earliest else "LATEST"
+        stream = Stream(
+            start, watch.cursor, follow=watch.follow, snapshot=watch.snapshot, until_final=watch.until_final
+        )
+        if resumed_from is not None:
+            cursors = [response.cursor for response in resumed_from.responses]
+            index = next(i for i, known in enumerate(watcher.streams) if known is resumed_from)
+            stream.resumed_from = index, len(cursors) - 1 - cursors[::-1].index(watch.cursor)
+        watcher.streams.append(stream)
+        self._followers.append(Follower(self, stream, watch))
+        return self._followers[-1]
+
+    def history(self) -> History:
+        """What happened so far, and what is there now; after ``close``, what the next server finds."""
+        log, horizon = self.recorder.log(self.path)
+        with closing(self.store.open_reader()) as reader:
+            jobs = reader.list_jobs(JobFilter(), Order.OLDEST_FIRST, None, 100_000, 2**40)
+        rows = {job.id: job_dict(job_pb2.Job.FromString(encode_whole(job))) for job in jobs}
+        return History(
+            calls=self.calls,
+            watchers=self.watchers,
+            log=log,
+            horizon=horizon,
+            rows=rows,
+            positions=self.recorder.positions,
+        )
+
+    async def close(self) -> None:
+        """End everything."""
+        for follower in self._followers:
+            await follower.leave()
+        await self.committer.stop()
+        await self.readers.stop()
+        self.store.close()
+
+
+@asynccontextmanager
+async def rigged(path: Path, **parts: Any) -> AsyncIterator[Rig]:
+    """A rig at work."""
+    rig = Rig(path, **parts)
+    rig.committer.start()
+    rig.readers.start()
+    try:
+        yield rig
+    finally:
+        await rig.close()
+
+
+def _filter(watcher: Watcher) -> EventFilter:
+    return EventFilter(
+        job_ids=frozenset(watcher.job_ids),
+        job_types=frozenset(watcher.job_types),
+        source_ids=frozenset(watcher.source_ids),
+        types=frozenset(EventType[name] for name in watcher.types),
+    )
+
+
+def create(job_id: str, **fields: Any) -> c.Create:
+    """Create a job."""
+    return c.Create(**{"job_id": job_id, "job_type": "default", **fields})
+
+
+def start(job_id: str) -> c.Start:
+    """Start it."""
+    return c.Start(job_id=job_id)
+
+
+def progress(job_id: str, value: int = 1, **fields: Any) -> c.UpdateProgress:
+    """Report progress."""
+    return c.UpdateProgress(job_id=job_id, progress=value, **fields)
+
+
+def complete(job_id: str) -> c.Complete:
+    """Complete it."""
+    return c.Complete(job_id=job_id)
+
+
+def cancel(job_id: str) -> c.Cancel:
+    """Cancel it."""
+    return c.Cancel(job_id=job_id)
+
+
+def delete(job_id: str, attempt: int = 0) -> c.Delete:
+    """Remove it, as cleanup does."""
+    return c.Delete(job_id=job_id, actor=c.SERVER_ACTOR, attempt=attempt, completed_before=2**62)
+
+
+def several(count: int, prefix: str = "job") -> list[c.Create]:
+    """Create this many jobs: as many events."""
+    return [create(f"{prefix}-{index}") for index in range(count)]

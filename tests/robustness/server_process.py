@@ -1,0 +1,129 @@
+"""A server of its own process, made to be mistreated: a clock that others move, and everything small that can be.
+
+With a small ring, small pages and short retention a run of seconds passes all the edges that a real server meets in
+weeks: falling back from ring to log, pages that end in the middle, compaction under a reader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import mmap
+import signal
+import struct
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from jobstate_server import logs
+from jobstate_server.app import Server
+from jobstate_server.config import Settings
+from jobstate_server.domain.clock import MILLISECOND, SystemClock
+from jobstate_server.rpc import limits
+from jobstate_server.store import reading
+from jobstate_server.watch import catch_up, stream
+from jobstate_server.watch.ring import Ring
+
+from ..support.server import QUIET
+
+OFFSET = struct.Struct("=q")
+
+JOB_TYPES: dict[str, dict[str, Any]] = {
+    "quick": {
+        "max_retries": 3,
+        "timeout": "400ms",
+        "base_delay": "50ms",
+        "max_delay": "200ms",
+        "stale_threshold": "1s",
+        "jitter": 0.5,
+    },
+    "resting": {"max_retries": 5, "timeout": "none", "base_delay": "20ms", "max_delay": "100ms", "auto_retry": False},
+    "steady": {"max_retries": 2, "timeout": "none", "base_delay": "100ms", "max_delay": "1s", "stale_threshold": "2s"},
+}
+"""Job types whose retries, timeouts and silences pass within a run."""
+
+EVENTS_AT_ONCE = 40
+RING_BYTES = 64 * 1024
+RETENTION_BYTES = 128 * 1024
+
+
+class MovedClock(SystemClock):
+    """The machine's clock, moved by what a shared file says. As ever it does not go back within a process."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        with path.open("r+b") as file:
+            self._offset = mmap.mmap(file.fileno(), OFFSET.size)
+        self._newest = 0
+
+    def now(self) -> int:
+        (offset,) = OFFSET.unpack(self._offset[:])
+        self._newest = max(self._newest, super().now() + offset)
+        return self._newest
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings of this server."""
+    values: dict[str, Any] = {
+        "listen": options.listen,
+        "store": f"sqlite:///{options.store}",
+        "schedules": QUIET,
+        "job_types": JOB_TYPES,
+        "event_retention": "1min",
+        "restart_grace": "200ms",
+        "shutdown_grace": f"{options.grace}s",
+    }
+    return Settings(**values)
+
+
+def make_everything_small(server: Server) -> None:
+    """Lower limits that have no setting, because nobody but a test gains by lowering them."""
+    ring = server.hub.ring
+    server.hub.ring = Ring(ring.head, ring.head_check, RING_BYTES)
+    lowered: list[tuple[object, str, int]] = [
+        (stream, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
+        (catch_up, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
+        (catch_up, "SNAPSHOT_JOBS_MAX", EVENTS_AT_ONCE),
+        (reading, "EVENTS_SCANNED_MAX", 3 * EVENTS_AT_ONCE),
+        (limits, "HEARTBEAT_MIN", 20 * MILLISECOND),
+        (server.duties.cleanup, "_event_retention_bytes", RETENTION_BYTES),
+    ]
+    for owner, name, value in lowered:
+        assert hasattr(owner, name), name
+        setattr(owner, name, value)
+
+
+def build(options: argparse.Namespace) -> Server:
+    """The server, not yet started."""
+    server = Server(settings_of(options), MovedClock(options.clock) if options.clock else None)
+    if options.small:
+        make_everything_small(server)
+    return server
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Serve until SIGTERM."""
+    signalled = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signalled.set)
+    server = build(options)
+    await server.start()
+    print(f"jobstate: serving on {server.address}", flush=True)
+    await signalled.wait()
+    await server.stop()
+
+
+def main() -> None:
+    """Read the command line, and serve."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--clock", type=Path)
+    parser.add_argument("--grace", type=float, default=2.0)
+    parser.add_argument("--small", action="store_true")
+    logs.set_up("text", "info")
+    uvloop.run(serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
