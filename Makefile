@@ -7,6 +7,12 @@ READY := $(VENV)/.installed
 PYTHON ?= python3
 STORE ?=
 LISTEN ?=
+ROWS ?=
+RUNS ?=
+QUICK ?=
+PEERS ?=
+DURATION ?= 10m
+SEED ?=
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -41,6 +47,10 @@ test: lint types imports proto ## Check everything: style, types, layers, contra
 .PHONY: test-fast
 test-fast: $(READY) ## Run the tests that need no second process
 	@$(BIN)/python -m pytest --quiet tests/unit tests/store
+
+.PHONY: torture
+torture: $(READY) ## Kill servers for DURATION=10m and check every promise; SEED of an earlier run does the same again
+	@$(BIN)/python -m tests.robustness.torture --duration $(DURATION) $(if $(SEED),--seed '$(SEED)')
 
 .PHONY: format
 format: $(READY) ## Format the code and the protos, and mend what can be mended
@@ -80,6 +90,14 @@ proto: $(READY) ## Check the contract: lint, format, and nothing broken since ma
 generate: $(READY) ## Make the generated code anew from the protos
 	@$(BIN)/python generated/generate.py
 
+.PHONY: bench
+bench: $(READY) ## Measure every number of docs/benchmarks.md; ROWS='unary get' names some, QUICK=1 only tries them
+	@$(BIN)/python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick)
+
+.PHONY: bench-peers
+bench-peers: $(READY) ## Measure what else one would use beside jobstate; installs that in .bench
+	@$(BIN)/python -m tests.bench.peers $(if $(PEERS),--peers $(PEERS)) $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick)
+
 .PHONY: build
 build: $(READY) ## Build the source distribution and the wheel into dist/
 	@rm -rf dist
@@ -88,5 +106,5 @@ build: $(READY) ## Build the source distribution and the wheel into dist/
 
 .PHONY: clean
 clean: ## Remove .venv, caches and built packages; databases stay
-	@rm -rf $(VENV) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) dist .bench .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find server client tests generated -name __pycache__ -prune -exec rm -rf {} +
