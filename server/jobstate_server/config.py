@@ -12,11 +12,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobstate_server.domain.clock import DAY, HOUR, MILLISECOND, MINUTE, SECOND
 from jobstate_server.domain.job_types import DEFAULT_JOB_TYPE, SHIPPED_JOB_TYPES, JobType, JobTypes
@@ -106,8 +106,6 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=False
     )
 
-    _file: ClassVar[Mapping[str, Any]] = {}
-
     listen: str = "127.0.0.1:50051"
     """Where to serve, HOST:PORT. Port 0 picks a free one. An address beyond loopback needs ``insecure``."""
     insecure: bool = False
@@ -176,26 +174,6 @@ class Settings(BaseSettings):
         settings = self.job_types.get(name)
         return base if settings is None else settings.applied_to(base)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the file."""
-        del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, _FileSource(settings_cls)
-
-
-class _FileSource(EnvSettingsSource):
-    """The settings file, already parsed."""
-
-    def __call__(self) -> dict[str, Any]:
-        return dict(Settings._file)
-
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the host."""
@@ -220,23 +198,38 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Settings:
     _refuse_unknown_variables()
     if file is None and os.environ.get(CONFIG_VARIABLE):
         file = Path(os.environ[CONFIG_VARIABLE])
-    source = "the settings"
-    content: dict[str, Any] = {}
-    if file is not None:
-        source = str(file)
-        try:
-            content = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BadSettings(f"cannot read {file}: {error.strerror}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise BadSettings(f"{file} is not TOML: {error}") from error
-    Settings._file = content
+    content = {} if file is None else _read(file)
+
+    class Loaded(Settings):
+        """Flags, then the environment, then the file."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings
+            return init_settings, env_settings, InitSettingsSource(settings_cls, content)
+
     try:
-        return Settings(**dict(flags))
+        # Validated already; where the values came from is nobody's business any more.
+        return Settings.model_construct(**dict(Loaded(**flags)))
     except ValidationError as error:
-        raise BadSettings(f"{source}: {'; '.join(_told(problem) for problem in error.errors())}") from error
-    finally:
-        Settings._file = {}
+        problems = "; ".join(_told(problem) for problem in error.errors())
+        raise BadSettings(f"{file or 'the settings'}: {problems}") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSettings(f"cannot read {file}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSettings(f"{file} is not TOML: {error}") from error
 
 
 def _told(problem: Mapping[str, Any]) -> str:

@@ -313,8 +313,10 @@ async def test_until_final_sees_the_end_of_a_job_though_its_event_is_not_asked_f
         follower = rig.follow(Watcher("watcher", job_ids=("job-0",), types=("STARTED",)), until_final=True)
         await follower.next()
 
+        waiting = asyncio.create_task(follower.rest())
+        await rig.clock.armed(SILENCE)
         rig.write(start("job-0"), progress("job-0"), complete("job-0"))
-        await follower.rest()
+        await waiting
 
     assert (follower.sequences, follower.stream.code) == ([2], "OK")
     assert broken(rig.history()) == {}
@@ -327,8 +329,10 @@ async def test_until_final_sees_the_end_of_a_job_that_the_other_filters_leave_ou
         follower = rig.follow(watcher, until_final=True)
         await follower.next()
 
+        waiting = asyncio.create_task(follower.rest())
+        await rig.clock.armed(SILENCE)
         rig.write(cancel("job-0"))
-        await follower.rest()
+        await waiting
 
     assert (follower.sequences, follower.stream.code) == ([], "OK")
 
