@@ -49,7 +49,7 @@ test-fast: $(READY) ## Run the tests that need no second process
 	@$(BIN)/python -m pytest --quiet tests/unit tests/store
 
 .PHONY: torture
-torture: $(READY) ## Kill servers for DURATION=10m and check every promise; SEED of an earlier run does the same again
+torture: $(READY) ## Kill servers for DURATION=10m and check every promise; SEED of an earlier run makes its choices again
 	@$(BIN)/python -m tests.robustness.torture --duration $(DURATION) $(if $(SEED),--seed '$(SEED)')
 
 .PHONY: format

@@ -175,7 +175,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Torture a server, and check every promise.")
     parser.add_argument("--duration", type=seconds, default=seconds("1m"), help="such as 90s, 10m, 1h")
     parser.add_argument("--round", type=seconds, default=seconds("20s"), help="how long one store lives")
-    parser.add_argument("--seed", default="", help="of an earlier run, to do the same again")
+    parser.add_argument("--seed", default="", help="of an earlier run, to make its choices again; timing stays chance")
     parser.add_argument("--check", type=Path, metavar="FILE", help="judge a kept history instead")
     options = parser.parse_args()
     if options.check:

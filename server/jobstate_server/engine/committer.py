@@ -10,8 +10,9 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from jobstate_server.domain.clock import SECOND, Clock
@@ -68,10 +69,11 @@ class _Pending:
         self.size = size
         self.is_many = is_many
 
-    def settle(self, verdicts: Sequence[Verdict]) -> None:
-        """Tell the verdicts."""
+    def settle(self, verdicts: Iterator[Verdict]) -> None:
+        """Take the verdicts of these commands, which are next, and tell them."""
+        told = list(islice(verdicts, len(self.commands))) if self.is_many else next(verdicts)
         if not self.future.done():
-            _settle(self.future, list(verdicts) if self.is_many else verdicts[0])
+            _settle(self.future, told)
 
 
 class _Work:
@@ -272,9 +274,12 @@ class Committer:
 
     def _deliver(self, handed: _Handed, wanted: Sequence[_Pending], written: Written, worked: Any) -> None:
         """Back on the event loop, tell everybody."""
-        rows = sum(item.rows for item in handed.pending)
+        rows = size = 0
+        for item in handed.pending:
+            rows += item.rows
+            size += item.size
         self._rows_waiting -= rows
-        self._bytes_waiting -= sum(item.size for item in handed.pending)
+        self._bytes_waiting -= size
         if not self._gathered:
             self._idle.set()
         is_urgent = any(not isinstance(item, _Pending) for item in self._gathered)
@@ -283,11 +288,9 @@ class Committer:
             self._set_reachable(written.reachable)
         if written.events:
             self._published.publish(written.events)
-        start = 0
+        verdicts = iter(written.verdicts)
         for item in wanted:
-            end = start + len(item.commands)
-            item.settle(written.verdicts[start:end])
-            start = end
+            item.settle(verdicts)
         if handed.work is not None:
             self._deliver_work(handed.work, worked)
         if written.next_due is not None or written.due_served is not None:

@@ -2,7 +2,8 @@
 
 Two threads that each want the interpreter for every call spend more time waiting for it than working. So a thread is
 given a batch, never a call; and an idle thread is given one at once only when as many calls have come as were there the
-last time. Otherwise the loop waits for them, for a moment: those who were answered a moment ago are on their way back.
+last time. Otherwise the loop waits for them: those who were answered a moment ago are on their way back. It waits while
+calls keep coming, and not long.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-GATHER_TIME_MAX_S = 0.004
-"""How long a batch may wait for those who are on their way. A lone caller never waits: nobody else was there."""
-
 GATHER_ENOUGH = 64
 """Calls that are not waited beyond: the cost of a batch, shared by so many, is small beside their own."""
+
+GATHER_PAUSE_S = 0.002
+"""A pause between calls after which no more are waited for. A lone caller never waits: nobody else was there."""
+
+GATHER_TIME_MAX_S = 0.010
+"""How long a batch may wait at the most: what the loop takes to bring as many calls as are enough."""
 
 
 class Gathering:
@@ -26,11 +30,16 @@ class Gathering:
         self._busy = False
         self._expected = 0
         """Calls of the last batch and those that had come while it was worked on."""
+        self._waiting = 0
+        self._seen = 0
+        """How many were waiting when it was last looked whether more keep coming."""
+        self._deadline = 0.0
         self._arranged: asyncio.Handle | None = None
         self._is_soon = False
 
     def came(self, waiting: int, *, urgent: bool = False) -> None:
         """Something has come, and so much is waiting now. ``urgent``: do not wait for more."""
+        self._waiting = waiting
         if self._busy or self._is_soon:
             return
         if urgent or waiting >= self._expected:
@@ -40,7 +49,24 @@ class Gathering:
             # Not now but after what else is ready on the loop, which may well be more calls.
             self._arranged = asyncio.get_running_loop().call_soon(self._go)
         elif self._arranged is None:
-            self._arranged = asyncio.get_running_loop().call_later(GATHER_TIME_MAX_S, self._go)
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.time() + GATHER_TIME_MAX_S
+            self._wait_on(loop)
+
+    def _wait_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._seen = self._waiting
+        self._arranged = loop.call_later(GATHER_PAUSE_S, self._look)
+
+    def _look(self) -> None:
+        """A pause has passed; but a busy loop runs its timers first, so let it bring what has come in the meantime."""
+        self._arranged = asyncio.get_running_loop().call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._waiting > self._seen and loop.time() < self._deadline:
+            self._wait_on(loop)
+        else:
+            self._go()
 
     def _go(self) -> None:
         self._arranged = None

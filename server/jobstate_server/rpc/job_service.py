@@ -64,7 +64,7 @@ class JobService:
 
     async def BatchCreate(self, request: pb.BatchCreateRequest, call: Call) -> bytes:
         validate.batch_create(request)
-        command = convert.batch_create_command(request, call, self._clock.now())
+        command = convert.batch_create_command(request, call, self._clock.now)
         outcome = await self._committer.submit(command, call.size)
         created = [pb.CreatedJob(id=job.id, version=job.version) for job in outcome.jobs]
         return pb.BatchCreateResponse(jobs=created).SerializeToString()
@@ -118,7 +118,7 @@ class JobService:
         return await self._change("cancel", request, call)
 
     def _submit(self, kind: str, request: Any, call: Call) -> asyncio.Future[Outcome]:
-        return self._committer.submit(command_of(kind, request, call, self._clock.now()), call.size)
+        return self._committer.submit(command_of(kind, request, call, self._clock.now), call.size)
 
     async def _change(self, kind: str, request: Any, call: Call) -> bytes:
         outcome = await self._submit(kind, request, call)

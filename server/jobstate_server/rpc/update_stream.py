@@ -84,7 +84,7 @@ async def _read(
 ) -> None:
     try:
         async for request in requests:
-            await under_way.put(await _hand_on(request, call, committer, clock.now()))
+            await under_way.put(await _hand_on(request, call, committer, clock))
     except Exception as error:
         await under_way.put(error)
     else:
@@ -99,7 +99,7 @@ async def _stop_reading(
     await under_way.put(Draining("the server is stopping; connect again", RETRY_DELAY_S))
 
 
-async def _hand_on(request: pb.StreamUpdatesRequest, call: Call, committer: Committer, now: int) -> _Batch:
+async def _hand_on(request: pb.StreamUpdatesRequest, call: Call, committer: Committer, clock: Clock) -> _Batch:
     count = len(request.updates)
     if count > limits.BATCH_ITEMS_MAX:
         raise InvalidField("updates", f"has {count} values, at most {limits.BATCH_ITEMS_MAX} are allowed")
@@ -107,7 +107,7 @@ async def _hand_on(request: pb.StreamUpdatesRequest, call: Call, committer: Comm
     refused: dict[int, JobStateError] = {}
     for index, update in enumerate(request.updates):
         try:
-            commands.append(command_of_update(update, call, now))
+            commands.append(command_of_update(update, call, clock.now))
         except JobStateError as refusal:
             refused[index] = refusal
     return _Batch(request, refused, await committer.submit_many(commands, request.ByteSize()))

@@ -12,7 +12,7 @@ from jobstate_server.rpc import validate
 from jobstate_server.rpc.calls import Call
 from jobstate_server.wire import requests as convert
 
-_Rule = tuple[Callable[[Any], None], Callable[[Any, Call, int], Command]]
+_Rule = tuple[Callable[[Any], None], Callable[[Any, Call, convert.Now], Command]]
 
 _RULES: dict[str, _Rule] = {
     "create": (validate.create, convert.create_command),
@@ -26,7 +26,7 @@ _RULES: dict[str, _Rule] = {
 """By the names of ``JobUpdate.update``."""
 
 
-def command_of(kind: str, request: Any, call: Call, now: int) -> Command:
+def command_of(kind: str, request: Any, call: Call, now: convert.Now) -> Command:
     """The command in a request.
 
     Raises:
@@ -37,7 +37,7 @@ def command_of(kind: str, request: Any, call: Call, now: int) -> Command:
     return to_command(request, call, now)
 
 
-def command_of_update(update: pb.JobUpdate, call: Call, now: int) -> Command:
+def command_of_update(update: pb.JobUpdate, call: Call, now: convert.Now) -> Command:
     """The command in an update of a stream. Raises InvalidField."""
     kind = update.WhichOneof("update")
     if kind is None:

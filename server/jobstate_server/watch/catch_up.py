@@ -22,8 +22,8 @@ PAGE_EVENTS_MAX = 4_096
 PAGE_BYTES_MAX = 1024 * 1024
 """Payload of one response, a quarter of what gRPC clients accept by default."""
 
-SNAPSHOT_JOBS_MAX = 500
-"""Jobs of one snapshot page: a read of some 10 ms."""
+SNAPSHOT_JOBS_MAX = 200
+"""Jobs of one snapshot page: some milliseconds of the interpreter, which callers wait for meanwhile."""
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ from jobstate_server.store.base import StoredEvent
 from jobstate_server.watch.cursor import event_check
 from jobstate_server.wire.events import listed_event
 
-RING_BYTES_MAX = 32 * 1024 * 1024
-"""Payload kept: some 100,000 events, which a watcher may lag behind before it reads from the log."""
+RING_BYTES_MAX = 64 * 1024 * 1024
+"""Memory of the ring: some 80,000 events, which a watcher may lag behind before it reads from the log."""
 
 _OVERHEAD = 256
-"""About what an entry costs besides its payload."""
+"""About what an entry costs besides its bytes."""
 
 
 class Entry:
@@ -65,15 +65,15 @@ class Ring:
             raise ValueError(f"event {events[0].sequence} is not beyond the head {self.head}")
         if events[0].sequence > self.head + 1:
             self._entries, self._bytes, self._dropped = [], 0, 0
-        self._entries.extend(Entry(event) for event in events)
-        self._bytes += sum(len(event.payload) + _OVERHEAD for event in events)
+        self._entries += map(Entry, events)
+        self._bytes += sum(map(_size, events))
         self.head = events[-1].sequence
         self._head_check = event_check(events[-1].payload)
         self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         while self._bytes > self._bytes_max and self._dropped < len(self._entries):
-            self._bytes -= len(self._entries[self._dropped].event.payload) + _OVERHEAD
+            self._bytes -= _size(self._entries[self._dropped].event)
             self._dropped += 1
         if self._dropped * 2 > len(self._entries):
             del self._entries[: self._dropped]
@@ -89,3 +89,8 @@ class Ring:
         """At most ``limit`` entries that follow a sequence at or after the tail."""
         start = self._dropped + sequence - self.tail
         return self._entries[start : start + limit]
+
+
+def _size(event: StoredEvent) -> int:
+    """What an event costs in memory once it has been encoded for a watcher."""
+    return 2 * len(event.payload) + _OVERHEAD

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -24,6 +25,10 @@ class Caller(Protocol):
 
     principal: str
     actor: str
+
+
+Now = Callable[[], int]
+"""Tells the time, to whoever needs it."""
 
 
 def request_of(caller: Caller, rpc: str, message: Message, request_id: str) -> c.Request | None:
@@ -63,11 +68,11 @@ def _attempt_fields(
     return attempt, _usage(request.usage) if request.HasField("usage") else _NO_USAGE
 
 
-def create_command(request: pb.CreateRequest, caller: Caller, now: int) -> c.Create:
+def create_command(request: pb.CreateRequest, caller: Caller, now: Now) -> c.Create:
     """Create; makes the id when the caller leaves it to the server."""
     timeout = span_from(request.timeout) if request.HasField("timeout") else None
     return c.Create(
-        job_id=request.id or new_job_id(now),
+        job_id=request.id or new_job_id(now()),
         actor=caller.actor,
         principal=caller.principal,
         request=request_of(caller, "Create", request, request.request_id),
@@ -80,7 +85,7 @@ def create_command(request: pb.CreateRequest, caller: Caller, now: int) -> c.Cre
     )
 
 
-def batch_create_command(request: pb.BatchCreateRequest, caller: Caller, now: int) -> c.BatchCreate:
+def batch_create_command(request: pb.BatchCreateRequest, caller: Caller, now: Now) -> c.BatchCreate:
     """BatchCreate."""
     creates = []
     for index, item in enumerate(request.requests):
@@ -91,7 +96,7 @@ def batch_create_command(request: pb.BatchCreateRequest, caller: Caller, now: in
     return c.BatchCreate(job_id=creates[0].job_id, actor=caller.actor, creates=tuple(creates))
 
 
-def start_command(request: pb.StartRequest, caller: Caller, _now: int) -> c.Start:
+def start_command(request: pb.StartRequest, caller: Caller, _now: Now) -> c.Start:
     """Start."""
     return c.Start(
         job_id=request.id,
@@ -101,7 +106,7 @@ def start_command(request: pb.StartRequest, caller: Caller, _now: int) -> c.Star
     )
 
 
-def progress_command(request: pb.UpdateProgressRequest, caller: Caller, _now: int) -> c.UpdateProgress:
+def progress_command(request: pb.UpdateProgressRequest, caller: Caller, _now: Now) -> c.UpdateProgress:
     """UpdateProgress."""
     attempt, usage = _attempt_fields(request)
     return c.UpdateProgress(
@@ -115,7 +120,7 @@ def progress_command(request: pb.UpdateProgressRequest, caller: Caller, _now: in
     )
 
 
-def complete_command(request: pb.CompleteRequest, caller: Caller, _now: int) -> c.Complete:
+def complete_command(request: pb.CompleteRequest, caller: Caller, _now: Now) -> c.Complete:
     """Complete."""
     attempt, usage = _attempt_fields(request)
     return c.Complete(
@@ -129,7 +134,7 @@ def complete_command(request: pb.CompleteRequest, caller: Caller, _now: int) -> 
     )
 
 
-def fail_command(request: pb.FailRequest, caller: Caller, _now: int) -> c.Fail:
+def fail_command(request: pb.FailRequest, caller: Caller, _now: Now) -> c.Fail:
     """Fail."""
     attempt, usage = _attempt_fields(request)
     return c.Fail(
@@ -146,7 +151,7 @@ def fail_command(request: pb.FailRequest, caller: Caller, _now: int) -> c.Fail:
     )
 
 
-def retry_command(request: pb.RetryRequest, caller: Caller, _now: int) -> c.Retry:
+def retry_command(request: pb.RetryRequest, caller: Caller, _now: Now) -> c.Retry:
     """Retry."""
     return c.Retry(
         job_id=request.id,
@@ -156,7 +161,7 @@ def retry_command(request: pb.RetryRequest, caller: Caller, _now: int) -> c.Retr
     )
 
 
-def cancel_command(request: pb.CancelRequest, caller: Caller, _now: int) -> c.Cancel:
+def cancel_command(request: pb.CancelRequest, caller: Caller, _now: Now) -> c.Cancel:
     """Cancel."""
     return c.Cancel(
         job_id=request.id,
