@@ -35,6 +35,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "playhouse": ("jobstate_server.store",),
     "pydantic": (CONFIG,),
     "pydantic_settings": (CONFIG,),
+    "pytest": ("jobstate_client.testing",),
     "pythonjsonlogger": (APP, CLI, "jobstate_server.logs"),
     "rich": (CLIENT_LIBRARY,),
     "transitions": ("jobstate_server.domain.lifecycle",),
@@ -92,7 +93,7 @@ def test_a_foreign_package_is_imported_only_in_its_rooms(path: Path) -> None:
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_every_imported_package_is_a_declared_dependency(package: str) -> None:
-    wanted = declared("cli") if package == "jobstate_client" else declared("server")
+    wanted = declared("cli", "testing") if package == "jobstate_client" else declared("server")
     distributions = packages_distributions()
     imported = {name for path in modules_below(PACKAGES[package] / package) for name in foreign_imports(path)} - OURS
 

@@ -1,7 +1,7 @@
 """The promises, one function each, over recorded histories. Pure: a history in, what is wrong with it out.
 
 A validator yields once for each thing it has looked at: nothing when the promise holds there, else what is wrong. The
-first seven are the named promises of DESIGN.md §6; the others say what else must be true after a run.
+first seven are the promises that docs/watch.md names; the others say what else must be true after a run.
 """
 
 from __future__ import annotations

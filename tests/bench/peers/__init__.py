@@ -1,0 +1,1 @@
+"""What else one would use, made to do the same work beside jobstate: ``make bench-peers``."""

@@ -1,0 +1,141 @@
+"""The servers under load, each a process of its own, and what /proc and the store tell of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from jobstate.v1 import maintenance_service_pb2 as maintenance
+from jobstate.v1 import maintenance_service_pb2_grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+_SCHEDULED = 2
+"""What clock_getcpuclockid(3) makes a clock of a process of: its number, and this kind."""
+_STOPPED_WITHIN_S = 60.0
+
+HARDLY_EVER = "0 0 29 2 *"
+"""A schedule that does not fire during a run: a duty that happens to run would be in one sample and not in the next."""
+
+_DUTIES = ("CHECK_STALE", "RETRY_FAILED", "EVICT_INACTIVE", "CLEANUP", "CHECK_HEALTH")
+_MAX_RETRIES = {"JOBSTATE_JOB_TYPES": '{"bench": {"max_retries": 1000}}'}
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time, user and system, that a process has taken: as /proc tells it, but not in steps of 10 ms."""
+    return time.clock_gettime(~pid << 3 | _SCHEDULED)
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process holds."""
+    for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)
+
+
+class ServerFailed(Exception):
+    """A server did not come up, or ended by itself."""
+
+
+class Target:
+    """A process that serves gRPC."""
+
+    def __init__(self, command: Sequence[str], log: Path, env: dict[str, str] | None = None) -> None:
+        """Start it, and wait until it says that it serves."""
+        self.began = time.monotonic()
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("JOBSTATE_")}
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env={**clean, **(env or {})}
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode()
+        if "serving on" not in line:
+            raise ServerFailed(f"{' '.join(command)} said {line!r}, and in its log: {log.read_text()[-2000:]}")
+        self.served = time.monotonic()
+        self.address = line.split()[-1]
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def cpu(self) -> float:
+        """Processor time taken so far, in seconds."""
+        return cpu_seconds(self.pid)
+
+    def memory(self) -> int:
+        """Bytes of memory it holds."""
+        return resident_bytes(self.pid)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it, and wait until it has ended."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(_STOPPED_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the server and its store have counted so far."""
+
+    commits: int
+    commands: int
+    head: int
+
+
+class JobServer(Target):
+    """A jobstate server on a store of its own, all its settings as shipped but for the schedules of its duties."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self.witnessed = 0
+        """The newest event that was answered, and found in the store."""
+        schedules = {f"JOBSTATE_SCHEDULES__{duty}": HARDLY_EVER for duty in _DUTIES}
+        command = [sys.executable, "-m", "jobstate_server", "serve", "--listen", "127.0.0.1:0"]
+        command += ["--log-level", "warning", "--store", f"sqlite:///{store}"]
+        super().__init__(command, store.with_suffix(".log"), {**schedules, **_MAX_RETRIES})
+
+    def counters(self) -> Counters:
+        """Commits and commands as the server says, the log's head as the store says to a program that is not ours."""
+        with grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            stub = maintenance_service_pb2_grpc.MaintenanceServiceStub(channel)
+            health = stub.CheckHealth(maintenance.CheckHealthRequest())
+        return Counters(health.commits, health.commands, self.count("SELECT head FROM log"))
+
+    def count(self, query: str, *values: object) -> int:
+        """One number out of the store, read as any SQLite program reads it."""
+        with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=30)) as connection:
+            (number,) = connection.execute(query, values).fetchone()
+        return int(number or 0)
+
+
+class Echo(Target):
+    """The echo server."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__([sys.executable, "-m", "tests.bench.echo"], folder / "echo.log")
+
+
+@contextmanager
+def stopping(*targets: Target) -> Iterator[None]:
+    """Stops the servers in the end, however it comes."""
+    try:
+        yield
+    finally:
+        for target in targets:
+            target.stop()

@@ -1,0 +1,35 @@
+"""The rows of the table, by the names that ``--rows`` takes, in the order of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..bench import Bench
+from ..samples import Finding
+from .disturbed import cleanup, retries, snapshot
+from .growth import growth, pages, start
+from .streams import batch_create, disk, stream_lifecycles, stream_progress
+from .unary import get, lifecycles, unary
+from .watches import fan_out, idle_watchers, watch_latency
+
+Row = Callable[[Bench], list[Finding]]
+"""Measures, and says what it found. Raises when what was answered is not what the store holds."""
+
+ROWS: dict[str, Row] = {
+    "unary": unary,
+    "cleanup": cleanup,
+    "snapshot": snapshot,
+    "retries": retries,
+    "lifecycles": lifecycles,
+    "get": get,
+    "stream-progress": stream_progress,
+    "stream-lifecycles": stream_lifecycles,
+    "batch-create": batch_create,
+    "fan-out": fan_out,
+    "watch-latency": watch_latency,
+    "idle-watchers": idle_watchers,
+    "growth": growth,
+    "pages": pages,
+    "disk": disk,
+    "start": start,
+}

@@ -1,0 +1,1 @@
+"""The Python client library against real servers, scripted servers, and none at all."""

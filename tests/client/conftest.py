@@ -1,0 +1,35 @@
+"""Servers and clients for tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from jobstate_client import AsyncClient, Client
+from jobstate_client.testing import JobstateServer, serving
+
+
+@pytest.fixture
+def server() -> Iterator[JobstateServer]:
+    """A server in a thread of its own, whose time is the test's."""
+    with serving(job_types={"resting": {"auto_retry": False}}) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: JobstateServer) -> Client:
+    return server.client()
+
+
+@pytest.fixture
+async def async_client(server: JobstateServer) -> AsyncIterator[AsyncClient]:
+    async with server.async_client() as client:
+        yield client
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def either(request: pytest.FixtureRequest) -> Client | AsyncClient:
+    """Each client in turn. What it returns goes through ``done`` and ``items`` of support.py."""
+    chosen: Client | AsyncClient = request.getfixturevalue("client" if request.param == "sync" else "async_client")
+    return chosen
