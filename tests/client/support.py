@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -80,6 +81,14 @@ def in_thread(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
 
     yield result
     result()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so that tells nobody when it is."""
+    deadline, never = time.monotonic() + PATIENCE_S, threading.Event()
+    while not is_so():
+        assert time.monotonic() < deadline, "it does not come about"
+        never.wait(0.001)
 
 
 def log_of(client: Client, **filters: Any) -> list[int]:

@@ -25,7 +25,7 @@ from jobstate_client import (
 from jobstate_client.core.outbox import DOCUMENT_BYTES_MAX
 from jobstate_client.testing import JobstateServer
 
-from .support import PATIENCE_S, Either, done, in_thread
+from .support import Either, done, in_thread, until
 
 
 @pytest.fixture
@@ -35,9 +35,7 @@ async def job(either: Any) -> Any:
 
 async def until_over(run: Run) -> None:
     """Wait until the server has refused a report of this run."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not run.is_over:  # noqa: ASYNC110 A run tells this to those who ask, and to nobody else.
-            await asyncio.sleep(0)
+    await asyncio.to_thread(until, lambda: run.is_over)
 
 
 async def test_a_run_completes_its_job(either: Any, job: Any) -> None:

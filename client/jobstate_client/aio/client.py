@@ -1,0 +1,206 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+
+from jobstate_client.aio.reporter import AsyncReporter
+from jobstate_client.aio.run import AsyncRunning
+from jobstate_client.aio.watch import AsyncWatch
+from jobstate_client.aio.worker import AsyncWorker
+from jobstate_client.core import maintenance, operations
+from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
+from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, channel_options
+from jobstate_client.core.documents import seconds
+from jobstate_client.core.failures import IsRetryable
+from jobstate_client.core.methods import async_listing, async_method
+from jobstate_client.core.operations import JobRef
+from jobstate_client.core.refusals import error_of
+from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker, own_attempt
+from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
+from jobstate_client.core.watching import Course, Watching, watch_request
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A client for asyncio, of one event loop: ``Client`` with ``await``, ``async with`` and ``async for``."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: Span = DEFAULT_TIMEOUT_S,
+        tls: TLS | None = None,
+        wait_for_ready: bool = False,
+        options: Options = (),
+        channel: grpc.aio.Channel | None = None,
+    ) -> None:
+        """Make a client. It belongs to the event loop of the first call, and connects then.
+
+        Args:
+            target: HOST:PORT of the server, or whatever else gRPC can resolve.
+            timeout: for each call that does not say otherwise.
+            tls: how to talk to a server with a certificate; None talks in clear text.
+            wait_for_ready: let calls wait for a server that is away, up to their timeout, instead of failing soon.
+            options: channel options of gRPC, beside and before ours.
+            channel: a channel to use in place of one of our own; it stays open when the client is closed.
+        """
+        self._timeout_s = seconds(timeout)
+        # Left out unless wanted: not every stand-in for a channel knows it.
+        self._call_options = {"wait_for_ready": True} if wait_for_ready else {}
+        self._owns_channel = channel is None
+        self._channel_given = channel
+        self._how = (target, tls, options)
+        self._stubs: dict[str, Any] = {}
+
+    create = async_method(operations.create)
+    create_many = async_method(operations.create_many)
+    get = async_method(operations.get)
+    attempts = async_method(operations.attempts)
+    list = async_listing(operations.list_jobs)
+    start = async_method(operations.start)
+    progress = async_method(operations.progress)
+    complete = async_method(operations.complete)
+    fail = async_method(operations.fail)
+    retry = async_method(operations.retry)
+    cancel = async_method(operations.cancel)
+    stats = async_method(operations.stats)
+    job_types = async_method(operations.job_types)
+    check_stale = async_method(maintenance.check_stale)
+    retry_failed = async_method(maintenance.retry_failed)
+    cleanup = async_method(maintenance.cleanup)
+    check_health = async_method(maintenance.check_health)
+    tasks = async_method(maintenance.tasks)
+
+    @cached_property
+    def watch(self) -> Watching[AsyncWatch[Event], AsyncWatch[WatchItem]]:
+        """Watch events as they happen; see ``Client.watch``. Returns an asynchronous iterator."""
+        return cast(Watching[AsyncWatch[Event], AsyncWatch[WatchItem]], self._watch)
+
+    def _watch(self, *, patience: Span | None = None, **arguments: Any) -> AsyncWatch[Any]:
+        return self._open_watch(Course(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
+
+    def _open_watch(self, course: Course) -> AsyncWatch[Any]:
+        return AsyncWatch(self._stub("WatchEvents"), course)
+
+    async def wait(self, job: JobRef, timeout: Span | None = None) -> Job:  # noqa: ASYNC109
+        """Wait until a job is final, and return it.
+
+        Raises:
+            DeadlineExceeded: it was not within the timeout.
+            JobNotFound: there is no such job.
+        """
+        request = watch_request(job_ids=[job], types=["DELETED"], until_final=True)
+        course = Course(request, connect_s=self._timeout_s, timeout=timeout)
+        async with self._open_watch(course) as watch:
+            async for _ in watch:
+                pass
+        return await self.get(job)
+
+    def run(
+        self,
+        job: JobRef | NewJob,
+        *,
+        worker: str = "",
+        heartbeat: Span | None = HEARTBEAT_S,
+        patience: Span = PATIENCE_S,
+        is_retryable: IsRetryable | None = None,
+    ) -> AsyncRunning:
+        """Do one attempt of a job: ``async with client.run(job) as run:``. See ``Client.run``."""
+
+        async def start() -> Job:
+            known = await self.create(job) if isinstance(job, NewJob) else job
+            return own_attempt(await self.start(known, worker=terms.worker), terms.worker)
+
+        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
+        return AsyncRunning(start, self._reporter, terms)
+
+    def worker(
+        self,
+        handler: Callable[[Run], Awaitable[Any]],
+        *,
+        job_types: Iterable[str],
+        concurrency: int = 1,
+        worker: str = "",
+        heartbeat: Span | None = HEARTBEAT_S,
+        patience: Span = PATIENCE_S,
+        is_retryable: IsRetryable | None = None,
+    ) -> AsyncWorker:
+        """A worker that does every attempt of these job types that it can get, among any number of others.
+
+        See ``Client.worker``; ``handler`` is a coroutine function, and up to ``concurrency`` of them run at a time.
+        """
+        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
+        return AsyncWorker(self, handler, builtins.list(job_types), concurrency, terms)
+
+    async def close(self) -> None:
+        """Close the connection. Watches and calls under way end."""
+        if "_reporter" in vars(self):
+            await self._reporter.close()
+        if self._owns_channel and "_channel" in vars(self):
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        if self._channel_given is not None:
+            return self._channel_given
+        target, tls, options = self._how
+        chosen = channel_options(target, tls, options)
+        if tls is None:
+            return grpc.aio.insecure_channel(target, options=chosen)
+        return grpc.aio.secure_channel(target, tls.credentials(), options=chosen)
+
+    @cached_property
+    def _reporter(self) -> AsyncReporter:
+        return AsyncReporter(self._stub("StreamUpdates"))
+
+    def _stub(self, name: str) -> Any:
+        if name not in self._stubs:
+            rpc = RPCS[name]
+            make: Any = {
+                "StreamUpdates": self._channel.stream_stream,
+                "WatchEvents": self._channel.unary_stream,
+            }.get(name, self._channel.unary_unary)
+            self._stubs[name] = make(
+                rpc.path,
+                request_serializer=rpc.request_type.SerializeToString,
+                response_deserializer=rpc.response_type.FromString,
+            )
+        return self._stubs[name]
+
+    async def _invoke(self, call: Call[R]) -> R:
+        stub = self._stub(call.rpc)
+        repeats = Repeats(self._timeout_s if call.timeout is None else seconds(call.timeout))
+        while True:
+            try:
+                response = await stub(call.request, timeout=repeats.left_s(), **self._call_options)
+            except grpc.RpcError as failure:
+                wait = repeats.wait_s(error_of(failure, call.request_id))
+            else:
+                return call.read(response)
+            await asyncio.sleep(wait)
+
+    async def _iterate(self, pages: Pages[T]) -> AsyncIterator[T]:
+        call: Call[Any] | None = pages.first
+        while call is not None:
+            page = await self._invoke(call)
+            for item in page.items:
+                yield item
+            call = pages.after(page)

@@ -1,0 +1,170 @@
+"""A worker: follows what there is to do, starts what it can get, and does it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jobstate_client.aio.run import AsyncRunning
+from jobstate_client.core.backlog import LISTED, WATCHED, Backlog
+from jobstate_client.core.calls import Backoff
+from jobstate_client.core.operations import new_request_id
+from jobstate_client.core.running import PASSING, Run, Terms, is_lost, own_attempt
+from jobstate_client.core.values import Job, Synced
+from jobstate_client.core.watching import Course, watch_request
+from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
+
+if TYPE_CHECKING:
+    from jobstate_client.aio.client import AsyncClient
+    from jobstate_client.aio.watch import AsyncWatch
+
+log = logging.getLogger("jobstate_client")
+
+
+class AsyncWorker:
+    """Does the attempts of some job types. Make one with ``AsyncClient.worker``."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        handler: Callable[[Run], Awaitable[Any]],
+        job_types: list[str],
+        concurrency: int,
+        terms: Terms,
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
+        self._client = client
+        self._handler = handler
+        self._job_types = job_types
+        self._concurrency = concurrency
+        self._terms = terms
+        self._backlog = Backlog()
+        self._news = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._is_listing = False
+        self._watch: AsyncWatch[Any] | None = None
+
+    async def run(self) -> None:
+        """Work until ``stop`` is called, then return once the handlers under way have ended.
+
+        Raises:
+            JobStateError: the watch cannot go on. The handlers under way have ended then too.
+        """
+        tasks = [
+            asyncio.create_task(self._work(), name=f"jobstate-worker-{number}") for number in range(self._concurrency)
+        ]
+        try:
+            while not self._stopping.is_set():
+                await self._follow()
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            raise
+        finally:
+            self.stop()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Start nothing more. May be called from anywhere on the event loop, also from a handler."""
+        self._stopping.set()
+        self._news.set()
+        if self._watch is not None:
+            self._watch.close()
+
+    async def _follow(self) -> None:
+        """Watch and list until that breaks off for good."""
+        request = watch_request(job_types=self._job_types, types=WATCHED)
+        course = Course(request, connect_s=self._client._timeout_s, tell_synced=True)
+        async with self._client._open_watch(course) as watch:
+            self._watch = watch
+            if self._stopping.is_set():
+                return
+            try:
+                async for item in watch:
+                    if isinstance(item, Synced):
+                        # What is there already. The watch is in place, so what comes meanwhile is told as well.
+                        await self._list()
+                    else:
+                        self._backlog.take_in(item)
+                        self._news.set()
+            except (CursorExpired, CursorUnknown):
+                log.warning("a worker was away for too long to go on where it was; it lists the jobs anew")
+
+    async def _list(self) -> bool:
+        self._backlog.listing()
+        try:
+            jobs = self._client.list(states=LISTED, job_types=self._job_types, oldest_first=True, page_size=1_000)
+            async for job in jobs:
+                if self._stopping.is_set() or not self._backlog.take_in(job):
+                    break
+                self._news.set()
+        except PASSING as error:
+            log.warning("the jobs could not be listed (%s); again soon", error)
+            self._backlog.listing_failed()
+            return False
+        return True
+
+    async def _work(self) -> None:
+        while (job_id := await self._next()) is not None:
+            job = await self._start(job_id)
+            if job is not None:
+                await self._do(job)
+
+    async def _next(self) -> str | None:
+        """A job to try; None when it is time to stop."""
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            if self._backlog:
+                return self._backlog.choose()
+            if self._backlog.needs_listing and not self._is_listing:
+                self._is_listing = True
+                if not await self._list():
+                    await self._pause(backoff.next())
+                self._is_listing = False
+                self._news.set()
+            else:
+                self._news.clear()
+                await self._news.wait()
+        return None
+
+    async def _pause(self, wait: float) -> bool:
+        """Wait, or until it is time to stop. Returns whether it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._stopping.wait()
+        return self._stopping.is_set()
+
+    async def _start(self, job_id: str) -> Job | None:
+        """Start it, if it is still free. While the outcome is unknown the same start is repeated."""
+        backoff, request_id = Backoff(), new_request_id()
+        while True:
+            try:
+                job = await self._client.start(job_id, worker=self._terms.worker, request_id=request_id)
+                return own_attempt(job, self._terms.worker)
+            except PASSING as error:
+                wait = backoff.next()
+                log.warning("job %s could not be started (%s); again in %.1f s", job_id, error, wait)
+                if await self._pause(wait):
+                    return None
+            except JobStateError as error:
+                log.log(logging.DEBUG if is_lost(error) else logging.WARNING, "job %s: not started: %s", job_id, error)
+                return None
+
+    async def _do(self, job: Job) -> None:
+        async def started() -> Job:
+            return job
+
+        try:
+            async with AsyncRunning(started, self._client._reporter, self._terms) as run:
+                result = await self._handler(run)
+                if isinstance(result, Mapping):
+                    run.result = result
+        except Exception as error:
+            if is_lost(error):
+                log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
+            else:
+                log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)

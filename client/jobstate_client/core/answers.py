@@ -1,0 +1,132 @@
+"""Messages of the contract as values: one function for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from jobstate.v1 import event_pb2, job_pb2
+from jobstate_client.core import values as v
+from jobstate_client.core.documents import dict_from, span_from, time_from
+from jobstate_client.core.states import AttemptOutcome, EventType, HealthState, RetryDecision, State
+
+E = TypeVar("E", State, EventType, RetryDecision, AttemptOutcome, HealthState)
+
+
+def by_number(kind: type[E], wrapper: Any, prefix: str) -> Mapping[int, E]:
+    """The members of ``kind`` by the numbers of the contract's enum."""
+    return {
+        number: kind[name.removeprefix(prefix)]
+        for name, number in wrapper.items()
+        if name.removeprefix(prefix) in kind.__members__
+    }
+
+
+STATES = by_number(State, job_pb2.JobState, "JOB_STATE_")
+EVENT_TYPES = by_number(EventType, event_pb2.EventType, "EVENT_TYPE_")
+_DECISIONS = by_number(RetryDecision, event_pb2.RetryDecision, "RETRY_DECISION_")
+
+
+def time_in(message: Message, field: str) -> datetime | None:
+    """The time in a field, None when it is not set."""
+    return time_from(getattr(message, field)) if message.HasField(field) else None
+
+
+def span_in(message: Message, field: str) -> timedelta | None:
+    """The span in a field, None when it is not set."""
+    return span_from(getattr(message, field)) if message.HasField(field) else None
+
+
+def job(message: job_pb2.Job) -> v.Job:
+    """A job."""
+    return v.Job(
+        id=message.id,
+        job_type=message.job_type,
+        source_id=message.source_id,
+        state=STATES.get(message.state, State.UNKNOWN),
+        progress=message.progress,
+        progress_message=message.progress_message,
+        attempt=message.attempt,
+        version=message.version,
+        worker=message.worker,
+        claimed=message.claimed,
+        retry_count=message.retry_count,
+        max_retries=message.max_retries,
+        create_time=time_in(message, "create_time"),
+        update_time=time_in(message, "update_time"),
+        start_time=time_in(message, "start_time"),
+        complete_time=time_in(message, "complete_time"),
+        next_retry_time=time_in(message, "next_retry_time"),
+        attempt_deadline=time_in(message, "attempt_deadline"),
+        timeout=span_in(message, "timeout"),
+        duration=span_from(message.duration),
+        last_error=job_error(message.last_error) if message.HasField("last_error") else None,
+        estimated_tokens=message.estimated_tokens,
+        estimated_cost=message.estimated_cost,
+        result_count=message.result_count,
+        cancel_reason=message.cancel_reason,
+        metadata=dict_from(message.metadata),
+        result=dict_from(message.result) if message.HasField("result") else None,
+    )
+
+
+def job_error(message: job_pb2.JobError) -> v.JobError:
+    """A failure."""
+    return v.JobError(
+        code=message.code,
+        message=message.message,
+        retryable=message.retryable,
+        details=dict_from(message.details) if message.HasField("details") else None,
+        attempt=message.attempt,
+        time=time_from(message.time),
+    )
+
+
+def event(message: event_pb2.Event) -> v.Event:
+    """An event."""
+    previous = message.previous_state
+    return v.Event(
+        sequence=message.sequence,
+        type=EVENT_TYPES.get(message.type, EventType.UNKNOWN),
+        name=message.name,
+        time=time_from(message.time),
+        actor=message.actor,
+        previous_state=STATES.get(previous, State.UNKNOWN) if previous else None,
+        job=job(message.job),
+        detail=_detail(message),
+        sets_metadata=message.job.HasField("metadata"),
+        sets_result=message.job.HasField("result"),
+    )
+
+
+_NO_DETAIL = v.Detail()
+
+
+def _detail(message: event_pb2.Event) -> v.Detail:
+    match message.WhichOneof("detail"):
+        case "started":
+            return v.Detail(resumed=message.started.resumed)
+        case "claimed":
+            return v.Detail(worker=message.claimed.worker)
+        case "failed":
+            failed = message.failed
+            return v.Detail(
+                error=job_error(failed.error),
+                decision=_DECISIONS.get(failed.decision, RetryDecision.UNKNOWN),
+                next_retry_time=time_in(failed, "next_retry_time"),
+            )
+        case "retrying":
+            retrying = message.retrying
+            return v.Detail(delay=span_from(retrying.delay), next_retry_time=time_in(retrying, "next_retry_time"))
+        case "permanently_failed":
+            decision = message.permanently_failed.decision
+            return v.Detail(decision=_DECISIONS.get(decision, RetryDecision.UNKNOWN))
+        case "cancelled":
+            return v.Detail(reason=message.cancelled.reason)
+        case "stale_detected":
+            stale = message.stale_detected
+            return v.Detail(heard_time=time_from(stale.heard_time), stale_threshold=span_from(stale.stale_threshold))
+    return _NO_DETAIL

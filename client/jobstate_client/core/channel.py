@@ -1,0 +1,101 @@
+"""How a channel is set up: keepalive, retries, TLS, the sizes of messages."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from jobstate_client.core.calls import RPCS
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+
+DEFAULT_TIMEOUT_S = 30.0
+"""For a call, repeats included: as long as a server takes to be restarted."""
+
+KEEPALIVE_S = 30
+"""A dead connection is noticed within this and KEEPALIVE_ANSWER_S. The server allows a ping every 10 s."""
+KEEPALIVE_ANSWER_S = 10
+
+RECONNECT_MAX_S = 5
+"""Longest wait between attempts to connect. gRPC's own 120 s would outlast every restart by far."""
+
+RESPONSE_BYTES_MAX = 16 * 1024 * 1024
+"""Pages end at 1 MiB; the attempts of a job with a thousand retries and large error details may have ten."""
+
+Pem = bytes | str | os.PathLike[str]
+"""Certificates or a key, as they are or in the file of this name."""
+
+Options = Sequence[tuple[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TLS:
+    """How to talk to a server that has a certificate. Certificates and keys are PEM: bytes, or the path of a file."""
+
+    root_certificates: Pem | None = None
+    """Whom to trust; None trusts whom this machine trusts."""
+    certificate: Pem | None = None
+    """The client's own certificate chain, where the server asks for one."""
+    private_key: Pem | None = None
+    server_name: str = ""
+    """The name in the server's certificate, where it is not the one in the target."""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """What gRPC wants of it."""
+        return grpc.ssl_channel_credentials(
+            _pem(self.root_certificates), _pem(self.private_key), _pem(self.certificate)
+        )
+
+
+def _pem(source: Pem | None) -> bytes | None:
+    if source is None or isinstance(source, bytes):
+        return source
+    with open(source, "rb") as file:
+        return file.read()
+
+
+def service_config() -> str:
+    """Retries by gRPC itself, of every call that one answer ends: all of them are safe to repeat.
+
+    Streams are left out: they are resumed where they broke off, and that is for us to know.
+    """
+    names = [{"service": rpc.service, "method": rpc.name} for rpc in RPCS.values() if not rpc.is_stream]
+    policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "2s",
+        "backoffMultiplier": 3,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": policy}]})
+
+
+def channel_options(target: str, tls: TLS | None, more: Options) -> list[tuple[str, Any]]:
+    """The options of a channel to this target; of those given twice, ``more`` prevails."""
+    options: dict[str, Any] = {
+        "grpc.service_config": service_config(),
+        "grpc.enable_retries": 1,
+        "grpc.keepalive_time_ms": KEEPALIVE_S * 1_000,
+        "grpc.keepalive_timeout_ms": KEEPALIVE_ANSWER_S * 1_000,
+        # An idle watch has nothing to send; gRPC would stop pinging for it after the second.
+        "grpc.http2.max_pings_without_data": 0,
+        "grpc.initial_reconnect_backoff_ms": 100,
+        "grpc.min_reconnect_backoff_ms": 1_000,
+        "grpc.max_reconnect_backoff_ms": RECONNECT_MAX_S * 1_000,
+        "grpc.max_receive_message_length": RESPONSE_BYTES_MAX,
+    }
+    if _is_loopback(target):
+        # No proxy leads back to this machine, whatever the environment says.
+        options["grpc.enable_http_proxy"] = 0
+    if tls is not None and tls.server_name:
+        options["grpc.ssl_target_name_override"] = tls.server_name
+    return list((options | dict(more)).items())
+
+
+def _is_loopback(target: str) -> bool:
+    return target.startswith(("127.", "localhost:", "[::1]:", "ipv4:127.", "ipv6:[::1]:"))

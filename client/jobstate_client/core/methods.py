@@ -1,0 +1,47 @@
+"""Operations as methods: the same table for both clients, so that none is written twice."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from jobstate_client.core.calls import Call, Pages
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def sync_method(build: Callable[P, Call[R]]) -> Callable[Concatenate[Any, P], R]:
+    """A method that makes the call and returns its result."""
+    return _method(build, lambda client, call: client._invoke(call))
+
+
+def sync_listing(build: Callable[P, Pages[T]]) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """A method that iterates over the items of all pages."""
+    return _method(build, lambda client, pages: client._iterate(pages))
+
+
+def async_method(build: Callable[P, Call[R]]) -> Callable[Concatenate[Any, P], Awaitable[R]]:
+    """A method to await the result of."""
+    return _method(build, lambda client, call: client._invoke(call))
+
+
+def async_listing(build: Callable[P, Pages[T]]) -> Callable[Concatenate[Any, P], AsyncIterator[T]]:
+    """A method that iterates over the items of all pages."""
+    return _method(build, lambda client, pages: client._iterate(pages))
+
+
+def _method(build: Callable[..., Any], run: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    @functools.wraps(build)
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return run(self, build(*args, **kwargs))
+
+    # What help() and editors show: the operation's own parameters, behind self.
+    signature = inspect.signature(build)
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    shown = signature.replace(parameters=[this, *signature.parameters.values()], return_annotation=signature.empty)
+    method.__signature__ = shown  # type: ignore[attr-defined]
+    return method

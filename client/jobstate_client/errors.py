@@ -1,0 +1,249 @@
+"""Everything that can go wrong with a call, as one tree that mirrors ``jobstate.v1.ErrorReason``.
+
+    JobStateError
+    ├── Refused                     the server said no, and why
+    │   ├── InvalidField            field, violations
+    │   │   └── UnknownJobType      job_type
+    │   ├── MessageTooLarge         size, size_max
+    │   ├── JobNotFound             job_id
+    │   ├── JobExists               job_id
+    │   ├── TransitionNotAllowed    job_id, state, trigger, allowed
+    │   │   └── JobCancelled        of these, what a worker asks about most
+    │   ├── RetryNotAllowed         job_id, why, retry_count, max_retries
+    │   ├── AttemptSuperseded       job_id, attempt, current_attempt, state
+    │   ├── AttemptRequired         job_id, attempt, current_attempt, state
+    │   ├── RequestIdReused         request_id
+    │   ├── CursorExpired           oldest_cursor
+    │   ├── CursorUnknown           oldest_cursor
+    │   ├── TryLater                retry_after: nothing is wrong with the call
+    │   │   ├── Overloaded
+    │   │   ├── StoreUnavailable
+    │   │   └── Draining
+    │   └── InternalError           call_id
+    └── TransportError              no answer of the service's own: see ``code``
+        ├── Unreachable             no server, or the connection was lost
+        └── DeadlineExceeded        no answer within the timeout
+
+    try:
+        client.complete(job, result_count=12)
+    except jobstate_client.AttemptSuperseded as error:
+        drop_results_of(error.attempt)
+
+What to do about each is in docs/errors.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
+
+from jobstate_client.core.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc
+
+T = TypeVar("T")
+
+
+class _Fact(Generic[T]):
+    """An attribute that reads one key of the metadata."""
+
+    def __init__(self, convert: Callable[[str], T]) -> None:
+        self._convert = convert
+        self._key = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._key = name
+
+    def __get__(self, error: JobStateError | None, owner: type) -> T:
+        if error is None:
+            return cast(T, self)
+        return self._convert(error.metadata.get(self._key, ""))
+
+
+def _number(text: str) -> int:
+    return int(text) if text.lstrip("-").isdigit() else 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
+def _state(text: str) -> State:
+    return State(text) if text in State.__members__ else State.UNKNOWN
+
+
+class JobStateError(Exception):
+    """A call failed. ``metadata`` holds the facts, ``reason`` their kind, and the message is for people."""
+
+    reason: ClassVar[str] = ""
+    """A name of ErrorReason without its prefix; empty in those that are not of the service."""
+
+    def __init__(
+        self,
+        message: str,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        code: grpc.StatusCode | None = None,
+        retry_after: timedelta | None = None,
+        violations: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.code = code
+        """The gRPC status code, where there was a call."""
+        self.retry_after = retry_after
+        """How long the server asks to wait before the call is repeated."""
+        self.violations = violations
+        """Every field that is not acceptable, with its problem."""
+        self.request_id = self.metadata.get("request_id", "")
+        """Of a call that changes something: repeat it with this, and it changes nothing twice."""
+
+
+class Refused(JobStateError):
+    """The server refused the call. Nothing was changed, unless the kind says otherwise."""
+
+
+class InvalidField(Refused):
+    """A field is missing, malformed, out of bounds, or not allowed beside another: correct the call."""
+
+    reason = "INVALID_FIELD"
+    field = _Fact(str)
+
+
+class UnknownJobType(InvalidField):
+    """The server's settings do not name this job type, and it takes no others."""
+
+    reason = "UNKNOWN_JOB_TYPE"
+    job_type = _Fact(str)
+
+
+class MessageTooLarge(Refused):
+    """The request is too large: send less at once."""
+
+    reason = "MESSAGE_TOO_LARGE"
+    size = _Fact(_number)
+    size_max = _Fact(_number)
+
+
+class JobNotFound(Refused):
+    """There is no such job: it was never created, or cleanup has deleted it."""
+
+    reason = "JOB_NOT_FOUND"
+    job_id = _Fact(str)
+
+
+class JobExists(Refused):
+    """There is a job with this id already."""
+
+    reason = "JOB_EXISTS"
+    job_id = _Fact(str)
+
+
+class TransitionNotAllowed(Refused):
+    """The job's state does not allow this: go by ``state``, and do not repeat the call."""
+
+    reason = "TRANSITION_NOT_ALLOWED"
+    job_id = _Fact(str)
+    state = _Fact(_state)
+    trigger = _Fact(str)
+    allowed = _Fact(_names)
+
+
+class JobCancelled(TransitionNotAllowed):
+    """The job has been cancelled: stop the work and drop it."""
+
+
+class RetryNotAllowed(Refused):
+    """The job is PERMANENTLY_FAILED. ``why`` is "limit reached" or "not retryable"."""
+
+    reason = "RETRY_NOT_ALLOWED"
+    job_id = _Fact(str)
+    why = _Fact(str)
+    retry_count = _Fact(_number)
+    max_retries = _Fact(_number)
+
+
+class AttemptSuperseded(Refused):
+    """This attempt is over, and another may have taken its place: stop the work and drop its results."""
+
+    reason = "ATTEMPT_SUPERSEDED"
+    job_id = _Fact(str)
+    attempt = _Fact(_number)
+    current_attempt = _Fact(_number)
+    state = _Fact(_state)
+
+
+class AttemptRequired(Refused):
+    """The job is past its first attempt: name the one that your own start returned."""
+
+    reason = "ATTEMPT_REQUIRED"
+    job_id = _Fact(str)
+    attempt = _Fact(_number)
+    current_attempt = _Fact(_number)
+    state = _Fact(_state)
+
+
+class RequestIdReused(Refused):
+    """The request_id belongs to another call: make a new one for every new call."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class CursorExpired(Refused):
+    """Events after the cursor are gone: watch again with snapshot, or from ``oldest_cursor`` with a gap."""
+
+    reason = "CURSOR_EXPIRED"
+    oldest_cursor = _Fact(str)
+
+
+class CursorUnknown(Refused):
+    """The cursor is another log's: discard what was learnt from that one, and watch again with snapshot."""
+
+    reason = "CURSOR_UNKNOWN"
+    oldest_cursor = _Fact(str)
+
+
+class TryLater(Refused):
+    """Nothing is wrong with the call. The client has repeated it for as long as its timeout allowed."""
+
+
+class Overloaded(TryLater):
+    """The server has as much to do as it accepts."""
+
+    reason = "OVERLOADED"
+
+
+class StoreUnavailable(TryLater):
+    """The store did not answer. Whether the change was made is unknown: repeat with the same request_id."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class Draining(TryLater):
+    """The server is stopping."""
+
+    reason = "DRAINING"
+
+
+class InternalError(Refused):
+    """The server met something that it did not expect. Its log has the cause under ``call_id``."""
+
+    reason = "INTERNAL"
+    call_id = _Fact(str)
+
+
+class TransportError(JobStateError):
+    """The call ended without an answer of the service's own; ``code`` is gRPC's. The outcome may be unknown."""
+
+
+class Unreachable(TransportError):
+    """No server was reached, or the connection was lost."""
+
+
+class DeadlineExceeded(TransportError):
+    """There was no answer within the timeout. Whether a change was made is unknown."""

@@ -1,0 +1,227 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import builtins
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+
+from jobstate_client.core import maintenance, operations
+from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
+from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, channel_options
+from jobstate_client.core.documents import seconds
+from jobstate_client.core.failures import IsRetryable
+from jobstate_client.core.methods import sync_listing, sync_method
+from jobstate_client.core.operations import JobRef
+from jobstate_client.core.refusals import error_of
+from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker, own_attempt
+from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
+from jobstate_client.core.watching import Course, Watching, watch_request
+from jobstate_client.sync.reporter import Reporter
+from jobstate_client.sync.run import Running
+from jobstate_client.sync.watch import Watch
+from jobstate_client.sync.worker import Worker
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Client:
+    """A client for threads: every method may be called from any of them.
+
+    Calls raise the errors of ``jobstate_client.errors``. Those that change something carry a request_id, so that they
+    are repeated safely when a connection breaks or the server asks to come back later.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: Span = DEFAULT_TIMEOUT_S,
+        tls: TLS | None = None,
+        wait_for_ready: bool = False,
+        options: Options = (),
+        channel: grpc.Channel | None = None,
+    ) -> None:
+        """Make a client. It connects when the first call is made.
+
+        Args:
+            target: HOST:PORT of the server, or whatever else gRPC can resolve.
+            timeout: for each call that does not say otherwise.
+            tls: how to talk to a server with a certificate; None talks in clear text.
+            wait_for_ready: let calls wait for a server that is away, up to their timeout, instead of failing soon.
+            options: channel options of gRPC, beside and before ours.
+            channel: a channel to use in place of one of our own; it stays open when the client is closed.
+        """
+        self._timeout_s = seconds(timeout)
+        # Left out unless wanted: not every stand-in for a channel knows it.
+        self._call_options = {"wait_for_ready": True} if wait_for_ready else {}
+        self._owns_channel = channel is None
+        self._channel = channel or _open_channel(target, tls, options)
+        self._stubs: dict[str, Any] = {}
+        self._reporter = Reporter(self._stub("StreamUpdates"))
+
+    create = sync_method(operations.create)
+    create_many = sync_method(operations.create_many)
+    get = sync_method(operations.get)
+    attempts = sync_method(operations.attempts)
+    list = sync_listing(operations.list_jobs)
+    start = sync_method(operations.start)
+    progress = sync_method(operations.progress)
+    complete = sync_method(operations.complete)
+    fail = sync_method(operations.fail)
+    retry = sync_method(operations.retry)
+    cancel = sync_method(operations.cancel)
+    stats = sync_method(operations.stats)
+    job_types = sync_method(operations.job_types)
+    check_stale = sync_method(maintenance.check_stale)
+    retry_failed = sync_method(maintenance.retry_failed)
+    cleanup = sync_method(maintenance.cleanup)
+    check_health = sync_method(maintenance.check_health)
+    tasks = sync_method(maintenance.tasks)
+
+    @cached_property
+    def watch(self) -> Watching[Watch[Event], Watch[WatchItem]]:
+        """Watch events as they happen: docs/watch.md. Returns an iterator that resumes by itself.
+
+        Without a position it begins now, with ``start="earliest"`` at the oldest event kept, with ``cursor`` where an
+        earlier watch was. With ``snapshot`` it yields ``SnapshotStarted``, a ``SnapshotJob`` for each matching job, and
+        ``Synced``, then the events from there on. ``latest_progress`` lets superseded progress be left out.
+        ``patience`` is how long the server may be away; None waits for ever. The first answer has to come within the
+        client's timeout.
+
+        Raises, while it is iterated over:
+            CursorExpired, CursorUnknown: it cannot be resumed; watch again with ``snapshot``.
+            Unreachable: the server did not come (back) in time.
+        """
+        return cast(Watching[Watch[Event], Watch[WatchItem]], self._watch)
+
+    def _watch(self, *, patience: Span | None = None, **arguments: Any) -> Watch[Any]:
+        return self._open_watch(Course(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
+
+    def _open_watch(self, course: Course) -> Watch[Any]:
+        return Watch(self._stub("WatchEvents"), course)
+
+    def wait(self, job: JobRef, timeout: Span | None = None) -> Job:
+        """Wait until a job is final, and return it.
+
+        Raises:
+            DeadlineExceeded: it was not within the timeout.
+            JobNotFound: there is no such job.
+        """
+        request = watch_request(job_ids=[job], types=["DELETED"], until_final=True)
+        course = Course(request, connect_s=self._timeout_s, timeout=timeout)
+        with self._open_watch(course) as watch:
+            for _ in watch:
+                pass
+        return self.get(job)
+
+    def run(
+        self,
+        job: JobRef | NewJob,
+        *,
+        worker: str = "",
+        heartbeat: Span | None = HEARTBEAT_S,
+        patience: Span = PATIENCE_S,
+        is_retryable: IsRetryable | None = None,
+    ) -> Running:
+        """Do one attempt of a job: ``with client.run(job) as run:``.
+
+        Entering starts it (a ``NewJob`` is created first), leaving completes it, and an exception fails it and goes on:
+        see ``Run`` and ``JobFailure``.
+
+        Args:
+            job: what to start.
+            worker: who does the work, for people; empty names this machine and process.
+            heartbeat: silence after which the server is told that the run is alive; None never tells.
+            patience: how long to try to tell how it ended while the server is away.
+            is_retryable: decides whether trying again can help after an exception that does not say so itself.
+
+        Raises, on entering:
+            TransitionNotAllowed: somebody else has the job, or there is nothing to start.
+        """
+
+        def start() -> Job:
+            started = self.start(self.create(job) if isinstance(job, NewJob) else job, worker=terms.worker)
+            return own_attempt(started, terms.worker)
+
+        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
+        return Running(start, self._reporter, terms)
+
+    def worker(
+        self,
+        handler: Callable[[Run], Any],
+        *,
+        job_types: Iterable[str],
+        concurrency: int = 1,
+        worker: str = "",
+        heartbeat: Span | None = HEARTBEAT_S,
+        patience: Span = PATIENCE_S,
+        is_retryable: IsRetryable | None = None,
+    ) -> Worker:
+        """A worker that does every attempt of these job types that it can get, among any number of others.
+
+        ``handler`` is called with a ``Run`` in one of ``concurrency`` threads; a dict that it returns is the result.
+        Its exceptions fail the attempt. Call the worker's ``run``, which returns after its ``stop``.
+        """
+        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
+        return Worker(self, handler, builtins.list(job_types), concurrency, terms)
+
+    def close(self) -> None:
+        """Close the connection. Watches and calls under way end."""
+        self._reporter.close()
+        if self._owns_channel:
+            self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stub(self, name: str) -> Any:
+        if name not in self._stubs:
+            rpc = RPCS[name]
+            make = {
+                "StreamUpdates": self._channel.stream_stream,
+                "WatchEvents": self._channel.unary_stream,
+            }.get(name, self._channel.unary_unary)
+            self._stubs[name] = make(
+                rpc.path,
+                request_serializer=rpc.request_type.SerializeToString,
+                response_deserializer=rpc.response_type.FromString,
+            )
+        return self._stubs[name]
+
+    def _invoke(self, call: Call[R]) -> R:
+        stub = self._stub(call.rpc)
+        repeats = Repeats(self._timeout_s if call.timeout is None else seconds(call.timeout))
+        while True:
+            try:
+                response = stub(call.request, timeout=repeats.left_s(), **self._call_options)
+            except grpc.RpcError as failure:
+                wait = repeats.wait_s(error_of(failure, call.request_id))
+            else:
+                return call.read(response)
+            time.sleep(wait)
+
+    def _iterate(self, pages: Pages[T]) -> Iterator[T]:
+        call: Call[Any] | None = pages.first
+        while call is not None:
+            page = self._invoke(call)
+            yield from page.items
+            call = pages.after(page)
+
+
+def _open_channel(target: str, tls: TLS | None, options: Options) -> grpc.Channel:
+    chosen = channel_options(target, tls, options)
+    if tls is None:
+        return grpc.insecure_channel(target, options=chosen)
+    return grpc.secure_channel(target, tls.credentials(), options=chosen)

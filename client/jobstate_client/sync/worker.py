@@ -1,0 +1,162 @@
+"""A worker: follows what there is to do, starts what it can get, and does it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jobstate_client.core.backlog import LISTED, WATCHED, Backlog
+from jobstate_client.core.calls import Backoff
+from jobstate_client.core.operations import new_request_id
+from jobstate_client.core.running import PASSING, Run, Terms, is_lost, own_attempt
+from jobstate_client.core.values import Job, Synced
+from jobstate_client.core.watching import Course, watch_request
+from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
+from jobstate_client.sync.run import Running
+
+if TYPE_CHECKING:
+    from jobstate_client.sync.client import Client
+    from jobstate_client.sync.watch import Watch
+
+log = logging.getLogger("jobstate_client")
+
+
+class Worker:
+    """Does the attempts of some job types. Make one with ``Client.worker``."""
+
+    def __init__(
+        self, client: Client, handler: Callable[[Run], Any], job_types: list[str], concurrency: int, terms: Terms
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
+        self._client = client
+        self._handler = handler
+        self._job_types = job_types
+        self._concurrency = concurrency
+        self._terms = terms
+        self._backlog = Backlog()
+        # Reentrant: ``stop`` may be called by a signal handler that interrupts this very thread.
+        self._changed = threading.Condition(threading.RLock())
+        self._stopping = False
+        self._is_listing = False
+        self._watch: Watch[Any] | None = None
+
+    def run(self) -> None:
+        """Work until ``stop`` is called, then return once the handlers under way have ended.
+
+        Raises:
+            JobStateError: the watch cannot go on. The handlers under way have ended then too.
+        """
+        threads = [
+            threading.Thread(target=self._work, name=f"jobstate-worker-{number}") for number in range(self._concurrency)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while not self._stopping:
+                self._follow()
+        finally:
+            self.stop()
+            for thread in threads:
+                thread.join()
+
+    def stop(self) -> None:
+        """Start nothing more. May be called from anywhere, also from a signal handler and from a handler."""
+        with self._changed:
+            self._stopping = True
+            watch = self._watch
+            self._changed.notify_all()
+        if watch is not None:
+            watch.close()
+
+    def _follow(self) -> None:
+        """Watch and list until that breaks off for good."""
+        request = watch_request(job_types=self._job_types, types=WATCHED)
+        with self._client._open_watch(Course(request, connect_s=self._client._timeout_s, tell_synced=True)) as watch:
+            with self._changed:
+                self._watch = watch
+                if self._stopping:
+                    return
+            try:
+                for item in watch:
+                    if isinstance(item, Synced):
+                        # What is there already. The watch is in place, so what comes meanwhile is told as well.
+                        self._list()
+                    else:
+                        with self._changed:
+                            self._backlog.take_in(item)
+                            self._changed.notify()
+            except (CursorExpired, CursorUnknown):
+                log.warning("a worker was away for too long to go on where it was; it lists the jobs anew")
+
+    def _list(self) -> None:
+        with self._changed:
+            self._backlog.listing()
+        try:
+            for job in self._client.list(states=LISTED, job_types=self._job_types, oldest_first=True, page_size=1_000):
+                with self._changed:
+                    if self._stopping or not self._backlog.take_in(job):
+                        break
+                    self._changed.notify()
+        except PASSING as error:
+            log.warning("the jobs could not be listed (%s); again soon", error)
+            with self._changed:
+                self._backlog.listing_failed()
+
+    def _work(self) -> None:
+        while (job_id := self._next()) is not None:
+            job = self._start(job_id)
+            if job is not None:
+                self._do(job)
+
+    def _next(self) -> str | None:
+        """A job to try; None when it is time to stop."""
+        backoff = Backoff()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._backlog or self._may_list)
+                if self._stopping:
+                    return None
+                if self._backlog:
+                    return self._backlog.choose()
+                self._is_listing = True
+            self._list()
+            with self._changed:
+                self._is_listing = False
+                self._changed.wait_for(lambda: self._stopping or self._backlog, backoff.next())
+                self._changed.notify_all()
+
+    @property
+    def _may_list(self) -> bool:
+        return self._backlog.needs_listing and not self._is_listing
+
+    def _start(self, job_id: str) -> Job | None:
+        """Start it, if it is still free. While the outcome is unknown the same start is repeated."""
+        backoff, request_id = Backoff(), new_request_id()
+        while True:
+            try:
+                job = self._client.start(job_id, worker=self._terms.worker, request_id=request_id)
+                return own_attempt(job, self._terms.worker)
+            except PASSING as error:
+                wait = backoff.next()
+                log.warning("job %s could not be started (%s); again in %.1f s", job_id, error, wait)
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._stopping, wait):
+                        return None
+            except JobStateError as error:
+                log.log(logging.DEBUG if is_lost(error) else logging.WARNING, "job %s: not started: %s", job_id, error)
+                return None
+
+    def _do(self, job: Job) -> None:
+        try:
+            with Running(lambda: job, self._client._reporter, self._terms) as run:
+                result = self._handler(run)
+                if isinstance(result, Mapping):
+                    run.result = result
+        except (Exception, SystemExit) as error:
+            if is_lost(error):
+                log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
+            else:
+                log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)

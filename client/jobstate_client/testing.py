@@ -1,0 +1,180 @@
+"""For your own tests: a real server in this process, on a temporary store, whose time is yours.
+
+    pytest_plugins = ["jobstate_client.testing"]
+
+    def test_a_failed_job_is_retried(jobstate_server):
+        client = jobstate_server.client()
+        job = client.start(client.create("clean_transcript"))
+        client.fail(job, "RATE_LIMITED")
+        jobstate_server.advance(1.0)
+        assert client.get(job).attempt == 2
+
+The server needs ``pip install 'jobstate[testing]'``. It is imported when one is made, not before.
+
+PYTEST_DONT_REWRITE: there are no assertions here, and it may have been imported before it was named as a plugin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from jobstate_client.aio.client import AsyncClient
+from jobstate_client.core.documents import seconds
+from jobstate_client.core.values import Span
+from jobstate_client.sync.client import Client
+
+if TYPE_CHECKING:
+    from jobstate_server.app import Server
+    from jobstate_server.domain.clock import ManualClock
+
+T = TypeVar("T")
+
+PATIENCE_S = 30.0
+"""How long anything asked of the server may take."""
+
+_NEVER = "0 0 29 2 *"
+"""A schedule that does not fire during a test: duties go by the machine's time. Call them when you want them."""
+
+_MICROSECONDS = 1_000_000
+
+
+class JobstateServer:
+    """A server in a thread of this process. It is served once this is made."""
+
+    def __init__(self, folder: Path, *, manual_time: bool = True, **settings: Any) -> None:
+        """Serve.
+
+        Args:
+            folder: where to keep the store.
+            manual_time: let time pass by ``advance`` only; otherwise it is the machine's.
+            settings: of the server (docs/operations.md), such as ``job_types={"my_type": {"max_retries": 1}}``.
+        """
+        duties = ("check_stale", "retry_failed", "evict_inactive", "cleanup", "check_health")
+        defaults: dict[str, Any] = {
+            "listen": "127.0.0.1:0",
+            "store": f"sqlite:///{folder / 'jobs.db'}",
+            "shutdown_grace": "1s",
+            "schedules": dict.fromkeys(duties, _NEVER),
+        }
+        self._settings = defaults | settings
+        self._clock = _manual_clock() if manual_time else None
+        self._clients: list[Client] = []
+        self._server: Server | None = None
+        self.address = ""
+        """HOST:PORT, the same after a restart."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="jobstate-server", daemon=True)
+        self._thread.start()
+        try:
+            self._do(self._start())
+        except BaseException:
+            self.close()
+            raise
+
+    def client(self, **arguments: Any) -> Client:
+        """A client of this server, with the arguments of ``Client``. It is closed with the server."""
+        client = Client(self.address, **arguments)
+        self._clients.append(client)
+        return client
+
+    def async_client(self, **arguments: Any) -> AsyncClient:
+        """A client of this server, with the arguments of ``AsyncClient``. Close it yourself, with ``async with``."""
+        return AsyncClient(self.address, **arguments)
+
+    @property
+    def now(self) -> datetime:
+        """The server's time."""
+        if self._clock is None:
+            return datetime.now(UTC)
+        return datetime.fromtimestamp(self._clock.now() / _MICROSECONDS, UTC)
+
+    def advance(self, span: Span) -> None:
+        """Let time pass. What falls due by it, such as a retry or a timeout, has happened when this returns."""
+        if self._clock is None:
+            raise RuntimeError("the time of this server is the machine's; make it with manual_time=True")
+        self._do(self._advance(round(seconds(span) * _MICROSECONDS)))
+
+    def stop(self) -> None:
+        """Stop serving, as an operator would. Nothing happens when it is not served."""
+        self._do(self._stop())
+
+    def start(self) -> None:
+        """Serve again, the same store at the same address."""
+        self._do(self._start())
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Stop for good, and close the clients that were made here."""
+        for client in self._clients:
+            client.close()
+        if not self._loop.is_closed():
+            with contextlib.suppress(Exception):
+                self.stop()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(PATIENCE_S)
+            self._loop.close()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
+
+    async def _start(self) -> None:
+        from jobstate_server.app import Server
+        from jobstate_server.config import Settings
+
+        if self._server is not None:
+            return
+        server = Server(Settings(**self._settings), self._clock)
+        await server.start()
+        self._server, self.address = server, server.address
+        self._settings["listen"] = server.address
+
+    async def _stop(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop()
+
+    async def _advance(self, span: int) -> None:
+        assert self._clock is not None
+        self._clock.advance(span)
+        if self._server is not None:
+            # What is due goes through the committer like any call. What that leaves due goes with the next.
+            for _ in range(3):
+                await self._server.committer.run(lambda transaction: None)
+
+
+def _manual_clock() -> ManualClock:
+    from jobstate_server.domain.clock import ManualClock
+
+    return ManualClock(time.time_ns() // 1_000)
+
+
+@contextlib.contextmanager
+def serving(*, manual_time: bool = True, **settings: Any) -> Iterator[JobstateServer]:
+    """A server on a temporary store, for one ``with`` block. The arguments are those of ``JobstateServer``."""
+    with tempfile.TemporaryDirectory(prefix="jobstate-test-") as folder:
+        server = JobstateServer(Path(folder), manual_time=manual_time, **settings)
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+@pytest.fixture
+def jobstate_server() -> Iterator[JobstateServer]:
+    """A server of the test's own, whose time passes by ``jobstate_server.advance`` only."""
+    with serving() as server:
+        yield server

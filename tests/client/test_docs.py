@@ -1,0 +1,120 @@
+"""Every Python example of docs/clients.md and README runs as written, but for the address; the tables are complete."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobstate_client import Client, EventType, State, Worker, errors
+from jobstate_client.core.refusals import BY_REASON
+from jobstate_client.testing import JobstateServer
+
+from .support import in_thread
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/clients.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
+ADDRESS = "127.0.0.1:50051"
+
+
+def examples(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def section(heading: str, text: str = PAGE) -> str:
+    """What stands under a heading."""
+    return text.partition(f"# {heading}\n")[2].partition("\n## ")[0]
+
+
+def run(example: str, server: JobstateServer) -> dict[str, Any]:
+    """Run an example against this server."""
+    names: dict[str, Any] = {}
+    exec(compile(example.replace(ADDRESS, server.address), "example", "exec"), names)  # noqa: S102
+    return names
+
+
+WORKER = section("Worker")
+OTHERS = [example for example in examples(PAGE) if example not in examples(WORKER) and "jobstate_server" not in example]
+
+
+@pytest.mark.parametrize("example", OTHERS, ids=range(len(OTHERS)))
+def test_an_example_runs(example: str, server: JobstateServer) -> None:
+    run(example, server)
+
+
+def test_the_ten_lines_tell_the_life_of_a_job(server: JobstateServer, capsys: pytest.CaptureFixture[str]) -> None:
+    for example in examples(section("Ten lines")):
+        run(example, server)
+
+        told = capsys.readouterr().out.splitlines()
+        assert told[0] == "processing-job.queued 0"
+        assert told[-1] == "processing-job.completed 100"
+
+
+def test_the_ten_lines_are_no_more() -> None:
+    first = examples(section("Ten lines"))[0]
+
+    assert len([line for line in first.splitlines() if line]) <= 10
+
+
+def test_the_example_of_the_readme_tells_the_life_of_a_job(
+    server: JobstateServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = [example for example in examples(README) if "jobstate_client" in example]
+    run(example, server)
+
+    told = capsys.readouterr().out
+    assert len([line for line in example.splitlines() if line]) <= 10
+    assert "processing-job.completed 100" in told
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
+    """The workers that are made, on a machine whose signals are left alone."""
+    made: list[Worker] = []
+    make = Worker.__init__
+
+    def note(self: Worker, *arguments: Any) -> None:
+        make(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(Worker, "__init__", note)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    yield made
+    for worker in made:
+        worker.stop()
+
+
+def test_the_worker_does_what_waits(server: JobstateServer, client: Client, workers: list[Worker]) -> None:
+    (example,) = examples(WORKER)
+    job = client.create("clean_transcript")
+    with in_thread(lambda: run(example, server)), client.watch(job_ids=[job], start="earliest") as watch:
+        ended = next(event for event in watch if event.type is EventType.COMPLETED)
+        workers[0].stop()
+
+    assert (ended.job.state, ended.job.result) == (State.COMPLETED, {"text": "…"})
+
+
+def test_the_example_of_a_test_passes(server: JobstateServer) -> None:
+    plugin, test = examples(section("Tests of your own"))
+
+    assert run(plugin, server)["pytest_plugins"] == ["jobstate_client.testing"]
+    run(test, server)["test_a_failed_job_is_retried"](server)
+
+
+def test_the_table_of_errors_lists_every_reason_with_its_facts() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", section("Errors"), re.MULTILINE)
+    listed = {name: set(re.findall(r"`(\w+)`", attributes)) for name, attributes in rows}
+    common = listed.pop("JobStateError")
+
+    assert set(listed) == {kind.__name__ for kind in BY_REASON.values()}
+    for name, attributes in listed.items():
+        kind: Any = getattr(errors, name)
+        facts = {fact for base in kind.__mro__ for fact, value in vars(base).items() if type(value).__name__ == "_Fact"}
+        assert attributes - common == facts - common, name
+    assert all(hasattr(errors.JobStateError("it is so"), attribute) for attribute in common)
