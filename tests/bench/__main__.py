@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -31,7 +31,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measured(names: Sequence[str], run: Bench) -> tuple[dict[str, list[Finding]], list[str]]:
+def _measured(
+    names: Sequence[str], run: Bench, keep: Callable[[str, list[Finding]], None]
+) -> tuple[dict[str, list[Finding]], list[str]]:
+    """Measure these rows. Each is kept as soon as it is there: a run takes long, and may be broken off."""
     found: dict[str, list[Finding]] = {}
     failed = []
     for name in names:
@@ -39,6 +42,7 @@ def _measured(names: Sequence[str], run: Bench) -> tuple[dict[str, list[Finding]
         run.say(f"{name} ...")
         try:
             found[name] = ROWS[name](run)
+            keep(name, found[name])
         except Exception:
             traceback.print_exc()
             failed.append(name)
@@ -68,20 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"The machine is busy (load {busy:.1f}): rates and p99 will be off, ratios by CPU less.", file=sys.stderr)
     runs = options.runs or (2 if options.quick else _RUNS)
     with bench(runs, QUICK if options.quick else Sizes()) as run:
-        found, failed = _measured(options.rows or list(ROWS), run)
         about = {
             "at": machine.today(),
             "commit": machine.commit(),
             "runs": runs,
             "machine": machine.described(run.folder),
         }
+
+        def keep(name: str, findings: list[Finding]) -> None:
+            if not options.quick:
+                kept: dict[str, Any] = figures.kept()
+                kept["rows"][name] = {**about, "findings": [finding.as_json() for finding in findings]}
+                figures.keep(kept, list(ROWS))
+
+        found, failed = _measured(options.rows or list(ROWS), run, keep)
         print(f"{run.witnessed:,} events were answered, and found in the stores; {run.commits:,} commits")
     _print(found)
     if not options.quick:
-        kept: dict[str, Any] = figures.kept()
-        for name, findings in found.items():
-            kept["rows"][name] = {**about, "findings": [finding.as_json() for finding in findings]}
-        figures.keep(kept, list(ROWS))
         print(f"written to {figures.PAGE.relative_to(ROOT)}")
     if failed:
         print(f"not measured: {', '.join(failed)}", file=sys.stderr)
