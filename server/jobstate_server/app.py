@@ -102,7 +102,6 @@ class Server:
         self.address = ""
         """HOST:PORT once started."""
         self._grpc: grpc.aio.Server | None = None
-        self._reachable = True
         self._health = health.aio.HealthServicer()
         self._health_updates: set[asyncio.Task[None]] = set()
         self._build()
@@ -179,7 +178,7 @@ class Server:
         for name in ("", *(service.full_name for service in SERVICES)):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._health.set(JOBS_HEALTH, health_pb2.HealthCheckResponse.SERVING)
-        self.address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        self.address = _joined(host, bound)
         log.info("serving", extra={"address": self.address, "store": self._settings.store, "log": self.store.log_id})
 
     def _build_grpc(self, host: str) -> grpc.aio.Server:
@@ -198,7 +197,7 @@ class Server:
 
     @staticmethod
     def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = _joined(host, port)
         # gRPC would say that it failed but not why, and print lines of its own.
         _check_address(host, port)
         try:
@@ -229,7 +228,6 @@ class Server:
         log.info("stopped", extra={"commits": self.committer.counters.commits})
 
     def _on_reachable(self, reachable: bool) -> None:
-        self._reachable = reachable
         log.log(
             logging.INFO if reachable else logging.ERROR,
             "the store can be written again" if reachable else "the store cannot be written: not serving",
@@ -245,6 +243,11 @@ class Server:
         update = asyncio.ensure_future(self._health.set(name, state))
         self._health_updates.add(update)
         update.add_done_callback(self._health_updates.discard)
+
+
+def _joined(host: str, port: int) -> str:
+    """HOST:PORT, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _check_address(host: str, port: int) -> None:

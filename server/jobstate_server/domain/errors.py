@@ -232,6 +232,9 @@ class Draining(Unavailable):
 
     reason = "DRAINING"
 
+    def __init__(self, retry_delay_s: float) -> None:
+        super().__init__("the server is stopping; connect again", retry_delay_s)
+
 
 class InternalError(JobStateError):
     """A defect of ours. The cause is in the server's log under ``call_id``, and only there."""

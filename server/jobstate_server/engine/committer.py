@@ -213,7 +213,7 @@ class Committer:
 
     def _future(self) -> asyncio.Future[Any]:
         if self._stopping:
-            raise Draining("the server is stopping; connect again", RETRY_DELAY_S)
+            raise Draining(RETRY_DELAY_S)
         assert self._loop is not None
         return self._loop.create_future()
 

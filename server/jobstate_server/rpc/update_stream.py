@@ -96,7 +96,7 @@ async def _stop_reading(
 ) -> None:
     await draining.wait()
     reading.cancel()
-    await under_way.put(Draining("the server is stopping; connect again", RETRY_DELAY_S))
+    await under_way.put(Draining(RETRY_DELAY_S))
 
 
 async def _hand_on(request: pb.StreamUpdatesRequest, call: Call, committer: Committer, clock: Clock) -> _Batch:

@@ -20,7 +20,11 @@ from jobstate_server.wire.times import span_from
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _ID_RULE = "must be 1 to 128 letters, digits or . _ : - and begin with a letter or digit"
 _JOB_TYPE_RULE = "must be 1 to 64 letters, digits or . _ : - and begin with a letter or digit"
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{8,128}")
+_REQUEST_ID = re.compile(rf"[\x21-\x7e]{{{limits.REQUEST_ID_LENGTH_MIN},{limits.REQUEST_ID_LENGTH_MAX}}}")
+_REQUEST_ID_RULE = (
+    f"must be {limits.REQUEST_ID_LENGTH_MIN} to {limits.REQUEST_ID_LENGTH_MAX} printable ASCII characters without"
+    " spaces, best a random UUID"
+)
 
 _PROBLEMS_MAX = 20
 """Problems told of one request: a person corrects no more at a time."""
@@ -66,7 +70,7 @@ class Problems:
     def request_id(self, value: str, field: str = "request_id") -> None:
         """An idempotency key, which may be absent."""
         if value and _REQUEST_ID.fullmatch(value) is None:
-            self.add(field, "must be 8 to 128 printable ASCII characters without spaces, best a random UUID")
+            self.add(field, _REQUEST_ID_RULE)
 
     def within(self, field: str, value: int, low: int, high: int) -> None:
         """A number with bounds."""

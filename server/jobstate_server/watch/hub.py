@@ -100,7 +100,7 @@ class Hub:
     def join(self, wanted: EventFilter) -> Waiter:
         """Take a place. Raises Overloaded when all are taken, Draining when the server is stopping."""
         if self.draining:
-            raise Draining("the server is stopping; connect again", RETRY_DELAY_S)
+            raise Draining(RETRY_DELAY_S)
         if len(self._watchers) >= WATCHERS_MAX:
             raise Overloaded(f"this server has its {WATCHERS_MAX} watchers", RETRY_DELAY_S, watchers_max=WATCHERS_MAX)
         waiter = Waiter(wanted)

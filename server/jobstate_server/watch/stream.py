@@ -124,7 +124,7 @@ class _Watcher:
         while not (synced and self._is_done()):
             if self._hub.draining:
                 yield _draining(self._cursor)
-                raise _drained()
+                raise Draining(RETRY_DELAY_S)
             if self._position >= synced_at and not synced:
                 synced = True
                 yield synced_response(self._cursor)
@@ -163,7 +163,7 @@ class _Watcher:
         while jobs := await self._catch_up.snapshot_page(wanted, after):
             if self._hub.draining:
                 yield _draining(cursor="")
-                raise _drained()
+                raise Draining(RETRY_DELAY_S)
             yield snapshot_response(jobs)
             after = Position(jobs[-1].create_time, jobs[-1].id)
 
@@ -257,10 +257,6 @@ def _passes(wanted: EventFilter, event: StoredEvent) -> bool:
 
 def _draining(cursor: str) -> bytes:
     return draining_response(cursor, int(random.random() * RECONNECT_SPREAD))
-
-
-def _drained() -> Draining:
-    return Draining("the server is stopping; connect again", RETRY_DELAY_S)
 
 
 def latest_progress(events: Sequence[StoredEvent]) -> list[StoredEvent]:
