@@ -24,6 +24,7 @@ CLI, CONFIG, CLIENT_LIBRARY = "jobstate_server.cli", "jobstate_server.config", "
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "apscheduler": ("jobstate_server.maintenance", CONFIG),
+    "click": ("jobstate_client.cli",),
     "google": (WIRE, RPC, CLIENT_LIBRARY),
     "grpc": (RPC, APP, CLIENT_LIBRARY),
     "grpc_channelz": (RPC, APP),
@@ -33,6 +34,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "jobstate": (WIRE, RPC, APP, CLIENT_LIBRARY),
     "peewee": ("jobstate_server.store",),
     "playhouse": ("jobstate_server.store",),
+    "psycopg": ("jobstate_server.store",),
     "pydantic": (CONFIG,),
     "pydantic_settings": (CONFIG,),
     "pytest": ("jobstate_client.testing",),
@@ -69,7 +71,7 @@ def declared(*extras: str) -> set[str]:
     """The names of the distributions that pyproject.toml asks for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     lists = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
-    return {re.split(r"[<>=!;\s]", item, maxsplit=1)[0].lower() for items in lists for item in items}
+    return {re.split(r"[<>=!;\s\[]", item, maxsplit=1)[0].lower() for items in lists for item in items}
 
 
 def test_every_layer_imports_only_downwards() -> None:
@@ -93,7 +95,7 @@ def test_a_foreign_package_is_imported_only_in_its_rooms(path: Path) -> None:
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_every_imported_package_is_a_declared_dependency(package: str) -> None:
-    wanted = declared("cli", "testing") if package == "jobstate_client" else declared("server")
+    wanted = declared("cli", "testing") if package == "jobstate_client" else declared("server", "postgres")
     distributions = packages_distributions()
     imported = {name for path in modules_below(PACKAGES[package] / package) for name in foreign_imports(path)} - OURS
 

@@ -25,7 +25,10 @@ from jobstate_server.store.base import (
     StoredRequest,
     Transaction,
 )
+from jobstate_server.store.postgres import PostgresStore
 from jobstate_server.store.sqlite import SqliteStore
+
+from ..support.postgres import postgres_server
 
 PATIENCE_S = 30.0
 """How long a test waits for a thread or process before it fails; nothing that works comes near."""
@@ -76,7 +79,27 @@ class SqliteBackend:
         return SqliteHome(self._directory / f"{self._count}.db")
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": SqliteBackend}
+@dataclass(frozen=True)
+class PostgresHome:
+    """One schema of a database."""
+
+    url: str
+
+    def open(self, clock: Clock) -> PostgresStore:
+        return PostgresStore(self.url, clock)
+
+
+class PostgresBackend:
+    """Schemas of one server."""
+
+    def __init__(self, directory: Path) -> None:
+        del directory
+
+    def new_home(self) -> PostgresHome:
+        return PostgresHome(postgres_server().new_store())
+
+
+BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": SqliteBackend, "postgres": PostgresBackend}
 """Every backend, by the name that its tests carry."""
 
 

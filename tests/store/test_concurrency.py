@@ -82,7 +82,7 @@ def test_a_reader_sees_nothing_of_a_transaction_before_its_end_and_all_of_it_aft
                 tallies={("type", Measure.STORED, 1): 1},
             )
         )
-        transaction.claim_task("duty", 1, "token")
+        transaction.claim_task("duty", 1, "token", "replica")
         during = in_time(threads.submit(contents, store))
 
     after = contents(store)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from jobstate_server.store.base import Reader, Store
 
 
-def claim(store: Store, due: int, token: str, name: str = "duty") -> bool:
+def claim(store: Store, due: int, token: str, name: str = "duty", replica: str = "one") -> bool:
     with store.transaction() as transaction:
-        return transaction.claim_task(name, due, token)
+        if replica:
+            transaction.be_heard(replica)
+        return transaction.claim_task(name, due, token, replica)
 
 
 def finish(store: Store, token: str, outcome: str = "done", name: str = "duty") -> None:
@@ -40,10 +42,10 @@ def test_duties_are_claimed_apart(store: Store) -> None:
 
 def test_a_claimed_run_has_begun_and_not_ended(store: Store, reader: Reader) -> None:
     with store.transaction() as transaction:
-        transaction.claim_task("duty", 10, "one")
+        transaction.claim_task("duty", 10, "one", "replica")
         now = transaction.now
 
-    assert reader.task_runs() == {"duty": ("duty", 10, "one", now, None, "")}
+    assert reader.task_runs() == {"duty": ("duty", 10, "one", now, None, "", "replica")}
 
 
 def test_a_finished_run_tells_when_and_how_it_ended(store: Store, reader: Reader) -> None:

@@ -257,7 +257,7 @@ def test_an_exception_in_the_block_passes_through_and_leaves_nothing(store: Stor
                 tallies={("type", Measure.STORED, 1): 5},
             )
         )
-        transaction.claim_task("duty", 1, "token")
+        transaction.claim_task("duty", 1, "token", "replica")
 
     with pytest.raises(Interruption):
         interrupt(store, work)

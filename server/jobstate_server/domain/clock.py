@@ -57,6 +57,32 @@ class SystemClock:
         return asyncio.get_running_loop().call_later(max(0, delay) / SECOND, callback)
 
 
+class FollowingClock:
+    """The wall time of another machine, as last told, and our own time since: who shares a database shares its time."""
+
+    def __init__(self, own: Clock) -> None:
+        """``own`` tells the time until another is told."""
+        self._own = own
+        self._ahead = own.now() - own.monotonic()
+        self._latest = 0
+        self._lock = threading.Lock()
+
+    def follow(self, now: int) -> None:
+        """Take ``now`` for the time of this moment."""
+        self._ahead = now - self._own.monotonic()
+
+    def now(self) -> int:
+        with self._lock:
+            self._latest = max(self._latest, self._own.monotonic() + self._ahead)
+            return self._latest
+
+    def monotonic(self) -> int:
+        return self._own.monotonic()
+
+    def call_later(self, delay: int, callback: Callable[[], None]) -> Timer:
+        return self._own.call_later(delay, callback)
+
+
 class _ManualTimer:
     def __init__(self, callback: Callable[[], None]) -> None:
         self.callback: Callable[[], None] | None = callback

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from jobstate_server.domain.clock import DAY, SECOND
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import Attempt, Job, JobState
@@ -26,6 +27,13 @@ from jobstate_server.domain.statistics import Tallies, TallyKey
 
 EVENTS_SCANNED_MAX = 10_000
 """Sequences one ``Reader.events`` looks at when it filters: about 10 ms, so that a rare match delays nobody else."""
+
+REPLICA_LEASE = 10 * SECOND
+"""A replica that has not been heard for this long is taken for dead, and its duties are taken over. Several times the
+interval at which replicas are heard, so that a busy one keeps its own."""
+
+REPLICA_FORGOTTEN = 1 * DAY
+"""For this long a replica that is gone can be seen in the table."""
 
 
 class StoreError(Exception):
@@ -37,7 +45,11 @@ class StoreUnreachable(StoreError):
 
 
 class TransactionConflict(StoreUnreachable):
-    """Another writer was in the way (deadlock, serialisation failure, lock timeout). Trying again may succeed."""
+    """Another writer was in the way (deadlock, lock timeout, a row it made first). Trying again may succeed."""
+
+
+class ConnectionLost(TransactionConflict):
+    """The connection to the store broke. Nothing was kept; the next try makes a new one, and fails if it cannot."""
 
 
 class OutcomeUnknown(StoreUnreachable):
@@ -149,13 +161,42 @@ class TaskRun(NamedTuple):
     start_time: int
     end_time: int | None
     outcome: str
+    replica: str
+    """Who runs it, or ran it."""
+
+
+class Rung(NamedTuple):
+    """What a bell tells: something was committed."""
+
+    head: int
+    """The log has events up to this sequence, or beyond."""
+    next_due: int | None
+    """The earliest due time that was written, None when none was."""
+
+
+class Bell(Protocol):
+    """Tells one server of what any of them commits. Used by one thread.
+
+    A hint and no more: it may ring too often, and after it has been out of order it rings once for all it missed.
+    """
+
+    def wait(self, timeout_s: float) -> Rung | None:
+        """What has been committed since the last call, as one; None when nothing was for ``timeout_s`` seconds.
+
+        Raises:
+            StoreUnreachable: nothing can be heard just now; the next call tries again.
+        """
+
+    def close(self) -> None:
+        """Give back what the bell holds."""
 
 
 class Transaction(Protocol):
     """One write transaction. Used by one thread, the committer's."""
 
     now: int
-    """The time of this transaction in microseconds. Does not go back from one to the next."""
+    """The time of this transaction in microseconds. Does not go back from one to the next, and moves on in ``load``:
+    what is decided on a job is not earlier than what was decided on it before, on whichever replica."""
 
     def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
         """Read what will be decided on, and keep others from changing it until the transaction ends.
@@ -190,14 +231,27 @@ class Transaction(Protocol):
     def trim_requests(self, older_than: int, limit: int) -> int:
         """Forget at most ``limit`` request ids used before ``older_than``. Returns how many."""
 
-    def claim_task(self, name: str, due: int, token: str) -> bool:
-        """Take the run of a duty for the scheduled instant ``due``. False when it, or a later one, is gone."""
+    def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
+        """Take the run of a duty for the scheduled instant ``due``. False when it, or a later one, is gone.
+
+        A run that has not ended can be taken over for the same instant, once nothing was heard of its replica for
+        ``REPLICA_LEASE``.
+        """
 
     def finish_task(self, name: str, token: str, outcome: str) -> None:
         """Write down how the run that holds ``token`` ended; does nothing when another has taken over."""
 
     def task_is_ours(self, name: str, token: str) -> bool:
         """Whether the run still holds the duty."""
+
+    def be_heard(self, replica: str) -> None:
+        """Note that this replica serves, now. Forgets those that have not been heard for ``REPLICA_FORGOTTEN``."""
+
+    def leave(self, replica: str) -> None:
+        """Forget this replica, which serves no more."""
+
+    def last_heard(self) -> int | None:
+        """When any replica was heard last, None when none ever was."""
 
 
 class Reader(Protocol):
@@ -273,6 +327,9 @@ class Store(Protocol):
 
     def open_reader(self) -> Reader:
         """A reader of its own, for one thread."""
+
+    def open_bell(self) -> Bell | None:
+        """A bell of its own, for one thread; None when this server is the only one that writes."""
 
     def close(self) -> None:
         """Close the store; it must have no transaction and no reader open."""

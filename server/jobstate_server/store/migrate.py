@@ -17,6 +17,8 @@ from jobstate_server.store.base import CannotOpen
 from jobstate_server.store.models import HorizonRow, LogRow, SchemaRow
 
 _FILE_NAME = re.compile(r"(\d{4})_\w+\.(\w+)\.sql")
+_ADVISORY_LOCK = 0x6A6F_6273_7461_7465
+"""Key of the lock under which PostgreSQL's tables are changed: "jobstate" as a number, so that it is nobody else's."""
 _USABLE_FROM = re.compile(r"^-- usable_from: (\d+)$", re.MULTILINE)
 
 
@@ -55,7 +57,10 @@ def bring_up_to_date(database: Database, dialect: str) -> list[int]:
     known = migrations(dialect)
     newest = known[-1].version
     with database.atomic():
-        version, usable_from = _schema(database)
+        if dialect == "postgres":
+            # Replicas that start together take turns; the lock ends with the transaction.
+            database.execute_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+        version, usable_from = _schema(database, dialect)
         if usable_from > newest:
             raise CannotOpen(
                 f"the database has schema {version}, which needs a program that knows schema {usable_from};"
@@ -75,11 +80,18 @@ def bring_up_to_date(database: Database, dialect: str) -> list[int]:
     return [migration.version for migration in applied]
 
 
-def _schema(database: Database) -> tuple[int, int]:
-    if not database.table_exists("schema"):
+def _schema(database: Database, dialect: str) -> tuple[int, int]:
+    if not _has_schema(database, dialect):
         return 0, 0
     row = database.execute(SchemaRow.select(SchemaRow.version, SchemaRow.usable_from)).fetchone()
     return (row[0], row[1]) if row else (0, 0)
+
+
+def _has_schema(database: Database, dialect: str) -> bool:
+    if dialect == "postgres":
+        # peewee would look in the schema "public" alone, and not where the search path leads.
+        return bool(database.execute_sql("SELECT to_regclass('schema') IS NOT NULL").fetchone()[0])
+    return bool(database.table_exists("schema"))
 
 
 def _begin_log(database: Database) -> None:

@@ -179,9 +179,21 @@ class TaskRunRow(Model):
     start_time = BigIntegerField()
     end_time = BigIntegerField(null=True)
     outcome = TextField()
+    replica = TextField(constraints=[SQL("DEFAULT ''")])
 
     class Meta:
         table_name = "task_run"
+        strict_tables = True
+
+
+class ReplicaRow(Model):
+    """A server that serves, or served, this store."""
+
+    id = TextField(primary_key=True)
+    heard_time = BigIntegerField()
+
+    class Meta:
+        table_name = "replica"
         strict_tables = True
 
 
@@ -206,5 +218,6 @@ TABLES: tuple[type[Model], ...] = (
     RequestRow,
     TallyRow,
     TaskRunRow,
+    ReplicaRow,
     SchemaRow,
 )

@@ -206,6 +206,7 @@ class SqlReader:
             TaskRunRow.start_time,
             TaskRunRow.end_time,
             TaskRunRow.outcome,
+            TaskRunRow.replica,
         )
         return {row[0]: TaskRun(*row) for row in self._rows(query)}
 

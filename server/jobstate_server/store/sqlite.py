@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 from zlib import crc32
 
-from peewee import DatabaseError, ModelSelect, PeeweeException, SqliteDatabase
+from peewee import DatabaseError, ModelSelect, PeeweeException, SqliteDatabase, fn
 
 from jobstate_server.domain.clock import Clock
 from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.store import migrate
 from jobstate_server.store.base import (
+    REPLICA_FORGOTTEN,
+    REPLICA_LEASE,
+    Bell,
     CannotOpen,
     ChangedJob,
     Changes,
@@ -29,12 +32,14 @@ from jobstate_server.store.base import (
     OutcomeUnknown,
     StoreError,
     StoreUnreachable,
+    TaskRun,
     TransactionConflict,
 )
 from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.models import (
     EventRow,
     LogRow,
+    ReplicaRow,
     TaskRunRow,
 )
 from jobstate_server.store.reading import SqlReader
@@ -220,14 +225,30 @@ class SqliteTransaction:
         self._statements.delete_requests.run(self._connection, keys)
         return len(keys)
 
-    def claim_task(self, name: str, due: int, token: str) -> bool:
-        runs = SqlReader(self._database, _raise_as_ours).task_runs()
-        if name in runs and runs[name].last_due >= due:
+    def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
+        held = SqlReader(self._database, _raise_as_ours).task_runs().get(name)
+        if held is not None and not self._can_claim(held, due):
             return False
-        values = {"last_due": due, "token": token, "start_time": self.now, "end_time": None, "outcome": ""}
+        values = {
+            "last_due": due,
+            "token": token,
+            "start_time": self.now,
+            "end_time": None,
+            "outcome": "",
+            "replica": replica,
+        }
         query = TaskRunRow.insert(name=name, **values)
         self._database.execute(query.on_conflict(conflict_target=[TaskRunRow.name], update=values))
         return True
+
+    def _can_claim(self, held: TaskRun, due: int) -> bool:
+        is_abandoned = held.end_time is None and not self._is_alive(held.replica)
+        return held.last_due < due or (held.last_due == due and is_abandoned)
+
+    def _is_alive(self, replica: str) -> bool:
+        heard = ReplicaRow.select(ReplicaRow.heard_time).where(ReplicaRow.id == replica)
+        rows = self._rows(heard)
+        return bool(rows) and rows[0][0] > self.now - REPLICA_LEASE
 
     def finish_task(self, name: str, token: str, outcome: str) -> None:
         ours = (TaskRunRow.name == name) & (TaskRunRow.token == token)
@@ -236,6 +257,21 @@ class SqliteTransaction:
     def task_is_ours(self, name: str, token: str) -> bool:
         runs = SqlReader(self._database, _raise_as_ours).task_runs()
         return name in runs and runs[name].token == token
+
+    def be_heard(self, replica: str) -> None:
+        query = ReplicaRow.insert(id=replica, heard_time=self.now)
+        self._database.execute(
+            query.on_conflict(conflict_target=[ReplicaRow.id], update={ReplicaRow.heard_time: self.now})
+        )
+        forgotten = ReplicaRow.heard_time < self.now - REPLICA_FORGOTTEN
+        self._database.execute(ReplicaRow.delete().where(forgotten))
+
+    def leave(self, replica: str) -> None:
+        self._database.execute(ReplicaRow.delete().where(ReplicaRow.id == replica))
+
+    def last_heard(self) -> int | None:
+        rows = self._rows(ReplicaRow.select(fn.MAX(ReplicaRow.heard_time)))
+        return None if rows[0][0] is None else int(rows[0][0])
 
 
 class SqliteStore:
@@ -312,6 +348,9 @@ class SqliteStore:
 
     def open_reader(self) -> SqlReader:
         return SqlReader(self._connect(), _raise_as_ours)
+
+    def open_bell(self) -> Bell | None:
+        return None
 
     def close(self) -> None:
         self._database.close()

@@ -257,9 +257,10 @@ def write(transaction: SqliteTransaction) -> None:
         pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),
         pytest.param(lambda transaction: transaction.trim_events(9, 0, 10), id="trim_events"),
         pytest.param(lambda transaction: transaction.trim_requests(9, 10), id="trim_requests"),
-        pytest.param(lambda transaction: transaction.claim_task("duty", 9, "token"), id="claim_task"),
+        pytest.param(lambda transaction: transaction.claim_task("duty", 9, "token", "replica"), id="claim_task"),
         pytest.param(lambda transaction: transaction.finish_task("duty", "token", ""), id="finish_task"),
         pytest.param(lambda transaction: transaction.task_is_ours("duty", "token"), id="task_is_ours"),
+        pytest.param(lambda transaction: transaction.leave("replica"), id="leave"),
     ],
 )
 def test_the_writer_walks_an_index(store: SqliteStore, work: Callable[[SqliteTransaction], object]) -> None:

@@ -82,7 +82,7 @@ def test_a_refused_open_leaves_the_file_to_others(path: Path) -> None:
         SqliteStore(path, ManualClock())
 
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE schema SET version = 1, usable_from = 1")
+        database.execute("UPDATE schema SET version = 2, usable_from = 1")
     with opened_at(path) as store:
         assert keep_events(store, an_event()) == 1
 
@@ -91,7 +91,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(path: Path, monkey
     with opened_at(path) as store:
         keep_events(store, an_event())
         before = schema_of(store._database.connection())
-    broken = migrate.Migration(2, 1, ("CREATE TABLE half (id TEXT)", "no SQL"))
+    broken = migrate.Migration(99, 1, ("CREATE TABLE half (id TEXT)", "no SQL"))
     known = [*migrate.migrations("sqlite"), broken]
     monkeypatch.setattr(migrate, "migrations", lambda dialect: known)
 

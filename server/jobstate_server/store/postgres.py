@@ -1,0 +1,357 @@
+"""The shared store: one PostgreSQL database, any number of servers.
+
+PostgreSQL orders, stores and wakes; nothing here elects, votes or leads. Job rows are locked while they are decided on,
+so that replicas take turns at one job. The row of the log is locked from when events are numbered until the commit, so
+that they take turns at the log: that makes sequences gapless, and their order the order of commits.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+from zlib import crc32
+
+import psycopg
+from peewee import PeeweeException, fn
+from psycopg import errors
+
+from jobstate_server.domain.clock import Clock, FollowingClock
+from jobstate_server.domain.job import INT64_MAX
+from jobstate_server.store import migrate
+from jobstate_server.store import postgres_statements as sql
+from jobstate_server.store.base import (
+    REPLICA_FORGOTTEN,
+    REPLICA_LEASE,
+    CannotOpen,
+    ChangedJob,
+    Changes,
+    Loaded,
+    OutcomeUnknown,
+    StoreError,
+    StoreUnreachable,
+    TransactionConflict,
+)
+from jobstate_server.store.models import EventRow, LogRow
+from jobstate_server.store.postgres_arrays import Kind, array
+from jobstate_server.store.postgres_bell import PostgresBell, channel_of
+from jobstate_server.store.postgres_connection import (
+    READER_SETTINGS,
+    WRITER_SETTINGS,
+    Postgres,
+    check_server,
+    is_lost,
+    raise_as_ours,
+)
+from jobstate_server.store.reading import SqlReader
+from jobstate_server.store.rows import (
+    attempt_values,
+    job_from,
+    job_values,
+    progress_values,
+    request_from,
+    request_values,
+)
+
+log = logging.getLogger(__name__)
+
+
+class PostgresTransaction:
+    """One write transaction on the writer's connection."""
+
+    def __init__(self, store: PostgresStore, connection: psycopg.Connection[Any]) -> None:
+        self._store = store
+        self._connection = connection
+        self._has_looked = False
+        """Whether rows were looked for. One that is there all the same was made by another replica since."""
+        with connection.pipeline():
+            connection.execute(b"BEGIN")
+            time = connection.execute(sql.NOW, prepare=True)
+        self.now = self._time(time)
+
+    def _time(self, time: psycopg.Cursor[Any]) -> int:
+        (now,) = _row(time)
+        return self._store.time_of(now)
+
+    def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
+        return self._connection.execute(text, values, prepare=True)
+
+    def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
+        self._has_looked = True
+        jobs = requests = due = None
+        with self._connection.pipeline():
+            if job_ids:
+                jobs = self._execute(sql.JOBS, ids=array(Kind.TEXT, list(job_ids)))
+            if request_keys:
+                principals, request_ids = zip(*request_keys, strict=True)
+                requests = self._execute(
+                    sql.REQUESTS, principals=array(Kind.TEXT, principals), request_ids=array(Kind.TEXT, request_ids)
+                )
+            if due_limit:
+                due = self._execute(sql.DUE, now=self.now, limit=due_limit)
+            time = self._execute(sql.NOW)
+        self.now = self._time(time)
+        found = {} if jobs is None else {row[0]: job_from(row) for row in jobs}
+        used = () if requests is None else map(request_from, requests)
+        return Loaded(
+            found, {stored.request.key: stored for stored in used}, [] if due is None else list(map(job_from, due))
+        )
+
+    def write(self, changes: Changes) -> int:
+        count = len(changes.events)
+        try:
+            with self._connection.pipeline():
+                head = self._number(changes)
+                self._write_jobs(changes)
+                self._write_rest(changes)
+        except errors.UniqueViolation as error:
+            if self._has_looked:
+                raise TransactionConflict(str(error)) from error
+            raise
+        first = int(_row(head)[0]) - count + 1
+        for job, last_event in (*changes.inserted, *changes.updated, *changes.progressed):
+            if last_event is not None:
+                job.numbered(first + last_event)
+        return first
+
+    def _number(self, changes: Changes) -> psycopg.Cursor[Any]:
+        """Take the lock of the log and number the events; without need of either, only look at the head."""
+        rewritten_only = not (
+            changes.events
+            or changes.deleted
+            or changes.inserted
+            or changes.attempts
+            or changes.requests
+            or changes.tallies
+        )
+        if rewritten_only:
+            return self._execute(sql.HEAD)
+        size = sum(len(event.payload) for event in changes.events)
+        head = self._execute(sql.ADVANCE_LOG, events=len(changes.events), bytes=size)
+        if changes.events:
+            sql.insert_events.run(self._connection, changes.events, events=len(changes.events))
+        return head
+
+    def _write_jobs(self, changes: Changes) -> None:
+        connection, count = self._connection, len(changes.events)
+        if changes.deleted:
+            ids = [(job_id,) for job_id in changes.deleted]
+            sql.delete_jobs.run(connection, ids)
+            sql.delete_attempts.run(connection, ids)
+        for rows, statement in ((changes.inserted, sql.insert_jobs), (changes.updated, sql.update_jobs)):
+            if rows:
+                statement.run(connection, [(*job_values(job), last) for job, last in rows], events=count)
+        if changes.progressed:
+            values = [(*progress_values(job), last) for job, last in changes.progressed]
+            sql.update_progress.run(connection, values, events=count)
+
+    def _write_rest(self, changes: Changes) -> None:
+        connection = self._connection
+        if changes.attempts:
+            sql.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
+        if changes.requests:
+            sql.insert_requests.run(connection, [request_values(stored) for stored in changes.requests])
+        if changes.tallies:
+            sums = [(*key, min(INT64_MAX, value)) for key, value in changes.tallies.items()]
+            sql.add_tallies.run(connection, sums)
+        if changes.events:
+            next_due = _earliest_due((*changes.inserted, *changes.updated, *changes.progressed))
+            self._execute(sql.NOTIFY, channel=self._store.channel, next_due="" if next_due is None else str(next_due))
+
+    def next_due(self) -> int | None:
+        row = self._execute(sql.NEXT_DUE).fetchone()
+        return None if row is None else int(row[0])
+
+    def postpone_timeouts(self, until: int) -> int:
+        return self._execute(sql.POSTPONE, until=until).rowcount
+
+    def probe(self) -> None:
+        # No caller's request id is this short.
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now)
+        with self._connection.pipeline():
+            sql.insert_requests.run(self._connection, [row])
+            self._execute(sql.DELETE_REQUEST, principal=row[0], request_id=row[1])
+
+    def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
+        self._execute(sql.LOCK_HORIZON)
+        reader = SqlReader(self._store.database, raise_as_ours)
+        state = reader.log_state()
+        query = (
+            EventRow.select(EventRow.sequence, EventRow.time, fn.LENGTH(EventRow.payload))
+            .where(EventRow.sequence > state.horizon)
+            .order_by(EventRow.sequence)
+            .limit(limit)
+        )
+        kept, removed, through = state.bytes, 0, state.horizon
+        for sequence, time, size in self._store.database.rows(query):
+            if time >= older_than and kept <= bytes_max:
+                break
+            kept -= size
+            removed += 1
+            through = sequence
+        if removed:
+            last = reader.event(through)
+            assert last is not None
+            with self._connection.pipeline():
+                self._execute(sql.TRIM_EVENTS, through=through)
+                self._execute(
+                    sql.MOVE_HORIZON, through=through, event_check=crc32(last.payload), bytes=state.bytes - kept
+                )
+        return removed
+
+    def trim_requests(self, older_than: int, limit: int) -> int:
+        return self._execute(sql.TRIM_REQUESTS, older_than=older_than, limit=limit).rowcount
+
+    def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
+        alive_since = self.now - REPLICA_LEASE
+        claimed = self._execute(
+            sql.CLAIM_TASK, name=name, due=due, token=token, now=self.now, replica=replica, alive_since=alive_since
+        )
+        return claimed.fetchone() is not None
+
+    def finish_task(self, name: str, token: str, outcome: str) -> None:
+        self._execute(sql.FINISH_TASK, name=name, token=token, outcome=outcome, now=self.now)
+
+    def task_is_ours(self, name: str, token: str) -> bool:
+        return self._execute(sql.TASK_IS_OURS, name=name, token=token).fetchone() is not None
+
+    def be_heard(self, replica: str) -> None:
+        with self._connection.pipeline():
+            self._execute(sql.BE_HEARD, replica=replica, now=self.now)
+            self._execute(sql.FORGET_REPLICAS, before=self.now - REPLICA_FORGOTTEN)
+
+    def leave(self, replica: str) -> None:
+        self._execute(sql.LEAVE, replica=replica)
+
+    def last_heard(self) -> int | None:
+        heard: int | None = _row(self._execute(sql.LAST_HEARD))[0]
+        return heard
+
+
+class PostgresStore:
+    """A ``Store`` in a PostgreSQL database."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        """Connect, and bring the tables up to date.
+
+        Args:
+            url: ``postgresql://…`` as libpq understands it.
+            clock: a ``FollowingClock`` is told the database's time, which then is that of all replicas.
+
+        Raises:
+            CannotOpen: there is no such database, it would not keep the store's promises, or a newer program has
+                changed it beyond what this one may use.
+        """
+        self._url = url
+        self._clock = clock
+        self.database = Postgres(url, WRITER_SETTINGS)
+        try:
+            check_server(self.database.wire)
+            migrate.bring_up_to_date(self.database, "postgres")
+            self.log_id: str = self.database.rows(LogRow.select(LogRow.id))[0][0]
+        except (PeeweeException, psycopg.Error, StoreError) as error:
+            self.database.close()
+            if isinstance(error, CannotOpen):
+                raise
+            raise CannotOpen(f"cannot use PostgreSQL as a store: {' '.join(str(error).split())}") from error
+        self.channel = channel_of(self.log_id)
+
+    def time_of(self, database_time: int) -> int:
+        """The time of this moment, which for the database is ``database_time``."""
+        if isinstance(self._clock, FollowingClock):
+            self._clock.follow(database_time)
+        return self._clock.now()
+
+    @contextmanager
+    def transaction(self) -> Iterator[PostgresTransaction]:
+        transaction = self._begin()
+        try:
+            yield transaction
+        except BaseException as error:
+            self._roll_back()
+            _explain(error)
+        self._commit()
+
+    def _begin(self) -> PostgresTransaction:
+        try:
+            return PostgresTransaction(self, self.database.wire)
+        except psycopg.Error as error:
+            self._roll_back()
+            if not is_lost(error):
+                raise_as_ours(error)
+        # A connection may have broken while nobody used it. Nothing has begun, so a new one will do.
+        try:
+            return PostgresTransaction(self, self.database.wire)
+        except psycopg.Error as error:
+            self._roll_back()
+            raise_as_ours(error)
+
+    def _commit(self) -> None:
+        connection = self.database.wire
+        try:
+            told = connection.execute(b"COMMIT").statusmessage
+        except psycopg.Error as error:
+            self._roll_back()
+            if is_lost(error):
+                raise OutcomeUnknown(str(error)) from error
+            raise_as_ours(error)
+        if told != "COMMIT":
+            raise StoreError("PostgreSQL has rolled the transaction back")
+
+    def _roll_back(self) -> None:
+        """Leave the connection as good as new, or closed."""
+        try:
+            self.database.wire.rollback()
+        except (psycopg.Error, StoreUnreachable):
+            self.database.close()
+
+    def open_reader(self) -> SqlReader:
+        return PostgresReader(Postgres(self._url, READER_SETTINGS))
+
+    def open_bell(self) -> PostgresBell:
+        return PostgresBell(self._url, self.channel, lambda: self.database.process)
+
+    def close(self) -> None:
+        self.database.close()
+
+
+class PostgresReader(SqlReader):
+    """Reads on a connection of its own, which is made anew when it has broken."""
+
+    def __init__(self, database: Postgres) -> None:
+        super().__init__(database, self._raise)
+        self._postgres = database
+        self._postgres.wire  # noqa: B018  # Made now, so that a store that cannot be read says so at once.
+
+    def _raise(self, error: Exception) -> NoReturn:
+        if is_lost(getattr(error, "orig", None) or error):
+            self._postgres.close()
+        raise_as_ours(error)
+
+    def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        if not self._postgres.in_transaction():
+            self._postgres.wire  # noqa: B018
+        return super()._execute(text, values)
+
+
+def _explain(error: BaseException) -> NoReturn:
+    """Raise the store's own error for one of the driver's; any other as it is."""
+    if isinstance(error, (psycopg.Error, PeeweeException)):
+        raise_as_ours(error)
+    if isinstance(error, (struct.error, UnicodeEncodeError)):
+        # It could not even be sent.
+        raise StoreError(str(error)) from error
+    raise error
+
+
+def _row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = cursor.fetchone()
+    if row is None:
+        raise StoreUnreachable("PostgreSQL answered with no row where there always is one")
+    return row
+
+
+def _earliest_due(rows: Sequence[ChangedJob]) -> int | None:
+    return min((job.due_time for job, _ in rows if job.due_time is not None), default=None)

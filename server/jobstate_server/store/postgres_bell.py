@@ -1,0 +1,116 @@
+"""The bell of a shared store: PostgreSQL's LISTEN, or looking again and again where that does not get through.
+
+Each commit notifies with the head of the log and the earliest due time it wrote. A pooler in transaction mode swallows
+notifications, so the bell tries itself once whenever it has connected.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psycopg
+
+from jobstate_server.store.base import Rung
+from jobstate_server.store.postgres_connection import Postgres, raise_as_ours
+
+log = logging.getLogger(__name__)
+
+TRIAL_S = 1.0
+"""How long a notification of our own may take before the bell is thought deaf. It takes a millisecond."""
+
+LOOKS_INTERVAL_S = 0.1
+"""How often a deaf bell looks at the log: half of the time within which a due job has to be noticed."""
+
+_LOOK = b"SELECT log.head, (SELECT min(due_time) FROM job WHERE due_time IS NOT NULL) FROM log"
+_TRIAL = "trial "
+_SETTINGS = {"statement_timeout": "10s"}
+
+
+def channel_of(log_id: str) -> str:
+    """The channel on which the commits of a log are told; databases may hold several logs, in schemas."""
+    return f"jobstate_{log_id}"
+
+
+class PostgresBell:
+    """A ``Bell`` on a connection of its own."""
+
+    def __init__(self, url: str, channel: str, own_process: Callable[[], int | None]) -> None:
+        """``own_process`` tells PostgreSQL's process of this server's writer, whose commits need not be told here."""
+        self._channel = channel
+        self._own_process = own_process
+        self._database = Postgres(url, _SETTINGS)
+        self._hears = False
+        self._looked = Rung(0, None)
+
+    @property
+    def hears(self) -> bool:
+        """Whether notifications get through."""
+        return self._hears
+
+    def wait(self, timeout_s: float) -> Rung | None:
+        try:
+            if self._database.is_closed():
+                # What was told while nobody listened is not told again: look once.
+                self._listen(self._database.wire)
+                return self._look()
+            if self._hears:
+                return self._heard(timeout_s)
+            return self._look_until(time.monotonic() + timeout_s)
+        except psycopg.Error as error:
+            self._database.close()
+            raise_as_ours(error)
+
+    def _listen(self, connection: psycopg.Connection[Any]) -> None:
+        connection.execute(f'LISTEN "{self._channel}"'.encode())
+        trial = f"{_TRIAL}{secrets.token_hex(8)}"
+        # From another connection: a pooler passes on what comes while the listener's own statement is under way.
+        with psycopg.connect(self._database.connect_params["conninfo"], autocommit=True) as other:
+            other.execute(b"SELECT pg_notify(%s, %s)", (self._channel, trial))
+        told = connection.notifies(timeout=TRIAL_S)
+        hears = any(notification.payload == trial for notification in _until(told, trial))
+        if not hears:
+            log.warning("PostgreSQL's notifications do not get through, a pooler may stand between: polling instead")
+        self._hears = hears
+
+    def _heard(self, timeout_s: float) -> Rung | None:
+        told = list(self._database.wire.notifies(timeout=timeout_s, stop_after=1))
+        own = self._own_process()
+        rungs = [_rung(one.payload) for one in told if one.pid != own and not one.payload.startswith(_TRIAL)]
+        if not rungs:
+            return None
+        due = [rung.next_due for rung in rungs if rung.next_due is not None]
+        return Rung(max(rung.head for rung in rungs), min(due, default=None))
+
+    def _look(self) -> Rung:
+        head, next_due = self._database.wire.execute(_LOOK, prepare=True).fetchone() or (0, None)
+        return Rung(head, next_due)
+
+    def _look_until(self, end: float) -> Rung | None:
+        while True:
+            found = self._look()
+            if found != self._looked:
+                self._looked = found
+                return found
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(left, LOOKS_INTERVAL_S))
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _until(told: Iterable[psycopg.Notify], last: str) -> Iterable[psycopg.Notify]:
+    for notification in told:
+        yield notification
+        if notification.payload == last:
+            return
+
+
+def _rung(payload: str) -> Rung:
+    head, _, next_due = payload.partition(" ")
+    return Rung(int(head), int(next_due) if next_due else None)

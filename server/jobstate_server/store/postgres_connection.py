@@ -1,0 +1,161 @@
+"""Connections to PostgreSQL: how each is made, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import psycopg
+from peewee import ModelSelect, OperationalError, PeeweeException, PostgresqlDatabase
+from psycopg import conninfo, errors
+
+from jobstate_server.store.base import (
+    CannotOpen,
+    ConnectionLost,
+    StoreError,
+    StoreUnreachable,
+    TransactionConflict,
+)
+from jobstate_server.store.postgres_arrays import register
+
+VERSION_MIN = 140_000
+"""PostgreSQL 14, the oldest that its makers still mend."""
+
+_ROUTE = {
+    "application_name": "jobstate-server",
+    "connect_timeout": "5",
+    # A peer that vanished without a word is noticed in about 15 s, not in two hours.
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+"""What every connection is made with, unless the URL says otherwise."""
+
+WRITER_SETTINGS = {
+    # For as long as this a writer waits for the rows, or the log, that another replica has in hand.
+    "lock_timeout": "3s",
+    # And this is how long a replica that is frozen in the middle of a transaction keeps them from the others.
+    "idle_in_transaction_session_timeout": "5s",
+    "statement_timeout": "30s",
+    # The planner does not know how few rows an array has, and must never read a whole table for them.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
+READER_SETTINGS = {"statement_timeout": "30s", "default_transaction_read_only": "on"}
+
+_CONFLICTS = (
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.LockNotAvailable,
+)
+_UNREACHABLE = (
+    "08",  # connection
+    "25006",  # a standby, or a primary that has become one
+    "53",  # disk full, out of memory, too many connections
+    "55",  # object not in a state for this
+    "57",  # shutdown, cannot connect now, statement timeout
+    "58",  # input/output error
+    "XX",  # internal error, data corrupted
+)
+"""Classes of SQLSTATE that say nothing against the rows: the same may succeed later."""
+
+
+class Postgres(PostgresqlDatabase):
+    """One connection to PostgreSQL, used by one thread at a time, made anew when it has broken."""
+
+    def __init__(self, url: str, settings: Mapping[str, str]) -> None:
+        """``settings``: run-time parameters of PostgreSQL for this connection."""
+        given = conninfo.conninfo_to_dict(url)
+        route = conninfo.make_conninfo(**{**_ROUTE, **{key: str(value) for key, value in given.items()}})
+        self._settings = dict(settings)
+        self._wire: psycopg.Connection[Any] | None = None
+        super().__init__(
+            str(given.get("dbname", "")),
+            prefer_psycopg3=True,
+            thread_safe=False,
+            autoconnect=False,
+            conninfo=route,
+            isolation_level="REPEATABLE READ" if "default_transaction_read_only" in settings else None,
+        )
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        connection = psycopg.connect(self.connect_params["conninfo"], autocommit=True)
+        register(connection)
+        for name, value in self._settings.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        self._wire = connection
+        return connection
+
+    @property
+    def wire(self) -> psycopg.Connection[Any]:
+        """psycopg's connection, made anew if it has broken.
+
+        Raises:
+            StoreUnreachable: it cannot be made.
+        """
+        if self._wire is not None and self._wire.broken:
+            self.close()
+        if self._wire is None or self.is_closed():
+            try:
+                self.connect()
+            except (OperationalError, psycopg.Error) as error:
+                raise StoreUnreachable(f"cannot connect to PostgreSQL: {_said(error)}") from error
+        assert self._wire is not None
+        return self._wire
+
+    @property
+    def process(self) -> int | None:
+        """PostgreSQL's process at the other end, None while there is none."""
+        wire = self._wire
+        return None if wire is None or wire.closed else wire.info.backend_pid
+
+    def rows(self, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        text, values = self.get_sql_context().sql(query).query()
+        return self.wire.execute(text.encode(), values).fetchall()
+
+
+def raise_as_ours(error: Exception) -> NoReturn:
+    """Tell the passing from the lasting by PostgreSQL's own SQLSTATE."""
+    cause = error
+    if isinstance(error, PeeweeException):
+        cause = getattr(error, "orig", None) or error
+    state = getattr(cause, "sqlstate", None) or ""
+    said = _said(cause)
+    if isinstance(cause, _CONFLICTS):
+        raise TransactionConflict(said) from error
+    if is_lost(cause):
+        raise ConnectionLost(said) from error
+    if state.startswith(_UNREACHABLE):
+        raise StoreUnreachable(said) from error
+    raise StoreError(said) from error
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the connection is gone: PostgreSQL has ended it, or nothing was heard of PostgreSQL at all."""
+    state = getattr(error, "sqlstate", None) or ""
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, PeeweeException)) and not state:
+        return True
+    # Ended by an operator, by a crash, by an idle limit, or while starting up.
+    return state.startswith("08") or state in {"57P01", "57P02", "57P03", "57P05", "25P03"}
+
+
+def check_server(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a server that would not keep the store's promises. Raises CannotOpen."""
+    version = connection.info.server_version
+    if version < VERSION_MIN:
+        raise CannotOpen(f"PostgreSQL {version // 10_000} is too old: jobstate-server needs {VERSION_MIN // 10_000}")
+    for setting, wrong in (("synchronous_commit", "off"), ("fsync", "off")):
+        (value,) = connection.execute("SELECT current_setting(%s)", (setting,)).fetchone() or ("",)
+        if value == wrong:
+            raise CannotOpen(
+                f"PostgreSQL runs with {setting} = {wrong}, which loses answered changes in a crash: switch it on,"
+                " for this role at least"
+            )
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,156 @@
+"""The statements of PostgreSQL's write path: a batch is one statement per table, each column one array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peewee import Model
+from psycopg import Connection
+
+from jobstate_server.domain.job import INT64_MAX, JobState
+from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow, TallyRow
+from jobstate_server.store.postgres_arrays import Kind, array, kind_of
+from jobstate_server.store.rows import (
+    ATTEMPT_COLUMNS,
+    EVENT_COLUMNS,
+    JOB_COLUMNS,
+    PROGRESS_COLUMNS,
+    REQUEST_COLUMNS,
+)
+
+_TALLY_COLUMNS = tuple(TallyRow._meta.sorted_field_names)
+
+_FIRST = "(SELECT head - %(events)s + 1 AS first FROM log) AS numbered"
+"""The sequence of this transaction's first event, once the log's head has been moved."""
+
+
+def _kinds(model: type[Model], columns: Sequence[str]) -> dict[str, Kind]:
+    return {column: kind_of(getattr(model, column)) for column in columns}
+
+
+class ManyRows:
+    """One statement that finds its rows as a table ``new``, whatever their number."""
+
+    def __init__(self, text: str, kinds: dict[str, Kind]) -> None:
+        """``text`` has ``{rows}`` where the table stands."""
+        self._kinds = tuple(kinds.items())
+        arrays = ", ".join(f"%({name})s::{kind.type_name}[]" for name, kind in self._kinds)
+        self._text = text.format(rows=f"unnest({arrays})").encode()
+
+    def run(self, connection: Connection[Any], rows: Sequence[tuple[Any, ...]], **values: int) -> None:
+        """Write the rows, each in the order of the columns."""
+        columns = zip(self._kinds, zip(*rows, strict=True), strict=True)
+        arrays = {name: array(kind, column) for (name, kind), column in columns}
+        connection.execute(self._text, {**arrays, **values}, prepare=True)
+
+
+def _insert(table: str, kinds: dict[str, Kind]) -> ManyRows:
+    return ManyRows(f"INSERT INTO {table} ({', '.join(kinds)}) SELECT * FROM {{rows}}", kinds)
+
+
+_JOB_KINDS = _kinds(JobRow, JOB_COLUMNS)
+_PROGRESS_KINDS = {**_kinds(JobRow, PROGRESS_COLUMNS), "id": Kind.TEXT}
+_VERSION = "COALESCE(numbered.first + new.last_event, new.version)"
+
+
+def _insert_jobs() -> ManyRows:
+    names = ", ".join(_JOB_KINDS)
+    values = ", ".join(_VERSION if name == "version" else f"new.{name}" for name in _JOB_KINDS)
+    text = f"INSERT INTO job ({names}) SELECT {values} FROM {{rows}} AS new({names}, last_event), {_FIRST}"
+    return ManyRows(text, {**_JOB_KINDS, "last_event": Kind.INT8})
+
+
+def _update_jobs(kinds: dict[str, Kind]) -> ManyRows:
+    values = ", ".join(f"{name} = {_VERSION if name == 'version' else f'new.{name}'}" for name in kinds if name != "id")
+    text = (
+        f"UPDATE job SET {values} FROM {{rows}} AS new({', '.join(kinds)}, last_event), {_FIRST} WHERE job.id = new.id"
+    )
+    return ManyRows(text, {**kinds, "last_event": Kind.INT8})
+
+
+insert_jobs = _insert_jobs()
+update_jobs = _update_jobs(_JOB_KINDS)
+update_progress = _update_jobs(_PROGRESS_KINDS)
+"""Rows of jobs end with the index of their last event in this transaction, None when their version stays."""
+
+_EVENT_KINDS = {name: kind for name, kind in _kinds(EventRow, EVENT_COLUMNS).items() if name != "sequence"}
+insert_events = ManyRows(
+    f"INSERT INTO event (sequence, {', '.join(_EVENT_KINDS)})"
+    f" SELECT numbered.first + new.ordinality - 1, {', '.join(f'new.{name}' for name in _EVENT_KINDS)}"
+    f" FROM {{rows}} WITH ORDINALITY AS new({', '.join(_EVENT_KINDS)}, ordinality), {_FIRST}",
+    _EVENT_KINDS,
+)
+insert_attempts = _insert("attempt", _kinds(AttemptRow, ATTEMPT_COLUMNS))
+insert_requests = _insert("request", _kinds(RequestRow, REQUEST_COLUMNS))
+add_tallies = ManyRows(
+    f"INSERT INTO tally AS old ({', '.join(_TALLY_COLUMNS)}) SELECT * FROM {{rows}}"
+    " ON CONFLICT (job_type, measure, bucket) DO UPDATE"
+    f" SET value = LEAST({INT64_MAX}::numeric, old.value::numeric + excluded.value)::bigint",
+    _kinds(TallyRow, _TALLY_COLUMNS),
+)
+delete_jobs = ManyRows("DELETE FROM job USING {rows} AS new(id) WHERE job.id = new.id", {"id": Kind.TEXT})
+delete_attempts = ManyRows(
+    "DELETE FROM attempt USING {rows} AS new(id) WHERE attempt.job_id = new.id", {"id": Kind.TEXT}
+)
+
+_JOB_NAMES = ", ".join(f"job.{name}" for name in JOB_COLUMNS)
+_REQUEST_NAMES = ", ".join(f"request.{name}" for name in REQUEST_COLUMNS)
+
+NOW = b"SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+
+# Job rows are always locked in the order of their ids, and before the log's row: nobody can wait in a circle.
+JOBS = f"SELECT {_JOB_NAMES} FROM job WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR UPDATE".encode()
+REQUESTS = (
+    f"SELECT {_REQUEST_NAMES} FROM request"
+    " JOIN unnest(%(principals)s::text[], %(request_ids)s::text[]) AS wanted(principal, request_id)"
+    " USING (principal, request_id)"
+).encode()
+
+# A job that another replica has in hand is passed over; whoever has it will see what is due.
+_IS_DUE = "due_time IS NOT NULL"
+DUE = (
+    f"SELECT {_JOB_NAMES} FROM job WHERE {_IS_DUE} AND due_time <= %(now)s"
+    " ORDER BY due_time, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
+).encode()
+NEXT_DUE = f"SELECT due_time FROM job WHERE {_IS_DUE} ORDER BY due_time LIMIT 1 FOR SHARE SKIP LOCKED".encode()
+POSTPONE = (
+    "UPDATE job SET due_time = %(until)s FROM ("
+    f"SELECT id FROM job WHERE {_IS_DUE} AND due_time < %(until)s AND state = {int(JobState.PROCESSING)}"
+    " ORDER BY id FOR UPDATE) AS late WHERE job.id = late.id"
+).encode()
+
+# Whoever has moved the head is the only one who appends until its commit: that is what orders commits, of all replicas.
+ADVANCE_LOG = b"UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s RETURNING head"
+HEAD = b"SELECT head FROM log"
+NOTIFY = b"SELECT pg_notify(%(channel)s, head::text || ' ' || %(next_due)s) FROM log"
+
+TRIM_EVENTS = b"DELETE FROM event WHERE sequence <= %(through)s"
+MOVE_HORIZON = b"UPDATE horizon SET sequence = %(through)s, event_check = %(event_check)s, bytes = bytes + %(bytes)s"
+LOCK_HORIZON = b"SELECT 1 FROM horizon FOR UPDATE"
+TRIM_REQUESTS = (
+    b"DELETE FROM request WHERE ctid = ANY(ARRAY("
+    b"SELECT ctid FROM request WHERE time < %(older_than)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED))"
+)
+DELETE_REQUEST = b"DELETE FROM request WHERE principal = %(principal)s AND request_id = %(request_id)s"
+
+CLAIM_TASK = (
+    b"INSERT INTO task_run AS held (name, last_due, token, start_time, end_time, outcome, replica)"
+    b" VALUES (%(name)s, %(due)s, %(token)s, %(now)s, NULL, '', %(replica)s)"
+    b" ON CONFLICT (name) DO UPDATE SET last_due = excluded.last_due, token = excluded.token,"
+    b" start_time = excluded.start_time, end_time = NULL, outcome = '', replica = excluded.replica"
+    b" WHERE held.last_due < excluded.last_due OR (held.last_due = excluded.last_due AND held.end_time IS NULL"
+    b" AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.id = held.replica AND heard_time > %(alive_since)s))"
+    b" RETURNING 1"
+)
+TASK_IS_OURS = b"SELECT 1 FROM task_run WHERE name = %(name)s AND token = %(token)s"
+FINISH_TASK = (
+    b"UPDATE task_run SET end_time = %(now)s, outcome = %(outcome)s WHERE name = %(name)s AND token = %(token)s"
+)
+BE_HEARD = (
+    b"INSERT INTO replica (id, heard_time) VALUES (%(replica)s, %(now)s)"
+    b" ON CONFLICT (id) DO UPDATE SET heard_time = excluded.heard_time"
+)
+FORGET_REPLICAS = b"DELETE FROM replica WHERE heard_time < %(before)s"
+LEAVE = b"DELETE FROM replica WHERE id = %(replica)s"
+LAST_HEARD = b"SELECT max(heard_time) FROM replica"

