@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import socket
 from collections.abc import Sequence
 from typing import cast
@@ -16,10 +17,11 @@ from grpc_reflection.v1alpha import reflection
 
 from jobstate.v1 import job_service_pb2, maintenance_service_pb2
 from jobstate_server.config import Settings, is_loopback
-from jobstate_server.domain.clock import SECOND, Clock, SystemClock
+from jobstate_server.domain.clock import SECOND, Clock
 from jobstate_server.domain.decide import Decider
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import DueTimer
+from jobstate_server.engine.presence import Presence
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.check_health import CheckHealth, HealthReport
 from jobstate_server.maintenance.check_stale import CheckStale
@@ -32,9 +34,10 @@ from jobstate_server.rpc.job_service import JobService
 from jobstate_server.rpc.limits import TRANSPORT_BYTES_MAX
 from jobstate_server.rpc.maintenance_service import Duties, MaintenanceService
 from jobstate_server.store.base import Store
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.opening import clock_for, open_store, shown
 from jobstate_server.watch.catch_up import CatchUp
 from jobstate_server.watch.cursor import event_check
+from jobstate_server.watch.follower import Follower
 from jobstate_server.watch.hub import Hub
 from jobstate_server.watch.ring import Ring
 from jobstate_server.watch.stream import Watching
@@ -97,8 +100,10 @@ class Server:
             CannotOpen: the store cannot be opened.
         """
         self._settings = settings
-        self.clock = clock or SystemClock()
-        self.store: Store = SqliteStore(settings.store_path(), self.clock)
+        self.clock = clock or clock_for(settings.store)
+        self.store: Store = open_store(settings.store, self.clock)
+        self.replica = f"{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
+        """Names this server among those that share its store."""
         self.address = ""
         """HOST:PORT once started."""
         self._grpc: grpc.aio.Server | None = None
@@ -120,13 +125,20 @@ class Server:
         decider.remember_types(seen_types)
         head_check = state.horizon_check if last is None else event_check(last.payload)
         self.hub = Hub(store.log_id, Ring(state.head, head_check), clock)
-        self.committer = Committer(store, decider, clock, self.hub, restart_grace=settings.restart_grace)
+        self.catch_up_readers = Readers(store, threads=1)
+        bell = store.open_bell()
+        self.follower = None if bell is None else Follower(bell, self.hub, self.catch_up_readers)
+        published = self.follower or self.hub
+        self.committer = Committer(store, decider, clock, published, restart_grace=settings.restart_grace)
         self.committer.on_reachable = self._on_reachable
         self.due_timer = DueTimer(self.committer, clock)
         self.readers = Readers(store)
-        self.catch_up_readers = Readers(store, threads=1)
+        self.presence = Presence(self.replica, self.committer, clock)
+        if self.follower is not None:
+            self.follower.on_due = self.due_timer.hear
         self.calls = Calls()
-        watching = Watching(self.hub, CatchUp(self.catch_up_readers, store.log_id))
+        refresh = None if self.follower is None else self.follower.refresh
+        watching = Watching(self.hub, CatchUp(self.catch_up_readers, store.log_id), refresh)
         self.job_service = JobService(self.committer, self.readers, watching, job_types, clock)
         schedules = settings.schedules
         self.duties = Duties(
@@ -153,7 +165,9 @@ class Server:
             self.duties.cleanup,
             self.duties.check_health,
         )
-        self.schedule = Schedule(duties, self.committer, self.readers, clock)
+        self.schedule = Schedule(
+            duties, self.committer, self.readers, clock, replica=self.replica, is_shared=self.follower is not None
+        )
         self.maintenance_service = MaintenanceService(self.duties, self.schedule)
 
     async def start(self) -> None:
@@ -172,6 +186,9 @@ class Server:
         self.committer.start()
         self.readers.start()
         self.catch_up_readers.start()
+        if self.follower is not None:
+            self.follower.start()
+            self.presence.start()
         self.due_timer.start()
         await self.schedule.start()
         await self._grpc.start()
@@ -179,7 +196,9 @@ class Server:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._health.set(JOBS_HEALTH, health_pb2.HealthCheckResponse.SERVING)
         self.address = _joined(host, bound)
-        log.info("serving", extra={"address": self.address, "store": self._settings.store, "log": self.store.log_id})
+        log.info(
+            "serving", extra={"address": self.address, "store": shown(self._settings.store), "log": self.store.log_id}
+        )
 
     def _build_grpc(self, host: str) -> grpc.aio.Server:
         server = grpc.aio.server(options=list(GRPC_OPTIONS))
@@ -221,6 +240,9 @@ class Server:
         await server.stop(self._settings.shutdown_grace / SECOND)
         await self.calls.idle()
         await self.schedule.stop()
+        if self.follower is not None:
+            await self.presence.stop()
+            await self.follower.stop()
         await self.committer.stop()
         await asyncio.gather(self.readers.stop(), self.catch_up_readers.stop())
         await asyncio.gather(*self._health_updates)

@@ -83,11 +83,10 @@ def _fail(message: str) -> int:
 
 
 def _migrate(settings: Settings) -> int:
-    from jobstate_server.domain.clock import SystemClock
-    from jobstate_server.store.sqlite import SqliteStore
+    from jobstate_server.store.opening import clock_for, open_store, shown
 
-    SqliteStore(settings.store_path(), SystemClock()).close()
-    print(f"jobstate: {settings.store} is up to date")
+    open_store(settings.store, clock_for(settings.store)).close()
+    print(f"jobstate: {shown(settings.store)} is up to date")
     return 0
 
 

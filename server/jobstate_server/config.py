@@ -135,7 +135,7 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"listen: {self.listen} can be reached from other machines; pass --insecure to serve there without TLS"
             )
-        self.store_path()
+        self._check_store()
         if self.job_retention < HOUR:
             raise ValueError("job_retention: must be 1h or more, so that whoever waits for a job can see that it ended")
         if self.event_retention < MINUTE:
@@ -150,15 +150,13 @@ class Settings(BaseSettings):
             raise ValueError(f"listen: {self.listen!r} is not HOST:PORT")
         return host.strip("[]"), int(port)
 
-    def store_path(self) -> Path:
-        """The file of ``store``."""
-        scheme, separator, rest = self.store.partition(":///")
-        if scheme != "sqlite" or not separator or not rest:
+    def _check_store(self) -> None:
+        is_file = self.store.startswith("sqlite:///") and self.store != "sqlite:///"
+        if not is_file and not self.store.startswith(("postgresql://", "postgres://")):
             raise ValueError(
-                f"store: {self.store!r} is not a store of this release; use sqlite:///jobs.db (beside the working"
-                " directory) or sqlite:////var/lib/jobstate/jobs.db (absolute)"
+                f"store: {self.store!r} is no store; use sqlite:///jobs.db (beside the working directory),"
+                " sqlite:////var/lib/jobstate/jobs.db (absolute) or postgresql://USER@HOST/DATABASE"
             )
-        return Path(rest)
 
     def policies(self) -> JobTypes:
         """The job types in force."""

@@ -6,12 +6,15 @@ clock step or a lost ring the store is asked again.
 
 from __future__ import annotations
 
-from jobstate_server.domain.clock import SECOND, Clock, Timer
+from jobstate_server.domain.clock import MILLISECOND, SECOND, Clock, Timer
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import DUE_MAX
 
 SLEEP_MAX = 1 * SECOND
 """Longest wait before the wall clock is looked at again, so that a step of it is seen within a second."""
+
+BACKUP_DELAY = 50 * MILLISECOND
+"""What another replica has written is served by that one; this one looks so much later, in case that one has died."""
 
 
 class DueTimer:
@@ -34,6 +37,10 @@ class DueTimer:
         if self._timer is not None:
             self._timer.cancel()
         self._ringing = True
+
+    def hear(self, next_due: int) -> None:
+        """Take note of the earliest due time that a commit of any replica has written."""
+        self._on_due(next_due + BACKUP_DELAY, None)
 
     def _ring(self) -> None:
         if not self._ringing:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from jobstate_server.domain.errors import JobNotFound, Overloaded, StoreUnavailable
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.gathering import Gathering
-from jobstate_server.store.base import Reader, Store, StoreUnreachable
+from jobstate_server.store.base import ConnectionLost, Reader, Store, StoreUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Readers:
             while (item := self._queue.get()) is not None:
                 read, future = item
                 try:
-                    value, error = read(reader), None
+                    value, error = _read(reader, read), None
                 except Exception as failure:
                     value, error = None, _explained(failure)
                 if future is not None:
@@ -116,7 +116,7 @@ class Readers:
     def _read_gets(self, reader: Reader, wanted: Sequence[_Get]) -> None:
         results: list[_Told] = []
         try:
-            found = reader.jobs({job_id for job_id, _, _ in wanted}, None)
+            found = _read(reader, lambda reader: reader.jobs({job_id for job_id, _, _ in wanted}, None))
         except Exception as failure:
             error = _explained(failure)
             results = [(future, None, error) for _, _, future in wanted]
@@ -149,6 +149,14 @@ class Readers:
                 future.set_result(value)
             else:
                 future.set_exception(error)
+
+
+def _read(reader: Reader, read: Callable[[Reader], T]) -> T:
+    try:
+        return read(reader)
+    except ConnectionLost:
+        # It may have broken while nobody used it. A read changes nothing, so it is begun anew on the next connection.
+        return read(reader)
 
 
 def _explained(failure: Exception) -> Exception:

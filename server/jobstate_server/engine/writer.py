@@ -10,7 +10,8 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,6 +38,12 @@ DUE_MAX = 128
 
 RETRY_FAILED_DUE_AFTER = 1 * SECOND
 """When to look again at due jobs that could not be served."""
+
+HEARD_INTERVAL = 2 * SECOND
+"""How often a replica of a shared store makes itself heard."""
+
+OUTAGE_MIN = 1 * SECOND
+"""A store that could not be written for this long was not served; a broken connection is made anew in less."""
 
 CONFLICT_TRIES_MAX = 5
 """Times a transaction is repeated when another writer was in the way."""
@@ -94,6 +101,7 @@ class Writer:
         self._clock = clock
         self._restart_grace = restart_grace
         self._wall_ahead: int | None = None
+        self._lost_since: int | None = None
 
     def commit(self, commands: Sequence[Command], serve_due: bool) -> Written:
         """Commit these together; if one of them is what the store refuses, halve until it stands alone."""
@@ -143,34 +151,52 @@ class Writer:
 
     def _commit_once(self, commands: Sequence[Command], serve_due: bool) -> Written:
         began = time.perf_counter()
-        with self._store.transaction() as transaction:
-            self._notice_clock_step(transaction)
+        with self._transaction() as transaction:
             loaded = _load(transaction, commands, DUE_MAX if serve_due else 0)
             batch = Batch(self._decider, transaction.now, loaded)
             for command in commands:
                 batch.decide(command)
             batch.decide_due(loaded.due)
             first, new_events = batch.write(transaction)
+            verdicts = batch.verdicts(first)
+            acted = sum(map(_acted, verdicts[len(commands) :]))
             next_due = transaction.next_due() if serve_due else batch.earliest_due()
-            if serve_due and len(loaded.due) < DUE_MAX and next_due is not None and next_due <= transaction.now:
+            if serve_due and acted < len(loaded.due) < DUE_MAX and next_due is not None and next_due <= transaction.now:
                 # What should have been served is due still: deciding it failed. It is tried again, but not at once.
                 next_due = transaction.now + RETRY_FAILED_DUE_AFTER
         self.commit_seconds.append(time.perf_counter() - began)
-        verdicts = batch.verdicts(first)
         events = [StoredEvent(first + index, *event) for index, event in enumerate(new_events)]
         self._count(verdicts, events)
-        due_served = sum(map(_acted, verdicts[len(commands) :])) if serve_due else None
-        return Written(verdicts[: len(commands)], events, next_due, due_served)
+        return Written(verdicts[: len(commands)], events, next_due, acted if serve_due else None)
 
-    def _notice_clock_step(self, transaction: Transaction) -> None:
-        ahead = transaction.now - self._clock.monotonic()
-        if self._wall_ahead is None or ahead - self._wall_ahead > CLOCK_STEP_MIN:
-            # The first transaction follows a time when the store was not served, and so does one after a step.
-            self.grace_until = transaction.now + self._restart_grace
-            moved = transaction.postpone_timeouts(self.grace_until)
-            if moved:
-                log.info("put off the timeouts of running attempts", extra={"attempts": moved})
+    @contextmanager
+    def _transaction(self) -> Iterator[Transaction]:
+        """A transaction that begins with what an outage makes necessary."""
+        try:
+            with self._store.transaction() as transaction:
+                ahead = transaction.now - self._clock.monotonic()
+                if self._is_after_outage(transaction, ahead):
+                    self.grace_until = transaction.now + self._restart_grace
+                    moved = transaction.postpone_timeouts(self.grace_until)
+                    if moved:
+                        log.info("put off the timeouts of running attempts", extra={"attempts": moved})
+                yield transaction
+        except StoreUnreachable:
+            if self._lost_since is None:
+                self._lost_since = self._clock.monotonic()
+            raise
         self._wall_ahead = ahead
+        self._lost_since = None
+
+    def _is_after_outage(self, transaction: Transaction, ahead: int) -> bool:
+        """Whether limits may have passed while nobody could have kept them."""
+        if self._wall_ahead is None:
+            # The first transaction follows a time when this process did not serve; another replica may have.
+            heard = transaction.last_heard()
+            return heard is None or transaction.now - heard > 2 * HEARD_INTERVAL
+        if self._lost_since is not None and self._clock.monotonic() - self._lost_since > OUTAGE_MIN:
+            return True
+        return ahead - self._wall_ahead > CLOCK_STEP_MIN
 
     def _count(self, verdicts: Sequence[Verdict], events: Sequence[StoredEvent]) -> None:
         self.counters.commits += 1
@@ -180,8 +206,7 @@ class Writer:
 
     def work(self, run: Callable[[Transaction], T]) -> T:
         """Do ``run`` in a transaction of its own. Raises what it raises, and StoreUnreachable."""
-        with self._store.transaction() as transaction:
-            self._notice_clock_step(transaction)
+        with self._transaction() as transaction:
             return run(transaction)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from jobstate_server.domain.clock import SECOND, Clock
+from jobstate_server.domain.clock import SECOND, Clock, Timer
 from jobstate_server.domain.errors import Unavailable
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.duty import Duty, StillOurs
-from jobstate_server.store.base import TaskRun
+from jobstate_server.store.base import REPLICA_LEASE, TaskRun
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,28 @@ class TaskState:
 class Schedule:
     """Runs the duties at their instants."""
 
-    def __init__(self, duties: Sequence[Duty], committer: Committer, readers: Readers, clock: Clock) -> None:
+    def __init__(
+        self,
+        duties: Sequence[Duty],
+        committer: Committer,
+        readers: Readers,
+        clock: Clock,
+        *,
+        replica: str,
+        is_shared: bool,
+    ) -> None:
+        """
+        Args:
+            replica: names this server in the runs that it takes.
+            is_shared: others may run the duties too, and this one takes over from those that fall silent.
+        """
         self.duties = tuple(duties)
         self._committer = committer
         self._readers = readers
         self._clock = clock
+        self._replica = replica
+        self._is_shared = is_shared
+        self._timer: Timer | None = None
         self._triggers = {duty.name: CronTrigger.from_crontab(duty.schedule, timezone=UTC) for duty in self.duties}
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._runs: set[asyncio.Task[None]] = set()
@@ -59,7 +77,34 @@ class Schedule:
             latest = self._latest_instant(duty)
             if last is not None and latest is not None and last.last_due < latest:
                 await self._ring(duty)
+            else:
+                self._take_over(duty, last)
         self._scheduler.start()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if self._is_shared:
+            self._timer = self._clock.call_later(REPLICA_LEASE, lambda: self._begin(self._look_for_abandoned()))
+
+    async def _look_for_abandoned(self) -> None:
+        """Finish what replicas have begun that fell silent since."""
+        try:
+            last_runs = await self._readers.run(lambda reader: reader.task_runs())
+            for duty in self.duties:
+                self._take_over(duty, last_runs.get(duty.name))
+        except Unavailable as error:
+            log.warning("cannot look for abandoned duties", extra={"cause": error.message})
+        self._look_later()
+
+    def _take_over(self, duty: Duty, run: TaskRun | None) -> None:
+        """Run a duty again whose run has not ended; the claim fails for as long as its replica is heard."""
+        if run is not None and run.end_time is None and run.replica != self._replica:
+            self._begin(self.run_claimed(duty, run.last_due))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._runs.add(task)
+        task.add_done_callback(self._runs.discard)
 
     async def stop(self) -> None:
         """Ring no more, and let runs that are under way end: they stop at their next slice once the committer does."""
@@ -67,6 +112,8 @@ class Schedule:
             # APScheduler's own waiting does not wait for coroutines (3.11), so the runs are awaited here.
             self._scheduler.pause()
             self._scheduler.shutdown(wait=False)
+        if self._timer is not None:
+            self._timer.cancel()
         for run in self._runs:
             run.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
@@ -98,15 +145,16 @@ class Schedule:
     async def _ring(self, duty: Duty) -> None:
         due = self._latest_instant(duty)
         if due is not None:
-            run = asyncio.create_task(self.run_claimed(duty, due))
-            self._runs.add(run)
-            run.add_done_callback(self._runs.discard)
+            self._begin(self.run_claimed(duty, due))
 
     async def run_claimed(self, duty: Duty, due: int) -> None:
         """Run a duty for a scheduled instant, unless somebody has done so."""
         token = secrets.token_hex(8)
         try:
-            if not await self._committer.run(lambda transaction: transaction.claim_task(duty.name, due, token)):
+            claim = self._committer.run(
+                lambda transaction: transaction.claim_task(duty.name, due, token, self._replica)
+            )
+            if not await claim:
                 return
 
             async def still_ours() -> bool:

@@ -143,8 +143,7 @@ class Hub:
         """Take in the newest events, and ring for whoever wants one of them."""
         if events[0].sequence > self.head + 1:
             # A commit of unknown outcome was made after all, and nobody was told of its events: the log has them.
-            for waiter in self._watchers:
-                waiter.ring(self.head + 1)
+            self._ring_all()
         self.ring.append(events)
         waiting = self._waiting
         if not waiting:
@@ -156,6 +155,15 @@ class Hub:
                 bucket = waiting.get(key)
                 if bucket is not None:
                     self._ring_bucket(key, bucket, event)
+
+    def skip_to(self, head: int, head_check: int) -> None:
+        """Go on from a head beyond this one; what lies between is in the log."""
+        self._ring_all()
+        self.ring.skip_to(head, head_check)
+
+    def _ring_all(self) -> None:
+        for waiter in self._watchers:
+            waiter.ring(self.head + 1)
 
     def _ring_bucket(self, key: Hashable, bucket: set[Waiter], event: StoredEvent) -> None:
         for waiter in list(bucket):

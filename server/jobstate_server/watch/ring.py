@@ -71,6 +71,11 @@ class Ring:
         self._head_check = event_check(events[-1].payload)
         self._drop_oldest()
 
+    def skip_to(self, head: int, head_check: int) -> None:
+        """Begin anew, empty, at a head beyond this one."""
+        self._entries, self._bytes, self._dropped = [], 0, 0
+        self.head, self._head_check = head, head_check
+
     def _drop_oldest(self) -> None:
         while self._bytes > self._bytes_max and self._dropped < len(self._entries):
             self._bytes -= _size(self._entries[self._dropped].event)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from jobstate_server.domain.clock import SECOND
@@ -54,8 +54,10 @@ class Watch:
 class Watching:
     """Makes streams for watchers."""
 
-    def __init__(self, hub: Hub, catch_up: CatchUp) -> None:
+    def __init__(self, hub: Hub, catch_up: CatchUp, refresh: Callable[[], Awaitable[None]] | None = None) -> None:
+        """``refresh`` has everything published that is committed by now; None where that is always so."""
         self.hub = hub
+        self.refresh = refresh
         self._catch_up = catch_up
         self._shared: tuple[int, int, bytes] = (-1, -1, b"")
         """The last response for watchers of everything: after, position, bytes. Most of them are at the same place."""
@@ -114,6 +116,9 @@ class _Watcher:
 
     async def responses(self) -> AsyncIterator[bytes]:
         """Everything this watcher is sent, in order."""
+        if self._watching.refresh is not None:
+            # What any replica has answered by now is the past, and this watcher may know of it.
+            await self._watching.refresh()
         await self._open()
         synced_at = self._hub.head
         if self._watch.snapshot and not self._watch.cursor:

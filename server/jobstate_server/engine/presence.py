@@ -1,0 +1,52 @@
+"""Presence: a replica of a shared store makes itself heard, so that the others know that it lives.
+
+A replica that falls silent loses its duties to the others. When all are silent the store is not served, and the first
+one to come back treats that time as an outage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from jobstate_server.domain.clock import Clock, Timer
+from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.writer import HEARD_INTERVAL
+
+
+class Presence:
+    """Keeps one replica heard."""
+
+    def __init__(self, replica: str, committer: Committer, clock: Clock) -> None:
+        self._replica = replica
+        self._committer = committer
+        self._clock = clock
+        self._timer: Timer | None = None
+        self._is_stopping = False
+
+    def start(self) -> None:
+        """Be heard from now on."""
+        self._be_heard()
+
+    async def stop(self) -> None:
+        """Tell the others that this replica is gone, so that they need not wait to find out."""
+        self._is_stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        replica = self._replica
+        # Where this cannot be told the others find out by the silence.
+        await asyncio.gather(
+            self._committer.run(lambda transaction: transaction.leave(replica)), return_exceptions=True
+        )
+
+    def _be_heard(self) -> None:
+        if self._is_stopping:
+            return
+        replica = self._replica
+        self._committer.run(lambda transaction: transaction.be_heard(replica)).add_done_callback(self._heard)
+
+    def _heard(self, future: asyncio.Future[None]) -> None:
+        if not future.cancelled():
+            # The committer has logged why, if it failed; the next time may succeed.
+            future.exception()
+        if not self._is_stopping:
+            self._timer = self._clock.call_later(HEARD_INTERVAL, self._be_heard)

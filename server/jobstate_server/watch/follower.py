@@ -1,0 +1,219 @@
+"""The follower: keeps a hub at the head of a log to which other replicas write too.
+
+The log is the only source of events. The bell says how far it reaches. What this server has not written itself is read
+from the log and published between its own, in the order of sequences; but only while anybody watches here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from jobstate_server.domain.errors import Unavailable
+from jobstate_server.domain.filters import EventFilter
+from jobstate_server.engine.readers import Readers
+from jobstate_server.store.base import Bell, Reader, Rung, StoredEvent, StoreUnreachable
+from jobstate_server.watch.catch_up import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
+from jobstate_server.watch.cursor import event_check
+from jobstate_server.watch.hub import Hub
+
+log = logging.getLogger(__name__)
+
+BELL_TIMEOUT_S = 0.25
+"""How long the bell is listened to at once: a stopping server waits no longer than this for it."""
+
+SILENT_ROUNDS_MAX = 4
+"""After so many rounds without a ring the log is looked at all the same, so that nothing depends on the bell alone."""
+
+RETRY_S = 0.5
+"""When to listen again after the bell could not be heard."""
+
+AHEAD_EVENTS_MAX = 16_384
+"""Own events kept until those before them have been read: some batches. More are read from the log as well."""
+
+_EVERY_EVENT = EventFilter()
+
+
+class Follower:
+    """Publishes the events of a shared log. Its methods belong on the event loop's thread."""
+
+    def __init__(self, bell: Bell, hub: Hub, readers: Readers) -> None:
+        self.on_due: Callable[[int], None] = lambda next_due: None
+        """Told the earliest due time that a commit of another replica wrote."""
+        self._bell = bell
+        self._hub = hub
+        self._readers = readers
+        self._target = 0
+        self._ahead: dict[int, Sequence[StoredEvent]] = {}
+        self._ahead_count = 0
+        self._reading: asyncio.Task[None] | None = None
+        self._refreshing: list[tuple[int, asyncio.Future[None]]] = []
+        self._stopping = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._listen, name="bell", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        self._stopping.set()
+        await asyncio.to_thread(self._thread.join)
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    def publish(self, events: Sequence[StoredEvent]) -> None:
+        """Take this server's own events, which are durable, and publish them in their place."""
+        head = self._hub.head
+        if not self._hub.watchers:
+            self._hub.publish(events)
+        elif events[0].sequence > head + 1:
+            if self._ahead_count < AHEAD_EVENTS_MAX:
+                self._ahead[events[0].sequence] = events
+                self._ahead_count += len(events)
+            self._reach(events[-1].sequence)
+        elif events[-1].sequence > head:
+            self._publish(events[head + 1 - events[0].sequence :])
+
+    async def refresh(self) -> None:
+        """Have everything published that is committed at this moment, by whichever replica.
+
+        Raises:
+            Unavailable: the log cannot be read just now.
+        """
+        state = await self._readers.run(lambda reader: reader.log_state())
+        if state.head <= self._hub.head:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refreshing.append((state.head, future))
+        self._reach(state.head)
+        await future
+
+    def _publish(self, events: Sequence[StoredEvent]) -> None:
+        """Publish events that follow the head, and whatever of our own now follows them."""
+        following: Sequence[StoredEvent] | None = events
+        while following:
+            self._hub.publish(following)
+            following = self._ahead.pop(self._hub.head + 1, None)
+            self._ahead_count -= len(following or ())
+        self._moved()
+
+    def _moved(self) -> None:
+        """The head has moved: forget what it has passed, and tell those who waited for it."""
+        head = self._hub.head
+        for first in [first for first, events in self._ahead.items() if events[0].sequence <= head]:
+            passed = self._ahead.pop(first)
+            self._ahead_count -= len(passed)
+            self._reach(passed[-1].sequence)
+        waiting, self._refreshing = self._refreshing, []
+        for wanted, future in waiting:
+            if wanted > head:
+                self._refreshing.append((wanted, future))
+            elif not future.done():
+                future.set_result(None)
+
+    def _reach(self, sequence: int) -> None:
+        """See to it that everything up to a sequence is published, if anybody watches."""
+        self._target = max(self._target, sequence)
+        is_behind = self._target > self._hub.head and self._hub.watchers > 0
+        if is_behind and self._reading is None and not self._stopping.is_set():
+            self._reading = asyncio.create_task(self._read_on())
+            self._reading.add_done_callback(self._read)
+
+    async def _read_on(self) -> None:
+        while self._hub.head < self._target:
+            if self._target - self._hub.head <= PAGE_EVENTS_MAX:
+                await self._read_page()
+            else:
+                # Whoever needs what lies between reads it from the log, page by page.
+                await self._skip()
+
+    async def _read_page(self) -> None:
+        after = self._hub.head
+        events, scanned, horizon = await self._readers.run(
+            lambda reader: reader.events(after, _EVERY_EVENT, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
+        )
+        if horizon > after or (scanned > after and not events):
+            # Retention was faster: whoever still needs those events is told so by the log.
+            await self._skip()
+            return
+        # Our own may have been published while the page was read.
+        unpublished = events[self._hub.head - after :]
+        if unpublished:
+            self._publish(unpublished)
+        elif not events:
+            # The bell was ahead of what can be read, as after a fail-over that lost nothing answered.
+            self._target = self._hub.head
+
+    async def _skip(self) -> None:
+        """Leave out what lies between, and go on from the newest event."""
+        head, check = await self._readers.run(_read_head)
+        if head > self._hub.head:
+            self._hub.skip_to(head, check)
+            self._moved()
+        else:
+            self._target = self._hub.head
+
+    def _read(self, task: asyncio.Task[None]) -> None:
+        self._reading = None
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            self._reach(self._target)
+            return
+        if not isinstance(error, Unavailable):
+            log.error("the log cannot be followed", exc_info=error)
+        waiting, self._refreshing = self._refreshing, []
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(error)
+
+    def _rung(self, rung: Rung) -> None:
+        self._reach(rung.head)
+        if rung.next_due is not None:
+            self.on_due(rung.next_due)
+
+    def _silent(self) -> None:
+        # A reader that fails has said why; the next silence looks again.
+        looked = asyncio.ensure_future(self.refresh())
+        looked.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    # What follows runs on the bell's thread.
+
+    def _listen(self) -> None:
+        silent_rounds = 0
+        is_heard = True
+        while not self._stopping.is_set():
+            try:
+                rung = self._bell.wait(BELL_TIMEOUT_S)
+            except StoreUnreachable as error:
+                if is_heard:
+                    log.warning("the bell cannot be heard", extra={"cause": str(error)})
+                is_heard = False
+                self._stopping.wait(RETRY_S)
+                continue
+            is_heard = True
+            silent_rounds = 0 if rung is not None else silent_rounds + 1
+            if rung is not None:
+                self._call(self._rung, rung)
+            elif silent_rounds >= SILENT_ROUNDS_MAX:
+                silent_rounds = 0
+                self._call(self._silent)
+        self._bell.close()
+
+    def _call(self, told: Callable[..., None], *values: Rung) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(told, *values)
+
+
+def _read_head(reader: Reader) -> tuple[int, int]:
+    """The newest position of the log that can be read, and the check of the event there."""
+    last = reader.event(reader.log_state().head)
+    if last is not None:
+        return last.sequence, event_check(last.payload)
+    state = reader.log_state()
+    return state.horizon, state.horizon_check
