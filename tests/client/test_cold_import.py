@@ -10,7 +10,7 @@ MODULES_MAX = 2.0
 """Modules imported, as a multiple of gRPC's own. Times are for benchmarks; this does not depend on the machine."""
 
 LATER = ("jobstate_client.aio", "jobstate_client.core.reports", "jobstate_client.testing", "jobstate_server")
-HEAVY = ("grpc_status", "peewee", "pydantic", "pytest", "rich", "uuid")
+HEAVY = ("google.rpc", "grpc_status", "peewee", "pydantic", "pytest", "rich", "uuid")
 
 
 def imported(statement: str) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,10 @@ from jobstate_client.core import watching
 from jobstate_client.testing import JobstateServer
 
 from ..support.server import served
+from .processes import free_port
 from .support import PATIENCE_S, Either, done, following, in_thread, items, log_of
 
-RESTARTS = 5
+RESTARTS = 20
 
 
 @pytest.fixture
@@ -40,13 +40,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drained watchers come back at once instead of within two seconds."""
     monkeypatch.setattr("jobstate_server.watch.stream.RECONNECT_SPREAD", 1)
     monkeypatch.setattr(watching, "RESUME_DELAY_MAX_S", 0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def sequences_until(watch: Any, job_id: str) -> list[int]:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import collections
-import os
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
 
 import pytest
 
 from jobstate_client import (
     AsyncClient,
-    AsyncWorker,
-    AttemptSuperseded,
     Client,
     Event,
     EventType,
@@ -34,9 +26,6 @@ from jobstate_client.testing import JobstateServer
 
 from .support import PATIENCE_S, in_thread
 
-WORKERS = 10
-ATTEMPTS = 200
-
 
 @contextmanager
 def working(worker: Worker) -> Iterator[None]:
@@ -48,17 +37,6 @@ def working(worker: Worker) -> Iterator[None]:
             worker.stop()
 
 
-@asynccontextmanager
-async def working_async(worker: AsyncWorker) -> Any:
-    task = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        worker.stop()
-        async with asyncio.timeout(PATIENCE_S):
-            await task
-
-
 def events_until(client: Client, count: int, *types: EventType) -> list[Event]:
     """The first ``count`` events of these types that the log ever holds."""
     found: list[Event] = []
@@ -66,74 +44,6 @@ def events_until(client: Client, count: int, *types: EventType) -> list[Event]:
         while len(found) < count:
             found.append(next(watch))
     return found
-
-
-def fill(client: Client, server: JobstateServer) -> None:
-    """As many attempts as are to be done: jobs before and after the workers come, and resumed ones."""
-    quarter = ATTEMPTS // 4
-    client.create_many(NewJob("work", id=f"later-{number}") for number in range(quarter))
-    for number in range(quarter):
-        client.retry(f"resting-{number}", immediately=True)
-    server.advance(10.0)
-
-
-def prepare(client: Client) -> None:
-    quarter = ATTEMPTS // 4
-    client.create_many(NewJob("work", id=f"early-{number}") for number in range(quarter))
-    client.create_many(NewJob("resting", id=f"resting-{number}") for number in range(quarter))
-    client.create_many(NewJob("work", id=f"waiting-{number}") for number in range(quarter))
-    for number in range(quarter):
-        client.fail(client.start(f"resting-{number}"))
-        client.fail(client.start(f"waiting-{number}"), retry_delay=10.0)
-
-
-def assert_each_attempt_was_done_once(client: Client, done: list[tuple[str, int]]) -> None:
-    times = collections.Counter(done)
-
-    assert len(times) == ATTEMPTS
-    assert set(times.values()) == {1}
-    assert {job.state for job in client.list(page_size=1_000)} == {State.COMPLETED}
-
-
-def test_ten_workers_do_each_attempt_once(client: Client, server: JobstateServer) -> None:
-    done: list[tuple[str, int]] = []
-
-    def work(run: Run) -> dict[str, Any]:
-        done.append((run.id, run.attempt))
-        run.progress(50)
-        return {"by": run.job.worker}
-
-    prepare(client)
-    with ExitStack() as stack:
-        for number in range(WORKERS):
-            worker = client.worker(work, job_types=["work", "resting"], worker=f"worker-{number}", concurrency=2)
-            stack.enter_context(working(worker))
-        fill(client, server)
-        events_until(client, ATTEMPTS, EventType.COMPLETED)
-
-    assert_each_attempt_was_done_once(client, done)
-    assert all(job.result == {"by": job.worker} for job in client.list(page_size=1_000))
-
-
-async def test_ten_asyncio_workers_do_each_attempt_once(
-    async_client: AsyncClient, client: Client, server: JobstateServer
-) -> None:
-    done: list[tuple[str, int]] = []
-
-    async def work(run: Run) -> None:
-        done.append((run.id, run.attempt))
-        await asyncio.sleep(0)
-        run.progress(50)
-
-    await asyncio.to_thread(prepare, client)
-    async with AsyncExitStack() as stack:
-        for number in range(WORKERS):
-            worker = async_client.worker(work, job_types=["work", "resting"], worker=f"worker-{number}", concurrency=2)
-            await stack.enter_async_context(working_async(worker))
-        await asyncio.to_thread(fill, client, server)
-        await asyncio.to_thread(events_until, client, ATTEMPTS, EventType.COMPLETED)
-
-    await asyncio.to_thread(assert_each_attempt_was_done_once, client, done)
 
 
 def test_workers_go_on_over_restarts_of_the_server(
@@ -235,59 +145,3 @@ def test_more_jobs_than_are_held_are_listed_again(client: Client, monkeypatch: p
 def test_a_worker_without_hands_is_refused(client: Client) -> None:
     with pytest.raises(ValueError, match="concurrency must be 1 or more"):
         client.worker(lambda run: None, job_types=["work"], concurrency=0)
-
-
-KILLED = """
-import sys
-from jobstate_client import Client
-
-def work(run):
-    run.progress(10, "at it")
-    print(run.attempt, flush=True)
-    sys.stdin.read()
-
-with Client(sys.argv[1]) as client:
-    client.worker(work, job_types=["clean_transcript"], worker="killed").run()
-"""
-
-
-def test_the_job_of_a_killed_worker_is_done_by_another_and_its_late_result_refused(
-    client: Client, server: JobstateServer, tmp_path: Path
-) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(KILLED)
-    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, str(script), server.address],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=paths,
-    ) as process:
-        client.create("clean_transcript", id="first")
-        assert process.stdout is not None
-        assert process.stdout.readline() == "1\n"
-        abandoned = client.get("first")
-        process.send_signal(signal.SIGKILL)
-
-    at_it, go_on = threading.Event(), threading.Event()
-
-    def work(run: Run) -> dict[str, Any]:
-        at_it.set()
-        assert go_on.wait(PATIENCE_S)
-        return {"by": "another"}
-
-    with working(client.worker(work, job_types=["clean_transcript"], worker="another")):
-        server.advance(60.0)
-        server.advance(1.0)
-        assert at_it.wait(PATIENCE_S)
-        with pytest.raises(AttemptSuperseded) as refused:
-            client.complete(abandoned, result={"by": "killed"})
-        go_on.set()
-        ended = client.wait("first", timeout=PATIENCE_S)
-
-    first, second = client.attempts("first")
-    assert (abandoned.worker, refused.value.attempt, refused.value.current_attempt) == ("killed", 1, 2)
-    assert (ended.state, ended.worker, ended.result) == (State.COMPLETED, "another", {"by": "another"})
-    assert first.error is not None
-    assert (first.error.code, first.worker, second.worker) == ("ATTEMPT_TIMEOUT", "killed", "another")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 
 from jobstate_client import errors as e
 from jobstate_client.core.states import State
@@ -64,9 +64,11 @@ def _from_details(code: grpc.StatusCode, message: str, trailing: Any) -> e.JobSt
     encoded = next((value for key, value in trailing if key == _DETAILS_KEY), None)
     if encoded is None:
         return None
-    info, retry, fields = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+    # Imported with the first error that has details: many a program never sees one.
+    kinds, statuses = import_module("google.rpc.error_details_pb2"), import_module("google.rpc.status_pb2")
+    info, retry, fields = kinds.ErrorInfo(), kinds.RetryInfo(), kinds.BadRequest()
     try:
-        status = status_pb2.Status.FromString(encoded)
+        status = statuses.Status.FromString(encoded)
         found = {type(each) for each in (info, retry, fields) for detail in status.details if detail.Unpack(each)}
     except (DecodeError, TypeError):
         # What a proxy has mangled is still an error with a code.
