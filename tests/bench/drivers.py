@@ -138,6 +138,12 @@ def headers(method: str) -> bytes:
     return _HEADERS[method]
 
 
+def connected(address: str, count: int) -> list[Connection]:
+    """Connections to a server; where ``address`` names several, separated by commas, spread over all of them."""
+    addresses = address.split(",")
+    return [Connection(addresses[number % len(addresses)]) for number in range(count)]
+
+
 def _until(chains: Sequence[Sequence[Request]], deadline: float) -> Iterator[Sequence[Request]]:
     for chain in cycle(chains):
         if time.monotonic() >= deadline:
@@ -149,7 +155,7 @@ def calls(
     address: str, chains: Sequence[Sequence[Request]], *, connections: int, in_flight: int, seconds: float | None = None
 ) -> Tally:
     """Make every chain of calls once, ``in_flight`` chains at a time; with ``seconds`` go round them for that long."""
-    open_connections = [Connection(address) for _ in range(connections)]
+    open_connections = connected(address, connections)
     poller = Poller(open_connections)
     tally = Tally()
     cpu, began = time.process_time(), time.monotonic()
@@ -206,7 +212,7 @@ class Batches:
 
 def batches(address: str, streams: Sequence[Sequence[bytes]], *, under_way: int) -> tuple[Tally, list[bytes]]:
     """Send the batches of each stream over a connection of its own; also returns all answers."""
-    connections = [Connection(address) for _ in streams]
+    connections = connected(address, len(streams))
     poller = Poller(connections)
     tally = Tally()
     cpu, began = time.process_time(), time.monotonic()

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
+import psycopg
 
 from jobstate.v1 import maintenance_service_pb2 as maintenance
 from jobstate.v1 import maintenance_service_pb2_grpc
@@ -98,17 +100,61 @@ class Counters:
     head: int
 
 
-class JobServer(Target):
-    """A jobstate server on a store of its own, all its settings as shipped but for the schedules of its duties."""
+class Database(Protocol):
+    """Where a server keeps its jobs, read as a program that is not ours reads it."""
 
-    def __init__(self, store: Path) -> None:
-        self.store = store
+    url: str
+    log: Path
+    """Where its servers write their logs."""
+
+    def count(self, query: str, *values: object) -> int:
+        """One number; ``?`` stands for each value."""
+
+
+class File:
+    """A SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.url = f"sqlite:///{path}"
+        self.log = path.with_suffix(".log")
+
+    def count(self, query: str, *values: object) -> int:
+        with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=30)) as connection:
+            (number,) = connection.execute(query, values).fetchone()
+        return int(number or 0)
+
+
+class Postgres:
+    """A database of a PostgreSQL server."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.url = url
+        self.log = log
+
+    def count(self, query: str, *values: object) -> int:
+        with psycopg.connect(self.url) as connection:
+            row = connection.execute(query.replace("?", "%s").encode(), values).fetchone()
+        return int(row[0] or 0) if row else 0
+
+
+class JobServer(Target):
+    """A jobstate server, all its settings as shipped but for the schedules of its duties."""
+
+    def __init__(self, store: Path | Database) -> None:
+        self.database: Database = File(store) if isinstance(store, Path) else store
         self.witnessed = 0
         """The newest event that was answered, and found in the store."""
         schedules = {f"JOBSTATE_SCHEDULES__{duty}": HARDLY_EVER for duty in _DUTIES}
         command = [sys.executable, "-m", "jobstate_server", "serve", "--listen", "127.0.0.1:0"]
-        command += ["--log-level", "warning", "--store", f"sqlite:///{store}"]
-        super().__init__(command, store.with_suffix(".log"), {**schedules, **_MAX_RETRIES})
+        command += ["--log-level", "warning", "--store", self.database.url]
+        super().__init__(command, self.database.log, {**schedules, **_MAX_RETRIES})
+
+    @property
+    def store(self) -> Path:
+        """The file of a server on SQLite."""
+        assert isinstance(self.database, File)
+        return self.database.path
 
     def counters(self) -> Counters:
         """Commits and commands as the server says, the log's head as the store says to a program that is not ours."""
@@ -118,10 +164,34 @@ class JobServer(Target):
         return Counters(health.commits, health.commands, self.count("SELECT head FROM log"))
 
     def count(self, query: str, *values: object) -> int:
-        """One number out of the store, read as any SQLite program reads it."""
-        with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=30)) as connection:
-            (number,) = connection.execute(query, values).fetchone()
-        return int(number or 0)
+        """One number out of the store."""
+        return self.database.count(query, *values)
+
+
+class Replicas(JobServer):
+    """Several servers on one database, measured as one. Their addresses are separated by commas."""
+
+    def __init__(self, database: Database, count: int) -> None:
+        self.servers = [JobServer(database) for _ in range(count)]
+        self.database = database
+        self.witnessed = 0
+        self.address = ",".join(server.address for server in self.servers)
+
+    def cpu(self) -> float:
+        return sum(server.cpu() for server in self.servers)
+
+    def memory(self) -> int:
+        return sum(server.memory() for server in self.servers)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        for server in self.servers:
+            server.stop(number)
+
+    def counters(self) -> Counters:
+        counted = [server.counters() for server in self.servers]
+        return Counters(
+            sum(one.commits for one in counted), sum(one.commands for one in counted), max(one.head for one in counted)
+        )
 
 
 class Echo(Target):

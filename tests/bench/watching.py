@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from jobstate.v1 import job_service_pb2 as pb
 
-from .drivers import Poller, Tally, headers
+from .drivers import Poller, Tally, connected, headers
 from .http2 import Connection, Messages
 from .messages import Request
 
@@ -135,8 +135,11 @@ class _Timed:
 
 
 def race(address: str, chains: Sequence[Sequence[Request]], watch: bytes | None) -> tuple[Tally, list[float]]:
-    """Make calls one at a time; returns with them how long after each was sent a watcher elsewhere heard of it."""
-    caller, listener = Connection(address), Connection(address)
+    """Make calls one at a time; returns with them how long after each was sent a watcher elsewhere heard of it.
+
+    Where ``address`` names two servers, the calls go to the first and the watcher listens to the second.
+    """
+    caller, listener = connected(address, 2)
     poller = Poller([caller, listener])
     tally = Tally()
     heard: list[float] = []

@@ -115,7 +115,7 @@ class StreamLifecycles:
             lives * LIFECYCLE_CALLS,
         )
         if isinstance(target, JobServer):
-            done = target.count("SELECT count(*) FROM job WHERE id GLOB ? AND state = 3", f"{prefix}-*")
+            done = target.count("SELECT count(*) FROM job WHERE id LIKE ? AND state = 3", f"{prefix}-%")
             assert done == lives, f"{lives} lives ended well, the store holds {done}"
         return replace(sample, ops=lives)
 

@@ -201,8 +201,11 @@ class Batch:
             changes.requests.append(stored)
         merge_tallies(changes.tallies, tally_deltas(decision))
 
-    def write(self, transaction: Transaction) -> tuple[int, list[NewEvent]]:
-        """Write everything that changed. Returns the sequence of the first event, and the events."""
+    def write(self, transaction: Transaction, *, is_last: bool) -> tuple[int, list[NewEvent]]:
+        """Write everything that changed. Returns the sequence of the first event, and the events.
+
+        ``is_last``: nothing else is done in this transaction.
+        """
         changes = self._changes
         deleted = set(self._deleted)
         changes.deleted = self._deleted
@@ -216,7 +219,8 @@ class Batch:
                 changes.updated.append(row)
         if not (self._touched or deleted):
             return 0, []
-        return transaction.write(changes), changes.events
+        write = transaction.finish if is_last else transaction.write
+        return write(changes), changes.events
 
     def earliest_due(self) -> int | None:
         """The earliest due time among the jobs this batch wrote."""

@@ -108,7 +108,7 @@ class Writer:
         if not commands and not serve_due:
             return Written([], [], None, None)
         try:
-            return self._commit_trying(commands, serve_due)
+            return _trying(lambda: self._commit_once(commands, serve_due))
         except StoreUnreachable as error:
             written = self._refuse_all(commands, unavailable(error), serve_due)
             written.reachable = False
@@ -140,15 +140,6 @@ class Writer:
             return Written(refused, [], None, None)
         return Written(refused, [], self._clock.now() + RETRY_FAILED_DUE_AFTER, 0)
 
-    def _commit_trying(self, commands: Sequence[Command], serve_due: bool) -> Written:
-        for tries_left in reversed(range(CONFLICT_TRIES_MAX)):
-            try:
-                return self._commit_once(commands, serve_due)
-            except TransactionConflict:
-                if not tries_left:
-                    raise
-        raise AssertionError("unreachable: the last try returns or raises")
-
     def _commit_once(self, commands: Sequence[Command], serve_due: bool) -> Written:
         began = time.perf_counter()
         with self._transaction() as transaction:
@@ -157,7 +148,7 @@ class Writer:
             for command in commands:
                 batch.decide(command)
             batch.decide_due(loaded.due)
-            first, new_events = batch.write(transaction)
+            first, new_events = batch.write(transaction, is_last=not serve_due)
             verdicts = batch.verdicts(first)
             acted = sum(map(_acted, verdicts[len(commands) :]))
             next_due = transaction.next_due() if serve_due else batch.earliest_due()
@@ -206,8 +197,22 @@ class Writer:
 
     def work(self, run: Callable[[Transaction], T]) -> T:
         """Do ``run`` in a transaction of its own. Raises what it raises, and StoreUnreachable."""
+        return _trying(lambda: self._work_once(run))
+
+    def _work_once(self, run: Callable[[Transaction], T]) -> T:
         with self._transaction() as transaction:
             return run(transaction)
+
+
+def _trying(commit: Callable[[], T]) -> T:
+    """Repeat what another writer was in the way of."""
+    for tries_left in reversed(range(CONFLICT_TRIES_MAX)):
+        try:
+            return commit()
+        except TransactionConflict:
+            if not tries_left:
+                raise
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def _load(transaction: Transaction, commands: Sequence[Command], due_limit: int) -> Loaded:

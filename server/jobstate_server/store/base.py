@@ -213,6 +213,15 @@ class Transaction(Protocol):
         is returned plus one. Called at most once.
         """
 
+    def finish(self, changes: Changes) -> int:
+        """``write`` as the last thing of a transaction, which a store may commit together with it.
+
+        Nothing may follow. What was written is durable once the block of the transaction is left.
+
+        Raises:
+            OutcomeUnknown: besides what ``write`` and the commit raise.
+        """
+
     def next_due(self) -> int | None:
         """The earliest ``due_time`` of any job, None when there is none."""
 

@@ -17,6 +17,7 @@ from zlib import crc32
 import psycopg
 from peewee import PeeweeException, fn
 from psycopg import errors
+from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.clock import Clock, FollowingClock
 from jobstate_server.domain.job import INT64_MAX
@@ -66,22 +67,35 @@ class PostgresTransaction:
         self._connection = connection
         self._has_looked = False
         """Whether rows were looked for. One that is there all the same was made by another replica since."""
-        with connection.pipeline():
-            connection.execute(b"BEGIN")
-            time = connection.execute(sql.NOW, prepare=True)
-        self.now = self._time(time)
+        self._has_begun = False
+        self.is_committed = False
+        # A close guess; the first look at the database corrects it.
+        self.now = store.time()
+
+    def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
+        self._begin()
+        return self._connection.execute(text, values, prepare=True)
+
+    def _begin(self) -> None:
+        """Begin with the first statement, and in its round trip where that is part of a pipeline."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._connection.execute(b"BEGIN")
+
+    @contextmanager
+    def _pipeline(self) -> Iterator[psycopg.Connection[Any]]:
+        with self._connection.pipeline():
+            self._begin()
+            yield self._connection
 
     def _time(self, time: psycopg.Cursor[Any]) -> int:
         (now,) = _row(time)
         return self._store.time_of(now)
 
-    def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
-        return self._connection.execute(text, values, prepare=True)
-
     def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
         self._has_looked = True
         jobs = requests = due = None
-        with self._connection.pipeline():
+        with self._pipeline():
             if job_ids:
                 jobs = self._execute(sql.JOBS, ids=array(Kind.TEXT, list(job_ids)))
             if request_keys:
@@ -100,17 +114,42 @@ class PostgresTransaction:
         )
 
     def write(self, changes: Changes) -> int:
-        count = len(changes.events)
+        with self._refusing_conflicts(), self._pipeline():
+            head = self._write(changes)
+        return self._numbered(changes, head)
+
+    def finish(self, changes: Changes) -> int:
         try:
-            with self._connection.pipeline():
-                head = self._number(changes)
-                self._write_jobs(changes)
-                self._write_rest(changes)
+            with self._refusing_conflicts(), self._pipeline() as connection:
+                head = self._write(changes)
+                committed = connection.execute(b"COMMIT")
+        except psycopg.Error as error:
+            if is_lost(error):
+                raise OutcomeUnknown(str(error)) from error
+            raise
+        check_committed(committed)
+        self.is_committed = True
+        return self._numbered(changes, head)
+
+    @contextmanager
+    def _refusing_conflicts(self) -> Iterator[None]:
+        try:
+            yield
         except errors.UniqueViolation as error:
             if self._has_looked:
                 raise TransactionConflict(str(error)) from error
             raise
-        first = int(_row(head)[0]) - count + 1
+
+    def _write(self, changes: Changes) -> psycopg.Cursor[Any]:
+        head = self._number(changes)
+        self._write_jobs(changes)
+        self._write_rest(changes)
+        return head
+
+    @staticmethod
+    def _numbered(changes: Changes, head: psycopg.Cursor[Any]) -> int:
+        """Give the jobs their versions. Returns the sequence of the first event."""
+        first = int(_row(head)[0]) - len(changes.events) + 1
         for job, last_event in (*changes.inserted, *changes.updated, *changes.progressed):
             if last_event is not None:
                 job.numbered(first + last_event)
@@ -170,7 +209,7 @@ class PostgresTransaction:
     def probe(self) -> None:
         # No caller's request id is this short.
         row = ("", "probe", "", bytes(64 * 1024), "", self.now)
-        with self._connection.pipeline():
+        with self._pipeline():
             sql.insert_requests.run(self._connection, [row])
             self._execute(sql.DELETE_REQUEST, principal=row[0], request_id=row[1])
 
@@ -194,7 +233,7 @@ class PostgresTransaction:
         if removed:
             last = reader.event(through)
             assert last is not None
-            with self._connection.pipeline():
+            with self._pipeline():
                 self._execute(sql.TRIM_EVENTS, through=through)
                 self._execute(
                     sql.MOVE_HORIZON, through=through, event_check=crc32(last.payload), bytes=state.bytes - kept
@@ -218,7 +257,9 @@ class PostgresTransaction:
         return self._execute(sql.TASK_IS_OURS, name=name, token=token).fetchone() is not None
 
     def be_heard(self, replica: str) -> None:
-        with self._connection.pipeline():
+        time = self._execute(sql.NOW)
+        self.now = self._time(time)
+        with self._pipeline():
             self._execute(sql.BE_HEARD, replica=replica, now=self.now)
             self._execute(sql.FORGET_REPLICAS, before=self.now - REPLICA_FORGOTTEN)
 
@@ -250,6 +291,7 @@ class PostgresStore:
         try:
             check_server(self.database.wire)
             migrate.bring_up_to_date(self.database, "postgres")
+            self.time_of(_row(self.database.wire.execute(sql.NOW))[0])
             self.log_id: str = self.database.rows(LogRow.select(LogRow.id))[0][0]
         except (PeeweeException, psycopg.Error, StoreError) as error:
             self.database.close()
@@ -257,6 +299,10 @@ class PostgresStore:
                 raise
             raise CannotOpen(f"cannot use PostgreSQL as a store: {' '.join(str(error).split())}") from error
         self.channel = channel_of(self.log_id)
+
+    def time(self) -> int:
+        """The time of this moment, as far as this server knows."""
+        return self._clock.now()
 
     def time_of(self, database_time: int) -> int:
         """The time of this moment, which for the database is ``database_time``."""
@@ -266,39 +312,27 @@ class PostgresStore:
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:
-        transaction = self._begin()
+        transaction = PostgresTransaction(self, self.database.live_wire())
         try:
             yield transaction
         except BaseException as error:
             self._roll_back()
             _explain(error)
-        self._commit()
-
-    def _begin(self) -> PostgresTransaction:
-        try:
-            return PostgresTransaction(self, self.database.wire)
-        except psycopg.Error as error:
-            self._roll_back()
-            if not is_lost(error):
-                raise_as_ours(error)
-        # A connection may have broken while nobody used it. Nothing has begun, so a new one will do.
-        try:
-            return PostgresTransaction(self, self.database.wire)
-        except psycopg.Error as error:
-            self._roll_back()
-            raise_as_ours(error)
+        if not transaction.is_committed:
+            self._commit()
 
     def _commit(self) -> None:
         connection = self.database.wire
+        if connection.info.transaction_status is TransactionStatus.IDLE:
+            return
         try:
-            told = connection.execute(b"COMMIT").statusmessage
+            committed = connection.execute(b"COMMIT")
         except psycopg.Error as error:
             self._roll_back()
             if is_lost(error):
                 raise OutcomeUnknown(str(error)) from error
             raise_as_ours(error)
-        if told != "COMMIT":
-            raise StoreError("PostgreSQL has rolled the transaction back")
+        check_committed(committed)
 
     def _roll_back(self) -> None:
         """Leave the connection as good as new, or closed."""
@@ -344,6 +378,12 @@ def _explain(error: BaseException) -> NoReturn:
         # It could not even be sent.
         raise StoreError(str(error)) from error
     raise error
+
+
+def check_committed(committed: psycopg.Cursor[Any]) -> None:
+    """Refuse to believe in a commit that PostgreSQL has turned into a rollback."""
+    if committed.statusmessage != "COMMIT":
+        raise StoreError("PostgreSQL has rolled the transaction back")
 
 
 def _row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:

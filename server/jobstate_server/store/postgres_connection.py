@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -105,6 +106,17 @@ class Postgres(PostgresqlDatabase):
                 raise StoreUnreachable(f"cannot connect to PostgreSQL: {_said(error)}") from error
         assert self._wire is not None
         return self._wire
+
+    def live_wire(self) -> psycopg.Connection[Any]:
+        """``wire``, and made anew too if PostgreSQL has ended the connection while nobody used it."""
+        wire = self.wire
+        if select.select([wire], [], [], 0)[0]:
+            # What PostgreSQL says unasked is that it ends the connection, or a notice that does not matter.
+            try:
+                wire.pgconn.consume_input()
+            except psycopg.Error:
+                self.close()
+        return self.wire
 
     @property
     def process(self) -> int | None:

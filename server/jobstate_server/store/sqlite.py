@@ -125,6 +125,9 @@ class SqliteTransaction:
             # The driver cannot even bind the value, and does not say so with an error of its own.
             raise StoreError(str(error)) from error
 
+    def finish(self, changes: Changes) -> int:
+        return self.write(changes)
+
     def _write(self, changes: Changes) -> int:
         connection, statements = self._connection, self._statements
         first = self._number(changes)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from ..bench import Bench
 from ..samples import Finding
+from .clients import clients
 from .disturbed import cleanup, retries, snapshot
 from .growth import growth, pages, start
+from .replicas import raw_updates, replica_latency, replicas
 from .streams import batch_create, disk, stream_lifecycles, stream_progress
 from .unary import get, lifecycles, unary
 from .watches import fan_out, idle_watchers, watch_latency
@@ -28,8 +30,12 @@ ROWS: dict[str, Row] = {
     "fan-out": fan_out,
     "watch-latency": watch_latency,
     "idle-watchers": idle_watchers,
+    "clients": clients,
     "growth": growth,
     "pages": pages,
     "disk": disk,
     "start": start,
+    "replicas": replicas,
+    "raw-updates": raw_updates,
+    "replica-latency": replica_latency,
 }
