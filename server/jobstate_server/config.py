@@ -26,6 +26,9 @@ ENV_PREFIX = "JOBSTATE_"
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 """Names the settings file when no flag does."""
 
+CLIENT_VARIABLE = ENV_PREFIX + "SERVER"
+"""Names the server for the command line ``jobstate``, which may share our environment."""
+
 _UNITS = {"ms": MILLISECOND, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY}
 _SPAN = re.compile(r"(-?\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)")
 _JOB_TYPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
@@ -241,7 +244,7 @@ def _told(problem: Mapping[str, Any]) -> str:
 
 def _refuse_unknown_variables() -> None:
     """A misspelt variable would otherwise be ignored in silence."""
-    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | {CONFIG_VARIABLE, CLIENT_VARIABLE}
     for variable in os.environ:
         if variable.startswith(ENV_PREFIX) and variable.upper().partition("__")[0] not in known:
             raise BadSettings(f"the environment sets {variable}, but there is no such setting")

@@ -70,7 +70,8 @@ def service_config() -> str:
         "initialBackoff": "0.1s",
         "maxBackoff": "2s",
         "backoffMultiplier": 3,
-        "retryableStatusCodes": ["UNAVAILABLE"],
+        # A stopping server may cut off a call that reaches it at that moment, with CANCELLED.
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
     return json.dumps({"methodConfig": [{"name": names, "retryPolicy": policy}]})
 

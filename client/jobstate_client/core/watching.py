@@ -227,4 +227,7 @@ class Course:
     def _is_passing(self, error: JobStateError) -> bool:
         if isinstance(error, TryLater | Unreachable):
             return True
+        if isinstance(error, TransportError) and error.code is grpc.StatusCode.CANCELLED:
+            # A stopping server may cut off a watch that has only just been opened.
+            return True
         return self._answered and isinstance(error, TransportError) and error.code in _BROKEN_OFF

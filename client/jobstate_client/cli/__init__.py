@@ -1,0 +1,27 @@
+"""The command line ``jobstate``: docs/cli.md shows it. ``main`` is where it begins."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+NEEDED = ("click", "rich")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, with these arguments or the process's own. Returns the exit code (``exits.py``)."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        told = " and ".join(missing)
+        print(
+            f"jobstate: {told} not installed; install the command line with: pip install 'jobstate[cli]'",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        from jobstate_client.cli.app import run
+
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,7 @@
+"""``python -m jobstate_client.cli``, the same as ``jobstate``."""
+
+import sys
+
+from jobstate_client.cli import main
+
+sys.exit(main())

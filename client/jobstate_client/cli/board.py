@@ -1,0 +1,186 @@
+"""What ``jobstate top`` knows: counts as the server sums them up, and of the jobs only those that it may show."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from jobstate_client.cli.rows import EventRow, JobRow
+from jobstate_client.cli.text import safe
+from jobstate_client.core.states import EventType, State
+from jobstate_client.core.values import Event, Job, SnapshotJob, SnapshotStarted, Synced, WatchItem
+
+if TYPE_CHECKING:
+    from jobstate_client.core.reports import Stats
+
+JOBS_KEPT_MAX = 1_000
+"""Running jobs, and jobs waiting for a retry, that are kept of each: more than any screen has lines. The counts beside
+them are the server's and know of all."""
+
+EVENTS_KEPT_MAX = 300
+"""Recent events that are kept: more than any screen has lines."""
+
+JOB_TYPES_KEPT_MAX = 200
+"""Job types whose counts are kept: more than any screen has lines. A server may have a thousand."""
+
+RATE_OVER = timedelta(seconds=10)
+"""Over how long the rate of events is taken: long enough to be calm."""
+
+_EPOCH = datetime.min.replace(tzinfo=UTC)
+
+
+def _by_start(job: JobRow) -> tuple[Any, ...]:
+    """Those with a worker first, the oldest attempt first of all: lines then stay in place while jobs come and go."""
+    return (not job.claimed, job.start_time or _EPOCH, job.id)
+
+
+def _by_retry(job: JobRow) -> tuple[Any, ...]:
+    return (job.next_retry_time or _EPOCH, job.id)
+
+
+@dataclass(frozen=True, slots=True)
+class TypeCounts:
+    """The jobs of one type that are stored now."""
+
+    name: str
+    queued: int
+    processing: int
+    retrying: int
+    failed: int
+    """Resting in FAILED, and PERMANENTLY_FAILED."""
+    success_rate: float | None
+
+
+class Kept:
+    """At most JOBS_KEPT_MAX jobs, the first in some order."""
+
+    def __init__(self, order: Callable[[JobRow], tuple[Any, ...]]) -> None:
+        self._order = order
+        self._jobs: dict[str, JobRow] = {}
+        self._sorted: list[JobRow] | None = []
+
+    def put(self, job: JobRow) -> None:
+        """Keep this one. Of too many the last is let go: it would be the last to be shown."""
+        self._jobs[job.id] = job
+        self._sorted = None
+        if len(self._jobs) > JOBS_KEPT_MAX:
+            del self._jobs[self.all()[-1].id]
+            self._sorted = None
+
+    def discard(self, job_id: str) -> None:
+        """Keep it no longer."""
+        if self._jobs.pop(job_id, None) is not None:
+            self._sorted = None
+
+    def version(self, job_id: str) -> int:
+        """The version of the job that is kept; 0 when none is."""
+        job = self._jobs.get(job_id)
+        return 0 if job is None else job.version
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._jobs.clear()
+        self._sorted = None
+
+    def all(self) -> list[JobRow]:
+        """Those kept, in order."""
+        if self._sorted is None:
+            self._sorted = sorted(self._jobs.values(), key=self._order)
+        return self._sorted
+
+
+@dataclass(slots=True)
+class Board:
+    """The state of the view. Not safe for threads: who shares it holds a lock."""
+
+    server: str
+    counts: dict[State, int] = field(default_factory=dict)
+    job_types: list[TypeCounts] = field(default_factory=list)
+    job_types_left_out: int = 0
+    counted: datetime | None = None
+    """When the counts were told last."""
+    running: Kept = field(default_factory=lambda: Kept(_by_start))
+    retrying: Kept = field(default_factory=lambda: Kept(_by_retry))
+    events: deque[EventRow] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT_MAX))
+    """The newest last; without progress, which the bars show."""
+    away_since: datetime | None = None
+    away_for: str = ""
+    """Why the server is away."""
+    is_live: bool = False
+    """Whether the snapshot is complete."""
+    _seconds: deque[tuple[int, int]] = field(default_factory=deque)
+    """How many events came in each of the last seconds."""
+
+    def take(self, item: WatchItem, now: datetime) -> None:
+        """An item of the watch."""
+        match item:
+            case Event():
+                self._event(item, now)
+            case SnapshotJob(job):
+                self._job(job)
+            case SnapshotStarted():
+                self.running.clear()
+                self.retrying.clear()
+                self.is_live = False
+            case Synced():
+                self.is_live = True
+
+    def _event(self, event: Event, now: datetime) -> None:
+        self._job(event.job)
+        second = int(now.timestamp())
+        if not self._seconds or self._seconds[-1][0] != second:
+            self._seconds.append((second, 0))
+            self._trim(second)
+        self._seconds[-1] = (second, self._seconds[-1][1] + 1)
+        if event.type is not EventType.PROGRESS:
+            self.events.append(EventRow.of(event))
+
+    def _job(self, job: Job) -> None:
+        """Keep the job where it belongs, unless what is known of it is newer: pages and events overlap."""
+        if job.version < max(self.running.version(job.id), self.retrying.version(job.id)):
+            return
+        for kept, state in ((self.running, State.PROCESSING), (self.retrying, State.RETRYING)):
+            if job.state is state:
+                kept.put(JobRow.of(job))
+            else:
+                kept.discard(job.id)
+
+    def count(self, stats: Stats, now: datetime) -> None:
+        """What GetStats told."""
+        self.counted = now
+        self.counts = dict(stats.total.stored)
+        busiest = sorted(stats.job_types.values(), key=lambda each: (-sum(each.stored.values()), each.job_type))
+        self.job_types = [
+            TypeCounts(
+                name=safe(each.job_type),
+                queued=each.stored.get(State.QUEUED, 0),
+                processing=each.stored.get(State.PROCESSING, 0),
+                retrying=each.stored.get(State.RETRYING, 0),
+                failed=each.stored.get(State.FAILED, 0) + each.stored.get(State.PERMANENTLY_FAILED, 0),
+                success_rate=each.success_rate,
+            )
+            for each in busiest[:JOB_TYPES_KEPT_MAX]
+        ]
+        self.job_types_left_out = len(busiest) - len(self.job_types)
+
+    def broken(self, why: str, now: datetime) -> None:
+        """The connection is lost."""
+        if self.away_since is None:
+            self.away_since = now
+        self.away_for = safe(why)
+
+    def answered(self) -> None:
+        """The server is there."""
+        self.away_since, self.away_for = None, ""
+
+    def rate(self, now: datetime) -> float:
+        """Events a second, lately."""
+        self._trim(int(now.timestamp()))
+        return sum(number for _, number in self._seconds) / RATE_OVER.total_seconds()
+
+    def _trim(self, second: int) -> None:
+        while self._seconds and self._seconds[0][0] <= second - RATE_OVER.total_seconds():
+            self._seconds.popleft()

@@ -1,0 +1,80 @@
+"""What the shell completes, beyond commands and options: job types and ids, asked of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
+
+from jobstate_client.cli.connection import connected
+from jobstate_client.cli.options import kept
+from jobstate_client.cli.text import safe
+
+if TYPE_CHECKING:
+    from jobstate_client.sync.client import Client
+
+PROGRAM = "jobstate"
+VARIABLE = "_JOBSTATE_COMPLETE"
+"""The scripts set it when they ask for completions."""
+
+PATIENCE_S = 1.0
+"""How long a person who pressed Tab waits for the server, unless --timeout is on the line. Then nothing is offered."""
+
+JOB_IDS_MAX = 100
+"""Newest jobs whose ids are looked through. More would be no help to anybody who reads them."""
+
+SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+
+
+def complete_job_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The job types that the server knows, by its settings or by its jobs."""
+
+    def ask(client: Client) -> Iterable[tuple[str, str]]:
+        known = {each.name for each in client.job_types().types} | set(client.stats().job_types)
+        return ((name, "") for name in sorted(known))
+
+    return _asked(ctx, incomplete, ask)
+
+
+def complete_job_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ids of the newest jobs."""
+
+    def ask(client: Client) -> Iterable[tuple[str, str]]:
+        newest = islice(client.list(page_size=JOB_IDS_MAX), JOB_IDS_MAX)
+        return [(job.id, f"{job.job_type} {job.state}") for job in newest]
+
+    return _asked(ctx, incomplete, ask)
+
+
+def _asked(
+    ctx: click.Context, incomplete: str, ask: Callable[[Client], Iterable[tuple[str, str]]]
+) -> list[CompletionItem]:
+    from jobstate_client.errors import JobStateError
+
+    try:
+        with connected(ctx, timeout=kept(ctx, "timeout") or PATIENCE_S) as client:
+            return [
+                CompletionItem(safe(value), help=safe(told) or None)
+                for value, told in ask(client)
+                if value.startswith(incomplete)
+            ]
+    except (JobStateError, OSError, click.ClickException):
+        return []
+
+
+@click.command("completion", short_help="Print the completion script of a shell.")
+@click.argument("shell", type=click.Choice(list(SHELLS)))
+@click.pass_context
+def completion(ctx: click.Context, /, shell: str) -> None:
+    """Print what makes SHELL complete commands, options, states, job types and ids.
+
+    \b
+    bash: jobstate completion bash > ~/.local/share/bash-completion/completions/jobstate
+    zsh:  jobstate completion zsh > a file named _jobstate in a folder of $fpath
+    fish: jobstate completion fish > ~/.config/fish/completions/jobstate.fish
+    """
+    source = SHELLS[shell](ctx.find_root().command, {}, PROGRAM, VARIABLE).source()
+    click.echo(source)

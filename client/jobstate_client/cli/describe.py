@@ -1,0 +1,99 @@
+"""Jobs and events in words for people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from jobstate_client.cli.text import clock, counted, span
+from jobstate_client.core.states import EventType, RetryDecision, State
+from jobstate_client.core.values import Event, Job
+
+PREFIX = "processing-job."
+
+_DECISIONS = {
+    RetryDecision.NOT_RETRYABLE: "not retryable",
+    RetryDecision.LIMIT_REACHED: "retries used up",
+    RetryDecision.AWAITING_RETRY_CALL: "waits for a retry or cancel",
+}
+
+
+def kind(event: Event) -> str:
+    """The name of an event without what all have in common."""
+    return event.name.removeprefix(PREFIX)
+
+
+def happened(event: Event) -> str:
+    """What an event tells beyond its kind and job."""
+    job, detail = event.job, event.detail
+    told = ""
+    match event.type:
+        case EventType.QUEUED if job.source_id:
+            told = f"source {job.source_id}"
+        case EventType.STARTED:
+            told = f"attempt {job.attempt}" + (", waits for a worker" if detail.resumed else _by(job.worker))
+        case EventType.CLAIMED:
+            told = f"attempt {job.attempt}{_by(detail.worker)}"
+        case EventType.PROGRESS:
+            told = _joined(f"{job.progress} %", job.progress_message)
+        case EventType.COMPLETED:
+            told = _joined(f"attempt {job.attempt}", counted(job.result_count, "result") if job.result_count else "")
+        case EventType.FAILED:
+            told = _joined(_failure(job), _decision(event))
+        case EventType.RETRYING:
+            told = f"retry {job.retry_count} of {job.max_retries} in {span(detail.delay)}"
+        case EventType.PERMANENTLY_FAILED:
+            told = _decision(event)
+        case EventType.CANCELLED:
+            told = detail.reason
+        case EventType.STALE_DETECTED:
+            told = f"attempt {job.attempt}, last heard {clock(detail.heard_time)}"
+    return told
+
+
+def _decision(event: Event) -> str:
+    decision = event.detail.decision
+    return "" if decision is None else _DECISIONS.get(decision, "")
+
+
+def note_of(job: Job, now: datetime | None = None) -> str:
+    """What matters of a job in its present state."""
+    match job.state:
+        case State.PROCESSING if not job.claimed:
+            return f"attempt {job.attempt} waits for a worker"
+        case State.PROCESSING:
+            return job.progress_message
+        case State.RETRYING if job.next_retry_time is not None:
+            wait = job.next_retry_time - (now or datetime.now(UTC))
+            due = f"in {span(wait)}" if wait.total_seconds() > 0 else "due"
+            return _joined(f"retry {job.retry_count} of {job.max_retries} {due}", _failure(job))
+        case State.FAILED | State.PERMANENTLY_FAILED:
+            return _failure(job)
+        case State.CANCELLED:
+            return job.cancel_reason
+        case State.COMPLETED:
+            return counted(job.result_count, "result") if job.result_count else ""
+    return ""
+
+
+def sentence(job: Job) -> str:
+    """What became of a job by a change: all after its id and state."""
+    parts = [f"attempt {job.attempt}" if job.attempt else ""]
+    if job.state is State.PROCESSING and job.progress:
+        parts.append(f"{job.progress} %")
+    parts.append(note_of(job) if job.claimed or job.state is not State.PROCESSING else "waits for a worker")
+    return _joined(*parts)
+
+
+def _failure(job: Job) -> str:
+    error = job.last_error
+    if error is None:
+        return ""
+    return ": ".join(part for part in (error.code, error.message) if part)
+
+
+def _by(worker: str) -> str:
+    return f" by {worker}" if worker else ""
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)

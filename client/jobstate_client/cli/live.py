@@ -1,0 +1,141 @@
+"""A watch at a terminal: events as lines that scroll away, and below them the jobs at work with their bars."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from jobstate_client.cli.describe import sentence
+from jobstate_client.cli.drawing import GAP, Part, event_line, heading, line, running_line
+from jobstate_client.cli.output import STYLES
+from jobstate_client.cli.rows import NOTE_CHARACTERS_MAX, EventRow, JobRow
+from jobstate_client.cli.text import clock, safe
+from jobstate_client.core.states import EventType, State
+from jobstate_client.core.values import Event, Job
+
+REDRAWS_PER_S = 4
+"""Bars drawn more often would be restless and tell no more."""
+
+ECHO_WIDTH = 2
+"""Columns left free at the right for the ^C that the terminal echoes: at the very end of a line it would begin another
+one, and the bars would not be wiped away whole."""
+
+BARS_KEPT_MAX = 1_000
+"""Running jobs that are kept for bars. More than any screen has lines, and few enough to cost nothing."""
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block like an exception, so that the terminal is put back in order."""
+
+    def leave(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Bars:
+    """The jobs at work that the watch has told of, as lines: at most half of the screen."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, JobRow] = {}
+        self._lock = threading.Lock()
+
+    def take(self, job: Job) -> None:
+        """A job as it is now."""
+        with self._lock:
+            self._jobs.pop(job.id, None)
+            if job.state is State.PROCESSING:
+                while len(self._jobs) >= BARS_KEPT_MAX:
+                    # Of too many, those go that were heard of the longest ago: they come back with their next event.
+                    del self._jobs[next(iter(self._jobs))]
+                self._jobs[job.id] = JobRow.of(job)
+
+    def clear(self) -> None:
+        """Forget them all."""
+        with self._lock:
+            self._jobs.clear()
+
+    def lines(self, width: int, height: int, now: datetime) -> list[Text]:
+        """The lines, oldest attempt first, so that they stay in place."""
+        with self._lock:
+            jobs = sorted(self._jobs.values(), key=lambda job: (job.start_time or now, job.id))
+        if not jobs:
+            return []
+        shown = jobs[: max(1, height // 2 - 1)]
+        told = f"{len(shown):,} of {len(jobs):,}" if len(jobs) > len(shown) else f"{len(jobs):,}"
+        return [heading("Running", told, width), *(running_line(job, width, now) for job in shown)]
+
+
+class LiveLines:
+    """Tells a watch to a person. Progress moves the bars; everything else is a line."""
+
+    def __init__(self, console: Console, *, follow: bool) -> None:
+        self._console = console
+        self._tells_synced = follow
+        self._bars = Bars()
+        self._live = Live(console=console, get_renderable=self._frame, refresh_per_second=REDRAWS_PER_S, transient=True)
+        self._signals = ended_by_signals()
+
+    def __enter__(self) -> Self:
+        self._signals.__enter__()
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        self._signals.__exit__(None, None, None)
+
+    def _frame(self) -> RenderableType:
+        width, height = self._console.size
+        return Group(*self._bars.lines(max(1, width - ECHO_WIDTH), height, datetime.now(UTC)))
+
+    def event(self, event: Event, cursor: str) -> None:
+        """An event."""
+        self._bars.take(event.job)
+        if event.type is not EventType.PROGRESS:
+            self._print(event_line(EventRow.of(event), self._console.width))
+
+    def job(self, job: Job) -> None:
+        """A job of the snapshot."""
+        self._bars.take(job)
+        parts = [Part(clock(job.update_time), 9, "dim"), Part(job.state.value, 18, STYLES.get(job.state, ""))]
+        parts.append(Part(safe(job.id), min(36, max(8, self._console.width * 28 // 100)), middle=True))
+        rest = max(0, self._console.width - sum(part.width + GAP for part in parts))
+        self._print(line(*parts, Part(safe(sentence(job)[:NOTE_CHARACTERS_MAX]), rest, "dim")))
+
+    def snapshot_started(self) -> None:
+        """Forget the jobs."""
+        self._bars.clear()
+
+    def synced(self, cursor: str) -> None:
+        """Tell once that what comes from here on is news."""
+        if self._tells_synced:
+            self._tells_synced = False
+            self._print(line(Part("following; Ctrl-C ends", self._console.width, "dim")))
+
+    def note(self, text: str) -> None:
+        """Tell something beside the events."""
+        self._print(line(Part(safe(text), self._console.width, "yellow")))
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, no_wrap=True, crop=True)

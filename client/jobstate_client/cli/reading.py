@@ -1,0 +1,281 @@
+"""Commands that read: get, list, stats, types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobstate_client.cli import as_json
+from jobstate_client.cli.completing import complete_job_ids, complete_job_types
+from jobstate_client.cli.connection import connected
+from jobstate_client.cli.describe import note_of
+from jobstate_client.cli.options import MOMENT, common, kept
+from jobstate_client.cli.output import Cell, Column, Output, Row, note, pretty, state_cell
+from jobstate_client.cli.text import count, instant, short_span, span
+from jobstate_client.core.states import State
+
+if TYPE_CHECKING:
+    from jobstate_client.core.reports import Attempt, JobType, TypeStats
+    from jobstate_client.core.values import Job
+
+SHOWN_TO_PEOPLE = 50
+"""Jobs that a terminal is shown unless --limit says otherwise: about as many as anybody reads."""
+
+PAGE_SIZE_MAX = 1_000
+"""Of the contract: a larger page is not given."""
+
+STATES = [state.value for state in State if state is not State.UNKNOWN]
+
+state_option = click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(STATES, case_sensitive=False),
+    help="Only jobs in this state; may be repeated.",
+)
+job_type_option = click.option(
+    "--job-type",
+    "job_types",
+    multiple=True,
+    metavar="JOB_TYPE",
+    shell_complete=complete_job_types,
+    help="Only of this job type; may be repeated.",
+)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID", shell_complete=complete_job_ids)
+@click.option("--include-attempts", is_flag=True, help="Show its ended attempts too.")
+@common
+@click.pass_context
+def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool) -> None:
+    """Show one job, whole."""
+    with connected(ctx) as client:
+        job = client.get(job_id)
+        attempts: tuple[Attempt, ...] = client.attempts(job_id) if include_attempts else ()
+    output = Output(as_json=bool(kept(ctx, "json")))
+    if output.as_json:
+        told = as_json.plain(job)
+        output.document(told | {"attempts": attempts} if include_attempts else told)
+        return
+    output.fields(_fields(job))
+    if include_attempts:
+        output.text("")
+        output.table(_ATTEMPT_COLUMNS, [_attempt_row(attempt) for attempt in attempts])
+
+
+def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
+    yield "id", job.id
+    yield "job type", job.job_type
+    yield "source", job.source_id
+    yield "state", state_cell(job.state)
+    if job.state not in {State.PROCESSING, State.COMPLETED} or not job.claimed:
+        yield "note", note_of(job)
+    yield "progress", f"{job.progress} %" + (f", {job.progress_message}" if job.progress_message else "")
+    yield "attempt", str(job.attempt) if job.attempt else ""
+    yield "worker", job.worker
+    yield "retries", f"{job.retry_count} of {job.max_retries}"
+    yield "created", instant(job.create_time)
+    yield "started", instant(job.start_time)
+    yield "updated", instant(job.update_time)
+    yield "next retry", instant(job.next_retry_time)
+    yield "times out", instant(job.attempt_deadline)
+    yield "completed", instant(job.complete_time)
+    yield "timeout", span(job.timeout) or "none"
+    yield "duration", span(job.duration) if job.duration else ""
+    yield "tokens", count(job.estimated_tokens) if job.estimated_tokens else ""
+    yield "cost", f"{job.estimated_cost:,.4f}" if job.estimated_cost else ""
+    yield "results", count(job.result_count) if job.result_count else ""
+    yield "version", str(job.version)
+    if job.last_error is not None:
+        yield "error details", pretty(job.last_error.details)
+    yield "metadata", pretty(job.metadata)
+    yield "result", pretty(job.result)
+
+
+_ATTEMPT_COLUMNS = (
+    Column("ATTEMPT", right=True, whole=True),
+    Column("OUTCOME", whole=True),
+    Column("STARTED", whole=True),
+    Column("TOOK", right=True, whole=True),
+    Column("TOKENS", right=True, whole=True),
+    Column("COST", right=True, whole=True),
+    Column("WORKER"),
+    Column("ERROR"),
+)
+
+
+def _attempt_row(attempt: Attempt) -> Row:
+    took = attempt.end_time - attempt.start_time if attempt.end_time and attempt.start_time else None
+    error = attempt.error
+    return (
+        str(attempt.number),
+        attempt.outcome.value,
+        instant(attempt.start_time),
+        span(took),
+        count(attempt.tokens),
+        f"{attempt.cost:,.4f}",
+        attempt.worker,
+        ": ".join(part for part in (error.code, error.message) if part) if error else "",
+    )
+
+
+@click.command("list", short_help="List jobs by state, type, source and time.")
+@state_option
+@job_type_option
+@click.option("--source-id", default="", metavar="TEXT", help="Only jobs with exactly this source.")
+@click.option("--create-time-from", "created_from", type=MOMENT, help="Only jobs created then or later; 2h is 2 h ago.")
+@click.option("--create-time-to", "created_before", type=MOMENT, help="Only jobs created before then.")
+@click.option("--oldest-first", is_flag=True, help="Oldest first, in place of newest.")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    help=f"Jobs to list at most; 0 lists all. [default: {SHOWN_TO_PEOPLE} at a terminal, else all]",
+)
+@common
+@click.pass_context
+def list_(ctx: click.Context, /, *, limit: int | None, **filters: Any) -> None:
+    """List the jobs that match every filter given, newest first."""
+    output = Output(as_json=bool(kept(ctx, "json")))
+    if limit is None:
+        limit = SHOWN_TO_PEOPLE if output.is_terminal and not output.as_json else 0
+    with connected(ctx) as client:
+        # One more than is shown tells whether there are more.
+        jobs = client.list(**filters, page_size=min(limit + 1, PAGE_SIZE_MAX) if limit else PAGE_SIZE_MAX)
+        shown = islice(jobs, limit) if limit else jobs
+        if output.as_json:
+            for job in shown:
+                output.document(job)
+        else:
+            now = datetime.now(UTC)
+            output.table(_JOB_COLUMNS, (_job_row(job, now) for job in shown))
+        if limit and next(jobs, None) is not None:
+            note(f"there are more than these {limit}; --limit 0 lists all")
+
+
+_JOB_COLUMNS = (
+    Column("ID", whole=True),
+    Column("JOB TYPE"),
+    Column("STATE", whole=True),
+    Column("DONE", right=True, whole=True, rank=1),
+    Column("ATTEMPT", right=True, whole=True, rank=3),
+    Column("AGE", right=True, whole=True, rank=2),
+    Column("SOURCE", rank=4),
+    Column("NOTE"),
+)
+
+
+def _job_row(job: Job, now: datetime) -> Row:
+    return (
+        job.id,
+        job.job_type,
+        state_cell(job.state),
+        f"{job.progress}%",
+        str(job.attempt),
+        short_span((now - job.create_time).total_seconds()) if job.create_time else "",
+        job.source_id,
+        note_of(job, now),
+    )
+
+
+@click.command(short_help="Count the jobs, and sum up all there ever were.")
+@job_type_option
+@common
+@click.pass_context
+def stats(ctx: click.Context, /, job_types: Iterable[str]) -> None:
+    """Count the jobs stored now, and sum up all since the store began."""
+    with connected(ctx) as client:
+        told = client.stats(list(job_types))
+    output = Output(as_json=bool(kept(ctx, "json")))
+    if output.as_json:
+        output.document(
+            {"job_types": {name: _sums(each) for name, each in told.job_types.items()}, "total": _sums(told.total)}
+        )
+        return
+    parts = [(name, told.job_types[name]) for name in sorted(told.job_types)] + [("all", told.total)]
+    now = datetime.now(UTC)
+    output.table(
+        _heads("NOT FINAL", *_LIVE, "OLDEST"),
+        [(name, *_counts(each, _LIVE), _oldest(each, now)) for name, each in parts],
+    )
+    output.text("")
+    output.table(_heads("FINAL, STILL STORED", *_FINAL), [(name, *_counts(each, _FINAL)) for name, each in parts])
+    output.text("")
+    output.table(_heads("EVER", *_SUMS), [(name, *_sum_cells(each)) for name, each in parts])
+
+
+_LIVE = (State.QUEUED, State.PROCESSING, State.RETRYING, State.FAILED)
+_FINAL = (State.COMPLETED, State.PERMANENTLY_FAILED, State.CANCELLED)
+
+_SUMS = ("SUCCESS", "MEAN", "P50", "P95", "P99", "RETRIES", "TOKENS", "COST")
+
+
+def _heads(title: str, *numbers: str) -> list[Column]:
+    return [Column(title), *(Column(head, right=True, whole=True) for head in numbers)]
+
+
+def _sums(stats: TypeStats) -> dict[str, Any]:
+    told: dict[str, Any] = as_json.plain(stats)
+    return told | {"stored": as_json.stored(stats.stored)}
+
+
+def _counts(stats: TypeStats, states: Iterable[State]) -> Iterator[Cell]:
+    for state in states:
+        number = stats.stored.get(state, 0)
+        yield Cell(count(number), "" if number else "dim")
+
+
+def _oldest(stats: TypeStats, now: datetime) -> str:
+    since = stats.oldest_queued_time
+    return "" if since is None else short_span((now - since).total_seconds())
+
+
+def _sum_cells(stats: TypeStats) -> Iterator[str]:
+    yield "" if stats.success_rate is None else f"{stats.success_rate:.1%}"
+    yield span(stats.duration_mean)
+    yield span(stats.duration_p50)
+    yield span(stats.duration_p95)
+    yield span(stats.duration_p99)
+    yield count(stats.retries)
+    yield count(stats.tokens)
+    yield f"{stats.cost:,.2f}"
+
+
+@click.command(short_help="List the job types with retries and timeouts.")
+@common
+@click.pass_context
+def types(ctx: click.Context) -> None:
+    """List the job types that the server's settings name, with their retries and timeouts."""
+    with connected(ctx) as client:
+        told = client.job_types()
+    output = Output(as_json=bool(kept(ctx, "json")))
+    if output.as_json:
+        output.document({"job_types": told.types, "strict_job_types": told.strict})
+        return
+    output.table(_TYPE_COLUMNS, [_type_row(each) for each in told.types])
+    others = "is refused" if told.strict else "follows the type default"
+    output.text(Cell(f"A job type that is not listed {others}.", "dim"))
+
+
+_TYPE_COLUMNS = (
+    Column("JOB TYPE", whole=True),
+    *(Column(title, right=True, whole=True) for title in ("RETRIES", "TIMEOUT", "BASE", "MAX", "JITTER", "STALE")),
+    Column("AUTO RETRY", whole=True),
+)
+
+
+def _type_row(each: JobType) -> Row:
+    return (
+        each.name,
+        str(each.max_retries),
+        span(each.timeout) or "none",
+        span(each.base_delay) or "0s",
+        span(each.max_delay) or "0s",
+        f"{each.jitter:.0%}",
+        span(each.stale_threshold),
+        "yes" if each.auto_retry else "no",
+    )

@@ -1,0 +1,85 @@
+"""What the live views keep of a job and an event: the little that a line shows, whatever the job carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from jobstate_client.cli.describe import happened, kind
+from jobstate_client.cli.text import safe
+from jobstate_client.core.states import EventType, State
+from jobstate_client.core.values import Event, Job
+
+NOTE_CHARACTERS_MAX = 200
+"""Of a message or error, what is kept: a line of a wide terminal. A message may have 4 KiB, an error more."""
+
+
+def _short(text: str) -> str:
+    return safe(text[:NOTE_CHARACTERS_MAX])
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job on a line. Its texts are safe for a terminal."""
+
+    id: str
+    job_type: str
+    state: State
+    version: int
+    progress: int
+    message: str
+    attempt: int
+    claimed: bool
+    start_time: datetime | None
+    update_time: datetime | None
+    deadline: datetime | None
+    next_retry_time: datetime | None
+    retry_count: int
+    max_retries: int
+    error: str
+
+    @classmethod
+    def of(cls, job: Job) -> JobRow:
+        """What is kept of this job."""
+        error = job.last_error
+        return cls(
+            id=safe(job.id),
+            job_type=safe(job.job_type),
+            state=job.state,
+            version=job.version,
+            progress=job.progress,
+            message=_short(job.progress_message),
+            attempt=job.attempt,
+            claimed=job.claimed,
+            start_time=job.start_time,
+            update_time=job.update_time,
+            deadline=job.attempt_deadline,
+            next_retry_time=job.next_retry_time,
+            retry_count=job.retry_count,
+            max_retries=job.max_retries,
+            error="" if error is None else _short(error.code or error.message),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """An event on a line. Its texts are safe for a terminal."""
+
+    time: datetime
+    type: EventType
+    kind: str
+    job_id: str
+    job_type: str
+    told: str
+
+    @classmethod
+    def of(cls, event: Event) -> EventRow:
+        """What is kept of this event."""
+        return cls(
+            time=event.time,
+            type=event.type,
+            kind=safe(kind(event)),
+            job_id=safe(event.job.id),
+            job_type=safe(event.job.job_type),
+            told=_short(happened(event)),
+        )

@@ -1,0 +1,77 @@
+"""``jobstate maintenance``: each duty, what it tells and what it refuses."""
+
+from __future__ import annotations
+
+from jobstate_client import Client, State
+from jobstate_client.testing import JobstateServer
+
+from .support import run
+
+HOUR = 3_600
+
+
+def test_check_stale_fails_silent_attempts(server: JobstateServer, client: Client) -> None:
+    client.start(client.create("resting", id="first"))
+    server.advance(HOUR)
+    dry = run(server, "maintenance", "check-stale", "--dry-run")
+    done = run(server, "maintenance", "check-stale", "--json")
+
+    assert dry.out == "1 job would be failed as stale.\n  first\n"
+    assert done.json == {"job_ids": ["first"], "count": 1}
+    assert client.get("first").state is State.FAILED
+    assert run(server, "maintenance", "check-stale").out == "0 jobs found stale and failed.\n"
+
+
+def test_retry_failed_tells_what_it_moved(server: JobstateServer, client: Client) -> None:
+    client.fail(client.start(client.create("resting")), "RATE")
+
+    assert run(server, "maintenance", "retry-failed").out == "0 jobs moved.\n"
+    assert run(server, "maintenance", "retry-failed", "--dry-run", "--json").json == {"job_ids": [], "count": 0}
+
+
+def test_cleanup_deletes_what_is_old_enough(server: JobstateServer, client: Client) -> None:
+    client.cancel(client.create("resting", id="first"))
+    server.advance(2 * HOUR)
+    dry = run(server, "maintenance", "cleanup", "--older-than", "1h30m", "--dry-run")
+
+    assert dry.out == "1 job and 0 events would be deleted.\n"
+    assert run(server, "maintenance", "cleanup", "--older-than", "3h", "--json").json == {"jobs": 0, "events": 0}
+    assert run(server, "maintenance", "cleanup", "--older-than", "1h30m").out == "1 job and 0 events deleted.\n"
+    assert list(client.list()) == []
+
+
+def test_a_short_retention_is_refused_unless_forced(server: JobstateServer, client: Client) -> None:
+    client.cancel(client.create("resting"))
+    server.advance(60)
+    refused = run(server, "maintenance", "cleanup", "--older-than", "30s")
+
+    assert refused.code == 1
+    assert refused.err.startswith("jobstate: INVALID_FIELD: older_than")
+    assert run(server, "maintenance", "cleanup", "--older-than", "30s", "--force", "--json").json["jobs"] == 1
+
+
+def test_check_health_exits_with_4_on_request_when_something_is_wrong(server: JobstateServer, client: Client) -> None:
+    well = run(server, "maintenance", "check-health", "--exit-state")
+    client.create("resting")
+    server.advance(24 * HOUR)
+    ill = run(server, "maintenance", "check-health", "--exit-state")
+
+    assert (well.code, well.out.splitlines()[0]) == (0, "HEALTHY")
+    assert (ill.code, ill.out.splitlines()[0]) == (4, "DEGRADED")
+    assert ill.out.splitlines()[1].startswith("  ")
+    assert run(server, "maintenance", "check-health").code == 0
+    assert run(server, "maintenance", "check-health", "--json").json["state"] == "DEGRADED"
+
+
+def test_tasks_lists_what_runs_by_itself(server: JobstateServer) -> None:
+    names = ["check-stale", "retry-failed", "evict-inactive", "cleanup", "check-health"]
+    told = run(server, "maintenance", "tasks").out.splitlines()
+
+    assert [line.split()[0] for line in told] == ["TASK", *names]
+    assert [task["name"] for task in run(server, "maintenance", "tasks", "--json").json["tasks"]] == names
+
+
+def test_the_duties_know_the_timeout_that_was_asked_for() -> None:
+    result = run("127.0.0.1:1", "maintenance", "check-stale", "--timeout", "500ms")
+
+    assert result.code == 3

@@ -1,0 +1,229 @@
+"""Commands that read: get, list, stats, types."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+import pytest
+
+from jobstate_client import Client, NewJob, State
+from jobstate_client.cli.output import ROWS_AT_ONCE
+from jobstate_client.cli.reading import SHOWN_TO_PEOPLE
+from jobstate_client.testing import JobstateServer
+
+from .support import Result, run
+
+NASTY = "\x1b[2J\x1b]0;owned\x07 [bold]日本語[/bold]\nsecond\tline \u202e\x9b31m"
+SAFE = r"\x1b[2J\x1b]0;owned\x07 [bold]日本語[/bold]\nsecond\tline \u202e\x9b31m"
+
+
+def assert_inert(text: str) -> None:
+    """Nothing that a terminal obeys, but for colours, whose sequences are taken out first."""
+    assert not [character for character in text if not (character.isprintable() or character == "\n")]
+
+
+@pytest.fixture
+def nasty(client: Client) -> None:
+    """A job whose texts try to take over the terminal."""
+    job = client.start(client.create("resting", id="first", source_id="\x1b[31m", metadata={"\x1b[5m": "\x1b[6n"}))
+    client.progress(job, 40, NASTY)
+    client.fail(job, "\x1b[7m", NASTY, details={"\x07": "\x1b[8m"})
+
+
+def test_get_shows_everything_that_is_set(server: JobstateServer, client: Client) -> None:
+    client.progress(client.start(client.create("clean_transcript", id="first"), worker="me"), 40, "busy", tokens=7)
+    lines = run(server, "get", "first").out.splitlines()
+    told = {line[:11].strip(): line[11:].strip() for line in lines}
+
+    assert told["id"] == "first"
+    assert told["state"] == "PROCESSING"
+    assert told["progress"] == "40 %, busy"
+    assert (told["worker"], told["tokens"], told["timeout"]) == ("me", "7", "1m")
+    assert "result" not in told
+
+
+def test_get_shows_ended_attempts_on_request(server: JobstateServer, client: Client) -> None:
+    client.fail(client.start(client.create("resting", id="first"), worker="me"), "RATE", "slow down")
+    told = run(server, "get", "first", "--include-attempts")
+    as_json = run(server, "get", "first", "--include-attempts", "--json").json
+
+    assert [line.split()[:2] for line in told.out.splitlines()[-2:]] == [["ATTEMPT", "OUTCOME"], ["1", "FAILED"]]
+    assert told.out.rstrip().endswith("RATE: slow down")
+    assert (as_json["state"], [each["worker"] for each in as_json["attempts"]]) == ("FAILED", ["me"])
+    assert "attempts" not in run(server, "get", "first", "--json").json
+
+
+def test_get_of_an_unknown_job_is_refused(server: JobstateServer) -> None:
+    result = run(server, "get", "nobody")
+
+    assert (result.code, result.out) == (1, "")
+    assert "JOB_NOT_FOUND" in result.err
+
+
+def test_json_has_times_as_rfc_3339_and_spans_as_seconds(server: JobstateServer, client: Client) -> None:
+    job = client.create("clean_transcript", id="first")
+    told = run(server, "get", "first", "--json").json
+
+    assert datetime.fromisoformat(told["create_time"]) == job.create_time
+    assert told["timeout"] == 60.0
+    assert told["start_time"] is None
+
+
+@pytest.mark.usefixtures("nasty")
+@pytest.mark.parametrize(
+    "command", [["get", "first", "--include-attempts"], ["list"], ["watch", "--from-earliest", "--no-follow"]]
+)
+@pytest.mark.parametrize("form", ["pipe", "json", "terminal"])
+def test_texts_of_a_job_never_reach_the_terminal_as_they_are(
+    command: list[str], form: str, server: JobstateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    # A watch at a real terminal moves the cursor itself: test_live.py looks at that.
+    monkeypatch.setenv("TERM", "dumb" if command[0] == "watch" else "xterm")
+    monkeypatch.setenv("COLUMNS", "400")
+    result = run(server, *command, *(["--json"] if form == "json" else []), terminal=form == "terminal")
+
+    assert result.code == 0
+    assert_inert(re.sub(r"\x1b\[[12]?m|\x1b\[0m", "", result.out))
+    if form != "json":
+        assert SAFE in result.out
+
+
+@pytest.mark.usefixtures("nasty")
+def test_texts_of_an_error_never_reach_the_terminal_as_they_are(server: JobstateServer) -> None:
+    result = run(server, "get", "\x1b[2J")
+
+    assert result.code == 1
+    assert_inert(result.err)
+
+
+def ids(result: Result) -> list[str]:
+    return [each["id"] for each in result.json_lines]
+
+
+def test_list_obeys_every_filter(server: JobstateServer, client: Client) -> None:
+    for number, job_type in enumerate(["resting", "resting", "default"]):
+        client.create(job_type, id=f"job-{number}", source_id=f"ep-{number}")
+        server.advance(10)
+    client.cancel("job-1")
+    middle = client.get("job-1").create_time
+    assert middle is not None
+
+    assert ids(run(server, "list", "--json")) == ["job-2", "job-1", "job-0"]
+    assert ids(run(server, "list", "--json", "--oldest-first")) == ["job-0", "job-1", "job-2"]
+    assert ids(run(server, "list", "--json", "--state", "queued", "--job-type", "resting")) == ["job-0"]
+    assert ids(run(server, "list", "--json", "--state", "QUEUED", "--state", "CANCELLED", "--limit", "2")) == [
+        "job-2",
+        "job-1",
+    ]
+    assert ids(run(server, "list", "--json", "--source-id", "ep-2")) == ["job-2"]
+    assert ids(run(server, "list", "--json", "--create-time-to", middle.isoformat())) == ["job-0"]
+    assert ids(run(server, "list", "--json", "--create-time-from", middle.isoformat())) == ["job-2", "job-1"]
+
+
+def test_a_listing_for_a_pipe_has_aligned_columns(server: JobstateServer, client: Client) -> None:
+    client.create("default", id="a", source_id="日本")
+    client.create("default", id="a-long-one", source_id="ep")
+    head, *rows = run(server, "list", "--oldest-first").out.splitlines()
+
+    assert head.split() == ["ID", "JOB", "TYPE", "STATE", "DONE", "ATTEMPT", "AGE", "SOURCE", "NOTE"]
+    assert [row.index("default") for row in rows] == [head.index("JOB TYPE")] * 2
+    assert not [line for line in (head, *rows) if line != line.rstrip()]
+
+
+def test_a_pipe_gets_all_jobs_and_a_person_the_newest(server: JobstateServer, client: Client) -> None:
+    number = ROWS_AT_ONCE + 2
+    client.create_many(NewJob("default") for _ in range(number))
+    piped, shown = run(server, "list"), run(server, "list", terminal=True)
+
+    assert len(piped.out.splitlines()) == 1 + number
+    assert piped.err == ""
+    assert len(shown.out.splitlines()) == 1 + SHOWN_TO_PEOPLE
+    assert "--limit 0 lists all" in shown.err
+    assert len(run(server, "list", "--limit", "0", terminal=True).out.splitlines()) == 1 + number
+
+
+def test_a_listing_of_nothing_has_its_heading(server: JobstateServer) -> None:
+    assert run(server, "list").out.startswith("ID  JOB TYPE")
+    assert run(server, "list", "--json").out == ""
+
+
+def test_a_table_fits_the_terminal(server: JobstateServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    client.fail(client.start(client.create("resting", id="first", source_id="s" * 100)), "RATE", "x" * 500)
+    out = run(server, "list", terminal=True).out
+
+    assert "first" in out
+    assert "RATE: xxx" in out
+    assert "…" in out
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in out.splitlines()) <= 80
+
+
+def test_a_narrow_terminal_loses_the_columns_that_matter_least(
+    server: JobstateServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create("resting", id="i" * 36, source_id="s" * 100)
+    client.cancel("i" * 36, "no longer needed, says who asked")
+    heads = {}
+    for columns in ("200", "80", "70"):
+        monkeypatch.setenv("COLUMNS", columns)
+        heads[columns] = re.sub(r"\x1b\[[0-9;]*m", "", run(server, "list", terminal=True).out).splitlines()[0].split()
+
+    assert heads["200"] == ["ID", "JOB", "TYPE", "STATE", "DONE", "ATTEMPT", "AGE", "SOURCE", "NOTE"]
+    assert heads["80"] == ["ID", "JOB", "TYPE", "STATE", "DONE", "AGE", "NOTE"]
+    assert heads["70"] == ["ID", "JOB", "TYPE", "STATE", "NOTE"]
+
+
+def test_colour_is_for_terminals_and_no_color_is_obeyed(
+    server: JobstateServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create("default", id="first")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in run(server, "list", terminal=True).out
+    assert "\x1b[" not in run(server, "list").out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in run(server, "list", terminal=True).out
+
+
+def test_stats_count_what_is_stored_and_sum_up_what_was(server: JobstateServer, client: Client) -> None:
+    client.create("resting")
+    client.complete(client.start(client.create("clean_transcript")), tokens=1_200, cost=0.5)
+    told = run(server, "stats").out.splitlines()
+    as_json = run(server, "stats", "--json").json
+
+    assert [line.split()[0] for line in told if line] == [
+        *("NOT", "clean_transcript", "resting", "all"),
+        *("FINAL,", "clean_transcript", "resting", "all"),
+        *("EVER", "clean_transcript", "resting", "all"),
+    ]
+    assert "1,200" in told[-1]
+    assert as_json["total"]["stored"] == {state.value: 0 for state in State if state != "UNKNOWN"} | {
+        "QUEUED": 1,
+        "COMPLETED": 1,
+    }
+    assert as_json["job_types"]["clean_transcript"]["success_rate"] == 1.0
+    assert list(run(server, "stats", "--json", "--job-type", "resting").json["job_types"]) == ["resting"]
+    assert "clean_transcript" in run(server, "stats", terminal=True).out
+
+
+def test_stats_of_a_bad_job_type_are_refused(server: JobstateServer) -> None:
+    assert run(server, "stats", "--job-type", "no such type").code == 1
+
+
+def test_types_lists_the_policies(server: JobstateServer, client: Client) -> None:
+    told, as_json = run(server, "types").out, run(server, "types", "--json").json
+    row = next(line for line in told.splitlines() if line.startswith("resting"))
+
+    assert row.split() == ["resting", "3", "none", "1s", "1m", "0%", "15m", "no"]
+    assert told.splitlines()[-1] == "A job type that is not listed follows the type default."
+    assert as_json["strict_job_types"] is False
+    assert {each["name"] for each in as_json["job_types"]} == {each.name for each in client.job_types().types}
+
+
+def test_a_time_may_be_a_span_ago(server: JobstateServer, client: Client) -> None:
+    client.create("default", id="first")
+
+    assert ids(run(server, "list", "--json", "--create-time-from", "1h")) == ["first"]
+    assert ids(run(server, "list", "--json", "--create-time-to", "1h")) == []

@@ -1,0 +1,265 @@
+"""The picture of ``top`` and what it is drawn from: exact lines, bounded memory, and always right in the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from jobstate_client import Client, Event, EventType, Job, JobError, SnapshotJob, SnapshotStarted, State, Synced
+from jobstate_client.cli.board import EVENTS_KEPT_MAX, JOB_TYPES_KEPT_MAX, JOBS_KEPT_MAX, Board
+from jobstate_client.cli.live import BARS_KEPT_MAX, Bars, LiveLines
+from jobstate_client.cli.rows import NOTE_CHARACTERS_MAX
+from jobstate_client.cli.screen import COUNTS_OLD_AFTER, Size, frame
+from jobstate_client.core.reports import Stats, TypeStats
+from jobstate_client.core.values import Detail
+from jobstate_client.testing import JobstateServer
+
+NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+SIZES = [(80, 24), (100, 30), (149, 40), (150, 40), (200, 50)]
+
+
+def a_job(job_id: str, state: State = State.PROCESSING, **fields: Any) -> Job:
+    """A job that began half a minute ago."""
+    values: dict[str, Any] = dict.fromkeys(Job.__slots__)
+    values |= {"id": job_id, "job_type": "clean_transcript", "source_id": "", "state": state, "progress": 40}
+    values |= {"progress_message": "half way", "attempt": 1, "version": 1, "worker": "me", "claimed": True}
+    values |= {"retry_count": 0, "max_retries": 3, "duration": timedelta(), "cancel_reason": "", "metadata": {}}
+    values |= {
+        "estimated_tokens": 0,
+        "estimated_cost": 0.0,
+        "result_count": 0,
+        "start_time": NOW - timedelta(seconds=30),
+    }
+    values |= {"update_time": NOW, "create_time": NOW - timedelta(minutes=1)}
+    return Job(**(values | fields))
+
+
+def an_event(job: Job, type_: EventType = EventType.STARTED, sequence: int = 1, **detail: Any) -> Event:
+    name = f"processing-job.{type_.value.lower().replace('_', '-')}"
+    return Event(sequence, type_, name, NOW, "", None, job, Detail(**detail), False, False)
+
+
+def some_stats(*names: str, **stored: int) -> Stats:
+    counts = {State[name]: number for name, number in stored.items()}
+    base = TypeStats("", counts, None, 1, 0, 0, 0.5, None, None, None, None, 0, 0, 0.0)
+    return Stats({name: replace(base, job_type=name) for name in names}, base)
+
+
+def texts(board: Board, width: int, height: int, now: datetime = NOW) -> list[str]:
+    return [line.plain for line in frame(board, Size(width, height), now)]
+
+
+@pytest.fixture
+def board() -> Board:
+    """A board with something everywhere."""
+    board = Board("127.0.0.1:50051")
+    board.take(SnapshotStarted(), NOW)
+    for number in range(40):
+        board.take(SnapshotJob(a_job(f"running-{number:02}", version=number + 1)), NOW)
+    error = JobError("RATE_LIMITED", "slow down", True, None, 1, NOW)
+    due = NOW + timedelta(seconds=12)
+    board.take(SnapshotJob(a_job("waiting", State.RETRYING, next_retry_time=due, retry_count=1, last_error=error)), NOW)
+    board.take(Synced("cursor"), NOW)
+    for number in range(60):
+        board.take(an_event(a_job(f"done-{number:02}", State.COMPLETED, version=99), EventType.COMPLETED), NOW)
+    board.count(some_stats("clean_transcript", "resting", PROCESSING=40, RETRYING=1, COMPLETED=1_234_567), NOW)
+    return board
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_picture_fills_the_screen_and_no_more(board: Board, width: int, height: int) -> None:
+    lines = texts(board, width, height)
+
+    assert len(lines) == height
+    assert max(map(cell_len, lines)) <= width
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 250), st.integers(1, 80), st.text(max_size=40))
+def test_no_size_and_no_text_breaks_the_picture(width: int, height: int, text: str) -> None:
+    board = Board(text)
+    board.take(SnapshotJob(a_job(text, progress_message=text, job_type=text)), NOW)
+    board.take(an_event(a_job("x", State.CANCELLED), EventType.CANCELLED, reason=text), NOW)
+    board.broken(text, NOW)
+    board.count(some_stats(text or "x", QUEUED=10**12), NOW)
+    lines = texts(board, width, height)
+
+    assert len(lines) <= height
+    assert all(cell_len(line) <= width for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_everything_asked_for_is_on_every_screen(board: Board, width: int, height: int) -> None:
+    shown = "\n".join(texts(board, width, height))
+
+    for part in (
+        "live, 6.0 events/s",
+        "12:00:00Z  q quits",
+        "PERMANENTLY_FAILED",
+        "1,234,567",
+        "running-00",
+        "40%",
+        "━",
+        "30s",
+    ):
+        assert part in shown, part
+    for part in (
+        "Running ",
+        " of 40",
+        "Retries to come 1",
+        "waiting",
+        "in 12s",
+        "retry 1 of 3",
+        "RATE_LIMITED",
+        "done-59",
+    ):
+        assert part in shown, part
+
+
+def test_a_wide_screen_shows_job_types_too(board: Board) -> None:
+    shown = texts(board, 200, 50)
+
+    assert any("Job types 2" in line for line in shown)
+    assert any("resting" in line and "50.0%" in line for line in shown)
+
+
+def test_markup_in_texts_is_shown_as_it_is(board: Board) -> None:
+    board.take(an_event(a_job("m", progress_message="[bold red]x[/]", version=5), EventType.PROGRESS), NOW)
+
+    assert "[bold red]x[/]" in "\n".join(texts(board, 200, 50))
+
+
+def test_a_lost_server_is_told_with_since_when_and_why(board: Board) -> None:
+    board.broken("UNAVAILABLE", NOW)
+    board.broken("DEADLINE", NOW + timedelta(seconds=70))
+    later = NOW + timedelta(minutes=2)
+
+    assert "reconnecting since 12:00:00Z (2m): DEADLINE" in texts(board, 120, 30, later)[0]
+    assert "reconnecting since 12:00:00Z" in texts(board, 80, 24, later)[0]
+    board.answered()
+    assert "live" in texts(board, 80, 24, later)[0]
+
+
+def test_before_the_snapshot_is_complete_it_says_so() -> None:
+    board = Board("127.0.0.1:50051")
+
+    assert "reading the jobs …" in texts(board, 80, 24)[0]
+    assert texts(board, 80, 24)[2].split() == ["–"] * 7
+
+
+def test_old_counts_are_dimmed(board: Board) -> None:
+    fresh = frame(board, Size(80, 24), NOW)[2]
+    old = frame(board, Size(80, 24), NOW + COUNTS_OLD_AFTER * 2)[2]
+
+    assert {str(span.style) for span in old.spans} == {"dim"}
+    assert {str(span.style) for span in fresh.spans} > {"dim"}
+
+
+def test_memory_is_bounded_whatever_comes(board: Board) -> None:
+    for number in range(JOBS_KEPT_MAX + 50):
+        board.take(SnapshotJob(a_job(f"many-{number}", progress_message="x" * 4_096)), NOW)
+        later = NOW + timedelta(seconds=number)
+        board.take(SnapshotJob(a_job(f"later-{number}", State.RETRYING, next_retry_time=later)), NOW)
+        board.take(an_event(a_job(f"gone-{number}", State.CANCELLED), EventType.CANCELLED), NOW)
+    board.count(some_stats(*(f"type-{number}" for number in range(1_000)), PROCESSING=5_000), NOW)
+
+    assert len(board.running.all()) == len(board.retrying.all()) == JOBS_KEPT_MAX
+    assert len(board.events) == EVENTS_KEPT_MAX
+    assert len(board.job_types) == JOB_TYPES_KEPT_MAX
+    assert max(len(job.message) for job in board.running.all()) == NOTE_CHARACTERS_MAX
+    assert board.retrying.all()[0].id == "waiting" or board.retrying.all()[0].id == "later-0"
+    assert any("Running 8 of 5,000" in line for line in texts(board, 80, 24))
+
+
+def test_jobs_with_a_worker_come_first_and_then_the_oldest() -> None:
+    board = Board("here")
+    for job_id, age, claimed in (("b", 5, True), ("a", 50, False), ("c", 20, True)):
+        board.take(SnapshotJob(a_job(job_id, start_time=NOW - timedelta(seconds=age), claimed=claimed)), NOW)
+
+    assert [job.id for job in board.running.all()] == ["c", "b", "a"]
+    assert "Running 3, 1 waiting for a worker" in "\n".join(texts(board, 80, 24))
+
+
+def test_an_older_copy_never_replaces_a_newer_one() -> None:
+    board = Board("here")
+    board.take(SnapshotJob(a_job("first", version=5, progress=60)), NOW)
+    board.take(an_event(a_job("first", version=3, progress=20), EventType.PROGRESS), NOW)
+    board.take(an_event(a_job("first", State.RETRYING, version=4), EventType.RETRYING, delay=timedelta()), NOW)
+
+    assert [(job.id, job.progress) for job in board.running.all()] == [("first", 60)]
+    assert board.retrying.all() == []
+
+
+def test_a_job_moves_with_its_state_and_leaves_with_its_end() -> None:
+    board = Board("here")
+    board.take(an_event(a_job("first", version=1)), NOW)
+    board.take(an_event(a_job("first", State.RETRYING, version=2), EventType.RETRYING, delay=timedelta()), NOW)
+    assert (board.running.all(), [job.id for job in board.retrying.all()]) == ([], ["first"])
+    board.take(an_event(a_job("first", State.COMPLETED, version=3), EventType.COMPLETED), NOW)
+    assert (board.running.all(), board.retrying.all()) == ([], [])
+
+
+def test_a_new_snapshot_forgets_what_was_held(board: Board) -> None:
+    board.take(SnapshotStarted(), NOW)
+
+    assert (board.running.all(), board.retrying.all(), board.is_live) == ([], [], False)
+
+
+def test_the_rate_falls_when_nothing_comes(board: Board) -> None:
+    assert board.rate(NOW) == 6.0
+    assert board.rate(NOW + timedelta(seconds=30)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({"claimed": False, "attempt": 2}, "attempt 2 waits for a worker"),
+        ({"attempt": 3}, "attempt 3, half way"),
+        ({"attempt_deadline": NOW + timedelta(seconds=4)}, "times out in 4s, half way"),
+        ({"update_time": NOW - timedelta(minutes=3)}, "unchanged for 3m, half way"),
+    ],
+)
+def test_what_matters_of_a_running_job_is_noted(fields: dict[str, Any], note: str) -> None:
+    board = Board("here")
+    board.take(SnapshotJob(a_job("first", **fields)), NOW)
+
+    assert note in "\n".join(texts(board, 119, 24))
+
+
+def test_bars_are_bounded_and_give_way_to_the_events() -> None:
+    bars = Bars()
+    for number in range(BARS_KEPT_MAX + 10):
+        bars.take(a_job(f"job-{number}"))
+    lines = bars.lines(80, 24, NOW)
+
+    assert len(lines) == 12
+    assert lines[0].plain.startswith(f"Running 11 of {BARS_KEPT_MAX:,} ─")
+    assert "job-10 " in lines[1].plain
+    bars.clear()
+    assert bars.lines(80, 24, NOW) == []
+
+
+def test_bars_leave_room_for_the_echo_of_ctrl_c() -> None:
+    console = Console(width=80, height=24, force_terminal=True)
+    live = LiveLines(console, follow=True)
+    live.event(an_event(a_job("first", progress_message="x" * 200), EventType.PROGRESS), "")
+    lines = console.render_lines(live._frame(), pad=False)
+
+    assert len(lines) == 2
+    assert {sum(segment.cell_length for segment in line) for line in lines} == {78}
+
+
+def test_the_counts_of_a_real_server_are_shown(server: JobstateServer, client: Client) -> None:
+    client.create("resting")
+    board = Board(server.address)
+    board.count(client.stats(), NOW)
+
+    assert texts(board, 80, 24)[2].split()[0] == "1"

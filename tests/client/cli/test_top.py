@@ -1,0 +1,123 @@
+"""``jobstate top`` at a real terminal, with a real server."""
+
+from __future__ import annotations
+
+import signal
+import termios
+
+from jobstate_client import Client
+from jobstate_client.testing import JobstateServer, serving
+
+from .support import at_terminal, run, run_alone
+
+
+def test_top_shows_what_is_there_and_what_happens_and_q_leaves(server: JobstateServer, client: Client) -> None:
+    client.progress(client.start(client.create("clean_transcript", id="first")), 40, "half way")
+    with at_terminal("--server", server.address, "top") as terminal:
+        before = terminal.settings()
+        terminal.until(lambda text: "live" in text and "half way" in text and "40%" in text)
+        client.create("clean_transcript", id="second")
+        terminal.until(lambda text: "queued" in text and "second" in text)
+        terminal.press("q")
+        code = terminal.end()
+        after = terminal.settings()
+
+    assert code == 0
+    assert terminal.raw.rstrip().endswith("\x1b[?1049l\x1b[?25h") or "\x1b[?1049l" in terminal.raw
+    assert after[3] & (termios.ICANON | termios.ECHO) == before[3] & (termios.ICANON | termios.ECHO) != 0
+    assert "Traceback" not in terminal.text
+
+
+def test_no_other_key_leaves_top(server: JobstateServer, client: Client) -> None:
+    with at_terminal("--server", server.address, "top") as terminal:
+        terminal.until(lambda text: "live" in text)
+        terminal.press("x\x1b[A \n")
+        client.create("resting", id="after")
+        terminal.until(lambda text: "after" in text)
+        terminal.press("Q")
+
+        assert terminal.end() == 0
+
+
+def test_top_never_shows_raw_what_a_job_says(server: JobstateServer, client: Client) -> None:
+    client.progress(client.start(client.create("resting", id="first")), 40, "\x1b]0;owned\x07[blink]")
+    with at_terminal("--server", server.address, "top", columns=200) as terminal:
+        terminal.until(lambda text: r"\x1b]0;owned\x07[blink]" in text)
+
+        assert "\x1b]0;owned" not in terminal.raw
+
+
+def test_ctrl_c_leaves_top_in_order(server: JobstateServer) -> None:
+    with at_terminal("--server", server.address, "top") as terminal:
+        terminal.until(lambda text: "live" in text)
+        terminal.process.send_signal(signal.SIGINT)
+        code = terminal.end()
+
+    assert code == 130
+    assert "\x1b[?1049l" in terminal.raw
+    assert "Traceback" not in terminal.text
+
+
+def test_a_signal_to_end_leaves_top_in_order(server: JobstateServer) -> None:
+    with at_terminal("--server", server.address, "top") as terminal:
+        terminal.until(lambda text: "live" in text)
+        terminal.process.send_signal(signal.SIGTERM)
+        code = terminal.end()
+
+    assert code == 128 + signal.SIGTERM
+    assert "\x1b[?1049l" in terminal.raw
+
+
+def test_top_follows_the_size_of_the_terminal(server: JobstateServer) -> None:
+    with at_terminal("--server", server.address, "top") as terminal:
+        terminal.until(lambda text: "live" in text)
+        assert "Job types" not in terminal.text
+        terminal.resize(200, 50)
+        terminal.until(lambda text: "Job types" in text)
+
+
+def test_top_tells_of_a_lost_server_and_goes_on_when_it_returns(server: JobstateServer, client: Client) -> None:
+    with at_terminal("--server", server.address, "top", columns=120) as terminal:
+        terminal.until(lambda text: "live" in text)
+        server.stop()
+        terminal.until(lambda text: "reconnecting since" in text)
+        server.start()
+        terminal.mark()
+        client.create("resting", id="first")
+        terminal.until(lambda text: "queued" in text and "first" in text and "live" in text)
+
+
+def test_top_reads_the_jobs_anew_when_its_cursor_is_good_no_longer(server: JobstateServer, client: Client) -> None:
+    client.start(client.create("resting", id="old-one"))
+    with at_terminal("--server", server.address, "top", columns=120) as terminal:
+        terminal.until(lambda text: "old-one" in text)
+        server.stop()
+        with serving(listen=server.address) as other:
+            other.client().start(other.client().create("resting", id="new-one"))
+            terminal.until(lambda text: "new-one" in text)
+            terminal.mark()
+            text = terminal.until(lambda text: text.count("new-one") > 2)
+
+    assert "old-one" not in text[text.index("new-one") :].partition("Events")[0]
+
+
+def test_a_server_that_is_not_there_is_told_and_not_waited_for_for_ever() -> None:
+    with at_terminal("--server", "127.0.0.1:1", "--timeout", "1s", "top") as terminal:
+        code = terminal.end()
+
+    assert code == 3
+    assert "no server answers at 127.0.0.1:1" in terminal.text
+
+
+def test_without_a_terminal_top_says_what_to_take_instead(server: JobstateServer) -> None:
+    result = run_alone("--server", server.address, "top")
+
+    assert result.code == 2
+    assert "jobstate watch" in result.err
+
+
+def test_top_is_not_for_programs(server: JobstateServer) -> None:
+    result = run(server, "top", "--json")
+
+    assert result.code == 2
+    assert "jobstate watch --snapshot --json" in result.err
