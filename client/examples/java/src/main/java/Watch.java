@@ -1,0 +1,72 @@
+import io.grpc.Context;
+import io.grpc.ManagedChannel;
+import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import io.jobstate.v1.JobServiceGrpc;
+import io.jobstate.v1.WatchEventsRequest;
+import io.jobstate.v1.WatchEventsResponse;
+import io.jobstate.v1.WatchResponseKind;
+import java.time.Duration;
+import java.util.Set;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.function.Predicate;
+
+/** Follows the events of jobstate through lost connections and restarts of the server. Made to be copied. */
+public final class Watch {
+  private static final long WAIT_MIN_MS = 200;
+  private static final long WAIT_MAX_MS = 5_000;
+
+  /** How a watch ends that may go on: the server stops, is away or full, or something between them broke. */
+  private static final Set<Status.Code> PASSING = Set.of(
+      Status.Code.UNAVAILABLE, Status.Code.RESOURCE_EXHAUSTED,
+      Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.UNKNOWN);
+
+  private Watch() {}
+
+  /**
+   * Opens a watch and hands every response to {@code take}, in this thread. When the stream breaks it goes on from the
+   * newest cursor, so that no event is missed and none comes twice. To go on after a restart of your own, keep the
+   * cursor of a response after having dealt with it, and set it in the request.
+   *
+   * <p>Returns when {@code take} says false, or when the watch is at its end ({@code until_final}, or {@code follow} =
+   * false).
+   *
+   * @throws StatusRuntimeException what going on would not mend, such as CURSOR_EXPIRED
+   * @throws InterruptedException when the thread is interrupted, which ends a watch at any time
+   */
+  public static void follow(ManagedChannel channel, WatchEventsRequest from, Predicate<WatchEventsResponse> take)
+      throws Exception {
+    var request = from.toBuilder();
+    var bound = WAIT_MIN_MS;
+    while (true) {
+      var wait = ThreadLocalRandom.current().nextLong(bound);
+      bound = Math.min(2 * bound, WAIT_MAX_MS);
+      // Leaving the block ends the stream, if the server has not.
+      try (var open = Context.current().withCancellation()) {
+        var responses = open.call(() -> JobServiceGrpc.newBlockingStub(channel).watchEvents(request.build()));
+        while (responses.hasNext()) {
+          var response = responses.next();
+          if (!take.test(response)) {
+            return;
+          }
+          if (!response.getCursor().isEmpty()) {
+            request.setCursor(response.getCursor());
+          }
+          bound = WAIT_MIN_MS;
+          if (response.getKind() == WatchResponseKind.WATCH_RESPONSE_KIND_DRAINING) {
+            // The server spreads its watchers over two seconds.
+            var after = response.getReconnectAfter();
+            wait = Duration.ofSeconds(after.getSeconds(), after.getNanos()).toMillis();
+          }
+        }
+        return;
+      } catch (StatusRuntimeException failure) {
+        if (!PASSING.contains(failure.getStatus().getCode())) {
+          throw failure;
+        }
+      }
+      Thread.sleep(wait);
+      channel.resetConnectBackoff(); // The channel's own waits grow to two minutes.
+    }
+  }
+}

@@ -1,0 +1,60 @@
+"""The life of a job, in Python: create it, start it, report progress, complete it, and watch all of it from beside.
+
+With a server on 127.0.0.1:50051 (make serve), in this repository:
+
+    pip install .
+    python client/examples/python/story.py 127.0.0.1:50051
+
+The client does by itself what a program in another language has to think of:
+
+- Every change carries a request_id, so that a call whose answer was lost is repeated and changes nothing twice.
+- A job that ``start`` returned stands for its attempt: a report never counts for another worker's.
+- The watch resumes from its cursor, over restarts of the server, without missing an event.
+- A refusal is an error of its own class, with the facts of its ErrorInfo as attributes.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from jobstate_client import Client, Job, TransitionNotAllowed
+
+
+def tell(client: Client) -> None:
+    """Live the life of one job, and print it."""
+    job = client.create("clean_transcript", source_id="episode-12")
+    print("created", job.id, flush=True)
+
+    watch = client.watch(job_ids=[job], start="earliest", until_final=True)
+    with ThreadPoolExecutor() as beside, watch:
+        names = beside.submit(lambda: [event.name for event in watch])
+        work(client, job)
+        cancel_too_late(client, job)
+        print("events:", ", ".join(names.result()))
+
+
+def work(client: Client, job: Job) -> None:
+    """Do what a worker does."""
+    job = client.start(job, worker="worker-1")
+    print("started attempt", job.attempt)
+
+    job = client.progress(job, 50, "half way")
+    print("progress", job.progress, job.progress_message)
+
+    client.complete(job, result_count=12)
+    print("completed")
+
+
+def cancel_too_late(client: Client, job: Job) -> None:
+    """Show what a refusal tells."""
+    try:
+        client.cancel(job, "too late")
+    except TransitionNotAllowed as error:
+        allowed = ", ".join(error.allowed) or "nothing"
+        print(f"refused {error.reason}: {error.state} allows {allowed}")
+
+
+if __name__ == "__main__":
+    with Client(*sys.argv[1:2]) as client:
+        tell(client)

@@ -1,0 +1,102 @@
+/**
+ * The life of a job, from TypeScript: create, start, report and complete it, with a watch beside it that goes on by
+ * itself when the server restarts, and an error that the program reads.
+ *
+ *     npm ci && npm start -- 127.0.0.1:50051
+ *
+ * Every change carries a requestId, so that it may be repeated when a connection breaks, and every report the attempt
+ * that start returned, so that it never counts for another worker's. watch.ts is made to be copied.
+ */
+
+import { randomUUID } from "node:crypto";
+import { setTimeout as pause } from "node:timers/promises";
+import { ConnectError, createClient, type Client, type Interceptor } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { JobService, WatchStart } from "@jobstate/grpc";
+import { ErrorInfoSchema } from "@jobstate/grpc/google/rpc";
+import { follow, passes } from "./watch.js";
+
+const PAUSE_MAX_MS = 2_000;
+
+/** Repeats calls that are cut off, or find no server, until their deadline; a requestId makes that safe. */
+const repeating: Interceptor = (next) => async (request) => {
+  for (let boundMs = 100; ; boundMs = Math.min(2 * boundMs, PAUSE_MAX_MS)) {
+    try {
+      return await next(request);
+    } catch (error) {
+      if (request.stream || request.signal.aborted || !passes(error)) {
+        throw error;
+      }
+    }
+    await pause(Math.random() * boundMs, undefined, { signal: request.signal });
+  }
+};
+
+async function story(address: string): Promise<void> {
+  const transport = createGrpcTransport({
+    baseUrl: `http://${address}`,
+    defaultTimeoutMs: 30_000,
+    interceptors: [repeating],
+    // A quiet watch sends nothing: only pings notice that the other machine is gone.
+    pingIntervalMs: 30_000,
+  });
+  const jobs = createClient(JobService, transport);
+
+  const created = await jobs.create({
+    jobType: "clean_transcript",
+    sourceId: "episode-12",
+    metadata: { language: "en" },
+    requestId: randomUUID(),
+  });
+  const id = created.job!.id;
+  console.log(`created ${id}`);
+
+  const watching = namesOf(jobs, id);
+
+  const started = await jobs.start({ id, worker: "worker-1", requestId: randomUUID() });
+  const attempt = started.job!.attempt;
+  console.log(`started attempt ${attempt}`);
+
+  // A report has no requestId: repeated, it says the same again.
+  const reported = await jobs.updateProgress({ id, attempt, progress: 50, message: "half way" });
+  console.log(`progress ${reported.job!.progress} ${reported.job!.progressMessage}`);
+
+  await jobs.complete({ id, attempt, resultCount: 12n, requestId: randomUUID() });
+  console.log("completed");
+
+  try {
+    await jobs.cancel({ id, reason: "too late", requestId: randomUUID() });
+    throw new Error("a completed job was cancelled");
+  } catch (error) {
+    tellRefusal(error);
+  }
+
+  console.log(`events: ${(await watching).join(", ")}`);
+}
+
+/** The names of the events of a job, up to its end. */
+async function namesOf(jobs: Client<typeof JobService>, id: string): Promise<string[]> {
+  const names: string[] = [];
+  const position = { case: "start", value: WatchStart.EARLIEST } as const;
+  for await (const response of follow(jobs, { jobIds: [id], position, untilFinal: true })) {
+    names.push(...response.events.map((event) => event.name));
+  }
+  return names;
+}
+
+/** Prints why a step was not allowed. Any other error goes on. */
+function tellRefusal(error: unknown): void {
+  const [info] = ConnectError.from(error).findDetails(ErrorInfoSchema);
+  if (info?.reason !== "TRANSITION_NOT_ALLOWED") {
+    throw error;
+  }
+  // Triggers with commas between; none in a final state.
+  console.log(`refused ${info.reason}: ${info.metadata["state"]} allows ${info.metadata["allowed"] || "nothing"}`);
+}
+
+const [address] = process.argv.slice(2);
+if (address === undefined) {
+  console.error("usage: npm start -- HOST:PORT");
+  process.exit(2);
+}
+await story(address);

@@ -1,0 +1,82 @@
+/** Follows the events of jobstate through lost connections and restarts of the server. */
+
+import { setTimeout as pause } from "node:timers/promises";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { durationMs } from "@bufbuild/protobuf/wkt";
+import { Code, ConnectError, type Client } from "@connectrpc/connect";
+import { WatchEventsRequestSchema, type JobService, type WatchEventsResponse } from "@jobstate/grpc";
+import { ErrorInfoSchema } from "@jobstate/grpc/google/rpc";
+
+// How long to wait before a watch that broke off goes on: a random time below a bound that doubles with each failure.
+const WAIT_MIN_MS = 200;
+const WAIT_MAX_MS = 5_000;
+
+const TRY_LATER = new Set(["DRAINING", "OVERLOADED", "STORE_UNAVAILABLE"]);
+
+// How a connection that broke shows; as InvalidArgument when a message was cut in two.
+const BROKEN = new Set([
+  Code.Unavailable,
+  Code.Aborted,
+  Code.Canceled,
+  Code.Internal,
+  Code.InvalidArgument,
+  Code.Unknown,
+]);
+
+/** Whether to try again after this: the server stops, is away or overloaded, or the connection broke. */
+export function passes(error: unknown): boolean {
+  if (!(error instanceof ConnectError)) {
+    return false;
+  }
+  const [info] = error.findDetails(ErrorInfoSchema);
+  return info ? TRY_LATER.has(info.reason) : BROKEN.has(error.code);
+}
+
+/**
+ * Opens a watch and yields every response. When the stream breaks it goes on from the newest cursor, so that no event
+ * is missed and none comes twice. Keep `response.cursor` after having dealt with a response, and set it as the position
+ * of the request, to go on after a restart of your own.
+ *
+ * Ends when the watch has reached its end (`untilFinal`, or `follow: false`). Throws the reason of `signal`, or a
+ * ConnectError that going on would not mend, such as CURSOR_EXPIRED. Leaving the loop over it closes the stream.
+ */
+export async function* follow(
+  jobs: Client<typeof JobService>,
+  request: MessageInitShape<typeof WatchEventsRequestSchema>,
+  signal?: AbortSignal,
+): AsyncGenerator<WatchEventsResponse, void, undefined> {
+  const left = new AbortController();
+  const over = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
+  const next = create(WatchEventsRequestSchema, { ...request });
+  let boundMs = WAIT_MIN_MS;
+  try {
+    for (;;) {
+      let waitMs = 0;
+      try {
+        // A watch has no deadline, whatever the other calls have.
+        for await (const response of jobs.watchEvents(next, { signal: over, timeoutMs: 0 })) {
+          yield response;
+          if (response.cursor !== "") {
+            next.position = { case: "cursor", value: response.cursor };
+          }
+          // A server that stops says how long to wait, which spreads its watchers.
+          waitMs = response.reconnectAfter ? durationMs(response.reconnectAfter) : 0;
+          boundMs = WAIT_MIN_MS;
+        }
+        return;
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (!passes(error)) {
+          throw error;
+        }
+      }
+      if (waitMs === 0) {
+        waitMs = Math.random() * boundMs;
+        boundMs = Math.min(2 * boundMs, WAIT_MAX_MS);
+      }
+      await pause(waitMs, undefined, { signal: over });
+    }
+  } finally {
+    left.abort();
+  }
+}

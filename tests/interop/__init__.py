@@ -1,0 +1,1 @@
+"""What other languages, and other tools, make of jobstate: real programs of theirs against a real server."""

@@ -1,0 +1,180 @@
+// What the tests ask of a Java program: Probe KIND HOST:PORT [ARGUMENT]. Built in a copy of client/examples/java, whose
+// watch it uses.
+
+import com.google.protobuf.Any;
+import com.google.rpc.BadRequest;
+import com.google.rpc.ErrorInfo;
+import com.google.rpc.ResourceInfo;
+import com.google.rpc.RetryInfo;
+import io.grpc.ManagedChannel;
+import io.grpc.ManagedChannelBuilder;
+import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import io.grpc.protobuf.StatusProto;
+import io.jobstate.v1.CreateRequest;
+import io.jobstate.v1.EventType;
+import io.jobstate.v1.GetRequest;
+import io.jobstate.v1.JobServiceGrpc;
+import io.jobstate.v1.JobServiceGrpc.JobServiceBlockingStub;
+import io.jobstate.v1.ListJobTypesRequest;
+import io.jobstate.v1.WatchEventsRequest;
+import io.jobstate.v1.WatchStart;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
+
+public final class Probe {
+  private static final int MEBIBYTE = 1024 * 1024;
+
+  @FunctionalInterface
+  private interface Call {
+    void make() throws Exception;
+  }
+
+  public static void main(String[] arguments) throws Exception {
+    var channel = ManagedChannelBuilder.forTarget(arguments[1]).usePlaintext().build();
+    var jobs = JobServiceGrpc.newBlockingStub(channel);
+    try {
+      switch (arguments[0]) {
+        case "watch" -> watch(channel, Arrays.stream(arguments).skip(2).findFirst().map(Path::of).orElse(null));
+        case "errors" -> errors(jobs);
+        case "drained" -> drained(jobs);
+        case "deadline" -> deadline(jobs);
+        case "large" -> large(jobs, Integer.parseInt(arguments[2]));
+        default -> throw new IllegalArgumentException("no such kind: " + arguments[0]);
+      }
+    } finally {
+      channel.shutdownNow();
+    }
+  }
+
+  /** Prints every event, and keeps the cursor in a file if one is named. */
+  private static void watch(ManagedChannel channel, Path cursorFile) throws Exception {
+    var watching = Thread.currentThread();
+    var input = new Thread(() -> {
+      try {
+        System.in.readAllBytes();
+      } catch (IOException closed) {
+        // The same as its end.
+      }
+      watching.interrupt();
+    });
+    input.setDaemon(true);
+    input.start();
+
+    var request = WatchEventsRequest.newBuilder().setStart(WatchStart.WATCH_START_EARLIEST);
+    if (cursorFile != null && Files.exists(cursorFile)) {
+      request.setCursor(Files.readString(cursorFile));
+    }
+    try {
+      Watch.follow(channel, request.build(), response -> {
+        for (var event : response.getEventsList()) {
+          System.out.println(event.getSequence() + " " + event.getName() + " " + event.getJob().getId());
+          if (event.getType() == EventType.EVENT_TYPE_CANCELLED && event.getJob().getId().equals("end-of-watch")) {
+            return false;
+          }
+        }
+        keep(response.getCursor(), cursorFile);
+        return true;
+      });
+    } catch (InterruptedException over) {
+      // Standard input has ended.
+    }
+  }
+
+  private static void keep(String cursor, Path cursorFile) {
+    if (cursorFile != null && !cursor.isEmpty()) {
+      // Writing to a file gives way to an interrupt, which is to end the watch and not the writing.
+      var interrupted = Thread.interrupted();
+      try {
+        Files.writeString(cursorFile, cursor);
+      } catch (IOException failure) {
+        throw new UncheckedIOException(failure);
+      } finally {
+        if (interrupted) {
+          Thread.currentThread().interrupt();
+        }
+      }
+    }
+  }
+
+  /** Prints what two bad calls are refused for. */
+  private static void errors(JobServiceBlockingStub jobs) throws Exception {
+    tell(() -> jobs.create(CreateRequest.newBuilder().setJobType("?").setMaxRetries(-1).build()));
+    tell(() -> jobs.get(GetRequest.newBuilder().setId("nobody").build()));
+  }
+
+  /** Opens a watch, and prints how the server ends it. */
+  private static void drained(JobServiceBlockingStub jobs) throws Exception {
+    var responses = jobs.watchEvents(WatchEventsRequest.getDefaultInstance());
+    tell(() -> responses.forEachRemaining(
+        response -> System.out.println(response.getKind().name().replace("WATCH_RESPONSE_KIND_", ""))));
+  }
+
+  /** Makes a call that its deadline ends, and repeats it; before each it waits for a line. */
+  private static void deadline(JobServiceBlockingStub jobs) throws Exception {
+    jobs.listJobTypes(ListJobTypesRequest.getDefaultInstance());
+    System.out.println("connected");
+    var request = CreateRequest.newBuilder()
+        .setId("once").setJobType("default").setRequestId("the-same-both-times").build();
+    for (var patience : List.of(200, 60_000)) {
+      while (System.in.read() != '\n') {
+        // The rest of the line.
+      }
+      tell(() -> {
+        var created = jobs.withDeadlineAfter(patience, TimeUnit.MILLISECONDS).create(request);
+        System.out.println("created " + created.getJob().getId());
+      });
+    }
+  }
+
+  /** Sends a message of this many MiB. */
+  private static void large(JobServiceBlockingStub jobs, int mebibytes) throws Exception {
+    var source = "s".repeat(mebibytes * MEBIBYTE);
+    tell(() -> jobs.create(CreateRequest.newBuilder().setJobType("default").setSourceId(source).build()));
+  }
+
+  /** Makes a call, and prints the code of its error, the reason, and what stands beside it. */
+  private static void tell(Call call) throws Exception {
+    try {
+      call.make();
+    } catch (StatusRuntimeException failure) {
+      var said = new ArrayList<String>();
+      said.add(nameOf(failure.getStatus().getCode()));
+      for (Any detail : StatusProto.fromThrowable(failure).getDetailsList()) {
+        if (detail.is(ErrorInfo.class)) {
+          var info = detail.unpack(ErrorInfo.class);
+          said.add(info.getDomain());
+          said.add(info.getReason());
+          for (var key : List.of("job_id", "size_max")) {
+            if (info.containsMetadata(key)) {
+              said.add(key + "=" + info.getMetadataOrThrow(key));
+            }
+          }
+        } else if (detail.is(BadRequest.class)) {
+          detail.unpack(BadRequest.class).getFieldViolationsList()
+              .forEach(violation -> said.add("field=" + violation.getField()));
+        } else if (detail.is(ResourceInfo.class)) {
+          said.add("resource=" + detail.unpack(ResourceInfo.class).getResourceName());
+        } else if (detail.is(RetryInfo.class)) {
+          var delay = detail.unpack(RetryInfo.class).getRetryDelay();
+          said.add("retry_delay=" + (delay.getSeconds() > 0 || delay.getNanos() > 0));
+        }
+      }
+      System.out.println(String.join(" ", said));
+    }
+  }
+
+  /** INVALID_ARGUMENT as InvalidArgument, which is how most languages write it. */
+  private static String nameOf(Status.Code code) {
+    return Arrays.stream(code.name().split("_"))
+        .map(word -> word.charAt(0) + word.substring(1).toLowerCase())
+        .collect(Collectors.joining());
+  }
+}

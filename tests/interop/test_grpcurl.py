@@ -1,0 +1,206 @@
+"""Every line of the pages for grpcurl runs as written, in the order of the page, and answers what the page promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from jobstate_client import Client
+from jobstate_server.config import Schedules
+
+from .facts import ADDRESS
+from .support import ROOT, InteropServer, Probe
+from .toolchains import need
+
+# The first session builds grpcurl from its source.
+pytestmark = pytest.mark.timeout(400)
+
+VERSION = "v1.9.4"
+PACKAGE = "github.com/fullstorydev/grpcurl/cmd/grpcurl"
+
+REFUSED = 64
+"""grpcurl ends with this and the number of the code."""
+
+Message = dict[str, Any]
+Ask = Callable[[str], list[Message]]
+
+
+@pytest.fixture(scope="session")
+def grpcurl(pytestconfig: pytest.Config) -> Path:
+    """The one on the PATH, or else one built for these tests and kept in pytest's cache."""
+    if found := shutil.which("grpcurl"):
+        return Path(found)
+    go = need("go", install="Go 1.25 or newer, see https://go.dev/dl")
+    assert pytestconfig.cache is not None, "grpcurl is kept in pytest's cache"
+    folder = pytestconfig.cache.mkdir(f"grpcurl-{VERSION}")
+    if not (folder / "grpcurl").exists():
+        subprocess.run([go, "install", f"{PACKAGE}@{VERSION}"], env=os.environ | {"GOBIN": str(folder)}, check=True)
+    return folder / "grpcurl"
+
+
+class Shell:
+    """Runs the lines of a page against a server."""
+
+    def __init__(self, grpcurl: Path, address: str) -> None:
+        self._address = address
+        self._env = os.environ | {"PATH": f"{grpcurl.parent}:{os.environ['PATH']}"}
+
+    def command(self, line: str) -> list[str | Path]:
+        """The line as a command, with the server's address for the page's, and this environment for .venv."""
+        assert ADDRESS in line
+        here = line.replace(ADDRESS, self._address).replace(".venv/bin", sysconfig.get_path("scripts"))
+        return ["bash", "-c", here]
+
+    def run(self, line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(line), cwd=ROOT, env=self._env, capture_output=True, text=True, check=False)
+
+    def ask(self, line: str) -> list[Message]:
+        """The messages that a line prints, which has to end well."""
+        finished = self.run(line)
+        assert finished.returncode == 0, f"{line}\n{finished.stderr}"
+        return list(messages(finished.stdout))
+
+    def follow(self, line: str) -> Probe:
+        """A line that goes on by itself."""
+        return Probe(self.command(line.replace("grpcurl", "exec grpcurl", 1)), cwd=ROOT, env=self._env)
+
+
+@pytest.fixture
+def shell(grpcurl: Path, server: InteropServer) -> Shell:
+    return Shell(grpcurl, server.address)
+
+
+@pytest.fixture
+def client(server: InteropServer) -> Iterator[Client]:
+    with Client(server.address) as client:
+        yield client
+
+
+def messages(text: str) -> Iterator[Message]:
+    """The JSON objects that follow one another in a text."""
+    decoder, rest = json.JSONDecoder(), text.strip()
+    while rest:
+        message, end = decoder.raw_decode(rest)
+        yield message
+        rest = rest[end:].strip()
+
+
+def lines_of(page: str) -> list[str]:
+    """The lines of a page that make calls, be it in a block or in the text, in their order."""
+    text = (ROOT / page).read_text("utf-8")
+    return [
+        block or inline
+        for block, inline in re.findall(r"^((?:\S*/buf curl|grpcurl) .+)$|`(grpcurl [^`]+)`", text, re.M)
+    ]
+
+
+def rpc_of(line: str) -> str:
+    """The last word, without the service."""
+    return re.split(r"[/.]", line)[-1]
+
+
+def messages_until_synced(probe: Probe) -> list[Message]:
+    """What a watch tells up to SYNCED."""
+    while "WATCH_RESPONSE_KIND_SYNCED" not in probe.line():
+        pass
+    while probe.line() != "}":
+        pass
+    return list(messages("\n".join(probe.told)))
+
+
+def test_the_lines_of_the_readme_tell_the_life_of_a_job(shell: Shell) -> None:
+    lines = lines_of("README.md")
+    create, start, progress, complete, watch, stats, describe, get = lines
+
+    assert [rpc_of(line) for line in lines[:6]] == [
+        "Create",
+        "Start",
+        "UpdateProgress",
+        "Complete",
+        "WatchEvents",
+        "GetStats",
+    ]
+    assert shell.ask(create)[0]["job"]["state"] == "JOB_STATE_QUEUED"
+    assert shell.ask(start)[0]["job"]["attempt"] == 1
+    assert shell.ask(progress)[0]["job"]["progress_message"] == "half way"
+    assert shell.ask(complete)[0]["job"]["result_count"] == "3"
+    told = [
+        event["name"].removeprefix("processing-job.")
+        for answer in shell.ask(watch)
+        for event in answer.get("events", [])
+    ]
+    assert told == ["queued", "started", "progress", "completed"]
+    assert shell.ask(stats)[0]["total"]["completed"] == "1"
+    assert "rpc WatchEvents (" in shell.run(describe).stdout
+    assert shell.ask(get)[0]["job"]["state"] == "JOB_STATE_COMPLETED"
+
+
+def test_the_duties_can_be_tried_and_looked_at_as_the_page_says(shell: Shell) -> None:
+    check_stale, retry_failed, cleanup, tasks = lines_of("docs/operations.md")[:4]
+
+    for line in (check_stale, retry_failed, cleanup):
+        assert '"dry_run": true' in line
+        assert len(shell.ask(line)) == 1
+    assert {task["name"].replace("-", "_") for task in shell.ask(tasks)[0]["tasks"]} == set(Schedules.model_fields)
+
+
+def test_a_cleanup_of_what_is_young_has_to_be_forced(shell: Shell) -> None:
+    cleanup = lines_of("docs/operations.md")[2].replace("604800s", "600s")
+    forced = cleanup.replace('"dry_run"', '"force": true, "dry_run"')
+
+    refused = shell.run(cleanup)
+
+    assert refused.returncode == REFUSED + grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert "older_than" in refused.stderr
+    assert len(shell.ask(forced)) == 1
+
+
+def test_health_is_told_of_the_server_and_of_the_jobs(shell: Shell) -> None:
+    server, jobs, report = lines_of("docs/operations.md")[4:7]
+
+    assert shell.ask(server) == [{"status": "SERVING"}]
+    assert shell.ask(jobs) == [{"status": "SERVING"}]
+    assert len(shell.ask(report)) == 1
+
+
+def test_jobs_can_be_looked_at_and_dealt_with_as_the_page_says(shell: Shell, client: Client) -> None:
+    list_failed, get, retry, cancel = lines_of("docs/operations.md")[7:]
+    for job_id, retryable in (("first", True), ("second", False)):
+        client.fail(client.start(client.create("default", id=job_id)), "BROKEN", retryable=retryable)
+    client.create("default", id="third")
+
+    assert [job["id"] for job in shell.ask(list_failed)[0]["jobs"]] == ["second"]
+    assert [attempt["error"]["code"] for attempt in shell.ask(get)[0]["attempts"]] == ["BROKEN"]
+    assert shell.ask(retry)[0]["job"]["attempt"] == 2
+    assert shell.ask(cancel)[0]["job"]["cancel_reason"] == "no longer needed"
+    for line in (retry, cancel):
+        refused = shell.run(line)
+        assert refused.returncode == REFUSED + grpc.StatusCode.FAILED_PRECONDITION.value[0]
+        assert "TRANSITION_NOT_ALLOWED" in refused.stderr
+
+
+def test_the_page_on_watching_shows_what_it_says(shell: Shell, client: Client) -> None:
+    everything, narrowed, history, copy, until_final = lines_of("docs/watch.md")
+    job = client.start(client.create("clean_transcript", id="first"))
+
+    for line in (everything, narrowed):
+        with shell.follow(line) as watch:
+            assert [answer["kind"] for answer in messages_until_synced(watch)] == ["WATCH_RESPONSE_KIND_SYNCED"]
+    assert [len(answer.get("events", [])) for answer in shell.ask(history)] == [2, 0]
+    with shell.follow(copy) as watch:
+        snapshot, _ = messages_until_synced(watch)
+        assert [job["id"] for job in snapshot["jobs"]] == ["first"]
+    with shell.follow(until_final) as watch:
+        messages_until_synced(watch)
+        client.complete(job)
+        assert '"name": "processing-job.completed"' in "\n".join(watch.rest())

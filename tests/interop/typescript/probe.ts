@@ -1,0 +1,109 @@
+/** What the tests ask of a TypeScript program: `probe KIND HOST:PORT`. Built inside a copy of client/examples/typescript. */
+
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { durationMs } from "@bufbuild/protobuf/wkt";
+import { Code, ConnectError, createClient, type Client } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { EventType, JobService, WatchResponseKind, WatchStart } from "@jobstate/grpc";
+import { BadRequestSchema, ErrorInfoSchema, ResourceInfoSchema, RetryInfoSchema } from "@jobstate/grpc/google/rpc";
+import { follow } from "./watch.js";
+
+type Jobs = Client<typeof JobService>;
+
+const MEBIBYTE = 1 << 20;
+
+/** Prints every event, and keeps the cursor in a file if one is named. */
+async function watch(jobs: Jobs, cursorFile: string | undefined): Promise<void> {
+  const over = new AbortController();
+  process.stdin.resume().on("end", () => over.abort());
+  const kept = cursorFile !== undefined && existsSync(cursorFile) ? readFileSync(cursorFile, "utf8") : "";
+  const position = kept
+    ? ({ case: "cursor", value: kept } as const)
+    : ({ case: "start", value: WatchStart.EARLIEST } as const);
+  try {
+    for await (const response of follow(jobs, { position }, over.signal)) {
+      for (const { sequence, name, type, job } of response.events) {
+        console.log(`${sequence} ${name} ${job!.id}`);
+        if (job!.id === "end-of-watch" && type === EventType.CANCELLED) {
+          return;
+        }
+      }
+      if (cursorFile !== undefined) {
+        writeFileSync(cursorFile, response.cursor);
+      }
+    }
+  } catch (error) {
+    if (!over.signal.aborted) {
+      throw error;
+    }
+  } finally {
+    process.stdin.destroy();
+  }
+}
+
+/** Prints what two bad calls are refused for. */
+async function errors(jobs: Jobs): Promise<void> {
+  await jobs.create({ jobType: "?", maxRetries: -1 }).catch(tell);
+  await jobs.get({ id: "nobody" }).catch(tell);
+}
+
+/** Opens a watch, and prints how the server ends it. */
+async function drained(jobs: Jobs): Promise<void> {
+  try {
+    for await (const response of jobs.watchEvents({})) {
+      console.log(WatchResponseKind[response.kind]);
+    }
+  } catch (error) {
+    tell(error);
+  }
+}
+
+/** Makes a call that its deadline ends, and repeats it; before each it waits for a line. */
+async function deadline(jobs: Jobs): Promise<void> {
+  await jobs.listJobTypes({});
+  console.log("connected");
+  const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+  const request = { id: "once", jobType: "default", requestId: "the-same-both-times" };
+  for (const timeoutMs of [200, 60_000]) {
+    await lines.next();
+    await jobs.create(request, { timeoutMs }).then((created) => console.log(`created ${created.job!.id}`), tell);
+  }
+  process.stdin.destroy();
+}
+
+/** Sends a message of this many MiB. */
+async function large(jobs: Jobs, mebibytes: number): Promise<void> {
+  await jobs.create({ jobType: "default", sourceId: "s".repeat(mebibytes * MEBIBYTE) }).catch(tell);
+}
+
+/** Prints the code of an error, the reason, and what stands beside it. */
+function tell(reason: unknown): void {
+  const error = ConnectError.from(reason);
+  const said = [Code[error.code]];
+  for (const info of error.findDetails(ErrorInfoSchema)) {
+    const facts = ["job_id", "size_max"].filter((key) => key in info.metadata);
+    said.push(info.domain, info.reason, ...facts.map((key) => `${key}=${info.metadata[key]}`));
+  }
+  for (const { fieldViolations } of error.findDetails(BadRequestSchema)) {
+    said.push(...fieldViolations.map(({ field }) => `field=${field}`));
+  }
+  for (const { resourceName } of error.findDetails(ResourceInfoSchema)) {
+    said.push(`resource=${resourceName}`);
+  }
+  for (const { retryDelay } of error.findDetails(RetryInfoSchema)) {
+    said.push(`retry_delay=${durationMs(retryDelay!) > 0}`);
+  }
+  console.log(said.join(" "));
+}
+
+const [kind, address, argument] = process.argv.slice(2);
+const jobs = createClient(JobService, createGrpcTransport({ baseUrl: `http://${address}` }));
+const kinds: Record<string, () => Promise<void>> = {
+  watch: () => watch(jobs, argument),
+  errors: () => errors(jobs),
+  drained: () => drained(jobs),
+  deadline: () => deadline(jobs),
+  large: () => large(jobs, Number(argument)),
+};
+await kinds[kind!]!();
