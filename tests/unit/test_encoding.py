@@ -32,6 +32,7 @@ from jobstate_server.domain.job import (
     INT64_MAX,
     JOB_FIELDS,
     NANO,
+    REPORTED,
     Attempt,
     AttemptOutcome,
     Job,
@@ -209,6 +210,23 @@ def test_a_whole_job_comes_back_in_every_field(job: Job) -> None:
 def test_each_field_of_a_job_comes_back_by_itself(name: str) -> None:
     job = EMPTY.evolve(**{name: getattr(FULL, name)})
 
+    assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
+
+
+@pytest.mark.parametrize("name", sorted(set(FROM_WIRE) - REPORTED))
+def test_a_change_is_encoded_though_the_job_was_encoded_before_it(name: str) -> None:
+    encode_job(EMPTY)
+    job = EMPTY.evolve(**{name: getattr(FULL, name)})
+
+    assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
+
+
+@pytest.mark.parametrize("name", sorted(set(FROM_WIRE) & REPORTED))
+def test_a_report_is_encoded_though_the_job_was_encoded_before_it(name: str) -> None:
+    encode_job(EMPTY)
+    job = EMPTY.reported(**{name: getattr(FULL, name)})
+
+    assert job.stem
     assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
 
 

@@ -79,15 +79,14 @@ class _Change:
 
     def take(self, trigger: Trigger, asked_as: Trigger | None = None) -> JobState:
         """The state ``trigger`` leads to. Raises TransitionNotAllowed, naming what the caller asked for."""
-        facts = Facts(self.job, self.now)
-        target = next_state(trigger, facts)
+        target = next_state(trigger, self)
         if target is None:
             why = "" if self.job.state is not JobState.PROCESSING else " and its attempt has a worker"
             raise TransitionNotAllowed(
                 self.job.id,
                 self.job.state.name,
                 (asked_as or trigger).value,
-                allowed_triggers(facts),
+                allowed_triggers(self),
                 why if asked_as is Trigger.START else "",
             )
         return target
@@ -255,10 +254,9 @@ class Decider:
 
     def _update_progress(self, job: Job, command: c.UpdateProgress, now: int) -> Decision:
         self._fence(job, command, Trigger.PROGRESS, now)
-        change = _Change(job, command, now)
-        change.take(Trigger.PROGRESS)
+        _Change(job, command, now).take(Trigger.PROGRESS)
         if command.is_heartbeat:
-            return Decision(job, job.evolve(heard_time=now), ())
+            return Decision(job, job.reported(heard_time=now), ())
         changes: dict[str, Any] = _with_usage(job, command.usage)
         if command.progress is not None:
             changes["progress"] = command.progress
@@ -266,9 +264,10 @@ class Decider:
             changes["progress_message"] = command.message
         if command.metadata:
             changes["metadata"] = self._merge(job.metadata, command.metadata)
-        change.set(heard_time=now, **changes)
-        change.tell(EventType.PROGRESS, JobState.PROCESSING, with_metadata=bool(command.metadata))
-        return change.decision()
+        after = job.reported(update_time=now, heard_time=now, **changes)
+        with_metadata = bool(command.metadata)
+        event = Event(EventType.PROGRESS, now, command.actor, job.state, after, with_metadata=with_metadata)
+        return Decision(job, after, (event,))
 
     def _complete(self, job: Job, command: c.Complete, now: int) -> Decision:
         self._fence(job, command, Trigger.COMPLETE, now)

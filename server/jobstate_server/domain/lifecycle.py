@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 from transitions import Machine
 from transitions.extensions import GraphMachine
@@ -40,33 +40,43 @@ SERVER_TRIGGERS = frozenset({Trigger.GIVE_UP, Trigger.RESUME})
 """Only the server pulls these; they are never offered to a caller as allowed."""
 
 
-class Facts(NamedTuple):
+class Known(Protocol):
     """What guards look at."""
+
+    @property
+    def job(self) -> Job: ...
+
+    @property
+    def now(self) -> int: ...
+
+
+class Facts(NamedTuple):
+    """A job and the time, for whoever has nothing better to show to guards."""
 
     job: Job
     now: int
 
 
-Guard = Callable[[Facts], bool]
+Guard = Callable[[Known], bool]
 
 
-def is_unclaimed(facts: Facts) -> bool:
+def is_unclaimed(facts: Known) -> bool:
     """The server resumed the running attempt and no worker has taken it."""
     return not facts.job.claimed
 
 
-def can_retry(facts: Facts) -> bool:
+def can_retry(facts: Known) -> bool:
     """The last error allows a retry and there are retries left."""
     error = facts.job.last_error
     return error is not None and error.retryable and facts.job.retry_count < facts.job.max_retries
 
 
-def cannot_retry(facts: Facts) -> bool:
+def cannot_retry(facts: Known) -> bool:
     """The opposite of ``can_retry``."""
     return not can_retry(facts)
 
 
-def wait_is_over(facts: Facts) -> bool:
+def wait_is_over(facts: Known) -> bool:
     """The time of the next attempt has come."""
     return facts.job.next_retry_time is not None and facts.job.next_retry_time <= facts.now
 
@@ -135,7 +145,7 @@ def _compile(machine: Machine) -> dict[tuple[JobState, Trigger], tuple[_Way, ...
 _WAYS = _compile(MACHINE)
 
 
-def next_state(trigger: Trigger, facts: Facts) -> JobState | None:
+def next_state(trigger: Trigger, facts: Known) -> JobState | None:
     """The state that ``trigger`` leads to from the job's state, or None when the step is not allowed."""
     for guards, target in _WAYS.get((facts.job.state, trigger), ()):
         for guard in guards:
@@ -146,7 +156,7 @@ def next_state(trigger: Trigger, facts: Facts) -> JobState | None:
     return None
 
 
-def allowed_triggers(facts: Facts) -> tuple[str, ...]:
+def allowed_triggers(facts: Known) -> tuple[str, ...]:
     """What a caller could do with the job now, in the order of the table."""
     return tuple(
         trigger.value

@@ -51,8 +51,7 @@ def encode_event(event: Event) -> EncodedEvent:
         if event.with_metadata and not event.job.metadata:
             # Emptied by this change: present and empty, or nobody could tell that from unchanged.
             job += _NO_METADATA
-    previous = 0 if event.previous_state is None else event.previous_state.value
-    parts = [_head(event.type, event.actor, previous), time_field(_TIME, event.time), embed(_JOB, job)]
+    parts = [_head(event.type, event.actor, event.previous_state or 0), time_field(_TIME, event.time), embed(_JOB, job)]
     if event.detail is not None:
         message = event_pb2.Event()
         _fill_detail(message, event)

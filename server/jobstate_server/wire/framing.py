@@ -8,22 +8,28 @@ Source: protobuf.dev, "Encoding", sections "Message Structure" and "Last One Win
 
 from __future__ import annotations
 
-_SMALL = tuple(bytes([value]) for value in range(128))
-
 _VARINT = 0
 _LENGTH_DELIMITED = 2
 
 
 def varint(value: int) -> bytes:
     """A non-negative integer as a varint."""
-    if value < 128:
-        return _SMALL[value]
+    return _SMALL[value] if value < _SMALL_COUNT else _varint(value)
+
+
+def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+_SMALL_COUNT = 2_048
+"""Tags, and the lengths of all but the largest jobs and events: looked up, not computed."""
+
+_SMALL = tuple(map(_varint, range(_SMALL_COUNT)))
 
 
 def varint_tag(field: int) -> bytes:

@@ -34,30 +34,39 @@ def fill_error(target: job_pb2.JobError, error: JobError) -> None:
 
 def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes:
     """The job without its version, which is known only once its last event is numbered."""
+    report = job_pb2.Job(
+        progress=job.progress, progress_message=job.progress_message, estimated_tokens=job.estimated_tokens
+    )
+    if job.estimated_cost_nano:
+        report.estimated_cost = job.estimated_cost_nano / NANO
+    parts = [job.stem or _stem(job), report.SerializeToString(), time_field(_UPDATE_TIME, job.update_time)]
+    if metadata and job.metadata:
+        parts.append(embed(_METADATA, job.metadata))
+    if result and job.result:
+        parts.append(embed(_RESULT, job.result))
+    return b"".join(parts)
+
+
+def _stem(job: Job) -> bytes:
+    """What every report leaves as it is but the documents, kept with the job for the events of the next ones."""
     message = job_pb2.Job(
         id=job.id,
         job_type=job.job_type,
         source_id=job.source_id,
         state=job_pb2.JobState.ValueType(job.state),
-        progress=job.progress,
-        progress_message=job.progress_message,
         attempt=job.attempt,
         worker=job.worker,
         retry_count=job.retry_count,
         max_retries=job.max_retries,
-        estimated_tokens=job.estimated_tokens,
         result_count=job.result_count,
         cancel_reason=job.cancel_reason,
         claimed=job.claimed,
     )
-    if job.estimated_cost_nano:
-        message.estimated_cost = job.estimated_cost_nano / NANO
     if job.last_error is not None:
         fill_error(message.last_error, job.last_error)
     parts = [
         message.SerializeToString(),
         time_field(_CREATE_TIME, job.create_time),
-        time_field(_UPDATE_TIME, job.update_time),
         span_field(_DURATION, job.duration),
     ]
     if job.timeout is not None:
@@ -70,11 +79,7 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
         parts.append(time_field(_NEXT_RETRY_TIME, job.next_retry_time))
     if job.attempt_deadline is not None:
         parts.append(time_field(_ATTEMPT_DEADLINE, job.attempt_deadline))
-    if metadata and job.metadata:
-        parts.append(embed(_METADATA, job.metadata))
-    if result and job.result:
-        parts.append(embed(_RESULT, job.result))
-    return b"".join(parts)
+    return job.keep_stem(b"".join(parts))
 
 
 def encode_remains(job: Job) -> bytes:
