@@ -50,14 +50,6 @@ class Outcome:
     """False for a server command that was dropped in silence."""
 
 
-@dataclass(slots=True)
-class _Decided:
-    """An outcome whose jobs await their version."""
-
-    outcome: Outcome
-    last_events: tuple[int | None, ...]
-
-
 Verdict = Outcome | JobStateError
 
 _PROGRESSED = 1
@@ -78,21 +70,23 @@ class Batch:
         self._deleted: list[str] = []
         self._last_event: dict[str, int] = {}
         self._changes = Changes()
-        self._decided: list[_Decided | JobStateError] = []
+        self._verdicts: list[Verdict] = []
+        self._unnumbered: list[tuple[Job, int]] = []
+        """The jobs of the outcomes, each with the index of the event that gives it its version."""
 
     def decide(self, command: Command) -> None:
         """Decide one command and take its changes into the view, or note its refusal."""
         try:
-            self._decided.append(self._decide(command))
+            self._verdicts.append(self._decide(command))
         except JobStateError as refusal:
-            self._decided.append(refusal)
+            self._verdicts.append(refusal)
         except Exception:
             call_id = secrets.token_hex(8)
             log.exception(
                 "a command failed while it was decided",
                 extra={"job": command.job_id, "command": type(command).__name__, "call_id": call_id},
             )
-            self._decided.append(InternalError(call_id))
+            self._verdicts.append(InternalError(call_id))
 
     def decide_due(self, due: Sequence[Job]) -> None:
         """Decide what has fallen due by itself. Its verdicts come after those of the commands."""
@@ -103,7 +97,7 @@ class Batch:
                 kind = Resume if job.state is JobState.RETRYING else TimeOut
                 self.decide(kind(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt, due_time=job.due_time))
 
-    def _decide(self, command: Command) -> _Decided:
+    def _decide(self, command: Command) -> Outcome:
         if isinstance(command, BatchCreate):
             return self._decide_many(command)
         if command.request is not None:
@@ -112,16 +106,22 @@ class Batch:
                 return self._answer_repeat(repeated)
         decision = self._decider.decide(self._jobs.get(command.job_id), command, self.now)
         if decision is None:
-            return _Decided(Outcome((), acted=False), ())
+            return Outcome((), acted=False)
         encoded = [encode_event(event) for event in decision.events]
         self._absorb(command, decision, encoded)
-        job = decision.job
-        if job is None:
-            return _Decided(Outcome(()), ())
-        outcome = Outcome((job,), encoded[-1].job if encoded else None)
-        return _Decided(outcome, (self._last_event.get(job.id),))
+        if decision.job is None:
+            return Outcome(())
+        return self._outcome((decision.job,), encoded[-1].job if encoded else None)
 
-    def _decide_many(self, batch: BatchCreate) -> _Decided:
+    def _outcome(self, jobs: tuple[Job, ...], encoded: bytes | None = None) -> Outcome:
+        """What came of a command, whose jobs get their version once the events are numbered."""
+        for job in jobs:
+            last_event = self._last_event.get(job.id)
+            if last_event is not None:
+                self._unnumbered.append((job, last_event))
+        return Outcome(jobs, encoded)
+
+    def _decide_many(self, batch: BatchCreate) -> Outcome:
         """All of them or none: nothing enters the view before everything has been decided and encoded."""
         repeats = [None if create.request is None else self._repeated(create.request) for create in batch.creates]
         if any(repeats):
@@ -142,17 +142,16 @@ class Batch:
             raise refusal.within(f"requests[{index}]") from refusal
         for part in decided:
             self._absorb(*part)
-        jobs = tuple(self._jobs[create.job_id] for create in batch.creates)
-        return _Decided(Outcome(jobs), tuple(self._last_event[job.id] for job in jobs))
+        return self._outcome(tuple(self._jobs[create.job_id] for create in batch.creates))
 
-    def _answer_repeated_batch(self, repeats: Sequence[StoredRequest | None]) -> _Decided:
+    def _answer_repeated_batch(self, repeats: Sequence[StoredRequest | None]) -> Outcome:
         jobs = []
         for repeated in repeats:
             if repeated is None:
                 # Some of these calls were made before and some were not: this is another batch than that one.
                 raise RequestIdReused(next(stored.request.request_id for stored in repeats if stored is not None))
             jobs.append(self._existing(repeated.job_ids[0]))
-        return _Decided(Outcome(tuple(jobs)), tuple(self._last_event.get(job.id) for job in jobs))
+        return self._outcome(tuple(jobs))
 
     def _repeated(self, request: Request) -> StoredRequest | None:
         """The earlier call that this one repeats. Raises RequestIdReused when the id was used for something else."""
@@ -161,9 +160,8 @@ class Batch:
             raise RequestIdReused(request.request_id)
         return stored
 
-    def _answer_repeat(self, repeated: StoredRequest) -> _Decided:
-        job = self._existing(repeated.job_ids[0])
-        return _Decided(Outcome((job,)), (self._last_event.get(job.id),))
+    def _answer_repeat(self, repeated: StoredRequest) -> Outcome:
+        return self._outcome((self._existing(repeated.job_ids[0]),))
 
     def _existing(self, job_id: str) -> Job:
         job = self._jobs.get(job_id)
@@ -179,7 +177,7 @@ class Batch:
             self._last_event[job_id] = len(changes.events)
             job = event.job
             changes.events.append(
-                NewEvent(event.time, job_id, job.job_type, job.source_id, job.principal, event.type.value, payload)
+                NewEvent(event.time, job_id, job.job_type, job.source_id, job.principal, int(event.type), payload)
             )
         if decision.job is None:
             del self._jobs[job_id]
@@ -189,8 +187,10 @@ class Batch:
                 self._deleted.append(job_id)
         else:
             self._jobs[job_id] = decision.job
-            kind = _PROGRESSED if isinstance(command, UpdateProgress) else _CHANGED
-            self._touched[job_id] = max(kind, self._touched.get(job_id, 0))
+            if not isinstance(command, UpdateProgress):
+                self._touched[job_id] = _CHANGED
+            elif job_id not in self._touched:
+                self._touched[job_id] = _PROGRESSED
             if decision.before is None:
                 self._decider.remember_types((decision.job.job_type,))
         if decision.ended is not None:
@@ -199,7 +199,8 @@ class Batch:
             stored = StoredRequest(command.request, (job_id,), self.now)
             self._requests[command.request.key] = stored
             changes.requests.append(stored)
-        merge_tallies(changes.tallies, tally_deltas(decision))
+        if deltas := tally_deltas(decision):
+            merge_tallies(changes.tallies, deltas)
 
     def write(self, transaction: Transaction, *, is_last: bool) -> tuple[int, list[NewEvent]]:
         """Write everything that changed. Returns the sequence of the first event, and the events.
@@ -229,17 +230,9 @@ class Batch:
 
     def verdicts(self, first_sequence: int) -> list[Verdict]:
         """What came of each command, in order, with the versions their jobs now have."""
-        return [self._numbered(decided, first_sequence) for decided in self._decided]
-
-    @staticmethod
-    def _numbered(decided: _Decided | JobStateError, first_sequence: int) -> Verdict:
-        if isinstance(decided, JobStateError):
-            return decided
-        outcome = decided.outcome
-        for job, last_event in zip(outcome.jobs, decided.last_events, strict=True):
-            if last_event is not None:
-                job.numbered(first_sequence + last_event)
-        return outcome
+        for job, last_event in self._unnumbered:
+            job.numbered(first_sequence + last_event)
+        return self._verdicts
 
 
 def _refuse_doubles(batch: BatchCreate) -> None:
