@@ -107,6 +107,15 @@ def test_progress_of_jobs_in_hand_reads_nothing_and_writes_two_tables(traced: Tr
     ]
 
 
+def test_a_report_of_jobs_in_hand_writes_no_document_and_no_sum(traced: Traced) -> None:
+    traced.commit(create)
+    traced.commit(start)
+
+    (update,) = [statement for statement in traced.commit(progress) if statement.startswith("UPDATE job")]
+    assert "progress_message" in update
+    assert not [name for name in ("metadata", "tokens", "cost") if name in update]
+
+
 @pytest.mark.parametrize("step", [create, progress_with_usage, complete])
 def test_no_step_takes_more_statements_for_more_commands(traced: Traced, step: Callable[[int], c.Command]) -> None:
     if step is not create:

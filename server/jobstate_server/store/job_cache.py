@@ -23,6 +23,7 @@ class JobCache:
 
     def __init__(self, bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._jobs: dict[str, Job] = {}
+        self._sizes: dict[str, int] = {}
         self._bytes = 0
         self._bytes_max = bytes_max
 
@@ -31,27 +32,30 @@ class JobCache:
         jobs = self._jobs
         return {job_id: jobs[job_id] for job_id in job_ids if job_id in jobs}
 
+    def get(self, job_id: str) -> Job | None:
+        """The job as the database has it, None when it is not here."""
+        return self._jobs.get(job_id)
+
     def keep(self, job: Job) -> None:
         """Take in a job as it now is; the ones kept longest without a change make room for it."""
-        self.drop(job.id)
+        job_id = job.id
+        self.drop(job_id)
         if job.state.is_final:
             return
-        self._jobs[job.id] = job
-        self._bytes += _size(job)
+        size = _OVERHEAD + document_bytes(job)
+        self._jobs[job_id] = job
+        self._sizes[job_id] = size
+        self._bytes += size
         while self._bytes > self._bytes_max:
             self.drop(next(iter(self._jobs)))
 
     def drop(self, job_id: str) -> None:
         """Forget a job."""
-        job = self._jobs.pop(job_id, None)
-        if job is not None:
-            self._bytes -= _size(job)
+        if self._jobs.pop(job_id, None) is not None:
+            self._bytes -= self._sizes.pop(job_id)
 
     def clear(self) -> None:
         """Forget every job."""
         self._jobs.clear()
+        self._sizes.clear()
         self._bytes = 0
-
-
-def _size(job: Job) -> int:
-    return _OVERHEAD + document_bytes(job)

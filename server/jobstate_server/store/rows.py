@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from jobstate_server.domain.commands import Request
-from jobstate_server.domain.job import JOB_FIELDS, Attempt, AttemptOutcome, Job, JobError, JobState
+from jobstate_server.domain.job import JOB_FIELDS, REPORTED, Attempt, AttemptOutcome, Job, JobError, JobState
 from jobstate_server.store.base import StoredRequest
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow
 
@@ -20,25 +21,25 @@ _STATES = {int(state): state for state in JobState}
 JOB_COLUMNS = _PLAIN_JOB_FIELDS + ERROR_COLUMNS
 """Columns of ``job`` in the order of ``job_values``."""
 
-PROGRESS_COLUMNS = (
-    "version",
-    "progress",
-    "progress_message",
-    "metadata",
-    "estimated_tokens",
-    "estimated_cost_nano",
-    "attempt_tokens",
-    "attempt_cost_nano",
-    "update_time",
-    "heard_time",
-)
+REPORT_COLUMNS = ("version", "progress", "progress_message", "update_time", "heard_time")
+"""Columns that progress reports change; most change nothing else."""
+
+_SELDOM_COLUMNS = ("metadata", "estimated_tokens", "estimated_cost_nano", "attempt_tokens", "attempt_cost_nano")
+
+PROGRESS_COLUMNS = REPORT_COLUMNS + _SELDOM_COLUMNS
 """Columns that a progress report can change; none of them is indexed."""
+
+_plain_values = itemgetter(*_PLAIN_JOB_FIELDS)
+_report_values = itemgetter(*REPORT_COLUMNS, "id")
+_progress_values = itemgetter(*PROGRESS_COLUMNS, "id")
+_seldom = itemgetter(*_SELDOM_COLUMNS)
 
 EVENT_COLUMNS = tuple(EventRow._meta.sorted_field_names)
 ATTEMPT_COLUMNS = tuple(AttemptRow._meta.sorted_field_names)
 REQUEST_COLUMNS = tuple(RequestRow._meta.sorted_field_names)
 
 assert set(JOB_COLUMNS) == set(JobRow._meta.sorted_field_names), "the job table and the Job differ"
+assert set(PROGRESS_COLUMNS) == REPORTED | {"version"}, "not every field that is reported would be written"
 
 
 def error_values(error: JobError | None) -> tuple[Any, ...]:
@@ -58,25 +59,24 @@ def error_from(values: tuple[Any, ...]) -> JobError | None:
 
 def job_values(job: Job) -> tuple[Any, ...]:
     """The row of a job, in the order of ``JOB_COLUMNS``."""
-    values = job.__dict__
-    return (*[values[name] for name in _PLAIN_JOB_FIELDS], *error_values(job.last_error))
+    return (*_plain_values(job.__dict__), *error_values(job.last_error))
 
 
 def progress_values(job: Job) -> tuple[Any, ...]:
     """The values of ``PROGRESS_COLUMNS``, then the id."""
-    return (
-        job.version,
-        job.progress,
-        job.progress_message,
-        job.metadata,
-        job.estimated_tokens,
-        job.estimated_cost_nano,
-        job.attempt_tokens,
-        job.attempt_cost_nano,
-        job.update_time,
-        job.heard_time,
-        job.id,
-    )
+    values: tuple[Any, ...] = _progress_values(job.__dict__)
+    return values
+
+
+def report_values(job: Job) -> tuple[Any, ...]:
+    """The values of ``REPORT_COLUMNS``, then the id."""
+    values: tuple[Any, ...] = _report_values(job.__dict__)
+    return values
+
+
+def is_plain_report(before: Job, after: Job) -> bool:
+    """Whether reports of progress, which lead from one job to the other, changed ``REPORT_COLUMNS`` alone."""
+    return bool(_seldom(before.__dict__) == _seldom(after.__dict__))
 
 
 def job_from(row: tuple[Any, ...]) -> Job:

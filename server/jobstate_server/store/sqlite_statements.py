@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from peewee import SQL, Query, SqliteDatabase, Tuple
 
 from jobstate_server.domain.job import INT64_MAX, JobState
+from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.models import EventRow, HorizonRow, JobRow, LogRow, RequestRow, TallyRow
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
     EVENT_COLUMNS,
     JOB_COLUMNS,
     PROGRESS_COLUMNS,
+    REPORT_COLUMNS,
     REQUEST_COLUMNS,
 )
 
@@ -26,38 +29,44 @@ _ROWS_AT_ONCE = (256, 64, 16, 4, 1)
 """Rows of one statement: few sizes, so that each is prepared once. The largest binds 10,000 values, a third of what
 SQLite allows by default."""
 
+_NOTHING: dict[None, None] = {}
+
+# For a value that is not exactly an int, float, str or bytearray sqlite3 looks in four places whether somebody wants it
+# adapted, which costs more than binding it. A word on it in the first place ends the search.
+sqlite3.register_adapter(bytes, bytes)
+sqlite3.register_adapter(bool, int)
+sqlite3.register_adapter(JobState, int)
+sqlite3.register_adapter(Measure, int)
+sqlite3.register_adapter(type(None), _NOTHING.get)
+
 _TALLY_COLUMNS = tuple(TallyRow._meta.sorted_field_names)
 
 
 class ManyRows:
-    """One statement for many rows: ``head`` VALUES (…), (…) ``tail``."""
+    """One statement for many rows: ``text`` with VALUES (…), (…) in place of its ``{rows}``."""
 
-    def __init__(self, head: str, columns: int, tail: str = "") -> None:
+    def __init__(self, text: str, columns: int) -> None:
         row = f"({', '.join('?' * columns)})"
-        self._texts = {size: f"{head} (VALUES {', '.join([row] * size)}) {tail}" for size in _ROWS_AT_ONCE}
+        self._texts = {size: text.format(rows=f"VALUES {', '.join([row] * size)}") for size in _ROWS_AT_ONCE}
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write the rows."""
         start = 0
         for size, text in self._texts.items():
             while len(rows) - start >= size:
-                values: list[Any] = []
-                for row in rows[start : start + size]:
-                    values += row
-                connection.execute(text, values)
+                connection.execute(text, list(chain.from_iterable(rows[start : start + size])))
                 start += size
 
 
 def _insert(table: str, columns: tuple[str, ...]) -> ManyRows:
-    return ManyRows(f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM", len(columns))
+    return ManyRows(f"INSERT INTO {table} ({', '.join(columns)}) {{rows}}", len(columns))
 
 
 def _update(table: str, columns: tuple[str, ...]) -> ManyRows:
     """Rows are the values of ``columns``, then the id. SQLite names those of VALUES column1, column2, …"""
     values = ", ".join(f"{column} = new.column{number}" for number, column in enumerate(columns, 1))
-    return ManyRows(
-        f"UPDATE {table} SET {values} FROM", len(columns) + 1, f"AS new WHERE {table}.id = new.column{len(columns) + 1}"
-    )
+    key = len(columns) + 1
+    return ManyRows(f"UPDATE {table} SET {values} FROM ({{rows}}) AS new WHERE {table}.id = new.column{key}", key)
 
 
 class Statements:
@@ -66,20 +75,21 @@ class Statements:
     insert_jobs = _insert("job", JOB_COLUMNS)
     update_jobs = _update("job", JOB_COLUMNS)
     update_progress = _update("job", PROGRESS_COLUMNS)
+    update_report = _update("job", REPORT_COLUMNS)
     insert_events = _insert("event", EVENT_COLUMNS)
     insert_attempts = _insert("attempt", ATTEMPT_COLUMNS)
     insert_requests = _insert("request", REQUEST_COLUMNS)
     add_tallies = ManyRows(
-        f"INSERT INTO tally ({', '.join(_TALLY_COLUMNS)}) SELECT * FROM",
-        len(_TALLY_COLUMNS),
         # "WHERE true" tells the parser that ON begins no join. An overflowing sum becomes a float in SQLite, and the
         # minimum brings it back.
-        "WHERE true ON CONFLICT (job_type, measure, bucket) DO UPDATE"
+        f"INSERT INTO tally ({', '.join(_TALLY_COLUMNS)}) SELECT * FROM ({{rows}}) WHERE true"
+        " ON CONFLICT (job_type, measure, bucket) DO UPDATE"
         f" SET value = MIN({INT64_MAX}, tally.value + excluded.value)",
+        len(_TALLY_COLUMNS),
     )
-    delete_jobs = ManyRows("DELETE FROM job WHERE id IN", 1)
-    delete_attempts = ManyRows("DELETE FROM attempt WHERE job_id IN", 1)
-    delete_requests = ManyRows("DELETE FROM request WHERE (principal, request_id) IN", 2)
+    delete_jobs = ManyRows("DELETE FROM job WHERE id IN ({rows})", 1)
+    delete_attempts = ManyRows("DELETE FROM attempt WHERE job_id IN ({rows})", 1)
+    delete_requests = ManyRows("DELETE FROM request WHERE (principal, request_id) IN ({rows})", 2)
 
     def __init__(self, database: SqliteDatabase) -> None:
         """Build what is built with peewee, in this database's dialect."""
