@@ -116,17 +116,14 @@ async def _hand_on(request: pb.StreamUpdatesRequest, call: Call, committer: Comm
 def _answer(batch: _Batch, verdicts: list[Verdict]) -> bytes:
     answer = pb.StreamUpdatesResponse(batch=batch.request.batch)
     decided = iter(verdicts)
+    add = answer.outcomes.add
     for index, update in enumerate(batch.request.updates):
         verdict = batch.refused.get(index) or next(decided)
-        outcome = answer.outcomes.add()
         if isinstance(verdict, JobStateError):
-            _fill_refusal(outcome, update, verdict)
+            _fill_refusal(add(), update, verdict)
         else:
             job = verdict.jobs[0]
-            outcome.id = job.id
-            outcome.version = job.version
-            outcome.attempt = job.attempt
-            outcome.state = job_pb2.JobState.ValueType(job.state)
+            add(id=job.id, version=job.version, attempt=job.attempt, state=job_pb2.JobState.ValueType(job.state))
     return answer.SerializeToString()
 
 
