@@ -18,6 +18,7 @@ from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.domain.commands import Command
 from jobstate_server.domain.decide import Decider, Decision
 from jobstate_server.domain.job import Job
+from jobstate_server.engine.committer import BATCH_ROWS_MAX
 
 from ..support.calls import (
     Refusal,
@@ -187,6 +188,23 @@ async def test_commands_on_one_job_in_one_batch_see_each_other(running: Running)
     assert [answer.version for answer in answers] == [2, 3, 4]
     assert (await late).reason == "TRANSITION_NOT_ALLOWED"
     assert names(await history(running)) == ["queued", "started", "progress", "completed"]
+
+
+async def test_calls_that_come_during_a_commit_share_the_next_one_however_many_came_before(running: Running) -> None:
+    await create(running)
+    await start(running)
+    await asyncio.gather(*(report(running, progress=number % 101) for number in range(BATCH_ROWS_MAX)))
+    before = running.server.committer.counters.commits
+
+    async with held(running.server) as hold:
+        calls = []
+        for number in range(1, 4):
+            calls.append(asyncio.ensure_future(report(running, progress=number)))
+            await hold.has(number)
+        hold.release()
+        await asyncio.gather(*calls)
+
+    assert running.server.committer.counters.commits == before + 1
 
 
 async def test_1000_concurrent_reports_commit_in_far_fewer_than_1000_transactions(running: Running) -> None:

@@ -124,11 +124,13 @@ class Committer:
         self._published = published
         self._gathered: deque[_Item] = deque()
         self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
-        self._gathering = Gathering(self._hand_over)
+        self._gathering = Gathering(self._hand_over, BATCH_ROWS_MAX)
         self._idle = asyncio.Event()
         self._idle.set()
         self._rows_waiting = 0
         self._bytes_waiting = 0
+        self._rows_gathered = 0
+        """Of the rows that wait, those that the thread has not been given."""
         self._wanting_room: deque[asyncio.Future[None]] = deque()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -231,8 +233,10 @@ class Committer:
 
     def _gather(self, item: _Item) -> None:
         self._gathered.append(item)
+        if isinstance(item, _Pending):
+            self._rows_gathered += item.rows
         self._idle.clear()
-        self._gathering.came(self._rows_waiting, urgent=not isinstance(item, _Pending))
+        self._gathering.came(self._rows_gathered, urgent=not isinstance(item, _Pending))
 
     def _hand_over(self) -> None:
         self._handed.put(self._take())
@@ -249,6 +253,7 @@ class Committer:
                 if handed.pending and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
                     break
                 handed.pending.append(item)
+                self._rows_gathered -= item.rows
             elif isinstance(item, _Work):
                 handed.work = item
             else:
@@ -280,10 +285,10 @@ class Committer:
             size += item.size
         self._rows_waiting -= rows
         self._bytes_waiting -= size
-        if not self._gathered:
+        if not self._gathered and not self._rows_waiting:
             self._idle.set()
         is_urgent = any(not isinstance(item, _Pending) for item in self._gathered)
-        self._gathering.returned(rows, self._rows_waiting, urgent=is_urgent)
+        self._gathering.returned(rows, self._rows_gathered, urgent=is_urgent)
         if wanted or written.due_served is not None:
             self._set_reachable(written.reachable)
         if written.events:

@@ -3,7 +3,8 @@
 Two threads that each want the interpreter for every call spend more time waiting for it than working. So a thread is
 given a batch, never a call; and an idle thread is given one at once only when as many calls have come as were there the
 last time. Otherwise the loop waits for them: those who were answered a moment ago are on their way back. It waits while
-calls keep coming, and not long.
+calls keep coming, and not long. A busy thread is given its next batch when that is full, so that it need not wait for a
+busy loop to hear that it is idle.
 """
 
 from __future__ import annotations
@@ -24,10 +25,16 @@ GATHER_TIME_MAX_S = 0.010
 class Gathering:
     """Decides when to hand over. Belongs on the event loop's thread."""
 
-    def __init__(self, hand_over: Callable[[], None]) -> None:
-        """``hand_over`` gives the thread what has gathered; ``returned`` must follow when that is done."""
+    def __init__(self, hand_over: Callable[[], None], full: int) -> None:
+        """
+        Args:
+            hand_over: gives the thread what has gathered; ``returned`` must follow when that is done.
+            full: calls that are a whole batch, which cannot gain by waiting.
+        """
         self._hand_over = hand_over
-        self._busy = False
+        self._full = full
+        self._handed = 0
+        """Batches that the thread has: the one that it works on and, at the most, the next."""
         self._expected = 0
         """Calls of the last batch and those that had come while it was worked on."""
         self._waiting = 0
@@ -40,7 +47,9 @@ class Gathering:
     def came(self, waiting: int, *, urgent: bool = False) -> None:
         """Something has come, and so much is waiting now. ``urgent``: do not wait for more."""
         self._waiting = waiting
-        if self._busy or self._is_soon:
+        if self._handed or self._is_soon:
+            if self._handed == 1 and waiting >= self._full:
+                self._go()
             return
         if urgent or waiting >= self._expected:
             if self._arranged is not None:
@@ -71,14 +80,14 @@ class Gathering:
     def _go(self) -> None:
         self._arranged = None
         self._is_soon = False
-        self._busy = True
+        self._handed += 1
         self._hand_over()
 
     def returned(self, done: int, waiting: int, *, urgent: bool = False) -> None:
         """The thread has done a batch of so many, and so much is waiting. Call it before telling the callers."""
-        self._busy = False
+        self._handed -= 1
         self._expected = min(GATHER_ENOUGH, done + waiting)
-        if waiting >= GATHER_ENOUGH:
+        if waiting >= (self._full if self._handed else GATHER_ENOUGH):
             # At once, so that the thread works while the loop sends the answers.
             self._go()
         elif waiting or urgent:

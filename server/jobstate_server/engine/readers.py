@@ -47,7 +47,7 @@ class Readers:
             queue.SimpleQueue()
         )
         self._gets: deque[_Get] = deque()
-        self._gathering = Gathering(self._hand_over_gets)
+        self._gathering = Gathering(self._hand_over_gets, GETS_AT_ONCE_MAX)
         self._waiting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = [
