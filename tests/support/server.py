@@ -89,6 +89,13 @@ async def serving(path: Path, clock: Clock | None = None, **settings: Any) -> As
         await server.stop()
 
 
+@asynccontextmanager
+async def serving_url(url: str, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Running]:
+    """A server on the store at a URL, which others may share. It has no path to speak of."""
+    async with serving(Path(), clock, store=url, **settings) as running:
+        yield running
+
+
 def rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Everything in the tables of the store, as a foreign program reads it."""
     with closing(sqlite3.connect(path)) as connection:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import HOUR, SECOND, ManualClock, SystemClock
+from jobstate_server.domain.clock import HOUR, SECOND, FollowingClock, ManualClock, SystemClock
 
 
 def test_the_system_clock_tells_microseconds_since_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +103,72 @@ def test_a_step_of_the_manual_clock_moves_the_wall_clock_and_no_timer() -> None:
 
     clock.advance(SECOND)
     assert (clock.now(), clock.monotonic(), ran) == (HOUR + SECOND, SECOND, [HOUR + SECOND])
+
+
+def test_a_following_clock_goes_by_its_own_until_it_is_told_another() -> None:
+    own = ManualClock(start=5 * HOUR)
+    clock = FollowingClock(own)
+
+    own.advance(SECOND)
+
+    assert (clock.now(), clock.monotonic()) == (5 * HOUR + SECOND, SECOND)
+
+
+def test_a_following_clock_goes_on_from_what_it_was_told_by_its_own_monotonic_time() -> None:
+    own = ManualClock(start=5 * HOUR)
+    clock = FollowingClock(own)
+
+    clock.follow(9 * HOUR)
+    assert clock.now() == 9 * HOUR
+    own.advance(SECOND)
+    # A step of the machine's wall clock is none of the database's.
+    own.step(HOUR)
+
+    assert (clock.now(), clock.monotonic()) == (9 * HOUR + SECOND, SECOND)
+
+
+def test_a_following_clock_that_nobody_has_asked_may_be_told_an_earlier_time() -> None:
+    clock = FollowingClock(ManualClock(start=5 * HOUR))
+
+    clock.follow(HOUR)
+
+    assert clock.now() == HOUR
+
+
+def test_a_following_clock_that_is_told_an_earlier_time_waits_for_it() -> None:
+    own = ManualClock(start=0)
+    clock = FollowingClock(own)
+    clock.follow(10 * SECOND)
+    assert clock.now() == 10 * SECOND
+
+    clock.follow(8 * SECOND)
+    found = [clock.now()]
+    for _ in range(3):
+        own.advance(SECOND)
+        found.append(clock.now())
+
+    assert found == [10 * SECOND, 10 * SECOND, 10 * SECOND, 11 * SECOND]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["follow", "advance", "step"]), st.integers(0, 100)), max_size=30))
+def test_a_following_clock_never_goes_back(steps: list[tuple[str, int]]) -> None:
+    own = ManualClock(start=50)
+    clock = FollowingClock(own)
+    found = [clock.now()]
+    for step, amount in steps:
+        getattr(clock if step == "follow" else own, step)(amount)
+        found.append(clock.now())
+
+    assert found == sorted(found)
+
+
+def test_a_timer_of_a_following_clock_is_one_of_its_own_clock() -> None:
+    own = ManualClock(start=0)
+    clock = FollowingClock(own)
+    clock.follow(HOUR)
+    ran: list[int] = []
+    clock.call_later(SECOND, lambda: ran.append(clock.now()))
+
+    own.advance(SECOND)
+
+    assert ran == [HOUR + SECOND]

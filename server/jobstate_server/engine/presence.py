@@ -49,4 +49,6 @@ class Presence:
             # The committer has logged why, if it failed; the next time may succeed.
             future.exception()
         if not self._is_stopping:
+            # What was due may have been in the hands of a replica that died before it was done, and told nobody.
+            self._committer.ring_due()
             self._timer = self._clock.call_later(HEARD_INTERVAL, self._be_heard)

@@ -26,6 +26,11 @@ _LOOK_BACK = timedelta(hours=25)
 """How far back a missed instant is looked for. Daily is the rarest default; a rarer duty waits for its next instant."""
 
 
+_RINGS_EARLY_MAX = timedelta(seconds=30)
+"""APScheduler rings by this machine's clock, which may be ahead of the one that replicas share. Two instants of a
+crontab are a minute apart, so a ring is for the one that comes within half of that, not for the one before."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskState:
     """A duty, when it ran and when it will."""
@@ -76,7 +81,7 @@ class Schedule:
             last = last_runs.get(duty.name)
             latest = self._latest_instant(duty)
             if last is not None and latest is not None and last.last_due < latest:
-                await self._ring(duty)
+                self._begin(self.run_claimed(duty, latest))
             else:
                 self._take_over(duty, last)
         self._scheduler.start()
@@ -132,9 +137,9 @@ class Schedule:
         assert instant is not None, "a crontab expression has no last instant"
         return instant
 
-    def _latest_instant(self, duty: Duty) -> int | None:
-        """The last scheduled instant up to now, None when there was none for longer than anybody looks back."""
-        now = _moment(self._clock.now())
+    def _latest_instant(self, duty: Duty, ahead: timedelta = timedelta()) -> int | None:
+        """The last scheduled instant up to now and ``ahead``, None when there was none for longer than we look back."""
+        now = _moment(self._clock.now()) + ahead
         latest = None
         instant = self._next(duty, now - _LOOK_BACK)
         while instant <= now:
@@ -143,7 +148,7 @@ class Schedule:
         return None if latest is None else _micros(latest)
 
     async def _ring(self, duty: Duty) -> None:
-        due = self._latest_instant(duty)
+        due = self._latest_instant(duty, _RINGS_EARLY_MAX)
         if due is not None:
             self._begin(self.run_claimed(duty, due))
 

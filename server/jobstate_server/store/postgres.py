@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NoReturn
 from zlib import crc32
 
@@ -20,7 +20,8 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.clock import Clock, FollowingClock
-from jobstate_server.domain.job import INT64_MAX
+from jobstate_server.domain.filters import JobFilter, Order, Position
+from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.store import migrate
 from jobstate_server.store import postgres_statements as sql
 from jobstate_server.store.base import (
@@ -289,8 +290,10 @@ class PostgresStore:
         self._clock = clock
         self.database = Postgres(url, WRITER_SETTINGS)
         try:
-            check_server(self.database.wire)
-            migrate.bring_up_to_date(self.database, "postgres")
+            # Tables may take longer to change than a batch may take to write, and who comes second waits for that.
+            with closing(Postgres(url, {})) as unhurried:
+                check_server(unhurried.wire)
+                migrate.bring_up_to_date(unhurried, "postgres")
             self.time_of(_row(self.database.wire.execute(sql.NOW))[0])
             self.log_id: str = self.database.rows(LogRow.select(LogRow.id))[0][0]
         except (PeeweeException, psycopg.Error, StoreError) as error:
@@ -312,17 +315,18 @@ class PostgresStore:
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:
-        transaction = PostgresTransaction(self, self.database.live_wire())
+        connection = self.database.live_wire()
+        transaction = PostgresTransaction(self, connection)
         try:
             yield transaction
         except BaseException as error:
             self._roll_back()
             _explain(error)
         if not transaction.is_committed:
-            self._commit()
+            self._commit(connection)
 
-    def _commit(self) -> None:
-        connection = self.database.wire
+    def _commit(self, connection: psycopg.Connection[Any]) -> None:
+        # The one that the transaction has begun on: a newer one would know of nothing to commit, and call that done.
         if connection.info.transaction_status is TransactionStatus.IDLE:
             return
         try:
@@ -357,12 +361,18 @@ class PostgresReader(SqlReader):
     def __init__(self, database: Postgres) -> None:
         super().__init__(database, self._raise)
         self._postgres = database
-        self._postgres.wire  # noqa: B018  # Made now, so that a store that cannot be read says so at once.
 
     def _raise(self, error: Exception) -> NoReturn:
         if is_lost(getattr(error, "orig", None) or error):
             self._postgres.close()
         raise_as_ours(error)
+
+    def list_jobs(
+        self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
+    ) -> list[Job]:
+        # The transaction around its statements begins on a connection that is there.
+        self._postgres.wire  # noqa: B018
+        return super().list_jobs(wanted, order, after, limit, bytes_max)
 
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if not self._postgres.in_transaction():

@@ -77,13 +77,21 @@ class PostgresBell:
         self._hears = hears
 
     def _heard(self, timeout_s: float) -> Rung | None:
-        told = list(self._database.wire.notifies(timeout=timeout_s, stop_after=1))
-        own = self._own_process()
-        rungs = [_rung(one.payload) for one in told if one.pid != own and not one.payload.startswith(_TRIAL)]
-        if not rungs:
-            return None
-        due = [rung.next_due for rung in rungs if rung.next_due is not None]
-        return Rung(max(rung.head for rung in rungs), min(due, default=None))
+        end = time.monotonic() + timeout_s
+        while True:
+            told = list(self._database.wire.notifies(timeout=max(0.0, end - time.monotonic()), stop_after=1))
+            own = self._own_process()
+            payloads = [one.payload for one in told if one.pid != own and not one.payload.startswith(_TRIAL)]
+            try:
+                rungs = [_rung(payload) for payload in payloads]
+            except ValueError:
+                # Another release tells it in other words.
+                return self._look()
+            if rungs:
+                due = [rung.next_due for rung in rungs if rung.next_due is not None]
+                return Rung(max(rung.head for rung in rungs), min(due, default=None))
+            if time.monotonic() >= end:
+                return None
 
     def _look(self) -> Rung:
         head, next_due = self._database.wire.execute(_LOOK, prepare=True).fetchone() or (0, None)

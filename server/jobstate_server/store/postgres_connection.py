@@ -34,9 +34,12 @@ _ROUTE = {
 """What every connection is made with, unless the URL says otherwise."""
 
 WRITER_SETTINGS = {
+    # What a replica reads after it has waited for a row, or for the log, is as the one before has left it.
+    "default_transaction_isolation": "read committed",
     # For as long as this a writer waits for the rows, or the log, that another replica has in hand.
     "lock_timeout": "3s",
-    # And this is how long a replica that is frozen in the middle of a transaction keeps them from the others.
+    # And this is how long a replica that is frozen in the middle of a transaction keeps them from the others, where it
+    # was not in a pipeline: see TRANSACTION_TIMEOUT.
     "idle_in_transaction_session_timeout": "5s",
     "statement_timeout": "30s",
     # The planner does not know how few rows an array has, and must never read a whole table for them.
@@ -45,7 +48,21 @@ WRITER_SETTINGS = {
     "enable_mergejoin": "off",
 }
 
-READER_SETTINGS = {"statement_timeout": "30s", "default_transaction_read_only": "on"}
+TRANSACTION_TIMEOUT = {"transaction_timeout": "10s"}
+"""For the writer, beside the others, from PostgreSQL 17 on. psycopg ends a pipeline with a Flush, upon which PostgreSQL
+forgets that it was about to end an idle transaction; this limit it keeps."""
+
+_KNOWS_TRANSACTION_TIMEOUT = 170_000
+
+READER_SETTINGS = {
+    "statement_timeout": "30s",
+    # The plan that looks at the fewest rows is the best. Else the planner walks all jobs by their time for those of one
+    # state, believing that they lie evenly among the others, and passes a million when they do not.
+    "seq_page_cost": "0.01",
+    "random_page_cost": "0.01",
+}
+"""Nothing that a writer could not live with: behind a pooler in transaction mode one gets the connections of the other,
+with whatever was set on them."""
 
 _CONFLICTS = (
     errors.DeadlockDetected,
@@ -68,24 +85,34 @@ class Postgres(PostgresqlDatabase):
     """One connection to PostgreSQL, used by one thread at a time, made anew when it has broken."""
 
     def __init__(self, url: str, settings: Mapping[str, str]) -> None:
-        """``settings``: run-time parameters of PostgreSQL for this connection."""
-        given = conninfo.conninfo_to_dict(url)
+        """
+        Args:
+            settings: run-time parameters of PostgreSQL for this connection.
+
+        Raises:
+            CannotOpen: libpq cannot read the URL.
+        """
+        given = _parsed(url)
         route = conninfo.make_conninfo(**{**_ROUTE, **{key: str(value) for key, value in given.items()}})
         self._settings = dict(settings)
         self._wire: psycopg.Connection[Any] | None = None
         super().__init__(
-            str(given.get("dbname", "")),
+            # peewee wants a name; where the URL has none libpq takes the user's, or the environment's.
+            str(given.get("dbname") or "default"),
             prefer_psycopg3=True,
             thread_safe=False,
             autoconnect=False,
             conninfo=route,
-            isolation_level="REPEATABLE READ" if "default_transaction_read_only" in settings else None,
+            isolation_level="REPEATABLE READ" if settings == READER_SETTINGS else None,
         )
 
     def _connect(self) -> psycopg.Connection[Any]:
         connection = psycopg.connect(self.connect_params["conninfo"], autocommit=True)
         register(connection)
-        for name, value in self._settings.items():
+        settings = self._settings
+        if settings == WRITER_SETTINGS and connection.info.server_version >= _KNOWS_TRANSACTION_TIMEOUT:
+            settings = settings | TRANSACTION_TIMEOUT
+        for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         self._wire = connection
         return connection
@@ -110,12 +137,12 @@ class Postgres(PostgresqlDatabase):
     def live_wire(self) -> psycopg.Connection[Any]:
         """``wire``, and made anew too if PostgreSQL has ended the connection while nobody used it."""
         wire = self.wire
-        if select.select([wire], [], [], 0)[0]:
-            # What PostgreSQL says unasked is that it ends the connection, or a notice that does not matter.
-            try:
-                wire.pgconn.consume_input()
-            except psycopg.Error:
-                self.close()
+        poll = select.poll()
+        # Not select.select, which knows no file beyond the thousandth: a server has a connection for each client too.
+        poll.register(wire.fileno(), select.POLLIN)
+        if poll.poll(0):
+            # What PostgreSQL says unasked is that it ends the connection; of anything else a new one is no worse.
+            self.close()
         return self.wire
 
     @property
@@ -151,8 +178,8 @@ def is_lost(error: Exception) -> bool:
     state = getattr(error, "sqlstate", None) or ""
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, PeeweeException)) and not state:
         return True
-    # Ended by an operator, by a crash, by an idle limit, or while starting up.
-    return state.startswith("08") or state in {"57P01", "57P02", "57P03", "57P05", "25P03"}
+    # Ended by an operator, by a crash, by a limit of time, or while starting up.
+    return state.startswith("08") or state in {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:
@@ -167,6 +194,18 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
                 f"PostgreSQL runs with {setting} = {wrong}, which loses answered changes in a crash: switch it on,"
                 " for this role at least"
             )
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    try:
+        return dict(conninfo.conninfo_to_dict(url))
+    except psycopg.ProgrammingError as error:
+        # What libpq quotes may be the password.
+        why = _said(error).partition('"')[0].rstrip(" :")
+        raise CannotOpen(
+            f"cannot use PostgreSQL as a store: its URL cannot be read ({why});"
+            " write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, reserved characters percent-encoded"
+        ) from None
 
 
 def _said(error: Exception) -> str:

@@ -59,9 +59,15 @@ class CatchUp:
         if future is None:
             future = self._readers.run(read)
             self._under_way[key] = future
-            future.add_done_callback(lambda _: self._under_way.pop(key, None))
+            future.add_done_callback(lambda done: self._has_read(key, done))
         # Shielded: a watcher that goes away must not cancel the read for the others.
         return await asyncio.shield(future)
+
+    def _has_read(self, key: Hashable, done: asyncio.Future[Any]) -> None:
+        self._under_way.pop(key, None)
+        if not done.cancelled():
+            # Where everybody who waited has gone an error is nobody's, and no news for the log either.
+            done.exception()
 
     def _read_page(self, reader: Reader, after: int, wanted: EventFilter) -> Page:
         events, scanned, _ = reader.events(after, wanted, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)

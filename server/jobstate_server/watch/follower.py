@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from jobstate_server.domain.errors import Unavailable
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.engine.readers import Readers
-from jobstate_server.store.base import Bell, Reader, Rung, StoredEvent, StoreUnreachable
+from jobstate_server.store.base import Bell, Reader, Rung, StoredEvent, StoreError
 from jobstate_server.watch.catch_up import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from jobstate_server.watch.cursor import event_check
 from jobstate_server.watch.hub import Hub
@@ -70,15 +70,18 @@ class Follower:
     def publish(self, events: Sequence[StoredEvent]) -> None:
         """Take this server's own events, which are durable, and publish them in their place."""
         head = self._hub.head
-        if not self._hub.watchers:
-            self._hub.publish(events)
-        elif events[0].sequence > head + 1:
+        if events[-1].sequence <= head:
+            # Read from the log already, for a watcher that may have gone since.
+            return
+        if events[0].sequence <= head + 1:
+            self._publish(events[head + 1 - events[0].sequence :])
+        elif not self._hub.watchers:
+            self._publish(events)
+        else:
             if self._ahead_count < AHEAD_EVENTS_MAX:
                 self._ahead[events[0].sequence] = events
                 self._ahead_count += len(events)
             self._reach(events[-1].sequence)
-        elif events[-1].sequence > head:
-            self._publish(events[head + 1 - events[0].sequence :])
 
     async def refresh(self) -> None:
         """Have everything published that is committed at this moment, by whichever replica.
@@ -147,8 +150,7 @@ class Follower:
         if unpublished:
             self._publish(unpublished)
         elif not events:
-            # The bell was ahead of what can be read, as after a fail-over that lost nothing answered.
-            self._target = self._hub.head
+            self._believe_the_log()
 
     async def _skip(self) -> None:
         """Leave out what lies between, and go on from the newest event."""
@@ -157,7 +159,15 @@ class Follower:
             self._hub.skip_to(head, check)
             self._moved()
         else:
-            self._target = self._hub.head
+            self._believe_the_log()
+
+    def _believe_the_log(self) -> None:
+        """The bell was ahead of what can be read, as after a fail-over: the log ends here, so nobody waits for more."""
+        self._target = self._hub.head
+        waiting, self._refreshing = self._refreshing, []
+        for _, future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     def _read(self, task: asyncio.Task[None]) -> None:
         self._reading = None
@@ -178,6 +188,8 @@ class Follower:
             self.on_due(rung.next_due)
 
     def _silent(self) -> None:
+        if not self._hub.watchers:
+            return
         # A reader that fails has said why; the next silence looks again.
         looked = asyncio.ensure_future(self.refresh())
         looked.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -190,7 +202,7 @@ class Follower:
         while not self._stopping.is_set():
             try:
                 rung = self._bell.wait(BELL_TIMEOUT_S)
-            except StoreUnreachable as error:
+            except StoreError as error:
                 if is_heard:
                     log.warning("the bell cannot be heard", extra={"cause": str(error)})
                 is_heard = False

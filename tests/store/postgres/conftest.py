@@ -1,0 +1,31 @@
+"""Here a store is a schema of a database, and everybody may reach it by its URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from jobstate_server.store.postgres import PostgresStore
+
+from ...support.postgres import postgres_server
+from .support import opened_at
+
+
+@pytest.fixture
+def url() -> str:
+    """The URL of a store that is not there yet."""
+    return postgres_server().new_store()
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[PostgresStore]:
+    with opened_at(url) as store:
+        yield store
+
+
+@pytest.fixture
+def other(url: str, store: PostgresStore) -> Iterator[PostgresStore]:
+    """The same store, opened by another replica."""
+    with opened_at(url) as other:
+        yield other

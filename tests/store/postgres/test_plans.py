@@ -1,0 +1,246 @@
+"""Every statement walks an index, so that its cost does not grow with what is stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+
+from jobstate_server.domain.events import EventType
+from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
+from jobstate_server.domain.job import JobState
+from jobstate_server.domain.statistics import Measure
+from jobstate_server.store.base import ChangedJob, Changes
+from jobstate_server.store.postgres import PostgresReader, PostgresStore, PostgresTransaction
+
+from ...support.postgres import postgres_server
+from ..support import UNBOUNDED, Interruption, a_job, a_request, an_attempt, an_event, keep, page_of, unversioned
+from .support import ended_by, foreign, opened_at, recorded
+
+GROWING_TABLES = {"job", "event", "attempt", "request"}
+"""The others have one row, or some per job type or duty: read whole, and rightly."""
+
+STORED = 3_000
+"""Jobs, each with an event, an attempt and a request id: enough for a planner to see that an index pays."""
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[PostgresStore]:
+    """A store in use, of which PostgreSQL knows how much is in it."""
+    url = postgres_server().new_store()
+    with opened_at(url) as store:
+        jobs = [
+            a_job(
+                f"job-{number:05}",
+                create_time=number,
+                job_type=f"type-{number % 10}",
+                source_id=f"source-{number // 3}",
+                state=JobState(1 + number % len(JobState)),
+                due_time=number if number % 5 == 0 else None,
+                complete_time=number if number % 3 == 0 else None,
+            )
+            for number in range(STORED)
+        ]
+        keep(
+            store,
+            Changes(
+                inserted=unversioned(jobs),
+                events=[an_event(job.id, job_type=job.job_type, source_id=job.source_id) for job in jobs],
+                attempts=[an_attempt(job.id) for job in jobs],
+                requests=[a_request(f"request-{number}", time=number) for number in range(STORED)],
+                tallies={("type", Measure.STORED, bucket): 1 for bucket in range(100)},
+            ),
+        )
+        with foreign(url) as operator:
+            operator.execute("ANALYZE")
+        yield store
+
+
+@pytest.fixture
+def reader(store: PostgresStore) -> Iterator[PostgresReader]:
+    with closing(store.open_reader()) as reader:
+        assert isinstance(reader, PostgresReader)
+        yield reader
+
+
+@contextmanager
+def planned(reader: PostgresReader, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The plan of every read made inside, one line per step."""
+    steps: list[str] = []
+    execute = reader._execute
+
+    def explained(text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        steps.extend(line for (line,) in execute(f"EXPLAIN (COSTS off) {text}", values))
+        return execute(text, values)
+
+    monkeypatch.setattr(reader, "_execute", explained)
+    yield steps
+    monkeypatch.undo()
+
+
+def check(steps: Collection[str], *, sorts: bool = False) -> None:
+    """Hold a plan to what it may do: read no growing table whole, and sort only where that is said."""
+    assert steps
+    for step in steps:
+        match = re.search(r"Seq Scan on (\w+)", step)
+        assert match is None or match[1] not in GROWING_TABLES, steps
+        # What an index has sorted by its first column is put in order by the second at no cost that grows.
+        assert sorts or "Sort" not in step.replace("Incremental Sort", ""), steps
+
+
+LISTS = [
+    pytest.param(JobFilter(), "job_by_create_time", id="all"),
+    pytest.param(JobFilter(principal="owner"), "job_by_create_time", id="principal"),
+    pytest.param(JobFilter(states=(JobState.QUEUED,)), "job_by_state", id="state"),
+    pytest.param(JobFilter(states=tuple(JobState)), "job_by_state", id="states"),
+    pytest.param(JobFilter(job_types=("type-1", "type-2")), "job_by_type", id="types"),
+    pytest.param(JobFilter(job_types=("type-1",), states=(JobState.QUEUED,)), "job_by_type", id="type and state"),
+    pytest.param(JobFilter(source_ids=("source-5", "source-6")), "job_by_source", id="sources"),
+    pytest.param(
+        JobFilter(source_ids=("source-5",), states=(JobState.QUEUED,), job_types=("type-1",)),
+        "job_by_source",
+        id="source, state and type",
+    ),
+]
+
+
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("after", [None, Position(1_500, "job-01500")], ids=["first page", "later page"])
+@pytest.mark.parametrize(("wanted", "index"), LISTS)
+def test_a_list_walks_the_index_made_for_it(
+    reader: PostgresReader,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: JobFilter,
+    index: str,
+    after: Position | None,
+    order: Order,
+) -> None:
+    with planned(reader, monkeypatch) as steps:
+        reader.list_jobs(wanted, order, after, 50, UNBOUNDED)
+
+    check(steps)
+    walks = [step for step in steps if " using " in step or "Index Scan on" in step]
+    assert any(index in step for step in walks), steps
+    assert not [step for step in walks if index not in step and "job_pkey" not in step], steps
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_list_of_named_jobs_looks_at_no_others(
+    reader: PostgresReader, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    with planned(reader, monkeypatch) as steps:
+        reader.list_jobs(
+            JobFilter(job_ids=tuple(f"job-{number:05}" for number in range(count))),
+            Order.NEWEST_FIRST,
+            None,
+            50,
+            UNBOUNDED,
+        )
+
+    check(steps, sorts=True)
+    assert all("job_pkey" in step for step in steps if "Scan" in step and "Bitmap Heap" not in step)
+
+
+READS = [
+    pytest.param(lambda reader: reader.jobs(["job-00001", "job-00002"], None), id="jobs"),
+    pytest.param(lambda reader: reader.attempts("job-00001"), id="attempts"),
+    pytest.param(lambda reader: reader.log_state(), id="log_state"),
+    pytest.param(lambda reader: reader.event(1), id="event"),
+    pytest.param(lambda reader: reader.oldest_queued("type-1"), id="oldest_queued"),
+    pytest.param(lambda reader: reader.jobs_in_state("type-1", JobState.FAILED, None, 9), id="jobs_in_state"),
+    pytest.param(
+        lambda reader: reader.jobs_in_state("type-1", JobState.FAILED, Position(1_500, "job-01500"), 9),
+        id="jobs_in_state, later",
+    ),
+    pytest.param(lambda reader: reader.finished_jobs(2_000, None, 9), id="finished_jobs"),
+    pytest.param(lambda reader: reader.finished_jobs(2_000, Position(500, "job-00500"), 9), id="finished_jobs, later"),
+    pytest.param(lambda reader: reader.overdue(50), id="overdue"),
+]
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_read_walks_an_index(
+    reader: PostgresReader, monkeypatch: pytest.MonkeyPatch, read: Callable[[PostgresReader], object]
+) -> None:
+    with planned(reader, monkeypatch) as steps:
+        read(reader)
+
+    check(steps)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sorts"),
+    [
+        pytest.param(EventFilter(), False, id="all"),
+        pytest.param(EventFilter(principal="owner"), False, id="principal"),
+        pytest.param(EventFilter(source_ids=frozenset({"a"}), types=frozenset({EventType.QUEUED})), False, id="source"),
+        pytest.param(EventFilter(job_ids=frozenset({"job-00001"})), False, id="job"),
+        # Walks of several jobs are merged by sorting; their events are as many as the jobs' own.
+        pytest.param(EventFilter(job_ids=frozenset({"job-00001", "job-02000"})), True, id="jobs"),
+    ],
+)
+def test_events_are_read_by_way_of_an_index(
+    reader: PostgresReader, monkeypatch: pytest.MonkeyPatch, wanted: EventFilter, sorts: bool
+) -> None:
+    with planned(reader, monkeypatch) as steps:
+        page_of(reader, 5 if wanted.job_ids else STORED - 100, wanted, limit=50)
+
+    check(steps, sorts=sorts)
+    index = "event_by_job" if wanted.job_ids else "event_pkey"
+    assert any(index in step for step in steps)
+
+
+def write(transaction: PostgresTransaction) -> None:
+    transaction.load(["job-00001", "job-00002"], [("owner", "request-1")], 10)
+    transaction.write(
+        Changes(
+            deleted=["job-00003"],
+            inserted=[ChangedJob(a_job("new"), 0)],
+            updated=[ChangedJob(a_job("job-00001"), 0)],
+            progressed=[ChangedJob(a_job("job-00002"), 0)],
+            events=[an_event()],
+            attempts=[an_attempt("new", 7)],
+            requests=[a_request("new")],
+            tallies={("type", Measure.STORED, 1): 1},
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param(write, id="load and write"),
+        pytest.param(lambda transaction: transaction.load([f"job-{n:05}" for n in range(512)], [], 0), id="load 512"),
+        pytest.param(lambda transaction: transaction.load([], [], 128), id="load due"),
+        pytest.param(lambda transaction: transaction.next_due(), id="next_due"),
+        pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),
+        pytest.param(lambda transaction: transaction.trim_events(9, 0, 10), id="trim_events"),
+        pytest.param(lambda transaction: transaction.trim_requests(9, 10), id="trim_requests"),
+        pytest.param(lambda transaction: transaction.probe(), id="probe"),
+        pytest.param(lambda transaction: transaction.claim_task("duty", 9, "token", "replica"), id="claim_task"),
+        pytest.param(lambda transaction: transaction.finish_task("duty", "token", ""), id="finish_task"),
+        pytest.param(lambda transaction: transaction.be_heard("replica"), id="be_heard"),
+        pytest.param(lambda transaction: transaction.last_heard(), id="last_heard"),
+    ],
+)
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+def test_the_writer_walks_an_index_whether_or_not_it_plans_anew(
+    store: PostgresStore, work: Callable[[PostgresTransaction], object], plans: str
+) -> None:
+    with recorded(store) as recorder, ended_by(Interruption, store) as transaction:
+        work(transaction)
+        raise Interruption
+    steps: list[str] = []
+    connection = store.database.wire
+    for query, values in recorder.statements:
+        if query.split()[0] in {b"SELECT", b"UPDATE", b"DELETE", b"INSERT"}:
+            connection.execute(f"SET plan_cache_mode = {plans}".encode())
+            found = connection.execute(b"EXPLAIN (COSTS off) " + query, values).fetchall()
+            steps += [line for (line,) in found]
+    connection.execute("RESET plan_cache_mode")
+
+    # Due jobs are locked in the order of their times, named ones in the order of their ids.
+    check(steps, sorts=True)

@@ -1,0 +1,98 @@
+"""A batch costs as many statements as it has kinds of rows, and two waits for PostgreSQL, however many rows it has."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobstate_server.domain.clock import SECOND, ManualClock
+from jobstate_server.domain.commands import Create, Start, UpdateProgress
+from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobTypes
+from jobstate_server.domain.statistics import Measure
+from jobstate_server.engine.batch import Outcome
+from jobstate_server.engine.writer import Writer
+from jobstate_server.store.base import ChangedJob, Changes
+from jobstate_server.store.postgres import PostgresStore
+from jobstate_server.wire.documents import merge_metadata
+
+from ..support import a_job, a_request, an_attempt, an_event, keep, keep_jobs
+from .support import Recorder, recorded
+
+COUNTS = [1, 100, 512]
+
+
+def sent(recorder: Recorder) -> list[str]:
+    """The first words of every statement."""
+    return [" ".join(query.decode().split()[:3]) for query, _ in recorder.statements]
+
+
+def a_batch(count: int) -> Changes:
+    """Every kind of row, of each so many."""
+    return Changes(
+        deleted=[f"old {number}" for number in range(count)],
+        inserted=[ChangedJob(a_job(f"new {number}"), number) for number in range(count)],
+        updated=[ChangedJob(a_job(f"moved {number}"), number) for number in range(count)],
+        progressed=[ChangedJob(a_job(f"alive {number}"), number) for number in range(count)],
+        events=[an_event(f"new {number}") for number in range(count)],
+        attempts=[an_attempt(f"moved {number}") for number in range(count)],
+        requests=[a_request(f"{number}") for number in range(count)],
+        tallies={("type", Measure.STORED, number): 1 for number in range(count)},
+    )
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_batch_of_every_kind_of_row_is_a_statement_for_each_kind(store: PostgresStore, count: int) -> None:
+    jobs = [f"{kind} {number}" for kind in ("old", "moved", "alive") for number in range(count)]
+    keep_jobs(store, *map(a_job, jobs))
+
+    with recorded(store) as recorder, store.transaction() as transaction:
+        loaded = transaction.load(jobs, [("owner", f"{number}") for number in range(count)], 128)
+        assert len(loaded.jobs) == len(jobs)
+        transaction.finish(a_batch(count))
+
+    assert len(recorder.statements) == 17
+    assert recorder.round_trips == 2
+    assert sent(recorder)[0] == "BEGIN"
+    assert sent(recorder)[-1] == "COMMIT"
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_batch_of_progress_reports_is_eight_statements_in_two_round_trips(store: PostgresStore, count: int) -> None:
+    clock = ManualClock()
+    decider = Decider(JobTypes(SHIPPED_JOB_TYPES), merge_metadata, lambda: 0.0)
+    writer = Writer(store, decider, clock, restart_grace=30 * SECOND)
+    names = [f"job-{number}" for number in range(count)]
+    writer.commit([Create(job_id=name, actor="", job_type="default") for name in names], False)
+    writer.commit([Start(job_id=name, actor="") for name in names], False)
+
+    with recorded(store) as recorder:
+        written = writer.commit([UpdateProgress(job_id=name, actor="", progress=5) for name in names], False)
+
+    assert all(isinstance(verdict, Outcome) for verdict in written.verdicts)
+    assert len(written.events) == count
+    assert len(recorder.statements) == 8
+    assert recorder.round_trips == 2
+
+
+def test_a_report_that_somebody_is_alive_neither_locks_the_log_nor_rings(store: PostgresStore) -> None:
+    keep_jobs(store, a_job())
+
+    with recorded(store) as recorder, store.transaction() as transaction:
+        transaction.load(["job"], (), 0)
+        transaction.finish(Changes(progressed=[ChangedJob(a_job(heard_time=5), None)]))
+
+    assert not [text for text in sent(recorder) if text.startswith("UPDATE log") or "pg_notify" in text]
+    assert recorder.round_trips == 2
+
+
+def test_a_look_at_what_is_due_when_nothing_is_writes_nothing(store: PostgresStore) -> None:
+    keep(store, Changes(events=[an_event()]))
+    decider = Decider(JobTypes(SHIPPED_JOB_TYPES), merge_metadata, lambda: 0.0)
+    writer = Writer(store, decider, ManualClock(), restart_grace=0)
+    writer.commit([], True)
+
+    with recorded(store) as recorder:
+        written = writer.commit([], True)
+
+    assert (written.due_served, written.events) == (0, [])
+    assert {text.split()[0] for text in sent(recorder)} == {"BEGIN", "SELECT", "COMMIT"}

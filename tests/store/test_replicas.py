@@ -1,0 +1,182 @@
+"""Replicas: who is heard, who has fallen silent, and whose unfinished runs may be taken over."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobstate_server.domain.clock import SECOND, ManualClock
+from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, Reader, Store
+
+from .support import Interruption, interrupt
+
+
+def hear(store: Store, *replicas: str) -> int:
+    """Let these be heard now. Returns when that was."""
+    with store.transaction() as transaction:
+        for replica in replicas:
+            transaction.be_heard(replica)
+        return transaction.now
+
+
+def last_heard(store: Store) -> int | None:
+    with store.transaction() as transaction:
+        return transaction.last_heard()
+
+
+def claim(store: Store, due: int, token: str, replica: str) -> bool:
+    with store.transaction() as transaction:
+        return transaction.claim_task("duty", due, token, replica)
+
+
+def finish(store: Store, token: str) -> None:
+    with store.transaction() as transaction:
+        transaction.finish_task("duty", token, "done")
+
+
+def test_in_a_new_store_nobody_was_ever_heard(store: Store) -> None:
+    assert last_heard(store) is None
+
+
+def test_the_last_one_heard_counts_whoever_it_was(store: Store, clock: ManualClock) -> None:
+    hear(store, "one")
+    clock.advance(SECOND)
+    latest = hear(store, "another")
+    clock.advance(SECOND)
+
+    assert last_heard(store) == latest == clock.now() - SECOND
+
+
+def test_who_is_heard_again_is_heard_now(store: Store, clock: ManualClock) -> None:
+    hear(store, "one", "another")
+    clock.advance(5 * SECOND)
+
+    assert hear(store, "one") == last_heard(store) == clock.now()
+
+
+def test_who_leaves_is_forgotten_and_the_others_are_not(store: Store, clock: ManualClock) -> None:
+    first = hear(store, "stays")
+    clock.advance(SECOND)
+    hear(store, "leaves")
+
+    with store.transaction() as transaction:
+        transaction.leave("leaves")
+
+    assert last_heard(store) == first
+
+
+def test_when_all_have_left_nobody_is_heard(store: Store) -> None:
+    hear(store, "one", "another")
+
+    with store.transaction() as transaction:
+        transaction.leave("one")
+        transaction.leave("another")
+        transaction.leave("a stranger")
+
+    assert last_heard(store) is None
+
+
+def test_who_has_been_silent_for_long_is_forgotten_when_another_is_heard(store: Store, clock: ManualClock) -> None:
+    hear(store, "silent")
+    clock.advance(REPLICA_FORGOTTEN)
+    hear(store, "another")
+    with store.transaction() as transaction:
+        transaction.leave("another")
+    assert last_heard(store) == clock.now() - REPLICA_FORGOTTEN
+
+    clock.advance(1)
+    hear(store, "another")
+    with store.transaction() as transaction:
+        transaction.leave("another")
+
+    assert last_heard(store) is None
+
+
+def test_what_is_taken_back_was_not_heard(store: Store) -> None:
+    with pytest.raises(Interruption):
+        interrupt(store, lambda transaction: transaction.be_heard("one"))
+
+    assert last_heard(store) is None
+
+
+def test_a_run_is_not_taken_over_while_its_replica_is_heard(store: Store, clock: ManualClock) -> None:
+    hear(store, "runs")
+    assert claim(store, 10, "first", "runs")
+    clock.advance(REPLICA_LEASE - 1)
+
+    assert not claim(store, 10, "second", "heir")
+
+
+def test_a_run_is_taken_over_once_its_replica_was_silent_for_the_lease(
+    store: Store, reader: Reader, clock: ManualClock
+) -> None:
+    hear(store, "runs")
+    claim(store, 10, "first", "runs")
+    clock.advance(REPLICA_LEASE)
+
+    assert claim(store, 10, "second", "heir")
+
+    assert reader.task_runs()["duty"] == ("duty", 10, "second", clock.now(), None, "", "heir")
+    with store.transaction() as transaction:
+        assert not transaction.task_is_ours("duty", "first")
+        assert transaction.task_is_ours("duty", "second")
+
+
+def test_a_run_is_taken_over_at_once_when_its_replica_has_left(store: Store) -> None:
+    hear(store, "runs")
+    claim(store, 10, "first", "runs")
+    with store.transaction() as transaction:
+        transaction.leave("runs")
+
+    assert claim(store, 10, "second", "heir")
+
+
+def test_a_run_whose_replica_is_heard_again_keeps_it(store: Store, clock: ManualClock) -> None:
+    hear(store, "runs")
+    claim(store, 10, "first", "runs")
+    clock.advance(REPLICA_LEASE - 1)
+    hear(store, "runs")
+    clock.advance(REPLICA_LEASE - 1)
+
+    assert not claim(store, 10, "second", "heir")
+
+
+def test_of_two_heirs_one_takes_a_run_over(store: Store, clock: ManualClock) -> None:
+    hear(store, "runs")
+    claim(store, 10, "first", "runs")
+    clock.advance(REPLICA_LEASE)
+    hear(store, "heir", "other heir")
+
+    assert claim(store, 10, "second", "heir")
+    assert not claim(store, 10, "third", "other heir")
+
+
+def test_a_run_that_has_ended_is_never_taken_over(store: Store, clock: ManualClock) -> None:
+    hear(store, "runs")
+    claim(store, 10, "first", "runs")
+    finish(store, "first")
+    clock.advance(REPLICA_FORGOTTEN)
+
+    assert not claim(store, 10, "second", "heir")
+
+
+def test_who_was_taken_over_from_cannot_end_the_run_of_its_heir(
+    store: Store, reader: Reader, clock: ManualClock
+) -> None:
+    hear(store, "runs")
+    claim(store, 10, "first", "runs")
+    clock.advance(REPLICA_LEASE)
+    claim(store, 10, "second", "heir")
+
+    finish(store, "first")
+
+    assert reader.task_runs()["duty"].end_time is None
+
+
+def test_a_run_for_a_later_instant_is_taken_whoever_is_heard(store: Store, reader: Reader) -> None:
+    hear(store, "runs")
+    claim(store, 10, "first", "runs")
+
+    assert claim(store, 11, "second", "heir")
+    assert not claim(store, 10, "third", "runs")
+
+    assert reader.task_runs()["duty"].replica == "heir"

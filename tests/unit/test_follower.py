@@ -1,0 +1,490 @@
+"""The follower: own and others' events, published once each and in order, whatever comes when."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobstate_server.domain.clock import ManualClock
+from jobstate_server.domain.errors import StoreUnavailable
+from jobstate_server.domain.filters import EventFilter
+from jobstate_server.engine.readers import Readers
+from jobstate_server.store.base import EventPage, LogState, Rung, StoredEvent, StoreError, StoreUnreachable
+from jobstate_server.watch import follower as module
+from jobstate_server.watch.follower import AHEAD_EVENTS_MAX, SILENT_ROUNDS_MAX, Follower
+from jobstate_server.watch.hub import Hub
+from jobstate_server.watch.ring import Ring
+
+PATIENCE_S = 10.0
+
+
+def event(sequence: int) -> StoredEvent:
+    return StoredEvent(sequence, 1, "job", "type", "source", "", 1, b"payload %d" % sequence)
+
+
+class Log:
+    """The shared log, as a reader finds it."""
+
+    def __init__(self) -> None:
+        self.written: list[StoredEvent] = []
+        self.horizon = 0
+
+    def append(self, count: int) -> list[StoredEvent]:
+        """Commit events, as whichever replica."""
+        added = [event(len(self.written) + 1 + index) for index in range(count)]
+        self.written += added
+        return added
+
+    def log_state(self) -> LogState:
+        return LogState(len(self.written), self.horizon, 0, 0)
+
+    def event(self, sequence: int) -> StoredEvent | None:
+        return self.written[sequence - 1] if self.horizon < sequence <= len(self.written) else None
+
+    def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
+        assert wanted.passes_all
+        found = [one for one in self.written[after : after + limit] if one.sequence > self.horizon]
+        return EventPage(found, found[-1].sequence if found else max(after, len(self.written)), self.horizon)
+
+
+class ScriptedReaders:
+    """Readers whose reads are done when the test says so."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.is_prompt = True
+        self.error: Exception | None = None
+        self.waiting: list[Callable[[], None]] = []
+        self.reads = 0
+
+    def run(self, read: Callable[[Log], Any]) -> asyncio.Future[Any]:
+        """Take the read; what it finds is what is there when it is done."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.reads += 1
+
+        def done() -> None:
+            if future.cancelled():
+                return
+            if self.error is not None:
+                future.set_exception(self.error)
+            else:
+                future.set_result(read(self.log))
+
+        if self.is_prompt:
+            done()
+        else:
+            self.waiting.append(done)
+        return future
+
+    def do_one(self) -> None:
+        """Do the oldest read."""
+        self.waiting.pop(0)()
+
+
+class ScriptedBell:
+    """A bell that says what the test has put in."""
+
+    def __init__(self) -> None:
+        self.said: queue.SimpleQueue[Rung | Exception | None] = queue.SimpleQueue()
+        self.is_closed = False
+
+    def wait(self, timeout_s: float) -> Rung | None:
+        try:
+            said = self.said.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            return None
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class NotingHub(Hub):
+    """A hub that notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("00" * 6, Ring(0, 0), ManualClock())
+        self.published: list[int] = []
+        self.skipped_to: list[int] = []
+
+    def publish(self, events: Sequence[StoredEvent]) -> None:
+        self.published += [one.sequence for one in events]
+        super().publish(events)
+
+    def skip_to(self, head: int, head_check: int) -> None:
+        self.skipped_to.append(head)
+        super().skip_to(head, head_check)
+
+
+class Scene:
+    """A follower among doubles, with one watcher of everything."""
+
+    def __init__(self, *, watched: bool = True) -> None:
+        self.log = Log()
+        self.readers = ScriptedReaders(self.log)
+        self.hub = NotingHub()
+        self.bell = ScriptedBell()
+        self.follower = Follower(self.bell, self.hub, cast("Readers", self.readers))
+        self.waiter = self.hub.join(EventFilter()) if watched else None
+
+    def rings(self) -> None:
+        """The bell tells how far the log reaches."""
+        self.follower._rung(Rung(len(self.log.written), None))
+
+    async def quiet(self) -> None:
+        """Let everything happen that can without another read being done."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def settled(self) -> None:
+        """Let everything happen, reads too."""
+        await self.quiet()
+        while self.readers.waiting:
+            self.readers.do_one()
+            await self.quiet()
+
+
+async def test_own_events_that_follow_the_head_are_published_at_once_and_nothing_is_read() -> None:
+    scene = Scene()
+
+    scene.follower.publish(scene.log.append(2))
+    scene.follower.publish(scene.log.append(1))
+    await scene.quiet()
+
+    assert scene.hub.published == [1, 2, 3]
+    assert scene.readers.reads == 0
+
+
+async def test_others_events_are_read_when_the_bell_rings() -> None:
+    scene = Scene()
+    scene.log.append(3)
+
+    scene.rings()
+    await scene.quiet()
+
+    assert scene.hub.published == [1, 2, 3]
+
+
+async def test_own_events_wait_for_those_of_others_before_them() -> None:
+    scene = Scene()
+    scene.readers.is_prompt = False
+    scene.log.append(2)
+    scene.follower.publish(scene.log.append(2))
+    await scene.quiet()
+    assert scene.hub.published == []
+
+    await scene.settled()
+
+    assert scene.hub.published == [1, 2, 3, 4]
+
+
+async def test_own_events_published_while_a_page_is_read_are_not_published_again() -> None:
+    """The page has them too: it is read after they were committed."""
+    scene = Scene()
+    scene.readers.is_prompt = False
+    own = scene.log.append(2)
+    scene.rings()
+    await scene.quiet()
+    scene.log.append(1)
+
+    scene.follower.publish(own)
+    assert scene.hub.published == [1, 2]
+    await scene.settled()
+
+    assert scene.hub.published == [1, 2, 3]
+
+
+async def test_own_events_that_were_read_before_they_are_told_are_not_published_again() -> None:
+    scene = Scene()
+    own = scene.log.append(2)
+    scene.log.append(1)
+    scene.rings()
+    await scene.quiet()
+
+    scene.follower.publish(own)
+
+    assert scene.hub.published == [1, 2, 3]
+
+
+async def test_own_events_that_were_read_for_a_watcher_who_has_gone_are_not_published_again() -> None:
+    scene = Scene()
+    own = scene.log.append(2)
+    scene.rings()
+    await scene.quiet()
+    assert scene.waiter is not None
+    scene.hub.leave(scene.waiter)
+
+    scene.follower.publish(own)
+    scene.follower.publish(scene.log.append(1))
+
+    assert scene.hub.published == [1, 2, 3]
+
+
+async def test_while_nobody_watches_nothing_is_read_and_own_events_are_published_over_the_gap() -> None:
+    scene = Scene(watched=False)
+    scene.log.append(3)
+    scene.rings()
+    scene.follower.publish(scene.log.append(1))
+    for _ in range(3):
+        scene.follower._silent()
+    await scene.quiet()
+
+    assert scene.readers.reads == 0
+    assert scene.hub.published == [4]
+    assert scene.hub.ring.tail == 3
+
+
+async def test_silence_looks_at_the_log_for_whoever_watches() -> None:
+    """Nothing depends on the bell alone."""
+    scene = Scene()
+    scene.log.append(2)
+
+    scene.follower._silent()
+    await scene.quiet()
+
+    assert scene.hub.published == [1, 2]
+
+
+async def test_own_events_that_wait_are_bounded_and_those_beyond_are_read_from_the_log() -> None:
+    scene = Scene()
+    scene.readers.is_prompt = False
+    scene.log.append(1)
+    batch = 2_048
+    batches = AHEAD_EVENTS_MAX // batch + 3
+    for _ in range(batches):
+        scene.follower.publish(scene.log.append(batch))
+
+    assert scene.follower._ahead_count <= AHEAD_EVENTS_MAX + batch
+    await scene.settled()
+
+    published = scene.hub.published
+    assert published == sorted(set(published))
+    assert scene.hub.head == 1 + batches * batch
+    assert scene.follower._ahead == {}
+    assert scene.follower._ahead_count == 0
+
+
+async def test_who_is_more_than_a_page_behind_skips_to_the_newest_event_and_rings_for_everybody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those who need what lies between read it from the log, each at its own pace."""
+    monkeypatch.setattr(module, "PAGE_EVENTS_MAX", 10)
+    scene = Scene()
+    assert scene.waiter is not None
+    waiting = scene.waiter.wait()
+    scene.log.append(11)
+
+    scene.rings()
+    await scene.quiet()
+
+    assert (scene.hub.published, scene.hub.skipped_to, scene.hub.head) == ([], [11], 11)
+    assert waiting.done()
+
+
+async def test_events_that_retention_removed_before_they_were_read_are_skipped() -> None:
+    scene = Scene()
+    scene.log.append(5)
+    scene.log.horizon = 5
+
+    scene.rings()
+    await scene.quiet()
+
+    assert (scene.hub.published, scene.hub.head) == ([], 5)
+
+
+async def test_a_refresh_returns_at_once_when_everything_is_published() -> None:
+    scene = Scene()
+    scene.follower.publish(scene.log.append(2))
+
+    await scene.follower.refresh()
+
+    assert scene.readers.reads == 1
+
+
+async def test_a_refresh_waits_until_what_was_committed_before_it_is_published() -> None:
+    scene = Scene()
+    scene.readers.is_prompt = False
+    scene.log.append(3)
+    refresh = asyncio.ensure_future(scene.follower.refresh())
+    await scene.quiet()
+    scene.readers.do_one()
+    await scene.quiet()
+    assert not refresh.done()
+
+    await scene.settled()
+
+    assert refresh.done()
+    assert scene.hub.published == [1, 2, 3]
+
+
+@pytest.mark.parametrize("reads_done", [0, 1], ids=["the head", "the page"])
+async def test_a_refresh_fails_when_the_log_cannot_be_read_and_the_next_one_works(reads_done: int) -> None:
+    scene = Scene()
+    scene.readers.is_prompt = False
+    scene.log.append(1)
+    refresh = asyncio.ensure_future(scene.follower.refresh())
+    await scene.quiet()
+    for _ in range(reads_done):
+        scene.readers.do_one()
+        await scene.quiet()
+    scene.readers.error = StoreUnavailable("played", 0.5)
+
+    await scene.settled()
+
+    with pytest.raises(StoreUnavailable, match="played"):
+        await refresh
+    scene.readers.error, scene.readers.is_prompt = None, True
+    await scene.follower.refresh()
+    assert scene.hub.published == [1]
+
+
+async def test_a_refresh_does_not_wait_for_events_that_the_log_no_longer_has() -> None:
+    """As after a fail-over to a database that had not heard of them."""
+    scene = Scene()
+    scene.readers.is_prompt = False
+    scene.log.append(3)
+    refresh = asyncio.ensure_future(scene.follower.refresh())
+    await scene.quiet()
+    scene.readers.do_one()
+    await scene.quiet()
+    scene.log.written.clear()
+
+    await scene.settled()
+
+    assert refresh.done()
+    await refresh
+
+
+async def test_a_refresh_given_up_disturbs_no_other() -> None:
+    scene = Scene()
+    scene.readers.is_prompt = False
+    scene.log.append(1)
+    one, other = (asyncio.ensure_future(scene.follower.refresh()) for _ in range(2))
+    await scene.quiet()
+    for _ in range(2):
+        scene.readers.do_one()
+    await scene.quiet()
+    one.cancel()
+
+    await scene.settled()
+
+    await other
+    assert one.cancelled()
+    assert scene.follower._refreshing == []
+
+
+@asynccontextmanager
+async def listening(scene: Scene) -> AsyncIterator[None]:
+    """The bell's thread at work, ended in the end."""
+    scene.follower.start()
+    try:
+        yield
+    finally:
+        stopping = asyncio.ensure_future(scene.follower.stop())
+        await asyncio.sleep(0)
+        scene.bell.said.put(None)
+        await stopping
+    assert scene.bell.is_closed
+
+
+async def test_a_due_time_of_another_replica_is_handed_on() -> None:
+    scene = Scene(watched=False)
+    heard: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    scene.follower.on_due = heard.set_result
+
+    async with listening(scene), asyncio.timeout(PATIENCE_S):
+        scene.bell.said.put(Rung(0, None))
+        scene.bell.said.put(Rung(0, 1_234))
+        assert await heard == 1_234
+
+
+@pytest.mark.parametrize("error", [StoreUnreachable("played"), StoreError("played")], ids=["unreachable", "anything"])
+async def test_a_bell_that_cannot_be_heard_is_listened_to_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    scene = Scene(watched=False)
+    heard: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    scene.follower.on_due = heard.set_result
+
+    async with listening(scene), asyncio.timeout(PATIENCE_S):
+        for said in (error, error, Rung(0, 5)):
+            scene.bell.said.put(said)
+        assert await heard == 5
+
+    assert [record.message for record in caplog.records] == ["the bell cannot be heard"]
+
+
+async def test_a_bell_that_says_nothing_for_some_rounds_makes_the_follower_look() -> None:
+    scene = Scene()
+    scene.log.append(2)
+    assert scene.waiter is not None
+    rung = scene.waiter.wait()
+    scene.hub._waiting[scene.waiter.keys[0]] = {scene.waiter}
+
+    async with listening(scene), asyncio.timeout(PATIENCE_S):
+        for _ in range(SILENT_ROUNDS_MAX):
+            scene.bell.said.put(None)
+        await rung
+
+    assert scene.hub.published == [1, 2]
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("other"), st.integers(1, 4)),
+        st.tuples(st.just("own"), st.integers(1, 4)),
+        st.tuples(st.sampled_from(["tell", "ring", "read", "turn", "silent", "leave", "join"]), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+async def play(steps: Sequence[tuple[str, int]]) -> None:
+    """Play any course of commits, rings and reads, and check what a watcher who stays is told."""
+    scene = Scene()
+    scene.readers.is_prompt = False
+    untold: list[list[StoredEvent]] = []
+    guests = []
+    for step, count in steps:
+        if step == "other":
+            scene.log.append(count)
+        elif step == "own":
+            untold.append(scene.log.append(count))
+        elif step == "tell" and untold:
+            scene.follower.publish(untold.pop(0))
+        elif step == "ring":
+            scene.rings()
+        elif step == "read" and scene.readers.waiting:
+            scene.readers.do_one()
+        elif step == "turn":
+            await asyncio.sleep(0)
+        elif step == "silent":
+            scene.follower._silent()
+        elif step == "join":
+            guests.append(scene.hub.join(EventFilter()))
+        elif step == "leave" and guests:
+            scene.hub.leave(guests.pop())
+    for own in untold:
+        scene.follower.publish(own)
+    scene.rings()
+    await scene.settled()
+
+    assert scene.hub.published == list(range(1, len(scene.log.written) + 1))
+    assert scene.hub.skipped_to == []
+    assert (scene.follower._ahead, scene.follower._ahead_count, scene.follower._refreshing) == ({}, 0, [])
+
+
+@settings(max_examples=300)
+@given(STEPS)
+def test_whatever_comes_when_every_event_is_published_once_and_in_order(steps: Sequence[tuple[str, int]]) -> None:
+    asyncio.run(play(steps))

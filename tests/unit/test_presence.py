@@ -1,0 +1,106 @@
+"""Presence: a replica is heard at intervals for as long as it serves, and says good-bye."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from jobstate_server.domain.clock import ManualClock
+from jobstate_server.domain.errors import StoreUnavailable
+from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.presence import Presence
+from jobstate_server.engine.writer import HEARD_INTERVAL
+from jobstate_server.store.base import REPLICA_LEASE
+
+
+class Noting:
+    """A committer, and the transactions that it gives, which only note what they are asked."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.rings = 0
+        self.error: Exception | None = None
+
+    def run(self, work: Callable[[Any], None]) -> asyncio.Future[None]:
+        """Do it at once."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            work(self)
+            future.set_result(None)
+        return future
+
+    def ring_due(self) -> None:
+        self.rings += 1
+
+    def be_heard(self, replica: str) -> None:
+        self.said.append(f"{replica} is here")
+
+    def leave(self, replica: str) -> None:
+        self.said.append(f"{replica} leaves")
+
+
+def a_presence() -> tuple[Presence, Noting, ManualClock]:
+    committer, clock = Noting(), ManualClock()
+    return Presence("one", cast("Committer", committer), clock), committer, clock
+
+
+async def pass_time(clock: ManualClock, intervals: int) -> None:
+    """Let so many intervals pass, and everything happen in each."""
+    for _ in range(intervals):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        clock.advance(HEARD_INTERVAL)
+
+
+async def test_a_replica_is_heard_at_once_and_then_at_every_interval() -> None:
+    presence, committer, clock = a_presence()
+
+    presence.start()
+    assert committer.said == ["one is here"]
+    await pass_time(clock, 3)
+
+    assert committer.said == ["one is here"] * 4
+
+
+async def test_a_replica_looks_at_every_interval_at_what_is_due() -> None:
+    """A replica that died with it in hand tells nobody."""
+    presence, committer, clock = a_presence()
+
+    presence.start()
+    await pass_time(clock, 3)
+
+    assert committer.rings == 3
+
+
+async def test_a_replica_that_stops_says_so_and_is_heard_no_more() -> None:
+    presence, committer, clock = a_presence()
+    presence.start()
+    await pass_time(clock, 1)
+
+    await presence.stop()
+    await pass_time(clock, 3)
+
+    assert committer.said == ["one is here", "one is here", "one leaves"]
+    assert committer.rings == 1
+
+
+async def test_a_replica_that_could_not_make_itself_heard_tries_again_and_stops_all_the_same() -> None:
+    presence, committer, clock = a_presence()
+    presence.start()
+    committer.error = StoreUnavailable("played", 0.5)
+    await pass_time(clock, 2)
+    committer.error = None
+    await pass_time(clock, 1)
+    assert committer.said == ["one is here", "one is here"]
+
+    committer.error = StoreUnavailable("played", 0.5)
+    await presence.stop()
+
+    assert committer.said == ["one is here", "one is here"]
+
+
+def test_a_replica_may_miss_some_intervals_before_it_is_taken_for_dead() -> None:
+    assert REPLICA_LEASE >= 4 * HEARD_INTERVAL
