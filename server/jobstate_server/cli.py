@@ -1,4 +1,4 @@
-"""``jobstate-server``: serve, migrate, lifecycle."""
+"""``jobstate-server``: serve, migrate, copy, lifecycle."""
 
 from __future__ import annotations
 
@@ -24,9 +24,20 @@ _LIBRARIES = (
     "pydantic_settings",
 )
 
+SWITCH_INTERVAL_S = 0.020
+"""How long a thread lets another have the interpreter before it demands it. The loop and the committer both give it up
+by themselves, at every wait and every statement; whoever is interrupted in between only comes back for the rest. Two
+hundredths of a second is what the loop may have to wait at the most, about as long as a full batch takes."""
+
+PROGRESS_ROWS = 100_000
+"""Rows between two lines of progress: some seconds of work. A multiple of the rows that are copied at once."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 it could not be done, 2 the call was wrong."""
+    """Run the command line. Returns the exit code: 0 done, 1 it could not be done, 2 the call was wrong, 130 Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         # Imported late, so that help is instant and a missing library is told instead of traced.
@@ -41,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(mermaid())
         return 0
+    if options.command == "copy":
+        return _copy(options.source, options.destination)
     flags = {
         key: value for key, value in vars(options).items() if key not in {"command", "config"} and value is not None
     }
@@ -60,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve until SIGTERM or SIGINT")
     migrate = commands.add_parser("migrate", help="bring the store's tables up to date, and stop")
+    copy = commands.add_parser("copy", help="copy a whole store into an empty one, of this kind or the other, and stop")
+    copy.add_argument(
+        "--from", dest="source", required=True, metavar="URL", help="the store to copy; no server may be using it"
+    )
+    copy.add_argument(
+        "--to", dest="destination", required=True, metavar="URL", help="an empty store, made if there is none"
+    )
     commands.add_parser("lifecycle", help="print the state diagram of a job, in Mermaid")
     for command in (serve, migrate):
         command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
@@ -88,6 +108,32 @@ def _migrate(settings: Settings) -> int:
     open_store(settings.store, clock_for(settings.store)).close()
     print(f"jobstate: {shown(settings.store)} is up to date")
     return 0
+
+
+def _copy(source: str, destination: str) -> int:
+    from jobstate_server.store.base import OutcomeUnknown, StoreError
+    from jobstate_server.store.copying import copy_store
+    from jobstate_server.store.opening import shown
+
+    try:
+        copied = copy_store(source, destination, _tell_progress)
+    except OutcomeUnknown as error:
+        return _fail(str(error))
+    except StoreError as error:
+        return _fail(f"nothing was copied: {error}")
+    except KeyboardInterrupt:
+        _fail("interrupted: nothing was copied, unless it was the last moment; copy again, which tells")
+        return INTERRUPTED
+    for table, rows in copied:
+        print(f"{table:<10}{rows:>15,} rows")
+    print(f"jobstate: {shown(destination)} now holds everything that is in {shown(source)}")
+    return 0
+
+
+def _tell_progress(table: str, done: int, total: int) -> None:
+    """A line whenever another ``PROGRESS_ROWS`` rows are on their way: none for a small store."""
+    if done % PROGRESS_ROWS == 0:
+        print(f"{table}: {done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
 
 def _serve(settings: Settings) -> int:
@@ -121,6 +167,7 @@ async def _serve_until_signalled(settings: Settings) -> None:
     # circles among them after every few hundred new ones took a tenth of the server's time.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     print(f"jobstate: serving on {server.address}", flush=True)
     await signalled.wait()
     await server.stop()

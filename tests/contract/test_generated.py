@@ -55,7 +55,8 @@ def test_regenerating_changes_nothing(folder: str, tmp_path: Path) -> None:
 
 
 def test_without_the_toolchain_of_a_language_the_others_are_made(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    for folder in ("protos", "docs/reference"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copytree(GENERATED, tmp_path / "generated", ignore=shutil.ignore_patterns("__pycache__", "java"))
     before = files_below(tmp_path / "generated")
     for stale in (tmp_path / "generated" / "python").rglob("job_pb2.py*"):

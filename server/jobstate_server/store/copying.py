@@ -1,0 +1,263 @@
+"""Copies a whole store into an empty one, of whichever kinds they are: the way from SQLite to PostgreSQL, or back.
+
+The log keeps its name, its sequences and its events, so every cursor and every request id stays good. The copy is one
+transaction at the destination: it is there whole, or not at all. Meanwhile no server can change either side.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
+from zlib import crc32
+
+from peewee import SQL, Model, ModelSelect, PeeweeException, SqliteDatabase, fn
+
+from jobstate_server.domain.clock import SystemClock
+from jobstate_server.store import migrate
+from jobstate_server.store.base import StoreError
+from jobstate_server.store.models import TABLES, EventRow, HorizonRow, LogRow, ReplicaRow, SchemaRow
+from jobstate_server.store.opening import is_postgres, shown
+from jobstate_server.store.sqlite import SqliteStore
+
+BATCH_ROWS = 500
+"""Rows held in memory at once. A job takes at most some 200 KB, so these are 100 MB at most, and 1 MB as a rule."""
+
+COPIED: tuple[type[Model], ...] = tuple(model for model in TABLES if model not in (SchemaRow, ReplicaRow))
+"""Every table but two: the destination has its own schema, and replicas of the source do not serve it."""
+
+_READ_ONLY: dict[str, str | int] = {"query_only": 1}
+_DURABLE: dict[str, str | int] = {"synchronous": "full"}
+
+_BUSY_TIMEOUT_S = 5.0
+"""No server is at work; only a checkpoint of a foreign tool, or a backup, can be in the way for a moment."""
+
+_BEGUN: tuple[type[Model], ...] = (LogRow, HorizonRow)
+"""Tables with a row each in a store to which nothing was ever written."""
+
+
+class CannotCopy(StoreError):
+    """The copy was not made, and the destination is as it was. The message tells an operator what to change."""
+
+
+class Copied(NamedTuple):
+    """A table that was copied, and counted on both sides."""
+
+    table: str
+    rows: int
+
+
+class Progress(Protocol):
+    """Is told how far a copy has come."""
+
+    def __call__(self, table: str, done: int, total: int) -> None:
+        """``done`` of ``total`` rows of a table have been read. What this raises ends the copy, and nothing is kept."""
+
+
+class View(Protocol):
+    """One side of a copy, which does not change but through it."""
+
+    def batches(self, query: ModelSelect[Any]) -> Generator[list[tuple[Any, ...]], None, None]:
+        """The rows of a query, at most ``BATCH_ROWS`` at a time. One query at a time."""
+
+    def has_table(self, name: str) -> bool:
+        """Whether there is such a table."""
+
+    def insert(self, model: type[Model], rows: Iterable[tuple[Any, ...]]) -> None:
+        """Write whole rows, in the order of the model's columns."""
+
+    def empty(self, model: type[Model]) -> None:
+        """Remove every row of a table."""
+
+
+def copy_store(source_url: str, destination_url: str, on_progress: Progress) -> list[Copied]:
+    """Copy everything, and compare both sides before it counts.
+
+    Raises:
+        CannotCopy: the source is missing, served, or of another release; the destination is not empty; the sides
+            differ.
+        CannotOpen: the destination cannot be used as a store, or is served.
+        OutcomeUnknown: the connection was lost in the commit; the destination has everything or nothing.
+        StoreError: reading or writing failed. Nothing was kept.
+    """
+    for url in (source_url, destination_url):
+        _check_url(url)
+    if source_url == destination_url:
+        raise CannotCopy(f"{shown(source_url)} cannot be copied to itself")
+    with _opened(source_url, is_source=True) as source, _opened(destination_url, is_source=False) as destination:
+        _check_empty(destination, destination_url)
+        for model in _BEGUN:
+            destination.empty(model)
+        copied = [_copy_table(model, source, destination, on_progress) for model in COPIED]
+        if _end_of_log(source) != _end_of_log(destination):
+            raise CannotCopy("the ends of the two logs differ after the copy: nothing was kept; is the source damaged?")
+        return copied
+
+
+def _check_url(url: str) -> None:
+    is_file = url.startswith("sqlite:///") and url != "sqlite:///"
+    if not is_file and not is_postgres(url):
+        raise CannotCopy(f"{shown(url)!r} is no store; use sqlite:///jobs.db or postgresql://USER@HOST/DATABASE")
+
+
+def _opened(url: str, *, is_source: bool) -> AbstractContextManager[View]:
+    if not is_postgres(url):
+        path = Path(url.removeprefix("sqlite:///"))
+        return _sqlite_source(path) if is_source else _sqlite_destination(path)
+    try:
+        # Only who uses PostgreSQL needs its driver.
+        from jobstate_server.store.postgres_copying import postgres_destination, postgres_source  # noqa: PLC0415
+    except ImportError as error:
+        raise CannotCopy(
+            f"PostgreSQL's driver cannot be loaded ({error}); install it with: pip install 'jobstate[postgres]'"
+        ) from error
+    opened = postgres_source if is_source else postgres_destination
+    return opened(url, lambda view: check_schema(view, url))
+
+
+def check_schema(view: View, url: str) -> None:
+    """Refuse tables of another release than this one's: it may not know all that is in them. Raises CannotCopy."""
+    if not view.has_table(SchemaRow._meta.table_name):
+        raise CannotCopy(f"{shown(url)} holds no store")
+    ((version,),) = _rows(view, SchemaRow.select(SchemaRow.version))
+    known = migrate.migrations("sqlite")[-1].version
+    if version > known:
+        raise CannotCopy(
+            f"{shown(url)} has schema {version} and this program knows {known}: use the jobstate-server of that release"
+        )
+    if version < known:
+        raise CannotCopy(
+            f"{shown(url)} has schema {version} and this program copies {known}: bring it up to date first, with"
+            f" jobstate-server migrate --store {shown(url)}"
+        )
+
+
+def _check_empty(view: View, url: str) -> None:
+    begun = {LogRow: LogRow.head > 0, HorizonRow: HorizonRow.sequence > 0}
+    for model in COPIED:
+        query = model.select(SQL("1")).limit(1)
+        if model in begun:
+            query = query.where(begun[model])
+        if _rows(view, query):
+            raise CannotCopy(
+                f"{shown(url)} is not empty (table {model._meta.table_name}): copy into a new"
+                f" {'database or schema' if is_postgres(url) else 'file'}, nothing is ever overwritten"
+            )
+
+
+def _copy_table(model: type[Model], source: View, destination: View, on_progress: Progress) -> Copied:
+    name, total = model._meta.table_name, _count(source, model)
+    with closing(source.batches(model.select(*model._meta.sorted_fields))) as everything:
+        destination.insert(model, _telling(everything, lambda done: on_progress(name, done, total)))
+    arrived = _count(destination, model)
+    if arrived != total:
+        raise CannotCopy(f"{arrived:,} of {total:,} rows of table {name} have arrived: nothing was kept")
+    return Copied(name, total)
+
+
+def _telling(batches: Iterable[list[tuple[Any, ...]]], tell: Callable[[int], None]) -> Iterator[tuple[Any, ...]]:
+    done = 0
+    for rows in batches:
+        done += len(rows)
+        tell(done)
+        yield from rows
+
+
+def _count(view: View, model: type[Model]) -> int:
+    ((count,),) = _rows(view, model.select(fn.COUNT(SQL("*"))))
+    return int(count)
+
+
+def _rows(view: View, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
+    """All rows, of a query that has few."""
+    return [row for rows in view.batches(query) for row in rows]
+
+
+def _end_of_log(view: View) -> tuple[object, ...]:
+    """What a cursor is judged by: the log's name and head, the horizon, and the check of the newest event."""
+    log = _rows(view, LogRow.select(LogRow.id, LogRow.head, LogRow.bytes))
+    horizon = _rows(view, HorizonRow.select(HorizonRow.sequence, HorizonRow.event_check, HorizonRow.bytes))
+    newest = EventRow.select(EventRow.sequence, EventRow.payload).order_by(EventRow.sequence.desc()).limit(1)
+    last = [(sequence, crc32(payload)) for sequence, payload in _rows(view, newest)]
+    return (*log, *horizon, *last)
+
+
+class SqliteView:
+    """A file, on a connection of its own."""
+
+    def __init__(self, path: Path, pragmas: dict[str, str | int]) -> None:
+        self._path = path
+        # Never made here: a misspelt source must not become an empty store.
+        name = f"file:{quote(str(path))}?mode=rw"
+        self._database = SqliteDatabase(name, uri=True, pragmas=pragmas, timeout=_BUSY_TIMEOUT_S, thread_safe=False)
+        with self._explained():
+            self._database.connect()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (PeeweeException, sqlite3.Error) as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+    def batches(self, query: ModelSelect[Any]) -> Generator[list[tuple[Any, ...]], None, None]:
+        with self._explained():
+            cursor = self._database.execute(query)
+            while rows := cursor.fetchmany(BATCH_ROWS):
+                yield rows
+
+    def has_table(self, name: str) -> bool:
+        with self._explained():
+            return bool(self._database.table_exists(name))
+
+    def insert(self, model: type[Model], rows: Iterable[tuple[Any, ...]]) -> None:
+        names = model._meta.sorted_field_names
+        marks = ", ".join("?" * len(names))
+        # Names come from our models; values are bound.
+        text = f'INSERT INTO "{model._meta.table_name}" ({", ".join(names)}) VALUES ({marks})'  # noqa: S608
+        with self._explained():
+            self._database.connection().executemany(text, rows)
+
+    def empty(self, model: type[Model]) -> None:
+        with self._explained():
+            self._database.execute(model.delete())
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit in the end, or leave everything as it was."""
+        with self._explained():
+            self._database.begin("IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.rollback()
+            raise
+        with self._explained():
+            self._database.commit()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._database.close()
+
+
+@contextmanager
+def _sqlite_source(path: Path) -> Iterator[View]:
+    if not path.is_file():
+        raise CannotCopy(f"there is no file {path}")
+    # Looked at before it is opened as a store, which would bring it up to date.
+    with closing(SqliteView(path, _READ_ONLY)) as view:
+        check_schema(view, f"sqlite:///{path}")
+    with closing(SqliteStore(path, SystemClock())), closing(SqliteView(path, _READ_ONLY)) as view:
+        # The store is open for its lock alone, which keeps servers away.
+        yield view
+
+
+@contextmanager
+def _sqlite_destination(path: Path) -> Iterator[View]:
+    with closing(SqliteStore(path, SystemClock())), closing(SqliteView(path, _DURABLE)) as view:
+        check_schema(view, f"sqlite:///{path}")
+        with view.transaction():
+            yield view

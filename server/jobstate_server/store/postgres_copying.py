@@ -1,0 +1,170 @@
+"""PostgreSQL as one side of a copy; ``copying`` tells what a copy is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+from peewee import Model, ModelSelect
+from psycopg import errors, sql
+
+from jobstate_server.domain.clock import SECOND, SystemClock
+from jobstate_server.store.base import REPLICA_LEASE, OutcomeUnknown, StoreError
+from jobstate_server.store.copying import BATCH_ROWS, COPIED, CannotCopy, View
+from jobstate_server.store.models import SchemaRow
+from jobstate_server.store.opening import open_store, shown
+from jobstate_server.store.postgres_connection import Postgres, is_lost
+from jobstate_server.store.postgres_statements import LAST_HEARD, NOW
+
+_SCHEMA = SchemaRow._meta.table_name
+
+_SETTINGS = {
+    # Whoever holds a table for longer is another program at work on it, which an operator must see to.
+    "lock_timeout": "3s",
+    # The other side is read and counted meanwhile, and a table may be large. Nobody else can want this transaction's
+    # locks: no server serves.
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+
+_NO_TRANSACTION_TIMEOUT = (
+    b"SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'"
+)
+"""The whole copy is one transaction. Only PostgreSQL 17 and later know this setting."""
+
+
+class PostgresView:
+    """A database, or a schema of one, in one transaction."""
+
+    def __init__(self, url: str, database: Postgres, connection: psycopg.Connection[Any]) -> None:
+        self._url = url
+        self._database = database
+        self._connection = connection
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raise StoreError, with the name of this side, for an error of PostgreSQL's."""
+        try:
+            yield
+        except psycopg.Error as error:
+            raise StoreError(f"{shown(self._url)}: {' '.join(str(error).split())}") from error
+
+    def batches(self, query: ModelSelect[Any]) -> Generator[list[tuple[Any, ...]], None, None]:
+        text, values = self._database.get_sql_context().sql(query).query()
+        # A cursor with a name stays at the server, which sends no more rows than are asked for.
+        with self.explained(), self._connection.cursor("batches") as cursor:
+            cursor.execute(text.encode(), values)
+            while rows := cursor.fetchmany(BATCH_ROWS):
+                yield rows
+
+    def has_table(self, name: str) -> bool:
+        with self.explained():
+            row = self._connection.execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone()
+        return row is not None and bool(row[0])
+
+    def insert(self, model: type[Model], rows: Iterable[tuple[Any, ...]]) -> None:
+        table = sql.Identifier(model._meta.table_name)
+        names = sql.SQL(", ").join(map(sql.Identifier, model._meta.sorted_field_names))
+        with self.explained(), self._connection.cursor() as cursor:
+            with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(table, names)) as copy:
+                for row in rows:
+                    copy.write_row(row)
+            # Without this the first queries would be planned for the empty table that it was.
+            cursor.execute(sql.SQL("ANALYZE {}").format(table))
+
+    def empty(self, model: type[Model]) -> None:
+        with self.explained():
+            self._connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(model._meta.table_name)))
+
+    def check_is_free(self) -> None:
+        """Raises CannotCopy while another program holds the schema, as a copy does."""
+        if self.has_table(_SCHEMA):
+            self._lock("ACCESS SHARE", _SCHEMA)
+
+    def keep_servers_away(self) -> None:
+        """Lock the tables until the end of the transaction. Raises CannotCopy while anybody uses them."""
+        # A server reads the schema before anything else, and waits for it. One that was frozen for so long that nobody
+        # hears it any more cannot write.
+        self._lock("ACCESS EXCLUSIVE", _SCHEMA)
+        self._lock("SHARE ROW EXCLUSIVE", *(model._meta.table_name for model in COPIED))
+        with self.explained():
+            (heard,) = self._connection.execute(LAST_HEARD).fetchone() or (None,)
+            (now,) = self._connection.execute(NOW).fetchone() or (0,)
+        if heard is not None and now - heard < REPLICA_LEASE:
+            seconds = max(0, now - heard) / SECOND
+            raise CannotCopy(
+                f"{shown(self._url)} is served (a server was heard {seconds:.1f} s ago): stop every jobstate-server on"
+                f" it; after one was killed wait {REPLICA_LEASE // SECOND} s"
+            )
+
+    def _lock(self, mode: LiteralString, *tables: str) -> None:
+        names = sql.SQL(", ").join(map(sql.Identifier, tables))
+        try:
+            with self.explained():
+                self._connection.execute(sql.SQL("LOCK TABLE {} IN " + mode + " MODE").format(names))
+        except StoreError as error:
+            if not isinstance(error.__cause__, errors.LockNotAvailable):
+                raise
+            raise CannotCopy(
+                f"{shown(self._url)} is in use by another program, a backup or another copy: let that end"
+            ) from error
+
+    def commit(self) -> None:
+        """End the transaction."""
+        try:
+            with self.explained():
+                self._connection.execute("COMMIT")
+        except StoreError as error:
+            if is_lost(error.__cause__ if isinstance(error.__cause__, psycopg.Error) else error):
+                raise OutcomeUnknown(
+                    f"{error}: lost while committing, so that the destination has everything or nothing; copy again,"
+                    " which is refused when it has everything"
+                ) from error
+            raise
+
+
+@contextmanager
+def postgres_source(url: str, check: Callable[[View], None]) -> Iterator[View]:
+    """One transaction that no server can disturb: none serves, and none can start until it ends.
+
+    Args:
+        check: raises CannotCopy when the tables are not those of this release.
+
+    Raises:
+        CannotCopy: a server serves the store, or another program is at work on its tables.
+    """
+    with _transaction(url) as view:
+        check(view)
+        view.keep_servers_away()
+        yield view
+
+
+@contextmanager
+def postgres_destination(url: str, check: Callable[[View], None]) -> Iterator[View]:
+    """The same, with the tables made before and all that was written committed in the end.
+
+    Raises:
+        OutcomeUnknown: raised by the commit alone.
+    """
+    with _transaction(url) as view:
+        # Opening waits for as long as it takes, and the source may be this very store by another URL.
+        view.check_is_free()
+    open_store(url, SystemClock()).close()
+    with _transaction(url) as view:
+        check(view)
+        view.keep_servers_away()
+        yield view
+        view.commit()
+
+
+@contextmanager
+def _transaction(url: str) -> Iterator[PostgresView]:
+    """A transaction that ends with its connection."""
+    with closing(Postgres(url, _SETTINGS)) as database:
+        connection = database.wire
+        connection.execute(_NO_TRANSACTION_TIMEOUT)
+        # What is committed before the locks are held is seen by every statement after; nothing is committed then.
+        connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        yield PostgresView(url, database, connection)
