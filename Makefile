@@ -11,6 +11,7 @@ ROWS ?=
 RUNS ?=
 QUICK ?=
 PEERS ?=
+REPLICAS ?=
 DURATION ?= 10m
 SEED ?=
 
@@ -48,9 +49,11 @@ test: lint types imports proto ## Check everything: style, types, layers, contra
 test-fast: $(READY) ## Run the tests that need no second process
 	@$(BIN)/python -m pytest --quiet tests/unit tests/store
 
+# gRPC's handlers of a fork, where a process forks while its threads run, kill the child that starts PostgreSQL.
 .PHONY: torture
-torture: $(READY) ## Kill servers for DURATION=10m and check every promise; SEED of an earlier run makes its choices again
-	@$(BIN)/python -m tests.robustness.torture --duration $(DURATION) $(if $(SEED),--seed '$(SEED)')
+torture: $(READY) ## Kill servers for DURATION=10m and check every promise; STORE=postgres REPLICAS=3, SEED of an earlier run
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.robustness.torture --duration $(DURATION) \
+		$(if $(SEED),--seed '$(SEED)') $(if $(STORE),--store '$(STORE)') $(if $(REPLICAS),--replicas '$(REPLICAS)')
 
 .PHONY: format
 format: $(READY) ## Format the code and the protos, and mend what can be mended
@@ -87,7 +90,7 @@ proto: $(READY) ## Check the contract: lint, format, and nothing broken since ma
 	done
 
 .PHONY: generate
-generate: $(READY) ## Make the generated code anew from the protos
+generate: $(READY) ## Make the generated Python, Go and TypeScript anew from the protos
 	@$(BIN)/python generated/generate.py
 
 .PHONY: bench
@@ -106,5 +109,5 @@ build: $(READY) ## Build the source distribution and the wheel into dist/
 
 .PHONY: clean
 clean: ## Remove .venv, caches and built packages; databases stay
-	@rm -rf $(VENV) dist .bench .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) dist .tools .bench .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find server client tests generated -name __pycache__ -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,8 +33,11 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
-NOT_MADE = frozenset({"DRAINING", "OVERLOADED"})
-"""Reasons that say that nothing was changed, and to repeat the call."""
+REPEATED = frozenset({"DRAINING", "OVERLOADED", "STORE_UNAVAILABLE"})
+"""Reasons that say to repeat the call."""
+
+MOVES = 0.1
+"""How likely a client makes its next call at another replica, without need."""
 
 
 async def pause(seconds: float) -> None:
@@ -63,7 +66,8 @@ class Stubs:
 class Shared:
     """What clients and watchers of one run know together."""
 
-    address: str
+    addresses: Sequence[str]
+    """Of every replica."""
     recorder: Recorder
     calls: list[Call] = field(default_factory=list)
     job_ids: list[str] = field(default_factory=list)
@@ -72,10 +76,11 @@ class Shared:
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     marks: int = 0
 
-    async def stubs(self, **options: int) -> Stubs:
-        """New stubs, closed with the run."""
-        stubs = Stubs(self.address, **options)
-        await self.stack.enter_async_context(stubs.channel)
+    async def stubs(self) -> list[Stubs]:
+        """New stubs for each replica, closed with the run."""
+        stubs = [Stubs(address) for address in self.addresses]
+        for each in stubs:
+            await self.stack.enter_async_context(each.channel)
         return stubs
 
     def mark(self) -> str:
@@ -92,12 +97,19 @@ class Shared:
 class Client:
     """One client, doing one thing at a time."""
 
-    def __init__(self, name: str, shared: Shared, stubs: Stubs, rng: random.Random) -> None:
+    def __init__(self, name: str, shared: Shared, stubs: Sequence[Stubs], rng: random.Random) -> None:
+        """``stubs``: of every replica. A client stays at one until that fails it, or it feels like moving."""
         self.name = name
+        self.moves = 0
         self._shared = shared
         self._stubs = stubs
         self._rng = rng
         self._count = 0
+        self._at = rng.choice(stubs)
+
+    def _move(self) -> None:
+        before, self._at = self._at, self._rng.choice(self._stubs)
+        self.moves += self._at is not before
 
     async def run(self) -> None:
         """Do one thing after another until the run stops."""
@@ -224,20 +236,23 @@ class Client:
 
     async def _make(self, call: Call, request: Message) -> job_pb2.Job | None:
         """Make a call; repeat one whose outcome is unknown if it has a request id, now and then."""
+        if self._rng.random() < MOVES:
+            self._move()
         call.invoked = Shared.now()
         answer: Any = None
         for call.tries in range(1, TRIES_MAX + 1):
             try:
-                answer = await getattr(self._stubs.jobs, call.rpc)(request, timeout=CALL_TIMEOUT_S)
+                answer = await getattr(self._at.jobs, call.rpc)(request, timeout=CALL_TIMEOUT_S)
                 call.outcome, call.code, call.reason = ANSWERED, "OK", ""
                 break
             except grpc.aio.AioRpcError as error:
                 ending = ending_of(error)
-                if ending.reason or ending.code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}:
-                    call.outcome = REFUSED
+                is_open = not ending.reason and ending.code in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
+                call.outcome = UNKNOWN if is_open or ending.is_unknown else REFUSED
                 call.code, call.reason = ending.code, ending.reason
-                if ending.reason and ending.reason not in NOT_MADE:
+                if ending.reason and ending.reason not in REPEATED:
                     break
+                self._move()
             if not call.request_id or self._rng.random() < 0.05:
                 break
             call.outcome = UNKNOWN

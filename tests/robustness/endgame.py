@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import grpc
 from google.protobuf.message import Message
@@ -27,21 +28,30 @@ PROBES = 40
 """Cursors of the run that are tried again at its end."""
 
 
-async def gather_final_state(server: ServerProcess, history: History, recorder: Recorder, rng: random.Random) -> None:
-    """Fill in what was left."""
-    server.signal(signal.SIGTERM)
-    await server.ended()
+async def gather_final_state(
+    servers: Sequence[ServerProcess], history: History, recorder: Recorder, rng: random.Random
+) -> None:
+    """Fill in what was left, as told by all the servers of one store."""
+    await _stop(servers)
     # A server whose clock is a day behind finds nothing due: what is read now stays as it is.
-    server.move_clock(server.offset - DAY)
-    await server.start()
-    stubs = Stubs(server.address)
-    async with stubs.channel:
-        history.rows = await _all_jobs(stubs)
-        await _statistics(stubs, history)
-        await _probe(stubs, history, recorder, rng)
-    server.signal(signal.SIGTERM)
-    await server.ended()
-    history.log, history.horizon = recorder.log(server.store)
+    servers[0].move_clock(servers[0].offset - DAY)
+    await asyncio.gather(*(server.start() for server in servers))
+    async with AsyncExitStack() as stack:
+        everywhere = [Stubs(server.address) for server in servers]
+        for stubs in everywhere:
+            await stack.enter_async_context(stubs.channel)
+        history.rows = await _all_jobs(rng.choice(everywhere))
+        await _statistics(rng.choice(everywhere), history)
+        await _probe(everywhere, history, recorder, rng)
+    await _stop(servers)
+    history.log, history.horizon = recorder.log(servers[0].store)
+
+
+async def _stop(servers: Sequence[ServerProcess]) -> None:
+    for server in servers:
+        server.signal(signal.SIGTERM)
+    for server in servers:
+        await server.ended()
 
 
 async def _all_jobs(stubs: Stubs) -> dict[str, dict[str, object]]:
@@ -77,7 +87,7 @@ async def _statistics(stubs: Stubs, history: History) -> None:
     }
 
 
-async def _probe(stubs: Stubs, history: History, recorder: Recorder, rng: random.Random) -> None:
+async def _probe(everywhere: Sequence[Stubs], history: History, recorder: Recorder, rng: random.Random) -> None:
     """The log from its start, and from cursors that watchers were given, read to the end by watchers like them."""
     givers = list(history.watchers)
     history.watchers.append(Watcher("log", streams=[Stream("EARLIEST", follow=False)]))
@@ -96,7 +106,7 @@ async def _probe(stubs: Stubs, history: History, recorder: Recorder, rng: random
     for watcher in history.watchers:
         for stream in watcher.streams:
             if not stream.follow:
-                await _read(stubs, watcher, stream, recorder)
+                await _read(rng.choice(everywhere), watcher, stream, recorder)
 
 
 async def _read(stubs: Stubs, watcher: Watcher, stream: Stream, recorder: Recorder) -> None:

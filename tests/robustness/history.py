@@ -158,6 +158,8 @@ class History:
     """Everything about one run."""
 
     seed: str = ""
+    store: str = "sqlite"
+    """Or postgres, which can be taken away from a server that goes on."""
     calls: list[Call] = field(default_factory=list)
     watchers: list[Watcher] = field(default_factory=list)
     log: list[LogEntry] = field(default_factory=list)
@@ -176,6 +178,8 @@ class History:
     memory_growth_max_kib: int = 0
     faults: list[str] = field(default_factory=list)
     """What was done to the server, in order."""
+    complaints: list[str] = field(default_factory=list)
+    """Lines that servers logged of something nobody foresaw."""
 
     def save(self, path: Path) -> None:
         """Write it down."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -17,21 +17,24 @@ from .clients import CALL_TIMEOUT_S, Shared, Stubs, pause
 from .history import MemorySample
 from .process import ServerProcess, resident_kib
 
+Deed = tuple[int, str, Callable[[], Awaitable[None]]]
+"""How likely it is beside the others, its name, and how it is done."""
+
 
 class Nemesis:
     """Faults, one after another, at random."""
 
-    def __init__(self, server: ServerProcess, stubs: Stubs, rng: random.Random) -> None:
+    def __init__(self, servers: Sequence[ServerProcess], stubs: Sequence[Stubs], rng: random.Random) -> None:
+        """``stubs``: of each server, in the same order."""
         self.faults: list[str] = []
         self.counts: Counter[str] = Counter()
         self.memory: list[MemorySample] = []
-        self._server = server
+        self._servers = servers
         self._stubs = stubs
         self._rng = rng
 
-    async def run(self, until: float, kills_min: int = 0) -> None:
-        """Do harm until a moment of the run's clock, and until there were some kills; leave a server that runs."""
-        deeds: list[tuple[int, str, Callable[[], Awaitable[None]]]] = [
+    def _deeds(self) -> list[Deed]:
+        return [
             (10, "kill", self._kill),
             (3, "stop", self._stop),
             (4, "freeze", self._freeze),
@@ -40,39 +43,60 @@ class Nemesis:
             (2, "look for the stale", self._check_stale),
             (2, "retry the failed", self._retry_failed),
         ]
+
+    def _first(self, deeds: Sequence[Deed]) -> list[Deed]:
+        """What is done before chance decides."""
+        del deeds
+        return []
+
+    async def run(self, until: float, kills_min: int = 0) -> None:
+        """Do harm until a moment of the run's clock, and until there were some kills; leave servers that run."""
+        deeds = self._deeds()
         weights = [weight for weight, _, _ in deeds]
-        while Shared.now() < until or self.counts["kill"] < kills_min:
-            await pause(self._rng.uniform(0.05, 0.7))
+        first = self._first(deeds)
+        while first or Shared.now() < until or self.counts["kill"] < kills_min:
+            await pause(self._rng.uniform(0.05, 0.3 if first else 0.7))
             self._sample()
-            _, name, deed = self._rng.choices(deeds, weights)[0]
+            _, name, deed = first.pop() if first else self._rng.choices(deeds, weights)[0]
             self.faults.append(name)
             self.counts[name] += 1
             await deed()
 
+    def _one(self) -> ServerProcess:
+        """A server to do something to."""
+        return self._rng.choice(self._servers)
+
+    def _stubs_of_one(self) -> Stubs:
+        server = self._one()
+        return next(stubs for each, stubs in zip(self._servers, self._stubs, strict=True) if each is server)
+
     def _sample(self) -> None:
-        self.memory.append(MemorySample(self._server.pid, resident_kib(self._server.pid)))
+        self.memory += [MemorySample(server.pid, resident_kib(server.pid)) for server in self._servers]
 
     async def _kill(self) -> None:
-        self._server.signal(signal.SIGKILL)
-        await self._server.ended()
-        await self._server.start()
+        server = self._one()
+        server.signal(signal.SIGKILL)
+        await server.ended()
+        await server.start()
 
     async def _stop(self) -> None:
-        self._server.signal(signal.SIGTERM)
+        server = self._one()
+        server.signal(signal.SIGTERM)
         if self._rng.random() < 0.3:
             # Whoever stops a server may lose patience with it.
             await pause(self._rng.uniform(0.0, 0.3))
-            self._server.signal(signal.SIGKILL)
-            await self._server.ended()
+            server.signal(signal.SIGKILL)
+            await server.ended()
         else:
-            code = await self._server.ended()
+            code = await server.ended()
             assert code == 0, f"a stopped server ended with {code}"
-        await self._server.start()
+        await server.start()
 
     async def _freeze(self) -> None:
-        self._server.signal(signal.SIGSTOP)
+        server = self._one()
+        server.signal(signal.SIGSTOP)
         await pause(self._rng.choice([0.05, 0.3, 1.0]))
-        self._server.signal(signal.SIGCONT)
+        server.signal(signal.SIGCONT)
 
     async def _clean_up(self) -> None:
         """Delete what is final, and compact the log under its readers."""
@@ -80,17 +104,19 @@ class Nemesis:
         if self._rng.random() < 0.5:
             request.older_than.CopyFrom(Duration(seconds=self._rng.choice([0, 1, 5])))
             request.force = True
-        await self._try(self._stubs.maintenance.Cleanup(request, timeout=CALL_TIMEOUT_S))
+        await self._try(self._stubs_of_one().maintenance.Cleanup(request, timeout=CALL_TIMEOUT_S))
 
     async def _move_clock(self) -> None:
         step = self._rng.choice([1, 20, 70, -30, -3_600]) * SECOND
-        self._server.move_clock(self._server.offset + step)
+        self._servers[0].move_clock(self._servers[0].offset + step)
 
     async def _check_stale(self) -> None:
-        await self._try(self._stubs.maintenance.CheckStale(mpb.CheckStaleRequest(), timeout=CALL_TIMEOUT_S))
+        stubs = self._stubs_of_one()
+        await self._try(stubs.maintenance.CheckStale(mpb.CheckStaleRequest(), timeout=CALL_TIMEOUT_S))
 
     async def _retry_failed(self) -> None:
-        await self._try(self._stubs.maintenance.RetryFailed(mpb.RetryFailedRequest(), timeout=CALL_TIMEOUT_S))
+        stubs = self._stubs_of_one()
+        await self._try(stubs.maintenance.RetryFailed(mpb.RetryFailedRequest(), timeout=CALL_TIMEOUT_S))
 
     @staticmethod
     async def _try(call: Awaitable[object]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from zlib import crc32
 
 import grpc
+import psycopg
 from google.protobuf.json_format import MessageToDict
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -31,6 +32,38 @@ CREATE TRIGGER IF NOT EXISTS keep AFTER DELETE ON event
 BEGIN INSERT INTO archive (sequence, payload) VALUES (old.sequence, old.payload); END;
 """
 """Keeps what retention removes, in the transaction that removes it: the judge must know every event there ever was."""
+
+_POSTGRES_ARCHIVE = b"""
+CREATE TABLE archive AS SELECT sequence, payload FROM event WHERE false;
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO archive (sequence, payload) SELECT sequence, payload FROM gone; RETURN NULL; END $$;
+CREATE TRIGGER keep AFTER DELETE ON event REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION keep();
+"""
+"""The same in a schema of PostgreSQL."""
+
+_EVERY_EVENT = "SELECT sequence, payload FROM archive UNION ALL SELECT sequence, payload FROM event ORDER BY sequence"
+_HORIZON = "SELECT sequence FROM horizon"
+
+
+def make_archive(store: Path | str) -> None:
+    """Keep from now on what retention removes from a store: a file of SQLite, or a URL of PostgreSQL."""
+    if isinstance(store, Path):
+        with closing(sqlite3.connect(store)) as connection:
+            connection.executescript(ARCHIVE)
+    else:
+        with psycopg.connect(store, autocommit=True) as database:
+            database.execute(_POSTGRES_ARCHIVE)
+
+
+def _kept(store: Path | str) -> tuple[list[tuple[int, bytes]], int]:
+    """Sequence and payload of every event there ever was, and the horizon."""
+    if isinstance(store, Path):
+        with closing(sqlite3.connect(store)) as connection:
+            return connection.execute(_EVERY_EVENT).fetchall(), connection.execute(_HORIZON).fetchone()[0]
+    with psycopg.connect(store) as database:
+        rows = database.execute(_EVERY_EVENT.encode()).fetchall()
+        ((horizon,),) = database.execute(_HORIZON.encode()).fetchall()
+        return rows, horizon
 
 
 def state_name(state: job_pb2.JobState.ValueType) -> str:
@@ -100,13 +133,9 @@ class Recorder:
             job=job_dict(event.job),
         )
 
-    def log(self, path: Path) -> tuple[list[LogEntry], int]:
-        """Every event there ever was in a store made with ``ARCHIVE``, and the horizon."""
-        with closing(sqlite3.connect(path)) as connection:
-            rows = connection.execute(
-                "SELECT sequence, payload FROM archive UNION ALL SELECT sequence, payload FROM event ORDER BY sequence"
-            ).fetchall()
-            (horizon,) = connection.execute("SELECT sequence FROM horizon").fetchone()
+    def log(self, store: Path | str) -> tuple[list[LogEntry], int]:
+        """Every event there ever was in a store with an archive, and the horizon."""
+        rows, horizon = _kept(store)
         entries = []
         for sequence, payload in rows:
             event = event_pb2.Event.FromString(payload)
@@ -150,12 +179,24 @@ class Ending:
     code: str
     reason: str
     oldest_cursor: str = ""
+    message: str = ""
+    retry_delay_s: float | None = None
+    """When to come back, as its RetryInfo says."""
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the server says that it does not know itself what has become of the change."""
+        return self.reason == "STORE_UNAVAILABLE" and "outcome is unknown" in self.message
 
 
 def ending_of(error: grpc.aio.AioRpcError) -> Ending:
     """What the error of a call tells."""
     status = rpc_status.from_call(cast(grpc.Call, error))
-    info = error_details_pb2.ErrorInfo()
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    delay_s = None
     for packed in status.details if status is not None else ():
         packed.Unpack(info)
-    return Ending(error.code().name, info.reason, info.metadata.get("oldest_cursor", ""))
+        if packed.Unpack(retry):
+            delay_s = retry.retry_delay.ToMilliseconds() / 1_000
+    oldest_cursor = info.metadata.get("oldest_cursor", "")
+    return Ending(error.code().name, info.reason, oldest_cursor, error.details() or "", delay_s)

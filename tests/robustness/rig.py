@@ -7,7 +7,6 @@ a history to hold the promises to.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -16,17 +15,17 @@ from typing import Any, cast
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.clock import SECOND, Clock
 from jobstate_server.domain.decide import Decider
-from jobstate_server.domain.errors import JobStateError
+from jobstate_server.domain.errors import JobStateError, StoreUnavailable
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.batch import Batch
-from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.committer import Committer, Published
 from jobstate_server.engine.readers import Readers
 from jobstate_server.rpc.errors import status_code
-from jobstate_server.store.base import Reader, StoredEvent
+from jobstate_server.store.base import Reader, Store, StoredEvent
 from jobstate_server.store.sqlite import SqliteStore
 from jobstate_server.watch.catch_up import CatchUp
 from jobstate_server.watch.cursor import event_check
@@ -37,16 +36,18 @@ from jobstate_server.wire.documents import merge_metadata
 from jobstate_server.wire.jobs import encode_whole
 
 from ..support.clock import PATIENCE_S, WatchedClock
-from .history import ANSWERED, Call, History, Response, Stream, Watcher
-from .recording import ARCHIVE, Recorder, job_dict, state_name
+from .history import ANSWERED, REFUSED, UNKNOWN, Call, History, Response, Stream, Watcher
+from .recording import Recorder, job_dict, make_archive, state_name
 
 HEARTBEAT = 30 * SECOND
+
+RING_BYTES = 1024 * 1024
 
 
 class HookedReaders(Readers):
     """Readers that let a test in between two reads of one page."""
 
-    def __init__(self, store: SqliteStore, threads: int = 1) -> None:
+    def __init__(self, store: Store, threads: int = 1) -> None:
         super().__init__(store, threads)
         self.before_events: Callable[[], None] | None = None
         """Run once, on the reader's thread, right before the next page of events is read."""
@@ -70,10 +71,10 @@ class _HookedReader:
 class Follower:
     """One stream of a watcher, read response by response."""
 
-    def __init__(self, rig: Rig, stream: Stream, watch: Watch) -> None:
+    def __init__(self, stage: Stage, stream: Stream, watch: Watch) -> None:
         self.stream = stream
-        self._rig = rig
-        self._responses = cast(AsyncGenerator[bytes, None], rig.watching.stream(watch))
+        self._stage = stage
+        self._responses = cast(AsyncGenerator[bytes, None], stage.watching.stream(watch))
 
     async def next(self) -> Response | None:
         """The next response; None when the stream has ended."""
@@ -85,16 +86,16 @@ class Follower:
             return None
         except JobStateError as error:
             self.stream.code, self.stream.reason = status_code(type(error)).name, error.reason
-            self.stream.oldest_cursor = self._rig.recorder.note_cursor(error.facts.get("oldest_cursor", ""))
+            self.stream.oldest_cursor = self._stage.recorder.note_cursor(error.facts.get("oldest_cursor", ""))
             return None
         message = pb.WatchEventsResponse.FromString(encoded)
-        self.stream.responses.append(self._rig.recorder.response(message, asyncio.get_running_loop().time()))
+        self.stream.responses.append(self._stage.recorder.response(message, asyncio.get_running_loop().time()))
         return self.stream.responses[-1]
 
     async def through(self, sequence: int) -> list[int]:
         """Read until a cursor has reached this sequence. Returns every sequence the stream has delivered."""
         while (response := await self.next()) is not None:
-            if response.cursor and self._rig.recorder.positions[response.cursor] >= sequence:
+            if response.cursor and self._stage.recorder.positions[response.cursor] >= sequence:
                 break
         return self.sequences
 
@@ -120,73 +121,45 @@ class Follower:
         await self._responses.aclose()
 
 
-class Rig:
-    """The parts of a server that make a watch, put together by hand."""
+class Stage:
+    """The parts of a server that make a watch, put together by hand, and what is recorded of them."""
 
     def __init__(
         self,
-        path: Path,
+        store: Store,
+        clock: Clock,
+        hub: Hub,
+        readers: Readers,
+        watching: Watching,
+        recorder: Recorder,
         *,
-        store: type[SqliteStore] = SqliteStore,
-        catch_up: type[CatchUp] = CatchUp,
-        hub: type[Hub] = Hub,
-        ring: type[Ring] = Ring,
-        ring_bytes: int = 1024 * 1024,
+        published: Published,
     ) -> None:
-        self.path = path
-        self.clock = WatchedClock()
-        self.recorder = Recorder()
+        self.recorder = recorder
         self.calls: list[Call] = []
         self.watchers: list[Watcher] = []
-        self.unpublished: list[StoredEvent] = []
-        self.store = store(path, self.clock)
-        with closing(sqlite3.connect(path)) as connection:
-            connection.executescript(ARCHIVE)
-        with closing(self.store.open_reader()) as reader:
-            state = reader.log_state()
-            last = reader.event(state.head)
-        head_check = state.horizon_check if last is None else event_check(last.payload)
-        self.hub = hub(self.store.log_id, ring(state.head, head_check, ring_bytes), self.clock)
-        self._decider = Decider(JobTypes(), merge_metadata, lambda: 0.0)
-        self.committer = Committer(self.store, self._decider, self.clock, self.hub, restart_grace=0)
-        self.readers = HookedReaders(self.store)
-        self.watching = Watching(self.hub, catch_up(self.readers, self.store.log_id))
+        self.hub = hub
+        self.readers = readers
+        self.watching = watching
+        self.decider = Decider(JobTypes(), merge_metadata, lambda: 0.0)
+        self.committer = Committer(store, self.decider, clock, published, restart_grace=0)
         self._followers: list[Follower] = []
 
-    def commit(self, *commands: c.Command) -> int:
-        """Make these changes durable, and tell nobody yet. Returns the newest sequence."""
-        with self.store.transaction() as transaction:
-            loaded = transaction.load({command.job_id for command in commands}, (), 0)
-            batch = Batch(self._decider, transaction.now, loaded)
-            for command in commands:
-                batch.decide(command)
-            first, events = batch.write(transaction)
-        refusals = [verdict for verdict in batch.verdicts(first) if isinstance(verdict, JobStateError)]
-        assert not refusals, refusals
-        self.unpublished += [StoredEvent(first + index, *event) for index, event in enumerate(events)]
-        return self.unpublished[-1].sequence
-
-    def publish(self) -> None:
-        """Tell what was committed."""
-        self.hub.publish(self.unpublished)
-        self.unpublished = []
-
-    def write(self, *commands: c.Command) -> int:
-        """Commit and publish. Returns the newest sequence."""
-        newest = self.commit(*commands)
-        self.publish()
-        return newest
-
-    def trim(self, through: int) -> None:
-        """Let retention remove everything up to a sequence."""
-        with closing(self.store.open_reader()) as reader:
-            count = through - reader.log_state().horizon
-        with self.store.transaction() as transaction:
-            assert transaction.trim_events(2**62, 0, count) == count
+    def start(self) -> None:
+        """Begin to work."""
+        self.committer.start()
+        self.readers.start()
 
     async def call(self, command: c.Command) -> None:
-        """Have the committer make a change, and note its answer."""
-        outcome = await self.committer.submit(command, 0)
+        """Have the committer make a change, and note its answer, or its refusal, which is raised."""
+        try:
+            outcome = await self.committer.submit(command, 0)
+        except JobStateError as error:
+            outcome_told = UNKNOWN if isinstance(error, StoreUnavailable) else REFUSED
+            call = Call(type(command).__name__, command.job_id, outcome_told, reason=error.reason)
+            call.code = status_code(type(error)).name
+            self.calls.append(call)
+            raise
         job = outcome.jobs[0]
         state = state_name(job_pb2.JobState.ValueType(job.state))
         self.calls.append(
@@ -216,40 +189,109 @@ class Rig:
         self._followers.append(Follower(self, stream, watch))
         return self._followers[-1]
 
-    def history(self) -> History:
-        """What happened so far, and what is there now; after ``close``, what the next server finds."""
-        log, horizon = self.recorder.log(self.path)
+    async def stop(self) -> None:
+        """End everything but the store."""
+        for follower in self._followers:
+            await follower.leave()
+        await self.committer.stop()
+        await self.readers.stop()
+
+
+def hub_of(
+    store: Store, clock: Clock, hub: type[Hub] = Hub, ring: type[Ring] = Ring, ring_bytes: int = RING_BYTES
+) -> Hub:
+    """A hub at the head of a log."""
+    with closing(store.open_reader()) as reader:
+        state = reader.log_state()
+        last = reader.event(state.head)
+    head_check = state.horizon_check if last is None else event_check(last.payload)
+    return hub(store.log_id, ring(state.head, head_check, ring_bytes), clock)
+
+
+def listed_rows(store: Store) -> dict[str, dict[str, Any]]:
+    """Every job of a store."""
+    with closing(store.open_reader()) as reader:
+        jobs = reader.list_jobs(JobFilter(), Order.OLDEST_FIRST, None, 100_000, 2**40)
+    return {job.id: job_dict(job_pb2.Job.FromString(encode_whole(job))) for job in jobs}
+
+
+class Rig(Stage):
+    """One server on a file, and a hand on every moment between commit and publish."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        store: type[SqliteStore] = SqliteStore,
+        catch_up: type[CatchUp] = CatchUp,
+        hub: type[Hub] = Hub,
+        ring: type[Ring] = Ring,
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
+        self.path = path
+        self.clock = WatchedClock()
+        self.unpublished: list[StoredEvent] = []
+        self.store = store(path, self.clock)
+        make_archive(path)
+        self.hooked = HookedReaders(self.store)
+        made = hub_of(self.store, self.clock, hub, ring, ring_bytes)
+        watching = Watching(made, catch_up(self.hooked, self.store.log_id))
+        super().__init__(self.store, self.clock, made, self.hooked, watching, Recorder(), published=made)
+
+    def commit(self, *commands: c.Command) -> int:
+        """Make these changes durable, and tell nobody yet. Returns the newest sequence."""
+        with self.store.transaction() as transaction:
+            loaded = transaction.load({command.job_id for command in commands}, (), 0)
+            batch = Batch(self.decider, transaction.now, loaded)
+            for command in commands:
+                batch.decide(command)
+            first, events = batch.write(transaction, is_last=True)
+        refusals = [verdict for verdict in batch.verdicts(first) if isinstance(verdict, JobStateError)]
+        assert not refusals, refusals
+        self.unpublished += [StoredEvent(first + index, *event) for index, event in enumerate(events)]
+        return self.unpublished[-1].sequence
+
+    def publish(self) -> None:
+        """Tell what was committed."""
+        self.hub.publish(self.unpublished)
+        self.unpublished = []
+
+    def write(self, *commands: c.Command) -> int:
+        """Commit and publish. Returns the newest sequence."""
+        newest = self.commit(*commands)
+        self.publish()
+        return newest
+
+    def trim(self, through: int) -> None:
+        """Let retention remove everything up to a sequence."""
         with closing(self.store.open_reader()) as reader:
-            jobs = reader.list_jobs(JobFilter(), Order.OLDEST_FIRST, None, 100_000, 2**40)
-        rows = {job.id: job_dict(job_pb2.Job.FromString(encode_whole(job))) for job in jobs}
+            count = through - reader.log_state().horizon
+        with self.store.transaction() as transaction:
+            assert transaction.trim_events(2**62, 0, count) == count
+
+    def history(self) -> History:
+        """What happened so far, and what is there now; after the end, what the next server finds."""
+        log, horizon = self.recorder.log(self.path)
         return History(
             calls=self.calls,
             watchers=self.watchers,
             log=log,
             horizon=horizon,
-            rows=rows,
+            rows=listed_rows(self.store),
             positions=self.recorder.positions,
         )
-
-    async def close(self) -> None:
-        """End everything."""
-        for follower in self._followers:
-            await follower.leave()
-        await self.committer.stop()
-        await self.readers.stop()
-        self.store.close()
 
 
 @asynccontextmanager
 async def rigged(path: Path, **parts: Any) -> AsyncIterator[Rig]:
     """A rig at work."""
     rig = Rig(path, **parts)
-    rig.committer.start()
-    rig.readers.start()
+    rig.start()
     try:
         yield rig
     finally:
-        await rig.close()
+        await rig.stop()
+        rig.store.close()
 
 
 def _filter(watcher: Watcher) -> EventFilter:
@@ -274,6 +316,11 @@ def start(job_id: str) -> c.Start:
 def progress(job_id: str, value: int = 1, **fields: Any) -> c.UpdateProgress:
     """Report progress."""
     return c.UpdateProgress(job_id=job_id, progress=value, **fields)
+
+
+def fail(job_id: str) -> c.Fail:
+    """Fail it."""
+    return c.Fail(job_id=job_id)
 
 
 def complete(job_id: str) -> c.Complete:

@@ -19,10 +19,11 @@ import uvloop
 from jobstate_server import logs
 from jobstate_server.app import Server
 from jobstate_server.config import Settings
-from jobstate_server.domain.clock import MILLISECOND, SystemClock
+from jobstate_server.domain.clock import MILLISECOND, Clock, FollowingClock, SystemClock
 from jobstate_server.rpc import limits
 from jobstate_server.store import reading
-from jobstate_server.watch import catch_up, stream
+from jobstate_server.store.opening import is_postgres
+from jobstate_server.watch import catch_up, follower, stream
 from jobstate_server.watch.ring import Ring
 
 from ..support.server import QUIET
@@ -47,6 +48,11 @@ EVENTS_AT_ONCE = 40
 RING_BYTES = 64 * 1024
 RETENTION_BYTES = 128 * 1024
 
+EVERY_MINUTE = "* * * * *"
+
+SHARED_DUTIES = {**QUIET, "check_stale": EVERY_MINUTE, "retry_failed": EVERY_MINUTE, "cleanup": EVERY_MINUTE}
+"""Duties that replicas take from each other."""
+
 
 class MovedClock(SystemClock):
     """The machine's clock, moved by what a shared file says. As ever it does not go back within a process."""
@@ -57,18 +63,34 @@ class MovedClock(SystemClock):
             self._offset = mmap.mmap(file.fileno(), OFFSET.size)
         self._newest = 0
 
-    def now(self) -> int:
+    @property
+    def offset(self) -> int:
+        """By how much, in microseconds."""
         (offset,) = OFFSET.unpack(self._offset[:])
-        self._newest = max(self._newest, super().now() + offset)
+        return int(offset)
+
+    def now(self) -> int:
+        self._newest = max(self._newest, super().now() + self.offset)
         return self._newest
+
+
+class MovedDatabaseClock(FollowingClock):
+    """What replicas have whose database's clock is moved: each sees the move with its next transaction."""
+
+    def __init__(self, moved: MovedClock) -> None:
+        super().__init__(moved)
+        self._moved = moved
+
+    def follow(self, now: int) -> None:
+        super().follow(now + self._moved.offset)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """The settings of this server."""
     values: dict[str, Any] = {
         "listen": options.listen,
-        "store": f"sqlite:///{options.store}",
-        "schedules": QUIET,
+        "store": options.store,
+        "schedules": SHARED_DUTIES if is_postgres(options.store) else QUIET,
         "job_types": JOB_TYPES,
         "event_retention": "1min",
         "restart_grace": "200ms",
@@ -84,6 +106,7 @@ def make_everything_small(server: Server) -> None:
     lowered: list[tuple[object, str, int]] = [
         (stream, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
         (catch_up, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
+        (follower, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
         (catch_up, "SNAPSHOT_JOBS_MAX", EVENTS_AT_ONCE),
         (reading, "EVENTS_SCANNED_MAX", 3 * EVENTS_AT_ONCE),
         (limits, "HEARTBEAT_MIN", 20 * MILLISECOND),
@@ -94,9 +117,17 @@ def make_everything_small(server: Server) -> None:
         setattr(owner, name, value)
 
 
+def clock_of(options: argparse.Namespace) -> Clock | None:
+    """The clock that others move, if one was given."""
+    if not options.clock:
+        return None
+    moved = MovedClock(options.clock)
+    return MovedDatabaseClock(moved) if is_postgres(options.store) else moved
+
+
 def build(options: argparse.Namespace) -> Server:
     """The server, not yet started."""
-    server = Server(settings_of(options), MovedClock(options.clock) if options.clock else None)
+    server = Server(settings_of(options), clock_of(options))
     if options.small:
         make_everything_small(server)
     return server

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from jobstate_server.store.sqlite import SqliteStore
 from jobstate_server.watch import catch_up
 
 from ..support.calls import struct
+from ..support.clock import PATIENCE_S
 from .history import DRAINING, EVENTS, HEARTBEAT, SNAPSHOT, SYNCED, Watcher
 from .rig import HEARTBEAT as SILENCE
 from .rig import Follower, Rig, cancel, complete, create, delete, progress, rigged, several, start
@@ -103,7 +106,7 @@ async def test_compaction_while_a_page_is_read_is_told_and_never_a_gap(path: Pat
     async with rigged(path, ring_bytes=0) as rig:
         watcher = Watcher("watcher")
         cursors = await cursors_of_all(rig, watcher)
-        rig.readers.before_events = lambda: rig.trim(through=8)
+        rig.hooked.before_events = lambda: rig.trim(through=8)
 
         reader = rig.follow(watcher, cursor=cursors[3])
         await reader.rest()
@@ -337,6 +340,34 @@ async def test_until_final_sees_the_end_of_a_job_that_the_other_filters_leave_ou
     assert (follower.sequences, follower.stream.code) == ([], "OK")
 
 
+async def test_a_page_that_expires_after_its_watcher_has_gone_is_no_error_to_anybody(path: Path) -> None:
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    reached, gone = threading.Event(), threading.Event()
+    async with rigged(path, ring_bytes=0) as rig:
+        rig.write(*several(10))
+        follower = rig.follow(earliest=True)
+
+        def hold() -> None:
+            reached.set()
+            assert gone.wait(PATIENCE_S)
+            rig.trim(6)
+
+        rig.hooked.before_events = hold
+        reading = asyncio.create_task(follower.next())
+        assert await asyncio.to_thread(reached.wait, PATIENCE_S)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert reading.cancelled()
+        gone.set()
+        await rig.readers.run(lambda reader: reader.log_state())
+        # Its traceback leads to the page; nothing else should.
+        del reading
+        gc.collect()
+
+    assert unheard == []
+
+
 async def test_what_a_commit_of_unknown_outcome_wrote_is_told_with_the_next_commit(path: Path) -> None:
     async with rigged(path, store=CannotSay) as rig:
         store = rig.store
@@ -444,7 +475,7 @@ async def test_a_watcher_that_leaves_takes_no_page_away_from_those_who_share_it(
             loop.call_soon_threadsafe(reached.set)
             asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
 
-        rig.readers.before_events = hold
+        rig.hooked.before_events = hold
         leaver, stayer = rig.follow("leaver", earliest=True), rig.follow("stayer", earliest=True)
         leaving, staying = asyncio.create_task(leaver.next()), asyncio.create_task(stayer.through(5))
         await reached.wait()

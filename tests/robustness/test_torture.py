@@ -1,4 +1,4 @@
-"""The short form of ``make torture``: one round, every promise."""
+"""The short forms of ``make torture``: one round each, every promise."""
 
 from __future__ import annotations
 
@@ -7,15 +7,38 @@ from pathlib import Path
 
 import pytest
 
-from .torture import Tally, judge, torment
+from ..support.postgres import own_server
+from .database import VICTIMS
+from .torture import Scene, Tally, judge, torment
 
 KILLS = 10
 DURATION_S = 15.0
 
+REPLICAS = 3
+REPLICAS_DURATION_S = 5.0
+"""At least. Replicas get every disturbance once, however long that takes."""
+
+DISTURBANCES = (
+    "kills",
+    "kill several",
+    "stops",
+    "freezes",
+    "pause beyond the lease",
+    "kill PostgreSQL",
+    "stop PostgreSQL",
+    "crash PostgreSQL",
+    *(f"cut {victims}" for victims in VICTIMS),
+    "connections cut",
+    "clean up",
+    "clock moves",
+    "look for the stale",
+    "retry the failed",
+)
+
 
 @pytest.mark.timeout(180)
 async def test_every_promise_holds_through_kills_stops_freezes_compactions_and_clock_moves(tmp_path: Path) -> None:
-    history, counts = await torment(tmp_path, secrets.token_hex(4), DURATION_S, KILLS)
+    history, counts = await torment(Scene.of_one(tmp_path), secrets.token_hex(4), DURATION_S, KILLS)
     verdicts, told = judge(history, tmp_path)
     tally = Tally()
     tally.add(history, verdicts, counts)
@@ -24,4 +47,21 @@ async def test_every_promise_holds_through_kills_stops_freezes_compactions_and_c
     assert not told, told
     assert counts["kills"] >= KILLS
     # Whether a job ends while somebody waits for just that is chance; the others have plenty to look at.
+    assert {name for name, verdict in verdicts.items() if not verdict.checked} <= {"until_final"}
+
+
+@pytest.mark.timeout(180)
+async def test_every_promise_holds_for_replicas_while_they_and_postgresql_fall(tmp_path: Path) -> None:
+    with own_server() as postgres:
+        scene = Scene.of_replicas(tmp_path, postgres, REPLICAS)
+        history, counts = await torment(scene, "every disturbance once", REPLICAS_DURATION_S)
+    verdicts, told = judge(history, tmp_path)
+    tally = Tally()
+    tally.add(history, verdicts, counts)
+
+    print(tally.told())
+    assert not told, told
+    assert [name for name in DISTURBANCES if not counts[name]] == []
+    assert counts["resumes elsewhere"] > 0
+    assert counts["moves of clients"] > 0
     assert {name for name, verdict in verdicts.items() if not verdict.checked} <= {"until_final"}

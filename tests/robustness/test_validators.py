@@ -278,6 +278,11 @@ def does_not_know_its_own_cursor(history: History) -> None:
     history.watchers[0].streams.append(refused)
 
 
+def loses_the_file_of_its_store(history: History) -> None:
+    last = stream(history, "latest")
+    last.code, last.reason = "UNAVAILABLE", "STORE_UNAVAILABLE"
+
+
 def refuses_without_a_reason(history: History) -> None:
     history.calls[3].code, history.calls[3].reason = "UNKNOWN", ""
 
@@ -313,6 +318,7 @@ BAD: list[tuple[str, Callable[[History], None]]] = [
     ("told", ends_ok_though_it_was_to_follow),
     ("told", calls_a_good_cursor_expired),
     ("told", does_not_know_its_own_cursor),
+    ("told", loses_the_file_of_its_store),
     ("told", refuses_without_a_reason),
 ]
 
@@ -331,6 +337,14 @@ def test_a_validator_goes_red_when_a_server(promise: str, break_it: Callable[[Hi
     break_it(history)
 
     assert promise in broken(history)
+
+
+def test_a_store_that_is_another_process_may_be_gone_for_a_while() -> None:
+    history = good()
+    history.store = "postgres"
+    loses_the_file_of_its_store(history)
+
+    assert broken(history) == {}
 
 
 def test_every_validator_has_a_bad_history() -> None:

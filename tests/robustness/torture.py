@@ -1,7 +1,7 @@
-"""Torture: rounds of a real server, many clients, watchers of every kind and a nemesis; then every promise is checked.
+"""Torture: rounds of real servers, many clients, watchers of every kind and a nemesis; then every promise is checked.
 
-``python -m tests.robustness.torture --duration 10m [--seed N]``. A round that fails prints its seed and keeps its
-history under ``.torture/``; ``--check FILE`` judges a kept history again.
+``python -m tests.robustness.torture --duration 10m [--seed N] [--store postgres --replicas 3]``. A round that fails
+prints its seed and keeps its history under ``.torture/``; ``--check FILE`` judges a kept history again.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..support.postgres import PostgresServer, own_server
 from .clients import Client, Shared, pause
+from .database import Database
 from .endgame import gather_final_state
 from .history import ANSWERED, History, Watcher, delivered, load
 from .nemesis import Nemesis
 from .process import ROOT, ServerProcess
 from .recording import Recorder
+from .replicas import ReplicaNemesis
 from .validators import Verdict, validate
 from .watchers import KINDS, Counts, Watching
 
@@ -33,6 +38,20 @@ MEMORY_GROWTH_MAX_KIB = 128 * 1024
 """What a server may grow by from its first sample: caches fill, watchers come."""
 
 KEPT = ROOT / ".torture"
+
+COMPLAINTS_MAX = 10
+"""Lines told of what servers logged; the rest is in the logs that are kept."""
+
+STORES = ("sqlite", "postgres")
+
+REPLICAS = {"sqlite": 1, "postgres": 3}
+"""Servers on one store unless it is said: of three one can be frozen and one killed while the third serves."""
+
+REPLICAS_MAX = 9
+"""Each takes six of the hundred connections that PostgreSQL has, and those of one just killed linger."""
+
+ROUND_S = {"sqlite": 20.0, "postgres": 40.0}
+"""How long a store lives unless it is said. What happens to PostgreSQL takes longer."""
 
 
 @dataclass
@@ -68,27 +87,68 @@ class Tally:
         return "\n".join(lines)
 
 
-async def torment(directory: Path, seed: str, duration_s: float, kills_min: int = 0) -> tuple[History, Counter[str]]:
+@dataclass(frozen=True)
+class Scene:
+    """Where a round takes place."""
+
+    directory: Path
+    servers: list[ServerProcess]
+    database: Database | None = None
+    """What they share, if they do."""
+
+    @staticmethod
+    def of_one(directory: Path) -> Scene:
+        """One server on a file."""
+        return Scene(directory, [ServerProcess(directory, small=True)])
+
+    @staticmethod
+    def of_replicas(directory: Path, postgres: PostgresServer, replicas: int) -> Scene:
+        """Several servers on a new store in PostgreSQL."""
+        database = Database(postgres)
+        names = [f"replica-{number}" for number in range(1, replicas + 1)]
+        servers = [ServerProcess(directory, small=True, url=database.url_of(name), name=name) for name in names]
+        return Scene(directory, servers, database)
+
+    async def start(self) -> None:
+        """Start all servers."""
+        await asyncio.gather(*(server.start() for server in self.servers))
+
+    async def nemesis(self, shared: Shared, rng: random.Random) -> Nemesis:
+        """One that knows what there is to harm."""
+        stubs = await shared.stubs()
+        if self.database is None:
+            return Nemesis(self.servers, stubs, rng)
+        return ReplicaNemesis(self.database, self.servers, stubs, rng)
+
+    async def stop(self) -> None:
+        """Make sure that no server is left."""
+        for server in self.servers:
+            await server.stop()
+
+
+async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0) -> tuple[History, Counter[str]]:
     """One round."""
     rng = random.Random(seed)
-    server = ServerProcess(directory, small=True)
     recorder = Recorder()
     counts = Counts()
     history = History(seed=seed, positions=recorder.positions, memory_growth_max_kib=MEMORY_GROWTH_MAX_KIB)
+    history.store = "sqlite" if scene.database is None else "postgres"
     try:
-        await server.start()
-        shared = Shared(server.address, recorder, calls=history.calls)
+        await scene.start()
+        shared = Shared([server.address for server in scene.servers], recorder, calls=history.calls)
+        clients: list[Client] = []
         async with shared.stack, asyncio.TaskGroup() as group:
             for index in range(CLIENTS):
-                stubs = await shared.stubs()
-                group.create_task(Client(f"client-{index}", shared, stubs, random.Random(f"{seed}/{index}")).run())
+                clients.append(
+                    Client(f"client-{index}", shared, await shared.stubs(), random.Random(f"{seed}/{index}"))
+                )
+                group.create_task(clients[-1].run())
             watching = []
             for name, (habits, filters) in KINDS.items():
                 history.watchers.append(Watcher(name, **filters))
-                watcher_rng = random.Random(f"{seed}/{name}")
-                args = (habits, shared, await shared.stubs(), watcher_rng, counts)
+                args = (habits, shared, await shared.stubs(), random.Random(f"{seed}/{name}"), counts)
                 watching.append(group.create_task(Watching(history.watchers[-1], *args).run()))
-            nemesis = Nemesis(server, await shared.stubs(), rng)
+            nemesis = await scene.nemesis(shared, rng)
             await nemesis.run(Shared.now() + duration_s, kills_min)
             # What the last fault broke is mended before the clients, whose repeats need a server, are called home.
             await pause(0.5)
@@ -96,33 +156,42 @@ async def torment(directory: Path, seed: str, duration_s: float, kills_min: int 
             for task in watching:
                 task.cancel()
         history.faults, history.memory = nemesis.faults, nemesis.memory
-        await gather_final_state(server, history, recorder, rng)
-        assert not server.complaints, f"the server complained: {server.complaints[:3]}"
+        await gather_final_state(scene.servers, history, recorder, rng)
+        history.complaints = [line for server in scene.servers for line in server.complaints]
     finally:
-        await server.stop()
-    met = Counter(
+        await scene.stop()
+    return history, _met(scene, nemesis, counts, clients)
+
+
+NAMED = {"kill": "kills", "stop": "stops", "freeze": "freezes", "move the clock": "clock moves"}
+"""Deeds that are many, as they are counted; of the others the name is told."""
+
+
+def _met(scene: Scene, nemesis: Nemesis, counts: Counts, clients: Sequence[Client]) -> Counter[str]:
+    """What a round has seen."""
+    met = Counter({NAMED.get(name, name): count for name, count in nemesis.counts.items()})
+    met.update(
         {
-            "kills": nemesis.counts["kill"],
-            "stops": nemesis.counts["stop"],
-            "freezes": nemesis.counts["freeze"],
-            "clock moves": nemesis.counts["move the clock"],
-            "server starts": server.starts,
+            "server starts": sum(server.starts for server in scene.servers),
             "watches opened": counts.opened,
             "resumes": counts.resumed,
+            "resumes elsewhere": counts.moved,
+            "moves of clients": sum(client.moves for client in clients),
             "compactions met": counts.expired,
             "drainings met": counts.drained,
-            "watchers": len(history.watchers),
+            "watchers": len(KINDS),
         }
     )
-    return history, met
+    return met
 
 
 def judge(history: History, directory: Path | None) -> tuple[dict[str, Verdict], str]:
-    """Every promise, and what to tell when one is broken; the history and the server's log are then kept."""
+    """Every promise, and what to tell when one is broken, or a server complained; history and logs are then kept."""
     verdicts = validate(history)
     problems = [
         f"{name}: {problem}" for name, verdict in verdicts.items() for problem in verdict.problems if verdict.failures
     ]
+    problems += [f"a server logged: {line}" for line in history.complaints[:COMPLAINTS_MAX]]
     if not problems:
         return verdicts, ""
     told = f"seed {history.seed} broke its promises:\n  " + "\n  ".join(problems)
@@ -135,28 +204,46 @@ def keep(history: History, directory: Path) -> Path:
     """Keep what a failed round left."""
     place = KEPT / re.sub(r"\W", "-", history.seed)
     history.save(place / "history.json")
-    for name in ("server.log", "jobs.db"):
-        if (directory / name).exists():
-            shutil.copy(directory / name, place / name)
+    for path in (*directory.glob("*.log"), directory / "jobs.db"):
+        if path.exists():
+            shutil.copy(path, place / path.name)
     return place / "history.json"
 
 
-def run_rounds(duration_s: float, round_s: float, seed: str) -> int:
+@contextmanager
+def _postgres(store: str) -> Iterator[PostgresServer | None]:
+    """A PostgreSQL of this run, if it needs one."""
+    if store == "sqlite":
+        yield None
+        return
+    with own_server() as server:
+        yield server
+
+
+def run_rounds(duration_s: float, round_s: float, seed: str, store: str, replicas: int) -> int:
     """Rounds for a time, each with a seed of its own. Returns the exit code."""
     tally = Tally()
-    until = time.monotonic() + duration_s
     failed = False
-    while time.monotonic() < until:
-        round_seed = f"{seed}.{tally.rounds}"
-        with tempfile.TemporaryDirectory(prefix="torture-") as name:
-            directory = Path(name)
-            history, counts = asyncio.run(torment(directory, round_seed, round_s))
-            verdicts, told = judge(history, directory)
-        tally.add(history, verdicts, counts)
-        print(f"round {round_seed}: {counts['kills']} kills, {len(history.log):,} events", flush=True)
-        if told:
-            failed = True
-            print(told, flush=True)
+    with _postgres(store) as postgres:
+        until = time.monotonic() + duration_s
+        while time.monotonic() < until:
+            round_seed = f"{seed}.{tally.rounds}"
+            with tempfile.TemporaryDirectory(prefix="torture-") as name:
+                directory = Path(name)
+                scene = (
+                    Scene.of_one(directory) if postgres is None else Scene.of_replicas(directory, postgres, replicas)
+                )
+                try:
+                    history, counts = asyncio.run(torment(scene, round_seed, round_s))
+                except BaseException:
+                    print(f"what round {round_seed} left: {keep(History(round_seed), directory).parent}", flush=True)
+                    raise
+                verdicts, told = judge(history, directory)
+            tally.add(history, verdicts, counts)
+            print(f"round {round_seed}: {counts['kills']} kills, {len(history.log):,} events", flush=True)
+            if told:
+                failed = True
+                print(told, flush=True)
     print(f"seed {seed}: {tally.told()}")
     print("FAILED" if failed else "every promise held")
     return 1 if failed else 0
@@ -174,15 +261,25 @@ def main() -> int:
     """Read the command line, and torture."""
     parser = argparse.ArgumentParser(description="Torture a server, and check every promise.")
     parser.add_argument("--duration", type=seconds, default=seconds("1m"), help="such as 90s, 10m, 1h")
-    parser.add_argument("--round", type=seconds, default=seconds("20s"), help="how long one store lives")
+    parser.add_argument("--round", type=seconds, help="how long one store lives (default 20s; with postgres 40s)")
     parser.add_argument("--seed", default="", help="of an earlier run, to make its choices again; timing stays chance")
+    parser.add_argument("--store", choices=STORES, default="sqlite", help="what keeps the jobs (default sqlite)")
+    parser.add_argument(
+        "--replicas", type=int, help=f"servers on one store, 1 to {REPLICAS_MAX} (default 1; with postgres 3)"
+    )
     parser.add_argument("--check", type=Path, metavar="FILE", help="judge a kept history instead")
     options = parser.parse_args()
     if options.check:
         _, told = judge(load(options.check), None)
         print(told or "every promise held")
         return 1 if told else 0
-    return run_rounds(options.duration, options.round, options.seed or secrets.token_hex(4))
+    replicas = REPLICAS[options.store] if options.replicas is None else options.replicas
+    if not 1 <= replicas <= REPLICAS_MAX:
+        parser.error(f"there can be 1 to {REPLICAS_MAX} replicas")
+    if options.store == "sqlite" and replicas > 1:
+        parser.error("a file of SQLite has one server: for more replicas choose postgres as the store")
+    round_s = options.round or ROUND_S[options.store]
+    return run_rounds(options.duration, round_s, options.seed or secrets.token_hex(4), options.store, replicas)
 
 
 if __name__ == "__main__":

@@ -309,6 +309,7 @@ _LEGAL_ENDS = {
     ("OUT_OF_RANGE", "CURSOR_EXPIRED"),
     ("NOT_FOUND", "JOB_NOT_FOUND"),
 }
+_LEGAL_WITHOUT_STORE = ("UNAVAILABLE", "STORE_UNAVAILABLE")
 
 
 def told(world: World) -> Iterator[str]:
@@ -326,7 +327,9 @@ def told(world: World) -> Iterator[str]:
 
 def _is_well_told(world: World, stream: Stream) -> bool:
     kinds = [response.kind for response in stream.responses]
-    if kinds.count(SYNCED) > 1 or (stream.code, stream.reason) not in _LEGAL_ENDS:
+    end = stream.code, stream.reason
+    is_legal = end in _LEGAL_ENDS or (end == _LEGAL_WITHOUT_STORE and world.history.store == "postgres")
+    if kinds.count(SYNCED) > 1 or not is_legal:
         return False
     if DRAINING in kinds[:-1] or (stream.reason == "DRAINING" and stream.responses and kinds[-1] != DRAINING):
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import grpc
 from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import span
-from .clients import Shared, Stubs, pause
+from .clients import CALL_TIMEOUT_S, Shared, Stubs, pause
 from .history import Stream, Watcher
 from .recording import ending_of, event_type
 
@@ -45,6 +45,8 @@ class Counts:
         self.resumed = 0
         self.expired = 0
         self.drained = 0
+        self.moved = 0
+        """Resumes at another replica than the one that gave the cursor."""
 
 
 class Watching:
@@ -55,14 +57,19 @@ class Watching:
         record: Watcher,
         habits: Habits,
         shared: Shared,
-        stubs: Stubs,
+        stubs: Sequence[Stubs],
         rng: random.Random,
         counts: Counts,
     ) -> None:
+        """``stubs``: of every replica. Each stream is opened at any of them.
+
+        Only who leaves soon goes to the first: so there are moments when it serves calls and nobody watches there.
+        """
         self.record = record
         self.habits = habits
         self._shared = shared
-        self._stubs = stubs
+        self._stubs = stubs if habits.leaves >= RESTLESS.leaves else stubs[1:] or stubs
+        self._at = self._stubs[0]
         self._rng = rng
         self._counts = counts
         self._again = False
@@ -78,6 +85,8 @@ class Watching:
             self.record.streams.append(stream)
             self._counts.opened += 1
             self._counts.resumed += stream.start == "CURSOR"
+            before, self._at = self._at, self._rng.choice(self._stubs)
+            self._counts.moved += stream.start == "CURSOR" and self._at is not before
             await self._read(stream)
             self._after(stream)
             await pause(self._rng.uniform(0.0, max(0.05, self.habits.away_s)))
@@ -116,16 +125,23 @@ class Watching:
         return self._rng.choice(places[:8]) if self.habits.looks_back else places[0]
 
     async def _read(self, stream: Stream) -> None:
-        call = self._stubs.jobs.WatchEvents(request_of(self.record, stream, self.habits))
+        call = self._at.jobs.WatchEvents(request_of(self.record, stream, self.habits))
+        responses = aiter(call)
         try:
-            async for message in call:
+            while True:
+                # Heartbeats come all the time: a server that is silent for so long is frozen, or gone.
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    message = await anext(responses)
                 stream.responses.append(self._shared.recorder.response(message, Shared.now()))
                 if self._rng.random() < self.habits.leaves or self._shared.stopping.is_set():
                     stream.code = "LEFT"
                     return
                 if self.habits.slow_s:
                     await pause(self._rng.uniform(0, self.habits.slow_s))
+        except StopAsyncIteration:
             stream.code = "OK"
+        except TimeoutError:
+            stream.code = "LEFT"
         except grpc.aio.AioRpcError as error:
             ending = ending_of(error)
             stream.code, stream.reason = ending.code, ending.reason

@@ -1,0 +1,211 @@
+"""Replicas without a network: real stores, committers, followers and watches on one PostgreSQL, hearing on command.
+
+No bell rings here. A test decides when a replica looks at what others have written (``Replica.hear``) and how far a
+transaction may go before it waits for others (``Gate``), and gets the history of all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.clock import Clock
+from jobstate_server.engine.readers import Readers
+from jobstate_server.store.base import Changes, Loaded, Rung, StoreUnreachable
+from jobstate_server.store.postgres import PostgresStore, PostgresTransaction
+from jobstate_server.watch import follower as following
+from jobstate_server.watch.catch_up import CatchUp
+from jobstate_server.watch.hub import Hub
+from jobstate_server.watch.stream import Watching
+
+from ..support.clock import PATIENCE_S, WatchedClock
+from ..support.postgres import postgres_server
+from .database import Database
+from .history import History
+from .recording import Recorder
+from .rig import Stage, hub_of, listed_rows
+
+LOADED, WRITTEN = "loaded", "written"
+"""Where a transaction can be held: what it read is locked; what it wrote is numbered, and not committed."""
+
+
+class Gate:
+    """Holds the next transaction that comes by."""
+
+    def __init__(self) -> None:
+        self._place = ""
+        self._reached = threading.Event()
+        self._opened = threading.Event()
+
+    def close_at(self, place: str) -> None:
+        """Hold the next one here."""
+        self._place = place
+        self._reached.clear()
+        self._opened.clear()
+
+    def open(self) -> None:
+        """Let it go on."""
+        self._opened.set()
+
+    async def reached(self) -> None:
+        """Wait until one is held."""
+        assert await asyncio.to_thread(self._reached.wait, PATIENCE_S)
+
+    def pass_by(self, place: str) -> None:
+        """Wait, if this is the place. Called on the committer's thread."""
+        if self._place == place:
+            self._place = ""
+            self._reached.set()
+            assert self._opened.wait(PATIENCE_S)
+
+
+class GatedTransaction(PostgresTransaction):
+    """A transaction with a gate on its way."""
+
+    def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
+        loaded = super().load(job_ids, request_keys, due_limit)
+        self._gate.pass_by(LOADED)
+        return loaded
+
+    def finish(self, changes: Changes) -> int:
+        # In its own round trip, so that there is a moment between it and the commit.
+        first = self.write(changes)
+        self._gate.pass_by(WRITTEN)
+        return first
+
+    @property
+    def _gate(self) -> Gate:
+        assert isinstance(self._store, GatedStore)
+        return self._store.gate
+
+
+class GatedStore(PostgresStore):
+    """A store whose transactions are of a kind that a test chooses."""
+
+    kind: type[GatedTransaction] = GatedTransaction
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        super().__init__(url, clock)
+        self.gate = Gate()
+        self.url = url
+
+    @contextmanager
+    def transaction(self) -> Iterator[PostgresTransaction]:
+        with super().transaction() as transaction:
+            transaction.__class__ = self.kind
+            yield transaction
+
+
+class Silence:
+    """A bell that is out of order."""
+
+    def wait(self, timeout_s: float) -> Rung | None:
+        raise StoreUnreachable(f"nothing was heard for {timeout_s} s, nor will be")
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Replica(Stage):
+    """One of several servers."""
+
+    def __init__(
+        self,
+        name: str,
+        database: Database,
+        clock: WatchedClock,
+        recorder: Recorder,
+        *,
+        store: type[GatedStore] = GatedStore,
+        follower: type[following.Follower] = following.Follower,
+        hub: type[Hub] = Hub,
+        refreshes: bool = True,
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self.store = store(database.url_of(name), clock)
+        made, readers = hub_of(self.store, clock, hub), Readers(self.store, threads=1)
+        self.follower = follower(Silence(), made, readers)
+        watching = Watching(made, CatchUp(readers, self.store.log_id), self.follower.refresh if refreshes else None)
+        super().__init__(self.store, clock, made, readers, watching, recorder, published=self.follower)
+
+    def start(self) -> None:
+        super().start()
+        self.follower.start()
+
+    async def stop(self) -> None:
+        await self.follower.stop()
+        await super().stop()
+        self.store.close()
+
+    async def hear(self) -> None:
+        """Look at what others have written, as at the ring of a bell."""
+        await self.follower.refresh()
+
+    async def ask(self, command: c.Command) -> None:
+        """Have a change made, or be refused it; either way it is noted."""
+        await asyncio.gather(self.call(command), return_exceptions=True)
+
+    async def serve_due(self) -> None:
+        """Have done what has fallen due, and wait until it is."""
+        served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def told(next_due: int | None, count: int | None) -> None:
+            del next_due
+            if count is not None and not served.done():
+                served.set_result(None)
+
+        self.committer.on_due = told
+        self.committer.ring_due()
+        await served
+
+
+class Replicas:
+    """Two replicas on one store."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.database = Database(postgres_server())
+        self.clock = WatchedClock()
+        self._recorder = Recorder()
+        self.one, self.other = (
+            Replica(name, self.database, self.clock, self._recorder, **parts) for name in ("one", "other")
+        )
+
+    async def done_or_held_up(self, work: asyncio.Task[None], replica: Replica) -> bool:
+        """Wait until this work is done, or waits for what another replica has locked. Tells whether it is done."""
+        waits = asyncio.create_task(self.database.waits_for_a_lock(replica.name))
+        await asyncio.wait({work, waits}, return_when=asyncio.FIRST_COMPLETED)
+        waits.cancel()
+        return work.done()
+
+    def history(self) -> History:
+        """What all of them did and told, and what is there now."""
+        log, horizon = self._recorder.log(self.database.url)
+        return History(
+            store="postgres",
+            calls=self.one.calls + self.other.calls,
+            watchers=self.one.watchers + [each for each in self.other.watchers if each not in self.one.watchers],
+            log=log,
+            horizon=horizon,
+            rows=listed_rows(self.one.store),
+            positions=self._recorder.positions,
+        )
+
+
+@asynccontextmanager
+async def replicated(**parts: Any) -> AsyncIterator[Replicas]:
+    """Two replicas at work, each made with these parts."""
+    replicas = Replicas(**parts)
+    both = (replicas.one, replicas.other)
+    for replica in both:
+        replica.start()
+    try:
+        yield replicas
+    finally:
+        for replica in both:
+            replica.store.gate.open()
+            await replica.stop()
