@@ -2,5 +2,5 @@
 
 import os
 
-# PostgreSQL is started by a fork where tests run as root; gRPC's handlers of a fork, while its threads run, kill the child.
+# PostgreSQL is started by a fork where tests run as root; gRPC's handlers of a fork, while it is busy, kill the child.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

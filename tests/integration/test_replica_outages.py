@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import grpc
 import psycopg
 import pytest
 from google.rpc import error_details_pb2
@@ -212,3 +213,29 @@ async def test_a_bell_alone_that_is_cut_costs_no_watcher_an_event() -> None:
             await create(one, f"job-{number}")
             (event,) = await watch.events(1)
             assert event.job.id == f"job-{number}"
+
+
+async def test_a_database_that_has_lost_events_ends_the_watches_that_saw_them_and_serves_on() -> None:
+    """As after a fail-over to a standby that was behind: what was answered is gone, and nobody is told otherwise."""
+    url = postgres_server().new_store()
+    async with serving_url(url) as replica:
+        async with watching_live(replica) as watch:
+            kept = await create(replica, "kept")
+            await create(replica, "lost")
+            await watch.events(2)
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("DELETE FROM event WHERE sequence > %s", (kept.version,))
+                connection.execute("DELETE FROM job WHERE id = 'lost'")
+                connection.execute("UPDATE log SET head = %s", (kept.version,))
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await watch.response()
+        again = await create(replica, "again")
+        async with watching_live(replica) as new:
+            await create(replica, "newest")
+            seen = await new.events(1)
+        everything = await history(replica)
+
+    assert refusal_of(ended.value).brief == ("FAILED_PRECONDITION", "CURSOR_UNKNOWN")
+    assert again.version == kept.version + 1
+    assert [event.job.id for event in seen] == ["newest"]
+    assert [event.job.id for event in everything] == ["kept", "again", "newest"]

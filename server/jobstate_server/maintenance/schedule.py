@@ -153,7 +153,7 @@ class Schedule:
             self._begin(self.run_claimed(duty, due))
 
     async def run_claimed(self, duty: Duty, due: int) -> None:
-        """Run a duty for a scheduled instant, unless somebody has done so."""
+        """Run a duty for a scheduled instant, unless somebody has done so; again, if the store falls out meanwhile."""
         token = secrets.token_hex(8)
         try:
             claim = self._committer.run(
@@ -161,15 +161,31 @@ class Schedule:
             )
             if not await claim:
                 return
-
-            async def still_ours() -> bool:
-                return await self._committer.run(lambda transaction: transaction.task_is_ours(duty.name, token))
-
-            outcome = await self._outcome(duty, still_ours)
-            await self._committer.run(lambda transaction: transaction.finish_task(duty.name, token, outcome))
-            log.info("a duty has run", extra={"task": duty.name, "outcome": outcome})
         except Unavailable as error:
             log.warning("a duty could not run", extra={"task": duty.name, "cause": error.message})
+            return
+        while not await self._has_ended(duty, token):
+            await self._pause()
+
+    async def _has_ended(self, duty: Duty, token: str) -> bool:
+        """Run a duty that is claimed. False when the store fell out before its end was written down."""
+
+        async def still_ours() -> bool:
+            return await self._committer.run(lambda transaction: transaction.task_is_ours(duty.name, token))
+
+        try:
+            outcome = await self._outcome(duty, still_ours)
+            await self._committer.run(lambda transaction: transaction.finish_task(duty.name, token, outcome))
+        except Unavailable as error:
+            log.warning("a duty was broken off", extra={"task": duty.name, "cause": error.message})
+            return False
+        log.info("a duty has run", extra={"task": duty.name, "outcome": outcome})
+        return True
+
+    async def _pause(self) -> None:
+        over = asyncio.Event()
+        self._clock.call_later(REPLICA_LEASE, over.set)
+        await over.wait()
 
     @staticmethod
     async def _outcome(duty: Duty, still_ours: StillOurs) -> str:

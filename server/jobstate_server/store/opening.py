@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from jobstate_server.domain.clock import Clock, FollowingClock, SystemClock
 from jobstate_server.store.base import CannotOpen, Store
 from jobstate_server.store.sqlite import SqliteStore
+
+_PASSWORD = re.compile(r"([?&](?:ssl)?password=)[^&]*")
+"""libpq takes passwords as parameters too."""
 
 
 def is_postgres(url: str) -> bool:
@@ -41,7 +45,7 @@ def open_store(url: str, clock: Clock) -> Store:
 def shown(url: str) -> str:
     """The URL without its password, for logs."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user = f"{parts.username or ''}:***@"
-    return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
+    if parts.password is not None:
+        user = f"{parts.username or ''}:***@"
+        url = urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
+    return _PASSWORD.sub(r"\1***", url)

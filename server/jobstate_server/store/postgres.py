@@ -44,6 +44,7 @@ from jobstate_server.store.postgres_connection import (
     WRITER_SETTINGS,
     Postgres,
     check_server,
+    forgets_idle_limit,
     is_lost,
     raise_as_ours,
 )
@@ -85,9 +86,13 @@ class PostgresTransaction:
 
     @contextmanager
     def _pipeline(self) -> Iterator[psycopg.Connection[Any]]:
-        with self._connection.pipeline():
+        connection = self._connection
+        with connection.pipeline():
             self._begin()
-            yield self._connection
+            yield connection
+        if forgets_idle_limit(connection) and connection.info.transaction_status is TransactionStatus.INTRANS:
+            # A statement by itself reminds it.
+            connection.execute(b"SELECT")
 
     def _time(self, time: psycopg.Cursor[Any]) -> int:
         (now,) = _row(time)

@@ -49,8 +49,8 @@ WRITER_SETTINGS = {
 }
 
 TRANSACTION_TIMEOUT = {"transaction_timeout": "10s"}
-"""For the writer, beside the others, from PostgreSQL 17 on. psycopg ends a pipeline with a Flush, upon which PostgreSQL
-forgets that it was about to end an idle transaction; this limit it keeps."""
+"""For the writer, beside the others, from PostgreSQL 17 on, where it stands in for the limit that pipelines make
+PostgreSQL forget: see ``forgets_idle_limit``."""
 
 _KNOWS_TRANSACTION_TIMEOUT = 170_000
 
@@ -180,6 +180,15 @@ def is_lost(error: Exception) -> bool:
         return True
     # Ended by an operator, by a crash, by a limit of time, or while starting up.
     return state.startswith("08") or state in {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
+
+
+def forgets_idle_limit(connection: psycopg.Connection[Any]) -> bool:
+    """Whether nothing ends a transaction that idles after a pipeline.
+
+    psycopg ends a pipeline with a Flush, upon which PostgreSQL forgets that it was about to end an idle transaction.
+    From PostgreSQL 17 on there is a limit that it keeps.
+    """
+    return connection.info.server_version < _KNOWS_TRANSACTION_TIMEOUT
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:

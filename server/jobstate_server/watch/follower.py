@@ -89,8 +89,11 @@ class Follower:
         Raises:
             Unavailable: the log cannot be read just now.
         """
+        published = self._hub.head
         state = await self._readers.run(lambda reader: reader.log_state())
-        if state.head <= self._hub.head:
+        if state.head < published:
+            await self._go_back()
+        if state.head <= self._hub.head or not self._hub.watchers:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refreshing.append((state.head, future))
@@ -160,6 +163,15 @@ class Follower:
             self._moved()
         else:
             self._believe_the_log()
+
+    async def _go_back(self) -> None:
+        """Follow a log that has lost what was published: a database that was restored, or a fail-over to one behind."""
+        head, check = await self._readers.run(_read_head)
+        if head < self._hub.head:
+            log.error("the log has lost events", extra={"published": self._hub.head, "head": head})
+            self._ahead, self._ahead_count = {}, 0
+            self._target = head
+            self._hub.go_back(head, check)
 
     def _believe_the_log(self) -> None:
         """The bell was ahead of what can be read, as after a fail-over: the log ends here, so nobody waits for more."""

@@ -74,6 +74,8 @@ class Hub:
     def __init__(self, log_id: str, ring: Ring, clock: Clock) -> None:
         self.ring = ring
         self.draining = False
+        self.setbacks = 0
+        """How often the log turned out to have lost events. Whoever saw them must have its position judged anew."""
         self._log_id = log_id
         self._clock = clock
         self._waiting: dict[Hashable, set[Waiter]] = {}
@@ -158,6 +160,12 @@ class Hub:
 
     def skip_to(self, head: int, head_check: int) -> None:
         """Go on from a head beyond this one; what lies between is in the log."""
+        self._ring_all()
+        self.ring.skip_to(head, head_check)
+
+    def go_back(self, head: int, head_check: int) -> None:
+        """Go on from an earlier head: what was published after it is not in the log any more."""
+        self.setbacks += 1
         self._ring_all()
         self.ring.skip_to(head, head_check)
 

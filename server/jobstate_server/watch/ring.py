@@ -72,7 +72,7 @@ class Ring:
         self._drop_oldest()
 
     def skip_to(self, head: int, head_check: int) -> None:
-        """Begin anew, empty, at a head beyond this one."""
+        """Begin anew, empty, at another head."""
         self._entries, self._bytes, self._dropped = [], 0, 0
         self.head, self._head_check = head, head_check
 

@@ -102,6 +102,7 @@ class _Watcher:
         self.waiter: Waiter = hub.join(self._seen)
         self._position = 0
         self._check = 0
+        self._setbacks = hub.setbacks
         self._skip_to = 0
         """Nothing that matches lies between the position and here. The cursor stays where the check is known."""
         self._unfinished: dict[str, int | None] = {}
@@ -127,6 +128,7 @@ class _Watcher:
                 yield response
         synced = False
         while not (synced and self._is_done()):
+            await self._stand_setbacks()
             if self._hub.draining:
                 yield _draining(self._cursor)
                 raise Draining(RETRY_DELAY_S)
@@ -156,6 +158,13 @@ class _Watcher:
             for job_id in watch.wanted.job_ids:
                 if job_id not in found:
                     raise JobNotFound(job_id)
+
+    async def _stand_setbacks(self) -> None:
+        """After the log has lost events: go on only where it still has what this watcher has seen."""
+        if self._setbacks != self._hub.setbacks:
+            self._setbacks = self._hub.setbacks
+            page = await self._catch_up.resume(self._cursor)
+            self._skip_to = page.position
 
     async def _snapshot(self) -> AsyncIterator[bytes]:
         wanted = JobFilter(

@@ -28,6 +28,7 @@ from jobstate_server.store.postgres import PostgresReader, PostgresStore
 from jobstate_server.store.postgres_connection import READER_SETTINGS, Postgres, raise_as_ours
 from jobstate_server.store.reading import SqlReader
 
+from ...support.postgres import OLDER, own_server
 from ..support import (
     ANY_JOB,
     PATIENCE_S,
@@ -124,6 +125,21 @@ def test_a_replica_frozen_in_a_transaction_holds_up_the_others_only_so_long(
 
     assert stored_job(store) == a_job(worker="other", version=1)
     assert load(store, "job").jobs == {"job": a_job(worker="other", version=1)}
+
+
+def test_so_does_one_frozen_in_a_pipeline_on_a_release_that_forgets_its_limit_there() -> None:
+    with own_server(OLDER) as server:
+        url = server.new_store()
+        with opened_at(url) as frozen, opened_at(url) as other:
+            keep_jobs(frozen, a_job())
+            frozen.database.wire.execute("SET idle_in_transaction_session_timeout = '300ms'")
+
+            with ended_by(ConnectionLost, frozen) as transaction:
+                transaction.load(["job"], (), 0)
+                keep(other, Changes(updated=[ChangedJob(a_job(worker="other"), 0)], events=[an_event()]))
+                transaction.next_due()
+
+            assert stored_job(frozen) == a_job(worker="other", version=1)
 
 
 def test_a_connection_that_broke_while_nobody_used_it_is_made_anew_unnoticed(store: PostgresStore) -> None:

@@ -1,4 +1,6 @@
--- Replicas: which of them serve, and which of them runs a duty.
+-- Replicas: which of them serve, and which of them runs a duty. And the index of a job's events, written to at one end.
 -- usable_from: 1
 CREATE TABLE "replica" ("id" TEXT COLLATE "C" NOT NULL PRIMARY KEY, "heard_time" BIGINT NOT NULL);
 ALTER TABLE "task_run" ADD COLUMN "replica" TEXT COLLATE "C" NOT NULL DEFAULT '';
+DROP INDEX "event_by_job";
+CREATE INDEX "event_by_stretch" ON "event" (("sequence" >> 12), "job_id");
