@@ -24,11 +24,6 @@ _LIBRARIES = (
     "pydantic_settings",
 )
 
-SWITCH_INTERVAL_S = 0.020
-"""How long a thread lets another have the interpreter before it demands it. The loop and the committer both give it up
-by themselves, at every wait and every statement; whoever is interrupted in between only comes back for the rest. Two
-hundredths of a second is what the loop may have to wait at the most, about as long as a full batch takes."""
-
 PROGRESS_ROWS = 100_000
 """Rows between two lines of progress: some seconds of work. A multiple of the rows that are copied at once."""
 
@@ -167,7 +162,6 @@ async def _serve_until_signalled(settings: Settings) -> None:
     # circles among them after every few hundred new ones took a tenth of the server's time.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     print(f"jobstate: serving on {server.address}", flush=True)
     await signalled.wait()
     await server.stop()
