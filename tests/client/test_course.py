@@ -119,7 +119,13 @@ def test_what_waiting_does_not_mend_is_raised(kind: type[errors.JobStateError]) 
         watch.broken(kind("it is so"))
 
 
-@pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN", "CANCELLED"])
+def test_a_watch_that_a_stopping_server_cut_off_before_it_answered_is_opened_again() -> None:
+    cut = errors.TransportError("Cancelled", code=grpc.StatusCode.CANCELLED)
+
+    assert course().broken(cut) <= 0.1
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN"])
 def test_a_connection_that_a_proxy_cut_is_mended_but_not_one_that_never_was(code: str) -> None:
     watch = course()
     cut = errors.TransportError("RST_STREAM", code=grpc.StatusCode[code])

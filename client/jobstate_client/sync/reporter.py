@@ -102,8 +102,10 @@ class Reporter:
         self._wanted.set()
         with self._lock:
             self._stream.end()
-        if self._call is not None:
-            self._call.cancel()
+        call = self._call
+        if call is not None:
+            call.cancel()
+        del call
         if self._thread is not None:
             self._thread.join(STOP_S)
 
@@ -128,6 +130,9 @@ class Reporter:
             except ValueError:
                 # The channel has been closed under us.
                 return
+            finally:
+                # As in a watch: gRPC's call must not be left for the interpreter's end.
+                self._call = None
             with self._lock:
                 stream.end()
                 wait = self._outbox.broken(error, time.monotonic())

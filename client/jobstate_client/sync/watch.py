@@ -49,6 +49,7 @@ class Watch(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        self._items.close()
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -72,6 +73,14 @@ class Watch(Generic[T]):
 
     def _run(self) -> Generator[Any, None, None]:
         """``_OPENED`` once the server has answered, then the items."""
+        try:
+            yield from self._follow()
+        finally:
+            # gRPC's call takes a lock when it is forgotten. At the interpreter's end that may be held for ever, by a
+            # thread of gRPC's that was stopped: so it is forgotten now.
+            self._call = None
+
+    def _follow(self) -> Generator[Any, None, None]:
         told = False
         while not self._closed.is_set():
             try:
