@@ -39,13 +39,16 @@ import java.util.stream.Stream;
 public final class Story {
   private static final long DEADLINE_S = 30;
 
-  /** What gRPC repeats by itself: calls that found no server, or that were cut off when it stopped. */
+  /**
+   * What gRPC repeats by itself: calls that found no server, or that were cut off when it stopped. UNKNOWN is what
+   * grpc-java calls a connection that closed as it was about to write; this server never answers it.
+   */
   private static final Map<String, ?> RETRIES = Map.of("methodConfig", List.of(Map.of(
       "name", Stream.of("Create", "Start", "UpdateProgress", "Complete", "Cancel")
           .map(method -> Map.of("service", JobServiceGrpc.SERVICE_NAME, "method", method)).toList(),
       "retryPolicy", Map.of(
           "maxAttempts", 4.0, "initialBackoff", "0.1s", "maxBackoff", "2s", "backoffMultiplier", 3.0,
-          "retryableStatusCodes", List.of("UNAVAILABLE", "CANCELLED")))));
+          "retryableStatusCodes", List.of("UNAVAILABLE", "CANCELLED", "UNKNOWN")))));
 
   private final ManagedChannel channel;
 
