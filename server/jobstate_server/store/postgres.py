@@ -7,7 +7,6 @@ that they take turns at the log: that makes sequences gapless, and their order t
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,13 +14,13 @@ from typing import Any, NoReturn
 from zlib import crc32
 
 import psycopg
-from peewee import PeeweeException, fn
+from peewee import PeeweeException
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.clock import Clock, FollowingClock
 from jobstate_server.domain.filters import JobFilter, Order, Position
-from jobstate_server.domain.job import INT64_MAX, Job
+from jobstate_server.domain.job import Job
 from jobstate_server.store import migrate
 from jobstate_server.store import postgres_statements as sql
 from jobstate_server.store.base import (
@@ -36,7 +35,7 @@ from jobstate_server.store.base import (
     StoreUnreachable,
     TransactionConflict,
 )
-from jobstate_server.store.models import EventRow, LogRow
+from jobstate_server.store.models import LogRow
 from jobstate_server.store.postgres_arrays import Kind, array
 from jobstate_server.store.postgres_bell import PostgresBell, channel_of
 from jobstate_server.store.postgres_connection import (
@@ -56,9 +55,8 @@ from jobstate_server.store.rows import (
     progress_values,
     request_from,
     request_values,
+    tally_values,
 )
-
-log = logging.getLogger(__name__)
 
 
 class PostgresTransaction:
@@ -199,8 +197,7 @@ class PostgresTransaction:
         if changes.requests:
             sql.insert_requests.run(connection, [request_values(stored) for stored in changes.requests])
         if changes.tallies:
-            sums = [(*key, min(INT64_MAX, value)) for key, value in changes.tallies.items()]
-            sql.add_tallies.run(connection, sums)
+            sql.add_tallies.run(connection, tally_values(changes.tallies))
         if changes.events:
             next_due = _earliest_due((*changes.inserted, *changes.updated, *changes.progressed))
             self._execute(sql.NOTIFY, channel=self._store.channel, next_due="" if next_due is None else str(next_due))
@@ -223,28 +220,14 @@ class PostgresTransaction:
         self._execute(sql.LOCK_HORIZON)
         reader = SqlReader(self._store.database, raise_as_ours)
         state = reader.log_state()
-        query = (
-            EventRow.select(EventRow.sequence, EventRow.time, fn.LENGTH(EventRow.payload))
-            .where(EventRow.sequence > state.horizon)
-            .order_by(EventRow.sequence)
-            .limit(limit)
-        )
-        kept, removed, through = state.bytes, 0, state.horizon
-        for sequence, time, size in self._store.database.rows(query):
-            if time >= older_than and kept <= bytes_max:
-                break
-            kept -= size
-            removed += 1
-            through = sequence
-        if removed:
+        count, through, size = reader.trimmable(state, older_than, bytes_max, limit)
+        if count:
             last = reader.event(through)
             assert last is not None
             with self._pipeline():
                 self._execute(sql.TRIM_EVENTS, through=through)
-                self._execute(
-                    sql.MOVE_HORIZON, through=through, event_check=crc32(last.payload), bytes=state.bytes - kept
-                )
-        return removed
+                self._execute(sql.MOVE_HORIZON, through=through, event_check=crc32(last.payload), bytes=size)
+        return count
 
     def trim_requests(self, older_than: int, limit: int) -> int:
         return self._execute(sql.TRIM_REQUESTS, older_than=older_than, limit=limit).rowcount
@@ -325,7 +308,7 @@ class PostgresStore:
         try:
             yield transaction
         except BaseException as error:
-            self._roll_back()
+            self._roll_back(connection)
             _explain(error)
         if not transaction.is_committed:
             self._commit(connection)
@@ -337,17 +320,17 @@ class PostgresStore:
         try:
             committed = connection.execute(b"COMMIT")
         except psycopg.Error as error:
-            self._roll_back()
+            self._roll_back(connection)
             if is_lost(error):
                 raise OutcomeUnknown(str(error)) from error
             raise_as_ours(error)
         check_committed(committed)
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, connection: psycopg.Connection[Any]) -> None:
         """Leave the connection as good as new, or closed."""
         try:
-            self.database.wire.rollback()
-        except (psycopg.Error, StoreUnreachable):
+            connection.rollback()
+        except psycopg.Error:
             self.database.close()
 
     def open_reader(self) -> SqlReader:
@@ -376,12 +359,12 @@ class PostgresReader(SqlReader):
         self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
     ) -> list[Job]:
         # The transaction around its statements begins on a connection that is there.
-        self._postgres.wire  # noqa: B018
+        self._postgres.reach()
         return super().list_jobs(wanted, order, after, limit, bytes_max)
 
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if not self._postgres.in_transaction():
-            self._postgres.wire  # noqa: B018
+            self._postgres.reach()
         return super()._execute(text, values)
 
 

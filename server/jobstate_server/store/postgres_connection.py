@@ -110,7 +110,7 @@ class Postgres(PostgresqlDatabase):
         connection = psycopg.connect(self.connect_params["conninfo"], autocommit=True)
         register(connection)
         settings = self._settings
-        if settings == WRITER_SETTINGS and connection.info.server_version >= _KNOWS_TRANSACTION_TIMEOUT:
+        if settings == WRITER_SETTINGS and not forgets_idle_limit(connection):
             settings = settings | TRANSACTION_TIMEOUT
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
@@ -119,7 +119,13 @@ class Postgres(PostgresqlDatabase):
 
     @property
     def wire(self) -> psycopg.Connection[Any]:
-        """psycopg's connection, made anew if it has broken.
+        """psycopg's connection, made anew if it has broken. Raises what ``reach`` raises."""
+        self.reach()
+        assert self._wire is not None
+        return self._wire
+
+    def reach(self) -> None:
+        """Make the connection anew if it has broken.
 
         Raises:
             StoreUnreachable: it cannot be made.
@@ -131,8 +137,6 @@ class Postgres(PostgresqlDatabase):
                 self.connect()
             except (OperationalError, psycopg.Error) as error:
                 raise StoreUnreachable(f"cannot connect to PostgreSQL: {_said(error)}") from error
-        assert self._wire is not None
-        return self._wire
 
     def live_wire(self) -> psycopg.Connection[Any]:
         """``wire``, and made anew too if PostgreSQL has ended the connection while nobody used it."""

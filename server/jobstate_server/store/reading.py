@@ -179,23 +179,28 @@ class SqlReader:
         return EventPage(events, events[-1].sequence if cut else max(after, end), self.log_state().horizon)
 
     def trimmable_events(self, older_than: int, bytes_max: int) -> int:
-        state = self.log_state()
-        kept, through, count = state.bytes, state.horizon, 0
+        state, found = self.log_state(), 0
         while True:
-            page = self._rows(
-                EventRow.select(EventRow.sequence, EventRow.time, fn.LENGTH(EventRow.payload))
-                .where(EventRow.sequence > through)
-                .order_by(EventRow.sequence)
-                .limit(EVENTS_SCANNED_MAX)
-            )
-            for sequence, time, size in page:
-                if time >= older_than and kept <= bytes_max:
-                    return count
-                kept -= size
-                count += 1
-                through = sequence
-            if not page:
-                return count
+            count, through, size = self.trimmable(state, older_than, bytes_max, EVENTS_SCANNED_MAX)
+            found += count
+            if count < EVENTS_SCANNED_MAX:
+                return found
+            state = state._replace(horizon=through, bytes=state.bytes - size)
+
+    def trimmable(self, state: LogState, older_than: int, bytes_max: int, limit: int) -> tuple[int, int, int]:
+        """Of the oldest ``limit`` events: how many are to go, the last one's sequence, the bytes of their payloads."""
+        page = self._rows(
+            EventRow.select(EventRow.sequence, EventRow.time, fn.LENGTH(EventRow.payload))
+            .where(EventRow.sequence > state.horizon)
+            .order_by(EventRow.sequence)
+            .limit(limit)
+        )
+        count, through, removed = 0, state.horizon, 0
+        for sequence, time, size in page:
+            if time >= older_than and state.bytes - removed <= bytes_max:
+                break
+            count, through, removed = count + 1, sequence, removed + size
+        return count, through, removed
 
     def tallies(self, job_types: Collection[str]) -> dict[TallyKey, int]:
         query = TallyRow.select(TallyRow.job_type, TallyRow.measure, TallyRow.bucket, TallyRow.value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
 from jobstate_server.domain.commands import Request
-from jobstate_server.domain.job import JOB_FIELDS, REPORTED, Attempt, AttemptOutcome, Job, JobError, JobState
+from jobstate_server.domain.job import INT64_MAX, JOB_FIELDS, REPORTED, Attempt, AttemptOutcome, Job, JobError, JobState
+from jobstate_server.domain.statistics import TallyKey
 from jobstate_server.store.base import StoredRequest
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow
 
@@ -137,3 +139,8 @@ def request_from(row: tuple[Any, ...]) -> StoredRequest:
     principal, request_id, rpc, digest, job_ids, time = row
     listed = tuple(job_ids.split(" ")) if job_ids else ()
     return StoredRequest(Request(principal, request_id, rpc, bytes(digest)), listed, time)
+
+
+def tally_values(tallies: Mapping[TallyKey, int]) -> list[tuple[Any, ...]]:
+    """The rows of sums to add. One alone may exceed what a column holds, when a batch adds up several."""
+    return [(*key, min(INT64_MAX, value)) for key, value in tallies.items()]

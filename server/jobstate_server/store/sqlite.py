@@ -19,7 +19,7 @@ from zlib import crc32
 from peewee import DatabaseError, ModelSelect, PeeweeException, SqliteDatabase, fn
 
 from jobstate_server.domain.clock import Clock
-from jobstate_server.domain.job import INT64_MAX, Job
+from jobstate_server.domain.job import Job
 from jobstate_server.store import migrate
 from jobstate_server.store.base import (
     REPLICA_FORGOTTEN,
@@ -37,7 +37,6 @@ from jobstate_server.store.base import (
 )
 from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.models import (
-    EventRow,
     LogRow,
     ReplicaRow,
     TaskRunRow,
@@ -52,6 +51,7 @@ from jobstate_server.store.rows import (
     report_values,
     request_from,
     request_values,
+    tally_values,
 )
 from jobstate_server.store.sqlite_statements import Statements
 
@@ -158,9 +158,7 @@ class SqliteTransaction:
         if changes.requests:
             statements.insert_requests.run(connection, [request_values(stored) for stored in changes.requests])
         if changes.tallies:
-            # One delta alone may exceed what SQLite holds, when a batch adds up several.
-            sums = [(*key, min(INT64_MAX, value)) for key, value in changes.tallies.items()]
-            statements.add_tallies.run(connection, sums)
+            statements.add_tallies.run(connection, tally_values(changes.tallies))
         return first
 
     def _write_progress(self, jobs: list[Job]) -> None:
@@ -213,25 +211,15 @@ class SqliteTransaction:
         self._statements.delete_requests.run(self._connection, [row[:2]])
 
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
-        state = SqlReader(self._database, _raise_as_ours).log_state()
-        query = (
-            EventRow.select(EventRow.sequence, EventRow.time, EventRow.payload)
-            .where(EventRow.sequence > state.horizon)
-            .order_by(EventRow.sequence)
-            .limit(limit)
-        )
-        kept, removed, through, check = state.bytes, 0, state.horizon, state.horizon_check
-        for sequence, time, payload in self._rows(query):
-            if time >= older_than and kept <= bytes_max:
-                break
-            kept -= len(payload)
-            removed += 1
-            through, check = sequence, crc32(payload)
-        if removed:
-            values = {"through": through, "event_check": check, "bytes": state.bytes - kept}
+        reader = SqlReader(self._database, _raise_as_ours)
+        count, through, size = reader.trimmable(reader.log_state(), older_than, bytes_max, limit)
+        if count:
+            last = reader.event(through)
+            assert last is not None
+            values = {"through": through, "event_check": crc32(last.payload), "bytes": size}
             self._connection.execute(self._statements.trim_events, {"through": through})
             self._connection.execute(self._statements.move_horizon, values)
-        return removed
+        return count
 
     def _rows(self, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = self._database.execute(query).fetchall()
