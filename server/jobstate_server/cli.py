@@ -1,4 +1,4 @@
-"""``jobstate-server``: serve, migrate, copy, lifecycle."""
+"""``jobstate-server``: serve, migrate, copy, back up, check, lifecycle."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ _LIBRARIES = (
 PROGRESS_ROWS = 100_000
 """Rows between two lines of progress: some seconds of work. A multiple of the rows that are copied at once."""
 
+PROGRESS_BYTES = 256 * 1024 * 1024
+"""Bytes between two lines of progress: some seconds of work. A multiple of the pages that are copied at once."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
 
@@ -49,11 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.command == "copy":
         return _copy(options.source, options.destination)
-    flags = {
-        key: value for key, value in vars(options).items() if key not in {"command", "config"} and value is not None
-    }
+    if options.command == "check":
+        return _check(options.file)
+    no_settings = {"command", "config", "backup"}
+    flags = {key: value for key, value in vars(options).items() if key not in no_settings and value is not None}
     try:
         settings = load(options.config, flags)
+        if options.command == "backup":
+            return _back_up(settings, options.backup)
         return _migrate(settings) if options.command == "migrate" else _serve(settings)
     except (BadSettings, CannotOpen) as error:
         return _fail(str(error))
@@ -75,8 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument(
         "--to", dest="destination", required=True, metavar="URL", help="an empty store, made if there is none"
     )
+    backup = commands.add_parser("backup", help="make a checked copy of a SQLite store, which may be in use, and stop")
+    backup.add_argument(
+        "--to", dest="backup", type=Path, required=True, metavar="FILE", help="a file that does not exist yet"
+    )
+    check = commands.add_parser("check", help="check that a SQLite file holds a whole store, and stop")
+    check.add_argument("file", type=Path, metavar="FILE", help="a store or a backup; it may be in use")
     commands.add_parser("lifecycle", help="print the state diagram of a job, in Mermaid")
-    for command in (serve, migrate):
+    for command in (serve, migrate, backup):
         command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
         command.add_argument("--store", metavar="URL", help="where jobs are kept (default sqlite:///jobs.db)")
         command.add_argument("--log-format", choices=("text", "json"), help="how logs are written (default text)")
@@ -102,6 +114,40 @@ def _migrate(settings: Settings) -> int:
 
     open_store(settings.store, clock_for(settings.store)).close()
     print(f"jobstate: {shown(settings.store)} is up to date")
+    return 0
+
+
+def _back_up(settings: Settings, destination: Path) -> int:
+    from jobstate_server.store.backup import back_up
+    from jobstate_server.store.base import StoreError
+    from jobstate_server.store.opening import is_postgres
+
+    if is_postgres(settings.store):
+        return _fail("a PostgreSQL database is backed up with its own tools, such as pg_dump: see docs/operations.md")
+    try:
+        made = back_up(Path(settings.store.removeprefix("sqlite:///")), destination, _tell_backup_progress)
+    except StoreError as error:
+        return _fail(f"no backup was made: {error}")
+    except KeyboardInterrupt:
+        _fail("interrupted: no backup was made")
+        return INTERRUPTED
+    print(f"jobstate: {made.path} is a whole store: {made.jobs:,} jobs, {made.events:,} events, {made.bytes:,} bytes")
+    return 0
+
+
+def _tell_backup_progress(done: int, total: int) -> None:
+    """A line whenever another ``PROGRESS_BYTES`` are copied: none for a small store."""
+    if done % PROGRESS_BYTES == 0 and done < total:
+        print(f"{done:,} of {total:,} bytes", file=sys.stderr, flush=True)
+
+
+def _check(file: Path) -> int:
+    from jobstate_server.store.checking import check_file
+
+    checked = check_file(file)
+    if checked.problems:
+        return _fail("\n  ".join([f"{file} is not a whole store:", *checked.problems]))
+    print(f"jobstate: {file} is a whole store: {checked.jobs:,} jobs, {checked.events:,} events")
     return 0
 
 

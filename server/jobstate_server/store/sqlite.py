@@ -21,6 +21,7 @@ from peewee import DatabaseError, ModelSelect, PeeweeException, SqliteDatabase, 
 from jobstate_server.domain.clock import Clock
 from jobstate_server.domain.job import Job
 from jobstate_server.store import migrate
+from jobstate_server.store.backup import PARTIAL_SUFFIX
 from jobstate_server.store.base import (
     REPLICA_FORGOTTEN,
     REPLICA_LEASE,
@@ -290,6 +291,8 @@ class SqliteStore:
             CannotOpen: the directory is missing or read-only, another server has the file, it is no database, or a
                 newer program has changed it beyond what this one may use.
         """
+        if path.name.endswith(PARTIAL_SUFFIX):
+            raise CannotOpen(f"{path} is a backup that was never finished; use one whose name does not end so")
         self.path = path
         self._clock = clock
         self._cache = JobCache()
