@@ -29,6 +29,7 @@ from jobstate_server.maintenance.cleanup import Cleanup
 from jobstate_server.maintenance.evict_inactive import EvictInactive
 from jobstate_server.maintenance.retry_failed import RetryFailed
 from jobstate_server.maintenance.schedule import Schedule
+from jobstate_server.maintenance.turns import Turns
 from jobstate_server.rpc.calls import Calls
 from jobstate_server.rpc.job_service import JobService
 from jobstate_server.rpc.limits import TRANSPORT_BYTES_MAX
@@ -165,10 +166,17 @@ class Server:
             self.duties.cleanup,
             self.duties.check_health,
         )
+        self.turns = Turns()
         self.schedule = Schedule(
-            duties, self.committer, self.readers, clock, replica=self.replica, is_shared=self.follower is not None
+            duties,
+            self.committer,
+            self.readers,
+            clock,
+            replica=self.replica,
+            is_shared=self.follower is not None,
+            turns=self.turns,
         )
-        self.maintenance_service = MaintenanceService(self.duties, self.schedule)
+        self.maintenance_service = MaintenanceService(self.duties, self.schedule, self.turns)
 
     async def start(self) -> None:
         """Begin to serve.

@@ -18,6 +18,7 @@ from jobstate_server.domain.errors import Unavailable
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.duty import Duty, StillOurs
+from jobstate_server.maintenance.turns import Turns
 from jobstate_server.store.base import REPLICA_LEASE, TaskRun
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Schedule:
         *,
         replica: str,
         is_shared: bool,
+        turns: Turns,
     ) -> None:
         """
         Args:
@@ -65,6 +67,7 @@ class Schedule:
         self._clock = clock
         self._replica = replica
         self._is_shared = is_shared
+        self._turns = turns
         self._timer: Timer | None = None
         self._triggers = {duty.name: CronTrigger.from_crontab(duty.schedule, timezone=UTC) for duty in self.duties}
         self._scheduler = AsyncIOScheduler(timezone=UTC)
@@ -174,7 +177,8 @@ class Schedule:
             return await self._committer.run(lambda transaction: transaction.task_is_ours(duty.name, token))
 
         try:
-            outcome = await self._outcome(duty, still_ours)
+            async with self._turns.wait(duty.name):
+                outcome = await self._outcome(duty, still_ours)
             await self._committer.run(lambda transaction: transaction.finish_task(duty.name, token, outcome))
         except Unavailable as error:
             log.warning("a duty was broken off", extra={"task": duty.name, "cause": error.message})

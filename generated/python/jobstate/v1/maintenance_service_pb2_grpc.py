@@ -29,6 +29,9 @@ class MaintenanceServiceStub:
     """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
     ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
 
+    One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+    duty is running on the server called. Calls of CheckHealth that come together share one report.
+
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
     """
@@ -69,6 +72,9 @@ class MaintenanceServiceStub:
 class MaintenanceServiceServicer:
     """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
     ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+
+    One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+    duty is running on the server called. Calls of CheckHealth that come together share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -176,6 +182,9 @@ def add_MaintenanceServiceServicer_to_server(servicer, server):
 class MaintenanceService:
     """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
     ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+
+    One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+    duty is running on the server called. Calls of CheckHealth that come together share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
