@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from jobstate_client import (
     Unreachable,
 )
 from jobstate_client.core.calls import RPCS, SERVICES
-from jobstate_client.core.channel import channel_options, service_config
+from jobstate_client.core.channel import CONNECT_S, channel_options, service_config
 
 from .support import PATIENCE_S, in_thread, until
 
@@ -257,6 +258,16 @@ def test_a_server_that_comes_later_is_waited_for_when_asked_to() -> None:
         serving(Servicer(fine), address),
     ):
         assert created().id == "first"
+
+
+def test_a_server_that_is_slow_to_shake_hands_is_waited_for_and_not_called_unreachable() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        Client(f"127.0.0.1:{mute.getsockname()[1]}") as client,
+        # An attempt to connect is given longer than this call has.
+        pytest.raises(DeadlineExceeded),
+    ):
+        client.create("default", timeout=CONNECT_S - 1.5)
 
 
 def test_grpc_repeats_every_call_but_the_streams() -> None:

@@ -24,6 +24,10 @@ KEEPALIVE_ANSWER_S = 10
 RECONNECT_MAX_S = 5
 """Longest wait between attempts to connect. gRPC's own 120 s would outlast every restart by far."""
 
+CONNECT_S = 5
+"""How long one attempt to connect may take. A server that is busy, or pauses, is slow to shake hands; a shorter limit
+would call it unreachable. A longer one would hold on to an address behind which nobody is any more."""
+
 RESPONSE_BYTES_MAX = 16 * 1024 * 1024
 """Pages end at 1 MiB; the attempts of a job with a thousand retries and large error details may have ten."""
 
@@ -86,7 +90,8 @@ def channel_options(target: str, tls: TLS | None, more: Options) -> list[tuple[s
         # An idle watch has nothing to send; gRPC would stop pinging for it after the second.
         "grpc.http2.max_pings_without_data": 0,
         "grpc.initial_reconnect_backoff_ms": 100,
-        "grpc.min_reconnect_backoff_ms": 1_000,
+        # By its name a wait, but gRPC takes it for the limit of an attempt.
+        "grpc.min_reconnect_backoff_ms": CONNECT_S * 1_000,
         "grpc.max_reconnect_backoff_ms": RECONNECT_MAX_S * 1_000,
         "grpc.max_receive_message_length": RESPONSE_BYTES_MAX,
     }

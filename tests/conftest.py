@@ -1,0 +1,25 @@
+"""What holds for every test, however pytest was started."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+PATIENT = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+"""What a shell lets background commands ignore, and `nohup` besides. Processes inherit that, over exec too."""
+
+
+def pytest_configure() -> None:
+    """Give processes that tests start the signals and descriptors that they have at a terminal."""
+    for number in PATIENT:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            # A handler that does nothing still ignores the signal here. But exec sets it to its default for the
+            # children, which SIG_IGN would not be.
+            signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PATIENT)
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # A closed one would be given to the next file that is opened, which a child then takes for its own.
+            os.open(os.devnull, os.O_RDWR)
