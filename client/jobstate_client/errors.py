@@ -20,9 +20,11 @@
     │   │   ├── StoreUnavailable
     │   │   └── Draining
     │   └── InternalError           call_id
-    └── TransportError              no answer of the service's own: see ``code``
-        ├── Unreachable             no server, or the connection was lost
-        └── DeadlineExceeded        no answer within the timeout
+    ├── TransportError              no answer of the service's own: see ``code``
+    │   ├── Unreachable             no server, or the connection was lost
+    │   └── DeadlineExceeded        no answer within the timeout
+    ├── ClientClosed                the client was closed, before the call or during it
+    └── ClientForked                the client belongs to the process that this one was forked from
 
     try:
         client.complete(job, result_count=12)
@@ -247,3 +249,11 @@ class Unreachable(TransportError):
 
 class DeadlineExceeded(TransportError):
     """There was no answer within the timeout. Whether a change was made is unknown."""
+
+
+class ClientClosed(JobStateError):
+    """The client, or the channel it was given, is closed. The outcome of a call that was under way is unknown."""
+
+
+class ClientForked(JobStateError):
+    """The client was used before this process was forked, and belongs to the parent: make one of your own."""

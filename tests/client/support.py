@@ -8,9 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 from jobstate_client import Client
+
+E = TypeVar("E", bound=BaseException)
 
 PATIENCE_S = 30.0
 """How long a test waits for what must happen before it fails; nothing that works comes near."""
@@ -81,6 +85,13 @@ def in_thread(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
 
     yield result
     result()
+
+
+def raised(kind: type[E], work: Callable[[], Any]) -> E:
+    """The exception of this kind that something raises."""
+    with pytest.raises(kind) as caught:
+        work()
+    return caught.value
 
 
 def until(is_so: Callable[[], bool]) -> None:

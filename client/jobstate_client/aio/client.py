@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import cached_property
 from types import TracebackType
@@ -13,19 +15,21 @@ import grpc
 
 from jobstate_client.aio.reporter import AsyncReporter
 from jobstate_client.aio.run import AsyncRunning
-from jobstate_client.aio.watch import AsyncWatch
+from jobstate_client.aio.watch import AsyncWatch, is_cancelling
 from jobstate_client.aio.worker import AsyncWorker
 from jobstate_client.core import maintenance, operations
 from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
 from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, channel_options
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.failures import IsRetryable
+from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import async_listing, async_method
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker, own_attempt
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watching import Course, Watching, watch_request
+from jobstate_client.errors import ClientClosed
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -57,10 +61,12 @@ class AsyncClient:
         self._timeout_s = seconds(timeout)
         # Left out unless wanted: not every stand-in for a channel knows it.
         self._call_options = {"wait_for_ready": True} if wait_for_ready else {}
-        self._owns_channel = channel is None
         self._channel_given = channel
         self._how = (target, tls, options)
         self._stubs: dict[str, Any] = {}
+        self._lifetime = Lifetime()
+        self._closed = asyncio.Event()
+        self._watches: weakref.WeakSet[AsyncWatch[Any]] = weakref.WeakSet()
 
     create = async_method(operations.create)
     create_many = async_method(operations.create_many)
@@ -90,7 +96,17 @@ class AsyncClient:
         return self._open_watch(Course(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
 
     def _open_watch(self, course: Course) -> AsyncWatch[Any]:
-        return AsyncWatch(self._stub("WatchEvents"), course)
+        self._lifetime.check()
+        watch: AsyncWatch[Any] = AsyncWatch(self._open_events, course)
+        self._watches.add(watch)
+        return watch
+
+    def _open_events(self, request: Any, timeout: float | None) -> Any:
+        stub = self._stub("WatchEvents")
+        try:
+            return stub(request, timeout=timeout)
+        except grpc.aio.UsageError as failure:
+            raise ClientClosed(str(failure)) from failure
 
     async def wait(self, job: JobRef, timeout: Span | None = None) -> Job:  # noqa: ASYNC109
         """Wait until a job is final, and return it.
@@ -98,12 +114,14 @@ class AsyncClient:
         Raises:
             DeadlineExceeded: it was not within the timeout.
             JobNotFound: there is no such job.
+            ClientClosed: the client was closed meanwhile.
         """
         request = watch_request(job_ids=[job], types=["DELETED"], until_final=True)
         course = Course(request, connect_s=self._timeout_s, timeout=timeout)
         async with self._open_watch(course) as watch:
             async for _ in watch:
                 pass
+        self._lifetime.check()
         return await self.get(job)
 
     def run(
@@ -143,10 +161,20 @@ class AsyncClient:
         return AsyncWorker(self, handler, builtins.list(job_types), concurrency, terms)
 
     async def close(self) -> None:
-        """Close the connection. Watches and calls under way end."""
+        """Close the connection.
+
+        Watches end. Calls, waits and runs that are under way raise ``ClientClosed``, at once.
+        """
+        if self._lifetime.is_elsewhere:
+            # Of the parent's tasks and connections nothing is here that could be closed.
+            return
+        self._lifetime.is_closed = True
+        self._closed.set()
+        for watch in builtins.list(self._watches):
+            watch.close()
         if "_reporter" in vars(self):
             await self._reporter.close()
-        if self._owns_channel and "_channel" in vars(self):
+        if self._channel_given is None and "_channel" in vars(self):
             await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -172,6 +200,7 @@ class AsyncClient:
         return AsyncReporter(self._stub("StreamUpdates"))
 
     def _stub(self, name: str) -> Any:
+        self._lifetime.check()
         if name not in self._stubs:
             rpc = RPCS[name]
             make: Any = {
@@ -186,16 +215,26 @@ class AsyncClient:
         return self._stubs[name]
 
     async def _invoke(self, call: Call[R]) -> R:
-        stub = self._stub(call.rpc)
         repeats = Repeats(self._timeout_s if call.timeout is None else seconds(call.timeout))
         while True:
+            stub = self._stub(call.rpc)
             try:
                 response = await stub(call.request, timeout=repeats.left_s(), **self._call_options)
             except grpc.RpcError as failure:
+                if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
+                    raise _closed(call) from failure
                 wait = repeats.wait_s(error_of(failure, call.request_id))
+            except grpc.aio.UsageError as failure:
+                raise _closed(call) from failure
+            except asyncio.CancelledError as failure:
+                # grpc.aio tells the closing of a channel like the cancelling of a task.
+                if is_cancelling():
+                    raise
+                raise _closed(call) from failure
             else:
                 return call.read(response)
-            await asyncio.sleep(wait)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), wait)
 
     async def _iterate(self, pages: Pages[T]) -> AsyncIterator[T]:
         call: Call[Any] | None = pages.first
@@ -204,3 +243,9 @@ class AsyncClient:
             for item in page.items:
                 yield item
             call = pages.after(page)
+
+
+def _closed(call: Call[Any]) -> ClientClosed:
+    error = ClientClosed("the client was closed during the call")
+    error.request_id = call.request_id
+    return error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import builtins
-import time
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from types import TracebackType
@@ -16,12 +17,14 @@ from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
 from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, channel_options
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.failures import IsRetryable
+from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import sync_listing, sync_method
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker, own_attempt
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watching import Course, Watching, watch_request
+from jobstate_client.errors import ClientClosed
 from jobstate_client.sync.reporter import Reporter
 from jobstate_client.sync.run import Running
 from jobstate_client.sync.watch import Watch
@@ -61,10 +64,14 @@ class Client:
         self._timeout_s = seconds(timeout)
         # Left out unless wanted: not every stand-in for a channel knows it.
         self._call_options = {"wait_for_ready": True} if wait_for_ready else {}
-        self._owns_channel = channel is None
-        self._channel = channel or _open_channel(target, tls, options)
+        self._channel_given = channel
+        self._how = (target, tls, options)
         self._stubs: dict[str, Any] = {}
-        self._reporter = Reporter(self._stub("StreamUpdates"))
+        self._lifetime = Lifetime()
+        self._closed = threading.Event()
+        self._lock = threading.RLock()
+        self._made_reporter: Reporter | None = None
+        self._watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
 
     create = sync_method(operations.create)
     create_many = sync_method(operations.create_many)
@@ -105,7 +112,19 @@ class Client:
         return self._open_watch(Course(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
 
     def _open_watch(self, course: Course) -> Watch[Any]:
-        return Watch(self._stub("WatchEvents"), course)
+        self._lifetime.check()
+        watch: Watch[Any] = Watch(self._open_events, course)
+        with self._lock:
+            self._watches.add(watch)
+        return watch
+
+    def _open_events(self, request: Any, timeout: float | None) -> Any:
+        stub = self._stub("WatchEvents")
+        try:
+            return stub(request, timeout=timeout)
+        except ValueError as failure:
+            # All that gRPC says of a channel that is closed.
+            raise ClientClosed(str(failure)) from failure
 
     def wait(self, job: JobRef, timeout: Span | None = None) -> Job:
         """Wait until a job is final, and return it.
@@ -113,12 +132,14 @@ class Client:
         Raises:
             DeadlineExceeded: it was not within the timeout.
             JobNotFound: there is no such job.
+            ClientClosed: the client was closed meanwhile.
         """
         request = watch_request(job_ids=[job], types=["DELETED"], until_final=True)
         course = Course(request, connect_s=self._timeout_s, timeout=timeout)
         with self._open_watch(course) as watch:
             for _ in watch:
                 pass
+        self._lifetime.check()
         return self.get(job)
 
     def run(
@@ -173,9 +194,22 @@ class Client:
         return Worker(self, handler, builtins.list(job_types), concurrency, terms)
 
     def close(self) -> None:
-        """Close the connection. Watches and calls under way end."""
-        self._reporter.close()
-        if self._owns_channel:
+        """Close the connection, from any thread.
+
+        Watches end. Calls, waits and runs that are under way raise ``ClientClosed``, at once.
+        """
+        if self._lifetime.is_elsewhere:
+            # Of the parent's threads and connections nothing is here that could be closed.
+            return
+        self._lifetime.is_closed = True
+        self._closed.set()
+        with self._lock:
+            watches = builtins.list(self._watches)
+        for watch in watches:
+            watch.close()
+        if self._made_reporter is not None:
+            self._made_reporter.close()
+        if self._channel_given is None and "_channel" in vars(self):
             self._channel.close()
 
     def __enter__(self) -> Self:
@@ -186,31 +220,55 @@ class Client:
     ) -> None:
         self.close()
 
+    @cached_property
+    def _channel(self) -> grpc.Channel:
+        # Made with the first call, so that a client that is made before a fork may be used after it.
+        if self._channel_given is not None:
+            return self._channel_given
+        return _open_channel(*self._how)
+
+    @property
+    def _reporter(self) -> Reporter:
+        with self._lock:
+            if self._made_reporter is None:
+                self._made_reporter = Reporter(self._stub("StreamUpdates"))
+            return self._made_reporter
+
     def _stub(self, name: str) -> Any:
-        if name not in self._stubs:
-            rpc = RPCS[name]
+        self._lifetime.check()
+        stub = self._stubs.get(name)
+        return self._make_stub(name) if stub is None else stub
+
+    def _make_stub(self, name: str) -> Any:
+        rpc = RPCS[name]
+        with self._lock:
             make = {
                 "StreamUpdates": self._channel.stream_stream,
                 "WatchEvents": self._channel.unary_stream,
             }.get(name, self._channel.unary_unary)
-            self._stubs[name] = make(
+            self._stubs[name] = stub = make(
                 rpc.path,
                 request_serializer=rpc.request_type.SerializeToString,
                 response_deserializer=rpc.response_type.FromString,
             )
-        return self._stubs[name]
+        return stub
 
     def _invoke(self, call: Call[R]) -> R:
-        stub = self._stub(call.rpc)
         repeats = Repeats(self._timeout_s if call.timeout is None else seconds(call.timeout))
         while True:
+            stub = self._stub(call.rpc)
             try:
                 response = stub(call.request, timeout=repeats.left_s(), **self._call_options)
             except grpc.RpcError as failure:
+                if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
+                    raise _closed(call) from failure
                 wait = repeats.wait_s(error_of(failure, call.request_id))
+            except ValueError as failure:
+                # All that gRPC says of a channel that is closed.
+                raise _closed(call) from failure
             else:
                 return call.read(response)
-            time.sleep(wait)
+            self._closed.wait(wait)
 
     def _iterate(self, pages: Pages[T]) -> Iterator[T]:
         call: Call[Any] | None = pages.first
@@ -225,3 +283,9 @@ def _open_channel(target: str, tls: TLS | None, options: Options) -> grpc.Channe
     if tls is None:
         return grpc.insecure_channel(target, options=chosen)
     return grpc.secure_channel(target, tls.credentials(), options=chosen)
+
+
+def _closed(call: Call[Any]) -> ClientClosed:
+    error = ClientClosed("the client was closed during the call")
+    error.request_id = call.request_id
+    return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -11,17 +11,19 @@ import grpc
 
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.watching import Course
+from jobstate_client.errors import ClientClosed
 
 T = TypeVar("T")
 
-_OPENED = object()
+_NOTHING: Any = object()
 
 
 class Watch(Generic[T]):
     """An iterator that resumes by itself, over lost connections and restarts of the server.
 
     Used in a ``with`` statement it is open once the block begins: no change made from then on is missed. Otherwise it
-    opens when the first item is asked for. It belongs to one thread; only ``close`` may be called from others.
+    opens when the first item is asked for. It belongs to one thread; only ``close`` may be called from others. Asked
+    for more after an interrupt, it goes on; after an error, it raises that again.
     """
 
     def __init__(self, open_stream: Callable[..., Any], course: Course) -> None:
@@ -29,8 +31,11 @@ class Watch(Generic[T]):
         self._course = course
         self._closed = threading.Event()
         self._call: Any = None
-        self._items = self._run()
+        self._items: Iterator[Any] = iter(())
+        """What is left of the last answer."""
         self._is_open = False
+        self._has_ended = False
+        self._failure: Exception | None = None
 
     @property
     def cursor(self) -> str:
@@ -42,22 +47,42 @@ class Watch(Generic[T]):
         return self._course.cursor
 
     def __enter__(self) -> Self:
-        self._open()
+        try:
+            if not self._is_open:
+                self._fetch()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        self._items.close()
+        # gRPC's call takes a lock when it is forgotten. At the interpreter's end that may be held for ever, by a
+        # thread of gRPC's that was stopped: so it is forgotten now.
+        self._call = None
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        self._open()
-        item: T = next(self._items)
-        return item
+        try:
+            while True:
+                item: T = next(self._items, _NOTHING)
+                if item is not _NOTHING:
+                    return item
+                if not self._fetch():
+                    break
+        except Exception as failure:
+            self._failure = failure
+            self._drop()
+            raise
+        except BaseException:
+            # Interrupted, perhaps in the middle of an answer: it goes on from the cursor, on another call.
+            self._drop()
+            raise
+        raise StopIteration
 
     def close(self) -> None:
         """End the watch, also one that another thread waits for."""
@@ -66,36 +91,35 @@ class Watch(Generic[T]):
         if call is not None:
             call.cancel()
 
-    def _open(self) -> None:
-        if not self._is_open:
-            self._is_open = True
-            next(self._items, None)
-
-    def _run(self) -> Generator[Any, None, None]:
-        """``_OPENED`` once the server has answered, then the items."""
-        try:
-            yield from self._follow()
-        finally:
-            # gRPC's call takes a lock when it is forgotten. At the interpreter's end that may be held for ever, by a
-            # thread of gRPC's that was stopped: so it is forgotten now.
-            self._call = None
-
-    def _follow(self) -> Generator[Any, None, None]:
-        told = False
-        while not self._closed.is_set():
+    def _fetch(self) -> bool:
+        """Wait for the next answer. Returns whether there is one."""
+        if self._failure is not None:
+            raise self._failure
+        while not self._closed.is_set() and not self._has_ended:
             try:
-                self._call = call = self._open_stream(self._course.request(), timeout=self._course.left_s())
-                if self._closed.is_set():
-                    call.cancel()
-                for response in call:
-                    if not told:
-                        told = True
-                        yield _OPENED
-                    yield from self._course.take(response)
+                if self._call is None:
+                    self._open()
+                response = next(self._call)
+            except StopIteration:
+                self._has_ended, self._call = True, None
+            except ClientClosed:
+                # A watch that is under way ends with its client.
+                self._closed.set()
             except grpc.RpcError as failure:
-                if self._closed.is_set():
-                    return
-                wait = self._course.broken(error_of(failure))
+                self._call = None
+                if not self._closed.is_set():
+                    self._closed.wait(self._course.broken(error_of(failure)))
             else:
-                return
-            self._closed.wait(wait)
+                self._items, self._is_open = self._course.take(response), True
+                return True
+        return False
+
+    def _open(self) -> None:
+        self._call = call = self._open_stream(self._course.request(), timeout=self._course.left_s())
+        if self._closed.is_set():
+            call.cancel()
+
+    def _drop(self) -> None:
+        call, self._call, self._items = self._call, None, iter(())
+        if call is not None:
+            call.cancel()
