@@ -21,7 +21,7 @@ _LIBRARIES = (
     "peewee",
     "transitions",
     "apscheduler",
-    "pydantic_settings",
+    "pydantic",
 )
 
 PROGRESS_ROWS = 100_000

@@ -79,6 +79,7 @@ def test_kubernetes_sends_calls_and_probes_to_where_the_server_listens(monkeypat
         assert server[probe]["grpc"] == {"port": port}
     assert server["livenessProbe"]["tcpSocket"] == {"port": port}
     assert server["args"] == ["serve"]
+    assert the("Deployment")["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
 def test_kubernetes_waits_longer_than_the_server_takes_to_stop_and_keeps_most_replicas(

@@ -36,7 +36,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "playhouse": ("jobstate_server.store",),
     "psycopg": ("jobstate_server.store",),
     "pydantic": (CONFIG,),
-    "pydantic_settings": (CONFIG,),
     "pytest": ("jobstate_client.testing",),
     "pythonjsonlogger": (APP, CLI, "jobstate_server.logs"),
     "rich": (CLIENT_LIBRARY,),

@@ -20,7 +20,7 @@ from ..support.server import serving
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in [name for name in os.environ if name.startswith("JOBSTATE_")]:
+    for variable in [name for name in os.environ if name.upper().startswith("JOBSTATE_")]:
         monkeypatch.delenv(variable)
     monkeypatch.chdir(tmp_path)
 
@@ -60,6 +60,34 @@ BAD_FILES = {
     "a bad listen": ('listen = "localhost"', ["listen", "'localhost' is not HOST:PORT"]),
     "a port too high": ('listen = "127.0.0.1:65536"', ["listen", "is not HOST:PORT"]),
     "everybody's address": ('listen = "0.0.0.0:50051"', ["listen", "other machines", "insecure"]),
+    "too long a grace": ('restart_grace = "25h"', ["restart_grace", "at most 1d"]),
+    "a stop that never ends": ('shutdown_grace = "2h"', ["shutdown_grace", "at most 1h"]),
+    "a span beyond reason": ("job_retention = 1e18", ["job_retention", "at most 3650d"]),
+    "a span beyond floats": (f"restart_grace = 1{'0' * 300}", ["restart_grace", "at most"]),
+    "a text beyond floats": (f'restart_grace = "1{"0" * 400}d"', ["restart_grace", "at most"]),
+    "a span without end": ("event_retention = inf", ["event_retention", "at most 3650d"]),
+    "a span that is no number": ("event_retention = nan", ["event_retention", "at most 3650d"]),
+    "a span before all time": ("restart_grace = -inf", ["restart_grace", "must not be negative"]),
+    "digits of another script": ('restart_grace = "٣s"', ["restart_grace", "is not a span"]),
+    "a list for a span": ("restart_grace = [1]", ["restart_grace", "must be a span"]),
+    "too many bytes": ("event_retention_bytes = 9007199254740993", ["event_retention_bytes", "9007199254740992"]),
+    "true for a number": ("max_job_types = true", ["max_job_types", "must be a number"]),
+    "true for retries": ("[job_types.x]\nmax_retries = true", ["job_types.x.max_retries", "must be a number"]),
+    "too many types": ("max_job_types = 100001", ["max_job_types", "100000"]),
+    "a table that is none": ("job_types = 3", ["job_types", "must be"]),
+    "a type that is no table": ("[job_types]\nx = 3", ["job_types.x", "must be a table of"]),
+    "a host that is none": ('listen = "a b:1"', ["listen", "is not HOST:PORT"]),
+    "an address without brackets": ('listen = "::1:50051"', ["listen", "in brackets"]),
+    "a port of another script": ('listen = "127.0.0.1:²"', ["listen", "is not HOST:PORT"]),
+    "a host with NUL": ('listen = "a\\u0000b:1"', ["listen", "is not HOST:PORT"]),
+    "a store in memory": ('store = "sqlite:///:memory:"', ["store", "is no path of a file"]),
+    "a store by URI": ('store = "sqlite:///file:jobs.db?mode=memory"', ["store", "is no path of a file"]),
+    "a store with parameters": ('store = "sqlite:///jobs.db?mode=ro"', ["store", "is no path of a file"]),
+    "a store with NUL": ('store = "sqlite:///jobs\\u0000.db"', ["store", "is no path of a file"]),
+    "a store that is here": ('store = "sqlite:///."', ["store", "is a directory"]),
+    "a store that is a directory": ('store = "sqlite:////var/lib/"', ["store", "is a directory"]),
+    "a store of two slashes": ('store = "sqlite://jobs.db"', ["store", "'sqlite://jobs.db' is no store"]),
+    "a path for a store": ('store = "/var/lib/jobs.db"', ["store", "'/var/lib/jobs.db' is no store"]),
     "another's store": ('store = "mysql:///jobs"', ["store", "'mysql:///jobs'", "sqlite:///jobs.db"]),
     "what is not TOML": ("listen = ", ["is not TOML"]),
 }
@@ -105,7 +133,31 @@ BAD_VARIABLES = {
     "unknown and nested": ("JOBSTATE_SCHEDULE__CLEANUP", "", "JOBSTATE_SCHEDULE__CLEANUP"),
     "a bad value": ("JOBSTATE_RESTART_GRACE", "-3s", "restart_grace: must not be negative"),
     "a bad listen": ("JOBSTATE_LISTEN", "here", "'here' is not HOST:PORT"),
-    "a negative timeout": ("JOBSTATE_JOB_TYPES__X__TIMEOUT", "-1s", "must not be negative"),
+    "a negative timeout": (
+        "JOBSTATE_JOB_TYPES__x__TIMEOUT",
+        "-1s",
+        "JOBSTATE_JOB_TYPES__x__TIMEOUT in the environment: job_types.x.timeout: must not be negative",
+    ),
+    "a type with capitals": (
+        "JOBSTATE_JOB_TYPES__RenderVideo__MAX_RETRIES",
+        "7",
+        "write JOBSTATE_JOB_TYPES__rendervideo__MAX_RETRIES for 'rendervideo', and set types with capital letters in a"
+        " file",
+    ),
+    "a type all in capitals": ("JOBSTATE_JOB_TYPES__EXTRA__MAX_RETRIES", "7", "JOBSTATE_JOB_TYPES__extra__MAX_RETRIES"),
+    "a type with two underscores": ("JOBSTATE_JOB_TYPES__a__b__MAX_RETRIES", "7", "can only be set in a file"),
+    "a type of no name": ("JOBSTATE_JOB_TYPES____MAX_RETRIES", "7", "JOBSTATE_JOB_TYPES__name_of_the_type__TIMEOUT"),
+    "an unknown setting of a type": ("JOBSTATE_JOB_TYPES__x__RETRIES", "7", "JOBSTATE_JOB_TYPES__x__RETRIES, but"),
+    "all types at once": ("JOBSTATE_JOB_TYPES", '{"x": {"max_retries": 1}}', "JOBSTATE_JOB_TYPES__name_of_the_type"),
+    "all schedules at once": ("JOBSTATE_SCHEDULES", "notjson", "set each schedule by itself"),
+    "an unknown schedule": ("JOBSTATE_SCHEDULES__CLEAN_UP", "0 2 * * *", "JOBSTATE_SCHEDULES__CLEAN_UP, but"),
+    "a part of what has none": ("JOBSTATE_LISTEN__X", "127.0.0.1:1", "JOBSTATE_LISTEN__X, but listen is not a table"),
+    "lower case": ("jobstate_insecure", "true", "the environment sets jobstate_insecure; write JOBSTATE_INSECURE"),
+    "a setting in lower case": ("JOBSTATE_insecure", "true", "write JOBSTATE_INSECURE"),
+    "a schedule in lower case": ("JOBSTATE_SCHEDULES__cleanup", "0 2 * * *", "write JOBSTATE_SCHEDULES__CLEANUP"),
+    "lower case and unknown": ("jobstate_lisen", "127.0.0.1:1", "jobstate_lisen, but there is no such setting"),
+    "a port for a person": ("JOBSTATE_PORT", "50051", "JOBSTATE_PORT, but there is no such setting"),
+    "empty": ("JOBSTATE_LISTEN", "", "'' is not HOST:PORT"),
 }
 
 
@@ -116,6 +168,104 @@ def test_a_variable_that_cannot_work_is_refused(
     monkeypatch.setenv(variable, value)
 
     assert phrase in refusal(capfd)
+
+
+OF_KUBERNETES = {
+    "JOBSTATE_SERVICE_HOST": "10.0.0.7",
+    "JOBSTATE_SERVICE_PORT": "50051",
+    "JOBSTATE_SERVICE_PORT_GRPC": "50051",
+    "JOBSTATE_PORT": "tcp://10.0.0.7:50051",
+    "JOBSTATE_PORT_50051_TCP": "tcp://10.0.0.7:50051",
+    "JOBSTATE_PORT_50051_TCP_PROTO": "tcp",
+    "JOBSTATE_PORT_50051_TCP_PORT": "50051",
+    "JOBSTATE_PORT_50051_TCP_ADDR": "10.0.0.7",
+    "JOBSTATE_POSTGRES_SERVICE_HOST": "10.0.0.8",
+    "JOBSTATE_POSTGRES_PORT": "tcp://10.0.0.8:5432",
+    "JOBSTATE_LISTEN_PORT_53_UDP": "udp://10.0.0.9:53",
+}
+
+
+def test_the_variables_that_kubernetes_sets_for_services_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in OF_KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+
+    assert config.load(None, {}) == Settings()
+
+
+def test_a_bare_number_is_seconds_in_the_environment_in_a_file_and_as_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JOBSTATE_SHUTDOWN_GRACE", "5")
+    monkeypatch.setenv("JOBSTATE_JOB_TYPES__x__BASE_DELAY", "0.5")
+    file = tmp_path / "jobstate.toml"
+    file.write_text('restart_grace = 7\njob_retention = "3600"\njob_types.x.max_delay = 2.5')
+
+    settings = config.load(file, {})
+
+    assert (settings.shutdown_grace, settings.restart_grace, settings.job_retention) == (
+        5 * SECOND,
+        7 * SECOND,
+        3600 * SECOND,
+    )
+    policy = settings.policies().policy("x")
+    assert (policy.base_delay, policy.max_delay) == (SECOND // 2, 5 * SECOND // 2)
+
+
+def test_every_problem_is_told_once_wherever_it_comes_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "jobstate.toml"
+    file.write_text(
+        'listen = "nowhere"\nstore = "mysql:///x"\nlog_level = "loud"\n[job_types.x]\ntimeout = "soon"\n'
+        'base_delay = "never"\nmax_delay = "1ms"\njitter = 2\nmax_retries = "many"\nretries = 1\n'
+        '[job_types.y]\nbase_delay = "3d"\nmax_retries = -1\n[schedules]\ncleanup = "0 2 * * 0"'
+    )
+    monkeypatch.setenv("JOBSTATE_RESTART_GRACE", "2d")
+    monkeypatch.setenv("JOBSTATE_LISEN", "x")
+
+    sentence = refusal(capfd, "--config", str(file))
+
+    phrases = [
+        "JOBSTATE_LISEN, but there is no such setting",
+        "log_level: must be",
+        "job_types.x.timeout: 'soon' is not a span",
+        "job_types.x.base_delay: 'never' is not a span",
+        "job_types.x.max_retries: must be a valid integer",
+        "job_types.x.retries: there is no such setting",
+        "job type 'x': jitter must be 0 to 1",
+        "job type 'y': max_retries must be 0 to 1000; max_delay must not be below base_delay",
+        "schedules.cleanup: '0 2 * * 0': '0' is no weekday here",
+        "JOBSTATE_RESTART_GRACE in the environment: restart_grace: must be at most 1d",
+        "listen: 'nowhere' is not HOST:PORT",
+        "store: 'mysql:///x' is no store",
+    ]
+    assert [phrase for phrase in phrases if sentence.count(phrase) != 1] == []
+    for wrong in ("must be 'none'", "Input should", "job type 'x': max_delay", "Value error"):
+        assert wrong not in sentence
+
+
+def test_what_is_compared_with_a_wrong_value_is_not_blamed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "jobstate.toml"
+    file.write_text(
+        'listen = "0.0.0.0:1"\ninsecure = "perhaps"\n[job_types.default]\nbase_delay = "tiny"\nmax_delay = "1ms"\n'
+        '[job_types.x]\nmax_delay = "1ms"'
+    )
+
+    sentence = refusal(capfd, "--config", str(file))
+
+    assert "insecure: must be a valid boolean" in sentence
+    assert "job_types.default.base_delay: 'tiny' is not a span" in sentence
+    assert "other machines" not in sentence
+    assert "below" not in sentence
+
+
+def test_of_a_thousand_problems_twenty_are_told_and_the_others_counted(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "jobstate.toml"
+    file.write_text("\n".join(f"setting_{number} = 1" for number in range(1_000)))
+
+    assert refusal(capfd, "--config", str(file)).endswith("; and 980 more")
 
 
 def test_an_address_that_others_reach_needs_insecure(capfd: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +293,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(
     )
     monkeypatch.setenv("JOBSTATE_LISTEN", "127.0.0.1:2")
     monkeypatch.setenv("JOBSTATE_LOG_LEVEL", "debug")
-    monkeypatch.setenv("JOBSTATE_JOB_TYPES__EXTRA__MAX_RETRIES", "5")
+    monkeypatch.setenv("JOBSTATE_JOB_TYPES__extra__MAX_RETRIES", "5")
 
     settings = config.load(file, {"listen": "127.0.0.1:3"})
 

@@ -47,9 +47,8 @@ class JobType:
             (not 0 < self.stale_threshold <= TIMEOUT_MAX, "stale_threshold must be above 0 and at most 30 days"),
             (not 0.0 <= self.jitter <= 1.0, "jitter must be 0 to 1"),
         ]
-        for wrong, problem in problems:
-            if wrong:
-                raise ValueError(f"job type {self.name!r}: {problem}")
+        if told := [problem for wrong, problem in problems if wrong]:
+            raise ValueError(f"job type {self.name!r}: {'; '.join(told)}")
 
     def backoff_delay(self, retry_count: int, random: float = 0.0) -> int:
         """Microseconds to wait before the next attempt of a job that has been retried ``retry_count`` times.

@@ -1,0 +1,9 @@
+"""Settings: a TOML file, ``JOBSTATE_*`` in the environment, flags of the command line, in rising order.
+
+Read once, at start. A value that cannot work refuses to start, with a sentence that says what to change.
+"""
+
+from jobstate_server.config.loading import BadSettings, load
+from jobstate_server.config.settings import JobTypeSettings, Schedules, Settings, is_loopback
+
+__all__ = ["BadSettings", "JobTypeSettings", "Schedules", "Settings", "is_loopback", "load"]

@@ -1,0 +1,157 @@
+"""The settings in force, out of file, environment and flags; every problem of theirs is told at once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobstate_server.config.environment import CONFIG_VARIABLE, settings_in, variable_of
+from jobstate_server.config.settings import Settings
+from jobstate_server.domain.job_types import DEFAULT_JOB_TYPE
+
+FILE_BYTES_MAX = 4 * 1024 * 1024
+"""A settings file: 10,000 job types with every setting have half of that."""
+
+_JUDGED_TOGETHER = ({"listen", "insecure"}, {"base_delay", "max_delay"})
+"""Settings that are compared with each other: where one is wrong by itself, the other is not to blame."""
+
+_PROBLEMS_MAX = 20
+"""Problems told at once: a person mends no more at a time."""
+
+
+class BadSettings(Exception):
+    """The settings cannot work. The message tells an operator what to change."""
+
+
+def load(file: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """The settings in force.
+
+    Args:
+        file: the settings file; None takes the one the environment names, if it names one.
+        flags: what the command line set, by the names of settings.
+
+    Raises:
+        BadSettings: a file that cannot be read, an unknown name, or a value that cannot work.
+    """
+    if file is None and os.environ.get(CONFIG_VARIABLE):
+        file = Path(os.environ[CONFIG_VARIABLE])
+    from_file = {} if file is None else _read(file)
+    variables, problems = settings_in(os.environ)
+    merged = _merged(_merged(from_file, variables), flags)
+    settings, found = _judged(merged)
+    if settings is not None and not problems:
+        return settings
+    problems += [_told(place, problem, variables, flags) for place, problem in found]
+    more = f"; and {len(problems) - _PROBLEMS_MAX} more" if len(problems) > _PROBLEMS_MAX else ""
+    raise BadSettings(f"{file or 'the settings'}: " + "; ".join(problems[:_PROBLEMS_MAX]) + more)
+
+
+Place = tuple[str, ...]
+
+
+def _judged(content: dict[str, Any]) -> tuple[Settings | None, list[tuple[Place, str]]]:
+    """The settings if they can work, and each problem with its place.
+
+    What is compared with something else is judged only once each value is right by itself. So that every problem is
+    told at once, the wrong ones are left out, and what remains is judged again.
+    """
+    problems: list[tuple[Place, str]] = []
+    while True:
+        try:
+            settings = Settings.model_validate(content)
+        except ValidationError as error:
+            found = [(_place(problem["loc"]), _said(problem)) for problem in error.errors(include_url=False)]
+        else:
+            return (None if problems else settings), problems
+        problems += found
+        kept = _without([place for place, _ in found if place], content)
+        if kept == content:
+            return None, problems
+        content = kept
+
+
+def _place(parts: tuple[int | str, ...]) -> Place:
+    # The key of a table that is wrong as a key is marked so by pydantic.
+    return tuple(str(part) for part in parts if part != "[key]")
+
+
+def _said(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "there is no such setting"
+    said = str(problem["msg"]).removeprefix("Value error, ")
+    return said.replace("Input should be", "must be").replace("a valid dictionary or instance of", "a table of")
+
+
+def _without(places: list[Place], content: dict[str, Any]) -> dict[str, Any]:
+    """The content without what stands at these places, nor what is compared with it."""
+    for place in places:
+        names = next((group for group in _JUDGED_TOGETHER if place[-1] in group), {place[-1]})
+        for path in _places_like(place, content):
+            for name in names:
+                content = _cut((*path, name), content)
+    return content
+
+
+def _places_like(place: Place, content: dict[str, Any]) -> Iterator[Place]:
+    """The tables in which the setting is judged: with the default's, those of all types, which begin as it is."""
+    yield place[:-1]
+    if place[:2] == ("job_types", DEFAULT_JOB_TYPE) and isinstance(content.get("job_types"), dict):
+        yield from (("job_types", name) for name in content["job_types"])
+
+
+def _cut(place: Place, content: dict[str, Any]) -> dict[str, Any]:
+    first, *rest = place
+    if first not in content:
+        return content
+    if not rest:
+        return {key: value for key, value in content.items() if key != first}
+    inner = content[first]
+    return {**content, first: _cut(tuple(rest), inner)} if isinstance(inner, dict) else content
+
+
+def _told(place: Place, problem: str, variables: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+    if not place:
+        return problem
+    name = ".".join(place)
+    if place[0] not in flags and _holds(variables, place):
+        return f"{variable_of(place)} in the environment: {name}: {problem}"
+    return f"{name}: {problem}"
+
+
+def _holds(content: Mapping[str, Any], place: Place) -> bool:
+    inner: Any = content
+    for part in place:
+        if not isinstance(inner, Mapping) or part not in inner:
+            return False
+        inner = inner[part]
+    return True
+
+
+def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, the second winning, tables merged. A table does not win over what should be one, so that it is told."""
+    merged = dict(low)
+    for name, value in high.items():
+        if isinstance(value, Mapping) and name in merged:
+            merged[name] = _merged(merged[name], value) if isinstance(merged[name], Mapping) else merged[name]
+        else:
+            merged[name] = value
+    return merged
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as content:
+            encoded = content.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise BadSettings(f"cannot read {file}: {error.strerror}") from error
+    if len(encoded) > FILE_BYTES_MAX:
+        raise BadSettings(f"{file} is no settings file: it has more than {FILE_BYTES_MAX} bytes")
+    try:
+        return tomllib.loads(encoded.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadSettings(f"{file} is not TOML: {error}") from error

@@ -1,0 +1,188 @@
+"""Every setting of the server, with its default and its bounds. docs/operations.md lists them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import fields, replace
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from jobstate_server.config.values import (
+    SPAN_MAX,
+    Crontab,
+    Fraction,
+    Span,
+    Whole,
+    at_least,
+    at_most,
+    quoted,
+    span,
+)
+from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
+from jobstate_server.domain.job_types import DEFAULT_JOB_TYPE, SHIPPED_JOB_TYPES, JobType, JobTypes
+
+_JOB_TYPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
+_PATH_WITHOUT_SECRETS = re.compile(r"(?:[a-z][a-z0-9+]*:/*)?[\w./ -]*")
+
+JOB_TYPES_NAMED_MAX = 10_000
+"""Tables of job types in the settings. ListJobTypes answers all of them in one message."""
+
+
+def _timeout(value: object) -> int | None:
+    return None if value == "none" else span(value)
+
+
+class JobTypeSettings(BaseModel):
+    """What a ``[job_types.NAME]`` table may set. Unset takes the shipped type's value, or else the default's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_retries: Whole = 0
+    timeout: Annotated[int | None, BeforeValidator(_timeout)] = None
+    base_delay: Span = 0
+    max_delay: Span = 0
+    stale_threshold: Span = 0
+    jitter: Fraction = 0.0
+    auto_retry: bool = True
+
+    def applied_to(self, policy: JobType) -> JobType:
+        """The policy with these settings. Raises ValueError when they cannot work."""
+        return replace(policy, **self.model_dump(exclude_unset=True))
+
+
+class Schedules(BaseModel):
+    """When the periodic duties run, as crontab expressions in UTC."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    check_stale: Crontab = "*/5 * * * *"
+    retry_failed: Crontab = "*/10 * * * *"
+    evict_inactive: Crontab = "0 * * * *"
+    cleanup: Crontab = "0 2 * * *"
+    check_health: Crontab = "*/2 * * * *"
+
+
+class Settings(BaseModel):
+    """Every setting of the server, with its default."""
+
+    # Defaults are not validated: spans among them are microseconds already, not seconds to be converted.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    listen: str = "127.0.0.1:50051"
+    """Where to serve, HOST:PORT. Port 0 picks a free one. An address beyond loopback needs ``insecure``."""
+    insecure: bool = False
+    """Serve beyond loopback without TLS: anybody who reaches the port may do anything."""
+    channelz: bool | None = None
+    """Offer channelz, gRPC's own insight. Unset: only on loopback."""
+    store: str = "sqlite:///jobs.db"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shutdown_grace: Annotated[Span, at_most(HOUR, "1h")] = 10 * SECOND
+    """How long a stopping server lets calls end by themselves."""
+    restart_grace: Annotated[Span, at_most(DAY, "1d")] = 30 * SECOND
+    """How long after a start no attempt is failed: workers must be able to come back."""
+    job_retention: Annotated[
+        Span, at_least(HOUR, "1h or more, so that whoever waits for a job can see that it ended")
+    ] = 30 * DAY
+    event_retention: Annotated[Span, at_least(MINUTE, "1min or more, so that a watcher can reconnect")] = 7 * DAY
+    event_retention_bytes: Annotated[Whole, Field(ge=1024**2, le=2**53)] = 2 * 1024**3
+    strict_job_types: bool = False
+    max_job_types: Annotated[Whole, Field(ge=0, le=100_000)] = 1_000
+    """How many job types without a policy of their own may come to be."""
+    schedules: Schedules = Schedules()
+    job_types: Annotated[dict[str, JobTypeSettings], Field(max_length=JOB_TYPES_NAMED_MAX)] = {}
+
+    @model_validator(mode="after")
+    def _can_work(self) -> Self:
+        problems: list[str] = []
+        for check in (self._check_listen, self._check_store):
+            try:
+                check()
+            except ValueError as problem:
+                problems.append(str(problem))
+        problems += self._policies()[1]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _check_listen(self) -> None:
+        host, _ = self.address()
+        if not self.insecure and not is_loopback(host):
+            raise ValueError(
+                f"listen: {self.listen} can be reached from other machines; pass --insecure to serve there without TLS"
+            )
+
+    def address(self) -> tuple[str, int]:
+        """Host and port of ``listen``."""
+        host, _, port = self.listen.rpartition(":")
+        is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and int(port) <= 65_535
+        if not is_port or _HOST.fullmatch(host) is None:
+            hint = "; put an IPv6 address in brackets, as in [::1]:50051" if host.count(":") > 1 else ""
+            raise ValueError(f"listen: {quoted(self.listen)} is not HOST:PORT{hint}")
+        return host.strip("[]"), int(port)
+
+    def _check_store(self) -> None:
+        if self.store.startswith(("postgresql://", "postgres://")):
+            return
+        path = self.store.removeprefix("sqlite:///")
+        if path == self.store or not path:
+            raise ValueError(
+                f"store: {_without_secrets(self.store)} is no store; use sqlite:///jobs.db (beside the working"
+                " directory), sqlite:////var/lib/jobstate/jobs.db (absolute) or postgresql://USER@HOST/DATABASE"
+            )
+        if path.startswith((":memory:", "file:")) or "?" in path or "\0" in path:
+            raise ValueError(
+                f"store: {quoted(path)} is no path of a file; jobs are kept in an ordinary file, named without"
+                " parameters, as in sqlite:////var/lib/jobstate/jobs.db"
+            )
+        if path.rpartition("/")[2] in {"", ".", ".."}:
+            raise ValueError(f"store: {quoted(path)} is a directory; name a file in it, as in sqlite:///jobs.db")
+
+    def policies(self) -> JobTypes:
+        """The job types in force."""
+        return JobTypes(self._policies()[0], strict=self.strict_job_types)
+
+    def _policies(self) -> tuple[list[JobType], list[str]]:
+        """The job types in force, and what is wrong with those that cannot work."""
+        shipped = {policy.name: policy for policy in SHIPPED_JOB_TYPES}
+        default, found, problems = shipped[DEFAULT_JOB_TYPE], [], []
+        # The default first: the others begin as it is.
+        for name in [DEFAULT_JOB_TYPE, *sorted({*shipped, *self.job_types} - {DEFAULT_JOB_TYPE})]:
+            if _JOB_TYPE_NAME.fullmatch(name) is None:
+                rule = "is not a name for a job type (1 to 64 letters, digits or . _ : -)"
+                problems.append(f"job_types: {quoted(name)} {rule}")
+                continue
+            policy = shipped.get(name) or replace(default, name=name)
+            try:
+                policy = self.job_types[name].applied_to(policy) if name in self.job_types else policy
+            except ValueError as problem:
+                problems.append(str(problem))
+            default = policy if name == DEFAULT_JOB_TYPE else default
+            found.append(policy)
+        return found, problems
+
+
+def _without_secrets(store: str) -> str:
+    """A text that is no store, as far as no password can be in it."""
+    if _PATH_WITHOUT_SECRETS.fullmatch(store):
+        return quoted(store)
+    scheme = re.match(r"[a-z][a-z0-9+]*:/*", store)
+    return repr(scheme[0] if scheme else "") + "…"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+JOB_TYPE_SETTINGS = tuple(field.name for field in fields(JobType) if field.name != "name")
+assert set(JOB_TYPE_SETTINGS) == set(JobTypeSettings.model_fields), "a setting of job types is missing"
+assert SPAN_MAX < 2**53, "spans are exact as floats"
