@@ -146,6 +146,7 @@ def span(value: int) -> str:
 
 
 LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
+    ("`id`, at most", limits, "JOB_ID_LENGTH_MAX", characters),
     ("a request", limits, "REQUEST_BYTES_MAX", size),
     ("jobs of a `BatchCreate`, updates of a batch of `StreamUpdates`", limits, "BATCH_ITEMS_MAX", count),
     ("`job_type`, at most", limits, "JOB_TYPE_LENGTH_MAX", characters),
@@ -181,6 +182,18 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("watchers of one server; then `OVERLOADED`", hub, "WATCHERS_MAX", count),
     ("calls under way at once; then `OVERLOADED`", limits, "CALLS_MAX", count),
     ("`StreamUpdates` streams at once; then `OVERLOADED`", limits, "STREAMS_MAX", count),
+    (
+        "bytes of batches under way and unread answers, of one connection; then its streams wait",
+        limits,
+        "STREAMS_CONNECTION_BYTES_MAX",
+        size,
+    ),
+    (
+        "bytes of batches under way and unread answers, of all streams; then they wait",
+        limits,
+        "STREAMS_BYTES_MAX",
+        size,
+    ),
     ("changes waiting to be written; then `OVERLOADED`", committer, "QUEUE_ROWS_MAX", count),
     ("bytes of changes waiting to be written; then `OVERLOADED`", committer, "QUEUE_BYTES_MAX", size),
     ("reads waiting; then `OVERLOADED`", readers, "READS_WAITING_MAX", count),
@@ -196,9 +209,8 @@ INTERNAL = {"TRANSPORT_BYTES_MAX"}
 
 def test_the_table_of_limits_has_the_numbers_of_the_code() -> None:
     rows = table(DOCS / "errors.md", "what", "limit")
-    longest_id = "a" * 128
-    found = [("`id`, at most", characters(len(longest_id)))]
-    found += [(what, write(getattr(module, name))) for what, module, name, write in LIMITS]
+    longest_id = "a" * limits.JOB_ID_LENGTH_MAX
+    found = [(what, write(getattr(module, name))) for what, module, name, write in LIMITS]
 
     assert validate._ID.fullmatch(longest_id) is not None
     assert validate._ID.fullmatch(longest_id + "a") is None

@@ -174,3 +174,8 @@ class Facts:
         assert run_probe([*programs.probe, "large", server.address, "9"]) == [
             "ResourceExhausted jobstate MESSAGE_TOO_LARGE size_max=8388608"
         ]
+
+    def test_an_update_that_no_server_can_parse_harms_none_of_its_batch(
+        self, server: InteropServer, programs: Programs
+    ) -> None:
+        assert run_probe([*programs.probe, "poison", server.address]) == ["82", "40 culprit INVALID_FIELD", "1"]

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -47,6 +48,16 @@ class Call:
         return self.principal or None
 
 
+@dataclass(slots=True)
+class StreamCall(Call):
+    """What the handler of a stream of requests is told besides."""
+
+    connection: str
+    """Names the connection, or what stands between, that the stream comes over."""
+    end: Callable[[JobStateError], None]
+    """Ends the stream with this error, also while the handler waits for the client to read."""
+
+
 Identify = Callable[[Context], tuple[str, str]]
 """Finds out (principal, actor) of a call, or raises what refuses it. It comes before everything else, so that whoever
 may not call learns nothing about what exists."""
@@ -65,6 +76,8 @@ class Calls:
         self._unary = 0
         self._streams = 0
         self._open = 0
+        self._ending: set[asyncio.Task[None]] = set()
+        """Streams ended by us whose clients have not read so yet."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -89,7 +102,8 @@ class Calls:
     def _handler(self, method: MethodDescriptor, handler: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
         request_type: type[Message] = GetMessageClass(method.input_type)
         if method.client_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream_stream(handler, request_type))
+            # Requests of a stream are parsed by the handler, which has to go on when one of them cannot be.
+            return grpc.stream_stream_rpc_method_handler(self._stream_stream(handler))
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(self._unary_stream(handler, request_type))
         return grpc.unary_unary_rpc_method_handler(self._unary_unary(handler, request_type))
@@ -133,18 +147,14 @@ class Calls:
         return unary_stream
 
     def _stream_stream(
-        self, handler: Callable[[AsyncIterator[Any], Call], AsyncIterator[bytes]], request_type: type[Message]
+        self, handler: Callable[[AsyncIterator[bytes], StreamCall], AsyncIterator[bytes]]
     ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
-        async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-            async for raw in requests:
-                yield parse(request_type, raw)
-
         async def stream_stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             self._enter()
             self._streams += 1
             try:
                 _refuse_too_many(self._streams, STREAMS_MAX)
-                async for response in handler(parsed(requests), self._call(context, 0)):
+                async for response in handler(requests, self._stream_call(context)):
                     yield response
             except Exception as error:
                 await _refuse(context, error)
@@ -153,6 +163,26 @@ class Calls:
                 self._leave()
 
         return stream_stream
+
+    def _stream_call(self, context: Context) -> StreamCall:
+        principal, actor = self._identify(context)
+        task = asyncio.current_task()
+        assert task is not None
+
+        def end(error: JobStateError) -> None:
+            # The status goes out behind what the client has not read; nobody here waits for that.
+            ending = asyncio.create_task(_end(context, error))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            task.cancel()
+
+        return StreamCall(principal, actor, 0, context.peer(), end)
+
+
+async def _end(context: Context, error: JobStateError) -> None:
+    # Refusing raises, here in a task where nobody is left to tell.
+    with suppress(grpc.aio.AbortError, grpc.aio.BaseError):
+        await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
 
 def _refuse_too_many(count: int, count_max: int) -> None:
@@ -175,14 +205,19 @@ def parse(request_type: type[Message], raw: bytes) -> Message:
         raise InvalidField("request", f"is not an encoded {request_type.DESCRIPTOR.full_name}") from error
 
 
+def as_told(error: Exception) -> JobStateError:
+    """What a caller is told of ``error``. What we did not foresee is logged, and told without its cause."""
+    if isinstance(error, JobStateError):
+        return error
+    call_id = secrets.token_hex(8)
+    log.error("a call failed", exc_info=error, extra={"call_id": call_id})
+    return InternalError(call_id)
+
+
 async def _refuse(context: Context, error: Exception) -> NoReturn:
-    """End the call with the status of ``error``. What we did not foresee is logged, and answered without its cause."""
+    """End the call with the status of ``error``."""
     if isinstance(error, grpc.aio.AbortError | grpc.aio.BaseError):
         # The call is over already: refused by us, or gone at the other end.
         raise error
-    if not isinstance(error, JobStateError):
-        call_id = secrets.token_hex(8)
-        log.error("a call failed", exc_info=error, extra={"call_id": call_id})
-        error = InternalError(call_id)
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+    await context.abort_with_status(rpc_status.to_status(status_of(as_told(error))))
     raise AssertionError("unreachable: abort_with_status raises")

@@ -16,9 +16,9 @@ from jobstate_server.engine.batch import Outcome
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.rpc import limits, validate
-from jobstate_server.rpc.calls import Call
+from jobstate_server.rpc.calls import Call, StreamCall
 from jobstate_server.rpc.page_token import decode_page_token, encode_page_token
-from jobstate_server.rpc.update_stream import update_stream
+from jobstate_server.rpc.update_stream import UpdateStreams
 from jobstate_server.rpc.updates import command_of
 from jobstate_server.store.base import Reader, document_bytes
 from jobstate_server.watch.stream import Watch, Watching
@@ -53,11 +53,11 @@ class JobService:
         self._watching = watching
         self._job_types = job_types
         self._clock = clock
-        self._draining = asyncio.Event()
+        self._update_streams = UpdateStreams(committer, clock)
 
     def drain(self) -> None:
         """End the streams of updates: what has come is answered, no more is taken."""
-        self._draining.set()
+        self._update_streams.drain()
 
     async def Create(self, request: pb.CreateRequest, call: Call) -> bytes:
         return await self._change("create", request, call)
@@ -124,8 +124,8 @@ class JobService:
         outcome = await self._submit(kind, request, call)
         return embed(_JOB, encode_whole(outcome.jobs[0]))
 
-    def StreamUpdates(self, requests: AsyncIterator[pb.StreamUpdatesRequest], call: Call) -> AsyncIterator[bytes]:
-        return update_stream(requests, call, self._committer, self._clock, self._draining)
+    def StreamUpdates(self, requests: AsyncIterator[bytes], call: StreamCall) -> AsyncIterator[bytes]:
+        return self._update_streams.answers(requests, call)
 
     async def WatchEvents(self, request: pb.WatchEventsRequest, call: Call) -> AsyncIterator[bytes]:
         validate.watch_events(request)

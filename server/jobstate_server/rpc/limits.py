@@ -18,6 +18,18 @@ CALLS_MAX = 4_096
 STREAMS_MAX = 1_024
 """StreamUpdates streams open at once."""
 
+STREAMS_BYTES_MAX = 64 * MEBIBYTE
+"""Batches under way and answers not yet read, of all StreamUpdates streams: eight batches of the largest."""
+
+STREAMS_CONNECTION_BYTES_MAX = STREAMS_BYTES_MAX // 4
+"""Of that, what one connection may hold: two of the largest batches, and no three can shut out a fourth."""
+
+OUTCOME_BYTES = 512
+"""What an update's outcome is reckoned at before it is known: a refusal with its message. Others take a tenth."""
+
+UNREAD_S = 10.0
+"""Seconds without an answer being read, after which a stream is ended if others wait for the memory that it holds."""
+
 BATCH_ITEMS_MAX = 1_000
 """Items of a batch: twice what one transaction takes in, so that a batch never holds up others for long."""
 
@@ -30,6 +42,9 @@ RESPONSE_BYTES_MAX = MEBIBYTE
 
 PAGE_TOKEN_LENGTH_MAX = 512
 """Characters of a page token; ours have at most 300."""
+
+JOB_ID_LENGTH_MAX = 128
+"""Characters of a job's id: room for a URN or two UUIDs; every event and index entry carries it."""
 
 JOB_TYPE_LENGTH_MAX = 64
 """Characters of a job type: it is part of every index, tally and label."""

@@ -1,135 +1,211 @@
 """One StreamUpdates stream: batches in, outcomes out in the same order, several batches under way at once.
 
-Reading waits while the committer's queue is full or too many batches await their answer, and gRPC's flow control then
-makes the client wait: that is the back-pressure.
+Reading waits while the committer's queue is full, while too many batches await their answer, or while the client leaves
+too many bytes of answers unread. gRPC's flow control then makes the client wait: that is the back-pressure.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.clock import Clock
-from jobstate_server.domain.commands import Command
-from jobstate_server.domain.errors import Draining, InvalidField, JobStateError
+from jobstate_server.domain.commands import Command, Create
+from jobstate_server.domain.errors import Draining, JobStateError, Overloaded
 from jobstate_server.engine.batch import Verdict
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import RETRY_DELAY_S
 from jobstate_server.rpc import limits
-from jobstate_server.rpc.calls import Call
+from jobstate_server.rpc.byte_budget import ByteBudget, Share
+from jobstate_server.rpc.calls import StreamCall, as_told
 from jobstate_server.rpc.errors import status_code
+from jobstate_server.rpc.update_batch import UnreadableUpdate, UpdateBatch, read_batch, reckoned_bytes
 from jobstate_server.rpc.updates import command_of_update
 
 BATCHES_UNDER_WAY_MAX = 8
 """Batches of one stream that await their answer: enough to keep the committer busy over a slow network."""
 
 
-class _Batch(NamedTuple):
-    """A batch whose commands have been handed on."""
+class _Refused(NamedTuple):
+    """An update that never became a command."""
 
-    request: pb.StreamUpdatesRequest
-    refused: dict[int, JobStateError]
-    """By index: the updates that never became commands."""
-    verdicts: asyncio.Future[list[Verdict]]
+    id: str
+    error: JobStateError
+
+
+class _Batch:
+    """A batch whose commands have been handed on; its answer is encoded as soon as they are decided."""
+
+    def __init__(self, share: Share, size: int, number: int) -> None:
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.held = size
+        """Bytes of the stream's share: reckoned while the batch is under way, then of the answer until it is read."""
+        self._share = share
+        self._number = number
+        self._ids: list[str] = []
+        """Those that the updates of the commands name."""
+        self._refused: dict[int, _Refused] = {}
+        self._verdicts: asyncio.Future[list[Verdict]] | None = None
+
+    async def hand_on(
+        self, batch: UpdateBatch, call: StreamCall, committer: Committer, clock: Clock, size: int
+    ) -> None:
+        """Have the commands in this batch committed, once there is room for them."""
+        commands: list[Command] = []
+        for index, update in enumerate(batch.updates):
+            if isinstance(update, UnreadableUpdate):
+                self._refused[index] = _Refused(*update)
+                continue
+            command = _command_or_refusal(update, call, clock)
+            if isinstance(command, _Refused):
+                self._refused[index] = command
+            else:
+                commands.append(command)
+                # The request itself is not kept: it may be large, and its client may never read the answer.
+                self._ids.append(command.job_id if type(command) is not Create else update.create.id)
+        self._verdicts = verdicts = await committer.submit_many(commands, size)
+        verdicts.add_done_callback(self._decided)
+
+    def _decided(self, verdicts: asyncio.Future[list[Verdict]]) -> None:
+        self._verdicts = None
+        if self.answer.done():
+            return
+        if verdicts.cancelled():
+            self.answer.cancel()
+            return
+        try:
+            answer = self._encode(verdicts.result())
+        except Exception as error:
+            self.answer.set_exception(error)
+        else:
+            self._share.resize(self.held, len(answer))
+            self.held = len(answer)
+            self.answer.set_result(answer)
+
+    def _encode(self, verdicts: Sequence[Verdict]) -> bytes:
+        answer = pb.StreamUpdatesResponse(batch=self._number)
+        decided = iter(zip(self._ids, verdicts, strict=True))
+        add, refused = answer.outcomes.add, self._refused
+        for index in range(len(verdicts) + len(refused)):
+            if refused and index in refused:
+                _fill_refusal(add(), *refused[index])
+                continue
+            job_id, verdict = next(decided)
+            if isinstance(verdict, JobStateError):
+                _fill_refusal(add(), job_id, verdict)
+            else:
+                job = verdict.jobs[0]
+                add(id=job.id, version=job.version, attempt=job.attempt, state=job_pb2.JobState.ValueType(job.state))
+        return answer.SerializeToString()
+
+    def drop(self) -> None:
+        """Nobody is there to hear of it any more: what has not been begun is not done."""
+        if self._verdicts is not None:
+            self._verdicts.cancel()
+        if not self.answer.cancel() and not self.answer.cancelled():
+            # Looked at, so that asyncio does not report it.
+            self.answer.exception()
 
 
 _Answerable = _Batch | Exception | None
 """A batch, what broke the stream off, or its end."""
 
 
-async def update_stream(
-    requests: AsyncIterator[pb.StreamUpdatesRequest],
-    call: Call,
-    committer: Committer,
-    clock: Clock,
-    draining: asyncio.Event,
-) -> AsyncIterator[bytes]:
-    """The encoded answers to a stream of batches.
+class UpdateStreams:
+    """Makes the streams of updates of a server."""
 
-    Args:
-        draining: set when the server stops; the stream then takes no more batches and answers those it has.
+    def __init__(self, committer: Committer, clock: Clock, budget: ByteBudget | None = None) -> None:
+        self._committer = committer
+        self._clock = clock
+        self._budget = budget or ByteBudget()
+        self._draining = asyncio.Event()
 
-    Raises:
-        InvalidField: a batch is too large; those before it have been answered.
-        Draining: the server is stopping; those before it have been answered.
-    """
-    under_way: asyncio.Queue[_Answerable] = asyncio.Queue(BATCHES_UNDER_WAY_MAX)
-    reading = asyncio.create_task(_read(requests, call, committer, clock, under_way))
-    stopping = asyncio.create_task(_stop_reading(reading, draining, under_way))
-    try:
-        while (batch := await under_way.get()) is not None:
-            if isinstance(batch, Exception):
-                raise batch
-            verdicts = await batch.verdicts
-            yield _answer(batch, verdicts)
-    finally:
-        reading.cancel()
-        stopping.cancel()
-        # Nobody is there to hear of these any more: what has not been begun is dropped.
-        while not under_way.empty():
-            left = under_way.get_nowait()
-            if isinstance(left, _Batch):
-                left.verdicts.cancel()
+    def drain(self) -> None:
+        """The server stops: streams take no more batches and answer those they have."""
+        self._draining.set()
 
+    async def answers(self, requests: AsyncIterator[bytes], call: StreamCall) -> AsyncIterator[bytes]:
+        """The encoded answers to a stream of encoded batches.
 
-async def _read(
-    requests: AsyncIterator[pb.StreamUpdatesRequest],
-    call: Call,
-    committer: Committer,
-    clock: Clock,
-    under_way: asyncio.Queue[_Answerable],
-) -> None:
-    try:
-        async for request in requests:
-            await under_way.put(await _hand_on(request, call, committer, clock))
-    except Exception as error:
-        await under_way.put(error)
-    else:
-        await under_way.put(None)
-
-
-async def _stop_reading(
-    reading: asyncio.Task[None], draining: asyncio.Event, under_way: asyncio.Queue[_Answerable]
-) -> None:
-    await draining.wait()
-    reading.cancel()
-    await under_way.put(Draining(RETRY_DELAY_S))
-
-
-async def _hand_on(request: pb.StreamUpdatesRequest, call: Call, committer: Committer, clock: Clock) -> _Batch:
-    count = len(request.updates)
-    if count > limits.BATCH_ITEMS_MAX:
-        raise InvalidField("updates", f"has {count} values, at most {limits.BATCH_ITEMS_MAX} are allowed")
-    commands: list[Command] = []
-    refused: dict[int, JobStateError] = {}
-    for index, update in enumerate(request.updates):
+        Raises:
+            InvalidField, MessageTooLarge: a batch is too large, or is none; those before it have been answered.
+            Draining: the server is stopping; those before it have been answered.
+        """
+        loop = asyncio.get_running_loop()
+        share = self._budget.share(call.connection, lambda: call.end(_unread()))
+        under_way: asyncio.Queue[_Answerable] = asyncio.Queue(BATCHES_UNDER_WAY_MAX)
+        reading = asyncio.create_task(self._read(requests, call, share, under_way))
+        stopping = asyncio.create_task(self._stop_reading(reading, under_way))
+        batch: _Answerable = None
         try:
-            commands.append(command_of_update(update, call, clock.now))
-        except JobStateError as refusal:
-            refused[index] = refusal
-    return _Batch(request, refused, await committer.submit_many(commands, request.ByteSize()))
+            while (batch := await under_way.get()) is not None:
+                if isinstance(batch, Exception):
+                    raise batch
+                answer = await batch.answer
+                share.unread_since = loop.time()
+                yield answer
+                share.unread_since = None
+                share.resize(batch.held, 0)
+        finally:
+            reading.cancel()
+            stopping.cancel()
+            if isinstance(batch, _Batch):
+                batch.drop()
+            while not under_way.empty():
+                left = under_way.get_nowait()
+                if isinstance(left, _Batch):
+                    left.drop()
+            share.close()
 
-
-def _answer(batch: _Batch, verdicts: list[Verdict]) -> bytes:
-    answer = pb.StreamUpdatesResponse(batch=batch.request.batch)
-    decided = iter(verdicts)
-    add = answer.outcomes.add
-    for index, update in enumerate(batch.request.updates):
-        verdict = batch.refused.get(index) or next(decided)
-        if isinstance(verdict, JobStateError):
-            _fill_refusal(add(), update, verdict)
+    async def _read(
+        self,
+        requests: AsyncIterator[bytes],
+        call: StreamCall,
+        share: Share,
+        under_way: asyncio.Queue[_Answerable],
+    ) -> None:
+        try:
+            async for raw in requests:
+                size = reckoned_bytes(raw)
+                await share.take(size)
+                read = read_batch(raw)
+                batch = _Batch(share, size, read.number)
+                await batch.hand_on(read, call, self._committer, self._clock, len(raw))
+                try:
+                    await under_way.put(batch)
+                except asyncio.CancelledError:
+                    batch.drop()
+                    raise
+        except Exception as error:
+            await under_way.put(error)
         else:
-            job = verdict.jobs[0]
-            add(id=job.id, version=job.version, attempt=job.attempt, state=job_pb2.JobState.ValueType(job.state))
-    return answer.SerializeToString()
+            await under_way.put(None)
+
+    async def _stop_reading(self, reading: asyncio.Task[None], under_way: asyncio.Queue[_Answerable]) -> None:
+        await self._draining.wait()
+        reading.cancel()
+        await under_way.put(Draining(RETRY_DELAY_S))
 
 
-def _fill_refusal(outcome: pb.UpdateOutcome, update: pb.JobUpdate, error: JobStateError) -> None:
-    kind = update.WhichOneof("update")
-    outcome.id = getattr(update, kind).id if kind is not None else ""
+def _unread() -> Overloaded:
+    return Overloaded("the answers were not read while others waited for their memory", RETRY_DELAY_S)
+
+
+def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, clock: Clock) -> Command | _Refused:
+    try:
+        return command_of_update(update, call, clock.now)
+    except Exception as error:
+        # Whatever is wrong with an update is told in its place, and the others of its batch go on.
+        kind = update.WhichOneof("update")
+        return _Refused(getattr(update, kind).id if kind is not None else "", as_told(error))
+
+
+def _fill_refusal(outcome: pb.UpdateOutcome, job_id: str, error: JobStateError) -> None:
+    # What was sent as an id may be megabytes long, and its sender knows it.
+    outcome.id = job_id[: limits.JOB_ID_LENGTH_MAX]
     outcome.refusal.code = status_code(type(error)).value[0]
     outcome.refusal.reason = error.reason
     outcome.refusal.message = error.message

@@ -8,6 +8,8 @@ Source: protobuf.dev, "Encoding", sections "Message Structure" and "Last One Win
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 _VARINT = 0
 _LENGTH_DELIMITED = 2
 
@@ -45,3 +47,48 @@ def length_tag(field: int) -> bytes:
 def embed(tag: bytes, message: bytes) -> bytes:
     """An encoded message as a field of another."""
     return b"%b%b%b" % (tag, varint(len(message)), message)
+
+
+def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The number and value of each top-level field, in order: an int of a varint, else the bytes as they stand.
+
+    What is inside the fields is not looked at.
+
+    Raises:
+        ValueError: these bytes are no message, whatever its type.
+    """
+    at, end = 0, len(message)
+    while at < end:
+        tag, at = _read_varint(message, at)
+        match tag & 7:
+            case 0:
+                number, at = _read_varint(message, at)
+                yield tag >> 3, number
+                continue
+            case 1:
+                length = 8
+            case 2:
+                length, at = _read_varint(message, at)
+            case 5:
+                length = 4
+            case _:
+                # Groups, which proto3 does not have.
+                raise ValueError("a field of an unknown kind")
+        if at + length > end:
+            raise ValueError("a field is cut short")
+        yield tag >> 3, message[at : at + length]
+        at += length
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    """The varint that begins at ``at``, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & (1 << 64) - 1, at
+    raise ValueError("a number without an end")

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/jobstate/jobstate/client/examples/go/watch"
 	jobstatev1 "github.com/jobstate/jobstate/generated/go/jobstate/v1"
@@ -54,6 +55,8 @@ func main() {
 		err = deadline(ctx, jobs)
 	case "large":
 		err = large(ctx, jobs, os.Args[3])
+	case "poison":
+		err = poison(ctx, jobs)
 	}
 	if err != nil {
 		log.Fatal(err)
@@ -151,6 +154,63 @@ func large(ctx context.Context, jobs jobstatev1.JobServiceClient, mebibytes stri
 	_, err = jobs.Create(ctx, &jobstatev1.CreateRequest{JobType: "default", SourceId: source})
 	tell(err)
 	return nil
+}
+
+// poison reports on forty jobs in a batch with one report that no server can parse, then on that job by itself.
+func poison(ctx context.Context, jobs jobstatev1.JobServiceClient) error {
+	ids := []string{"culprit"}
+	for number := range 40 {
+		ids = append(ids, fmt.Sprintf("job-%d", number))
+	}
+	progress := func(id string, metadata *structpb.Struct) *jobstatev1.JobUpdate {
+		report := &jobstatev1.UpdateProgressRequest{Id: id, Attempt: proto.Int32(1), Progress: proto.Int32(50), Metadata: metadata}
+		return &jobstatev1.JobUpdate{Update: &jobstatev1.JobUpdate_Progress{Progress: report}}
+	}
+	var created, reports []*jobstatev1.JobUpdate
+	for _, id := range ids {
+		create, start := &jobstatev1.CreateRequest{Id: id, JobType: "default"}, &jobstatev1.StartRequest{Id: id}
+		created = append(created,
+			&jobstatev1.JobUpdate{Update: &jobstatev1.JobUpdate_Create{Create: create}},
+			&jobstatev1.JobUpdate{Update: &jobstatev1.JobUpdate_Start{Start: start}})
+		var metadata *structpb.Struct
+		if id == "culprit" {
+			metadata = nested(500)
+		}
+		reports = append(reports, progress(id, metadata))
+	}
+	stream, err := jobs.StreamUpdates(ctx)
+	if err != nil {
+		return err
+	}
+	for _, updates := range [][]*jobstatev1.JobUpdate{created, reports, {progress("culprit", nil)}} {
+		if err := stream.Send(&jobstatev1.StreamUpdatesRequest{Updates: updates}); err != nil {
+			return err
+		}
+		answer, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		accepted := 0
+		var refused []string
+		for _, outcome := range answer.Outcomes {
+			if outcome.Refusal == nil {
+				accepted++
+			} else {
+				refused = append(refused, outcome.Id, outcome.Refusal.Reason)
+			}
+		}
+		fmt.Println(strings.Join(append([]string{strconv.Itoa(accepted)}, refused...), " "))
+	}
+	return stream.CloseSend()
+}
+
+// nested is a document with this many levels.
+func nested(levels int) *structpb.Struct {
+	document := &structpb.Struct{}
+	for range levels {
+		document = &structpb.Struct{Fields: map[string]*structpb.Value{"k": structpb.NewStructValue(document)}}
+	}
+	return document
 }
 
 // tell prints the code of an error, the reason, and what stands beside it.

@@ -2,6 +2,8 @@
 // watch it uses.
 
 import com.google.protobuf.Any;
+import com.google.protobuf.Struct;
+import com.google.protobuf.Value;
 import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.ResourceInfo;
@@ -11,12 +13,16 @@ import io.grpc.ManagedChannelBuilder;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
+import io.grpc.stub.StreamObserver;
 import io.jobstate.v1.CreateRequest;
 import io.jobstate.v1.EventType;
 import io.jobstate.v1.GetRequest;
 import io.jobstate.v1.JobServiceGrpc;
 import io.jobstate.v1.JobServiceGrpc.JobServiceBlockingStub;
 import io.jobstate.v1.ListJobTypesRequest;
+import io.jobstate.v1.StreamUpdatesRequest;
+import io.jobstate.v1.StreamUpdatesResponse;
+import io.jobstate.v1.UpdateOutcome;
 import io.jobstate.v1.WatchEventsRequest;
 import io.jobstate.v1.WatchStart;
 import java.io.IOException;
@@ -26,8 +32,11 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
+import java.util.stream.IntStream;
+import java.util.stream.Stream;
 
 public final class Probe {
   private static final int MEBIBYTE = 1024 * 1024;
@@ -47,6 +56,7 @@ public final class Probe {
         case "drained" -> drained(jobs);
         case "deadline" -> deadline(jobs);
         case "large" -> large(jobs, Integer.parseInt(arguments[2]));
+        case "poison" -> poison(channel);
         default -> throw new IllegalArgumentException("no such kind: " + arguments[0]);
       }
     } finally {
@@ -138,6 +148,58 @@ public final class Probe {
   private static void large(JobServiceBlockingStub jobs, int mebibytes) throws Exception {
     var source = "s".repeat(mebibytes * MEBIBYTE);
     tell(() -> jobs.create(CreateRequest.newBuilder().setJobType("default").setSourceId(source).build()));
+  }
+
+  /** Reports on forty jobs in a batch with one report that no server can parse, then on that job by itself. */
+  private static void poison(ManagedChannel channel) throws Exception {
+    var ids = Stream.concat(Stream.of("culprit"), IntStream.range(0, 40).mapToObj(number -> "job-" + number)).toList();
+    var created = StreamUpdatesRequest.newBuilder();
+    var reports = StreamUpdatesRequest.newBuilder();
+    for (var id : ids) {
+      created.addUpdatesBuilder().getCreateBuilder().setId(id).setJobType("default");
+      created.addUpdatesBuilder().getStartBuilder().setId(id);
+      var report = reports.addUpdatesBuilder().getProgressBuilder().setId(id).setAttempt(1).setProgress(50);
+      if (id.equals("culprit")) {
+        report.setMetadata(nested(500));
+      }
+    }
+    var again = StreamUpdatesRequest.newBuilder();
+    again.addUpdatesBuilder().getProgressBuilder().setId("culprit").setAttempt(1).setProgress(50);
+
+    var answers = new LinkedBlockingQueue<StreamUpdatesResponse>();
+    var requests = JobServiceGrpc.newStub(channel).streamUpdates(new StreamObserver<StreamUpdatesResponse>() {
+      @Override
+      public void onNext(StreamUpdatesResponse answer) {
+        answers.add(answer);
+      }
+
+      @Override
+      public void onError(Throwable failure) {
+        failure.printStackTrace();
+      }
+
+      @Override
+      public void onCompleted() {
+        // All answers have been taken by then.
+      }
+    });
+    for (var batch : List.of(created, reports, again)) {
+      requests.onNext(batch.build());
+      var refused = answers.take().getOutcomesList().stream().filter(UpdateOutcome::hasRefusal).toList();
+      var accepted = batch.getUpdatesCount() - refused.size();
+      var told = refused.stream().map(outcome -> " " + outcome.getId() + " " + outcome.getRefusal().getReason());
+      System.out.println(accepted + told.collect(Collectors.joining()));
+    }
+    requests.onCompleted();
+  }
+
+  /** A document with this many levels. */
+  private static Struct nested(int levels) {
+    var document = Struct.getDefaultInstance();
+    for (var level = 0; level < levels; level++) {
+      document = Struct.newBuilder().putFields("k", Value.newBuilder().setStructValue(document).build()).build();
+    }
+    return document;
   }
 
   /** Makes a call, and prints the code of its error, the reason, and what stands beside it. */

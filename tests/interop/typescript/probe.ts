@@ -2,14 +2,16 @@
 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
+import type { JsonObject, MessageInitShape } from "@bufbuild/protobuf";
 import { durationMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError, createClient, type Client } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
-import { EventType, JobService, WatchResponseKind, WatchStart } from "@jobstate/grpc";
+import { EventType, JobService, JobUpdateSchema, WatchResponseKind, WatchStart } from "@jobstate/grpc";
 import { BadRequestSchema, ErrorInfoSchema, ResourceInfoSchema, RetryInfoSchema } from "@jobstate/grpc/google/rpc";
 import { follow } from "./watch.js";
 
 type Jobs = Client<typeof JobService>;
+type Update = MessageInitShape<typeof JobUpdateSchema>;
 
 const MEBIBYTE = 1 << 20;
 
@@ -77,6 +79,38 @@ async function large(jobs: Jobs, mebibytes: number): Promise<void> {
   await jobs.create({ jobType: "default", sourceId: "s".repeat(mebibytes * MEBIBYTE) }).catch(tell);
 }
 
+/** Reports on forty jobs in a batch with one report that no server can parse, then on that job by itself. */
+async function poison(jobs: Jobs): Promise<void> {
+  const ids = ["culprit", ...Array.from({ length: 40 }, (_, number) => `job-${number}`)];
+  const report = (id: string, metadata?: JsonObject): Update => ({
+    update: { case: "progress", value: { id, attempt: 1, progress: 50, metadata } },
+  });
+  const created = ids.flatMap((id): Update[] => [
+    { update: { case: "create", value: { id, jobType: "default" } } },
+    { update: { case: "start", value: { id } } },
+  ]);
+  const reports = ids.map((id) => report(id, id === "culprit" ? nested(500) : undefined));
+  async function* batches(): AsyncGenerator<{ updates: Update[] }> {
+    for (const updates of [created, reports, [report("culprit")]]) {
+      yield { updates };
+    }
+  }
+  for await (const { outcomes } of jobs.streamUpdates(batches())) {
+    const refused = outcomes.filter(({ refusal }) => refusal !== undefined);
+    const told = refused.flatMap(({ id, refusal }) => [id, refusal!.reason]);
+    console.log([outcomes.length - refused.length, ...told].join(" "));
+  }
+}
+
+/** A document with this many levels. */
+function nested(levels: number): JsonObject {
+  let document: JsonObject = {};
+  for (let level = 0; level < levels; level++) {
+    document = { k: document };
+  }
+  return document;
+}
+
 /** Prints the code of an error, the reason, and what stands beside it. */
 function tell(reason: unknown): void {
   const error = ConnectError.from(reason);
@@ -105,5 +139,6 @@ const kinds: Record<string, () => Promise<void>> = {
   drained: () => drained(jobs),
   deadline: () => deadline(jobs),
   large: () => large(jobs, Number(argument)),
+  poison: () => poison(jobs),
 };
 await kinds[kind!]!();

@@ -154,9 +154,11 @@ type JobServiceClient interface {
 	// broken stream, batches not yet answered may or may not have been applied: send them again, with their
 	// request_ids.
 	//
-	// Errors of an update stand in its outcome. The stream itself ends with INVALID_ARGUMENT (INVALID_FIELD) on a batch
-	// of more than 1,000 updates, RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before
-	// have then been answered.
+	// Errors of an update stand in its outcome, also that of an update that cannot be parsed. The stream itself ends with
+	// INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
+	// RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
+	// ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
+	// answers while others wait for the memory that they take.
 	StreamUpdates(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamUpdatesRequest, StreamUpdatesResponse], error)
 	// WatchEvents streams every matching change as it happens, from now, from the oldest event kept, or from where an
 	// earlier watch stopped.
@@ -468,9 +470,11 @@ type JobServiceServer interface {
 	// broken stream, batches not yet answered may or may not have been applied: send them again, with their
 	// request_ids.
 	//
-	// Errors of an update stand in its outcome. The stream itself ends with INVALID_ARGUMENT (INVALID_FIELD) on a batch
-	// of more than 1,000 updates, RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before
-	// have then been answered.
+	// Errors of an update stand in its outcome, also that of an update that cannot be parsed. The stream itself ends with
+	// INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
+	// RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
+	// ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
+	// answers while others wait for the memory that they take.
 	StreamUpdates(grpc.BidiStreamingServer[StreamUpdatesRequest, StreamUpdatesResponse]) error
 	// WatchEvents streams every matching change as it happens, from now, from the oldest event kept, or from where an
 	// earlier watch stopped.

@@ -1,0 +1,128 @@
+"""Memory for what streams have under way, in bytes: shared by all, of which one connection gets a part.
+
+A stream takes what a batch holds and gives it back when the answer has gone out. While there is nothing left it is not
+read any further, and gRPC's flow control makes its client wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+
+from jobstate_server.rpc.limits import STREAMS_BYTES_MAX, STREAMS_CONNECTION_BYTES_MAX, UNREAD_S
+
+
+class Share:
+    """What one stream holds."""
+
+    def __init__(self, budget: ByteBudget, connection: str, on_stalled: Callable[[], None]) -> None:
+        self._budget = budget
+        self.connection = connection
+        self.on_stalled = on_stalled
+        """Called when others wait for what this stream holds while its client does not read."""
+        self.held = 0
+        self.unread_since: float | None = None
+        """Since when an answer waits for the client to read it; None when none does."""
+
+    async def take(self, size: int) -> None:
+        """Hold this many bytes more, once there is room for them."""
+        await self._budget.take(self, size)
+
+    def resize(self, old: int, new: int) -> None:
+        """Hold ``new`` bytes in place of ``old`` that were taken. Never waits: what is there is there."""
+        self._budget.add(self, new - old)
+
+    def close(self) -> None:
+        """Give back everything."""
+        self._budget.close(self)
+
+
+class ByteBudget:
+    """The bytes of all streams. Its methods belong on the event loop's thread."""
+
+    def __init__(
+        self,
+        limit: int = STREAMS_BYTES_MAX,
+        of_connection: int = STREAMS_CONNECTION_BYTES_MAX,
+        unread_s: float = UNREAD_S,
+    ) -> None:
+        self.held = 0
+        self._limit = limit
+        self._of_connection = of_connection
+        self._unread_s = unread_s
+        self._by_connection: Counter[str] = Counter()
+        self._shares: dict[Share, None] = {}
+        self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Streams that are not read because there is no room for their next batch."""
+        return len(self._waiting)
+
+    def share(self, connection: str, on_stalled: Callable[[], None]) -> Share:
+        """The share of a stream that begins."""
+        share = Share(self, connection, on_stalled)
+        self._shares[share] = None
+        return share
+
+    def _has_room(self, share: Share, size: int) -> bool:
+        of_connection = self._by_connection[share.connection]
+        # Whoever holds nothing gets what it needs of an empty budget, however much that is.
+        has_connection = not of_connection or of_connection + size <= self._of_connection
+        return has_connection and (not self.held or self.held + size <= self._limit)
+
+    def add(self, share: Share, size: int) -> None:
+        """Count bytes more, or fewer, that a stream holds."""
+        share.held += size
+        self.held += size
+        self._by_connection[share.connection] += size
+        if size < 0:
+            self._wake()
+
+    async def take(self, share: Share, size: int) -> None:
+        """Wait for room, in turn among those who wait for the same; then count."""
+        if self._has_room(share, size):
+            self.add(share, size)
+            return
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((share, size, granted))
+        try:
+            while not granted.done():
+                await asyncio.wait((granted,), timeout=self._unread_s)
+                if not granted.done():
+                    self._end_stalled(share, size)
+        finally:
+            if granted.cancel():
+                self._waiting.remove((share, size, granted))
+        await granted
+
+    def _wake(self) -> None:
+        for waiting in tuple(self._waiting):
+            share, size, granted = waiting
+            if self._has_room(share, size):
+                self._waiting.remove(waiting)
+                granted.set_result(None)
+                self.add(share, size)
+
+    def _end_stalled(self, waiting: Share, size: int) -> None:
+        """End the streams that have not been read for too long and hold what this one waits for."""
+        before = asyncio.get_running_loop().time() - self._unread_s
+        is_full = self.held + size > self._limit
+        for share in self._shares:
+            is_unread = share.unread_since is not None and share.unread_since <= before
+            is_in_the_way = is_full or share.connection == waiting.connection
+            if is_unread and is_in_the_way and share is not waiting:
+                share.unread_since = None
+                share.on_stalled()
+
+    def close(self, share: Share) -> None:
+        """Forget a stream, also what it waits for."""
+        self._shares.pop(share, None)
+        for waiting in tuple(self._waiting):
+            if waiting[0] is share:
+                self._waiting.remove(waiting)
+                waiting[2].cancel()
+        self.add(share, -share.held)
+        if not self._by_connection[share.connection]:
+            del self._by_connection[share.connection]
