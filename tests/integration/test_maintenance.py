@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
+from cronsim import CronSim
 from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_pb2
@@ -453,6 +454,48 @@ async def test_an_instant_that_was_missed_runs_once_when_the_server_is_back(
     claimed.clear()
     async with serving(path, clock, schedules={}):
         assert claimed == []
+
+
+@pytest.mark.usefixtures("unrung")
+async def test_a_duty_that_never_ran_runs_once_when_one_of_its_instants_has_passed_since_the_store_was_made(
+    path: Path, clock: WatchedClock
+) -> None:
+    schedules = {"cleanup": "0 2 * * *", "evict_inactive": "0 2 * * sun", "check_stale": "0 0 29 2 *"}
+    async with serving(path, clock, schedules=schedules):
+        pass
+    clock.advance(DAY)
+    async with serving(path, clock, schedules=schedules) as running:
+        await asyncio.gather(*running.server.schedule._runs)
+        after = await tasks(running)
+
+    ran = {name for name, task in after.items() if task.HasField("last_run")}
+    # The store was made on a Tuesday.
+    assert ran & {"cleanup", "evict-inactive", "check-stale"} == {"cleanup"}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "away"),
+    [("0 2 * * sun", 30 * DAY), ("0 2 1 * *", 50 * DAY), ("0 0 29 2 *", 200 * DAY), ("* * * * *", 3_000 * DAY)],
+)
+@pytest.mark.usefixtures("unrung")
+async def test_a_missed_instant_runs_however_long_ago_it_was(
+    path: Path, clock: WatchedClock, schedule: str, away: int
+) -> None:
+    async with serving(path, clock, schedules={"cleanup": schedule}) as running:
+        (duty,) = [duty for duty in running.server.schedule.duties if duty.name == "cleanup"]
+        await running.server.schedule.run_claimed(duty, clock.now())
+    clock.advance(away)
+    runs = []
+    for _ in range(2):
+        async with serving(path, clock, schedules={"cleanup": schedule}) as running:
+            await asyncio.gather(*running.server.schedule._runs)
+            runs.append((await running.server.readers.run(lambda reader: reader.task_runs()))["cleanup"])
+
+    missed, again = runs
+    assert again == missed
+    instants = CronSim(schedule, datetime.fromtimestamp(clock.now() / SECOND, UTC), reverse=True)
+    assert missed.last_due == next(instants).timestamp() * SECOND
+    assert missed.start_time == clock.now()
 
 
 @pytest.mark.usefixtures("unrung")

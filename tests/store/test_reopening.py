@@ -6,7 +6,7 @@ from zlib import crc32
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.domain.clock import SECOND, ManualClock
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import ChangedJob, Changes
 
@@ -112,3 +112,13 @@ def test_a_refused_transaction_is_not_there_after_reopening(home: Home, clock: M
     with opened(home, clock) as store:
         assert contents(store).jobs == []
         assert contents(store).log == (0, 0, 0, 0)
+
+
+def test_when_the_store_was_made_is_written_down_once(home: Home, clock: ManualClock) -> None:
+    with opened(home, clock) as store, reading(store) as reader:
+        made = reader.create_time()
+        assert made > 0
+    clock.advance(SECOND)
+
+    with opened(home, clock) as store, reading(store) as reader:
+        assert reader.create_time() == made

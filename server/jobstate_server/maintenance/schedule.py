@@ -23,9 +23,9 @@ from jobstate_server.store.base import REPLICA_LEASE, TaskRun
 
 log = logging.getLogger(__name__)
 
-_LOOK_BACK = timedelta(hours=25)
-"""How far back a missed instant is looked for. Daily is the rarest default; a rarer duty waits for its next instant."""
-
+_LOOKS_BACK = (timedelta(hours=1), timedelta(days=1), timedelta(days=32), timedelta(days=366), timedelta(days=9 * 366))
+"""How far back the latest instant is looked for, step by step: frequent ones are found soon, and rare ones are few. The
+rarest is 29 February, which stays away for eight years around 2100."""
 
 _RINGS_EARLY_MAX = timedelta(seconds=30)
 """APScheduler rings by this machine's clock, which may be ahead of the one that replicas share. Two instants of a
@@ -75,7 +75,7 @@ class Schedule:
 
     async def start(self) -> None:
         """Begin to ring; first run what was missed while nobody was up."""
-        last_runs = await self._readers.run(lambda reader: reader.task_runs())
+        last_runs, made = await self._readers.run(lambda reader: (reader.task_runs(), reader.create_time()))
         for duty in self.duties:
             # No grace time: a ring that comes late, because the loop was busy or asleep, is still a ring.
             self._scheduler.add_job(
@@ -83,7 +83,8 @@ class Schedule:
             )
             last = last_runs.get(duty.name)
             latest = self._latest_instant(duty)
-            if last is not None and latest is not None and last.last_due < latest:
+            # However long ago it was: a duty that never ran is owed one since the store was made.
+            if latest is not None and latest > (made if last is None else last.last_due):
                 self._begin(self.run_claimed(duty, latest))
             else:
                 self._take_over(duty, last)
@@ -137,18 +138,21 @@ class Schedule:
 
     def _next(self, duty: Duty, after: datetime) -> datetime:
         instant: datetime | None = self._triggers[duty.name].get_next_fire_time(None, after + timedelta(microseconds=1))
-        assert instant is not None, "a crontab expression has no last instant"
+        assert instant is not None, "the settings refuse what never comes"
         return instant
 
     def _latest_instant(self, duty: Duty, ahead: timedelta = timedelta()) -> int | None:
-        """The last scheduled instant up to now and ``ahead``, None when there was none for longer than we look back."""
+        """The last scheduled instant up to now and ``ahead``, None when there was none within memory."""
         now = _moment(self._clock.now()) + ahead
-        latest = None
-        instant = self._next(duty, now - _LOOK_BACK)
-        while instant <= now:
-            latest = instant
-            instant = self._next(duty, instant)
-        return None if latest is None else _micros(latest)
+        for span in _LOOKS_BACK:
+            latest = None
+            instant = self._next(duty, now - span)
+            while instant <= now:
+                latest = instant
+                instant = self._next(duty, instant)
+            if latest is not None:
+                return _micros(latest)
+        return None
 
     async def _ring(self, duty: Duty) -> None:
         due = self._latest_instant(duty, _RINGS_EARLY_MAX)

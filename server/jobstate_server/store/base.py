@@ -284,6 +284,9 @@ class Reader(Protocol):
     def log_state(self) -> LogState:
         """A fresh look at the log."""
 
+    def create_time(self) -> int:
+        """When the store was made, or first opened by a program that writes this down."""
+
     def event(self, sequence: int) -> StoredEvent | None:
         """One event, None when it is not (or no longer) in the log."""
 

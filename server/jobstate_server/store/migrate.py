@@ -80,6 +80,13 @@ def bring_up_to_date(database: Database, dialect: str) -> list[int]:
     return [migration.version for migration in applied]
 
 
+def note_create_time(database: Database, now: int) -> None:
+    """Write down when the store was made, unless that was done."""
+    ((known,),) = database.execute(LogRow.select(LogRow.create_time)).fetchall()
+    if not known:
+        database.execute(LogRow.update(create_time=now).where(LogRow.create_time == 0))
+
+
 def _schema(database: Database, dialect: str) -> tuple[int, int]:
     if not _has_schema(database, dialect):
         return 0, 0

@@ -95,6 +95,7 @@ class LogRow(Model):
     id = TextField(primary_key=True)
     head = BigIntegerField()
     bytes = BigIntegerField()
+    create_time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "log"

@@ -282,7 +282,7 @@ class PostgresStore:
             with closing(Postgres(url, {})) as unhurried:
                 check_server(unhurried.wire)
                 migrate.bring_up_to_date(unhurried, "postgres")
-            self.time_of(_row(self.database.wire.execute(sql.NOW))[0])
+            migrate.note_create_time(self.database, self.time_of(_row(self.database.wire.execute(sql.NOW))[0]))
             self.log_id: str = self.database.rows(LogRow.select(LogRow.id))[0][0]
         except (PeeweeException, psycopg.Error, StoreError) as error:
             self.database.close()

@@ -146,6 +146,10 @@ class SqlReader:
         ).join(HorizonRow, on=(HorizonRow.id == LogRow.id))
         return LogState(*self._rows(query)[0])
 
+    def create_time(self) -> int:
+        time: int = self._rows(LogRow.select(LogRow.create_time))[0][0]
+        return time
+
     def event(self, sequence: int) -> StoredEvent | None:
         rows = self._rows(EventRow.select(*_EVENT_FIELDS).where(EventRow.sequence == sequence))
         return StoredEvent(*rows[0]) if rows else None

@@ -301,6 +301,7 @@ class SqliteStore:
             self._database = self._connect()
             try:
                 migrate.bring_up_to_date(self._database, "sqlite")
+                migrate.note_create_time(self._database, clock.now())
                 self._statements = Statements(self._database)
                 self.log_id: str = self._database.execute(LogRow.select(LogRow.id)).fetchone()[0]
             except BaseException:

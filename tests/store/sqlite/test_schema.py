@@ -81,8 +81,9 @@ def test_a_refused_open_leaves_the_file_to_others(path: Path) -> None:
     with pytest.raises(CannotOpen):
         SqliteStore(path, ManualClock())
 
+    newest = migrate.migrations("sqlite")[-1]
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE schema SET version = 2, usable_from = 1")
+        database.execute("UPDATE schema SET version = ?, usable_from = ?", (newest.version, newest.usable_from))
     with opened_at(path) as store:
         assert keep_events(store, an_event()) == 1
 
