@@ -72,20 +72,6 @@ async def test_check_stale_tells_of_silent_attempts_and_changes_nothing_when_it_
     assert (await get(running, "patient")).state == job_pb2.JOB_STATE_PROCESSING
 
 
-async def test_check_stale_sees_unclaimed_attempts_too(running: Running, clock: WatchedClock) -> None:
-    await create(running)
-    await start(running)
-    await fail(running)
-    clock.advance(SECOND)
-    await settled(running)
-    clock.advance(15 * MINUTE)
-
-    report = await running.server.duties.check_stale.run_once()
-
-    assert report.job_ids == ["job"]
-    assert names(await history(running))[-3:] == ["stale.detected", "failed", "retrying"]
-
-
 async def test_a_report_names_100_jobs_and_counts_all(running: Running, clock: WatchedClock) -> None:
     items = [pb.CreateRequest(id=f"job-{number:03}", job_type="default") for number in range(250)]
     await running.jobs.BatchCreate(pb.BatchCreateRequest(requests=items))

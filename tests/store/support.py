@@ -140,6 +140,7 @@ def an_attempt(job_id: str = "job", number: int = 1, **changes: Any) -> Attempt:
     """An ended attempt with nothing special about it."""
     values: dict[str, Any] = {
         "start_time": 1,
+        "claim_time": 1,
         "end_time": 2,
         "outcome": AttemptOutcome.COMPLETED,
         "worker": "worker",

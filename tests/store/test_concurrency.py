@@ -124,6 +124,7 @@ def test_no_read_waits_for_an_open_transaction(store: Store, threads: ThreadPool
             page_of(reader, 0, EventFilter(job_ids=frozenset({"job"})))
             reader.tallies([])
             reader.oldest_queued("type")
+            reader.oldest_unclaimed("type")
             reader.jobs_in_state("type", JobState.QUEUED, None, 10)
             reader.finished_jobs(10, None, 10)
             reader.overdue(10)

@@ -67,6 +67,22 @@ def test_no_job_is_queued_once_all_have_started(store: Store, reader: Reader) ->
     assert reader.oldest_queued("type") is None
 
 
+def test_the_oldest_unclaimed_attempt_of_a_type_is_told_by_its_start_time(store: Store, reader: Reader) -> None:
+    resumed = a_job(state=JobState.PROCESSING, attempt=2)
+    keep_jobs(
+        store,
+        resumed.evolve(id="a", start_time=30),
+        resumed.evolve(id="b", start_time=20),
+        resumed.evolve(id="c", start_time=10, claimed=True),
+        resumed.evolve(id="d", start_time=5, job_type="other"),
+        a_job("e", start_time=1, state=JobState.CANCELLED),
+    )
+
+    assert reader.oldest_unclaimed("type") == 20
+    assert reader.oldest_unclaimed("other") == 5
+    assert reader.oldest_unclaimed("missing") is None
+
+
 def test_jobs_overdue_are_those_due_before_a_time(store: Store, reader: Reader) -> None:
     keep_jobs(store, a_job("a", due_time=1), a_job("b", due_time=2), a_job("c", due_time=3), a_job("d"))
 

@@ -135,6 +135,7 @@ EXTREME_ATTEMPT = Attempt(
     job_id="job",
     number=INT32_MAX,
     start_time=INT64_MAX,
+    claim_time=INT64_MAX,
     end_time=INT64_MAX,
     outcome=AttemptOutcome.FAILED,
     worker=WIDE_TEXT,

@@ -40,7 +40,14 @@ TOO_LARGE = b"too large"
 _LAST_ERROR = JobError("E_OLD", "an old failure", True, b"old details", 1, NOW - 30 * SECOND)
 
 _STATE_FIELDS: dict[JobState, dict[str, Any]] = {
-    JobState.QUEUED: {"attempt": 0, "claimed": False, "start_time": None, "retry_count": 0, "last_error": None},
+    JobState.QUEUED: {
+        "attempt": 0,
+        "claimed": False,
+        "start_time": None,
+        "claim_time": None,
+        "retry_count": 0,
+        "last_error": None,
+    },
     JobState.PROCESSING: {"attempt_deadline": NOW + 50 * SECOND, "due_time": MOVED},
     JobState.COMPLETED: {"complete_time": NOW - SECOND},
     JobState.FAILED: {"retry_delay": 7 * SECOND},
@@ -90,6 +97,7 @@ def a_job(state: JobState, **changes: Any) -> Job:
         create_time=NOW - 90 * SECOND,
         update_time=NOW - 10 * SECOND,
         start_time=NOW - 20 * SECOND,
+        claim_time=NOW - 15 * SECOND,
         heard_time=NOW - 10 * SECOND,
         duration=5 * SECOND,
     )
@@ -98,7 +106,7 @@ def a_job(state: JobState, **changes: Any) -> Job:
 
 def an_unclaimed_job() -> Job:
     """A job whose attempt the server has resumed, and nobody has taken."""
-    return a_job(JobState.PROCESSING, claimed=False, worker="", attempt_deadline=None, due_time=None)
+    return a_job(JobState.PROCESSING, claimed=False, claim_time=None, worker="", attempt_deadline=None, due_time=None)
 
 
 def decide(job: Job | None, command: c.Command, *, now: int = NOW, decider: Decider | None = None) -> Decision:

@@ -47,11 +47,12 @@ USED = {
 }
 """What ``USAGE`` changes: the difference to what the attempt had reported before."""
 
-ENDED = {"attempt_deadline": None, "due_time": None, "duration": 25 * SECOND}
-"""What the end of an attempt of 20 s changes."""
+ENDED = {"attempt_deadline": None, "due_time": None, "duration": 20 * SECOND}
+"""What the end of an attempt claimed 15 s ago changes."""
 
 GIVEN = {
     "claimed": True,
+    "claim_time": NOW,
     "worker": "new worker",
     "heard_time": NOW,
     "attempt_deadline": NOW + TIMEOUT,
@@ -63,6 +64,7 @@ RESUMED = {
     "state": JobState.PROCESSING,
     "attempt": 3,
     "claimed": False,
+    "claim_time": None,
     "worker": "",
     "progress": 0,
     "progress_message": "",
@@ -118,7 +120,7 @@ BEGINNING = [
         a_job(JobState.QUEUED),
         c.Start(**NAMES, worker="new worker"),
         RESUMED | GIVEN | {"attempt": 1},
-        [(EventType.STARTED, JobState.QUEUED, PROCESSING, Started(resumed=False))],
+        [(EventType.STARTED, JobState.QUEUED, PROCESSING, Started(resumed=False, waited=90 * SECOND))],
     ),
     Case(
         "start without timeout",
@@ -127,7 +129,7 @@ BEGINNING = [
         c.Start(**NAMES, worker="new worker"),
         {name: value for name, value in (RESUMED | GIVEN).items() if name not in ("attempt_deadline", "due_time")}
         | {"attempt": 1},
-        [(EventType.STARTED, JobState.QUEUED, PROCESSING, Started(resumed=False))],
+        [(EventType.STARTED, JobState.QUEUED, PROCESSING, Started(resumed=False, waited=90 * SECOND))],
     ),
     Case(
         "claim",
@@ -135,9 +137,16 @@ BEGINNING = [
         an_unclaimed_job(),
         c.Start(**NAMES, worker="new worker"),
         GIVEN,
-        [(EventType.CLAIMED, PROCESSING, PROCESSING, Claimed("new worker"))],
+        [(EventType.CLAIMED, PROCESSING, PROCESSING, Claimed("new worker", 20 * SECOND))],
     ),
 ]
+
+BY_REPORT = {name: value for name, value in GIVEN.items() if name != "worker"}
+"""What a report changes that claims the attempt, besides what it reports: it names no worker."""
+
+CLAIMING: Told = (EventType.CLAIMED, PROCESSING, PROCESSING, Claimed("", 20 * SECOND))
+UNCLAIMED_END = {"claimed": True, "claim_time": NOW, "heard_time": NOW}
+"""What a report changes that claims the attempt and ends it at once: it took no time."""
 
 PROGRESSING = [
     Case(
@@ -157,12 +166,20 @@ PROGRESSING = [
         [(EventType.PROGRESS, PROCESSING, PROCESSING, None)],
     ),
     Case(
-        "progress back to 0 before anybody claimed the attempt",
-        "progress",
+        "progress that claims the attempt",
+        "claim progress",
         an_unclaimed_job(),
-        c.UpdateProgress(**NAMES, attempt=2, progress=0),
-        {"progress": 0, "heard_time": NOW},
-        [(EventType.PROGRESS, PROCESSING, PROCESSING, None)],
+        c.UpdateProgress(**NAMES, attempt=2, progress=0, metadata=b"{more}", usage=USAGE),
+        BY_REPORT | USED | {"progress": 0, "metadata": b"{metadata}{more}"},
+        [CLAIMING, (EventType.PROGRESS, PROCESSING, PROCESSING, None)],
+    ),
+    Case(
+        "a sign of life that claims the attempt",
+        "claim progress",
+        an_unclaimed_job(),
+        c.UpdateProgress(**NAMES, attempt=2),
+        BY_REPORT,
+        [CLAIMING],
     ),
 ]
 
@@ -192,6 +209,24 @@ ENDING = [
         ENDED | {"state": JobState.COMPLETED, "progress": 100, "complete_time": NOW},
         [(EventType.COMPLETED, PROCESSING, JobState.COMPLETED, None)],
         AttemptOutcome.COMPLETED,
+    ),
+    Case(
+        "complete that claims the attempt",
+        "claim complete",
+        an_unclaimed_job(),
+        c.Complete(**NAMES, attempt=2, usage=USAGE),
+        UNCLAIMED_END | USED | {"state": JobState.COMPLETED, "progress": 100, "complete_time": NOW},
+        [CLAIMING, (EventType.COMPLETED, PROCESSING, JobState.COMPLETED, None)],
+        AttemptOutcome.COMPLETED,
+    ),
+    Case(
+        "fail that claims the attempt",
+        "claim fail retry",
+        an_unclaimed_job(),
+        c.Fail(**FAILURE),
+        UNCLAIMED_END | {"last_error": ERROR} | waiting(2 * SECOND),
+        [CLAIMING, failed(ERROR, RetryDecision.WILL_RETRY, 2 * SECOND), retrying(2 * SECOND)],
+        AttemptOutcome.FAILED,
     ),
     Case(
         "fail and retry by itself",
@@ -314,7 +349,7 @@ RETRIES = [
         "resume",
         a_job(RETRYING),
         c.Resume(**NAMES, attempt=2, due_time=NOW - SECOND),
-        RESUMED | {"next_retry_time": None, "due_time": None},
+        RESUMED | {"start_time": NOW - SECOND, "next_retry_time": None, "due_time": None},
         [RESUMING],
     ),
 ]
@@ -337,6 +372,15 @@ CANCELLING = [
     cancel(PROCESSING, AttemptOutcome.CANCELLED, **ENDED),
     cancel(FAILED),
     cancel(RETRYING, next_retry_time=None, due_time=None),
+    Case(
+        "cancel before anybody claimed the attempt",
+        "cancel",
+        an_unclaimed_job(),
+        c.Cancel(**NAMES, reason="changed my mind"),
+        {"state": JobState.CANCELLED, "cancel_reason": "changed my mind", "complete_time": NOW},
+        [(EventType.CANCELLED, PROCESSING, JobState.CANCELLED, Cancelled("changed my mind"))],
+        AttemptOutcome.CANCELLED,
+    ),
 ]
 
 CASES = [*BEGINNING, *PROGRESSING, *ENDING, *RETRIES, *CANCELLING]
@@ -385,9 +429,11 @@ def test_an_event_is_marked_with_the_documents_that_the_command_set(case: Case) 
     events = decide(case.job, case.command).events
     documents = (getattr(case.command, "metadata", b""), getattr(case.command, "result", b""))
 
-    assert [(event.with_metadata, event.with_result) for event in events] == [
-        (bool(documents[0]), bool(documents[1])) for _ in events
+    own = [event for event in events if event.type is not EventType.CLAIMED]
+    assert [(event.with_metadata, event.with_result) for event in own] == [
+        (bool(documents[0]), bool(documents[1])) for _ in own
     ]
+    assert not any(event.with_metadata or event.with_result for event in events if event not in own)
 
 
 @every_case
@@ -397,14 +443,16 @@ def test_the_record_of_an_attempt_is_made_when_it_ends_and_only_then(case: Case)
     if case.outcome is None:
         assert ended is None
         return
+    claimed = case.changes.get("claim_time", case.job.claim_time)
     usage = USAGE if "estimated_tokens" in case.changes else Usage(tokens=100, cost_nano=200)
     assert ended == Attempt(
         job_id="job",
         number=2,
         start_time=NOW - 20 * SECOND,
+        claim_time=claimed,
         end_time=NOW,
         outcome=case.outcome,
-        worker="old worker",
+        worker=case.job.worker,
         tokens=usage.tokens or 0,
         cost_nano=usage.cost_nano or 0,
         error=case.changes.get("last_error"),

@@ -90,6 +90,7 @@ FULL = Job(
     create_time=1_700_000_000_000_001,
     update_time=1_700_000_000_000_002,
     start_time=1_700_000_000_000_003,
+    claim_time=1_700_000_000_000_007,
     complete_time=1_700_000_000_000_004,
     next_retry_time=1_700_000_000_000_005,
     attempt_deadline=1_700_000_000_000_006,
@@ -104,8 +105,8 @@ EMPTY = Job(id="job", job_type="t", create_time=1, update_time=2)
 
 DETAILS: dict[EventType, tuple[str | None, list[Detail | None]]] = {
     EventType.QUEUED: (None, [None]),
-    EventType.STARTED: ("started", [Started(True), Started(False)]),
-    EventType.CLAIMED: ("claimed", [Claimed("worker-5"), Claimed("")]),
+    EventType.STARTED: ("started", [Started(True), Started(False), Started(False, 0), Started(False, 90 * SECOND)]),
+    EventType.CLAIMED: ("claimed", [Claimed("worker-5", 90 * SECOND), Claimed("", 0)]),
     EventType.PROGRESS: (None, [None]),
     EventType.COMPLETED: (None, [None]),
     EventType.FAILED: (
@@ -130,6 +131,10 @@ sequences = st.integers(1, INT64_MAX) | st.sampled_from([1, 127, 128, 2**31, 2**
 
 def optional_time(message: Any, field: str) -> int | None:
     return times.time_from(getattr(message, field)) if message.HasField(field) else None
+
+
+def optional_span(message: Any, field: str) -> int | None:
+    return times.span_from(getattr(message, field)) if message.HasField(field) else None
 
 
 def document_from(message: Any, field: str) -> bytes:
@@ -158,7 +163,8 @@ FROM_WIRE: dict[str, Callable[[job_pb2.Job], Any]] = {
     **{
         name: lambda message, name=name: optional_time(message, name)  # type: ignore[misc]
         for name in (
-            *("create_time", "update_time", "start_time", "complete_time", "next_retry_time", "attempt_deadline"),
+            *("create_time", "update_time", "start_time", "claim_time", "complete_time", "next_retry_time"),
+            "attempt_deadline",
         )
     },
     "state": lambda message: JobState(message.state),
@@ -292,10 +298,12 @@ def test_the_detail_of_a_listed_event_comes_back(type_: EventType, detail: Detai
     match detail:
         case None:
             pass
-        case Started(resumed):
+        case Started(resumed, waited):
             assert event.started.resumed is resumed
-        case Claimed(worker):
+            assert optional_span(event.started, "waited") == waited
+        case Claimed(worker, waited):
             assert event.claimed.worker == worker
+            assert optional_span(event.claimed, "waited") == waited
         case Failed(error, decision, next_retry_time):
             assert error_from(event.failed.error) == error
             assert event.failed.decision == decision.value
@@ -373,12 +381,14 @@ def test_a_concatenation_of_listed_events_is_a_response_with_all_of_them_in_orde
     assert [event.job.version for event in response.events] == numbers
 
 
+@pytest.mark.parametrize("claim_time", [None, 0, 3 * SECOND // 2])
 @pytest.mark.parametrize("outcome", AttemptOutcome)
-def test_an_attempt_comes_back_in_every_field(outcome: AttemptOutcome) -> None:
+def test_an_attempt_comes_back_in_every_field(outcome: AttemptOutcome, claim_time: int | None) -> None:
     attempt = Attempt(
         job_id="job",
         number=3,
         start_time=SECOND,
+        claim_time=claim_time,
         end_time=2 * SECOND,
         outcome=outcome,
         worker="worker-5",
@@ -393,6 +403,7 @@ def test_an_attempt_comes_back_in_every_field(outcome: AttemptOutcome) -> None:
         job_id="job",
         number=message.number,
         start_time=times.time_from(message.start_time),
+        claim_time=optional_time(message, "claim_time"),
         end_time=times.time_from(message.end_time),
         outcome=AttemptOutcome(message.outcome),
         worker=message.worker,

@@ -15,7 +15,7 @@ from jobstate_server.domain import commands as c
 from jobstate_server.domain.clock import SECOND
 from jobstate_server.domain.decide import Decision
 from jobstate_server.domain.errors import JobStateError
-from jobstate_server.domain.events import Event
+from jobstate_server.domain.events import Claimed, Event, Started
 from jobstate_server.domain.job import Attempt, Job, Usage
 from jobstate_server.domain.statistics import Measure, TallyKey, tally_deltas
 
@@ -55,7 +55,11 @@ class Model:
     retry_delay: int | None = None
     retry_time: int | None = None
     due: int | None = None
+    created: int = 0
     started: int = 0
+    claimed_at: int | None = None
+    waits: tuple[int, ...] = ()
+    """How long each attempt that was claimed had waited."""
     heard: int = 0
     completed: int | None = None
     progress: int = 0
@@ -74,6 +78,7 @@ class Model:
             "state": self.state,
             "attempt": self.attempt,
             "claimed": self.claimed,
+            "claim_time": self.claimed_at,
             "retry_count": self.retries,
             "next_retry_time": self.retry_time,
             "due_time": self.due,
@@ -97,15 +102,27 @@ class Model:
         raise RefusedByModelError("TRANSITION_NOT_ALLOWED")
 
     def begin(self) -> None:
-        self.state, self.claimed = "PROCESSING", False
+        """A new attempt. It stands where its wait was over, or where it was cut short."""
+        over = self.now if self.retry_time is None else min(self.now, self.retry_time)
+        self.started = over
+        self.state, self.claimed, self.claimed_at = "PROCESSING", False, None
         self.attempt += 1
         self.progress, self.message, self.attempt_tokens = 0, "", 0
-        self.started = self.heard = self.now
+        self.heard = self.now
         self.retry_time = self.due = None
 
     def claim(self) -> None:
-        self.claimed, self.heard = True, self.now
+        self.waits += (self.now - (self.created if self.attempt == 1 else self.started),)
+        self.claimed, self.claimed_at, self.heard = True, self.now, self.now
         self.due = None if self.timeout is None else self.now + self.timeout
+
+    def report(self, command: c.AttemptCommand) -> list[str]:
+        """Any report of a worker: it claims the attempt if nobody has."""
+        self.pass_fence(command)
+        if self.claimed:
+            return []
+        self.claim()
+        return ["CLAIMED"]
 
     def pass_fence(self, command: c.AttemptCommand) -> None:
         if self.state in FINAL:
@@ -124,7 +141,7 @@ class Model:
         self.tokens += more
 
     def update_progress(self, command: c.UpdateProgress) -> list[str]:
-        self.pass_fence(command)
+        told = self.report(command)
         if command.metadata == TOO_LARGE:
             raise RefusedByModelError("INVALID_FIELD")
         self.heard = self.now
@@ -133,23 +150,23 @@ class Model:
         self.message = self.message if command.message is None else command.message
         self.metadata += command.metadata
         silent = command.progress is None and command.message is None and not command.metadata
-        return [] if silent and command.usage.tokens is None else ["PROGRESS"]
+        return told if silent and command.usage.tokens is None else [*told, "PROGRESS"]
 
     def end_attempt(self, state: str) -> None:
         self.state, self.due = state, None
-        self.duration += self.now - self.started
+        self.duration += 0 if self.claimed_at is None else self.now - self.claimed_at
 
     def complete(self, command: c.Complete) -> list[str]:
-        self.pass_fence(command)
+        told = self.report(command)
         self.use(command)
         self.end_attempt("COMPLETED")
         self.progress, self.completed = 100, self.now
-        return ["COMPLETED"]
+        return [*told, "COMPLETED"]
 
     def fail(self, command: c.Fail) -> list[str]:
-        self.pass_fence(command)
+        told = self.report(command)
         self.use(command)
-        return self.go_wrong(command.retryable, command.retry_delay)
+        return [*told, *self.go_wrong(command.retryable, command.retry_delay)]
 
     def go_wrong(self, retryable: bool, retry_delay: int | None) -> list[str]:
         self.end_attempt("FAILED")
@@ -176,6 +193,8 @@ class Model:
         if self.state not in ("FAILED", "RETRYING"):
             raise RefusedByModelError("TRANSITION_NOT_ALLOWED")
         told = self.wait(0 if command.immediately else None) if self.state == "FAILED" else []
+        # Cut short: the attempt begins now, also when the wait was over a moment ago.
+        self.retry_time = self.now if command.immediately else self.retry_time
         if command.immediately:
             self.begin()
             told.append("STARTED")
@@ -202,7 +221,7 @@ class Model:
         return self.go_wrong(True, None)
 
     def mark_stale(self, command: c.MarkStale) -> list[str]:
-        self.still(self.state == "PROCESSING" and self.heard == command.heard_time)
+        self.still(self.state == "PROCESSING" and self.claimed and self.heard == command.heard_time)
         self.still(self.attempt == command.attempt)
         return ["STALE_DETECTED", *self.go_wrong(True, None)]
 
@@ -213,6 +232,12 @@ class Model:
     def still(self, unchanged: bool) -> None:
         if not unchanged:
             raise DroppedByModelError
+
+
+def waits_of(events: list[Event]) -> list[int]:
+    """What the events tell of how long attempts waited for those who claimed them."""
+    details = [event.detail for event in events if isinstance(event.detail, Started | Claimed)]
+    return [detail.waited for detail in details if detail.waited is not None]
 
 
 job_ids = st.sampled_from(["a", "b", "c"])
@@ -232,6 +257,8 @@ class Jobs(RuleBasedStateMachine):
         self.jobs: dict[str, Job] = {}
         self.models: dict[str, Model] = {}
         self.events: dict[str, list[Event]] = {}
+        self.log: list[Event] = []
+        """The events of all jobs, those of deleted ones too."""
         self.ended: dict[str, list[Attempt]] = {}
         self.tallies: Counter[TallyKey] = Counter()
         self.seen: dict[str, Job] = {}
@@ -272,6 +299,7 @@ class Jobs(RuleBasedStateMachine):
     def keep(self, job_id: str, decision: Decision) -> None:
         assert decision.before is self.jobs.get(job_id)
         self.events.setdefault(job_id, []).extend(decision.events)
+        self.log.extend(decision.events)
         self.ended.setdefault(job_id, []).extend([decision.ended] if decision.ended else [])
         for key, delta in tally_deltas(decision):
             self.tallies[key] += delta
@@ -294,7 +322,7 @@ class Jobs(RuleBasedStateMachine):
         retries, seconds, _, _, _ = POLICIES[job_type]
         timeout = 7 * SECOND if own_timeout else seconds and seconds * SECOND
         retries = retries if max_retries is None else max_retries
-        self.models[job_id] = Model(job_type, retries, timeout, self.now, heard=self.now)
+        self.models[job_id] = Model(job_type, retries, timeout, self.now, created=self.now, heard=self.now)
         self.keep(job_id, decision)
 
     @rule(job_id=job_ids)
@@ -425,8 +453,21 @@ class Jobs(RuleBasedStateMachine):
         for job_id, job in self.jobs.items():
             ended = self.ended[job_id]
             running = job.attempt_tokens if job.state.name == "PROCESSING" else 0
-            assert job.duration == sum(attempt.end_time - attempt.start_time for attempt in ended)
+            claimed = [(attempt.claim_time, attempt.end_time) for attempt in ended]
+            assert job.duration == sum(end - claim for claim, end in claimed if claim is not None)
+            assert all(attempt.start_time <= attempt.end_time for attempt in ended)
             assert job.estimated_tokens == sum(attempt.tokens for attempt in ended) + running
+
+    @invariant()
+    def the_tallies_of_waits_are_the_waits_of_the_claims(self) -> None:
+        waits = waits_of(self.log)
+        summed: Counter[Measure] = Counter()
+        for key, value in self.tallies.items():
+            summed[key[1]] += value
+        assert all(waited >= 0 for waited in waits)
+        assert (summed[Measure.WAIT], summed[Measure.WAIT_HISTOGRAM]) == (sum(waits), len(waits))
+        for job_id, model in self.models.items():
+            assert tuple(waits_of(self.events[job_id])) == model.waits
 
     @invariant()
     def the_tallies_of_stored_jobs_are_the_stored_jobs(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.clock import DAY, SECOND
 from jobstate_server.domain.decide import Decider, Decision
 from jobstate_server.domain.errors import (
     AttemptRequired,
@@ -346,7 +346,11 @@ def test_silence_is_broken_by_a_sign_of_life_and_by_a_claim() -> None:
 
     assert is_dropped(alive, SEEN[2][1])
     assert is_dropped(claimed, SEEN[2][1])
-    assert not is_dropped(an_unclaimed_job(), SEEN[2][1])
+    assert not is_dropped(a_job(JobState.PROCESSING), SEEN[2][1])
+
+
+def test_an_attempt_that_nobody_has_claimed_is_never_stale_however_long_it_waits() -> None:
+    assert is_dropped(an_unclaimed_job(), SEEN[2][1], now=NOW + 365 * DAY)
 
 
 def test_the_server_lets_a_job_rest_whose_type_does_not_retry_by_itself_or_that_may_not_be_retried() -> None:

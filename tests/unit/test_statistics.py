@@ -37,6 +37,8 @@ ENDS = {
     EventType.CANCELLED: JobState.CANCELLED,
 }
 
+CLAIMS = (EventType.STARTED, EventType.CLAIMED)
+
 job_ids = st.sampled_from(["a", "b", "c"])
 usages = st.builds(Usage, tokens=st.none() | st.integers(0, 1_000), cost_nano=st.none() | st.integers(0, 1_000))
 
@@ -109,11 +111,14 @@ class Scene:
         spans = [job.duration for job in ever if job.state is JobState.COMPLETED]
         stored = Counter(job.state for job in self.jobs.values() if job.job_type in wanted)
         judged = ended[JobState.COMPLETED] + ended[JobState.PERMANENTLY_FAILED]
+        waits = [event.time - event.job.ready_time for event in events if event.type in CLAIMS and event.job.claimed]
         return {
             "stored": {state: stored[state] for state in JobState},
             "ended": {state: ended[state] for state in FINAL_STATES},
             "success_rate": ended[JobState.COMPLETED] / judged if judged else None,
             "duration_mean": sum(spans) // len(spans) if spans else None,
+            "wait_mean": sum(waits) // len(waits) if waits else None,
+            "wait_p99": percentile(Counter(map(duration_bucket, waits)), 0.99),
             "retries": sum(event.type is EventType.RETRYING for event in events),
             "tokens": sum(job.estimated_tokens for job in ever),
             "cost_nano": sum(job.estimated_cost_nano for job in ever),
@@ -194,6 +199,7 @@ def test_statistics_of_nothing_say_so() -> None:
     found = statistics("clean_transcript", [])
 
     assert (found.success_rate, found.duration_mean, found.duration_p50) == (None, None, None)
+    assert (found.wait_mean, found.wait_p50, found.wait_p95, found.wait_p99) == (None, None, None, None)
     assert found.stored == dict.fromkeys(JobState, 0)
     assert found.ended == dict.fromkeys(FINAL_STATES, 0)
     assert (found.retries, found.tokens, found.cost_nano) == (0, 0, 0)

@@ -33,8 +33,8 @@ _EPOCH = datetime.min.replace(tzinfo=UTC)
 
 
 def _by_start(job: JobRow) -> tuple[Any, ...]:
-    """Those with a worker first, the oldest attempt first of all: lines then stay in place while jobs come and go."""
-    return (not job.claimed, job.start_time or _EPOCH, job.id)
+    """Those with a worker first, the longest at work first of all, then those that wait: lines then stay in place."""
+    return (not job.claimed, job.claim_time or job.start_time or _EPOCH, job.id)
 
 
 def _by_retry(job: JobRow) -> tuple[Any, ...]:

@@ -59,7 +59,9 @@ def note_of(job: Job, now: datetime | None = None) -> str:
     """What matters of a job in its present state."""
     match job.state:
         case State.PROCESSING if not job.claimed:
-            return f"attempt {job.attempt} waits for a worker"
+            since = job.waiting_since
+            waited = "" if since is None else f", {span((now or datetime.now(UTC)) - since)} so far"
+            return f"attempt {job.attempt} waits for a worker{waited}"
         case State.PROCESSING:
             return job.progress_message
         case State.RETRYING if job.next_retry_time is not None:

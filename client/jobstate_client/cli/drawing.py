@@ -113,10 +113,10 @@ class Widths:
 
 
 def running_line(job: JobRow, width: int, now: datetime) -> Text:
-    """A running job: id, type, bar, percentage, age of its attempt, what it says."""
+    """A running job: id, type, bar, percentage, how long its worker has been at it, what it says."""
     widths = Widths.within(width)
     style = STYLES[State.PROCESSING] if job.claimed else STYLES[State.RETRYING]
-    age = "" if job.start_time is None else short_span((now - job.start_time).total_seconds())
+    age = "" if job.claim_time is None else short_span((now - job.claim_time).total_seconds())
     text = line(*_named(job, widths))
     text.append(" " * GAP)
     for part in bar(job.progress, widths.bar, style):
@@ -139,7 +139,9 @@ def _named(job: JobRow, widths: Widths) -> Sequence[Part]:
 
 def _running_note(job: JobRow, now: datetime) -> str:
     if not job.claimed:
-        return f"attempt {job.attempt} waits for a worker"
+        since = job.start_time
+        waited = "" if since is None else f", {short_span((now - since).total_seconds())} so far"
+        return f"attempt {job.attempt} waits for a worker{waited}"
     notes = []
     if job.deadline is not None and now < job.deadline <= now + DEADLINE_NEAR:
         notes.append(f"times out in {short_span((job.deadline - now).total_seconds())}")

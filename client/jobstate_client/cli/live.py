@@ -76,7 +76,7 @@ class Bars:
     def lines(self, width: int, height: int, now: datetime) -> list[Text]:
         """The lines, oldest attempt first, so that they stay in place."""
         with self._lock:
-            jobs = sorted(self._jobs.values(), key=lambda job: (job.start_time or now, job.id))
+            jobs = sorted(self._jobs.values(), key=lambda job: (job.claim_time or job.start_time or now, job.id))
         if not jobs:
             return []
         shown = jobs[: max(1, height // 2 - 1)]

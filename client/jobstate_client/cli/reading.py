@@ -65,7 +65,7 @@ def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool) -> None:
     output.fields(_fields(job))
     if include_attempts:
         output.text("")
-        output.table(_ATTEMPT_COLUMNS, [_attempt_row(attempt) for attempt in attempts])
+        output.table(_ATTEMPT_COLUMNS, [_attempt_row(attempt, job) for attempt in attempts])
 
 
 def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
@@ -81,6 +81,9 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "retries", f"{job.retry_count} of {job.max_retries}"
     yield "created", instant(job.create_time)
     yield "started", instant(job.start_time)
+    yield "claimed", instant(job.claim_time) if job.attempt > 1 else ""
+    yield "waiting for", "" if job.waiting_since is None else span(datetime.now(UTC) - job.waiting_since)
+    yield "waited", span(job.waited)
     yield "updated", instant(job.update_time)
     yield "next retry", instant(job.next_retry_time)
     yield "times out", instant(job.attempt_deadline)
@@ -101,6 +104,7 @@ _ATTEMPT_COLUMNS = (
     Column("ATTEMPT", right=True, whole=True),
     Column("OUTCOME", whole=True),
     Column("STARTED", whole=True),
+    Column("WAITED", right=True, whole=True),
     Column("TOOK", right=True, whole=True),
     Column("TOKENS", right=True, whole=True),
     Column("COST", right=True, whole=True),
@@ -109,13 +113,21 @@ _ATTEMPT_COLUMNS = (
 )
 
 
-def _attempt_row(attempt: Attempt) -> Row:
-    took = attempt.end_time - attempt.start_time if attempt.end_time and attempt.start_time else None
+def _attempt_row(attempt: Attempt, job: Job) -> Row:
+    ready, claim, end = (
+        attempt.start_time if attempt.number > 1 else job.create_time,
+        attempt.claim_time,
+        attempt.end_time,
+    )
+    # Nobody claimed it: all of it was waiting.
+    waited = (claim or end) - ready if ready and (claim or end) else None  # type: ignore[operator]
+    took = end - claim if end and claim else None
     error = attempt.error
     return (
         str(attempt.number),
         attempt.outcome.value,
         instant(attempt.start_time),
+        span(waited),
         span(took),
         count(attempt.tokens),
         f"{attempt.cost:,.4f}",
@@ -205,12 +217,15 @@ def stats(ctx: click.Context, /, job_types: Iterable[str]) -> None:
     output.text("")
     output.table(_heads("FINAL, STILL STORED", *_FINAL), [(name, *_counts(each, _FINAL)) for name, each in parts])
     output.text("")
+    output.table(_heads("WAITED FOR A WORKER", *_WAITS), [(name, *_wait_cells(each)) for name, each in parts])
+    output.text("")
     output.table(_heads("EVER", *_SUMS), [(name, *_sum_cells(each)) for name, each in parts])
 
 
 _LIVE = (State.QUEUED, State.PROCESSING, State.RETRYING, State.FAILED)
 _FINAL = (State.COMPLETED, State.PERMANENTLY_FAILED, State.CANCELLED)
 
+_WAITS = ("MEAN", "P50", "P95", "P99")
 _SUMS = ("SUCCESS", "MEAN", "P50", "P95", "P99", "RETRIES", "TOKENS", "COST")
 
 
@@ -243,6 +258,13 @@ def _sum_cells(stats: TypeStats) -> Iterator[str]:
     yield count(stats.retries)
     yield count(stats.tokens)
     yield f"{stats.cost:,.2f}"
+
+
+def _wait_cells(stats: TypeStats) -> Iterator[str]:
+    yield span(stats.wait_mean)
+    yield span(stats.wait_p50)
+    yield span(stats.wait_p95)
+    yield span(stats.wait_p99)
 
 
 @click.command(short_help="List the job types with retries and timeouts.")

@@ -31,6 +31,7 @@ class JobRow:
     attempt: int
     claimed: bool
     start_time: datetime | None
+    claim_time: datetime | None
     update_time: datetime | None
     deadline: datetime | None
     next_retry_time: datetime | None
@@ -52,6 +53,7 @@ class JobRow:
             attempt=job.attempt,
             claimed=job.claimed,
             start_time=job.start_time,
+            claim_time=job.claim_time,
             update_time=job.update_time,
             deadline=job.attempt_deadline,
             next_retry_time=job.next_retry_time,

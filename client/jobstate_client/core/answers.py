@@ -58,6 +58,7 @@ def job(message: job_pb2.Job) -> v.Job:
         create_time=time_in(message, "create_time"),
         update_time=time_in(message, "update_time"),
         start_time=time_in(message, "start_time"),
+        claim_time=time_in(message, "claim_time"),
         complete_time=time_in(message, "complete_time"),
         next_retry_time=time_in(message, "next_retry_time"),
         attempt_deadline=time_in(message, "attempt_deadline"),
@@ -108,9 +109,9 @@ _NO_DETAIL = v.Detail()
 def _detail(message: event_pb2.Event) -> v.Detail:
     match message.WhichOneof("detail"):
         case "started":
-            return v.Detail(resumed=message.started.resumed)
+            return v.Detail(resumed=message.started.resumed, waited=span_in(message.started, "waited"))
         case "claimed":
-            return v.Detail(worker=message.claimed.worker)
+            return v.Detail(worker=message.claimed.worker, waited=span_in(message.claimed, "waited"))
         case "failed":
             failed = message.failed
             return v.Detail(

@@ -23,6 +23,9 @@ class Attempt:
 
     number: int
     start_time: datetime | None
+    """When it began: the first by a start, a later one when its wait was over."""
+    claim_time: datetime | None
+    """When a worker took it; None when nobody had before the job was cancelled."""
     end_time: datetime | None
     outcome: AttemptOutcome
     error: JobError | None
@@ -75,6 +78,11 @@ class TypeStats:
     duration_p50: timedelta | None
     duration_p95: timedelta | None
     duration_p99: timedelta | None
+    wait_mean: timedelta | None
+    """Of this and the percentiles below: how long attempts waited for the worker that took them. None before any."""
+    wait_p50: timedelta | None
+    wait_p95: timedelta | None
+    wait_p99: timedelta | None
     retries: int
     tokens: int
     cost: float
@@ -112,6 +120,8 @@ class Health:
     state: HealthState
     problems: tuple[str, ...]
     oldest_queued_age: timedelta | None
+    oldest_unclaimed_age: timedelta | None
+    """How long the oldest retry has been waiting for a worker."""
     queued: int
     processing: int
     failed: int
@@ -140,6 +150,7 @@ def attempt(message: job_pb2.Attempt) -> Attempt:
     return Attempt(
         number=message.number,
         start_time=time_in(message, "start_time"),
+        claim_time=time_in(message, "claim_time"),
         end_time=time_in(message, "end_time"),
         outcome=OUTCOMES.get(message.outcome, AttemptOutcome.UNKNOWN),
         error=job_error(message.error) if message.HasField("error") else None,
@@ -186,6 +197,10 @@ def _type_stats(message: pb.JobTypeStats) -> TypeStats:
         duration_p50=span_in(message, "duration_p50"),
         duration_p95=span_in(message, "duration_p95"),
         duration_p99=span_in(message, "duration_p99"),
+        wait_mean=span_in(message, "wait_mean"),
+        wait_p50=span_in(message, "wait_p50"),
+        wait_p95=span_in(message, "wait_p95"),
+        wait_p99=span_in(message, "wait_p99"),
         retries=message.retries,
         tokens=message.tokens,
         cost=message.cost,
@@ -198,6 +213,7 @@ def health(message: upkeep_pb.CheckHealthResponse) -> Health:
         state=HEALTH.get(message.state, HealthState.UNKNOWN),
         problems=tuple(message.problems),
         oldest_queued_age=span_in(message, "oldest_queued_age"),
+        oldest_unclaimed_age=span_in(message, "oldest_unclaimed_age"),
         queued=message.queued,
         processing=message.processing,
         failed=message.failed,

@@ -43,19 +43,24 @@ class Job:
     """Of two copies of a job, the one with the greater version is the newer."""
     worker: str
     claimed: bool
-    """False while an attempt that the server resumed waits for a worker, and before the first attempt."""
+    """False while an attempt that the server resumed waits for a worker, and before the first attempt. However long it
+    waits, it neither times out nor goes stale."""
     retry_count: int
     max_retries: int
     create_time: datetime | None
     """This and ``update_time`` are None only in the job of a ``.deleted`` event."""
     update_time: datetime | None
     start_time: datetime | None
+    """When the current attempt, or the last, began: the first by a start, a later one when its wait was over."""
+    claim_time: datetime | None
+    """When a worker took that attempt. Timeout, staleness and duration count from here. None while it is unclaimed."""
     complete_time: datetime | None
     next_retry_time: datetime | None
     attempt_deadline: datetime | None
     timeout: timedelta | None
     """How long one attempt may take; None means without limit."""
     duration: timedelta
+    """Time from claim to end, summed over ended attempts. Waiting for a worker is not in it."""
     last_error: JobError | None
     estimated_tokens: int
     estimated_cost: float
@@ -69,6 +74,22 @@ class Job:
     def is_final(self) -> bool:
         """Whether the job has ended, well or not."""
         return self.state.is_final
+
+    @property
+    def waiting_since(self) -> datetime | None:
+        """Since when the job has been waiting for a worker to take it; None when it is not.
+
+        That is since its creation, or since the wait for its retry was over.
+        """
+        if self.state is State.QUEUED:
+            return self.create_time
+        return self.start_time if self.state is State.PROCESSING and not self.claimed else None
+
+    @property
+    def waited(self) -> timedelta | None:
+        """How long the current attempt, or the last, waited for the worker that took it; None if none has."""
+        ready = self.create_time if self.attempt <= 1 else self.start_time
+        return None if self.claim_time is None or ready is None else self.claim_time - ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +124,7 @@ class Detail:
     resumed: bool = False
     """STARTED: the server resumed the job, and the attempt waits for a worker."""
     worker: str = ""
-    """CLAIMED: who claimed the attempt."""
+    """CLAIMED: who claimed the attempt. Empty when a report did."""
     error: JobError | None = None
     """FAILED: the failure."""
     decision: RetryDecision | None = None
@@ -118,6 +139,8 @@ class Detail:
     """STALE_DETECTED: when something was last heard of the attempt."""
     stale_threshold: timedelta | None = None
     """STALE_DETECTED: the silence that was allowed."""
+    waited: timedelta | None = None
+    """STARTED, CLAIMED: how long the attempt had waited for the worker that took it. None when resumed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class BatchCreate(Command):
 
 @_command
 class Start(Command):
-    """Begin the first attempt, or claim the attempt that the server resumed."""
+    """Begin the first attempt, or claim one that the server resumed."""
 
     worker: str = ""
 
@@ -82,7 +82,9 @@ class AttemptCommand(Command):
 
 @_command
 class UpdateProgress(AttemptCommand):
-    """Report how far the attempt is. With nothing but the job and the attempt it says "I am alive"."""
+    """Report how far the attempt is. With nothing but the job and the attempt it says "I am alive".
+
+    Like every report it claims the attempt, if nobody has yet."""
 
     progress: int | None = None
     message: str | None = None
@@ -90,7 +92,7 @@ class UpdateProgress(AttemptCommand):
 
     @property
     def is_heartbeat(self) -> bool:
-        """Whether nothing but life is reported: no event, no version."""
+        """Whether nothing but life is reported: no event of its own."""
         return self.progress is None and self.message is None and not self.metadata and self.usage == Usage()
 
 
@@ -143,14 +145,14 @@ class Resume(ServerCommand):
 
 @_command
 class TimeOut(ServerCommand):
-    """The attempt has outlasted its timeout."""
+    """The claimed attempt has outlasted its timeout."""
 
     due_time: int
 
 
 @_command
 class MarkStale(ServerCommand):
-    """Nothing was heard of the attempt since ``heard_time``."""
+    """Nothing was heard of the claimed attempt since ``heard_time``."""
 
     heard_time: int
 

@@ -63,6 +63,8 @@ class Decision(NamedTuple):
     events: tuple[Event, ...]
     ended: Attempt | None = None
     """The attempt that this change ended, if it ended one."""
+    is_report: bool = False
+    """Whether nothing changed but the fields of ``REPORTED``."""
 
 
 class _Change:
@@ -208,17 +210,16 @@ class Decider:
         change = _Change(job, command, now)
         if job.state is JobState.PROCESSING:
             change.take(Trigger.CLAIM, asked_as=Trigger.START)
-            self._give_to_worker(change, command.worker)
-            change.tell(EventType.CLAIMED, JobState.PROCESSING, Claimed(command.worker))
+            self._claim(change, command.worker)
             return change.decision()
         state = change.take(Trigger.START)
-        self._begin_attempt(change, state)
+        self._begin_attempt(change, state, now)
         self._give_to_worker(change, command.worker)
-        change.tell(EventType.STARTED, job.state, Started(resumed=False))
+        change.tell(EventType.STARTED, job.state, Started(resumed=False, waited=max(0, now - change.job.ready_time)))
         return change.decision()
 
     @staticmethod
-    def _begin_attempt(change: _Change, state: JobState) -> None:
+    def _begin_attempt(change: _Change, state: JobState, start_time: int) -> None:
         change.set(
             state=state,
             attempt=change.job.attempt + 1,
@@ -228,7 +229,8 @@ class Decider:
             progress_message="",
             attempt_tokens=0,
             attempt_cost_nano=0,
-            start_time=change.now,
+            start_time=start_time,
+            claim_time=None,
             heard_time=change.now,
             next_retry_time=None,
             attempt_deadline=None,
@@ -239,7 +241,28 @@ class Decider:
     def _give_to_worker(change: _Change, worker: str) -> None:
         timeout = change.job.timeout
         deadline = None if timeout is None else change.now + timeout
-        change.set(claimed=True, worker=worker, heard_time=change.now, attempt_deadline=deadline, due_time=deadline)
+        change.set(
+            claimed=True,
+            claim_time=change.now,
+            worker=worker,
+            heard_time=change.now,
+            attempt_deadline=deadline,
+            due_time=deadline,
+        )
+
+    def _claim(self, change: _Change, worker: str) -> None:
+        """Give the attempt that the server resumed to a worker. All clocks run from here."""
+        self._give_to_worker(change, worker)
+        waited = max(0, change.now - change.job.ready_time)
+        change.tell(EventType.CLAIMED, JobState.PROCESSING, Claimed(worker, waited))
+
+    def _reporting(self, job: Job, command: c.AttemptCommand, trigger: Trigger, now: int) -> _Change:
+        """A change by the worker of the running attempt, who claims it by this report if nobody has yet."""
+        self._fence(job, command, trigger, now)
+        change = _Change(job, command, now)
+        if job.state is JobState.PROCESSING and not job.claimed:
+            self._claim(change, "")
+        return change
 
     @staticmethod
     def _fence(job: Job, command: c.AttemptCommand, trigger: Trigger, now: int) -> None:
@@ -253,25 +276,26 @@ class Decider:
             raise AttemptSuperseded(job.id, command.attempt, job.attempt, job.state.name)
 
     def _update_progress(self, job: Job, command: c.UpdateProgress, now: int) -> Decision:
-        self._fence(job, command, Trigger.PROGRESS, now)
-        _Change(job, command, now).take(Trigger.PROGRESS)
+        change = self._reporting(job, command, Trigger.PROGRESS, now)
+        change.take(Trigger.PROGRESS)
+        claimed = change.job
         if command.is_heartbeat:
-            return Decision(job, job.reported(heard_time=now), ())
-        changes: dict[str, Any] = _with_usage(job, command.usage)
+            after = claimed.reported(heard_time=now)
+            return Decision(job, after, tuple(change.events), is_report=claimed is job)
+        changes: dict[str, Any] = _with_usage(claimed, command.usage)
         if command.progress is not None:
             changes["progress"] = command.progress
         if command.message is not None:
             changes["progress_message"] = command.message
         if command.metadata:
             changes["metadata"] = self._merge(job.metadata, command.metadata)
-        after = job.reported(update_time=now, heard_time=now, **changes)
+        after = claimed.reported(update_time=now, heard_time=now, **changes)
         with_metadata = bool(command.metadata)
         event = Event(EventType.PROGRESS, now, command.actor, job.state, after, with_metadata=with_metadata)
-        return Decision(job, after, (event,))
+        return Decision(job, after, (*change.events, event), is_report=claimed is job)
 
     def _complete(self, job: Job, command: c.Complete, now: int) -> Decision:
-        self._fence(job, command, Trigger.COMPLETE, now)
-        change = _Change(job, command, now)
+        change = self._reporting(job, command, Trigger.COMPLETE, now)
         state = change.take(Trigger.COMPLETE)
         changes: dict[str, Any] = _with_usage(job, command.usage)
         if command.result_count is not None:
@@ -287,11 +311,12 @@ class Decider:
     @staticmethod
     def _end_attempt(change: _Change, outcome: AttemptOutcome, error: JobError | None) -> None:
         job = change.job
-        start = change.now if job.start_time is None else job.start_time
+        worked = 0 if job.claim_time is None else max(0, change.now - job.claim_time)
         change.ended = Attempt(
             job_id=job.id,
             number=job.attempt,
-            start_time=start,
+            start_time=change.now if job.start_time is None else job.start_time,
+            claim_time=job.claim_time,
             end_time=change.now,
             outcome=outcome,
             worker=job.worker,
@@ -299,13 +324,10 @@ class Decider:
             cost_nano=job.attempt_cost_nano,
             error=error,
         )
-        change.set(
-            duration=saturating_add(job.duration, max(0, change.now - start)), attempt_deadline=None, due_time=None
-        )
+        change.set(duration=saturating_add(job.duration, worked), attempt_deadline=None, due_time=None)
 
     def _fail(self, job: Job, command: c.Fail, now: int) -> Decision:
-        self._fence(job, command, Trigger.FAIL, now)
-        change = _Change(job, command, now)
+        change = self._reporting(job, command, Trigger.FAIL, now)
         usage = _with_usage(job, command.usage)
         if usage:
             change.set(**usage)
@@ -357,9 +379,9 @@ class Decider:
         )
         change.tell(EventType.RETRYING, previous, Retrying(delay, due))
 
-    def _resume_now(self, change: _Change, trigger: Trigger) -> None:
+    def _resume_now(self, change: _Change, trigger: Trigger, ready_time: int) -> None:
         previous = change.job.state
-        self._begin_attempt(change, change.take(trigger))
+        self._begin_attempt(change, change.take(trigger), ready_time)
         change.tell(EventType.STARTED, previous, Started(resumed=True))
 
     def _retry(self, job: Job, command: c.Retry, now: int) -> Decision:
@@ -371,7 +393,7 @@ class Decider:
             change.take(Trigger.RETRY)
             self._wait_for_retry(change, 0 if command.immediately else self._delay(job))
         if command.immediately:
-            self._resume_now(change, Trigger.EXPEDITE)
+            self._resume_now(change, Trigger.EXPEDITE, now)
         return change.decision()
 
     def _cancel(self, job: Job, command: c.Cancel, now: int) -> Decision:
@@ -394,7 +416,8 @@ class Decider:
         if overtaken or next_state(Trigger.RESUME, Facts(job, now)) is None:
             return None
         change = _Change(job, command, now)
-        self._resume_now(change, Trigger.RESUME)
+        # Not ``now``: retries resumed late, or many in one commit, stand in the order in which their waits were over.
+        self._resume_now(change, Trigger.RESUME, now if job.next_retry_time is None else job.next_retry_time)
         return change.decision()
 
     def _time_out(self, job: Job, command: c.TimeOut, now: int) -> Decision | None:
@@ -411,7 +434,7 @@ class Decider:
 
     def _mark_stale(self, job: Job, command: c.MarkStale, now: int) -> Decision | None:
         overtaken = job.attempt != command.attempt or job.heard_time != command.heard_time
-        if overtaken or job.state is not JobState.PROCESSING:
+        if overtaken or job.state is not JobState.PROCESSING or not job.claimed:
             return None
         change = _Change(job, command, now)
         threshold = self._job_types.policy(job.job_type).stale_threshold

@@ -51,16 +51,21 @@ class RetryDecision(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """``resumed``: the server began this attempt after a wait, and nobody has claimed it yet."""
+    """An attempt began."""
 
     resumed: bool
+    """The server began it after a wait, and nobody has claimed it yet."""
+    waited: int | None = None
+    """How long the job waited for the worker that began it. None when resumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A worker's Start took an attempt that the server had resumed."""
+    """A worker took an attempt that the server had resumed, by Start or by its first report."""
 
     worker: str
+    waited: int
+    """How long the attempt waited for that worker."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Job:
     result_count: int = 0
     attempt: int = 0
     claimed: bool = False
-    """Whether a worker's Start has taken the running attempt. False for an attempt that the server resumed."""
+    """Whether a worker has taken the running attempt. False for an attempt that the server resumed."""
     worker: str = ""
     retry_count: int = 0
     max_retries: int = 0
@@ -100,19 +100,26 @@ class Job:
     create_time: int = 0
     update_time: int = 0
     start_time: int | None = None
+    claim_time: int | None = None
+    """When a worker took the attempt: timeout, staleness and duration count from here. None while unclaimed."""
     complete_time: int | None = None
     next_retry_time: int | None = None
     attempt_deadline: int | None = None
     due_time: int | None = None
     """When the server must act by itself: the retry's time or the attempt's deadline, later after an outage of ours."""
     heard_time: int = 0
-    """When anything was last heard of the running attempt; the stale threshold counts from here."""
+    """When anything was last heard of the claimed attempt; the stale threshold counts from here."""
     duration: int = 0
     cancel_reason: str = ""
 
     stem = b""
     """Of no meaning here, and no field: what an encoder made of all fields but those of ``REPORTED``, or empty. Kept
     with the job because most changes leave it good."""
+
+    @property
+    def ready_time(self) -> int:
+        """Since when the attempt could be claimed: the job's creation, or the end of the wait for the retry."""
+        return self.create_time if self.attempt <= 1 or self.start_time is None else self.start_time
 
     def evolve(self, **changes: Any) -> Self:
         """A copy with ``changes``. Copies all fields at once, several times faster than dataclasses.replace."""
@@ -171,6 +178,7 @@ class Attempt:
     job_id: str
     number: int
     start_time: int
+    claim_time: int | None
     end_time: int
     outcome: AttemptOutcome
     worker: str

@@ -61,7 +61,7 @@ Guard = Callable[[Known], bool]
 
 
 def is_unclaimed(facts: Known) -> bool:
-    """The server resumed the running attempt and no worker has taken it."""
+    """The server resumed the running attempt and no worker has taken it: no clock runs."""
     return not facts.job.claimed
 
 

@@ -27,9 +27,13 @@ class Measure(IntEnum):
     TOKENS = 4
     COST_NANO = 5
     DURATION = 6
-    """Microseconds in PROCESSING, summed over completed jobs."""
+    """Microseconds from claim to end, summed over the attempts of completed jobs."""
     DURATION_HISTOGRAM = 7
     """Completed jobs, bucketed by the logarithm of their duration."""
+    WAIT = 8
+    """Microseconds that attempts waited for the worker that claimed them."""
+    WAIT_HISTOGRAM = 9
+    """Claims, bucketed by the logarithm of that wait."""
 
 
 TallyKey = tuple[str, Measure, int]
@@ -56,9 +60,14 @@ def bucket_duration(bucket: int) -> int:
 def tally_deltas(decision: Decision) -> list[tuple[TallyKey, int]]:
     """What a decision adds to the tallies."""
     before, after = decision.before, decision.job
-    if before is not None and after is not None and before.state is after.state and not decision.ended:
+    if decision.is_report and before is not None and after is not None:
         return _usage_deltas(before, after)
     deltas: list[tuple[TallyKey, int]] = []
+    if before is not None and after is not None and after.claimed and not before.claimed:
+        deltas.extend(_wait_deltas(after))
+    if before is not None and after is not None and before.state is after.state and not decision.ended:
+        deltas.extend(_usage_deltas(before, after))
+        return deltas
     if before is not None:
         deltas.append(((before.job_type, Measure.STORED, before.state), -1))
     if after is None:
@@ -75,6 +84,13 @@ def tally_deltas(decision: Decision) -> list[tuple[TallyKey, int]]:
             deltas.append(((job_type, Measure.RETRIES, 0), after.retry_count - before.retry_count))
         deltas.extend(_usage_deltas(before, after))
     return deltas
+
+
+def _wait_deltas(claimed: Job) -> list[tuple[TallyKey, int]]:
+    """What a claim adds: of every attempt how long it waited."""
+    waited = 0 if claimed.claim_time is None else max(0, claimed.claim_time - claimed.ready_time)
+    job_type = claimed.job_type
+    return [((job_type, Measure.WAIT, 0), waited), ((job_type, Measure.WAIT_HISTOGRAM, duration_bucket(waited)), 1)]
 
 
 def _usage_deltas(before: Job, after: Job) -> list[tuple[TallyKey, int]]:
@@ -99,6 +115,10 @@ class Statistics:
     duration_p50: int | None
     duration_p95: int | None
     duration_p99: int | None
+    wait_mean: int | None
+    wait_p50: int | None
+    wait_p95: int | None
+    wait_p99: int | None
     retries: int
     tokens: int
     cost_nano: int
@@ -112,7 +132,8 @@ def statistics(job_type: str, tallies: Iterable[tuple[TallyKey, int]]) -> Statis
     ended = {state: sums[Measure.ENDED][state] for state in sorted(FINAL_STATES)}
     completed = ended[JobState.COMPLETED]
     judged = completed + ended[JobState.PERMANENTLY_FAILED]
-    histogram = sums[Measure.DURATION_HISTOGRAM]
+    histogram, waits = sums[Measure.DURATION_HISTOGRAM], sums[Measure.WAIT_HISTOGRAM]
+    claims = sum(waits.values())
     return Statistics(
         job_type=job_type,
         stored={state: sums[Measure.STORED][state] for state in JobState},
@@ -122,6 +143,10 @@ def statistics(job_type: str, tallies: Iterable[tuple[TallyKey, int]]) -> Statis
         duration_p50=percentile(histogram, 0.50),
         duration_p95=percentile(histogram, 0.95),
         duration_p99=percentile(histogram, 0.99),
+        wait_mean=sums[Measure.WAIT][0] // claims if claims else None,
+        wait_p50=percentile(waits, 0.50),
+        wait_p95=percentile(waits, 0.95),
+        wait_p99=percentile(waits, 0.99),
         retries=sums[Measure.RETRIES][0],
         tokens=sums[Measure.TOKENS][0],
         cost_nano=sums[Measure.COST_NANO][0],

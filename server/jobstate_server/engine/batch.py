@@ -18,7 +18,6 @@ from jobstate_server.domain.commands import (
     Request,
     Resume,
     TimeOut,
-    UpdateProgress,
 )
 from jobstate_server.domain.decide import Decider, Decision
 from jobstate_server.domain.errors import (
@@ -187,7 +186,7 @@ class Batch:
                 self._deleted.append(job_id)
         else:
             self._jobs[job_id] = decision.job
-            if not isinstance(command, UpdateProgress):
+            if not decision.is_report:
                 self._touched[job_id] = _CHANGED
             elif job_id not in self._touched:
                 self._touched[job_id] = _PROGRESSED

@@ -40,6 +40,8 @@ class HealthReport:
 
     problems: tuple[str, ...]
     oldest_queued_age: int | None
+    oldest_unclaimed_age: int | None
+    """How long the oldest attempt that nobody has claimed has been waiting."""
     stored: Mapping[JobState, int]
     overdue: int
     failure_rate: float
@@ -85,7 +87,7 @@ class CheckHealth:
 
     async def _look(self) -> tuple[HealthReport, Mapping[JobState, int]]:
         now = self._clock.now()
-        tallies, oldest, overdue = await self._readers.run(lambda reader: _read(reader, now - OVERDUE_AFTER))
+        tallies, oldest, unclaimed, overdue = await self._readers.run(lambda reader: _read(reader, now - OVERDUE_AFTER))
         ended = {state: _sum(tallies, Measure.ENDED, state) for state in JobState if state.is_final}
         since = {state: count - self._ended_before.get(state, 0) for state, count in ended.items()}
         failed, completed = since[JobState.PERMANENTLY_FAILED], since[JobState.COMPLETED]
@@ -93,9 +95,14 @@ class CheckHealth:
         latencies = sorted(self._committer.commit_seconds)
         latency = latencies[int(len(latencies) * 0.99)] if latencies else 0.0
         age = None if oldest is None else now - oldest
+        unclaimed_age = None if unclaimed is None else now - unclaimed
         rate = failed / judged if judged else 0.0
         problems = [
             (age is not None and age > QUEUED_AGE_MAX, f"a job has been queued for {(age or 0) // SECOND} s"),
+            (
+                unclaimed_age is not None and unclaimed_age > QUEUED_AGE_MAX,
+                f"a retry has waited for a worker for {(unclaimed_age or 0) // SECOND} s",
+            ),
             (overdue > 0, f"{overdue} retries or timeouts are overdue"),
             (judged >= FAILURES_JUDGED_MIN and rate > FAILURE_RATE_MAX, f"{rate:.0%} of the last {judged} jobs failed"),
             (latency > COMMIT_LATENCY_MAX_S, f"1 % of commits take {latency:.1f} s or longer"),
@@ -104,6 +111,7 @@ class CheckHealth:
         report = HealthReport(
             problems=tuple(problem for is_one, problem in problems if is_one),
             oldest_queued_age=age,
+            oldest_unclaimed_age=unclaimed_age,
             stored={state: _sum(tallies, Measure.STORED, state) for state in JobState},
             overdue=overdue,
             failure_rate=rate,
@@ -116,15 +124,17 @@ class CheckHealth:
         return report, ended
 
 
-def _read(reader: Reader, overdue_before: int) -> tuple[Tallies, int | None, int]:
+def _read(reader: Reader, overdue_before: int) -> tuple[Tallies, int | None, int | None, int]:
     tallies = reader.tallies(())
-    queued = [
-        job_type
-        for (job_type, measure, state), count in tallies.items()
-        if measure is Measure.STORED and state == JobState.QUEUED and count
-    ]
-    oldest = [time for job_type in queued if (time := reader.oldest_queued(job_type)) is not None]
-    return tallies, min(oldest, default=None), reader.overdue(overdue_before)
+    queued = map(reader.oldest_queued, _types_with(tallies, JobState.QUEUED))
+    unclaimed = map(reader.oldest_unclaimed, _types_with(tallies, JobState.PROCESSING))
+    oldest_queued = min((time for time in queued if time is not None), default=None)
+    oldest_unclaimed = min((time for time in unclaimed if time is not None), default=None)
+    return tallies, oldest_queued, oldest_unclaimed, reader.overdue(overdue_before)
+
+
+def _types_with(tallies: Tallies, state: JobState) -> list[str]:
+    return [key[0] for key, count in tallies.items() if key[1] is Measure.STORED and key[2] == state and count]
 
 
 def _sum(tallies: Tallies, measure: Measure, bucket: int) -> int:

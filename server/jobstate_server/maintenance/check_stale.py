@@ -1,4 +1,7 @@
-"""check-stale: fails attempts that nothing was heard of for their type's stale threshold."""
+"""check-stale: fails claimed attempts that nothing was heard of for their type's stale threshold.
+
+Waiting for a worker is not silence: an attempt that nobody has claimed is left alone, however long it waits.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from jobstate_server.maintenance.sweep import act, jobs_in_state
 
 
 class CheckStale:
-    """Finds PROCESSING jobs that are silent and fails their attempts; the lifecycle decides about a retry."""
+    """Finds jobs whose worker is silent and fails their attempts; the lifecycle decides about a retry."""
 
     name = "check-stale"
 
@@ -50,5 +53,7 @@ class CheckStale:
         return report
 
     def _is_stale(self, job: Job) -> bool:
+        if not job.claimed:
+            return False
         limit = job.heard_time + self._job_types.policy(job.job_type).stale_threshold
         return self._clock.now() >= max(limit, self._committer.grace_until)

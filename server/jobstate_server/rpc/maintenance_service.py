@@ -70,6 +70,8 @@ class MaintenanceService:
         )
         if report.oldest_queued_age is not None:
             set_span(answer.oldest_queued_age, max(0, report.oldest_queued_age))
+        if report.oldest_unclaimed_age is not None:
+            set_span(answer.oldest_unclaimed_age, max(0, report.oldest_unclaimed_age))
         set_span(answer.commit_latency_p99, report.commit_latency_p99)
         return answer.SerializeToString()
 

@@ -305,6 +305,9 @@ class Reader(Protocol):
     def oldest_queued(self, job_type: str) -> int | None:
         """Create time of the oldest QUEUED job of a type, None when none is queued."""
 
+    def oldest_unclaimed(self, job_type: str) -> int | None:
+        """Start time of the oldest attempt of a type that waits in PROCESSING for its worker, None when none does."""
+
     def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[Job]:
         """Jobs of one type in one state, oldest first, read straight from an index."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from peewee import SQL, BigIntegerField, BlobField, BooleanField, CompositeKey, IntegerField, Model, TextField
 
+from jobstate_server.domain.job import JobState
+
 # Times are microseconds since the epoch, UTC; spans are microseconds; money is nano-units.
 
 
@@ -48,6 +50,7 @@ class JobRow(Model):
     error_details = BlobField(null=True)
     error_attempt = IntegerField(null=True)
     error_time = BigIntegerField(null=True)
+    claim_time = BigIntegerField(null=True)
 
     class Meta:
         table_name = "job"
@@ -62,6 +65,12 @@ JobRow.add_index(JobRow.source_id, JobRow.create_time, JobRow.id, name="job_by_s
 # The due timer and cleanup. Partial, so that jobs with nothing due and unfinished jobs cost nothing here.
 JobRow.add_index(JobRow.due_time, JobRow.id, where=SQL("due_time IS NOT NULL"), name="job_by_due_time")
 JobRow.add_index(JobRow.complete_time, JobRow.id, where=SQL("complete_time IS NOT NULL"), name="job_by_complete_time")
+
+IS_UNCLAIMED = SQL(f"state = {int(JobState.PROCESSING)} AND NOT claimed")
+"""A retry that waits for its worker. Written with the very words of the index below, or it would not serve."""
+
+# How long the oldest of them waits. A first attempt is never here: it is claimed as it begins.
+JobRow.add_index(JobRow.job_type, JobRow.start_time, where=IS_UNCLAIMED, name="job_by_unclaimed")
 
 
 class EventRow(Model):
@@ -132,6 +141,7 @@ class AttemptRow(Model):
     error_details = BlobField(null=True)
     error_attempt = IntegerField(null=True)
     error_time = BigIntegerField(null=True)
+    claim_time = BigIntegerField(null=True)
 
     class Meta:
         table_name = "attempt"

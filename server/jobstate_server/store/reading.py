@@ -34,6 +34,7 @@ from jobstate_server.store.base import (
     document_bytes,
 )
 from jobstate_server.store.models import (
+    IS_UNCLAIMED,
     STRETCH_BITS,
     AttemptRow,
     EventRow,
@@ -217,6 +218,16 @@ class SqlReader:
             JobRow.select(JobRow.create_time)
             .where(JobRow.job_type == job_type, JobRow.state == int(JobState.QUEUED))
             .order_by(JobRow.create_time)
+            .limit(1)
+        )
+        rows = self._rows(query)
+        return rows[0][0] if rows else None
+
+    def oldest_unclaimed(self, job_type: str) -> int | None:
+        query = (
+            JobRow.select(JobRow.start_time)
+            .where(JobRow.job_type == job_type, IS_UNCLAIMED)
+            .order_by(JobRow.start_time)
             .limit(1)
         )
         rows = self._rows(query)

@@ -102,16 +102,18 @@ def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
         attempt.tokens,
         attempt.cost_nano,
         *error_values(attempt.error),
+        attempt.claim_time,
     )
 
 
 def attempt_from(row: tuple[Any, ...]) -> Attempt:
     """The attempt in a row of ``ATTEMPT_COLUMNS``."""
-    job_id, number, start_time, end_time, outcome, worker, tokens, cost_nano, *error = row
+    job_id, number, start_time, end_time, outcome, worker, tokens, cost_nano, *error, claim_time = row
     return Attempt(
         job_id=job_id,
         number=number,
         start_time=start_time,
+        claim_time=claim_time,
         end_time=end_time,
         outcome=AttemptOutcome(outcome),
         worker=worker,

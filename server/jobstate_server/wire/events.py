@@ -72,10 +72,13 @@ def _head(event_type: EventType, actor: str, previous_state: int) -> bytes:
 
 def _fill_detail(message: event_pb2.Event, event: Event) -> None:
     match event.detail:
-        case Started(resumed):
+        case Started(resumed, waited):
             message.started.resumed = resumed
-        case Claimed(worker):
+            if waited is not None:
+                set_span(message.started.waited, waited)
+        case Claimed(worker, waited):
             message.claimed.worker = worker
+            set_span(message.claimed.waited, waited)
         case Failed(error, decision, next_retry_time):
             fill_error(message.failed.error, error)
             message.failed.decision = event_pb2.RetryDecision.ValueType(decision)
@@ -96,7 +99,7 @@ def _fill_detail(message: event_pb2.Event, event: Event) -> None:
         getattr(message, _DETAIL_FIELDS[type(event.detail)]).SetInParent()
 
 
-_DETAIL_FIELDS: dict[type, str] = {Started: "started", Claimed: "claimed", Cancelled: "cancelled"}
+_DETAIL_FIELDS: dict[type, str] = {Started: "started", Cancelled: "cancelled"}
 """The details that may have nothing to say."""
 
 

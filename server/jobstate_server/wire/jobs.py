@@ -14,6 +14,7 @@ _RESULT = length_tag(job_pb2.Job.RESULT_FIELD_NUMBER)
 _CREATE_TIME = length_tag(job_pb2.Job.CREATE_TIME_FIELD_NUMBER)
 _UPDATE_TIME = length_tag(job_pb2.Job.UPDATE_TIME_FIELD_NUMBER)
 _START_TIME = length_tag(job_pb2.Job.START_TIME_FIELD_NUMBER)
+_CLAIM_TIME = length_tag(job_pb2.Job.CLAIM_TIME_FIELD_NUMBER)
 _COMPLETE_TIME = length_tag(job_pb2.Job.COMPLETE_TIME_FIELD_NUMBER)
 _NEXT_RETRY_TIME = length_tag(job_pb2.Job.NEXT_RETRY_TIME_FIELD_NUMBER)
 _ATTEMPT_DEADLINE = length_tag(job_pb2.Job.ATTEMPT_DEADLINE_FIELD_NUMBER)
@@ -73,6 +74,8 @@ def _stem(job: Job) -> bytes:
         parts.append(span_field(_TIMEOUT, job.timeout))
     if job.start_time is not None:
         parts.append(time_field(_START_TIME, job.start_time))
+    if job.claim_time is not None:
+        parts.append(time_field(_CLAIM_TIME, job.claim_time))
     if job.complete_time is not None:
         parts.append(time_field(_COMPLETE_TIME, job.complete_time))
     if job.next_retry_time is not None:
@@ -103,6 +106,8 @@ def attempt_message(attempt: Attempt) -> job_pb2.Attempt:
     outcome = job_pb2.AttemptOutcome.ValueType(attempt.outcome)
     message = job_pb2.Attempt(number=attempt.number, outcome=outcome, worker=attempt.worker)
     set_time(message.start_time, attempt.start_time)
+    if attempt.claim_time is not None:
+        set_time(message.claim_time, attempt.claim_time)
     set_time(message.end_time, attempt.end_time)
     message.usage.tokens = attempt.tokens
     message.usage.cost = attempt.cost_nano / NANO

@@ -31,6 +31,10 @@ def statistics_message(sums: Statistics, oldest_queued: int | None) -> pb.JobTyp
         ("duration_p50", sums.duration_p50),
         ("duration_p95", sums.duration_p95),
         ("duration_p99", sums.duration_p99),
+        ("wait_mean", sums.wait_mean),
+        ("wait_p50", sums.wait_p50),
+        ("wait_p95", sums.wait_p95),
+        ("wait_p99", sums.wait_p99),
     ):
         if span is not None:
             set_span(getattr(message, target), span)

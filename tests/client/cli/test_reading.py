@@ -196,6 +196,7 @@ def test_stats_count_what_is_stored_and_sum_up_what_was(server: JobstateServer, 
     assert [line.split()[0] for line in told if line] == [
         *("NOT", "clean_transcript", "resting", "all"),
         *("FINAL,", "clean_transcript", "resting", "all"),
+        *("WAITED", "clean_transcript", "resting", "all"),
         *("EVER", "clean_transcript", "resting", "all"),
     ]
     assert "1,200" in told[-1]

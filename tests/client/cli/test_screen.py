@@ -36,6 +36,7 @@ def a_job(job_id: str, state: State = State.PROCESSING, **fields: Any) -> Job:
         "estimated_cost": 0.0,
         "result_count": 0,
         "start_time": NOW - timedelta(seconds=30),
+        "claim_time": NOW - timedelta(seconds=30),
     }
     values |= {"update_time": NOW, "create_time": NOW - timedelta(minutes=1)}
     return Job(**(values | fields))
@@ -48,7 +49,7 @@ def an_event(job: Job, type_: EventType = EventType.STARTED, sequence: int = 1, 
 
 def some_stats(*names: str, **stored: int) -> Stats:
     counts = {State[name]: number for name, number in stored.items()}
-    base = TypeStats("", counts, None, 1, 0, 0, 0.5, None, None, None, None, 0, 0, 0.0)
+    base = TypeStats("", counts, None, 1, 0, 0, 0.5, None, None, None, None, None, None, None, None, 0, 0, 0.0)
     return Stats({name: replace(base, job_type=name) for name in names}, base)
 
 
@@ -182,7 +183,9 @@ def test_memory_is_bounded_whatever_comes(board: Board) -> None:
 def test_jobs_with_a_worker_come_first_and_then_the_oldest() -> None:
     board = Board("here")
     for job_id, age, claimed in (("b", 5, True), ("a", 50, False), ("c", 20, True)):
-        board.take(SnapshotJob(a_job(job_id, start_time=NOW - timedelta(seconds=age), claimed=claimed)), NOW)
+        since = NOW - timedelta(seconds=age)
+        job = a_job(job_id, start_time=since, claim_time=since if claimed else None, claimed=claimed)
+        board.take(SnapshotJob(job), NOW)
 
     assert [job.id for job in board.running.all()] == ["c", "b", "a"]
     assert "Running 3, 1 waiting for a worker" in "\n".join(texts(board, 80, 24))
@@ -221,7 +224,7 @@ def test_the_rate_falls_when_nothing_comes(board: Board) -> None:
 @pytest.mark.parametrize(
     ("fields", "note"),
     [
-        ({"claimed": False, "attempt": 2}, "attempt 2 waits for a worker"),
+        ({"claimed": False, "claim_time": None, "attempt": 2}, "attempt 2 waits for a worker, 30s so far"),
         ({"attempt": 3}, "attempt 3, half way"),
         ({"attempt_deadline": NOW + timedelta(seconds=4)}, "times out in 4s, half way"),
         ({"update_time": NOW - timedelta(minutes=3)}, "unchanged for 3m, half way"),

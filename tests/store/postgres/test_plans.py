@@ -150,6 +150,7 @@ READS = [
     pytest.param(lambda reader: reader.log_state(), id="log_state"),
     pytest.param(lambda reader: reader.event(1), id="event"),
     pytest.param(lambda reader: reader.oldest_queued("type-1"), id="oldest_queued"),
+    pytest.param(lambda reader: reader.oldest_unclaimed("type-1"), id="oldest_unclaimed"),
     pytest.param(lambda reader: reader.jobs_in_state("type-1", JobState.FAILED, None, 9), id="jobs_in_state"),
     pytest.param(
         lambda reader: reader.jobs_in_state("type-1", JobState.FAILED, Position(1_500, "job-01500"), 9),

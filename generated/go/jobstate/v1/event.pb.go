@@ -32,9 +32,10 @@ const (
 	// "processing-job.queued": the job was created.
 	EventType_EVENT_TYPE_QUEUED EventType = 1
 	// "processing-job.started": an attempt began, by Start (and then it is claimed) or because the server resumed the
-	// job (and then it waits for the Start that claims it).
+	// job (and then it waits for the worker that claims it).
 	EventType_EVENT_TYPE_STARTED EventType = 2
-	// "processing-job.claimed": a Start claimed an attempt that the server had resumed; its timeout runs from here.
+	// "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first report,
+	// whose own event then follows in the same commit. Timeout, staleness and duration count from here.
 	EventType_EVENT_TYPE_CLAIMED EventType = 3
 	// "processing-job.progress": the running attempt reported progress, a message, metadata or usage.
 	EventType_EVENT_TYPE_PROGRESS EventType = 4
@@ -49,7 +50,7 @@ const (
 	EventType_EVENT_TYPE_PERMANENTLY_FAILED EventType = 8
 	// "processing-job.cancelled": the job reached CANCELLED.
 	EventType_EVENT_TYPE_CANCELLED EventType = 9
-	// "processing-job.stale.detected": nothing was heard of the running attempt for too long. `.failed` of the same
+	// "processing-job.stale.detected": nothing was heard of the claimed attempt for too long. `.failed` of the same
 	// commit follows.
 	EventType_EVENT_TYPE_STALE_DETECTED EventType = 10
 	// "processing-job.deleted": cleanup removed the job, and copies of it can go too.
@@ -422,7 +423,9 @@ type StartedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True when the server resumed the job, its wait being over or cut short by Retry, and nobody has claimed the
 	// attempt yet: a worker who wants it calls Start. False when a Start began the attempt, which is then claimed.
-	Resumed       bool `protobuf:"varint,1,opt,name=resumed,proto3" json:"resumed,omitempty"`
+	Resumed bool `protobuf:"varint,1,opt,name=resumed,proto3" json:"resumed,omitempty"`
+	// How long the job had waited for a worker, from its creation. Unset when resumed.
+	Waited        *durationpb.Duration `protobuf:"bytes,2,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -464,11 +467,20 @@ func (x *StartedDetail) GetResumed() bool {
 	return false
 }
 
+func (x *StartedDetail) GetWaited() *durationpb.Duration {
+	if x != nil {
+		return x.Waited
+	}
+	return nil
+}
+
 // ClaimedDetail belongs to `.claimed`.
 type ClaimedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who claimed the attempt, at most 128 bytes; empty when the Start named nobody.
-	Worker        string `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// Who claimed the attempt, at most 128 bytes; empty when the Start named nobody, and when a report claimed it.
+	Worker string `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// How long the attempt had waited for a worker, from its start_time.
+	Waited        *durationpb.Duration `protobuf:"bytes,2,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -508,6 +520,13 @@ func (x *ClaimedDetail) GetWorker() string {
 		return x.Worker
 	}
 	return ""
+}
+
+func (x *ClaimedDetail) GetWaited() *durationpb.Duration {
+	if x != nil {
+		return x.Waited
+	}
+	return nil
 }
 
 // FailedDetail belongs to `.failed`.
@@ -724,7 +743,7 @@ func (x *CancelledDetail) GetReason() string {
 // StaleDetectedDetail belongs to `.stale.detected`.
 type StaleDetectedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// When something was last heard of the attempt.
+	// When something was last heard of the attempt: its claim, or the last report.
 	HeardTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=heard_time,json=heardTime,proto3" json:"heard_time,omitempty"`
 	// The silence that the job's type allowed at that moment.
 	StaleThreshold *durationpb.Duration `protobuf:"bytes,2,opt,name=stale_threshold,json=staleThreshold,proto3" json:"stale_threshold,omitempty"`
@@ -780,7 +799,7 @@ var File_jobstate_v1_event_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x17jobstate/v1/event.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xd5\x05\n" +
+	"\x17jobstate/v1/event.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xdb\x05\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12*\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x16.jobstate.v1.EventTypeR\x04type\x12\x12\n" +
@@ -797,11 +816,13 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x12permanently_failed\x18\x0e \x01(\v2$.jobstate.v1.PermanentlyFailedDetailH\x00R\x11permanentlyFailed\x12<\n" +
 	"\tcancelled\x18\x0f \x01(\v2\x1c.jobstate.v1.CancelledDetailH\x00R\tcancelled\x12I\n" +
 	"\x0estale_detected\x18\x10 \x01(\v2 .jobstate.v1.StaleDetectedDetailH\x00R\rstaleDetectedB\b\n" +
-	"\x06detail\")\n" +
+	"\x06detailJ\x04\b\x11\x10\x12\"\\\n" +
 	"\rStartedDetail\x12\x18\n" +
-	"\aresumed\x18\x01 \x01(\bR\aresumed\"'\n" +
+	"\aresumed\x18\x01 \x01(\bR\aresumed\x121\n" +
+	"\x06waited\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06waited\"Z\n" +
 	"\rClaimedDetail\x12\x16\n" +
-	"\x06worker\x18\x01 \x01(\tR\x06worker\"\xb7\x01\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x121\n" +
+	"\x06waited\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06waited\"\xb7\x01\n" +
 	"\fFailedDetail\x12+\n" +
 	"\x05error\x18\x01 \x01(\v2\x15.jobstate.v1.JobErrorR\x05error\x126\n" +
 	"\bdecision\x18\x02 \x01(\x0e2\x1a.jobstate.v1.RetryDecisionR\bdecision\x12B\n" +
@@ -816,7 +837,7 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x13StaleDetectedDetail\x129\n" +
 	"\n" +
 	"heard_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\theardTime\x12B\n" +
-	"\x0fstale_threshold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold*\xc5\x02\n" +
+	"\x0fstale_threshold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold*\xd1\x02\n" +
 	"\tEventType\x12\x1a\n" +
 	"\x16EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11EVENT_TYPE_QUEUED\x10\x01\x12\x16\n" +
@@ -830,7 +851,7 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x14EVENT_TYPE_CANCELLED\x10\t\x12\x1d\n" +
 	"\x19EVENT_TYPE_STALE_DETECTED\x10\n" +
 	"\x12\x16\n" +
-	"\x12EVENT_TYPE_DELETED\x10\v*\xba\x01\n" +
+	"\x12EVENT_TYPE_DELETED\x10\v\"\x04\b\f\x10\f\"\x04\b\r\x10\r*\xba\x01\n" +
 	"\rRetryDecision\x12\x1e\n" +
 	"\x1aRETRY_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19RETRY_DECISION_WILL_RETRY\x10\x01\x12 \n" +
@@ -868,8 +889,8 @@ var file_jobstate_v1_event_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
 	(JobState)(0),                   // 11: jobstate.v1.JobState
 	(*Job)(nil),                     // 12: jobstate.v1.Job
-	(*JobError)(nil),                // 13: jobstate.v1.JobError
-	(*durationpb.Duration)(nil),     // 14: google.protobuf.Duration
+	(*durationpb.Duration)(nil),     // 13: google.protobuf.Duration
+	(*JobError)(nil),                // 14: jobstate.v1.JobError
 }
 var file_jobstate_v1_event_proto_depIdxs = []int32{
 	0,  // 0: jobstate.v1.Event.type:type_name -> jobstate.v1.EventType
@@ -883,19 +904,21 @@ var file_jobstate_v1_event_proto_depIdxs = []int32{
 	7,  // 8: jobstate.v1.Event.permanently_failed:type_name -> jobstate.v1.PermanentlyFailedDetail
 	8,  // 9: jobstate.v1.Event.cancelled:type_name -> jobstate.v1.CancelledDetail
 	9,  // 10: jobstate.v1.Event.stale_detected:type_name -> jobstate.v1.StaleDetectedDetail
-	13, // 11: jobstate.v1.FailedDetail.error:type_name -> jobstate.v1.JobError
-	1,  // 12: jobstate.v1.FailedDetail.decision:type_name -> jobstate.v1.RetryDecision
-	10, // 13: jobstate.v1.FailedDetail.next_retry_time:type_name -> google.protobuf.Timestamp
-	14, // 14: jobstate.v1.RetryingDetail.delay:type_name -> google.protobuf.Duration
-	10, // 15: jobstate.v1.RetryingDetail.next_retry_time:type_name -> google.protobuf.Timestamp
-	1,  // 16: jobstate.v1.PermanentlyFailedDetail.decision:type_name -> jobstate.v1.RetryDecision
-	10, // 17: jobstate.v1.StaleDetectedDetail.heard_time:type_name -> google.protobuf.Timestamp
-	14, // 18: jobstate.v1.StaleDetectedDetail.stale_threshold:type_name -> google.protobuf.Duration
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	13, // 11: jobstate.v1.StartedDetail.waited:type_name -> google.protobuf.Duration
+	13, // 12: jobstate.v1.ClaimedDetail.waited:type_name -> google.protobuf.Duration
+	14, // 13: jobstate.v1.FailedDetail.error:type_name -> jobstate.v1.JobError
+	1,  // 14: jobstate.v1.FailedDetail.decision:type_name -> jobstate.v1.RetryDecision
+	10, // 15: jobstate.v1.FailedDetail.next_retry_time:type_name -> google.protobuf.Timestamp
+	13, // 16: jobstate.v1.RetryingDetail.delay:type_name -> google.protobuf.Duration
+	10, // 17: jobstate.v1.RetryingDetail.next_retry_time:type_name -> google.protobuf.Timestamp
+	1,  // 18: jobstate.v1.PermanentlyFailedDetail.decision:type_name -> jobstate.v1.RetryDecision
+	10, // 19: jobstate.v1.StaleDetectedDetail.heard_time:type_name -> google.protobuf.Timestamp
+	13, // 20: jobstate.v1.StaleDetectedDetail.stale_threshold:type_name -> google.protobuf.Duration
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_event_proto_init() }

@@ -33,7 +33,7 @@ const (
 	JobState_JOB_STATE_UNSPECIFIED JobState = 0
 	// Created; waits for its first Start.
 	JobState_JOB_STATE_QUEUED JobState = 1
-	// An attempt is running, or was resumed by the server and waits for the Start that claims it.
+	// An attempt is running, or was resumed by the server and waits for the worker that claims it.
 	JobState_JOB_STATE_PROCESSING JobState = 2
 	// Final. An attempt ended well.
 	JobState_JOB_STATE_COMPLETED JobState = 3
@@ -108,9 +108,9 @@ const (
 	AttemptOutcome_ATTEMPT_OUTCOME_UNSPECIFIED AttemptOutcome = 0
 	// The worker completed the job.
 	AttemptOutcome_ATTEMPT_OUTCOME_COMPLETED AttemptOutcome = 1
-	// The worker reported a failure, or the server found the attempt overdue or stale.
+	// The worker reported a failure, or the server found the claimed attempt overdue or stale.
 	AttemptOutcome_ATTEMPT_OUTCOME_FAILED AttemptOutcome = 2
-	// The job was cancelled while the attempt was running.
+	// The job was cancelled while the attempt was running, or waited for a worker.
 	AttemptOutcome_ATTEMPT_OUTCOME_CANCELLED AttemptOutcome = 3
 )
 
@@ -187,7 +187,8 @@ type Job struct {
 	// always right, whatever the order and repetition.
 	Version int64 `protobuf:"varint,8,opt,name=version,proto3" json:"version,omitempty"`
 	// Who claimed the current attempt, or the last once none is running. At most 128 bytes. Empty before the first
-	// start, while an attempt that the server resumed waits to be claimed, and when the claiming Start named nobody.
+	// start, while an attempt that the server resumed waits to be claimed, when the claiming Start named nobody, and when
+	// a report claimed the attempt.
 	Worker string `protobuf:"bytes,9,opt,name=worker,proto3" json:"worker,omitempty"`
 	// How many times the job has been sent to RETRYING. Never more than max_retries.
 	RetryCount int32 `protobuf:"varint,10,opt,name=retry_count,json=retryCount,proto3" json:"retry_count,omitempty"`
@@ -197,20 +198,22 @@ type Job struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When the job last changed: the time of its last event. A bare sign of life from a worker does not move it.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// When the current attempt (or the last, once there is none running) began. Unset before the first start.
+	// When the current attempt (or the last, once there is none running) began: by Start the first, and a later one when
+	// its wait for the retry was over. Unset before the first start. Work began with claim_time, not before.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// When the job reached a final state, whichever of the three. Unset until then.
 	CompleteTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=complete_time,json=completeTime,proto3" json:"complete_time,omitempty"`
 	// When the server will resume the job. Set in RETRYING only.
 	NextRetryTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=next_retry_time,json=nextRetryTime,proto3" json:"next_retry_time,omitempty"`
-	// When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended. Unset when no attempt is running, while
-	// nobody has claimed the attempt, and for a job without timeout. After an outage of the server it may fail later than
+	// When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when no
+	// attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of the server it may fail later than
 	// this, so that the outage does not fail the attempt, but never earlier.
 	AttemptDeadline *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=attempt_deadline,json=attemptDeadline,proto3" json:"attempt_deadline,omitempty"`
 	// How long one attempt may take from its claim, at most 30 days. Fixed at Create, from the request or else from the
 	// job type. Unset means without limit.
 	Timeout *durationpb.Duration `protobuf:"bytes,18,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// Time spent in PROCESSING, summed over ended attempts. Zero until an attempt has ended.
+	// Time from claim to end, summed over ended attempts. Zero until an attempt has ended. What an attempt waited for a
+	// worker is not in it, and an attempt that was cancelled before anybody claimed it adds nothing.
 	Duration *durationpb.Duration `protobuf:"bytes,19,opt,name=duration,proto3" json:"duration,omitempty"`
 	// The most recent failure. It stays when a later attempt completes. Unset until an attempt has failed.
 	LastError *JobError `protobuf:"bytes,20,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
@@ -229,9 +232,14 @@ type Job struct {
 	Metadata *structpb.Struct `protobuf:"bytes,25,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// What the work gave, as said by Complete. At most 64 KiB encoded. Unset until then, and when Complete gave none.
 	Result *structpb.Struct `protobuf:"bytes,26,opt,name=result,proto3" json:"result,omitempty"`
-	// Whether a worker's Start has taken the current attempt. False while an attempt that the server resumed waits for
-	// its worker, and before the first attempt.
-	Claimed       bool `protobuf:"varint,27,opt,name=claimed,proto3" json:"claimed,omitempty"`
+	// Whether a worker has taken the current attempt (or the last, once there is none running), by Start or by its first
+	// report. False before the first attempt and while an attempt that the server resumed waits for its worker: however
+	// long that takes, it neither times out nor goes stale.
+	Claimed bool `protobuf:"varint,27,opt,name=claimed,proto3" json:"claimed,omitempty"`
+	// When a worker claimed the current attempt, or the last once none is running: by Start, or by its first report.
+	// Timeout, staleness and duration count from here. Unset while `claimed` is false. The wait before it began with
+	// create_time for the first attempt, and with start_time for a later one.
+	ClaimTime     *timestamppb.Timestamp `protobuf:"bytes,45,opt,name=claim_time,json=claimTime,proto3" json:"claim_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -455,11 +463,18 @@ func (x *Job) GetClaimed() bool {
 	return false
 }
 
+func (x *Job) GetClaimTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClaimTime
+	}
+	return nil
+}
+
 // JobError is the failure of one attempt, reported by its worker or found by the server.
 type JobError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
-	// ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (nothing was heard of the attempt for the
+	// ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (nothing was heard of a claimed attempt for the
 	// type's stale threshold).
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// What went wrong, for people to read. At most 4 KiB; empty when the worker gave none.
@@ -610,7 +625,7 @@ type Attempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the attempt, from 1.
 	Number int32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	// When the attempt began, which for a resumed attempt is before somebody claimed it.
+	// When the attempt began: by Start the first, and a later one when its wait for the retry was over.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// When the attempt ended.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
@@ -620,8 +635,12 @@ type Attempt struct {
 	Error *JobError `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// The last total reported for the attempt; a part that was never reported is 0.
 	Usage *Usage `protobuf:"bytes,6,opt,name=usage,proto3" json:"usage,omitempty"`
-	// Who claimed the attempt. At most 128 bytes; empty when nobody claimed it or the claiming Start named nobody.
-	Worker        string `protobuf:"bytes,7,opt,name=worker,proto3" json:"worker,omitempty"`
+	// Who claimed the attempt. At most 128 bytes; empty when nobody claimed it, when the claiming Start named nobody, and
+	// when a report claimed it.
+	Worker string `protobuf:"bytes,7,opt,name=worker,proto3" json:"worker,omitempty"`
+	// When a worker claimed the attempt. It took from here to end_time. Unset when nobody had claimed it before the job
+	// was cancelled.
+	ClaimTime     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=claim_time,json=claimTime,proto3" json:"claim_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -705,6 +724,13 @@ func (x *Attempt) GetWorker() string {
 	return ""
 }
 
+func (x *Attempt) GetClaimTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClaimTime
+	}
+	return nil
+}
+
 // JobType is the policy for all jobs of one type, from the server's configuration.
 //
 // A job keeps the max_retries and timeout it was created with; everything else is read when it is needed, so a changed
@@ -726,8 +752,8 @@ type JobType struct {
 	MaxDelay *durationpb.Duration `protobuf:"bytes,5,opt,name=max_delay,json=maxDelay,proto3" json:"max_delay,omitempty"`
 	// Largest random part added to the wait, as a fraction of it, from 0 (none) to 1 (up to twice the wait).
 	Jitter float64 `protobuf:"fixed64,6,opt,name=jitter,proto3" json:"jitter,omitempty"`
-	// Silence after which an attempt counts as stale and is failed, at most 30 days. Every accepted report of the worker
-	// breaks it.
+	// Silence after which a claimed attempt counts as stale and is failed, at most 30 days. It counts from the claim, and
+	// every accepted report of the worker breaks it. An attempt that nobody has claimed is never stale.
 	StaleThreshold *durationpb.Duration `protobuf:"bytes,7,opt,name=stale_threshold,json=staleThreshold,proto3" json:"stale_threshold,omitempty"`
 	// Whether a failed job that may be retried goes to RETRYING by itself. When false it rests in FAILED until Retry or
 	// Cancel.
@@ -826,7 +852,7 @@ var File_jobstate_v1_job_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\t\n" +
+	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\t\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -861,7 +887,9 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\rcancel_reason\x18\x18 \x01(\tR\fcancelReason\x123\n" +
 	"\bmetadata\x18\x19 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12/\n" +
 	"\x06result\x18\x1a \x01(\v2\x17.google.protobuf.StructR\x06result\x12\x18\n" +
-	"\aclaimed\x18\x1b \x01(\bR\aclaimed\"\xd3\x01\n" +
+	"\aclaimed\x18\x1b \x01(\bR\aclaimed\x129\n" +
+	"\n" +
+	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTimeJ\x04\b\x1c\x10-\"\xd3\x01\n" +
 	"\bJobError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
@@ -873,7 +901,7 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\x06tokens\x18\x01 \x01(\x03H\x00R\x06tokens\x88\x01\x01\x12\x17\n" +
 	"\x04cost\x18\x02 \x01(\x01H\x01R\x04cost\x88\x01\x01B\t\n" +
 	"\a_tokensB\a\n" +
-	"\x05_cost\"\xb9\x02\n" +
+	"\x05_cost\"\xf4\x02\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x129\n" +
 	"\n" +
@@ -882,7 +910,9 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\aoutcome\x18\x04 \x01(\x0e2\x1b.jobstate.v1.AttemptOutcomeR\aoutcome\x12+\n" +
 	"\x05error\x18\x05 \x01(\v2\x15.jobstate.v1.JobErrorR\x05error\x12(\n" +
 	"\x05usage\x18\x06 \x01(\v2\x12.jobstate.v1.UsageR\x05usage\x12\x16\n" +
-	"\x06worker\x18\a \x01(\tR\x06worker\"\xe0\x02\n" +
+	"\x06worker\x18\a \x01(\tR\x06worker\x129\n" +
+	"\n" +
+	"claim_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTime\"\xe6\x02\n" +
 	"\aJobType\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vmax_retries\x18\x02 \x01(\x05R\n" +
@@ -894,7 +924,7 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\x06jitter\x18\x06 \x01(\x01R\x06jitter\x12B\n" +
 	"\x0fstale_threshold\x18\a \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold\x12\x1d\n" +
 	"\n" +
-	"auto_retry\x18\b \x01(\bR\tautoRetry*\xd7\x01\n" +
+	"auto_retry\x18\b \x01(\bR\tautoRetryJ\x04\b\t\x10\x13*\xd7\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10JOB_STATE_QUEUED\x10\x01\x12\x18\n" +
@@ -903,12 +933,12 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\x10JOB_STATE_FAILED\x10\x04\x12\x16\n" +
 	"\x12JOB_STATE_RETRYING\x10\x05\x12 \n" +
 	"\x1cJOB_STATE_PERMANENTLY_FAILED\x10\x06\x12\x17\n" +
-	"\x13JOB_STATE_CANCELLED\x10\a*\x8b\x01\n" +
+	"\x13JOB_STATE_CANCELLED\x10\a*\x91\x01\n" +
 	"\x0eAttemptOutcome\x12\x1f\n" +
 	"\x1bATTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ATTEMPT_OUTCOME_COMPLETED\x10\x01\x12\x1a\n" +
 	"\x16ATTEMPT_OUTCOME_FAILED\x10\x02\x12\x1d\n" +
-	"\x19ATTEMPT_OUTCOME_CANCELLED\x10\x03B^\n" +
+	"\x19ATTEMPT_OUTCOME_CANCELLED\x10\x03\"\x04\b\x04\x10\x04B^\n" +
 	"\x0eio.jobstate.v1B\bJobProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
 
 var (
@@ -950,22 +980,24 @@ var file_jobstate_v1_job_proto_depIdxs = []int32{
 	3,  // 9: jobstate.v1.Job.last_error:type_name -> jobstate.v1.JobError
 	9,  // 10: jobstate.v1.Job.metadata:type_name -> google.protobuf.Struct
 	9,  // 11: jobstate.v1.Job.result:type_name -> google.protobuf.Struct
-	9,  // 12: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
-	7,  // 13: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
-	7,  // 14: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	7,  // 15: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
-	1,  // 16: jobstate.v1.Attempt.outcome:type_name -> jobstate.v1.AttemptOutcome
-	3,  // 17: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
-	4,  // 18: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
-	8,  // 19: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
-	8,  // 20: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
-	8,  // 21: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
-	8,  // 22: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	7,  // 12: jobstate.v1.Job.claim_time:type_name -> google.protobuf.Timestamp
+	9,  // 13: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
+	7,  // 14: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
+	7,  // 15: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	7,  // 16: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
+	1,  // 17: jobstate.v1.Attempt.outcome:type_name -> jobstate.v1.AttemptOutcome
+	3,  // 18: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
+	4,  // 19: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
+	7,  // 20: jobstate.v1.Attempt.claim_time:type_name -> google.protobuf.Timestamp
+	8,  // 21: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
+	8,  // 22: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
+	8,  // 23: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
+	8,  // 24: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_proto_init() }

@@ -2458,7 +2458,7 @@ type JobTypeStats struct {
 	// completed / (completed + permanently_failed), from 0 to 1. Unset when none has reached either.
 	SuccessRate *float64 `protobuf:"fixed64,7,opt,name=success_rate,json=successRate,proto3,oneof" json:"success_rate,omitempty"`
 	// Mean `duration` of the jobs that have reached COMPLETED since the store began. Unset when none has. This and the
-	// percentiles below measure time in PROCESSING, summed over a job's attempts.
+	// percentiles below measure the time from claim to end, summed over a job's attempts.
 	DurationMean *durationpb.Duration `protobuf:"bytes,8,opt,name=duration_mean,json=durationMean,proto3" json:"duration_mean,omitempty"`
 	// Duration that half of those jobs stayed within. Percentiles come from a histogram whose buckets are at most 5 %
 	// wide. Unset when there are none.
@@ -2472,7 +2472,16 @@ type JobTypeStats struct {
 	// Tokens reported since the store began.
 	Tokens int64 `protobuf:"varint,13,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// Cost reported since the store began, in the currency the callers agree on.
-	Cost          float64 `protobuf:"fixed64,14,opt,name=cost,proto3" json:"cost,omitempty"`
+	Cost float64 `protobuf:"fixed64,14,opt,name=cost,proto3" json:"cost,omitempty"`
+	// Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt, from
+	// the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
+	WaitP50 *durationpb.Duration `protobuf:"bytes,18,opt,name=wait_p50,json=waitP50,proto3" json:"wait_p50,omitempty"`
+	// Wait that 95 % of those claims stayed within. Unset when there were none.
+	WaitP95 *durationpb.Duration `protobuf:"bytes,19,opt,name=wait_p95,json=waitP95,proto3" json:"wait_p95,omitempty"`
+	// Wait that 99 % of those claims stayed within. Unset when there were none.
+	WaitP99 *durationpb.Duration `protobuf:"bytes,20,opt,name=wait_p99,json=waitP99,proto3" json:"wait_p99,omitempty"`
+	// Mean wait of those claims. Unset when there were none.
+	WaitMean      *durationpb.Duration `protobuf:"bytes,31,opt,name=wait_mean,json=waitMean,proto3" json:"wait_mean,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2603,6 +2612,34 @@ func (x *JobTypeStats) GetCost() float64 {
 		return x.Cost
 	}
 	return 0
+}
+
+func (x *JobTypeStats) GetWaitP50() *durationpb.Duration {
+	if x != nil {
+		return x.WaitP50
+	}
+	return nil
+}
+
+func (x *JobTypeStats) GetWaitP95() *durationpb.Duration {
+	if x != nil {
+		return x.WaitP95
+	}
+	return nil
+}
+
+func (x *JobTypeStats) GetWaitP99() *durationpb.Duration {
+	if x != nil {
+		return x.WaitP99
+	}
+	return nil
+}
+
+func (x *JobTypeStats) GetWaitMean() *durationpb.Duration {
+	if x != nil {
+		return x.WaitMean
+	}
+	return nil
 }
 
 // StateCount is the number of jobs in one state.
@@ -2923,7 +2960,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\tjob_types\x18\x01 \x03(\tR\bjobTypes\"{\n" +
 	"\x10GetStatsResponse\x126\n" +
 	"\tjob_types\x18\x01 \x03(\v2\x19.jobstate.v1.JobTypeStatsR\bjobTypes\x12/\n" +
-	"\x05total\x18\x02 \x01(\v2\x19.jobstate.v1.JobTypeStatsR\x05total\"\x88\x05\n" +
+	"\x05total\x18\x02 \x01(\v2\x19.jobstate.v1.JobTypeStatsR\x05total\"\xee\x06\n" +
 	"\fJobTypeStats\x12\x19\n" +
 	"\bjob_type\x18\x01 \x01(\tR\ajobType\x12/\n" +
 	"\x06stored\x18\x02 \x03(\v2\x17.jobstate.v1.StateCountR\x06stored\x12H\n" +
@@ -2939,8 +2976,12 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\fduration_p99\x18\v \x01(\v2\x19.google.protobuf.DurationR\vdurationP99\x12\x18\n" +
 	"\aretries\x18\f \x01(\x03R\aretries\x12\x16\n" +
 	"\x06tokens\x18\r \x01(\x03R\x06tokens\x12\x12\n" +
-	"\x04cost\x18\x0e \x01(\x01R\x04costB\x0f\n" +
-	"\r_success_rate\"O\n" +
+	"\x04cost\x18\x0e \x01(\x01R\x04cost\x124\n" +
+	"\bwait_p50\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\awaitP50\x124\n" +
+	"\bwait_p95\x18\x13 \x01(\v2\x19.google.protobuf.DurationR\awaitP95\x124\n" +
+	"\bwait_p99\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\awaitP99\x126\n" +
+	"\twait_mean\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\bwaitMeanB\x0f\n" +
+	"\r_success_rateJ\x04\b\x0f\x10\x12J\x04\b\x15\x10\x1f\"O\n" +
 	"\n" +
 	"StateCount\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.jobstate.v1.JobStateR\x05state\x12\x14\n" +
@@ -3108,41 +3149,45 @@ var file_jobstate_v1_job_service_proto_depIdxs = []int32{
 	41, // 51: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
 	41, // 52: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
 	41, // 53: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
-	44, // 54: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
-	49, // 55: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
-	4,  // 56: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
-	6,  // 57: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
-	9,  // 58: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
-	11, // 59: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
-	13, // 60: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
-	15, // 61: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
-	17, // 62: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
-	19, // 63: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
-	22, // 64: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
-	24, // 65: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
-	26, // 66: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
-	31, // 67: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
-	33, // 68: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
-	37, // 69: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
-	5,  // 70: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
-	7,  // 71: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
-	10, // 72: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
-	12, // 73: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
-	14, // 74: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
-	16, // 75: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
-	18, // 76: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
-	21, // 77: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
-	23, // 78: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
-	25, // 79: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
-	28, // 80: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
-	32, // 81: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
-	34, // 82: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
-	38, // 83: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
-	70, // [70:84] is the sub-list for method output_type
-	56, // [56:70] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	41, // 54: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
+	41, // 55: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
+	41, // 56: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
+	41, // 57: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
+	44, // 58: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
+	49, // 59: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
+	4,  // 60: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
+	6,  // 61: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
+	9,  // 62: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
+	11, // 63: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
+	13, // 64: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
+	15, // 65: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
+	17, // 66: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
+	19, // 67: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
+	22, // 68: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
+	24, // 69: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
+	26, // 70: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
+	31, // 71: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
+	33, // 72: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
+	37, // 73: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
+	5,  // 74: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
+	7,  // 75: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
+	10, // 76: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
+	12, // 77: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
+	14, // 78: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
+	16, // 79: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
+	18, // 80: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
+	21, // 81: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
+	23, // 82: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
+	25, // 83: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
+	28, // 84: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
+	32, // 85: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
+	34, // 86: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
+	38, // 87: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
+	74, // [74:88] is the sub-list for method output_type
+	60, // [60:74] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_service_proto_init() }

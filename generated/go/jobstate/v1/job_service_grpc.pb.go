@@ -52,6 +52,11 @@ const (
 // The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
 // answer to Start gave it. It may be left out only while the job is in its first attempt.
 //
+// The claim: timeout, staleness and duration count from the moment a worker claims an attempt, and nothing else counts.
+// Start claims, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
+// appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
+// times out nor goes stale, and costs no retry.
+//
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
 // or INTERNAL: see ErrorReason. The reasons below are those of the call itself.
 type JobServiceClient interface {
@@ -89,7 +94,7 @@ type JobServiceClient interface {
 	// Start begins the first attempt of a job, or claims an attempt that the server resumed.
 	//
 	// From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
-	// attempt, appending `.claimed`. The timeout runs from here. However many race for one attempt, exactly one wins; the
+	// attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one attempt, exactly one wins; the
 	// others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself: wait for `.started`. With a
 	// request_id the call may be repeated; without one, a repeat is refused like any loser.
 	//
@@ -98,9 +103,10 @@ type JobServiceClient interface {
 	Start(ctx context.Context, in *StartRequest, opts ...grpc.CallOption) (*StartResponse, error)
 	// UpdateProgress reports how far the running attempt is.
 	//
-	// In PROCESSING, which it stays in, appending `.progress`. Only what is set changes, and of concurrent reports the
-	// last committed wins. With nothing set but id and attempt it only says "I am alive": that breaks the silence that
-	// the stale threshold measures, and makes neither event nor version. May be repeated: the values end the same,
+	// In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt. Only
+	// what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt it only
+	// says "I am alive": that breaks the silence that the stale threshold measures, and makes neither event nor version,
+	// unless it claims the attempt. May be repeated: the values end the same,
 	// though each repeat appends an event. The returned job has no result, and has metadata only if this call set it.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD, also when the merged metadata is over its limit); NOT_FOUND
@@ -108,7 +114,8 @@ type JobServiceClient interface {
 	UpdateProgress(ctx context.Context, in *UpdateProgressRequest, opts ...grpc.CallOption) (*UpdateProgressResponse, error)
 	// Complete ends the running attempt, and with it the job, well.
 	//
-	// From PROCESSING to COMPLETED, which is final; progress becomes 100 and `.completed` is appended. With a request_id
+	// From PROCESSING to COMPLETED, which is final; progress becomes 100 and `.completed` is appended, after `.claimed`
+	// when nobody had claimed the attempt, which then took no time. With a request_id
 	// the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
@@ -116,7 +123,8 @@ type JobServiceClient interface {
 	Complete(ctx context.Context, in *CompleteRequest, opts ...grpc.CallOption) (*CompleteResponse, error)
 	// Fail ends the running attempt with an error.
 	//
-	// From PROCESSING to FAILED, appending `.failed`, and on in the same commit: to PERMANENTLY_FAILED, which is final,
+	// From PROCESSING to FAILED, appending `.failed`, after `.claimed` when nobody had claimed the attempt, which then
+	// took no time; and on in the same commit: to PERMANENTLY_FAILED, which is final,
 	// with `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
 	// `.retrying`, when the job's type has auto_retry on. With auto_retry off the job rests in FAILED until Retry or
 	// Cancel. With a request_id the call may be repeated; without one, a repeat is refused.
@@ -129,7 +137,7 @@ type JobServiceClient interface {
 	// From FAILED to RETRYING, appending `.retrying`: the wait is the retry_delay given with the failure, or else the
 	// type's base_delay, doubled with every retry before this one, up to max_delay. In RETRYING the job is returned
 	// unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
-	// appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the Start that claims
+	// appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
 	// it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
@@ -368,6 +376,11 @@ func (c *jobServiceClient) ListJobTypes(ctx context.Context, in *ListJobTypesReq
 // The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
 // answer to Start gave it. It may be left out only while the job is in its first attempt.
 //
+// The claim: timeout, staleness and duration count from the moment a worker claims an attempt, and nothing else counts.
+// Start claims, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
+// appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
+// times out nor goes stale, and costs no retry.
+//
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
 // or INTERNAL: see ErrorReason. The reasons below are those of the call itself.
 type JobServiceServer interface {
@@ -405,7 +418,7 @@ type JobServiceServer interface {
 	// Start begins the first attempt of a job, or claims an attempt that the server resumed.
 	//
 	// From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
-	// attempt, appending `.claimed`. The timeout runs from here. However many race for one attempt, exactly one wins; the
+	// attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one attempt, exactly one wins; the
 	// others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself: wait for `.started`. With a
 	// request_id the call may be repeated; without one, a repeat is refused like any loser.
 	//
@@ -414,9 +427,10 @@ type JobServiceServer interface {
 	Start(context.Context, *StartRequest) (*StartResponse, error)
 	// UpdateProgress reports how far the running attempt is.
 	//
-	// In PROCESSING, which it stays in, appending `.progress`. Only what is set changes, and of concurrent reports the
-	// last committed wins. With nothing set but id and attempt it only says "I am alive": that breaks the silence that
-	// the stale threshold measures, and makes neither event nor version. May be repeated: the values end the same,
+	// In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt. Only
+	// what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt it only
+	// says "I am alive": that breaks the silence that the stale threshold measures, and makes neither event nor version,
+	// unless it claims the attempt. May be repeated: the values end the same,
 	// though each repeat appends an event. The returned job has no result, and has metadata only if this call set it.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD, also when the merged metadata is over its limit); NOT_FOUND
@@ -424,7 +438,8 @@ type JobServiceServer interface {
 	UpdateProgress(context.Context, *UpdateProgressRequest) (*UpdateProgressResponse, error)
 	// Complete ends the running attempt, and with it the job, well.
 	//
-	// From PROCESSING to COMPLETED, which is final; progress becomes 100 and `.completed` is appended. With a request_id
+	// From PROCESSING to COMPLETED, which is final; progress becomes 100 and `.completed` is appended, after `.claimed`
+	// when nobody had claimed the attempt, which then took no time. With a request_id
 	// the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
@@ -432,7 +447,8 @@ type JobServiceServer interface {
 	Complete(context.Context, *CompleteRequest) (*CompleteResponse, error)
 	// Fail ends the running attempt with an error.
 	//
-	// From PROCESSING to FAILED, appending `.failed`, and on in the same commit: to PERMANENTLY_FAILED, which is final,
+	// From PROCESSING to FAILED, appending `.failed`, after `.claimed` when nobody had claimed the attempt, which then
+	// took no time; and on in the same commit: to PERMANENTLY_FAILED, which is final,
 	// with `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
 	// `.retrying`, when the job's type has auto_retry on. With auto_retry off the job rests in FAILED until Retry or
 	// Cancel. With a request_id the call may be repeated; without one, a repeat is refused.
@@ -445,7 +461,7 @@ type JobServiceServer interface {
 	// From FAILED to RETRYING, appending `.retrying`: the wait is the retry_delay given with the failure, or else the
 	// type's base_delay, doubled with every retry before this one, up to max_delay. In RETRYING the job is returned
 	// unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
-	// appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the Start that claims
+	// appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
 	// it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in

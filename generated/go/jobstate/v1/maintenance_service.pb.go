@@ -447,7 +447,7 @@ type CheckHealthResponse struct {
 	OldestQueuedAge *durationpb.Duration `protobuf:"bytes,3,opt,name=oldest_queued_age,json=oldestQueuedAge,proto3" json:"oldest_queued_age,omitempty"`
 	// How many jobs are in QUEUED.
 	Queued int64 `protobuf:"varint,4,opt,name=queued,proto3" json:"queued,omitempty"`
-	// How many jobs are in PROCESSING.
+	// How many jobs are in PROCESSING, claimed or not.
 	Processing int64 `protobuf:"varint,5,opt,name=processing,proto3" json:"processing,omitempty"`
 	// How many jobs rest in FAILED, waiting for a Retry or Cancel.
 	Failed int64 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
@@ -465,9 +465,11 @@ type CheckHealthResponse struct {
 	// Transactions committed since the server began.
 	Commits int64 `protobuf:"varint,11,opt,name=commits,proto3" json:"commits,omitempty"`
 	// Commands answered since the server began. Many share a commit, so this grows faster than `commits` under load.
-	Commands      int64 `protobuf:"varint,12,opt,name=commands,proto3" json:"commands,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Commands int64 `protobuf:"varint,12,opt,name=commands,proto3" json:"commands,omitempty"`
+	// How long the oldest attempt in PROCESSING that nobody has claimed has been waiting. Unset when none is.
+	OldestUnclaimedAge *durationpb.Duration `protobuf:"bytes,13,opt,name=oldest_unclaimed_age,json=oldestUnclaimedAge,proto3" json:"oldest_unclaimed_age,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *CheckHealthResponse) Reset() {
@@ -582,6 +584,13 @@ func (x *CheckHealthResponse) GetCommands() int64 {
 		return x.Commands
 	}
 	return 0
+}
+
+func (x *CheckHealthResponse) GetOldestUnclaimedAge() *durationpb.Duration {
+	if x != nil {
+		return x.OldestUnclaimedAge
+	}
+	return nil
 }
 
 // ListTasksRequest has no fields.
@@ -781,7 +790,7 @@ const file_jobstate_v1_maintenance_service_proto_rawDesc = "" +
 	"\x0fCleanupResponse\x12\x12\n" +
 	"\x04jobs\x18\x01 \x01(\x03R\x04jobs\x12\x16\n" +
 	"\x06events\x18\x02 \x01(\x03R\x06events\"\x14\n" +
-	"\x12CheckHealthRequest\"\xce\x03\n" +
+	"\x12CheckHealthRequest\"\x9b\x04\n" +
 	"\x13CheckHealthResponse\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.jobstate.v1.HealthStateR\x05state\x12\x1a\n" +
 	"\bproblems\x18\x02 \x03(\tR\bproblems\x12E\n" +
@@ -797,7 +806,8 @@ const file_jobstate_v1_maintenance_service_proto_rawDesc = "" +
 	"\x12commit_latency_p99\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\x10commitLatencyP99\x12\x18\n" +
 	"\acommits\x18\v \x01(\x03R\acommits\x12\x1a\n" +
-	"\bcommands\x18\f \x01(\x03R\bcommands\"\x12\n" +
+	"\bcommands\x18\f \x01(\x03R\bcommands\x12K\n" +
+	"\x14oldest_unclaimed_age\x18\r \x01(\v2\x19.google.protobuf.DurationR\x12oldestUnclaimedAge\"\x12\n" +
 	"\x10ListTasksRequest\"<\n" +
 	"\x11ListTasksResponse\x12'\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x11.jobstate.v1.TaskR\x05tasks\"\x87\x02\n" +
@@ -856,25 +866,26 @@ var file_jobstate_v1_maintenance_service_proto_depIdxs = []int32{
 	0,  // 1: jobstate.v1.CheckHealthResponse.state:type_name -> jobstate.v1.HealthState
 	12, // 2: jobstate.v1.CheckHealthResponse.oldest_queued_age:type_name -> google.protobuf.Duration
 	12, // 3: jobstate.v1.CheckHealthResponse.commit_latency_p99:type_name -> google.protobuf.Duration
-	11, // 4: jobstate.v1.ListTasksResponse.tasks:type_name -> jobstate.v1.Task
-	13, // 5: jobstate.v1.Task.last_run:type_name -> google.protobuf.Timestamp
-	12, // 6: jobstate.v1.Task.last_duration:type_name -> google.protobuf.Duration
-	13, // 7: jobstate.v1.Task.next_run:type_name -> google.protobuf.Timestamp
-	1,  // 8: jobstate.v1.MaintenanceService.CheckStale:input_type -> jobstate.v1.CheckStaleRequest
-	3,  // 9: jobstate.v1.MaintenanceService.RetryFailed:input_type -> jobstate.v1.RetryFailedRequest
-	5,  // 10: jobstate.v1.MaintenanceService.Cleanup:input_type -> jobstate.v1.CleanupRequest
-	7,  // 11: jobstate.v1.MaintenanceService.CheckHealth:input_type -> jobstate.v1.CheckHealthRequest
-	9,  // 12: jobstate.v1.MaintenanceService.ListTasks:input_type -> jobstate.v1.ListTasksRequest
-	2,  // 13: jobstate.v1.MaintenanceService.CheckStale:output_type -> jobstate.v1.CheckStaleResponse
-	4,  // 14: jobstate.v1.MaintenanceService.RetryFailed:output_type -> jobstate.v1.RetryFailedResponse
-	6,  // 15: jobstate.v1.MaintenanceService.Cleanup:output_type -> jobstate.v1.CleanupResponse
-	8,  // 16: jobstate.v1.MaintenanceService.CheckHealth:output_type -> jobstate.v1.CheckHealthResponse
-	10, // 17: jobstate.v1.MaintenanceService.ListTasks:output_type -> jobstate.v1.ListTasksResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 4: jobstate.v1.CheckHealthResponse.oldest_unclaimed_age:type_name -> google.protobuf.Duration
+	11, // 5: jobstate.v1.ListTasksResponse.tasks:type_name -> jobstate.v1.Task
+	13, // 6: jobstate.v1.Task.last_run:type_name -> google.protobuf.Timestamp
+	12, // 7: jobstate.v1.Task.last_duration:type_name -> google.protobuf.Duration
+	13, // 8: jobstate.v1.Task.next_run:type_name -> google.protobuf.Timestamp
+	1,  // 9: jobstate.v1.MaintenanceService.CheckStale:input_type -> jobstate.v1.CheckStaleRequest
+	3,  // 10: jobstate.v1.MaintenanceService.RetryFailed:input_type -> jobstate.v1.RetryFailedRequest
+	5,  // 11: jobstate.v1.MaintenanceService.Cleanup:input_type -> jobstate.v1.CleanupRequest
+	7,  // 12: jobstate.v1.MaintenanceService.CheckHealth:input_type -> jobstate.v1.CheckHealthRequest
+	9,  // 13: jobstate.v1.MaintenanceService.ListTasks:input_type -> jobstate.v1.ListTasksRequest
+	2,  // 14: jobstate.v1.MaintenanceService.CheckStale:output_type -> jobstate.v1.CheckStaleResponse
+	4,  // 15: jobstate.v1.MaintenanceService.RetryFailed:output_type -> jobstate.v1.RetryFailedResponse
+	6,  // 16: jobstate.v1.MaintenanceService.Cleanup:output_type -> jobstate.v1.CleanupResponse
+	8,  // 17: jobstate.v1.MaintenanceService.CheckHealth:output_type -> jobstate.v1.CheckHealthResponse
+	10, // 18: jobstate.v1.MaintenanceService.ListTasks:output_type -> jobstate.v1.ListTasksResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_maintenance_service_proto_init() }

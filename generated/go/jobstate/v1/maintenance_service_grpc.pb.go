@@ -39,12 +39,12 @@ const (
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
 type MaintenanceServiceClient interface {
-	// CheckStale fails the attempts of which nothing has been heard for longer than their type's stale_threshold.
+	// CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
 	//
-	// From PROCESSING, claimed or not; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
+	// From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
 	// to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
 	// `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-	// meanwhile is left alone.
+	// meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
 	//
 	// Errors: none of its own.
 	CheckStale(ctx context.Context, in *CheckStaleRequest, opts ...grpc.CallOption) (*CheckStaleResponse, error)
@@ -150,12 +150,12 @@ func (c *maintenanceServiceClient) ListTasks(ctx context.Context, in *ListTasksR
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
 type MaintenanceServiceServer interface {
-	// CheckStale fails the attempts of which nothing has been heard for longer than their type's stale_threshold.
+	// CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
 	//
-	// From PROCESSING, claimed or not; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
+	// From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
 	// to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
 	// `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-	// meanwhile is left alone.
+	// meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
 	//
 	// Errors: none of its own.
 	CheckStale(context.Context, *CheckStaleRequest) (*CheckStaleResponse, error)

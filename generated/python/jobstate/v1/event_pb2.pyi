@@ -32,10 +32,12 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """"processing-job.queued": the job was created."""
     EVENT_TYPE_STARTED: _EventType.ValueType  # 2
     """"processing-job.started": an attempt began, by Start (and then it is claimed) or because the server resumed the
-    job (and then it waits for the Start that claims it).
+    job (and then it waits for the worker that claims it).
     """
     EVENT_TYPE_CLAIMED: _EventType.ValueType  # 3
-    """"processing-job.claimed": a Start claimed an attempt that the server had resumed; its timeout runs from here."""
+    """"processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first report,
+    whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+    """
     EVENT_TYPE_PROGRESS: _EventType.ValueType  # 4
     """"processing-job.progress": the running attempt reported progress, a message, metadata or usage."""
     EVENT_TYPE_COMPLETED: _EventType.ValueType  # 5
@@ -51,7 +53,7 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_CANCELLED: _EventType.ValueType  # 9
     """"processing-job.cancelled": the job reached CANCELLED."""
     EVENT_TYPE_STALE_DETECTED: _EventType.ValueType  # 10
-    """"processing-job.stale.detected": nothing was heard of the running attempt for too long. `.failed` of the same
+    """"processing-job.stale.detected": nothing was heard of the claimed attempt for too long. `.failed` of the same
     commit follows.
     """
     EVENT_TYPE_DELETED: _EventType.ValueType  # 11
@@ -66,10 +68,12 @@ EVENT_TYPE_QUEUED: EventType.ValueType  # 1
 """"processing-job.queued": the job was created."""
 EVENT_TYPE_STARTED: EventType.ValueType  # 2
 """"processing-job.started": an attempt began, by Start (and then it is claimed) or because the server resumed the
-job (and then it waits for the Start that claims it).
+job (and then it waits for the worker that claims it).
 """
 EVENT_TYPE_CLAIMED: EventType.ValueType  # 3
-""""processing-job.claimed": a Start claimed an attempt that the server had resumed; its timeout runs from here."""
+""""processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first report,
+whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+"""
 EVENT_TYPE_PROGRESS: EventType.ValueType  # 4
 """"processing-job.progress": the running attempt reported progress, a message, metadata or usage."""
 EVENT_TYPE_COMPLETED: EventType.ValueType  # 5
@@ -85,7 +89,7 @@ EVENT_TYPE_PERMANENTLY_FAILED: EventType.ValueType  # 8
 EVENT_TYPE_CANCELLED: EventType.ValueType  # 9
 """"processing-job.cancelled": the job reached CANCELLED."""
 EVENT_TYPE_STALE_DETECTED: EventType.ValueType  # 10
-""""processing-job.stale.detected": nothing was heard of the running attempt for too long. `.failed` of the same
+""""processing-job.stale.detected": nothing was heard of the claimed attempt for too long. `.failed` of the same
 commit follows.
 """
 EVENT_TYPE_DELETED: EventType.ValueType  # 11
@@ -235,18 +239,24 @@ class StartedDetail(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESUMED_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
     resumed: _builtins.bool
     """True when the server resumed the job, its wait being over or cut short by Retry, and nobody has claimed the
     attempt yet: a worker who wants it calls Start. False when a Start began the attempt, which is then claimed.
     """
+    @_builtins.property
+    def waited(self) -> _duration_pb2.Duration:
+        """How long the job had waited for a worker, from its creation. Unset when resumed."""
+
     def __init__(
         self,
         *,
         resumed: _builtins.bool = ...,
+        waited: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["waited", b"waited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resumed", b"resumed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resumed", b"resumed", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,16 +269,22 @@ class ClaimedDetail(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
-    """Who claimed the attempt, at most 128 bytes; empty when the Start named nobody."""
+    """Who claimed the attempt, at most 128 bytes; empty when the Start named nobody, and when a report claimed it."""
+    @_builtins.property
+    def waited(self) -> _duration_pb2.Duration:
+        """How long the attempt had waited for a worker, from its start_time."""
+
     def __init__(
         self,
         *,
         worker: _builtins.str = ...,
+        waited: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["waited", b"waited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["waited", b"waited", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,7 +408,7 @@ class StaleDetectedDetail(_message.Message):
     STALE_THRESHOLD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def heard_time(self) -> _timestamp_pb2.Timestamp:
-        """When something was last heard of the attempt."""
+        """When something was last heard of the attempt: its claim, or the last report."""
 
     @_builtins.property
     def stale_threshold(self) -> _duration_pb2.Duration:

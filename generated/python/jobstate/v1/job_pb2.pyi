@@ -31,7 +31,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
     """Created; waits for its first Start."""
     JOB_STATE_PROCESSING: _JobState.ValueType  # 2
-    """An attempt is running, or was resumed by the server and waits for the Start that claims it."""
+    """An attempt is running, or was resumed by the server and waits for the worker that claims it."""
     JOB_STATE_COMPLETED: _JobState.ValueType  # 3
     """Final. An attempt ended well."""
     JOB_STATE_FAILED: _JobState.ValueType  # 4
@@ -56,7 +56,7 @@ JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 JOB_STATE_QUEUED: JobState.ValueType  # 1
 """Created; waits for its first Start."""
 JOB_STATE_PROCESSING: JobState.ValueType  # 2
-"""An attempt is running, or was resumed by the server and waits for the Start that claims it."""
+"""An attempt is running, or was resumed by the server and waits for the worker that claims it."""
 JOB_STATE_COMPLETED: JobState.ValueType  # 3
 """Final. An attempt ended well."""
 JOB_STATE_FAILED: JobState.ValueType  # 4
@@ -83,9 +83,9 @@ class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attemp
     ATTEMPT_OUTCOME_COMPLETED: _AttemptOutcome.ValueType  # 1
     """The worker completed the job."""
     ATTEMPT_OUTCOME_FAILED: _AttemptOutcome.ValueType  # 2
-    """The worker reported a failure, or the server found the attempt overdue or stale."""
+    """The worker reported a failure, or the server found the claimed attempt overdue or stale."""
     ATTEMPT_OUTCOME_CANCELLED: _AttemptOutcome.ValueType  # 3
-    """The job was cancelled while the attempt was running."""
+    """The job was cancelled while the attempt was running, or waited for a worker."""
 
 class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
     """AttemptOutcome says how an attempt ended."""
@@ -95,9 +95,9 @@ ATTEMPT_OUTCOME_UNSPECIFIED: AttemptOutcome.ValueType  # 0
 ATTEMPT_OUTCOME_COMPLETED: AttemptOutcome.ValueType  # 1
 """The worker completed the job."""
 ATTEMPT_OUTCOME_FAILED: AttemptOutcome.ValueType  # 2
-"""The worker reported a failure, or the server found the attempt overdue or stale."""
+"""The worker reported a failure, or the server found the claimed attempt overdue or stale."""
 ATTEMPT_OUTCOME_CANCELLED: AttemptOutcome.ValueType  # 3
-"""The job was cancelled while the attempt was running."""
+"""The job was cancelled while the attempt was running, or waited for a worker."""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 @_typing.final
@@ -138,6 +138,7 @@ class Job(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     CLAIMED_FIELD_NUMBER: _builtins.int
+    CLAIM_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Names the job, for good. Given by the caller or made by the server; ids that the server makes sort by the time
     they were made. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
@@ -167,7 +168,8 @@ class Job(_message.Message):
     """
     worker: _builtins.str
     """Who claimed the current attempt, or the last once none is running. At most 128 bytes. Empty before the first
-    start, while an attempt that the server resumed waits to be claimed, and when the claiming Start named nobody.
+    start, while an attempt that the server resumed waits to be claimed, when the claiming Start named nobody, and when
+    a report claimed the attempt.
     """
     retry_count: _builtins.int
     """How many times the job has been sent to RETRYING. Never more than max_retries."""
@@ -186,8 +188,9 @@ class Job(_message.Message):
     gave no reason.
     """
     claimed: _builtins.bool
-    """Whether a worker's Start has taken the current attempt. False while an attempt that the server resumed waits for
-    its worker, and before the first attempt.
+    """Whether a worker has taken the current attempt (or the last, once there is none running), by Start or by its first
+    report. False before the first attempt and while an attempt that the server resumed waits for its worker: however
+    long that takes, it neither times out nor goes stale.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -199,7 +202,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the current attempt (or the last, once there is none running) began. Unset before the first start."""
+        """When the current attempt (or the last, once there is none running) began: by Start the first, and a later one when
+        its wait for the retry was over. Unset before the first start. Work began with claim_time, not before.
+        """
 
     @_builtins.property
     def complete_time(self) -> _timestamp_pb2.Timestamp:
@@ -211,8 +216,8 @@ class Job(_message.Message):
 
     @_builtins.property
     def attempt_deadline(self) -> _timestamp_pb2.Timestamp:
-        """When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended. Unset when no attempt is running, while
-        nobody has claimed the attempt, and for a job without timeout. After an outage of the server it may fail later than
+        """When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when no
+        attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of the server it may fail later than
         this, so that the outage does not fail the attempt, but never earlier.
         """
 
@@ -224,7 +229,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """Time spent in PROCESSING, summed over ended attempts. Zero until an attempt has ended."""
+        """Time from claim to end, summed over ended attempts. Zero until an attempt has ended. What an attempt waited for a
+        worker is not in it, and an attempt that was cancelled before anybody claimed it adds nothing.
+        """
 
     @_builtins.property
     def last_error(self) -> Global___JobError:
@@ -239,6 +246,13 @@ class Job(_message.Message):
     @_builtins.property
     def result(self) -> _struct_pb2.Struct:
         """What the work gave, as said by Complete. At most 64 KiB encoded. Unset until then, and when Complete gave none."""
+
+    @_builtins.property
+    def claim_time(self) -> _timestamp_pb2.Timestamp:
+        """When a worker claimed the current attempt, or the last once none is running: by Start, or by its first report.
+        Timeout, staleness and duration count from here. Unset while `claimed` is false. The wait before it began with
+        create_time for the first attempt, and with start_time for a later one.
+        """
 
     def __init__(
         self,
@@ -270,10 +284,11 @@ class Job(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         result: _struct_pb2.Struct | None = ...,
         claimed: _builtins.bool = ...,
+        claim_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "last_error", b"last_error", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "result", b"result", "start_time", b"start_time", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "claim_time", b"claim_time", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "last_error", b"last_error", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "result", b"result", "start_time", b"start_time", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_reason", b"cancel_reason", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "id", b"id", "job_type", b"job_type", "last_error", b"last_error", "max_retries", b"max_retries", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "progress", b"progress", "progress_message", b"progress_message", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "state", b"state", "timeout", b"timeout", "update_time", b"update_time", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "id", b"id", "job_type", b"job_type", "last_error", b"last_error", "max_retries", b"max_retries", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "progress", b"progress", "progress_message", b"progress_message", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "state", b"state", "timeout", b"timeout", "update_time", b"update_time", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,7 +308,7 @@ class JobError(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
-    ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (nothing was heard of the attempt for the
+    ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (nothing was heard of a claimed attempt for the
     type's stale threshold).
     """
     message: _builtins.str
@@ -378,15 +393,18 @@ class Attempt(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
+    CLAIM_TIME_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number of the attempt, from 1."""
     outcome: Global___AttemptOutcome.ValueType
     """How the attempt ended."""
     worker: _builtins.str
-    """Who claimed the attempt. At most 128 bytes; empty when nobody claimed it or the claiming Start named nobody."""
+    """Who claimed the attempt. At most 128 bytes; empty when nobody claimed it, when the claiming Start named nobody, and
+    when a report claimed it.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the attempt began, which for a resumed attempt is before somebody claimed it."""
+        """When the attempt began: by Start the first, and a later one when its wait for the retry was over."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -400,6 +418,12 @@ class Attempt(_message.Message):
     def usage(self) -> Global___Usage:
         """The last total reported for the attempt; a part that was never reported is 0."""
 
+    @_builtins.property
+    def claim_time(self) -> _timestamp_pb2.Timestamp:
+        """When a worker claimed the attempt. It took from here to end_time. Unset when nobody had claimed it before the job
+        was cancelled.
+        """
+
     def __init__(
         self,
         *,
@@ -410,10 +434,11 @@ class Attempt(_message.Message):
         error: Global___JobError | None = ...,
         usage: Global___Usage | None = ...,
         worker: _builtins.str = ...,
+        claim_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "error", b"error", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim_time", b"claim_time", "end_time", b"end_time", "error", b"error", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "error", b"error", "number", b"number", "outcome", b"outcome", "start_time", b"start_time", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_time", b"claim_time", "end_time", b"end_time", "error", b"error", "number", b"number", "outcome", b"outcome", "start_time", b"start_time", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -467,8 +492,8 @@ class JobType(_message.Message):
 
     @_builtins.property
     def stale_threshold(self) -> _duration_pb2.Duration:
-        """Silence after which an attempt counts as stale and is failed, at most 30 days. Every accepted report of the worker
-        breaks it.
+        """Silence after which a claimed attempt counts as stale and is failed, at most 30 days. It counts from the claim, and
+        every accepted report of the worker breaks it. An attempt that nobody has claimed is never stale.
         """
 
     def __init__(

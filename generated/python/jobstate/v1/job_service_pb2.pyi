@@ -1320,6 +1320,10 @@ class JobTypeStats(_message.Message):
     RETRIES_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    WAIT_P50_FIELD_NUMBER: _builtins.int
+    WAIT_P95_FIELD_NUMBER: _builtins.int
+    WAIT_P99_FIELD_NUMBER: _builtins.int
+    WAIT_MEAN_FIELD_NUMBER: _builtins.int
     job_type: _builtins.str
     """The job type; empty in the total."""
     completed: _builtins.int
@@ -1347,7 +1351,7 @@ class JobTypeStats(_message.Message):
     @_builtins.property
     def duration_mean(self) -> _duration_pb2.Duration:
         """Mean `duration` of the jobs that have reached COMPLETED since the store began. Unset when none has. This and the
-        percentiles below measure time in PROCESSING, summed over a job's attempts.
+        percentiles below measure the time from claim to end, summed over a job's attempts.
         """
 
     @_builtins.property
@@ -1363,6 +1367,24 @@ class JobTypeStats(_message.Message):
     @_builtins.property
     def duration_p99(self) -> _duration_pb2.Duration:
         """Duration that 99 % of those jobs stayed within. Unset when there are none."""
+
+    @_builtins.property
+    def wait_p50(self) -> _duration_pb2.Duration:
+        """Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt, from
+        the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
+        """
+
+    @_builtins.property
+    def wait_p95(self) -> _duration_pb2.Duration:
+        """Wait that 95 % of those claims stayed within. Unset when there were none."""
+
+    @_builtins.property
+    def wait_p99(self) -> _duration_pb2.Duration:
+        """Wait that 99 % of those claims stayed within. Unset when there were none."""
+
+    @_builtins.property
+    def wait_mean(self) -> _duration_pb2.Duration:
+        """Mean wait of those claims. Unset when there were none."""
 
     def __init__(
         self,
@@ -1381,10 +1403,14 @@ class JobTypeStats(_message.Message):
         retries: _builtins.int = ...,
         tokens: _builtins.int = ...,
         cost: _builtins.float = ...,
+        wait_p50: _duration_pb2.Duration | None = ...,
+        wait_p95: _duration_pb2.Duration | None = ...,
+        wait_p99: _duration_pb2.Duration | None = ...,
+        wait_mean: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "duration_mean", b"duration_mean", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "duration_p99", b"duration_p99", "oldest_queued_time", b"oldest_queued_time", "success_rate", b"success_rate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "duration_mean", b"duration_mean", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "duration_p99", b"duration_p99", "oldest_queued_time", b"oldest_queued_time", "success_rate", b"success_rate", "wait_mean", b"wait_mean", "wait_p50", b"wait_p50", "wait_p95", b"wait_p95", "wait_p99", b"wait_p99"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "cancelled", b"cancelled", "completed", b"completed", "cost", b"cost", "duration_mean", b"duration_mean", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "duration_p99", b"duration_p99", "job_type", b"job_type", "oldest_queued_time", b"oldest_queued_time", "permanently_failed", b"permanently_failed", "retries", b"retries", "stored", b"stored", "success_rate", b"success_rate", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "cancelled", b"cancelled", "completed", b"completed", "cost", b"cost", "duration_mean", b"duration_mean", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "duration_p99", b"duration_p99", "job_type", b"job_type", "oldest_queued_time", b"oldest_queued_time", "permanently_failed", b"permanently_failed", "retries", b"retries", "stored", b"stored", "success_rate", b"success_rate", "tokens", b"tokens", "wait_mean", b"wait_mean", "wait_p50", b"wait_p50", "wait_p95", b"wait_p95", "wait_p99", b"wait_p99"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__success_rate: _TypeAlias = _typing.Literal["success_rate"]  # noqa: Y015
     _WhichOneofArgType__success_rate: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate"]  # noqa: Y015

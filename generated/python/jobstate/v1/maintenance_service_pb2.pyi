@@ -241,12 +241,13 @@ class CheckHealthResponse(_message.Message):
     COMMIT_LATENCY_P99_FIELD_NUMBER: _builtins.int
     COMMITS_FIELD_NUMBER: _builtins.int
     COMMANDS_FIELD_NUMBER: _builtins.int
+    OLDEST_UNCLAIMED_AGE_FIELD_NUMBER: _builtins.int
     state: Global___HealthState.ValueType
     """The verdict."""
     queued: _builtins.int
     """How many jobs are in QUEUED."""
     processing: _builtins.int
-    """How many jobs are in PROCESSING."""
+    """How many jobs are in PROCESSING, claimed or not."""
     failed: _builtins.int
     """How many jobs rest in FAILED, waiting for a Retry or Cancel."""
     overdue: _builtins.int
@@ -277,6 +278,10 @@ class CheckHealthResponse(_message.Message):
         started. Unset when there was no commit.
         """
 
+    @_builtins.property
+    def oldest_unclaimed_age(self) -> _duration_pb2.Duration:
+        """How long the oldest attempt in PROCESSING that nobody has claimed has been waiting. Unset when none is."""
+
     def __init__(
         self,
         *,
@@ -292,10 +297,11 @@ class CheckHealthResponse(_message.Message):
         commit_latency_p99: _duration_pb2.Duration | None = ...,
         commits: _builtins.int = ...,
         commands: _builtins.int = ...,
+        oldest_unclaimed_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_latency_p99", b"commit_latency_p99", "oldest_queued_age", b"oldest_queued_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_latency_p99", b"commit_latency_p99", "oldest_queued_age", b"oldest_queued_age", "oldest_unclaimed_age", b"oldest_unclaimed_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "commands", b"commands", "commit_latency_p99", b"commit_latency_p99", "commits", b"commits", "failed", b"failed", "failure_rate", b"failure_rate", "oldest_queued_age", b"oldest_queued_age", "overdue", b"overdue", "problems", b"problems", "processing", b"processing", "queued", b"queued", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "commands", b"commands", "commit_latency_p99", b"commit_latency_p99", "commits", b"commits", "failed", b"failed", "failure_rate", b"failure_rate", "oldest_queued_age", b"oldest_queued_age", "oldest_unclaimed_age", b"oldest_unclaimed_age", "overdue", b"overdue", "problems", b"problems", "processing", b"processing", "queued", b"queued", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -81,12 +81,12 @@ class MaintenanceServiceServicer:
     """
 
     def CheckStale(self, request, context):
-        """CheckStale fails the attempts of which nothing has been heard for longer than their type's stale_threshold.
+        """CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
 
-        From PROCESSING, claimed or not; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
+        From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
         to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
         `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-        meanwhile is left alone.
+        meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
 
         Errors: none of its own.
         """

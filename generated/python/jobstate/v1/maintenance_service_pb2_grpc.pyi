@@ -42,12 +42,12 @@ class MaintenanceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MaintenanceServiceAsyncStub: ...
     CheckStale: _grpc.UnaryUnaryMultiCallable[_maintenance_service_pb2.CheckStaleRequest, _maintenance_service_pb2.CheckStaleResponse]
-    """CheckStale fails the attempts of which nothing has been heard for longer than their type's stale_threshold.
+    """CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
 
-    From PROCESSING, claimed or not; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
+    From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
     to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
     `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-    meanwhile is left alone.
+    meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
 
     Errors: none of its own.
     """
@@ -99,12 +99,12 @@ class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckStale: _aio.UnaryUnaryMultiCallable[_maintenance_service_pb2.CheckStaleRequest, _maintenance_service_pb2.CheckStaleResponse]  # type: ignore[assignment]
-    """CheckStale fails the attempts of which nothing has been heard for longer than their type's stale_threshold.
+    """CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
 
-    From PROCESSING, claimed or not; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
+    From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
     to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
     `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-    meanwhile is left alone.
+    meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
 
     Errors: none of its own.
     """
@@ -159,12 +159,12 @@ class MaintenanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _maintenance_service_pb2.CheckStaleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_maintenance_service_pb2.CheckStaleResponse, _abc.Awaitable[_maintenance_service_pb2.CheckStaleResponse]]:
-        """CheckStale fails the attempts of which nothing has been heard for longer than their type's stale_threshold.
+        """CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
 
-        From PROCESSING, claimed or not; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
+        From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
         to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
         `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-        meanwhile is left alone.
+        meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
 
         Errors: none of its own.
         """

@@ -156,6 +156,13 @@ export declare type StartedDetail = Message<"jobstate.v1.StartedDetail"> & {
    * @generated from field: bool resumed = 1;
    */
   resumed: boolean;
+
+  /**
+   * How long the job had waited for a worker, from its creation. Unset when resumed.
+   *
+   * @generated from field: google.protobuf.Duration waited = 2;
+   */
+  waited?: Duration | undefined;
 };
 
 /**
@@ -171,11 +178,18 @@ export declare const StartedDetailSchema: GenMessage<StartedDetail>;
  */
 export declare type ClaimedDetail = Message<"jobstate.v1.ClaimedDetail"> & {
   /**
-   * Who claimed the attempt, at most 128 bytes; empty when the Start named nobody.
+   * Who claimed the attempt, at most 128 bytes; empty when the Start named nobody, and when a report claimed it.
    *
    * @generated from field: string worker = 1;
    */
   worker: string;
+
+  /**
+   * How long the attempt had waited for a worker, from its start_time.
+   *
+   * @generated from field: google.protobuf.Duration waited = 2;
+   */
+  waited?: Duration | undefined;
 };
 
 /**
@@ -292,7 +306,7 @@ export declare const CancelledDetailSchema: GenMessage<CancelledDetail>;
  */
 export declare type StaleDetectedDetail = Message<"jobstate.v1.StaleDetectedDetail"> & {
   /**
-   * When something was last heard of the attempt.
+   * When something was last heard of the attempt: its claim, or the last report.
    *
    * @generated from field: google.protobuf.Timestamp heard_time = 1;
    */
@@ -334,14 +348,15 @@ export enum EventType {
 
   /**
    * "processing-job.started": an attempt began, by Start (and then it is claimed) or because the server resumed the
-   * job (and then it waits for the Start that claims it).
+   * job (and then it waits for the worker that claims it).
    *
    * @generated from enum value: EVENT_TYPE_STARTED = 2;
    */
   STARTED = 2,
 
   /**
-   * "processing-job.claimed": a Start claimed an attempt that the server had resumed; its timeout runs from here.
+   * "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first report,
+   * whose own event then follows in the same commit. Timeout, staleness and duration count from here.
    *
    * @generated from enum value: EVENT_TYPE_CLAIMED = 3;
    */
@@ -391,7 +406,7 @@ export enum EventType {
   CANCELLED = 9,
 
   /**
-   * "processing-job.stale.detected": nothing was heard of the running attempt for too long. `.failed` of the same
+   * "processing-job.stale.detected": nothing was heard of the claimed attempt for too long. `.failed` of the same
    * commit follows.
    *
    * @generated from enum value: EVENT_TYPE_STALE_DETECTED = 10;

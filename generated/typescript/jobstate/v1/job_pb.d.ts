@@ -85,7 +85,8 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
 
   /**
    * Who claimed the current attempt, or the last once none is running. At most 128 bytes. Empty before the first
-   * start, while an attempt that the server resumed waits to be claimed, and when the claiming Start named nobody.
+   * start, while an attempt that the server resumed waits to be claimed, when the claiming Start named nobody, and when
+   * a report claimed the attempt.
    *
    * @generated from field: string worker = 9;
    */
@@ -120,7 +121,8 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   updateTime?: Timestamp | undefined;
 
   /**
-   * When the current attempt (or the last, once there is none running) began. Unset before the first start.
+   * When the current attempt (or the last, once there is none running) began: by Start the first, and a later one when
+   * its wait for the retry was over. Unset before the first start. Work began with claim_time, not before.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 14;
    */
@@ -141,8 +143,8 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   nextRetryTime?: Timestamp | undefined;
 
   /**
-   * When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended. Unset when no attempt is running, while
-   * nobody has claimed the attempt, and for a job without timeout. After an outage of the server it may fail later than
+   * When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when no
+   * attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of the server it may fail later than
    * this, so that the outage does not fail the attempt, but never earlier.
    *
    * @generated from field: google.protobuf.Timestamp attempt_deadline = 17;
@@ -158,7 +160,8 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   timeout?: Duration | undefined;
 
   /**
-   * Time spent in PROCESSING, summed over ended attempts. Zero until an attempt has ended.
+   * Time from claim to end, summed over ended attempts. Zero until an attempt has ended. What an attempt waited for a
+   * worker is not in it, and an attempt that was cancelled before anybody claimed it adds nothing.
    *
    * @generated from field: google.protobuf.Duration duration = 19;
    */
@@ -217,12 +220,22 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   result?: JsonObject | undefined;
 
   /**
-   * Whether a worker's Start has taken the current attempt. False while an attempt that the server resumed waits for
-   * its worker, and before the first attempt.
+   * Whether a worker has taken the current attempt (or the last, once there is none running), by Start or by its first
+   * report. False before the first attempt and while an attempt that the server resumed waits for its worker: however
+   * long that takes, it neither times out nor goes stale.
    *
    * @generated from field: bool claimed = 27;
    */
   claimed: boolean;
+
+  /**
+   * When a worker claimed the current attempt, or the last once none is running: by Start, or by its first report.
+   * Timeout, staleness and duration count from here. Unset while `claimed` is false. The wait before it began with
+   * create_time for the first attempt, and with start_time for a later one.
+   *
+   * @generated from field: google.protobuf.Timestamp claim_time = 45;
+   */
+  claimTime?: Timestamp | undefined;
 };
 
 /**
@@ -239,7 +252,7 @@ export declare const JobSchema: GenMessage<Job>;
 export declare type JobError = Message<"jobstate.v1.JobError"> & {
   /**
    * Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
-   * ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (nothing was heard of the attempt for the
+   * ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (nothing was heard of a claimed attempt for the
    * type's stale threshold).
    *
    * @generated from field: string code = 1;
@@ -331,7 +344,7 @@ export declare type Attempt = Message<"jobstate.v1.Attempt"> & {
   number: number;
 
   /**
-   * When the attempt began, which for a resumed attempt is before somebody claimed it.
+   * When the attempt began: by Start the first, and a later one when its wait for the retry was over.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 2;
    */
@@ -366,11 +379,20 @@ export declare type Attempt = Message<"jobstate.v1.Attempt"> & {
   usage?: Usage | undefined;
 
   /**
-   * Who claimed the attempt. At most 128 bytes; empty when nobody claimed it or the claiming Start named nobody.
+   * Who claimed the attempt. At most 128 bytes; empty when nobody claimed it, when the claiming Start named nobody, and
+   * when a report claimed it.
    *
    * @generated from field: string worker = 7;
    */
   worker: string;
+
+  /**
+   * When a worker claimed the attempt. It took from here to end_time. Unset when nobody had claimed it before the job
+   * was cancelled.
+   *
+   * @generated from field: google.protobuf.Timestamp claim_time = 8;
+   */
+  claimTime?: Timestamp | undefined;
 };
 
 /**
@@ -434,8 +456,8 @@ export declare type JobType = Message<"jobstate.v1.JobType"> & {
   jitter: number;
 
   /**
-   * Silence after which an attempt counts as stale and is failed, at most 30 days. Every accepted report of the worker
-   * breaks it.
+   * Silence after which a claimed attempt counts as stale and is failed, at most 30 days. It counts from the claim, and
+   * every accepted report of the worker breaks it. An attempt that nobody has claimed is never stale.
    *
    * @generated from field: google.protobuf.Duration stale_threshold = 7;
    */
@@ -478,7 +500,7 @@ export enum JobState {
   QUEUED = 1,
 
   /**
-   * An attempt is running, or was resumed by the server and waits for the Start that claims it.
+   * An attempt is running, or was resumed by the server and waits for the worker that claims it.
    *
    * @generated from enum value: JOB_STATE_PROCESSING = 2;
    */
@@ -548,14 +570,14 @@ export enum AttemptOutcome {
   COMPLETED = 1,
 
   /**
-   * The worker reported a failure, or the server found the attempt overdue or stale.
+   * The worker reported a failure, or the server found the claimed attempt overdue or stale.
    *
    * @generated from enum value: ATTEMPT_OUTCOME_FAILED = 2;
    */
   FAILED = 2,
 
   /**
-   * The job was cancelled while the attempt was running.
+   * The job was cancelled while the attempt was running, or waited for a worker.
    *
    * @generated from enum value: ATTEMPT_OUTCOME_CANCELLED = 3;
    */

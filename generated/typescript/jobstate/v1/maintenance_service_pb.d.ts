@@ -217,7 +217,7 @@ export declare type CheckHealthResponse = Message<"jobstate.v1.CheckHealthRespon
   queued: bigint;
 
   /**
-   * How many jobs are in PROCESSING.
+   * How many jobs are in PROCESSING, claimed or not.
    *
    * @generated from field: int64 processing = 5;
    */
@@ -274,6 +274,13 @@ export declare type CheckHealthResponse = Message<"jobstate.v1.CheckHealthRespon
    * @generated from field: int64 commands = 12;
    */
   commands: bigint;
+
+  /**
+   * How long the oldest attempt in PROCESSING that nobody has claimed has been waiting. Unset when none is.
+   *
+   * @generated from field: google.protobuf.Duration oldest_unclaimed_age = 13;
+   */
+  oldestUnclaimedAge?: Duration | undefined;
 };
 
 /**
@@ -418,12 +425,12 @@ export declare const HealthStateSchema: GenEnum<HealthState>;
  */
 export declare const MaintenanceService: GenService<{
   /**
-   * CheckStale fails the attempts of which nothing has been heard for longer than their type's stale_threshold.
+   * CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
    *
-   * From PROCESSING, claimed or not; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
+   * From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
    * to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
    * `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-   * meanwhile is left alone.
+   * meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
    *
    * Errors: none of its own.
    *
