@@ -157,7 +157,12 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("`error.details`", documents, "DETAILS_BYTES_MAX", size),
     ("`metadata` of a job, after merging", documents, "METADATA_BYTES_MAX", size),
     ("`result`", documents, "RESULT_BYTES_MAX", size),
-    ("nesting of objects and lists in these three", documents, "NESTING_MAX", levels),
+    (
+        "nesting of objects and lists in these three, which are the first level themselves",
+        documents,
+        "NESTING_MAX",
+        levels,
+    ),
     ("`result_count`", limits, "RESULT_COUNT_MAX", count),
     ("`usage.tokens` of an attempt", limits, "TOKENS_MAX", count),
     ("`usage.cost` of an attempt", limits, "COST_MAX", count),
@@ -203,8 +208,8 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
 ]
 """What the table of limits says of each, the constant behind it, and how its value is written."""
 
-INTERNAL = {"TRANSPORT_BYTES_MAX"}
-"""Limits that no user meets: this one lies beyond another."""
+INTERNAL = {"TRANSPORT_BYTES_MAX", "PROBLEMS_MAX"}
+"""Limits that no user meets, for one lies beyond another, and limits of what we tell."""
 
 
 def test_the_table_of_limits_has_the_numbers_of_the_code() -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 
@@ -15,7 +17,7 @@ from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
 
-from ..support.calls import ask, create, refused, report, span, start, struct
+from ..support.calls import ask, create, micros, refused, report, span, start, struct
 from ..support.server import Running, rows
 from .support import JOB_RPCS, REPORTS, on_shared
 
@@ -48,6 +50,15 @@ NOT_FINITE = struct(deep={"list": [1, {"number": math.nan}]})
 NO_STATE = job_pb2.JobState.ValueType(99)
 
 NO_TYPE = event_pb2.EventType.ValueType(99)
+
+
+def nested(levels: int) -> Struct:
+    """A Struct of as many levels of objects, the innermost empty."""
+    made = inner = Struct()
+    for _ in range(levels - 1):
+        inner = inner.fields["a"].struct_value
+        inner.SetInParent()
+    return made
 
 
 def bad(name: str, rpc: str, request: Message, field: str) -> Any:
@@ -93,6 +104,14 @@ def _bad_creates() -> Iterator[Any]:
         ("max_retries 1001", "max_retries", {"max_retries": 1_001}),
         ("negative timeout", "timeout", {"timeout": span(-1)}),
         ("timeout over 30 days", "timeout", {"timeout": span(30 * 86_400 + 1)}),
+        ("timeout 1 ns over 30 days", "timeout", {"timeout": Duration(seconds=30 * 86_400, nanos=1)}),
+        ("timeout of -1 ns", "timeout", {"timeout": Duration(nanos=-1)}),
+        ("timeout of two signs", "timeout", {"timeout": Duration(seconds=5, nanos=-500_000_000)}),
+        ("timeout of two signs, less than nothing", "timeout", {"timeout": Duration(seconds=-1, nanos=1)}),
+        ("timeout of a whole second in nanos", "timeout", {"timeout": Duration(nanos=1_000_000_000)}),
+        ("timeout beyond all", "timeout", {"timeout": Duration(seconds=2**63 - 1, nanos=999_999_999)}),
+        ("timeout before all", "timeout", {"timeout": Duration(seconds=-(2**63), nanos=-999_999_999)}),
+        ("metadata of 17 levels", "metadata", {"metadata": nested(17)}),
         ("metadata over the limit", "metadata", {"metadata": HUGE}),
         ("NaN in metadata", "metadata.deep.list[1].number", {"metadata": NOT_FINITE}),
         ("infinity in metadata", "metadata.a", {"metadata": struct(a=math.inf)}),
@@ -127,7 +146,10 @@ def _bad_changes() -> Iterator[Any]:
         yield bad(name, "Fail", pb.FailRequest(id="job", error=error), field)
     for name, given in (
         ("negative retry_delay", {"retry_delay": span(-0.5)}),
+        ("retry_delay of -1 ns", {"retry_delay": Duration(nanos=-1)}),
+        ("retry_delay of two signs", {"retry_delay": Duration(seconds=5, nanos=-1)}),
         ("retry_delay over 7 days", {"retry_delay": span(7 * 86_400 + 1)}),
+        ("retry_delay 1 ns over 7 days", {"retry_delay": Duration(seconds=7 * 86_400, nanos=1)}),
         ("retry_delay of a permanent failure", {"retry_delay": span(1), "retryable": False}),
     ):
         yield bad(name, "Fail", pb.FailRequest(id="job", **given), "retry_delay")
@@ -165,6 +187,8 @@ def _bad_questions() -> Iterator[Any]:
         ("until_final of all jobs", "until_final", {"until_final": True}),
         ("until_final not followed", "until_final", {"until_final": True, "job_ids": ["job"], "follow": False}),
         ("negative heartbeat", "heartbeat_interval", {"heartbeat_interval": span(-1)}),
+        ("heartbeat of -1 ns", "heartbeat_interval", {"heartbeat_interval": Duration(nanos=-1)}),
+        ("heartbeat of two signs", "heartbeat_interval", {"heartbeat_interval": Duration(seconds=5, nanos=-1)}),
     ):
         yield bad(name, "WatchEvents", pb.WatchEventsRequest(**watch), field)
 
@@ -185,14 +209,14 @@ def _bad_batches() -> Iterator[Any]:
 
 
 def _bad_cleanups() -> Iterator[Any]:
-    for name, seconds, force in (
-        ("below an hour", 3_599, False),
-        ("negative", -1, False),
-        ("negative by force", -1, True),
+    for name, age, force in (
+        ("below an hour", span(3_599), False),
+        ("1 ns below an hour", Duration(seconds=3_599, nanos=999_999_999), False),
+        ("negative", span(-1), False),
+        ("negative by force", Duration(nanos=-1), True),
+        ("1 ns over ten years", Duration(seconds=3_650 * 86_400, nanos=1), True),
     ):
-        yield bad(
-            f"older_than {name}", "Cleanup", mpb.CleanupRequest(older_than=span(seconds), force=force), "older_than"
-        )
+        yield bad(f"older_than {name}", "Cleanup", mpb.CleanupRequest(older_than=age, force=force), "older_than")
 
 
 BAD_REQUESTS = [
@@ -232,6 +256,87 @@ async def test_every_bad_field_of_a_request_is_named_at_once(stored: Running) ->
     refusal = await refused(stored.jobs.UpdateProgress(request))
 
     assert set(refusal.fields) == {"id", "progress", "message", "usage.tokens", "usage.cost", "attempt"}
+
+
+@pytest.mark.parametrize(
+    ("rpc", "request_", "fields"),
+    [
+        (
+            "UpdateProgress",
+            pb.UpdateProgressRequest(id="job", progress=101, message="\0", metadata=NOT_FINITE),
+            {"progress", "message", "metadata.deep.list[1].number"},
+        ),
+        (
+            "Create",
+            pb.CreateRequest(job_type="", source_id="\0", timeout=Duration(nanos=-1), metadata=HUGE),
+            {"job_type", "source_id", "timeout", "metadata"},
+        ),
+        (
+            "Complete",
+            pb.CompleteRequest(id="job", result_count=-1, result=NOT_FINITE),
+            {"result_count", "result.deep.list[1].number"},
+        ),
+        (
+            "Fail",
+            pb.FailRequest(
+                id="job", retry_delay=span(-1), error=pb.FailureReport(code="c" * 129, details=struct(a=math.nan))
+            ),
+            {"retry_delay", "error.code", "error.details.a"},
+        ),
+        (
+            "BatchCreate",
+            pb.BatchCreateRequest(
+                requests=[
+                    pb.CreateRequest(job_type="default", metadata=HUGE),
+                    pb.CreateRequest(job_type=""),
+                    pb.CreateRequest(job_type="default", metadata=struct(a=math.nan, b=math.inf)),
+                ]
+            ),
+            {"requests[0].metadata", "requests[1].job_type", "requests[2].metadata.a", "requests[2].metadata.b"},
+        ),
+        (
+            "BatchCreate",
+            pb.BatchCreateRequest(
+                requests=[
+                    pb.CreateRequest(job_type="default", metadata=HUGE),
+                    pb.CreateRequest(job_type="default"),
+                    pb.CreateRequest(job_type="default", metadata=struct(a=math.nan)),
+                ]
+            ),
+            {"requests[0].metadata", "requests[2].metadata.a"},
+        ),
+        (
+            "List",
+            pb.ListRequest(page_size=-1, source_id="\0", page_token="no token"),
+            {"page_size", "source_id", "page_token"},
+        ),
+    ],
+)
+@on_shared
+async def test_free_json_and_tokens_are_judged_together_with_the_other_fields(
+    stored: Running, rpc: str, request_: Message, fields: set[str]
+) -> None:
+    refusal = await refused(ask(stored, rpc, request_))
+
+    assert set(refusal.fields) == fields
+
+
+async def test_what_is_less_than_a_microsecond_is_not_nothing(running: Running) -> None:
+    for nanos in (1, 999):
+        job = await create(running, f"job-{nanos}", timeout=Duration(nanos=nanos))
+        assert micros(job.timeout) == 1
+    assert not (await create(running, "none", timeout=Duration())).HasField("timeout")
+
+
+async def test_a_bound_of_time_between_two_microseconds_keeps_jobs_on_its_two_sides(running: Running) -> None:
+    time = (await create(running)).create_time
+    later = Timestamp(seconds=time.seconds, nanos=time.nanos + 1)
+
+    async def listed(**bounds: Any) -> int:
+        return len((await running.jobs.List(pb.ListRequest(**bounds))).jobs)
+
+    assert (await listed(create_time_to=time), await listed(create_time_to=later)) == (0, 1)
+    assert (await listed(create_time_from=time), await listed(create_time_from=later)) == (1, 0)
 
 
 async def test_metadata_that_only_merging_takes_over_the_limit_is_refused(running: Running) -> None:

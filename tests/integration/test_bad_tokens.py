@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.filters import Position
+from jobstate_server.rpc.page_token import decode_page_token, encode_page_token
 from jobstate_server.watch.cursor import Cursor, decode_cursor, encode_cursor
 
 from ..support.calls import ask, create, refused, watching_live
@@ -65,8 +72,58 @@ MANGLED: dict[str, Callable[[str], str]] = {
     "of too few parts": lambda token: _forged(token, lambda content: content[:2]),
     "of other kinds": lambda token: _forged(token, lambda content: [content[0], "now", 1]),
     "with a time beyond all": lambda token: _forged(token, lambda content: [content[0], 2**63, content[2]]),
+    "with true for a time": lambda token: _forged(token, lambda content: [content[0], True, content[2]]),
+    "with a fraction for a time": lambda token: _forged(token, lambda content: [content[0], 1.5, content[2]]),
+    "with a number that is none": lambda token: _forged(token, lambda content: [content[0], math.nan, content[2]]),
+    "with NUL": lambda token: _forged(token, lambda content: [*content[:2], "a\0"]),
+    "with no id": lambda token: _forged(token, lambda content: [*content[:2], ""]),
+    "with what is no id": lambda token: _forged(token, lambda content: [*content[:2], "a b"]),
+    "with an overlong id": lambda token: _forged(token, lambda content: [*content[:2], "a" * 129]),
     "with half a character": lambda token: _forged(token, lambda content: [*content[:2], "\ud800"]),
 }
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.one_of(
+        st.text(max_size=520),
+        st.binary(max_size=300).map(lambda raw: base64.urlsafe_b64encode(raw).decode()),
+        _JSON.map(lambda content: base64.urlsafe_b64encode(json.dumps(content).encode()).decode()),
+        st.lists(_JSON, min_size=3, max_size=3).map(
+            lambda content: base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+        ),
+        st.integers(1, 384).map(lambda depth: base64.urlsafe_b64encode(b"[" * depth).decode()),
+    )
+)
+def test_no_text_is_taken_for_a_page_token_or_cursor_that_no_server_made(text: str) -> None:
+    assert decode_cursor(text) is None or len(text) == 28
+    if not text:
+        assert decode_page_token(pb.ListRequest()) is None
+        return
+    with pytest.raises(InvalidField) as refusal:
+        decode_page_token(pb.ListRequest(page_token=text))
+    assert refusal.value.field == "page_token"
+
+
+@settings(max_examples=300)
+@given(_JSON, _JSON)
+def test_a_page_token_with_the_right_filter_holds_a_time_and_an_id(time: Any, job_id: Any) -> None:
+    token = _forged(encode_page_token(pb.ListRequest(), Position(1, "a")), lambda content: [content[0], time, job_id])
+    try:
+        position = decode_page_token(pb.ListRequest(page_token=token))
+    except InvalidField:
+        return
+    assert position is not None
+    assert type(position.create_time) is int
+    assert -(2**63) < position.create_time < 2**63
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", position.job_id)
 
 
 @pytest.mark.parametrize("mangle", MANGLED.values(), ids=MANGLED)

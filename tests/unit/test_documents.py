@@ -248,6 +248,34 @@ def test_a_document_within_the_limit_of_nesting_is_accepted(levels: int) -> None
     assert encode(nested(levels), "metadata", METADATA_BYTES_MAX)
 
 
+@pytest.mark.parametrize("inner", [{}, [], 1])
+def test_the_document_itself_is_the_first_level_whatever_the_innermost_holds(inner: Any) -> None:
+    def of(levels: int) -> dict[str, Any]:
+        content = inner
+        for _ in range(levels - (inner in ({}, []))):
+            content = {"a": content}
+        assert isinstance(content, dict)
+        return content
+
+    assert encoded(of(NESTING_MAX))
+    with pytest.raises(InvalidField, match=f"nested deeper than {NESTING_MAX} levels"):
+        encoded(of(NESTING_MAX + 1))
+
+
+def test_every_value_of_a_document_that_is_not_acceptable_is_named() -> None:
+    with pytest.raises(InvalidField) as refused:
+        encoded({"a": math.nan, "b": {"c": [1, math.inf]}, "d": -math.inf, "e": "fine"})
+
+    assert [field for field, _ in refused.value.violations] == ["metadata.a", "metadata.b.c[1]", "metadata.d"]
+
+
+def test_a_document_of_nothing_but_bad_values_is_refused_with_twenty_of_them() -> None:
+    with pytest.raises(InvalidField) as refused:
+        encoded({"a": [math.nan] * 5_000})
+
+    assert len(refused.value.violations) == 20
+
+
 @pytest.mark.parametrize("depth", [NESTING_MAX + 1, NESTING_MAX + 2, 32])
 def test_a_document_nested_too_deep_is_refused_as_a_whole(depth: int) -> None:
     with pytest.raises(InvalidField, match="nested deeper") as refused:

@@ -25,6 +25,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -58,6 +59,12 @@ class InvalidField(JobStateError):
         others = tuple((f"{prefix}.{field}", problem) for field, problem in self.violations[1:])
         facts = {key: value for key, value in self.facts.items() if key != "field"}
         return InvalidField(f"{prefix}.{self.field}", self.problem, others=others, **facts)
+
+    def joined(self, others: Iterable[InvalidField]) -> InvalidField:
+        """This refusal, and what the others found besides."""
+        found = tuple(violation for other in others for violation in other.violations)
+        facts = {key: value for key, value in self.facts.items() if key != "field"}
+        return InvalidField(self.field, self.problem, others=self.violations[1:] + found, **facts)
 
 
 class UnknownJobType(InvalidField):

@@ -17,7 +17,7 @@ from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.rpc import limits, validate
 from jobstate_server.rpc.calls import Call, StreamCall
-from jobstate_server.rpc.page_token import decode_page_token, encode_page_token
+from jobstate_server.rpc.page_token import encode_page_token
 from jobstate_server.rpc.update_stream import UpdateStreams
 from jobstate_server.rpc.updates import command_of
 from jobstate_server.store.base import Reader, document_bytes
@@ -81,8 +81,7 @@ class JobService:
         return answer + pb.GetResponse(attempts=known).SerializeToString()
 
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:
-        validate.list_jobs(request)
-        after = decode_page_token(request)
+        after = validate.list_jobs(request)
         limit = min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX)
         wanted, order = convert.job_filter(request, call.sees), convert.list_order(request)
         jobs = await self._readers.run(

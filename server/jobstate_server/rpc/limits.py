@@ -46,6 +46,9 @@ PAGE_TOKEN_LENGTH_MAX = 512
 JOB_ID_LENGTH_MAX = 128
 """Characters of a job's id: room for a URN or two UUIDs; every event and index entry carries it."""
 
+ID_PATTERN = rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{JOB_ID_LENGTH_MAX - 1}}}"
+"""A job's id, safe in URLs, file names, shells and labels."""
+
 JOB_TYPE_LENGTH_MAX = 64
 """Characters of a job type: it is part of every index, tally and label."""
 

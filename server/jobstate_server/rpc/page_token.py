@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
+import re
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.filters import Position
-from jobstate_server.rpc.limits import PAGE_TOKEN_LENGTH_MAX
+from jobstate_server.rpc.limits import ID_PATTERN, PAGE_TOKEN_LENGTH_MAX
+
+_ID = re.compile(ID_PATTERN)
 
 
 def encode_page_token(request: pb.ListRequest, last: Position) -> str:
@@ -33,10 +35,11 @@ def decode_page_token(request: pb.ListRequest) -> Position | None:
     try:
         content = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         digest, create_time, job_id = json.loads(content)
-    except (binascii.Error, ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InvalidField("page_token", "was not made by this service") from error
-    is_time = isinstance(create_time, int) and abs(create_time) < 2**63
-    if not (is_time and isinstance(job_id, str) and job_id.isascii()):
+    # Booleans are integers to Python, and not to a database.
+    is_time = type(create_time) is int and abs(create_time) < 2**63
+    if not (is_time and isinstance(job_id, str) and _ID.fullmatch(job_id)):
         raise InvalidField("page_token", "was not made by this service")
     if digest != _digest(request):
         raise InvalidField("page_token", "was made for another filter or order; begin again without it")

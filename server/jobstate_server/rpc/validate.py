@@ -7,17 +7,22 @@ import re
 from collections.abc import Callable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job_types import MAX_RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX
 from jobstate_server.rpc import limits
-from jobstate_server.wire.times import span_from
+from jobstate_server.rpc.page_token import decode_page_token
+from jobstate_server.wire.documents import PROBLEMS_MAX
+from jobstate_server.wire.requests import document_problems
+from jobstate_server.wire.times import nanos_of
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_ID = re.compile(limits.ID_PATTERN)
 _ID_RULE = "must be 1 to 128 letters, digits or . _ : - and begin with a letter or digit"
 _JOB_TYPE_RULE = "must be 1 to 64 letters, digits or . _ : - and begin with a letter or digit"
 _REQUEST_ID = re.compile(rf"[\x21-\x7e]{{{limits.REQUEST_ID_LENGTH_MIN},{limits.REQUEST_ID_LENGTH_MAX}}}")
@@ -25,9 +30,6 @@ _REQUEST_ID_RULE = (
     f"must be {limits.REQUEST_ID_LENGTH_MIN} to {limits.REQUEST_ID_LENGTH_MAX} printable ASCII characters without"
     " spaces, best a random UUID"
 )
-
-_PROBLEMS_MAX = 20
-"""Problems told of one request: a person corrects no more at a time."""
 
 
 class Problems:
@@ -40,14 +42,25 @@ class Problems:
 
     def add(self, field: str, problem: str) -> None:
         """Note a problem."""
-        if len(self._found) < _PROBLEMS_MAX:
+        if len(self._found) < PROBLEMS_MAX:
             self._found.append((field, problem))
 
-    def refuse(self) -> None:
-        """Raise InvalidField if there is any problem."""
-        if self._found:
-            first, *others = self._found
-            raise InvalidField(*first, others=tuple(others))
+    def refuse(self, *requests: tuple[Message, str]) -> None:
+        """Raise InvalidField if there is any problem.
+
+        Args:
+            requests: whose free JSON is judged then too, each with the prefix of its fields. Without another problem
+                that is left to its conversion, which has to encode it anyway.
+        """
+        if not self._found:
+            return
+        for request, prefix in requests:
+            if len(self._found) >= PROBLEMS_MAX:
+                break
+            for field, problem in document_problems(request):
+                self.add(prefix + field, problem)
+        first, *others = self._found
+        raise InvalidField(*first, others=tuple(others))
 
     def job_id(self, field: str, value: str) -> None:
         """A job's id."""
@@ -78,8 +91,11 @@ class Problems:
             self.add(field, f"is {value}, must be {low} to {high}")
 
     def span(self, field: str, value: Duration, low: int, high: int, rule: str) -> None:
-        """A duration with bounds, in microseconds, that ``rule`` tells in words."""
-        if not -999_999_999 <= value.nanos <= 999_999_999 or not low <= span_from(value) <= high:
+        """A duration from 0 up with bounds, in microseconds, that ``rule`` tells in words; judged as it was sent."""
+        is_valid = 0 <= value.nanos <= 999_999_999
+        if not is_valid and value.seconds > 0:
+            self.add(field, "must be a valid Duration, with nanos from 0 to 999,999,999")
+        elif not is_valid or not low * 1_000 <= nanos_of(value) <= high * 1_000:
             self.add(field, f"must be {rule}")
 
     def time(self, field: str, value: Timestamp) -> None:
@@ -130,7 +146,7 @@ def create(request: pb.CreateRequest) -> None:
     """Refuse a bad Create."""
     problems = Problems()
     _create_problems(request, problems)
-    problems.refuse()
+    problems.refuse((request, ""))
 
 
 def batch_create(request: pb.BatchCreateRequest) -> None:
@@ -139,7 +155,7 @@ def batch_create(request: pb.BatchCreateRequest) -> None:
     if problems.count("requests", len(request.requests), limits.BATCH_ITEMS_MAX, low=1):
         for index, item in enumerate(request.requests):
             _create_problems(item, problems, f"requests[{index}].")
-    problems.refuse()
+    problems.refuse(*((item, f"requests[{index}].") for index, item in enumerate(request.requests)))
 
 
 def get(request: pb.GetRequest) -> None:
@@ -149,8 +165,8 @@ def get(request: pb.GetRequest) -> None:
     problems.refuse()
 
 
-def list_jobs(request: pb.ListRequest) -> None:
-    """Refuse a bad List, but for its page token."""
+def list_jobs(request: pb.ListRequest) -> Position | None:
+    """Refuse a bad List. Returns where its page begins, None at the start."""
     problems = Problems()
     _known_values(problems, "states", request.states, job_pb2.JobState.values())
     _values(problems, "job_types", request.job_types, limits.FILTER_VALUES_MAX, problems.job_type)
@@ -163,7 +179,13 @@ def list_jobs(request: pb.ListRequest) -> None:
         problems.add("page_size", f"is {request.page_size}, must not be negative")
     if request.order not in pb.ListOrder.values():
         problems.add("order", f"{request.order} is not a value of this enum that can be asked for")
+    after = None
+    try:
+        after = decode_page_token(request)
+    except InvalidField as refusal:
+        problems.add(refusal.field, refusal.problem)
     problems.refuse()
+    return after
 
 
 def start(request: pb.StartRequest) -> None:
@@ -182,7 +204,7 @@ def update_progress(request: pb.UpdateProgressRequest) -> None:
     if request.HasField("progress"):
         problems.within("progress", request.progress, 0, 100)
     problems.text("message", request.message, limits.TEXT_BYTES_MAX)
-    problems.refuse()
+    problems.refuse((request, ""))
 
 
 def complete(request: pb.CompleteRequest) -> None:
@@ -191,7 +213,7 @@ def complete(request: pb.CompleteRequest) -> None:
     problems.attempt(request)
     problems.within("result_count", request.result_count, 0, limits.RESULT_COUNT_MAX)
     problems.request_id(request.request_id)
-    problems.refuse()
+    problems.refuse((request, ""))
 
 
 def fail(request: pb.FailRequest) -> None:
@@ -205,7 +227,7 @@ def fail(request: pb.FailRequest) -> None:
         if request.HasField("retryable") and not request.retryable:
             problems.add("retry_delay", "must not be given together with retryable = false")
     problems.request_id(request.request_id)
-    problems.refuse()
+    problems.refuse((request, ""))
 
 
 def retry(request: pb.RetryRequest) -> None:
@@ -244,10 +266,9 @@ def watch_events(request: pb.WatchEventsRequest) -> None:
         problems.add("until_final", "needs job_ids")
     if request.until_final and request.HasField("follow") and not request.follow:
         problems.add("until_final", "must not be given together with follow = false")
-    if request.HasField("heartbeat_interval") and (
-        request.heartbeat_interval.seconds < 0 or request.heartbeat_interval.nanos < 0
-    ):
-        problems.add("heartbeat_interval", "must not be negative")
+    if request.HasField("heartbeat_interval"):
+        # Whatever is asked for is brought within our bounds.
+        problems.span("heartbeat_interval", request.heartbeat_interval, 0, 2**63, "0 or more")
     problems.refuse()
 
 

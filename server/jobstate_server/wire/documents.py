@@ -23,8 +23,8 @@ DETAILS_BYTES_MAX = 8 * 1024
 """Encoded size of an error's details, which every event of the failed job carries."""
 
 NESTING_MAX = 16
-"""Levels of objects and lists in a document. Each costs three of the 100 levels that protobuf parsers accept, and a
-watcher's message holds the document four levels down."""
+"""Levels of objects and lists in a document, which is the first itself. Each costs three of the 100 levels that
+protobuf parsers accept, and a watcher's message holds the document four levels down."""
 
 # A number_value is tag 0x11 and a little-endian double; NaN and infinities have all exponent bits set. A match may be
 # chance bytes of a text, so it only says that a walk through the document is needed.
@@ -36,6 +36,9 @@ _MAYBE_EMPTY = b"\x12\x00"
 _PATH_CUT_AT = 200
 """Characters of a path told in a refusal: keys are the caller's and may be long, statuses travel in headers."""
 
+PROBLEMS_MAX = 20
+"""Problems told of one document, or of one request: a person corrects no more at a time."""
+
 _STRUCT_TAG = b"\x2a"
 _LIST_TAG = b"\x32"
 
@@ -44,7 +47,8 @@ def encode(document: Struct, field: str, bytes_max: int) -> Document:
     """The document as it is kept.
 
     Raises:
-        InvalidField: a number in it is NaN or infinite, or it is too large.
+        InvalidField: it is too large, or nested too deeply, or numbers in it are NaN or infinite, each of which is
+            named.
     """
     encoded = document.SerializeToString(deterministic=True)
     if len(encoded) > bytes_max:
@@ -52,7 +56,7 @@ def encode(document: Struct, field: str, bytes_max: int) -> Document:
         raise InvalidField(
             field, f"has {size} bytes encoded, at most {bytes_max} are kept", size=size, size_max=bytes_max
         )
-    # Bytes that could open an object or a list: fewer than the limit cannot nest deeper than it.
+    # Bytes that could open an object or a list: the document is one itself, so fewer cannot nest too deeply.
     openings = encoded.count(_STRUCT_TAG) + encoded.count(_LIST_TAG)
     if openings >= NESTING_MAX or _MAYBE_EMPTY in encoded or _MAYBE_NOT_FINITE.search(encoded):
         _check_values(document, field)
@@ -83,18 +87,24 @@ def merge_metadata(base: Document, patch: Document) -> Document:
 
 def _check_values(document: Struct, field: str) -> None:
     """Refuse numbers that are not finite, and nesting that readers could not follow."""
+    problems: dict[str, str] = {}
     waiting = [(f"{field}.{key}", value, 1) for key, value in document.fields.items()]
-    while waiting:
+    while waiting and len(problems) < PROBLEMS_MAX:
         path, value, depth = waiting.pop()
-        if depth > NESTING_MAX:
-            raise InvalidField(field, f"is nested deeper than {NESTING_MAX} levels")
         path = path[:_PATH_CUT_AT]
         kind = value.WhichOneof("kind")
         if kind is None:
-            raise InvalidField(path, "must have a value, if only null")
-        if kind == "number_value" and not math.isfinite(value.number_value):
-            raise InvalidField(path, "must be a finite number")
-        if kind == "struct_value":
-            waiting += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.struct_value.fields.items()]
-        elif kind == "list_value":
-            waiting += [(f"{path}[{index}]", inner, depth + 1) for index, inner in enumerate(value.list_value.values)]
+            problems[path] = "must have a value, if only null"
+        elif kind == "number_value" and not math.isfinite(value.number_value):
+            problems[path] = "must be a finite number"
+        elif kind in {"struct_value", "list_value"}:
+            if depth >= NESTING_MAX:
+                problems[field] = f"is nested deeper than {NESTING_MAX} levels"
+            elif kind == "struct_value":
+                waiting += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.struct_value.fields.items()]
+            else:
+                inner_values = enumerate(value.list_value.values)
+                waiting += [(f"{path}[{index}]", inner, depth + 1) for index, inner in inner_values]
+    if problems:
+        first, *others = sorted(problems.items())
+        raise InvalidField(*first, others=tuple(others))

@@ -87,12 +87,16 @@ def create_command(request: pb.CreateRequest, caller: Caller, now: Now) -> c.Cre
 
 def batch_create_command(request: pb.BatchCreateRequest, caller: Caller, now: Now) -> c.BatchCreate:
     """BatchCreate."""
-    creates = []
+    creates, refusals = [], []
     for index, item in enumerate(request.requests):
         try:
             creates.append(create_command(item, caller, now))
         except InvalidField as refusal:
-            raise refusal.within(f"requests[{index}]") from refusal
+            refusals.append(refusal.within(f"requests[{index}]"))
+            if len(refusals) == documents.PROBLEMS_MAX:
+                break
+    if refusals:
+        raise refusals[0].joined(refusals[1:])
     return c.BatchCreate(job_id=creates[0].job_id, actor=caller.actor, creates=tuple(creates))
 
 
@@ -175,6 +179,31 @@ def _document(message: Message, field: str, bytes_max: int, path: str = "") -> D
     if not message.HasField(field):
         return b""
     return documents.encode(getattr(message, field), path or field, bytes_max)
+
+
+_DOCUMENTS: dict[type[Message], tuple[str, int]] = {
+    pb.CreateRequest: ("metadata", documents.METADATA_BYTES_MAX),
+    pb.UpdateProgressRequest: ("metadata", documents.METADATA_BYTES_MAX),
+    pb.CompleteRequest: ("result", documents.RESULT_BYTES_MAX),
+    pb.FailRequest: ("error.details", documents.DETAILS_BYTES_MAX),
+}
+"""The free JSON of each request."""
+
+
+def document_problems(request: Message) -> tuple[tuple[str, str], ...]:
+    """What is wrong with the request's free JSON: each field, and its problem."""
+    if type(request) not in _DOCUMENTS:
+        return ()
+    path, bytes_max = _DOCUMENTS[type(request)]
+    *outer, field = path.split(".")
+    message = request
+    for name in outer:
+        message = getattr(message, name)
+    try:
+        _document(message, field, bytes_max, path)
+    except InvalidField as refusal:
+        return refusal.violations
+    return ()
 
 
 def job_filter(request: pb.ListRequest, principal: str | None) -> JobFilter:

@@ -45,11 +45,15 @@ def span_field(tag: bytes, span: int) -> bytes:
 
 
 def time_from(message: Timestamp) -> int:
-    """Microseconds since the epoch, rounded down."""
-    return message.seconds * SECOND + message.nanos // 1_000
+    """Microseconds since the epoch, rounded up: a bound between two of our times keeps them on its two sides."""
+    return message.seconds * SECOND - (-message.nanos // 1_000)
+
+
+def nanos_of(message: Duration) -> int:
+    """Nanoseconds, as they were sent."""
+    return message.seconds * 1_000_000_000 + message.nanos
 
 
 def span_from(message: Duration) -> int:
-    """Microseconds, rounded toward zero."""
-    nanos = message.seconds * 1_000_000_000 + message.nanos
-    return -(-nanos // 1_000) if nanos < 0 else nanos // 1_000
+    """Microseconds of a duration that is not negative, rounded up: what is above nothing stays above nothing."""
+    return -(-nanos_of(message) // 1_000)
