@@ -12,7 +12,6 @@ from typing import cast
 
 import grpc
 from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from jobstate.v1 import job_service_pb2, maintenance_service_pb2
@@ -31,9 +30,12 @@ from jobstate_server.maintenance.retry_failed import RetryFailed
 from jobstate_server.maintenance.schedule import Schedule
 from jobstate_server.maintenance.turns import Turns
 from jobstate_server.rpc.calls import Calls
+from jobstate_server.rpc.health import SERVICE_NAME as HEALTH_SERVICE_NAME
+from jobstate_server.rpc.health import Health
 from jobstate_server.rpc.job_service import JobService
 from jobstate_server.rpc.limits import TRANSPORT_BYTES_MAX
 from jobstate_server.rpc.maintenance_service import Duties, MaintenanceService
+from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.store.base import Store
 from jobstate_server.store.opening import clock_for, open_store, shown
 from jobstate_server.watch.catch_up import CatchUp
@@ -57,6 +59,9 @@ SERVICES = (
 PENDING_CALLS_MAX = 16_384
 """Calls that gRPC has received and our loop has not seen: four times as many as may be under way."""
 
+READ_ANSWERS_S = 2.0
+"""How long a stop waits for the last answers to be read, once all calls have been answered."""
+
 GRPC_OPTIONS: Sequence[tuple[str, int]] = (
     # Two servers on one port would share its connections, and one file has one server.
     ("grpc.so_reuseport", 0),
@@ -67,9 +72,10 @@ GRPC_OPTIONS: Sequence[tuple[str, int]] = (
     # Clients ping idle watches to keep them alive through proxies; gRPC's default of 5 min calls that too many pings.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A dead client's streams end within two minutes, not two hours.
+    # A dead client's streams end after 80 s of silence, not after two hours. It is this option that limits the wait for
+    # the answer: grpc.keepalive_timeout_ms has no effect, in grpcio 1.85, and the limit without either is 60 s.
     ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 
 
@@ -108,8 +114,7 @@ class Server:
         self.address = ""
         """HOST:PORT once started."""
         self._grpc: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()
-        self._health_updates: set[asyncio.Task[None]] = set()
+        self.health = Health()
         self._build()
 
     def _build(self) -> None:
@@ -200,9 +205,8 @@ class Server:
         self.due_timer.start()
         await self.schedule.start()
         await self._grpc.start()
-        for name in ("", *(service.full_name for service in SERVICES)):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        await self._health.set(JOBS_HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        for name in ("", *(service.full_name for service in SERVICES), JOBS_HEALTH):
+            self.health.set(name, True)
         self.address = _joined(host, bound)
         log.info(
             "serving", extra={"address": self.address, "store": shown(self._settings.store), "log": self.store.log_id}
@@ -213,13 +217,14 @@ class Server:
         for service, servicer in zip(SERVICES, (self.job_service, self.maintenance_service), strict=True):
             self.calls.register(server, service, servicer)
         by_name = cast("grpc.aio.Server", _ByName(server))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, by_name)
-        names = [service.full_name for service in SERVICES] + [health.SERVICE_NAME, reflection.SERVICE_NAME]
+        self.health.register(server)
+        names = [service.full_name for service in SERVICES] + [HEALTH_SERVICE_NAME, reflection.SERVICE_NAME]
         offer_channelz = self._settings.channelz
         if offer_channelz if offer_channelz is not None else is_loopback(host):
             channelz.add_channelz_servicer(by_name)
             names.append("grpc.channelz.v1.Channelz")
-        reflection.enable_server_reflection(names, by_name)
+        self._reflection = Reflection(names)
+        self._reflection.register(server)
         return server
 
     @staticmethod
@@ -241,21 +246,31 @@ class Server:
             return
         server, self._grpc = self._grpc, None
         log.info("stopping", extra={"watchers": self.hub.watchers, "backlog": self.committer.backlog})
-        await self._health.enter_graceful_shutdown()
+        self.health.drain()
+        self._reflection.drain()
         self.due_timer.stop()
         self.hub.drain()
         self.job_service.drain()
-        await server.stop(self._settings.shutdown_grace / SECOND)
-        await self.calls.idle()
+        await self._end_calls(server)
         await self.schedule.stop()
         if self.follower is not None:
             await self.presence.stop()
             await self.follower.stop()
         await self.committer.stop()
         await asyncio.gather(self.readers.stop(), self.catch_up_readers.stop())
-        await asyncio.gather(*self._health_updates)
         self.store.close()
         log.info("stopped", extra={"commits": self.committer.counters.commits})
+
+    async def _end_calls(self, server: grpc.aio.Server) -> None:
+        stopping = asyncio.create_task(server.stop(self._settings.shutdown_grace / SECOND))
+        idle = asyncio.create_task(self.calls.idle())
+        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        # All has been answered: what is still open is not being read.
+        await asyncio.wait((stopping,), timeout=READ_ANSWERS_S)
+        if not stopping.done():
+            stopping.cancel()
+            await server.stop(None)
+        await idle
 
     def _on_reachable(self, reachable: bool) -> None:
         log.log(
@@ -263,16 +278,10 @@ class Server:
             "the store can be written again" if reachable else "the store cannot be written: not serving",
         )
         for name in ("", *(service.full_name for service in SERVICES)):
-            self._set_health(name, reachable)
+            self.health.set(name, reachable)
 
     def _on_health_report(self, report: HealthReport) -> None:
-        self._set_health(JOBS_HEALTH, not report.problems)
-
-    def _set_health(self, name: str, is_serving: bool) -> None:
-        state = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        update = asyncio.ensure_future(self._health.set(name, state))
-        self._health_updates.add(update)
-        update.add_done_callback(self._health_updates.discard)
+        self.health.set(JOBS_HEALTH, not report.problems)
 
 
 def _joined(host: str, port: int) -> str:

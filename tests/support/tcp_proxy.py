@@ -1,0 +1,74 @@
+"""A TCP proxy that can stop forwarding: to both ends the other is then as dead as a machine without power."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class TcpProxy:
+    """Connections to ``address`` lead to the upstream."""
+
+    def __init__(self, upstream: str) -> None:
+        self.address = ""
+        self._upstream = upstream
+        self._forwarding = asyncio.Event()
+        self._forwarding.set()
+        self._carrying: set[asyncio.Task[None]] = set()
+
+    def stop_forwarding(self) -> None:
+        """Keep the connections, and carry nothing any more."""
+        self._forwarding.clear()
+
+    def go_on(self) -> None:
+        """Carry everything again, also what has been held back."""
+        self._forwarding.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection."""
+        host, _, port = self._upstream.rpartition(":")
+        task = asyncio.current_task()
+        assert task is not None
+        self._carrying.add(task)
+        try:
+            there, here = await asyncio.open_connection(host, int(port))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._carry(reader, here))
+                group.create_task(self._carry(there, writer))
+        except (OSError, ExceptionGroup, asyncio.CancelledError):
+            pass
+        finally:
+            self._carrying.discard(task)
+            writer.close()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                await self._forwarding.wait()
+                writer.write(data)
+                await writer.drain()
+            await self._forwarding.wait()
+        finally:
+            writer.close()
+
+    async def close(self) -> None:
+        """Break off every connection."""
+        for task in tuple(self._carrying):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+@asynccontextmanager
+async def tcp_proxy(upstream: str) -> AsyncIterator[TcpProxy]:
+    """A proxy to HOST:PORT on a port of loopback."""
+    proxy = TcpProxy(upstream)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    proxy.address = f"{host}:{port}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await proxy.close()
