@@ -14,7 +14,21 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.clock import HOUR, MINUTE, SECOND
 
-from ..support.calls import ask, cancel, create, fail, get, history, names, refused, retry, settled, start, struct
+from ..support.calls import (
+    ask,
+    cancel,
+    create,
+    fail,
+    get,
+    history,
+    names,
+    refused,
+    report,
+    retry,
+    settled,
+    start,
+    struct,
+)
 from ..support.clock import WatchedClock
 from ..support.server import RESTING, Client, Running, rows, serving
 
@@ -39,6 +53,12 @@ async def let_others_work(running: Running, clock: WatchedClock) -> None:
     """Somebody starts the job, and the server fails and resumes it."""
     await start(running)
     await let_the_attempt_time_out(running, clock)
+
+
+async def let_the_worker_report(running: Running, clock: WatchedClock) -> None:
+    """The attempt goes on."""
+    clock.advance(SECOND)
+    await report(running, attempt=1, progress=50)
 
 
 async def let_an_hour_pass(running: Running, clock: WatchedClock) -> None:
@@ -78,7 +98,7 @@ LOST = {
         pb.StartRequest(id="job", worker="me", request_id=ID),
         pb.StartRequest(id="job", worker="you", request_id=ID),
         (),
-        let_the_attempt_time_out,
+        let_the_worker_report,
         PROCESSING,
     ),
     "Fail": Lost(
@@ -311,6 +331,7 @@ async def test_a_repeat_for_a_job_that_cleanup_has_deleted_does_not_make_it_anew
     refusal = await refused(create(running, request_id=ID))
 
     assert refusal.brief == ("NOT_FOUND", "JOB_NOT_FOUND")
+    assert refusal.metadata == {"job_id": "job", "deleted": "true"}
 
 
 async def test_retry_immediately_without_request_id_is_refused_when_repeated(running: Running) -> None:

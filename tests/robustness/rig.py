@@ -24,6 +24,7 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.committer import Committer, Published
 from jobstate_server.engine.readers import Readers
+from jobstate_server.engine.writer import REQUEST_IDS_MAX
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.store.base import Reader, Store, StoredEvent
 from jobstate_server.store.sqlite import SqliteStore
@@ -242,7 +243,7 @@ class Rig(Stage):
         """Make these changes durable, and tell nobody yet. Returns the newest sequence."""
         with self.store.transaction() as transaction:
             loaded = transaction.load({command.job_id for command in commands}, (), 0)
-            batch = Batch(self.decider, transaction.now, loaded)
+            batch = Batch(self.decider, transaction.now, loaded, REQUEST_IDS_MAX)
             for command in commands:
                 batch.decide(command)
             first, events = batch.write(transaction, is_last=True)

@@ -51,7 +51,15 @@ from jobstate_server.wire.jobs import (
     with_version,
 )
 
-INTERNAL = {"principal", "retry_delay", "attempt_tokens", "attempt_cost_nano", "due_time", "heard_time"}
+INTERNAL = {
+    "principal",
+    "create_sequence",
+    "retry_delay",
+    "attempt_tokens",
+    "attempt_cost_nano",
+    "due_time",
+    "heard_time",
+}
 """Fields of a job that the wire does not have."""
 
 
@@ -70,6 +78,7 @@ FULL = Job(
     principal="nobody's business",
     state=JobState.RETRYING,
     version=4_711,
+    create_sequence=4_700,
     progress=57,
     progress_message="half way",
     metadata=a_document(a=1, b={"c": None}),

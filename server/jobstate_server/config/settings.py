@@ -89,6 +89,9 @@ class Settings(BaseModel):
     ] = 30 * DAY
     event_retention: Annotated[Span, at_least(MINUTE, "1min or more, so that a watcher can reconnect")] = 7 * DAY
     event_retention_bytes: Annotated[Whole, Field(ge=1024**2, le=2**53)] = 2 * 1024**3
+    request_ids_max: Annotated[Whole, Field(ge=1_000, le=1_000_000_000)] = 10_000_000
+    """How many request ids are remembered. Beyond it the oldest are forgotten before their 24 hours are over, but none
+    within its first hour: then calls with a new one are refused with OVERLOADED."""
     strict_job_types: bool = False
     max_job_types: Annotated[Whole, Field(ge=0, le=100_000)] = 1_000
     """How many job types without a policy of their own may come to be."""

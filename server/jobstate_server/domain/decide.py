@@ -185,6 +185,19 @@ class Decider:
             raise JobNotFound(command.job_id)
         return self._rules[type(command)](job, command, now)
 
+    def check_repeat(self, job: Job, command: c.Command, attempt: int, now: int) -> None:
+        """Whether a repeat of ``command`` may be answered with its job as it now is.
+
+        A repeated Start is a worker who takes the attempt of the answer for its own: only while ``attempt``, the one
+        that the first call made, is running.
+
+        Raises:
+            TransitionNotAllowed, AttemptSuperseded: as for a report that names ``attempt``.
+        """
+        if isinstance(command, c.Start):
+            named = c.AttemptCommand(job_id=job.id, attempt=attempt)
+            self._fence(job, named, Trigger.START, now)
+
     def _create(self, existing: Job | None, command: c.Create, now: int) -> Decision:
         if existing is not None:
             raise JobExists(command.job_id)

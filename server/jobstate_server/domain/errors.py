@@ -91,6 +91,15 @@ class JobNotFound(JobStateError):
         super().__init__(f"no job has the id {job_id!r}", job_id=job_id)
         self.job_id = job_id
 
+    @classmethod
+    def deleted(cls, job_id: str) -> JobNotFound:
+        """The refusal of a repeat: the job that its call concerned was deleted since. Says so in its facts."""
+        refusal = cls(job_id)
+        refusal.message = f"this request_id was used for job {job_id!r}, which has been deleted since"
+        refusal.args = (refusal.message,)
+        refusal.facts["deleted"] = "true"
+        return refusal
+
 
 class JobExists(JobStateError):
     """A job with this id is stored already."""

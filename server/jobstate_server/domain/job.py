@@ -78,6 +78,9 @@ class Job:
     principal: str = ""
     state: JobState = JobState.QUEUED
     version: int = 0
+    create_sequence: int = 0
+    """The sequence of the event that told of its creation: tells the job from another of the same id. 0 in jobs made
+    before this was kept."""
     progress: int = 0
     progress_message: str = ""
     metadata: Document = b""
@@ -143,6 +146,11 @@ class Job:
         nobody else has seen.
         """
         self.__dict__["version"] = version
+        return self
+
+    def created(self, sequence: int) -> Self:
+        """This very job, whose ``create_sequence`` has only now become known. As with ``numbered``."""
+        self.__dict__["create_sequence"] = sequence
         return self
 
     @classmethod

@@ -17,6 +17,7 @@ from jobstate_server.domain.commands import (
     Command,
     Request,
     Resume,
+    Start,
     TimeOut,
 )
 from jobstate_server.domain.decide import Decider, Decision
@@ -26,6 +27,7 @@ from jobstate_server.domain.errors import (
     JobExists,
     JobNotFound,
     JobStateError,
+    Overloaded,
     RequestIdReused,
     UnknownJobType,
 )
@@ -51,6 +53,9 @@ class Outcome:
 
 Verdict = Outcome | JobStateError
 
+REQUESTS_FULL_DELAY_S = 5.0
+"""When to come back while request ids are full of young ones: room comes as they age, not as the queue drains."""
+
 _PROGRESSED = 1
 _CHANGED = 2
 
@@ -58,8 +63,10 @@ _CHANGED = 2
 class Batch:
     """The view of one transaction."""
 
-    def __init__(self, decider: Decider, now: int, loaded: Loaded) -> None:
+    def __init__(self, decider: Decider, now: int, loaded: Loaded, requests_room: int) -> None:
+        """``requests_room``: how many more request ids may be stored."""
         self.now = now
+        self._requests_room = requests_room
         self._decider = decider
         self._jobs: dict[str, Job] = dict(loaded.jobs)
         self._jobs.update((job.id, job) for job in loaded.due)
@@ -68,6 +75,8 @@ class Batch:
         self._touched: dict[str, int] = {}
         self._deleted: list[str] = []
         self._last_event: dict[str, int] = {}
+        self._first_event: dict[str, int] = {}
+        """By id of the jobs made here: the index of the event that tells of it."""
         self._changes = Changes()
         self._verdicts: list[Verdict] = []
         self._unnumbered: list[tuple[Job, int]] = []
@@ -102,7 +111,8 @@ class Batch:
         if command.request is not None:
             repeated = self._repeated(command.request)
             if repeated is not None:
-                return self._answer_repeat(repeated)
+                return self._answer_repeat(command, repeated)
+            self._check_room(1)
         decision = self._decider.decide(self._jobs.get(command.job_id), command, self.now)
         if decision is None:
             return Outcome((), acted=False)
@@ -125,6 +135,7 @@ class Batch:
         repeats = [None if create.request is None else self._repeated(create.request) for create in batch.creates]
         if any(repeats):
             return self._answer_repeated_batch(repeats)
+        self._check_room(sum(create.request is not None for create in batch.creates))
         _refuse_doubles(batch)
         decided: list[tuple[Command, Decision, list[EncodedEvent]]] = []
         for index, create in enumerate(batch.creates):
@@ -149,7 +160,7 @@ class Batch:
             if repeated is None:
                 # Some of these calls were made before and some were not: this is another batch than that one.
                 raise RequestIdReused(next(stored.request.request_id for stored in repeats if stored is not None))
-            jobs.append(self._existing(repeated.job_ids[0]))
+            jobs.append(self._job_of(repeated))
         return self._outcome(tuple(jobs))
 
     def _repeated(self, request: Request) -> StoredRequest | None:
@@ -159,19 +170,43 @@ class Batch:
             raise RequestIdReused(request.request_id)
         return stored
 
-    def _answer_repeat(self, repeated: StoredRequest) -> Outcome:
-        return self._outcome((self._existing(repeated.job_ids[0]),))
+    def _check_room(self, count: int) -> None:
+        """Refuse a call whose request id could not be kept: repeated, it would be done twice."""
+        if count > self._requests_room:
+            raise Overloaded(
+                "as many request ids as request_ids_max allows were used within the last hour; repeat the call later,"
+                " or without request_id",
+                REQUESTS_FULL_DELAY_S,
+            )
 
-    def _existing(self, job_id: str) -> Job:
+    def _answer_repeat(self, command: Command, repeated: StoredRequest) -> Outcome:
+        job = self._job_of(repeated)
+        self._decider.check_repeat(job, command, repeated.attempt, self.now)
+        return self._outcome((job,))
+
+    def _job_of(self, repeated: StoredRequest) -> Job:
+        """The job that an earlier call concerned, as it now is; never a later one of the same id."""
+        job_id = repeated.job_ids[0]
         job = self._jobs.get(job_id)
-        if job is None:
-            raise JobNotFound(job_id)
+        if job is None or not self._is_older(job, repeated):
+            raise JobNotFound.deleted(job_id)
         return job
+
+    def _is_older(self, job: Job, repeated: StoredRequest) -> bool:
+        """Whether the job was there when the call was made."""
+        first_event = self._first_event.get(job.id)
+        if first_event is not None or repeated.created_event is not None:
+            return first_event == repeated.created_event
+        if repeated.create_sequence is None:
+            return job.create_time <= repeated.time
+        return job.create_sequence == repeated.create_sequence
 
     def _absorb(self, command: Command, decision: Decision, encoded: Sequence[EncodedEvent]) -> None:
         """Take a finished decision into the view. Nothing here can fail half way."""
         job_id = command.job_id
         changes = self._changes
+        if decision.before is None:
+            self._first_event[job_id] = len(changes.events)
         for event, (payload, _) in zip(decision.events, encoded, strict=True):
             self._last_event[job_id] = len(changes.events)
             job = event.job
@@ -182,6 +217,7 @@ class Batch:
             del self._jobs[job_id]
             self._touched.pop(job_id, None)
             self._last_event.pop(job_id, None)
+            self._first_event.pop(job_id, None)
             if job_id in self._stored:
                 self._deleted.append(job_id)
         else:
@@ -195,11 +231,19 @@ class Batch:
         if decision.ended is not None:
             changes.attempts.append(decision.ended)
         if command.request is not None:
-            stored = StoredRequest(command.request, (job_id,), self.now)
-            self._requests[command.request.key] = stored
-            changes.requests.append(stored)
+            self._remember(command, command.request, decision)
         if deltas := tally_deltas(decision):
             merge_tallies(changes.tallies, deltas)
+
+    def _remember(self, command: Command, request: Request, decision: Decision) -> None:
+        job = decision.job or decision.before
+        assert job is not None
+        attempt = job.attempt if isinstance(command, Start) else 0
+        created_event = self._first_event.get(job.id)
+        stored = StoredRequest(request, (job.id,), self.now, attempt, job.create_sequence, created_event)
+        self._requests[request.key] = stored
+        self._requests_room -= 1
+        self._changes.requests.append(stored)
 
     def write(self, transaction: Transaction, *, is_last: bool) -> tuple[int, list[NewEvent]]:
         """Write everything that changed. Returns the sequence of the first event, and the events.
@@ -210,7 +254,7 @@ class Batch:
         deleted = set(self._deleted)
         changes.deleted = self._deleted
         for job_id, kind in self._touched.items():
-            row = ChangedJob(self._jobs[job_id], self._last_event.get(job_id))
+            row = ChangedJob(self._jobs[job_id], self._last_event.get(job_id), self._first_event.get(job_id))
             if job_id not in self._stored or job_id in deleted:
                 changes.inserted.append(row)
             elif kind == _PROGRESSED:

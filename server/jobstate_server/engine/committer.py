@@ -21,7 +21,7 @@ from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.gathering import Gathering
-from jobstate_server.engine.writer import RETRY_DELAY_S, Counters, Writer, Written, unavailable
+from jobstate_server.engine.writer import REQUEST_IDS_MAX, RETRY_DELAY_S, Counters, Writer, Written, unavailable
 from jobstate_server.store.base import Store, StoredEvent, StoreUnreachable, Transaction
 
 BATCH_ROWS_MAX = 512
@@ -108,18 +108,26 @@ class Committer:
     """Has commands written. Its methods belong on the event loop's thread."""
 
     def __init__(
-        self, store: Store, decider: Decider, clock: Clock, published: Published, *, restart_grace: int
+        self,
+        store: Store,
+        decider: Decider,
+        clock: Clock,
+        published: Published,
+        *,
+        restart_grace: int,
+        request_ids_max: int = REQUEST_IDS_MAX,
     ) -> None:
         """
         Args:
             restart_grace: microseconds by which limits that passed while the store was not served are put off.
+            request_ids_max: how many request ids may be stored.
         """
         self.store_reachable = True
         self.on_reachable: Callable[[bool], None] = lambda reachable: None
         """Told when the store can no longer be written and when it can again."""
         self.on_due: Callable[[int | None, int | None], None] = lambda next_due, served: None
         """Told the earliest due time a commit has written and how many due jobs it served."""
-        self._writer = Writer(store, decider, clock, restart_grace=restart_grace)
+        self._writer = Writer(store, decider, clock, restart_grace=restart_grace, request_ids_max=request_ids_max)
         self._clock = clock
         self._published = published
         self._gathered: deque[_Item] = deque()
@@ -150,6 +158,11 @@ class Committer:
     def commit_seconds(self) -> Iterable[float]:
         """How long the latest commits took."""
         return tuple(self._writer.commit_seconds)
+
+    @property
+    def requests_surplus(self) -> int:
+        """How many request ids more are stored than ``request_ids_max`` allows; negative while there is room."""
+        return self._writer.requests_surplus
 
     @property
     def grace_until(self) -> int:

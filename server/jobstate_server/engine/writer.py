@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from jobstate_server.domain.clock import SECOND, Clock
+from jobstate_server.domain.clock import HOUR, SECOND, Clock
 from jobstate_server.domain.commands import BatchCreate, Command
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import InternalError, JobStateError, StoreUnavailable
@@ -55,6 +55,18 @@ CLOCK_STEP_MIN = 60 * SECOND
 """A wall clock that has moved this much further than the monotonic one was stepped: limits that passed meanwhile passed
 while nobody could have kept them."""
 
+REQUEST_IDS_MAX = 10_000_000
+"""Request ids stored unless the settings say otherwise."""
+
+REQUEST_ID_KEPT_MIN = 1 * HOUR
+"""However many request ids come, each is remembered for so long: longer than our clients repeat one call."""
+
+REQUESTS_MADE_ROOM = 256
+"""Request ids that are forgotten beyond need, so that not every commit has to: about a millisecond."""
+
+BATCH_REQUESTS_MAX = 2_048
+"""More request ids than one transaction can bring: with so much room nothing needs to be counted."""
+
 LATENCIES_KEPT = 1_000
 """Commit durations kept for the percentile that check-health reports."""
 
@@ -88,11 +100,21 @@ class Written:
 class Writer:
     """Writes batches to a store."""
 
-    def __init__(self, store: Store, decider: Decider, clock: Clock, *, restart_grace: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        decider: Decider,
+        clock: Clock,
+        *,
+        restart_grace: int,
+        request_ids_max: int = REQUEST_IDS_MAX,
+    ) -> None:
         """
         Args:
             restart_grace: microseconds by which limits that passed while the store was not served are put off.
+            request_ids_max: how many request ids may be stored.
         """
+        self._request_ids_max = request_ids_max
         self.counters = Counters()
         self.commit_seconds: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self.grace_until = 0
@@ -102,6 +124,11 @@ class Writer:
         self._restart_grace = restart_grace
         self._wall_ahead: int | None = None
         self._lost_since: int | None = None
+
+    @property
+    def requests_surplus(self) -> int:
+        """How many request ids more are stored than there should be, as far as this server has seen."""
+        return self._store.requests_stored - self._request_ids_max
 
     def commit(self, commands: Sequence[Command], serve_due: bool) -> Written:
         """Commit these together; if one of them is what the store refuses, halve until it stands alone."""
@@ -144,7 +171,8 @@ class Writer:
         began = time.perf_counter()
         with self._transaction() as transaction:
             loaded = _load(transaction, commands, DUE_MAX if serve_due else 0)
-            batch = Batch(self._decider, transaction.now, loaded)
+            room = self._room_for_requests(transaction, commands)
+            batch = Batch(self._decider, transaction.now, loaded, room)
             for command in commands:
                 batch.decide(command)
             batch.decide_due(loaded.due)
@@ -159,6 +187,21 @@ class Writer:
         events = [StoredEvent(first + index, *event) for index, event in enumerate(new_events)]
         self._count(verdicts, events)
         return Written(verdicts[: len(commands)], events, next_due, acted if serve_due else None)
+
+    def _room_for_requests(self, transaction: Transaction, commands: Sequence[Command]) -> int:
+        """How many request ids may be stored, after the oldest have made room as far as they may.
+
+        Counted by what this server has last seen: what other replicas have added since shows with the next commit.
+        """
+        room = -self.requests_surplus
+        if room >= BATCH_REQUESTS_MAX:
+            return room
+        new = sum(part.request is not None for command in commands for part in _parts(command))
+        if new and room < new:
+            # Where there are far too many, as after the setting was lowered, they become fewer with every commit.
+            oldest = transaction.now - REQUEST_ID_KEPT_MIN
+            room = max(room, 0) + transaction.trim_requests(oldest, new + REQUESTS_MADE_ROOM)
+        return room
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:
@@ -219,7 +262,7 @@ def _load(transaction: Transaction, commands: Sequence[Command], due_limit: int)
     job_ids: set[str] = set()
     request_keys: set[tuple[str, str]] = set()
     for command in commands:
-        for part in command.creates if isinstance(command, BatchCreate) else (command,):
+        for part in _parts(command):
             job_ids.add(part.job_id)
             if part.request is not None:
                 request_keys.add(part.request.key)
@@ -229,6 +272,10 @@ def _load(transaction: Transaction, commands: Sequence[Command], due_limit: int)
     if named - loaded.jobs.keys():
         loaded.jobs.update(transaction.load(named - loaded.jobs.keys(), (), 0).jobs)
     return loaded
+
+
+def _parts(command: Command) -> Sequence[Command]:
+    return command.creates if isinstance(command, BatchCreate) else (command,)
 
 
 def _acted(verdict: Verdict) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobstate_server.domain.clock import HOUR, Clock
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.writer import REQUEST_ID_KEPT_MIN
 from jobstate_server.maintenance.duty import Report, StillOurs, always_ours
 
 REQUEST_ID_KEPT = 24 * HOUR
@@ -14,7 +15,8 @@ _REQUESTS_AT_ONCE = 1_000
 
 
 class EvictInactive:
-    """Forgets request ids past their time. Memory holds nothing per job that would need the same."""
+    """Forgets request ids past their time, or beyond their number. Memory holds nothing per job that would need the
+    same."""
 
     name = "evict-inactive"
 
@@ -28,14 +30,21 @@ class EvictInactive:
         return f"{report.requests} request ids forgotten"
 
     async def run_once(self, *, still_ours: StillOurs = always_ours) -> Report:
-        """Forget what is past its time."""
+        """Forget what is past its time, then the oldest of what is too many."""
         report = Report()
         older_than = self._clock.now() - REQUEST_ID_KEPT
         while await still_ours():
-            removed = await self._committer.run(
-                lambda transaction: transaction.trim_requests(older_than, _REQUESTS_AT_ONCE)
-            )
+            removed = await self._forget(older_than, _REQUESTS_AT_ONCE)
             report.requests += removed
             if removed < _REQUESTS_AT_ONCE:
                 break
+        older_than = self._clock.now() - REQUEST_ID_KEPT_MIN
+        while (surplus := self._committer.requests_surplus) > 0 and await still_ours():
+            removed = await self._forget(older_than, min(surplus, _REQUESTS_AT_ONCE))
+            report.requests += removed
+            if not removed:
+                break
         return report
+
+    async def _forget(self, older_than: int, limit: int) -> int:
+        return await self._committer.run(lambda transaction: transaction.trim_requests(older_than, limit))

@@ -88,11 +88,13 @@ class StoredEvent(NamedTuple):
 class ChangedJob(NamedTuple):
     """A job row to write. ``last_event`` is the index in ``Changes.events`` of its last event there.
 
-    The job's version becomes that event's sequence, in place; with None it stays as it is.
+    The job's version becomes that event's sequence, in place; with None it stays as it is. ``first_event`` is the
+    index of the event that told of its creation, for a job that is inserted: its sequence becomes create_sequence.
     """
 
     job: Job
     last_event: int | None
+    first_event: int | None = None
 
 
 class StoredRequest(NamedTuple):
@@ -101,6 +103,13 @@ class StoredRequest(NamedTuple):
     request: Request
     job_ids: tuple[str, ...]
     time: int
+    attempt: int = 0
+    """The attempt that the call made or claimed, 0 when it did neither."""
+    create_sequence: int | None = None
+    """That of the job, which tells it from a later one of the same id; None when it is not known."""
+    created_event: int | None = None
+    """The index in ``Changes.events`` of the job's first event, when it is there: its sequence is written as
+    ``create_sequence``."""
 
 
 @dataclass(slots=True)
@@ -238,7 +247,7 @@ class Transaction(Protocol):
         """
 
     def trim_requests(self, older_than: int, limit: int) -> int:
-        """Forget at most ``limit`` request ids used before ``older_than``. Returns how many."""
+        """Forget at most ``limit`` request ids used before ``older_than``, the oldest first. Returns how many."""
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
         """Take the run of a duty for the scheduled instant ``due``. False when it, or a later one, is gone.
@@ -329,6 +338,10 @@ class Store(Protocol):
 
     log_id: str
     """Names this log for as long as it lives; part of every cursor."""
+
+    requests_stored: int
+    """How many request ids were stored when this server last appended, opened the store or forgot some. Counted by
+    all replicas together; what others have added since is not in it."""
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Begin a write transaction; leaving the block commits it, an exception rolls it back.

@@ -104,5 +104,5 @@ def _has_schema(database: Database, dialect: str) -> bool:
 def _begin_log(database: Database) -> None:
     """Name the log. The name is random, so that no cursor of another store can be taken for one of this."""
     log_id = uuid.uuid4().hex[:12]
-    database.execute(LogRow.insert(id=log_id, head=0, bytes=0))
+    database.execute(LogRow.insert(id=log_id, head=0, bytes=0, requests=0))
     database.execute(HorizonRow.insert(id=log_id, sequence=0, event_check=0, bytes=0))

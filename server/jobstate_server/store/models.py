@@ -51,6 +51,7 @@ class JobRow(Model):
     error_attempt = IntegerField(null=True)
     error_time = BigIntegerField(null=True)
     claim_time = BigIntegerField(null=True)
+    create_sequence = BigIntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "job"
@@ -99,12 +100,16 @@ EventRow.add_index(SQL(f'("sequence" >> {STRETCH_BITS})'), EventRow.job_id, name
 
 
 class LogRow(Model):
-    """The head of the log: one row, updated by every transaction that appends, which is what orders commits."""
+    """The head of the log: one row, updated by every transaction that appends, which is what orders commits.
+
+    ``requests``: how many request ids are stored.
+    """
 
     id = TextField(primary_key=True)
     head = BigIntegerField()
     bytes = BigIntegerField()
     create_time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    requests = BigIntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "log"
@@ -151,7 +156,11 @@ class AttemptRow(Model):
 
 
 class RequestRow(Model):
-    """A request id that was used. ``job_ids`` are separated by spaces, which no id contains."""
+    """A request id that was used. ``job_ids`` are separated by spaces, which no id contains.
+
+    ``attempt`` is the one that a Start made. ``create_sequence`` is that of the first job, None where a program made
+    the row that did not know of it.
+    """
 
     principal = TextField()
     request_id = TextField()
@@ -159,6 +168,8 @@ class RequestRow(Model):
     digest = BlobField()
     job_ids = TextField()
     time = BigIntegerField()
+    attempt = IntegerField(constraints=[SQL("DEFAULT 1")])
+    create_sequence = BigIntegerField(null=True)
 
     class Meta:
         table_name = "request"

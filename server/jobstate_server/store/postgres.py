@@ -32,7 +32,6 @@ from jobstate_server.store.base import (
     Loaded,
     OutcomeUnknown,
     StoreError,
-    StoreUnreachable,
     TransactionConflict,
 )
 from jobstate_server.store.models import LogRow
@@ -42,9 +41,11 @@ from jobstate_server.store.postgres_connection import (
     READER_SETTINGS,
     WRITER_SETTINGS,
     Postgres,
+    check_committed,
     check_server,
     forgets_idle_limit,
     is_lost,
+    one_row,
     raise_as_ours,
 )
 from jobstate_server.store.reading import SqlReader
@@ -69,6 +70,8 @@ class PostgresTransaction:
         """Whether rows were looked for. One that is there all the same was made by another replica since."""
         self._has_begun = False
         self.is_committed = False
+        self.requests_stored: int | None = None
+        """How many request ids there are, once this transaction has counted."""
         # A close guess; the first look at the database corrects it.
         self.now = store.time()
 
@@ -93,7 +96,7 @@ class PostgresTransaction:
             connection.execute(b"SELECT")
 
     def _time(self, time: psycopg.Cursor[Any]) -> int:
-        (now,) = _row(time)
+        (now,) = one_row(time)
         return self._store.time_of(now)
 
     def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
@@ -150,13 +153,15 @@ class PostgresTransaction:
         self._write_rest(changes)
         return head
 
-    @staticmethod
-    def _numbered(changes: Changes, head: psycopg.Cursor[Any]) -> int:
+    def _numbered(self, changes: Changes, head: psycopg.Cursor[Any]) -> int:
         """Give the jobs their versions. Returns the sequence of the first event."""
-        first = int(_row(head)[0]) - len(changes.events) + 1
-        for job, last_event in (*changes.inserted, *changes.updated, *changes.progressed):
+        reached, self.requests_stored = one_row(head)
+        first = int(reached) - len(changes.events) + 1
+        for job, last_event, first_event in (*changes.inserted, *changes.updated, *changes.progressed):
             if last_event is not None:
                 job.numbered(first + last_event)
+            if first_event is not None:
+                job.created(first + first_event)
         return first
 
     def _number(self, changes: Changes) -> psycopg.Cursor[Any]:
@@ -172,7 +177,8 @@ class PostgresTransaction:
         if rewritten_only:
             return self._execute(sql.HEAD)
         size = sum(len(event.payload) for event in changes.events)
-        head = self._execute(sql.ADVANCE_LOG, events=len(changes.events), bytes=size)
+        requests = len(changes.requests)
+        head = self._execute(sql.ADVANCE_LOG, events=len(changes.events), bytes=size, requests=requests)
         if changes.events:
             sql.insert_events.run(self._connection, changes.events, events=len(changes.events))
         return head
@@ -183,11 +189,14 @@ class PostgresTransaction:
             ids = [(job_id,) for job_id in changes.deleted]
             sql.delete_jobs.run(connection, ids)
             sql.delete_attempts.run(connection, ids)
-        for rows, statement in ((changes.inserted, sql.insert_jobs), (changes.updated, sql.update_jobs)):
-            if rows:
-                statement.run(connection, [(*job_values(job), last) for job, last in rows], events=count)
+        if changes.inserted:
+            rows = [(*job_values(job), last, first) for job, last, first in changes.inserted]
+            sql.insert_jobs.run(connection, rows, events=count)
+        if changes.updated:
+            rows = [(*job_values(job), last) for job, last, _ in changes.updated]
+            sql.update_jobs.run(connection, rows, events=count)
         if changes.progressed:
-            values = [(*progress_values(job), last) for job, last in changes.progressed]
+            values = [(*progress_values(job), last) for job, last, _ in changes.progressed]
             sql.update_progress.run(connection, values, events=count)
 
     def _write_rest(self, changes: Changes) -> None:
@@ -195,7 +204,10 @@ class PostgresTransaction:
         if changes.attempts:
             sql.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
         if changes.requests:
-            sql.insert_requests.run(connection, [request_values(stored) for stored in changes.requests])
+            values = [
+                (*request_values(stored, stored.create_sequence), stored.created_event) for stored in changes.requests
+            ]
+            sql.insert_requests.run(connection, values, events=len(changes.events))
         if changes.tallies:
             sql.add_tallies.run(connection, tally_values(changes.tallies))
         if changes.events:
@@ -211,9 +223,9 @@ class PostgresTransaction:
 
     def probe(self) -> None:
         # No caller's request id is this short.
-        row = ("", "probe", "", bytes(64 * 1024), "", self.now)
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None)
         with self._pipeline():
-            sql.insert_requests.run(self._connection, [row])
+            sql.insert_requests.run(self._connection, [row], events=0)
             self._execute(sql.DELETE_REQUEST, principal=row[0], request_id=row[1])
 
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
@@ -230,7 +242,10 @@ class PostgresTransaction:
         return count
 
     def trim_requests(self, older_than: int, limit: int) -> int:
-        return self._execute(sql.TRIM_REQUESTS, older_than=older_than, limit=limit).rowcount
+        trimmed = self._execute(sql.TRIM_REQUESTS, older_than=older_than, limit=limit).rowcount
+        counted = self._execute(sql.ADVANCE_LOG, events=0, bytes=0, requests=-trimmed)
+        _, self.requests_stored = one_row(counted)
+        return trimmed
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
         alive_since = self.now - REPLICA_LEASE
@@ -256,7 +271,7 @@ class PostgresTransaction:
         self._execute(sql.LEAVE, replica=replica)
 
     def last_heard(self) -> int | None:
-        heard: int | None = _row(self._execute(sql.LAST_HEARD))[0]
+        heard: int | None = one_row(self._execute(sql.LAST_HEARD))[0]
         return heard
 
 
@@ -282,8 +297,10 @@ class PostgresStore:
             with closing(Postgres(url, {})) as unhurried:
                 check_server(unhurried.wire)
                 migrate.bring_up_to_date(unhurried, "postgres")
-            migrate.note_create_time(self.database, self.time_of(_row(self.database.wire.execute(sql.NOW))[0]))
-            self.log_id: str = self.database.rows(LogRow.select(LogRow.id))[0][0]
+            migrate.note_create_time(self.database, self.time_of(one_row(self.database.wire.execute(sql.NOW))[0]))
+            log_row = self.database.rows(LogRow.select(LogRow.id, LogRow.requests))[0]
+            self.log_id: str = log_row[0]
+            self.requests_stored: int = log_row[1]
         except (PeeweeException, psycopg.Error, StoreError) as error:
             self.database.close()
             if isinstance(error, CannotOpen):
@@ -312,6 +329,8 @@ class PostgresStore:
             _explain(error)
         if not transaction.is_committed:
             self._commit(connection)
+        if transaction.requests_stored is not None:
+            self.requests_stored = transaction.requests_stored
 
     def _commit(self, connection: psycopg.Connection[Any]) -> None:
         # The one that the transaction has begun on: a newer one would know of nothing to commit, and call that done.
@@ -378,18 +397,5 @@ def _explain(error: BaseException) -> NoReturn:
     raise error
 
 
-def check_committed(committed: psycopg.Cursor[Any]) -> None:
-    """Refuse to believe in a commit that PostgreSQL has turned into a rollback."""
-    if committed.statusmessage != "COMMIT":
-        raise StoreError("PostgreSQL has rolled the transaction back")
-
-
-def _row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
-    row: tuple[Any, ...] | None = cursor.fetchone()
-    if row is None:
-        raise StoreUnreachable("PostgreSQL answered with no row where there always is one")
-    return row
-
-
 def _earliest_due(rows: Sequence[ChangedJob]) -> int | None:
-    return min((job.due_time for job, _ in rows if job.due_time is not None), default=None)
+    return min((job.due_time for job, _, _ in rows if job.due_time is not None), default=None)

@@ -223,3 +223,17 @@ def _parsed(url: str) -> dict[str, Any]:
 
 def _said(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_committed(committed: psycopg.Cursor[Any]) -> None:
+    """Refuse to believe in a commit that PostgreSQL has turned into a rollback."""
+    if committed.statusmessage != "COMMIT":
+        raise StoreError("PostgreSQL has rolled the transaction back")
+
+
+def one_row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
+    """The row of a statement that always has one."""
+    row: tuple[Any, ...] | None = cursor.fetchone()
+    if row is None:
+        raise StoreUnreachable("PostgreSQL answered with no row where there always is one")
+    return row

@@ -54,11 +54,17 @@ _PROGRESS_KINDS = {**_kinds(JobRow, PROGRESS_COLUMNS), "id": Kind.TEXT}
 _VERSION = "COALESCE(numbered.first + new.last_event, new.version)"
 
 
+def _numbered(event: str) -> str:
+    """The sequence of the event of this transaction whose index is in that column, else what the row says."""
+    return f"COALESCE(numbered.first + new.{event}, new.create_sequence)"
+
+
 def _insert_jobs() -> ManyRows:
     names = ", ".join(_JOB_KINDS)
-    values = ", ".join(_VERSION if name == "version" else f"new.{name}" for name in _JOB_KINDS)
-    text = f"INSERT INTO job ({names}) SELECT {values} FROM {{rows}} AS new({names}, last_event), {_FIRST}"
-    return ManyRows(text, {**_JOB_KINDS, "last_event": Kind.INT8})
+    numbered = {"version": _VERSION, "create_sequence": _numbered("first_event")}
+    values = ", ".join(numbered.get(name, f"new.{name}") for name in _JOB_KINDS)
+    text = f"INSERT INTO job ({names}) SELECT {values} FROM {{rows}} AS new({names}, last_event, first_event), {_FIRST}"
+    return ManyRows(text, {**_JOB_KINDS, "last_event": Kind.INT8, "first_event": Kind.INT8})
 
 
 def _update_jobs(kinds: dict[str, Kind]) -> ManyRows:
@@ -69,10 +75,19 @@ def _update_jobs(kinds: dict[str, Kind]) -> ManyRows:
     return ManyRows(text, {**kinds, "last_event": Kind.INT8})
 
 
+def _insert_requests() -> ManyRows:
+    kinds = _kinds(RequestRow, REQUEST_COLUMNS)
+    names = ", ".join(kinds)
+    values = ", ".join(_numbered("created_event") if name == "create_sequence" else f"new.{name}" for name in kinds)
+    text = f"INSERT INTO request ({names}) SELECT {values} FROM {{rows}} AS new({names}, created_event), {_FIRST}"
+    return ManyRows(text, {**kinds, "created_event": Kind.INT8})
+
+
 insert_jobs = _insert_jobs()
 update_jobs = _update_jobs(_JOB_KINDS)
 update_progress = _update_jobs(_PROGRESS_KINDS)
-"""Rows of jobs end with the index of their last event in this transaction, None when their version stays."""
+"""Rows of jobs end with the index of their last event in this transaction, None when their version stays; new ones
+also with that of their first."""
 
 _EVENT_KINDS = {name: kind for name, kind in _kinds(EventRow, EVENT_COLUMNS).items() if name != "sequence"}
 insert_events = ManyRows(
@@ -82,7 +97,8 @@ insert_events = ManyRows(
     _EVENT_KINDS,
 )
 insert_attempts = _insert("attempt", _kinds(AttemptRow, ATTEMPT_COLUMNS))
-insert_requests = _insert("request", _kinds(RequestRow, REQUEST_COLUMNS))
+insert_requests = _insert_requests()
+"""Rows end with the index of the job's first event in this transaction, None when it is older."""
 add_tallies = ManyRows(
     f"INSERT INTO tally AS old ({', '.join(_TALLY_COLUMNS)}) SELECT * FROM {{rows}}"
     " ON CONFLICT (job_type, measure, bucket) DO UPDATE"
@@ -121,8 +137,11 @@ POSTPONE = (
 ).encode()
 
 # Whoever has moved the head is the only one who appends until its commit: that is what orders commits, of all replicas.
-ADVANCE_LOG = b"UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s RETURNING head"
-HEAD = b"SELECT head FROM log"
+ADVANCE_LOG = (
+    b"UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s, requests = requests + %(requests)s"
+    b" RETURNING head, requests"
+)
+HEAD = b"SELECT head, requests FROM log"
 NOTIFY = b"SELECT pg_notify(%(channel)s, head::text || ' ' || %(next_due)s) FROM log"
 
 TRIM_EVENTS = b"DELETE FROM event WHERE sequence <= %(through)s"
@@ -130,7 +149,7 @@ MOVE_HORIZON = b"UPDATE horizon SET sequence = %(through)s, event_check = %(even
 LOCK_HORIZON = b"SELECT 1 FROM horizon FOR UPDATE"
 TRIM_REQUESTS = (
     b"DELETE FROM request WHERE ctid = ANY(ARRAY("
-    b"SELECT ctid FROM request WHERE time < %(older_than)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED))"
+    b"SELECT ctid FROM request WHERE time < %(older_than)s ORDER BY time LIMIT %(limit)s FOR UPDATE SKIP LOCKED))"
 )
 DELETE_REQUEST = b"DELETE FROM request WHERE principal = %(principal)s AND request_id = %(request_id)s"
 

@@ -123,8 +123,9 @@ def attempt_from(row: tuple[Any, ...]) -> Attempt:
     )
 
 
-def request_values(stored: StoredRequest) -> tuple[Any, ...]:
-    """The row of a used request id, in the order of ``REQUEST_COLUMNS``."""
+def request_values(stored: StoredRequest, first: int | None = None) -> tuple[Any, ...]:
+    """The row of a used request id, in the order of ``REQUEST_COLUMNS``. ``first``: the sequence of the transaction's
+    first event, where it is known."""
     request = stored.request
     return (
         request.principal,
@@ -133,14 +134,16 @@ def request_values(stored: StoredRequest) -> tuple[Any, ...]:
         request.digest,
         " ".join(stored.job_ids),
         stored.time,
+        stored.attempt,
+        stored.create_sequence if first is None or stored.created_event is None else first + stored.created_event,
     )
 
 
 def request_from(row: tuple[Any, ...]) -> StoredRequest:
     """The used request id in a row of ``REQUEST_COLUMNS``."""
-    principal, request_id, rpc, digest, job_ids, time = row
+    principal, request_id, rpc, digest, job_ids, time, attempt, create_sequence = row
     listed = tuple(job_ids.split(" ")) if job_ids else ()
-    return StoredRequest(Request(principal, request_id, rpc, bytes(digest)), listed, time)
+    return StoredRequest(Request(principal, request_id, rpc, bytes(digest)), listed, time, attempt, create_sequence)
 
 
 def tally_values(tallies: Mapping[TallyKey, int]) -> list[tuple[Any, ...]]:

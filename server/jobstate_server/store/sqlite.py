@@ -100,6 +100,8 @@ class SqliteTransaction:
 
     def __init__(self, database: SqliteDatabase, statements: Statements, cache: JobCache, now: int) -> None:
         self.now = now
+        self.requests_stored: int | None = None
+        """How many request ids there are, once this transaction has counted."""
         self._cache = cache
         self._written: list[Job] = []
         self._deleted: list[str] = []
@@ -144,6 +146,9 @@ class SqliteTransaction:
             self._deleted = changes.deleted
         if changes.inserted:
             jobs = self._numbered(changes.inserted, first)
+            for job, _, first_event in changes.inserted:
+                if first_event is not None:
+                    job.created(first + first_event)
             statements.insert_jobs.run(connection, [job_values(job) for job in jobs])
         if changes.updated:
             jobs = self._numbered(changes.updated, first)
@@ -157,7 +162,8 @@ class SqliteTransaction:
         if changes.attempts:
             statements.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
         if changes.requests:
-            statements.insert_requests.run(connection, [request_values(stored) for stored in changes.requests])
+            rows = [request_values(stored, first) for stored in changes.requests]
+            statements.insert_requests.run(connection, rows)
         if changes.tallies:
             statements.add_tallies.run(connection, tally_values(changes.tallies))
         return first
@@ -176,7 +182,7 @@ class SqliteTransaction:
 
     def _numbered(self, rows: list[ChangedJob], first: int) -> list[Job]:
         """The jobs with their versions, also noted for the cache."""
-        jobs = [job if last_event is None else job.numbered(first + last_event) for job, last_event in rows]
+        jobs = [job if last_event is None else job.numbered(first + last_event) for job, last_event, _ in rows]
         self._written += jobs
         return jobs
 
@@ -190,10 +196,15 @@ class SqliteTransaction:
     def _number(self, changes: Changes) -> int:
         count = len(changes.events)
         size = sum(len(event.payload) for event in changes.events)
-        cursor = self._connection.execute(self._statements.advance_log, {"count": count, "bytes": size})
-        (head,) = cursor.fetchone()
+        return self._advance_log(count, size, len(changes.requests)) - count + 1
+
+    def _advance_log(self, count: int, size: int, requests: int) -> int:
+        """Count what is appended, and the request ids that come or go. Returns the head."""
+        values = {"count": count, "bytes": size, "requests": requests}
+        cursor = self._connection.execute(self._statements.advance_log, values)
+        head, self.requests_stored = cursor.fetchone()
         cursor.close()
-        return int(head) - count + 1
+        return int(head)
 
     def next_due(self) -> int | None:
         row = self._connection.execute(self._statements.next_due).fetchone()
@@ -207,7 +218,7 @@ class SqliteTransaction:
 
     def probe(self) -> None:
         # No caller's request id is this short.
-        row = ("", "probe", "", bytes(64 * 1024), "", self.now)
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None)
         self._statements.insert_requests.run(self._connection, [row])
         self._statements.delete_requests.run(self._connection, [row[:2]])
 
@@ -230,6 +241,7 @@ class SqliteTransaction:
         values = {"older_than": older_than, "limit": limit}
         keys = self._connection.execute(self._statements.old_requests, values).fetchall()
         self._statements.delete_requests.run(self._connection, keys)
+        self._advance_log(0, 0, -len(keys))
         return len(keys)
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
@@ -303,7 +315,9 @@ class SqliteStore:
                 migrate.bring_up_to_date(self._database, "sqlite")
                 migrate.note_create_time(self._database, clock.now())
                 self._statements = Statements(self._database)
-                self.log_id: str = self._database.execute(LogRow.select(LogRow.id)).fetchone()[0]
+                log_row = self._database.execute(LogRow.select(LogRow.id, LogRow.requests)).fetchone()
+                self.log_id: str = log_row[0]
+                self.requests_stored: int = log_row[1]
             except BaseException:
                 self._database.close()
                 raise
@@ -334,6 +348,8 @@ class SqliteStore:
                 raise
             self._commit()
             transaction.refresh_cache()
+            if transaction.requests_stored is not None:
+                self.requests_stored = transaction.requests_stored
         except DatabaseError as error:
             _raise_as_ours(error)
         except sqlite3.Error as error:

@@ -129,12 +129,16 @@ class Statements:
         self.requests = self._sql(
             RequestRow.select(*fields).where(Tuple(RequestRow.principal, RequestRow.request_id).in_(wanted))
         )
-        old = RequestRow.select(RequestRow.principal, RequestRow.request_id)
+        old = RequestRow.select(RequestRow.principal, RequestRow.request_id).order_by(RequestRow.time)
         self.old_requests = self._sql(old.where(RequestRow.time < SQL(":older_than")).limit(SQL(":limit")))
 
     def _build_log(self) -> None:
-        advance = {LogRow.head: LogRow.head + SQL(":count"), LogRow.bytes: LogRow.bytes + SQL(":bytes")}
-        self.advance_log = self._sql(LogRow.update(advance).returning(LogRow.head))
+        advance = {
+            LogRow.head: LogRow.head + SQL(":count"),
+            LogRow.bytes: LogRow.bytes + SQL(":bytes"),
+            LogRow.requests: LogRow.requests + SQL(":requests"),
+        }
+        self.advance_log = self._sql(LogRow.update(advance).returning(LogRow.head, LogRow.requests))
         self.trim_events = self._sql(EventRow.delete().where(EventRow.sequence <= SQL(":through")))
         self.move_horizon = self._sql(
             HorizonRow.update(
