@@ -135,14 +135,8 @@ class Server:
         bell = store.open_bell()
         self.follower = None if bell is None else Follower(bell, self.hub, self.catch_up_readers)
         published = self.follower or self.hub
-        self.committer = Committer(
-            store,
-            decider,
-            clock,
-            published,
-            restart_grace=settings.restart_grace,
-            request_ids_max=settings.request_ids_max,
-        )
+        limits = {"restart_grace": settings.restart_grace, "request_ids_max": settings.request_ids_max}
+        self.committer = Committer(store, decider, clock, published, **limits)
         self.committer.on_reachable = self._on_reachable
         self.due_timer = DueTimer(self.committer, clock)
         self.readers = Readers(store)

@@ -22,7 +22,7 @@ from jobstate.v1 import error_reason_pb2, event_pb2, job_pb2, job_service_pb2, m
 from jobstate_server.config import JobTypeSettings, Schedules, Settings, load
 from jobstate_server.domain import errors, job_types
 from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
-from jobstate_server.engine import committer, readers
+from jobstate_server.engine import committer, readers, writer
 from jobstate_server.maintenance import duty, evict_inactive
 from jobstate_server.rpc import limits, validate
 from jobstate_server.rpc.errors import status_code
@@ -172,6 +172,18 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("`request_id`, at least", limits, "REQUEST_ID_LENGTH_MIN", characters),
     ("`request_id`, at most", limits, "REQUEST_ID_LENGTH_MAX", characters),
     ("how long a `request_id` is remembered", evict_inactive, "REQUEST_ID_KEPT", span),
+    (
+        "how long a `request_id` is remembered at least, when `request_ids_max` is reached",
+        writer,
+        "REQUEST_ID_KEPT_MIN",
+        span,
+    ),
+    (
+        "request ids of the last hour, unless the settings say otherwise; then `OVERLOADED` for calls with a new one",
+        writer,
+        "REQUEST_IDS_MAX",
+        count,
+    ),
     ("jobs of a page, unless asked otherwise", limits, "PAGE_SIZE_DEFAULT", count),
     ("jobs of a page, at most; a larger `page_size` is lowered", limits, "PAGE_SIZE_MAX", count),
     ("bytes of a page, which ends early there", limits, "RESPONSE_BYTES_MAX", size),

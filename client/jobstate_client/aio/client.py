@@ -26,7 +26,7 @@ from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import async_listing, async_method
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.refusals import error_of
-from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker, own_attempt
+from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watching import Course, Watching, watch_request
 from jobstate_client.errors import ClientClosed
@@ -137,7 +137,7 @@ class AsyncClient:
 
         async def start() -> Job:
             known = await self.create(job) if isinstance(job, NewJob) else job
-            return own_attempt(await self.start(known, worker=terms.worker), terms.worker)
+            return await self.start(known, worker=terms.worker)
 
         terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
         return AsyncRunning(start, self._reporter, terms)

@@ -12,7 +12,7 @@ from jobstate_client.aio.run import AsyncRunning
 from jobstate_client.core.backlog import LISTED, WATCHED, Backlog
 from jobstate_client.core.calls import Backoff
 from jobstate_client.core.operations import new_request_id
-from jobstate_client.core.running import PASSING, Run, Terms, is_lost, own_attempt
+from jobstate_client.core.running import PASSING, Run, Terms, is_lost
 from jobstate_client.core.values import Job, Synced
 from jobstate_client.core.watching import Course, watch_request
 from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
@@ -143,8 +143,7 @@ class AsyncWorker:
         backoff, request_id = Backoff(), new_request_id()
         while True:
             try:
-                job = await self._client.start(job_id, worker=self._terms.worker, request_id=request_id)
-                return own_attempt(job, self._terms.worker)
+                return await self._client.start(job_id, worker=self._terms.worker, request_id=request_id)
             except PASSING as error:
                 wait = backoff.next()
                 log.warning("job %s could not be started (%s); again in %.1f s", job_id, error, wait)

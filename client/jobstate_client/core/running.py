@@ -15,7 +15,6 @@ from jobstate_client.core import operations
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.failures import IsRetryable, fail_request
 from jobstate_client.core.outbox import GONE, Ending, Line, report
-from jobstate_client.core.states import State
 from jobstate_client.core.values import Job, Span
 
 T = TypeVar("T")
@@ -54,20 +53,6 @@ class Terms:
 def default_worker() -> str:
     """Who this process is, for people."""
     return f"{socket.gethostname()[:100]}:{os.getpid()}"
-
-
-def own_attempt(job: Job, worker: str) -> Job:
-    """The job that a start returned, if the attempt in it is ours.
-
-    A start that was repeated returns the job as it is by then, which may be in the hands of another already.
-
-    Raises:
-        AttemptSuperseded: it is.
-    """
-    if job.state is State.PROCESSING and job.claimed and job.worker == worker:
-        return job
-    facts = {"job_id": job.id, "current_attempt": str(job.attempt), "state": str(job.state)}
-    raise e.AttemptSuperseded(f"the attempt of job {job.id!r} that was started is over already", facts)
 
 
 class Run:

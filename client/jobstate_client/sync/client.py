@@ -21,7 +21,7 @@ from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import sync_listing, sync_method
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.refusals import error_of
-from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker, own_attempt
+from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watching import Course, Watching, watch_request
 from jobstate_client.errors import ClientClosed
@@ -168,8 +168,7 @@ class Client:
         """
 
         def start() -> Job:
-            started = self.start(self.create(job) if isinstance(job, NewJob) else job, worker=terms.worker)
-            return own_attempt(started, terms.worker)
+            return self.start(self.create(job) if isinstance(job, NewJob) else job, worker=terms.worker)
 
         terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
         return Running(start, self._reporter, terms)

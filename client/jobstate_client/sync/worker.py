@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jobstate_client.core.backlog import LISTED, WATCHED, Backlog
 from jobstate_client.core.calls import Backoff
 from jobstate_client.core.operations import new_request_id
-from jobstate_client.core.running import PASSING, Run, Terms, is_lost, own_attempt
+from jobstate_client.core.running import PASSING, Run, Terms, is_lost
 from jobstate_client.core.values import Job, Synced
 from jobstate_client.core.watching import Course, watch_request
 from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
@@ -137,8 +137,7 @@ class Worker:
         backoff, request_id = Backoff(), new_request_id()
         while True:
             try:
-                job = self._client.start(job_id, worker=self._terms.worker, request_id=request_id)
-                return own_attempt(job, self._terms.worker)
+                return self._client.start(job_id, worker=self._terms.worker, request_id=request_id)
             except PASSING as error:
                 wait = backoff.next()
                 log.warning("job %s could not be started (%s); again in %.1f s", job_id, error, wait)

@@ -269,7 +269,7 @@ type CreateRequest struct {
 	// How long one attempt may take from its claim, at most 30 days. Unset means the job type's; zero means without
 	// limit.
 	Timeout *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
 	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -832,7 +832,7 @@ type StartRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Who does the work, for people to read. At most 128 bytes; may be empty.
 	Worker string `protobuf:"bytes,2,opt,name=worker,proto3" json:"worker,omitempty"`
-	// Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -892,7 +892,8 @@ func (x *StartRequest) GetRequestId() string {
 // StartResponse returns the started job.
 type StartResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The job, now PROCESSING. Keep its attempt: every report of this worker names it.
+	// The job, now PROCESSING; for a repeat, as it now is, in the same attempt. Keep its attempt: every report of this
+	// worker names it.
 	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1087,7 +1088,7 @@ type CompleteRequest struct {
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The attempt that completes, 1 or more. May be left out while the job is in its first attempt only.
 	Attempt *int32 `protobuf:"varint,5,opt,name=attempt,proto3,oneof" json:"attempt,omitempty"`
-	// Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
 	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1227,7 +1228,7 @@ type FailRequest struct {
 	Usage *Usage `protobuf:"bytes,5,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The attempt that failed, 1 or more. May be left out while the job is in its first attempt only.
 	Attempt *int32 `protobuf:"varint,6,opt,name=attempt,proto3,oneof" json:"attempt,omitempty"`
-	// Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
 	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1429,7 +1430,7 @@ type RetryRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Skip the wait, or what is left of it: the server resumes the job at once.
 	Immediately bool `protobuf:"varint,2,opt,name=immediately,proto3" json:"immediately,omitempty"`
-	// Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1539,7 +1540,7 @@ type CancelRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Why, for people to read. At most 4 KiB; may be empty.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,12 +34,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Correct the request; repeating it unchanged fails again.
     """
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 2
-    """NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it.
+    """NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When a call is repeated
+    with its request_id and the job that it concerned was deleted since, metadata has `deleted` = "true", even if
+    another job has the id by now; in every other case it has no such key.
 
         { "reason": "JOB_NOT_FOUND", "domain": "jobstate",
-          "metadata": { "job_id": "transcript-4711" } }
+          "metadata": { "job_id": "transcript-4711", "deleted": "true" } }
 
-    Check the id. A job that reached a final state long ago may be gone by retention.
+    Check the id. A job that reached a final state long ago may be gone by retention. With `deleted` the call was done
+    the first time: do not make it again under another request_id.
     """
     ERROR_REASON_JOB_EXISTS: _ErrorReason.ValueType  # 3
     """ALREADY_EXISTS. Create or BatchCreate named an id that a job already has, or one batch named an id twice.
@@ -131,8 +134,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Do not repeat with the same cursor. Discard what was learnt from the other log, then watch again with `snapshot`.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 12
-    """RESOURCE_EXHAUSTED. The server has as much to do as it accepts: its queue is full, or too many calls or watchers
-    are open. Nothing was changed. A google.rpc.RetryInfo says how long to wait.
+    """RESOURCE_EXHAUSTED. The server has as much to do as it accepts: its queue is full, too many calls or watchers are
+    open, or more request ids were used within the last hour than it may keep. Nothing was changed. A google.rpc.RetryInfo says how long to wait.
 
         { "reason": "OVERLOADED", "domain": "jobstate",
           "metadata": {} }
@@ -202,12 +205,15 @@ google.rpc.BadRequest beside it names each such field and says what is wrong; me
 Correct the request; repeating it unchanged fails again.
 """
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 2
-"""NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it.
+"""NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When a call is repeated
+with its request_id and the job that it concerned was deleted since, metadata has `deleted` = "true", even if
+another job has the id by now; in every other case it has no such key.
 
     { "reason": "JOB_NOT_FOUND", "domain": "jobstate",
-      "metadata": { "job_id": "transcript-4711" } }
+      "metadata": { "job_id": "transcript-4711", "deleted": "true" } }
 
-Check the id. A job that reached a final state long ago may be gone by retention.
+Check the id. A job that reached a final state long ago may be gone by retention. With `deleted` the call was done
+the first time: do not make it again under another request_id.
 """
 ERROR_REASON_JOB_EXISTS: ErrorReason.ValueType  # 3
 """ALREADY_EXISTS. Create or BatchCreate named an id that a job already has, or one batch named an id twice.
@@ -299,8 +305,8 @@ end, or names an event that differs here, as after a restore from backup.
 Do not repeat with the same cursor. Discard what was learnt from the other log, then watch again with `snapshot`.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 12
-"""RESOURCE_EXHAUSTED. The server has as much to do as it accepts: its queue is full, or too many calls or watchers
-are open. Nothing was changed. A google.rpc.RetryInfo says how long to wait.
+"""RESOURCE_EXHAUSTED. The server has as much to do as it accepts: its queue is full, too many calls or watchers are
+open, or more request ids were used within the last hour than it may keep. Nothing was changed. A google.rpc.RetryInfo says how long to wait.
 
     { "reason": "OVERLOADED", "domain": "jobstate",
       "metadata": {} }

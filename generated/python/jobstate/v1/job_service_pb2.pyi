@@ -168,7 +168,7 @@ class CreateRequest(_message.Message):
     max_retries: _builtins.int
     """How many retries the job may have, from 0 to 1,000. Unset means the job type's."""
     request_id: _builtins.str
-    """Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Free data to keep with the job, at most 64 KiB encoded. Top-level keys whose value is null are left out; NaN and
@@ -464,7 +464,7 @@ class StartRequest(_message.Message):
     worker: _builtins.str
     """Who does the work, for people to read. At most 128 bytes; may be empty."""
     request_id: _builtins.str
-    """Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
     def __init__(
         self,
         *,
@@ -489,7 +489,9 @@ class StartResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """The job, now PROCESSING. Keep its attempt: every report of this worker names it."""
+        """The job, now PROCESSING; for a repeat, as it now is, in the same attempt. Keep its attempt: every report of this
+        worker names it.
+        """
 
     def __init__(
         self,
@@ -607,7 +609,7 @@ class CompleteRequest(_message.Message):
     attempt: _builtins.int
     """The attempt that completes, 1 or more. May be left out while the job is in its first attempt only."""
     request_id: _builtins.str
-    """Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
     @_builtins.property
     def result(self) -> _struct_pb2.Struct:
         """What the work gave, at most 64 KiB encoded; NaN and infinities are refused. Unset means none."""
@@ -685,7 +687,7 @@ class FailRequest(_message.Message):
     attempt: _builtins.int
     """The attempt that failed, 1 or more. May be left out while the job is in its first attempt only."""
     request_id: _builtins.str
-    """Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
     @_builtins.property
     def error(self) -> Global___FailureReport:
         """What went wrong. Unset is the same as a report with nothing in it."""
@@ -796,7 +798,7 @@ class RetryRequest(_message.Message):
     immediately: _builtins.bool
     """Skip the wait, or what is left of it: the server resumes the job at once."""
     request_id: _builtins.str
-    """Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
     def __init__(
         self,
         *,
@@ -850,7 +852,7 @@ class CancelRequest(_message.Message):
     reason: _builtins.str
     """Why, for people to read. At most 4 KiB; may be empty."""
     request_id: _builtins.str
-    """Makes the call safe to repeat for 24 hours. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
     def __init__(
         self,
         *,

@@ -33,9 +33,14 @@ class JobServiceStub:
     A change is durable before it is answered, and its events are written in the same transaction. A refused call changes
     nothing.
 
-    Repeating a call: a request with a `request_id` is remembered for 24 hours. A repeat with the same content changes
-    nothing and returns the job as it now is, whatever its state; the same request_id with another RPC or other content
-    is refused with REQUEST_ID_REUSED. This is checked before the job's existence, attempt and state.
+    Repeating a call: a request with a `request_id` is remembered for 24 hours, or for less, but no less than an hour,
+    when more than the server's `request_ids_max` come within that time; when even the last hour has more, a call with a
+    new request_id is refused with OVERLOADED. A repeat with the same content changes nothing and returns the job as it
+    now is, whatever its state. There are two exceptions. A repeated Start is answered only while the attempt that it made
+    or claimed is running, and is otherwise refused as a report that names this attempt would be. And when the job was
+    deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` = "true" in the metadata: nothing is made anew,
+    and another job that has the same id by now is never answered. The same request_id with another RPC or other content
+    is refused with REQUEST_ID_REUSED. All of this is checked before the job's existence, attempt and state.
 
     The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
     answer to Start gave it. It may be left out only while the job is in its first attempt.
@@ -61,17 +66,18 @@ class JobServiceStub:
     strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second job, or is
     refused with JOB_EXISTS if it names an id.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
+    NOT_FOUND (JOB_NOT_FOUND, of a repeat).
     """
     BatchCreate: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BatchCreateRequest, _job_service_pb2.BatchCreateResponse]
     """BatchCreate makes up to 1,000 new jobs in one transaction: all of them or none.
 
     From no jobs; each job is QUEUED and `.queued` is appended for each, in the order of the request. Repetition is
-    judged by the request_id of each item: a batch of nothing but repeats returns them, a mixture is refused with
-    REQUEST_ID_REUSED.
+    judged by the request_id of each item: a batch of nothing but repeats returns them, or is refused with
+    JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
 
     Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-    UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED).
+    UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
     """
     Get: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetRequest, _job_service_pb2.GetResponse]
     """Get returns one job whole, and on request its ended attempts.
@@ -94,10 +100,13 @@ class JobServiceStub:
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
     attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one attempt, exactly one wins; the
     others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself: wait for `.started`. With a
-    request_id the call may be repeated; without one, a repeat is refused like any loser.
+    request_id the call may be repeated: while the attempt that it made or claimed is running, the job is returned as it
+    now is; once that attempt has ended, the repeat is refused with ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED
+    when the job is final. It never returns an attempt that belongs to another Start, whatever the `worker`. Without a
+    request_id, a repeat is refused like any loser.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED);
-    ALREADY_EXISTS (REQUEST_ID_REUSED).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
+    and ATTEMPT_SUPERSEDED of a repeat); ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     UpdateProgress: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.UpdateProgressRequest, _job_service_pb2.UpdateProgressResponse]
     """UpdateProgress reports how far the running attempt is.
@@ -213,9 +222,14 @@ class JobServiceAsyncStub(JobServiceStub):
     A change is durable before it is answered, and its events are written in the same transaction. A refused call changes
     nothing.
 
-    Repeating a call: a request with a `request_id` is remembered for 24 hours. A repeat with the same content changes
-    nothing and returns the job as it now is, whatever its state; the same request_id with another RPC or other content
-    is refused with REQUEST_ID_REUSED. This is checked before the job's existence, attempt and state.
+    Repeating a call: a request with a `request_id` is remembered for 24 hours, or for less, but no less than an hour,
+    when more than the server's `request_ids_max` come within that time; when even the last hour has more, a call with a
+    new request_id is refused with OVERLOADED. A repeat with the same content changes nothing and returns the job as it
+    now is, whatever its state. There are two exceptions. A repeated Start is answered only while the attempt that it made
+    or claimed is running, and is otherwise refused as a report that names this attempt would be. And when the job was
+    deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` = "true" in the metadata: nothing is made anew,
+    and another job that has the same id by now is never answered. The same request_id with another RPC or other content
+    is refused with REQUEST_ID_REUSED. All of this is checked before the job's existence, attempt and state.
 
     The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
     answer to Start gave it. It may be left out only while the job is in its first attempt.
@@ -238,17 +252,18 @@ class JobServiceAsyncStub(JobServiceStub):
     strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second job, or is
     refused with JOB_EXISTS if it names an id.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
+    NOT_FOUND (JOB_NOT_FOUND, of a repeat).
     """
     BatchCreate: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BatchCreateRequest, _job_service_pb2.BatchCreateResponse]  # type: ignore[assignment]
     """BatchCreate makes up to 1,000 new jobs in one transaction: all of them or none.
 
     From no jobs; each job is QUEUED and `.queued` is appended for each, in the order of the request. Repetition is
-    judged by the request_id of each item: a batch of nothing but repeats returns them, a mixture is refused with
-    REQUEST_ID_REUSED.
+    judged by the request_id of each item: a batch of nothing but repeats returns them, or is refused with
+    JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
 
     Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-    UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED).
+    UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
     """
     Get: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetRequest, _job_service_pb2.GetResponse]  # type: ignore[assignment]
     """Get returns one job whole, and on request its ended attempts.
@@ -271,10 +286,13 @@ class JobServiceAsyncStub(JobServiceStub):
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
     attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one attempt, exactly one wins; the
     others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself: wait for `.started`. With a
-    request_id the call may be repeated; without one, a repeat is refused like any loser.
+    request_id the call may be repeated: while the attempt that it made or claimed is running, the job is returned as it
+    now is; once that attempt has ended, the repeat is refused with ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED
+    when the job is final. It never returns an attempt that belongs to another Start, whatever the `worker`. Without a
+    request_id, a repeat is refused like any loser.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED);
-    ALREADY_EXISTS (REQUEST_ID_REUSED).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
+    and ATTEMPT_SUPERSEDED of a repeat); ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     UpdateProgress: _aio.UnaryUnaryMultiCallable[_job_service_pb2.UpdateProgressRequest, _job_service_pb2.UpdateProgressResponse]  # type: ignore[assignment]
     """UpdateProgress reports how far the running attempt is.
@@ -389,9 +407,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     A change is durable before it is answered, and its events are written in the same transaction. A refused call changes
     nothing.
 
-    Repeating a call: a request with a `request_id` is remembered for 24 hours. A repeat with the same content changes
-    nothing and returns the job as it now is, whatever its state; the same request_id with another RPC or other content
-    is refused with REQUEST_ID_REUSED. This is checked before the job's existence, attempt and state.
+    Repeating a call: a request with a `request_id` is remembered for 24 hours, or for less, but no less than an hour,
+    when more than the server's `request_ids_max` come within that time; when even the last hour has more, a call with a
+    new request_id is refused with OVERLOADED. A repeat with the same content changes nothing and returns the job as it
+    now is, whatever its state. There are two exceptions. A repeated Start is answered only while the attempt that it made
+    or claimed is running, and is otherwise refused as a report that names this attempt would be. And when the job was
+    deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` = "true" in the metadata: nothing is made anew,
+    and another job that has the same id by now is never answered. The same request_id with another RPC or other content
+    is refused with REQUEST_ID_REUSED. All of this is checked before the job's existence, attempt and state.
 
     The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
     answer to Start gave it. It may be left out only while the job is in its first attempt.
@@ -418,7 +441,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second job, or is
         refused with JOB_EXISTS if it names an id.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
+        NOT_FOUND (JOB_NOT_FOUND, of a repeat).
         """
 
     @_abc_1.abstractmethod
@@ -430,11 +454,11 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """BatchCreate makes up to 1,000 new jobs in one transaction: all of them or none.
 
         From no jobs; each job is QUEUED and `.queued` is appended for each, in the order of the request. Repetition is
-        judged by the request_id of each item: a batch of nothing but repeats returns them, a mixture is refused with
-        REQUEST_ID_REUSED.
+        judged by the request_id of each item: a batch of nothing but repeats returns them, or is refused with
+        JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
 
         Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-        UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED).
+        UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
         """
 
     @_abc_1.abstractmethod
@@ -475,10 +499,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
         attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one attempt, exactly one wins; the
         others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself: wait for `.started`. With a
-        request_id the call may be repeated; without one, a repeat is refused like any loser.
+        request_id the call may be repeated: while the attempt that it made or claimed is running, the job is returned as it
+        now is; once that attempt has ended, the repeat is refused with ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED
+        when the job is final. It never returns an attempt that belongs to another Start, whatever the `worker`. Without a
+        request_id, a repeat is refused like any loser.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED);
-        ALREADY_EXISTS (REQUEST_ID_REUSED).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
+        and ATTEMPT_SUPERSEDED of a repeat); ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod

@@ -46,12 +46,15 @@ export enum ErrorReason {
   INVALID_FIELD = 1,
 
   /**
-   * NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it.
+   * NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When a call is repeated
+   * with its request_id and the job that it concerned was deleted since, metadata has `deleted` = "true", even if
+   * another job has the id by now; in every other case it has no such key.
    *
    *     { "reason": "JOB_NOT_FOUND", "domain": "jobstate",
-   *       "metadata": { "job_id": "transcript-4711" } }
+   *       "metadata": { "job_id": "transcript-4711", "deleted": "true" } }
    *
-   * Check the id. A job that reached a final state long ago may be gone by retention.
+   * Check the id. A job that reached a final state long ago may be gone by retention. With `deleted` the call was done
+   * the first time: do not make it again under another request_id.
    *
    * @generated from enum value: ERROR_REASON_JOB_NOT_FOUND = 2;
    */
@@ -183,8 +186,8 @@ export enum ErrorReason {
   CURSOR_UNKNOWN = 11,
 
   /**
-   * RESOURCE_EXHAUSTED. The server has as much to do as it accepts: its queue is full, or too many calls or watchers
-   * are open. Nothing was changed. A google.rpc.RetryInfo says how long to wait.
+   * RESOURCE_EXHAUSTED. The server has as much to do as it accepts: its queue is full, too many calls or watchers are
+   * open, or more request ids were used within the last hour than it may keep. Nothing was changed. A google.rpc.RetryInfo says how long to wait.
    *
    *     { "reason": "OVERLOADED", "domain": "jobstate",
    *       "metadata": {} }

@@ -322,9 +322,14 @@ export const WatchResponseKind = /*@__PURE__*/
  * A change is durable before it is answered, and its events are written in the same transaction. A refused call changes
  * nothing.
  *
- * Repeating a call: a request with a `request_id` is remembered for 24 hours. A repeat with the same content changes
- * nothing and returns the job as it now is, whatever its state; the same request_id with another RPC or other content
- * is refused with REQUEST_ID_REUSED. This is checked before the job's existence, attempt and state.
+ * Repeating a call: a request with a `request_id` is remembered for 24 hours, or for less, but no less than an hour,
+ * when more than the server's `request_ids_max` come within that time; when even the last hour has more, a call with a
+ * new request_id is refused with OVERLOADED. A repeat with the same content changes nothing and returns the job as it
+ * now is, whatever its state. There are two exceptions. A repeated Start is answered only while the attempt that it made
+ * or claimed is running, and is otherwise refused as a report that names this attempt would be. And when the job was
+ * deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` = "true" in the metadata: nothing is made anew,
+ * and another job that has the same id by now is never answered. The same request_id with another RPC or other content
+ * is refused with REQUEST_ID_REUSED. All of this is checked before the job's existence, attempt and state.
  *
  * The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
  * answer to Start gave it. It may be left out only while the job is in its first attempt.
