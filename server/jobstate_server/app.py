@@ -18,6 +18,7 @@ from jobstate.v1 import job_service_pb2, maintenance_service_pb2
 from jobstate_server.config import Settings, is_loopback
 from jobstate_server.domain.clock import SECOND, Clock
 from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.presence import Presence
@@ -147,6 +148,10 @@ class Server:
         refresh = None if self.follower is None else self.follower.refresh
         watching = Watching(self.hub, CatchUp(self.catch_up_readers, store.log_id), refresh)
         self.job_service = JobService(self.committer, self.readers, watching, job_types, clock)
+        self._build_maintenance(job_types)
+
+    def _build_maintenance(self, job_types: JobTypes) -> None:
+        settings, clock = self._settings, self.clock
         schedules = settings.schedules
         self.duties = Duties(
             check_stale=CheckStale(schedules.check_stale, self.committer, self.readers, job_types, clock),
