@@ -193,6 +193,13 @@ _LATER = {
 
 def __getattr__(name: str) -> Any:
     """Import what was left for later."""
+    if name == "__version__":
+        # The installed package has it. Where the sources are used as they are, there is none.
+        metadata = import_module("importlib.metadata")
+        try:
+            return metadata.version("jobstate")
+        except metadata.PackageNotFoundError:
+            return "0+unknown"
     if name in _LATER:
         return getattr(import_module(f"jobstate_client.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

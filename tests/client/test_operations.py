@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 
+import jobstate_client
 from jobstate_client import (
     AsyncClient,
     AttemptOutcome,
     AttemptRequired,
     Client,
+    EventType,
     HealthState,
     InvalidField,
     JobExists,
@@ -276,3 +279,21 @@ async def test_a_bad_field_is_named(either: Any) -> None:
 
     assert refused.value.field == "job_type"
     assert {field for field, _ in refused.value.violations} == {"job_type", "source_id"}
+
+
+async def test_states_and_kinds_of_events_are_named_in_any_case(either: Any) -> None:
+    job = await done(either.create("default"))
+    listed = either.list(states=["queued", "Processing", State.FAILED])
+
+    assert [each.id for each in await items(listed)] == [job.id]
+    assert [each.type for each in await items(either.watch(types=["queued"], start="earliest", follow=False))] == [
+        EventType.QUEUED
+    ]
+    with pytest.raises(ValueError, match=r"'waiting' is no State; it must be one of QUEUED, PROCESSING, "):
+        either.list(states=["waiting"])
+    with pytest.raises(ValueError, match="is no State"):
+        either.list(states=["unknown"])
+
+
+def test_the_library_tells_its_version() -> None:
+    assert jobstate_client.__version__ == version("jobstate")

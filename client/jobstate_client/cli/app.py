@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import takewhile
 
 import click
 from click.shell_completion import shell_complete
@@ -15,9 +16,8 @@ from jobstate_client.cli.completing import PROGRAM, VARIABLE, completion
 from jobstate_client.cli.exits import Exit
 from jobstate_client.cli.jobs import cancel, complete, create, fail, progress, retry, start
 from jobstate_client.cli.maintenance import maintenance
-from jobstate_client.cli.options import common_to_all, kept, server_of
+from jobstate_client.cli.options import common_to_all
 from jobstate_client.cli.reading import get, list_, stats, types
-from jobstate_client.cli.text import safe
 from jobstate_client.cli.top import top
 from jobstate_client.cli.watch import watch
 from jobstate_client.errors import JobStateError
@@ -87,15 +87,13 @@ def _invoke(arguments: Sequence[str]) -> int:
         print(error.format_message(), file=sys.stderr)
         return Exit.USAGE
     except click.ClickException as error:
-        print(f"jobstate: {safe(error.format_message())}", file=sys.stderr)
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            print(f"  See: {error.ctx.command_path} --help", file=sys.stderr)
-        return Exit.USAGE
+        at = error.ctx if isinstance(error, click.UsageError) else None
+        hint = "" if at is None else f"See: {at.command_path} --help"
+        return _report_usage(error.format_message(), hint, arguments)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        print(f"jobstate: {safe(str(error))}", file=sys.stderr)
-        return Exit.USAGE
+        return _report_usage(str(error), "", arguments)
 
 
 def _report(error: JobStateError, ctx: click.Context) -> int:
@@ -103,7 +101,15 @@ def _report(error: JobStateError, ctx: click.Context) -> int:
 
     # What was told before comes first.
     sys.stdout.flush()
-    return report(error, server_of(ctx), as_json=bool(kept(ctx, "json")))
+    return report(error, ctx)
+
+
+def _report_usage(told: str, hint: str, arguments: Sequence[str]) -> int:
+    from jobstate_client.cli.failures import report_usage
+
+    # What is wrong may stand before --json, so that it has not been read as an option.
+    options = takewhile(lambda argument: argument != "--", arguments)
+    return report_usage(told, hint, as_json="--json" in options)
 
 
 def _refuse_bytes(argument: str) -> None:

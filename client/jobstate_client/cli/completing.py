@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+    split_arg_string,
+)
 
 from jobstate_client.cli.connection import connected
 from jobstate_client.cli.options import kept
@@ -26,7 +35,48 @@ PATIENCE_S = 1.0
 JOB_IDS_MAX = 100
 """Newest jobs whose ids are looked through. More would be no help to anybody who reads them."""
 
-SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+_BASH = """\
+%(complete_func)s() {
+    local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT} cut="" completion type value
+    # Ids may hold colons, at which bash breaks words. What stands before the last one is on the line already.
+    local word=${line##*[[:space:]=]}
+    if [[ $COMP_WORDBREAKS == *:* && $word == *:* ]]; then
+        cut=${word%%:*}:
+    fi
+    for completion in $(env COMP_LINE="$line" %(complete_var)s=bash_complete "$1"); do
+        IFS=',' read -r type value <<< "$completion"
+        if [[ $type == 'dir' ]]; then
+            COMPREPLY=()
+            compopt -o dirnames
+        elif [[ $type == 'file' ]]; then
+            COMPREPLY=()
+            compopt -o default
+        elif [[ $type == 'plain' ]]; then
+            COMPREPLY+=("${value#"$cut"}")
+        fi
+    done
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+class Bash(BashComplete):
+    """Bash, told the line itself: its own words end at a colon, which ids may hold."""
+
+    source_template = _BASH
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one to complete, and that one."""
+        line = os.environ["COMP_LINE"]
+        words = split_arg_string(line)[1:]
+        if not words or line[-1].isspace():
+            return words, ""
+        return words[:-1], words[-1]
+
+
+SHELLS: dict[str, type[ShellComplete]] = {"bash": Bash, "zsh": ZshComplete, "fish": FishComplete}
+add_completion_class(Bash, "bash")
 
 
 def complete_job_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobstate_client.cli.options import kept, server_of, tls_of
+from jobstate_client.cli.options import CALLER, kept, server_of, tls_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ def connected(ctx: click.Context, **arguments: Any) -> Iterator[Client]:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from jobstate_client.sync.client import Client
 
+    ctx.meta[CALLER] = ctx
     timeout = kept(ctx, "timeout")
     if timeout is not None:
         arguments = {"timeout": timeout} | arguments

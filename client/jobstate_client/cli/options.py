@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
+from jobstate_client.cli.address import ADDRESS, DEFAULT_SERVER
+
 if TYPE_CHECKING:
     from jobstate_client.core.channel import TLS
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-DEFAULT_SERVER = "127.0.0.1:50051"
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
@@ -29,6 +29,9 @@ DOCUMENT_BYTES_MAX = 8 * 1024 * 1024
 """Largest file read for a JSON option: as much as the server takes in one request."""
 
 _KEPT = "jobstate_client.cli."
+
+CALLER = "jobstate_client.cli:caller"
+"""Where the context of the command that calls the server is kept."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
 _PART = r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)"
@@ -52,6 +55,19 @@ class SpanType(click.ParamType[timedelta]):
         if seconds > SPAN_MAX.total_seconds():
             self.fail(f"{value} is longer than {SPAN_MAX.days} days", param, ctx)
         return timedelta(seconds=seconds)
+
+
+class PatienceType(SpanType):
+    """A span above 0, for which something is waited."""
+
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it."""
+        span = super().convert(value, param, ctx)
+        if not span:
+            self.fail("it must be longer than 0", param, ctx)
+        return span
 
 
 class MomentType(click.ParamType[datetime]):
@@ -124,6 +140,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 SPAN = SpanType()
+PATIENCE = PatienceType()
 MOMENT = MomentType()
 DOCUMENT = DocumentType()
 PATH = click.Path(dir_okay=False, path_type=Path)
@@ -159,11 +176,12 @@ def _with(command: F, *, hide_tls: bool) -> F:
     options = (
         _common(
             "--server",
+            type=ADDRESS,
             metavar="HOST:PORT",
             envvar="JOBSTATE_SERVER",
             help=f"Where the server is; else JOBSTATE_SERVER of the environment, else {DEFAULT_SERVER}.",
         ),
-        _common("--timeout", type=SPAN, help="How long a call may take, repeats included. [default: 30s]"),
+        _common("--timeout", type=PATIENCE, help="How long a call may take, repeats included. [default: 30s]"),
         _common("--json", is_flag=True, help="JSON for programs: one document, or one a line."),
         _common("--tls", is_flag=True, help="Talk to a server that has a certificate this machine trusts.", **tls),
         _common("--tls-root-certificates", help="Whom to trust instead, as PEM.", **file),

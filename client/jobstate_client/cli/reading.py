@@ -153,11 +153,11 @@ def _attempt_row(attempt: Attempt, job: Job) -> Row:
 def list_(ctx: click.Context, /, *, limit: int | None, **filters: Any) -> None:
     """List the jobs that match every filter given, newest first."""
     output = Output(as_json=bool(kept(ctx, "json")))
-    if limit is None:
-        limit = SHOWN_TO_PEOPLE if output.is_terminal and not output.as_json else 0
+    # Who gave a limit knows of it. Who did not is told when there is more, for which one more is asked for.
+    is_cut = limit is None and output.is_terminal and not output.as_json
+    limit = SHOWN_TO_PEOPLE if is_cut else limit or 0
     with connected(ctx) as client:
-        # One more than is shown tells whether there are more.
-        jobs = client.list(**filters, page_size=min(limit + 1, PAGE_SIZE_MAX) if limit else PAGE_SIZE_MAX)
+        jobs = client.list(**filters, page_size=min(limit + is_cut, PAGE_SIZE_MAX) if limit else PAGE_SIZE_MAX)
         shown = islice(jobs, limit) if limit else jobs
         if output.as_json:
             for job in shown:
@@ -165,7 +165,7 @@ def list_(ctx: click.Context, /, *, limit: int | None, **filters: Any) -> None:
         else:
             now = datetime.now(UTC)
             output.table(_JOB_COLUMNS, (_job_row(job, now) for job in shown))
-        if limit and next(jobs, None) is not None:
+        if is_cut and next(jobs, None) is not None:
             note(f"there are more than these {limit}; --limit 0 lists all")
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from jobstate_client.errors import JobStateError
     from jobstate_client.sync.client import Client
 
+IDS_LOOKED_UP_MAX = 20
+"""Jobs named by ID that are looked up, to tell that one is not there. Who names more has them from a program."""
+
 EVENT_TYPES = [type_.value for type_ in EventType if type_ is not EventType.UNKNOWN]
 
 
@@ -118,6 +121,36 @@ class Outages:
             self._tell(f"{self._server} is there")
 
 
+class Looking:
+    """Tells people, once, which of the jobs that they named are not there: nothing may ever come of those."""
+
+    def __init__(self, client: Client, tell: Callable[[str], None], job_ids: Iterable[str] = ()) -> None:
+        self._client = client
+        self._tell = tell
+        self._wanted = dict.fromkeys(job_ids)
+        if len(self._wanted) > IDS_LOOKED_UP_MAX:
+            self._wanted.clear()
+
+    def found(self, job_id: str) -> None:
+        """Something of this job has come."""
+        self._wanted.pop(job_id, None)
+
+    def up(self, *, follow: bool) -> None:
+        """Look up those of which nothing has come."""
+        from jobstate_client.errors import JobNotFound, JobStateError
+
+        for job_id in self._wanted:
+            try:
+                self._client.get(job_id)
+            except JobNotFound:
+                told = f"there is no job {job_id!r}"
+                self._tell(told + ("; waiting for one to be created" if follow else ""))
+            except JobStateError:
+                # The watch itself tells what is wrong with the server.
+                break
+        self._wanted.clear()
+
+
 @click.command(short_help="Follow events as they happen.")
 @click.argument("job_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_job_ids)
 @job_type_option
@@ -137,7 +170,11 @@ class Outages:
     metavar="FILE",
     help="Begin after the cursor in FILE, if there is one, and keep it there after each response.",
 )
-@click.option("--snapshot", is_flag=True, help="Tell the matching jobs as they are first. Not beside a cursor.")
+@click.option(
+    "--snapshot",
+    is_flag=True,
+    help="Tell the matching jobs as they are first. Not beside --cursor; with --cursor-file only while that is empty.",
+)
 @click.option("--no-follow", is_flag=True, help="End when everything up to now has been told.")
 @click.option("--until-final", is_flag=True, help="End when all the jobs named by ID are final.")
 @click.option(
@@ -164,7 +201,7 @@ def watch(
 
     The watch resumes by itself when the server restarts, without missing or repeating an event.
     """
-    _check(ctx, cursor_file, exit_state, from_earliest, chosen)
+    _check(ctx, cursor_file, exit_state, from_earliest, no_follow, chosen)
     file = None if cursor_file is None else CursorFile(cursor_file)
     if file is not None:
         chosen["cursor"] = file.read()
@@ -181,7 +218,12 @@ def watch(
 
 
 def _check(
-    ctx: click.Context, cursor_file: Path | None, exit_state: bool, from_earliest: bool, chosen: dict[str, Any]
+    ctx: click.Context,
+    cursor_file: Path | None,
+    exit_state: bool,
+    from_earliest: bool,
+    no_follow: bool,
+    chosen: dict[str, Any],
 ) -> None:
     if cursor_file is not None and chosen["cursor"]:
         raise click.UsageError("--cursor and --cursor-file both say where to begin: give one.", ctx)
@@ -191,6 +233,12 @@ def _check(
         raise click.UsageError(
             "--snapshot tells the jobs as they are, --from-earliest how they came to be: give one.", ctx
         )
+    if chosen["snapshot"] and chosen["cursor"]:
+        raise click.UsageError(
+            "--snapshot tells the jobs as they are now, --cursor what happened since then: give one.", ctx
+        )
+    if chosen["until_final"] and no_follow:
+        raise click.UsageError("--until-final waits for the jobs to end, --no-follow does not wait: give one.", ctx)
     if chosen["until_final"] and not chosen["job_ids"]:
         raise click.UsageError("--until-final needs the jobs to wait for: name them by ID.", ctx)
     if exit_state and not chosen["until_final"]:
@@ -210,18 +258,23 @@ def _follow(ctx: click.Context, client: Client, output: Output, file: CursorFile
             teller = stack.enter_context(LiveLines(output.console, follow=arguments["follow"]))
         else:
             teller = Lines()
-        outages = Outages(server_of(ctx), getattr(teller, "note", note))
+        tell = getattr(teller, "note", note)
+        outages = Outages(server_of(ctx), tell)
+        looking = Looking(client, tell, **{} if arguments["until_final"] else {"job_ids": arguments["job_ids"]})
         stream = stack.enter_context(follow(client, on_broken=outages.broken, **arguments))
         for item in stream:
             match item:
                 case Event():
+                    looking.found(item.job.id)
                     teller.event(item, stream.cursor)
                 case SnapshotJob(job):
+                    looking.found(job.id)
                     teller.job(job)
                 case SnapshotStarted():
                     teller.snapshot_started()
                 case Synced(cursor):
                     teller.synced(cursor)
+                    looking.up(follow=arguments["follow"])
                 case Answered(cursor):
                     outages.answered()
                     sys.stdout.flush()

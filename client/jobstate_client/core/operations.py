@@ -141,7 +141,7 @@ def list_jobs(
     ``timeout`` is for each page. A job that exists throughout is told exactly once, as it was when its page was read.
     """
     request = pb.ListRequest(
-        states=[STATE_NUMBERS[State(state)] for state in states],  # type: ignore[misc]
+        states=[STATE_NUMBERS[State.wanted(state)] for state in states],  # type: ignore[misc]
         job_types=list(job_types),
         source_id=source_id,
         create_time_from=None if created_from is None else timestamp(created_from),

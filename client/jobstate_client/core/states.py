@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
-class State(StrEnum):
+class Named(StrEnum):
+    """A text of the contract. It is found by its name in any case: ``State("queued")`` is ``State.QUEUED``."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
+
+    @classmethod
+    def wanted(cls, value: str) -> Self:
+        """The member that a caller asks for.
+
+        Raises:
+            ValueError: there is none of this name, or it is UNKNOWN, which is only ever an answer.
+        """
+        names = [name for name in cls.__members__ if name != "UNKNOWN"]
+        if value.upper() not in names:
+            raise ValueError(f"{value!r} is no {cls.__name__}; it must be one of {', '.join(names)}")
+        return cls[value.upper()]
+
+
+class State(Named):
     """Where a job is in its lifecycle (docs/lifecycle.md)."""
 
     UNKNOWN = "UNKNOWN"
@@ -27,7 +48,7 @@ class State(StrEnum):
 _FINAL = frozenset({State.COMPLETED, State.PERMANENTLY_FAILED, State.CANCELLED})
 
 
-class EventType(StrEnum):
+class EventType(Named):
     """What an event tells."""
 
     UNKNOWN = "UNKNOWN"
@@ -45,7 +66,7 @@ class EventType(StrEnum):
     DELETED = "DELETED"
 
 
-class RetryDecision(StrEnum):
+class RetryDecision(Named):
     """Whether a failure is retried, and why or why not."""
 
     UNKNOWN = "UNKNOWN"
@@ -55,7 +76,7 @@ class RetryDecision(StrEnum):
     AWAITING_RETRY_CALL = "AWAITING_RETRY_CALL"
 
 
-class AttemptOutcome(StrEnum):
+class AttemptOutcome(Named):
     """How an attempt ended."""
 
     UNKNOWN = "UNKNOWN"
@@ -64,7 +85,7 @@ class AttemptOutcome(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-class HealthState(StrEnum):
+class HealthState(Named):
     """The verdict of a health check of the jobs."""
 
     UNKNOWN = "UNKNOWN"

@@ -61,7 +61,7 @@ def watch_request(  # noqa: PLR0913
         job_ids=[id_of(job) for job in job_ids],
         job_types=list(job_types),
         source_ids=list(source_ids),
-        types=[EVENT_TYPE_NUMBERS[EventType(type_)] for type_ in types],  # type: ignore[misc]
+        types=[EVENT_TYPE_NUMBERS[EventType.wanted(type_)] for type_ in types],  # type: ignore[misc]
         snapshot=snapshot,
         until_final=until_final,
         heartbeat_interval=None if heartbeat_interval is None else duration(heartbeat_interval),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -177,12 +177,14 @@ class Terminal:
 
 
 @contextmanager
-def at_terminal(*arguments: str, columns: int = 80, lines: int = 24, **variables: str) -> Iterator[Terminal]:
+def at_terminal(
+    *arguments: str, program: Sequence[str] = PROGRAM, columns: int = 80, lines: int = 24, **variables: str
+) -> Iterator[Terminal]:
     """A command at a terminal of this size, for as long as the block lasts."""
     master, slave = pty.openpty()
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     process = subprocess.Popen(
-        [*PROGRAM, *arguments], env=environment(**variables), stdin=slave, stdout=slave, stderr=slave
+        [*program, *arguments], env=environment(**variables), stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)
     try:

@@ -115,7 +115,11 @@ def test_a_change_answers_with_the_whole_job_as_json(name: str, server: Jobstate
     job = client.get("first")
 
     assert (result.code, result.err) == (0, "")
-    assert (result.json["id"], result.json["state"], result.json["version"]) == ("first", job.state.value, job.version)
+    assert (result.json["id"], result.json["state"], result.json["version"]) == (
+        "first",
+        job.state.value,
+        str(job.version),
+    )
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -153,8 +157,8 @@ def test_every_bad_field_is_told(server: JobstateServer) -> None:
     result = run(server, "create", "bad type", "--id", "bad id")
 
     assert result.code == 1
-    assert "\n  id: " in result.err
-    assert "\n  job_type: " in result.err
+    assert "\n  --id: " in result.err
+    assert "\n  JOB_TYPE: " in result.err
 
 
 def test_a_repeat_with_the_same_request_id_changes_nothing_twice(server: JobstateServer, client: Client) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from jobstate_client import Client
 from jobstate_client.cli.completing import SHELLS
 from jobstate_client.testing import JobstateServer
 
-from .support import PROGRAM, environment, run_alone
+from .support import PROGRAM, at_terminal, environment, run_alone
 
 PATIENTLY = ["--timeout", "30s"]
 """A machine with much to do may take longer than a person would wait."""
@@ -22,8 +22,7 @@ def completed(server: str, *words: str) -> list[str]:
     """What bash is offered for the last of these words."""
     env = {
         "_JOBSTATE_COMPLETE": "bash_complete",
-        "COMP_WORDS": " ".join(["jobstate", *PATIENTLY, *words]),
-        "COMP_CWORD": str(len(PATIENTLY) + len(words)),
+        "COMP_LINE": " ".join(["jobstate", *PATIENTLY, *words]),
         "JOBSTATE_SERVER": server,
     }
     return [line.partition(",")[2] for line in run_alone(env=env).out.splitlines() if line]
@@ -64,22 +63,34 @@ def test_job_ids_are_those_of_the_newest_jobs(server: JobstateServer, client: Cl
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash on this machine")
-def test_bash_itself_completes_with_the_script(server: JobstateServer, client: Client, tmp_path: Path) -> None:
-    client.create("resting", id="first")
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("get fi", "get first"),
+        ("get posts:", "get posts:2026:11"),
+        ("get posts:2", "get posts:2026:11"),
+        ("get posts:2026:1", "get posts:2026:11"),
+        ("list --state=PERM", "list --state=PERMANENTLY_FAILED"),
+        ("watch first pos", "watch first posts:2026:11"),
+    ],
+)
+def test_bash_itself_completes_with_the_script(
+    typed: str, line: str, server: JobstateServer, client: Client, tmp_path: Path
+) -> None:
+    for job_id in ("first", "posts:2026:11", "other:2026"):
+        client.create("resting", id=job_id)
     program = tmp_path / "jobstate"
     program.write_text(f'#!/bin/sh\nexec {" ".join(PROGRAM)} "$@"\n')
     program.chmod(0o755)
-    script = (
-        "source <(jobstate completion bash)\nCOMP_WORDS=(jobstate --timeout 30s get fi)\nCOMP_CWORD=4\n"
-        '_jobstate_completion jobstate\necho "${COMPREPLY[@]}"\n'
-    )
+    start = tmp_path / "bashrc"
+    start.write_text("source <(jobstate completion bash)\nPS1='ready> '\n")
     path = f"{tmp_path}:{environment()['PATH']}"
-    told = subprocess.run(
-        ["bash", "-c", script],
-        env=environment(PATH=path, JOBSTATE_SERVER=server.address),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = ("bash", "--noprofile", "--rcfile", str(start), "-i")
+    with at_terminal(program=arguments, PATH=path, JOBSTATE_SERVER=server.address) as terminal:
+        terminal.until(lambda text: "ready> " in text)
+        # What Tab leaves on the line is told by echo.
+        terminal.press(f"jobstate --timeout 30s {typed}\t\x01echo it is: \n")
+        told = terminal.until(lambda text: re.search(r"[\r\n]it is: .*[\r\n]", text))
 
-    assert told.stdout.split() == ["first"], told.stderr
+    # States are taken in any case, and offered in one or the other.
+    assert f"it is: jobstate --timeout 30s {line}".lower() in told.lower()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from jobstate_client import errors
+from jobstate_client import Client, errors
 from jobstate_client.cli import failures
+from jobstate_client.cli.address import problem
 from jobstate_client.cli.exits import Exit
 from jobstate_client.testing import JobstateServer
 
@@ -60,6 +64,138 @@ def test_no_answer_in_time_exits_with_3() -> None:
     assert result.code == 3
     assert "--timeout" in result.err
     assert "--request-id" in result.err
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1", "names no port; write 127.0.0.1:50051"),
+        ("jobs.example", "names no port; write jobs.example:50051"),
+        ("http://127.0.0.1:50051", "named without http://; write 127.0.0.1:50051"),
+        ("http://jobs.example/", "named without http://; write jobs.example:50051"),
+        ("https://jobs.example", "named without https://; write jobs.example:443 and --tls"),
+        ("::1", "write it in brackets, with a port: [::1]:50051"),
+        ("[::1]", "names no port; write [::1]:50051"),
+        ("127.0.0.1:99999", "a port is a number from 1 to 65535"),
+        ("127.0.0.1:0", "a port is a number from 1 to 65535"),
+        ("127.0.0.1:grpc", "write HOST:PORT"),
+        ("two words:1", "write HOST:PORT"),
+        ("", "write HOST:PORT"),
+        (",", "write HOST:PORT"),
+        ("a@b:1", "write HOST:PORT"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_wrong_usage_and_says_what_to_write(address: str, told: str) -> None:
+    result = run(address, "list")
+
+    assert (result.code, result.out) == (2, "")
+    assert told in result.err
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "jobs.example:443",
+        "127.0.0.1:1",
+        "[::1]:50051",
+        "unix:/run/jobs.sock",
+        "dns:///jobs.example:1",
+        "ipv4:1.2.3.4:5",
+    ],
+)
+def test_an_address_of_any_kind_that_grpc_knows_is_taken(address: str) -> None:
+    assert problem(address) == ""
+
+
+def test_an_address_of_the_environment_is_told_as_that() -> None:
+    result = run_alone("list", env={"JOBSTATE_SERVER": "localhost"})
+
+    assert result.code == 2
+    assert "write localhost:50051 (in JOBSTATE_SERVER)" in result.err
+
+
+def test_what_does_not_speak_grpc_is_told_from_a_server_that_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as web:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = web.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(1_000)
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        result = run(f"127.0.0.1:{web.getsockname()[1]}", "list", "--timeout", "5s")
+        web.shutdown(socket.SHUT_RDWR)
+
+    assert (result.code, result.out) == (2, "")
+    assert "does not speak gRPC" in result.err
+
+
+def test_a_name_that_nobody_knows_is_told_as_that() -> None:
+    result = run("no-such-host.invalid:1", "list", "--timeout", "5s")
+
+    assert result.code == 3
+    assert "the name in no-such-host.invalid:1 cannot be resolved" in result.err
+
+
+def test_an_attempt_that_has_not_begun_is_told_from_one_that_is_over(server: JobstateServer, client: Client) -> None:
+    client.create("resting", id="first")
+    early = run(server, "complete", "first", "--attempt", "7")
+    client.start("first")
+    ahead = run(server, "complete", "first", "--attempt", "7")
+    right = run(server, "complete", "first", "--attempt", "1")
+    late = run(server, "progress", "first", "--attempt", "1")
+
+    assert (early.code, ahead.code, right.code, late.code) == (1, 1, 0, 1)
+    assert "Write --attempt 1." in ahead.err
+    assert "jobstate start first" in early.err or "go by the job's state" in early.err
+    assert "go by the job's state" in late.err or "That attempt is over" in late.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["create", "x", "--attempt-timeout", "31d"], "--attempt-timeout"),
+        (["create", "no spaces"], "JOB_TYPE"),
+        (["create", "x", "--source-id", "x" * 300], "--source-id"),
+        (["get", "no spaces"], "ID"),
+        (["list", "--job-type", "no spaces"], "--job-type"),
+        (["watch", "--source-id", "x" * 300, "--no-follow"], "--source-id"),
+        (["watch", "no spaces", "--no-follow"], "[ID]..."),
+        (["fail", "first", "--code", "x" * 300], "--code"),
+        (["fail", "first", "--retry-delay", "9000d"], "--retry-delay"),
+        (["complete", "first", "--cost", "nan"], "--cost"),
+        (["maintenance", "cleanup", "--older-than", "1s"], "--older-than"),
+    ],
+)
+def test_a_field_that_is_refused_is_called_by_its_option(
+    arguments: list[str], option: str, server: JobstateServer, client: Client
+) -> None:
+    client.start(client.create("resting", id="first"))
+    people = run(server, *arguments)
+    programs = json.loads(run(server, *arguments, "--json").err)["error"]
+
+    assert people.code == 1
+    assert people.err.startswith(f"jobstate: INVALID_FIELD: {option}: ")
+    assert [each["option"] for each in programs["violations"]] == [option]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["get"], ["--json", "list", "--limit", "x"], ["list", "--limit", "x"], ["nothing"], ["top"], ["--timeout", "0"]],
+)
+def test_wrong_usage_too_is_json_for_those_who_ask_for_json(arguments: list[str], server: JobstateServer) -> None:
+    result = run(server, *arguments, "--json")
+    error = json.loads(result.err)["error"]
+    refused = json.loads(run(server, "get", "nobody", "--json").err)["error"]
+
+    assert (result.code, result.out) == (2, "")
+    assert error["message"]
+    assert list(error) == list(refused)
 
 
 @pytest.mark.parametrize(

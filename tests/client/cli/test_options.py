@@ -14,8 +14,9 @@ import click
 import pytest
 
 import jobstate_client.cli
+from jobstate_client.cli.address import DEFAULT_SERVER
 from jobstate_client.cli.app import cli
-from jobstate_client.cli.options import DEFAULT_SERVER, MOMENT, SPAN, SPAN_MAX, tls_of
+from jobstate_client.cli.options import MOMENT, SPAN, SPAN_MAX, tls_of
 from jobstate_client.core.channel import DEFAULT_TARGET, TLS
 from jobstate_client.testing import JobstateServer
 
@@ -143,7 +144,9 @@ def test_tls_is_made_of_its_options(tmp_path: Path) -> None:
 def test_a_server_without_a_certificate_does_not_answer_to_tls(server: JobstateServer) -> None:
     result = run_alone("--server", server.address, "--tls", "--timeout", "2s", "list")
 
-    assert result.code == 3
+    assert result.code == 2
+    assert f"what listens at {server.address} does not speak TLS" in result.err
+    assert "Leave out --tls" in result.err
     assert len(result.err.splitlines()) == 2
 
 

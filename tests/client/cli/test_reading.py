@@ -7,7 +7,9 @@ from datetime import datetime
 
 import pytest
 
+from jobstate.v1 import event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_client import Client, NewJob, State
+from jobstate_client.cli.as_json import INT64
 from jobstate_client.cli.output import ROWS_AT_ONCE
 from jobstate_client.cli.reading import SHOWN_TO_PEOPLE
 from jobstate_client.testing import JobstateServer
@@ -144,6 +146,44 @@ def test_a_pipe_gets_all_jobs_and_a_person_the_newest(server: JobstateServer, cl
     assert len(run(server, "list", "--limit", "0", terminal=True).out.splitlines()) == 1 + number
 
 
+def test_a_limit_that_was_asked_for_is_not_remarked_upon(server: JobstateServer, client: Client) -> None:
+    client.create_many(NewJob("default") for _ in range(3))
+    result = run(server, "list", "--limit", "2", terminal=True)
+
+    assert len(result.out.splitlines()) == 1 + 2
+    assert result.err == ""
+
+
+def test_64_bit_numbers_are_text_in_json_in_all_commands_and_others_are_numbers(
+    server: JobstateServer, client: Client
+) -> None:
+    most, number = 10**15, 10
+    for job_id in ("first", *map(str, range(1, number))):
+        client.complete(client.start(client.create("resting", id=job_id)), tokens=most - (job_id == "first"))
+    tokens, sum_of_tokens = str(most - 1), str(most * number - 1)
+    got = run(server, "get", "first", "--include-attempts", "--json").json
+    stats = run(server, "stats", "--json").json
+    (*_, event) = run(server, "watch", "--from-earliest", "--no-follow", "--json").json_lines
+
+    assert (got["estimated_tokens"], got["attempts"][0]["tokens"]) == (tokens, tokens)
+    assert (got["attempt"], got["progress"]) == (1, 100)
+    assert int(sum_of_tokens) > 2**53
+    assert (stats["total"]["tokens"], stats["total"]["stored"]["COMPLETED"]) == (sum_of_tokens, "10")
+    assert event["event"]["sequence"] == event["event"]["job"]["version"] == "30"
+
+
+def test_what_is_text_in_json_is_what_the_contract_has_in_64_bits() -> None:
+    kinds: dict[bool, set[str]] = {True: set(), False: set()}
+    for file in (job_pb2, event_pb2, job_service_pb2, maintenance_service_pb2):
+        for message in file.DESCRIPTOR.message_types_by_name.values():
+            for field in message.fields:
+                if field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_INT64):
+                    kinds[field.cpp_type == field.CPPTYPE_INT64].add(field.name)
+
+    assert not kinds[True] & kinds[False]
+    assert kinds[True] - {"batch"} == INT64
+
+
 def test_a_listing_of_nothing_has_its_heading(server: JobstateServer) -> None:
     assert run(server, "list").out.startswith("ID  JOB TYPE")
     assert run(server, "list", "--json").out == ""
@@ -200,9 +240,9 @@ def test_stats_count_what_is_stored_and_sum_up_what_was(server: JobstateServer, 
         *("EVER", "clean_transcript", "resting", "all"),
     ]
     assert "1,200" in told[-1]
-    assert as_json["total"]["stored"] == {state.value: 0 for state in State if state != "UNKNOWN"} | {
-        "QUEUED": 1,
-        "COMPLETED": 1,
+    assert as_json["total"]["stored"] == {state.value: "0" for state in State if state != "UNKNOWN"} | {
+        "QUEUED": "1",
+        "COMPLETED": "1",
     }
     assert as_json["job_types"]["clean_transcript"]["success_rate"] == 1.0
     assert list(run(server, "stats", "--json", "--job-type", "resting").json["job_types"]) == ["resting"]

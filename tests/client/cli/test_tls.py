@@ -75,4 +75,20 @@ def test_a_certificate_of_another_name_is_not_trusted(address: str, pems: Path) 
     own = ["--tls-certificate", pem, "--tls-private-key", str(pems / "key.pem")]
     result = run_alone("--server", address, "--tls-root-certificates", pem, *own, "--timeout", "2s", "types")
 
+    assert (result.code, result.out) == (2, "")
+    assert "--tls-server-name NAME" in result.err
+
+
+def test_a_certificate_that_nobody_vouches_for_is_told_from_a_server_that_is_not_there(address: str) -> None:
+    result = run_alone("--server", address, "--tls", "--timeout", "2s", "types")
+
+    assert (result.code, result.out) == (2, "")
+    assert "is not trusted" in result.err
+    assert "--tls-root-certificates FILE" in result.err
+
+
+def test_a_server_that_asks_for_a_certificate_suggests_the_options_of_tls(address: str) -> None:
+    result = run_alone("--server", address, "--timeout", "2s", "types")
+
     assert (result.code, result.out) == (3, "")
+    assert "give --tls" in result.err

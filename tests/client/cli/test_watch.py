@@ -72,7 +72,7 @@ def test_json_is_one_document_a_line_with_the_cursor_to_go_on_with(server: Jobst
 
     assert [line["kind"] for line in lines] == ["event"] * 4
     assert [line["event"]["name"].partition(".")[2] for line in lines] == LIFE
-    assert lines[-1]["event"]["job"]["result_count"] == 3
+    assert lines[-1]["event"]["job"]["result_count"] == "3"
     assert later.out == ""
 
 
@@ -194,6 +194,8 @@ def test_a_cursor_of_another_store_is_refused_with_what_to_do(
         ["--cursor", "x", "--cursor-file", "y"],
         ["--cursor", "x", "--from-earliest"],
         ["--snapshot", "--from-earliest"],
+        ["--snapshot", "--cursor", "x"],
+        ["first", "--until-final", "--no-follow"],
         ["--type", "no-such-type"],
         ["--cursor-file", "/"],
     ],
@@ -210,6 +212,22 @@ def test_a_watch_of_an_unknown_job_until_it_is_final_is_refused(server: Jobstate
 
     assert result.code == 1
     assert "JOB_NOT_FOUND" in result.err
+
+
+def test_a_job_that_is_not_there_is_told_and_waited_for(server: JobstateServer, client: Client) -> None:
+    client.create("resting", id="first")
+    ended = run(server, "watch", "first", "nobody", "--no-follow")
+    with started("watch", "later", "--server", server.address) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        told = process.stderr.readline()
+        client.create("resting", id="later")
+
+        assert "later" in process.stdout.readline()
+
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err == "jobstate: there is no job 'nobody'\n"
+    assert told == "jobstate: there is no job 'later'; waiting for one to be created\n"
 
 
 def test_the_exit_state_is_4_unless_every_job_completed(server: JobstateServer, client: Client) -> None:
@@ -261,7 +279,7 @@ def test_a_watch_goes_on_over_a_restart_of_the_server_and_repeats_nothing(
         back = read_past(process.stderr, "is there")
     sequences = [json.loads(line)["event"]["sequence"] for line in told]
 
-    assert sequences == list(range(1, 9))
+    assert sequences == [str(number) for number in range(1, 9)]
     assert len(away) == len(back) == 1
 
 
