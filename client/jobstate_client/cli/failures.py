@@ -34,6 +34,8 @@ _HINTS: dict[type[e.JobStateError], str] = {
     e.InternalError: "Tell who runs the server the call_id {call_id}: its log has the cause under it.",
     e.Unreachable: "Is it running there? Name another with --server HOST:PORT or JOBSTATE_SERVER.",
     e.DeadlineExceeded: "Try again, or give it longer with --timeout.",
+    e.ClientClosed: "The command was ending already: give it again.",
+    e.ClientForked: "This process is a copy of another one: run the command in a process of its own.",
 }
 
 _NEVER_BEGAN = (
