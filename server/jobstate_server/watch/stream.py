@@ -103,6 +103,8 @@ class _Watcher:
         self._position = 0
         self._check = 0
         self._setbacks = hub.setbacks
+        self._quiet_since = asyncio.get_running_loop().time()
+        """When something was last sent, while the log is read."""
         self._skip_to = 0
         """Nothing that matches lies between the position and here. The cursor stays where the check is known."""
         self._unfinished: dict[str, int | None] = {}
@@ -138,11 +140,11 @@ class _Watcher:
                 if not self._watch.follow:
                     return
                 await self._look_for_ends()
-            else:
-                behind = self._position < self._hub.head
-                next_response = await (self._next() if behind else self._wait())
-                if next_response is not None:
-                    yield next_response
+            elif self._position < self._hub.head:
+                async for response in self._next():
+                    yield response
+            elif (heartbeat := await self._wait()) is not None:
+                yield heartbeat
 
     async def _open(self) -> None:
         watch = self._watch
@@ -181,17 +183,37 @@ class _Watcher:
             yield snapshot_response(jobs)
             after = Position(jobs[-1].create_time, jobs[-1].id)
 
-    async def _next(self) -> bytes | None:
+    async def _next(self) -> AsyncIterator[bytes]:
         """Go on by one page, from the ring where it reaches back far enough and from the log where it does not."""
         self._skip_to = max(self._skip_to, self._position)
         if self._skip_to >= self._hub.ring.tail:
             response = self._from_ring()
         else:
-            response = await self._from_log()
-        if response is None:
+            reading = asyncio.ensure_future(self._from_log())
+            async for heartbeat in self._heartbeats_until(reading):
+                yield heartbeat
+            response = reading.result()
+        if response is not None:
+            self._quiet_since = asyncio.get_running_loop().time()
+            yield response
+        else:
             # Nothing of a whole page matched: let others have the loop before looking at the next one.
             await asyncio.sleep(0)
-        return response
+
+    async def _heartbeats_until(self, reading: asyncio.Future[bytes | None]) -> AsyncIterator[bytes]:
+        """Heartbeats while the log is searched, so that a long search is not taken for a dead stream."""
+        loop = asyncio.get_running_loop()
+        interval = self._watch.heartbeat_interval / SECOND
+        try:
+            while not reading.done():
+                left = self._quiet_since + interval - loop.time()
+                if left <= 0:
+                    self._quiet_since = loop.time()
+                    yield heartbeat_response(self._cursor)
+                else:
+                    await asyncio.wait({reading}, timeout=left)
+        finally:
+            reading.cancel()
 
     def _from_ring(self) -> bytes | None:
         after = self._skip_to
@@ -253,6 +275,7 @@ class _Watcher:
     async def _wait(self) -> bytes | None:
         """Wait for the next matching event; a heartbeat when none comes."""
         matched = await self._hub.wait(self.waiter, self._watch.heartbeat_interval)
+        self._quiet_since = asyncio.get_running_loop().time()
         if matched is not None:
             self._skip_to = matched - 1
             return None
