@@ -215,7 +215,8 @@ class AsyncClient:
         return self._stubs[name]
 
     async def _invoke(self, call: Call[R]) -> R:
-        repeats = Repeats(self._timeout_s if call.timeout is None else seconds(call.timeout))
+        timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout)
+        repeats = Repeats(timeout_s, through_outages=bool(self._call_options))
         while True:
             stub = self._stub(call.rpc)
             try:

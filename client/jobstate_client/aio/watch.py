@@ -141,7 +141,12 @@ class _Stream:
             try:
                 if self._call is None:
                     self._call = self._open_stream(self._course.request(), timeout=self._course.left_s())
-                response = await self._call.read()
+                async with asyncio.timeout(self._course.silence_s()):
+                    response = await self._call.read()
+            except TimeoutError:
+                # Cancelling the read has ended the call.
+                self._call = None
+                await self._pause(self._course.silent())
             except ClientClosed:
                 # A watch that is under way ends with its client.
                 return None
@@ -155,6 +160,7 @@ class _Stream:
                 # grpc.aio tells the cancelling of a call, or the closing of its channel, like that of a task.
                 await self._pause(Unreachable("the call was cancelled", code=grpc.StatusCode.CANCELLED))
             else:
+                self._course.heard()
                 if response is not grpc.aio.EOF:
                     return response
                 self._has_ended, self._call = True, None

@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from jobstate.v1 import job_service_pb2, maintenance_service_pb2
 from jobstate_client.core.values import Span
-from jobstate_client.errors import JobStateError, TryLater
+from jobstate_client.errors import JobStateError, TryLater, Unreachable
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -123,10 +123,12 @@ class Backoff:
 class Repeats:
     """Whether and when a call is repeated after the server said "later", within its timeout.
 
-    A lost connection is gRPC's to mend (channel.py): it knows whether the call had been sent.
+    A lost connection is gRPC's to mend (channel.py), a few times over a second or two. Who wants to wait for a server
+    that is away is not done with that: a proxy answers UNAVAILABLE for it at once, for as long as it is away.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, *, through_outages: bool = False) -> None:
+        self._later = (TryLater, Unreachable) if through_outages else (TryLater,)
         self._deadline = time.monotonic() + timeout_s
         self._backoff = Backoff()
 
@@ -140,7 +142,7 @@ class Repeats:
         Raises:
             JobStateError: the error itself, which repeating does not mend, or not in time.
         """
-        if not isinstance(error, TryLater):
+        if not isinstance(error, self._later):
             raise error
         asked = error.retry_after.total_seconds() if error.retry_after else 0.0
         wait = self._backoff.next(at_least_s=asked)

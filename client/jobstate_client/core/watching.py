@@ -27,6 +27,13 @@ log = logging.getLogger("jobstate_client")
 RESUME_DELAY_MAX_S = 10.0
 """Longest wait before a watch that broke off tries to go on."""
 
+HEARTBEATS_MISSED = 3
+"""Intervals without any message, after which a stream is given up: a server that is there has missed three by then."""
+
+HEARTBEAT_S = 30.0
+HEARTBEAT_MIN_S, HEARTBEAT_MAX_S = 1.0, 300.0
+"""What the server takes for an interval when none is asked for, and what it raises or lowers others to."""
+
 EVENT_TYPE_NUMBERS = {type_: number for number, type_ in answers.EVENT_TYPES.items()}
 
 Start = Literal["latest", "earliest"]
@@ -131,7 +138,7 @@ class Course:
 
         Args:
             request: what to watch.
-            connect_s: how long the first answer may take to come.
+            connect_s: how long the first answer may take to come, on each connection.
             patience: how long a later outage may take; None waits for ever.
             timeout: how long all of it may take.
             tell_synced: yield ``Synced`` even without a snapshot.
@@ -145,7 +152,15 @@ class Course:
         self._patience_s = None if patience is None else seconds(patience)
         self._deadline = None if timeout is None else time.monotonic() + seconds(timeout)
         self._backoff = Backoff(limit_s=RESUME_DELAY_MAX_S)
+        interval = HEARTBEAT_S
+        if request.HasField("heartbeat_interval"):
+            asked = seconds(request.heartbeat_interval.ToTimedelta())
+            interval = min(max(asked, HEARTBEAT_MIN_S), HEARTBEAT_MAX_S)
+        self.heartbeat_s = interval
+        """How often the server sends something, if only a heartbeat."""
         self._answered = False
+        self._is_heard = False
+        """Whether the stream at hand has had an answer."""
         self._began_snapshot = False
         self._reconnect_after: float | None = None
         self._trouble_since: float | None = None
@@ -154,7 +169,7 @@ class Course:
         """What to ask for on a new connection."""
         if self._trouble_since is None:
             self._trouble_since = time.monotonic()
-        self._began_snapshot = False
+        self._began_snapshot = self._is_heard = False
         request = pb.WatchEventsRequest()
         request.CopyFrom(self._request)
         if self.cursor:
@@ -165,9 +180,27 @@ class Course:
         """Seconds until the deadline; None when there is none."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
+    def silence_s(self) -> float:
+        """How long to wait for the next message, before the stream is given up."""
+        if self._is_heard:
+            return HEARTBEATS_MISSED * self.heartbeat_s
+        if self._answered or self._trouble_since is None:
+            return self._connect_s
+        return max(0.0, self._trouble_since + self._connect_s - time.monotonic())
+
+    def silent(self) -> Unreachable:
+        """The error of a stream that was given up."""
+        what = f"{HEARTBEATS_MISSED} heartbeats are missing" if self._is_heard else "the server has not answered"
+        return Unreachable(f"{what}: the connection is taken for dead", code=grpc.StatusCode.UNAVAILABLE)
+
+    def heard(self) -> None:
+        """Note that a message has come."""
+        self._answered = self._is_heard = True
+        self._trouble_since = None
+
     def take(self, response: pb.WatchEventsResponse) -> Iterator[v.WatchItem]:
         """What a response holds. The cursor moves with the last of it."""
-        self._answered, self._trouble_since = True, None
+        self.heard()
         self._backoff.reset()
         match response.kind:
             case pb.WATCH_RESPONSE_KIND_SNAPSHOT:

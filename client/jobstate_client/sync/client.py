@@ -27,6 +27,7 @@ from jobstate_client.core.watching import Course, Watching, watch_request
 from jobstate_client.errors import ClientClosed
 from jobstate_client.sync.reporter import Reporter
 from jobstate_client.sync.run import Running
+from jobstate_client.sync.silence import Silence
 from jobstate_client.sync.watch import Watch
 from jobstate_client.sync.worker import Worker
 
@@ -72,6 +73,7 @@ class Client:
         self._lock = threading.RLock()
         self._made_reporter: Reporter | None = None
         self._watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
+        self._silence = Silence()
 
     create = sync_method(operations.create)
     create_many = sync_method(operations.create_many)
@@ -113,7 +115,7 @@ class Client:
 
     def _open_watch(self, course: Course) -> Watch[Any]:
         self._lifetime.check()
-        watch: Watch[Any] = Watch(self._open_events, course)
+        watch: Watch[Any] = Watch(self._open_events, course, self._silence)
         with self._lock:
             self._watches.add(watch)
         return watch
@@ -206,6 +208,7 @@ class Client:
             watches = builtins.list(self._watches)
         for watch in watches:
             watch.close()
+        self._silence.close()
         if self._made_reporter is not None:
             self._made_reporter.close()
         if self._channel_given is None and "_channel" in vars(self):
@@ -253,7 +256,8 @@ class Client:
         return stub
 
     def _invoke(self, call: Call[R]) -> R:
-        repeats = Repeats(self._timeout_s if call.timeout is None else seconds(call.timeout))
+        timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout)
+        repeats = Repeats(timeout_s, through_outages=bool(self._call_options))
         while True:
             stub = self._stub(call.rpc)
             try:

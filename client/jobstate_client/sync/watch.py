@@ -12,6 +12,7 @@ import grpc
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.watching import Course
 from jobstate_client.errors import ClientClosed
+from jobstate_client.sync.silence import Silence, Wait
 
 T = TypeVar("T")
 
@@ -26,9 +27,10 @@ class Watch(Generic[T]):
     for more after an interrupt, it goes on; after an error, it raises that again.
     """
 
-    def __init__(self, open_stream: Callable[..., Any], course: Course) -> None:
+    def __init__(self, open_stream: Callable[..., Any], course: Course, silence: Silence) -> None:
         self._open_stream = open_stream
         self._course = course
+        self._silence = silence
         self._closed = threading.Event()
         self._call: Any = None
         self._items: Iterator[Any] = iter(())
@@ -95,11 +97,12 @@ class Watch(Generic[T]):
         """Wait for the next answer. Returns whether there is one."""
         if self._failure is not None:
             raise self._failure
+        wait: Wait | None = None
         while not self._closed.is_set() and not self._has_ended:
             try:
-                if self._call is None:
-                    self._open()
-                response = next(self._call)
+                call = self._call or self._open()
+                with self._silence.limited(call, self._course.silence_s()) as wait:
+                    response = next(call)
             except StopIteration:
                 self._has_ended, self._call = True, None
             except ClientClosed:
@@ -108,16 +111,20 @@ class Watch(Generic[T]):
             except grpc.RpcError as failure:
                 self._call = None
                 if not self._closed.is_set():
-                    self._closed.wait(self._course.broken(error_of(failure)))
+                    is_silent = wait is not None and wait.is_over
+                    error = self._course.silent() if is_silent else error_of(failure)
+                    self._closed.wait(self._course.broken(error))
             else:
+                self._course.heard()
                 self._items, self._is_open = self._course.take(response), True
                 return True
         return False
 
-    def _open(self) -> None:
+    def _open(self) -> Any:
         self._call = call = self._open_stream(self._course.request(), timeout=self._course.left_s())
         if self._closed.is_set():
             call.cancel()
+        return call
 
     def _drop(self) -> None:
         call, self._call, self._items = self._call, None, iter(())
