@@ -7,8 +7,8 @@ import logging
 import random
 import secrets
 import socket
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -32,13 +32,15 @@ from jobstate_server.maintenance.schedule import Schedule
 from jobstate_server.maintenance.turns import Turns
 from jobstate_server.rpc.calls import Calls
 from jobstate_server.rpc.health import SERVICE_NAME as HEALTH_SERVICE_NAME
-from jobstate_server.rpc.health import Health
+from jobstate_server.rpc.health import HealthService
 from jobstate_server.rpc.job_service import JobService
 from jobstate_server.rpc.limits import TRANSPORT_BYTES_MAX
 from jobstate_server.rpc.maintenance_service import Duties, MaintenanceService
 from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.store.base import Store
 from jobstate_server.store.opening import clock_for, open_store, shown
+from jobstate_server.supervision.health import Health
+from jobstate_server.supervision.watchdog import Watchdog
 from jobstate_server.watch.catch_up import CatchUp
 from jobstate_server.watch.cursor import event_check
 from jobstate_server.watch.follower import Follower
@@ -56,6 +58,12 @@ SERVICES = (
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
     maintenance_service_pb2.DESCRIPTOR.services_by_name["MaintenanceService"],
 )
+
+SILENT_TURNS_MAX = 5
+"""Seconds for which the store may leave a change or a read unanswered before health says that nobody is served."""
+
+PROBE_TURNS = 5
+"""Seconds between two looks at the store while nobody calls: within so many a lost one is noticed."""
 
 PENDING_CALLS_MAX = 16_384
 """Calls that gRPC has received and our loop has not seen: four times as many as may be under way."""
@@ -84,6 +92,10 @@ class CannotServe(Exception):
     """The server cannot be started. The message tells an operator what to change."""
 
 
+def _go_on(_why: str) -> None:
+    """Leave a broken server as it is: it is a guest in somebody else's process, such as a test's."""
+
+
 class _ByName:
     """A gRPC server for generated code to add services to, found by name only.
 
@@ -101,8 +113,13 @@ class _ByName:
 class Server:
     """A jobstate server. Build, ``start``, and ``stop`` belong on one event loop."""
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock | None = None, *, give_up: Callable[[str], None] = _go_on
+    ) -> None:
         """Open the store and put everything together; nothing runs yet.
+
+        Args:
+            give_up: ends the process, when a part without which nothing is answered has died. Told why, on any thread.
 
         Raises:
             CannotOpen: the store cannot be opened.
@@ -115,8 +132,28 @@ class Server:
         self.address = ""
         """HOST:PORT once started."""
         self._grpc: grpc.aio.Server | None = None
-        self.health = Health()
+        self.health_service = HealthService()
+        self.health = Health(self._on_health)
         self._build()
+        self._turns = 0
+        self.watchdog = Watchdog(
+            vital=(self.committer,),
+            restartable=(self.readers, self.catch_up_readers),
+            ageing=(self.committer, self.readers, self.catch_up_readers, self),
+            give_up=give_up,
+        )
+
+    def turn(self) -> None:
+        """A second has passed: look at what callers would meet."""
+        silence = max(self.committer.silence, self.readers.silence)
+        is_silent = silence >= SILENT_TURNS_MAX
+        self.health.tell("silence", f"the store has not answered for {silence} s" if is_silent else None)
+        self.health.tell("reads", self.readers.trouble or self.catch_up_readers.trouble)
+        self._turns += 1
+        if self._turns % PROBE_TURNS == 0 and not silence:
+            # What these find is told as what any other change or read finds.
+            for probe in (self.committer.probe(), self.readers.probe(), self.catch_up_readers.probe()):
+                probe.add_done_callback(_retrieved)
 
     def _build(self) -> None:
         settings, clock, store = self._settings, self.clock, self.store
@@ -202,6 +239,7 @@ class Server:
         except CannotServe:
             self.store.close()
             raise
+        self.watchdog.start()
         self.committer.start()
         self.readers.start()
         self.catch_up_readers.start()
@@ -212,7 +250,7 @@ class Server:
         await self.schedule.start()
         await self._grpc.start()
         for name in ("", *(service.full_name for service in SERVICES), JOBS_HEALTH):
-            self.health.set(name, True)
+            self.health_service.set(name, True)
         self.address = _joined(host, bound)
         log.info(
             "serving", extra={"address": self.address, "store": shown(self._settings.store), "log": self.store.log_id}
@@ -223,7 +261,7 @@ class Server:
         for service, servicer in zip(SERVICES, (self.job_service, self.maintenance_service), strict=True):
             self.calls.register(server, service, servicer)
         by_name = cast("grpc.aio.Server", _ByName(server))
-        self.health.register(server)
+        self.health_service.register(server)
         names = [service.full_name for service in SERVICES] + [HEALTH_SERVICE_NAME, reflection.SERVICE_NAME]
         offer_channelz = self._settings.channelz
         if offer_channelz if offer_channelz is not None else is_loopback(host):
@@ -252,7 +290,8 @@ class Server:
             return
         server, self._grpc = self._grpc, None
         log.info("stopping", extra={"watchers": self.hub.watchers, "backlog": self.committer.backlog})
-        self.health.drain()
+        self.watchdog.stop()
+        self.health_service.drain()
         self._reflection.drain()
         self.due_timer.stop()
         self.hub.drain()
@@ -262,9 +301,9 @@ class Server:
         if self.follower is not None:
             await self.presence.stop()
             await self.follower.stop()
-        await self.committer.stop()
-        await asyncio.gather(self.readers.stop(), self.catch_up_readers.stop())
-        self.store.close()
+        ends = await asyncio.gather(self.committer.stop(), self.readers.stop(), self.catch_up_readers.stop())
+        if all(ends):
+            self.store.close()
         log.info("stopped", extra={"commits": self.committer.counters.commits})
 
     async def _end_calls(self, server: grpc.aio.Server) -> None:
@@ -279,15 +318,20 @@ class Server:
         await idle
 
     def _on_reachable(self, reachable: bool) -> None:
-        log.log(
-            logging.INFO if reachable else logging.ERROR,
-            "the store can be written again" if reachable else "the store cannot be written: not serving",
-        )
+        self.health.tell("writes", None if reachable else "the store cannot be written")
+
+    def _on_health(self, reachable: bool) -> None:
         for name in ("", *(service.full_name for service in SERVICES)):
-            self.health.set(name, reachable)
+            self.health_service.set(name, reachable)
 
     def _on_health_report(self, report: HealthReport) -> None:
-        self.health.set(JOBS_HEALTH, not report.problems)
+        self.health_service.set(JOBS_HEALTH, not report.problems)
+
+
+def _retrieved(probe: asyncio.Future[Any]) -> None:
+    """Nobody waits for it: its error is told by health."""
+    if not probe.cancelled():
+        probe.exception()
 
 
 def _joined(host: str, port: int) -> str:

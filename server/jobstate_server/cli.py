@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ PROGRESS_ROWS = 100_000
 
 PROGRESS_BYTES = 256 * 1024 * 1024
 """Bytes between two lines of progress: some seconds of work. A multiple of the pages that are copied at once."""
+
+GAVE_UP = 70
+"""Exit code of a server of which a part has died: EX_SOFTWARE of sysexits.h."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
@@ -195,6 +199,11 @@ def _serve(settings: Settings) -> int:
     return 0
 
 
+def _give_up(_why: str) -> None:
+    """End at once, for the supervisor to start a new process. Everything answered is on disk."""
+    os._exit(GAVE_UP)
+
+
 async def _serve_until_signalled(settings: Settings) -> None:
     from jobstate_server.app import Server
 
@@ -202,7 +211,7 @@ async def _serve_until_signalled(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled.set)
-    server = Server(settings)
+    server = Server(settings, give_up=_give_up)
     await server.start()
     # The ring and the cache keep a hundred thousand objects that live long and refer to nothing in circles: looking for
     # circles among them after every few hundred new ones took a tenth of the server's time.

@@ -53,8 +53,8 @@ class HookedReaders(Readers):
         self.before_events: Callable[[], None] | None = None
         """Run once, on the reader's thread, right before the next page of events is read."""
 
-    def run(self, read: Callable[[Reader], Any]) -> asyncio.Future[Any]:
-        return super().run(lambda reader: read(cast(Reader, _HookedReader(self, reader))))
+    def run(self, read: Callable[[Reader], Any], *, is_short: bool = False) -> asyncio.Future[Any]:
+        return super().run(lambda reader: read(cast(Reader, _HookedReader(self, reader))), is_short=is_short)
 
 
 class _HookedReader:

@@ -7,12 +7,12 @@ writes once, and wakes the event loop once for all of them: while one batch is b
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from jobstate_server.domain.clock import SECOND, Clock
@@ -21,8 +21,19 @@ from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.gathering import Gathering
-from jobstate_server.engine.writer import REQUEST_IDS_MAX, RETRY_DELAY_S, Counters, Writer, Written, unavailable
+from jobstate_server.engine.pending import DUE_CHECK, Handed, Item, Pending, Work, settle
+from jobstate_server.engine.writer import (
+    REQUEST_IDS_MAX,
+    RETRY_DELAY_S,
+    Counters,
+    Writer,
+    Written,
+    unanswered,
+    unavailable,
+)
 from jobstate_server.store.base import Store, StoredEvent, StoreUnreachable, Transaction
+
+log = logging.getLogger(__name__)
 
 BATCH_ROWS_MAX = 512
 """Commands of one transaction. Beyond this a commit is no cheaper per row, and the first waits for the last."""
@@ -42,6 +53,12 @@ PROGRESS_SHARE = 0.9
 STREAM_SHARE = 0.5
 """Streams may fill the queue to this share: they can wait, a unary call can only be refused."""
 
+WAIT_TURNS_MAX = 30
+"""Seconds that a caller waits for a store that does not answer; whether the change is made they can then not know."""
+
+STOP_WAIT_S = 1.0
+"""How long a stop waits for one commit, which takes milliseconds. A store that does not answer must not hold it up."""
+
 PROBE_INTERVAL = 2 * SECOND
 """How often a store that could not be written is tried again while nobody calls."""
 
@@ -53,55 +70,6 @@ class Published(Protocol):
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
         """Called on the event loop, in the order of sequences, before any of the calls that made them is answered."""
-
-
-class _Pending:
-    """Commands, and how to tell whoever waits for them."""
-
-    __slots__ = ("commands", "future", "is_many", "rows", "size")
-
-    def __init__(
-        self, commands: Sequence[Command], future: asyncio.Future[Any], *, rows: int, size: int, is_many: bool
-    ) -> None:
-        self.commands = commands
-        self.future = future
-        self.rows = rows
-        self.size = size
-        self.is_many = is_many
-
-    def settle(self, verdicts: Iterator[Verdict]) -> None:
-        """Take the verdicts of these commands, which are next, and tell them."""
-        told = list(islice(verdicts, len(self.commands))) if self.is_many else next(verdicts)
-        if not self.future.done():
-            _settle(self.future, told)
-
-
-class _Work:
-    """Something to do in a transaction of its own: what maintenance needs of the store besides commands."""
-
-    __slots__ = ("future", "run")
-
-    def __init__(self, run: Callable[[Transaction], Any], future: asyncio.Future[Any]) -> None:
-        self.run = run
-        self.future = future
-
-
-class _Ring:
-    """The word that something may have fallen due."""
-
-
-_RING = _Ring()
-
-_Item = _Pending | _Work | _Ring
-
-
-@dataclass(slots=True)
-class _Handed:
-    """What the thread is given to do: one transaction of commands, then perhaps some work."""
-
-    pending: list[_Pending] = field(default_factory=list)
-    serve_due: bool = False
-    work: _Work | None = None
 
 
 class Committer:
@@ -130,8 +98,14 @@ class Committer:
         self._writer = Writer(store, decider, clock, restart_grace=restart_grace, request_ids_max=request_ids_max)
         self._clock = clock
         self._published = published
-        self._gathered: deque[_Item] = deque()
-        self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
+        self._gathered: deque[Item] = deque()
+        self._handed: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
+        self._in_hand: deque[Handed] = deque()
+        """What the thread was given and has not returned: the batch it works on and, at the most, the next."""
+        self._turn = 0
+        self._commits_seen = 0
+        self._broken = ""
+        """What of this part failed beyond mending, if anything did."""
         self._gathering = Gathering(self._hand_over, BATCH_ROWS_MAX)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -153,6 +127,30 @@ class Committer:
     def counters(self) -> Counters:
         """What has been done since the process began."""
         return self._writer.counters
+
+    @property
+    def dead(self) -> list[str]:
+        """The thread, once it has ended though nobody told it to, or what gives its results to callers."""
+        if self._broken:
+            return [self._broken]
+        has_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping
+        return [self._thread.name] if has_died else []
+
+    @property
+    def silence(self) -> int:
+        """For how many seconds, in which this process ran, the store has not answered."""
+        return self._turn - self._in_hand[0].since if self._in_hand else 0
+
+    def turn(self) -> None:
+        """A second has passed in which this process ran: answer whoever has waited too long. Called by the watchdog."""
+        self._turn += 1
+        for item in self._waiting_for_store():
+            if self._turn - item.since > WAIT_TURNS_MAX:
+                item.fail(unanswered(WAIT_TURNS_MAX))
+
+    def _waiting_for_store(self) -> list[Pending]:
+        in_hand = [item for handed in self._in_hand for item in handed.pending]
+        return in_hand + [item for item in self._gathered if isinstance(item, Pending)]
 
     @property
     def commit_seconds(self) -> Iterable[float]:
@@ -217,14 +215,18 @@ class Committer:
         future = self._future()
         self._rows_waiting += rows
         self._bytes_waiting += size
-        self._gather(_Pending(commands, future, rows=rows, size=size, is_many=is_many))
+        self._gather(Pending(commands, future, rows=rows, size=size, is_many=is_many, since=self._turn))
         return future
 
     def run(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """Have ``work`` done in a transaction of its own. It should take no more than about 20 ms."""
         future: asyncio.Future[T] = self._future()
-        self._gather(_Work(work, future))
+        self._gather(Work(work, future))
         return future
+
+    def probe(self) -> asyncio.Future[None]:
+        """Begin and end a transaction that changes nothing: fails as any change would where the store is not there."""
+        return self.run(lambda transaction: None)
 
     def _future(self) -> asyncio.Future[Any]:
         if self._stopping:
@@ -235,39 +237,58 @@ class Committer:
     def ring_due(self) -> None:
         """Say that something may have fallen due."""
         if not self._stopping:
-            self._gather(_RING)
+            self._gather(DUE_CHECK)
 
-    async def stop(self) -> None:
-        """Commit what is waiting, take nothing more, end the thread."""
+    async def stop(self) -> bool:
+        """Commit what is waiting, take nothing more, end the thread.
+
+        False when the store does not answer: whoever waits has been told so, and the thread still has it in hand.
+        """
         self._stopping = True
-        await self._idle.wait()
+        while not await self._becomes_idle():
+            if not self.counters.commits > self._commits_seen:
+                log.error("stopping without the store, which does not answer")
+                for item in self._waiting_for_store():
+                    item.fail(unanswered(self.silence))
+                return False
         self._handed.put(None)
         await asyncio.to_thread(self._thread.join)
+        return True
 
-    def _gather(self, item: _Item) -> None:
+    async def _becomes_idle(self) -> bool:
+        self._commits_seen = self.counters.commits
+        idle = asyncio.ensure_future(self._idle.wait())
+        await asyncio.wait((idle,), timeout=STOP_WAIT_S)
+        idle.cancel()
+        return self._idle.is_set()
+
+    def _gather(self, item: Item) -> None:
         self._gathered.append(item)
-        if isinstance(item, _Pending):
+        if isinstance(item, Pending):
             self._rows_gathered += item.rows
         self._idle.clear()
-        self._gathering.came(self._rows_gathered, urgent=not isinstance(item, _Pending))
+        self._gathering.came(self._rows_gathered, urgent=not isinstance(item, Pending))
 
     def _hand_over(self) -> None:
-        self._handed.put(self._take())
+        handed = self._take()
+        handed.since = self._turn
+        self._in_hand.append(handed)
+        self._handed.put(handed)
 
-    def _take(self) -> _Handed:
+    def _take(self) -> Handed:
         """Take what belongs in one transaction off the front of the queue."""
-        handed = _Handed()
+        handed = Handed()
         rows = size = 0
         while self._gathered and handed.work is None:
             item = self._gathered[0]
-            if isinstance(item, _Pending):
+            if isinstance(item, Pending):
                 rows += item.rows
                 size += item.size
                 if handed.pending and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
                     break
                 handed.pending.append(item)
                 self._rows_gathered -= item.rows
-            elif isinstance(item, _Work):
+            elif isinstance(item, Work):
                 handed.work = item
             else:
                 handed.serve_due = True
@@ -275,55 +296,86 @@ class Committer:
         return handed
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException:
+            # The watchdog sees that the thread is gone; nobody else would hear why.
+            log.exception("the committer's thread has died")
+
+    def _serve(self) -> None:
         """The thread."""
         while (handed := self._handed.get()) is not None:
             # Whoever has gone is not served; from here on everything is done whole.
-            wanted = [item for item in handed.pending if not item.future.cancelled()]
+            wanted = [item for item in handed.pending if not item.future.done()]
             written = self._writer.commit([command for item in wanted for command in item.commands], handed.serve_due)
             worked = None if handed.work is None else self._work(handed.work)
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._deliver, handed, wanted, written, worked)
 
-    def _work(self, work: _Work) -> Any:
+    def _work(self, work: Work) -> Any:
         try:
             return self._writer.work(work.run)
         except Exception as error:
             return error
 
-    def _deliver(self, handed: _Handed, wanted: Sequence[_Pending], written: Written, worked: Any) -> None:
-        """Back on the event loop, tell everybody."""
-        rows = size = 0
-        for item in handed.pending:
-            rows += item.rows
-            size += item.size
-        self._rows_waiting -= rows
-        self._bytes_waiting -= size
-        if not self._gathered and not self._rows_waiting:
-            self._idle.set()
-        is_urgent = any(not isinstance(item, _Pending) for item in self._gathered)
-        self._gathering.returned(rows, self._rows_gathered, urgent=is_urgent)
-        if wanted or written.due_served is not None:
-            self._set_reachable(written.reachable)
-        if written.events:
-            self._published.publish(written.events)
-        verdicts = iter(written.verdicts)
-        for item in wanted:
-            item.settle(verdicts)
+    def _deliver(self, handed: Handed, wanted: Sequence[Pending], written: Written, worked: Any) -> None:
+        """Back on the event loop, tell everybody. Callers are answered even when something of ours fails on the way."""
+        self._take_back(handed)
+        with self._survived():
+            if wanted or written.due_served is not None:
+                self._set_reachable(written.reachable)
+        with self._survived():
+            if written.events:
+                self._published.publish(written.events)
+        self._settle(wanted, iter(written.verdicts))
         if handed.work is not None:
             self._deliver_work(handed.work, worked)
-        if written.next_due is not None or written.due_served is not None:
-            self.on_due(written.next_due, written.due_served)
+        with self._survived():
+            if written.next_due is not None or written.due_served is not None:
+                self.on_due(written.next_due, written.due_served)
         while self._wanting_room:
             room = self._wanting_room.popleft()
             if not room.done():
                 room.set_result(None)
 
-    def _deliver_work(self, work: _Work, worked: Any) -> None:
+    def _settle(self, wanted: Sequence[Pending], verdicts: Iterator[Verdict]) -> None:
+        for item in wanted:
+            try:
+                item.settle(verdicts)
+            except Exception:
+                self._break()
+
+    def _take_back(self, handed: Handed) -> None:
+        """The thread has done this: make room, and let what has gathered go."""
+        self._in_hand.popleft()
+        if self._in_hand:
+            self._in_hand[0].since = self._turn
+        rows = sum(item.rows for item in handed.pending)
+        self._rows_waiting -= rows
+        self._bytes_waiting -= sum(item.size for item in handed.pending)
+        if not self._gathered and not self._rows_waiting:
+            self._idle.set()
+        is_urgent = any(not isinstance(item, Pending) for item in self._gathered)
+        self._gathering.returned(rows, self._rows_gathered, urgent=is_urgent)
+
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        """Go on after a failure of ours, which leaves this process unfit to serve: the watchdog ends it."""
+        try:
+            yield
+        except Exception:
+            self._break()
+
+    def _break(self) -> None:
+        self._broken = "delivery"
+        log.exception("the results of a commit could not be delivered")
+
+    def _deliver_work(self, work: Work, worked: Any) -> None:
         is_unreachable = isinstance(worked, StoreUnreachable)
         if is_unreachable:
             self._set_reachable(False)
         if not work.future.done():
-            _settle(work.future, unavailable(worked) if is_unreachable else worked)
+            settle(work.future, unavailable(worked) if is_unreachable else worked)
 
     def _set_reachable(self, reachable: bool) -> None:
         if reachable == self.store_reachable:
@@ -346,10 +398,3 @@ class Committer:
             self._set_reachable(True)
         else:
             self._clock.call_later(PROBE_INTERVAL, self._probe)
-
-
-def _settle(future: asyncio.Future[Any], value: Any) -> None:
-    if isinstance(value, Exception):
-        future.set_exception(value)
-    else:
-        future.set_result(value)

@@ -12,6 +12,9 @@ from jobstate_server.domain.clock import Clock, Timer
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import HEARD_INTERVAL
 
+LEAVE_WAIT_S = 0.5
+"""How long a stop waits to tell the others. A store that does not answer must not hold it up."""
+
 
 class Presence:
     """Keeps one replica heard."""
@@ -34,9 +37,10 @@ class Presence:
             self._timer.cancel()
         replica = self._replica
         # Where this cannot be told the others find out by the silence.
-        await asyncio.gather(
-            self._committer.run(lambda transaction: transaction.leave(replica)), return_exceptions=True
-        )
+        leaving = self._committer.run(lambda transaction: transaction.leave(replica))
+        await asyncio.wait((leaving,), timeout=LEAVE_WAIT_S)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
 
     def _be_heard(self) -> None:
         if self._is_stopping:

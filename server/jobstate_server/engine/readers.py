@@ -1,19 +1,33 @@
-"""Reads, off the event loop: a few threads with a reader each. Gets that wait together are read together."""
+"""Reads, off the event loop: a few threads with a reader each. Gets that wait together are read together.
+
+A read is bounded in rows by its maker and in time here: who has waited or read for too long is told so. What nobody
+waits for any more is dropped, or broken off where it has begun.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import queue
+import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from jobstate_server.domain.errors import JobNotFound, Overloaded, StoreUnavailable
+from jobstate_server.domain.errors import Draining, InternalError, JobNotFound, Overloaded, StoreUnavailable
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.gathering import Gathering
-from jobstate_server.store.base import ConnectionLost, Reader, Store, StoreUnreachable
+from jobstate_server.engine.read_queue import QueuedRead, ReadQueue
+from jobstate_server.store.base import (
+    ConnectionLost,
+    LogState,
+    Reader,
+    ReadInterrupted,
+    Store,
+    StoreError,
+    StoreUnreachable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +40,24 @@ READS_WAITING_MAX = 4_096
 GETS_AT_ONCE_MAX = 256
 """Jobs read by one statement."""
 
+WAIT_TURNS_MAX = 30
+"""Seconds that a caller waits for the store, whose outcome they can then no longer count on."""
+
+READ_TURNS_MAX = 10
+"""Seconds that one read may take. The largest page takes a tenth of one; what takes longer holds up all others."""
+
+STOP_WAIT_S = 0.1
+"""How long a stop waits for a thread before it tells it again to end."""
+
+STOP_TRIES_MAX = 5
+"""How often. A store that does not answer must not hold up a stop."""
+
 _RETRY_DELAY_S = 0.5
 
 T = TypeVar("T")
 
-
-_Get = tuple[str, str | None, asyncio.Future[Job]]
-"""The job's id, the principal who asks, and who waits for it."""
-
-_Told = tuple[asyncio.Future[Any], Any, Exception | None]
-"""Who waits, and what they are told: a value or an error."""
+_Get = tuple[str, str | None, asyncio.Future[Job], int]
+"""The job's id, the principal who asks, who waits for it, and since which turn."""
 
 
 class Readers:
@@ -43,16 +65,21 @@ class Readers:
 
     def __init__(self, store: Store, threads: int = READER_THREADS) -> None:
         self._store = store
-        self._queue: queue.SimpleQueue[tuple[Callable[[Reader], Any], asyncio.Future[Any] | None] | None] = (
-            queue.SimpleQueue()
-        )
+        self._queue = ReadQueue(threads)
         self._gets: deque[_Get] = deque()
         self._gathering = Gathering(self._hand_over_gets, GETS_AT_ONCE_MAX)
         self._waiting = 0
+        self._turn = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._threads = [
-            threading.Thread(target=self._run, name=f"reader-{index}", daemon=True) for index in range(threads)
-        ]
+        self._lock = threading.Lock()
+        self._in_hand: dict[Reader, QueuedRead] = {}
+        """What each thread is reading."""
+        self.trouble: str | None = None
+        """Why the store could not be read the last time, as a sentence; None when it could."""
+        self._threads = [self._thread(index) for index in range(threads)]
+
+    def _thread(self, index: int) -> threading.Thread:
+        return threading.Thread(target=self._run, name=f"reader-{index}", daemon=True)
 
     def start(self) -> None:
         """Begin to read, telling results to the running event loop."""
@@ -60,34 +87,115 @@ class Readers:
         for thread in self._threads:
             thread.start()
 
-    async def stop(self) -> None:
-        """Finish what is waiting and end the threads."""
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+    async def stop(self) -> bool:
+        """Refuse what is waiting, break off what is being read, end the threads.
 
-    def run(self, read: Callable[[Reader], T]) -> asyncio.Future[T]:
-        """Have ``read`` done by a reader.
+        False when the store does not answer, and a thread still has it in hand.
+        """
+        for read in self._queue.close():
+            read.fail(Draining(_RETRY_DELAY_S))
+        for _ in range(STOP_TRIES_MAX):
+            # Again and again: an interrupt that comes between two statements is lost.
+            self._interrupt(lambda read: True)
+            for thread in self._threads:
+                await asyncio.to_thread(thread.join, STOP_WAIT_S)
+            if not any(thread.is_alive() for thread in self._threads):
+                return True
+        return False
+
+    def turn(self) -> None:
+        """A second has passed in which this process ran: end what has waited or read for too long.
+
+        Called by the watchdog, so that a process that was frozen ages nothing.
+        """
+        self._turn += 1
+        self._drop_gets()
+        for read in self._queue.drop(lambda read: not read.is_wanted or self._turn - read.since > WAIT_TURNS_MAX):
+            self._refuse(read, _unanswered())
+        self._interrupt(lambda read: not read.is_wanted or self._turn - read.since > READ_TURNS_MAX)
+        with self._lock:
+            stuck = [read for read in self._in_hand.values() if self._turn - read.since > WAIT_TURNS_MAX]
+        for read in stuck:
+            # Its thread cannot be ended from here; who waits is not held up by it.
+            read.fail(_unanswered())
+
+    def _refuse(self, read: QueuedRead, error: Exception) -> None:
+        """End a read that no thread has begun."""
+        self._ended(read)
+        read.fail(error)
+
+    def _ended(self, read: QueuedRead) -> None:
+        """Make room for others, and let the next Gets go."""
+        self._waiting -= len(read.futures)
+        if read.is_gathered:
+            self._gathering.returned(len(read.futures), len(self._gets))
+
+    def _interrupt(self, is_over: Callable[[QueuedRead], bool]) -> None:
+        with self._lock:
+            for reader, read in self._in_hand.items():
+                if is_over(read):
+                    reader.interrupt()
+
+    @property
+    def silence(self) -> int:
+        """For how many seconds, in which this process ran, the store has not answered a read of a few rows."""
+        with self._lock:
+            return max((self._turn - read.since for read in self._in_hand.values() if read.is_short), default=0)
+
+    @property
+    def dead(self) -> list[str]:
+        """The names of threads that have ended, though nobody told them to."""
+        return [thread.name for thread in self._threads if thread.ident is not None and not thread.is_alive()]
+
+    def restart(self) -> None:
+        """Put a new thread in the place of each that has died."""
+        for index, thread in enumerate(self._threads):
+            if thread.ident is not None and not thread.is_alive():
+                self._threads[index] = self._thread(index)
+                self._threads[index].start()
+
+    def run(self, read: Callable[[Reader], T], *, is_short: bool = False) -> asyncio.Future[T]:
+        """Have ``read`` done by a reader. Cancelling the future drops the read, or breaks it off.
+
+        Args:
+            is_short: it reads a few rows by their keys. Such reads do not stand behind pages and sums.
 
         Raises (also through the future):
-            Overloaded: too many reads are waiting.
+            Overloaded: too many reads are waiting, or this one took too long.
             StoreUnavailable: the store cannot be read just now.
         """
         future: asyncio.Future[T] = self._admit()
-        self._queue.put((read, future))
+        self._queue.put(QueuedRead(lambda reader: (read(reader),), (future,), is_short, False, self._turn))
         return future
+
+    def probe(self) -> asyncio.Future[LogState]:
+        """Read one row: fails as any read would where the store cannot be read."""
+        return self.run(lambda reader: reader.log_state(), is_short=True)
 
     def get(self, job_id: str, principal: str | None) -> asyncio.Future[Job]:
         """One job, read together with the others wanted at this moment. Raises JobNotFound besides ``run``'s errors."""
         future: asyncio.Future[Job] = self._admit()
-        self._gets.append((job_id, principal, future))
+        self._gets.append((job_id, principal, future, self._turn))
         self._gathering.came(len(self._gets))
         return future
 
     def _hand_over_gets(self) -> None:
         wanted = [self._gets.popleft() for _ in range(min(len(self._gets), GETS_AT_ONCE_MAX))]
-        self._queue.put((lambda reader: self._read_gets(reader, wanted), None))
+        futures = [get[2] for get in wanted]
+        self._queue.put(QueuedRead(lambda reader: _read_jobs(reader, wanted), futures, True, True, self._turn))
+
+    def _drop_gets(self) -> None:
+        """End Gets that have waited too long, or for nobody, behind those that a thread has in hand."""
+        kept: deque[_Get] = deque()
+        for get in self._gets:
+            _, _, future, since = get
+            if not future.done() and self._turn - since <= WAIT_TURNS_MAX:
+                kept.append(get)
+                continue
+            self._waiting -= 1
+            if not future.done():
+                future.set_exception(_unanswered())
+        self._gets = kept
 
     def _admit(self) -> asyncio.Future[Any]:
         if self._waiting >= READS_WAITING_MAX:
@@ -97,58 +205,51 @@ class Readers:
         self._waiting += 1
         return future
 
+    def _deliver(self, read: QueuedRead, results: Sequence[Any]) -> None:
+        self._ended(read)
+        read.settle(results)
+
     # What follows runs on the readers' threads.
 
     def _run(self) -> None:
         reader = self._store.open_reader()
         try:
-            while (item := self._queue.get()) is not None:
-                read, future = item
-                try:
-                    value, error = _read(reader, read), None
-                except Exception as failure:
-                    value, error = None, _explained(failure)
-                if future is not None:
-                    self._tell([(future, value, error)])
+            while (read := self._queue.take()) is not None:
+                self._serve(reader, read)
+        except BaseException:
+            # The watchdog sees that the thread is gone; nobody else would hear why.
+            log.exception("a reader's thread has died")
         finally:
             reader.close()
 
-    def _read_gets(self, reader: Reader, wanted: Sequence[_Get]) -> None:
-        results: list[_Told] = []
+    def _serve(self, reader: Reader, read: QueuedRead) -> None:
+        results: Sequence[Any] = [InternalError(secrets.token_hex(8))] * len(read.futures)
         try:
-            found = _read(reader, lambda reader: reader.jobs({job_id for job_id, _, _ in wanted}, None))
+            results = self._results(reader, read)
+        finally:
+            self._queue.done(read)
+            assert self._loop is not None
+            with suppress(RuntimeError):
+                # The loop is closed: the server has stopped without waiting for a store that did not answer.
+                self._loop.call_soon_threadsafe(self._deliver, read, results)
+
+    def _results(self, reader: Reader, read: QueuedRead) -> Sequence[Any]:
+        with self._lock:
+            reader.resume()
+            read.since = self._turn
+            self._in_hand[reader] = read
+        try:
+            results = _read(reader, read.run)
         except Exception as failure:
-            error = _explained(failure)
-            results = [(future, None, error) for _, _, future in wanted]
+            if isinstance(failure, StoreError) and not isinstance(failure, ReadInterrupted):
+                self.trouble = f"the store cannot be read: {failure}"
+            return [_explained(failure)] * len(read.futures)
         else:
-            for job_id, principal, future in wanted:
-                job = found.get(job_id)
-                if job is None or (principal is not None and job.principal != principal):
-                    results.append((future, None, JobNotFound(job_id)))
-                else:
-                    results.append((future, job, None))
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._deliver_gets, results)
-
-    def _tell(self, results: list[_Told]) -> None:
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._deliver, results)
-
-    # And this on the event loop again.
-
-    def _deliver_gets(self, results: list[_Told]) -> None:
-        self._gathering.returned(len(results), len(self._gets))
-        self._deliver(results)
-
-    def _deliver(self, results: list[_Told]) -> None:
-        self._waiting -= len(results)
-        for future, value, error in results:
-            if future.cancelled():
-                continue
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
+            self.trouble = None
+            return results
+        finally:
+            with self._lock:
+                del self._in_hand[reader]
 
 
 def _read(reader: Reader, read: Callable[[Reader], T]) -> T:
@@ -159,7 +260,24 @@ def _read(reader: Reader, read: Callable[[Reader], T]) -> T:
         return read(reader)
 
 
+def _read_jobs(reader: Reader, wanted: Sequence[_Get]) -> list[Job | JobNotFound]:
+    found = reader.jobs({get[0] for get in wanted}, None)
+    return [_seen(found.get(job_id), job_id, principal) for job_id, principal, _, _ in wanted]
+
+
+def _seen(job: Job | None, job_id: str, principal: str | None) -> Job | JobNotFound:
+    if job is None or (principal is not None and job.principal != principal):
+        return JobNotFound(job_id)
+    return job
+
+
+def _unanswered() -> StoreUnavailable:
+    return StoreUnavailable(f"the store has not answered for {WAIT_TURNS_MAX} s", _RETRY_DELAY_S)
+
+
 def _explained(failure: Exception) -> Exception:
+    if isinstance(failure, ReadInterrupted):
+        return Overloaded(f"the read took longer than {READ_TURNS_MAX} s; ask for less at once", _RETRY_DELAY_S)
     if isinstance(failure, StoreUnreachable):
         log.error("the store cannot be read", extra={"cause": str(failure)})
         return StoreUnavailable("the store cannot be read just now", _RETRY_DELAY_S)

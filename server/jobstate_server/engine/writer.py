@@ -291,3 +291,11 @@ def unavailable(error: StoreError) -> StoreUnavailable:
             RETRY_DELAY_S,
         )
     return StoreUnavailable("the store cannot be written just now; nothing was changed", RETRY_DELAY_S)
+
+
+def unanswered(seconds: int) -> StoreUnavailable:
+    """What callers are told whose change the store has neither made nor refused for so long."""
+    return StoreUnavailable(
+        f"the store has not answered for {seconds} s: the outcome is unknown, repeat with the same request_id",
+        RETRY_DELAY_S,
+    )

@@ -75,7 +75,9 @@ class Schedule:
 
     async def start(self) -> None:
         """Begin to ring; first run what was missed while nobody was up."""
-        last_runs, made = await self._readers.run(lambda reader: (reader.task_runs(), reader.create_time()))
+        last_runs, made = await self._readers.run(
+            lambda reader: (reader.task_runs(), reader.create_time()), is_short=True
+        )
         for duty in self.duties:
             # No grace time: a ring that comes late, because the loop was busy or asleep, is still a ring.
             self._scheduler.add_job(
@@ -98,7 +100,7 @@ class Schedule:
     async def _look_for_abandoned(self) -> None:
         """Finish what replicas have begun that fell silent since."""
         try:
-            last_runs = await self._readers.run(lambda reader: reader.task_runs())
+            last_runs = await self._readers.run(lambda reader: reader.task_runs(), is_short=True)
             for duty in self.duties:
                 self._take_over(duty, last_runs.get(duty.name))
         except Unavailable as error:
@@ -129,7 +131,7 @@ class Schedule:
 
     async def tasks(self) -> list[TaskState]:
         """Every duty with its last run, on whichever replica, and its next instant."""
-        last_runs = await self._readers.run(lambda reader: reader.task_runs())
+        last_runs = await self._readers.run(lambda reader: reader.task_runs(), is_short=True)
         now = _moment(self._clock.now())
         return [
             TaskState(duty.name, duty.schedule, last_runs.get(duty.name), _micros(self._next(duty, now)))

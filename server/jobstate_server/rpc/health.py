@@ -42,7 +42,7 @@ class _Context(Protocol):
     async def abort(self, code: grpc.StatusCode, details: str = "") -> Any: ...
 
 
-class Health:
+class HealthService:
     """What each service's health is, and who watches it."""
 
     def __init__(self) -> None:

@@ -75,7 +75,7 @@ class JobService:
         answer = embed(_JOB, encode_whole(job))
         if not request.include_attempts:
             return answer
-        attempts = await self._readers.run(lambda reader: reader.attempts(job.id))
+        attempts = await self._readers.run(lambda reader: reader.attempts(job.id), is_short=True)
         # An attempt that ended between the two reads is newer than the job as it is answered.
         known = [attempt_message(attempt) for attempt in attempts if attempt.end_time <= job.update_time]
         return answer + pb.GetResponse(attempts=known).SerializeToString()

@@ -56,6 +56,10 @@ class OutcomeUnknown(StoreUnreachable):
     """The connection was lost while committing: the transaction is kept whole or not at all, nobody knows which."""
 
 
+class ReadInterrupted(StoreError):
+    """The read was broken off by ``Reader.interrupt``."""
+
+
 class CannotOpen(StoreError):
     """The store cannot be opened. The message tells an operator what to change."""
 
@@ -273,7 +277,13 @@ class Transaction(Protocol):
 
 
 class Reader(Protocol):
-    """A view for reading. Used by one thread at a time."""
+    """A view for reading. Used by one thread at a time, but for ``interrupt``."""
+
+    def interrupt(self) -> None:
+        """Break off what another thread is reading: it gets ReadInterrupted, as does every read until ``resume``."""
+
+    def resume(self) -> None:
+        """Read again after an interrupt."""
 
     def jobs(self, job_ids: Collection[str], principal: str | None) -> dict[str, Job]:
         """Those of the named jobs that exist and that ``principal`` (None: anybody) may see."""

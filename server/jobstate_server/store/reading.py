@@ -28,6 +28,7 @@ from jobstate_server.store.base import (
     EVENTS_SCANNED_MAX,
     EventPage,
     LogState,
+    ReadInterrupted,
     StoredEvent,
     TaskRun,
     chunks,
@@ -48,6 +49,9 @@ from jobstate_server.store.rows import ATTEMPT_COLUMNS, EVENT_COLUMNS, JOB_COLUM
 
 _ROWS_AT_ONCE = 50
 """Jobs fetched by one statement of a list: with the largest documents 50 of them are 6 MiB."""
+
+KEYS_AT_FIRST_MIN = 16
+"""Keys read at first along each of several walks that are merged: a page takes few of most, and goes back for more."""
 
 _IDS_AT_ONCE = 256
 """Jobs read by one statement when they are named."""
@@ -75,6 +79,17 @@ class SqlReader:
         self._database = database
         self._translate = translate
         self._texts_by_ids: dict[int, str] = {}
+        self._is_interrupted = False
+
+    def interrupt(self) -> None:
+        self._is_interrupted = True
+        self._break_off()
+
+    def _break_off(self) -> None:
+        """End the statement under way, from another thread. Without this the read ends before its next statement."""
+
+    def resume(self) -> None:
+        self._is_interrupted = False
 
     def close(self) -> None:
         self._database.close()
@@ -83,9 +98,15 @@ class SqlReader:
         return self._execute(*self._database.get_sql_context().sql(query).query())
 
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        if self._is_interrupted:
+            raise ReadInterrupted("the read was broken off")
         try:
             rows: list[tuple[Any, ...]] = self._database.execute_sql(text, values).fetchall()
-        except PeeweeException as error:
+        except Exception as error:
+            if self._is_interrupted:
+                raise ReadInterrupted("the read was broken off") from error
+            if not isinstance(error, PeeweeException):
+                raise
             self._translate(error)
         return rows
 
@@ -122,12 +143,30 @@ class SqlReader:
         newest_first = order is Order.NEWEST_FIRST
         try:
             with self._database.atomic():
-                runs = [self._rows(query) for query in _key_queries(wanted, newest_first, after, limit)]
+                walks = _walks(wanted)
+                first = limit if len(walks) == 1 else max(KEYS_AT_FIRST_MIN, 2 * limit // len(walks))
+                runs = [self._keys(walk, wanted, newest_first, after, min(first, limit)) for walk in walks]
                 keys = list(islice(heapq.merge(*runs, reverse=newest_first), limit))
                 return self._load_until([job_id for _, job_id in keys], bytes_max)
         except PeeweeException as error:
             # Of the transaction around the statements: each of these tells its own.
             self._translate(error)
+
+    def _keys(
+        self,
+        walk: Sequence[Expression],
+        wanted: JobFilter,
+        newest_first: bool,
+        after: Position | None,
+        limit: int,
+    ) -> Iterator[tuple[int, str]]:
+        """The keys along one index, read as far as they are taken."""
+        while True:
+            rows = self._rows(_key_query(wanted, walk, newest_first, after, limit))
+            yield from rows
+            if len(rows) < limit:
+                return
+            after = Position(*rows[-1])
 
     def _load_until(self, job_ids: Sequence[str], bytes_max: int) -> list[Job]:
         page: list[Job] = []
@@ -281,10 +320,24 @@ def _beyond(time: Field | Expression, after: Position, *, newest_first: bool) ->
     return beyond
 
 
-def _key_queries(
-    wanted: JobFilter, newest_first: bool, after: Position | None, limit: int
-) -> Iterator[ModelSelect[Any]]:
-    """Queries for the keys of a page, each an ordered walk along one index; merged they are the page."""
+def _walks(wanted: JobFilter) -> list[list[Expression]]:
+    """What is asked for, as walks along one index each, in the order of a page; merged they are the page."""
+    if wanted.job_ids:
+        return [[]]
+    if wanted.source_ids:
+        return [[JobRow.source_id == source_id] for source_id in dict.fromkeys(wanted.source_ids)]
+    if wanted.job_types:
+        kinds = product(dict.fromkeys(wanted.job_types), dict.fromkeys(wanted.states or JobState))
+        return [[JobRow.job_type == job_type, JobRow.state == int(state)] for job_type, state in kinds]
+    if wanted.states:
+        return [[JobRow.state == int(state)] for state in dict.fromkeys(wanted.states)]
+    return [[]]
+
+
+def _key_query(
+    wanted: JobFilter, walk: Sequence[Expression], newest_first: bool, after: Position | None, limit: int
+) -> ModelSelect[Any]:
+    """The query for the keys of one walk after a position."""
     query = JobRow.select(JobRow.create_time, JobRow.id).limit(limit)
     # With ids named the time is hidden, or SQLite would rather walk the index of all jobs by time.
     time = _row_by_row(JobRow.create_time) if wanted.job_ids else JobRow.create_time
@@ -292,20 +345,9 @@ def _key_queries(
         query = query.where(condition)
     if after is not None:
         query = query.where(_beyond(time, after, newest_first=newest_first))
-    query = query.order_by(time.desc(), JobRow.id.desc()) if newest_first else query.order_by(time, JobRow.id)
-    if wanted.job_ids:
-        yield query
-    elif wanted.source_ids:
-        for source_id in dict.fromkeys(wanted.source_ids):
-            yield query.where(JobRow.source_id == source_id)
-    elif wanted.job_types:
-        for job_type, state in product(dict.fromkeys(wanted.job_types), dict.fromkeys(wanted.states or JobState)):
-            yield query.where(JobRow.job_type == job_type, JobRow.state == int(state))
-    elif wanted.states:
-        for state in dict.fromkeys(wanted.states):
-            yield query.where(JobRow.state == int(state))
-    else:
-        yield query
+    for condition in walk:
+        query = query.where(condition)
+    return query.order_by(time.desc(), JobRow.id.desc()) if newest_first else query.order_by(time, JobRow.id)
 
 
 def _job_conditions(wanted: JobFilter, newest_first: bool, after: Position | None) -> list[Expression]:

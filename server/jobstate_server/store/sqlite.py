@@ -72,6 +72,7 @@ _BUSY_TIMEOUT_S = 5.0
 """Nobody else writes; only a checkpoint of a foreign tool, or a backup, can be in the way for a moment."""
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _UNREACHABLE = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
@@ -90,6 +91,8 @@ def _raise_as_ours(error: PeeweeException) -> NoReturn:
     primary = None if code is None else code & 0xFF
     if primary in _BUSY:
         raise TransactionConflict(str(cause)) from error
+    if primary in _DAMAGED:
+        raise StoreUnreachable(f"{cause}: run jobstate-server check on the file, and restore a backup") from error
     if primary in _UNREACHABLE:
         raise StoreUnreachable(str(cause)) from error
     raise StoreError(str(cause)) from error
@@ -293,6 +296,13 @@ class SqliteTransaction:
         return None if rows[0][0] is None else int(rows[0][0])
 
 
+class SqliteReader(SqlReader):
+    """Reads on a connection of its own."""
+
+    def _break_off(self) -> None:
+        self._database.connection().interrupt()
+
+
 class SqliteStore:
     """A ``Store`` in one file."""
 
@@ -373,7 +383,7 @@ class SqliteStore:
             self._database.rollback()
 
     def open_reader(self) -> SqlReader:
-        return SqlReader(self._connect(), _raise_as_ours)
+        return SqliteReader(self._connect(), _raise_as_ours)
 
     def open_bell(self) -> Bell | None:
         return None

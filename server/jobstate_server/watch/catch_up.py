@@ -90,7 +90,7 @@ class CatchUp:
             CursorExpired: retention has removed events after it.
             CursorUnknown: this log did not make it, or no longer has what it was made from.
         """
-        return await self._readers.run(lambda reader: self._judge(reader, text))
+        return await self._readers.run(lambda reader: self._judge(reader, text), is_short=True)
 
     def _judge(self, reader: Reader, text: str) -> Page:
         cursor = decode_cursor(text)
@@ -115,7 +115,7 @@ class CatchUp:
 
     async def earliest(self) -> Page:
         """The empty page before the oldest event kept."""
-        state = await self._readers.run(lambda reader: reader.log_state())
+        state = await self._readers.run(lambda reader: reader.log_state(), is_short=True)
         return Page([], state.horizon, state.horizon_check)
 
     async def snapshot_page(self, wanted: JobFilter, after: Position | None) -> list[Job]:
