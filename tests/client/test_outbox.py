@@ -13,7 +13,8 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import errors
 from jobstate_client.core import outbox as module
 from jobstate_client.core.documents import dict_from, struct_from
-from jobstate_client.core.outbox import DOCUMENT_BYTES_MAX, REPORT_INTERVAL_S, Line, Outbox, merge, report
+from jobstate_client.core.limits import DOCUMENT_BYTES_MAX
+from jobstate_client.core.outbox import REPORT_INTERVAL_S, Line, Outbox, merge, report
 
 LATER = REPORT_INTERVAL_S
 

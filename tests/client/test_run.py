@@ -22,7 +22,7 @@ from jobstate_client import (
     TransitionNotAllowed,
     Unreachable,
 )
-from jobstate_client.core.outbox import DOCUMENT_BYTES_MAX
+from jobstate_client.core.limits import DOCUMENT_BYTES_MAX
 from jobstate_client.testing import JobstateServer
 
 from .support import Either, done, in_thread, until

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +67,7 @@ def test_a_handler_that_fails_fails_the_attempt_and_the_worker_goes_on(
         if run.id == "hopeless":
             raise NonRetryable("no such file", code="NO_FILE")
         if run.attempt == 1:
-            sys.exit("not yet")
+            raise OSError("not yet")
 
     with working(client.worker(work, job_types=["work"])):
         client.create("work", id="hopeless")
@@ -81,7 +80,7 @@ def test_a_handler_that_fails_fails_the_attempt_and_the_worker_goes_on(
     assert (hopeless.state, second.state, second.attempt) == (State.PERMANENTLY_FAILED, State.COMPLETED, 2)
     assert hopeless.last_error is not None
     assert second.last_error is not None
-    assert (hopeless.last_error.code, second.last_error.code) == ("NO_FILE", "SystemExit")
+    assert (hopeless.last_error.code, second.last_error.code) == ("NO_FILE", "OSError")
     assert "attempt 1 of job hopeless failed" in caplog.text
 
 

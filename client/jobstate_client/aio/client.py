@@ -17,19 +17,20 @@ from jobstate_client.aio.reporter import AsyncReporter
 from jobstate_client.aio.run import AsyncRunning
 from jobstate_client.aio.watch import AsyncWatch, is_cancelling
 from jobstate_client.aio.worker import AsyncWorker
-from jobstate_client.core import maintenance, operations
+from jobstate_client.core import judging, maintenance, operations
+from jobstate_client.core.beats import ASK_S, Thresholds
 from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
-from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, channel_options
+from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, channel_options, check_channel
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.failures import IsRetryable
 from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import async_listing, async_method
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.refusals import error_of
-from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker
+from jobstate_client.core.running import PATIENCE_S, Beginning, Heartbeat, Run, Terms, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watching import Course, Watching, watch_request
-from jobstate_client.errors import ClientClosed
+from jobstate_client.errors import ClientClosed, JobStateError
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -56,9 +57,14 @@ class AsyncClient:
             tls: how to talk to a server with a certificate; None talks in clear text.
             wait_for_ready: let calls wait for a server that is away, up to their timeout, instead of failing soon.
             options: channel options of gRPC, beside and before ours.
-            channel: a channel to use in place of one of our own; it stays open when the client is closed.
+            channel: a channel to use in place of one of our own; it stays open when the client is closed. ``target``,
+                ``tls`` and ``options`` are then its maker's to choose.
+
+        Raises:
+            TypeError: there is a channel, and something beside it that it has been made with already.
         """
-        self._timeout_s = seconds(timeout)
+        check_channel(channel, target, tls, options)
+        self._timeout_s = seconds(timeout, "timeout")
         # Left out unless wanted: not every stand-in for a channel knows it.
         self._call_options = {"wait_for_ready": True} if wait_for_ready else {}
         self._channel_given = channel
@@ -66,6 +72,8 @@ class AsyncClient:
         self._stubs: dict[str, Any] = {}
         self._lifetime = Lifetime()
         self._closed = asyncio.Event()
+        self._thresholds = Thresholds()
+        self._asking = asyncio.Lock()
         self._watches: weakref.WeakSet[AsyncWatch[Any]] = weakref.WeakSet()
 
     create = async_method(operations.create)
@@ -129,18 +137,22 @@ class AsyncClient:
         job: JobRef | NewJob,
         *,
         worker: str = "",
-        heartbeat: Span | None = HEARTBEAT_S,
+        heartbeat: Heartbeat = "auto",
         patience: Span = PATIENCE_S,
         is_retryable: IsRetryable | None = None,
     ) -> AsyncRunning:
         """Do one attempt of a job: ``async with client.run(job) as run:``. See ``Client.run``."""
+        self._lifetime.check()
+        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
+        begin = Beginning(job)
 
         async def start() -> Job:
-            known = await self.create(job) if isinstance(job, NewJob) else job
-            return await self.start(known, worker=terms.worker)
+            if begin.creation is not None:
+                begin.job = await self.create(begin.creation)
+                begin.creation = None
+            return await self.start(begin.job, worker=terms.worker, request_id=begin.request_id)
 
-        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
-        return AsyncRunning(start, self._reporter, terms)
+        return AsyncRunning(self, start, terms)
 
     def worker(
         self,
@@ -149,7 +161,7 @@ class AsyncClient:
         job_types: Iterable[str],
         concurrency: int = 1,
         worker: str = "",
-        heartbeat: Span | None = HEARTBEAT_S,
+        heartbeat: Heartbeat = "auto",
         patience: Span = PATIENCE_S,
         is_retryable: IsRetryable | None = None,
     ) -> AsyncWorker:
@@ -158,7 +170,18 @@ class AsyncClient:
         See ``Client.worker``; ``handler`` is a coroutine function, and up to ``concurrency`` of them run at a time.
         """
         terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
-        return AsyncWorker(self, handler, builtins.list(job_types), concurrency, terms)
+        return AsyncWorker(self, handler, judging.names(job_types, "job_types"), concurrency, terms)
+
+    async def _heartbeat_s(self, job: Job, terms: Terms) -> float | None:
+        if terms.heartbeat != "auto":
+            return None if terms.heartbeat is None else seconds(terms.heartbeat)
+        async with self._asking:
+            if self._thresholds.is_outdated:
+                try:
+                    self._thresholds.learn(await self.job_types(timeout=ASK_S))
+                except JobStateError:
+                    self._thresholds.learn_nothing()
+        return self._thresholds.heartbeat_s(job.job_type)
 
     async def close(self) -> None:
         """Close the connection.
@@ -197,7 +220,7 @@ class AsyncClient:
 
     @cached_property
     def _reporter(self) -> AsyncReporter:
-        return AsyncReporter(self._stub("StreamUpdates"))
+        return AsyncReporter(self._stub("StreamUpdates"), self._lifetime)
 
     def _stub(self, name: str) -> Any:
         self._lifetime.check()
@@ -215,7 +238,7 @@ class AsyncClient:
         return self._stubs[name]
 
     async def _invoke(self, call: Call[R]) -> R:
-        timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout)
+        timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout, "timeout")
         repeats = Repeats(timeout_s, through_outages=bool(self._call_options))
         while True:
             stub = self._stub(call.rpc)

@@ -11,11 +11,13 @@ from typing import Any
 import grpc
 
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_client.aio.watch import is_cancelling
+from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.outbox import Line, Outbox
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.running import Delivery
 from jobstate_client.core.values import Job
-from jobstate_client.errors import JobStateError, Unreachable
+from jobstate_client.errors import ClientClosed, JobStateError, TransportError, Unreachable
 
 log = logging.getLogger("jobstate_client")
 
@@ -26,22 +28,28 @@ LINGER_S = 10.0
 class AsyncReporter:
     """Sends what runs report."""
 
-    def __init__(self, open_stream: Callable[[AsyncIterator[pb.StreamUpdatesRequest]], Any]) -> None:
+    def __init__(
+        self, open_stream: Callable[[AsyncIterator[pb.StreamUpdatesRequest]], Any], lifetime: Lifetime
+    ) -> None:
         self._open_stream = open_stream
+        self._lifetime = lifetime
         self._outbox = Outbox()
         self._news = asyncio.Event()
         self._streams = 0
         self._task: asyncio.Task[None] | None = None
         self._trouble: JobStateError | None = None
+        self._closed_by: ClientClosed | None = None
+        """Why nothing can be sent any more."""
+        self._is_leaving = False
+        """Whether the program is ending: the task then ends with the last run."""
 
     def join(self, job: Job, heartbeat_s: float | None) -> tuple[Line, asyncio.Event]:
         """Take on the reports of an attempt. The event is set when its ending has been answered."""
+        self._check()
         ended = asyncio.Event()
         line = Line(job.id, job.attempt, heartbeat_s, time.monotonic(), ended.set)
         self._outbox.join(line)
-        self._news.set()
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._serve(), name="jobstate-reporter")
+        self._send_on()
         return line, ended
 
     def leave(self, line: Line) -> None:
@@ -51,17 +59,19 @@ class AsyncReporter:
 
     def report(self, line: Line, update: pb.UpdateProgressRequest) -> None:
         """Send this soon. Raises what an earlier report was refused with."""
+        self._check()
         self._outbox.report(line, update)
-        self._news.set()
+        self._send_on()
 
     async def deliver(self, line: Line, ended: asyncio.Event, delivery: Delivery) -> Exception | None:
         """Send this, and wait for the answer. Returns what it was refused with."""
         ended.clear()
         try:
+            self._check()
             self._outbox.end(line, delivery.ending)
         except JobStateError as error:
             return error
-        self._news.set()
+        self._send_on()
         try:
             async with asyncio.timeout(delivery.patience_s):
                 await ended.wait()
@@ -71,32 +81,85 @@ class AsyncReporter:
         return line.end_error
 
     async def close(self) -> None:
-        """Stop. What has not been sent is dropped."""
+        """Stop. What has not been sent is dropped, and runs that wait for their end are told so."""
+        self._give_up(ClientClosed("the client was closed before the end of the run could be told"))
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def _check(self) -> None:
+        self._lifetime.check()
+        if self._closed_by is not None:
+            raise self._closed_by
+
+    def _give_up(self, error: ClientClosed) -> None:
+        self._closed_by = error
+        self._outbox.abandon(error)
+
+    def _send_on(self) -> None:
+        """There is something to send: wake the task. Start it, or another when it has died."""
+        self._news.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._serve(), name="jobstate-reporter")
+
     async def _serve(self) -> None:
         """Until there has been no run for a while; the next one begins anew."""
-        while not self._outbox.is_empty:
-            error: JobStateError | None = None
-            self._streams += 1
-            call = self._open_stream(self._requests(self._streams))
+        # Of a task that died.
+        self._outbox.broken(None, time.monotonic())
+        while not self._outbox.is_empty and self._closed_by is None:
             try:
-                async for response in call:
-                    self._outbox.answer(response, time.monotonic())
-                    self._trouble = None
-                    self._news.set()
-            except grpc.RpcError as failure:
-                error = self._trouble = error_of(failure)
-            finally:
-                call.cancel()
-                self._streams += 1
+                error = await self._trouble_with_stream()
+                wait = self._outbox.broken(error, time.monotonic())
+                if error is not None:
+                    log.info("the stream of reports broke off (%s); it goes on in %.1f s", error, wait)
+                    await asyncio.sleep(wait)
+            except asyncio.CancelledError:
+                self._stay_for_runs()
+
+    def _stay_for_runs(self) -> None:
+        """Somebody has cancelled all tasks of the loop: the runs among them have their ends to tell."""
+        task = asyncio.current_task()
+        if self._closed_by is not None or self._is_leaving or task is None:
+            raise asyncio.CancelledError
+        self._is_leaving = True
+        self._outbox.broken(None, time.monotonic())
+        task.uncancel()
+
+    async def _trouble_with_stream(self) -> JobStateError | None:
+        """Keep a stream going until it ends. Returns what it broke off with, if it did."""
+        call: Any = None
+        self._streams += 1
+        try:
+            call = self._open_stream(self._requests(self._streams))
+            async for response in call:
+                self._outbox.answer(response, time.monotonic())
+                self._trouble = None
                 self._news.set()
-            wait = self._outbox.broken(error, time.monotonic())
-            if error is not None:
-                log.info("the stream of reports broke off (%s); it goes on in %.1f s", error, wait)
-                await asyncio.sleep(wait)
+        except grpc.RpcError as failure:
+            error = error_of(failure)
+        except JobStateError as failure:
+            error = failure
+        except grpc.aio.UsageError as failure:
+            error = ClientClosed(f"the channel was closed: {failure}")
+            self._give_up(error)
+        except asyncio.CancelledError:
+            if is_cancelling():
+                raise
+            # gRPC gives up a call in this way when it cannot write to it, or its channel was closed.
+            error = TransportError("the stream of reports was given up by gRPC")
+        except Exception as failure:
+            # Whatever it is, the runs of this client need the task.
+            log.exception("the stream of reports failed; it goes on with another")
+            error = TransportError(f"the stream of reports failed: {failure!r}")
+        else:
+            return None
+        finally:
+            if call is not None:
+                call.cancel()
+            self._streams += 1
+            self._news.set()
+        self._trouble = error
+        return error
 
     async def _requests(self, stream: int) -> AsyncIterator[pb.StreamUpdatesRequest]:
         """The sending side of a stream; ends it once there has been no run for a while."""
@@ -108,6 +171,8 @@ class AsyncReporter:
             if batch is not None:
                 yield batch
                 continue
+            if is_idle and self._is_leaving:
+                return
             try:
                 async with asyncio.timeout(LINGER_S if is_idle else self._outbox.pause_s(now)):
                     await self._news.wait()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from jobstate_client.aio.interrupts import stopping_on_interrupt
 from jobstate_client.aio.run import AsyncRunning
 from jobstate_client.core.backlog import LISTED, WATCHED, Backlog
 from jobstate_client.core.calls import Backoff
+from jobstate_client.core.handling import awaited, check_worker, result_of
 from jobstate_client.core.operations import new_request_id
 from jobstate_client.core.running import PASSING, Run, Terms, is_lost
 from jobstate_client.core.values import Job, Synced
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("jobstate_client")
 
 
+class _NotOurs(Exception):
+    """A job is not to be had."""
+
+
 class AsyncWorker:
     """Does the attempts of some job types. Make one with ``AsyncClient.worker``."""
 
@@ -35,8 +41,7 @@ class AsyncWorker:
         concurrency: int,
         terms: Terms,
     ) -> None:
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
+        check_worker(handler, job_types, concurrency, is_async=True)
         self._client = client
         self._handler = handler
         self._job_types = job_types
@@ -47,26 +52,40 @@ class AsyncWorker:
         self._stopping = asyncio.Event()
         self._is_listing = False
         self._watch: AsyncWatch[Any] | None = None
+        self._failure: BaseException | None = None
+        """Why the worker stops, other than by ``stop``."""
 
     async def run(self) -> None:
         """Work until ``stop`` is called, then return once the handlers under way have ended.
 
+        The first Ctrl-C does the same as ``stop``, unless the program has its own handler of that signal. A second
+        one is for whoever runs the event loop, as ever: it cancels this. Cancelled, the worker cancels its handlers,
+        and waits until it has been told that their attempts have failed.
+
         Raises:
             JobStateError: the watch cannot go on. The handlers under way have ended then too.
+            SystemExit, KeyboardInterrupt: a handler raised it. Its attempt has failed, and the others have ended.
+            Exception: a task of the worker has died. The handlers under way have ended.
         """
-        tasks = [
-            asyncio.create_task(self._work(), name=f"jobstate-worker-{number}") for number in range(self._concurrency)
+        slots = [
+            asyncio.create_task(self._serve(), name=f"jobstate-worker-{number}") for number in range(self._concurrency)
         ]
-        try:
-            while not self._stopping.is_set():
-                await self._follow()
-        except asyncio.CancelledError:
-            for task in tasks:
-                task.cancel()
-            raise
-        finally:
-            self.stop()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        with stopping_on_interrupt(self.stop):
+            try:
+                try:
+                    while not self._stopping.is_set():
+                        await self._follow()
+                finally:
+                    self.stop()
+                await asyncio.wait(slots)
+            except asyncio.CancelledError:
+                for slot in slots:
+                    slot.cancel()
+                raise
+            finally:
+                await asyncio.wait(slots)
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Start nothing more. May be called from anywhere on the event loop, also from a handler."""
@@ -74,6 +93,12 @@ class AsyncWorker:
         self._news.set()
         if self._watch is not None:
             self._watch.close()
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop, and raise this once the others have ended."""
+        if self._failure is None:
+            self._failure = error
+        self.stop()
 
     async def _follow(self) -> None:
         """Watch and list until that breaks off for good."""
@@ -108,11 +133,18 @@ class AsyncWorker:
             return False
         return True
 
-    async def _work(self) -> None:
-        while (job_id := await self._next()) is not None:
-            job = await self._start(job_id)
-            if job is not None:
-                await self._do(job)
+    async def _serve(self) -> None:
+        """What a task does. It never ends in silence while the worker runs."""
+        try:
+            while (job_id := await self._next()) is not None:
+                await self._do(job_id)
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                self._fail(RuntimeError("a task of the worker was cancelled"))
+            raise
+        except BaseException as error:
+            log.exception("a task of the worker has died: the worker stops")
+            self._fail(error)
 
     async def _next(self) -> str | None:
         """A job to try; None when it is time to stop."""
@@ -138,6 +170,45 @@ class AsyncWorker:
                 await self._stopping.wait()
         return self._stopping.is_set()
 
+    async def _do(self, job_id: str) -> None:
+        """Do an attempt of this job, if it can be had, in a task of its own: one that is cancelled is its own end."""
+        task = asyncio.create_task(self._attempt(job_id), name=f"jobstate-run-{job_id}")
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            raise
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            raise failure
+
+    async def _attempt(self, job_id: str) -> None:
+        attempt = 0
+
+        async def start() -> Job:
+            nonlocal attempt
+            job = await self._start(job_id)
+            if job is None:
+                raise _NotOurs
+            attempt = job.attempt
+            return job
+
+        try:
+            async with AsyncRunning(self._client, start, self._terms) as run:
+                result = result_of(await awaited(self._handler(run)))
+                if result is not None:
+                    run.result = result
+        except _NotOurs:
+            pass
+        except (SystemExit, KeyboardInterrupt) as error:
+            log.warning("attempt %d of job %s raised %r: the worker stops", attempt, job_id, error)
+            self._fail(error)
+        except BaseException as error:
+            if is_lost(error):
+                log.info("attempt %d of job %s is over: %s", attempt, job_id, error)
+            else:
+                log.warning("attempt %d of job %s failed", attempt, job_id, exc_info=error)
+
     async def _start(self, job_id: str) -> Job | None:
         """Start it, if it is still free. While the outcome is unknown the same start is repeated."""
         backoff, request_id = Backoff(), new_request_id()
@@ -152,18 +223,3 @@ class AsyncWorker:
             except JobStateError as error:
                 log.log(logging.DEBUG if is_lost(error) else logging.WARNING, "job %s: not started: %s", job_id, error)
                 return None
-
-    async def _do(self, job: Job) -> None:
-        async def started() -> Job:
-            return job
-
-        try:
-            async with AsyncRunning(started, self._client._reporter, self._terms) as run:
-                result = await self._handler(run)
-                if isinstance(result, Mapping):
-                    run.result = result
-        except Exception as error:
-            if is_lost(error):
-                log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
-            else:
-                log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)

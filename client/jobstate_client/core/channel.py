@@ -106,5 +106,19 @@ def channel_options(target: str, tls: TLS | None, more: Options) -> list[tuple[s
     return list((options | dict(more)).items())
 
 
+def open_channel(target: str, tls: TLS | None, options: Options) -> grpc.Channel:
+    """A channel for threads to this target. It connects when it is used."""
+    chosen = channel_options(target, tls, options)
+    if tls is None:
+        return grpc.insecure_channel(target, options=chosen)
+    return grpc.secure_channel(target, tls.credentials(), options=chosen)
+
+
+def check_channel(channel: object, target: str, tls: TLS | None, options: Options) -> None:
+    """Raise TypeError if there is a channel and something beside it that would be ignored."""
+    if channel is not None and (target != DEFAULT_TARGET or tls is not None or options):
+        raise TypeError("a channel has its target, tls and options already: give either it or them")
+
+
 def _is_loopback(target: str) -> bool:
     return target.startswith(("127.", "localhost:", "[::1]:", "ipv4:127.", "ipv6:[::1]:"))

@@ -11,7 +11,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from jobstate_client.core.limits import DOCUMENT_BYTES_MAX, NESTING_MAX, SPAN_S_MAX
 from jobstate_client.core.values import Span
+from jobstate_client.errors import InvalidField
+
+PATH_CUT_AT = 200
+"""Characters of a path that are told."""
 
 EXACT_MAX = 2**53
 """Numbers travel as doubles: a greater integer would arrive as another one."""
@@ -19,48 +24,108 @@ EXACT_MAX = 2**53
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def struct_from(document: Mapping[str, Any], name: str) -> Struct:
+def struct_from(document: Mapping[str, Any], name: str, bytes_max: int = DOCUMENT_BYTES_MAX) -> Struct:
     """The document as it travels.
 
     Raises:
-        TypeError: it holds what JSON does not have, or a key that is not a text.
-        ValueError: it holds a number that does not travel unharmed.
+        TypeError: it is not a mapping, or it holds what JSON does not have, or a key that is not a text.
+        ValueError: it holds a number or a text that does not travel unharmed.
+        InvalidField: it is nested too deep, or too large.
+        Exception: whatever reading it raised.
     """
+    if not isinstance(document, Mapping):
+        raise TypeError(f"{name}: must be a dict, not a {type(document).__name__}")
     struct = Struct()
+    filling = _Filling(name, bytes_max)
     for key, value in document.items():
-        _fill(struct.fields[_key(key, name)], value, f"{name}.{key}")
+        filling.fill(struct.fields[filling.key(key, name)], value, f"{name}.{key}", 1)
+    check_size(name, struct.ByteSize(), bytes_max)
     return struct
 
 
-def _key(key: object, path: str) -> str:
-    if not isinstance(key, str):
-        raise TypeError(f"{path}: keys must be texts, not {type(key).__name__}")
-    return key
+def check_size(name: str, size: int, bytes_max: int) -> None:
+    """Raise InvalidField if an encoded document is too large."""
+    if size > bytes_max:
+        raise invalid(name, f"has {size} bytes encoded, at most {bytes_max} are kept")
 
 
-def _fill(target: Value, value: Any, path: str) -> None:
-    match value:
-        case None:
-            target.null_value = NULL_VALUE
-        case bool():
-            target.bool_value = value
-        case str():
-            target.string_value = value
-        case int() | float():
-            if not math.isfinite(value) or (isinstance(value, int) and abs(value) > EXACT_MAX):
-                raise ValueError(f"{path}: {value} cannot be kept exactly; make it a text")
-            target.number_value = value
-        case Mapping():
-            # Touched, so that an empty object is not lost.
-            target.struct_value.SetInParent()
-            for key, inner in value.items():
-                _fill(target.struct_value.fields[_key(key, path)], inner, f"{path}.{key}")
-        case Sequence() if not isinstance(value, bytes | bytearray | memoryview):
-            target.list_value.SetInParent()
-            for index, inner in enumerate(value):
-                _fill(target.list_value.values.add(), inner, f"{path}[{index}]")
-        case _:
-            raise TypeError(f"{path}: a {type(value).__name__} is not JSON")
+def invalid(name: str, problem: str) -> InvalidField:
+    """The error that the server would refuse this field with."""
+    message = f"{name}: {problem}"
+    return InvalidField(message, {"field": name}, violations=((name, message),))
+
+
+def shown(path: object) -> str:
+    """A path of keys as far as people read it: keys are the caller's, and may be anything."""
+    return str(path)[:PATH_CUT_AT].encode("utf-8", "backslashreplace").decode()
+
+
+class _Filling:
+    """Turns one document into messages, and stops where it becomes too much."""
+
+    def __init__(self, name: str, bytes_max: int) -> None:
+        self._name = name
+        self._bytes_max = bytes_max
+        self._size = 0
+        """At least so many bytes: a few objects that hold each other many times over make any number of copies."""
+
+    def key(self, key: object, path: str) -> str:
+        if not isinstance(key, str):
+            raise TypeError(f"{shown(path)}: keys must be texts, not {type(key).__name__}")
+        return self._text(key, path)
+
+    def fill(self, target: Value, value: Any, path: str, depth: int) -> None:
+        self._count(2)
+        match value:
+            case None:
+                target.null_value = NULL_VALUE
+            case bool():
+                target.bool_value = value
+            case str():
+                target.string_value = self._text(value, path)
+            case int() | float():
+                target.number_value = self._number(value, path)
+            case Mapping():
+                self._nest(depth)
+                # Touched, so that an empty object is not lost.
+                target.struct_value.SetInParent()
+                for key, inner in value.items():
+                    text = self.key(key, path)
+                    self.fill(target.struct_value.fields[text], inner, f"{path}.{text}", depth + 1)
+            case Sequence() if not isinstance(value, bytes | bytearray | memoryview):
+                self._nest(depth)
+                target.list_value.SetInParent()
+                for index, inner in enumerate(value):
+                    self.fill(target.list_value.values.add(), inner, f"{path}[{index}]", depth + 1)
+            case _:
+                raise TypeError(f"{shown(path)}: a {type(value).__name__} is not JSON")
+
+    def _nest(self, depth: int) -> None:
+        if depth >= NESTING_MAX:
+            raise invalid(self._name, f"is nested deeper than {NESTING_MAX} levels")
+
+    def _text(self, text: str, path: str) -> str:
+        self._count(len(text))
+        # Read as a plain text: a subclass may tell its own, and encode checks what C would refuse without a place.
+        try:
+            str.encode(text, "utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{shown(path)}: holds half a character ({error.reason}) and cannot be sent") from None
+        return text
+
+    @staticmethod
+    def _number(value: int | float, path: str) -> float:
+        if isinstance(value, int) and not -EXACT_MAX <= value <= EXACT_MAX:
+            told = str(value) if -(10**40) < value < 10**40 else f"a number of {value.bit_length()} bits"
+            raise ValueError(f"{shown(path)}: {told} cannot be kept exactly; make it a text")
+        if not math.isfinite(value):
+            raise ValueError(f"{shown(path)}: {value} cannot be kept exactly; make it a text")
+        return value
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        if self._size > self._bytes_max:
+            raise invalid(self._name, f"has more than {self._bytes_max} bytes encoded, which is what is kept at most")
 
 
 def dict_from(struct: Struct) -> dict[str, Any]:
@@ -102,14 +167,27 @@ def timestamp(moment: datetime) -> Timestamp:
     return Timestamp(seconds=span // timedelta(seconds=1), nanos=span.microseconds * 1_000)
 
 
-def duration(span: Span) -> Duration:
-    """The span as it travels."""
-    exact = span if isinstance(span, timedelta) else timedelta(seconds=span)
+def duration(span: Span, name: str = "span") -> Duration:
+    """The span as it travels. Raises like ``seconds``."""
+    number = seconds(span, name)
+    exact = span if isinstance(span, timedelta) else timedelta(seconds=number)
     message = Duration()
     message.FromTimedelta(exact)
     return message
 
 
-def seconds(span: Span) -> float:
-    """The span in seconds."""
-    return span.total_seconds() if isinstance(span, timedelta) else float(span)
+def seconds(span: Span, name: str = "span") -> float:
+    """The span in seconds.
+
+    Raises:
+        TypeError: it is neither a timedelta nor a number.
+        ValueError: it is not a number, or beyond what can be sent.
+    """
+    number: Any = span.total_seconds() if isinstance(span, timedelta) else span
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise TypeError(f"{name} must be a timedelta or a number of seconds, not {type(number).__name__}")
+    if not -SPAN_S_MAX <= number <= SPAN_S_MAX:
+        # An integer is not told: one of thousands of digits has no text.
+        told = f", not {number}" if isinstance(number, float) else ""
+        raise ValueError(f"{name} must be a number of seconds within thirty years{told}")
+    return float(number)

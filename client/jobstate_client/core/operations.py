@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_client.core import answers
+from jobstate_client.core import answers, judging
 from jobstate_client.core import values as v
 from jobstate_client.core.calls import Call, Page, Pages, report
 from jobstate_client.core.documents import duration, struct_from, timestamp
+from jobstate_client.core.limits import DETAILS_BYTES_MAX, DOCUMENT_BYTES_MAX
 from jobstate_client.core.states import State
 from jobstate_client.core.values import Span
 
@@ -47,11 +48,15 @@ def _attempt_of(job: JobRef, attempt: int | None) -> int | None:
 
 
 def _usage(tokens: int | None, cost: float | None) -> job_pb2.Usage | None:
-    return None if tokens is None and cost is None else job_pb2.Usage(tokens=tokens, cost=cost)
+    if tokens is None and cost is None:
+        return None
+    return job_pb2.Usage(
+        tokens=None if tokens is None else judging.tokens(tokens), cost=None if cost is None else judging.cost(cost)
+    )
 
 
-def _struct(document: Mapping[str, Any] | None, name: str) -> Any:
-    return None if document is None else struct_from(document, name)
+def _struct(document: Mapping[str, Any] | None, name: str, bytes_max: int = DOCUMENT_BYTES_MAX) -> Any:
+    return None if document is None else struct_from(document, name, bytes_max)
 
 
 def _job(response: Any) -> v.Job:
@@ -65,7 +70,7 @@ def _creation(new: v.NewJob) -> pb.CreateRequest:
         source_id=new.source_id,
         metadata=_struct(new.metadata, "metadata"),
         max_retries=new.max_retries,
-        timeout=None if new.attempt_timeout is None else duration(new.attempt_timeout),
+        timeout=None if new.attempt_timeout is None else duration(new.attempt_timeout, "attempt_timeout"),
         request_id=new.request_id or new_request_id(),
     )
 
@@ -86,10 +91,13 @@ def create(
     Raises:
         JobExists: there is a job with this id.
         UnknownJobType: the server takes no jobs of this type.
+        TypeError: there is a ``NewJob``, and something beside it that belongs into it.
     """
     new = job_type
     if not isinstance(new, v.NewJob):
         new = v.NewJob(new, id, source_id, metadata, max_retries, attempt_timeout, request_id)
+    elif id or source_id or request_id or any(x is not None for x in (metadata, max_retries, attempt_timeout)):
+        raise TypeError("a NewJob says all of a job: put the rest into it, or into a copy by dataclasses.replace")
     return Call("Create", _creation(new), _job, timeout)
 
 
@@ -141,8 +149,8 @@ def list_jobs(
     ``timeout`` is for each page. A job that exists throughout is told exactly once, as it was when its page was read.
     """
     request = pb.ListRequest(
-        states=[STATE_NUMBERS[State.wanted(state)] for state in states],  # type: ignore[misc]
-        job_types=list(job_types),
+        states=[STATE_NUMBERS[State.wanted(state)] for state in judging.names(states, "states")],  # type: ignore[misc]
+        job_types=judging.names(job_types, "job_types"),
         source_id=source_id,
         create_time_from=None if created_from is None else timestamp(created_from),
         create_time_to=None if created_before is None else timestamp(created_before),
@@ -191,7 +199,7 @@ def progress(
     """
     request = pb.UpdateProgressRequest(
         id=id_of(job),
-        progress=percent,
+        progress=None if percent is None else judging.percent(percent),
         message=message,
         metadata=_struct(metadata, "metadata"),
         usage=_usage(tokens, cost),
@@ -219,7 +227,7 @@ def complete(
     """
     request = pb.CompleteRequest(
         id=id_of(job),
-        result_count=result_count,
+        result_count=None if result_count is None else judging.result_count(result_count),
         result=_struct(result, "result"),
         usage=_usage(tokens, cost),
         attempt=_attempt_of(job, attempt),
@@ -252,9 +260,9 @@ def fail(  # noqa: PLR0913
     """
     request = pb.FailRequest(
         id=id_of(job),
-        error=pb.FailureReport(code=code, message=message, details=_struct(details, "details")),
+        error=pb.FailureReport(code=code, message=message, details=_struct(details, "details", DETAILS_BYTES_MAX)),
         retryable=retryable,
-        retry_delay=None if retry_delay is None else duration(retry_delay),
+        retry_delay=None if retry_delay is None else duration(retry_delay, "retry_delay"),
         usage=_usage(tokens, cost),
         attempt=_attempt_of(job, attempt),
         request_id=request_id or new_request_id(),
@@ -285,7 +293,9 @@ def cancel(job: JobRef, reason: str = "", *, request_id: str = "", timeout: Span
 
 def stats(job_types: Iterable[str] = (), *, timeout: Span | None = None) -> Call[Stats]:
     """The jobs summed up, by type and in total. Costs the same however many there are."""
-    return Call("GetStats", pb.GetStatsRequest(job_types=list(job_types)), report("stats"), timeout)
+    return Call(
+        "GetStats", pb.GetStatsRequest(job_types=judging.names(job_types, "job_types")), report("stats"), timeout
+    )
 
 
 def job_types(*, timeout: Span | None = None) -> Call[JobTypes]:

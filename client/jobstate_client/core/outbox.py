@@ -14,8 +14,10 @@ from typing import Any
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import errors as e
+from jobstate_client.core import judging
 from jobstate_client.core.calls import Backoff
-from jobstate_client.core.documents import struct_from
+from jobstate_client.core.documents import check_size, struct_from
+from jobstate_client.core.limits import DOCUMENT_BYTES_MAX
 from jobstate_client.core.refusals import refusal
 
 UNANSWERED_MAX = 2
@@ -27,9 +29,6 @@ REPORT_INTERVAL_S = 0.1
 BATCH_UPDATES_MAX = 500
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 """Of a batch: half of what the server takes."""
-
-DOCUMENT_BYTES_MAX = 64 * 1024
-"""The server's limit for metadata, and for a result. Checked here, so that whoever exceeds it is told at once."""
 
 GONE = (e.TransitionNotAllowed, e.AttemptSuperseded, e.AttemptRequired, e.JobNotFound)
 """After one of these nothing more is to be said of an attempt."""
@@ -78,25 +77,29 @@ class _Batch:
 
 def report(
     line: Line,
-    percent: int | None,
+    percent: float | None,
     message: str | None,
     metadata: Mapping[str, Any],
     tokens: int | None,
     cost: float | None,
 ) -> pb.UpdateProgressRequest:
-    """A report of this attempt.
+    """A report of this attempt, judged: sending it cannot fail, and the server finds nothing wrong with it.
 
     Raises:
-        InvalidField: there is too much metadata.
+        InvalidField: there is too much metadata, or it is nested too deep, or the message is too long.
         TypeError, ValueError: a value cannot be sent.
     """
-    request = pb.UpdateProgressRequest(id=line.job_id, attempt=line.attempt, progress=percent, message=message)
+    request = pb.UpdateProgressRequest(id=line.job_id, attempt=line.attempt)
+    if percent is not None:
+        request.progress = judging.percent(percent)
+    if message is not None:
+        request.message = judging.message(message)
     if metadata:
         request.metadata.CopyFrom(struct_from(metadata, "metadata"))
     if tokens is not None:
-        request.usage.tokens = tokens
+        request.usage.tokens = judging.tokens(tokens)
     if cost is not None:
-        request.usage.cost = cost
+        request.usage.cost = judging.cost(cost)
     return request
 
 
@@ -154,13 +157,11 @@ class Outbox:
         """
         line.raise_refusal()
         merged = merge(line.waiting, update)
-        _check_size("metadata", merged.metadata.ByteSize())
+        check_size("metadata", merged.metadata.ByteSize(), DOCUMENT_BYTES_MAX)
         line.waiting = merged
 
     def end(self, line: Line, ending: Ending) -> None:
         """Send this once all reports of the attempt have been answered."""
-        if isinstance(ending, pb.CompleteRequest):
-            _check_size("result", ending.result.ByteSize())
         line.ending, line.ended, line.end_error = ending, False, None
         if line.gone is not None:
             self._finish(line, line.gone)
@@ -180,26 +181,37 @@ class Outbox:
             return None
         request = pb.StreamUpdatesRequest(batch=self._batches)
         batch = _Batch(self._batches)
+        self._batches += 1
+        # Before anything is taken: whatever happens from here on, what was taken is sent again with the next stream.
+        self._unanswered.append(batch)
+        self._fill(request, batch, now)
+        if not batch.sent:
+            self._unanswered.pop()
+            return None
+        # Those that had their turn go to the end of the queue, so that a full batch starves nobody.
+        for line, _ in batch.sent:
+            self._lines[line] = self._lines.pop(line)
+        return request
+
+    def _fill(self, request: pb.StreamUpdatesRequest, batch: _Batch, now: float) -> None:
         size = 0
         for line in self._lines:
             update = self._take(line, now)
             if update is None:
                 continue
-            _add(request, update)
+            line.said_at = now
+            try:
+                _add(request, update)
+            except Exception as error:
+                # What is taken up has been judged, so this does not happen. If it does, it is nobody else's trouble.
+                del request.updates[len(batch.sent) :]
+                self._answered(line, update, e.InvalidField(f"the report of {line.job_id} cannot be sent: {error!r}"))
+                continue
             batch.sent.append((line, update))
             line.unanswered += 1
-            line.said_at = now
             size += update.ByteSize()
             if len(batch.sent) >= BATCH_UPDATES_MAX or size >= BATCH_BYTES_MAX:
                 break
-        if not batch.sent:
-            return None
-        # Those that had their turn go to the end of the queue, so that a full batch starves nobody.
-        for line, _ in batch.sent:
-            self._lines[line] = self._lines.pop(line)
-        self._batches += 1
-        self._unanswered.append(batch)
-        return request
 
     @staticmethod
     def _take(line: Line, now: float) -> pb.UpdateProgressRequest | Ending | None:
@@ -212,9 +224,18 @@ class Outbox:
         return line.ending or pb.UpdateProgressRequest(id=line.job_id, attempt=line.attempt)
 
     def answer(self, response: pb.StreamUpdatesResponse, now: float) -> None:
-        """Take in what came of a batch."""
-        batch = self._unanswered.popleft()
-        assert batch.number == response.batch, "batches are answered in order"
+        """Take in what came of a batch.
+
+        Raises:
+            TransportError: it is not what comes next on this stream: something between here and the server has lost
+                or repeated a message. All that is not answered is to be sent again, on another stream.
+        """
+        batch = self._unanswered[0] if self._unanswered else None
+        if batch is None or batch.number != response.batch or len(batch.sent) != len(response.outcomes):
+            awaited = "nothing" if batch is None else f"batch {batch.number} with {len(batch.sent)} updates"
+            told = f"batch {response.batch} with {len(response.outcomes)} outcomes"
+            raise e.TransportError(f"the stream of reports is out of step: it answers {told}, awaited was {awaited}")
+        self._unanswered.popleft()
         later = False
         for (line, update), outcome in zip(batch.sent, response.outcomes, strict=True):
             line.unanswered -= 1
@@ -248,6 +269,12 @@ class Outbox:
     def _finish(line: Line, error: e.JobStateError | None) -> None:
         line.ended, line.end_error = True, error
         line.on_end()
+
+    def abandon(self, error: e.JobStateError) -> None:
+        """Nothing is sent any more: tell those that wait for the answer to their ending."""
+        for line in self._lines:
+            if line.ending is not None and not line.ended:
+                self._finish(line, error)
 
     def broken(self, error: e.JobStateError | None, now: float) -> float:
         """The stream has ended: send what was not answered again. Returns how many seconds to wait before."""
@@ -288,9 +315,3 @@ def _add(request: pb.StreamUpdatesRequest, update: pb.UpdateProgressRequest | En
             request.updates.add(complete=update)
         case pb.FailRequest():
             request.updates.add(fail=update)
-
-
-def _check_size(field_name: str, size: int) -> None:
-    if size > DOCUMENT_BYTES_MAX:
-        message = f"{field_name}: has {size} bytes encoded, at most {DOCUMENT_BYTES_MAX} are kept"
-        raise e.InvalidField(message, {"field": field_name}, violations=((field_name, message),))

@@ -6,23 +6,22 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import errors as e
-from jobstate_client.core import operations
+from jobstate_client.core import judging, operations
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.failures import IsRetryable, fail_request
+from jobstate_client.core.failures import IsRetryable, JobFailure, fail_request
+from jobstate_client.core.limits import WORKER_BYTES_MAX
+from jobstate_client.core.operations import JobRef
 from jobstate_client.core.outbox import GONE, Ending, Line, report
-from jobstate_client.core.values import Job, Span
+from jobstate_client.core.values import Job, NewJob, Span
 
 T = TypeVar("T")
 
 log = logging.getLogger("jobstate_client")
-
-HEARTBEAT_S = 30.0
-"""Silence after which a run says that it is alive: a tenth of the shortest stale threshold that servers come with."""
 
 PATIENCE_S = 120.0
 """How long a run tries to tell how it ended while the server is away. Its work is worth that."""
@@ -31,8 +30,15 @@ INTERRUPTED_PATIENCE_S = 5.0
 """The same for a run that was interrupted: whoever stops a program waits no longer."""
 
 
+UNTOLD = (e.TransportError, e.ClientClosed, e.ClientForked)
+"""After one of these the server does not know, and telling it something else would fail as well."""
+
 PASSING = (e.TransportError, e.TryLater, e.InternalError)
 """What may be over when the same call is made again."""
+
+
+Heartbeat = Span | Literal["auto"] | None
+"""Silence after which a run says that it is alive: a span, what the job type asks for, or None for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +46,40 @@ class Terms:
     """How runs are held."""
 
     worker: str
-    heartbeat: Span | None = HEARTBEAT_S
+    heartbeat: Heartbeat = "auto"
     patience: Span = PATIENCE_S
     is_retryable: IsRetryable | None = None
 
-    @property
-    def heartbeat_s(self) -> float | None:
-        """Seconds of silence before a heartbeat."""
-        return None if self.heartbeat is None else seconds(self.heartbeat)
+    def __post_init__(self) -> None:
+        """Judge them: when a run ends it is too late."""
+        judging.message(self.worker, "worker", WORKER_BYTES_MAX)
+        if self.heartbeat != "auto" and self.heartbeat is not None and seconds(self.heartbeat, "heartbeat") <= 0:
+            raise ValueError("heartbeat must be more than 0 seconds, None for never, or auto")
+        if seconds(self.patience, "patience") < 0:
+            raise ValueError("patience must be 0 seconds or more")
+        if self.is_retryable is not None and not callable(self.is_retryable):
+            raise TypeError("is_retryable must be a function of an exception")
 
 
 def default_worker() -> str:
     """Who this process is, for people."""
     return f"{socket.gethostname()[:100]}:{os.getpid()}"
+
+
+class Beginning:
+    """What a run begins with: the same calls, with the same request ids, however often they are made."""
+
+    def __init__(self, job: JobRef | NewJob) -> None:
+        self.request_id = operations.new_request_id()
+        """Of the start."""
+        self.job: JobRef = ""
+        """What to start, once it has been created."""
+        self.creation: NewJob | None = None
+        """What to create before, until that has been done."""
+        if isinstance(job, NewJob):
+            self.creation = replace(job, request_id=job.request_id or operations.new_request_id())
+        else:
+            self.job = job
 
 
 class Run:
@@ -65,14 +92,14 @@ class Run:
     def __init__(self, job: Job, line: Line, send: Callable[[Line, pb.UpdateProgressRequest], None]) -> None:
         self.job = job
         """The job as the start returned it."""
-        self.result: Mapping[str, Any] | None = None
-        """What the work gave; kept when the run ends well. 64 KiB at most."""
-        self.result_count: int | None = None
-        """How many results the work gave; kept when the run ends well."""
+        self._result: Mapping[str, Any] | None = None
+        self._result_count: int | None = None
         self._line = line
         self._send = send
         self._tokens: int | None = None
         self._cost: float | None = None
+        self._request_id = operations.new_request_id()
+        """Of the run's end, which may be told more than once."""
 
     @property
     def id(self) -> str:
@@ -85,6 +112,26 @@ class Run:
         return self.job.attempt
 
     @property
+    def result(self) -> Mapping[str, Any] | None:
+        """What the work gave; kept when the run ends well. It is read then; 64 KiB at most."""
+        return self._result
+
+    @result.setter
+    def result(self, value: Mapping[str, Any] | None) -> None:
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"result must be a dict or None, not a {type(value).__name__}")
+        self._result = value
+
+    @property
+    def result_count(self) -> int | None:
+        """How many results the work gave; kept when the run ends well."""
+        return self._result_count
+
+    @result_count.setter
+    def result_count(self, value: int | None) -> None:
+        self._result_count = None if value is None else judging.result_count(value)
+
+    @property
     def is_over(self) -> bool:
         """Whether the server has refused a report because the attempt is over: work that goes on is for nothing."""
         return self._line.gone is not None
@@ -95,18 +142,23 @@ class Run:
         Raises:
             JobCancelled, AttemptSuperseded, TransitionNotAllowed: an earlier report was refused, as the attempt is
                 over. Let it pass through, and the run ends without a word.
-            InvalidField: something in this or an earlier report is not acceptable.
+            InvalidField: something in this report is too large, too long or nested too deep, or an earlier one was
+                not acceptable together with the metadata that the job had.
+            TypeError, ValueError: something in this report cannot be sent.
+            ClientClosed: the client was closed.
         """
-        whole = None if percent is None else int(percent)
-        if whole is not None and not 0 <= whole <= 100:
-            raise ValueError(f"percent must be between 0 and 100, not {percent}")
-        self._send(self._line, report(self._line, whole, message, metadata, None, None))
+        self._send(self._line, report(self._line, percent, message, metadata, None, None))
 
     def usage(self, *, tokens: int | None = None, cost: float | None = None) -> None:
-        """Report what the attempt has used so far, in total. Raises like ``progress``."""
-        self._tokens = self._tokens if tokens is None else tokens
-        self._cost = self._cost if cost is None else cost
-        self._send(self._line, report(self._line, None, None, {}, tokens, cost))
+        """Report what the attempt has used so far, in total.
+
+        Raises like ``progress``, and ValueError for what is negative, not a number, or above 10**15 tokens or a cost
+        of 10**9.
+        """
+        told = report(self._line, None, None, {}, tokens, cost)
+        self._tokens = self._tokens if tokens is None else told.usage.tokens
+        self._cost = self._cost if cost is None else told.usage.cost
+        self._send(self._line, told)
 
     def check(self) -> None:
         """Raise, like ``progress``, if the attempt is known to be over, and report nothing."""
@@ -141,15 +193,26 @@ class Run:
             self.progress(min(100, done * 100 // max(1, total)), f"{done} of {total}")
 
     def _complete_request(self) -> pb.CompleteRequest:
-        count = self.result_count
         call = operations.complete(
-            self.job, result=self.result, result_count=count, tokens=self._tokens, cost=self._cost
+            self.job,
+            result=self._result,
+            result_count=self._result_count,
+            tokens=self._tokens,
+            cost=self._cost,
+            request_id=self._request_id,
         )
         assert isinstance(call.request, pb.CompleteRequest)
         return call.request
 
-    def _fail_request(self, error: BaseException, is_retryable: IsRetryable | None) -> pb.FailRequest:
-        return fail_request(self.job, error, is_retryable, self._tokens, self._cost)
+    def _fail_requests(self, error: BaseException, is_retryable: IsRetryable | None) -> Iterator[pb.FailRequest]:
+        """What tells this failure: with everything that is known, and the least, should that be refused."""
+        whole, plain = fail_request(self.job, self._request_id + "-failed", error, is_retryable)
+        if self._tokens is not None:
+            whole.usage.tokens = self._tokens
+        if self._cost is not None:
+            whole.usage.cost = self._cost
+        yield whole
+        yield plain
 
 
 def _length(items: Iterable[object]) -> int | None:
@@ -167,36 +230,42 @@ Conclusion = Generator[Delivery, Exception | None, None]
 """Yields what is to be delivered, and is sent what it was refused with, or None."""
 
 
-def conclude(run: Run, error: BaseException | None, terms: Terms) -> Conclusion:
-    """End a run whose body has ended, with an exception or without.
+def not_begun(interruption: BaseException) -> JobFailure:
+    """How an attempt failed that was claimed by a run whose body did not begin.
+
+    It costs a retry, as the server's noticing it would, only later. The next worker may have it at once.
+    """
+    cause = type(interruption).__name__
+    return JobFailure(f"{cause} while the run began; nothing was done", code="NOT_BEGUN", retry_delay=0.0)
+
+
+def conclude(run: Run, error: BaseException | None, terms: Terms, patience_s: float | None = None) -> Conclusion:
+    """End a run whose body has ended, with an exception or without. Begun again after an interrupt, it goes on.
+
+    ``patience_s`` stands in for that of the terms.
 
     Raises:
         JobStateError: the body ended well, but that could not be told, or does not count any more.
-        TypeError, ValueError: the result cannot be sent. The attempt has failed.
+        Exception: the result cannot be sent. The attempt has failed with this.
     """
-    line, patience_s = run._line, seconds(terms.patience)
+    line, patience_s = run._line, seconds(terms.patience) if patience_s is None else patience_s
     if error is None:
         refused = yield from _complete(run, patience_s)
         if refused is None:
             # Last, so that a report that was not acceptable is not lost in silence, nor the work with it.
             line.raise_refusal()
             return
-        if line.gone is None and not isinstance(refused, e.TransportError):
-            yield Delivery(run._fail_request(refused, terms.is_retryable), patience_s)
+        if line.gone is None and not isinstance(refused, UNTOLD):
+            yield from _fail(run, refused, terms, patience_s)
         raise refused
     if line.gone is not None:
         return
     if not isinstance(error, Exception):
         patience_s = min(patience_s, INTERRUPTED_PATIENCE_S)
-    refused = yield Delivery(run._fail_request(error, terms.is_retryable), patience_s)
-    if isinstance(refused, e.InvalidField):
-        # Something beside the failure was too much. That it failed has to be told all the same.
-        plain = operations.fail(run.job, type(error).__name__, str(refused)).request
-        assert isinstance(plain, pb.FailRequest)
-        refused = yield Delivery(plain, patience_s)
-    if refused is not None:
-        error.add_note(f"The job was not told of this: {refused}")
-        log.warning("the failure of job %s could not be told: %s", run.id, refused)
+    untold = yield from _fail(run, error, terms, patience_s)
+    if untold is not None:
+        error.add_note(f"The job was not told of this: {untold}")
+        log.warning("the failure of job %s could not be told: %s", run.id, untold)
 
 
 def _complete(run: Run, patience_s: float) -> Generator[Delivery, Exception | None, Exception | None]:
@@ -204,9 +273,21 @@ def _complete(run: Run, patience_s: float) -> Generator[Delivery, Exception | No
         return run._line.gone
     try:
         request = run._complete_request()
-    except (TypeError, ValueError) as error:
+    except Exception as error:
+        # Whatever the result is made of: it is read here, in the thread of whoever gave it.
         return error
     return (yield Delivery(request, patience_s))
+
+
+def _fail(
+    run: Run, error: BaseException, terms: Terms, patience_s: float
+) -> Generator[Delivery, Exception | None, Exception | None]:
+    refused: Exception | None = None
+    for request in run._fail_requests(error, terms.is_retryable):
+        refused = yield Delivery(request, patience_s)
+        if refused is None or isinstance(refused, (*UNTOLD, *GONE)):
+            break
+    return refused
 
 
 def is_lost(error: BaseException) -> bool:

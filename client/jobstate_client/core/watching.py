@@ -17,6 +17,7 @@ from jobstate_client.core import answers
 from jobstate_client.core import values as v
 from jobstate_client.core.calls import Backoff
 from jobstate_client.core.documents import duration, seconds
+from jobstate_client.core.judging import names
 from jobstate_client.core.operations import JobRef, id_of
 from jobstate_client.core.states import EventType
 from jobstate_client.core.values import Span
@@ -64,14 +65,16 @@ def watch_request(  # noqa: PLR0913
     """The request of a watch, from the arguments of ``Client.watch``."""
     if start not in {None, *_STARTS}:
         raise ValueError(f"start must be latest or earliest, not {start!r}")
+    if cursor and start is not None:
+        raise TypeError("cursor and start both say where to begin: give one")
     request = pb.WatchEventsRequest(
-        job_ids=[id_of(job) for job in job_ids],
-        job_types=list(job_types),
-        source_ids=list(source_ids),
-        types=[EVENT_TYPE_NUMBERS[EventType.wanted(type_)] for type_ in types],  # type: ignore[misc]
+        job_ids=[id_of(job) for job in names(job_ids, "job_ids")],
+        job_types=names(job_types, "job_types"),
+        source_ids=names(source_ids, "source_ids"),
+        types=[EVENT_TYPE_NUMBERS[EventType.wanted(type_)] for type_ in names(types, "types")],  # type: ignore[misc]
         snapshot=snapshot,
         until_final=until_final,
-        heartbeat_interval=None if heartbeat_interval is None else duration(heartbeat_interval),
+        heartbeat_interval=None if heartbeat_interval is None else duration(heartbeat_interval, "heartbeat_interval"),
         progress=pb.WATCH_PROGRESS_LATEST if latest_progress else pb.WATCH_PROGRESS_ALL,
     )
     if not follow:
@@ -149,8 +152,8 @@ class Course:
         self._tells_marks = request.snapshot
         self._tells_synced = tell_synced or request.snapshot
         self._connect_s = connect_s
-        self._patience_s = None if patience is None else seconds(patience)
-        self._deadline = None if timeout is None else time.monotonic() + seconds(timeout)
+        self._patience_s = None if patience is None else seconds(patience, "patience")
+        self._deadline = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
         self._backoff = Backoff(limit_s=RESUME_DELAY_MAX_S)
         interval = HEARTBEAT_S
         if request.HasField("heartbeat_interval"):

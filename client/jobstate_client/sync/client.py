@@ -12,19 +12,20 @@ from typing import Any, Self, TypeVar, cast
 
 import grpc
 
-from jobstate_client.core import maintenance, operations
+from jobstate_client.core import judging, maintenance, operations
+from jobstate_client.core.beats import ASK_S, Thresholds
 from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
-from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, channel_options
+from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, check_channel, open_channel
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.failures import IsRetryable
 from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import sync_listing, sync_method
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.refusals import error_of
-from jobstate_client.core.running import HEARTBEAT_S, PATIENCE_S, Run, Terms, default_worker
+from jobstate_client.core.running import PATIENCE_S, Beginning, Heartbeat, Run, Terms, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watching import Course, Watching, watch_request
-from jobstate_client.errors import ClientClosed
+from jobstate_client.errors import ClientClosed, JobStateError
 from jobstate_client.sync.reporter import Reporter
 from jobstate_client.sync.run import Running
 from jobstate_client.sync.silence import Silence
@@ -60,9 +61,14 @@ class Client:
             tls: how to talk to a server with a certificate; None talks in clear text.
             wait_for_ready: let calls wait for a server that is away, up to their timeout, instead of failing soon.
             options: channel options of gRPC, beside and before ours.
-            channel: a channel to use in place of one of our own; it stays open when the client is closed.
+            channel: a channel to use in place of one of our own; it stays open when the client is closed. ``target``,
+                ``tls`` and ``options`` are then its maker's to choose.
+
+        Raises:
+            TypeError: there is a channel, and something beside it that it has been made with already.
         """
-        self._timeout_s = seconds(timeout)
+        check_channel(channel, target, tls, options)
+        self._timeout_s = seconds(timeout, "timeout")
         # Left out unless wanted: not every stand-in for a channel knows it.
         self._call_options = {"wait_for_ready": True} if wait_for_ready else {}
         self._channel_given = channel
@@ -72,6 +78,8 @@ class Client:
         self._closed = threading.Event()
         self._lock = threading.RLock()
         self._made_reporter: Reporter | None = None
+        self._thresholds = Thresholds()
+        self._asking = threading.Lock()
         self._watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
         self._silence = Silence()
 
@@ -100,7 +108,8 @@ class Client:
 
         Without a position it begins now, with ``start="earliest"`` at the oldest event kept, with ``cursor`` where an
         earlier watch was. With ``snapshot`` it yields ``SnapshotStarted``, a ``SnapshotJob`` for each matching job, and
-        ``Synced``, then the events from there on. ``latest_progress`` lets superseded progress be left out.
+        ``Synced``, then the events from there on; beside a ``cursor`` no jobs are told, only ``Synced`` once everything
+        up to now has been. ``latest_progress`` lets superseded progress be left out.
         ``patience`` is how long the server may be away; None waits for ever. The first answer has to come within the
         client's timeout.
 
@@ -149,7 +158,7 @@ class Client:
         job: JobRef | NewJob,
         *,
         worker: str = "",
-        heartbeat: Span | None = HEARTBEAT_S,
+        heartbeat: Heartbeat = "auto",
         patience: Span = PATIENCE_S,
         is_retryable: IsRetryable | None = None,
     ) -> Running:
@@ -161,19 +170,25 @@ class Client:
         Args:
             job: what to start.
             worker: who does the work, for people; empty names this machine and process.
-            heartbeat: silence after which the server is told that the run is alive; None never tells.
+            heartbeat: silence after which the server is told that the run is alive: "auto" is a quarter of what the
+                job type allows, 30 seconds at most; None never tells.
             patience: how long to try to tell how it ended while the server is away.
             is_retryable: decides whether trying again can help after an exception that does not say so itself.
 
         Raises, on entering:
             TransitionNotAllowed: somebody else has the job, or there is nothing to start.
         """
+        self._lifetime.check()
+        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
+        begin = Beginning(job)
 
         def start() -> Job:
-            return self.start(self.create(job) if isinstance(job, NewJob) else job, worker=terms.worker)
+            if begin.creation is not None:
+                begin.job = self.create(begin.creation)
+                begin.creation = None
+            return self.start(begin.job, worker=terms.worker, request_id=begin.request_id)
 
-        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
-        return Running(start, self._reporter, terms)
+        return Running(self, start, terms)
 
     def worker(
         self,
@@ -182,7 +197,7 @@ class Client:
         job_types: Iterable[str],
         concurrency: int = 1,
         worker: str = "",
-        heartbeat: Span | None = HEARTBEAT_S,
+        heartbeat: Heartbeat = "auto",
         patience: Span = PATIENCE_S,
         is_retryable: IsRetryable | None = None,
     ) -> Worker:
@@ -192,7 +207,18 @@ class Client:
         Its exceptions fail the attempt. Call the worker's ``run``, which returns after its ``stop``.
         """
         terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
-        return Worker(self, handler, builtins.list(job_types), concurrency, terms)
+        return Worker(self, handler, judging.names(job_types, "job_types"), concurrency, terms)
+
+    def _heartbeat_s(self, job: Job, terms: Terms) -> float | None:
+        if terms.heartbeat != "auto":
+            return None if terms.heartbeat is None else seconds(terms.heartbeat)
+        with self._asking:
+            if self._thresholds.is_outdated:
+                try:
+                    self._thresholds.learn(self.job_types(timeout=ASK_S))
+                except JobStateError:
+                    self._thresholds.learn_nothing()
+        return self._thresholds.heartbeat_s(job.job_type)
 
     def close(self) -> None:
         """Close the connection, from any thread.
@@ -227,13 +253,13 @@ class Client:
         # Made with the first call, so that a client that is made before a fork may be used after it.
         if self._channel_given is not None:
             return self._channel_given
-        return _open_channel(*self._how)
+        return open_channel(*self._how)
 
     @property
     def _reporter(self) -> Reporter:
         with self._lock:
             if self._made_reporter is None:
-                self._made_reporter = Reporter(self._stub("StreamUpdates"))
+                self._made_reporter = Reporter(self._stub("StreamUpdates"), self._lifetime, weakref.ref(self))
             return self._made_reporter
 
     def _stub(self, name: str) -> Any:
@@ -256,7 +282,7 @@ class Client:
         return stub
 
     def _invoke(self, call: Call[R]) -> R:
-        timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout)
+        timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout, "timeout")
         repeats = Repeats(timeout_s, through_outages=bool(self._call_options))
         while True:
             stub = self._stub(call.rpc)
@@ -279,13 +305,6 @@ class Client:
             page = self._invoke(call)
             yield from page.items
             call = pages.after(page)
-
-
-def _open_channel(target: str, tls: TLS | None, options: Options) -> grpc.Channel:
-    chosen = channel_options(target, tls, options)
-    if tls is None:
-        return grpc.insecure_channel(target, options=chosen)
-    return grpc.secure_channel(target, tls.credentials(), options=chosen)
 
 
 def _closed(call: Call[Any]) -> ClientClosed:

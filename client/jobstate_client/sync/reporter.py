@@ -11,16 +11,17 @@ from typing import Any
 import grpc
 
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.outbox import Ending, Line, Outbox
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.running import Delivery
 from jobstate_client.core.values import Job
-from jobstate_client.errors import JobStateError, Unreachable
+from jobstate_client.errors import ClientClosed, JobStateError, TransportError, Unreachable
 
 log = logging.getLogger("jobstate_client")
 
 LINGER_S = 10.0
-"""How long a stream without runs is kept for the next one."""
+"""How long a stream without runs is kept for the next one, and within which a client that was forgotten is noticed."""
 
 STOP_S = 5.0
 """How long closing waits for the thread."""
@@ -40,10 +41,24 @@ class _Stream:
 
 
 class Reporter:
-    """Sends what runs report."""
+    """Sends what runs report. It does not hold the client: once nobody does, the thread ends."""
 
-    def __init__(self, open_stream: Callable[[Iterator[pb.StreamUpdatesRequest]], Any]) -> None:
+    def __init__(
+        self,
+        open_stream: Callable[[Iterator[pb.StreamUpdatesRequest]], Any],
+        lifetime: Lifetime,
+        owner: Callable[[], object],
+    ) -> None:
+        """Begin.
+
+        Args:
+            open_stream: opens a StreamUpdates stream.
+            lifetime: the client's.
+            owner: the client, None once it has been forgotten.
+        """
         self._open_stream = open_stream
+        self._lifetime = lifetime
+        self._owner = owner
         self._outbox = Outbox()
         self._lock = threading.Lock()
         self._stream = _Stream()
@@ -53,31 +68,33 @@ class Reporter:
         self._thread: threading.Thread | None = None
         self._call: Any = None
         self._trouble: JobStateError | None = None
+        self._closed_by: ClientClosed | None = None
+        """Why nothing can be sent any more."""
 
     def join(self, job: Job, heartbeat_s: float | None) -> tuple[Line, threading.Event]:
         """Take on the reports of an attempt. The event is set when its ending has been answered."""
+        self._check()
         ended = threading.Event()
         line = Line(job.id, job.attempt, heartbeat_s, time.monotonic(), ended.set)
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="jobstate-reporter", daemon=True)
-                self._thread.start()
             self._outbox.join(line)
-            self._wanted.set()
-            self._stream.news.set()
+            self._send_on()
         return line, ended
 
     def leave(self, line: Line) -> None:
         """Forget an attempt."""
+        if self._lifetime.is_elsewhere:
+            return
         with self._lock:
             self._outbox.leave(line)
             self._stream.news.set()
 
     def report(self, line: Line, update: pb.UpdateProgressRequest) -> None:
         """Send this soon. Raises what an earlier report was refused with."""
+        self._check()
         with self._lock:
             self._outbox.report(line, update)
-            self._stream.news.set()
+            self._send_on()
 
     def deliver(self, line: Line, ended: threading.Event, delivery: Delivery) -> Exception | None:
         """Send this, and wait for the answer. Returns what it was refused with."""
@@ -92,53 +109,103 @@ class Reporter:
         return Unreachable(f"the end of {line.job_id} could not be told in {delivery.patience_s:g} s{why}")
 
     def _end(self, line: Line, ending: Ending) -> None:
+        self._check()
         with self._lock:
             self._outbox.end(line, ending)
-            self._stream.news.set()
+            if self._closing.is_set():
+                self._outbox.abandon(ClientClosed("the client was closed"))
+            self._send_on()
 
     def close(self) -> None:
-        """Stop. What has not been sent is dropped."""
+        """Stop. What has not been sent is dropped, and runs that wait for their end are told so."""
         self._closing.set()
         self._wanted.set()
         with self._lock:
             self._stream.end()
+            self._outbox.abandon(ClientClosed("the client was closed before the end of the run could be told"))
         call = self._call
         if call is not None:
             call.cancel()
         del call
-        if self._thread is not None:
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(STOP_S)
 
+    def _check(self) -> None:
+        # Before any lock is taken: in a forked process it may be held by a thread that is not there.
+        self._lifetime.check()
+        if self._closed_by is not None:
+            raise self._closed_by
+
+    def _send_on(self) -> None:
+        """There is something to send: wake the thread. Start it, or another when it has died. With the lock held."""
+        self._wanted.set()
+        self._stream.news.set()
+        if self._closing.is_set() or (self._thread is not None and self._thread.is_alive()):
+            return
+        if self._thread is not None:
+            log.error("the thread that sends reports has died; another takes its place")
+        self._thread = threading.Thread(target=self._serve, name="jobstate-reporter", daemon=True)
+        self._thread.start()
+
+    @property
+    def _is_needed(self) -> bool:
+        return not self._closing.is_set() and self._owner() is not None
+
     def _serve(self) -> None:
-        while not self._closing.is_set():
-            self._wanted.wait()
+        while self._is_needed:
+            if not self._wanted.wait(LINGER_S):
+                continue
             stream = _Stream()
             with self._lock:
                 if self._closing.is_set():
                     return
+                # Of a thread that died.
+                self._outbox.broken(None, time.monotonic())
                 self._stream = stream
-            error: JobStateError | None = None
-            try:
-                self._call = self._open_stream(self._requests(stream))
-                for response in self._call:
-                    with self._lock:
-                        self._outbox.answer(response, time.monotonic())
-                    self._trouble = None
-                    stream.news.set()
-            except grpc.RpcError as failure:
-                error = self._trouble = error_of(failure)
-            except ValueError:
-                # The channel has been closed under us.
-                return
-            finally:
-                # As in a watch: gRPC's call must not be left for the interpreter's end.
-                self._call = None
+            error = self._trouble_with(stream)
             with self._lock:
                 stream.end()
                 wait = self._outbox.broken(error, time.monotonic())
-            if error is not None and not self._closing.is_set():
+            if error is not None and self._is_needed:
                 log.info("the stream of reports broke off (%s); it goes on in %.1f s", error, wait)
                 self._closing.wait(wait)
+
+    def _trouble_with(self, stream: _Stream) -> JobStateError | None:
+        """Keep a stream going until it ends. Returns what it broke off with, if it did."""
+        try:
+            self._call = self._open_stream(self._requests(stream))
+            for response in self._call:
+                with self._lock:
+                    self._outbox.answer(response, time.monotonic())
+                self._trouble = None
+                stream.news.set()
+        except grpc.RpcError as failure:
+            error = error_of(failure)
+        except JobStateError as failure:
+            error = failure
+        except ValueError as failure:
+            error = self._given_up(failure)
+        except BaseException as failure:
+            # Whatever it is, the runs of this client need the thread.
+            log.exception("the stream of reports failed; it goes on with another")
+            error = TransportError(f"the stream of reports failed: {failure!r}")
+        else:
+            return None
+        finally:
+            # As in a watch: gRPC's call must not be left for the interpreter's end.
+            call, self._call = self._call, None
+            if call is not None:
+                call.cancel()
+        self._trouble = error
+        return error
+
+    def _given_up(self, failure: ValueError) -> ClientClosed:
+        """All that gRPC says of a channel that is closed: whoever gave it to the client has closed it."""
+        error = self._closed_by = ClientClosed(f"the channel was closed: {failure}")
+        self._closing.set()
+        with self._lock:
+            self._outbox.abandon(error)
+        return error
 
     def _requests(self, stream: _Stream) -> Iterator[pb.StreamUpdatesRequest]:
         """The sending side of a stream; ends it once there has been no run for a while."""
@@ -152,7 +219,14 @@ class Reporter:
                 is_idle = self._outbox.is_empty
             if batch is not None:
                 yield batch
-            elif not stream.news.wait(LINGER_S if is_idle else pause) and is_idle:
+                continue
+            has_news = stream.news.wait(LINGER_S if is_idle or pause is None else min(pause, LINGER_S))
+            if not self._is_needed:
+                call = self._call
+                if call is not None:
+                    call.cancel()
+                return
+            if is_idle and not has_news:
                 with self._lock:
                     if self._outbox.is_empty:
                         self._wanted.clear()

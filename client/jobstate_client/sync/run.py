@@ -2,43 +2,101 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
+from jobstate_client.core.documents import seconds
 from jobstate_client.core.outbox import Line
-from jobstate_client.core.running import Run, Terms, conclude
+from jobstate_client.core.running import INTERRUPTED_PATIENCE_S, Run, Terms, conclude, not_begun
 from jobstate_client.core.values import Job
-from jobstate_client.sync.reporter import Reporter
+
+if TYPE_CHECKING:
+    from jobstate_client.sync.client import Client
+
+log = logging.getLogger("jobstate_client")
 
 
 class Running:
     """The context of a run: the attempt begins with the block and ends with it."""
 
-    def __init__(self, start: Callable[[], Job], reporter: Reporter, terms: Terms) -> None:
+    def __init__(self, client: Client, start: Callable[[], Job], terms: Terms) -> None:
+        """Begin nothing yet.
+
+        Args:
+            client: whose run it is.
+            start: claims the attempt; called again after an interrupt, it repeats the same calls.
+            terms: how the run is held.
+        """
+        self._client = client
         self._start = start
-        self._reporter = reporter
         self._terms = terms
         self._entered: tuple[Run, Line, threading.Event] | None = None
 
     def __enter__(self) -> Run:
-        job = self._start()
-        line, ended = self._reporter.join(job, self._terms.heartbeat_s)
-        run = Run(job, line, self._reporter.report)
-        self._entered = run, line, ended
-        return run
+        try:
+            return self._begin()
+        except Exception:
+            raise
+        except BaseException as interrupt:
+            self._give_back(interrupt)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end(error)
+
+    def give_up(self, error: BaseException) -> None:
+        """Tell from another thread that the attempt has failed with this, whatever its body is doing."""
+        if self._entered is not None:
+            self._conclude(error, INTERRUPTED_PATIENCE_S)
+
+    def _begin(self) -> Run:
+        job = self._start()
+        reporter = self._client._reporter
+        line, ended = reporter.join(job, self._client._heartbeat_s(job, self._terms))
+        run = Run(job, line, reporter.report)
+        self._entered = run, line, ended
+        return run
+
+    def _give_back(self, interrupt: BaseException) -> None:
+        """What was claimed, or may have been, nobody will do: that is told, so that another does."""
+        try:
+            if self._entered is None:
+                # The same calls again tell what the interrupted ones did.
+                self._begin()
+            self._end(not_begun(interrupt))
+        except Exception as error:
+            log.warning("a run was interrupted while it began, and its job may rest with it: %s", error)
+
+    def _end(self, error: BaseException | None) -> None:
+        assert self._entered is not None
+        run, line, _ = self._entered
+        patience_s = seconds(self._terms.patience)
+        try:
+            self._conclude(error, patience_s)
+        except Exception:
+            raise
+        except BaseException as interrupt:
+            log.warning("interrupted while job %s was told how it ended; interrupt again to give that up", run.id)
+            try:
+                self._conclude(error, min(patience_s, INTERRUPTED_PATIENCE_S))
+            except Exception as trouble:
+                interrupt.add_note(f"{run.id}: {trouble}")
+            raise
+        finally:
+            self._client._reporter.leave(line)
+
+    def _conclude(self, error: BaseException | None, patience_s: float) -> None:
         assert self._entered is not None
         run, line, ended = self._entered
-        conclusion = conclude(run, error, self._terms)
+        conclusion = conclude(run, error, self._terms, patience_s)
         try:
             delivery = next(conclusion)
             while True:
-                delivery = conclusion.send(self._reporter.deliver(line, ended, delivery))
+                delivery = conclusion.send(self._client._reporter.deliver(line, ended, delivery))
         except StopIteration:
             return
-        finally:
-            self._reporter.leave(line)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jobstate_client.core.backlog import LISTED, WATCHED, Backlog
 from jobstate_client.core.calls import Backoff
+from jobstate_client.core.handling import check_worker, result_of
 from jobstate_client.core.operations import new_request_id
-from jobstate_client.core.running import PASSING, Run, Terms, is_lost
+from jobstate_client.core.running import INTERRUPTED_PATIENCE_S, PASSING, Run, Terms, is_lost
 from jobstate_client.core.values import Job, Synced
 from jobstate_client.core.watching import Course, watch_request
 from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
@@ -29,8 +31,7 @@ class Worker:
     def __init__(
         self, client: Client, handler: Callable[[Run], Any], job_types: list[str], concurrency: int, terms: Terms
     ) -> None:
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
+        check_worker(handler, job_types, concurrency, is_async=False)
         self._client = client
         self._handler = handler
         self._job_types = job_types
@@ -42,25 +43,42 @@ class Worker:
         self._stopping = False
         self._is_listing = False
         self._watch: Watch[Any] | None = None
+        self._active: dict[Running, None] = {}
+        """The runs under way."""
+        self._failure: BaseException | None = None
+        """Why the worker stops, other than by ``stop``."""
+        self._is_interrupted = False
 
     def run(self) -> None:
         """Work until ``stop`` is called, then return once the handlers under way have ended.
 
+        Ctrl-C does the same as ``stop``. A second one gives up: the attempts under way are failed, as far as the
+        server can be told within seconds, and KeyboardInterrupt is raised.
+
         Raises:
             JobStateError: the watch cannot go on. The handlers under way have ended then too.
+            SystemExit, KeyboardInterrupt: a handler raised it. Its attempt has failed, and the others have ended.
+            Exception: a thread of the worker has died. The handlers under way have ended.
         """
+        # Daemons, so that the program can end when the worker has given up.
         threads = [
-            threading.Thread(target=self._work, name=f"jobstate-worker-{number}") for number in range(self._concurrency)
+            threading.Thread(target=self._serve, name=f"jobstate-worker-{number}", daemon=True)
+            for number in range(self._concurrency)
         ]
-        for thread in threads:
-            thread.start()
+        begun: list[threading.Thread] = []
         try:
+            for thread in threads:
+                thread.start()
+                begun.append(thread)
             while not self._stopping:
                 self._follow()
+        except KeyboardInterrupt:
+            self._interrupted()
         finally:
             self.stop()
-            for thread in threads:
-                thread.join()
+            self._join(begun)
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Start nothing more. May be called from anywhere, also from a signal handler and from a handler."""
@@ -70,6 +88,40 @@ class Worker:
             self._changed.notify_all()
         if watch is not None:
             watch.close()
+
+    def _interrupted(self) -> None:
+        if self._is_interrupted:
+            self._give_up()
+            raise KeyboardInterrupt
+        self._is_interrupted = True
+        log.warning("interrupted: the worker ends what it does; interrupt again to give that up")
+
+    def _join(self, threads: list[threading.Thread]) -> None:
+        for thread in threads:
+            while thread.is_alive():
+                try:
+                    thread.join()
+                except KeyboardInterrupt:
+                    self._interrupted()
+
+    def _give_up(self) -> None:
+        """Fail the attempts under way, all at once, and wait for that for a few seconds."""
+        with self._changed:
+            active = list(self._active)
+        error = KeyboardInterrupt("the worker was interrupted twice, and gave up what it did")
+        threads = [threading.Thread(target=running.give_up, args=[error], daemon=True) for running in active]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + INTERRUPTED_PATIENCE_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop, and raise this once the others have ended."""
+        with self._changed:
+            if self._failure is None:
+                self._failure = error
+        self.stop()
 
     def _follow(self) -> None:
         """Watch and list until that breaks off for good."""
@@ -105,11 +157,16 @@ class Worker:
             with self._changed:
                 self._backlog.listing_failed()
 
-    def _work(self) -> None:
-        while (job_id := self._next()) is not None:
-            job = self._start(job_id)
-            if job is not None:
-                self._do(job)
+    def _serve(self) -> None:
+        """What a thread does. It never ends in silence while the worker runs."""
+        try:
+            while (job_id := self._next()) is not None:
+                job = self._start(job_id)
+                if job is not None:
+                    self._do(job)
+        except BaseException as error:
+            log.exception("a thread of the worker has died: the worker stops")
+            self._fail(error)
 
     def _next(self) -> str | None:
         """A job to try; None when it is time to stop."""
@@ -149,13 +206,22 @@ class Worker:
                 return None
 
     def _do(self, job: Job) -> None:
+        running = Running(self._client, lambda: job, self._terms)
+        with self._changed:
+            self._active[running] = None
         try:
-            with Running(lambda: job, self._client._reporter, self._terms) as run:
-                result = self._handler(run)
-                if isinstance(result, Mapping):
+            with running as run:
+                result = result_of(self._handler(run))
+                if result is not None:
                     run.result = result
-        except (Exception, SystemExit) as error:
+        except (SystemExit, KeyboardInterrupt) as error:
+            log.warning("attempt %d of job %s raised %r: the worker stops", job.attempt, job.id, error)
+            self._fail(error)
+        except BaseException as error:
             if is_lost(error):
                 log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
             else:
                 log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)
+        finally:
+            with self._changed:
+                del self._active[running]

@@ -1,0 +1,91 @@
+"""Arguments judged where they are given, by the server's own rules: what is taken up can be sent, and is accepted.
+
+Each function returns the value as it travels, and raises a TypeError or ValueError that names the argument.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+from jobstate_client.core.documents import invalid
+from jobstate_client.core.limits import COST_MAX, RESULT_COUNT_MAX, TEXT_BYTES_MAX, TOKENS_MAX
+
+
+def tokens(value: Any) -> int:
+    """Tokens used by an attempt."""
+    return _whole(value, "tokens", TOKENS_MAX)
+
+
+def result_count(value: Any) -> int:
+    """How many results there are."""
+    return _whole(value, "result_count", RESULT_COUNT_MAX)
+
+
+def cost(value: Any) -> float:
+    """What an attempt has cost."""
+    number = _real(value, "cost")
+    if not 0 <= number <= COST_MAX:
+        raise ValueError(f"cost must be a number from 0 to {COST_MAX:.0f}, not {number}")
+    return number
+
+
+def percent(value: Any) -> int:
+    """How far an attempt is, rounded down."""
+    number = _real(value, "percent")
+    if not 0 <= number <= 100:
+        raise ValueError(f"percent must be between 0 and 100, not {number:g}")
+    return int(number)
+
+
+def message(value: Any, name: str = "message", bytes_max: int = TEXT_BYTES_MAX) -> str:
+    """A text for people. Raises InvalidField when it is too long, as the server would."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, not {_kind(value)}")
+    try:
+        size = len(str.encode(value, "utf-8"))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds half a character ({error.reason}) and cannot be sent") from None
+    if size > bytes_max:
+        raise invalid(name, f"has {size} bytes, at most {bytes_max} are allowed")
+    if "\0" in value:
+        raise invalid(name, "must not contain NUL")
+    return value
+
+
+def names(values: Iterable[Any], name: str) -> list[Any]:
+    """Several values, where one text is a mistake: it would be taken letter by letter."""
+    if isinstance(values, str | bytes):
+        raise TypeError(f"{name} must be a list, not {_kind(values)}; put {values!r} into one")
+    return list(values)
+
+
+def _whole(value: Any, name: str, high: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {_kind(value)}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not a bool")
+    if not 0 <= number <= high:
+        # Not told: a number of thousands of digits has no text.
+        raise ValueError(f"{name} must be 0 to {high}")
+    return number
+
+
+def _real(value: Any, name: str) -> float:
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, not {_kind(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number, not {number}")
+    return number
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

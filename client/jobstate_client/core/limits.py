@@ -1,0 +1,34 @@
+"""The server's limits, where the client judges by itself: what it takes up for sending is then never refused for them.
+
+They are the server's own (docs/errors.md); tests/client/test_judging.py compares them.
+"""
+
+from __future__ import annotations
+
+DOCUMENT_BYTES_MAX = 64 * 1024
+"""Encoded size of metadata, and of a result."""
+
+DETAILS_BYTES_MAX = 8 * 1024
+"""Encoded size of an error's details."""
+
+NESTING_MAX = 16
+"""Levels of objects and lists in a document, the document itself being the first. Deeper ones break the batch that
+carries them: no parser of protobuf would read it."""
+
+TEXT_BYTES_MAX = 4 * 1024
+"""Bytes of a message."""
+
+CODE_BYTES_MAX = 128
+"""Bytes of an error's code."""
+
+WORKER_BYTES_MAX = 128
+"""Bytes of a worker's name."""
+
+TOKENS_MAX = 10**15
+COST_MAX = 1_000_000_000.0
+RESULT_COUNT_MAX = 2**53 - 1
+
+RETRY_DELAY_S_MAX = 7 * 24 * 3600.0
+
+SPAN_S_MAX = 1_000_000_000.0
+"""Thirty years: more than the server takes for anything, and no more than a thread can wait."""
