@@ -23,6 +23,7 @@ from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.presence import Presence
 from jobstate_server.engine.readers import Readers
+from jobstate_server.engine.timekeeper import Timekeeper
 from jobstate_server.maintenance.check_health import CheckHealth, HealthReport
 from jobstate_server.maintenance.check_stale import CheckStale
 from jobstate_server.maintenance.cleanup import Cleanup
@@ -173,8 +174,9 @@ class Server:
         bell = store.open_bell()
         self.follower = None if bell is None else Follower(bell, self.hub, self.catch_up_readers)
         published = self.follower or self.hub
+        self.timekeeper = Timekeeper(clock)
         limits = {"restart_grace": settings.restart_grace, "request_ids_max": settings.request_ids_max}
-        self.committer = Committer(store, decider, clock, published, **limits)
+        self.committer = Committer(store, decider, clock, published, **limits, replica=self.replica)
         self.committer.on_reachable = self._on_reachable
         self.due_timer = DueTimer(self.committer, clock)
         self.readers = Readers(store)
@@ -240,6 +242,7 @@ class Server:
             self.store.close()
             raise
         self.watchdog.start()
+        self.timekeeper.start()
         self.committer.start()
         self.readers.start()
         self.catch_up_readers.start()
@@ -293,6 +296,7 @@ class Server:
         self.watchdog.stop()
         self.health_service.drain()
         self._reflection.drain()
+        self.timekeeper.stop()
         self.due_timer.stop()
         self.hub.drain()
         self.job_service.drain()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from jobstate_server.maintenance.schedule import Schedule
+
 from ..support.calls import create, start
 from ..support.clock import WatchedClock
 from ..support.server import Running, rows, serving
@@ -48,3 +50,9 @@ def stored(shared: Running) -> Iterator[Running]:
     yield shared
 
     assert rows(shared.path) == before
+
+
+@pytest.fixture
+def unrung(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schedule does not ring by itself."""
+    monkeypatch.setattr(Schedule, "_ring_later", lambda _: None)

@@ -34,6 +34,8 @@ class Traced:
         self.store = SqliteStore(path, ManualClock())
         decider = Decider(JobTypes(), merge_metadata, random.random)
         self.writer = Writer(self.store, decider, ManualClock(), restart_grace=0)
+        # Before the first transaction of a process it is looked whether the one before it was long ago.
+        self.writer.work(lambda transaction: None)
         self.statements: list[str] = []
         connection: sqlite3.Connection = self.store._database.connection()
         connection.set_trace_callback(self.statements.append)

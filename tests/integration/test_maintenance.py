@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.cron import CronTrigger
-from cronsim import CronSim
 from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_pb2
@@ -35,7 +31,7 @@ from ..support.calls import (
     span,
     start,
 )
-from ..support.clock import PATIENCE_S, WatchedClock
+from ..support.clock import WatchedClock
 from ..support.server import RESTING, Running, rows, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -319,12 +315,6 @@ async def tasks(running: Running) -> dict[str, mpb.Task]:
     return {task.name: task for task in answer.tasks}
 
 
-@pytest.fixture
-def unrung(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scheduler, which goes by the machine's clock, does not ring."""
-    monkeypatch.setattr(AsyncIOScheduler, "start", lambda _: None)
-
-
 @pytest.mark.usefixtures("unrung")
 async def test_the_five_duties_have_exactly_their_five_schedules(path: Path, clock: WatchedClock) -> None:
     expected = {
@@ -443,68 +433,9 @@ async def test_an_instant_that_was_missed_runs_once_when_the_server_is_back(
 
 
 @pytest.mark.usefixtures("unrung")
-async def test_a_duty_that_never_ran_runs_once_when_one_of_its_instants_has_passed_since_the_store_was_made(
-    path: Path, clock: WatchedClock
-) -> None:
-    schedules = {"cleanup": "0 2 * * *", "evict_inactive": "0 2 * * sun", "check_stale": "0 0 29 2 *"}
-    async with serving(path, clock, schedules=schedules):
-        pass
-    clock.advance(DAY)
-    async with serving(path, clock, schedules=schedules) as running:
-        await asyncio.gather(*running.server.schedule._runs)
-        after = await tasks(running)
-
-    ran = {name for name, task in after.items() if task.HasField("last_run")}
-    # The store was made on a Tuesday.
-    assert ran & {"cleanup", "evict-inactive", "check-stale"} == {"cleanup"}
-
-
-@pytest.mark.parametrize(
-    ("schedule", "away"),
-    [("0 2 * * sun", 30 * DAY), ("0 2 1 * *", 50 * DAY), ("0 0 29 2 *", 200 * DAY), ("* * * * *", 3_000 * DAY)],
-)
-@pytest.mark.usefixtures("unrung")
-async def test_a_missed_instant_runs_however_long_ago_it_was(
-    path: Path, clock: WatchedClock, schedule: str, away: int
-) -> None:
-    async with serving(path, clock, schedules={"cleanup": schedule}) as running:
-        (duty,) = [duty for duty in running.server.schedule.duties if duty.name == "cleanup"]
-        await running.server.schedule.run_claimed(duty, clock.now())
-    clock.advance(away)
-    runs = []
-    for _ in range(2):
-        async with serving(path, clock, schedules={"cleanup": schedule}) as running:
-            await asyncio.gather(*running.server.schedule._runs)
-            runs.append((await running.server.readers.run(lambda reader: reader.task_runs()))["cleanup"])
-
-    missed, again = runs
-    assert again == missed
-    instants = CronSim(schedule, datetime.fromtimestamp(clock.now() / SECOND, UTC), reverse=True)
-    assert missed.last_due == next(instants).timestamp() * SECOND
-    assert missed.start_time == clock.now()
-
-
-@pytest.mark.usefixtures("unrung")
 async def test_no_instant_is_made_up_for_a_store_that_is_new(path: Path, clock: WatchedClock) -> None:
     async with serving(path, clock, schedules={}) as running:
         assert not any(task.HasField("last_run") for task in (await tasks(running)).values())
-
-
-async def test_a_duty_runs_when_the_scheduler_rings(running: Running, clock: WatchedClock) -> None:
-    clock.step(DAY * 365)
-    ran = asyncio.Event()
-    (duty,) = [duty for duty in running.server.schedule.duties if duty.name == "check-health"]
-    running.server.schedule._triggers[duty.name] = CronTrigger.from_crontab("* * * * *", timezone=UTC)
-
-    async def run_and_tell(still_ours: StillOurs) -> str:
-        assert await still_ours()
-        ran.set()
-        return "rung"
-
-    duty.run_scheduled = run_and_tell  # type: ignore[method-assign]
-    running.server.schedule._scheduler.modify_job(duty.name, next_run_time=datetime.now(UTC))
-    async with asyncio.timeout(PATIENCE_S):
-        await ran.wait()
 
 
 async def test_a_run_that_was_taken_over_stops_at_its_next_slice(running: Running, clock: WatchedClock) -> None:

@@ -16,7 +16,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.clock import MINUTE, SECOND
 from jobstate_server.engine.committer import PROBE_INTERVAL
-from jobstate_server.engine.writer import HEARD_INTERVAL, OUTAGE_MIN
+from jobstate_server.engine.pauses import HEARD_INTERVAL, OUTAGE_MIN
 
 from ..support.calls import (
     Refusal,

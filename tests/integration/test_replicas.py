@@ -14,7 +14,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.clock import MINUTE, SECOND, Clock
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.engine.writer import HEARD_INTERVAL
+from jobstate_server.engine.pauses import HEARD_INTERVAL
 from jobstate_server.maintenance.duty import Duty, StillOurs
 from jobstate_server.store.base import REPLICA_LEASE, ChangedJob, Changes, TaskRun
 from jobstate_server.store.postgres import PostgresStore
@@ -404,20 +404,6 @@ async def test_a_duty_runs_once_for_each_instant_over_all_replicas(url: str) -> 
 
     assert run is not None
     assert (run.last_due, run.outcome) == (7, "ran")
-
-
-async def test_a_ring_of_a_clock_ahead_of_the_shared_one_is_for_the_instant_that_comes(url: str) -> None:
-    """APScheduler rings by the machine's clock. The instant before has been served, and this one would be lost."""
-    minutely = {"evict_inactive": "* * * * *"}
-    clock = WatchedClock(start=1_700_000_000 * SECOND // MINUTE * MINUTE + 59 * SECOND)
-    async with serving_url(url, clock, schedules={"check_health": "0 0 29 2 *", **minutely}) as running:
-        has_run(running)
-        await running.server.schedule._ring(running.server.evict_inactive)
-        await runs_done(running)
-        run = await last_run(running)
-
-    assert run is not None
-    assert run.last_due == clock.now() + SECOND
 
 
 class Gate:

@@ -74,10 +74,11 @@ class ServerProcess:
         with self._clock.open("r+b") as file:
             file.write(OFFSET.pack(offset))
 
-    async def start(self) -> None:
-        """Start a server and wait until it serves."""
+    async def start(self, *, still: bool = False) -> None:
+        """Start a server and wait until it serves. ``still``: it does nothing by itself."""
         command = ["-m", "tests.robustness.server_process", "--store", self._url, "--listen", self.address]
         command += ["--clock", str(self._clock), "--grace", str(self._grace), *(["--small"] if self._small else [])]
+        command += ["--still"] if still else []
         with self.log.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=errors

@@ -19,7 +19,7 @@ import uvloop
 from jobstate_server import logs
 from jobstate_server.app import Server
 from jobstate_server.config import Settings
-from jobstate_server.domain.clock import MILLISECOND, Clock, FollowingClock, SystemClock
+from jobstate_server.domain.clock import MILLISECOND, Clock, SystemClock
 from jobstate_server.rpc import limits
 from jobstate_server.store import reading
 from jobstate_server.store.opening import is_postgres
@@ -55,34 +55,16 @@ SHARED_DUTIES = {**QUIET, "check_stale": EVERY_MINUTE, "retry_failed": EVERY_MIN
 
 
 class MovedClock(SystemClock):
-    """The machine's clock, moved by what a shared file says. As ever it does not go back within a process."""
+    """The machine's clocks, of which the wall clock is moved by what a shared file says."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
         with path.open("r+b") as file:
             self._offset = mmap.mmap(file.fileno(), OFFSET.size)
-        self._newest = 0
+        super().__init__()
 
-    @property
-    def offset(self) -> int:
-        """By how much, in microseconds."""
+    def _wall(self) -> int:
         (offset,) = OFFSET.unpack(self._offset[:])
-        return int(offset)
-
-    def now(self) -> int:
-        self._newest = max(self._newest, super().now() + self.offset)
-        return self._newest
-
-
-class MovedDatabaseClock(FollowingClock):
-    """What replicas have whose database's clock is moved: each sees the move with its next transaction."""
-
-    def __init__(self, moved: MovedClock) -> None:
-        super().__init__(moved)
-        self._moved = moved
-
-    def follow(self, now: int) -> None:
-        super().follow(now + self._moved.offset)
+        return super()._wall() + int(offset)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -90,7 +72,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     values: dict[str, Any] = {
         "listen": options.listen,
         "store": options.store,
-        "schedules": SHARED_DUTIES if is_postgres(options.store) else QUIET,
+        "schedules": SHARED_DUTIES if is_postgres(options.store) and not options.still else QUIET,
         "job_types": JOB_TYPES,
         "event_retention": "1min",
         "restart_grace": "200ms",
@@ -118,11 +100,13 @@ def make_everything_small(server: Server) -> None:
 
 
 def clock_of(options: argparse.Namespace) -> Clock | None:
-    """The clock that others move, if one was given."""
-    if not options.clock:
-        return None
-    moved = MovedClock(options.clock)
-    return MovedDatabaseClock(moved) if is_postgres(options.store) else moved
+    """The clock that others move, if one was given. With PostgreSQL it is PostgreSQL's clock that they move."""
+    return MovedClock(options.clock) if options.clock and not is_postgres(options.store) else None
+
+
+def leave_what_is_due(server: Server) -> None:
+    """Serve nothing that falls due, so that what is read in the end stays as it is."""
+    server.committer.ring_due = lambda: None  # type: ignore[method-assign]
 
 
 def build(options: argparse.Namespace) -> Server:
@@ -130,6 +114,8 @@ def build(options: argparse.Namespace) -> Server:
     server = Server(settings_of(options), clock_of(options))
     if options.small:
         make_everything_small(server)
+    if options.still:
+        leave_what_is_due(server)
     return server
 
 
@@ -152,6 +138,7 @@ def main() -> None:
     parser.add_argument("--clock", type=Path)
     parser.add_argument("--grace", type=float, default=2.0)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--still", action="store_true")
     logs.set_up("text", "info")
     uvloop.run(serve(parser.parse_args()))
 

@@ -255,7 +255,8 @@ class NumbersBeforeItsTurn(GatedTransaction):
         size = sum(len(event.payload) for event in changes.events)
         assert isinstance(self._store, GatedStore)
         with psycopg.connect(self._store.url, autocommit=True) as other:
-            other.execute(sql.ADVANCE_LOG, {"events": len(changes.events), "bytes": size})
+            values = {"events": len(changes.events), "bytes": size, "requests": len(changes.requests), "now": self.now}
+            other.execute(sql.ADVANCE_LOG, values)
         sql.insert_events.run(self._connection, changes.events, events=len(changes.events))
         return self._execute(sql.HEAD)
 

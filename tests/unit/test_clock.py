@@ -10,23 +10,88 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobstate_server.domain.clock import HOUR, SECOND, FollowingClock, ManualClock, SystemClock
+from jobstate_server.domain.store_time import Pause
+
+
+class Machine:
+    """A machine whose clocks a test sets, in seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wall: float, passed: float = 0) -> None:
+        self.wall = wall
+        self.passed = passed
+        monkeypatch.setattr(time, "time_ns", lambda: int(self.wall * 1e9))
+        monkeypatch.setattr(time, "clock_gettime_ns", lambda _: int(self.passed * 1e9))
+
+    def let_pass(self, seconds: float) -> None:
+        self.wall += seconds
+        self.passed += seconds
 
 
 def test_the_system_clock_tells_microseconds_since_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_123_456_789)
-    monkeypatch.setattr(time, "monotonic_ns", lambda: 5_000_999)
+    Machine(monkeypatch, 1_700_000_000.5, 5)
     clock = SystemClock()
 
-    assert clock.now() == 1_700_000_000_123_456
-    assert clock.monotonic() == 5_000
+    assert (clock.now(), clock.monotonic(), clock.ahead()) == (1_700_000_000_500_000, 5_000_000, 0)
 
 
-def test_the_system_clock_never_goes_back_when_the_wall_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall = iter([10_000_000, 20_000_000, 15_000_000, 1_000, 21_000_000])
-    monkeypatch.setattr(time, "time_ns", lambda: next(wall))
+def test_the_system_clock_goes_on_when_the_wall_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, 10_000)
     clock = SystemClock()
 
-    assert [clock.now() for _ in range(5)] == [10_000, 20_000, 20_000, 20_000, 21_000]
+    machine.wall -= 3_600
+    found = [clock.now()]
+    for _ in range(3):
+        machine.let_pass(100)
+        found.append(clock.now())
+
+    assert found == [(10_000 + 99 * number) * SECOND for number in range(4)]
+    assert clock.ahead() == 3_597 * SECOND
+
+
+def test_the_system_clock_goes_on_from_the_newest_time_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, 10_000)
+    clock = SystemClock()
+
+    clock.begin_at(9_000 * SECOND)
+    assert clock.now() == 10_000 * SECOND
+    clock.begin_at(12_000 * SECOND)
+
+    assert (clock.now(), clock.ahead()) == (12_000 * SECOND, 2_000 * SECOND)
+
+
+def test_a_wall_clock_that_was_set_forward_is_taken_and_counts_as_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, 10_000)
+    clock = SystemClock()
+
+    machine.wall += 3_600
+
+    assert clock.now() == 13_600 * SECOND
+    assert clock.take_pause() == Pause(10_000 * SECOND, HOUR)
+    assert clock.take_pause() is None
+
+
+def test_turns_that_are_far_apart_are_a_pause_whoever_looks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, 10_000)
+    clock = SystemClock()
+    turns: list[int] = []
+
+    async def turn_once() -> None:
+        turned = asyncio.Event()
+        timer = clock.attend(HOUR, turned.set)
+        await asyncio.wait_for(turned.wait(), 5)
+        turns.append(clock.now())
+        machine.let_pass(2)
+        assert clock.take_pause() is None
+        machine.let_pass(6)
+        # Eight seconds after the turn; no turn has come since.
+        assert clock.take_pause() == Pause(10_000 * SECOND, 8 * SECOND)
+        timer.cancel()
+        machine.let_pass(60)
+        assert clock.take_pause() is None
+
+    asyncio.run(turn_once())
+
+    assert turns == [10_000 * SECOND]
 
 
 def test_the_system_clock_calls_back_on_the_running_loop_and_at_once_when_the_delay_is_negative() -> None:
@@ -135,19 +200,57 @@ def test_a_following_clock_that_nobody_has_asked_may_be_told_an_earlier_time() -
     assert clock.now() == HOUR
 
 
-def test_a_following_clock_that_is_told_an_earlier_time_waits_for_it() -> None:
+def test_a_following_clock_that_is_told_an_earlier_time_runs_slower_until_they_meet() -> None:
     own = ManualClock(start=0)
     clock = FollowingClock(own)
     clock.follow(10 * SECOND)
     assert clock.now() == 10 * SECOND
 
-    clock.follow(8 * SECOND)
+    clock.follow(9 * SECOND)
     found = [clock.now()]
-    for _ in range(3):
-        own.advance(SECOND)
+    for _ in range(2):
+        own.advance(50 * SECOND)
         found.append(clock.now())
+    own.advance(SECOND)
 
-    assert found == [10 * SECOND, 10 * SECOND, 10 * SECOND, 11 * SECOND]
+    assert found == [10 * SECOND, 59_500_000, 109 * SECOND]
+    assert clock.now() == 110 * SECOND
+
+
+def test_a_following_clock_takes_a_later_time_at_once_and_far_later_ones_for_a_pause() -> None:
+    own = ManualClock(start=0)
+    clock = FollowingClock(own)
+    clock.follow(10 * SECOND)
+
+    clock.follow(11 * SECOND)
+    assert (clock.now(), clock.take_pause()) == (11 * SECOND, None)
+    clock.follow(HOUR)
+
+    assert (clock.now(), clock.take_pause()) == (HOUR, Pause(11 * SECOND, HOUR - 11 * SECOND))
+
+
+def test_a_following_clock_counts_as_the_time_that_it_follows_while_that_is_ahead_of_its_wall_clock() -> None:
+    own = ManualClock(start=0)
+    clock = FollowingClock(own)
+    clock.follow(HOUR, ahead=SECOND)
+
+    own.advance(50 * SECOND)
+    assert (clock.now(), clock.ahead()) == (HOUR + 49_500_000, SECOND)
+    own.advance(150 * SECOND)
+
+    assert clock.now() == HOUR + 199 * SECOND
+
+
+def test_a_pause_of_the_manual_clock_runs_no_timer_and_is_told() -> None:
+    clock = ManualClock(start=0)
+    ran: list[int] = []
+    clock.call_later(SECOND, lambda: ran.append(clock.now()))
+
+    clock.pause(8 * SECOND)
+
+    assert (clock.now(), ran, clock.take_pause()) == (8 * SECOND, [], Pause(0, 8 * SECOND))
+    clock.advance(0)
+    assert ran == [8 * SECOND]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["follow", "advance", "step"]), st.integers(0, 100)), max_size=30))

@@ -9,8 +9,8 @@ from typing import Any, cast
 from jobstate_server.domain.clock import ManualClock
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.pauses import HEARD_INTERVAL
 from jobstate_server.engine.presence import Presence
-from jobstate_server.engine.writer import HEARD_INTERVAL
 from jobstate_server.store.base import REPLICA_LEASE
 
 

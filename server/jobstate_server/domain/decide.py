@@ -140,6 +140,8 @@ class Decider:
         self._job_types = job_types
         self._merge = merge_documents
         self._random = random
+        self.spare_until = 0
+        """No attempt is failed for its silence before this: limits could not be kept for a while."""
         self._unnamed_types_max = unnamed_types_max
         self._unnamed_types: set[str] = set()
         self._rules: dict[type[c.Command], Callable[[Job, Any, int], Decision | None]] = {
@@ -447,7 +449,7 @@ class Decider:
 
     def _mark_stale(self, job: Job, command: c.MarkStale, now: int) -> Decision | None:
         overtaken = job.attempt != command.attempt or job.heard_time != command.heard_time
-        if overtaken or job.state is not JobState.PROCESSING or not job.claimed:
+        if overtaken or now < self.spare_until or job.state is not JobState.PROCESSING or not job.claimed:
             return None
         change = _Change(job, command, now)
         threshold = self._job_types.policy(job.job_type).stale_threshold

@@ -113,7 +113,10 @@ class Batch:
             if repeated is not None:
                 return self._answer_repeat(command, repeated)
             self._check_room(1)
-        decision = self._decider.decide(self._jobs.get(command.job_id), command, self.now)
+        job = self._jobs.get(command.job_id)
+        # Clocks of replicas differ by a hair; the times of one job never go back.
+        now = self.now if job is None or job.update_time <= self.now else job.update_time
+        decision = self._decider.decide(job, command, now)
         if decision is None:
             return Outcome((), acted=False)
         encoded = [encode_event(event) for event in decision.events]

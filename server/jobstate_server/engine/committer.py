@@ -84,18 +84,27 @@ class Committer:
         *,
         restart_grace: int,
         request_ids_max: int = REQUEST_IDS_MAX,
+        replica: str = "",
     ) -> None:
         """
         Args:
-            restart_grace: microseconds by which limits that passed while the store was not served are put off.
+            restart_grace: microseconds by which limits that passed while the store was not served are put off at most.
             request_ids_max: how many request ids may be stored.
+            replica: the name under which this server makes itself heard to others.
         """
         self.store_reachable = True
         self.on_reachable: Callable[[bool], None] = lambda reachable: None
         """Told when the store can no longer be written and when it can again."""
         self.on_due: Callable[[int | None, int | None], None] = lambda next_due, served: None
         """Told the earliest due time a commit has written and how many due jobs it served."""
-        self._writer = Writer(store, decider, clock, restart_grace=restart_grace, request_ids_max=request_ids_max)
+        self._writer = Writer(
+            store,
+            decider,
+            clock,
+            restart_grace=restart_grace,
+            request_ids_max=request_ids_max,
+            replica=replica,
+        )
         self._clock = clock
         self._published = published
         self._gathered: deque[Item] = deque()
@@ -164,7 +173,7 @@ class Committer:
 
     @property
     def grace_until(self) -> int:
-        """No attempt is failed for silence or time before this moment."""
+        """Until when this server has moved limits because of a pause."""
         return self._writer.grace_until
 
     def start(self) -> None:

@@ -6,12 +6,20 @@ clock step or a lost ring the store is asked again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jobstate_server.domain.clock import MILLISECOND, SECOND, Clock, Timer
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import DUE_MAX
 
 SLEEP_MAX = 1 * SECOND
-"""Longest wait before the wall clock is looked at again, so that a step of it is seen within a second."""
+"""Longest wait before the store's time is looked at again, so that a jump of it is seen within a second."""
+
+LATE_MIN = 100 * MILLISECOND
+"""A loop that runs a timer so late has been held up, and calls have come meanwhile that it has not seen."""
+
+LATE_WAIT_MAX = 2 * SECOND
+"""How long such calls are waited for at the most. After longer pauses the limits themselves are moved."""
 
 BACKUP_DELAY = 50 * MILLISECOND
 """What another replica has written is served by that one; this one looks so much later, in case that one has died."""
@@ -25,6 +33,7 @@ class DueTimer:
         self._clock = clock
         self._next_due: int | None = None
         self._timer: Timer | None = None
+        self._rings_at = 0
         self._ringing = False
         committer.on_due = self._on_due
 
@@ -64,10 +73,21 @@ class DueTimer:
         self._next_due = due
         if self._timer is not None:
             self._timer.cancel()
-        wait = max(0, due - self._clock.now())
-        self._timer = self._clock.call_later(min(wait, SLEEP_MAX), self._look)
+        self._look_after(min(max(0, due - self._clock.now()), SLEEP_MAX), self._look)
+
+    def _look_after(self, wait: int, look: Callable[[], None]) -> None:
+        self._rings_at = self._clock.monotonic() + wait
+        self._timer = self._clock.call_later(wait, look)
 
     def _look(self) -> None:
+        late = self._clock.monotonic() - self._rings_at
+        if late > LATE_MIN:
+            # A timer must not beat a report that has waited to be read.
+            self._look_after(min(late, LATE_WAIT_MAX), self._look_now)
+        else:
+            self._look_now()
+
+    def _look_now(self) -> None:
         self._timer = None
         if self._next_due is None:
             return

@@ -10,7 +10,7 @@ import asyncio
 
 from jobstate_server.domain.clock import Clock, Timer
 from jobstate_server.engine.committer import Committer
-from jobstate_server.engine.writer import HEARD_INTERVAL
+from jobstate_server.engine.pauses import HEARD_INTERVAL
 
 LEAVE_WAIT_S = 0.5
 """How long a stop waits to tell the others. A store that does not answer must not hold it up."""

@@ -20,6 +20,7 @@ from jobstate_server.domain.commands import BatchCreate, Command
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import InternalError, JobStateError, StoreUnavailable
 from jobstate_server.engine.batch import Batch, Outcome, Verdict
+from jobstate_server.engine.pauses import Pauses
 from jobstate_server.store.base import (
     Loaded,
     OutcomeUnknown,
@@ -39,21 +40,11 @@ DUE_MAX = 128
 RETRY_FAILED_DUE_AFTER = 1 * SECOND
 """When to look again at due jobs that could not be served."""
 
-HEARD_INTERVAL = 2 * SECOND
-"""How often a replica of a shared store makes itself heard."""
-
-OUTAGE_MIN = 1 * SECOND
-"""A store that could not be written for this long was not served; a broken connection is made anew in less."""
-
 CONFLICT_TRIES_MAX = 5
 """Times a transaction is repeated when another writer was in the way."""
 
 RETRY_DELAY_S = 0.5
 """When to come back after a refusal that is nobody's fault: about the time the queue takes to drain."""
-
-CLOCK_STEP_MIN = 60 * SECOND
-"""A wall clock that has moved this much further than the monotonic one was stepped: limits that passed meanwhile passed
-while nobody could have kept them."""
 
 REQUEST_IDS_MAX = 10_000_000
 """Request ids stored unless the settings say otherwise."""
@@ -108,22 +99,26 @@ class Writer:
         *,
         restart_grace: int,
         request_ids_max: int = REQUEST_IDS_MAX,
+        replica: str = "",
     ) -> None:
         """
         Args:
-            restart_grace: microseconds by which limits that passed while the store was not served are put off.
+            restart_grace: microseconds by which limits that passed while the store was not served are put off at most.
             request_ids_max: how many request ids may be stored.
+            replica: the name under which this server makes itself heard to others.
         """
         self._request_ids_max = request_ids_max
         self.counters = Counters()
         self.commit_seconds: deque[float] = deque(maxlen=LATENCIES_KEPT)
-        self.grace_until = 0
         self._store = store
         self._decider = decider
         self._clock = clock
-        self._restart_grace = restart_grace
-        self._wall_ahead: int | None = None
-        self._lost_since: int | None = None
+        self._pauses = Pauses(clock, restart_grace=restart_grace, replica=replica)
+
+    @property
+    def grace_until(self) -> int:
+        """Until when this server has moved limits because of a pause."""
+        return self._pauses.grace_until
 
     @property
     def requests_surplus(self) -> int:
@@ -205,32 +200,27 @@ class Writer:
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:
-        """A transaction that begins with what an outage makes necessary."""
+        """A transaction, before which what pauses make necessary was done."""
+        began = self._clock.monotonic()
         try:
-            with self._store.transaction() as transaction:
-                ahead = transaction.now - self._clock.monotonic()
-                if self._is_after_outage(transaction, ahead):
-                    self.grace_until = transaction.now + self._restart_grace
-                    moved = transaction.postpone_timeouts(self.grace_until)
-                    if moved:
-                        log.info("put off the timeouts of running attempts", extra={"attempts": moved})
-                yield transaction
+            while True:
+                with self._store.transaction() as transaction:
+                    if not self._pauses.make_up(transaction, began):
+                        yield transaction
+                        self._check_time(transaction)
+                        break
+                self._pauses.made_up()
+                self._decider.spare_until = self._pauses.grace_until
+                began = self._clock.monotonic()
         except StoreUnreachable:
-            if self._lost_since is None:
-                self._lost_since = self._clock.monotonic()
+            self._pauses.lost(began)
             raise
-        self._wall_ahead = ahead
-        self._lost_since = None
+        self._pauses.done(began)
 
-    def _is_after_outage(self, transaction: Transaction, ahead: int) -> bool:
-        """Whether limits may have passed while nobody could have kept them."""
-        if self._wall_ahead is None:
-            # The first transaction follows a time when this process did not serve; another replica may have.
-            heard = transaction.last_heard()
-            return heard is None or transaction.now - heard > 2 * HEARD_INTERVAL
-        if self._lost_since is not None and self._clock.monotonic() - self._lost_since > OUTAGE_MIN:
-            return True
-        return ahead - self._wall_ahead > CLOCK_STEP_MIN
+    def _check_time(self, transaction: Transaction) -> None:
+        """Begin anew when there was a pause meanwhile: others would believe that this server has kept the limits."""
+        if not transaction.is_committed and self._pauses.has_new():
+            raise TransactionConflict("this process was held up in the middle of a transaction")
 
     def _count(self, verdicts: Sequence[Verdict], events: Sequence[StoredEvent]) -> None:
         self.counters.commits += 1

@@ -15,6 +15,7 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure, Tallies
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
+from jobstate_server.engine.timekeeper import told_ahead
 from jobstate_server.maintenance.duty import StillOurs
 from jobstate_server.store.base import Reader
 
@@ -97,6 +98,7 @@ class CheckHealth:
         age = None if oldest is None else now - oldest
         unclaimed_age = None if unclaimed is None else now - unclaimed
         rate = failed / judged if judged else 0.0
+        ahead = told_ahead(self._clock)
         problems = [
             (age is not None and age > QUEUED_AGE_MAX, f"a job has been queued for {(age or 0) // SECOND} s"),
             (
@@ -107,6 +109,10 @@ class CheckHealth:
             (judged >= FAILURES_JUDGED_MIN and rate > FAILURE_RATE_MAX, f"{rate:.0%} of the last {judged} jobs failed"),
             (latency > COMMIT_LATENCY_MAX_S, f"1 % of commits take {latency:.1f} s or longer"),
             (not self._committer.store_reachable, "the store cannot be written"),
+            (
+                ahead > 0,
+                f"the clock is {ahead / SECOND:.0f} s behind the store's time, which goes on: correct the clock",
+            ),
         ]
         report = HealthReport(
             problems=tuple(problem for is_one, problem in problems if is_one),

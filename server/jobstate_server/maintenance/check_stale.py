@@ -36,10 +36,10 @@ class CheckStale:
     async def run_once(self, *, dry_run: bool = False, still_ours: StillOurs = always_ours) -> Report:
         """Fail what is stale now; with ``dry_run`` only tell."""
         report = Report()
-        # A step of the clock is noticed by the first transaction after it, and must not pass for silence.
-        await self._committer.run(lambda transaction: None)
+        # A pause is noticed by the first transaction after it, on whichever replica, and must not pass for silence.
+        grace_until = await self._committer.run(lambda transaction: transaction.times().grace_until())
         async for page in jobs_in_state(self._readers, JobState.PROCESSING):
-            stale = [job for job in page if self._is_stale(job)]
+            stale = [job for job in page if self._is_stale(job, grace_until)]
             acted = [True] * len(stale)
             if not dry_run:
                 commands = [
@@ -52,8 +52,8 @@ class CheckStale:
                     report.add(job.id)
         return report
 
-    def _is_stale(self, job: Job) -> bool:
+    def _is_stale(self, job: Job, grace_until: int) -> bool:
         if not job.claimed:
             return False
         limit = job.heard_time + self._job_types.policy(job.job_type).stale_threshold
-        return self._clock.now() >= max(limit, self._committer.grace_until)
+        return self._clock.now() >= max(limit, grace_until)

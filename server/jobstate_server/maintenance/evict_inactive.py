@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobstate_server.domain.clock import HOUR, Clock
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import REQUEST_ID_KEPT_MIN
+from jobstate_server.maintenance.age import removal_is_held
 from jobstate_server.maintenance.duty import Report, StillOurs, always_ours
 
 REQUEST_ID_KEPT = 24 * HOUR
@@ -26,6 +27,8 @@ class EvictInactive:
         self._clock = clock
 
     async def run_scheduled(self, still_ours: StillOurs) -> str:
+        if await removal_is_held(self._committer, self._clock):
+            return "nothing was forgotten for its age, because time has jumped"
         report = await self.run_once(still_ours=still_ours)
         return f"{report.requests} request ids forgotten"
 

@@ -1,4 +1,4 @@
-"""The schedule: APScheduler rings, a claim in the store makes each instant run once over all replicas."""
+"""The schedule: rings by the store's time; a claim in the store makes each instant run once over all replicas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from jobstate_server.domain.clock import SECOND, Clock, Timer
@@ -27,9 +26,8 @@ _LOOKS_BACK = (timedelta(hours=1), timedelta(days=1), timedelta(days=32), timede
 """How far back the latest instant is looked for, step by step: frequent ones are found soon, and rare ones are few. The
 rarest is 29 February, which stays away for eight years around 2100."""
 
-_RINGS_EARLY_MAX = timedelta(seconds=30)
-"""APScheduler rings by this machine's clock, which may be ahead of the one that replicas share. Two instants of a
-crontab are a minute apart, so a ring is for the one that comes within half of that, not for the one before."""
+LOOK_INTERVAL = 30 * SECOND
+"""Longest wait before the time is looked at again: an instant to which time has jumped is noticed within this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,8 @@ class Schedule:
         self._turns = turns
         self._timer: Timer | None = None
         self._triggers = {duty.name: CronTrigger.from_crontab(duty.schedule, timezone=UTC) for duty in self.duties}
-        self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._next_instants: dict[str, int] = {}
+        self._ringing: Timer | None = None
         self._runs: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -79,10 +78,7 @@ class Schedule:
             lambda reader: (reader.task_runs(), reader.create_time()), is_short=True
         )
         for duty in self.duties:
-            # No grace time: a ring that comes late, because the loop was busy or asleep, is still a ring.
-            self._scheduler.add_job(
-                self._ring, self._triggers[duty.name], [duty], id=duty.name, misfire_grace_time=None, coalesce=True
-            )
+            self._next_instants[duty.name] = self._next_after(duty, self._clock.now())
             last = last_runs.get(duty.name)
             latest = self._latest_instant(duty)
             # However long ago it was: a duty that never ran is owed one since the store was made.
@@ -90,8 +86,22 @@ class Schedule:
                 self._begin(self.run_claimed(duty, latest))
             else:
                 self._take_over(duty, last)
-        self._scheduler.start()
+        self._ring_later()
         self._look_later()
+
+    def _ring_later(self) -> None:
+        wait = min(self._next_instants.values()) - self._clock.now()
+        self._ringing = self._clock.call_later(min(wait, LOOK_INTERVAL), self._ring)
+
+    def _ring(self) -> None:
+        """Run the duties whose instants have come. Of several instants of one duty only the latest is run."""
+        now = self._clock.now()
+        for duty in self.duties:
+            due = self._latest_instant(duty) if self._next_instants[duty.name] <= now else None
+            if due is not None:
+                self._next_instants[duty.name] = self._next_after(duty, now)
+                self._begin(self.run_claimed(duty, due))
+        self._ring_later()
 
     def _look_later(self) -> None:
         if self._is_shared:
@@ -119,12 +129,9 @@ class Schedule:
 
     async def stop(self) -> None:
         """Ring no more, and let runs that are under way end: they stop at their next slice once the committer does."""
-        if self._scheduler.running:
-            # APScheduler's own waiting does not wait for coroutines (3.11), so the runs are awaited here.
-            self._scheduler.pause()
-            self._scheduler.shutdown(wait=False)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._ringing, self._timer):
+            if timer is not None:
+                timer.cancel()
         for run in self._runs:
             run.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
@@ -132,20 +139,23 @@ class Schedule:
     async def tasks(self) -> list[TaskState]:
         """Every duty with its last run, on whichever replica, and its next instant."""
         last_runs = await self._readers.run(lambda reader: reader.task_runs(), is_short=True)
-        now = _moment(self._clock.now())
+        now = self._clock.now()
         return [
-            TaskState(duty.name, duty.schedule, last_runs.get(duty.name), _micros(self._next(duty, now)))
+            TaskState(duty.name, duty.schedule, last_runs.get(duty.name), self._next_after(duty, now))
             for duty in self.duties
         ]
+
+    def _next_after(self, duty: Duty, now: int) -> int:
+        return _micros(self._next(duty, _moment(now)))
 
     def _next(self, duty: Duty, after: datetime) -> datetime:
         instant: datetime | None = self._triggers[duty.name].get_next_fire_time(None, after + timedelta(microseconds=1))
         assert instant is not None, "the settings refuse what never comes"
         return instant
 
-    def _latest_instant(self, duty: Duty, ahead: timedelta = timedelta()) -> int | None:
-        """The last scheduled instant up to now and ``ahead``, None when there was none within memory."""
-        now = _moment(self._clock.now()) + ahead
+    def _latest_instant(self, duty: Duty) -> int | None:
+        """The last scheduled instant up to now, None when there was none within memory."""
+        now = _moment(self._clock.now())
         for span in _LOOKS_BACK:
             latest = None
             instant = self._next(duty, now - span)
@@ -155,11 +165,6 @@ class Schedule:
             if latest is not None:
                 return _micros(latest)
         return None
-
-    async def _ring(self, duty: Duty) -> None:
-        due = self._latest_instant(duty, _RINGS_EARLY_MAX)
-        if due is not None:
-            self._begin(self.run_claimed(duty, due))
 
     async def run_claimed(self, duty: Duty, due: int) -> None:
         """Run a duty for a scheduled instant, unless somebody has done so; again, if the store falls out meanwhile."""

@@ -15,6 +15,7 @@ from jobstate_server.domain.statistics import Measure, Statistics, statistics
 from jobstate_server.engine.batch import Outcome
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
+from jobstate_server.engine.timekeeper import told_ahead
 from jobstate_server.rpc import limits, validate
 from jobstate_server.rpc.calls import Call, StreamCall
 from jobstate_server.rpc.page_token import encode_page_token
@@ -77,13 +78,14 @@ class JobService:
             return answer
         attempts = await self._readers.run(lambda reader: reader.attempts(job.id), is_short=True)
         # An attempt that ended between the two reads is newer than the job as it is answered.
-        known = [attempt_message(attempt) for attempt in attempts if attempt.end_time <= job.update_time]
+        newest = job.attempt if job.state is not JobState.PROCESSING else job.attempt - 1
+        known = [attempt_message(attempt) for attempt in attempts if attempt.number <= newest]
         return answer + pb.GetResponse(attempts=known).SerializeToString()
 
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:
         after = validate.list_jobs(request)
         limit = min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX)
-        wanted, order = convert.job_filter(request, call.sees), convert.list_order(request)
+        wanted, order = convert.job_filter(request, call.sees, told_ahead(self._clock)), convert.list_order(request)
         jobs = await self._readers.run(
             lambda reader: reader.list_jobs(wanted, order, after, limit, limits.RESPONSE_BYTES_MAX)
         )

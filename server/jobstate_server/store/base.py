@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from jobstate_server.domain.clock import DAY, SECOND
+from jobstate_server.domain.clock import DAY, MINUTE, SECOND
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import Attempt, Job, JobState
@@ -31,6 +31,9 @@ EVENTS_SCANNED_MAX = 10_000
 REPLICA_LEASE = 10 * SECOND
 """A replica that has not been heard for this long is taken for dead, and its duties are taken over. Several times the
 interval at which replicas are heard, so that a busy one keeps its own."""
+
+TASK_AHEAD_MAX = 1 * MINUTE
+"""How far ahead of now an instant may be when its run is claimed: clocks of replicas differ by less."""
 
 REPLICA_FORGOTTEN = 1 * DAY
 """For this long a replica that is gone can be seen in the table."""
@@ -204,12 +207,34 @@ class Bell(Protocol):
         """Give back what the bell holds."""
 
 
+class Times(Protocol):
+    """What the store keeps about its own time. Part of a transaction."""
+
+    def newest(self) -> int:
+        """The newest time that earlier transactions have stored, 0 when none ever did."""
+
+    def grace_until(self) -> int:
+        """Until when no attempt is failed for time or silence, because limits could not be kept for a while."""
+
+    def spare(self, until: int) -> None:
+        """Fail no attempt for time or silence before ``until``, on whichever replica. Never moves it back."""
+
+    def removal_held_until(self) -> int:
+        """Until when nothing is removed by its age, because time has jumped."""
+
+    def hold_removal(self, until: int) -> None:
+        """Remove nothing by its age before ``until``. Never moves it back."""
+
+
 class Transaction(Protocol):
     """One write transaction. Used by one thread, the committer's."""
 
     now: int
     """The time of this transaction in microseconds. Does not go back from one to the next, and moves on in ``load``:
     what is decided on a job is not earlier than what was decided on it before, on whichever replica."""
+
+    is_committed: bool
+    """Whether ``finish`` has committed it already."""
 
     def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
         """Read what will be decided on, and keep others from changing it until the transaction ends.
@@ -241,6 +266,9 @@ class Transaction(Protocol):
     def postpone_timeouts(self, until: int) -> int:
         """Move the ``due_time`` of running attempts that lies before ``until`` to ``until``. Returns how many."""
 
+    def times(self) -> Times:
+        """What the store keeps about its own time. Jobs that are to be locked too are locked first."""
+
     def probe(self) -> None:
         """Write 64 KiB and take them back: fails as any write does while there is no room for one."""
 
@@ -257,7 +285,8 @@ class Transaction(Protocol):
         """Take the run of a duty for the scheduled instant ``due``. False when it, or a later one, is gone.
 
         A run that has not ended can be taken over for the same instant, once nothing was heard of its replica for
-        ``REPLICA_LEASE``.
+        ``REPLICA_LEASE``. An instant that lies more than ``TASK_AHEAD_MAX`` ahead of now says nothing: it was claimed
+        when a clock was wrong.
         """
 
     def finish_task(self, name: str, token: str, outcome: str) -> None:
@@ -272,8 +301,8 @@ class Transaction(Protocol):
     def leave(self, replica: str) -> None:
         """Forget this replica, which serves no more."""
 
-    def last_heard(self) -> int | None:
-        """When any replica was heard last, None when none ever was."""
+    def last_heard(self, besides: str = "") -> int | None:
+        """When any replica, but for the one named, was heard last; None when none ever was."""
 
 
 class Reader(Protocol):

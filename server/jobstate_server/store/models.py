@@ -110,6 +110,14 @@ class LogRow(Model):
     bytes = BigIntegerField()
     create_time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
     requests = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    # The newest time of any commit; what follows it is not earlier.
+    time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    # PostgreSQL: how far the store's time was ahead of the database's clock, and when that was by the latter.
+    clock_offset = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    clock_set = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    # Until when no attempt is failed after a pause, and nothing is removed by its age after a jump.
+    grace_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    removal_held_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "log"

@@ -18,7 +18,7 @@ from peewee import PeeweeException
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
-from jobstate_server.domain.clock import Clock, FollowingClock
+from jobstate_server.domain.clock import Clock
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job
 from jobstate_server.store import migrate
@@ -26,6 +26,7 @@ from jobstate_server.store import postgres_statements as sql
 from jobstate_server.store.base import (
     REPLICA_FORGOTTEN,
     REPLICA_LEASE,
+    TASK_AHEAD_MAX,
     CannotOpen,
     ChangedJob,
     Changes,
@@ -34,6 +35,7 @@ from jobstate_server.store.base import (
     StoreError,
     TransactionConflict,
 )
+from jobstate_server.store.log_times import LogTimes
 from jobstate_server.store.models import LogRow
 from jobstate_server.store.postgres_arrays import Kind, array
 from jobstate_server.store.postgres_bell import PostgresBell, channel_of
@@ -48,6 +50,7 @@ from jobstate_server.store.postgres_connection import (
     one_row,
     raise_as_ours,
 )
+from jobstate_server.store.postgres_time import NOW, DatabaseTime
 from jobstate_server.store.reading import SqlReader
 from jobstate_server.store.rows import (
     attempt_values,
@@ -73,7 +76,7 @@ class PostgresTransaction:
         self.requests_stored: int | None = None
         """How many request ids there are, once this transaction has counted."""
         # A close guess; the first look at the database corrects it.
-        self.now = store.time()
+        self.now = store.course.now()
 
     def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
         self._begin()
@@ -95,13 +98,13 @@ class PostgresTransaction:
             # A statement by itself reminds it.
             connection.execute(b"SELECT")
 
-    def _time(self, time: psycopg.Cursor[Any]) -> int:
-        (now,) = one_row(time)
-        return self._store.time_of(now)
+    def _look_at_clock(self, told: psycopg.Cursor[Any], earliest: int) -> None:
+        self.now = self._store.course.take(one_row(told), earliest, self._execute)
 
     def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
         self._has_looked = True
         jobs = requests = due = None
+        earliest = self._store.course.now()
         with self._pipeline():
             if job_ids:
                 jobs = self._execute(sql.JOBS, ids=array(Kind.TEXT, list(job_ids)))
@@ -112,8 +115,8 @@ class PostgresTransaction:
                 )
             if due_limit:
                 due = self._execute(sql.DUE, now=self.now, limit=due_limit)
-            time = self._execute(sql.NOW)
-        self.now = self._time(time)
+            time = self._execute(NOW)
+        self._look_at_clock(time, earliest)
         found = {} if jobs is None else {row[0]: job_from(row) for row in jobs}
         used = () if requests is None else map(request_from, requests)
         return Loaded(
@@ -178,7 +181,7 @@ class PostgresTransaction:
             return self._execute(sql.HEAD)
         size = sum(len(event.payload) for event in changes.events)
         requests = len(changes.requests)
-        head = self._execute(sql.ADVANCE_LOG, events=len(changes.events), bytes=size, requests=requests)
+        head = self._execute(sql.ADVANCE_LOG, events=len(changes.events), bytes=size, requests=requests, now=self.now)
         if changes.events:
             sql.insert_events.run(self._connection, changes.events, events=len(changes.events))
         return head
@@ -221,6 +224,10 @@ class PostgresTransaction:
     def postpone_timeouts(self, until: int) -> int:
         return self._execute(sql.POSTPONE, until=until).rowcount
 
+    def times(self) -> LogTimes:
+        self._begin()
+        return LogTimes(self._store.database)
+
     def probe(self) -> None:
         # No caller's request id is this short.
         row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None)
@@ -243,15 +250,14 @@ class PostgresTransaction:
 
     def trim_requests(self, older_than: int, limit: int) -> int:
         trimmed = self._execute(sql.TRIM_REQUESTS, older_than=older_than, limit=limit).rowcount
-        counted = self._execute(sql.ADVANCE_LOG, events=0, bytes=0, requests=-trimmed)
+        counted = self._execute(sql.ADVANCE_LOG, events=0, bytes=0, requests=-trimmed, now=self.now)
         _, self.requests_stored = one_row(counted)
         return trimmed
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
-        alive_since = self.now - REPLICA_LEASE
-        claimed = self._execute(
-            sql.CLAIM_TASK, name=name, due=due, token=token, now=self.now, replica=replica, alive_since=alive_since
-        )
+        now = self.now
+        limits = {"now": now, "alive_since": now - REPLICA_LEASE, "absurd": now + TASK_AHEAD_MAX}
+        claimed = self._execute(sql.CLAIM_TASK, name=name, due=due, token=token, replica=replica, **limits)
         return claimed.fetchone() is not None
 
     def finish_task(self, name: str, token: str, outcome: str) -> None:
@@ -261,8 +267,8 @@ class PostgresTransaction:
         return self._execute(sql.TASK_IS_OURS, name=name, token=token).fetchone() is not None
 
     def be_heard(self, replica: str) -> None:
-        time = self._execute(sql.NOW)
-        self.now = self._time(time)
+        earliest = self._store.course.now()
+        self._look_at_clock(self._execute(NOW), earliest)
         with self._pipeline():
             self._execute(sql.BE_HEARD, replica=replica, now=self.now)
             self._execute(sql.FORGET_REPLICAS, before=self.now - REPLICA_FORGOTTEN)
@@ -270,8 +276,8 @@ class PostgresTransaction:
     def leave(self, replica: str) -> None:
         self._execute(sql.LEAVE, replica=replica)
 
-    def last_heard(self) -> int | None:
-        heard: int | None = one_row(self._execute(sql.LAST_HEARD))[0]
+    def last_heard(self, besides: str = "") -> int | None:
+        heard: int | None = one_row(self._execute(sql.LAST_HEARD, besides=besides))[0]
         return heard
 
 
@@ -290,14 +296,17 @@ class PostgresStore:
                 changed it beyond what this one may use.
         """
         self._url = url
-        self._clock = clock
+        self.course = DatabaseTime(clock)
         self.database = Postgres(url, WRITER_SETTINGS)
         try:
             # Tables may take longer to change than a batch may take to write, and who comes second waits for that.
             with closing(Postgres(url, {})) as unhurried:
                 check_server(unhurried.wire)
                 migrate.bring_up_to_date(unhurried, "postgres")
-            migrate.note_create_time(self.database, self.time_of(one_row(self.database.wire.execute(sql.NOW))[0]))
+            wire = self.database.wire
+            with wire.transaction():
+                self.course.begin(lambda text, **values: wire.execute(text, values))
+            migrate.note_create_time(self.database, self.course.now())
             log_row = self.database.rows(LogRow.select(LogRow.id, LogRow.requests))[0]
             self.log_id: str = log_row[0]
             self.requests_stored: int = log_row[1]
@@ -307,16 +316,6 @@ class PostgresStore:
                 raise
             raise CannotOpen(f"cannot use PostgreSQL as a store: {' '.join(str(error).split())}") from error
         self.channel = channel_of(self.log_id)
-
-    def time(self) -> int:
-        """The time of this moment, as far as this server knows."""
-        return self._clock.now()
-
-    def time_of(self, database_time: int) -> int:
-        """The time of this moment, which for the database is ``database_time``."""
-        if isinstance(self._clock, FollowingClock):
-            self._clock.follow(database_time)
-        return self._clock.now()
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:

@@ -16,7 +16,8 @@ from jobstate_server.store.copying import BATCH_ROWS, COPIED, CannotCopy, View
 from jobstate_server.store.models import SchemaRow
 from jobstate_server.store.opening import open_store, shown
 from jobstate_server.store.postgres_connection import Postgres, is_lost
-from jobstate_server.store.postgres_statements import LAST_HEARD, NOW
+from jobstate_server.store.postgres_statements import LAST_HEARD
+from jobstate_server.store.postgres_time import NOW, Reading
 
 _SCHEMA = SchemaRow._meta.table_name
 
@@ -90,8 +91,8 @@ class PostgresView:
         self._lock("ACCESS EXCLUSIVE", _SCHEMA)
         self._lock("SHARE ROW EXCLUSIVE", *(model._meta.table_name for model in COPIED))
         with self.explained():
-            (heard,) = self._connection.execute(LAST_HEARD).fetchone() or (None,)
-            (now,) = self._connection.execute(NOW).fetchone() or (0,)
+            (heard,) = self._connection.execute(LAST_HEARD, {"besides": ""}).fetchone() or (None,)
+            now = Reading(*(self._connection.execute(NOW).fetchone() or (0, 0, 0))).time
         if heard is not None and now - heard < REPLICA_LEASE:
             seconds = max(0, now - heard) / SECOND
             raise CannotCopy(

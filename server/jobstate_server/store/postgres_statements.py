@@ -113,8 +113,6 @@ delete_attempts = ManyRows(
 _JOB_NAMES = ", ".join(f"job.{name}" for name in JOB_COLUMNS)
 _REQUEST_NAMES = ", ".join(f"request.{name}" for name in REQUEST_COLUMNS)
 
-NOW = b"SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-
 # Job rows are always locked in the order of their ids, and before the log's row: nobody can wait in a circle.
 JOBS = f"SELECT {_JOB_NAMES} FROM job WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR UPDATE".encode()
 REQUESTS = (
@@ -138,8 +136,8 @@ POSTPONE = (
 
 # Whoever has moved the head is the only one who appends until its commit: that is what orders commits, of all replicas.
 ADVANCE_LOG = (
-    b"UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s, requests = requests + %(requests)s"
-    b" RETURNING head, requests"
+    b"UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s, requests = requests + %(requests)s,"
+    b" time = GREATEST(time, %(now)s) RETURNING head, requests"
 )
 HEAD = b"SELECT head, requests FROM log"
 NOTIFY = b"SELECT pg_notify(%(channel)s, head::text || ' ' || %(next_due)s) FROM log"
@@ -158,7 +156,8 @@ CLAIM_TASK = (
     b" VALUES (%(name)s, %(due)s, %(token)s, %(now)s, NULL, '', %(replica)s)"
     b" ON CONFLICT (name) DO UPDATE SET last_due = excluded.last_due, token = excluded.token,"
     b" start_time = excluded.start_time, end_time = NULL, outcome = '', replica = excluded.replica"
-    b" WHERE held.last_due < excluded.last_due OR (held.last_due = excluded.last_due AND held.end_time IS NULL"
+    b" WHERE held.last_due < excluded.last_due OR held.last_due > %(absurd)s"
+    b" OR (held.last_due = excluded.last_due AND held.end_time IS NULL"
     b" AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.id = held.replica AND heard_time > %(alive_since)s))"
     b" RETURNING 1"
 )
@@ -172,4 +171,4 @@ BE_HEARD = (
 )
 FORGET_REPLICAS = b"DELETE FROM replica WHERE heard_time < %(before)s"
 LEAVE = b"DELETE FROM replica WHERE id = %(replica)s"
-LAST_HEARD = b"SELECT max(heard_time) FROM replica"
+LAST_HEARD = b"SELECT max(heard_time) FROM replica WHERE id <> %(besides)s"

@@ -25,6 +25,7 @@ from jobstate_server.store.backup import PARTIAL_SUFFIX
 from jobstate_server.store.base import (
     REPLICA_FORGOTTEN,
     REPLICA_LEASE,
+    TASK_AHEAD_MAX,
     Bell,
     CannotOpen,
     ChangedJob,
@@ -37,6 +38,7 @@ from jobstate_server.store.base import (
     TransactionConflict,
 )
 from jobstate_server.store.job_cache import JobCache
+from jobstate_server.store.log_times import LogTimes
 from jobstate_server.store.models import (
     LogRow,
     ReplicaRow,
@@ -103,6 +105,7 @@ class SqliteTransaction:
 
     def __init__(self, database: SqliteDatabase, statements: Statements, cache: JobCache, now: int) -> None:
         self.now = now
+        self.is_committed = False
         self.requests_stored: int | None = None
         """How many request ids there are, once this transaction has counted."""
         self._cache = cache
@@ -203,7 +206,7 @@ class SqliteTransaction:
 
     def _advance_log(self, count: int, size: int, requests: int) -> int:
         """Count what is appended, and the request ids that come or go. Returns the head."""
-        values = {"count": count, "bytes": size, "requests": requests}
+        values = {"count": count, "bytes": size, "requests": requests, "now": self.now}
         cursor = self._connection.execute(self._statements.advance_log, values)
         head, self.requests_stored = cursor.fetchone()
         cursor.close()
@@ -218,6 +221,9 @@ class SqliteTransaction:
         self._cache.clear()
         self._written.clear()
         return self._connection.execute(self._statements.postpone, {"until": until}).rowcount
+
+    def times(self) -> LogTimes:
+        return LogTimes(self._database)
 
     def probe(self) -> None:
         # No caller's request id is this short.
@@ -265,7 +271,8 @@ class SqliteTransaction:
 
     def _can_claim(self, held: TaskRun, due: int) -> bool:
         is_abandoned = held.end_time is None and not self._is_alive(held.replica)
-        return held.last_due < due or (held.last_due == due and is_abandoned)
+        is_absurd = held.last_due > self.now + TASK_AHEAD_MAX
+        return held.last_due < due or is_absurd or (held.last_due == due and is_abandoned)
 
     def _is_alive(self, replica: str) -> bool:
         heard = ReplicaRow.select(ReplicaRow.heard_time).where(ReplicaRow.id == replica)
@@ -291,8 +298,8 @@ class SqliteTransaction:
     def leave(self, replica: str) -> None:
         self._database.execute(ReplicaRow.delete().where(ReplicaRow.id == replica))
 
-    def last_heard(self) -> int | None:
-        rows = self._rows(ReplicaRow.select(fn.MAX(ReplicaRow.heard_time)))
+    def last_heard(self, besides: str = "") -> int | None:
+        rows = self._rows(ReplicaRow.select(fn.MAX(ReplicaRow.heard_time)).where(ReplicaRow.id != besides))
         return None if rows[0][0] is None else int(rows[0][0])
 
 
@@ -316,6 +323,8 @@ class SqliteStore:
         if path.name.endswith(PARTIAL_SUFFIX):
             raise CannotOpen(f"{path} is a backup that was never finished; use one whose name does not end so")
         self.path = path
+        self.log_id: str
+        self.requests_stored: int
         self._clock = clock
         self._cache = JobCache()
         self._lock = _lock(path)
@@ -323,11 +332,11 @@ class SqliteStore:
             self._database = self._connect()
             try:
                 migrate.bring_up_to_date(self._database, "sqlite")
+                log_row = LogRow.select(LogRow.id, LogRow.requests, LogRow.time)
+                ((self.log_id, self.requests_stored, newest),) = self._database.execute(log_row)
+                clock.begin_at(newest)
                 migrate.note_create_time(self._database, clock.now())
                 self._statements = Statements(self._database)
-                log_row = self._database.execute(LogRow.select(LogRow.id, LogRow.requests)).fetchone()
-                self.log_id: str = log_row[0]
-                self.requests_stored: int = log_row[1]
             except BaseException:
                 self._database.close()
                 raise

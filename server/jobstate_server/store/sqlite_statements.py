@@ -137,6 +137,7 @@ class Statements:
             LogRow.head: LogRow.head + SQL(":count"),
             LogRow.bytes: LogRow.bytes + SQL(":bytes"),
             LogRow.requests: LogRow.requests + SQL(":requests"),
+            LogRow.time: SQL("MAX(time, :now)"),
         }
         self.advance_log = self._sql(LogRow.update(advance).returning(LogRow.head, LogRow.requests))
         self.trim_events = self._sql(EventRow.delete().where(EventRow.sequence <= SQL(":through")))

@@ -206,14 +206,18 @@ def document_problems(request: Message) -> tuple[tuple[str, str], ...]:
     return ()
 
 
-def job_filter(request: pb.ListRequest, principal: str | None) -> JobFilter:
-    """Which jobs a List wants."""
+def job_filter(request: pb.ListRequest, principal: str | None, ahead: int = 0) -> JobFilter:
+    """Which jobs a List wants.
+
+    Args:
+        ahead: by how much the store's time is ahead of the clock that callers go by.
+    """
     return JobFilter(
         states=tuple(sorted({JobState(state) for state in request.states})),
         job_types=tuple(sorted(set(request.job_types))),
         source_ids=(request.source_id,) if request.source_id else (),
-        create_time_from=time_from(request.create_time_from) if request.HasField("create_time_from") else None,
-        create_time_to=time_from(request.create_time_to) if request.HasField("create_time_to") else None,
+        create_time_from=time_from(request.create_time_from) + ahead if request.HasField("create_time_from") else None,
+        create_time_to=time_from(request.create_time_to) + ahead if request.HasField("create_time_to") else None,
         principal=principal,
     )
 

@@ -1,0 +1,37 @@
+"""What the row of the log holds about time, as both backends read and write it."""
+
+from __future__ import annotations
+
+from peewee import BigIntegerField, Database
+
+from jobstate_server.store.models import LogRow
+
+
+class LogTimes:
+    """A ``Times`` by peewee's queries. Belongs to one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        """``database`` must be in the transaction."""
+        self._database = database
+
+    def newest(self) -> int:
+        return self._value(LogRow.time)
+
+    def grace_until(self) -> int:
+        return self._value(LogRow.grace_until)
+
+    def removal_held_until(self) -> int:
+        return self._value(LogRow.removal_held_until)
+
+    def spare(self, until: int) -> None:
+        self._raise_to(LogRow.grace_until, until)
+
+    def hold_removal(self, until: int) -> None:
+        self._raise_to(LogRow.removal_held_until, until)
+
+    def _value(self, column: BigIntegerField) -> int:
+        ((value,),) = self._database.execute(LogRow.select(column))
+        return int(value)
+
+    def _raise_to(self, column: BigIntegerField, value: int) -> None:
+        self._database.execute(LogRow.update({column: value}).where(column < value))

@@ -1,0 +1,118 @@
+"""The time of a shared store: that of the database's clock, and an offset in the row of the log.
+
+Every replica counts the time that passes, too. When the database's clock is set, whoever notices first changes the
+offset under the row of the log, so that the store's time goes on for all of them. The offset shrinks by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import psycopg
+
+from jobstate_server.domain.clock import MILLISECOND, Clock, FollowingClock
+from jobstate_server.domain.store_time import PAUSE_MIN, SLEW_DIVISOR
+from jobstate_server.store.base import TransactionConflict
+from jobstate_server.store.postgres_connection import one_row
+
+log = logging.getLogger(__name__)
+
+STEP_BACK_MIN = 100 * MILLISECOND
+"""A database whose clock is this much behind what we have counted was set back. In the two seconds between a replica's
+transactions clocks do not drift apart by more than a few milliseconds."""
+
+_READING = b"(extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock_offset, clock_set"
+
+NOW = b"SELECT " + _READING + b" FROM log"
+_LOCK = b"SELECT 1 FROM log FOR UPDATE"
+_NEWEST = b"SELECT " + _READING + b", GREATEST(time, (SELECT max(heard_time) FROM replica)) FROM log"
+_SET = b"UPDATE log SET clock_offset = %(offset)s, clock_set = %(database)s"
+
+Execute = Callable[..., "psycopg.Cursor[Any]"]
+"""Runs a statement, with its values by name, in the transaction."""
+
+
+class Reading(NamedTuple):
+    """What the database said."""
+
+    database: int
+    """Its clock."""
+    offset: int
+    """How far the store's time was ahead of it ..."""
+    set_at: int
+    """... when its clock was this."""
+
+    @property
+    def ahead(self) -> int:
+        """How far the store's time is ahead of the database's clock: it runs at 99 % of the speed until they meet."""
+        return max(0, self.offset - max(0, self.database - self.set_at) // SLEW_DIVISOR)
+
+    @property
+    def time(self) -> int:
+        """The store's time."""
+        return self.database + self.ahead
+
+
+class DatabaseTime:
+    """Keeps the clock of one server at the time of the store that it shares."""
+
+    def __init__(self, clock: Clock) -> None:
+        """``clock``: any other than a ``FollowingClock``, a test's, goes by itself."""
+        self._clock = clock
+
+    def now(self) -> int:
+        """The store's time of this moment, as far as this server knows."""
+        return self._clock.now()
+
+    def begin(self, execute: Execute) -> None:
+        """Take the store's time, which is not earlier than anything that the store holds. Within a transaction."""
+        database, offset, set_at, newest = one_row(execute(_NEWEST))
+        reading = Reading(database, offset, set_at)
+        if not isinstance(self._clock, FollowingClock):
+            self._clock.begin_at(newest)
+            return
+        if reading.time < newest - STEP_BACK_MIN:
+            reading = self._corrected(execute, 0)
+        self._clock.follow(reading.time, reading.ahead)
+
+    def take(self, row: tuple[Any, ...], earliest: int, execute: Execute) -> int:
+        """The store's time, of which the database says what ``NOW`` asks for.
+
+        Args:
+            earliest: what ``now`` was before the database was asked.
+
+        Raises:
+            TransactionConflict: time has jumped ahead. What follows from that is to be done first.
+        """
+        clock = self._clock
+        if not isinstance(clock, FollowingClock):
+            return clock.now()
+        reading = Reading(*row)
+        latest = clock.now()
+        jumped = reading.time > latest + PAUSE_MIN
+        if reading.time < earliest - STEP_BACK_MIN or (jumped and reading.ahead):
+            reading = self._corrected(execute, earliest)
+        clock.follow(reading.time, reading.ahead)
+        if reading.time > latest + PAUSE_MIN:
+            raise TransactionConflict("the database's clock was set forward")
+        return clock.now()
+
+    def _corrected(self, execute: Execute, earliest: int) -> Reading:
+        """Make the store's time go on from where it is. Once: who comes second finds it as it should be."""
+        execute(_LOCK)
+        if earliest:
+            earliest = self._clock.now()
+        database, offset, set_at, newest = one_row(execute(_NEWEST))
+        found = Reading(database, offset, set_at)
+        expected = max(earliest, newest)
+        wanted = Reading(database, max(0, expected - database), database)
+        if abs(wanted.time - found.time) <= STEP_BACK_MIN:
+            return found
+        execute(_SET, offset=wanted.offset, database=database)
+        log.warning(
+            "the database's clock was set: the store's time goes on",
+            extra={"ahead_s": round(wanted.ahead / 1_000_000, 3), "was_ahead_s": round(found.ahead / 1_000_000, 3)},
+        )
+        return wanted
