@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from jobstate.v1 import job_service_pb2 as pb
@@ -11,10 +11,11 @@ from jobstate_server.domain.clock import Clock
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
-from jobstate_server.domain.statistics import Measure, Statistics, statistics
+from jobstate_server.domain.statistics import TallyKey, statistics
 from jobstate_server.engine.batch import Outcome
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
+from jobstate_server.engine.shared_read import SharedRead
 from jobstate_server.engine.timekeeper import told_ahead
 from jobstate_server.rpc import limits, validate
 from jobstate_server.rpc.calls import Call, StreamCall
@@ -54,6 +55,7 @@ class JobService:
         self._watching = watching
         self._job_types = job_types
         self._clock = clock
+        self._statistics = SharedRead(readers, lambda reader: _read_statistics(reader, ()))
         self._update_streams = UpdateStreams(committer, clock)
 
     def drain(self) -> None:
@@ -149,22 +151,29 @@ class JobService:
 
     async def GetStats(self, request: pb.GetStatsRequest, _call: Call) -> bytes:
         validate.get_stats(request)
-        sums = await self._readers.run(lambda reader: _read_statistics(reader, sorted(set(request.job_types))))
-        messages = [statistics_message(*of_type) for of_type in sums]
-        return pb.GetStatsResponse(job_types=messages[:-1], total=messages[-1]).SerializeToString()
+        if not request.job_types:
+            return await self._statistics.get()
+        job_types = set(request.job_types)
+        return await self._readers.run(lambda reader: _read_statistics(reader, job_types))
 
     async def ListJobTypes(self, _request: pb.ListJobTypesRequest, _call: Call) -> bytes:
         types = [job_type_message(job_type) for job_type in self._job_types.all()]
         return pb.ListJobTypesResponse(job_types=types, strict_job_types=self._job_types.strict).SerializeToString()
 
 
-def _read_statistics(reader: Reader, job_types: list[str]) -> list[tuple[Statistics, int | None]]:
-    """The sums of each type that ever had a job, and last those of all together."""
-    tallies = reader.tallies(job_types)
-    found: list[tuple[Statistics, int | None]] = []
-    for job_type in sorted({key[0] for key in tallies}):
-        sums = statistics(job_type, ((key, value) for key, value in tallies.items() if key[0] == job_type))
-        queued = tallies.get((job_type, Measure.STORED, JobState.QUEUED), 0)
-        found.append((sums, reader.oldest_queued(job_type) if queued else None))
-    oldest = min((time for _, time in found if time is not None), default=None)
-    return [*found, (statistics("", tallies.items()), oldest)]
+def _read_statistics(reader: Reader, job_types: Collection[str]) -> bytes:
+    """The encoded sums of each type that ever had a job, and of all together."""
+    by_type: dict[str, list[tuple[TallyKey, int]]] = {}
+    for item in reader.tallies(job_types).items():
+        by_type.setdefault(item[0][0], []).append(item)
+    answer = pb.GetStatsResponse()
+    oldest: list[int] = []
+    for job_type in sorted(by_type):
+        sums = statistics(job_type, by_type[job_type])
+        queued = reader.oldest_queued(job_type) if sums.stored[JobState.QUEUED] else None
+        if queued is not None:
+            oldest.append(queued)
+        answer.job_types.append(statistics_message(sums, queued))
+    everything = statistics("", (item for items in by_type.values() for item in items))
+    answer.total.CopyFrom(statistics_message(everything, min(oldest, default=None)))
+    return answer.SerializeToString()

@@ -1,0 +1,56 @@
+"""A dear read for many callers: those who ask together share one answer, and it never takes more than its share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from jobstate_server.engine.readers import Readers
+from jobstate_server.store.base import Reader
+
+IDLE_PER_BUSY = 4
+"""Pause after a read, in times of the processor time that it took: a flood of callers costs a fifth of a core."""
+
+T = TypeVar("T")
+
+
+class SharedRead(Generic[T]):
+    """One read at a time, begun after everybody who shares its answer has asked. Belongs on the event loop's thread."""
+
+    def __init__(self, readers: Readers, read: Callable[[Reader], T]) -> None:
+        self._readers = readers
+        self._read = read
+        self._under_way: asyncio.Task[T] | None = None
+        self._next: asyncio.Task[T] | None = None
+        self._begins = 0.0
+        """When the next read may begin, in the event loop's time."""
+
+    async def get(self) -> T:
+        """The answer of the next read to begin. Raises what ``Readers.run`` raises."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._run())
+            self._next.add_done_callback(_retrieved)
+        # Shielded: a caller who goes away must not cancel the read for the others.
+        return await asyncio.shield(self._next)
+
+    async def _run(self) -> T:
+        if self._under_way is not None:
+            await asyncio.wait((self._under_way,))
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._begins - loop.time())
+        self._under_way, self._next = self._next, None
+        answer, busy = await self._readers.run(self._timed)
+        self._begins = loop.time() + IDLE_PER_BUSY * busy
+        return answer
+
+    def _timed(self, reader: Reader) -> tuple[T, float]:
+        began = time.thread_time()
+        return self._read(reader), time.thread_time() - began
+
+
+def _retrieved(read: asyncio.Task[T]) -> None:
+    """Where everybody who waited has gone, an error is nobody's."""
+    if not read.cancelled():
+        read.exception()
