@@ -29,7 +29,7 @@ HARDLY_EVER = "0 0 29 2 *"
 """A schedule that does not fire during a run: a duty that happens to run would be in one sample and not in the next."""
 
 _DUTIES = ("CHECK_STALE", "RETRY_FAILED", "EVICT_INACTIVE", "CLEANUP", "CHECK_HEALTH")
-_MAX_RETRIES = {"JOBSTATE_JOB_TYPES": '{"bench": {"max_retries": 1000}}'}
+_MAX_RETRIES = {"JOBSTATE_JOB_TYPES__bench__MAX_RETRIES": "1000"}
 
 
 def cpu_seconds(pid: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -99,7 +98,12 @@ def server_process(store: Path, listen: str = "127.0.0.1:0") -> Iterator[tuple[C
     """A server that goes by the machine's time, and its address, from when it says that it serves."""
     duties = {f"JOBSTATE_SCHEDULES__{duty.upper()}": HARDLY_EVER for duty in QUIET}
     # Otherwise nothing counts as stale before a server has run for half a minute.
-    env = {**duties, "JOBSTATE_JOB_TYPES": json.dumps(JOB_TYPES), "JOBSTATE_RESTART_GRACE": "0s"}
+    types = {
+        f"JOBSTATE_JOB_TYPES__{name}__{setting.upper()}": str(value)
+        for name, settings in JOB_TYPES.items()
+        for setting, value in settings.items()
+    }
+    env = {**duties, **types, "JOBSTATE_RESTART_GRACE": "0s"}
     arguments = ("-m", "jobstate_server", "serve", "--listen", listen, "--store", f"sqlite:///{store}")
     log = store.with_suffix(".log")
     with child(*arguments, env=env, log=log) as process:

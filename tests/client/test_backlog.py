@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from jobstate_client import Client, Job
+from jobstate_client import Client, Job, State
 from jobstate_client.core import backlog
 from jobstate_client.core.backlog import Backlog
 
@@ -45,16 +48,64 @@ def test_the_backlog_is_listed_again_when_it_overflowed_and_is_used_up(
     assert held.needs_listing
 
 
-def test_the_backlog_chooses_at_random_among_the_oldest(
+def test_the_backlog_chooses_in_the_order_in_which_jobs_became_ready_then_by_id(told: Callable[[str], Job]) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    ready = {"a": 30, "b": 10, "c": 20, "retry": 15, "tie-2": 40, "tie-1": 40}
+    jobs = [replace(told(job_id), create_time=at + timedelta(seconds=ready[job_id])) for job_id in ready]
+    # Created before all others, due for its retry in the middle of them, and told last.
+    retry: dict[str, Any] = {"create_time": at, "start_time": at + timedelta(seconds=15)}
+    jobs.append(replace(told("due"), state=State.PROCESSING, attempt=2, **retry))
+    held = Backlog()
+    for job in jobs:
+        held.take_in(job)
+
+    assert [held.choose() for _ in range(8)] == ["b", "due", "retry", "c", "a", "tie-1", "tie-2", None]
+
+
+def test_a_retry_of_a_job_that_is_held_stands_where_its_wait_was_over(told: Callable[[str], Job]) -> None:
+    held = Backlog()
+    first, second = told("first"), told("second")
+    assert second.create_time is not None
+    for job in (first, second):
+        held.take_in(job)
+    later = second.create_time + timedelta(seconds=1)
+    held.take_in(replace(first, state=State.PROCESSING, attempt=2, start_time=later))
+
+    assert [held.choose() for _ in range(3)] == ["second", "first", None]
+
+
+def test_the_backlog_chooses_among_more_while_others_are_quicker(
     told: Callable[[str], Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backlog, "CHOICE", 2)
+    monkeypatch.setattr(backlog, "CHOICE_MAX", 2)
     jobs = [told(job_id) for job_id in "abc"]
-    chosen = set()
-    for _ in range(50):
-        held = Backlog()
-        for job in jobs:
-            held.take_in(job)
-        chosen.add(held.choose())
+    held = Backlog()
 
-    assert chosen == {"a", "b"}
+    def choices() -> set[str | None]:
+        found = set()
+        for _ in range(50):
+            for job in jobs:
+                held.take_in(job)
+            found.add(held.choose())
+        return found
+
+    assert choices() == {"a"}
+    for _ in range(9):
+        held.tried(won=False)
+    assert choices() == {"a", "b"}
+    held.tried(won=True)
+    assert choices() == {"a"}
+
+
+def test_jobs_that_others_take_leave_nothing_behind(
+    told: Callable[[str], Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "STALE_ENTRIES_MAX", 10)
+    held, kept, other = Backlog(), told("kept"), told("other")
+    held.take_in(kept)
+    for _ in range(100):
+        held.take_in(other)
+        held.take_in(replace(other, state=State.CANCELLED))
+
+    assert (len(held), len(held._order) <= 12) == (1, True)
+    assert (held.choose(), held.choose()) == ("kept", None)

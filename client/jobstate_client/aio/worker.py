@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobstate_client.aio.interrupts import stopping_on_interrupt
 from jobstate_client.aio.run import AsyncRunning
-from jobstate_client.core.backlog import LISTED, WATCHED, Backlog
+from jobstate_client.core.backlog import LISTED, PAGE, WATCHED, Backlog
 from jobstate_client.core.calls import Backoff
 from jobstate_client.core.handling import awaited, check_worker, result_of
 from jobstate_client.core.operations import new_request_id
@@ -122,7 +122,7 @@ class AsyncWorker:
     async def _list(self) -> bool:
         self._backlog.listing()
         try:
-            jobs = self._client.list(states=LISTED, job_types=self._job_types, oldest_first=True, page_size=1_000)
+            jobs = self._client.list(states=LISTED, job_types=self._job_types, oldest_first=True, page_size=PAGE)
             async for job in jobs:
                 if self._stopping.is_set() or not self._backlog.take_in(job):
                     break
@@ -188,6 +188,7 @@ class AsyncWorker:
         async def start() -> Job:
             nonlocal attempt
             job = await self._start(job_id)
+            self._backlog.tried(won=job is not None)
             if job is None:
                 raise _NotOurs
             attempt = job.attempt

@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from jobstate_client.core.backlog import LISTED, WATCHED, Backlog
+from jobstate_client.core.backlog import LISTED, PAGE, WATCHED, Backlog
 from jobstate_client.core.calls import Backoff
 from jobstate_client.core.handling import check_worker, result_of
 from jobstate_client.core.operations import new_request_id
@@ -147,11 +148,15 @@ class Worker:
         with self._changed:
             self._backlog.listing()
         try:
-            for job in self._client.list(states=LISTED, job_types=self._job_types, oldest_first=True, page_size=1_000):
+            jobs = self._client.list(states=LISTED, job_types=self._job_types, oldest_first=True, page_size=PAGE)
+            # A page at a time, so that the first start is the oldest's: jobs are listed as they were created, and a
+            # retry became ready later than that.
+            while page := list(islice(jobs, PAGE)):
                 with self._changed:
-                    if self._stopping or not self._backlog.take_in(job):
+                    has_room = all(map(self._backlog.take_in, page))
+                    self._changed.notify_all()
+                    if self._stopping or not has_room:
                         break
-                    self._changed.notify()
         except PASSING as error:
             log.warning("the jobs could not be listed (%s); again soon", error)
             with self._changed:
@@ -162,6 +167,8 @@ class Worker:
         try:
             while (job_id := self._next()) is not None:
                 job = self._start(job_id)
+                with self._changed:
+                    self._backlog.tried(won=job is not None)
                 if job is not None:
                     self._do(job)
         except BaseException as error:
