@@ -11,6 +11,7 @@ from jobstate_server.domain.errors import JobStateError
 from jobstate_server.rpc.byte_budget import ByteBudget
 from jobstate_server.rpc.calls import StreamCall
 from jobstate_server.rpc.update_stream import BATCHES_UNDER_WAY_MAX, UpdateStreams
+from jobstate_server.wire.job_ids import JobIds
 
 from ..support.clock import PATIENCE_S
 from ..support.server import Running
@@ -45,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_client_that_reads_no_answers_is_not_read_any_further(running: Running) -> None:
     budget = ByteBudget(limit=400_000, of_connection=120_000)
-    streams = UpdateStreams(running.server.committer, running.server.clock, budget)
+    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), budget)
     sender = Sender()
 
     async with aclosing(streams.answers(sender.requests(), call_of("a"))) as answers:  # type: ignore[type-var]
@@ -59,7 +60,7 @@ async def test_a_client_that_reads_no_answers_is_not_read_any_further(running: R
 
 async def test_it_goes_on_as_soon_as_its_answers_are_read(running: Running) -> None:
     budget = ByteBudget(limit=60_000, of_connection=60_000)
-    streams = UpdateStreams(running.server.committer, running.server.clock, budget)
+    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), budget)
 
     answered = [answer async for answer in streams.answers(Sender(50).requests(), call_of("a"))]
 
@@ -69,7 +70,7 @@ async def test_it_goes_on_as_soon_as_its_answers_are_read(running: Running) -> N
 
 async def test_who_does_not_read_takes_nothing_from_other_connections(running: Running) -> None:
     budget = ByteBudget(limit=400_000, of_connection=120_000)
-    streams = UpdateStreams(running.server.committer, running.server.clock, budget)
+    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), budget)
 
     async with aclosing(streams.answers(Sender().requests(), call_of("a"))) as unread:  # type: ignore[type-var]
         await anext(unread)
@@ -80,7 +81,7 @@ async def test_who_does_not_read_takes_nothing_from_other_connections(running: R
 
 async def test_who_does_not_read_while_others_wait_for_the_memory_is_ended(running: Running) -> None:
     budget = ByteBudget(limit=120_000, of_connection=120_000, unread_s=0.05)
-    streams = UpdateStreams(running.server.committer, running.server.clock, budget)
+    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), budget)
     ended: list[str] = []
     unread = streams.answers(Sender().requests(), call_of("a", lambda error: ended.append(error.reason)))
     await anext(unread)

@@ -26,6 +26,7 @@ from jobstate_server.store.base import Reader, document_bytes
 from jobstate_server.watch.stream import Watch, Watching
 from jobstate_server.wire import requests as convert
 from jobstate_server.wire.framing import embed, length_tag
+from jobstate_server.wire.job_ids import JobIds
 from jobstate_server.wire.jobs import attempt_message, encode_job, encode_whole, job_type_message, with_version
 from jobstate_server.wire.statistics import statistics_message
 from jobstate_server.wire.times import span_from
@@ -54,9 +55,9 @@ class JobService:
         self._readers = readers
         self._watching = watching
         self._job_types = job_types
-        self._clock = clock
         self._statistics = SharedRead(readers, lambda reader: _read_statistics(reader, ()))
-        self._update_streams = UpdateStreams(committer, clock)
+        self._new_id = JobIds(clock.now)
+        self._update_streams = UpdateStreams(committer, self._new_id)
 
     def drain(self) -> None:
         """End the streams of updates: what has come is answered, no more is taken."""
@@ -67,7 +68,7 @@ class JobService:
 
     async def BatchCreate(self, request: pb.BatchCreateRequest, call: Call) -> bytes:
         validate.batch_create(request)
-        command = convert.batch_create_command(request, call, self._clock.now)
+        command = convert.batch_create_command(request, call, self._new_id)
         outcome = await self._committer.submit(command, call.size)
         created = [pb.CreatedJob(id=job.id, version=job.version) for job in outcome.jobs]
         return pb.BatchCreateResponse(jobs=created).SerializeToString()
@@ -121,7 +122,7 @@ class JobService:
         return await self._change("cancel", request, call)
 
     def _submit(self, kind: str, request: Any, call: Call) -> asyncio.Future[Outcome]:
-        return self._committer.submit(command_of(kind, request, call, self._clock.now), call.size)
+        return self._committer.submit(command_of(kind, request, call, self._new_id), call.size)
 
     async def _change(self, kind: str, request: Any, call: Call) -> bytes:
         outcome = await self._submit(kind, request, call)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.clock import Clock
 from jobstate_server.domain.commands import Command, Create
 from jobstate_server.domain.errors import Draining, JobStateError, Overloaded
 from jobstate_server.engine.batch import Verdict
@@ -24,6 +23,7 @@ from jobstate_server.rpc.calls import StreamCall, as_told
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.rpc.update_batch import UnreadableUpdate, UpdateBatch, read_batch, reckoned_bytes
 from jobstate_server.rpc.updates import command_of_update
+from jobstate_server.wire.requests import NewId
 
 BATCHES_UNDER_WAY_MAX = 8
 """Batches of one stream that await their answer: enough to keep the committer busy over a slow network."""
@@ -51,7 +51,7 @@ class _Batch:
         self._verdicts: asyncio.Future[list[Verdict]] | None = None
 
     async def hand_on(
-        self, batch: UpdateBatch, call: StreamCall, committer: Committer, clock: Clock, size: int
+        self, batch: UpdateBatch, call: StreamCall, committer: Committer, new_id: NewId, size: int
     ) -> None:
         """Have the commands in this batch committed, once there is room for them."""
         commands: list[Command] = []
@@ -59,7 +59,7 @@ class _Batch:
             if isinstance(update, UnreadableUpdate):
                 self._refused[index] = _Refused(*update)
                 continue
-            command = _command_or_refusal(update, call, clock)
+            command = _command_or_refusal(update, call, new_id)
             if isinstance(command, _Refused):
                 self._refused[index] = command
             else:
@@ -117,9 +117,9 @@ _Answerable = _Batch | Exception | None
 class UpdateStreams:
     """Makes the streams of updates of a server."""
 
-    def __init__(self, committer: Committer, clock: Clock, budget: ByteBudget | None = None) -> None:
+    def __init__(self, committer: Committer, new_id: NewId, budget: ByteBudget | None = None) -> None:
         self._committer = committer
-        self._clock = clock
+        self._new_id = new_id
         self._budget = budget or ByteBudget()
         self._draining = asyncio.Event()
 
@@ -173,7 +173,7 @@ class UpdateStreams:
                 await share.take(size)
                 read = read_batch(raw)
                 batch = _Batch(share, size, read.number)
-                await batch.hand_on(read, call, self._committer, self._clock, len(raw))
+                await batch.hand_on(read, call, self._committer, self._new_id, len(raw))
                 try:
                     await under_way.put(batch)
                 except asyncio.CancelledError:
@@ -194,9 +194,9 @@ def _unread() -> Overloaded:
     return Overloaded("the answers were not read while others waited for their memory", RETRY_DELAY_S)
 
 
-def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, clock: Clock) -> Command | _Refused:
+def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, new_id: NewId) -> Command | _Refused:
     try:
-        return command_of_update(update, call, clock.now)
+        return command_of_update(update, call, new_id)
     except Exception as error:
         # Whatever is wrong with an update is told in its place, and the others of its batch go on.
         kind = update.WhichOneof("update")

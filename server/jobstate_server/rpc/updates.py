@@ -12,7 +12,7 @@ from jobstate_server.rpc import validate
 from jobstate_server.rpc.calls import Call
 from jobstate_server.wire import requests as convert
 
-_Rule = tuple[Callable[[Any], None], Callable[[Any, Call, convert.Now], Command]]
+_Rule = tuple[Callable[[Any], None], Callable[[Any, Call, convert.NewId], Command]]
 
 _RULES: dict[str, _Rule] = {
     "create": (validate.create, convert.create_command),
@@ -26,7 +26,7 @@ _RULES: dict[str, _Rule] = {
 """By the names of ``JobUpdate.update``."""
 
 
-def command_of(kind: str, request: Any, call: Call, now: convert.Now) -> Command:
+def command_of(kind: str, request: Any, call: Call, new_id: convert.NewId) -> Command:
     """The command in a request.
 
     Raises:
@@ -34,12 +34,12 @@ def command_of(kind: str, request: Any, call: Call, now: convert.Now) -> Command
     """
     check, to_command = _RULES[kind]
     check(request)
-    return to_command(request, call, now)
+    return to_command(request, call, new_id)
 
 
-def command_of_update(update: pb.JobUpdate, call: Call, now: convert.Now) -> Command:
+def command_of_update(update: pb.JobUpdate, call: Call, new_id: convert.NewId) -> Command:
     """The command in an update of a stream. Raises InvalidField."""
     kind = update.WhichOneof("update")
     if kind is None:
         raise InvalidField("update", "must be one of " + ", ".join(_RULES))
-    return command_of(kind, getattr(update, kind), call, now)
+    return command_of(kind, getattr(update, kind), call, new_id)

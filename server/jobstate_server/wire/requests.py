@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,8 +26,8 @@ class Caller(Protocol):
     actor: str
 
 
-Now = Callable[[], int]
-"""Tells the time, to whoever needs it."""
+NewId = Callable[[], str]
+"""Makes an id for a job whose creator leaves it to the server."""
 
 
 def request_of(caller: Caller, rpc: str, message: Message, request_id: str) -> c.Request | None:
@@ -40,15 +39,6 @@ def request_of(caller: Caller, rpc: str, message: Message, request_id: str) -> c
         return None
     digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
     return c.Request(caller.principal, request_id, rpc, digest)
-
-
-def new_job_id(now: int) -> str:
-    """An id that sorts by time: a UUID of version 7 (RFC 9562, section 5.7)."""
-    milliseconds = now // 1_000
-    random = secrets.randbits(74)
-    value = milliseconds << 80 | 7 << 76 | (random >> 62) << 64 | 2 << 62 | random & (1 << 62) - 1
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _usage(message: job_pb2.Usage) -> Usage:
@@ -68,11 +58,11 @@ def _attempt_fields(
     return attempt, _usage(request.usage) if request.HasField("usage") else _NO_USAGE
 
 
-def create_command(request: pb.CreateRequest, caller: Caller, now: Now) -> c.Create:
+def create_command(request: pb.CreateRequest, caller: Caller, new_id: NewId) -> c.Create:
     """Create; makes the id when the caller leaves it to the server."""
     timeout = span_from(request.timeout) if request.HasField("timeout") else None
     return c.Create(
-        job_id=request.id or new_job_id(now()),
+        job_id=request.id or new_id(),
         actor=caller.actor,
         principal=caller.principal,
         request=request_of(caller, "Create", request, request.request_id),
@@ -85,12 +75,12 @@ def create_command(request: pb.CreateRequest, caller: Caller, now: Now) -> c.Cre
     )
 
 
-def batch_create_command(request: pb.BatchCreateRequest, caller: Caller, now: Now) -> c.BatchCreate:
+def batch_create_command(request: pb.BatchCreateRequest, caller: Caller, new_id: NewId) -> c.BatchCreate:
     """BatchCreate."""
     creates, refusals = [], []
     for index, item in enumerate(request.requests):
         try:
-            creates.append(create_command(item, caller, now))
+            creates.append(create_command(item, caller, new_id))
         except InvalidField as refusal:
             refusals.append(refusal.within(f"requests[{index}]"))
             if len(refusals) == documents.PROBLEMS_MAX:
@@ -100,7 +90,7 @@ def batch_create_command(request: pb.BatchCreateRequest, caller: Caller, now: No
     return c.BatchCreate(job_id=creates[0].job_id, actor=caller.actor, creates=tuple(creates))
 
 
-def start_command(request: pb.StartRequest, caller: Caller, _now: Now) -> c.Start:
+def start_command(request: pb.StartRequest, caller: Caller, _new_id: NewId) -> c.Start:
     """Start."""
     return c.Start(
         job_id=request.id,
@@ -110,7 +100,7 @@ def start_command(request: pb.StartRequest, caller: Caller, _now: Now) -> c.Star
     )
 
 
-def progress_command(request: pb.UpdateProgressRequest, caller: Caller, _now: Now) -> c.UpdateProgress:
+def progress_command(request: pb.UpdateProgressRequest, caller: Caller, _new_id: NewId) -> c.UpdateProgress:
     """UpdateProgress."""
     attempt, usage = _attempt_fields(request)
     return c.UpdateProgress(
@@ -124,7 +114,7 @@ def progress_command(request: pb.UpdateProgressRequest, caller: Caller, _now: No
     )
 
 
-def complete_command(request: pb.CompleteRequest, caller: Caller, _now: Now) -> c.Complete:
+def complete_command(request: pb.CompleteRequest, caller: Caller, _new_id: NewId) -> c.Complete:
     """Complete."""
     attempt, usage = _attempt_fields(request)
     return c.Complete(
@@ -138,7 +128,7 @@ def complete_command(request: pb.CompleteRequest, caller: Caller, _now: Now) -> 
     )
 
 
-def fail_command(request: pb.FailRequest, caller: Caller, _now: Now) -> c.Fail:
+def fail_command(request: pb.FailRequest, caller: Caller, _new_id: NewId) -> c.Fail:
     """Fail."""
     attempt, usage = _attempt_fields(request)
     return c.Fail(
@@ -155,7 +145,7 @@ def fail_command(request: pb.FailRequest, caller: Caller, _now: Now) -> c.Fail:
     )
 
 
-def retry_command(request: pb.RetryRequest, caller: Caller, _now: Now) -> c.Retry:
+def retry_command(request: pb.RetryRequest, caller: Caller, _new_id: NewId) -> c.Retry:
     """Retry."""
     return c.Retry(
         job_id=request.id,
@@ -165,7 +155,7 @@ def retry_command(request: pb.RetryRequest, caller: Caller, _now: Now) -> c.Retr
     )
 
 
-def cancel_command(request: pb.CancelRequest, caller: Caller, _now: Now) -> c.Cancel:
+def cancel_command(request: pb.CancelRequest, caller: Caller, _new_id: NewId) -> c.Cancel:
     """Cancel."""
     return c.Cancel(
         job_id=request.id,
