@@ -109,7 +109,7 @@ def test_any_failure_becomes_a_request_that_the_server_takes(
 
     for request in fail_request(job, "the-same-1", error, None):
         sent = pb.FailRequest.FromString(request.SerializeToString())
-        updates.command_of("fail", sent, _call(), lambda: 0)
+        updates.command_of("fail", sent, _call(), lambda: "id")
         assert sent.error.code
         if type(code) is str and code and "\0" not in code and code.isascii() and len(code) <= 128:
             assert sent.error.code == code

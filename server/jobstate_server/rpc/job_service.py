@@ -56,6 +56,7 @@ class JobService:
         self._watching = watching
         self._job_types = job_types
         self._statistics = SharedRead(readers, lambda reader: _read_statistics(reader, ()))
+        self._clock = clock
         self._new_id = JobIds(clock.now)
         self._update_streams = UpdateStreams(committer, self._new_id)
 

@@ -164,8 +164,8 @@ func (AttemptOutcome) EnumDescriptor() ([]byte, []int) {
 // them; Get, List and all other answers carry it whole.
 type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the job, for good. Given by the caller or made by the server; ids that the server makes sort by the time
-	// they were made. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
+	// Names the job, for good. Given by the caller or made by the server; ids that the server makes sort in the order
+	// in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The kind of work, which decides the retry policy, the timeout and the stale threshold: see JobType. Matches
 	// [A-Za-z0-9][A-Za-z0-9._:-]{0,63}.

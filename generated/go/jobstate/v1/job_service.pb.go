@@ -24,7 +24,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ListOrder is the order of a listing. Jobs created at the same time are ordered by id, in the same direction.
+// ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in the
+// same direction; ids that the server made keep the order of creation.
 type ListOrder int32
 
 const (

@@ -140,8 +140,8 @@ class Job(_message.Message):
     CLAIMED_FIELD_NUMBER: _builtins.int
     CLAIM_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Names the job, for good. Given by the caller or made by the server; ids that the server makes sort by the time
-    they were made. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
+    """Names the job, for good. Given by the caller or made by the server; ids that the server makes sort in the order
+    in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
     """
     job_type: _builtins.str
     """The kind of work, which decides the retry policy, the timeout and the stale threshold: see JobType. Matches

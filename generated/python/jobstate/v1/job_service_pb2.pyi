@@ -38,7 +38,9 @@ class _ListOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ListOrder.V
     """Oldest first."""
 
 class ListOrder(_ListOrder, metaclass=_ListOrderEnumTypeWrapper):
-    """ListOrder is the order of a listing. Jobs created at the same time are ordered by id, in the same direction."""
+    """ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in the
+    same direction; ids that the server made keep the order of creation.
+    """
 
 LIST_ORDER_UNSPECIFIED: ListOrder.ValueType  # 0
 """The same as CREATE_TIME_DESC."""

@@ -22,8 +22,8 @@ export declare const file_jobstate_v1_job: GenFile;
  */
 export declare type Job = Message<"jobstate.v1.Job"> & {
   /**
-   * Names the job, for good. Given by the caller or made by the server; ids that the server makes sort by the time
-   * they were made. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
+   * Names the job, for good. Given by the caller or made by the server; ids that the server makes sort in the order
+   * in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
    *
    * @generated from field: string id = 1;
    */

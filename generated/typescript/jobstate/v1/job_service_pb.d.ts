@@ -1384,7 +1384,8 @@ export declare type ListJobTypesResponse = Message<"jobstate.v1.ListJobTypesResp
 export declare const ListJobTypesResponseSchema: GenMessage<ListJobTypesResponse>;
 
 /**
- * ListOrder is the order of a listing. Jobs created at the same time are ordered by id, in the same direction.
+ * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in the
+ * same direction; ids that the server made keep the order of creation.
  *
  * @generated from enum jobstate.v1.ListOrder
  */

@@ -265,7 +265,8 @@ export const ListOrderSchema = /*@__PURE__*/
   enumDesc(file_jobstate_v1_job_service, 0);
 
 /**
- * ListOrder is the order of a listing. Jobs created at the same time are ordered by id, in the same direction.
+ * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in the
+ * same direction; ids that the server made keep the order of creation.
  *
  * @generated from enum jobstate.v1.ListOrder
  */
