@@ -12,12 +12,13 @@ from jobstate_client.cli.rows import EventRow, JobRow
 from jobstate_client.cli.text import safe
 from jobstate_client.core.states import EventType, State
 from jobstate_client.core.values import Event, Job, SnapshotJob, SnapshotStarted, Synced, WatchItem
+from jobstate_client.views.phase import Phase
 
 if TYPE_CHECKING:
     from jobstate_client.core.reports import Stats
 
 JOBS_KEPT_MAX = 1_000
-"""Running jobs, and jobs waiting for a retry, that are kept of each: more than any screen has lines. The counts beside
+"""Running jobs, and retries to come or due, that are kept of each: more than any screen has lines. The counts beside
 them are the server's and know of all."""
 
 EVENTS_KEPT_MAX = 300
@@ -33,12 +34,14 @@ _EPOCH = datetime.min.replace(tzinfo=UTC)
 
 
 def _by_start(job: JobRow) -> tuple[Any, ...]:
-    """Those with a worker first, the longest at work first of all, then those that wait: lines then stay in place."""
-    return (not job.claimed, job.claim_time or job.start_time or _EPOCH, job.id)
+    """The longest at work first: lines then stay in place while jobs come and go."""
+    return (job.claim_time or _EPOCH, job.id)
 
 
 def _by_retry(job: JobRow) -> tuple[Any, ...]:
-    return (job.next_retry_time or _EPOCH, job.id)
+    """Those that wait for a worker first, the longest first, and then those that fall due next."""
+    is_due = job.phase is Phase.WAITING
+    return (not is_due, (job.start_time if is_due else job.next_retry_time) or _EPOCH, job.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,9 @@ class TypeCounts:
     processing: int
     retrying: int
     failed: int
-    """Resting in FAILED, and PERMANENTLY_FAILED."""
+    permanently_failed: int
     success_rate: float | None
+    wait_p95: timedelta | None
 
 
 class Kept:
@@ -111,6 +115,8 @@ class Board:
     """Why the server is away."""
     is_live: bool = False
     """Whether the snapshot is complete."""
+    was_there: bool = False
+    """Whether the server has ever answered."""
     _seconds: deque[tuple[int, int]] = field(default_factory=deque)
     """How many events came in each of the last seconds."""
 
@@ -142,9 +148,12 @@ class Board:
         """Keep the job where it belongs, unless what is known of it is newer: pages and events overlap."""
         if job.version < max(self.running.version(job.id), self.retrying.version(job.id)):
             return
-        for kept, state in ((self.running, State.PROCESSING), (self.retrying, State.RETRYING)):
-            if job.state is state:
-                kept.put(JobRow.of(job))
+        row = JobRow.of(job)
+        # Of those that wait, only retries: that a first attempt waits is what QUEUED counts.
+        is_retry = row.phase is Phase.RETRYING or (row.phase is Phase.WAITING and row.attempt > 0)
+        for kept, belongs in ((self.running, row.phase is Phase.RUNNING), (self.retrying, is_retry)):
+            if belongs:
+                kept.put(row)
             else:
                 kept.discard(job.id)
 
@@ -159,8 +168,10 @@ class Board:
                 queued=each.stored.get(State.QUEUED, 0),
                 processing=each.stored.get(State.PROCESSING, 0),
                 retrying=each.stored.get(State.RETRYING, 0),
-                failed=each.stored.get(State.FAILED, 0) + each.stored.get(State.PERMANENTLY_FAILED, 0),
+                failed=each.stored.get(State.FAILED, 0),
+                permanently_failed=each.stored.get(State.PERMANENTLY_FAILED, 0),
                 success_rate=each.success_rate,
+                wait_p95=each.wait_p95,
             )
             for each in busiest[:JOB_TYPES_KEPT_MAX]
         ]
@@ -174,7 +185,7 @@ class Board:
 
     def answered(self) -> None:
         """The server is there."""
-        self.away_since, self.away_for = None, ""
+        self.away_since, self.away_for, self.was_there = None, "", True
 
     def rate(self, now: datetime) -> float:
         """Events a second, lately."""

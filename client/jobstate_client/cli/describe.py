@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from jobstate_client.cli.text import clock, counted, span
 from jobstate_client.core.states import EventType, RetryDecision, State
 from jobstate_client.core.values import Event, Job
+from jobstate_client.views.phase import Phase, phase_of
 
 PREFIX = "processing-job."
+
+WAIT_TOLD_FROM = timedelta(seconds=1)
+"""What an attempt waited for a worker is told from here on. A shorter wait is how quick workers are."""
 
 _DECISIONS = {
     RetryDecision.NOT_RETRYABLE: "not retryable",
@@ -30,9 +34,10 @@ def happened(event: Event) -> str:
         case EventType.QUEUED if job.source_id:
             told = f"source {job.source_id}"
         case EventType.STARTED:
-            told = f"attempt {job.attempt}" + (", waits for a worker" if detail.resumed else _by(job.worker))
+            told = f"attempt {job.attempt}"
+            told += ", waits for a worker" if detail.resumed else _by(job.worker, detail.waited)
         case EventType.CLAIMED:
-            told = f"attempt {job.attempt}{_by(detail.worker)}"
+            told = f"attempt {job.attempt}{_by(detail.worker, detail.waited)}"
         case EventType.PROGRESS:
             told = _joined(f"{job.progress} %", job.progress_message)
         case EventType.COMPLETED:
@@ -58,7 +63,7 @@ def _decision(event: Event) -> str:
 def note_of(job: Job, now: datetime | None = None) -> str:
     """What matters of a job in its present state."""
     match job.state:
-        case State.PROCESSING if not job.claimed:
+        case State.PROCESSING if phase_of(job.state, claimed=job.claimed) is Phase.WAITING:
             since = job.waiting_since
             waited = "" if since is None else f", {span((now or datetime.now(UTC)) - since)} so far"
             return f"attempt {job.attempt} waits for a worker{waited}"
@@ -80,9 +85,12 @@ def note_of(job: Job, now: datetime | None = None) -> str:
 def sentence(job: Job) -> str:
     """What became of a job by a change: all after its id and state."""
     parts = [f"attempt {job.attempt}" if job.attempt else ""]
-    if job.state is State.PROCESSING and job.progress:
+    phase = phase_of(job.state, claimed=job.claimed)
+    if phase is Phase.RUNNING and job.progress:
         parts.append(f"{job.progress} %")
-    parts.append(note_of(job) if job.claimed or job.state is not State.PROCESSING else "waits for a worker")
+    # The number of the attempt has been told.
+    is_resumed = phase is Phase.WAITING and job.attempt > 0
+    parts.append("waits for a worker" if is_resumed else note_of(job))
     return _joined(*parts)
 
 
@@ -93,8 +101,10 @@ def _failure(job: Job) -> str:
     return ": ".join(part for part in (error.code, error.message) if part)
 
 
-def _by(worker: str) -> str:
-    return f" by {worker}" if worker else ""
+def _by(worker: str, waited: timedelta | None) -> str:
+    """Who took an attempt, and how long it had waited, where that is worth a word."""
+    wait = f", waited {span(waited)}" if waited is not None and waited >= WAIT_TOLD_FROM else ""
+    return (f" by {worker}" if worker else "") + wait
 
 
 def _joined(*parts: str) -> str:

@@ -13,6 +13,7 @@ from jobstate_client.cli.output import STYLES
 from jobstate_client.cli.rows import EventRow, JobRow
 from jobstate_client.cli.text import clock, short_span
 from jobstate_client.core.states import EventType, State
+from jobstate_client.views.phase import Phase
 
 GAP = 1
 """Columns between two parts of a line."""
@@ -115,7 +116,7 @@ class Widths:
 def running_line(job: JobRow, width: int, now: datetime) -> Text:
     """A running job: id, type, bar, percentage, how long its worker has been at it, what it says."""
     widths = Widths.within(width)
-    style = STYLES[State.PROCESSING] if job.claimed else STYLES[State.RETRYING]
+    style = STYLES[State.PROCESSING]
     age = "" if job.claim_time is None else short_span((now - job.claim_time).total_seconds())
     text = line(*_named(job, widths))
     text.append(" " * GAP)
@@ -126,7 +127,7 @@ def running_line(job: JobRow, width: int, now: datetime) -> Text:
         line(
             Part(f"{job.progress}%", 4, style, right=True),
             Part(age, 4, "dim", right=True),
-            Part(_running_note(job, now), widths.rest, "" if job.claimed else style),
+            Part(_running_note(job, now), widths.rest),
         )
     )
     return text
@@ -138,10 +139,6 @@ def _named(job: JobRow, widths: Widths) -> Sequence[Part]:
 
 
 def _running_note(job: JobRow, now: datetime) -> str:
-    if not job.claimed:
-        since = job.start_time
-        waited = "" if since is None else f", {short_span((now - since).total_seconds())} so far"
-        return f"attempt {job.attempt} waits for a worker{waited}"
     notes = []
     if job.deadline is not None and now < job.deadline <= now + DEADLINE_NEAR:
         notes.append(f"times out in {short_span((job.deadline - now).total_seconds())}")
@@ -155,15 +152,19 @@ def _running_note(job: JobRow, now: datetime) -> str:
 
 
 def retry_line(job: JobRow, width: int, now: datetime) -> Text:
-    """A job that waits for its retry: id, type, when, which, why."""
+    """A job whose retry is to come, or waits for a worker: id, type, when, which, why."""
     widths = Widths.within(width)
     wait = 0.0 if job.next_retry_time is None else (job.next_retry_time - now).total_seconds()
     due = f"in {short_span(wait + 0.999)}" if wait > 0 else "due"
+    note = job.error
+    if job.phase is Phase.WAITING:
+        since = "" if job.start_time is None else f", {short_span((now - job.start_time).total_seconds())} so far"
+        note = f"waits for a worker{since}" + (f"; {job.error}" if job.error else "")
     return line(
         *_named(job, widths),
         Part(due, 7, STYLES[State.RETRYING]),
         Part(f"retry {job.retry_count} of {job.max_retries}", widths.bar + 2, "dim"),
-        Part(job.error, max(0, widths.rest - 1)),
+        Part(note, max(0, widths.rest - 1)),
     )
 
 

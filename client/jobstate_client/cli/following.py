@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jobstate_client.cli.exits import Exit
+from jobstate_client.cli.failures import exit_code
 from jobstate_client.core.watching import Course, watch_request
 from jobstate_client.sync.watch import Watch
 
@@ -34,6 +36,9 @@ class _Course(Course):
         yield Answered(self.cursor)
 
     def broken(self, error: JobStateError) -> float:
+        if not self._answered and exit_code(error) is Exit.USAGE:
+            # Such as a certificate that is not trusted: it would be the same the next time.
+            raise error
         wait = super().broken(error)
         self._on_broken(error)
         return wait

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
@@ -19,8 +19,9 @@ from jobstate_client.cli.drawing import GAP, Part, event_line, heading, line, ru
 from jobstate_client.cli.output import STYLES
 from jobstate_client.cli.rows import NOTE_CHARACTERS_MAX, EventRow, JobRow
 from jobstate_client.cli.text import clock, safe
-from jobstate_client.core.states import EventType, State
+from jobstate_client.core.states import EventType
 from jobstate_client.core.values import Event, Job
+from jobstate_client.views.phase import Phase
 
 REDRAWS_PER_S = 4
 """Bars drawn more often would be restless and tell no more."""
@@ -52,7 +53,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 class Bars:
-    """The jobs at work that the watch has told of, as lines: at most half of the screen."""
+    """The running jobs that the watch has told of, as lines: at most half of the screen."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, JobRow] = {}
@@ -62,11 +63,12 @@ class Bars:
         """A job as it is now."""
         with self._lock:
             self._jobs.pop(job.id, None)
-            if job.state is State.PROCESSING:
+            row = JobRow.of(job)
+            if row.phase is Phase.RUNNING:
                 while len(self._jobs) >= BARS_KEPT_MAX:
                     # Of too many, those go that were heard of the longest ago: they come back with their next event.
                     del self._jobs[next(iter(self._jobs))]
-                self._jobs[job.id] = JobRow.of(job)
+                self._jobs[job.id] = row
 
     def clear(self) -> None:
         """Forget them all."""
@@ -74,9 +76,9 @@ class Bars:
             self._jobs.clear()
 
     def lines(self, width: int, height: int, now: datetime) -> list[Text]:
-        """The lines, oldest attempt first, so that they stay in place."""
+        """The lines, the longest at work first, so that they stay in place."""
         with self._lock:
-            jobs = sorted(self._jobs.values(), key=lambda job: (job.claim_time or job.start_time or now, job.id))
+            jobs = sorted(self._jobs.values(), key=lambda job: (job.claim_time or now, job.id))
         if not jobs:
             return []
         shown = jobs[: max(1, height // 2 - 1)]
@@ -91,7 +93,7 @@ class LiveLines:
         self._console = console
         self._tells_synced = follow
         self._bars = Bars()
-        self._live = Live(console=console, get_renderable=self._frame, refresh_per_second=REDRAWS_PER_S, transient=True)
+        self._live = Live(self, console=console, refresh_per_second=REDRAWS_PER_S, transient=True)
         self._signals = ended_by_signals()
 
     def __enter__(self) -> Self:
@@ -105,9 +107,10 @@ class LiveLines:
         self._live.stop()
         self._signals.__exit__(None, None, None)
 
-    def _frame(self) -> RenderableType:
-        width, height = self._console.size
-        return Group(*self._bars.lines(max(1, width - ECHO_WIDTH), height, datetime.now(UTC)))
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The bars, as they are now. A line printed above them draws them too, and must not bring back old ones."""
+        width, height = console.size
+        yield from self._bars.lines(max(1, width - ECHO_WIDTH), height, datetime.now(UTC))
 
     def event(self, event: Event, cursor: str) -> None:
         """An event."""

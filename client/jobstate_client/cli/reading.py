@@ -17,6 +17,7 @@ from jobstate_client.cli.options import MOMENT, common, kept
 from jobstate_client.cli.output import Cell, Column, Output, Row, note, pretty, state_cell
 from jobstate_client.cli.text import count, instant, short_span, span
 from jobstate_client.core.states import State
+from jobstate_client.views.phase import Phase, phase_of
 
 if TYPE_CHECKING:
     from jobstate_client.core.reports import Attempt, JobType, TypeStats
@@ -73,9 +74,12 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "job type", job.job_type
     yield "source", job.source_id
     yield "state", state_cell(job.state)
-    if job.state not in {State.PROCESSING, State.COMPLETED} or not job.claimed:
+    # What a running job says of itself is the present. Afterwards it is only the last that it said.
+    is_running = phase_of(job.state, claimed=job.claimed) is Phase.RUNNING
+    if not is_running and job.state is not State.COMPLETED:
         yield "note", note_of(job)
-    yield "progress", f"{job.progress} %" + (f", {job.progress_message}" if job.progress_message else "")
+    yield "progress", f"{job.progress} %" + (f", {job.progress_message}" if is_running and job.progress_message else "")
+    yield "last message", "" if is_running else job.progress_message
     yield "attempt", str(job.attempt) if job.attempt else ""
     yield "worker", job.worker
     yield "retries", f"{job.retry_count} of {job.max_retries}"
@@ -95,7 +99,10 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "results", count(job.result_count) if job.result_count else ""
     yield "version", str(job.version)
     if job.last_error is not None:
-        yield "error details", pretty(job.last_error.details)
+        error = job.last_error
+        told = ": ".join(part for part in (error.code, error.message) if part)
+        yield "last error", f"of attempt {error.attempt}" + (f", {told}" if told else "")
+        yield "error details", pretty(error.details)
     yield "metadata", pretty(job.metadata)
     yield "result", pretty(job.result)
 

@@ -7,8 +7,9 @@ from datetime import datetime
 
 from jobstate_client.cli.describe import happened, kind
 from jobstate_client.cli.text import safe
-from jobstate_client.core.states import EventType, State
+from jobstate_client.core.states import EventType
 from jobstate_client.core.values import Event, Job
+from jobstate_client.views.phase import Phase, phase_of
 
 NOTE_CHARACTERS_MAX = 200
 """Of a message or error, what is kept: a line of a wide terminal. A message may have 4 KiB, an error more."""
@@ -24,12 +25,11 @@ class JobRow:
 
     id: str
     job_type: str
-    state: State
+    phase: Phase
     version: int
     progress: int
     message: str
     attempt: int
-    claimed: bool
     start_time: datetime | None
     claim_time: datetime | None
     update_time: datetime | None
@@ -46,12 +46,11 @@ class JobRow:
         return cls(
             id=safe(job.id),
             job_type=safe(job.job_type),
-            state=job.state,
+            phase=phase_of(job.state, claimed=job.claimed),
             version=job.version,
             progress=job.progress,
             message=_short(job.progress_message),
             attempt=job.attempt,
-            claimed=job.claimed,
             start_time=job.start_time,
             claim_time=job.claim_time,
             update_time=job.update_time,

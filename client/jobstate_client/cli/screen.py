@@ -12,8 +12,9 @@ from rich.text import Text
 from jobstate_client.cli.board import JOBS_KEPT_MAX, Board, TypeCounts
 from jobstate_client.cli.drawing import GAP, Part, event_line, heading, line, retry_line, running_line
 from jobstate_client.cli.output import STYLES
-from jobstate_client.cli.text import clock, count, safe, short_span
+from jobstate_client.cli.text import clock, count, safe, short_span, span
 from jobstate_client.core.states import State
+from jobstate_client.views.phase import Phase
 
 SIDE_BY_SIDE_MIN = 150
 """Columns from which events stand beside the jobs; below it they stand under them."""
@@ -39,7 +40,15 @@ _STATES = (
     State.CANCELLED,
 )
 
-_TYPE_COLUMNS = (("QUEUED", 9), ("PROCESSING", 10), ("RETRYING", 9), ("FAILED", 9), ("SUCCESS", 7))
+_TYPE_COLUMNS = (
+    ("QUEUED", 9),
+    ("PROCESSING", 10),
+    ("RETRYING", 9),
+    ("FAILED", 9),
+    ("PERMANENTLY_FAILED", 18),
+    ("SUCCESS", 7),
+    ("WAIT P95", 8),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ class Size:
 
 def frame(board: Board, size: Size, now: datetime) -> list[Text]:
     """The picture: ``size.height`` lines, none wider than ``size.width``."""
-    top = [_header(board, size.width, now), *_counts(board, size.width, now)]
+    top = [_header(board, size.width, now), *_trouble(board, size.width), *_counts(board, size.width, now)]
     rest = Size(size.width, max(0, size.height - len(top)))
     body = _beside(board, rest, now) if size.width >= SIDE_BY_SIDE_MIN else _below(board, rest, now)
     return [_cropped(line, size.width) for line in [*top, *body][: size.height]]
@@ -73,12 +82,17 @@ def _header(board: Board, width: int, now: datetime) -> Text:
 def _connection(board: Board, now: datetime) -> tuple[Sequence[str], str]:
     """How the connection is, from the longest way of saying it to the shortest."""
     if board.away_since is not None:
-        since = f"reconnecting since {clock(board.away_since)}"
-        lasting = f"{since} ({short_span((now - board.away_since).total_seconds())})"
-        return (f"{lasting}: {board.away_for}", lasting, since), "bold red"
+        again = "reconnecting" if board.was_there else "connecting"
+        since = f"{again} since {clock(board.away_since)}"
+        return (f"{since} ({short_span((now - board.away_since).total_seconds())})", since), "bold red"
     if not board.is_live:
         return ("reading the jobs …",), "yellow"
     return (f"live, {board.rate(now):,.1f} events/s", "live"), "green"
+
+
+def _trouble(board: Board, width: int) -> list[Text]:
+    """A line that says why the server is away, while it is."""
+    return [] if board.away_since is None else [line(Part(board.away_for, width, "red"))]
 
 
 def _counts(board: Board, width: int, now: datetime) -> list[Text]:
@@ -148,18 +162,23 @@ def _section(title: str, told: str, lines: Sequence[Text], size: Size) -> list[T
 def _running(board: Board, size: Size, now: datetime) -> list[Text]:
     jobs = board.running.all()
     shown = jobs[: max(0, size.height - 1)]
-    waiting = sum(not job.claimed for job in jobs)
-    told = _of(len(shown), len(jobs), board.counts.get(State.PROCESSING, 0))
-    if waiting:
-        told += f", {count(waiting)} waiting for a worker"
+    told = _of(len(shown), len(jobs), board.counts.get(State.PROCESSING, 0) - _waiting(board))
     return _section("Running", told, [running_line(job, size.width, now) for job in shown], size)
 
 
 def _retries(board: Board, size: Size, now: datetime) -> list[Text]:
     jobs = board.retrying.all()
     shown = jobs[: max(0, size.height - 1)]
-    told = _of(len(shown), len(jobs), board.counts.get(State.RETRYING, 0))
-    return _section("Retries to come", told, [retry_line(job, size.width, now) for job in shown], size)
+    waiting = _waiting(board)
+    told = _of(len(shown), len(jobs), board.counts.get(State.RETRYING, 0) + waiting)
+    if waiting:
+        told += f", {count(waiting)} waiting for a worker"
+    return _section("Retries", told, [retry_line(job, size.width, now) for job in shown], size)
+
+
+def _waiting(board: Board) -> int:
+    """How many retries are due and wait for a worker. Their state is PROCESSING already."""
+    return sum(job.phase is Phase.WAITING for job in board.retrying.all())
 
 
 def _of(shown: int, known: int, counted: int) -> str:
@@ -176,7 +195,7 @@ def _events(board: Board, size: Size) -> list[Text]:
 
 def _job_types(board: Board, size: Size) -> list[Text]:
     columns = list(_TYPE_COLUMNS)
-    for least in ("RETRYING", "SUCCESS", "FAILED"):
+    for least in ("WAIT P95", "RETRYING", "SUCCESS", "FAILED"):
         if sum(width + GAP for _, width in columns) + JOB_TYPE_MIN <= size.width:
             break
         columns = [column for column in columns if column[0] != least]
@@ -194,12 +213,15 @@ def _job_type(each: TypeCounts, name: int, columns: Sequence[tuple[str, int]]) -
         "PROCESSING": (each.processing, State.PROCESSING),
         "RETRYING": (each.retrying, State.RETRYING),
         "FAILED": (each.failed, State.FAILED),
+        "PERMANENTLY_FAILED": (each.permanently_failed, State.PERMANENTLY_FAILED),
     }
     parts = [Part(each.name, name)]
     for title, width in columns:
         if title in numbers:
             number, state = numbers[title]
             parts.append(Part(count(number), width, STYLES[state] if number else "dim", right=True))
-        else:
+        elif title == "SUCCESS":
             parts.append(Part("" if each.success_rate is None else f"{each.success_rate:.1%}", width, right=True))
+        else:
+            parts.append(Part(span(each.wait_p95), width, right=True))
     return line(*parts)

@@ -19,6 +19,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from jobstate_client.cli.board import JOBS_KEPT_MAX, Board
+from jobstate_client.cli.failures import hint, message
 from jobstate_client.cli.following import Answered, follow
 from jobstate_client.cli.live import ended_by_signals
 from jobstate_client.cli.screen import Size, frame
@@ -58,6 +59,8 @@ class Top:
         self._watch: Watch[Any] | None = None
         self._was_live = False
         self._failure: BaseException | None = None
+        self._trouble: JobStateError | None = None
+        """Why the server is away."""
 
     def run(self) -> None:
         """Show it until somebody leaves.
@@ -84,8 +87,10 @@ class Top:
                 self._watch.close()
             for thread in threads:
                 thread.join(LEAVE_S)
-        if self._failure is not None:
-            raise self._failure
+        # Who leaves a view that has never shown anything is told why.
+        failure = self._failure or (None if self._was_live else self._trouble)
+        if failure is not None:
+            raise failure
 
     def _picture(self) -> Group:
         width, height = self._console.size
@@ -115,6 +120,7 @@ class Top:
                         self._read_jobs()
                     with self._lock:
                         if isinstance(item, Answered):
+                            self._trouble = None
                             self._board.answered()
                             self._was_live = self._was_live or self._board.is_live
                         else:
@@ -142,7 +148,9 @@ class Top:
 
     def _broken(self, error: JobStateError) -> None:
         with self._lock:
-            self._board.broken(error.reason or type(error).__name__, datetime.now(UTC))
+            self._trouble = error
+            told = f"{message(error, self._board.server)}. {hint(error)}"
+            self._board.broken(told, datetime.now(UTC))
 
     def _count(self) -> None:
         while not self._left.is_set():

@@ -107,11 +107,13 @@ class Outages:
         """The watch broke off, or never began."""
         if not self._is_away:
             self._is_away = True
-            why = error.reason or (error.code.name if error.code else type(error).__name__)
+            from jobstate_client.cli.failures import message
+
+            why = message(error, self._server)
             if self._was_there:
-                self._tell(f"{self._server} is away ({why}); the watch goes on when it is back")
+                self._tell(f"{why}; the watch goes on when it is back")
             else:
-                self._tell(f"no server answers at {self._server} yet ({why})")
+                self._tell(f"{why}; trying again")
 
     def answered(self) -> None:
         """The server answered."""

@@ -13,10 +13,16 @@ import grpc
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
+from jobstate_client.core.answers import STATES
+from jobstate_client.core.states import State
+from jobstate_client.views.phase import Phase, phase_of
 
 PREFIX = "processing-job."
 
-FINAL = frozenset({job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_PERMANENTLY_FAILED, job_pb2.JOB_STATE_CANCELLED})
+
+def phase(job: job_pb2.Job) -> Phase:
+    """What is happening to the job, in the words of every view."""
+    return phase_of(STATES.get(job.state, State.UNKNOWN), claimed=job.claimed)
 
 
 def state_name(state: job_pb2.JobState.ValueType) -> str:
@@ -31,7 +37,7 @@ def detail(event: event_pb2.Event) -> str:
         case event_pb2.EVENT_TYPE_PROGRESS:
             return f"{job.progress} %"
         case event_pb2.EVENT_TYPE_STARTED | event_pb2.EVENT_TYPE_CLAIMED:
-            return f"try {job.attempt}"
+            return f"attempt {job.attempt}"
         case event_pb2.EVENT_TYPE_RETRYING:
             return f"in {seconds(event.retrying.delay.ToTimedelta()):g} s"
     return ""

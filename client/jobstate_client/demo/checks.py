@@ -75,7 +75,9 @@ def check_stats(stats: pb.GetStatsResponse) -> None:
     total = stats.total
     counted = (total.completed, total.permanently_failed, total.cancelled, total.retries)
     if counted != wanted:
-        raise NotAsTold(f"the statistics count {counted} instead of {wanted} completed, given up, cancelled, retries")
+        raise NotAsTold(
+            f"the statistics count {counted} instead of {wanted} completed, permanently failed, cancelled, retries"
+        )
 
 
 def _same(act: Act, what: str, wanted: object, found: object) -> None:

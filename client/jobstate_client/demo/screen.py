@@ -13,8 +13,9 @@ from rich.text import Text
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_client.demo.board import FINAL, PREFIX, Board, detail, seconds, state_name
+from jobstate_client.demo.board import PREFIX, Board, detail, phase, seconds, state_name
 from jobstate_client.demo.scene import ACTS
+from jobstate_client.views.phase import Phase
 
 STATE_STYLES = {
     job_pb2.JOB_STATE_QUEUED: "dim",
@@ -37,10 +38,10 @@ KIND_STYLES = {
     event_pb2.EVENT_TYPE_CANCELLED: "magenta",
 }
 
-SIDE_BY_SIDE_MIN = 92
+SIDE_BY_SIDE_MIN = 93
 """Columns that the two panels need beside each other."""
 
-EVENTS_WIDTH = 44
+EVENTS_WIDTH = 45
 BAR_WIDTH = 15
 STACKED_EVENTS = (4, 12)
 """The least and the greatest height of the events below the jobs."""
@@ -78,7 +79,7 @@ class Screen:
 
     def _footer(self) -> RenderableType:
         jobs = list(self._board.jobs.values())
-        final = sum(job.state in FINAL for job in jobs)
+        final = sum(phase(job) is Phase.ENDED for job in jobs)
         told = f" {len(jobs)} jobs, {final} of them final; {len(self._board.events)} events seen"
         return Text(told + " (of a job's progress the newest is shown)", style="dim")
 
@@ -109,9 +110,9 @@ class Screen:
         return head, tail
 
     def _note(self, job: job_pb2.Job) -> str:
+        if phase(job) is Phase.WAITING:
+            return (f"attempt {job.attempt} " if job.attempt else "") + "waits for a worker"
         match job.state:
-            case job_pb2.JOB_STATE_QUEUED:
-                return "waits for a worker"
             case job_pb2.JOB_STATE_RETRYING:
                 wait = max(0.0, job.next_retry_time.ToNanoseconds() / 1e9 - time.time())
                 return f"{job.last_error.code}, again in {wait:.1f} s"
@@ -120,23 +121,21 @@ class Screen:
             case job_pb2.JOB_STATE_CANCELLED:
                 return job.cancel_reason
             case job_pb2.JOB_STATE_COMPLETED:
-                tries = f" in {job.attempt} tries" if job.attempt > 1 else ""
-                return f"{job.result_count} results{tries}"
+                attempts = f" in {job.attempt} attempts" if job.attempt > 1 else ""
+                return f"{job.result_count} results{attempts}"
         return self._note_of_work(job)
 
     def _note_of_work(self, job: job_pb2.Job) -> str:
-        if not job.claimed:
-            return f"try {job.attempt} waits for a worker"
         if job.id in self._board.notes:
             return self._board.notes[job.id]
         left = job.attempt_deadline.ToNanoseconds() / 1e9 - time.time()
         if job.HasField("attempt_deadline") and left < 2.0:
             return f"silent: times out in {max(0.0, left):.1f} s"
-        return (job.progress_message or "at work") + (f", try {job.attempt}" if job.attempt > 1 else "")
+        return (job.progress_message or "at work") + (f", attempt {job.attempt}" if job.attempt > 1 else "")
 
     def _events(self, height: int) -> RenderableType:
         rows = Table.grid(padding=(0, 1))
-        for width in (18, 12, 8):
+        for width in (18, 12, 9):
             rows.add_column(width=width, no_wrap=True)
         for event in _newest(self._board.events, height - 2):
             kind = Text(event.name.removeprefix(PREFIX), style=KIND_STYLES.get(event.type, ""))
@@ -199,7 +198,7 @@ def stats_table(stats: pb.GetStatsResponse, *, plain: bool) -> Table:
         show_footer=True,
     )
     total = _cells(stats.total)
-    heads = ("job type", "completed", "gave up", "cancelled", "retries", "success", "p95", "tokens", "cost")
+    heads = ("job type", "completed", "permanently\nfailed", "cancelled", "retries", "success", "p95", "tokens", "cost")
     for head, foot in zip(heads, ("all", *total[1:]), strict=True):
         table.add_column(head, footer=foot, justify="left" if head == "job type" else "right", no_wrap=True)
     for of_type in stats.job_types:

@@ -13,8 +13,9 @@ from grpc_status import rpc_status
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
-from jobstate_client.demo.board import FINAL, Board, state_name
+from jobstate_client.demo.board import Board, phase, state_name
 from jobstate_client.demo.scene import Act, Attempt, Ending
+from jobstate_client.views.phase import Phase
 
 STEP_PERCENT = 5
 
@@ -47,7 +48,7 @@ class Worker:
                 await self._report_too_late(number - 1)
             await self._work(number, attempt)
             await self._end(number, attempt)
-        await self._board.until(act.job_id, lambda job: job.state in FINAL)
+        await self._board.until(act.job_id, lambda job: phase(job) is Phase.ENDED)
 
     async def _create(self) -> None:
         act = self._act
@@ -104,7 +105,7 @@ class Worker:
         """The worker of an attempt that timed out comes back. It must not speak for its successor."""
         refused = self._jobs.Complete(pb.CompleteRequest(id=self._act.job_id, attempt=number))
         await self._must_be_refused(refused, "ATTEMPT_SUPERSEDED")
-        self._board.notes[self._act.job_id] = f"late worker of try {number} refused"
+        self._board.notes[self._act.job_id] = f"late worker of attempt {number} refused"
 
     async def _must_be_refused(self, call: Awaitable[object], reason: str) -> None:
         try:

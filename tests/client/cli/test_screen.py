@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -20,6 +22,8 @@ from jobstate_client.cli.screen import COUNTS_OLD_AFTER, Size, frame
 from jobstate_client.core.reports import Stats, TypeStats
 from jobstate_client.core.values import Detail
 from jobstate_client.testing import JobstateServer
+
+from .support import run
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 SIZES = [(80, 24), (100, 30), (149, 40), (150, 40), (200, 50)]
@@ -115,7 +119,7 @@ def test_everything_asked_for_is_on_every_screen(board: Board, width: int, heigh
     for part in (
         "Running ",
         " of 40",
-        "Retries to come 1",
+        "Retries 1",
         "waiting",
         "in 12s",
         "retry 1 of 3",
@@ -143,8 +147,12 @@ def test_a_lost_server_is_told_with_since_when_and_why(board: Board) -> None:
     board.broken("DEADLINE", NOW + timedelta(seconds=70))
     later = NOW + timedelta(minutes=2)
 
-    assert "reconnecting since 12:00:00Z (2m): DEADLINE" in texts(board, 120, 30, later)[0]
+    assert "connecting since 12:00:00Z (2m)" in texts(board, 80, 24, later)[0]
+    board.answered()
+    board.broken("DEADLINE", NOW)
+    assert "reconnecting since 12:00:00Z (2m)" in texts(board, 120, 30, later)[0]
     assert "reconnecting since 12:00:00Z" in texts(board, 80, 24, later)[0]
+    assert texts(board, 80, 24, later)[1].rstrip() == "DEADLINE"
     board.answered()
     assert "live" in texts(board, 80, 24, later)[0]
 
@@ -180,15 +188,19 @@ def test_memory_is_bounded_whatever_comes(board: Board) -> None:
     assert any("Running 8 of 5,000" in line for line in texts(board, 80, 24))
 
 
-def test_jobs_with_a_worker_come_first_and_then_the_oldest() -> None:
+def test_the_longest_at_work_comes_first_and_an_attempt_without_a_worker_is_not_running() -> None:
     board = Board("here")
     for job_id, age, claimed in (("b", 5, True), ("a", 50, False), ("c", 20, True)):
         since = NOW - timedelta(seconds=age)
         job = a_job(job_id, start_time=since, claim_time=since if claimed else None, claimed=claimed)
         board.take(SnapshotJob(job), NOW)
 
-    assert [job.id for job in board.running.all()] == ["c", "b", "a"]
-    assert "Running 3, 1 waiting for a worker" in "\n".join(texts(board, 80, 24))
+    shown = "\n".join(texts(board, 120, 24))
+
+    assert [job.id for job in board.running.all()] == ["c", "b"]
+    assert "Running 2 ─" in shown
+    assert "Retries 1, 1 waiting for a worker ─" in shown
+    assert "waits for a worker, 50s so far" in shown
 
 
 def test_an_older_copy_never_replaces_a_newer_one() -> None:
@@ -224,13 +236,13 @@ def test_the_rate_falls_when_nothing_comes(board: Board) -> None:
 @pytest.mark.parametrize(
     ("fields", "note"),
     [
-        ({"claimed": False, "claim_time": None, "attempt": 2}, "attempt 2 waits for a worker, 30s so far"),
+        ({"claimed": False, "claim_time": None, "attempt": 2}, "due     retry 0 of 3   waits for a worker, 30s so far"),
         ({"attempt": 3}, "attempt 3, half way"),
         ({"attempt_deadline": NOW + timedelta(seconds=4)}, "times out in 4s, half way"),
         ({"update_time": NOW - timedelta(minutes=3)}, "unchanged for 3m, half way"),
     ],
 )
-def test_what_matters_of_a_running_job_is_noted(fields: dict[str, Any], note: str) -> None:
+def test_what_matters_of_a_job_in_progress_is_noted(fields: dict[str, Any], note: str) -> None:
     board = Board("here")
     board.take(SnapshotJob(a_job("first", **fields)), NOW)
 
@@ -254,7 +266,7 @@ def test_bars_leave_room_for_the_echo_of_ctrl_c() -> None:
     console = Console(width=80, height=24, force_terminal=True)
     live = LiveLines(console, follow=True)
     live.event(an_event(a_job("first", progress_message="x" * 200), EventType.PROGRESS), "")
-    lines = console.render_lines(live._frame(), pad=False)
+    lines = console.render_lines(live, pad=False)
 
     assert len(lines) == 2
     assert {sum(segment.cell_length for segment in line) for line in lines} == {78}
@@ -266,3 +278,51 @@ def test_the_counts_of_a_real_server_are_shown(server: JobstateServer, client: C
     board.count(client.stats(), NOW)
 
     assert texts(board, 80, 24)[2].split()[0] == "1"
+
+
+def test_a_state_in_capitals_counts_the_same_jobs_wherever_it_stands(server: JobstateServer, client: Client) -> None:
+    client.fail(client.start(client.create("resting", id="rests")), "X")
+    client.fail(client.start(client.create("resting", id="over")), "X", retryable=False)
+    board = Board(server.address)
+    board.count(client.stats(), NOW)
+    lines = texts(board, 200, 50)
+    header = dict(zip(lines[1].split(), lines[2].split(), strict=True))
+    head, row = (next(line for line in lines if word in line) for word in ("WAIT P95", "resting"))
+    names = head.replace("WAIT P95", "WAIT").split()
+    table = dict(zip(names, row.split()[1:], strict=False))
+
+    assert (header["FAILED"], header["PERMANENTLY_FAILED"]) == ("1", "1")
+    assert (table["FAILED"], table["PERMANENTLY_FAILED"]) == ("1", "1")
+
+
+def test_a_line_of_a_watch_never_stands_above_the_bar_that_it_ended() -> None:
+    screen = StringIO()
+    console = Console(
+        width=80, height=24, file=screen, force_terminal=True, color_system=None, _environ={"TERM": "xterm"}
+    )
+    live = LiveLines(console, follow=True)
+    live.event(an_event(a_job("first", version=1), EventType.PROGRESS), "")
+    with live:
+        live._live.refresh()
+        assert "Running 1" in screen.getvalue()
+        live.event(an_event(a_job("first", State.COMPLETED, version=2), EventType.COMPLETED, sequence=2), "")
+        after = screen.getvalue().rpartition("completed")[2]
+
+    assert "Running" not in after
+
+
+def test_what_a_job_said_and_met_is_told_as_the_past_once_it_is_over(server: JobstateServer, client: Client) -> None:
+    job = client.start(client.create("clean_transcript", id="first"), worker="me")
+    client.progress(job, 40, "cleaning part 4")
+    running = run(server, "get", "first").out
+    client.fail(job, "RATE_LIMITED", "too many calls")
+    server.advance(60)
+    client.complete(client.start("first"), result_count=3)
+    over = run(server, "get", "first").out
+    listed = run(server, "list").out
+
+    assert re.search(r"^progress +40 %, cleaning part 4$", running, re.MULTILINE)
+    assert re.search(r"^progress +100 %$", over, re.MULTILINE)
+    assert re.search(r"^last error +of attempt 1, RATE_LIMITED: too many calls$", over, re.MULTILINE)
+    assert "note" not in over
+    assert "RATE_LIMITED" not in listed

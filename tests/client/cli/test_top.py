@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import termios
 
+import pytest
+
 from jobstate_client import Client
 from jobstate_client.testing import JobstateServer, serving
 
@@ -121,3 +123,23 @@ def test_top_is_not_for_programs(server: JobstateServer) -> None:
 
     assert result.code == 2
     assert "jobstate watch --snapshot --json" in result.err
+
+
+def test_top_says_why_it_shows_nothing_and_q_leaves_with_that_reason() -> None:
+    with at_terminal("--server", "127.0.0.1:1", "top") as terminal:
+        terminal.until(lambda text: "connecting since" in text and "no server answers at 127.0.0.1:1" in text)
+        terminal.mark()
+        terminal.press("q")
+        code = terminal.end()
+
+    assert code == 3
+    assert "no server answers at 127.0.0.1:1" in terminal.text
+
+
+@pytest.mark.parametrize("command", [["top"], ["watch"]])
+def test_what_trying_again_does_not_mend_ends_a_view_at_once(command: list[str], server: JobstateServer) -> None:
+    with at_terminal("--server", server.address, "--tls", *command) as terminal:
+        code = terminal.end()
+
+    assert code == 2
+    assert "does not speak TLS" in terminal.text

@@ -272,7 +272,7 @@ def test_a_watch_goes_on_over_a_restart_of_the_server_and_repeats_nothing(
         lived(client, "first")
         told = read_past(process.stdout, "processing-job.completed")
         server.stop()
-        away = read_past(process.stderr, "is away")
+        away = read_past(process.stderr, "goes on when it is back")
         server.start()
         lived(client, "second")
         told += read_past(process.stdout, "processing-job.completed")
@@ -362,7 +362,7 @@ def test_at_a_terminal_an_outage_is_told_among_the_lines(server: JobstateServer,
     with at_terminal("--server", server.address, "watch", "--from-earliest") as terminal:
         terminal.until(lambda text: "first" in text)
         server.stop()
-        terminal.until(lambda text: "is away (" in text)
+        terminal.until(lambda text: "goes on when" in text)
         server.start()
         terminal.until(lambda text: "is there" in text)
 

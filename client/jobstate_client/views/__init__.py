@@ -1,0 +1,1 @@
+"""What views of the jobs share: what their words mean."""
