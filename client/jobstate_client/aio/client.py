@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import functools
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import cached_property
@@ -20,7 +21,15 @@ from jobstate_client.aio.worker import AsyncWorker
 from jobstate_client.core import judging, maintenance, operations
 from jobstate_client.core.beats import ASK_S, Thresholds
 from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
-from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, channel_options, check_channel
+from jobstate_client.core.channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+    TLS,
+    Options,
+    channel_options,
+    check_channel,
+    open_channel,
+)
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.failures import IsRetryable
 from jobstate_client.core.lifetime import Lifetime
@@ -220,7 +229,9 @@ class AsyncClient:
 
     @cached_property
     def _reporter(self) -> AsyncReporter:
-        return AsyncReporter(self._stub("StreamUpdates"), self._lifetime)
+        # A channel that was given is for asyncio alone, and how it was made is not to be learnt from it.
+        connect = None if self._channel_given is not None else functools.partial(open_channel, *self._how)
+        return AsyncReporter(self._stub("StreamUpdates"), self._lifetime, connect)
 
     def _stub(self, name: str) -> Any:
         self._lifetime.check()

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_client.aio.pulse import Pulse
 from jobstate_client.aio.watch import is_cancelling
 from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.outbox import Line, Outbox
@@ -29,11 +30,22 @@ class AsyncReporter:
     """Sends what runs report."""
 
     def __init__(
-        self, open_stream: Callable[[AsyncIterator[pb.StreamUpdatesRequest]], Any], lifetime: Lifetime
+        self,
+        open_stream: Callable[[AsyncIterator[pb.StreamUpdatesRequest]], Any],
+        lifetime: Lifetime,
+        connect: Callable[[], grpc.Channel] | None,
     ) -> None:
+        """Begin, on the event loop at hand.
+
+        Args:
+            open_stream: opens a StreamUpdates stream.
+            lifetime: the client's.
+            connect: makes a channel for threads, if there is a way to.
+        """
         self._open_stream = open_stream
         self._lifetime = lifetime
         self._outbox = Outbox()
+        self._pulse = Pulse(asyncio.get_running_loop(), self._outbox.lines, connect)
         self._news = asyncio.Event()
         self._streams = 0
         self._task: asyncio.Task[None] | None = None
@@ -50,6 +62,8 @@ class AsyncReporter:
         line = Line(job.id, job.attempt, heartbeat_s, time.monotonic(), ended.set)
         self._outbox.join(line)
         self._send_on()
+        if heartbeat_s is not None:
+            self._pulse.watch()
         return line, ended
 
     def leave(self, line: Line) -> None:
@@ -83,6 +97,7 @@ class AsyncReporter:
     async def close(self) -> None:
         """Stop. What has not been sent is dropped, and runs that wait for their end are told so."""
         self._give_up(ClientClosed("the client was closed before the end of the run could be told"))
+        self._pulse.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

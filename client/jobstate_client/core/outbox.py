@@ -60,6 +60,11 @@ class Line:
     """What the ending was refused with."""
     ended: bool = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self.ended or self.gone is not None
+
     def raise_refusal(self) -> None:
         """Raise what the server refused an earlier report with, if it did."""
         if self.gone is not None:
@@ -140,6 +145,10 @@ class Outbox:
     def is_empty(self) -> bool:
         """Whether there is no run."""
         return not self._lines
+
+    def lines(self) -> list[Line]:
+        """Those of all runs. May be asked from any thread."""
+        return list(self._lines)
 
     def join(self, line: Line) -> None:
         """Take on the reports of an attempt."""
