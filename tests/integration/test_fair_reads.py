@@ -68,7 +68,7 @@ async def test_gets_are_answered_while_as_many_long_reads_are_wanted_as_there_ar
 
         async with asyncio.timeout(PATIENCE_S):
             assert (await readers.get("job", None)).id == "job"
-            assert await readers.run(lambda reader: reader.attempts("job"), is_short=True) == []
+            assert await readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20), is_short=True) == []
 
         assert not any(future.done() for future in long)
         for gate in gates:
@@ -118,7 +118,7 @@ async def test_a_read_under_way_is_broken_off_once_its_caller_has_gone(path: Pat
         abandoned = readers.run(endless(began))
         await asyncio.to_thread(began.wait, PATIENCE_S)
         abandoned.cancel()
-        next_one = readers.run(lambda reader: reader.attempts("job"))
+        next_one = readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20))
         await turned_until(readers, next_one.done)
 
         assert await next_one == []
@@ -137,7 +137,7 @@ async def test_a_read_that_takes_too_long_is_broken_off_and_its_caller_is_told(p
             await endlessly
 
         assert readers.trouble is None, "a read that was too dear says nothing against the store"
-        assert await readers.run(lambda reader: reader.attempts("job")) == []
+        assert await readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20)) == []
 
 
 async def test_who_has_waited_for_half_a_minute_is_told_that_the_store_does_not_answer(path: Path) -> None:
@@ -146,7 +146,7 @@ async def test_who_has_waited_for_half_a_minute_is_told_that_the_store_does_not_
         stuck = [readers.run(gate.read, is_short=True) for gate in gates]
         for gate in gates:
             await under_way(gate)
-        waiting: list[asyncio.Future[Any]] = [readers.run(lambda reader: reader.attempts("job"))]
+        waiting: list[asyncio.Future[Any]] = [readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20))]
         waiting.append(readers.get("job", None))
         await asyncio.sleep(0)
         waiting += [readers.get("job", None) for _ in range(3)]
@@ -169,7 +169,7 @@ async def test_stopping_refuses_what_waits_and_breaks_off_what_is_being_read(pat
         began = threading.Event()
         endlessly = readers.run(endless(began))
         await asyncio.to_thread(began.wait, PATIENCE_S)
-        waiting = readers.run(lambda reader: reader.attempts("job"))
+        waiting = readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20))
 
     with pytest.raises(Draining):
         await waiting
@@ -182,7 +182,7 @@ async def test_a_thread_that_has_died_is_named_and_replaced(path: Path, monkeypa
         with monkeypatch.context() as patched:
             patched.setattr(readers, "_results", lambda reader, read: 1 / 0)
             with pytest.raises(InternalError):
-                await readers.run(lambda reader: reader.attempts("job"))
+                await readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20))
         await turned_until(readers, lambda: bool(readers.dead))
         (name,) = readers.dead
 
@@ -190,7 +190,7 @@ async def test_a_thread_that_has_died_is_named_and_replaced(path: Path, monkeypa
 
         assert name.startswith("reader-")
         assert readers.dead == []
-        assert await readers.run(lambda reader: reader.attempts("job")) == []
+        assert await readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20)) == []
         assert readers._waiting == 0
 
 

@@ -16,7 +16,8 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.domain.commands import Command
-from jobstate_server.domain.decide import Decider, Decision
+from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.committer import BATCH_ROWS_MAX
 

@@ -19,6 +19,8 @@ ANSWERED, REFUSED, UNKNOWN = "answered", "refused", "unknown"
 
 FINAL_STATES = frozenset({"COMPLETED", "PERMANENTLY_FAILED", "CANCELLED"})
 ENDING_TYPES = frozenset({"COMPLETED", "PERMANENTLY_FAILED", "CANCELLED", "DELETED"})
+AFTER_THE_END = frozenset({"USAGE", "DELETED"})
+"""Types of events that can follow the one that made a job final."""
 
 
 @dataclass(slots=True)

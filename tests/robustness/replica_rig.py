@@ -66,8 +66,14 @@ class Gate:
 class GatedTransaction(PostgresTransaction):
     """A transaction with a gate on its way."""
 
-    def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
-        loaded = super().load(job_ids, request_keys, due_limit)
+    def load(
+        self,
+        job_ids: Collection[str],
+        request_keys: Collection[tuple[str, str]],
+        due_limit: int,
+        attempt_keys: Collection[tuple[str, int]] = (),
+    ) -> Loaded:
+        loaded = super().load(job_ids, request_keys, due_limit, attempt_keys)
         self._gate.pass_by(LOADED)
         return loaded
 

@@ -11,7 +11,19 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 
-from .history import ANSWERED, DRAINING, ENDING_TYPES, FINAL_STATES, REFUSED, SYNCED, Call, History, Stream, delivered
+from .history import (
+    AFTER_THE_END,
+    ANSWERED,
+    DRAINING,
+    ENDING_TYPES,
+    FINAL_STATES,
+    REFUSED,
+    SYNCED,
+    Call,
+    History,
+    Stream,
+    delivered,
+)
 from .world import Superseding, World, comparable
 
 PROBLEMS_MAX = 10
@@ -196,6 +208,8 @@ def whole(world: World) -> Iterator[str]:
         event = entry.event
         before = state.get(event.job_id, "")
         yield HOLDS if entry.previous == before else f"{entry}: the job was {before or 'not there'}"
+        ended = before in FINAL_STATES
+        yield HOLDS if not ended or event.type in AFTER_THE_END else f"{entry}: the job was {before} already"
         state[event.job_id] = "" if event.type == "DELETED" else event.state
         follows = _FOLLOWS.get((event.type, entry.decision))
         if follows is not None:

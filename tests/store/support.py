@@ -136,6 +136,11 @@ def an_event(job_id: str = "job", **changes: Any) -> NewEvent:
     return plain._replace(**changes)
 
 
+def attempts_of(reader: Reader, job_id: str) -> list[Attempt]:
+    """Every ended attempt of a job."""
+    return reader.attempts(job_id, 2**31 - 1, 1_000, 2**30)
+
+
 def an_attempt(job_id: str = "job", number: int = 1, **changes: Any) -> Attempt:
     """An ended attempt with nothing special about it."""
     values: dict[str, Any] = {
@@ -247,7 +252,7 @@ def contents(store: Store) -> Contents:
         jobs = reader.list_jobs(ANY_JOB, Order.OLDEST_FIRST, None, 1_000_000, UNBOUNDED)
         return Contents(
             jobs=jobs,
-            attempts=[attempt for job in jobs for attempt in reader.attempts(job.id)],
+            attempts=[attempt for job in jobs for attempt in attempts_of(reader, job.id)],
             events=page_of(reader, reader.log_state().horizon).events,
             log=reader.log_state(),
             tallies=dict(reader.tallies([])),

@@ -29,6 +29,7 @@ from .support import (
     a_job,
     an_attempt,
     an_event,
+    attempts_of,
     contents,
     interrupt,
     keep,
@@ -116,7 +117,7 @@ def test_no_read_waits_for_an_open_transaction(store: Store, threads: ThreadPool
     def read_everything() -> None:
         with reading(store) as reader:
             reader.jobs(["job"], None)
-            reader.attempts("job")
+            attempts_of(reader, "job")
             reader.list_jobs(ANY_JOB, Order.NEWEST_FIRST, None, 10, UNBOUNDED)
             reader.log_state()
             reader.event(1)

@@ -11,7 +11,18 @@ from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import INT64_MAX, Attempt, AttemptOutcome, Job, JobError, JobState
 from jobstate_server.store.base import ChangedJob, Changes, Reader, Store, StoredRequest
 
-from .support import a_job, an_attempt, an_error, an_event, as_stored, keep, stored_events, stored_job, unversioned
+from .support import (
+    a_job,
+    an_attempt,
+    an_error,
+    an_event,
+    as_stored,
+    attempts_of,
+    keep,
+    stored_events,
+    stored_job,
+    unversioned,
+)
 
 INT32_MAX = 2**31 - 1
 
@@ -154,7 +165,7 @@ def test_an_attempt_is_read_back_whole(
 
     keep(store, Changes(attempts=[attempt, EXTREME_ATTEMPT]))
 
-    assert reader.attempts("job") == [attempt, EXTREME_ATTEMPT]
+    assert attempts_of(reader, "job") == [attempt, EXTREME_ATTEMPT]
 
 
 def test_an_event_is_read_back_whole(store: Store) -> None:

@@ -31,6 +31,7 @@ from .support import (
     a_request,
     an_attempt,
     an_event,
+    attempts_of,
     contents,
     interrupt,
     keep,
@@ -144,8 +145,8 @@ def test_a_deleted_job_takes_its_attempts_with_it(store: Store, reader: Reader) 
     keep(store, Changes(deleted=["a"]))
 
     assert reader.jobs(["a", "b"], None) == {"b": a_job("b")}
-    assert reader.attempts("a") == []
-    assert reader.attempts("b") == [an_attempt("b")]
+    assert attempts_of(reader, "a") == []
+    assert attempts_of(reader, "b") == [an_attempt("b")]
 
 
 def test_a_deleted_job_leaves_its_events_in_the_log(store: Store) -> None:
@@ -178,7 +179,7 @@ def test_a_job_deleted_and_inserted_in_one_write_is_the_new_one(store: Store, re
     )
 
     assert stored_job(store) == a_job(worker="new", version=2)
-    assert reader.attempts("job") == [an_attempt(worker="new")]
+    assert attempts_of(reader, "job") == [an_attempt(worker="new")]
 
 
 def test_a_job_inserted_and_updated_in_one_write_is_the_updated_one(store: Store) -> None:
@@ -198,9 +199,9 @@ def test_attempts_are_read_by_number_and_by_job(store: Store, reader: Reader) ->
     keep(store, Changes(attempts=[an_attempt("a", 10), an_attempt("b"), an_attempt("a", 2)]))
     keep(store, Changes(attempts=[an_attempt("a", 1)]))
 
-    assert [attempt.number for attempt in reader.attempts("a")] == [1, 2, 10]
-    assert reader.attempts("b") == [an_attempt("b")]
-    assert reader.attempts("missing") == []
+    assert [attempt.number for attempt in attempts_of(reader, "a")] == [1, 2, 10]
+    assert attempts_of(reader, "b") == [an_attempt("b")]
+    assert attempts_of(reader, "missing") == []
 
 
 def test_a_transaction_sees_what_was_committed_before_it(store: Store) -> None:

@@ -27,6 +27,7 @@ from jobstate_server.domain.events import (
     Retrying,
     StaleDetected,
     Started,
+    Used,
 )
 from jobstate_server.domain.job import (
     INT64_MAX,
@@ -130,6 +131,7 @@ DETAILS: dict[EventType, tuple[str | None, list[Detail | None]]] = {
     EventType.CANCELLED: ("cancelled", [Cancelled("changed my mind"), Cancelled("")]),
     EventType.STALE_DETECTED: ("stale_detected", [StaleDetected(3 * SECOND, 300 * SECOND)]),
     EventType.DELETED: (None, [None]),
+    EventType.USAGE: ("usage", [Used(2, 10**15, 10**18), Used(1, 0, 0)]),
 }
 """The field of ``Event.detail`` of every type, and details to put there."""
 
@@ -328,6 +330,9 @@ def test_the_detail_of_a_listed_event_comes_back(type_: EventType, detail: Detai
         case StaleDetected(heard_time, stale_threshold):
             assert optional_time(event.stale_detected, "heard_time") == heard_time
             assert times.span_from(event.stale_detected.stale_threshold) == stale_threshold
+        case Used(attempt, tokens, cost_nano):
+            assert event.usage.attempt == attempt
+            assert event.usage.usage == job_pb2.Usage(tokens=tokens, cost=cost_nano / NANO)
 
 
 def test_there_is_a_detail_to_try_for_every_type_of_event_and_every_field_of_the_oneof() -> None:

@@ -192,7 +192,7 @@ def test_a_failed_job_without_retries_left_may_only_be_cancelled_by_a_caller() -
     assert allowed_triggers(Facts(job, NOW)) == ("cancel",)
 
 
-def test_event_names_are_those_of_the_original_and_three_more() -> None:
+def test_event_names_are_those_of_the_original_and_four_more() -> None:
     original = {
         EventType.STARTED: "processing-job.started",
         EventType.PROGRESS: "processing-job.progress",
@@ -207,6 +207,7 @@ def test_event_names_are_those_of_the_original_and_three_more() -> None:
         EventType.QUEUED: "processing-job.queued",
         EventType.CLAIMED: "processing-job.claimed",
         EventType.DELETED: "processing-job.deleted",
+        EventType.USAGE: "processing-job.usage",
     }
 
     assert original | added == EVENT_NAMES
@@ -285,6 +286,7 @@ def test_the_docs_name_the_event_of_every_step() -> None:
     assert {f"processing-job{event}" for event in documented.values()} | {
         "processing-job.stale.detected",
         "processing-job.deleted",
+        "processing-job.usage",
     } == set(EVENT_NAMES.values())
 
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.clock import SECOND
-from jobstate_server.domain.decide import Decision
+from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.events import Claimed, Event, Started
 from jobstate_server.domain.job import Attempt, Job, Usage

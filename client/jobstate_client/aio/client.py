@@ -96,6 +96,7 @@ class AsyncClient:
     fail = async_method(operations.fail)
     retry = async_method(operations.retry)
     cancel = async_method(operations.cancel)
+    report_usage = async_method(operations.report_usage)
     stats = async_method(operations.stats)
     job_types = async_method(operations.job_types)
     check_stale = async_method(maintenance.check_stale)

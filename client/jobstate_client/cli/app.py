@@ -14,7 +14,7 @@ from click.shell_completion import shell_complete
 
 from jobstate_client.cli.completing import PROGRAM, VARIABLE, completion
 from jobstate_client.cli.exits import Exit
-from jobstate_client.cli.jobs import cancel, complete, create, fail, progress, retry, start
+from jobstate_client.cli.jobs import cancel, complete, create, fail, progress, report_usage, retry, start
 from jobstate_client.cli.maintenance import maintenance
 from jobstate_client.cli.options import common_to_all
 from jobstate_client.cli.reading import get, list_, stats, types
@@ -45,7 +45,7 @@ def cli() -> None:
     """
 
 
-for _command in (create, get, list_, start, progress, complete, fail, retry, cancel):
+for _command in (create, get, list_, start, progress, complete, fail, report_usage, retry, cancel):
     cli.add_command(_command)
 for _command in (watch, top, stats, types, maintenance, completion):
     cli.add_command(_command)

@@ -52,6 +52,8 @@ def happened(event: Event) -> str:
             told = detail.reason
         case EventType.STALE_DETECTED:
             told = f"attempt {job.attempt}, last heard {clock(detail.heard_time)}"
+        case EventType.USAGE:
+            told = f"attempt {detail.attempt} used {detail.tokens:,} tokens, cost {detail.cost:g}"
     return told
 
 

@@ -36,6 +36,7 @@ EVENT_STYLES = {
     EventType.CANCELLED: STYLES[State.CANCELLED],
     EventType.STALE_DETECTED: STYLES[State.RETRYING],
     EventType.DELETED: "dim",
+    EventType.USAGE: "dim",
 }
 
 

@@ -1,4 +1,4 @@
-"""Commands that change one job: create, start, progress, complete, fail, retry, cancel."""
+"""Commands that change one job: create, start, progress, complete, fail, report-usage, retry, cancel."""
 
 from __future__ import annotations
 
@@ -128,6 +128,19 @@ def fail(ctx: click.Context, /, job_id: str, code: str, message: str, **fields: 
     if fields["retryable"] is False and fields["retry_delay"] is not None:
         raise click.UsageError("--retry-delay says when to try again, --not-retryable that nobody will: give one.", ctx)
     change(ctx, "fail", job_id, code, message, **fields)
+
+
+@click.command("report-usage", short_help="Tell what an attempt used, even after it ended.")
+@job_id
+@usage
+@click.option("--attempt", type=click.IntRange(1, INT32_MAX), required=True, help="The attempt that used it.")
+@common
+@click.pass_context
+def report_usage(ctx: click.Context, /, job_id: str, **fields: Any) -> None:
+    """Tell what an attempt has used in total, even after it ended. Totals only grow."""
+    if fields["tokens"] is None and fields["cost"] is None:
+        raise click.UsageError("Give --tokens, --cost or both.", ctx)
+    change(ctx, "report_usage", job_id, **fields)
 
 
 @click.command(short_help="Send a failed job back to work, or cut its wait.")

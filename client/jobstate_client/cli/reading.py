@@ -67,6 +67,8 @@ def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool) -> None:
     if include_attempts:
         output.text("")
         output.table(_ATTEMPT_COLUMNS, [_attempt_row(attempt, job) for attempt in attempts])
+        if attempts and attempts[0].number > 1:
+            output.text(f"{attempts[0].number - 1:,} older attempts are not shown")
 
 
 def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:

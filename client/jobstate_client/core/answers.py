@@ -109,25 +109,30 @@ _NO_DETAIL = v.Detail()
 def _detail(message: event_pb2.Event) -> v.Detail:
     match message.WhichOneof("detail"):
         case "started":
-            return v.Detail(resumed=message.started.resumed, waited=span_in(message.started, "waited"))
+            detail = v.Detail(resumed=message.started.resumed, waited=span_in(message.started, "waited"))
         case "claimed":
-            return v.Detail(worker=message.claimed.worker, waited=span_in(message.claimed, "waited"))
+            detail = v.Detail(worker=message.claimed.worker, waited=span_in(message.claimed, "waited"))
         case "failed":
             failed = message.failed
-            return v.Detail(
+            detail = v.Detail(
                 error=job_error(failed.error),
                 decision=_DECISIONS.get(failed.decision, RetryDecision.UNKNOWN),
                 next_retry_time=time_in(failed, "next_retry_time"),
             )
         case "retrying":
             retrying = message.retrying
-            return v.Detail(delay=span_from(retrying.delay), next_retry_time=time_in(retrying, "next_retry_time"))
+            detail = v.Detail(delay=span_from(retrying.delay), next_retry_time=time_in(retrying, "next_retry_time"))
         case "permanently_failed":
             decision = message.permanently_failed.decision
-            return v.Detail(decision=_DECISIONS.get(decision, RetryDecision.UNKNOWN))
+            detail = v.Detail(decision=_DECISIONS.get(decision, RetryDecision.UNKNOWN))
         case "cancelled":
-            return v.Detail(reason=message.cancelled.reason)
+            detail = v.Detail(reason=message.cancelled.reason)
         case "stale_detected":
             stale = message.stale_detected
-            return v.Detail(heard_time=time_from(stale.heard_time), stale_threshold=span_from(stale.stale_threshold))
-    return _NO_DETAIL
+            detail = v.Detail(heard_time=time_from(stale.heard_time), stale_threshold=span_from(stale.stale_threshold))
+        case "usage":
+            told = message.usage
+            detail = v.Detail(attempt=told.attempt, tokens=told.usage.tokens, cost=told.usage.cost)
+        case _:
+            detail = _NO_DETAIL
+    return detail

@@ -125,7 +125,9 @@ def get(job: JobRef, *, timeout: Span | None = None) -> Call[v.Job]:
 
 
 def attempts(job: JobRef, *, timeout: Span | None = None) -> Call[tuple[Attempt, ...]]:
-    """The ended attempts of a job, oldest first.
+    """The ended attempts of a job, oldest first: the latest 100, or fewer when they exceed 1 MiB.
+
+    They are numbered from 1, so that the first one's number tells how many older ones are left out.
 
     Raises:
         JobNotFound: there is no such job.
@@ -268,6 +270,30 @@ def fail(  # noqa: PLR0913
         request_id=request_id or new_request_id(),
     )
     return Call("Fail", request, _job, timeout)
+
+
+def report_usage(
+    job: JobRef,
+    *,
+    tokens: int | None = None,
+    cost: float | None = None,
+    attempt: int | None = None,
+    timeout: Span | None = None,
+) -> Call[v.Job]:
+    """Tell what an attempt has used in total, at any time: it may have ended, and the job may be final.
+
+    ``attempt`` is that of the ``Job`` given, and has to be named with an id. Totals only grow, so that a repeat adds
+    nothing. It is no sign of life and claims nothing. Runs do it by themselves when a report that told usage was
+    refused because the attempt was over.
+
+    Raises:
+        InvalidField: the job has had no such attempt, or neither ``tokens`` nor ``cost`` is given.
+        JobNotFound: there is no such job.
+    """
+    request = pb.ReportUsageRequest(
+        id=id_of(job), attempt=_attempt_of(job, attempt) or 0, usage=_usage(tokens, cost) or job_pb2.Usage()
+    )
+    return Call("ReportUsage", request, _job, timeout)
 
 
 def retry(job: JobRef, *, immediately: bool = False, request_id: str = "", timeout: Span | None = None) -> Call[v.Job]:

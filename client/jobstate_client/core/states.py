@@ -41,7 +41,7 @@ class State(Named):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing follows but deletion."""
+        """Whether no other state follows. The job can still be told late usage, and be deleted."""
         return self in _FINAL
 
 
@@ -64,6 +64,7 @@ class EventType(Named):
     CANCELLED = "CANCELLED"
     STALE_DETECTED = "STALE_DETECTED"
     DELETED = "DELETED"
+    USAGE = "USAGE"
 
 
 class RetryDecision(Named):

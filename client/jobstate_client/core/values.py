@@ -141,6 +141,12 @@ class Detail:
     """STALE_DETECTED: the silence that was allowed."""
     waited: timedelta | None = None
     """STARTED, CLAIMED: how long the attempt had waited for the worker that took it. None when resumed."""
+    attempt: int = 0
+    """USAGE: the attempt whose usage was told."""
+    tokens: int = 0
+    """USAGE: what that attempt has used in total."""
+    cost: float = 0.0
+    """USAGE: likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class Client:
     fail = sync_method(operations.fail)
     retry = sync_method(operations.retry)
     cancel = sync_method(operations.cancel)
+    report_usage = sync_method(operations.report_usage)
     stats = sync_method(operations.stats)
     job_types = sync_method(operations.job_types)
     check_stale = sync_method(maintenance.check_stale)

@@ -116,6 +116,14 @@ class Fail(AttemptCommand):
 
 
 @_command
+class ReportUsage(Command):
+    """Say what an attempt has used in total, whether it is running or has ended."""
+
+    attempt: int
+    usage: Usage
+
+
+@_command
 class Retry(Command):
     """Send a FAILED job to RETRYING; ``immediately`` skips the wait, or what is left of it."""
 

@@ -7,9 +7,10 @@ changes nothing. ``None`` is the answer to a server command that has been overta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.errors import (
     AttemptRequired,
     AttemptSuperseded,
@@ -39,11 +40,11 @@ from jobstate_server.domain.job import (
     Job,
     JobError,
     JobState,
-    Usage,
     saturating_add,
 )
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lifecycle import Facts, Trigger, allowed_triggers, can_retry, next_state
+from jobstate_server.domain.usage import report_usage, with_usage
 
 ATTEMPT_TIMEOUT = "ATTEMPT_TIMEOUT"
 """Error code of an attempt that outlasted its timeout."""
@@ -53,18 +54,6 @@ STALE = "STALE"
 
 MergeDocuments = Callable[[Document, Document], Document]
 """Merges a patch into a document, key by key, or raises InvalidField. Documents are opaque here."""
-
-
-class Decision(NamedTuple):
-    """What a command changes. ``job`` is the job afterwards, None once it is deleted."""
-
-    before: Job | None
-    job: Job | None
-    events: tuple[Event, ...]
-    ended: Attempt | None = None
-    """The attempt that this change ended, if it ended one."""
-    is_report: bool = False
-    """Whether nothing changed but the fields of ``REPORTED``."""
 
 
 class _Change:
@@ -101,23 +90,6 @@ class _Change:
 
     def decision(self) -> Decision:
         return Decision(self.before, self.job, tuple(self.events), self.ended)
-
-
-def _with_usage(job: Job, usage: Usage) -> dict[str, int]:
-    """The fields that change when the running attempt has used this much in total.
-
-    A total can only grow: a report that arrives late, or twice, adds nothing.
-    """
-    changes: dict[str, int] = {}
-    if usage.tokens is not None and usage.tokens > job.attempt_tokens:
-        changes["attempt_tokens"] = usage.tokens
-        changes["estimated_tokens"] = saturating_add(job.estimated_tokens, usage.tokens - job.attempt_tokens)
-    if usage.cost_nano is not None and usage.cost_nano > job.attempt_cost_nano:
-        changes["attempt_cost_nano"] = usage.cost_nano
-        changes["estimated_cost_nano"] = saturating_add(
-            job.estimated_cost_nano, usage.cost_nano - job.attempt_cost_nano
-        )
-    return changes
 
 
 class Decider:
@@ -172,8 +144,10 @@ class Decider:
             if self._job_types.strict or len(self._unnamed_types) + len(new) > self._unnamed_types_max:
                 raise UnknownJobType(name)
 
-    def decide(self, job: Job | None, command: c.Command, now: int) -> Decision | None:
+    def decide(self, job: Job | None, command: c.Command, now: int, ended: Attempt | None = None) -> Decision | None:
         """What ``command`` does to ``job`` (None: there is none by that id) at ``now``.
+
+        ``ended``: for ReportUsage, the record of its attempt if that has ended.
 
         Raises:
             JobNotFound, JobExists, InvalidField, UnknownJobType, TransitionNotAllowed, RetryNotAllowed,
@@ -185,6 +159,8 @@ class Decider:
             if isinstance(command, c.ServerCommand):
                 return None
             raise JobNotFound(command.job_id)
+        if isinstance(command, c.ReportUsage):
+            return report_usage(job, command, ended, now)
         return self._rules[type(command)](job, command, now)
 
     def check_repeat(self, job: Job, command: c.Command, attempt: int, now: int) -> None:
@@ -297,7 +273,7 @@ class Decider:
         if command.is_heartbeat:
             after = claimed.reported(heard_time=now)
             return Decision(job, after, tuple(change.events), is_report=claimed is job)
-        changes: dict[str, Any] = _with_usage(claimed, command.usage)
+        changes: dict[str, Any] = with_usage(claimed, command.usage)
         if command.progress is not None:
             changes["progress"] = command.progress
         if command.message is not None:
@@ -312,7 +288,7 @@ class Decider:
     def _complete(self, job: Job, command: c.Complete, now: int) -> Decision:
         change = self._reporting(job, command, Trigger.COMPLETE, now)
         state = change.take(Trigger.COMPLETE)
-        changes: dict[str, Any] = _with_usage(job, command.usage)
+        changes: dict[str, Any] = with_usage(job, command.usage)
         if command.result_count is not None:
             changes["result_count"] = command.result_count
         if command.result:
@@ -343,7 +319,7 @@ class Decider:
 
     def _fail(self, job: Job, command: c.Fail, now: int) -> Decision:
         change = self._reporting(job, command, Trigger.FAIL, now)
-        usage = _with_usage(job, command.usage)
+        usage = with_usage(job, command.usage)
         if usage:
             change.set(**usage)
         error = JobError(command.code, command.message, command.retryable, command.details, job.attempt, now)

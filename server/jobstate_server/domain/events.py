@@ -23,6 +23,7 @@ class EventType(IntEnum):
     CANCELLED = 9
     STALE_DETECTED = 10
     DELETED = 11
+    USAGE = 14
 
 
 EVENT_NAMES = {
@@ -37,6 +38,7 @@ EVENT_NAMES = {
     EventType.CANCELLED: "processing-job.cancelled",
     EventType.STALE_DETECTED: "processing-job.stale.detected",
     EventType.DELETED: "processing-job.deleted",
+    EventType.USAGE: "processing-job.usage",
 }
 
 
@@ -107,7 +109,16 @@ class StaleDetected:
     stale_threshold: int
 
 
-Detail = Started | Claimed | Failed | Retrying | PermanentlyFailed | Cancelled | StaleDetected
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What one attempt has used in total, as told outside its reports of progress."""
+
+    attempt: int
+    tokens: int
+    cost_nano: int
+
+
+Detail = Started | Claimed | Failed | Retrying | PermanentlyFailed | Cancelled | StaleDetected | Used
 
 
 class Event(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from jobstate_server.domain.decide import Decision
+from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.job import FINAL_STATES, Job, JobState, saturating_add
 
 

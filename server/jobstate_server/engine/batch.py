@@ -15,12 +15,14 @@ from jobstate_server.domain.commands import (
     SERVER_ACTOR,
     BatchCreate,
     Command,
+    ReportUsage,
     Request,
     Resume,
     Start,
     TimeOut,
 )
-from jobstate_server.domain.decide import Decider, Decision
+from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.errors import (
     InternalError,
     InvalidField,
@@ -31,7 +33,7 @@ from jobstate_server.domain.errors import (
     RequestIdReused,
     UnknownJobType,
 )
-from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.job import Attempt, Job, JobState
 from jobstate_server.domain.statistics import tally_deltas
 from jobstate_server.store.base import ChangedJob, Changes, Loaded, NewEvent, StoredRequest, Transaction, merge_tallies
 from jobstate_server.wire.events import EncodedEvent, encode_event
@@ -72,6 +74,8 @@ class Batch:
         self._jobs.update((job.id, job) for job in loaded.due)
         self._stored = frozenset(self._jobs)
         self._requests = dict(loaded.requests)
+        self._attempts = loaded.attempts
+        self._amended: set[tuple[str, int]] = set()
         self._touched: dict[str, int] = {}
         self._deleted: list[str] = []
         self._last_event: dict[str, int] = {}
@@ -116,7 +120,8 @@ class Batch:
         job = self._jobs.get(command.job_id)
         # Clocks of replicas differ by a hair; the times of one job never go back.
         now = self.now if job is None or job.update_time <= self.now else job.update_time
-        decision = self._decider.decide(job, command, now)
+        ended = self._ended_attempt(command) if isinstance(command, ReportUsage) else None
+        decision = self._decider.decide(job, command, now, ended)
         if decision is None:
             return Outcome((), acted=False)
         encoded = [encode_event(event) for event in decision.events]
@@ -233,6 +238,8 @@ class Batch:
                 self._decider.remember_types((decision.job.job_type,))
         if decision.ended is not None:
             changes.attempts.append(decision.ended)
+        if decision.amended is not None:
+            self._amend(decision.amended)
         if command.request is not None:
             self._remember(command, command.request, decision)
         if deltas := tally_deltas(decision):
@@ -248,6 +255,24 @@ class Batch:
         self._requests_room -= 1
         self._changes.requests.append(stored)
 
+    def _ended_attempt(self, command: ReportUsage) -> Attempt | None:
+        """The record of the attempt that the command names, as this batch has it by now."""
+        for attempt in self._changes.attempts:
+            if (attempt.job_id, attempt.number) == (command.job_id, command.attempt):
+                return attempt
+        return self._attempts.get((command.job_id, command.attempt))
+
+    def _amend(self, attempt: Attempt) -> None:
+        """Keep the usage of an attempt that has ended, in this batch or before."""
+        key = attempt.job_id, attempt.number
+        ended = self._changes.attempts
+        for index, known in enumerate(ended):
+            if (known.job_id, known.number) == key:
+                ended[index] = attempt
+                return
+        self._attempts[key] = attempt
+        self._amended.add(key)
+
     def write(self, transaction: Transaction, *, is_last: bool) -> tuple[int, list[NewEvent]]:
         """Write everything that changed. Returns the sequence of the first event, and the events.
 
@@ -256,6 +281,7 @@ class Batch:
         changes = self._changes
         deleted = set(self._deleted)
         changes.deleted = self._deleted
+        changes.amended = [self._attempts[key] for key in self._amended]
         for job_id, kind in self._touched.items():
             row = ChangedJob(self._jobs[job_id], self._last_event.get(job_id), self._first_event.get(job_id))
             if job_id not in self._stored or job_id in deleted:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from jobstate_server.domain.clock import HOUR, SECOND, Clock
-from jobstate_server.domain.commands import BatchCreate, Command
+from jobstate_server.domain.commands import BatchCreate, Command, ReportUsage
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import InternalError, JobStateError, StoreUnavailable
 from jobstate_server.engine.batch import Batch, Outcome, Verdict
@@ -251,12 +251,15 @@ def _trying(commit: Callable[[], T]) -> T:
 def _load(transaction: Transaction, commands: Sequence[Command], due_limit: int) -> Loaded:
     job_ids: set[str] = set()
     request_keys: set[tuple[str, str]] = set()
+    attempt_keys: set[tuple[str, int]] = set()
     for command in commands:
         for part in _parts(command):
             job_ids.add(part.job_id)
             if part.request is not None:
                 request_keys.add(part.request.key)
-    loaded = transaction.load(job_ids, request_keys, due_limit)
+            if isinstance(part, ReportUsage):
+                attempt_keys.add((part.job_id, part.attempt))
+    loaded = transaction.load(job_ids, request_keys, due_limit, attempt_keys)
     # A repeated Create that left the id to the server names its job only in the request row.
     named = {job_id for stored in loaded.requests.values() for job_id in stored.job_ids}
     if named - loaded.jobs.keys():

@@ -80,11 +80,15 @@ class JobService:
         answer = embed(_JOB, encode_whole(job))
         if not request.include_attempts:
             return answer
-        attempts = await self._readers.run(lambda reader: reader.attempts(job.id), is_short=True)
         # An attempt that ended between the two reads is newer than the job as it is answered.
-        newest = job.attempt if job.state is not JobState.PROCESSING else job.attempt - 1
-        known = [attempt_message(attempt) for attempt in attempts if attempt.number <= newest]
-        return answer + pb.GetResponse(attempts=known).SerializeToString()
+        through = job.attempt - (job.state is JobState.PROCESSING)
+        attempts = await self._readers.run(
+            lambda reader: reader.attempts(job.id, through, limits.ATTEMPTS_MAX, limits.RESPONSE_BYTES_MAX),
+            is_short=True,
+        )
+        omitted = attempts[0].number - 1 if attempts else 0
+        listed = pb.GetResponse(attempts=map(attempt_message, attempts), attempts_omitted=omitted)
+        return answer + listed.SerializeToString()
 
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:
         after = validate.list_jobs(request)
@@ -115,6 +119,9 @@ class JobService:
 
     async def Fail(self, request: pb.FailRequest, call: Call) -> bytes:
         return await self._change("fail", request, call)
+
+    async def ReportUsage(self, request: pb.ReportUsageRequest, call: Call) -> bytes:
+        return await self._change("report_usage", request, call)
 
     async def Retry(self, request: pb.RetryRequest, call: Call) -> bytes:
         return await self._change("retry", request, call)

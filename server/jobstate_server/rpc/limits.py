@@ -33,6 +33,9 @@ UNREAD_S = 10.0
 BATCH_ITEMS_MAX = 1_000
 """Items of a batch: twice what one transaction takes in, so that a batch never holds up others for long."""
 
+ATTEMPTS_MAX = 100
+"""Attempts that a Get returns, the latest. They end at RESPONSE_BYTES_MAX too."""
+
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
 """Jobs of a page. A page ends at RESPONSE_BYTES_MAX too."""

@@ -22,6 +22,7 @@ _RULES: dict[str, _Rule] = {
     "fail": (validate.fail, convert.fail_command),
     "retry": (validate.retry, convert.retry_command),
     "cancel": (validate.cancel, convert.cancel_command),
+    "report_usage": (validate.report_usage, convert.report_usage_command),
 }
 """By the names of ``JobUpdate.update``."""
 

@@ -230,6 +230,18 @@ def fail(request: pb.FailRequest) -> None:
     problems.refuse((request, ""))
 
 
+def report_usage(request: pb.ReportUsageRequest) -> None:
+    """Refuse a bad ReportUsage."""
+    problems = Problems()
+    problems.job_id("id", request.id)
+    if request.attempt < 1:
+        problems.add("attempt", f"is {request.attempt}, must be 1 or more")
+    if not (request.usage.HasField("tokens") or request.usage.HasField("cost")):
+        problems.add("usage", "must have tokens, cost or both")
+    problems.usage(request.usage)
+    problems.refuse()
+
+
 def retry(request: pb.RetryRequest) -> None:
     """Refuse a bad Retry."""
     problems = Problems()

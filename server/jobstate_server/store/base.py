@@ -130,6 +130,8 @@ class Changes:
     """Jobs of which nothing changed but progress, message, metadata, usage, update time and heard time."""
     events: list[NewEvent] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    amended: list[Attempt] = field(default_factory=list)
+    """Attempts of which a record is kept already: its usage becomes that of these."""
     requests: list[StoredRequest] = field(default_factory=list)
     tallies: dict[TallyKey, int] = field(default_factory=dict)
 
@@ -141,6 +143,8 @@ class Loaded:
     jobs: dict[str, Job]
     requests: dict[tuple[str, str], StoredRequest]
     due: list[Job]
+    attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    """The ended attempts that were asked for, by job and number."""
 
 
 class EventPage(NamedTuple):
@@ -236,10 +240,17 @@ class Transaction(Protocol):
     is_committed: bool
     """Whether ``finish`` has committed it already."""
 
-    def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
+    def load(
+        self,
+        job_ids: Collection[str],
+        request_keys: Collection[tuple[str, str]],
+        due_limit: int,
+        attempt_keys: Collection[tuple[str, int]] = (),
+    ) -> Loaded:
         """Read what will be decided on, and keep others from changing it until the transaction ends.
 
         Args:
+            attempt_keys: ended attempts of these jobs to read too, by job and number.
             due_limit: also take at most this many jobs whose ``due_time`` has come, earliest first. Jobs that another
                 replica has in hand are passed over.
         """
@@ -317,8 +328,11 @@ class Reader(Protocol):
     def jobs(self, job_ids: Collection[str], principal: str | None) -> dict[str, Job]:
         """Those of the named jobs that exist and that ``principal`` (None: anybody) may see."""
 
-    def attempts(self, job_id: str) -> list[Attempt]:
-        """The ended attempts of a job, by number."""
+    def attempts(self, job_id: str, through: int, limit: int, bytes_max: int) -> list[Attempt]:
+        """The latest ended attempts of a job of those with numbers up to ``through``, by number.
+
+        At most ``limit`` and, but for the last, ``bytes_max``; no more rows than that are read.
+        """
 
     def list_jobs(
         self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
@@ -407,6 +421,14 @@ def document_bytes(job: Job) -> int:
     size = 512 + len(job.metadata) + len(job.result) + len(job.progress_message) + len(job.cancel_reason)
     if job.last_error is not None:
         size += len(job.last_error.message) + len(job.last_error.details)
+    return size
+
+
+def attempt_bytes(attempt: Attempt) -> int:
+    """About how many bytes an attempt has once encoded."""
+    size = 256 + len(attempt.worker.encode())
+    if attempt.error is not None:
+        size += len(attempt.error.code.encode()) + len(attempt.error.message.encode()) + len(attempt.error.details)
     return size
 
 

@@ -53,6 +53,7 @@ from jobstate_server.store.postgres_connection import (
 from jobstate_server.store.postgres_time import NOW, DatabaseTime
 from jobstate_server.store.reading import SqlReader
 from jobstate_server.store.rows import (
+    attempt_from,
     attempt_values,
     job_from,
     job_values,
@@ -60,6 +61,7 @@ from jobstate_server.store.rows import (
     request_from,
     request_values,
     tally_values,
+    usage_values,
 )
 
 
@@ -101,9 +103,15 @@ class PostgresTransaction:
     def _look_at_clock(self, told: psycopg.Cursor[Any], earliest: int) -> None:
         self.now = self._store.course.take(one_row(told), earliest, self._execute)
 
-    def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
+    def load(
+        self,
+        job_ids: Collection[str],
+        request_keys: Collection[tuple[str, str]],
+        due_limit: int,
+        attempt_keys: Collection[tuple[str, int]] = (),
+    ) -> Loaded:
         self._has_looked = True
-        jobs = requests = due = None
+        jobs = requests = due = ended = None
         earliest = self._store.course.now()
         with self._pipeline():
             if job_ids:
@@ -115,12 +123,19 @@ class PostgresTransaction:
                 )
             if due_limit:
                 due = self._execute(sql.DUE, now=self.now, limit=due_limit)
+            if attempt_keys:
+                # Whoever amends them has the lock of their job.
+                ids, numbers = zip(*attempt_keys, strict=True)
+                ended = self._execute(sql.ATTEMPTS, job_ids=array(Kind.TEXT, ids), numbers=array(Kind.INT8, numbers))
             time = self._execute(NOW)
         self._look_at_clock(time, earliest)
         found = {} if jobs is None else {row[0]: job_from(row) for row in jobs}
         used = () if requests is None else map(request_from, requests)
         return Loaded(
-            found, {stored.request.key: stored for stored in used}, [] if due is None else list(map(job_from, due))
+            found,
+            {stored.request.key: stored for stored in used},
+            [] if due is None else list(map(job_from, due)),
+            {} if ended is None else {(row[0], row[1]): attempt_from(row) for row in ended},
         )
 
     def write(self, changes: Changes) -> int:
@@ -206,6 +221,8 @@ class PostgresTransaction:
         connection = self._connection
         if changes.attempts:
             sql.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
+        if changes.amended:
+            sql.update_usage.run(connection, [usage_values(attempt) for attempt in changes.amended])
         if changes.requests:
             values = [
                 (*request_values(stored, stored.create_sequence), stored.created_event) for stored in changes.requests

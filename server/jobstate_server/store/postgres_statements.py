@@ -97,6 +97,12 @@ insert_events = ManyRows(
     _EVENT_KINDS,
 )
 insert_attempts = _insert("attempt", _kinds(AttemptRow, ATTEMPT_COLUMNS))
+update_usage = ManyRows(
+    "UPDATE attempt SET tokens = new.tokens, cost_nano = new.cost_nano"
+    " FROM {rows} AS new(job_id, number, tokens, cost_nano)"
+    " WHERE attempt.job_id = new.job_id AND attempt.number = new.number",
+    {"job_id": Kind.TEXT, "number": Kind.INT8, "tokens": Kind.INT8, "cost_nano": Kind.INT8},
+)
 insert_requests = _insert_requests()
 """Rows end with the index of the job's first event in this transaction, None when it is older."""
 add_tallies = ManyRows(
@@ -119,6 +125,11 @@ REQUESTS = (
     f"SELECT {_REQUEST_NAMES} FROM request"
     " JOIN unnest(%(principals)s::text[], %(request_ids)s::text[]) AS wanted(principal, request_id)"
     " USING (principal, request_id)"
+).encode()
+
+ATTEMPTS = (
+    f"SELECT {', '.join(f'attempt.{name}' for name in ATTEMPT_COLUMNS)} FROM attempt"
+    " JOIN unnest(%(job_ids)s::text[], %(numbers)s::int8[]) AS wanted(job_id, number) USING (job_id, number)"
 ).encode()
 
 # A job that another replica has in hand is passed over; whoever has it will see what is due.

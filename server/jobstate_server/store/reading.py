@@ -31,6 +31,7 @@ from jobstate_server.store.base import (
     ReadInterrupted,
     StoredEvent,
     TaskRun,
+    attempt_bytes,
     chunks,
     document_bytes,
 )
@@ -133,9 +134,17 @@ class SqlReader:
             self._texts_by_ids[size] = text
         return text, ids
 
-    def attempts(self, job_id: str) -> list[Attempt]:
-        query = AttemptRow.select(*_ATTEMPT_FIELDS).where(AttemptRow.job_id == job_id).order_by(AttemptRow.number)
-        return [attempt_from(row) for row in self._rows(query)]
+    def attempts(self, job_id: str, through: int, limit: int, bytes_max: int) -> list[Attempt]:
+        query = AttemptRow.select(*_ATTEMPT_FIELDS).where(AttemptRow.job_id == job_id, AttemptRow.number <= through)
+        found: list[Attempt] = []
+        size = 0
+        for row in self._rows(query.order_by(AttemptRow.number.desc()).limit(limit)):
+            attempt = attempt_from(row)
+            size += attempt_bytes(attempt)
+            if found and size > bytes_max:
+                break
+            found.append(attempt)
+        return found[::-1]
 
     def list_jobs(
         self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int

@@ -106,6 +106,11 @@ def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
     )
 
 
+def usage_values(attempt: Attempt) -> tuple[Any, ...]:
+    """The key of an ended attempt, then what it used."""
+    return (attempt.job_id, attempt.number, attempt.tokens, attempt.cost_nano)
+
+
 def attempt_from(row: tuple[Any, ...]) -> Attempt:
     """The attempt in a row of ``ATTEMPT_COLUMNS``."""
     job_id, number, start_time, end_time, outcome, worker, tokens, cost_nano, *error, claim_time = row

@@ -46,6 +46,7 @@ from jobstate_server.store.models import (
 )
 from jobstate_server.store.reading import SqlReader
 from jobstate_server.store.rows import (
+    attempt_from,
     attempt_values,
     is_plain_report,
     job_from,
@@ -55,6 +56,7 @@ from jobstate_server.store.rows import (
     request_from,
     request_values,
     tally_values,
+    usage_values,
 )
 from jobstate_server.store.sqlite_statements import Statements
 
@@ -115,7 +117,13 @@ class SqliteTransaction:
         self._connection: sqlite3.Connection = database.connection()
         self._statements = statements
 
-    def load(self, job_ids: Collection[str], request_keys: Collection[tuple[str, str]], due_limit: int) -> Loaded:
+    def load(
+        self,
+        job_ids: Collection[str],
+        request_keys: Collection[tuple[str, str]],
+        due_limit: int,
+        attempt_keys: Collection[tuple[str, int]] = (),
+    ) -> Loaded:
         execute = self._connection.execute
         jobs = self._cache.found(job_ids)
         missing = [job_id for job_id in job_ids if job_id not in jobs]
@@ -130,7 +138,12 @@ class SqliteTransaction:
         due = []
         if due_limit:
             due = [job_from(row) for row in execute(self._statements.due, {"now": self.now, "limit": due_limit})]
-        return Loaded(jobs, requests, due)
+        attempts = {}
+        if attempt_keys:
+            wanted = json.dumps(list(attempt_keys))
+            ended = map(attempt_from, execute(self._statements.attempts, {"keys": wanted}).fetchall())
+            attempts = {(attempt.job_id, attempt.number): attempt for attempt in ended}
+        return Loaded(jobs, requests, due, attempts)
 
     def write(self, changes: Changes) -> int:
         try:
@@ -167,6 +180,8 @@ class SqliteTransaction:
             statements.insert_events.run(connection, rows)
         if changes.attempts:
             statements.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
+        if changes.amended:
+            statements.update_usage.run(connection, [usage_values(attempt) for attempt in changes.amended])
         if changes.requests:
             rows = [request_values(stored, first) for stored in changes.requests]
             statements.insert_requests.run(connection, rows)

@@ -15,7 +15,7 @@ from peewee import SQL, Query, SqliteDatabase, Tuple
 
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.store.models import EventRow, HorizonRow, JobRow, LogRow, RequestRow, TallyRow
+from jobstate_server.store.models import AttemptRow, EventRow, HorizonRow, JobRow, LogRow, RequestRow, TallyRow
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
     EVENT_COLUMNS,
@@ -89,6 +89,11 @@ class Statements:
     )
     delete_jobs = ManyRows("DELETE FROM job WHERE id IN ({rows})", 1)
     delete_attempts = ManyRows("DELETE FROM attempt WHERE job_id IN ({rows})", 1)
+    update_usage = ManyRows(
+        "UPDATE attempt SET tokens = new.column3, cost_nano = new.column4 FROM ({rows}) AS new"
+        " WHERE attempt.job_id = new.column1 AND attempt.number = new.column2",
+        4,
+    )
     delete_requests = ManyRows("DELETE FROM request WHERE (principal, request_id) IN ({rows})", 2)
 
     def __init__(self, database: SqliteDatabase) -> None:
@@ -128,6 +133,10 @@ class Statements:
         wanted = SQL("(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys))")
         self.requests = self._sql(
             RequestRow.select(*fields).where(Tuple(RequestRow.principal, RequestRow.request_id).in_(wanted))
+        )
+        attempt_fields = [getattr(AttemptRow, name) for name in ATTEMPT_COLUMNS]
+        self.attempts = self._sql(
+            AttemptRow.select(*attempt_fields).where(Tuple(AttemptRow.job_id, AttemptRow.number).in_(wanted))
         )
         old = RequestRow.select(RequestRow.principal, RequestRow.request_id).order_by(RequestRow.time)
         self.old_requests = self._sql(old.where(RequestRow.time < SQL(":older_than")).limit(SQL(":limit")))

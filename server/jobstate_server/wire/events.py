@@ -17,7 +17,9 @@ from jobstate_server.domain.events import (
     Retrying,
     StaleDetected,
     Started,
+    Used,
 )
+from jobstate_server.domain.job import NANO
 from jobstate_server.wire.framing import embed, length_tag, varint, varint_tag
 from jobstate_server.wire.jobs import encode_job, encode_remains, fill_error
 from jobstate_server.wire.times import set_span, set_time, time_field
@@ -94,6 +96,10 @@ def _fill_detail(message: event_pb2.Event, event: Event) -> None:
         case StaleDetected(heard_time, stale_threshold):
             set_time(message.stale_detected.heard_time, heard_time)
             set_span(message.stale_detected.stale_threshold, stale_threshold)
+        case Used(attempt, tokens, cost_nano):
+            message.usage.attempt = attempt
+            message.usage.usage.tokens = tokens
+            message.usage.usage.cost = cost_nano / NANO
     # An empty detail is set all the same, so that the oneof tells which kind it is.
     if message.WhichOneof("detail") is None:
         getattr(message, _DETAIL_FIELDS[type(event.detail)]).SetInParent()

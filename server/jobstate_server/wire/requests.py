@@ -145,6 +145,11 @@ def fail_command(request: pb.FailRequest, caller: Caller, _new_id: NewId) -> c.F
     )
 
 
+def report_usage_command(request: pb.ReportUsageRequest, caller: Caller, _new_id: NewId) -> c.ReportUsage:
+    """ReportUsage."""
+    return c.ReportUsage(job_id=request.id, actor=caller.actor, attempt=request.attempt, usage=_usage(request.usage))
+
+
 def retry_command(request: pb.RetryRequest, caller: Caller, _new_id: NewId) -> c.Retry:
     """Retry."""
     return c.Retry(

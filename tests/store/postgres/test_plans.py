@@ -146,7 +146,7 @@ def test_a_list_of_named_jobs_looks_at_no_others(
 
 READS = [
     pytest.param(lambda reader: reader.jobs(["job-00001", "job-00002"], None), id="jobs"),
-    pytest.param(lambda reader: reader.attempts("job-00001"), id="attempts"),
+    pytest.param(lambda reader: reader.attempts("job-00001", 10_000, 100, 2**20), id="attempts"),
     pytest.param(lambda reader: reader.log_state(), id="log_state"),
     pytest.param(lambda reader: reader.event(1), id="event"),
     pytest.param(lambda reader: reader.oldest_queued("type-1"), id="oldest_queued"),

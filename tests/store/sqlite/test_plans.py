@@ -183,7 +183,7 @@ def test_the_jobs_of_a_page_are_fetched_by_their_ids(store: SqliteStore, reader:
     [
         pytest.param(lambda reader: reader.jobs(["a", "b"], None), id="jobs"),
         pytest.param(lambda reader: reader.jobs(["a", "b"], "owner"), id="jobs of a principal"),
-        pytest.param(lambda reader: reader.attempts("job"), id="attempts"),
+        pytest.param(lambda reader: reader.attempts("job", 10_000, 100, 2**20), id="attempts"),
         pytest.param(lambda reader: reader.log_state(), id="log_state"),
         pytest.param(lambda reader: reader.event(1), id="event"),
         pytest.param(lambda reader: reader.tallies(["type"]), id="tallies"),

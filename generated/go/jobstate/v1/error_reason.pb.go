@@ -84,7 +84,8 @@ const (
 	// Do not repeat. To do the work after all, create a new job, with more max_retries if that was the limit.
 	ErrorReason_ERROR_REASON_RETRY_NOT_ALLOWED ErrorReason = 5
 	// FAILED_PRECONDITION. The call named an attempt that is not running: it timed out, went stale or failed, and
-	// another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead.
+	// another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead. What it used can
+	// still be booked, with ReportUsage.
 	//
 	//	{ "reason": "ATTEMPT_SUPERSEDED", "domain": "jobstate",
 	//	  "metadata": { "job_id": "transcript-4711", "attempt": "1", "current_attempt": "2",

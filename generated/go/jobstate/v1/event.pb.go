@@ -55,6 +55,9 @@ const (
 	EventType_EVENT_TYPE_STALE_DETECTED EventType = 10
 	// "processing-job.deleted": cleanup removed the job, and copies of it can go too.
 	EventType_EVENT_TYPE_DELETED EventType = 11
+	// "processing-job.usage": ReportUsage told what an attempt had used, perhaps long after it ended. The state stays as it
+	// was. Besides `.deleted`, it is the only event that can follow the one that made a job final.
+	EventType_EVENT_TYPE_USAGE EventType = 14
 )
 
 // Enum value maps for EventType.
@@ -72,6 +75,7 @@ var (
 		9:  "EVENT_TYPE_CANCELLED",
 		10: "EVENT_TYPE_STALE_DETECTED",
 		11: "EVENT_TYPE_DELETED",
+		14: "EVENT_TYPE_USAGE",
 	}
 	EventType_value = map[string]int32{
 		"EVENT_TYPE_UNSPECIFIED":        0,
@@ -86,6 +90,7 @@ var (
 		"EVENT_TYPE_CANCELLED":          9,
 		"EVENT_TYPE_STALE_DETECTED":     10,
 		"EVENT_TYPE_DELETED":            11,
+		"EVENT_TYPE_USAGE":              14,
 	}
 )
 
@@ -211,6 +216,7 @@ type Event struct {
 	//	*Event_PermanentlyFailed
 	//	*Event_Cancelled
 	//	*Event_StaleDetected
+	//	*Event_Usage
 	Detail        isEvent_Detail `protobuf_oneof:"detail"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -365,6 +371,15 @@ func (x *Event) GetStaleDetected() *StaleDetectedDetail {
 	return nil
 }
 
+func (x *Event) GetUsage() *UsageDetail {
+	if x != nil {
+		if x, ok := x.Detail.(*Event_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
 type isEvent_Detail interface {
 	isEvent_Detail()
 }
@@ -404,6 +419,11 @@ type Event_StaleDetected struct {
 	StaleDetected *StaleDetectedDetail `protobuf:"bytes,16,opt,name=stale_detected,json=staleDetected,proto3,oneof"`
 }
 
+type Event_Usage struct {
+	// Set in `.usage`.
+	Usage *UsageDetail `protobuf:"bytes,18,opt,name=usage,proto3,oneof"`
+}
+
 func (*Event_Started) isEvent_Detail() {}
 
 func (*Event_Claimed) isEvent_Detail() {}
@@ -417,6 +437,8 @@ func (*Event_PermanentlyFailed) isEvent_Detail() {}
 func (*Event_Cancelled) isEvent_Detail() {}
 
 func (*Event_StaleDetected) isEvent_Detail() {}
+
+func (*Event_Usage) isEvent_Detail() {}
 
 // StartedDetail belongs to `.started`.
 type StartedDetail struct {
@@ -795,11 +817,66 @@ func (x *StaleDetectedDetail) GetStaleThreshold() *durationpb.Duration {
 	return nil
 }
 
+// UsageDetail belongs to `.usage`.
+type UsageDetail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the attempt, running or ended.
+	Attempt int32 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// What that attempt has used in total, as it now stands.
+	Usage         *Usage `protobuf:"bytes,2,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageDetail) Reset() {
+	*x = UsageDetail{}
+	mi := &file_jobstate_v1_event_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageDetail) ProtoMessage() {}
+
+func (x *UsageDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_event_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageDetail.ProtoReflect.Descriptor instead.
+func (*UsageDetail) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_event_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UsageDetail) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *UsageDetail) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
 var File_jobstate_v1_event_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x17jobstate/v1/event.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xdb\x05\n" +
+	"\x17jobstate/v1/event.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\x8d\x06\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12*\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x16.jobstate.v1.EventTypeR\x04type\x12\x12\n" +
@@ -815,7 +892,8 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\bretrying\x18\r \x01(\v2\x1b.jobstate.v1.RetryingDetailH\x00R\bretrying\x12U\n" +
 	"\x12permanently_failed\x18\x0e \x01(\v2$.jobstate.v1.PermanentlyFailedDetailH\x00R\x11permanentlyFailed\x12<\n" +
 	"\tcancelled\x18\x0f \x01(\v2\x1c.jobstate.v1.CancelledDetailH\x00R\tcancelled\x12I\n" +
-	"\x0estale_detected\x18\x10 \x01(\v2 .jobstate.v1.StaleDetectedDetailH\x00R\rstaleDetectedB\b\n" +
+	"\x0estale_detected\x18\x10 \x01(\v2 .jobstate.v1.StaleDetectedDetailH\x00R\rstaleDetected\x120\n" +
+	"\x05usage\x18\x12 \x01(\v2\x18.jobstate.v1.UsageDetailH\x00R\x05usageB\b\n" +
 	"\x06detailJ\x04\b\x11\x10\x12\"\\\n" +
 	"\rStartedDetail\x12\x18\n" +
 	"\aresumed\x18\x01 \x01(\bR\aresumed\x121\n" +
@@ -837,7 +915,10 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x13StaleDetectedDetail\x129\n" +
 	"\n" +
 	"heard_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\theardTime\x12B\n" +
-	"\x0fstale_threshold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold*\xd1\x02\n" +
+	"\x0fstale_threshold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold\"Q\n" +
+	"\vUsageDetail\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12(\n" +
+	"\x05usage\x18\x02 \x01(\v2\x12.jobstate.v1.UsageR\x05usage*\xe7\x02\n" +
 	"\tEventType\x12\x1a\n" +
 	"\x16EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11EVENT_TYPE_QUEUED\x10\x01\x12\x16\n" +
@@ -851,7 +932,8 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x14EVENT_TYPE_CANCELLED\x10\t\x12\x1d\n" +
 	"\x19EVENT_TYPE_STALE_DETECTED\x10\n" +
 	"\x12\x16\n" +
-	"\x12EVENT_TYPE_DELETED\x10\v\"\x04\b\f\x10\f\"\x04\b\r\x10\r*\xba\x01\n" +
+	"\x12EVENT_TYPE_DELETED\x10\v\x12\x14\n" +
+	"\x10EVENT_TYPE_USAGE\x10\x0e\"\x04\b\f\x10\f\"\x04\b\r\x10\r*\xba\x01\n" +
 	"\rRetryDecision\x12\x1e\n" +
 	"\x1aRETRY_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19RETRY_DECISION_WILL_RETRY\x10\x01\x12 \n" +
@@ -874,7 +956,7 @@ func file_jobstate_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_jobstate_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_jobstate_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_jobstate_v1_event_proto_goTypes = []any{
 	(EventType)(0),                  // 0: jobstate.v1.EventType
 	(RetryDecision)(0),              // 1: jobstate.v1.RetryDecision
@@ -886,17 +968,19 @@ var file_jobstate_v1_event_proto_goTypes = []any{
 	(*PermanentlyFailedDetail)(nil), // 7: jobstate.v1.PermanentlyFailedDetail
 	(*CancelledDetail)(nil),         // 8: jobstate.v1.CancelledDetail
 	(*StaleDetectedDetail)(nil),     // 9: jobstate.v1.StaleDetectedDetail
-	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
-	(JobState)(0),                   // 11: jobstate.v1.JobState
-	(*Job)(nil),                     // 12: jobstate.v1.Job
-	(*durationpb.Duration)(nil),     // 13: google.protobuf.Duration
-	(*JobError)(nil),                // 14: jobstate.v1.JobError
+	(*UsageDetail)(nil),             // 10: jobstate.v1.UsageDetail
+	(*timestamppb.Timestamp)(nil),   // 11: google.protobuf.Timestamp
+	(JobState)(0),                   // 12: jobstate.v1.JobState
+	(*Job)(nil),                     // 13: jobstate.v1.Job
+	(*durationpb.Duration)(nil),     // 14: google.protobuf.Duration
+	(*JobError)(nil),                // 15: jobstate.v1.JobError
+	(*Usage)(nil),                   // 16: jobstate.v1.Usage
 }
 var file_jobstate_v1_event_proto_depIdxs = []int32{
 	0,  // 0: jobstate.v1.Event.type:type_name -> jobstate.v1.EventType
-	10, // 1: jobstate.v1.Event.time:type_name -> google.protobuf.Timestamp
-	11, // 2: jobstate.v1.Event.previous_state:type_name -> jobstate.v1.JobState
-	12, // 3: jobstate.v1.Event.job:type_name -> jobstate.v1.Job
+	11, // 1: jobstate.v1.Event.time:type_name -> google.protobuf.Timestamp
+	12, // 2: jobstate.v1.Event.previous_state:type_name -> jobstate.v1.JobState
+	13, // 3: jobstate.v1.Event.job:type_name -> jobstate.v1.Job
 	3,  // 4: jobstate.v1.Event.started:type_name -> jobstate.v1.StartedDetail
 	4,  // 5: jobstate.v1.Event.claimed:type_name -> jobstate.v1.ClaimedDetail
 	5,  // 6: jobstate.v1.Event.failed:type_name -> jobstate.v1.FailedDetail
@@ -904,21 +988,23 @@ var file_jobstate_v1_event_proto_depIdxs = []int32{
 	7,  // 8: jobstate.v1.Event.permanently_failed:type_name -> jobstate.v1.PermanentlyFailedDetail
 	8,  // 9: jobstate.v1.Event.cancelled:type_name -> jobstate.v1.CancelledDetail
 	9,  // 10: jobstate.v1.Event.stale_detected:type_name -> jobstate.v1.StaleDetectedDetail
-	13, // 11: jobstate.v1.StartedDetail.waited:type_name -> google.protobuf.Duration
-	13, // 12: jobstate.v1.ClaimedDetail.waited:type_name -> google.protobuf.Duration
-	14, // 13: jobstate.v1.FailedDetail.error:type_name -> jobstate.v1.JobError
-	1,  // 14: jobstate.v1.FailedDetail.decision:type_name -> jobstate.v1.RetryDecision
-	10, // 15: jobstate.v1.FailedDetail.next_retry_time:type_name -> google.protobuf.Timestamp
-	13, // 16: jobstate.v1.RetryingDetail.delay:type_name -> google.protobuf.Duration
-	10, // 17: jobstate.v1.RetryingDetail.next_retry_time:type_name -> google.protobuf.Timestamp
-	1,  // 18: jobstate.v1.PermanentlyFailedDetail.decision:type_name -> jobstate.v1.RetryDecision
-	10, // 19: jobstate.v1.StaleDetectedDetail.heard_time:type_name -> google.protobuf.Timestamp
-	13, // 20: jobstate.v1.StaleDetectedDetail.stale_threshold:type_name -> google.protobuf.Duration
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	10, // 11: jobstate.v1.Event.usage:type_name -> jobstate.v1.UsageDetail
+	14, // 12: jobstate.v1.StartedDetail.waited:type_name -> google.protobuf.Duration
+	14, // 13: jobstate.v1.ClaimedDetail.waited:type_name -> google.protobuf.Duration
+	15, // 14: jobstate.v1.FailedDetail.error:type_name -> jobstate.v1.JobError
+	1,  // 15: jobstate.v1.FailedDetail.decision:type_name -> jobstate.v1.RetryDecision
+	11, // 16: jobstate.v1.FailedDetail.next_retry_time:type_name -> google.protobuf.Timestamp
+	14, // 17: jobstate.v1.RetryingDetail.delay:type_name -> google.protobuf.Duration
+	11, // 18: jobstate.v1.RetryingDetail.next_retry_time:type_name -> google.protobuf.Timestamp
+	1,  // 19: jobstate.v1.PermanentlyFailedDetail.decision:type_name -> jobstate.v1.RetryDecision
+	11, // 20: jobstate.v1.StaleDetectedDetail.heard_time:type_name -> google.protobuf.Timestamp
+	14, // 21: jobstate.v1.StaleDetectedDetail.stale_threshold:type_name -> google.protobuf.Duration
+	16, // 22: jobstate.v1.UsageDetail.usage:type_name -> jobstate.v1.Usage
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_event_proto_init() }
@@ -935,6 +1021,7 @@ func file_jobstate_v1_event_proto_init() {
 		(*Event_PermanentlyFailed)(nil),
 		(*Event_Cancelled)(nil),
 		(*Event_StaleDetected)(nil),
+		(*Event_Usage)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -942,7 +1029,7 @@ func file_jobstate_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_event_proto_rawDesc), len(file_jobstate_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

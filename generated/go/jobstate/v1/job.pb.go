@@ -24,8 +24,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: nothing but
-// deletion by cleanup follows them.
+// JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other state
+// follows them. What late ReportUsage tells, and deletion by cleanup, are all that can still happen to such a job.
 type JobState int32
 
 const (

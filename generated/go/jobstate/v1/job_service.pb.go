@@ -608,11 +608,13 @@ type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The job, whole.
 	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	// The ended attempts, oldest first, if they were asked for. A running attempt is not among them: the job itself
-	// describes it.
-	Attempts      []*Attempt `protobuf:"bytes,2,rep,name=attempts,proto3" json:"attempts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The latest 100 ended attempts, or fewer when they exceed 1 MiB, oldest first, if they were asked for. A running
+	// attempt is not among them: the job itself describes it.
+	Attempts []*Attempt `protobuf:"bytes,2,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// How many ended attempts, all of them older, are not in `attempts`. 0 when they were not asked for.
+	AttemptsOmitted int32 `protobuf:"varint,4,opt,name=attempts_omitted,json=attemptsOmitted,proto3" json:"attempts_omitted,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetResponse) Reset() {
@@ -657,6 +659,13 @@ func (x *GetResponse) GetAttempts() []*Attempt {
 		return x.Attempts
 	}
 	return nil
+}
+
+func (x *GetResponse) GetAttemptsOmitted() int32 {
+	if x != nil {
+		return x.AttemptsOmitted
+	}
+	return 0
 }
 
 // ListRequest says which jobs to list. A job must match every filter that is given, and within a filter any one of its
@@ -1424,6 +1433,116 @@ func (x *FailResponse) GetJob() *Job {
 	return nil
 }
 
+// ReportUsageRequest says what an attempt has used.
+type ReportUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The attempt that used it, from 1 to the job's `attempt`. Required.
+	Attempt int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// What the attempt has used so far, in total: tokens, cost or both. Required.
+	Usage         *Usage `protobuf:"bytes,3,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportUsageRequest) Reset() {
+	*x = ReportUsageRequest{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportUsageRequest) ProtoMessage() {}
+
+func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportUsageRequest.ProtoReflect.Descriptor instead.
+func (*ReportUsageRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ReportUsageRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReportUsageRequest) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *ReportUsageRequest) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+// ReportUsageResponse returns the job.
+type ReportUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job, with the new sums.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportUsageResponse) Reset() {
+	*x = ReportUsageResponse{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportUsageResponse) ProtoMessage() {}
+
+func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportUsageResponse.ProtoReflect.Descriptor instead.
+func (*ReportUsageResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ReportUsageResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
 // RetryRequest names the job to retry.
 type RetryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1439,7 +1558,7 @@ type RetryRequest struct {
 
 func (x *RetryRequest) Reset() {
 	*x = RetryRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[18]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1570,7 @@ func (x *RetryRequest) String() string {
 func (*RetryRequest) ProtoMessage() {}
 
 func (x *RetryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[18]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1583,7 @@ func (x *RetryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryRequest.ProtoReflect.Descriptor instead.
 func (*RetryRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{18}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RetryRequest) GetId() string {
@@ -1499,7 +1618,7 @@ type RetryResponse struct {
 
 func (x *RetryResponse) Reset() {
 	*x = RetryResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[19]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1630,7 @@ func (x *RetryResponse) String() string {
 func (*RetryResponse) ProtoMessage() {}
 
 func (x *RetryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[19]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1643,7 @@ func (x *RetryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryResponse.ProtoReflect.Descriptor instead.
 func (*RetryResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{19}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RetryResponse) GetJob() *Job {
@@ -1549,7 +1668,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[20]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1680,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[20]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1693,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{20}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CancelRequest) GetId() string {
@@ -1609,7 +1728,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[21]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1740,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[21]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1753,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{21}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CancelResponse) GetJob() *Job {
@@ -1657,7 +1776,7 @@ type StreamUpdatesRequest struct {
 
 func (x *StreamUpdatesRequest) Reset() {
 	*x = StreamUpdatesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[22]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1788,7 @@ func (x *StreamUpdatesRequest) String() string {
 func (*StreamUpdatesRequest) ProtoMessage() {}
 
 func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[22]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1801,7 @@ func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesRequest.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{22}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StreamUpdatesRequest) GetBatch() int64 {
@@ -1713,6 +1832,7 @@ type JobUpdate struct {
 	//	*JobUpdate_Fail
 	//	*JobUpdate_Retry
 	//	*JobUpdate_Cancel
+	//	*JobUpdate_ReportUsage
 	Update        isJobUpdate_Update `protobuf_oneof:"update"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1720,7 +1840,7 @@ type JobUpdate struct {
 
 func (x *JobUpdate) Reset() {
 	*x = JobUpdate{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[23]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +1852,7 @@ func (x *JobUpdate) String() string {
 func (*JobUpdate) ProtoMessage() {}
 
 func (x *JobUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[23]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +1865,7 @@ func (x *JobUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUpdate.ProtoReflect.Descriptor instead.
 func (*JobUpdate) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{23}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *JobUpdate) GetUpdate() isJobUpdate_Update {
@@ -1818,6 +1938,15 @@ func (x *JobUpdate) GetCancel() *CancelRequest {
 	return nil
 }
 
+func (x *JobUpdate) GetReportUsage() *ReportUsageRequest {
+	if x != nil {
+		if x, ok := x.Update.(*JobUpdate_ReportUsage); ok {
+			return x.ReportUsage
+		}
+	}
+	return nil
+}
+
 type isJobUpdate_Update interface {
 	isJobUpdate_Update()
 }
@@ -1857,6 +1986,11 @@ type JobUpdate_Cancel struct {
 	Cancel *CancelRequest `protobuf:"bytes,7,opt,name=cancel,proto3,oneof"`
 }
 
+type JobUpdate_ReportUsage struct {
+	// As for ReportUsage.
+	ReportUsage *ReportUsageRequest `protobuf:"bytes,10,opt,name=report_usage,json=reportUsage,proto3,oneof"`
+}
+
 func (*JobUpdate_Create) isJobUpdate_Update() {}
 
 func (*JobUpdate_Start) isJobUpdate_Update() {}
@@ -1871,6 +2005,8 @@ func (*JobUpdate_Retry) isJobUpdate_Update() {}
 
 func (*JobUpdate_Cancel) isJobUpdate_Update() {}
 
+func (*JobUpdate_ReportUsage) isJobUpdate_Update() {}
+
 // StreamUpdatesResponse answers one batch.
 type StreamUpdatesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1884,7 +2020,7 @@ type StreamUpdatesResponse struct {
 
 func (x *StreamUpdatesResponse) Reset() {
 	*x = StreamUpdatesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +2032,7 @@ func (x *StreamUpdatesResponse) String() string {
 func (*StreamUpdatesResponse) ProtoMessage() {}
 
 func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +2045,7 @@ func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesResponse.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{24}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StreamUpdatesResponse) GetBatch() int64 {
@@ -1945,7 +2081,7 @@ type UpdateOutcome struct {
 
 func (x *UpdateOutcome) Reset() {
 	*x = UpdateOutcome{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2093,7 @@ func (x *UpdateOutcome) String() string {
 func (*UpdateOutcome) ProtoMessage() {}
 
 func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2106,7 @@ func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateOutcome.ProtoReflect.Descriptor instead.
 func (*UpdateOutcome) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{25}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateOutcome) GetId() string {
@@ -2025,7 +2161,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2173,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2186,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{26}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Refusal) GetCode() int32 {
@@ -2108,8 +2244,8 @@ type WatchEventsRequest struct {
 	// with `start` EARLIEST and one job gives that job's history.
 	Follow *bool `protobuf:"varint,8,opt,name=follow,proto3,oneof" json:"follow,omitempty"`
 	// End the stream OK once all the jobs named in job_ids are final, which is judged after SYNCED; their events up to
-	// there have then been sent. Needs job_ids. A job that does not exist is JOB_NOT_FOUND without a cursor; beside a
-	// cursor it counts as final, having been deleted since.
+	// there have then been sent. Final means that no other state follows; a `.usage` may. Needs job_ids. A job that does
+	// not exist is JOB_NOT_FOUND without a cursor; beside a cursor it counts as final, having been deleted since.
 	UntilFinal bool `protobuf:"varint,9,opt,name=until_final,json=untilFinal,proto3" json:"until_final,omitempty"`
 	// Silence after which a HEARTBEAT is sent. Below 1 second means 1 second, above 5 minutes means 5 minutes; negative is
 	// refused. Unset means 30 seconds.
@@ -2122,7 +2258,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2270,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2283,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{27}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchEventsRequest) GetJobIds() []string {
@@ -2277,7 +2413,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2425,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2438,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{28}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchEventsResponse) GetKind() WatchResponseKind {
@@ -2351,7 +2487,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2363,7 +2499,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2376,7 +2512,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetStatsRequest) GetJobTypes() []string {
@@ -2399,7 +2535,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2547,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2560,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetStatsResponse) GetJobTypes() []*JobTypeStats {
@@ -2490,7 +2626,7 @@ type JobTypeStats struct {
 
 func (x *JobTypeStats) Reset() {
 	*x = JobTypeStats{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2638,7 @@ func (x *JobTypeStats) String() string {
 func (*JobTypeStats) ProtoMessage() {}
 
 func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2651,7 @@ func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobTypeStats.ProtoReflect.Descriptor instead.
 func (*JobTypeStats) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *JobTypeStats) GetJobType() string {
@@ -2657,7 +2793,7 @@ type StateCount struct {
 
 func (x *StateCount) Reset() {
 	*x = StateCount{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2805,7 @@ func (x *StateCount) String() string {
 func (*StateCount) ProtoMessage() {}
 
 func (x *StateCount) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2818,7 @@ func (x *StateCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCount.ProtoReflect.Descriptor instead.
 func (*StateCount) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StateCount) GetState() JobState {
@@ -2708,7 +2844,7 @@ type ListJobTypesRequest struct {
 
 func (x *ListJobTypesRequest) Reset() {
 	*x = ListJobTypesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2720,7 +2856,7 @@ func (x *ListJobTypesRequest) String() string {
 func (*ListJobTypesRequest) ProtoMessage() {}
 
 func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +2869,7 @@ func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesRequest.ProtoReflect.Descriptor instead.
 func (*ListJobTypesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{35}
 }
 
 // ListJobTypesResponse returns the policies in force.
@@ -2749,7 +2885,7 @@ type ListJobTypesResponse struct {
 
 func (x *ListJobTypesResponse) Reset() {
 	*x = ListJobTypesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2761,7 +2897,7 @@ func (x *ListJobTypesResponse) String() string {
 func (*ListJobTypesResponse) ProtoMessage() {}
 
 func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2774,7 +2910,7 @@ func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesResponse.ProtoReflect.Descriptor instead.
 func (*ListJobTypesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListJobTypesResponse) GetJobTypes() []*JobType {
@@ -2820,10 +2956,11 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"GetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
-	"\x10include_attempts\x18\x02 \x01(\bR\x0fincludeAttempts\"c\n" +
+	"\x10include_attempts\x18\x02 \x01(\bR\x0fincludeAttempts\"\x94\x01\n" +
 	"\vGetResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\x120\n" +
-	"\battempts\x18\x02 \x03(\v2\x14.jobstate.v1.AttemptR\battempts\"\xe8\x02\n" +
+	"\battempts\x18\x02 \x03(\v2\x14.jobstate.v1.AttemptR\battempts\x12)\n" +
+	"\x10attempts_omitted\x18\x04 \x01(\x05R\x0fattemptsOmittedJ\x04\b\x03\x10\x04\"\xe8\x02\n" +
 	"\vListRequest\x12-\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x15.jobstate.v1.JobStateR\x06states\x12\x1b\n" +
 	"\tjob_types\x18\x02 \x03(\tR\bjobTypes\x12\x1b\n" +
@@ -2890,6 +3027,12 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x121\n" +
 	"\adetails\x18\x03 \x01(\v2\x17.google.protobuf.StructR\adetails\"2\n" +
 	"\fFailResponse\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\"h\n" +
+	"\x12ReportUsageRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12(\n" +
+	"\x05usage\x18\x03 \x01(\v2\x12.jobstate.v1.UsageR\x05usage\"9\n" +
+	"\x13ReportUsageResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\"_\n" +
 	"\fRetryRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
@@ -2907,7 +3050,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\"^\n" +
 	"\x14StreamUpdatesRequest\x12\x14\n" +
 	"\x05batch\x18\x01 \x01(\x03R\x05batch\x120\n" +
-	"\aupdates\x18\x02 \x03(\v2\x16.jobstate.v1.JobUpdateR\aupdates\"\x95\x03\n" +
+	"\aupdates\x18\x02 \x03(\v2\x16.jobstate.v1.JobUpdateR\aupdates\"\xe7\x03\n" +
 	"\tJobUpdate\x124\n" +
 	"\x06create\x18\x01 \x01(\v2\x1a.jobstate.v1.CreateRequestH\x00R\x06create\x121\n" +
 	"\x05start\x18\x02 \x01(\v2\x19.jobstate.v1.StartRequestH\x00R\x05start\x12@\n" +
@@ -2915,8 +3058,11 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\bcomplete\x18\x04 \x01(\v2\x1c.jobstate.v1.CompleteRequestH\x00R\bcomplete\x12.\n" +
 	"\x04fail\x18\x05 \x01(\v2\x18.jobstate.v1.FailRequestH\x00R\x04fail\x121\n" +
 	"\x05retry\x18\x06 \x01(\v2\x19.jobstate.v1.RetryRequestH\x00R\x05retry\x124\n" +
-	"\x06cancel\x18\a \x01(\v2\x1a.jobstate.v1.CancelRequestH\x00R\x06cancelB\b\n" +
-	"\x06update\"e\n" +
+	"\x06cancel\x18\a \x01(\v2\x1a.jobstate.v1.CancelRequestH\x00R\x06cancel\x12D\n" +
+	"\freport_usage\x18\n" +
+	" \x01(\v2\x1f.jobstate.v1.ReportUsageRequestH\x00R\vreportUsageB\b\n" +
+	"\x06updateJ\x04\b\b\x10\tJ\x04\b\t\x10\n" +
+	"\"e\n" +
 	"\x15StreamUpdatesResponse\x12\x14\n" +
 	"\x05batch\x18\x01 \x01(\x03R\x05batch\x126\n" +
 	"\boutcomes\x18\x02 \x03(\v2\x1a.jobstate.v1.UpdateOutcomeR\boutcomes\"\xb0\x01\n" +
@@ -3011,7 +3157,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x1aWATCH_RESPONSE_KIND_SYNCED\x10\x02\x12\x1e\n" +
 	"\x1aWATCH_RESPONSE_KIND_EVENTS\x10\x03\x12!\n" +
 	"\x1dWATCH_RESPONSE_KIND_HEARTBEAT\x10\x04\x12 \n" +
-	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\x8a\b\n" +
+	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\xdc\b\n" +
 	"\n" +
 	"JobService\x12A\n" +
 	"\x06Create\x12\x1a.jobstate.v1.CreateRequest\x1a\x1b.jobstate.v1.CreateResponse\x12P\n" +
@@ -3021,7 +3167,8 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x05Start\x12\x19.jobstate.v1.StartRequest\x1a\x1a.jobstate.v1.StartResponse\x12Y\n" +
 	"\x0eUpdateProgress\x12\".jobstate.v1.UpdateProgressRequest\x1a#.jobstate.v1.UpdateProgressResponse\x12G\n" +
 	"\bComplete\x12\x1c.jobstate.v1.CompleteRequest\x1a\x1d.jobstate.v1.CompleteResponse\x12;\n" +
-	"\x04Fail\x12\x18.jobstate.v1.FailRequest\x1a\x19.jobstate.v1.FailResponse\x12>\n" +
+	"\x04Fail\x12\x18.jobstate.v1.FailRequest\x1a\x19.jobstate.v1.FailResponse\x12P\n" +
+	"\vReportUsage\x12\x1f.jobstate.v1.ReportUsageRequest\x1a .jobstate.v1.ReportUsageResponse\x12>\n" +
 	"\x05Retry\x12\x19.jobstate.v1.RetryRequest\x1a\x1a.jobstate.v1.RetryResponse\x12A\n" +
 	"\x06Cancel\x12\x1a.jobstate.v1.CancelRequest\x1a\x1b.jobstate.v1.CancelResponse\x12Z\n" +
 	"\rStreamUpdates\x12!.jobstate.v1.StreamUpdatesRequest\x1a\".jobstate.v1.StreamUpdatesResponse(\x010\x01\x12R\n" +
@@ -3043,7 +3190,7 @@ func file_jobstate_v1_job_service_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_job_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_jobstate_v1_job_service_proto_goTypes = []any{
 	(ListOrder)(0),                 // 0: jobstate.v1.ListOrder
 	(WatchStart)(0),                // 1: jobstate.v1.WatchStart
@@ -3067,129 +3214,136 @@ var file_jobstate_v1_job_service_proto_goTypes = []any{
 	(*FailRequest)(nil),            // 19: jobstate.v1.FailRequest
 	(*FailureReport)(nil),          // 20: jobstate.v1.FailureReport
 	(*FailResponse)(nil),           // 21: jobstate.v1.FailResponse
-	(*RetryRequest)(nil),           // 22: jobstate.v1.RetryRequest
-	(*RetryResponse)(nil),          // 23: jobstate.v1.RetryResponse
-	(*CancelRequest)(nil),          // 24: jobstate.v1.CancelRequest
-	(*CancelResponse)(nil),         // 25: jobstate.v1.CancelResponse
-	(*StreamUpdatesRequest)(nil),   // 26: jobstate.v1.StreamUpdatesRequest
-	(*JobUpdate)(nil),              // 27: jobstate.v1.JobUpdate
-	(*StreamUpdatesResponse)(nil),  // 28: jobstate.v1.StreamUpdatesResponse
-	(*UpdateOutcome)(nil),          // 29: jobstate.v1.UpdateOutcome
-	(*Refusal)(nil),                // 30: jobstate.v1.Refusal
-	(*WatchEventsRequest)(nil),     // 31: jobstate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),    // 32: jobstate.v1.WatchEventsResponse
-	(*GetStatsRequest)(nil),        // 33: jobstate.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),       // 34: jobstate.v1.GetStatsResponse
-	(*JobTypeStats)(nil),           // 35: jobstate.v1.JobTypeStats
-	(*StateCount)(nil),             // 36: jobstate.v1.StateCount
-	(*ListJobTypesRequest)(nil),    // 37: jobstate.v1.ListJobTypesRequest
-	(*ListJobTypesResponse)(nil),   // 38: jobstate.v1.ListJobTypesResponse
-	nil,                            // 39: jobstate.v1.Refusal.MetadataEntry
-	(*structpb.Struct)(nil),        // 40: google.protobuf.Struct
-	(*durationpb.Duration)(nil),    // 41: google.protobuf.Duration
-	(*Job)(nil),                    // 42: jobstate.v1.Job
-	(*Attempt)(nil),                // 43: jobstate.v1.Attempt
-	(JobState)(0),                  // 44: jobstate.v1.JobState
-	(*timestamppb.Timestamp)(nil),  // 45: google.protobuf.Timestamp
-	(*Usage)(nil),                  // 46: jobstate.v1.Usage
-	(EventType)(0),                 // 47: jobstate.v1.EventType
-	(*Event)(nil),                  // 48: jobstate.v1.Event
-	(*JobType)(nil),                // 49: jobstate.v1.JobType
+	(*ReportUsageRequest)(nil),     // 22: jobstate.v1.ReportUsageRequest
+	(*ReportUsageResponse)(nil),    // 23: jobstate.v1.ReportUsageResponse
+	(*RetryRequest)(nil),           // 24: jobstate.v1.RetryRequest
+	(*RetryResponse)(nil),          // 25: jobstate.v1.RetryResponse
+	(*CancelRequest)(nil),          // 26: jobstate.v1.CancelRequest
+	(*CancelResponse)(nil),         // 27: jobstate.v1.CancelResponse
+	(*StreamUpdatesRequest)(nil),   // 28: jobstate.v1.StreamUpdatesRequest
+	(*JobUpdate)(nil),              // 29: jobstate.v1.JobUpdate
+	(*StreamUpdatesResponse)(nil),  // 30: jobstate.v1.StreamUpdatesResponse
+	(*UpdateOutcome)(nil),          // 31: jobstate.v1.UpdateOutcome
+	(*Refusal)(nil),                // 32: jobstate.v1.Refusal
+	(*WatchEventsRequest)(nil),     // 33: jobstate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),    // 34: jobstate.v1.WatchEventsResponse
+	(*GetStatsRequest)(nil),        // 35: jobstate.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),       // 36: jobstate.v1.GetStatsResponse
+	(*JobTypeStats)(nil),           // 37: jobstate.v1.JobTypeStats
+	(*StateCount)(nil),             // 38: jobstate.v1.StateCount
+	(*ListJobTypesRequest)(nil),    // 39: jobstate.v1.ListJobTypesRequest
+	(*ListJobTypesResponse)(nil),   // 40: jobstate.v1.ListJobTypesResponse
+	nil,                            // 41: jobstate.v1.Refusal.MetadataEntry
+	(*structpb.Struct)(nil),        // 42: google.protobuf.Struct
+	(*durationpb.Duration)(nil),    // 43: google.protobuf.Duration
+	(*Job)(nil),                    // 44: jobstate.v1.Job
+	(*Attempt)(nil),                // 45: jobstate.v1.Attempt
+	(JobState)(0),                  // 46: jobstate.v1.JobState
+	(*timestamppb.Timestamp)(nil),  // 47: google.protobuf.Timestamp
+	(*Usage)(nil),                  // 48: jobstate.v1.Usage
+	(EventType)(0),                 // 49: jobstate.v1.EventType
+	(*Event)(nil),                  // 50: jobstate.v1.Event
+	(*JobType)(nil),                // 51: jobstate.v1.JobType
 }
 var file_jobstate_v1_job_service_proto_depIdxs = []int32{
-	40, // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
-	41, // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
-	42, // 2: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
+	42, // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
+	43, // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
+	44, // 2: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
 	4,  // 3: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
 	8,  // 4: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
-	42, // 5: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
-	43, // 6: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
-	44, // 7: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
-	45, // 8: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
-	45, // 9: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
+	44, // 5: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
+	45, // 6: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
+	46, // 7: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
+	47, // 8: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
+	47, // 9: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
 	0,  // 10: jobstate.v1.ListRequest.order:type_name -> jobstate.v1.ListOrder
-	42, // 11: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
-	42, // 12: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
-	40, // 13: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
-	46, // 14: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
-	42, // 15: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
-	40, // 16: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
-	46, // 17: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
-	42, // 18: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
+	44, // 11: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
+	44, // 12: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
+	42, // 13: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
+	48, // 14: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
+	44, // 15: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
+	42, // 16: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
+	48, // 17: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
+	44, // 18: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
 	20, // 19: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
-	41, // 20: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
-	46, // 21: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
-	40, // 22: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
-	42, // 23: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
-	42, // 24: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
-	42, // 25: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
-	27, // 26: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
-	4,  // 27: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
-	13, // 28: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
-	15, // 29: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
-	17, // 30: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
-	19, // 31: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
-	22, // 32: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
-	24, // 33: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
-	29, // 34: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
-	44, // 35: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
-	30, // 36: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
-	39, // 37: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
-	47, // 38: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
-	1,  // 39: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
-	41, // 40: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	2,  // 41: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
-	3,  // 42: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
-	48, // 43: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
-	42, // 44: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
-	41, // 45: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
-	35, // 46: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
-	35, // 47: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
-	36, // 48: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
-	45, // 49: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
-	41, // 50: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
-	41, // 51: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
-	41, // 52: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
-	41, // 53: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
-	41, // 54: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
-	41, // 55: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
-	41, // 56: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
-	41, // 57: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
-	44, // 58: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
-	49, // 59: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
-	4,  // 60: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
-	6,  // 61: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
-	9,  // 62: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
-	11, // 63: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
-	13, // 64: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
-	15, // 65: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
-	17, // 66: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
-	19, // 67: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
-	22, // 68: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
-	24, // 69: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
-	26, // 70: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
-	31, // 71: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
-	33, // 72: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
-	37, // 73: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
-	5,  // 74: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
-	7,  // 75: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
-	10, // 76: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
-	12, // 77: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
-	14, // 78: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
-	16, // 79: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
-	18, // 80: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
-	21, // 81: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
-	23, // 82: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
-	25, // 83: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
-	28, // 84: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
-	32, // 85: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
-	34, // 86: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
-	38, // 87: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
-	74, // [74:88] is the sub-list for method output_type
-	60, // [60:74] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	43, // 20: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
+	48, // 21: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
+	42, // 22: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
+	44, // 23: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
+	48, // 24: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
+	44, // 25: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
+	44, // 26: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
+	44, // 27: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
+	29, // 28: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
+	4,  // 29: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
+	13, // 30: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
+	15, // 31: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
+	17, // 32: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
+	19, // 33: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
+	24, // 34: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
+	26, // 35: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
+	22, // 36: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
+	31, // 37: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
+	46, // 38: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
+	32, // 39: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
+	41, // 40: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
+	49, // 41: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
+	1,  // 42: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
+	43, // 43: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	2,  // 44: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
+	3,  // 45: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
+	50, // 46: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
+	44, // 47: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
+	43, // 48: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
+	37, // 49: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
+	37, // 50: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
+	38, // 51: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
+	47, // 52: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
+	43, // 53: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
+	43, // 54: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
+	43, // 55: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
+	43, // 56: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
+	43, // 57: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
+	43, // 58: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
+	43, // 59: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
+	43, // 60: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
+	46, // 61: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
+	51, // 62: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
+	4,  // 63: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
+	6,  // 64: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
+	9,  // 65: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
+	11, // 66: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
+	13, // 67: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
+	15, // 68: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
+	17, // 69: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
+	19, // 70: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
+	22, // 71: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
+	24, // 72: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
+	26, // 73: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
+	28, // 74: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
+	33, // 75: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
+	35, // 76: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
+	39, // 77: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
+	5,  // 78: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
+	7,  // 79: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
+	10, // 80: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
+	12, // 81: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
+	14, // 82: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
+	16, // 83: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
+	18, // 84: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
+	21, // 85: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
+	23, // 86: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
+	25, // 87: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
+	27, // 88: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
+	30, // 89: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
+	34, // 90: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
+	36, // 91: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
+	40, // 92: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
+	78, // [78:93] is the sub-list for method output_type
+	63, // [63:78] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_service_proto_init() }
@@ -3203,7 +3357,7 @@ func file_jobstate_v1_job_service_proto_init() {
 	file_jobstate_v1_job_service_proto_msgTypes[11].OneofWrappers = []any{}
 	file_jobstate_v1_job_service_proto_msgTypes[13].OneofWrappers = []any{}
 	file_jobstate_v1_job_service_proto_msgTypes[15].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[23].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[25].OneofWrappers = []any{
 		(*JobUpdate_Create)(nil),
 		(*JobUpdate_Start)(nil),
 		(*JobUpdate_Progress)(nil),
@@ -3211,19 +3365,20 @@ func file_jobstate_v1_job_service_proto_init() {
 		(*JobUpdate_Fail)(nil),
 		(*JobUpdate_Retry)(nil),
 		(*JobUpdate_Cancel)(nil),
+		(*JobUpdate_ReportUsage)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[27].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[29].OneofWrappers = []any{
 		(*WatchEventsRequest_Cursor)(nil),
 		(*WatchEventsRequest_Start)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[31].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_service_proto_rawDesc), len(file_jobstate_v1_job_service_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	JobService_UpdateProgress_FullMethodName = "/jobstate.v1.JobService/UpdateProgress"
 	JobService_Complete_FullMethodName       = "/jobstate.v1.JobService/Complete"
 	JobService_Fail_FullMethodName           = "/jobstate.v1.JobService/Fail"
+	JobService_ReportUsage_FullMethodName    = "/jobstate.v1.JobService/ReportUsage"
 	JobService_Retry_FullMethodName          = "/jobstate.v1.JobService/Retry"
 	JobService_Cancel_FullMethodName         = "/jobstate.v1.JobService/Cancel"
 	JobService_StreamUpdates_FullMethodName  = "/jobstate.v1.JobService/StreamUpdates"
@@ -84,7 +85,7 @@ type JobServiceClient interface {
 	// Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
 	// UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
 	BatchCreate(ctx context.Context, in *BatchCreateRequest, opts ...grpc.CallOption) (*BatchCreateResponse, error)
-	// Get returns one job whole, and on request its ended attempts.
+	// Get returns one job whole, and on request its latest ended attempts.
 	//
 	// In every state, and changes none. Sees every change answered before it. May be repeated at will.
 	//
@@ -141,6 +142,16 @@ type JobServiceClient interface {
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
 	// ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
 	Fail(ctx context.Context, in *FailRequest, opts ...grpc.CallOption) (*FailResponse, error)
+	// ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+	//
+	// In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
+	// told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
+	// cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
+	// what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
+	// nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
+	ReportUsage(ctx context.Context, in *ReportUsageRequest, opts ...grpc.CallOption) (*ReportUsageResponse, error)
 	// Retry sends a failed job back to work, or cuts its wait short.
 	//
 	// From FAILED to RETRYING, appending `.retrying`: the wait is the retry_delay given with the failure, or else the
@@ -296,6 +307,16 @@ func (c *jobServiceClient) Fail(ctx context.Context, in *FailRequest, opts ...gr
 	return out, nil
 }
 
+func (c *jobServiceClient) ReportUsage(ctx context.Context, in *ReportUsageRequest, opts ...grpc.CallOption) (*ReportUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportUsageResponse)
+	err := c.cc.Invoke(ctx, JobService_ReportUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *jobServiceClient) Retry(ctx context.Context, in *RetryRequest, opts ...grpc.CallOption) (*RetryResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RetryResponse)
@@ -417,7 +438,7 @@ type JobServiceServer interface {
 	// Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
 	// UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
 	BatchCreate(context.Context, *BatchCreateRequest) (*BatchCreateResponse, error)
-	// Get returns one job whole, and on request its ended attempts.
+	// Get returns one job whole, and on request its latest ended attempts.
 	//
 	// In every state, and changes none. Sees every change answered before it. May be repeated at will.
 	//
@@ -474,6 +495,16 @@ type JobServiceServer interface {
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
 	// ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
 	Fail(context.Context, *FailRequest) (*FailResponse, error)
+	// ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+	//
+	// In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
+	// told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
+	// cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
+	// what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
+	// nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
+	ReportUsage(context.Context, *ReportUsageRequest) (*ReportUsageResponse, error)
 	// Retry sends a failed job back to work, or cuts its wait short.
 	//
 	// From FAILED to RETRYING, appending `.retrying`: the wait is the retry_delay given with the failure, or else the
@@ -572,6 +603,9 @@ func (UnimplementedJobServiceServer) Complete(context.Context, *CompleteRequest)
 }
 func (UnimplementedJobServiceServer) Fail(context.Context, *FailRequest) (*FailResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Fail not implemented")
+}
+func (UnimplementedJobServiceServer) ReportUsage(context.Context, *ReportUsageRequest) (*ReportUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportUsage not implemented")
 }
 func (UnimplementedJobServiceServer) Retry(context.Context, *RetryRequest) (*RetryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Retry not implemented")
@@ -756,6 +790,24 @@ func _JobService_Fail_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JobService_ReportUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).ReportUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_ReportUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).ReportUsage(ctx, req.(*ReportUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _JobService_Retry_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RetryRequest)
 	if err := dec(in); err != nil {
@@ -884,6 +936,10 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Fail",
 			Handler:    _JobService_Fail_Handler,
+		},
+		{
+			MethodName: "ReportUsage",
+			Handler:    _JobService_ReportUsage_Handler,
 		},
 		{
 			MethodName: "Retry",

@@ -77,7 +77,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ATTEMPT_SUPERSEDED: _ErrorReason.ValueType  # 6
     """FAILED_PRECONDITION. The call named an attempt that is not running: it timed out, went stale or failed, and
-    another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead.
+    another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead. What it used can
+    still be booked, with ReportUsage.
 
         { "reason": "ATTEMPT_SUPERSEDED", "domain": "jobstate",
           "metadata": { "job_id": "transcript-4711", "attempt": "1", "current_attempt": "2",
@@ -248,7 +249,8 @@ Do not repeat. To do the work after all, create a new job, with more max_retries
 """
 ERROR_REASON_ATTEMPT_SUPERSEDED: ErrorReason.ValueType  # 6
 """FAILED_PRECONDITION. The call named an attempt that is not running: it timed out, went stale or failed, and
-another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead.
+another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead. What it used can
+still be booked, with ReportUsage.
 
     { "reason": "ATTEMPT_SUPERSEDED", "domain": "jobstate",
       "metadata": { "job_id": "transcript-4711", "attempt": "1", "current_attempt": "2",

@@ -58,6 +58,10 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """
     EVENT_TYPE_DELETED: _EventType.ValueType  # 11
     """"processing-job.deleted": cleanup removed the job, and copies of it can go too."""
+    EVENT_TYPE_USAGE: _EventType.ValueType  # 14
+    """"processing-job.usage": ReportUsage told what an attempt had used, perhaps long after it ended. The state stays as it
+    was. Besides `.deleted`, it is the only event that can follow the one that made a job final.
+    """
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """EventType says what an event tells. Each value's comment begins with the name that the event carries."""
@@ -94,6 +98,10 @@ commit follows.
 """
 EVENT_TYPE_DELETED: EventType.ValueType  # 11
 """"processing-job.deleted": cleanup removed the job, and copies of it can go too."""
+EVENT_TYPE_USAGE: EventType.ValueType  # 14
+""""processing-job.usage": ReportUsage told what an attempt had used, perhaps long after it ended. The state stays as it
+was. Besides `.deleted`, it is the only event that can follow the one that made a job final.
+"""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 class _RetryDecision:
@@ -148,6 +156,7 @@ class Event(_message.Message):
     PERMANENTLY_FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     STALE_DETECTED_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the log. It grows along one stream. Gaps are normal, and sequences of different logs must not be
     compared; to resume a watch, keep the cursor and not the sequence.
@@ -204,6 +213,10 @@ class Event(_message.Message):
     def stale_detected(self) -> Global___StaleDetectedDetail:
         """Set in `.stale.detected`."""
 
+    @_builtins.property
+    def usage(self) -> Global___UsageDetail:
+        """Set in `.usage`."""
+
     def __init__(
         self,
         *,
@@ -221,12 +234,13 @@ class Event(_message.Message):
         permanently_failed: Global___PermanentlyFailedDetail | None = ...,
         cancelled: Global___CancelledDetail | None = ...,
         stale_detected: Global___StaleDetectedDetail | None = ...,
+        usage: Global___UsageDetail | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "permanently_failed", b"permanently_failed", "retrying", b"retrying", "stale_detected", b"stale_detected", "started", b"started", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "permanently_failed", b"permanently_failed", "retrying", b"retrying", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "name", b"name", "permanently_failed", b"permanently_failed", "previous_state", b"previous_state", "retrying", b"retrying", "sequence", b"sequence", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "name", b"name", "permanently_failed", b"permanently_failed", "previous_state", b"previous_state", "retrying", b"retrying", "sequence", b"sequence", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["started", "claimed", "failed", "retrying", "permanently_failed", "cancelled", "stale_detected"]  # noqa: Y015
+    _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["started", "claimed", "failed", "retrying", "permanently_failed", "cancelled", "stale_detected", "usage"]  # noqa: Y015
     _WhichOneofArgType_detail: _TypeAlias = _typing.Literal["detail", b"detail"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_detail) -> _WhichOneofReturnType_detail | None: ...
 
@@ -427,3 +441,31 @@ class StaleDetectedDetail(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StaleDetectedDetail: _TypeAlias = StaleDetectedDetail  # noqa: Y015
+
+@_typing.final
+class UsageDetail(_message.Message):
+    """UsageDetail belongs to `.usage`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """Number of the attempt, running or ended."""
+    @_builtins.property
+    def usage(self) -> _job_pb2.Usage:
+        """What that attempt has used in total, as it now stands."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        usage: _job_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageDetail: _TypeAlias = UsageDetail  # noqa: Y015

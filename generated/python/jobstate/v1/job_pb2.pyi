@@ -47,8 +47,8 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """Final. Cancelled by Cancel."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
-    """JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: nothing but
-    deletion by cleanup follows them.
+    """JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other state
+    follows them. What late ReportUsage tells, and deletion by cleanup, are all that can still happen to such a job.
     """
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0

@@ -336,14 +336,17 @@ class GetResponse(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_OMITTED_FIELD_NUMBER: _builtins.int
+    attempts_omitted: _builtins.int
+    """How many ended attempts, all of them older, are not in `attempts`. 0 when they were not asked for."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job, whole."""
 
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Attempt]:
-        """The ended attempts, oldest first, if they were asked for. A running attempt is not among them: the job itself
-        describes it.
+        """The latest 100 ended attempts, or fewer when they exceed 1 MiB, oldest first, if they were asked for. A running
+        attempt is not among them: the job itself describes it.
         """
 
     def __init__(
@@ -351,10 +354,11 @@ class GetResponse(_message.Message):
         *,
         job: _job_pb2.Job | None = ...,
         attempts: _abc.Iterable[_job_pb2.Attempt] | None = ...,
+        attempts_omitted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "attempts_omitted", b"attempts_omitted", "job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -787,6 +791,62 @@ class FailResponse(_message.Message):
 Global___FailResponse: _TypeAlias = FailResponse  # noqa: Y015
 
 @_typing.final
+class ReportUsageRequest(_message.Message):
+    """ReportUsageRequest says what an attempt has used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required."""
+    attempt: _builtins.int
+    """The attempt that used it, from 1 to the job's `attempt`. Required."""
+    @_builtins.property
+    def usage(self) -> _job_pb2.Usage:
+        """What the attempt has used so far, in total: tokens, cost or both. Required."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        usage: _job_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "id", b"id", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportUsageRequest: _TypeAlias = ReportUsageRequest  # noqa: Y015
+
+@_typing.final
+class ReportUsageResponse(_message.Message):
+    """ReportUsageResponse returns the job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """The job, with the new sums."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportUsageResponse: _TypeAlias = ReportUsageResponse  # noqa: Y015
+
+@_typing.final
 class RetryRequest(_message.Message):
     """RetryRequest names the job to retry."""
 
@@ -935,6 +995,7 @@ class JobUpdate(_message.Message):
     FAIL_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    REPORT_USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create(self) -> Global___CreateRequest:
         """As for Create."""
@@ -963,6 +1024,10 @@ class JobUpdate(_message.Message):
     def cancel(self) -> Global___CancelRequest:
         """As for Cancel."""
 
+    @_builtins.property
+    def report_usage(self) -> Global___ReportUsageRequest:
+        """As for ReportUsage."""
+
     def __init__(
         self,
         *,
@@ -973,12 +1038,13 @@ class JobUpdate(_message.Message):
         fail: Global___FailRequest | None = ...,
         retry: Global___RetryRequest | None = ...,
         cancel: Global___CancelRequest | None = ...,
+        report_usage: Global___ReportUsageRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "complete", b"complete", "create", b"create", "fail", b"fail", "progress", b"progress", "retry", b"retry", "start", b"start", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "complete", b"complete", "create", b"create", "fail", b"fail", "progress", b"progress", "report_usage", b"report_usage", "retry", b"retry", "start", b"start", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "complete", b"complete", "create", b"create", "fail", b"fail", "progress", b"progress", "retry", b"retry", "start", b"start", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "complete", b"complete", "create", b"create", "fail", b"fail", "progress", b"progress", "report_usage", b"report_usage", "retry", b"retry", "start", b"start", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["create", "start", "progress", "complete", "fail", "retry", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["create", "start", "progress", "complete", "fail", "retry", "cancel", "report_usage"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 
@@ -1141,8 +1207,8 @@ class WatchEventsRequest(_message.Message):
     """
     until_final: _builtins.bool
     """End the stream OK once all the jobs named in job_ids are final, which is judged after SYNCED; their events up to
-    there have then been sent. Needs job_ids. A job that does not exist is JOB_NOT_FOUND without a cursor; beside a
-    cursor it counts as final, having been deleted since.
+    there have then been sent. Final means that no other state follows; a `.usage` may. Needs job_ids. A job that does
+    not exist is JOB_NOT_FOUND without a cursor; beside a cursor it counts as final, having been deleted since.
     """
     progress: Global___WatchProgress.ValueType
     """How much of the progress to send. Unset means all."""

@@ -99,6 +99,11 @@ class JobServiceStub:
                 request_serializer=jobstate_dot_v1_dot_job__service__pb2.FailRequest.SerializeToString,
                 response_deserializer=jobstate_dot_v1_dot_job__service__pb2.FailResponse.FromString,
                 _registered_method=True)
+        self.ReportUsage = channel.unary_unary(
+                '/jobstate.v1.JobService/ReportUsage',
+                request_serializer=jobstate_dot_v1_dot_job__service__pb2.ReportUsageRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_job__service__pb2.ReportUsageResponse.FromString,
+                _registered_method=True)
         self.Retry = channel.unary_unary(
                 '/jobstate.v1.JobService/Retry',
                 request_serializer=jobstate_dot_v1_dot_job__service__pb2.RetryRequest.SerializeToString,
@@ -189,7 +194,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Get returns one job whole, and on request its ended attempts.
+        """Get returns one job whole, and on request its latest ended attempts.
 
         In every state, and changes none. Sees every change answered before it. May be repeated at will.
 
@@ -270,6 +275,21 @@ class JobServiceServicer:
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
         ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportUsage(self, request, context):
+        """ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+
+        In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
+        told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
+        cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
+        what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
+        nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -412,6 +432,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Fail,
                     request_deserializer=jobstate_dot_v1_dot_job__service__pb2.FailRequest.FromString,
                     response_serializer=jobstate_dot_v1_dot_job__service__pb2.FailResponse.SerializeToString,
+            ),
+            'ReportUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUsage,
+                    request_deserializer=jobstate_dot_v1_dot_job__service__pb2.ReportUsageRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_job__service__pb2.ReportUsageResponse.SerializeToString,
             ),
             'Retry': grpc.unary_unary_rpc_method_handler(
                     servicer.Retry,
@@ -685,6 +710,33 @@ class JobService:
             '/jobstate.v1.JobService/Fail',
             jobstate_dot_v1_dot_job__service__pb2.FailRequest.SerializeToString,
             jobstate_dot_v1_dot_job__service__pb2.FailResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.JobService/ReportUsage',
+            jobstate_dot_v1_dot_job__service__pb2.ReportUsageRequest.SerializeToString,
+            jobstate_dot_v1_dot_job__service__pb2.ReportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

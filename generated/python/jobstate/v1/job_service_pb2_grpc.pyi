@@ -80,7 +80,7 @@ class JobServiceStub:
     UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
     """
     Get: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetRequest, _job_service_pb2.GetResponse]
-    """Get returns one job whole, and on request its ended attempts.
+    """Get returns one job whole, and on request its latest ended attempts.
 
     In every state, and changes none. Sees every change answered before it. May be repeated at will.
 
@@ -141,6 +141,17 @@ class JobServiceStub:
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
     ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """
+    ReportUsage: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ReportUsageRequest, _job_service_pb2.ReportUsageResponse]
+    """ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+
+    In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
+    told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
+    cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
+    what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
+    nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
     """
     Retry: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryRequest, _job_service_pb2.RetryResponse]
     """Retry sends a failed job back to work, or cuts its wait short.
@@ -266,7 +277,7 @@ class JobServiceAsyncStub(JobServiceStub):
     UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
     """
     Get: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetRequest, _job_service_pb2.GetResponse]  # type: ignore[assignment]
-    """Get returns one job whole, and on request its ended attempts.
+    """Get returns one job whole, and on request its latest ended attempts.
 
     In every state, and changes none. Sees every change answered before it. May be repeated at will.
 
@@ -327,6 +338,17 @@ class JobServiceAsyncStub(JobServiceStub):
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
     ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """
+    ReportUsage: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ReportUsageRequest, _job_service_pb2.ReportUsageResponse]  # type: ignore[assignment]
+    """ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+
+    In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
+    told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
+    cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
+    what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
+    nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
     """
     Retry: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryRequest, _job_service_pb2.RetryResponse]  # type: ignore[assignment]
     """Retry sends a failed job back to work, or cuts its wait short.
@@ -467,7 +489,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.GetResponse, _abc.Awaitable[_job_service_pb2.GetResponse]]:
-        """Get returns one job whole, and on request its ended attempts.
+        """Get returns one job whole, and on request its latest ended attempts.
 
         In every state, and changes none. Sees every change answered before it. May be repeated at will.
 
@@ -558,6 +580,23 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
         ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def ReportUsage(
+        self,
+        request: _job_service_pb2.ReportUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ReportUsageResponse, _abc.Awaitable[_job_service_pb2.ReportUsageResponse]]:
+        """ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+
+        In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
+        told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
+        cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
+        what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
+        nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
         """
 
     @_abc_1.abstractmethod

@@ -105,7 +105,8 @@ export enum ErrorReason {
 
   /**
    * FAILED_PRECONDITION. The call named an attempt that is not running: it timed out, went stale or failed, and
-   * another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead.
+   * another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead. What it used can
+   * still be booked, with ReportUsage.
    *
    *     { "reason": "ATTEMPT_SUPERSEDED", "domain": "jobstate",
    *       "metadata": { "job_id": "transcript-4711", "attempt": "1", "current_attempt": "2",

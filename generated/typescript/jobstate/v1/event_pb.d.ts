@@ -5,7 +5,7 @@
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Job, JobError, JobState } from "./job_pb.js";
+import type { Job, JobError, JobState, Usage } from "./job_pb.js";
 
 /**
  * Describes the file jobstate/v1/event.proto.
@@ -134,6 +134,14 @@ export declare type Event = Message<"jobstate.v1.Event"> & {
      */
     value: StaleDetectedDetail;
     case: "staleDetected";
+  } | {
+    /**
+     * Set in `.usage`.
+     *
+     * @generated from field: jobstate.v1.UsageDetail usage = 18;
+     */
+    value: UsageDetail;
+    case: "usage";
   } | { case: undefined; value?: undefined };
 };
 
@@ -327,6 +335,33 @@ export declare type StaleDetectedDetail = Message<"jobstate.v1.StaleDetectedDeta
 export declare const StaleDetectedDetailSchema: GenMessage<StaleDetectedDetail>;
 
 /**
+ * UsageDetail belongs to `.usage`.
+ *
+ * @generated from message jobstate.v1.UsageDetail
+ */
+export declare type UsageDetail = Message<"jobstate.v1.UsageDetail"> & {
+  /**
+   * Number of the attempt, running or ended.
+   *
+   * @generated from field: int32 attempt = 1;
+   */
+  attempt: number;
+
+  /**
+   * What that attempt has used in total, as it now stands.
+   *
+   * @generated from field: jobstate.v1.Usage usage = 2;
+   */
+  usage?: Usage | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.UsageDetail.
+ * Use `create(UsageDetailSchema)` to create a new message.
+ */
+export declare const UsageDetailSchema: GenMessage<UsageDetail>;
+
+/**
  * EventType says what an event tells. Each value's comment begins with the name that the event carries.
  *
  * @generated from enum jobstate.v1.EventType
@@ -419,6 +454,14 @@ export enum EventType {
    * @generated from enum value: EVENT_TYPE_DELETED = 11;
    */
   DELETED = 11,
+
+  /**
+   * "processing-job.usage": ReportUsage told what an attempt had used, perhaps long after it ended. The state stays as it
+   * was. Besides `.deleted`, it is the only event that can follow the one that made a job final.
+   *
+   * @generated from enum value: EVENT_TYPE_USAGE = 14;
+   */
+  USAGE = 14,
 }
 
 /**

@@ -479,8 +479,8 @@ export declare type JobType = Message<"jobstate.v1.JobType"> & {
 export declare const JobTypeSchema: GenMessage<JobType>;
 
 /**
- * JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: nothing but
- * deletion by cleanup follows them.
+ * JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other state
+ * follows them. What late ReportUsage tells, and deletion by cleanup, are all that can still happen to such a job.
  *
  * @generated from enum jobstate.v1.JobState
  */

@@ -205,12 +205,19 @@ export declare type GetResponse = Message<"jobstate.v1.GetResponse"> & {
   job?: Job | undefined;
 
   /**
-   * The ended attempts, oldest first, if they were asked for. A running attempt is not among them: the job itself
-   * describes it.
+   * The latest 100 ended attempts, or fewer when they exceed 1 MiB, oldest first, if they were asked for. A running
+   * attempt is not among them: the job itself describes it.
    *
    * @generated from field: repeated jobstate.v1.Attempt attempts = 2;
    */
   attempts: Attempt[];
+
+  /**
+   * How many ended attempts, all of them older, are not in `attempts`. 0 when they were not asked for.
+   *
+   * @generated from field: int32 attempts_omitted = 4;
+   */
+  attemptsOmitted: number;
 };
 
 /**
@@ -643,6 +650,60 @@ export declare type FailResponse = Message<"jobstate.v1.FailResponse"> & {
 export declare const FailResponseSchema: GenMessage<FailResponse>;
 
 /**
+ * ReportUsageRequest says what an attempt has used.
+ *
+ * @generated from message jobstate.v1.ReportUsageRequest
+ */
+export declare type ReportUsageRequest = Message<"jobstate.v1.ReportUsageRequest"> & {
+  /**
+   * Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * The attempt that used it, from 1 to the job's `attempt`. Required.
+   *
+   * @generated from field: int32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * What the attempt has used so far, in total: tokens, cost or both. Required.
+   *
+   * @generated from field: jobstate.v1.Usage usage = 3;
+   */
+  usage?: Usage | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.ReportUsageRequest.
+ * Use `create(ReportUsageRequestSchema)` to create a new message.
+ */
+export declare const ReportUsageRequestSchema: GenMessage<ReportUsageRequest>;
+
+/**
+ * ReportUsageResponse returns the job.
+ *
+ * @generated from message jobstate.v1.ReportUsageResponse
+ */
+export declare type ReportUsageResponse = Message<"jobstate.v1.ReportUsageResponse"> & {
+  /**
+   * The job, with the new sums.
+   *
+   * @generated from field: jobstate.v1.Job job = 1;
+   */
+  job?: Job | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.ReportUsageResponse.
+ * Use `create(ReportUsageResponseSchema)` to create a new message.
+ */
+export declare const ReportUsageResponseSchema: GenMessage<ReportUsageResponse>;
+
+/**
  * RetryRequest names the job to retry.
  *
  * @generated from message jobstate.v1.RetryRequest
@@ -844,6 +905,14 @@ export declare type JobUpdate = Message<"jobstate.v1.JobUpdate"> & {
      */
     value: CancelRequest;
     case: "cancel";
+  } | {
+    /**
+     * As for ReportUsage.
+     *
+     * @generated from field: jobstate.v1.ReportUsageRequest report_usage = 10;
+     */
+    value: ReportUsageRequest;
+    case: "reportUsage";
   } | { case: undefined; value?: undefined };
 };
 
@@ -1046,8 +1115,8 @@ export declare type WatchEventsRequest = Message<"jobstate.v1.WatchEventsRequest
 
   /**
    * End the stream OK once all the jobs named in job_ids are final, which is judged after SYNCED; their events up to
-   * there have then been sent. Needs job_ids. A job that does not exist is JOB_NOT_FOUND without a cursor; beside a
-   * cursor it counts as final, having been deleted since.
+   * there have then been sent. Final means that no other state follows; a `.usage` may. Needs job_ids. A job that does
+   * not exist is JOB_NOT_FOUND without a cursor; beside a cursor it counts as final, having been deleted since.
    *
    * @generated from field: bool until_final = 9;
    */
@@ -1607,7 +1676,7 @@ export declare const JobService: GenService<{
     output: typeof BatchCreateResponseSchema;
   },
   /**
-   * Get returns one job whole, and on request its ended attempts.
+   * Get returns one job whole, and on request its latest ended attempts.
    *
    * In every state, and changes none. Sees every change answered before it. May be repeated at will.
    *
@@ -1710,6 +1779,24 @@ export declare const JobService: GenService<{
     methodKind: "unary";
     input: typeof FailRequestSchema;
     output: typeof FailResponseSchema;
+  },
+  /**
+   * ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+   *
+   * In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
+   * told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
+   * cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
+   * what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
+   * nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
+   *
+   * @generated from rpc jobstate.v1.JobService.ReportUsage
+   */
+  reportUsage: {
+    methodKind: "unary";
+    input: typeof ReportUsageRequestSchema;
+    output: typeof ReportUsageResponseSchema;
   },
   /**
    * Retry sends a failed job back to work, or cuts its wait short.

@@ -1,0 +1,61 @@
+"""What attempts have used: totals that can only grow, whether the attempt still runs or has long ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.decision import Decision
+from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.events import Event, EventType, Used
+from jobstate_server.domain.job import Attempt, Job, Usage, saturating_add
+
+
+def with_usage(job: Job, usage: Usage) -> dict[str, int]:
+    """The fields that change when the running attempt has used this much in total.
+
+    A total can only grow: a report that arrives late, or twice, adds nothing.
+    """
+    changes: dict[str, int] = {}
+    if usage.tokens is not None and usage.tokens > job.attempt_tokens:
+        changes["attempt_tokens"] = usage.tokens
+        changes["estimated_tokens"] = saturating_add(job.estimated_tokens, usage.tokens - job.attempt_tokens)
+    if usage.cost_nano is not None and usage.cost_nano > job.attempt_cost_nano:
+        changes["attempt_cost_nano"] = usage.cost_nano
+        changes["estimated_cost_nano"] = saturating_add(
+            job.estimated_cost_nano, usage.cost_nano - job.attempt_cost_nano
+        )
+    return changes
+
+
+def report_usage(job: Job, command: c.ReportUsage, ended: Attempt | None, now: int) -> Decision:
+    """Put what an attempt used into the books, in whatever state the job is.
+
+    It is no report of a worker at work: it claims nothing, and breaks no silence. When nothing grows, nothing changes.
+
+    Args:
+        ended: the record of the attempt, if it has ended.
+
+    Raises:
+        InvalidField: the job has had no such attempt.
+    """
+    number = command.attempt
+    if not 1 <= number <= job.attempt:
+        raise InvalidField("attempt", f"is {number}, but job {job.id!r} has begun {job.attempt} attempts so far")
+    if number == job.attempt:
+        # Until the next begins, the job itself has the totals of its last attempt.
+        changes = with_usage(job, command.usage)
+        tokens = changes.get("attempt_tokens", job.attempt_tokens)
+        cost_nano = changes.get("attempt_cost_nano", job.attempt_cost_nano)
+    else:
+        assert ended is not None, "every attempt but the last has a record"
+        then = job.evolve(attempt_tokens=ended.tokens, attempt_cost_nano=ended.cost_nano)
+        changes = with_usage(then, command.usage)
+        tokens = changes.pop("attempt_tokens", ended.tokens)
+        cost_nano = changes.pop("attempt_cost_nano", ended.cost_nano)
+    if not changes:
+        return Decision(job, job, ())
+    after = job.evolve(update_time=now, **changes)
+    event = Event(EventType.USAGE, now, command.actor, job.state, after, Used(number, tokens, cost_nano))
+    amended = None if ended is None else replace(ended, tokens=tokens, cost_nano=cost_nano)
+    return Decision(job, after, (event,), amended=amended)
