@@ -96,12 +96,14 @@ class Schedule:
     def _ring(self) -> None:
         """Run the duties whose instants have come. Of several instants of one duty only the latest is run."""
         now = self._clock.now()
-        for duty in self.duties:
-            due = self._latest_instant(duty) if self._next_instants[duty.name] <= now else None
-            if due is not None:
-                self._next_instants[duty.name] = self._next_after(duty, now)
-                self._begin(self.run_claimed(duty, due))
-        self._ring_later()
+        try:
+            for duty in self.duties:
+                due = self._latest_instant(duty) if self._next_instants[duty.name] <= now else None
+                if due is not None:
+                    self._next_instants[duty.name] = self._next_after(duty, now)
+                    self._begin(self.run_claimed(duty, due))
+        finally:
+            self._ring_later()
 
     def _look_later(self) -> None:
         if self._is_shared:
