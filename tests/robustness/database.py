@@ -51,13 +51,19 @@ class Database:
         """Make a new store, with the archive that the judge reads."""
         self._server = server
         ((self._directory,),) = self._ask(b"SHOW data_directory")
-        self.url = server.new_store()
+        self._store = server.new_store_with_a_clock()
+        self.url = self._store.url
         PostgresStore(self.url, SystemClock()).close()
         make_archive(self.url)
 
     def url_of(self, replica: str) -> str:
         """The URL of the store for one replica, whose connections are then known by its name."""
         return f"{self.url}&application_name={replica}"
+
+    async def set_clock(self, seconds: float) -> None:
+        """Set its clock forward, or back."""
+        await self.accepts()
+        await asyncio.to_thread(self._store.set_clock, seconds)
 
     async def kill(self) -> None:
         """End PostgreSQL with -9, all of its processes, as a machine does that loses power."""

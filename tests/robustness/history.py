@@ -54,6 +54,8 @@ class LogEntry:
     """What the call that made this event put into it, so that the call can be found in the log."""
     job: dict[str, Any] = field(default_factory=dict)
     """The job in the event."""
+    time: int = 0
+    """When it was, in microseconds of the store's time."""
 
 
 @dataclass(slots=True)

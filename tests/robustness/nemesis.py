@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 from collections import Counter
@@ -11,11 +12,19 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import SECOND
 
 from .clients import CALL_TIMEOUT_S, Shared, Stubs, pause
 from .history import MemorySample
 from .process import ServerProcess, resident_kib
+
+STEPS_S = (1, 20, 70, 3_600, -1, -30, -3_600, -7_200)
+"""By how much the clock is set."""
+
+FROZEN_S = (2.5, 4.0)
+"""How long all servers are frozen: long enough to be a pause, and beyond the timeouts of a run."""
+
+TIMELY = ("move the clock", "restart under another clock", "freeze beyond limits")
+"""What happens to time, which every round is to see."""
 
 Deed = tuple[int, str, Callable[[], Awaitable[None]]]
 """How likely it is beside the others, its name, and how it is done."""
@@ -40,14 +49,15 @@ class Nemesis:
             (4, "freeze", self._freeze),
             (10, "clean up", self._clean_up),
             (3, "move the clock", self._move_clock),
+            (1, "restart under another clock", self._restart_under_another_clock),
+            (1, "freeze beyond limits", self._freeze_beyond_limits),
             (2, "look for the stale", self._check_stale),
             (2, "retry the failed", self._retry_failed),
         ]
 
     def _first(self, deeds: Sequence[Deed]) -> list[Deed]:
         """What is done before chance decides."""
-        del deeds
-        return []
+        return [deed for deed in deeds if deed[1] in TIMELY]
 
     async def run(self, until: float, kills_min: int = 0) -> None:
         """Do harm until a moment of the run's clock, and until there were some kills; leave servers that run."""
@@ -106,9 +116,27 @@ class Nemesis:
             request.force = True
         await self._try(self._stubs_of_one().maintenance.Cleanup(request, timeout=CALL_TIMEOUT_S))
 
+    async def _set_clock(self, seconds: float) -> None:
+        self._servers[0].set_clock(seconds)
+
     async def _move_clock(self) -> None:
-        step = self._rng.choice([1, 20, 70, -30, -3_600]) * SECOND
-        self._servers[0].move_clock(self._servers[0].offset + step)
+        await self._set_clock(self._rng.choice(STEPS_S))
+
+    async def _restart_under_another_clock(self) -> None:
+        """Nobody is there when the clock is set."""
+        for server in self._servers:
+            server.signal(self._rng.choice([signal.SIGKILL, signal.SIGTERM]))
+        await asyncio.gather(*(server.ended() for server in self._servers))
+        await self._set_clock(self._rng.choice(STEPS_S))
+        await asyncio.gather(*(server.start() for server in self._servers))
+
+    async def _freeze_beyond_limits(self) -> None:
+        """The whole service stands still for longer than any attempt may take."""
+        for server in self._servers:
+            server.signal(signal.SIGSTOP)
+        await pause(self._rng.uniform(*FROZEN_S))
+        for server in self._servers:
+            server.signal(signal.SIGCONT)
 
     async def _check_stale(self) -> None:
         stubs = self._stubs_of_one()

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from jobstate_server.domain.clock import SystemClock
+from jobstate_server.domain.clock import SECOND, SystemClock
 from jobstate_server.store.sqlite import SqliteStore
 
 from .recording import make_archive
@@ -63,16 +63,11 @@ class ServerProcess:
         assert self._process is not None
         return self._process.pid
 
-    @property
-    def offset(self) -> int:
-        """How far the server's clock is moved, in microseconds."""
+    def set_clock(self, seconds: float) -> None:
+        """Set the server's wall clock forward, or back."""
         (offset,) = OFFSET.unpack(self._clock.read_bytes())
-        return int(offset)
-
-    def move_clock(self, offset: int) -> None:
-        """Move the server's clock to this many microseconds from the machine's."""
         with self._clock.open("r+b") as file:
-            file.write(OFFSET.pack(offset))
+            file.write(OFFSET.pack(offset + round(seconds * SECOND)))
 
     async def start(self, *, still: bool = False) -> None:
         """Start a server and wait until it serves. ``still``: it does nothing by itself."""

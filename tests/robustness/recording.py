@@ -131,6 +131,7 @@ class Recorder:
             decision=_DECISIONS[event.failed.decision] if event.WhichOneof("detail") == "failed" else "",
             marker=_marker(event),
             job=job_dict(event.job),
+            time=event.time.ToMicroseconds(),
         )
 
     def log(self, store: Path | str) -> tuple[list[LogEntry], int]:

@@ -48,8 +48,7 @@ class ReplicaNemesis(Nemesis):
 
     async def run(self, until: float, kills_min: int = 0) -> None:
         await super().run(until, kills_min)
-        if self._pausing is not None:
-            await self._pausing
+        await self._until_awake()
 
     def _awake(self) -> list[ServerProcess]:
         return [server for server in self._servers if server is not self._paused]
@@ -79,6 +78,22 @@ class ReplicaNemesis(Nemesis):
         finally:
             server.signal(signal.SIGCONT)
             self._paused = None
+
+    async def _set_clock(self, seconds: float) -> None:
+        await self._database.set_clock(seconds)
+
+    async def _restart_under_another_clock(self) -> None:
+        await self._until_awake()
+        await super()._restart_under_another_clock()
+
+    async def _freeze_beyond_limits(self) -> None:
+        await self._until_awake()
+        await super()._freeze_beyond_limits()
+
+    async def _until_awake(self) -> None:
+        """Wait until no replica is frozen by another deed."""
+        if self._pausing is not None:
+            await self._pausing
 
     async def _kill_database(self) -> None:
         await self._database.kill()

@@ -1,4 +1,4 @@
-"""Six ways to break the watch on purpose, five that only replicas show, and the validator that catches each.
+"""Seven ways to break a server on purpose, five that only replicas show, and the validator that catches each.
 
 Every scenario is run twice, as the server is and with the defect put in: what goes red then shows that the promise is
 held by the code and not by luck, and that its validator looks.
@@ -92,6 +92,16 @@ class _Deaf(Waiter):
         self.ring()
 
 
+class GoesByTheWallClock(SqliteStore):
+    """Time as the wall clock has it, whatever was stored before."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[SqliteTransaction]:
+        with super().transaction() as transaction:
+            transaction.now = self._clock.now() - self._clock.ahead()
+            yield transaction
+
+
 class LooksAtTheHorizonFirst(CatchUp):
     """Horizon checked before the page: what retention removes in between is missing from it in silence."""
 
@@ -176,6 +186,14 @@ async def is_compacted_under_the_reader(rig: Rig) -> None:
     await rig.follow(cursor=follower.cursor, follow=False).rest()
 
 
+async def is_set_back(rig: Rig) -> None:
+    """The wall clock is set back between two changes."""
+    rig.write(create("before"))
+    rig.clock.step(-MINUTE)
+    follower = rig.follow(earliest=True)
+    await follower.through(rig.write(create("after")))
+
+
 @dataclass(frozen=True)
 class Mutation:
     """A defect, what brings it out, and who catches it."""
@@ -227,6 +245,7 @@ MUTATIONS = [
         {"reliable", "resumable", "bookmarkable"},
         {"ring_bytes": 0},
     ),
+    Mutation("go by the wall clock", is_set_back, {"store": GoesByTheWallClock}, {"forward"}),
 ]
 
 

@@ -31,6 +31,8 @@ DISTURBANCES = (
     "connections cut",
     "clean up",
     "clock moves",
+    "restart under another clock",
+    "freeze beyond limits",
     "look for the stale",
     "retry the failed",
 )
@@ -46,6 +48,7 @@ async def test_every_promise_holds_through_kills_stops_freezes_compactions_and_c
     print(tally.told())
     assert not told, told
     assert counts["kills"] >= KILLS
+    assert all(counts[name] for name in ("clock moves", "restart under another clock", "freeze beyond limits"))
     # Whether a job ends while somebody waits for just that is chance; the others have plenty to look at.
     assert {name for name, verdict in verdicts.items() if not verdict.checked} <= {"until_final"}
 

@@ -58,7 +58,7 @@ def entries() -> list[LogEntry]:
         event = EventRecord(sequence, type_, job_id, sequence, state, job_type="type", digest=sequence * 11)
         decision = "WILL_RETRY" if type_ == "FAILED" else ""
         marker = "mark-1" if sequence == 2 else ""
-        made.append(LogEntry(event, previous.strip("-"), int(attempt), decision, marker, job))
+        made.append(LogEntry(event, previous.strip("-"), int(attempt), decision, marker, job, sequence * 10))
     return made
 
 
@@ -232,6 +232,14 @@ def has_half_a_batch(history: History) -> None:
     history.calls[4].job_ids = ("c", "e", "d")
 
 
+def turns_time_back(history: History) -> None:
+    history.log[4].time = history.log[3].time - 1
+
+
+def turns_time_back_for_another_job(history: History) -> None:
+    history.log[2].time = history.log[1].time - 1
+
+
 def does_a_call_twice(history: History) -> None:
     history.log[8].marker = "mark-1"
 
@@ -308,6 +316,8 @@ BAD: list[tuple[str, Callable[[History], None]]] = [
     ("whole", loses_what_follows),
     ("whole", jumps_between_states),
     ("whole", has_half_a_batch),
+    ("forward", turns_time_back),
+    ("forward", turns_time_back_for_another_job),
     ("once", does_a_call_twice),
     ("once", does_a_refused_call),
     ("tallied", miscounts_jobs),
@@ -345,6 +355,17 @@ def test_a_store_that_is_another_process_may_be_gone_for_a_while() -> None:
     loses_the_file_of_its_store(history)
 
     assert broken(history) == {}
+
+
+def test_replicas_share_no_time_but_that_of_each_job() -> None:
+    history = good()
+    history.store = "postgres"
+    turns_time_back_for_another_job(history)
+    assert broken(history) == {}
+
+    turns_time_back(history)
+
+    assert set(broken(history)) == {"forward"}
 
 
 def test_every_validator_has_a_bad_history() -> None:

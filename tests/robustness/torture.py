@@ -81,9 +81,9 @@ class Tally:
     def told(self) -> str:
         """As text, promise by promise."""
         lines = [f"{self.rounds} rounds"]
-        lines += [f"  {name:22} {count:>12,}" for name, count in sorted(self.counts.items())]
+        lines += [f"  {name:28} {count:>12,}" for name, count in sorted(self.counts.items())]
         for name, checked in self.checked.items():
-            lines.append(f"  {name:22} {checked:>12,} checked, {self.failures[name]:,} broken")
+            lines.append(f"  {name:28} {checked:>12,} checked, {self.failures[name]:,} broken")
         return "\n".join(lines)
 
 

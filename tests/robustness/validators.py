@@ -223,6 +223,16 @@ def whole(world: World) -> Iterator[str]:
             yield HOLDS if together else f"{call}: created at {created}"
 
 
+def forward(world: World) -> Iterator[str]:
+    """Time never goes back: from one event of a job to the next, and in the whole log where one server writes it."""
+    newest: dict[str, int] = defaultdict(int)
+    for entry in world.history.log:
+        scope = entry.event.job_id if world.history.store == "postgres" else ""
+        before = newest[scope]
+        yield HOLDS if entry.time >= before else f"{entry.event}: {before - entry.time} µs before the event before it"
+        newest[scope] = max(before, entry.time)
+
+
 def once(world: World) -> Iterator[str]:
     """A call is made once however often it is repeated; a refused one is not made at all."""
     marks = Counter(entry.marker for entry in world.history.log if entry.marker)
@@ -374,6 +384,7 @@ VALIDATORS: dict[str, Callable[[World], Iterator[str]]] = {
     "bounded": bounded,
     "durable": durable,
     "whole": whole,
+    "forward": forward,
     "once": once,
     "tallied": tallied,
     "consistent": consistent,

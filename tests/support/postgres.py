@@ -48,6 +48,10 @@ class PostgresServer:
         joint = "&" if "?" in self.url else "?"
         return f"{self.url}{joint}options=-csearch_path%3D{schema}"
 
+    def new_store_with_a_clock(self) -> StoreWithClock:
+        """A store that is not there yet, for which the clock of the database can be set."""
+        return StoreWithClock(self.url, self.new_store())
+
     def kill(self) -> None:
         """End the server at once, with -9."""
         process = self._server.get_postmaster_info().process
@@ -61,6 +65,30 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server again."""
         self._server.ensure_postgres_running()
+
+
+class StoreWithClock:
+    """A store whose schema has a ``clock_timestamp`` of its own, found before PostgreSQL's. All servers share it."""
+
+    def __init__(self, server_url: str, url: str) -> None:
+        self._server_url = server_url
+        self._schema = url.rpartition("%3D")[2]
+        self.url = f"{url},pg_catalog"
+        """For servers."""
+        self._run(f'CREATE TABLE "{self._schema}".clock_moved (by interval NOT NULL)')
+        self._run(f"INSERT INTO \"{self._schema}\".clock_moved VALUES ('0')")  # noqa: S608
+        self._run(
+            f'CREATE FUNCTION "{self._schema}".clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sql AS'  # noqa: S608
+            f' $$SELECT pg_catalog.clock_timestamp() + by FROM "{self._schema}".clock_moved$$'
+        )
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the clock of the database forward, or back, for this store."""
+        self._run(f"UPDATE \"{self._schema}\".clock_moved SET by = by + '{seconds} s'")  # noqa: S608
+
+    def _run(self, statement: str) -> None:
+        with psycopg.connect(self._server_url, autocommit=True) as connection:
+            connection.execute(statement.encode())
 
 
 @cache
