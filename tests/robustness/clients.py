@@ -149,7 +149,10 @@ class Client:
         job = await self._get(job_id)
         if job is None:
             return
-        if job.state == job_pb2.JOB_STATE_PROCESSING and not job.claimed:
+        if job.state == job_pb2.JOB_STATE_PROCESSING and not job.claimed and self._rng.random() < 0.4:
+            # A report claims the attempt as well as a Start does.
+            await (self._fail if self._rng.random() < 0.3 else self._progress)(job_id, job.attempt)
+        elif job.state == job_pb2.JOB_STATE_PROCESSING and not job.claimed:
             claimed = await self._start(job_id)
             if claimed is not None and self._rng.random() < 0.7:
                 await self._progress(job_id, claimed.attempt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,10 @@ def entries() -> list[LogEntry]:
     made = []
     for sequence, line in enumerate(LOG.strip().splitlines(), start=1):
         job_id, type_, previous, state, attempt = line.split()
-        job = {"id": job_id, "job_type": "type", "state": state, "version": str(sequence)}
+        job: dict[str, Any] = {"id": job_id, "job_type": "type", "state": state, "version": str(sequence)}
+        if int(attempt) and (type_, previous) != ("STARTED", "RETRYING"):
+            # A report claims, so that the second attempt needs no event of its own for that.
+            job["claimed"] = True
         if type_ == "PROGRESS":
             job["estimated_tokens"] = "7"
         event = EventRecord(sequence, type_, job_id, sequence, state, job_type="type", digest=sequence * 11)
@@ -295,6 +299,19 @@ def refuses_without_a_reason(history: History) -> None:
     history.calls[3].code, history.calls[3].reason = "UNKNOWN", ""
 
 
+def reports_on_what_nobody_claimed(history: History) -> None:
+    del history.log[9].job["claimed"]
+
+
+def claims_twice(history: History) -> None:
+    history.log[4].event.type = "CLAIMED"
+
+
+def counts_waiting_as_work(history: History) -> None:
+    times = {"claim_time": "2026-01-01T10:00:00Z", "update_time": "2026-01-01T10:00:30.250Z"}
+    history.log[9].job |= {**times, "duration": "1830.250s"}
+
+
 BAD: list[tuple[str, Callable[[History], None]]] = [
     ("ordered", goes_back),
     ("unique", sends_twice),
@@ -330,11 +347,22 @@ BAD: list[tuple[str, Callable[[History], None]]] = [
     ("told", does_not_know_its_own_cursor),
     ("told", loses_the_file_of_its_store),
     ("told", refuses_without_a_reason),
+    ("claimed", reports_on_what_nobody_claimed),
+    ("claimed", claims_twice),
+    ("claimed", counts_waiting_as_work),
 ]
 
 
 def test_a_good_history_breaks_no_promise() -> None:
     assert broken(good()) == {}
+
+
+def test_a_duration_is_the_time_from_claim_to_end() -> None:
+    history = good()
+    counts_waiting_as_work(history)
+    history.log[9].job["duration"] = "30.250s"
+
+    assert broken(history, ["claimed"]) == {}
 
 
 def test_a_good_history_gives_every_validator_something_to_look_at() -> None:

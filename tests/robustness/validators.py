@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 
+from .claims import claimed
 from .history import (
     AFTER_THE_END,
     ANSWERED,
@@ -24,12 +25,10 @@ from .history import (
     Stream,
     delivered,
 )
-from .world import Superseding, World, comparable
+from .world import HOLDS, Superseding, World, comparable
 
 PROBLEMS_MAX = 10
 """Problems told of one promise: the first few say what the rest are like."""
-
-HOLDS = ""
 
 
 @dataclass
@@ -170,7 +169,7 @@ def bounded(world: World) -> Iterator[str]:
 
 def durable(world: World) -> Iterator[str]:
     """Every answered change is there: the log has, at the version answered, an event of that job with that outcome."""
-    claimed: dict[int, Call] = {}
+    answered: dict[int, Call] = {}
     for call in world.history.calls:
         if call.outcome != ANSWERED:
             continue
@@ -183,7 +182,7 @@ def durable(world: World) -> Iterator[str]:
             )
             yield HOLDS if there else f"{call}: the log has {entry}"
         if call.changes and call.tries == 1 and call.version:
-            other = claimed.setdefault(call.version, call)
+            other = answered.setdefault(call.version, call)
             yield HOLDS if other is call else f"one event for two answers: {call} and {other}"
         if call.job_ids:
             lost = [job_id for job_id in call.job_ids if job_id not in world.by_job]
@@ -390,6 +389,7 @@ VALIDATORS: dict[str, Callable[[World], Iterator[str]]] = {
     "consistent": consistent,
     "until_final": until_final,
     "told": told,
+    "claimed": claimed,
 }
 
 

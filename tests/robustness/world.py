@@ -10,6 +10,9 @@ from typing import Any
 
 from .history import SYNCED, EventRecord, History, LogEntry, Stream, Watcher, delivered
 
+HOLDS = ""
+"""What a validator yields for what is as promised."""
+
 CARRIED = ("metadata", "result")
 """Fields that an event carries only when its change set them."""
 
