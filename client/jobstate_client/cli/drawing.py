@@ -159,8 +159,8 @@ def retry_line(job: JobRow, width: int, now: datetime) -> Text:
     due = f"in {short_span(wait + 0.999)}" if wait > 0 else "due"
     note = job.error
     if job.phase is Phase.WAITING:
-        since = "" if job.start_time is None else f", {short_span((now - job.start_time).total_seconds())} so far"
-        note = f"waits for a worker{since}" + (f"; {job.error}" if job.error else "")
+        waited = "" if job.start_time is None else f"{short_span((now - job.start_time).total_seconds())} "
+        note = f"waits {waited}for a worker" + (f", {job.error}" if job.error else "")
     return line(
         *_named(job, widths),
         Part(due, 7, STYLES[State.RETRYING]),

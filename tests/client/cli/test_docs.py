@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -94,6 +95,13 @@ def test_a_capture_is_as_wide_as_it_says_and_ends_no_line_with_blanks(capture: P
         assert max(map(len, lines)) <= int(size[1])
         assert len(lines) <= int(size[2])
     assert f"captures/{capture.name}" in PAGE
+
+
+def test_the_captures_are_what_the_views_draw_now() -> None:
+    made = dict(runpy.run_path(str(ROOT / "docs/reference/captures.py"))["captures"]())
+
+    kept = {capture.name: capture.read_text("utf-8") for capture in CAPTURES}
+    assert made == kept, "run docs/reference/captures.py"
 
 
 def test_the_captures_are_there() -> None:

@@ -200,7 +200,7 @@ def test_the_longest_at_work_comes_first_and_an_attempt_without_a_worker_is_not_
     assert [job.id for job in board.running.all()] == ["c", "b"]
     assert "Running 2 ─" in shown
     assert "Retries 1, 1 waiting for a worker ─" in shown
-    assert "waits for a worker, 50s so far" in shown
+    assert "waits 50s for a worker" in shown
 
 
 def test_an_older_copy_never_replaces_a_newer_one() -> None:
@@ -236,7 +236,7 @@ def test_the_rate_falls_when_nothing_comes(board: Board) -> None:
 @pytest.mark.parametrize(
     ("fields", "note"),
     [
-        ({"claimed": False, "claim_time": None, "attempt": 2}, "due     retry 0 of 3   waits for a worker, 30s so far"),
+        ({"claimed": False, "claim_time": None, "attempt": 2}, "due     retry 0 of 3   waits 30s for a worker"),
         ({"attempt": 3}, "attempt 3, half way"),
         ({"attempt_deadline": NOW + timedelta(seconds=4)}, "times out in 4s, half way"),
         ({"update_time": NOW - timedelta(minutes=3)}, "unchanged for 3m, half way"),
