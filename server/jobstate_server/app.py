@@ -322,7 +322,7 @@ class Server:
         await idle
 
     def _on_reachable(self, reachable: bool) -> None:
-        self.health.tell("writes", None if reachable else "the store cannot be written")
+        self.health.tell("writes", None if reachable else f"the store cannot be used: {self.committer.store_problem}")
 
     def _on_health(self, reachable: bool) -> None:
         for name in ("", *(service.full_name for service in SERVICES)):

@@ -233,6 +233,7 @@ class Rig(Stage):
         self.clock = WatchedClock()
         self.unpublished: list[StoredEvent] = []
         self.store = store(path, self.clock)
+        self.has_ended = False
         make_archive(path)
         self.hooked = HookedReaders(self.store)
         made = hub_of(self.store, self.clock, hub, ring, ring_bytes)
@@ -270,6 +271,12 @@ class Rig(Stage):
         with self.store.transaction() as transaction:
             assert transaction.trim_events(2**62, 0, count) == count
 
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        if not self.has_ended:
+            return listed_rows(self.store)
+        with closing(SqliteStore(self.path, self.clock)) as store:
+            return listed_rows(store)
+
     def history(self) -> History:
         """What happened so far, and what is there now; after the end, what the next server finds."""
         log, horizon = self.recorder.log(self.path)
@@ -278,7 +285,7 @@ class Rig(Stage):
             watchers=self.watchers,
             log=log,
             horizon=horizon,
-            rows=listed_rows(self.store),
+            rows=self._rows(),
             positions=self.recorder.positions,
         )
 
@@ -293,6 +300,7 @@ async def rigged(path: Path, **parts: Any) -> AsyncIterator[Rig]:
     finally:
         await rig.stop()
         rig.store.close()
+        rig.has_ended = True
 
 
 def _filter(watcher: Watcher) -> EventFilter:

@@ -93,6 +93,8 @@ class Committer:
             replica: the name under which this server makes itself heard to others.
         """
         self.store_reachable = True
+        self.store_problem = ""
+        """Why the store cannot be used, empty while it can."""
         self.on_reachable: Callable[[bool], None] = lambda reachable: None
         """Told when the store can no longer be written and when it can again."""
         self.on_due: Callable[[int | None, int | None], None] = lambda next_due, served: None
@@ -235,7 +237,7 @@ class Committer:
 
     def probe(self) -> asyncio.Future[None]:
         """Begin and end a transaction that changes nothing: fails as any change would where the store is not there."""
-        return self.run(lambda transaction: None)
+        return self.run(lambda transaction: transaction.check())
 
     def _future(self) -> asyncio.Future[Any]:
         if self._stopping:
@@ -332,7 +334,7 @@ class Committer:
         self._take_back(handed)
         with self._survived():
             if wanted or written.due_served is not None:
-                self._set_reachable(written.reachable)
+                self._set_problem(written.problem)
         with self._survived():
             if written.events:
                 self._published.publish(written.events)
@@ -382,11 +384,13 @@ class Committer:
     def _deliver_work(self, work: Work, worked: Any) -> None:
         is_unreachable = isinstance(worked, StoreUnreachable)
         if is_unreachable:
-            self._set_reachable(False)
+            self._set_problem(str(worked))
         if not work.future.done():
             settle(work.future, unavailable(worked) if is_unreachable else worked)
 
-    def _set_reachable(self, reachable: bool) -> None:
+    def _set_problem(self, problem: str) -> None:
+        self.store_problem = problem
+        reachable = not problem
         if reachable == self.store_reachable:
             return
         self.store_reachable = reachable
@@ -404,6 +408,6 @@ class Committer:
         if probe.cancelled() or self._stopping:
             return
         if probe.exception() is None:
-            self._set_reachable(True)
+            self._set_problem("")
         else:
             self._clock.call_later(PROBE_INTERVAL, self._probe)

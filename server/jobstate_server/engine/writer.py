@@ -85,7 +85,8 @@ class Written:
     """The earliest due time this batch wrote; that of the whole store when it served what was due."""
     due_served: int | None
     """How many due jobs were served; None when the batch was not asked to."""
-    reachable: bool = True
+    problem: str = ""
+    """Why the store could not be used, empty when it could."""
 
 
 class Writer:
@@ -133,7 +134,7 @@ class Writer:
             return _trying(lambda: self._commit_once(commands, serve_due))
         except StoreUnreachable as error:
             written = self._refuse_all(commands, unavailable(error), serve_due)
-            written.reachable = False
+            written.problem = str(error)
             return written
         except Exception:
             if len(commands) > 1:
@@ -153,7 +154,7 @@ class Writer:
             first.events + second.events,
             min(due, default=None),
             first.due_served,
-            first.reachable and second.reachable,
+            first.problem or second.problem,
         )
 
     def _refuse_all(self, commands: Sequence[Command], error: JobStateError, serve_due: bool) -> Written:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from jobstate_server.store.base import StoreError
+from jobstate_server.store.base import CannotOpen, StoreError
 from jobstate_server.store.checking import Checked, check_file
+from jobstate_server.store.sqlite_place import refuse_misplaced
 
 PARTIAL_SUFFIX = ".partial"
 """Ends the name of a backup that is being made. No server opens a file of such a name."""
@@ -61,6 +62,10 @@ def back_up(source: Path, destination: Path, on_progress: Progress) -> BackedUp:
     """
     if not source.is_file():
         raise CannotBackUp(f"there is no store in {source}")
+    try:
+        refuse_misplaced(source)
+    except CannotOpen as error:
+        raise CannotBackUp(str(error)) from error
     if destination.exists():
         raise CannotBackUp(f"{destination} exists: nothing is ever overwritten, choose another name")
     partial = destination.with_name(destination.name + PARTIAL_SUFFIX)

@@ -280,6 +280,13 @@ class Transaction(Protocol):
     def times(self) -> Times:
         """What the store keeps about its own time. Jobs that are to be locked too are locked first."""
 
+    def check(self) -> None:
+        """Look whether the log stands where this server left it, where nobody else may write to it.
+
+        Raises:
+            StoreUnreachable: it does not.
+        """
+
     def probe(self) -> None:
         """Write 64 KiB and take them back: fails as any write does while there is no room for one."""
 

@@ -18,6 +18,7 @@ from jobstate_server.store import migrate
 from jobstate_server.store.base import LogState, StoreError
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, SchemaRow, TallyRow
 from jobstate_server.store.reading import SqlReader
+from jobstate_server.store.sqlite_place import refuse_misplaced
 
 DAMAGE_TOLD_MAX = 10
 """Damaged places told of one file: a file with more is not mended by hand."""
@@ -46,7 +47,8 @@ def check_file(path: Path) -> Checked:
         checked.problems.append("there is no such file")
         return checked
     try:
-        with _snapshot(path) as database:
+        refuse_misplaced(path)
+        with _snapshot(path.resolve()) as database:
             _check(database, checked)
     except (PeeweeException, sqlite3.Error, StoreError) as error:
         checked.problems.append(f"it cannot be read as a store: {error}")

@@ -22,6 +22,7 @@ from jobstate_server.store.base import StoreError
 from jobstate_server.store.models import TABLES, EventRow, HorizonRow, LogRow, ReplicaRow, SchemaRow
 from jobstate_server.store.opening import is_postgres, shown
 from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite_file import StoreFile
 
 BATCH_ROWS = 500
 """Rows held in memory at once. A job takes at most some 200 KB, so these are 100 MB at most, and 1 MB as a rule."""
@@ -247,17 +248,15 @@ class SqliteView:
 def _sqlite_source(path: Path) -> Iterator[View]:
     if not path.is_file():
         raise CannotCopy(f"there is no file {path}")
-    # Looked at before it is opened as a store, which would bring it up to date.
-    with closing(SqliteView(path, _READ_ONLY)) as view:
+    # Not opened as a store, which would bring it up to date: the lock keeps servers away.
+    with closing(StoreFile(path, make=False)) as file, closing(SqliteView(file.path, _READ_ONLY)) as view:
         check_schema(view, f"sqlite:///{path}")
-    with closing(SqliteStore(path, SystemClock())), closing(SqliteView(path, _READ_ONLY)) as view:
-        # The store is open for its lock alone, which keeps servers away.
         yield view
 
 
 @contextmanager
 def _sqlite_destination(path: Path) -> Iterator[View]:
-    with closing(SqliteStore(path, SystemClock())), closing(SqliteView(path, _DURABLE)) as view:
+    with closing(SqliteStore(path, SystemClock())) as store, closing(SqliteView(store.path, _DURABLE)) as view:
         check_schema(view, f"sqlite:///{path}")
         with view.transaction():
             yield view

@@ -245,6 +245,10 @@ class PostgresTransaction:
         self._begin()
         return LogTimes(self._store.database)
 
+    def check(self) -> None:
+        # Others write to it too, and the follower sees what they did.
+        pass
+
     def probe(self) -> None:
         # No caller's request id is this short.
         row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None)

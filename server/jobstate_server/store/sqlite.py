@@ -1,19 +1,19 @@
 """The embedded store: one SQLite file, one server.
 
-WAL, so that readers never wait for the writer; ``synchronous=FULL``, so that a commit survives the loss of power. A
-lock on ``<file>.lock`` keeps a second server away for as long as this one lives, however it dies.
+WAL, so that readers never wait for the writer; ``synchronous=FULL``, so that a commit survives the loss of power. Every
+commit is followed by a look at the file (``sqlite_file.py``): one that was removed, replaced or written to by others is
+an outage, and nothing that was committed to it is answered.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from zlib import crc32
 
 from peewee import DatabaseError, ModelSelect, PeeweeException, SqliteDatabase, fn
@@ -33,9 +33,7 @@ from jobstate_server.store.base import (
     Loaded,
     OutcomeUnknown,
     StoreError,
-    StoreUnreachable,
     TaskRun,
-    TransactionConflict,
 )
 from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.log_times import LogTimes
@@ -58,56 +56,22 @@ from jobstate_server.store.rows import (
     tally_values,
     usage_values,
 )
+from jobstate_server.store.sqlite_connection import CHECKPOINT_AT, SqliteReader, connect, raise_as_ours
+from jobstate_server.store.sqlite_file import FileLost, StoreFile
+from jobstate_server.store.sqlite_guard import Guard
 from jobstate_server.store.sqlite_statements import Statements
-
-_PRAGMAS = {
-    "journal_mode": "wal",
-    "synchronous": "full",
-    "cache_size": -64 * 1024,
-    "temp_store": "memory",
-    # Pages of WAL, 16 MiB, after which they are copied into the file. The pages of a busy index are written by nearly
-    # every commit: the more commits one copy serves, the fewer times they are copied, and the file synchronised.
-    "wal_autocheckpoint": 4_000,
-    # After a burst the WAL file is cut back to this; otherwise it keeps its greatest size for ever.
-    "journal_size_limit": 64 * 1024 * 1024,
-}
-
-_BUSY_TIMEOUT_S = 5.0
-"""Nobody else writes; only a checkpoint of a foreign tool, or a backup, can be in the way for a moment."""
-
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_UNREACHABLE = {
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_PROTOCOL,
-}
-
-
-def _raise_as_ours(error: PeeweeException) -> NoReturn:
-    """Tell the passing from the lasting by SQLite's own result code."""
-    cause = getattr(error, "orig", None) or error
-    code = getattr(cause, "sqlite_errorcode", None)
-    primary = None if code is None else code & 0xFF
-    if primary in _BUSY:
-        raise TransactionConflict(str(cause)) from error
-    if primary in _DAMAGED:
-        raise StoreUnreachable(f"{cause}: run jobstate-server check on the file, and restore a backup") from error
-    if primary in _UNREACHABLE:
-        raise StoreUnreachable(str(cause)) from error
-    raise StoreError(str(cause)) from error
 
 
 class SqliteTransaction:
     """One write transaction on the writer's connection."""
 
-    def __init__(self, database: SqliteDatabase, statements: Statements, cache: JobCache, now: int) -> None:
+    def __init__(
+        self, database: SqliteDatabase, statements: Statements, cache: JobCache, now: int, heads: Collection[int]
+    ) -> None:
+        """``heads``: where the log may stand, one sequence unless the outcome of the last commit is unknown."""
         self.now = now
         self.is_committed = False
+        self.heads = heads
         self.requests_stored: int | None = None
         """How many request ids there are, once this transaction has counted."""
         self._cache = cache
@@ -225,7 +189,20 @@ class SqliteTransaction:
         cursor = self._connection.execute(self._statements.advance_log, values)
         head, self.requests_stored = cursor.fetchone()
         cursor.close()
+        self._check_head(int(head) - count)
+        self.heads = (int(head),)
         return int(head)
+
+    def check(self) -> None:
+        ((head,),) = self._rows(LogRow.select(LogRow.head))
+        self._check_head(head)
+
+    def _check_head(self, head: int) -> None:
+        if head not in self.heads:
+            raise FileLost(
+                f"the log ends at event {head}, and this server left it at {max(self.heads)}: the store was changed by"
+                " another program"
+            )
 
     def next_due(self) -> int | None:
         row = self._connection.execute(self._statements.next_due).fetchone()
@@ -247,7 +224,7 @@ class SqliteTransaction:
         self._statements.delete_requests.run(self._connection, [row[:2]])
 
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
-        reader = SqlReader(self._database, _raise_as_ours)
+        reader = SqlReader(self._database, raise_as_ours)
         count, through, size = reader.trimmable(reader.log_state(), older_than, bytes_max, limit)
         if count:
             last = reader.event(through)
@@ -269,7 +246,7 @@ class SqliteTransaction:
         return len(keys)
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
-        held = SqlReader(self._database, _raise_as_ours).task_runs().get(name)
+        held = SqlReader(self._database, raise_as_ours).task_runs().get(name)
         if held is not None and not self._can_claim(held, due):
             return False
         values = {
@@ -299,7 +276,7 @@ class SqliteTransaction:
         self._database.execute(TaskRunRow.update(end_time=self.now, outcome=outcome).where(ours))
 
     def task_is_ours(self, name: str, token: str) -> bool:
-        runs = SqlReader(self._database, _raise_as_ours).task_runs()
+        runs = SqlReader(self._database, raise_as_ours).task_runs()
         return name in runs and runs[name].token == token
 
     def be_heard(self, replica: str) -> None:
@@ -318,13 +295,6 @@ class SqliteTransaction:
         return None if rows[0][0] is None else int(rows[0][0])
 
 
-class SqliteReader(SqlReader):
-    """Reads on a connection of its own."""
-
-    def _break_off(self) -> None:
-        self._database.connection().interrupt()
-
-
 class SqliteStore:
     """A ``Store`` in one file."""
 
@@ -335,59 +305,78 @@ class SqliteStore:
             CannotOpen: the directory is missing or read-only, another server has the file, it is no database, or a
                 newer program has changed it beyond what this one may use.
         """
-        if path.name.endswith(PARTIAL_SUFFIX):
+        if os.path.realpath(path).endswith(PARTIAL_SUFFIX):
             raise CannotOpen(f"{path} is a backup that was never finished; use one whose name does not end so")
-        self.path = path
         self.log_id: str
         self.requests_stored: int
         self._clock = clock
         self._cache = JobCache()
-        self._lock = _lock(path)
+        self._file = StoreFile(path)
+        self.path = self._file.path
+        """Without symbolic links."""
         try:
-            self._database = self._connect()
+            self._database = connect(self._file.path)
             try:
-                migrate.bring_up_to_date(self._database, "sqlite")
-                log_row = LogRow.select(LogRow.id, LogRow.requests, LogRow.time)
-                ((self.log_id, self.requests_stored, newest),) = self._database.execute(log_row)
-                clock.begin_at(newest)
-                migrate.note_create_time(self._database, clock.now())
-                self._statements = Statements(self._database)
+                self._begin()
             except BaseException:
                 self._database.close()
                 raise
         except (PeeweeException, sqlite3.Error) as error:
-            os.close(self._lock)
+            self._file.close()
             raise CannotOpen(f"cannot use {path} as a store: {error}") from error
         except BaseException:
-            os.close(self._lock)
+            self._file.close()
             raise
 
-    def _connect(self) -> SqliteDatabase:
-        database = SqliteDatabase(
-            str(self.path), pragmas=_PRAGMAS, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, thread_safe=False
-        )
-        database.connect()
-        return database
+    def _begin(self) -> None:
+        database = self._database
+        migrate.bring_up_to_date(database, "sqlite")
+        log_row = LogRow.select(LogRow.id, LogRow.requests, LogRow.time)
+        ((self.log_id, self.requests_stored, newest),) = database.execute(log_row)
+        self._clock.begin_at(newest)
+        migrate.note_create_time(database, self._clock.now())
+        self._statements = Statements(database)
+        reader = SqlReader(database, raise_as_ours)
+        state = reader.log_state()
+        if state.head > state.horizon and reader.event(state.head) is None:
+            raise CannotOpen(
+                f"cannot use {self.path} as a store: its log ends at event {state.head}, which is missing: was a backup"
+                f" put in place of the file, and {self._file.path}-wal left beside it?"
+            )
+        self._heads: Collection[int] = (state.head,)
+        self._guard = Guard(self._file, database, CHECKPOINT_AT)
 
     @contextmanager
     def transaction(self) -> Iterator[SqliteTransaction]:
         database = self._database
         try:
+            self._guard.before()
             database.begin("IMMEDIATE")
             try:
-                transaction = SqliteTransaction(database, self._statements, self._cache, self._clock.now())
+                transaction = SqliteTransaction(database, self._statements, self._cache, self._clock.now(), self._heads)
+                if self._guard.lost:
+                    transaction.check()
                 yield transaction
             except BaseException:
                 self._roll_back()
                 raise
-            self._commit()
+            try:
+                self._commit()
+            except OutcomeUnknown:
+                self._heads = {*self._heads, *transaction.heads}
+                raise
+            self._heads = transaction.heads
             transaction.refresh_cache()
             if transaction.requests_stored is not None:
                 self.requests_stored = transaction.requests_stored
+            self._guard.after()
+        except FileLost as error:
+            self._guard.lose(error)
+            raise
         except DatabaseError as error:
-            _raise_as_ours(error)
+            raise_as_ours(error)
         except sqlite3.Error as error:
-            _raise_as_ours(PeeweeException(error))
+            raise_as_ours(PeeweeException(error))
 
     def _commit(self) -> None:
         try:
@@ -407,30 +396,20 @@ class SqliteStore:
             self._database.rollback()
 
     def open_reader(self) -> SqlReader:
-        return SqliteReader(self._connect(), _raise_as_ours)
+        self._guard.refuse_when_lost()
+        try:
+            database = connect(self.path)
+        except PeeweeException as error:
+            raise_as_ours(error)
+        try:
+            self._file.check_names()
+        except FileLost:
+            database.close()
+            raise
+        return SqliteReader(database, self._guard.refuse_when_lost)
 
     def open_bell(self) -> Bell | None:
         return None
 
     def close(self) -> None:
-        self._database.close()
-        os.close(self._lock)
-
-
-def _lock(path: Path) -> int:
-    """Take the lock of the file for as long as this process lives; the kernel drops it however the process ends."""
-    if not path.parent.is_dir():
-        raise CannotOpen(f"cannot use {path} as a store: there is no directory {path.parent}")
-    lock_path = path.with_name(path.name + ".lock")
-    try:
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise CannotOpen(
-            f"cannot use {path} as a store: the directory must be writable ({error.strerror}: {lock_path})"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise CannotOpen(f"another jobstate-server is using {path}; one SQLite file serves one server") from error
-    return descriptor
+        self._guard.close()

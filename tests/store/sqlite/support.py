@@ -28,6 +28,11 @@ def opened_at(path: Path) -> Iterator[SqliteStore]:
         store.close()
 
 
+def environment() -> dict[str, str]:
+    """Of a process that imports the server."""
+    return {**os.environ, "PYTHONPATH": str(resources.files(jobstate_server).joinpath(".."))}
+
+
 @contextmanager
 def at_work(program: str, path: Path) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """Another process that has the store at ``path`` as ``store``; killed with -9 at the latest in the end."""
@@ -39,9 +44,8 @@ def at_work(program: str, path: Path) -> Iterator[tuple[subprocess.Popen[str], I
         "from jobstate_server.store.sqlite import SqliteStore\n"
         "store = SqliteStore(Path(sys.argv[1]), ManualClock())\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(resources.files(jobstate_server).joinpath(".."))}
     process = subprocess.Popen(
-        [sys.executable, "-c", head + program, str(path)], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", head + program, str(path)], stdout=subprocess.PIPE, text=True, env=environment()
     )
     assert process.stdout is not None
     with process, process.stdout:

@@ -20,7 +20,8 @@ from jobstate_server.store.base import (
     StoreUnreachable,
     TransactionConflict,
 )
-from jobstate_server.store.sqlite import SqliteStore, _raise_as_ours
+from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite_connection import raise_as_ours
 
 from ..support import UNBOUNDED, a_job, an_event, contents, keep, keep_events, page_of, stored_events
 
@@ -83,7 +84,7 @@ def failing(error: str, code: int) -> peewee.DatabaseError:
         (sqlite3.SQLITE_IOERR_FSYNC, OutcomeUnknown),
         (sqlite3.SQLITE_BUSY, TransactionConflict),
         (sqlite3.SQLITE_BUSY_SNAPSHOT, TransactionConflict),
-        (sqlite3.SQLITE_CORRUPT, StoreError),
+        (sqlite3.SQLITE_CORRUPT, StoreUnreachable),
     ],
 )
 def test_a_commit_that_fails_keeps_nothing_and_leaves_the_store_usable(
@@ -112,12 +113,12 @@ def test_a_commit_that_fails_keeps_nothing_and_leaves_the_store_usable(
     [
         (sqlite3.SQLITE_IOERR_READ, StoreUnreachable),
         (sqlite3.SQLITE_BUSY_RECOVERY, TransactionConflict),
-        (sqlite3.SQLITE_CORRUPT, StoreError),
+        (sqlite3.SQLITE_CORRUPT, StoreUnreachable),
     ],
 )
 def test_what_sqlite_says_is_told_apart_by_its_code(code: int, expected: type[StoreError]) -> None:
     with pytest.raises(StoreError, match="played") as caught:
-        _raise_as_ours(failing("played", code))
+        raise_as_ours(failing("played", code))
 
     assert type(caught.value) is expected
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,8 @@ from jobstate_server.domain.clock import ManualClock
 from jobstate_server.store.base import CannotOpen
 from jobstate_server.store.sqlite import SqliteStore
 
-from ..support import PATIENCE_S, an_event, keep_events
-from .support import at_work, opened_at
+from ..support import PATIENCE_S, an_event, keep_events, stored_events
+from .support import at_work, environment, opened_at
 
 HOLD = """
 print("open", flush=True)
@@ -74,7 +79,7 @@ def test_a_directory_that_cannot_be_written_is_refused_with_the_reason(
 
     monkeypatch.setattr(os, "open", refusing_open)
 
-    with pytest.raises(CannotOpen, match=r"must be writable \(Permission denied"):
+    with pytest.raises(CannotOpen, match=r"must be writable \(Permission denied\)"):
         SqliteStore(path, ManualClock())
 
 
@@ -103,3 +108,191 @@ def test_a_refused_file_is_not_kept_locked(path: Path) -> None:
 
     with opened_at(path) as store:
         assert keep_events(store, an_event()) == 1
+
+
+def by_symbolic_link(path: Path) -> Path:
+    link = path.with_name("current.db")
+    link.symlink_to(path)
+    return link
+
+
+def by_linked_directory(path: Path) -> Path:
+    directory = path.parent.with_name(f"{path.parent.name}-link")
+    directory.symlink_to(path.parent)
+    return directory / path.name
+
+
+def by_hard_link(path: Path) -> Path:
+    link = path.with_name("other.db")
+    link.hardlink_to(path)
+    return link
+
+
+def without_companions(path: Path) -> Path:
+    """Whatever stands beside the file and might be taken for its lock."""
+    for name in path.parent.iterdir():
+        if name != path:
+            name.unlink()
+    return path
+
+
+@pytest.mark.parametrize("name_of", [by_symbolic_link, by_linked_directory, by_hard_link, without_companions])
+def test_a_file_in_use_is_refused_by_whichever_name_and_its_server_keeps_its_locks(
+    path: Path, name_of: Callable[[Path], Path]
+) -> None:
+    with at_work(HOLD, path) as (_, output):
+        assert output.readline() == "open\n"
+        name = name_of(path)
+        for _ in range(2):
+            with pytest.raises(CannotOpen, match="another jobstate-server is using"):
+                SqliteStore(name, ManualClock())
+
+
+@pytest.mark.parametrize("name_of", [by_symbolic_link, by_linked_directory, by_hard_link])
+def test_a_refusal_within_the_process_does_not_drop_the_locks_that_sqlite_holds(
+    store: SqliteStore, path: Path, name_of: Callable[[Path], Path]
+) -> None:
+    """Were they dropped, the next foreign program would take itself for the last one, and remove the WAL."""
+    keep_events(store, an_event())
+    with pytest.raises(CannotOpen, match="another jobstate-server is using"):
+        SqliteStore(name_of(path), ManualClock())
+
+    wal = path.with_name("jobs.db-wal").stat()
+    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM log'); c.close()"
+    subprocess.run([sys.executable, "-c", program, path], check=True, timeout=PATIENCE_S)
+    assert path.with_name("jobs.db-wal").stat().st_ino == wal.st_ino
+
+
+MOUNTED = """
+import sys
+from pathlib import Path
+from jobstate_server.domain.clock import ManualClock
+from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.sqlite import SqliteStore
+try:
+    SqliteStore(Path(sys.argv[1]), ManualClock())
+except CannotOpen as error:
+    print(error)
+"""
+
+
+def opened_mounted(source: Path, target: Path, name: Path) -> str:
+    """What a start says that finds the store under ``name`` where ``source`` is mounted on ``target``, for it alone."""
+    script = 'mount --bind "$1" "$2" && exec "$3" -c "$4" "$5"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    ended = subprocess.run(
+        [*command, source, target, sys.executable, MOUNTED, name],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environment(),
+    )
+    return ended.stdout
+
+
+def test_a_file_in_use_is_refused_where_its_directory_is_mounted_elsewhere(
+    store: SqliteStore, path: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    assert "another jobstate-server is using" in opened_mounted(path.parent, elsewhere, elsewhere / path.name)
+
+
+def test_a_file_that_is_mounted_alone_is_refused_because_its_wal_is_not_beside_it(path: Path, tmp_path: Path) -> None:
+    with opened_at(path) as store:
+        keep_events(store, an_event())
+    other = tmp_path / "a place.db"
+    other.touch()
+
+    assert "it is mounted as a single file" in opened_mounted(path, other, other)
+
+
+def test_a_file_with_two_names_is_refused_although_nobody_uses_it(path: Path) -> None:
+    """Its WAL goes by name: after a kill what was committed under one name is missing under the other."""
+    with opened_at(path) as store:
+        keep_events(store, an_event())
+    other = by_hard_link(path)
+    for name in (path, other):
+        with pytest.raises(CannotOpen, match=r"has 2 names \(hard links\)"):
+            SqliteStore(name, ManualClock())
+
+    other.unlink()
+    with opened_at(path) as store:
+        assert keep_events(store, an_event()) == 2
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["an empty file", "no file"])
+def test_no_store_is_made_beside_the_wal_of_another(path: Path, is_there: bool) -> None:
+    with at_work(HOLD, path) as (process, output):
+        assert output.readline() == "open\n"
+        process.kill()
+        process.wait(PATIENCE_S)
+    wal = path.with_name("jobs.db-wal")
+    content = wal.read_bytes()
+    path.unlink()
+    if is_there:
+        path.touch()
+
+    with pytest.raises(CannotOpen, match=f"the file is {'empty' if is_there else 'missing'}, but .* belong to it"):
+        SqliteStore(path, ManualClock())
+
+    assert path.exists() == is_there
+    assert wal.read_bytes() == content
+    wal.unlink()
+    with opened_at(path) as store:
+        assert keep_events(store, an_event()) == 1
+
+
+def test_a_log_whose_newest_event_is_missing_is_refused(path: Path) -> None:
+    with opened_at(path) as store:
+        keep_events(store, an_event(), an_event())
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM event WHERE sequence = 2")
+
+    with pytest.raises(CannotOpen, match="its log ends at event 2, which is missing"):
+        SqliteStore(path, ManualClock())
+
+
+def test_a_loop_of_symbolic_links_and_what_is_no_file_are_refused(path: Path, tmp_path: Path) -> None:
+    path.symlink_to(path)
+    with pytest.raises(CannotOpen, match=re.escape(f"cannot use {path}")):
+        SqliteStore(path, ManualClock())
+
+    os.mkfifo(tmp_path / "pipe.db")
+    with pytest.raises(CannotOpen, match="it is not a regular file"):
+        SqliteStore(tmp_path / "pipe.db", ManualClock())
+
+
+def test_the_files_of_a_store_are_its_owners_alone_whatever_the_umask(path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        with opened_at(path) as store:
+            keep_events(store, an_event())
+            modes = {name.name: name.stat().st_mode & 0o777 for name in path.parent.iterdir()}
+    finally:
+        os.umask(umask)
+
+    assert modes == {"jobs.db": 0o600, "jobs.db-wal": 0o600, "jobs.db-shm": 0o600}
+
+
+def test_a_file_that_others_may_read_is_told_and_served(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened_at(path):
+        pass
+    path.chmod(0o644)
+    with opened_at(path) as store:
+        assert keep_events(store, an_event()) == 1
+
+    assert [record.getMessage() for record in caplog.records] == ["others may read the store: chmod 600 it"]
+
+
+def test_a_store_is_found_again_through_a_link_with_all_that_a_killed_server_had_committed(path: Path) -> None:
+    program = "with store.transaction() as t:\n    t.write(Changes(events=[NewEvent(1, 'a', 'b', '', '', 1, b'')]))\n"
+    with at_work(program + HOLD, path) as (process, output):
+        assert output.readline() == "open\n"
+        process.kill()
+        process.wait(PATIENCE_S)
+
+    with opened_at(by_symbolic_link(path)) as store:
+        assert [event.sequence for event in stored_events(store)] == [1]
