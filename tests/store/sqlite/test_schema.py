@@ -11,12 +11,14 @@ import peewee
 import pytest
 
 from jobstate_server.domain.clock import ManualClock
+from jobstate_server.domain.job import JobState
 from jobstate_server.store import migrate
 from jobstate_server.store.base import CannotOpen
 from jobstate_server.store.models import TABLES
+from jobstate_server.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, attempt_values, job_values
 from jobstate_server.store.sqlite import SqliteStore
 
-from ..support import an_event, keep_events
+from ..support import a_job, an_attempt, an_event, keep_events
 from .support import opened_at
 
 
@@ -42,11 +44,41 @@ def test_every_migration_can_be_used_by_a_program_that_knows_it() -> None:
 
     assert [migration.version for migration in found] == list(range(1, len(found) + 1))
     assert all(1 <= migration.usable_from <= migration.version for migration in found)
+    # What one migration demands of a program, a later one cannot take back.
+    assert [migration.usable_from for migration in found] == sorted(migration.usable_from for migration in found)
 
 
 def test_a_store_opened_again_is_not_migrated_again(path: Path) -> None:
     with opened_at(path) as store:
         assert migrate.bring_up_to_date(store._database, "sqlite") == []
+
+
+def test_attempts_claimed_before_claims_had_a_time_are_taken_to_be_claimed_when_they_began(path: Path) -> None:
+    resumed = a_job(state=JobState.PROCESSING, attempt=2, start_time=7)
+    ended = dict(zip(ATTEMPT_COLUMNS, attempt_values(an_attempt(start_time=3, claim_time=None)), strict=True))
+    with closing(sqlite3.connect(path)) as database, database:
+        for migration in migrate.migrations("sqlite")[:3]:
+            for statement in migration.statements:
+                database.execute(statement)
+        _insert_as_then(database, "log", {"id": "log", "head": 0, "bytes": 0})
+        _insert_as_then(database, "horizon", {"id": "log", "sequence": 0, "event_check": 0, "bytes": 0})
+        _insert_as_then(database, "schema", {"id": "schema", "version": 3, "usable_from": 1})
+        for job in (resumed.evolve(claimed=True), resumed.evolve(id="waits")):
+            _insert_as_then(database, "job", dict(zip(JOB_COLUMNS, job_values(job), strict=True)))
+        _insert_as_then(database, "attempt", ended)
+
+    with opened_at(path) as store, closing(store.open_reader()) as reader:
+        jobs = reader.jobs(["job", "waits"], None)
+        assert (jobs["job"].claim_time, jobs["waits"].claim_time) == (7, None)
+        assert [attempt.claim_time for attempt in reader.attempts("job", 1, 10, 1_000)] == [3]
+        assert reader.oldest_unclaimed("type") == 7
+
+
+def _insert_as_then(database: sqlite3.Connection, table: str, values: dict[str, object]) -> None:
+    """Insert a row of today into a table of then: what that did not have yet is left out."""
+    had = [name for _, name, *_ in database.execute(f"PRAGMA table_info({table})") if name in values]
+    statement = f"INSERT INTO {table} ({', '.join(had)}) VALUES ({', '.join('?' * len(had))})"  # noqa: S608
+    database.execute(statement, [values[name] for name in had])
 
 
 def set_schema(path: Path, version: int, usable_from: int) -> None:
