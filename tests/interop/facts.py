@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
+from jobstate_client import Client
+
+from .proxies import LossyUpstream, proxy
 from .support import (
     END_OF_WATCH,
     ROOT,
@@ -179,3 +182,22 @@ class Facts:
         self, server: InteropServer, programs: Programs
     ) -> None:
         assert run_probe([*programs.probe, "poison", server.address]) == ["82", "40 culprit INVALID_FIELD", "1"]
+
+    def test_a_server_that_is_dead_behind_nginx_is_noticed_by_its_heartbeats(
+        self, server: InteropServer, programs: Programs, tmp_path: Path
+    ) -> None:
+        upstream = LossyUpstream(server.address)
+        try:
+            with (
+                proxy("nginx", upstream.address, tmp_path) as address,
+                Client(server.address) as client,
+                Probe([*programs.probe, "heartbeats", address]) as probe,
+            ):
+                client.create("default", id="before")
+                assert probe.line().endswith("processing-job.queued before")
+                upstream.lose()
+                client.create("default", id="after")
+
+                assert probe.line().endswith("processing-job.queued after")
+        finally:
+            upstream.close()

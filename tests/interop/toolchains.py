@@ -18,7 +18,8 @@ def need(tool: str, *, install: str) -> Path:
 
     ``install`` says what to install, in the words that the skipped test's reason gives.
     """
-    found = shutil.which(tool)
+    # Where Debian keeps what serves; it is on root's path alone.
+    found = shutil.which(tool) or shutil.which(tool, path="/usr/sbin")
     if found is not None:
         return Path(found)
     reason = f"{tool} is not installed ({install})"

@@ -21,6 +21,12 @@ class TcpProxy:
         """Keep the connections, and carry nothing any more."""
         self._forwarding.clear()
 
+    def lose(self) -> None:
+        """Keep the connections there are, and carry nothing over them any more; new ones are as good as ever."""
+        self._forwarding.clear()
+        self._forwarding = asyncio.Event()
+        self._forwarding.set()
+
     def go_on(self) -> None:
         """Carry everything again, also what has been held back."""
         self._forwarding.set()
@@ -28,27 +34,29 @@ class TcpProxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
         host, _, port = self._upstream.rpartition(":")
-        task = asyncio.current_task()
+        forwarding, task = self._forwarding, asyncio.current_task()
         assert task is not None
         self._carrying.add(task)
         try:
             there, here = await asyncio.open_connection(host, int(port))
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._carry(reader, here))
-                group.create_task(self._carry(there, writer))
+                group.create_task(self._carry(reader, here, forwarding))
+                group.create_task(self._carry(there, writer, forwarding))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass
         finally:
             self._carrying.discard(task)
             writer.close()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, forwarding: asyncio.Event
+    ) -> None:
         try:
             while data := await reader.read(65_536):
-                await self._forwarding.wait()
+                await forwarding.wait()
                 writer.write(data)
                 await writer.drain()
-            await self._forwarding.wait()
+            await forwarding.wait()
         finally:
             writer.close()
 

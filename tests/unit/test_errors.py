@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 import re
 from collections.abc import Iterator
 
 import pytest
+from google.rpc import error_details_pb2
 
 from jobstate.v1.error_reason_pb2 import ErrorReason
 from jobstate_server.domain import errors
 from jobstate_server.domain.errors import JobStateError
+from jobstate_server.rpc.errors import STATUS_BYTES_MAX, status_of
 
 NUMBER = re.compile(r"\d+")
 
@@ -178,3 +181,35 @@ def test_an_error_that_passes_by_itself_tells_when_to_repeat() -> None:
     for made in [errors.Draining(1.5), *(kind("some message", 1.5) for kind in with_a_message)]:
         assert made.retry_delay_s == 1.5
         assert made.facts == {}
+
+
+def test_a_status_fits_the_headers_that_proxies_take_whatever_was_sent() -> None:
+    texts = ("x" * 5_000, "ü" * 2_500, "%" * 700, "a" * 300)
+    others = tuple((f"requests[{number}].metadata.{text}", text) for number in range(20) for text in texts)
+    for error in (
+        errors.InvalidField("metadata." + texts[1], texts[2], others=others),
+        errors.JobExists("j" * 128),
+        errors.CursorExpired("c" * 200),
+        errors.Overloaded(texts[1], 1.0),
+    ):
+        status = status_of(error)
+        info = error_details_pb2.ErrorInfo()
+        message = sum(1 if 32 <= byte < 127 and byte != 37 else 3 for byte in status.message.encode())
+
+        assert status.details[0].Unpack(info)
+        assert info.reason == error.reason
+        assert message + len(base64.b64encode(status.SerializeToString())) <= STATUS_BYTES_MAX
+
+
+def test_of_an_error_that_is_too_long_the_first_violations_are_told_and_short_ones_all() -> None:
+    told = []
+    for count in (20, 200):
+        others = tuple((f"requests[{number}].id", "must be 1 to 128 letters") for number in range(1, count))
+        status = status_of(errors.InvalidField("requests[0].id", "must be 1 to 128 letters", others=others))
+        fields = error_details_pb2.BadRequest()
+        assert status.details[1].Unpack(fields)
+        told.append([violation.field for violation in fields.field_violations])
+
+    assert told[0] == [f"requests[{number}].id" for number in range(20)]
+    assert told[1] == [f"requests[{number}].id" for number in range(len(told[1]))]
+    assert 20 < len(told[1]) < 200

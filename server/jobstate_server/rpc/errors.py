@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -40,31 +43,71 @@ def status_code(kind: type[e.JobStateError]) -> StatusCode:
     raise LookupError(f"{kind.__name__} has no status")
 
 
+STATUS_BYTES_MAX = 3_584
+"""What a status may take of the headers of an answer: proxies take 4 KiB of them, and some 200 bytes are not ours.
+nginx would answer 502 in place of a larger one."""
+
+_TEXT_BYTES_MAX = 256, 64
+"""To how many bytes the texts of a status are cut that would be larger; the second where the first is not enough."""
+
+
 def status_of(error: e.JobStateError) -> status_pb2.Status:
-    """The whole status that a caller is answered with: code, message, ErrorInfo and what else fits."""
+    """The whole status that a caller is answered with: code, message, ErrorInfo and what else fits.
+
+    Of one that is too large for the headers of an answer the texts are cut, then the last violations left out.
+    """
+    status = _status(error, lambda text: text)
+    for text_bytes_max in _TEXT_BYTES_MAX:
+        if _header_bytes(status) <= STATUS_BYTES_MAX:
+            break
+        status = _status(error, partial(_cut, bytes_max=text_bytes_max))
+        violations = len(error.violations) if isinstance(error, e.InvalidField) else 0
+        while _header_bytes(status) > STATUS_BYTES_MAX and violations > 1:
+            violations -= 1
+            status = _status(error, partial(_cut, bytes_max=text_bytes_max), violations)
+    return status
+
+
+def _status(error: e.JobStateError, cut: Callable[[str], str], violations_max: int | None = None) -> status_pb2.Status:
     number: int = status_code(type(error)).value[0]
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.facts)
-    return status_pb2.Status(
-        code=number, message=error.message, details=[_packed(detail) for detail in (info, *_further_details(error))]
-    )
+    facts = {key: cut(value) for key, value in error.facts.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)
+    details = (info, *_further_details(error, cut, violations_max))
+    return status_pb2.Status(code=number, message=cut(error.message), details=[_packed(detail) for detail in details])
 
 
-def _further_details(error: e.JobStateError) -> list[Message]:
+def _header_bytes(status: status_pb2.Status) -> int:
+    """What a status takes as headers: the message, percent-encoded, and all of it in base64."""
+    message = sum(1 if 32 <= byte < 127 and byte != 37 else 3 for byte in status.message.encode())
+    encoded: int = status.ByteSize()
+    return message + (encoded + 2) // 3 * 4
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    encoded = text.encode()
+    if len(encoded) <= bytes_max:
+        return text
+    return encoded[: bytes_max - 3].decode(errors="ignore") + "…"
+
+
+def _further_details(
+    error: e.JobStateError, cut: Callable[[str], str], violations_max: int | None = None
+) -> list[Message]:
     if isinstance(error, e.InvalidField):
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
-            for field, problem in error.violations
+            error_details_pb2.BadRequest.FieldViolation(field=cut(field), description=cut(problem))
+            for field, problem in error.violations[:violations_max]
         ]
         return [error_details_pb2.BadRequest(field_violations=violations)]
     if isinstance(error, (e.JobNotFound, e.JobExists)):
         return [
             error_details_pb2.ResourceInfo(
-                resource_type="jobstate.v1.Job", resource_name=error.job_id, description=error.message
+                resource_type="jobstate.v1.Job", resource_name=error.job_id, description=cut(error.message)
             )
         ]
     if isinstance(error, (e.TransitionNotAllowed, e.RetryNotAllowed, e.AttemptSuperseded, e.AttemptRequired)):
         violation = error_details_pb2.PreconditionFailure.Violation(
-            type=error.reason, subject=error.job_id, description=error.message
+            type=error.reason, subject=error.job_id, description=cut(error.message)
         )
         return [error_details_pb2.PreconditionFailure(violations=[violation])]
     if isinstance(error, e.Unavailable):

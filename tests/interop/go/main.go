@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/jobstate/jobstate/client/examples/go/watch"
@@ -46,7 +47,9 @@ func main() {
 	ctx := context.Background()
 	switch kind {
 	case "watch":
-		err = watchAll(ctx, jobs, os.Args[3:])
+		err = watchAll(ctx, jobs, nil, os.Args[3:])
+	case "heartbeats":
+		err = watchAll(ctx, jobs, durationpb.New(time.Second), nil)
 	case "errors":
 		refusals(ctx, jobs)
 	case "drained":
@@ -64,14 +67,17 @@ func main() {
 }
 
 // watchAll prints every event, and keeps the cursor in a file if one is named.
-func watchAll(ctx context.Context, jobs jobstatev1.JobServiceClient, cursorFile []string) error {
+func watchAll(
+	ctx context.Context, jobs jobstatev1.JobServiceClient, heartbeat *durationpb.Duration, cursorFile []string,
+) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		cancel(errOver)
 	}()
 	request := &jobstatev1.WatchEventsRequest{
-		Position: &jobstatev1.WatchEventsRequest_Start{Start: jobstatev1.WatchStart_WATCH_START_EARLIEST},
+		Position:          &jobstatev1.WatchEventsRequest_Start{Start: jobstatev1.WatchStart_WATCH_START_EARLIEST},
+		HeartbeatInterval: heartbeat,
 	}
 	for _, path := range cursorFile {
 		if kept, err := os.ReadFile(path); err == nil {

@@ -2,6 +2,7 @@
 // watch it uses.
 
 import com.google.protobuf.Any;
+import com.google.protobuf.Duration;
 import com.google.protobuf.Struct;
 import com.google.protobuf.Value;
 import com.google.rpc.BadRequest;
@@ -51,7 +52,10 @@ public final class Probe {
     var jobs = JobServiceGrpc.newBlockingStub(channel);
     try {
       switch (arguments[0]) {
-        case "watch" -> watch(channel, Arrays.stream(arguments).skip(2).findFirst().map(Path::of).orElse(null));
+        case "watch" -> watch(
+            channel, WatchEventsRequest.newBuilder(), Arrays.stream(arguments).skip(2).findFirst().map(Path::of).orElse(null));
+        case "heartbeats" -> watch(
+            channel, WatchEventsRequest.newBuilder().setHeartbeatInterval(Duration.newBuilder().setSeconds(1)), null);
         case "errors" -> errors(jobs);
         case "drained" -> drained(jobs);
         case "deadline" -> deadline(jobs);
@@ -65,7 +69,8 @@ public final class Probe {
   }
 
   /** Prints every event, and keeps the cursor in a file if one is named. */
-  private static void watch(ManagedChannel channel, Path cursorFile) throws Exception {
+  private static void watch(ManagedChannel channel, WatchEventsRequest.Builder request, Path cursorFile)
+      throws Exception {
     var watching = Thread.currentThread();
     var input = new Thread(() -> {
       try {
@@ -78,7 +83,7 @@ public final class Probe {
     input.setDaemon(true);
     input.start();
 
-    var request = WatchEventsRequest.newBuilder().setStart(WatchStart.WATCH_START_EARLIEST);
+    request.setStart(WatchStart.WATCH_START_EARLIEST);
     if (cursorFile != null && Files.exists(cursorFile)) {
       request.setCursor(Files.readString(cursorFile));
     }

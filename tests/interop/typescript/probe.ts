@@ -16,7 +16,7 @@ type Update = MessageInitShape<typeof JobUpdateSchema>;
 const MEBIBYTE = 1 << 20;
 
 /** Prints every event, and keeps the cursor in a file if one is named. */
-async function watch(jobs: Jobs, cursorFile: string | undefined): Promise<void> {
+async function watch(jobs: Jobs, cursorFile: string | undefined, heartbeatS?: bigint): Promise<void> {
   const over = new AbortController();
   process.stdin.resume().on("end", () => over.abort());
   const kept = cursorFile !== undefined && existsSync(cursorFile) ? readFileSync(cursorFile, "utf8") : "";
@@ -24,7 +24,8 @@ async function watch(jobs: Jobs, cursorFile: string | undefined): Promise<void> 
     ? ({ case: "cursor", value: kept } as const)
     : ({ case: "start", value: WatchStart.EARLIEST } as const);
   try {
-    for await (const response of follow(jobs, { position }, over.signal)) {
+    const heartbeatInterval = heartbeatS === undefined ? undefined : { seconds: heartbeatS };
+    for await (const response of follow(jobs, { position, heartbeatInterval }, over.signal)) {
       for (const { sequence, name, type, job } of response.events) {
         console.log(`${sequence} ${name} ${job!.id}`);
         if (job!.id === "end-of-watch" && type === EventType.CANCELLED) {
@@ -135,6 +136,7 @@ const [kind, address, argument] = process.argv.slice(2);
 const jobs = createClient(JobService, createGrpcTransport({ baseUrl: `http://${address}` }));
 const kinds: Record<string, () => Promise<void>> = {
   watch: () => watch(jobs, argument),
+  heartbeats: () => watch(jobs, undefined, 1n),
   errors: () => errors(jobs),
   drained: () => drained(jobs),
   deadline: () => deadline(jobs),

@@ -22,9 +22,15 @@ const (
 	waitMax = 5 * time.Second
 )
 
+const (
+	heartbeat   = 30 * time.Second // A server that is there sends something that often, unless another interval is asked for.
+	firstAnswer = 30 * time.Second // How long the first answer may take.
+)
+
 // Follow opens a watch and calls handle with every response. When the stream breaks it goes on from the newest cursor,
-// so that no event is missed and none comes twice. Keep response.Cursor after having dealt with a response, and set it
-// in the request, to go on after a restart of your own.
+// so that no event is missed and none comes twice; so it does when three heartbeats are missing, because a proxy may
+// keep a connection to a server that is gone. Keep response.Cursor after having dealt with a response, and set it in
+// the request, to go on after a restart of your own.
 //
 // It returns nil when the watch has reached its end (until_final, or follow = false), and otherwise the error of
 // handle, of ctx, or one that going on would not mend, such as CURSOR_EXPIRED.
@@ -34,29 +40,31 @@ func Follow(
 	request *jobstatev1.WatchEventsRequest,
 	handle func(*jobstatev1.WatchEventsResponse) error,
 ) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // Closes the stream when handle returns an error.
 	request = proto.CloneOf(request)
+	silence := 3 * heartbeat
+	if request.HeartbeatInterval != nil {
+		silence = 3 * request.HeartbeatInterval.AsDuration()
+	}
 	bound := waitMin
 	for {
 		var wait time.Duration
-		stream, err := jobs.WatchEvents(ctx, request)
-		for err == nil {
-			var response *jobstatev1.WatchEventsResponse
-			if response, err = stream.Recv(); err != nil {
-				break
-			}
+		err := receive(ctx, jobs, request, silence, func(response *jobstatev1.WatchEventsResponse) error {
 			if err := handle(response); err != nil {
-				return err
+				return &refused{err}
 			}
 			if response.Cursor != "" {
 				request.Position = &jobstatev1.WatchEventsRequest_Cursor{Cursor: response.Cursor}
 			}
 			// A server that stops says how long to wait, which spreads its watchers.
 			bound, wait = waitMin, response.ReconnectAfter.AsDuration()
-		}
+			return nil
+		})
 		if errors.Is(err, io.EOF) {
 			return nil
+		}
+		var by *refused
+		if errors.As(err, &by) {
+			return by.error
 		}
 		if ctx.Err() != nil || !passes(err) {
 			return err
@@ -70,6 +78,39 @@ func Follow(
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// refused is an error of handle, which ends the watch.
+type refused struct{ error }
+
+// receive reads one stream until it ends, or until the next response takes too long.
+func receive(
+	ctx context.Context,
+	jobs jobstatev1.JobServiceClient,
+	request *jobstatev1.WatchEventsRequest,
+	silence time.Duration,
+	handle func(*jobstatev1.WatchEventsResponse) error,
+) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Runs only while this waits for a response, not while handle works.
+	timer := time.AfterFunc(firstAnswer, cancel)
+	defer timer.Stop()
+	stream, err := jobs.WatchEvents(ctx, request)
+	if err != nil {
+		return err
+	}
+	for {
+		response, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		timer.Stop()
+		if err := handle(response); err != nil {
+			return err
+		}
+		timer.Reset(silence)
 	}
 }
 

@@ -11,6 +11,12 @@ import { ErrorInfoSchema } from "@jobstate/grpc/google/rpc";
 const WAIT_MIN_MS = 200;
 const WAIT_MAX_MS = 5_000;
 
+// A server that is there sends something at least that often, unless another interval is asked for.
+const HEARTBEAT_MS = 30_000;
+
+// How long the first answer may take.
+const FIRST_ANSWER_MS = 30_000;
+
 const TRY_LATER = new Set(["DRAINING", "OVERLOADED", "STORE_UNAVAILABLE"]);
 
 // How a connection that broke shows; as InvalidArgument when a message was cut in two.
@@ -34,8 +40,9 @@ export function passes(error: unknown): boolean {
 
 /**
  * Opens a watch and yields every response. When the stream breaks it goes on from the newest cursor, so that no event
- * is missed and none comes twice. Keep `response.cursor` after having dealt with a response, and set it as the position
- * of the request, to go on after a restart of your own.
+ * is missed and none comes twice; so it does when three heartbeats are missing, because a proxy may keep a connection to
+ * a server that is gone. Keep `response.cursor` after having dealt with a response, and set it as the position of the
+ * request, to go on after a restart of your own.
  *
  * Ends when the watch has reached its end (`untilFinal`, or `follow: false`). Throws the reason of `signal`, or a
  * ConnectError that going on would not mend, such as CURSOR_EXPIRED. Leaving the loop over it closes the stream.
@@ -48,13 +55,13 @@ export async function* follow(
   const left = new AbortController();
   const over = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
   const next = create(WatchEventsRequestSchema, { ...request });
+  const silenceMs = 3 * (next.heartbeatInterval ? durationMs(next.heartbeatInterval) : HEARTBEAT_MS);
   let boundMs = WAIT_MIN_MS;
   try {
     for (;;) {
       let waitMs = 0;
       try {
-        // A watch has no deadline, whatever the other calls have.
-        for await (const response of jobs.watchEvents(next, { signal: over, timeoutMs: 0 })) {
+        for await (const response of received(jobs, next, silenceMs, over)) {
           yield response;
           if (response.cursor !== "") {
             next.position = { case: "cursor", value: response.cursor };
@@ -78,5 +85,33 @@ export async function* follow(
     }
   } finally {
     left.abort();
+  }
+}
+
+/** The responses of one stream, until it ends or the next one takes too long. */
+async function* received(
+  jobs: Client<typeof JobService>,
+  request: MessageInitShape<typeof WatchEventsRequestSchema>,
+  silenceMs: number,
+  over: AbortSignal,
+): AsyncGenerator<WatchEventsResponse, void, undefined> {
+  const silent = new AbortController();
+  // A watch has no deadline, whatever the other calls have.
+  const options = { signal: AbortSignal.any([over, silent.signal]), timeoutMs: 0 };
+  const responses = jobs.watchEvents(request, options)[Symbol.asyncIterator]();
+  let limitMs = FIRST_ANSWER_MS;
+  try {
+    for (;;) {
+      // Runs only while this waits for a response, not while it is dealt with.
+      const timer = setTimeout(() => silent.abort(), limitMs);
+      const { done, value } = await responses.next().finally(() => clearTimeout(timer));
+      if (done) {
+        return;
+      }
+      yield value;
+      limitMs = silenceMs;
+    }
+  } finally {
+    silent.abort();
   }
 }

@@ -8,8 +8,12 @@ import io.jobstate.v1.WatchEventsResponse;
 import io.jobstate.v1.WatchResponseKind;
 import java.time.Duration;
 import java.util.Set;
+import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.TimeUnit;
 import java.util.function.Predicate;
+import java.util.function.Supplier;
 
 /** Follows the events of jobstate through lost connections and restarts of the server. Made to be copied. */
 public final class Watch {
@@ -21,12 +25,19 @@ public final class Watch {
       Status.Code.UNAVAILABLE, Status.Code.RESOURCE_EXHAUSTED,
       Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.UNKNOWN);
 
+  /** A server that is there sends something at least every 30 seconds, unless another interval is asked for. */
+  private static final Duration HEARTBEAT = Duration.ofSeconds(30);
+
+  /** How long the first answer may take. */
+  private static final Duration FIRST_ANSWER = Duration.ofSeconds(30);
+
   private Watch() {}
 
   /**
    * Opens a watch and hands every response to {@code take}, in this thread. When the stream breaks it goes on from the
-   * newest cursor, so that no event is missed and none comes twice. To go on after a restart of your own, keep the
-   * cursor of a response after having dealt with it, and set it in the request.
+   * newest cursor, so that no event is missed and none comes twice; so it does when three heartbeats are missing, because
+   * a proxy may keep a connection to a server that is gone. To go on after a restart of your own, keep the cursor of a
+   * response after having dealt with it, and set it in the request.
    *
    * <p>Returns when {@code take} says false, or when the watch is at its end ({@code until_final}, or {@code follow} =
    * false).
@@ -37,6 +48,16 @@ public final class Watch {
   public static void follow(ManagedChannel channel, WatchEventsRequest from, Predicate<WatchEventsResponse> take)
       throws Exception {
     var request = from.toBuilder();
+    var asked = from.getHeartbeatInterval();
+    var heartbeat = from.hasHeartbeatInterval()
+        ? Duration.ofSeconds(asked.getSeconds(), asked.getNanos()) : HEARTBEAT;
+    try (var timer = new Timer()) {
+      follow(channel, request, take, timer, heartbeat.multipliedBy(3));
+    }
+  }
+
+  private static void follow(ManagedChannel channel, WatchEventsRequest.Builder request,
+      Predicate<WatchEventsResponse> take, Timer timer, Duration silence) throws Exception {
     var bound = WAIT_MIN_MS;
     while (true) {
       var wait = ThreadLocalRandom.current().nextLong(bound);
@@ -44,7 +65,9 @@ public final class Watch {
       // Leaving the block ends the stream, if the server has not.
       try (var open = Context.current().withCancellation()) {
         var responses = open.call(() -> JobServiceGrpc.newBlockingStub(channel).watchEvents(request.build()));
-        while (responses.hasNext()) {
+        var limit = FIRST_ANSWER;
+        while (timer.within(limit, responses::hasNext, () -> open.cancel(null))) {
+          limit = silence;
           var response = responses.next();
           if (!take.test(response)) {
             return;
@@ -67,6 +90,29 @@ public final class Watch {
       }
       Thread.sleep(wait);
       channel.resetConnectBackoff(); // The channel's own waits grow to two minutes.
+    }
+  }
+
+  /** Does something about a step that takes too long. */
+  private static final class Timer implements AutoCloseable {
+    private final ScheduledExecutorService executor = Executors.newSingleThreadScheduledExecutor(task -> {
+      var thread = new Thread(task, "watch-timer");
+      thread.setDaemon(true);
+      return thread;
+    });
+
+    <T> T within(Duration limit, Supplier<T> step, Runnable otherwise) {
+      var late = executor.schedule(otherwise, limit.toMillis(), TimeUnit.MILLISECONDS);
+      try {
+        return step.get();
+      } finally {
+        late.cancel(false);
+      }
+    }
+
+    @Override
+    public void close() {
+      executor.shutdownNow();
     }
   }
 }

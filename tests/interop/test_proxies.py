@@ -1,0 +1,125 @@
+"""Behind the proxies of docs/operations.md: long streams, large ones, long errors, and a server that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_client import AsyncClient, Client, InvalidField, NewJob, Unreachable
+
+from .proxies import KINDS, LossyUpstream, proxy
+from .support import PATIENCE_S, InteropServer, stub_of
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def upstream(server: InteropServer) -> Iterator[LossyUpstream]:
+    """The way from the proxy to the server."""
+    upstream = LossyUpstream(server.address)
+    try:
+        yield upstream
+    finally:
+        upstream.close()
+
+
+@pytest.fixture(params=KINDS)
+def address(request: pytest.FixtureRequest, server: InteropServer, tmp_path: Path) -> Iterator[str]:
+    """A proxy before the server."""
+    with proxy(request.param, server.address, tmp_path) as address:
+        yield address
+
+
+@pytest.fixture
+def lossy(upstream: LossyUpstream, tmp_path: Path) -> Iterator[str]:
+    """An nginx whose connections to the server can fall silent. HAProxy sends all streams over the silent one."""
+    with proxy("nginx", upstream.address, tmp_path) as address:
+        yield address
+
+
+def test_the_longest_error_comes_through(address: str) -> None:
+    bad = [NewJob("?" * 100, id="ü" * 200, source_id="é" * 300, request_id=" " * 200) for _ in range(100)]
+    with Client(address) as client, pytest.raises(InvalidField) as caught:
+        client.create_many(bad)
+
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.violations
+
+
+def test_a_request_of_some_mebibytes_comes_through(address: str) -> None:
+    jobs = [NewJob("default", metadata={"text": "x" * 60_000}) for _ in range(60)]
+    with Client(address) as client:
+        assert len(client.create_many(jobs)) == 60
+
+
+def test_a_stream_of_updates_may_be_longer_than_any_request(address: str) -> None:
+    def batches() -> Iterator[pb.StreamUpdatesRequest]:
+        for number in range(20):
+            create = pb.CreateRequest(id=f"job-{number}", job_type="default")
+            create.metadata.update({"text": "x" * 60_000})
+            yield pb.StreamUpdatesRequest(updates=[pb.JobUpdate(create=create)] * 4)
+
+    with stub_of(address) as stub:
+        answers = list(stub.StreamUpdates(batches(), timeout=PATIENCE_S))
+
+    assert [answer.outcomes[0].HasField("refusal") for answer in answers] == [False] * 20
+
+
+def test_more_watches_than_a_proxy_allows_by_itself_are_open_at_once(address: str) -> None:
+    """nginx and HAProxy allow some hundred streams of a connection; the next would wait without a word."""
+    with stub_of(address) as stub:
+        calls = [stub.WatchEvents(pb.WatchEventsRequest(), timeout=PATIENCE_S) for _ in range(150)]
+        kinds = {next(call).kind for call in calls}
+        for call in calls:
+            call.cancel()
+
+    assert kinds == {pb.WATCH_RESPONSE_KIND_SYNCED}
+
+
+def test_a_dead_server_is_noticed_by_its_heartbeats_in_threads(
+    server: InteropServer, upstream: LossyUpstream, lossy: str
+) -> None:
+    with Client(server.address) as direct, Client(lossy) as client, client.watch(heartbeat_interval=1.0) as watch:
+        upstream.lose()
+        direct.create("default", id="after")
+
+        assert next(watch).job.id == "after"
+
+
+async def test_a_dead_server_is_noticed_by_its_heartbeats_with_asyncio(
+    server: InteropServer, upstream: LossyUpstream, lossy: str
+) -> None:
+    async with (
+        AsyncClient(server.address) as direct,
+        AsyncClient(lossy) as client,
+        client.watch(heartbeat_interval=1.0) as watch,
+    ):
+        upstream.lose()
+        await direct.create("default", id="after")
+
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await anext(watch)).job.id == "after"
+
+
+def test_a_server_that_is_away_is_waited_for_if_that_is_asked_for(server: InteropServer, address: str) -> None:
+    with (
+        Client(address, timeout=PATIENCE_S, wait_for_ready=True) as client,
+        Client(address, timeout=PATIENCE_S) as other,
+    ):
+        client.create("default", id="before")
+        server.end()
+        # The one that is not to wait shows that the other has met the same before the server is back.
+        with pytest.raises(Unreachable):
+            other.get("before")
+        back = threading.Timer(3.0, server.start)
+        back.start()
+        try:
+            assert client.get("before").id == "before"
+        finally:
+            back.join()
