@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import functools
+import logging
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import cached_property
@@ -32,6 +33,7 @@ from jobstate_client.core.channel import (
 )
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.failures import IsRetryable
+from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import async_listing, async_method
 from jobstate_client.core.operations import JobRef
@@ -43,6 +45,8 @@ from jobstate_client.errors import ClientClosed, JobStateError
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+log = logging.getLogger("jobstate_client")
 
 
 class AsyncClient:
@@ -259,7 +263,9 @@ class AsyncClient:
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise _closed(call) from failure
-                wait = repeats.wait_s(error_of(failure, call.request_id))
+                error = error_of(failure, call.request_id)
+                await self._tell_usage(late_usage(call, error))
+                wait = repeats.wait_s(error)
             except grpc.aio.UsageError as failure:
                 raise _closed(call) from failure
             except asyncio.CancelledError as failure:
@@ -271,6 +277,15 @@ class AsyncClient:
                 return call.read(response)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), wait)
+
+    async def _tell_usage(self, late: Call[Any] | None) -> None:
+        """Book the usage of a report that was refused because its attempt is over."""
+        if late is None:
+            return
+        try:
+            await self._invoke(late)
+        except JobStateError as error:
+            log.warning("the usage of a refused report could not be told (%s): %s", error, late.request)
 
     async def _iterate(self, pages: Pages[T]) -> AsyncIterator[T]:
         call: Call[Any] | None = pages.first

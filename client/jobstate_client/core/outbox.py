@@ -33,7 +33,8 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 GONE = (e.TransitionNotAllowed, e.AttemptSuperseded, e.AttemptRequired, e.JobNotFound)
 """After one of these nothing more is to be said of an attempt."""
 
-Ending = pb.CompleteRequest | pb.FailRequest
+Ending = pb.CompleteRequest | pb.FailRequest | pb.ReportUsageRequest
+"""What is said last of an attempt. Its usage alone is told once it is over."""
 
 
 @dataclass(slots=True, eq=False)
@@ -172,7 +173,7 @@ class Outbox:
     def end(self, line: Line, ending: Ending) -> None:
         """Send this once all reports of the attempt have been answered."""
         line.ending, line.ended, line.end_error = ending, False, None
-        if line.gone is not None:
+        if line.gone is not None and not isinstance(ending, pb.ReportUsageRequest):
             self._finish(line, line.gone)
 
     def pause_s(self, now: float) -> float | None:
@@ -260,12 +261,13 @@ class Outbox:
             self._backoff.reset()
 
     def _answered(self, line: Line, update: pb.UpdateProgressRequest | Ending, error: e.JobStateError | None) -> None:
-        if isinstance(error, GONE):
+        if isinstance(error, GONE) and not isinstance(update, pb.ReportUsageRequest):
             line.gone, line.waiting = error, None
         if not isinstance(update, pb.UpdateProgressRequest):
             self._finish(line, error)
         elif line.gone is not None and line.ending is not None:
-            self._finish(line, line.gone)
+            if not isinstance(line.ending, pb.ReportUsageRequest):
+                self._finish(line, line.gone)
         elif line.gone is None and error is not None:
             line.problem = error
 
@@ -324,3 +326,5 @@ def _add(request: pb.StreamUpdatesRequest, update: pb.UpdateProgressRequest | En
             request.updates.add(complete=update)
         case pb.FailRequest():
             request.updates.add(fail=update)
+        case pb.ReportUsageRequest():
+            request.updates.add(report_usage=update)

@@ -14,6 +14,7 @@ from jobstate_client import errors as e
 from jobstate_client.core import judging, operations
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.failures import IsRetryable, JobFailure, fail_request
+from jobstate_client.core.late_usage import LATE
 from jobstate_client.core.limits import WORKER_BYTES_MAX
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.outbox import GONE, Ending, Line, report
@@ -249,6 +250,21 @@ def conclude(run: Run, error: BaseException | None, terms: Terms, patience_s: fl
         Exception: the result cannot be sent. The attempt has failed with this.
     """
     line, patience_s = run._line, seconds(terms.patience) if patience_s is None else patience_s
+    if error is not None and not isinstance(error, Exception):
+        patience_s = min(patience_s, INTERRUPTED_PATIENCE_S)
+    trouble: Exception | None = None
+    try:
+        yield from _tell_end(run, error, terms, patience_s)
+    except Exception as raised:
+        trouble = raised
+    if isinstance(line.gone, LATE):
+        yield from _tell_late_usage(run, patience_s)
+    if trouble is not None:
+        raise trouble
+
+
+def _tell_end(run: Run, error: BaseException | None, terms: Terms, patience_s: float) -> Conclusion:
+    line = run._line
     if error is None:
         refused = yield from _complete(run, patience_s)
         if refused is None:
@@ -260,8 +276,6 @@ def conclude(run: Run, error: BaseException | None, terms: Terms, patience_s: fl
         raise refused
     if line.gone is not None:
         return
-    if not isinstance(error, Exception):
-        patience_s = min(patience_s, INTERRUPTED_PATIENCE_S)
     untold = yield from _fail(run, error, terms, patience_s)
     if untold is not None:
         error.add_note(f"The job was not told of this: {untold}")
@@ -288,6 +302,20 @@ def _fail(
         if refused is None or isinstance(refused, (*UNTOLD, *GONE)):
             break
     return refused
+
+
+def _tell_late_usage(run: Run, patience_s: float) -> Conclusion:
+    """The attempt is over, and what was refused had its usage in it: that is booked all the same."""
+    if run._tokens is None and run._cost is None:
+        return
+    request = operations.report_usage(run.job, tokens=run._tokens, cost=run._cost).request
+    assert isinstance(request, pb.ReportUsageRequest)
+    untold = yield Delivery(request, patience_s)
+    if untold is not None:
+        log.warning(
+            "the usage of job %s, attempt %d (%s tokens, cost %s) could not be told: %s",
+            *(run.id, run.job.attempt, run._tokens, run._cost, untold),
+        )
 
 
 def is_lost(error: BaseException) -> bool:

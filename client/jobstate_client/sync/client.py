@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
 from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, check_channel, open_channel
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.failures import IsRetryable
+from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import sync_listing, sync_method
 from jobstate_client.core.operations import JobRef
@@ -34,6 +36,8 @@ from jobstate_client.sync.worker import Worker
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+log = logging.getLogger("jobstate_client")
 
 
 class Client:
@@ -292,13 +296,24 @@ class Client:
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise _closed(call) from failure
-                wait = repeats.wait_s(error_of(failure, call.request_id))
+                error = error_of(failure, call.request_id)
+                self._tell_usage(late_usage(call, error))
+                wait = repeats.wait_s(error)
             except ValueError as failure:
                 # All that gRPC says of a channel that is closed.
                 raise _closed(call) from failure
             else:
                 return call.read(response)
             self._closed.wait(wait)
+
+    def _tell_usage(self, late: Call[Any] | None) -> None:
+        """Book the usage of a report that was refused because its attempt is over."""
+        if late is None:
+            return
+        try:
+            self._invoke(late)
+        except JobStateError as error:
+            log.warning("the usage of a refused report could not be told (%s): %s", error, late.request)
 
     def _iterate(self, pages: Pages[T]) -> Iterator[T]:
         call: Call[Any] | None = pages.first
