@@ -109,11 +109,10 @@ async def test_a_watch_that_was_answered_once_tries_again_when_it_is_not_any_mor
 async def test_threads_that_look_for_silence_end_with_their_client() -> None:
     async with silent([SYNCED, EVENT]) as server:
         await first_of(Client, server.address)
-        names = {thread.name for thread in threading.enumerate()}
-        async with asyncio.timeout(PATIENCE_S):
-            while "jobstate-silence" in names:
-                await asyncio.sleep(0.01)
-                names = {thread.name for thread in threading.enumerate()}
+        for thread in threading.enumerate():
+            if thread.name == "jobstate-silence":
+                await asyncio.to_thread(thread.join, PATIENCE_S)
+                assert not thread.is_alive()
 
 
 def test_the_limits_of_heartbeats_are_those_of_the_server() -> None:

@@ -21,6 +21,7 @@ from ..store.support import a_job, keep_jobs
 from ..support.calls import create, get, health_of
 from ..support.clock import PATIENCE_S
 from ..support.server import Running
+from ..support.waiting import until
 
 ENDLESS = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
 
@@ -96,10 +97,7 @@ async def test_a_read_whose_caller_has_gone_is_never_begun(path: Path) -> None:
 
 async def turned_until(readers: Readers, is_so: Callable[[], bool]) -> None:
     """Let turns pass."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():
-            readers.turn()
-            await asyncio.sleep(0.001)
+    await until(is_so, meanwhile=readers.turn)
 
 
 def endless(began: threading.Event) -> Callable[[Reader], Any]:

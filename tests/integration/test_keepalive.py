@@ -17,7 +17,7 @@ from ..support.calls import refused
 from ..support.clock import PATIENCE_S
 from ..support.server import Running, serving
 from ..support.tcp_proxy import tcp_proxy
-from .test_health_protocol import until_watched
+from ..support.waiting import until
 
 QUICKER = 20
 """The options of both sides with their times divided by this, so that a minute is three seconds."""
@@ -60,10 +60,7 @@ async def test_a_server_notices_a_dead_client(path: Path, monkeypatch: pytest.Mo
         assert running.server.hub.watchers == 1
         proxy.stop_forwarding()
 
-        async with asyncio.timeout(PATIENCE_S):
-            while running.server.hub.watchers:
-                await until_watched(running, 0)
-                await asyncio.sleep(0.01)
+        await until(lambda: not running.server.hub.watchers)
 
 
 def test_the_numbers_are_those_of_the_documentation() -> None:
