@@ -66,9 +66,7 @@ def note_of(job: Job, now: datetime | None = None) -> str:
     """What matters of a job in its present state."""
     match job.state:
         case State.PROCESSING if phase_of(job.state, claimed=job.claimed) is Phase.WAITING:
-            since = job.waiting_since
-            waited = "" if since is None else f", {span((now or datetime.now(UTC)) - since)} so far"
-            return f"attempt {job.attempt} waits for a worker{waited}"
+            return f"attempt {job.attempt} waits for a worker, {waiting(job, now)} so far"
         case State.PROCESSING:
             return job.progress_message
         case State.RETRYING if job.next_retry_time is not None:
@@ -82,6 +80,13 @@ def note_of(job: Job, now: datetime | None = None) -> str:
         case State.COMPLETED:
             return counted(job.result_count, "result") if job.result_count else ""
     return ""
+
+
+def waiting(job: Job, now: datetime | None = None) -> str:
+    """How long the job has been waiting for a worker; empty when it is not. Never negative."""
+    if job.waiting_since is None:
+        return ""
+    return span(max(timedelta(), (now or datetime.now(UTC)) - job.waiting_since))
 
 
 def sentence(job: Job) -> str:

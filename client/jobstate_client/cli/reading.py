@@ -12,7 +12,7 @@ import click
 from jobstate_client.cli import as_json
 from jobstate_client.cli.completing import complete_job_ids, complete_job_types
 from jobstate_client.cli.connection import connected
-from jobstate_client.cli.describe import note_of
+from jobstate_client.cli.describe import note_of, waiting
 from jobstate_client.cli.options import MOMENT, common, kept
 from jobstate_client.cli.output import Cell, Column, Output, Row, note, pretty, state_cell
 from jobstate_client.cli.text import count, instant, short_span, span
@@ -88,7 +88,7 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "created", instant(job.create_time)
     yield "started", instant(job.start_time)
     yield "claimed", instant(job.claim_time) if job.attempt > 1 else ""
-    yield "waiting for", "" if job.waiting_since is None else span(datetime.now(UTC) - job.waiting_since)
+    yield "waiting for", waiting(job)
     yield "waited", span(job.waited)
     yield "updated", instant(job.update_time)
     yield "next retry", instant(job.next_retry_time)

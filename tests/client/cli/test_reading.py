@@ -45,6 +45,36 @@ def test_get_shows_everything_that_is_set(server: JobstateServer, client: Client
     assert "result" not in told
 
 
+def fields_of(told: Result) -> dict[str, str]:
+    """What a job's lines tell, by their names."""
+    return dict(re.split(r"  +", line, maxsplit=1) for line in told.out.splitlines() if re.search(r"\S  +\S", line))
+
+
+def test_get_tells_how_long_a_job_has_waited_and_never_counts_that_as_work(
+    server: JobstateServer, client: Client
+) -> None:
+    client.create("clean_transcript", id="first")
+    queued = fields_of(run(server, "get", "first"))
+    server.advance(90)
+    client.fail(client.start("first"), "RATE")
+    server.advance(1)
+    unclaimed = fields_of(run(server, "get", "first"))
+    server.advance(600)
+    job = client.start("first", worker="me")
+    server.advance(30)
+    client.complete(job)
+    done = run(server, "get", "first", "--include-attempts")
+
+    assert re.fullmatch(r"0s|<1ms|\d+ms|[0-9.]+s", queued["waiting for"])
+    assert "waits for a worker" in unclaimed["note"]
+    assert ("waiting for" in unclaimed, "waited" in unclaimed, "claimed" in unclaimed) == (True, False, False)
+    told = fields_of(done)
+    assert (told["waited"], told["duration"], "waiting for" in told) == ("10m", "30s", False)
+    columns = [line.split() for line in done.out.splitlines()[-2:]]
+    assert [row[:2] for row in columns] == [["1", "FAILED"], ["2", "COMPLETED"]]
+    assert [row[4:6] for row in columns] == [["1m30s", "0s"], ["10m", "30s"]]
+
+
 def test_get_shows_ended_attempts_on_request(server: JobstateServer, client: Client) -> None:
     client.fail(client.start(client.create("resting", id="first"), worker="me"), "RATE", "slow down")
     told = run(server, "get", "first", "--include-attempts")
