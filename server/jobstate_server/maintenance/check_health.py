@@ -111,7 +111,7 @@ class CheckHealth:
             (not self._committer.store_reachable, f"the store cannot be used: {self._committer.store_problem}"),
             (
                 ahead > 0,
-                f"the clock is {ahead / SECOND:.0f} s behind the store's time, which goes on: correct the clock",
+                f"the wall clock (with PostgreSQL the database's) is {ahead / SECOND:.0f} s behind the store's time",
             ),
         ]
         report = HealthReport(
