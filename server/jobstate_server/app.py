@@ -27,6 +27,7 @@ from jobstate_server.engine.timekeeper import Timekeeper
 from jobstate_server.maintenance.check_health import CheckHealth, HealthReport
 from jobstate_server.maintenance.check_stale import CheckStale
 from jobstate_server.maintenance.cleanup import Cleanup
+from jobstate_server.maintenance.event_limit import EventLimit
 from jobstate_server.maintenance.evict_inactive import EvictInactive
 from jobstate_server.maintenance.retry_failed import RetryFailed
 from jobstate_server.maintenance.schedule import Schedule
@@ -140,7 +141,7 @@ class Server:
         self.watchdog = Watchdog(
             vital=(self.committer,),
             restartable=(self.readers, self.catch_up_readers),
-            ageing=(self.committer, self.readers, self.catch_up_readers, self),
+            ageing=(self.committer, self.readers, self.catch_up_readers, self.event_limit, self),
             give_up=give_up,
         )
 
@@ -207,6 +208,9 @@ class Server:
             check_health=CheckHealth(
                 schedules.check_health, self.committer, self.readers, clock, self._on_health_report
             ),
+        )
+        self.event_limit = EventLimit(
+            self.committer, self.readers, event_retention_bytes=settings.event_retention_bytes
         )
         self.evict_inactive = EvictInactive(schedules.evict_inactive, self.committer, clock)
         duties = (
@@ -301,7 +305,7 @@ class Server:
         self.hub.drain()
         self.job_service.drain()
         await self._end_calls(server)
-        await self.schedule.stop()
+        await asyncio.gather(self.schedule.stop(), self.event_limit.stop())
         if self.follower is not None:
             await self.presence.stop()
             await self.follower.stop()

@@ -14,6 +14,7 @@ from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.store.base import (
     EVENTS_SCANNED_MAX,
+    TRIM_BYTES_MAX,
     Changes,
     LogState,
     NewEvent,
@@ -53,6 +54,23 @@ def trim(store: Store, *, older_than: int = 0, bytes_max: int = UNBOUNDED, limit
     """Trim in a transaction of its own. Without arguments nothing is old or too much."""
     with store.transaction() as transaction:
         return transaction.trim_events(older_than, bytes_max, limit)
+
+
+def test_one_trim_removes_no_more_bytes_than_a_writer_can_wait_for(store: Store, reader: Reader) -> None:
+    payload = bytes(TRIM_BYTES_MAX // 4)
+    keep_events(store, *[an_event(time=1, payload=payload)] * 10)
+
+    removed = [trim(store, bytes_max=0) for _ in range(4)]
+
+    assert removed == [4, 4, 2, 0]
+    assert reader.log_state().bytes == 0
+
+
+def test_an_event_larger_than_one_trim_may_remove_goes_alone(store: Store) -> None:
+    large = an_event(time=1, payload=bytes(TRIM_BYTES_MAX + 1))
+    keep_events(store, large, an_event(time=1), large)
+
+    assert [trim(store, bytes_max=0) for _ in range(4)] == [1, 1, 1, 0]
 
 
 def test_events_of_one_write_are_numbered_in_their_order(store: Store) -> None:

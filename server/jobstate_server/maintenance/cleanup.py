@@ -98,5 +98,5 @@ class Cleanup:
                 lambda transaction: transaction.trim_events(older_than, bytes_max, EVENTS_AT_ONCE)
             )
             report.events += removed
-            if removed < EVENTS_AT_ONCE:
+            if not removed:
                 return

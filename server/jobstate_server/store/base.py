@@ -28,6 +28,9 @@ from jobstate_server.domain.statistics import Tallies, TallyKey
 EVENTS_SCANNED_MAX = 10_000
 """Sequences one ``Reader.events`` looks at when it filters: about 10 ms, so that a rare match delays nobody else."""
 
+TRIM_BYTES_MAX = 2 * 1024 * 1024
+"""Payload that one transaction removes: some milliseconds, so that no writer waits long behind it."""
+
 REPLICA_LEASE = 10 * SECOND
 """A replica that has not been heard for this long is taken for dead, and its duties are taken over. Several times the
 interval at which replicas are heard, so that a busy one keeps its own."""
@@ -293,8 +296,12 @@ class Transaction(Protocol):
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
         """Remove the oldest events while they are older than a time or the log keeps more than ``bytes_max``.
 
-        At most ``limit`` of them, moving the horizon in the same transaction. Returns how many.
+        At most ``limit`` of them and, but for the first, ``TRIM_BYTES_MAX`` of payload, moving the horizon in the same
+        transaction. Returns how many; 0 when none is to go any more.
         """
+
+    def give_back(self, limit: int) -> int:
+        """Give at most ``limit`` unused pages back to the file system, where there are many. Returns how many."""
 
     def trim_requests(self, older_than: int, limit: int) -> int:
         """Forget at most ``limit`` request ids used before ``older_than``, the oldest first. Returns how many."""

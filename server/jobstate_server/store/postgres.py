@@ -27,6 +27,7 @@ from jobstate_server.store.base import (
     REPLICA_FORGOTTEN,
     REPLICA_LEASE,
     TASK_AHEAD_MAX,
+    TRIM_BYTES_MAX,
     CannotOpen,
     ChangedJob,
     Changes,
@@ -260,7 +261,7 @@ class PostgresTransaction:
         self._execute(sql.LOCK_HORIZON)
         reader = SqlReader(self._store.database, raise_as_ours)
         state = reader.log_state()
-        count, through, size = reader.trimmable(state, older_than, bytes_max, limit)
+        count, through, size = reader.trimmable(state, older_than, bytes_max, limit, TRIM_BYTES_MAX)
         if count:
             last = reader.event(through)
             assert last is not None
@@ -268,6 +269,11 @@ class PostgresTransaction:
                 self._execute(sql.TRIM_EVENTS, through=through)
                 self._execute(sql.MOVE_HORIZON, through=through, event_check=crc32(last.payload), bytes=size)
         return count
+
+    def give_back(self, limit: int) -> int:
+        # PostgreSQL's autovacuum does that by itself.
+        del limit
+        return 0
 
     def trim_requests(self, older_than: int, limit: int) -> int:
         trimmed = self._execute(sql.TRIM_REQUESTS, older_than=older_than, limit=limit).rowcount

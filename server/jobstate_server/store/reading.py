@@ -22,7 +22,7 @@ from peewee import (
 )
 
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
-from jobstate_server.domain.job import Attempt, Job, JobState
+from jobstate_server.domain.job import INT64_MAX, Attempt, Job, JobState
 from jobstate_server.domain.statistics import Measure, TallyKey
 from jobstate_server.store.base import (
     EVENTS_SCANNED_MAX,
@@ -240,8 +240,13 @@ class SqlReader:
                 return found
             state = state._replace(horizon=through, bytes=state.bytes - size)
 
-    def trimmable(self, state: LogState, older_than: int, bytes_max: int, limit: int) -> tuple[int, int, int]:
-        """Of the oldest ``limit`` events: how many are to go, the last one's sequence, the bytes of their payloads."""
+    def trimmable(
+        self, state: LogState, older_than: int, bytes_max: int, limit: int, at_once: int = INT64_MAX
+    ) -> tuple[int, int, int]:
+        """Of the oldest ``limit`` events, and but for the first of at most ``at_once`` bytes, those that are to go.
+
+        Returns how many they are, the last one's sequence, and the bytes of their payloads.
+        """
         page = self._rows(
             EventRow.select(EventRow.sequence, EventRow.time, fn.LENGTH(EventRow.payload))
             .where(EventRow.sequence > state.horizon)
@@ -251,6 +256,8 @@ class SqlReader:
         count, through, removed = 0, state.horizon, 0
         for sequence, time, size in page:
             if time >= older_than and state.bytes - removed <= bytes_max:
+                break
+            if count and removed + size > at_once:
                 break
             count, through, removed = count + 1, sequence, removed + size
         return count, through, removed

@@ -26,6 +26,7 @@ from jobstate_server.store.base import (
     REPLICA_FORGOTTEN,
     REPLICA_LEASE,
     TASK_AHEAD_MAX,
+    TRIM_BYTES_MAX,
     Bell,
     CannotOpen,
     ChangedJob,
@@ -60,6 +61,11 @@ from jobstate_server.store.sqlite_connection import CHECKPOINT_AT, SqliteReader,
 from jobstate_server.store.sqlite_file import FileLost, StoreFile
 from jobstate_server.store.sqlite_guard import Guard
 from jobstate_server.store.sqlite_statements import Statements
+
+FREE_PAGES_KEPT = 4_096
+"""Unused pages that a file keeps, 16 MiB, beside a quarter of its own size: they will be used again."""
+
+_PAGES = ("PRAGMA freelist_count", "PRAGMA page_count")
 
 
 class SqliteTransaction:
@@ -225,7 +231,7 @@ class SqliteTransaction:
 
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
         reader = SqlReader(self._database, raise_as_ours)
-        count, through, size = reader.trimmable(reader.log_state(), older_than, bytes_max, limit)
+        count, through, size = reader.trimmable(reader.log_state(), older_than, bytes_max, limit, TRIM_BYTES_MAX)
         if count:
             last = reader.event(through)
             assert last is not None
@@ -233,6 +239,14 @@ class SqliteTransaction:
             self._connection.execute(self._statements.trim_events, {"through": through})
             self._connection.execute(self._statements.move_horizon, values)
         return count
+
+    def give_back(self, limit: int) -> int:
+        (free,), (pages,) = (self._connection.execute(text).fetchone() for text in _PAGES)
+        given = min(limit, int(free) - max(FREE_PAGES_KEPT, int(pages) // 4))
+        if given <= 0:
+            return 0
+        self._connection.execute(f"PRAGMA incremental_vacuum({given})").fetchall()
+        return given
 
     def _rows(self, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = self._database.execute(query).fetchall()

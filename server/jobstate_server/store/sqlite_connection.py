@@ -18,6 +18,8 @@ CHECKPOINT_AT = 4_000
 every commit: the more commits one copy serves, the fewer times they are copied, and the file synchronised."""
 
 _PRAGMAS = {
+    # First: it takes effect only while the file is empty. What retention frees can then be given back piece by piece.
+    "auto_vacuum": "incremental",
     "journal_mode": "wal",
     "synchronous": "full",
     "cache_size": -64 * 1024,

@@ -85,6 +85,7 @@ def failing(error: str, code: int) -> peewee.DatabaseError:
         (sqlite3.SQLITE_BUSY, TransactionConflict),
         (sqlite3.SQLITE_BUSY_SNAPSHOT, TransactionConflict),
         (sqlite3.SQLITE_CORRUPT, StoreUnreachable),
+        (sqlite3.SQLITE_CONSTRAINT, StoreError),
     ],
 )
 def test_a_commit_that_fails_keeps_nothing_and_leaves_the_store_usable(
@@ -114,6 +115,7 @@ def test_a_commit_that_fails_keeps_nothing_and_leaves_the_store_usable(
         (sqlite3.SQLITE_IOERR_READ, StoreUnreachable),
         (sqlite3.SQLITE_BUSY_RECOVERY, TransactionConflict),
         (sqlite3.SQLITE_CORRUPT, StoreUnreachable),
+        (sqlite3.SQLITE_CONSTRAINT, StoreError),
     ],
 )
 def test_what_sqlite_says_is_told_apart_by_its_code(code: int, expected: type[StoreError]) -> None:

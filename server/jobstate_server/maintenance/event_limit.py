@@ -1,0 +1,73 @@
+"""The limit of the log's bytes, kept while the server runs: a busy store outgrows it many times before a cleanup."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from jobstate_server.domain.errors import Unavailable
+from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.readers import Readers
+from jobstate_server.maintenance.cleanup import EVENTS_AT_ONCE
+
+log = logging.getLogger(__name__)
+
+LOOK_TURNS = 5
+"""Seconds between two looks at the log: it exceeds its limit by what is written in so many."""
+
+GIVE_BACK_TURNS = 60
+"""Seconds between two looks for pages to give back."""
+
+PAGES_AT_ONCE = 512
+"""Pages given back in one transaction, 2 MiB: some milliseconds, so that no writer waits long behind it."""
+
+
+class EventLimit:
+    """Removes the oldest events of a log that has become too large. Driven by the watchdog's turns."""
+
+    def __init__(self, committer: Committer, readers: Readers, *, event_retention_bytes: int) -> None:
+        self._committer = committer
+        self._readers = readers
+        self._bytes_max = event_retention_bytes
+        self._turn = 0
+        self._run: asyncio.Task[None] | None = None
+
+    def turn(self) -> None:
+        """A second has passed: look now and then, one look at a time."""
+        self._turn += 1
+        if self._turn % LOOK_TURNS == 0 and (self._run is None or self._run.done()):
+            self._run = asyncio.create_task(self._look(self._turn % GIVE_BACK_TURNS == 0))
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._run is not None:
+            self._run.cancel()
+            await asyncio.gather(self._run, return_exceptions=True)
+
+    async def _look(self, gives_back: bool) -> None:
+        try:
+            await self.keep()
+            if gives_back:
+                await self.give_back()
+        except Unavailable as error:
+            log.warning("the size of the log could not be looked after", extra={"cause": error.message})
+
+    async def keep(self) -> int:
+        """Remove the oldest events until the log keeps no more than its limit. Returns how many were removed."""
+        state = await self._readers.run(lambda reader: reader.log_state(), is_short=True)
+        removed = 0
+        if state.bytes <= self._bytes_max:
+            return removed
+        while count := await self._committer.run(
+            lambda transaction: transaction.trim_events(0, self._bytes_max, EVENTS_AT_ONCE)
+        ):
+            removed += count
+        log.info("removed events beyond the limit of the log", extra={"events": removed})
+        return removed
+
+    async def give_back(self) -> int:
+        """Give unused pages back to the file system, where there are many. Returns how many."""
+        given = 0
+        while count := await self._committer.run(lambda transaction: transaction.give_back(PAGES_AT_ONCE)):
+            given += count
+        return given
