@@ -12,7 +12,7 @@ class Exit(IntEnum):
     REFUSED = 1
     """The server said no, and would again."""
     USAGE = 2
-    """The command line is wrong, or names something that cannot be read."""
+    """The command line is wrong, or names something that cannot be read or does not fit the server, such as TLS."""
     LATER = 3
     """No server, no answer in time, or a server that asks to come back: the same command may succeed later."""
     BAD_NEWS = 4

@@ -43,7 +43,11 @@ def usage(command: F) -> F:
 def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> None:
     """Make a call that answers with the job, and tell what became of it."""
     with connected(ctx) as client:
-        job: Job = getattr(client, name)(*arguments, **fields)
+        try:
+            job: Job = getattr(client, name)(*arguments, **fields)
+        except (TypeError, ValueError) as error:
+            # What the library refuses before it is sent, such as a cost that is not a number.
+            raise click.UsageError(str(error), ctx) from error
     output = Output(as_json=bool(kept(ctx, "json")))
     if output.as_json:
         output.document(job)

