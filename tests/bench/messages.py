@@ -17,7 +17,7 @@ METADATA = {f"key-{number}": "v" * 12 for number in range(8)}
 
 LIFECYCLE_CALLS = 6
 
-_TIMES = ("create_time", "update_time", "start_time")
+_TIMES = ("create_time", "update_time", "start_time", "claim_time")
 
 
 class Request(NamedTuple):

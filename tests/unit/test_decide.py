@@ -339,9 +339,17 @@ RETRIES = [
     Case(
         "retry immediately from RETRYING",
         "expedite",
-        a_job(RETRYING),
+        a_job(RETRYING, next_retry_time=NOW + SECOND, due_time=NOW + SECOND),
         c.Retry(**NAMES, immediately=True),
         RESUMED | {"next_retry_time": None, "due_time": None},
+        [RESUMING],
+    ),
+    Case(
+        "retry immediately when the wait was over already",
+        "expedite",
+        a_job(RETRYING),
+        c.Retry(**NAMES, immediately=True),
+        RESUMED | {"start_time": NOW - SECOND, "next_retry_time": None, "due_time": None},
         [RESUMING],
     ),
     Case(

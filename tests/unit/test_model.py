@@ -193,8 +193,6 @@ class Model:
         if self.state not in ("FAILED", "RETRYING"):
             raise RefusedByModelError("TRANSITION_NOT_ALLOWED")
         told = self.wait(0 if command.immediately else None) if self.state == "FAILED" else []
-        # Cut short: the attempt begins now, also when the wait was over a moment ago.
-        self.retry_time = self.now if command.immediately else self.retry_time
         if command.immediately:
             self.begin()
             told.append("STARTED")

@@ -370,9 +370,11 @@ class Decider:
         )
         change.tell(EventType.RETRYING, previous, Retrying(delay, due))
 
-    def _resume_now(self, change: _Change, trigger: Trigger, ready_time: int) -> None:
-        previous = change.job.state
-        self._begin_attempt(change, change.take(trigger), ready_time)
+    def _resume_now(self, change: _Change, trigger: Trigger) -> None:
+        previous, due = change.job.state, change.job.next_retry_time
+        # Not ``now``: retries resumed late, or many in one commit, stand in the order in which their waits were over.
+        start_time = change.now if due is None else min(change.now, due)
+        self._begin_attempt(change, change.take(trigger), start_time)
         change.tell(EventType.STARTED, previous, Started(resumed=True))
 
     def _retry(self, job: Job, command: c.Retry, now: int) -> Decision:
@@ -384,7 +386,7 @@ class Decider:
             change.take(Trigger.RETRY)
             self._wait_for_retry(change, 0 if command.immediately else self._delay(job))
         if command.immediately:
-            self._resume_now(change, Trigger.EXPEDITE, now)
+            self._resume_now(change, Trigger.EXPEDITE)
         return change.decision()
 
     def _cancel(self, job: Job, command: c.Cancel, now: int) -> Decision:
@@ -407,8 +409,7 @@ class Decider:
         if overtaken or next_state(Trigger.RESUME, Facts(job, now)) is None:
             return None
         change = _Change(job, command, now)
-        # Not ``now``: retries resumed late, or many in one commit, stand in the order in which their waits were over.
-        self._resume_now(change, Trigger.RESUME, now if job.next_retry_time is None else job.next_retry_time)
+        self._resume_now(change, Trigger.RESUME)
         return change.decision()
 
     def _time_out(self, job: Job, command: c.TimeOut, now: int) -> Decision | None:
