@@ -102,8 +102,12 @@ class Pauses:
     def _begin(self, transaction: Transaction) -> None:
         """The first transaction follows a time in which this process did not serve; another replica may have."""
         heard, newest = transaction.last_heard(), transaction.times().newest()
-        if heard is None or transaction.now - heard > 2 * HEARD_INTERVAL:
+        silence = None if heard is None else max(0, transaction.now - heard)
+        if silence is None or silence > ALIVE_WITHIN:
             self._move_limits(transaction, self._restart_grace)
+        elif silence:
+            # Whoever was heard last may be the one that we replace, killed a moment ago.
+            self._move_limits(transaction, min(silence, self._restart_grace))
         if newest and transaction.now - newest > JUMP_MIN:
             self._hold_removal(transaction)
 

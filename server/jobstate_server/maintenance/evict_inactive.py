@@ -27,16 +27,16 @@ class EvictInactive:
         self._clock = clock
 
     async def run_scheduled(self, still_ours: StillOurs) -> str:
-        if await removal_is_held(self._committer, self._clock):
-            return "nothing was forgotten for its age, because time has jumped"
-        report = await self.run_once(still_ours=still_ours)
-        return f"{report.requests} request ids forgotten"
+        is_held = await removal_is_held(self._committer, self._clock)
+        report = await self.run_once(still_ours=still_ours, by_age=not is_held)
+        why = "none for its age, because time has jumped; " if is_held else ""
+        return f"{why}{report.requests} request ids forgotten"
 
-    async def run_once(self, *, still_ours: StillOurs = always_ours) -> Report:
-        """Forget what is past its time, then the oldest of what is too many."""
+    async def run_once(self, *, still_ours: StillOurs = always_ours, by_age: bool = True) -> Report:
+        """Forget what is past its time (unless not ``by_age``), then the oldest of what is too many."""
         report = Report()
         older_than = self._clock.now() - REQUEST_ID_KEPT
-        while await still_ours():
+        while by_age and await still_ours():
             removed = await self._forget(older_than, _REQUESTS_AT_ONCE)
             report.requests += removed
             if removed < _REQUESTS_AT_ONCE:
