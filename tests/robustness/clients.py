@@ -164,6 +164,8 @@ class Client:
             await self._cancel(job_id)
         elif job.state == job_pb2.JOB_STATE_QUEUED:
             await self._work(job_id)
+        elif job.attempt and self._rng.random() < 0.5:
+            await self._report_usage(job_id, self._rng.randrange(1, job.attempt + 1))
         else:
             await self._progress(job_id, max(1, job.attempt))
 
@@ -227,6 +229,12 @@ class Client:
         elif kind < 0.3:
             request.metadata.CopyFrom(struct(step=None, mark=None, owner=None))
         await self._change("UpdateProgress", request, mark)
+
+    async def _report_usage(self, job_id: str, attempt: int) -> None:
+        usage = job_pb2.Usage(tokens=self._rng.randrange(2_000))
+        request = pb.ReportUsageRequest(id=job_id, attempt=attempt, usage=usage)
+        # When no total grows there is no event.
+        await self._make(Call("ReportUsage", job_id, UNKNOWN, changes=False), request)
 
     async def _get(self, job_id: str) -> job_pb2.Job | None:
         return await self._make(Call("Get", job_id, UNKNOWN, changes=False), pb.GetRequest(id=job_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,14 @@ def does_a_refused_call(history: History) -> None:
     history.log[9].marker = "mark-2"
 
 
+def hands_out_the_attempt_of_another(history: History) -> None:
+    history.log[1].attempt = 2
+
+
+def uses_a_final_job(history: History) -> None:
+    history.log[11] = replace(history.log[9], event=replace(history.log[9].event, sequence=12), previous="COMPLETED")
+
+
 def miscounts_jobs(history: History) -> None:
     history.stored["type/QUEUED"] = 3
 
@@ -337,6 +346,8 @@ BAD: list[tuple[str, Callable[[History], None]]] = [
     ("forward", turns_time_back_for_another_job),
     ("once", does_a_call_twice),
     ("once", does_a_refused_call),
+    ("once", hands_out_the_attempt_of_another),
+    ("whole", uses_a_final_job),
     ("tallied", miscounts_jobs),
     ("tallied", miscounts_retries),
     ("consistent", leaves_a_job_out_of_a_snapshot),

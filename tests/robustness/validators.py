@@ -233,16 +233,21 @@ def forward(world: World) -> Iterator[str]:
 
 
 def once(world: World) -> Iterator[str]:
-    """A call is made once however often it is repeated; a refused one is not made at all."""
+    """A call is made once however often it is repeated, and a refused one not at all; a Start has its own attempt."""
     marks = Counter(entry.marker for entry in world.history.log if entry.marker)
+    made = {entry.marker: entry.attempt for entry in world.history.log if entry.marker}
     for call in world.history.calls:
         if not call.marker:
             continue
         allowed = {ANSWERED: (1,), REFUSED: (0,)}.get(call.outcome, (0, 1))
         if call.outcome == REFUSED and call.tries > 1:
-            # The answer to an earlier try was lost; a later one was refused because cleanup had removed the job.
+            # The answer to an earlier try was lost. A later one was refused because cleanup had removed the job, or,
+            # of a Start, because its attempt was over.
             allowed = (0, 1)
         yield HOLDS if marks[call.marker] in allowed else f"{call}: made {marks[call.marker]} times"
+        if call.rpc == "Start" and call.outcome == ANSWERED:
+            own = made.get(call.marker)
+            yield HOLDS if call.attempt == own else f"{call}: its own attempt is {own}"
 
 
 def tallied(world: World) -> Iterator[str]:

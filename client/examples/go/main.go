@@ -132,6 +132,9 @@ func story(ctx context.Context, address string) error {
 }
 
 // tellRefusal prints why a step was not allowed. Any other outcome is an error.
+//
+// A worker whose report is refused like this, or with ATTEMPT_SUPERSEDED, drops the work. If the report told usage, that
+// is not booked: send it with ReportUsage, which takes the id, the attempt and its totals in any state of the job.
 func tellRefusal(err error) error {
 	if err == nil {
 		return errors.New("a completed job was cancelled")

@@ -11,6 +11,7 @@ The client does by itself what a program in another language has to think of:
 - A job that ``start`` returned stands for its attempt: a report never counts for another worker's.
 - The watch resumes from its cursor, over restarts of the server, without missing an event.
 - A refusal is an error of its own class, with the facts of its ErrorInfo as attributes.
+- Usage that came with a report whose attempt is over is told with ReportUsage.
 """
 
 from __future__ import annotations

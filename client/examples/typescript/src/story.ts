@@ -84,7 +84,12 @@ async function namesOf(jobs: Client<typeof JobService>, id: string): Promise<str
   return names;
 }
 
-/** Prints why a step was not allowed. Any other error goes on. */
+/**
+ * Prints why a step was not allowed. Any other error goes on.
+ *
+ * A worker whose report is refused like this, or with ATTEMPT_SUPERSEDED, drops the work. If the report told usage, that
+ * is not booked: send it with `jobs.reportUsage({ id, attempt, usage })`, which any state of the job takes.
+ */
 function tellRefusal(error: unknown): void {
   const [info] = ConnectError.from(error).findDetails(ErrorInfoSchema);
   if (info?.reason !== "TRANSITION_NOT_ALLOWED") {

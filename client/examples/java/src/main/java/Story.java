@@ -101,6 +101,12 @@ public final class Story {
     System.out.println("completed");
   }
 
+  /**
+   * Shows what a refusal tells.
+   *
+   * <p>A worker whose report is refused like this, or with ATTEMPT_SUPERSEDED, drops the work. If the report told usage,
+   * that is not booked: send it with reportUsage, which takes the attempt's totals in any state of the job.
+   */
   private void cancelTooLate(String id) {
     try {
       jobs().cancel(CancelRequest.newBuilder().setId(id).setReason("too late").setRequestId(requestId()).build());
