@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import signal
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobstate_client import Client, EventType, State, Worker, errors
+from jobstate_client import AsyncClient, Client, EventType, NewJob, Run, State, Worker, errors
 from jobstate_client.core.refusals import BY_REASON
 from jobstate_client.testing import JobstateServer
 
@@ -71,6 +72,32 @@ def test_the_example_of_the_readme_tells_the_life_of_a_job(
     told = capsys.readouterr().out
     assert len([line for line in example.splitlines() if line]) <= 10
     assert "processing-job.completed 100" in told
+
+
+async def test_with_asyncio_those_calls_are_awaited_that_the_page_says(server: JobstateServer) -> None:
+    awaited, _, rest = PAGE.partition("\nWith asyncio, write")[2].partition("\n\n")[0].partition("Not awaited are")
+    calls = re.findall(r"`client\.(\w+)`", rest)
+    of_a_run = re.findall(r"`run\.(\w+)`", rest)
+    async with server.async_client() as client:
+        worker = client.worker(idle, job_types=["resting"])
+        made: list[Any] = [client.run(NewJob("resting")), client.watch(), client.list(), worker]
+        others = public(AsyncClient) - set(calls)
+        job = await client.create("resting")
+
+        assert set(calls) == {"run", "watch", "list", "worker"}
+        assert not [each for each in made if inspect.isawaitable(each)]
+        async with client.run(job) as run:
+            assert not [name for name in of_a_run if inspect.iscoroutinefunction(getattr(run, name))]
+    assert {"create", "get", "complete", "wait", "close"} <= others
+    assert "worker.run()" in awaited
+
+
+async def idle(run: Run) -> None:
+    """Do nothing."""
+
+
+def public(kind: type) -> set[str]:
+    return {name for name in vars(kind) if not name.startswith("_")}
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md")), ROOT / "generated" / "README.md"]
 PAGES_WITH_COMMANDS = [page for page in PAGES if "```sh" in page.read_text("utf-8")]
+WRAPPED = [README, *(DOCS / name for name in ("cli.md", "clients.md", "recipes.md"))]
+LINE_COLUMNS_MAX = 100
 
 SERVICES: dict[str, ServiceDescriptor] = {
     service.full_name: service
@@ -349,6 +351,15 @@ def test_every_shell_snippet_parses(page: Path) -> None:
         result = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
 
         assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("page", WRAPPED, ids=name_of)
+def test_prose_is_wrapped_at_100_columns(page: Path) -> None:
+    """What cannot be wrapped is left out: tables, headings, and what stands in fences."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in prose.splitlines() if " " in line.strip() and not line.startswith(("|", "#"))]
+
+    assert not [line for line in lines if len(line) > LINE_COLUMNS_MAX]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
