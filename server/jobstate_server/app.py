@@ -164,11 +164,9 @@ class Server:
         try:
             state = reader.log_state()
             last = reader.event(state.head)
-            seen_types = {key[0] for key in reader.tallies(())}
         finally:
             reader.close()
         decider = Decider(job_types, merge_metadata, random.random, unnamed_types_max=settings.max_job_types)
-        decider.remember_types(seen_types)
         head_check = state.horizon_check if last is None else event_check(last.payload)
         self.hub = Hub(store.log_id, Ring(state.head, head_check), clock)
         self.catch_up_readers = Readers(store, threads=1)
@@ -326,7 +324,8 @@ class Server:
         await idle
 
     def _on_reachable(self, reachable: bool) -> None:
-        self.health.tell("writes", None if reachable else f"the store cannot be used: {self.committer.store_problem}")
+        problem = self.committer.store_problem
+        self.health.tell("writes", None if reachable else f"the store cannot be written: {problem}")
 
     def _on_health(self, reachable: bool) -> None:
         for name in ("", *(service.full_name for service in SERVICES)):

@@ -253,7 +253,7 @@ async def test_no_call_begun_after_the_damage_is_answered_ok_and_the_next_start_
     assert load.late == []
     log = log_of(path).read_text()
     assert "not serving" in log
-    assert re.search(rf"the store cannot be used: .*{reason}", log)
+    assert re.search(rf"the store cannot be written: .*{reason}", log)
     assert "Traceback" not in log
     then(path, load)
 

@@ -278,7 +278,7 @@ async def test_while_the_disk_is_full_the_server_is_not_serving_and_recovers_by_
         await health_becomes(running, service, NOT_SERVING)
     assert await health_of(running, "jobs") == SERVING
     report = await running.maintenance.CheckHealth(mpb.CheckHealthRequest())
-    assert list(report.problems) == ["the store cannot be written"]
+    assert list(report.problems) == ["the store cannot be written: database or disk is full"]
 
     for _ in range(3):
         await clock.armed(2 * SECOND)

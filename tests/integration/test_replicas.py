@@ -6,7 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
+import grpc
 import psycopg
 import pytest
 
@@ -53,10 +55,12 @@ def url() -> str:
 
 
 @asynccontextmanager
-async def replicas(url: str, count: int = 2, clock: Clock | None = None) -> AsyncIterator[list[Running]]:
+async def replicas(
+    url: str, count: int = 2, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[list[Running]]:
     """Servers on one store; with a clock, all go by it."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(serving_url(url, clock)) for _ in range(count)]
+        yield [await stack.enter_async_context(serving_url(url, clock, **settings)) for _ in range(count)]
 
 
 @pytest.fixture
@@ -478,3 +482,24 @@ async def test_progress_of_one_job_over_two_replicas_is_all_in_its_history(pair:
     events = await history(pair[0], "job")
     assert sorted(event.job.progress for event in events[2:]) == list(range(100))
     assert (await get(pair[1])).version == events[-1].job.version == events[-1].sequence
+
+
+async def test_replicas_agree_on_how_many_job_types_come_to_be_and_on_which(url: str) -> None:
+    """At once through all of them, and afterwards each takes what any of them has made."""
+    async with replicas(url, 3, max_job_types=2) as three:
+        wanted = [(replica, f"type-{number}") for replica in three for number in range(4)]
+        made = await asyncio.gather(
+            *(create(replica, "", job_type) for replica, job_type in wanted), return_exceptions=True
+        )
+        types = {job.job_type for job in made if isinstance(job, job_pb2.Job)}
+        assert len(types) == 2
+
+        for replica in three:
+            for number in range(4):
+                job_type = f"type-{number}"
+                (answer,) = await asyncio.gather(create(replica, "", job_type), return_exceptions=True)
+                if job_type in types:
+                    assert isinstance(answer, job_pb2.Job)
+                else:
+                    assert isinstance(answer, grpc.aio.AioRpcError)
+                    assert refusal_of(answer).reason == "UNKNOWN_JOB_TYPE"

@@ -104,7 +104,7 @@ async def test_while_nobody_calls_the_store_is_looked_at_all_the_same(
         while server.health.is_serving:
             await server.readers.probe()
 
-    assert server.health.troubles == ["the store cannot be written"]
+    assert server.health.troubles == ["the store cannot be written: the disk is gone"]
     assert await health_of(running) == NOT_SERVING
 
 

@@ -8,9 +8,10 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
+from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 
-from ..support.calls import ask, create, refused
+from ..support.calls import ask, complete, create, refused, start
 from ..support.server import Running, rows, serving
 from .support import JOB_RPCS, on_shared
 
@@ -67,6 +68,30 @@ async def test_an_unnamed_job_type_is_unknown_where_types_are_strict(path: Path)
         assert of_batch.metadata == {"job_type": "clean_transcipt", "field": "requests[1].job_type"}
         assert refusal.fields == ["job_type"]
         assert rows(path)["job"] == []
+
+
+async def test_a_server_made_strict_takes_no_new_job_of_a_type_that_it_took_before_and_finishes_the_old_ones(
+    path: Path,
+) -> None:
+    async with serving(path) as running:
+        await create(running, "old", "unnamed", request_id="first-one")
+    async with serving(path, strict_job_types=True) as running:
+        refusal = await refused(create(running, "new", "unnamed"))
+        assert refusal.brief == ("INVALID_ARGUMENT", "UNKNOWN_JOB_TYPE")
+        # What was created is answered again, and goes on.
+        assert (await create(running, "old", "unnamed", request_id="first-one")).id == "old"
+        await start(running, "old")
+        assert (await complete(running, "old")).state == job_pb2.JOB_STATE_COMPLETED
+
+
+async def test_types_that_came_to_be_are_counted_after_a_restart_and_stay_welcome(path: Path) -> None:
+    async with serving(path, max_job_types=2) as running:
+        await create(running, "1", "one")
+    async with serving(path, max_job_types=2) as running:
+        await create(running, "2", "two")
+        refusal = await refused(create(running, "3", "three"))
+        assert refusal.brief == ("INVALID_ARGUMENT", "UNKNOWN_JOB_TYPE")
+        assert (await create(running, "4", "one")).job_type == "one"
 
 
 async def test_one_unnamed_job_type_too_many_is_unknown(path: Path) -> None:

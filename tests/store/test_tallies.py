@@ -99,3 +99,24 @@ def test_tallies_are_the_sums_of_their_deltas(backend: Backend, written: list[di
         assert {key: value for key, value in reader.tallies([]).items() if value} == {
             key: value for key, value in sums.items() if value
         }
+
+
+def test_the_job_types_that_ever_had_a_job_are_told(store: Store) -> None:
+    """Also of those whose jobs are gone, or came and went in one transaction."""
+    tallies = {
+        ("gone", Measure.STORED, int(JobState.QUEUED)): 0,
+        ("here", Measure.STORED, int(JobState.COMPLETED)): 1,
+        ("here", Measure.DURATION_HISTOGRAM, 7): 1,
+        ("with 'quote", Measure.STORED, int(JobState.CANCELLED)): 1,
+    }
+    keep(store, Changes(tallies=tallies))
+
+    with store.transaction() as transaction:
+        assert transaction.job_types() == {"gone", "here", "with 'quote"}
+        assert transaction.job_types(["here", "gone", "never"]) == {"here", "gone"}
+        assert transaction.job_types([]) == set()
+
+
+def test_a_store_without_jobs_has_no_job_types(store: Store) -> None:
+    with store.transaction() as transaction:
+        assert transaction.job_types() == set()

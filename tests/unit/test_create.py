@@ -88,7 +88,7 @@ def test_no_more_unnamed_types_come_to_be_than_the_limit_and_those_that_did_stay
     decider = a_decider(unnamed_types_max=2)
     for name in ("one", "two"):
         decide(None, a_create(name), decider=decider)
-        decider.remember_types([name])
+        decider.unnamed_types.learn([name])
 
     refused(UnknownJobType, None, a_create("three"), decider=decider)
     decide(None, a_create("one"), decider=decider)
@@ -97,10 +97,17 @@ def test_no_more_unnamed_types_come_to_be_than_the_limit_and_those_that_did_stay
 
 def test_named_types_do_not_count_among_the_unnamed() -> None:
     decider = a_decider(unnamed_types_max=1)
-    decider.remember_types(["clean_transcript", "default", "one"])
+    decider.unnamed_types.learn(["clean_transcript", "default", "one"])
 
     decide(None, a_create("one"), decider=decider)
     refused(UnknownJobType, None, a_create("two"), decider=decider)
+
+
+def test_a_strict_server_refuses_new_jobs_also_of_types_that_have_jobs_already() -> None:
+    decider = a_decider(strict=True)
+    decider.unnamed_types.learn(["unheard_of"])
+
+    refused(UnknownJobType, None, a_create("unheard_of"), decider=decider)
 
 
 def test_a_type_counts_only_once_its_job_is_remembered() -> None:
@@ -111,11 +118,28 @@ def test_a_type_counts_only_once_its_job_is_remembered() -> None:
     decide(None, a_create("three"), decider=decider)
 
 
+def test_a_type_counts_within_its_transaction_and_afterwards_only_if_that_is_committed() -> None:
+    decider = a_decider(unnamed_types_max=1)
+    types = decider.unnamed_types
+    types.begin()
+    types.add("one")
+    refused(UnknownJobType, None, a_create("two"), decider=decider)
+
+    types.begin()
+    assert types.unknown(["one", "default"]) == {"one"}
+    types.add("two")
+    types.keep()
+    assert types.is_full
+    assert types.unknown(["one", "two"]) == {"one"}
+    types.begin()
+    refused(UnknownJobType, None, a_create("one"), decider=decider)
+
+
 def test_the_types_of_a_batch_count_together() -> None:
     decider = a_decider(unnamed_types_max=2)
-    decider.remember_types(["one"])
+    decider.unnamed_types.learn(["one"])
 
-    decider.check_types(["one", "two", "two", "clean_transcript"])
+    decider.unnamed_types.check(["one", "two", "two", "clean_transcript"])
     with pytest.raises(UnknownJobType) as refusal:
-        decider.check_types(["two", "three"])
+        decider.unnamed_types.check(["two", "three"])
     assert refusal.value.job_type == "three"

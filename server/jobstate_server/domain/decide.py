@@ -6,7 +6,7 @@ changes nothing. ``None`` is the answer to a server command that has been overta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from jobstate_server.domain import commands as c
@@ -18,7 +18,6 @@ from jobstate_server.domain.errors import (
     JobNotFound,
     RetryNotAllowed,
     TransitionNotAllowed,
-    UnknownJobType,
 )
 from jobstate_server.domain.events import (
     Cancelled,
@@ -42,7 +41,7 @@ from jobstate_server.domain.job import (
     JobState,
     saturating_add,
 )
-from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.job_types import JobTypes, UnnamedTypes
 from jobstate_server.domain.lifecycle import Facts, Trigger, allowed_triggers, can_retry, next_state
 from jobstate_server.domain.usage import report_usage, with_usage
 
@@ -114,8 +113,7 @@ class Decider:
         self._random = random
         self.spare_until = 0
         """No attempt is failed for its silence before this: limits could not be kept for a while."""
-        self._unnamed_types_max = unnamed_types_max
-        self._unnamed_types: set[str] = set()
+        self.unnamed_types = UnnamedTypes(job_types, unnamed_types_max)
         self._rules: dict[type[c.Command], Callable[[Job, Any, int], Decision | None]] = {
             c.Start: self._start,
             c.UpdateProgress: self._update_progress,
@@ -129,20 +127,6 @@ class Decider:
             c.RetryResting: self._retry_resting,
             c.Delete: self._delete,
         }
-
-    def remember_types(self, names: Iterable[str]) -> None:
-        """Count these job types, of which there now are jobs, among those that came to be."""
-        self._unnamed_types.update(name for name in names if not self._job_types.names(name))
-
-    def check_types(self, names: Iterable[str]) -> None:
-        """Refuse job types that may not come to be, alone or together. Raises UnknownJobType for the first of them."""
-        new: set[str] = set()
-        for name in names:
-            if self._job_types.names(name) or name in self._unnamed_types:
-                continue
-            new.add(name)
-            if self._job_types.strict or len(self._unnamed_types) + len(new) > self._unnamed_types_max:
-                raise UnknownJobType(name)
 
     def decide(self, job: Job | None, command: c.Command, now: int, ended: Attempt | None = None) -> Decision | None:
         """What ``command`` does to ``job`` (None: there is none by that id) at ``now``.
@@ -179,7 +163,7 @@ class Decider:
     def _create(self, existing: Job | None, command: c.Create, now: int) -> Decision:
         if existing is not None:
             raise JobExists(command.job_id)
-        self.check_types([command.job_type])
+        self.unnamed_types.check([command.job_type])
         policy = self._job_types.policy(command.job_type)
         timeout = policy.timeout if command.timeout is None else command.timeout
         job = Job(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from jobstate_server.domain.clock import DAY, MINUTE, SECOND
+from jobstate_server.domain.errors import UnknownJobType
 
 DEFAULT_JOB_TYPE = "default"
 """Name of the policy for job types the config does not name."""
@@ -119,3 +120,58 @@ class JobTypes:
     def all(self) -> list[JobType]:
         """Every policy, by name."""
         return [self._by_name[name] for name in sorted(self._by_name)]
+
+
+class UnnamedTypes:
+    """The job types without a policy of their own that came to be, and whether another may.
+
+    Which there are is a fact of the store, and a type that is in it stays. Here is what is known of it, and what the
+    transaction under way adds, which counts only once that is committed.
+    """
+
+    def __init__(self, job_types: JobTypes, limit: int) -> None:
+        """``limit``: how many may come to be; each costs rows of statistics for ever."""
+        self._job_types = job_types
+        self._limit = limit
+        self._known: set[str] = set()
+        self._new: set[str] = set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many are known as may come to be, so that the store need not be asked for the others."""
+        return len(self._known) >= self._limit
+
+    def begin(self) -> None:
+        """A transaction begins: what another added that was not committed does not count."""
+        self._new = set()
+
+    def add(self, name: str) -> None:
+        """The transaction under way makes a job of this type."""
+        if not self._job_types.names(name):
+            self._new.add(name)
+
+    def keep(self) -> None:
+        """The transaction was committed."""
+        self._known |= self._new
+
+    def learn(self, names: Iterable[str]) -> None:
+        """There are jobs of these types in the store, or were."""
+        self._known.update(name for name in names if not self._job_types.names(name))
+
+    def unknown(self, names: Iterable[str]) -> set[str]:
+        """Those of which only the store can tell whether they may be used."""
+        if self._job_types.strict:
+            return set()
+        return {name for name in names if not self._job_types.names(name)} - self._known
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse job types that may not be used, alone or together. Raises UnknownJobType for the first of them."""
+        new = set(self._new)
+        for name in names:
+            if self._job_types.names(name):
+                continue
+            if self._job_types.strict:
+                raise UnknownJobType(name)
+            new.add(name)
+            if name not in self._known and len(self._known | new) > self._limit:
+                raise UnknownJobType(name)

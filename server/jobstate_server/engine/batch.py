@@ -154,7 +154,7 @@ class Batch:
             assert decision is not None
             decided.append((create, decision, [encode_event(event) for event in decision.events]))
         try:
-            self._decider.check_types(create.job_type for create in batch.creates)
+            self._decider.unnamed_types.check(create.job_type for create in batch.creates)
         except UnknownJobType as refusal:
             index = [create.job_type for create in batch.creates].index(refusal.job_type)
             raise refusal.within(f"requests[{index}]") from refusal
@@ -235,7 +235,7 @@ class Batch:
             elif job_id not in self._touched:
                 self._touched[job_id] = _PROGRESSED
             if decision.before is None:
-                self._decider.remember_types((decision.job.job_type,))
+                self._decider.unnamed_types.add(decision.job.job_type)
         if decision.ended is not None:
             changes.attempts.append(decision.ended)
         if decision.amended is not None:

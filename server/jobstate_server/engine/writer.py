@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from jobstate_server.domain.clock import HOUR, SECOND, Clock
-from jobstate_server.domain.commands import BatchCreate, Command, ReportUsage
+from jobstate_server.domain.commands import BatchCreate, Command, Create, ReportUsage
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import InternalError, JobStateError, StoreUnavailable
 from jobstate_server.engine.batch import Batch, Outcome, Verdict
@@ -168,6 +168,7 @@ class Writer:
         with self._transaction() as transaction:
             loaded = _load(transaction, commands, DUE_MAX if serve_due else 0)
             room = self._room_for_requests(transaction, commands)
+            self._look_at_types(transaction, commands)
             batch = Batch(self._decider, transaction.now, loaded, room)
             for command in commands:
                 batch.decide(command)
@@ -179,6 +180,7 @@ class Writer:
             if serve_due and acted < len(loaded.due) < DUE_MAX and next_due is not None and next_due <= transaction.now:
                 # What should have been served is due still: deciding it failed. It is tried again, but not at once.
                 next_due = transaction.now + RETRY_FAILED_DUE_AFTER
+        self._decider.unnamed_types.keep()
         self.commit_seconds.append(time.perf_counter() - began)
         events = [StoredEvent(first + index, *event) for index, event in enumerate(new_events)]
         self._count(verdicts, events)
@@ -198,6 +200,17 @@ class Writer:
             oldest = transaction.now - REQUEST_ID_KEPT_MIN
             room = max(room, 0) + transaction.trim_requests(oldest, new + REQUESTS_MADE_ROOM)
         return room
+
+    def _look_at_types(self, transaction: Transaction, commands: Sequence[Command]) -> None:
+        """Ask the store for job types that this server has not met, which other replicas may have made."""
+        types = self._decider.unnamed_types
+        types.begin()
+        new = types.unknown(part.job_type for command in commands for part in _parts(command) if type(part) is Create)
+        if not new:
+            return
+        types.learn(transaction.job_types(new))
+        if types.unknown(new) and not types.is_full:
+            types.learn(transaction.job_types())
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:

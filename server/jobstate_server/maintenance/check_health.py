@@ -108,7 +108,7 @@ class CheckHealth:
             (overdue > 0, f"{overdue} retries or timeouts are overdue"),
             (judged >= FAILURES_JUDGED_MIN and rate > FAILURE_RATE_MAX, f"{rate:.0%} of the last {judged} jobs failed"),
             (latency > COMMIT_LATENCY_MAX_S, f"1 % of commits take {latency:.1f} s or longer"),
-            (not self._committer.store_reachable, f"the store cannot be used: {self._committer.store_problem}"),
+            (not self._committer.store_reachable, f"the store cannot be written: {self._committer.store_problem}"),
             (
                 ahead > 0,
                 f"the wall clock (with PostgreSQL the database's) is {ahead / SECOND:.0f} s behind the store's time",

@@ -290,6 +290,12 @@ class Transaction(Protocol):
             StoreUnreachable: it does not.
         """
 
+    def job_types(self, among: Collection[str] | None = None) -> set[str]:
+        """The job types of which there ever was a job: those of ``among``, or all.
+
+        When all are asked for, no other transaction adds one until this one ends.
+        """
+
     def probe(self) -> None:
         """Write 64 KiB and take them back: fails as any write does while there is no room for one."""
 

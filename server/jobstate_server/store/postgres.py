@@ -64,6 +64,7 @@ from jobstate_server.store.rows import (
     tally_values,
     usage_values,
 )
+from jobstate_server.store.used_types import job_types
 
 
 class PostgresTransaction:
@@ -249,6 +250,13 @@ class PostgresTransaction:
     def check(self) -> None:
         # Others write to it too, and the follower sees what they did.
         pass
+
+    def job_types(self, among: Collection[str] | None = None) -> set[str]:
+        if among is None:
+            # Whoever makes a type has the lock of the log when that becomes visible.
+            self._execute(sql.LOCK_LOG)
+        self._begin()
+        return job_types(self._store.database, among)
 
     def probe(self) -> None:
         # No caller's request id is this short.

@@ -151,6 +151,7 @@ ADVANCE_LOG = (
     b" time = GREATEST(time, %(now)s) RETURNING head, requests"
 )
 HEAD = b"SELECT head, requests FROM log"
+LOCK_LOG = b"SELECT 1 FROM log FOR UPDATE"
 NOTIFY = b"SELECT pg_notify(%(channel)s, head::text || ' ' || %(next_due)s) FROM log"
 
 TRIM_EVENTS = b"DELETE FROM event WHERE sequence <= %(through)s"

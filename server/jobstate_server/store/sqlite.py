@@ -61,6 +61,7 @@ from jobstate_server.store.sqlite_connection import CHECKPOINT_AT, SqliteReader,
 from jobstate_server.store.sqlite_file import FileLost, StoreFile
 from jobstate_server.store.sqlite_guard import Guard
 from jobstate_server.store.sqlite_statements import Statements
+from jobstate_server.store.used_types import job_types
 
 FREE_PAGES_KEPT = 4_096
 """Unused pages that a file keeps, 16 MiB, beside a quarter of its own size: they will be used again."""
@@ -222,6 +223,9 @@ class SqliteTransaction:
 
     def times(self) -> LogTimes:
         return LogTimes(self._database)
+
+    def job_types(self, among: Collection[str] | None = None) -> set[str]:
+        return job_types(self._database, among)
 
     def probe(self) -> None:
         # No caller's request id is this short.

@@ -98,8 +98,6 @@ class StoreFile:
                 raise
             self._identity = _identity(found)
             _held.add(self._identity)
-        if found.st_mode & 0o077:
-            log.warning("others may read the store: chmod 600 it", extra={"file": str(self.path)})
 
     def _open(self, make: bool) -> int:
         path = self.path
@@ -118,9 +116,8 @@ class StoreFile:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), _MODE)
         except OSError as error:
-            raise CannotOpen(
-                f"cannot use {path} as a store: the file and its directory must be writable ({error.strerror})"
-            ) from error
+            what = "file and its directory" if path.exists() else "directory"
+            raise CannotOpen(f"cannot use {path} as a store: the {what} must be writable ({error.strerror})") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -174,7 +171,10 @@ class StoreFile:
         self._wal_identity = _identity(os.fstat(self._wal_descriptor))
         self._shm_identity = _identity(os.fstat(self._shm_descriptor))
         self._wal_state = _wal_state(self._index)
-        self._remember(os.fstat(self._descriptor))
+        found = os.fstat(self._descriptor)
+        self._remember(found)
+        if found.st_mode & 0o077:
+            log.warning("others may read the store: chmod 600 it", extra={"file": self._name})
 
     def _lock_wal_of_sqlite(self) -> None:
         held = self._wal_descriptor
