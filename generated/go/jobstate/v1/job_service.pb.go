@@ -678,9 +678,10 @@ type ListRequest struct {
 	JobTypes []string `protobuf:"bytes,2,rep,name=job_types,json=jobTypes,proto3" json:"job_types,omitempty"`
 	// Only jobs with exactly this source_id, at most 256 bytes. Empty means all.
 	SourceId string `protobuf:"bytes,3,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
-	// Only jobs created at this time or later. Unset means no lower bound.
+	// Only jobs created at this time or later. Unset means no lower bound. Taken by the wall clock: while the store's time
+	// is more than 2 seconds ahead of that, as CheckHealth tells, the server adds the difference.
 	CreateTimeFrom *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time_from,json=createTimeFrom,proto3" json:"create_time_from,omitempty"`
-	// Only jobs created before this time. Unset means no upper bound.
+	// Only jobs created before this time. Unset means no upper bound. Taken by the wall clock, as create_time_from is.
 	CreateTimeTo *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time_to,json=createTimeTo,proto3" json:"create_time_to,omitempty"`
 	// The most jobs to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused. A page ends
 	// early at 1 MiB.

@@ -402,11 +402,13 @@ class ListRequest(_message.Message):
 
     @_builtins.property
     def create_time_from(self) -> _timestamp_pb2.Timestamp:
-        """Only jobs created at this time or later. Unset means no lower bound."""
+        """Only jobs created at this time or later. Unset means no lower bound. Taken by the wall clock: while the store's time
+        is more than 2 seconds ahead of that, as CheckHealth tells, the server adds the difference.
+        """
 
     @_builtins.property
     def create_time_to(self) -> _timestamp_pb2.Timestamp:
-        """Only jobs created before this time. Unset means no upper bound."""
+        """Only jobs created before this time. Unset means no upper bound. Taken by the wall clock, as create_time_from is."""
 
     def __init__(
         self,

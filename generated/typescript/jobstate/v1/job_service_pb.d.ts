@@ -255,14 +255,15 @@ export declare type ListRequest = Message<"jobstate.v1.ListRequest"> & {
   sourceId: string;
 
   /**
-   * Only jobs created at this time or later. Unset means no lower bound.
+   * Only jobs created at this time or later. Unset means no lower bound. Taken by the wall clock: while the store's time
+   * is more than 2 seconds ahead of that, as CheckHealth tells, the server adds the difference.
    *
    * @generated from field: google.protobuf.Timestamp create_time_from = 4;
    */
   createTimeFrom?: Timestamp | undefined;
 
   /**
-   * Only jobs created before this time. Unset means no upper bound.
+   * Only jobs created before this time. Unset means no upper bound. Taken by the wall clock, as create_time_from is.
    *
    * @generated from field: google.protobuf.Timestamp create_time_to = 5;
    */
