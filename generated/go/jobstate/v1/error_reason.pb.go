@@ -251,7 +251,7 @@ var File_jobstate_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1ejobstate/v1/error_reason.proto\x12\vjobstate.v1*\xc1\x04\n" +
+	"\x1ejobstate/v1/error_reason.proto\x12\vjobstate.v1*\xc7\x04\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1e\n" +
@@ -270,7 +270,7 @@ const file_jobstate_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10\r\x12\x19\n" +
 	"\x15ERROR_REASON_DRAINING\x10\x0e\x12\"\n" +
 	"\x1eERROR_REASON_MESSAGE_TOO_LARGE\x10\x0f\x12\x19\n" +
-	"\x15ERROR_REASON_INTERNAL\x10\x10Bf\n" +
+	"\x15ERROR_REASON_INTERNAL\x10\x10\"\x04\b\x11\x10\x18Bf\n" +
 	"\x0eio.jobstate.v1B\x10ErrorReasonProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
 
 var (

@@ -909,9 +909,9 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x05delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12B\n" +
 	"\x0fnext_retry_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rnextRetryTime\"Q\n" +
 	"\x17PermanentlyFailedDetail\x126\n" +
-	"\bdecision\x18\x01 \x01(\x0e2\x1a.jobstate.v1.RetryDecisionR\bdecision\")\n" +
+	"\bdecision\x18\x01 \x01(\x0e2\x1a.jobstate.v1.RetryDecisionR\bdecision\"5\n" +
 	"\x0fCancelledDetail\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x94\x01\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reasonJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04\"\x94\x01\n" +
 	"\x13StaleDetectedDetail\x129\n" +
 	"\n" +
 	"heard_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\theardTime\x12B\n" +

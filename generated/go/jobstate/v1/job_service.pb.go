@@ -2932,7 +2932,7 @@ var File_jobstate_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\x96\x02\n" +
+	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\x9c\x02\n" +
 	"\rCreateRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -2943,25 +2943,25 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestIdB\x0e\n" +
-	"\f_max_retries\"4\n" +
+	"\f_max_retriesJ\x04\b\b\x10\x16\":\n" +
 	"\x0eCreateResponse\x12\"\n" +
-	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\"L\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03jobJ\x04\b\x02\x10\x03\"L\n" +
 	"\x12BatchCreateRequest\x126\n" +
 	"\brequests\x18\x01 \x03(\v2\x1a.jobstate.v1.CreateRequestR\brequests\"B\n" +
 	"\x13BatchCreateResponse\x12+\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x17.jobstate.v1.CreatedJobR\x04jobs\"6\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x17.jobstate.v1.CreatedJobR\x04jobs\"<\n" +
 	"\n" +
 	"CreatedJob\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x03R\aversion\"G\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversionJ\x04\b\x03\x10\x04\"M\n" +
 	"\n" +
 	"GetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
-	"\x10include_attempts\x18\x02 \x01(\bR\x0fincludeAttempts\"\x94\x01\n" +
+	"\x10include_attempts\x18\x02 \x01(\bR\x0fincludeAttemptsJ\x04\b\x03\x10\x04\"\x94\x01\n" +
 	"\vGetResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\x120\n" +
 	"\battempts\x18\x02 \x03(\v2\x14.jobstate.v1.AttemptR\battempts\x12)\n" +
-	"\x10attempts_omitted\x18\x04 \x01(\x05R\x0fattemptsOmittedJ\x04\b\x03\x10\x04\"\xe8\x02\n" +
+	"\x10attempts_omitted\x18\x04 \x01(\x05R\x0fattemptsOmittedJ\x04\b\x03\x10\x04\"\xee\x02\n" +
 	"\vListRequest\x12-\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x15.jobstate.v1.JobStateR\x06states\x12\x1b\n" +
 	"\tjob_types\x18\x02 \x03(\tR\bjobTypes\x12\x1b\n" +
@@ -2971,7 +2971,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x06 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\a \x01(\tR\tpageToken\x12,\n" +
-	"\x05order\x18\b \x01(\x0e2\x16.jobstate.v1.ListOrderR\x05order\"\\\n" +
+	"\x05order\x18\b \x01(\x0e2\x16.jobstate.v1.ListOrderR\x05orderJ\x04\b\t\x10\r\"\\\n" +
 	"\fListResponse\x12$\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x10.jobstate.v1.JobR\x04jobs\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"U\n" +
@@ -3066,13 +3066,13 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\"e\n" +
 	"\x15StreamUpdatesResponse\x12\x14\n" +
 	"\x05batch\x18\x01 \x01(\x03R\x05batch\x126\n" +
-	"\boutcomes\x18\x02 \x03(\v2\x1a.jobstate.v1.UpdateOutcomeR\boutcomes\"\xb0\x01\n" +
+	"\boutcomes\x18\x02 \x03(\v2\x1a.jobstate.v1.UpdateOutcomeR\boutcomes\"\xbc\x01\n" +
 	"\rUpdateOutcome\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x18\n" +
 	"\aattempt\x18\x03 \x01(\x05R\aattempt\x12+\n" +
 	"\x05state\x18\x04 \x01(\x0e2\x15.jobstate.v1.JobStateR\x05state\x12.\n" +
-	"\arefusal\x18\x05 \x01(\v2\x14.jobstate.v1.RefusalR\arefusal\"\xcc\x01\n" +
+	"\arefusal\x18\x05 \x01(\v2\x14.jobstate.v1.RefusalR\arefusalJ\x04\b\x06\x10\aJ\x04\b\a\x10\b\"\xcc\x01\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -3080,7 +3080,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\bmetadata\x18\x04 \x03(\v2\".jobstate.v1.Refusal.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd5\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdb\x03\n" +
 	"\x12WatchEventsRequest\x12\x17\n" +
 	"\ajob_ids\x18\x01 \x03(\tR\x06jobIds\x12\x1b\n" +
 	"\tjob_types\x18\x02 \x03(\tR\bjobTypes\x12\x1d\n" +
@@ -3098,7 +3098,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\bprogress\x18\v \x01(\x0e2\x1a.jobstate.v1.WatchProgressR\bprogressB\n" +
 	"\n" +
 	"\bpositionB\t\n" +
-	"\a_follow\"\xf7\x01\n" +
+	"\a_followJ\x04\b\f\x10\r\"\xf7\x01\n" +
 	"\x13WatchEventsResponse\x122\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1e.jobstate.v1.WatchResponseKindR\x04kind\x12*\n" +
 	"\x06events\x18\x02 \x03(\v2\x12.jobstate.v1.EventR\x06events\x12$\n" +
