@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobstate_server.streams import ensure_streams
+
 if TYPE_CHECKING:
     from jobstate_server.config import Settings
 
@@ -40,6 +42,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 done, 1 it could not be done, 2 the call was wrong, 130 Ctrl-C."""
+    ensure_streams()
     options = _parser().parse_args(arguments)
     try:
         # Imported late, so that help is instant and a missing library is told instead of traced.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
+import socket
 import sqlite3
 import sys
 from contextlib import closing
@@ -181,6 +183,24 @@ async def test_a_call_that_is_wrong_ends_with_2_and_tells_how_it_is_right() -> N
 
     assert (code, out) == (2, "")
     assert "usage: jobstate-server" in err
+
+
+async def test_a_server_whose_streams_were_closed_serves_and_writes_into_no_other_file(path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = shlex.join([sys.executable, "-m", "jobstate_server", "serve", "--listen", address])
+    shell = f"exec {command} --store sqlite:///{path} <&- >&- 2>&-"
+    process = await asyncio.create_subprocess_exec("sh", "-c", shell)
+    async with client_of(address) as client:
+        await client.jobs.Create(pb.CreateRequest(id="job", job_type="default"), wait_for_ready=True)
+        held = {number: os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            code = await process.wait()
+
+    assert set(held.values()) == {os.devnull}
+    assert code == 0
+    assert rows(path)["job"]
 
 
 # Restart.

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from jobstate_client.cli.streams import ensure_streams
+
 NEEDED = ("click", "rich")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, with these arguments or the process's own. Returns the exit code (``exits.py``)."""
+    ensure_streams()
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         told = " and ".join(missing)

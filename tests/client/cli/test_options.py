@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -20,7 +21,7 @@ from jobstate_client.cli.options import MOMENT, SPAN, SPAN_MAX, tls_of
 from jobstate_client.core.channel import DEFAULT_TARGET, TLS
 from jobstate_client.testing import JobstateServer
 
-from .support import environment, run, run_alone
+from .support import PROGRAM, environment, run, run_alone
 
 ROOT = Path(__file__).resolve().parents[3]
 NOWHERE = "127.0.0.1:1"
@@ -206,3 +207,17 @@ def test_installing_makes_a_program_of_it() -> None:
 
 def test_the_version_is_told(server: JobstateServer) -> None:
     assert run(server, "--version").out.startswith("jobstate, version ")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_ends_no_command_otherwise(closed: str, server: JobstateServer) -> None:
+    def code(*arguments: str) -> int:
+        command = shlex.join([*PROGRAM, "--server", server.address, *arguments])
+        shell = ["sh", "-c", f"{command} {closed}"]
+        done = subprocess.run(shell, env=environment(), capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        return done.returncode
+
+    job_id = f"made{len(closed)}"
+    assert [code("create", "default", "--id", job_id), code("get", "nobody"), code("top")] == [0, 1, 2]
+    assert run(server, "get", job_id).code == 0
