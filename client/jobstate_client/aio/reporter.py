@@ -13,8 +13,9 @@ import grpc
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client.aio.pulse import Pulse
 from jobstate_client.aio.watch import is_cancelling
+from jobstate_client.core import outbox
 from jobstate_client.core.lifetime import Lifetime
-from jobstate_client.core.outbox import Line, Outbox
+from jobstate_client.core.outbox import Line, Outbox, unanswered
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.running import Delivery
 from jobstate_client.core.values import Job
@@ -48,6 +49,10 @@ class AsyncReporter:
         self._pulse = Pulse(asyncio.get_running_loop(), self._outbox.lines, connect)
         self._news = asyncio.Event()
         self._streams = 0
+        self._call: Any = None
+        self._late: asyncio.TimerHandle | None = None
+        """Ends the stream if the oldest answer that is still to come takes too long."""
+        self._is_late = False
         self._task: asyncio.Task[None] | None = None
         self._trouble: JobStateError | None = None
         self._closed_by: ClientClosed | None = None
@@ -142,16 +147,17 @@ class AsyncReporter:
 
     async def _trouble_with_stream(self) -> JobStateError | None:
         """Keep a stream going until it ends. Returns what it broke off with, if it did."""
-        call: Any = None
+        self._call, self._is_late = None, False
         self._streams += 1
         try:
-            call = self._open_stream(self._requests(self._streams))
-            async for response in call:
+            self._call = self._open_stream(self._requests(self._streams))
+            async for response in self._call:
                 self._outbox.answer(response, time.monotonic())
+                self._limit_answer()
                 self._trouble = None
                 self._news.set()
         except grpc.RpcError as failure:
-            error = error_of(failure)
+            error = unanswered() if self._is_late else error_of(failure)
         except JobStateError as failure:
             error = failure
         except grpc.aio.UsageError as failure:
@@ -161,7 +167,7 @@ class AsyncReporter:
             if is_cancelling():
                 raise
             # gRPC gives up a call in this way when it cannot write to it, or its channel was closed.
-            error = TransportError("the stream of reports was given up by gRPC")
+            error = unanswered() if self._is_late else TransportError("the stream of reports was given up by gRPC")
         except Exception as failure:
             # Whatever it is, the runs of this client need the task.
             log.exception("the stream of reports failed; it goes on with another")
@@ -169,12 +175,28 @@ class AsyncReporter:
         else:
             return None
         finally:
-            if call is not None:
-                call.cancel()
+            if self._call is not None:
+                self._call.cancel()
+            if self._late is not None:
+                self._late.cancel()
             self._streams += 1
             self._news.set()
         self._trouble = error
         return error
+
+    def _limit_answer(self) -> None:
+        """Limit the wait for the oldest answer that is still to come."""
+        if self._late is not None:
+            self._late.cancel()
+        since = self._outbox.unanswered_since
+        if since is not None:
+            left = since + outbox.ANSWER_S - time.monotonic()
+            self._late = asyncio.get_running_loop().call_later(max(0.0, left), self._give_up_stream)
+
+    def _give_up_stream(self) -> None:
+        self._is_late = True
+        if self._call is not None:
+            self._call.cancel()
 
     async def _requests(self, stream: int) -> AsyncIterator[pb.StreamUpdatesRequest]:
         """The sending side of a stream; ends it once there has been no run for a while."""
@@ -184,6 +206,7 @@ class AsyncReporter:
             now = time.monotonic()
             batch, is_idle = self._outbox.next_batch(now), self._outbox.is_empty
             if batch is not None:
+                self._limit_answer()
                 yield batch
                 continue
             if is_idle and self._is_leaving:

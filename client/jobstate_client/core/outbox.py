@@ -23,6 +23,10 @@ from jobstate_client.core.refusals import refusal
 UNANSWERED_MAX = 2
 """Batches under way: one being committed, one on the wire. More would leave less to merge."""
 
+ANSWER_S = 40.0
+"""How long the answer to a batch may take: 30 s, within which the server answers every call, and 10 for the way. After
+that another stream is made: a proxy may keep one to a server that is gone."""
+
 REPORT_INTERVAL_S = 0.1
 """Between two reports of one run: nobody watches faster, and each one is an event that is kept."""
 
@@ -78,6 +82,7 @@ class Line:
 @dataclass(slots=True)
 class _Batch:
     number: int
+    taken_at: float
     sent: list[tuple[Line, pb.UpdateProgressRequest | Ending]] = field(default_factory=list)
 
 
@@ -190,7 +195,7 @@ class Outbox:
         if len(self._unanswered) >= UNANSWERED_MAX or now < self._not_before:
             return None
         request = pb.StreamUpdatesRequest(batch=self._batches)
-        batch = _Batch(self._batches)
+        batch = _Batch(self._batches, now)
         self._batches += 1
         # Before anything is taken: whatever happens from here on, what was taken is sent again with the next stream.
         self._unanswered.append(batch)
@@ -232,6 +237,11 @@ class Outbox:
             update, line.waiting, line.reported_at = line.waiting, None, now
             return update
         return line.ending or pb.UpdateProgressRequest(id=line.job_id, attempt=line.attempt)
+
+    @property
+    def unanswered_since(self) -> float | None:
+        """When the oldest batch was taken that has no answer; None when all have."""
+        return self._unanswered[0].taken_at if self._unanswered else None
 
     def answer(self, response: pb.StreamUpdatesResponse, now: float) -> None:
         """Take in what came of a batch.
@@ -302,6 +312,11 @@ class Outbox:
         wait = self._backoff.next(error.retry_after.total_seconds() if error.retry_after else 0.0)
         self._not_before = now + wait
         return wait
+
+
+def unanswered() -> e.Unreachable:
+    """The error of a stream on which an answer took too long."""
+    return e.Unreachable(f"a batch of reports was not answered in {ANSWER_S:g} s: the stream is taken for dead")
 
 
 def _is_passing(error: e.JobStateError) -> bool:

@@ -264,7 +264,8 @@ class Client:
     def _reporter(self) -> Reporter:
         with self._lock:
             if self._made_reporter is None:
-                self._made_reporter = Reporter(self._stub("StreamUpdates"), self._lifetime, weakref.ref(self))
+                owner = weakref.ref(self)
+                self._made_reporter = Reporter(self._stub("StreamUpdates"), self._lifetime, owner, self._silence)
             return self._made_reporter
 
     def _stub(self, name: str) -> Any:

@@ -11,12 +11,14 @@ from typing import Any
 import grpc
 
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_client.core import outbox
 from jobstate_client.core.lifetime import Lifetime
-from jobstate_client.core.outbox import Ending, Line, Outbox
+from jobstate_client.core.outbox import Ending, Line, Outbox, unanswered
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.running import Delivery
 from jobstate_client.core.values import Job
 from jobstate_client.errors import ClientClosed, JobStateError, TransportError, Unreachable
+from jobstate_client.sync.silence import Silence, Wait
 
 log = logging.getLogger("jobstate_client")
 
@@ -48,6 +50,7 @@ class Reporter:
         open_stream: Callable[[Iterator[pb.StreamUpdatesRequest]], Any],
         lifetime: Lifetime,
         owner: Callable[[], object],
+        silence: Silence,
     ) -> None:
         """Begin.
 
@@ -55,10 +58,14 @@ class Reporter:
             open_stream: opens a StreamUpdates stream.
             lifetime: the client's.
             owner: the client, None once it has been forgotten.
+            silence: the client's; ends a stream whose answers take too long.
         """
         self._open_stream = open_stream
         self._lifetime = lifetime
         self._owner = owner
+        self._silence = silence
+        self._answer: Wait | None = None
+        """The wait for the oldest answer that is still to come."""
         self._outbox = Outbox()
         self._lock = threading.Lock()
         self._stream = _Stream()
@@ -166,6 +173,7 @@ class Reporter:
             with self._lock:
                 stream.end()
                 wait = self._outbox.broken(error, time.monotonic())
+                self._wait_for_answer()
             if error is not None and self._is_needed:
                 log.info("the stream of reports broke off (%s); it goes on in %.1f s", error, wait)
                 self._closing.wait(wait)
@@ -177,10 +185,12 @@ class Reporter:
             for response in self._call:
                 with self._lock:
                     self._outbox.answer(response, time.monotonic())
+                    self._wait_for_answer()
                 self._trouble = None
                 stream.news.set()
         except grpc.RpcError as failure:
-            error = error_of(failure)
+            is_late = self._answer is not None and self._answer.is_over
+            error = unanswered() if is_late else error_of(failure)
         except JobStateError as failure:
             error = failure
         except ValueError as failure:
@@ -199,6 +209,18 @@ class Reporter:
         self._trouble = error
         return error
 
+    def _wait_for_answer(self) -> None:
+        """Limit the wait for the oldest answer that is still to come. With the lock held."""
+        if self._answer is not None:
+            self._silence.end(self._answer)
+        since = self._outbox.unanswered_since
+        self._answer = None if since is None else self._silence.begin(self._cancel, since + outbox.ANSWER_S)
+
+    def _cancel(self) -> None:
+        call = self._call
+        if call is not None:
+            call.cancel()
+
     def _given_up(self, failure: ValueError) -> ClientClosed:
         """All that gRPC says of a channel that is closed: whoever gave it to the client has closed it."""
         error = self._closed_by = ClientClosed(f"the channel was closed: {failure}")
@@ -216,6 +238,8 @@ class Reporter:
                     return
                 now = time.monotonic()
                 batch, pause = self._outbox.next_batch(now), self._outbox.pause_s(now)
+                if batch is not None:
+                    self._wait_for_answer()
                 is_idle = self._outbox.is_empty
             if batch is not None:
                 yield batch

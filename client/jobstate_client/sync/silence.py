@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,8 @@ from typing import Any
 class Wait:
     """Somebody waits for the next message of a call."""
 
-    def __init__(self, call: Any, until: float) -> None:
-        self.call = call
+    def __init__(self, cancel: Callable[[], object], until: float) -> None:
+        self.cancel = cancel
         self.until = until
         self.is_over = False
         """Whether it took too long, and the call was cancelled for it."""
@@ -41,7 +41,7 @@ class _Waits:
                 self._news.notify()
 
     def remove(self, wait: Wait) -> None:
-        # The thread is not told: the next wait is longer than this one, and it looks then.
+        # The thread is not told: it looks when this one would have been over, and finds the next.
         with self._news:
             self._waits.pop(wait, None)
 
@@ -65,7 +65,7 @@ class _Waits:
                     self._looks_at = min(wait.until for wait in self._waits)
                     self._news.wait(self._looks_at - now)
             for wait in over:
-                wait.call.cancel()
+                wait.cancel()
 
 
 class Silence:
@@ -79,12 +79,21 @@ class Silence:
     @contextmanager
     def limited(self, call: Any, limit_s: float) -> Iterator[Wait]:
         """Cancel ``call`` if the block takes longer."""
-        wait = Wait(call, time.monotonic() + limit_s)
-        self._waits.add(wait)
+        wait = self.begin(call.cancel, time.monotonic() + limit_s)
         try:
             yield wait
         finally:
-            self._waits.remove(wait)
+            self.end(wait)
+
+    def begin(self, cancel: Callable[[], object], until: float) -> Wait:
+        """Call ``cancel`` at this time, of ``time.monotonic``, if the wait has not ended by then."""
+        wait = Wait(cancel, until)
+        self._waits.add(wait)
+        return wait
+
+    def end(self, wait: Wait) -> None:
+        """What was waited for has come."""
+        self._waits.remove(wait)
 
     def close(self) -> None:
         """Limit nothing any more."""
