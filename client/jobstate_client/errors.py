@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from jobstate_client.core.states import State
 
@@ -75,14 +75,17 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _state(text: str) -> State:
-    return State(text) if text in State.__members__ else State.UNKNOWN
+    if not text:
+        return State.UNKNOWN
+    return State(text) if text in State.__members__ else State.unknown(text)
 
 
 class JobStateError(Exception):
     """A call failed. ``metadata`` holds the facts, ``reason`` their kind, and the message is for people."""
 
-    reason: ClassVar[str] = ""
-    """A name of ErrorReason without its prefix; empty in those that are not of the service."""
+    reason: str = ""
+    """A name of ErrorReason without its prefix, also one that this version does not know; empty in those that are not
+    of the service."""
 
     def __init__(
         self,

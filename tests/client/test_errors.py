@@ -112,7 +112,8 @@ def test_facts_of_a_later_server_are_kept_and_missing_ones_are_empty() -> None:
     assert type(unknown) is errors.Refused
     assert unknown.metadata == {"moon": "full"}
     assert isinstance(bare, errors.AttemptSuperseded)
-    assert (bare.job_id, bare.attempt, bare.state) == ("", 0, jobstate_client.State.UNKNOWN)
+    assert (bare.job_id, bare.attempt, bare.state) == ("", 0, "DREAMING")
+    assert refusal("ATTEMPT_SUPERSEDED", "", {}).state is jobstate_client.State.UNKNOWN  # type: ignore[attr-defined]
 
 
 def trailer(*details: Any) -> tuple[tuple[str, bytes], ...]:

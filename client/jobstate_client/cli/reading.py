@@ -226,6 +226,11 @@ def stats(ctx: click.Context, /, job_types: Iterable[str]) -> None:
     output.text("")
     output.table(_heads("FINAL, STILL STORED", *_FINAL), [(name, *_counts(each, _FINAL)) for name, each in parts])
     output.text("")
+    others = sorted(state for state in told.total.stored if not state.is_known)
+    if others:
+        # Of a newer server.
+        output.table(_heads("OTHER STATES", *others), [(name, *_counts(each, others)) for name, each in parts])
+        output.text("")
     output.table(_heads("WAITED FOR A WORKER", *_WAITS), [(name, *_wait_cells(each)) for name, each in parts])
     output.text("")
     output.table(_heads("EVER", *_SUMS), [(name, *_sum_cells(each)) for name, each in parts])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -16,18 +15,25 @@ from jobstate_client.core.states import AttemptOutcome, EventType, HealthState, 
 E = TypeVar("E", State, EventType, RetryDecision, AttemptOutcome, HealthState)
 
 
-def by_number(kind: type[E], wrapper: Any, prefix: str) -> Mapping[int, E]:
-    """The members of ``kind`` by the numbers of the contract's enum."""
-    return {
-        number: kind[name.removeprefix(prefix)]
-        for name, number in wrapper.items()
-        if name.removeprefix(prefix) in kind.__members__
-    }
+class ByNumber(dict[int, E]):
+    """The members of a kind by the numbers of the contract's enum. Any other number is a value of its own."""
+
+    def __init__(self, kind: type[E], wrapper: Any, prefix: str) -> None:
+        names = {number: name.removeprefix(prefix) for name, number in wrapper.items()}
+        super().__init__({number: kind[name] for number, name in names.items() if name in kind.__members__})
+        self._kind: type[E] = kind
+        self._names = names
+
+    def __missing__(self, number: int) -> E:
+        # Not kept: a server could send any number of them.
+        name = self._names.get(number, f"UNKNOWN_{number}")
+        value: E = self._kind.unknown(name) if number else self._kind["UNKNOWN"]
+        return value
 
 
-STATES = by_number(State, job_pb2.JobState, "JOB_STATE_")
-EVENT_TYPES = by_number(EventType, event_pb2.EventType, "EVENT_TYPE_")
-_DECISIONS = by_number(RetryDecision, event_pb2.RetryDecision, "RETRY_DECISION_")
+STATES = ByNumber(State, job_pb2.JobState, "JOB_STATE_")
+EVENT_TYPES = ByNumber(EventType, event_pb2.EventType, "EVENT_TYPE_")
+_DECISIONS = ByNumber(RetryDecision, event_pb2.RetryDecision, "RETRY_DECISION_")
 
 
 def time_in(message: Message, field: str) -> datetime | None:
@@ -46,7 +52,7 @@ def job(message: job_pb2.Job) -> v.Job:
         id=message.id,
         job_type=message.job_type,
         source_id=message.source_id,
-        state=STATES.get(message.state, State.UNKNOWN),
+        state=STATES[message.state],
         progress=message.progress,
         progress_message=message.progress_message,
         attempt=message.attempt,
@@ -91,11 +97,11 @@ def event(message: event_pb2.Event) -> v.Event:
     previous = message.previous_state
     return v.Event(
         sequence=message.sequence,
-        type=EVENT_TYPES.get(message.type, EventType.UNKNOWN),
+        type=EVENT_TYPES[message.type],
         name=message.name,
         time=time_from(message.time),
         actor=message.actor,
-        previous_state=STATES.get(previous, State.UNKNOWN) if previous else None,
+        previous_state=STATES[previous] if previous else None,
         job=job(message.job),
         detail=_detail(message),
         sets_metadata=message.job.HasField("metadata"),
@@ -116,7 +122,7 @@ def _detail(message: event_pb2.Event) -> v.Detail:
             failed = message.failed
             detail = v.Detail(
                 error=job_error(failed.error),
-                decision=_DECISIONS.get(failed.decision, RetryDecision.UNKNOWN),
+                decision=_DECISIONS[failed.decision],
                 next_retry_time=time_in(failed, "next_retry_time"),
             )
         case "retrying":
@@ -124,7 +130,7 @@ def _detail(message: event_pb2.Event) -> v.Detail:
             detail = v.Detail(delay=span_from(retrying.delay), next_retry_time=time_in(retrying, "next_retry_time"))
         case "permanently_failed":
             decision = message.permanently_failed.decision
-            detail = v.Detail(decision=_DECISIONS.get(decision, RetryDecision.UNKNOWN))
+            detail = v.Detail(decision=_DECISIONS[decision])
         case "cancelled":
             detail = v.Detail(reason=message.cancelled.reason)
         case "stale_detected":

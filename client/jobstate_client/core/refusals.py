@@ -52,12 +52,15 @@ def refusal(
     code: grpc.StatusCode | int | None = None,
     **details: Any,
 ) -> e.JobStateError:
-    """The error of a reason. One that this version does not name is a plain Refused."""
+    """The error of a reason. One that this version does not name is a plain Refused of that reason."""
     kind = BY_REASON.get(reason, e.Refused)
     if kind is e.TransitionNotAllowed and metadata.get("state") == State.CANCELLED:
         kind = e.JobCancelled
     status = _CODES.get(code) if isinstance(code, int) else code
-    return kind(message, metadata, code=status, **details)
+    error = kind(message, metadata, code=status, **details)
+    if kind is e.Refused:
+        error.reason = reason
+    return error
 
 
 def _from_details(code: grpc.StatusCode, message: str, trailing: Any) -> e.JobStateError | None:

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as upkeep_pb
-from jobstate_client.core.answers import STATES, by_number, job_error, span_in, time_in
+from jobstate_client.core.answers import STATES, ByNumber, job_error, span_in, time_in
 from jobstate_client.core.documents import span_from
 from jobstate_client.core.states import AttemptOutcome, HealthState, State
 from jobstate_client.core.values import JobError
 
-OUTCOMES = by_number(AttemptOutcome, job_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_")
-HEALTH = by_number(HealthState, upkeep_pb.HealthState, "HEALTH_STATE_")
+OUTCOMES = ByNumber(AttemptOutcome, job_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_")
+HEALTH = ByNumber(HealthState, upkeep_pb.HealthState, "HEALTH_STATE_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def attempt(message: job_pb2.Attempt) -> Attempt:
         start_time=time_in(message, "start_time"),
         claim_time=time_in(message, "claim_time"),
         end_time=time_in(message, "end_time"),
-        outcome=OUTCOMES.get(message.outcome, AttemptOutcome.UNKNOWN),
+        outcome=OUTCOMES[message.outcome],
         error=job_error(message.error) if message.HasField("error") else None,
         tokens=message.usage.tokens,
         cost=message.usage.cost,
@@ -187,7 +187,7 @@ def stats(message: pb.GetStatsResponse) -> Stats:
 def _type_stats(message: pb.JobTypeStats) -> TypeStats:
     return TypeStats(
         job_type=message.job_type,
-        stored={STATES.get(each.state, State.UNKNOWN): each.count for each in message.stored},
+        stored={STATES[each.state]: each.count for each in message.stored},
         oldest_queued_time=time_in(message, "oldest_queued_time"),
         completed=message.completed,
         permanently_failed=message.permanently_failed,
@@ -210,7 +210,7 @@ def _type_stats(message: pb.JobTypeStats) -> TypeStats:
 def health(message: upkeep_pb.CheckHealthResponse) -> Health:
     """How the jobs are doing."""
     return Health(
-        state=HEALTH.get(message.state, HealthState.UNKNOWN),
+        state=HEALTH[message.state],
         problems=tuple(message.problems),
         oldest_queued_age=span_in(message, "oldest_queued_age"),
         oldest_unclaimed_age=span_in(message, "oldest_unclaimed_age"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 
 class Named(StrEnum):
-    """A text of the contract. It is found by its name in any case: ``State("queued")`` is ``State.QUEUED``."""
+    """A text of the contract. It is found by its name in any case: ``State("queued")`` is ``State.QUEUED``.
+
+    A value that a newer server tells is kept as it comes, though it is no member; ``is_known`` tells them apart.
+    """
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
@@ -25,12 +28,31 @@ class Named(StrEnum):
             raise ValueError(f"{value!r} is no {cls.__name__}; it must be one of {', '.join(names)}")
         return cls[value.upper()]
 
+    @classmethod
+    def unknown(cls, text: str) -> Self:
+        """A value that this version does not name: its name as the server tells it, or ``UNKNOWN_`` and its number."""
+        value = str.__new__(cls, text)
+        value._name_ = value._value_ = text
+        return value
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this version names the value."""
+        return self._value_ in type(self).__members__ and self._value_ != "UNKNOWN"
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return _restored, (type(self), self._value_)
+
+
+def _restored(kind: type[Named], text: str) -> Named:
+    return kind(text) if text in kind.__members__ else kind.unknown(text)
+
 
 class State(Named):
     """Where a job is in its lifecycle (docs/lifecycle.md)."""
 
     UNKNOWN = "UNKNOWN"
-    """A state that this version of the library does not name."""
+    """The server tells none. One that this version does not name is a ``State`` of its own: see ``is_known``."""
     QUEUED = "QUEUED"
     PROCESSING = "PROCESSING"
     COMPLETED = "COMPLETED"
@@ -52,7 +74,7 @@ class EventType(Named):
     """What an event tells."""
 
     UNKNOWN = "UNKNOWN"
-    """A type that this version of the library does not name; ``Event.name`` has it as text."""
+    """The server tells none. One that this version does not name is an ``EventType`` of its own: see ``is_known``."""
     QUEUED = "QUEUED"
     STARTED = "STARTED"
     CLAIMED = "CLAIMED"

@@ -14,7 +14,6 @@ from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
 from jobstate_client.core.answers import STATES
-from jobstate_client.core.states import State
 from jobstate_client.views.phase import Phase, phase_of
 
 PREFIX = "processing-job."
@@ -22,7 +21,7 @@ PREFIX = "processing-job."
 
 def phase(job: job_pb2.Job) -> Phase:
     """What is happening to the job, in the words of every view."""
-    return phase_of(STATES.get(job.state, State.UNKNOWN), claimed=job.claimed)
+    return phase_of(STATES[job.state], claimed=job.claimed)
 
 
 def state_name(state: job_pb2.JobState.ValueType) -> str:
