@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,24 @@ async def test_in_a_stream_usage_is_told_of_attempts_that_ended_in_the_same_batc
     assert await records(running) == [(1, 30, 1.0), (2, 40, 0.0)]
     assert (await get(running)).estimated_tokens == 70
     assert await sums(running) == (70, 1.0)
+
+
+async def test_two_replicas_that_are_told_at_once_lose_nothing_and_count_nothing_twice(clock: WatchedClock) -> None:
+    url = postgres_server().new_store()
+    async with serving_url(url, clock) as one, serving_url(url, clock) as other:
+        await create(one)
+        await start(one)
+        await fail(one)
+        await retry(one, immediately=True)
+        await start(one)
+
+        await asyncio.gather(
+            *(tell(replica, attempt, tokens=n) for n in range(1, 11) for replica in (one, other) for attempt in (1, 2))
+        )
+
+        assert (await get(other)).estimated_tokens == 20
+        assert await records(other) == [(1, 10, 0.0)]
+        assert await sums(other) == (20, 0.0)
 
 
 # The refusals that it is for.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ from ..support.calls import (
 )
 from ..support.clock import WatchedClock
 from ..support.postgres import postgres_server
-from ..support.server import Running, serving_url
+from ..support.server import Running, serving, serving_url
 
 ID = "6f1c9f0e-52c4-4f0f-9c57-3f1f2a0d9a11"
 SUPERSEDED = ("FAILED_PRECONDITION", "ATTEMPT_SUPERSEDED")
@@ -341,3 +343,38 @@ async def test_all_replicas_count_the_request_ids_together(clock: WatchedClock) 
 
         assert other.server.committer.requests_surplus == 0
         assert (await refused(create(other, request_id="one-too-many"))).reason == "OVERLOADED"
+
+
+# What an older program wrote.
+
+
+async def test_what_an_older_program_stored_is_answered_by_attempt_and_time(path: Path, clock: WatchedClock) -> None:
+    async with serving(path, clock) as running:
+        await create(running, "kept", "clean_transcript", request_id="create-kept")
+        await make(running, "Create")
+        await delete_all(running, clock)
+        await create(running)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE request SET create_sequence = NULL, attempt = 1")
+        database.execute("UPDATE job SET create_sequence = 0")
+    async with serving(path, clock) as running:
+        assert (await create(running, "kept", "clean_transcript", request_id="create-kept")).id == "kept"
+        refusal = await refused(ask(running, "Create", CALLS["Create"]))
+        assert (refusal.brief, refusal.metadata) == gone()
+
+
+async def test_a_start_that_an_older_program_stored_is_never_answered_with_a_later_attempt(
+    path: Path, clock: WatchedClock
+) -> None:
+    async with serving(path, clock) as running:
+        await create(running, job_type="clean_transcript")
+        await ask(running, "Start", START)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE request SET create_sequence = NULL, attempt = 1")
+    async with serving(path, clock) as running:
+        assert (await ask(running, "Start", START)).job.attempt == 1
+        await fail(running)
+        await retry(running, immediately=True)
+        await start(running, worker="w")
+
+        assert (await refused(ask(running, "Start", START))).brief == SUPERSEDED

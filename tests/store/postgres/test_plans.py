@@ -215,6 +215,8 @@ def write(transaction: PostgresTransaction) -> None:
     [
         pytest.param(write, id="load and write"),
         pytest.param(lambda transaction: transaction.load([f"job-{n:05}" for n in range(512)], [], 0), id="load 512"),
+        pytest.param(lambda transaction: transaction.load([], [], 0, [("job-00001", 1)]), id="load attempts"),
+        pytest.param(lambda transaction: transaction.write(Changes(amended=[an_attempt("job-00001")])), id="amend"),
         pytest.param(lambda transaction: transaction.load([], [], 128), id="load due"),
         pytest.param(lambda transaction: transaction.next_due(), id="next_due"),
         pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),

@@ -253,6 +253,8 @@ def write(transaction: SqliteTransaction) -> None:
         pytest.param(write, id="write"),
         pytest.param(lambda transaction: transaction.load(["a", "b"], [], 0), id="load jobs"),
         pytest.param(lambda transaction: transaction.load([], [("a", "b"), ("c", "d")], 0), id="load requests"),
+        pytest.param(lambda transaction: transaction.load([], [], 0, [("a", 1), ("b", 2)]), id="load attempts"),
+        pytest.param(lambda transaction: transaction.write(Changes(amended=[an_attempt("a")])), id="amend"),
         pytest.param(lambda transaction: transaction.load([], [], 128), id="load due"),
         pytest.param(lambda transaction: transaction.next_due(), id="next_due"),
         pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),
