@@ -70,6 +70,10 @@ def _number(text: str) -> int:
     return int(text) if text.lstrip("-").isdigit() else 0
 
 
+def _truth(text: str) -> bool:
+    return text == "true"
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
 
@@ -136,10 +140,14 @@ class MessageTooLarge(Refused):
 
 
 class JobNotFound(Refused):
-    """There is no such job: it was never created, or cleanup has deleted it."""
+    """There is no such job: it was never created, or cleanup has deleted it.
+
+    ``deleted``: the call repeats one that was done, and its job has been deleted since.
+    """
 
     reason = "JOB_NOT_FOUND"
     job_id = _Fact(str)
+    deleted = _Fact(_truth)
 
 
 class JobExists(Refused):

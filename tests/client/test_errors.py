@@ -41,6 +41,8 @@ def examples() -> dict[str, dict[str, str]]:
 
 
 def text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 

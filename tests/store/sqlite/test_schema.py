@@ -13,7 +13,7 @@ import pytest
 from jobstate_server.domain.clock import ManualClock
 from jobstate_server.domain.job import JobState
 from jobstate_server.store import migrate
-from jobstate_server.store.base import CannotOpen, Changes
+from jobstate_server.store.base import CannotOpen
 from jobstate_server.store.models import TABLES
 from jobstate_server.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, attempt_values, job_values
 from jobstate_server.store.sqlite import SqliteStore
@@ -138,17 +138,19 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(path: Path, monkey
 
 
 def test_the_request_ids_that_are_there_are_counted_when_the_store_is_migrated(path: Path) -> None:
-    with opened_at(path) as store:
-        keep(store, Changes(requests=[a_request("one"), a_request("two")]))
     with closing(sqlite3.connect(path)) as database, database:
-        for table, column in (
-            ("job", "create_sequence"),
-            ("request", "attempt"),
-            ("request", "create_sequence"),
-            ("log", "requests"),
-        ):
-            database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        database.execute("UPDATE schema SET version = 4, usable_from = 4")
+        for migration in migrate.migrations("sqlite")[:4]:
+            for statement in migration.statements:
+                database.execute(statement)
+        database.execute("INSERT INTO schema (id, version, usable_from) VALUES ('schema', 4, 4)")
+        database.execute("INSERT INTO log (id, head, bytes) VALUES ('log', 0, 0)")
+        database.execute("INSERT INTO horizon (id, sequence, event_check, bytes) VALUES ('log', 0, 0, 0)")
+        for request_id in ("one", "two"):
+            values = ("owner", request_id, "Start", b"digest", "job", 1)
+            database.execute(
+                "INSERT INTO request (principal, request_id, rpc, digest, job_ids, time) VALUES (?, ?, ?, ?, ?, ?)",
+                values,
+            )
 
     with opened_at(path) as store:
         assert store.requests_stored == 2
