@@ -16,7 +16,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.clock import MINUTE, SECOND
 from jobstate_server.engine.committer import PROBE_INTERVAL
-from jobstate_server.engine.pauses import HEARD_INTERVAL, OUTAGE_MIN
+from jobstate_server.engine.pauses import ALIVE_WITHIN, HEARD_INTERVAL, OUTAGE_MIN
 
 from ..support.calls import (
     Refusal,
@@ -239,3 +239,39 @@ async def test_a_database_that_has_lost_events_ends_the_watches_that_saw_them_an
     assert again.version == kept.version + 1
     assert [event.job.id for event in seen] == ["newest"]
     assert [event.job.id for event in everything] == ["kept", "again", "newest"]
+
+
+async def test_a_replica_that_joins_others_postpones_no_timeout_and_one_that_comes_alone_does() -> None:
+    url, clock = postgres_server().new_store(), WatchedClock()
+    async with serving_url(url, clock) as first:
+        await settled(first)
+        assert first.server.committer.grace_until == clock.now() + RESTART_GRACE
+        clock.advance(RESTART_GRACE)
+        await create(first, "job", "clean_transcript")
+        await start(first)
+        async with serving_url(url, clock) as second, watching_live(second) as watch:
+            await settled(second)
+            assert second.server.committer.grace_until == 0
+            clock.advance(MINUTE)
+            (failed, *_) = await watch.events(2)
+            assert failed.failed.error.code == "ATTEMPT_TIMEOUT"
+    async with serving_url(url, clock) as alone:
+        await settled(alone)
+        assert alone.server.committer.grace_until == clock.now() + RESTART_GRACE
+
+
+async def test_a_replica_that_comes_when_all_others_have_fallen_silent_postpones_timeouts() -> None:
+    url, clock = postgres_server().new_store(), WatchedClock()
+    async with serving_url(url, clock) as silent:
+        await settled(silent)
+        silent.server.presence._is_stopping = True
+        clock.advance(ALIVE_WITHIN)
+        async with serving_url(url, clock) as soon:
+            await settled(soon)
+            # It may be that one's successor: for as long nobody may have been there.
+            assert soon.server.committer.grace_until == clock.now() + ALIVE_WITHIN
+            soon.server.presence._is_stopping = True
+        clock.advance(ALIVE_WITHIN + 1)
+        async with serving_url(url, clock) as late:
+            await settled(late)
+            assert late.server.committer.grace_until == clock.now() + RESTART_GRACE

@@ -16,7 +16,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.clock import MINUTE, SECOND, Clock
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.engine.pauses import ALIVE_WITHIN, HEARD_INTERVAL
+from jobstate_server.engine.pauses import HEARD_INTERVAL
 from jobstate_server.maintenance.duty import Duty, StillOurs
 from jobstate_server.store.base import REPLICA_LEASE, ChangedJob, Changes, TaskRun
 from jobstate_server.store.postgres import PostgresStore
@@ -44,8 +44,6 @@ from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.postgres import postgres_server
 from ..support.server import Client, Running, serving_url
 from .support import events_after, live_out
-
-RESTART_GRACE = 30 * SECOND
 
 
 @pytest.fixture
@@ -329,42 +327,6 @@ async def test_10_000_retries_that_fall_due_at_one_moment_are_resumed_once_each_
     assert {(event.job.attempt, event.started.resumed) for event in events} == {(2, True)}
     assert [event.sequence for event in events] == list(range(1, count + 1))
     assert sum(done) == count
-
-
-async def test_a_replica_that_joins_others_postpones_no_timeout_and_one_that_comes_alone_does(url: str) -> None:
-    clock = WatchedClock()
-    async with serving_url(url, clock) as first:
-        await settled(first)
-        assert first.server.committer.grace_until == clock.now() + RESTART_GRACE
-        clock.advance(RESTART_GRACE)
-        await create(first, "job", "clean_transcript")
-        await start(first)
-        async with serving_url(url, clock) as second, watching_live(second) as watch:
-            await settled(second)
-            assert second.server.committer.grace_until == 0
-            clock.advance(MINUTE)
-            (failed, *_) = await watch.events(2)
-            assert failed.failed.error.code == "ATTEMPT_TIMEOUT"
-    async with serving_url(url, clock) as alone:
-        await settled(alone)
-        assert alone.server.committer.grace_until == clock.now() + RESTART_GRACE
-
-
-async def test_a_replica_that_comes_when_all_others_have_fallen_silent_postpones_timeouts(url: str) -> None:
-    clock = WatchedClock()
-    async with serving_url(url, clock) as silent:
-        await settled(silent)
-        silent.server.presence._is_stopping = True
-        clock.advance(ALIVE_WITHIN)
-        async with serving_url(url, clock) as soon:
-            await settled(soon)
-            # It may be that one's successor: for as long nobody may have been there.
-            assert soon.server.committer.grace_until == clock.now() + ALIVE_WITHIN
-            soon.server.presence._is_stopping = True
-        clock.advance(ALIVE_WITHIN + 1)
-        async with serving_url(url, clock) as late:
-            await settled(late)
-            assert late.server.committer.grace_until == clock.now() + RESTART_GRACE
 
 
 # Duties.
