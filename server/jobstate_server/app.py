@@ -15,6 +15,7 @@ from grpc_channelz.v1 import channelz
 from grpc_reflection.v1alpha import reflection
 
 from jobstate.v1 import job_service_pb2, maintenance_service_pb2
+from jobstate_server.admin.probes import AdminPort, CannotListen
 from jobstate_server.config import Settings, is_loopback
 from jobstate_server.domain.clock import SECOND, Clock
 from jobstate_server.domain.decide import Decider
@@ -42,7 +43,7 @@ from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.store.base import Store
 from jobstate_server.store.opening import clock_for, open_store, shown
 from jobstate_server.supervision.health import Health
-from jobstate_server.supervision.watchdog import Watchdog
+from jobstate_server.supervision.watchdog import TURN_S, Watchdog
 from jobstate_server.watch.catch_up import CatchUp
 from jobstate_server.watch.cursor import event_check
 from jobstate_server.watch.follower import Follower
@@ -137,6 +138,7 @@ class Server:
         self.health_service = HealthService()
         self.health = Health(self._on_health)
         self._build()
+        self.admin_port: AdminPort | None = None
         self._turns = 0
         self.watchdog = Watchdog(
             vital=(self.committer,),
@@ -144,6 +146,19 @@ class Server:
             ageing=(self.committer, self.readers, self.catch_up_readers, self.event_limit, self),
             give_up=give_up,
         )
+
+    def liveness(self) -> str | None:
+        """Why this process should be ended, None when it should not: a restart mends no store."""
+        if self.committer.dead:
+            return f"the thread {self.committer.dead[0]} has died"
+        silence = self.watchdog.loop_silence
+        return f"the event loop has not turned for {silence} s" if silence >= SILENT_TURNS_MAX else None
+
+    def readiness(self) -> str | None:
+        """Why this server should be sent no calls, None when it can answer them."""
+        if self._grpc is None:
+            return "the server is stopping"
+        return "; ".join(self.health.troubles) or self.liveness()
 
     def turn(self) -> None:
         """A second has passed: look at what callers would meet."""
@@ -240,6 +255,7 @@ class Server:
         self._grpc = self._build_grpc(host)
         try:
             bound = self._listen(self._grpc, host, port)
+            self._listen_for_probes()
         except CannotServe:
             self.store.close()
             raise
@@ -253,9 +269,10 @@ class Server:
             self.presence.start()
         self.due_timer.start()
         await self.schedule.start()
+        await self._look_at_store()
         await self._grpc.start()
-        for name in ("", *(service.full_name for service in SERVICES), JOBS_HEALTH):
-            self.health_service.set(name, True)
+        self._on_health(self.health.is_serving)
+        self.health_service.set(JOBS_HEALTH, True)
         self.address = _joined(host, bound)
         log.info(
             "serving", extra={"address": self.address, "store": shown(self._settings.store), "log": self.store.log_id}
@@ -275,6 +292,26 @@ class Server:
         self._reflection = Reflection(names)
         self._reflection.register(server)
         return server
+
+    def _listen_for_probes(self) -> None:
+        address = self._settings.admin_address()
+        if address is None:
+            return
+        try:
+            self.admin_port = AdminPort(*address, self)
+        except CannotListen as error:
+            raise CannotServe(str(error)) from error
+        self.watchdog.look_after(self.admin_port)
+        self.admin_port.start()
+        log.info("answering probes", extra={"address": _joined(address[0], self.admin_port.port)})
+
+    async def _look_at_store(self) -> None:
+        """Write and read once before anybody is told that this server serves; what fails is told by health."""
+        probes = (self.committer.run(lambda transaction: transaction.probe()), self.readers.probe())
+        await asyncio.wait(probes, timeout=SILENT_TURNS_MAX * TURN_S)
+        for probe in probes:
+            probe.add_done_callback(_retrieved)
+        self.health.tell("reads", self.readers.trouble)
 
     @staticmethod
     def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
@@ -310,6 +347,8 @@ class Server:
         ends = await asyncio.gather(self.committer.stop(), self.readers.stop(), self.catch_up_readers.stop())
         if all(ends):
             self.store.close()
+        if self.admin_port is not None:
+            await asyncio.to_thread(self.admin_port.stop)
         log.info("stopped", extra={"commits": self.committer.counters.commits})
 
     async def _end_calls(self, server: grpc.aio.Server) -> None:

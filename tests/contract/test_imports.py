@@ -20,15 +20,16 @@ PACKAGES = {"jobstate_client": CLIENT, "jobstate_server": SERVER}
 MODULES = [path for name, root in PACKAGES.items() for path in modules_below(root / name)]
 
 RPC, WIRE, APP = "jobstate_server.rpc", "jobstate_server.wire", "jobstate_server.app"
+ADMIN = "jobstate_server.admin"
 CLI, CONFIG, CLIENT_LIBRARY = "jobstate_server.cli", "jobstate_server.config", "jobstate_client"
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "apscheduler": ("jobstate_server.maintenance", CONFIG),
     "click": ("jobstate_client.cli",),
     "google": (WIRE, RPC, CLIENT_LIBRARY),
-    "grpc": (RPC, APP, CLIENT_LIBRARY),
+    "grpc": (RPC, ADMIN, APP, CLIENT_LIBRARY),
     "grpc_channelz": (RPC, APP),
-    "grpc_health": (RPC, APP, CLI, CLIENT_LIBRARY),
+    "grpc_health": (RPC, ADMIN, APP, CLI, CLIENT_LIBRARY),
     "grpc_reflection": (RPC, APP),
     "grpc_status": (RPC, CLIENT_LIBRARY),
     "jobstate": (WIRE, RPC, APP, CLIENT_LIBRARY),

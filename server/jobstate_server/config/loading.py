@@ -17,7 +17,7 @@ from jobstate_server.domain.job_types import DEFAULT_JOB_TYPE
 FILE_BYTES_MAX = 4 * 1024 * 1024
 """A settings file: 10,000 job types with every setting have half of that."""
 
-_JUDGED_TOGETHER = ({"listen", "insecure"}, {"base_delay", "max_delay"})
+_JUDGED_TOGETHER = ({"listen", "insecure"}, {"admin_listen", "insecure_admin"}, {"base_delay", "max_delay"})
 """Settings that are compared with each other: where one is wrong by itself, the other is not to blame."""
 
 _PROBLEMS_MAX = 20

@@ -75,6 +75,11 @@ class Settings(BaseModel):
     """Where to serve, HOST:PORT. Port 0 picks a free one. An address beyond loopback needs ``insecure``."""
     insecure: bool = False
     """Serve beyond loopback without TLS: anybody who reaches the port may do anything."""
+    admin_listen: str | None = None
+    """Where /livez, /readyz and gRPC health are answered besides, HOST:PORT. Unset: nowhere. An address beyond loopback
+    needs ``insecure_admin``."""
+    insecure_admin: bool = False
+    """Answer on ``admin_listen`` beyond loopback: anybody who reaches the port learns how the server is."""
     channelz: bool | None = None
     """Offer channelz, gRPC's own insight. Unset: only on loopback."""
     store: str = "sqlite:///jobs.db"
@@ -101,7 +106,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _can_work(self) -> Self:
         problems: list[str] = []
-        for check in (self._check_listen, self._check_store):
+        for check in (self._check_listen, self._check_admin_listen, self._check_store):
             try:
                 check()
             except ValueError as problem:
@@ -118,14 +123,21 @@ class Settings(BaseModel):
                 f"listen: {self.listen} can be reached from other machines; pass --insecure to serve there without TLS"
             )
 
+    def _check_admin_listen(self) -> None:
+        admin = self.admin_address()
+        if admin is not None and not self.insecure_admin and not is_loopback(admin[0]):
+            raise ValueError(
+                f"admin_listen: {self.admin_listen} can be reached from other machines; set insecure_admin = true to"
+                " tell them how this server is"
+            )
+
     def address(self) -> tuple[str, int]:
         """Host and port of ``listen``."""
-        host, _, port = self.listen.rpartition(":")
-        is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and int(port) <= 65_535
-        if not is_port or _HOST.fullmatch(host) is None:
-            hint = "; put an IPv6 address in brackets, as in [::1]:50051" if host.count(":") > 1 else ""
-            raise ValueError(f"listen: {quoted(self.listen)} is not HOST:PORT{hint}")
-        return host.strip("[]"), int(port)
+        return _host_and_port("listen", self.listen)
+
+    def admin_address(self) -> tuple[str, int] | None:
+        """Host and port of ``admin_listen``, None when it is unset."""
+        return None if self.admin_listen is None else _host_and_port("admin_listen", self.admin_listen)
 
     def _check_store(self) -> None:
         if self.store.startswith(("postgresql://", "postgres://")):
@@ -166,6 +178,15 @@ class Settings(BaseModel):
             default = policy if name == DEFAULT_JOB_TYPE else default
             found.append(policy)
         return found, problems
+
+
+def _host_and_port(setting: str, value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and int(port) <= 65_535
+    if not is_port or _HOST.fullmatch(host) is None:
+        hint = "; put an IPv6 address in brackets, as in [::1]:50051" if host.count(":") > 1 else ""
+        raise ValueError(f"{setting}: {quoted(value)} is not HOST:PORT{hint}")
+    return host.strip("[]"), int(port)
 
 
 def _without_secrets(store: str) -> str:

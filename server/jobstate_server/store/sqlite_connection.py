@@ -18,8 +18,6 @@ CHECKPOINT_AT = 4_000
 every commit: the more commits one copy serves, the fewer times they are copied, and the file synchronised."""
 
 _PRAGMAS = {
-    # First: it takes effect only while the file is empty. What retention frees can then be given back piece by piece.
-    "auto_vacuum": "incremental",
     "journal_mode": "wal",
     "synchronous": "full",
     "cache_size": -64 * 1024,
@@ -62,8 +60,11 @@ def raise_as_ours(error: PeeweeException) -> NoReturn:
 def connect(path: Path) -> SqliteDatabase:
     """A connection of its own to the file, which must be there: none is ever made here."""
     name = f"file:{quote(str(path))}?mode=rw"
+    # What retention frees can be given back piece by piece. That is decided while the file is empty; asked for again it
+    # would be written again.
+    pragmas = {"auto_vacuum": "incremental", **_PRAGMAS} if path.stat().st_size == 0 else _PRAGMAS
     database = SqliteDatabase(
-        name, uri=True, pragmas=_PRAGMAS, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, thread_safe=False
+        name, uri=True, pragmas=pragmas, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, thread_safe=False
     )
     database.connect()
     return database

@@ -65,7 +65,7 @@ class Watchdog:
             give_up: ends the process; is told why. Called once, from any thread.
         """
         self._vital = vital
-        self._restartable = restartable
+        self._restartable = list(restartable)
         self._ageing = ageing
         self._give_up = give_up
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,6 +82,10 @@ class Watchdog:
     def loop_silence(self) -> int:
         """For how many turns the event loop has owed an answer."""
         return self._turn - self._asked if self._asked > self._answered else 0
+
+    def look_after(self, part: Restartable) -> None:
+        """Look after one part more."""
+        self._restartable.append(part)
 
     def start(self) -> None:
         """Begin to watch, on the running event loop."""
