@@ -82,6 +82,11 @@ class Beginning:
         else:
             self.job = job
 
+    @property
+    def has_started(self) -> bool:
+        """Whether the start may have been made."""
+        return self.creation is None
+
 
 class Run:
     """One attempt of a job, under way. Every method returns at once; reports travel in the background.

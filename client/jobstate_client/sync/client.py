@@ -193,7 +193,7 @@ class Client:
                 begin.creation = None
             return self.start(begin.job, worker=terms.worker, request_id=begin.request_id)
 
-        return Running(self, start, terms)
+        return Running(self, start, terms, lambda: begin.has_started)
 
     def worker(
         self,

@@ -22,17 +22,21 @@ log = logging.getLogger("jobstate_client")
 class Running:
     """The context of a run: the attempt begins with the block and ends with it."""
 
-    def __init__(self, client: Client, start: Callable[[], Job], terms: Terms) -> None:
+    def __init__(
+        self, client: Client, start: Callable[[], Job], terms: Terms, has_started: Callable[[], bool] = lambda: True
+    ) -> None:
         """Begin nothing yet.
 
         Args:
             client: whose run it is.
             start: claims the attempt; called again after an interrupt, it repeats the same calls.
             terms: how the run is held.
+            has_started: whether the attempt may have been claimed.
         """
         self._client = client
         self._start = start
         self._terms = terms
+        self._has_started = has_started
         self._entered: tuple[Run, Line, threading.Event] | None = None
 
     def __enter__(self) -> Run:
@@ -66,6 +70,8 @@ class Running:
         """What was claimed, or may have been, nobody will do: that is told, so that another does."""
         try:
             if self._entered is None:
+                if not self._has_started():
+                    return
                 # The same calls again tell what the interrupted ones did.
                 self._begin()
             self._end(not_begun(interrupt))
