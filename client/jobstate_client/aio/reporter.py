@@ -121,6 +121,15 @@ class AsyncReporter:
         self._news.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve(), name="jobstate-reporter")
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """The task has ended: by itself, or of something that it could not go on after."""
+        failure = None if task.cancelled() else task.exception()
+        if (failure is None and not task.cancelled()) or self._closed_by is not None or self._outbox.is_empty:
+            return
+        log.error("the task that sends reports has died; another takes its place", exc_info=failure)
+        self._send_on()
 
     async def _serve(self) -> None:
         """Until there has been no run for a while; the next one begins anew."""
@@ -168,7 +177,10 @@ class AsyncReporter:
                 raise
             # gRPC gives up a call in this way when it cannot write to it, or its channel was closed.
             error = unanswered() if self._is_late else TransportError("the stream of reports was given up by gRPC")
-        except Exception as failure:
+        except (KeyboardInterrupt, SystemExit):
+            # Of a signal handler: the program ends.
+            raise
+        except BaseException as failure:
             # Whatever it is, the runs of this client need the task.
             log.exception("the stream of reports failed; it goes on with another")
             error = TransportError(f"the stream of reports failed: {failure!r}")

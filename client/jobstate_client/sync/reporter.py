@@ -25,6 +25,9 @@ log = logging.getLogger("jobstate_client")
 LINGER_S = 10.0
 """How long a stream without runs is kept for the next one, and within which a client that was forgotten is noticed."""
 
+LOOK_S = 1.0
+"""How often a run that waits for the answer to its end looks whether anybody sends it."""
+
 STOP_S = 5.0
 """How long closing waits for the thread."""
 
@@ -110,8 +113,12 @@ class Reporter:
             self._end(line, delivery.ending)
         except JobStateError as error:
             return error
-        if ended.wait(delivery.patience_s):
-            return line.end_error
+        deadline = time.monotonic() + delivery.patience_s
+        while (left := deadline - time.monotonic()) > 0:
+            if ended.wait(min(left, LOOK_S)):
+                return line.end_error
+            with self._lock:
+                self._keep_thread()
         why = f": {self._trouble}" if self._trouble else ""
         return Unreachable(f"the end of {line.job_id} could not be told in {delivery.patience_s:g} s{why}")
 
@@ -130,12 +137,14 @@ class Reporter:
         with self._lock:
             self._stream.end()
             self._outbox.abandon(ClientClosed("the client was closed before the end of the run could be told"))
+        self._cancel_call()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(STOP_S)
+
+    def _cancel_call(self) -> None:
         call = self._call
         if call is not None:
             call.cancel()
-        del call
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(STOP_S)
 
     def _check(self) -> None:
         # Before any lock is taken: in a forked process it may be held by a thread that is not there.
@@ -144,9 +153,13 @@ class Reporter:
             raise self._closed_by
 
     def _send_on(self) -> None:
-        """There is something to send: wake the thread. Start it, or another when it has died. With the lock held."""
+        """There is something to send. With the lock held."""
         self._wanted.set()
         self._stream.news.set()
+        self._keep_thread()
+
+    def _keep_thread(self) -> None:
+        """Start the thread, or another when it has died. With the lock held."""
         if self._closing.is_set() or (self._thread is not None and self._thread.is_alive()):
             return
         if self._thread is not None:
@@ -230,7 +243,18 @@ class Reporter:
         return error
 
     def _requests(self, stream: _Stream) -> Iterator[pb.StreamUpdatesRequest]:
-        """The sending side of a stream; ends it once there has been no run for a while."""
+        """The sending side of a stream, for a thread of gRPC's."""
+        try:
+            yield from self._batches(stream)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # gRPC would log it once more, or of some kinds wait for the next batch for ever.
+            log.exception("a batch of reports could not be put together; the stream begins anew")
+            self._cancel_call()
+
+    def _batches(self, stream: _Stream) -> Iterator[pb.StreamUpdatesRequest]:
+        """What there is to send; ends once there has been no run for a while."""
         while True:
             stream.news.clear()
             with self._lock:
@@ -246,9 +270,7 @@ class Reporter:
                 continue
             has_news = stream.news.wait(LINGER_S if is_idle or pause is None else min(pause, LINGER_S))
             if not self._is_needed:
-                call = self._call
-                if call is not None:
-                    call.cancel()
+                self._cancel_call()
                 return
             if is_idle and not has_news:
                 with self._lock:
