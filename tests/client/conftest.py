@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from jobstate_client import AsyncClient, Client
 from jobstate_client.testing import JobstateServer, serving
+
+# A loaded machine is no finding.
+settings.register_profile("client", deadline=None)
+settings.load_profile("client")
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ class AsyncWorker:
 
         try:
             async with AsyncRunning(self._client, start, self._terms) as run:
-                result = result_of(await awaited(self._handler(run)))
+                result = result_of(await self._call(run))
                 if result is not None:
                     run.result = result
         except _NotOurs:
@@ -205,10 +205,21 @@ class AsyncWorker:
             log.warning("attempt %d of job %s raised %r: the worker stops", attempt, job_id, error)
             self._fail(error)
         except BaseException as error:
+            if not attempt and not isinstance(error, asyncio.CancelledError):
+                # Not the handler's doing.
+                raise
             if is_lost(error):
                 log.info("attempt %d of job %s is over: %s", attempt, job_id, error)
             else:
                 log.warning("attempt %d of job %s failed", attempt, job_id, exc_info=error)
+
+    async def _call(self, run: Run) -> Any:
+        try:
+            return await awaited(self._handler(run))
+        except (SystemExit, KeyboardInterrupt):
+            # Before the server is told, so that nothing is begun meanwhile.
+            self.stop()
+            raise
 
     async def _start(self, job_id: str) -> Job | None:
         """Start it, if it is still free. While the outcome is unknown the same start is repeated."""

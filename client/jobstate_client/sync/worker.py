@@ -61,6 +61,15 @@ class Worker:
             SystemExit, KeyboardInterrupt: a handler raised it. Its attempt has failed, and the others have ended.
             Exception: a thread of the worker has died. The handlers under way have ended.
         """
+        try:
+            self._run()
+        except KeyboardInterrupt as interrupt:
+            # Wherever it struck: the second Ctrl-C.
+            if interrupt is not self._failure:
+                self._give_up()
+            raise
+
+    def _run(self) -> None:
         # Daemons, so that the program can end when the worker has given up.
         threads = [
             threading.Thread(target=self._serve, name=f"jobstate-worker-{number}", daemon=True)
@@ -92,7 +101,6 @@ class Worker:
 
     def _interrupted(self) -> None:
         if self._is_interrupted:
-            self._give_up()
             raise KeyboardInterrupt
         self._is_interrupted = True
         log.warning("interrupted: the worker ends what it does; interrupt again to give that up")
@@ -212,13 +220,21 @@ class Worker:
                 log.log(logging.DEBUG if is_lost(error) else logging.WARNING, "job %s: not started: %s", job_id, error)
                 return None
 
+    def _call(self, run: Run) -> Any:
+        try:
+            return self._handler(run)
+        except (SystemExit, KeyboardInterrupt):
+            # Before the server is told, so that no other thread begins something meanwhile.
+            self.stop()
+            raise
+
     def _do(self, job: Job) -> None:
         running = Running(self._client, lambda: job, self._terms)
         with self._changed:
             self._active[running] = None
         try:
             with running as run:
-                result = result_of(self._handler(run))
+                result = result_of(self._call(run))
                 if result is not None:
                     run.result = result
         except (SystemExit, KeyboardInterrupt) as error:

@@ -39,6 +39,9 @@ _PATH_CUT_AT = 200
 PROBLEMS_MAX = 20
 """Problems told of one document, or of one request: a person corrects no more at a time."""
 
+EMPTY_RESULT = b"\x78\x00"
+"""How a result without a key is kept: what is stored as nothing is no result. A field that Struct does not have."""
+
 _STRUCT_TAG = b"\x2a"
 _LIST_TAG = b"\x32"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobstate.v1 import job_pb2
 from jobstate_server.domain.job import NANO, Attempt, Job, JobError
 from jobstate_server.domain.job_types import JobType
+from jobstate_server.wire.documents import EMPTY_RESULT
 from jobstate_server.wire.framing import embed, length_tag, varint, varint_tag
 from jobstate_server.wire.times import set_span, set_time, span_field, time_field
 
@@ -44,7 +45,7 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
     if metadata and job.metadata:
         parts.append(embed(_METADATA, job.metadata))
     if result and job.result:
-        parts.append(embed(_RESULT, job.result))
+        parts.append(embed(_RESULT, job.result if job.result != EMPTY_RESULT else b""))
     return b"".join(parts)
 
 

@@ -124,7 +124,7 @@ def complete_command(request: pb.CompleteRequest, caller: Caller, _new_id: NewId
         attempt=attempt,
         usage=usage,
         result_count=request.result_count if request.HasField("result_count") else None,
-        result=_document(request, "result", documents.RESULT_BYTES_MAX),
+        result=_result(request),
     )
 
 
@@ -168,6 +168,11 @@ def cancel_command(request: pb.CancelRequest, caller: Caller, _new_id: NewId) ->
         request=request_of(caller, "Cancel", request, request.request_id),
         reason=request.reason,
     )
+
+
+def _result(request: pb.CompleteRequest) -> Document:
+    encoded = _document(request, "result", documents.RESULT_BYTES_MAX)
+    return encoded or (documents.EMPTY_RESULT if request.HasField("result") else b"")
 
 
 def _document(message: Message, field: str, bytes_max: int, path: str = "") -> Document:
