@@ -227,12 +227,7 @@ class Reporter:
         if self._answer is not None:
             self._silence.end(self._answer)
         since = self._outbox.unanswered_since
-        self._answer = None if since is None else self._silence.begin(self._cancel, since + outbox.ANSWER_S)
-
-    def _cancel(self) -> None:
-        call = self._call
-        if call is not None:
-            call.cancel()
+        self._answer = None if since is None else self._silence.begin(self._cancel_call, since + outbox.ANSWER_S)
 
     def _given_up(self, failure: ValueError) -> ClientClosed:
         """All that gRPC says of a channel that is closed: whoever gave it to the client has closed it."""
