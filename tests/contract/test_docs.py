@@ -24,7 +24,7 @@ from jobstate_server.domain import errors, job_types
 from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.engine import committer, readers, writer
 from jobstate_server.maintenance import duty, evict_inactive
-from jobstate_server.rpc import limits, validate
+from jobstate_server.rpc import health, limits, reflection, validate
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.watch import catch_up, hub, stream
 from jobstate_server.wire import documents
@@ -200,6 +200,9 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("`heartbeat_interval`, at most; a longer one is lowered", limits, "HEARTBEAT_MAX", span),
     ("`reconnect_after`, at most", stream, "RECONNECT_SPREAD", span),
     ("watchers of one server; then `OVERLOADED`", hub, "WATCHERS_MAX", count),
+    ("watchers of the health of one server; then `RESOURCE_EXHAUSTED`", health, "WATCHERS_MAX", count),
+    ("watchers of the health over one connection; then `RESOURCE_EXHAUSTED`", health, "WATCHERS_CONNECTION_MAX", count),
+    ("reflection streams; then `RESOURCE_EXHAUSTED`", reflection, "STREAMS_MAX", count),
     ("calls under way at once; then `OVERLOADED`", limits, "CALLS_MAX", count),
     ("`StreamUpdates` streams at once; then `OVERLOADED`", limits, "STREAMS_MAX", count),
     (

@@ -37,6 +37,7 @@ from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import async_listing, async_method
 from jobstate_client.core.operations import JobRef
+from jobstate_client.core.places import Places
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.running import PATIENCE_S, Beginning, Heartbeat, Run, Terms, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
@@ -88,6 +89,9 @@ class AsyncClient:
         self._thresholds = Thresholds()
         self._asking = asyncio.Lock()
         self._watches: weakref.WeakSet[AsyncWatch[Any]] = weakref.WeakSet()
+        self._places = Places()
+        self._further: dict[int, grpc.aio.Channel] = {}
+        """Connections beside the first, for watches that it has no room for."""
 
     create = async_method(operations.create)
     create_many = async_method(operations.create_many)
@@ -124,11 +128,29 @@ class AsyncClient:
         return watch
 
     def _open_events(self, request: Any, timeout: float | None) -> Any:
-        stub = self._stub("WatchEvents")
+        self._lifetime.check()
+        place = 0 if self._channel_given is not None else self._places.take()
+        stub = self._watch_stub(place)
         try:
-            return stub(request, timeout=timeout)
+            call = stub(request, timeout=timeout)
         except grpc.aio.UsageError as failure:
             raise ClientClosed(str(failure)) from failure
+        if self._channel_given is None:
+            call.add_done_callback(lambda _call: self._places.give_back(place))
+        return call
+
+    def _watch_stub(self, place: int) -> Any:
+        if not place:
+            return self._stub("WatchEvents")
+        if place not in self._further:
+            # Else gRPC would share the connection there is.
+            self._further[place] = self._make_channel(("grpc.use_local_subchannel_pool", 1))
+        rpc, channel = RPCS["WatchEvents"], self._further[place]
+        return channel.unary_stream(
+            rpc.path,
+            request_serializer=rpc.request_type.SerializeToString,
+            response_deserializer=rpc.response_type.FromString,
+        )
 
     async def wait(self, job: JobRef, timeout: Span | None = None) -> Job:  # noqa: ASYNC109
         """Wait until a job is final, and return it.
@@ -213,6 +235,8 @@ class AsyncClient:
             await self._reporter.close()
         if self._channel_given is None and "_channel" in vars(self):
             await self._channel.close()
+        for channel in builtins.list(self._further.values()):
+            await channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -226,8 +250,11 @@ class AsyncClient:
     def _channel(self) -> grpc.aio.Channel:
         if self._channel_given is not None:
             return self._channel_given
+        return self._make_channel()
+
+    def _make_channel(self, *more: tuple[str, Any]) -> grpc.aio.Channel:
         target, tls, options = self._how
-        chosen = channel_options(target, tls, options)
+        chosen = channel_options(target, tls, (*options, *more))
         if tls is None:
             return grpc.aio.insecure_channel(target, options=chosen)
         return grpc.aio.secure_channel(target, tls.credentials(), options=chosen)

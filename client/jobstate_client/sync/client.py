@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import logging
 import threading
 import weakref
@@ -23,6 +24,7 @@ from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import sync_listing, sync_method
 from jobstate_client.core.operations import JobRef
+from jobstate_client.core.places import Places
 from jobstate_client.core.refusals import error_of
 from jobstate_client.core.running import PATIENCE_S, Beginning, Heartbeat, Run, Terms, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
@@ -86,6 +88,9 @@ class Client:
         self._asking = threading.Lock()
         self._watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
         self._silence = Silence()
+        self._places = Places()
+        self._further: dict[int, grpc.Channel] = {}
+        """Connections beside the first, for watches that it has no room for."""
 
     create = sync_method(operations.create)
     create_many = sync_method(operations.create_many)
@@ -135,12 +140,33 @@ class Client:
         return watch
 
     def _open_events(self, request: Any, timeout: float | None) -> Any:
-        stub = self._stub("WatchEvents")
+        self._lifetime.check()
+        place = 0 if self._channel_given is not None else self._places.take()
+        stub = self._watch_stub(place)
         try:
-            return stub(request, timeout=timeout)
+            call = stub(request, timeout=timeout)
         except ValueError as failure:
             # All that gRPC says of a channel that is closed.
             raise ClientClosed(str(failure)) from failure
+        give_back = functools.partial(self._places.give_back, place)
+        if self._channel_given is None and not call.add_callback(give_back):
+            give_back()
+        return call
+
+    def _watch_stub(self, place: int) -> Any:
+        if not place:
+            return self._stub("WatchEvents")
+        with self._lock:
+            if place not in self._further:
+                target, tls, options = self._how
+                # Else gRPC would share the connection there is.
+                self._further[place] = open_channel(target, tls, (*options, ("grpc.use_local_subchannel_pool", 1)))
+            rpc, channel = RPCS["WatchEvents"], self._further[place]
+        return channel.unary_stream(
+            rpc.path,
+            request_serializer=rpc.request_type.SerializeToString,
+            response_deserializer=rpc.response_type.FromString,
+        )
 
     def wait(self, job: JobRef, timeout: Span | None = None) -> Job:
         """Wait until a job is final, and return it.
@@ -244,6 +270,10 @@ class Client:
             self._made_reporter.close()
         if self._channel_given is None and "_channel" in vars(self):
             self._channel.close()
+        with self._lock:
+            further = builtins.list(self._further.values())
+        for channel in further:
+            channel.close()
 
     def __enter__(self) -> Self:
         return self

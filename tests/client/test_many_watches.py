@@ -1,0 +1,68 @@
+"""A client opens a further connection before the streams of one are used up, so that no watch waits without a word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobstate_client import AsyncClient, Client
+from jobstate_client.core import places
+from jobstate_client.core.places import Places
+from jobstate_server import app
+
+from ..support.server import serving
+from .support import PATIENCE_S
+
+OF_CONNECTION = 4
+"""What the server of these tests allows; the client leaves one for calls."""
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections with few streams."""
+    monkeypatch.setattr(places, "WATCHES_MAX", OF_CONNECTION - 1)
+    options = [*app.GRPC_OPTIONS, ("grpc.max_concurrent_streams", OF_CONNECTION)]
+    monkeypatch.setattr(app, "GRPC_OPTIONS", options)
+
+
+@asynccontextmanager
+async def address(path: Path) -> AsyncIterator[str]:
+    async with serving(path) as running:
+        yield running.server.address
+
+
+@pytest.mark.usefixtures("few")
+async def test_more_watches_than_a_connection_takes_are_open_at_once_with_asyncio(tmp_path: Path) -> None:
+    async with address(tmp_path / "jobs.db") as at, AsyncClient(at) as client, asyncio.timeout(PATIENCE_S):
+        for _ in range(2):
+            async with AsyncExitStack() as stack:
+                watches = [await stack.enter_async_context(client.watch()) for _ in range(3 * OF_CONNECTION)]
+                job = await client.create("default")
+
+                assert {(await anext(watch)).job.id for watch in watches} == {job.id}
+
+
+@pytest.mark.usefixtures("few")
+async def test_more_watches_than_a_connection_takes_are_open_at_once_in_threads(tmp_path: Path) -> None:
+    def watched(at: str) -> list[Any]:
+        with Client(at) as client, ExitStack() as stack:
+            watches = [stack.enter_context(client.watch()) for _ in range(3 * OF_CONNECTION)]
+            job = client.create("default")
+            return [next(watch).job.id == job.id for watch in watches]
+
+    async with address(tmp_path / "jobs.db") as at, asyncio.timeout(PATIENCE_S):
+        assert all(await asyncio.to_thread(watched, at))
+
+
+def test_a_place_that_was_given_back_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "WATCHES_MAX", 2)
+    taken = Places()
+
+    assert [taken.take() for _ in range(5)] == [0, 0, 1, 1, 2]
+    taken.give_back(0)
+    assert [taken.take(), taken.take(), taken.take()] == [0, 2, 3]
