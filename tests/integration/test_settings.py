@@ -405,7 +405,7 @@ def test_a_read_only_directory_is_named(tmp_path: Path, capfd: pytest.CaptureFix
     with read_only_directory(tmp_path) as directory:
         sentence = refusal(capfd, *store(directory / "jobs.db"))
 
-    assert f"cannot use {directory}/jobs.db as a store: the file and its directory must be writable" in sentence
+    assert f"cannot use {directory}/jobs.db as a store: the directory must be writable" in sentence
 
 
 @pytest.mark.parametrize("content", [b"no database, but long enough" * 100, b"SQLite format 3\0" * 99])
