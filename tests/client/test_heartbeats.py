@@ -17,6 +17,7 @@ from jobstate_client.core.beats import BEATS, HEARTBEAT_S, HEARTBEAT_S_MIN, KNOW
 from jobstate_client.core.reports import JobType, JobTypes
 from jobstate_client.testing import JobstateServer, serving
 
+from ..support.waiting import pause
 from .support import Either, done, until
 
 
@@ -119,7 +120,7 @@ async def test_nobody_warns_of_a_loop_that_turns_while_the_server_is_away(
 ) -> None:
     async with async_client.run(await async_client.create("touchy")):
         await asyncio.to_thread(server.stop)
-        await asyncio.sleep(1.0)
+        await pause(1.0)
         await asyncio.to_thread(server.start)
 
     assert "has not turned" not in caplog.text

@@ -16,6 +16,7 @@ from jobstate.v1 import job_pb2, job_service_pb2_grpc, maintenance_service_pb2_g
 from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import struct
+from ..support.waiting import pause
 from .history import ANSWERED, REFUSED, UNKNOWN, Call
 from .recording import Recorder, ending_of, state_name
 from .server_process import JOB_TYPES
@@ -39,16 +40,6 @@ REPEATED = frozenset({"DRAINING", "OVERLOADED", "STORE_UNAVAILABLE"})
 
 MOVES = 0.1
 """How likely a client makes its next call at another replica, without need."""
-
-
-async def pause(seconds: float) -> None:
-    """Let time pass, for faults that come at random moments and readers that are slow. No result is waited for so."""
-    passed = asyncio.Event()
-    timer = asyncio.get_running_loop().call_later(seconds, passed.set)
-    try:
-        await passed.wait()
-    finally:
-        timer.cancel()
 
 
 class Stubs:

@@ -19,7 +19,8 @@ from jobstate_server.domain.clock import SystemClock
 from jobstate_server.store.postgres import PostgresStore
 
 from ..support.postgres import READY_S, PostgresServer
-from .clients import Shared, pause
+from ..support.waiting import pause
+from .clients import Shared
 from .recording import make_archive
 
 _OURS = "FROM pg_stat_activity WHERE application_name = %s"

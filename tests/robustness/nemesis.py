@@ -13,7 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from jobstate.v1 import maintenance_service_pb2 as mpb
 
-from .clients import CALL_TIMEOUT_S, Shared, Stubs, pause
+from ..support.waiting import pause
+from .clients import CALL_TIMEOUT_S, Shared, Stubs
 from .history import MemorySample
 from .process import ServerProcess, resident_kib
 

@@ -7,7 +7,8 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 
-from .clients import Stubs, pause
+from ..support.waiting import pause
+from .clients import Stubs
 from .database import VICTIMS, Database
 from .nemesis import Deed, Nemesis
 from .process import ServerProcess

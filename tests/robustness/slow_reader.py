@@ -14,7 +14,8 @@ from pathlib import Path
 
 from jobstate.v1 import job_service_pb2 as pb
 
-from .clients import Stubs, pause
+from ..support.waiting import pause
+from .clients import Stubs
 from .history import History, MemorySample, Stream, Watcher, delivered
 from .process import ServerProcess, resident_kib
 from .recording import Recorder

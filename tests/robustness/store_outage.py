@@ -24,7 +24,8 @@ from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import span
 from ..support.postgres import own_server
-from .clients import CALL_TIMEOUT_S, Shared, Stubs, pause
+from ..support.waiting import pause
+from .clients import CALL_TIMEOUT_S, Shared, Stubs
 from .endgame import gather_final_state
 from .history import ANSWERED, REFUSED, UNKNOWN, Call, History, Watcher
 from .process import PATIENCE_S

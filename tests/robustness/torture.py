@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..support.postgres import PostgresServer, own_server
-from .clients import Client, Shared, pause
+from ..support.waiting import pause
+from .clients import Client, Shared
 from .database import Database
 from .endgame import gather_final_state
 from .history import ANSWERED, History, Watcher, delivered, load

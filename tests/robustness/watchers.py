@@ -13,7 +13,8 @@ import grpc
 from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import span
-from .clients import CALL_TIMEOUT_S, Shared, Stubs, pause
+from ..support.waiting import pause
+from .clients import CALL_TIMEOUT_S, Shared, Stubs
 from .history import Stream, Watcher
 from .recording import ending_of, event_type
 
