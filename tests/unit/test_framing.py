@@ -70,13 +70,13 @@ def test_a_time_of_zero_is_set_all_the_same() -> None:
 
 
 @given(st.integers(0, 253_402_300_799), st.integers(0, 999_999_999))
-def test_a_time_finer_than_microseconds_is_rounded_down(seconds: int, nanos: int) -> None:
-    assert times.time_from(Timestamp(seconds=seconds, nanos=nanos)) == seconds * SECOND + nanos // 1_000
+def test_a_time_finer_than_microseconds_is_rounded_up(seconds: int, nanos: int) -> None:
+    assert times.time_from(Timestamp(seconds=seconds, nanos=nanos)) == seconds * SECOND + -(-nanos // 1_000)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 999_999_999))
-def test_a_span_finer_than_microseconds_is_rounded_down(seconds: int, nanos: int) -> None:
-    assert times.span_from(Duration(seconds=seconds, nanos=nanos)) == seconds * SECOND + nanos // 1_000
+def test_a_span_finer_than_microseconds_is_rounded_up(seconds: int, nanos: int) -> None:
+    assert times.span_from(Duration(seconds=seconds, nanos=nanos)) == seconds * SECOND + -(-nanos // 1_000)
 
 
 @pytest.mark.parametrize(
