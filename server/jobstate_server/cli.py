@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobstate_server.signals import Signals, Stopped
 from jobstate_server.streams import ensure_streams
 
 if TYPE_CHECKING:
@@ -25,6 +23,7 @@ _LIBRARIES = (
     "transitions",
     "apscheduler",
     "pydantic",
+    "pythonjsonlogger",
 )
 
 PROGRESS_ROWS = 100_000
@@ -32,9 +31,6 @@ PROGRESS_ROWS = 100_000
 
 PROGRESS_BYTES = 256 * 1024 * 1024
 """Bytes between two lines of progress: some seconds of work. A multiple of the pages that are copied at once."""
-
-GAVE_UP = 70
-"""Exit code of a server of which a part has died: EX_SOFTWARE of sysexits.h."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
@@ -44,6 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 done, 1 it could not be done, 2 the call was wrong, 130 Ctrl-C."""
     ensure_streams()
     options = _parser().parse_args(arguments)
+    if options.command != "serve":
+        return _run(options)
+    signals = Signals()
+    try:
+        return _run(options, signals)
+    except Stopped:
+        return 0
+    finally:
+        signals.end(process_ends=arguments is None)
+
+
+def _run(options: argparse.Namespace, signals: Signals | None = None) -> int:
     try:
         # Imported late, so that help is instant and a missing library is told instead of traced.
         from jobstate_server.config import BadSettings, load
@@ -67,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load(options.config, flags)
         if options.command == "backup":
             return _back_up(settings, options.backup)
-        return _migrate(settings) if options.command == "migrate" else _serve(settings)
+        return _migrate(settings) if signals is None else _serve(settings, signals)
     except (BadSettings, CannotOpen) as error:
         return _fail(str(error))
 
@@ -184,42 +192,9 @@ def _tell_progress(table: str, done: int, total: int) -> None:
         print(f"{table}: {done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
 
-def _serve(settings: Settings) -> int:
-    from jobstate_server import logs
-    from jobstate_server.app import CannotServe
+def _serve(settings: Settings, signals: Signals) -> int:
+    # What gRPC's core writes to standard error by itself, its threads write, and wait for whoever reads it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from jobstate_server.process import serve
 
-    logs.set_up(settings.log_format, settings.log_level)
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        run = asyncio.run
-    else:
-        run = uvloop.run
-    try:
-        run(_serve_until_signalled(settings))
-    except CannotServe as error:
-        return _fail(str(error))
-    return 0
-
-
-def _give_up(_why: str) -> None:
-    """End at once, for the supervisor to start a new process. Everything answered is on disk."""
-    os._exit(GAVE_UP)
-
-
-async def _serve_until_signalled(settings: Settings) -> None:
-    from jobstate_server.app import Server
-
-    signalled = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled.set)
-    server = Server(settings, give_up=_give_up)
-    await server.start()
-    # The ring and the cache keep a hundred thousand objects that live long and refer to nothing in circles: looking for
-    # circles among them after every few hundred new ones took a tenth of the server's time.
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
-    print(f"jobstate: serving on {server.address}", flush=True)
-    await signalled.wait()
-    await server.stop()
+    return serve(settings, signals)
