@@ -41,7 +41,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pythonjsonlogger": (APP, CLI, "jobstate_server.logs"),
     "rich": (CLIENT_LIBRARY,),
     "transitions": ("jobstate_server.domain.lifecycle",),
-    "uvloop": (APP, CLI),
+    "uvloop": ("jobstate_server.process",),
 }
 """Who may import what is not of the standard library: a package that is missing here may be imported nowhere."""
 
