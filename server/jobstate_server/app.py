@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import grpc
 from grpc_channelz.v1 import channelz
-from grpc_reflection.v1alpha import reflection
 
 from jobstate.v1 import job_service_pb2, maintenance_service_pb2
 from jobstate_server.admin.probes import AdminPort, CannotListen
@@ -39,6 +38,7 @@ from jobstate_server.rpc.health import HealthService
 from jobstate_server.rpc.job_service import JobService
 from jobstate_server.rpc.limits import TRANSPORT_BYTES_MAX
 from jobstate_server.rpc.maintenance_service import Duties, MaintenanceService
+from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.store.base import Store
 from jobstate_server.store.opening import clock_for, open_store, shown
@@ -284,7 +284,7 @@ class Server:
             self.calls.register(server, service, servicer)
         by_name = cast("grpc.aio.Server", _ByName(server))
         self.health_service.register(server)
-        names = [service.full_name for service in SERVICES] + [HEALTH_SERVICE_NAME, reflection.SERVICE_NAME]
+        names = [service.full_name for service in SERVICES] + [HEALTH_SERVICE_NAME, *REFLECTION_NAMES]
         offer_channelz = self._settings.channelz
         if offer_channelz if offer_channelz is not None else is_loopback(host):
             channelz.add_channelz_servicer(by_name)

@@ -30,7 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "grpc": (RPC, ADMIN, APP, CLIENT_LIBRARY),
     "grpc_channelz": (RPC, APP),
     "grpc_health": (RPC, ADMIN, APP, CLI, CLIENT_LIBRARY),
-    "grpc_reflection": (RPC, APP),
+    "grpc_reflection": (RPC,),
     "grpc_status": (RPC, CLIENT_LIBRARY),
     "jobstate": (WIRE, RPC, APP, CLIENT_LIBRARY),
     "peewee": ("jobstate_server.store",),

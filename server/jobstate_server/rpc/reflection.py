@@ -1,13 +1,22 @@
-"""gRPC's reflection, by which grpcurl and others learn the contract: bounded, and not in the way of a stop."""
+"""gRPC's reflection, by which grpcurl and others learn the contract: bounded, and not in the way of a stop.
+
+The protocol has two names, v1 and v1alpha, whose messages are the same. The library has the older one alone (1.85).
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+V1ALPHA = reflection.SERVICE_NAME
+V1 = V1ALPHA.replace(".v1alpha.", ".v1.")
+SERVICE_NAMES = (V1, V1ALPHA)
 
 STREAMS_MAX = 100
 """Open streams. A tool asks for a second or two and is gone."""
@@ -17,19 +26,22 @@ class Reflection:
     """The library's servicer, in streams that end when the server stops."""
 
     def __init__(self, service_names: Sequence[str]) -> None:
+        describe_v1()
         self._servicer: Any = reflection.aio.ReflectionServicer(service_names)
         self._streams = 0
         self._draining = asyncio.Event()
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Serve the protocol."""
+        """Serve the protocol, by both of its names."""
         handler = grpc.stream_stream_rpc_method_handler(
             self._answers,
             request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
             response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
         handlers = {"ServerReflectionInfo": handler}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, handlers),))
+        server.add_generic_rpc_handlers(
+            tuple(grpc.method_handlers_generic_handler(name, handlers) for name in SERVICE_NAMES)
+        )
 
     def drain(self) -> None:
         """The server stops: end the streams."""
@@ -63,6 +75,26 @@ class Reflection:
             draining.cancel()
             if asking is not None:
                 asking.cancel()
+
+
+def describe_v1() -> None:
+    """Let v1 be described too, unless another library has done so."""
+    pool = descriptor_pool.Default()
+    name = reflection_pb2.DESCRIPTOR.name.replace("/v1alpha/", "/v1/")
+    with suppress(KeyError):
+        pool.FindFileByName(name)
+        return
+    old, new = V1ALPHA.rpartition(".")[0], V1.rpartition(".")[0]
+    description = descriptor_pb2.FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    description.name, description.package = name, new
+    for message in description.message_type:
+        for field in message.field:
+            if field.type_name:
+                field.type_name = field.type_name.replace(f".{old}.", f".{new}.")
+    for method in description.service[0].method:
+        method.input_type = method.input_type.replace(f".{old}.", f".{new}.")
+        method.output_type = method.output_type.replace(f".{old}.", f".{new}.")
+    pool.Add(description)
 
 
 async def _next(requests: AsyncIterator[Any]) -> Any:
