@@ -107,7 +107,7 @@ def _health_fields(health: Health) -> list[tuple[str, str | Cell]]:
     return [
         ("queued", count(health.queued)),
         ("oldest queued", span(health.oldest_queued_age)),
-        ("oldest unclaimed", span(health.oldest_unclaimed_age)),
+        ("oldest due retry", span(health.oldest_unclaimed_age)),
         ("processing", count(health.processing)),
         ("resting in FAILED", count(health.failed)),
         ("overdue", count(health.overdue)),
