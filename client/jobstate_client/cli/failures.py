@@ -22,7 +22,7 @@ _HINTS: dict[type[e.JobStateError], str] = {
     e.MessageTooLarge: "Send less at once.",
     e.JobNotFound: "Check the id with `jobstate list`. A job that ended long ago may have been deleted by cleanup.",
     e.JobExists: "`jobstate get {job_id}` shows the job that has this id; choose another --id for a new one.",
-    e.TransitionNotAllowed: "Do not repeat it: go by the job's state. `jobstate get {job_id}` shows it.",
+    e.TransitionNotAllowed: "Do not repeat it: go by the job's state. `jobstate get {job_id}` shows it.{possible}",
     e.RetryNotAllowed: "Do not repeat it. Create a new job if the work is still wanted.",
     e.AttemptSuperseded: "That attempt is over: stop its work and drop its results.",
     e.AttemptRequired: "Name the attempt that your own start was answered with: --attempt N.",
@@ -43,6 +43,18 @@ _NEVER_BEGAN = (
 )
 _NOT_STARTED = "No attempt has begun: begin one with `jobstate start {job_id}`."
 _UNKNOWN_CALL = "What answers there is no jobstate server, or one too old for this command. Check --server."
+
+COMMANDS = {
+    "start": "start",
+    "claim": "start",
+    "progress": "progress",
+    "complete": "complete",
+    "fail": "fail",
+    "retry": "retry",
+    "expedite": "retry --immediately",
+    "cancel": "cancel",
+}
+"""The command for each step that a refusal may name as allowed."""
 
 _UNCERTAIN = (e.TransportError, e.StoreUnavailable, e.InternalError)
 """After these it is unknown whether a change was made."""
@@ -131,11 +143,18 @@ def exit_code(error: e.JobStateError) -> Exit:
 
 def hint(error: e.JobStateError, command: str = "jobstate COMMAND") -> str:
     """What to do about it; empty when there is nothing to say."""
-    facts = {"call_id": "", "job_id": "JOB_ID", **error.metadata, "command": command}
+    facts = {"call_id": "", "job_id": "JOB_ID", **error.metadata, "command": command, "possible": _possible(error)}
     found = _advice(error).format_map(facts)
     if error.request_id and isinstance(error, _UNCERTAIN) and not _cause(error):
         found += f" Whether the change was made is unknown: repeat the command with --request-id {error.request_id}."
     return found.strip()
+
+
+def _possible(error: e.JobStateError) -> str:
+    """The commands that the job allows now."""
+    allowed = error.allowed if isinstance(error, e.TransitionNotAllowed) else ()
+    commands = dict.fromkeys(COMMANDS[step] for step in allowed if step in COMMANDS)
+    return f" What it allows now: {', '.join(f'`jobstate {each}`' for each in commands)}." if commands else ""
 
 
 def _advice(error: e.JobStateError) -> str:

@@ -14,8 +14,10 @@ from jobstate_client.cli import failures
 from jobstate_client.cli.address import problem
 from jobstate_client.cli.exits import Exit
 from jobstate_client.testing import JobstateServer
+from jobstate_server.domain.lifecycle import SERVER_TRIGGERS, Trigger
 
 from .support import run, run_alone
+from .test_options import commands
 
 
 def kinds(kind: type[errors.JobStateError] = errors.JobStateError) -> Iterator[type[errors.JobStateError]]:
@@ -181,6 +183,25 @@ def test_a_field_that_is_refused_is_called_by_its_option(
     assert people.code == 1
     assert people.err.startswith(f"jobstate: INVALID_FIELD: {option}: ")
     assert [each["option"] for each in programs["violations"]] == [option]
+
+
+def test_a_step_that_is_not_allowed_is_answered_with_the_commands_that_are(
+    server: JobstateServer, client: Client
+) -> None:
+    client.fail(client.start(client.create("clean_transcript", id="first")), "X")
+    server.advance(60)
+    resumed = run(server, "retry", "first")
+    client.cancel("first")
+    final = run(server, "start", "first")
+
+    assert resumed.code == final.code == 1
+    assert "allows now: `jobstate start`, `jobstate progress`, `jobstate complete`, `jobstate fail`," in resumed.err
+    assert "allows now" not in final.err
+
+
+@pytest.mark.parametrize("trigger", [each.value for each in Trigger if each not in SERVER_TRIGGERS])
+def test_every_step_that_a_refusal_names_has_a_command(trigger: str) -> None:
+    assert failures.COMMANDS[trigger].split()[0] in commands()
 
 
 @pytest.mark.parametrize("cost", ["nan", "inf", "-1", "1e300", "much"])
