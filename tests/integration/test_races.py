@@ -154,10 +154,10 @@ async def test_a_command_that_cannot_be_decided_is_refused_alone_among_200(
 ) -> None:
     decide = Decider.decide
 
-    def decide_or_fail(decider: Decider, job: Job | None, command: Command, now: int) -> Decision | None:
+    def decide_or_fail(decider: Decider, job: Job | None, command: Command, *when: Any) -> Decision | None:
         if command.job_id == "poisoned":
             raise RuntimeError(SECRET)
-        return decide(decider, job, command, now)
+        return decide(decider, job, command, *when)
 
     async with serving(path) as running:
         await running_jobs(running, "poisoned", *GOOD)
@@ -249,10 +249,10 @@ async def test_a_call_cancelled_while_it_is_committed_is_done_whole(
     decide = Decider.decide
     began, gate = threading.Event(), threading.Event()
 
-    def decide_slowly(decider: Decider, job: Job | None, command: Command, now: int) -> Decision | None:
+    def decide_slowly(decider: Decider, job: Job | None, command: Command, *when: Any) -> Decision | None:
         began.set()
         assert gate.wait(PATIENCE_S)
-        return decide(decider, job, command, now)
+        return decide(decider, job, command, *when)
 
     async with held(running.server) as hold:
         monkeypatch.setattr(Decider, "decide", decide_slowly)
