@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import grpc
@@ -24,11 +24,12 @@ from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.presence import Presence
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.timekeeper import Timekeeper
-from jobstate_server.maintenance.check_health import CheckHealth, HealthReport
+from jobstate_server.maintenance.check_health import HEALTHY, CheckHealth
 from jobstate_server.maintenance.check_stale import CheckStale
 from jobstate_server.maintenance.cleanup import Cleanup
 from jobstate_server.maintenance.event_limit import EventLimit
 from jobstate_server.maintenance.evict_inactive import EvictInactive
+from jobstate_server.maintenance.judging import HealthLimits
 from jobstate_server.maintenance.retry_failed import RetryFailed
 from jobstate_server.maintenance.schedule import Schedule
 from jobstate_server.maintenance.turns import Turns
@@ -40,7 +41,7 @@ from jobstate_server.rpc.limits import TRANSPORT_BYTES_MAX
 from jobstate_server.rpc.maintenance_service import Duties, MaintenanceService
 from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from jobstate_server.rpc.reflection import Reflection
-from jobstate_server.store.base import Store
+from jobstate_server.store.base import Store, TaskRun
 from jobstate_server.store.opening import clock_for, open_store, shown
 from jobstate_server.supervision.health import Health
 from jobstate_server.supervision.watchdog import TURN_S, Watchdog
@@ -169,7 +170,13 @@ class Server:
         self._turns += 1
         if self._turns % PROBE_TURNS == 0 and not silence:
             # What these find is told as what any other change or read finds.
-            for probe in (self.committer.probe(), self.readers.probe(), self.catch_up_readers.probe()):
+            probes = (
+                self.committer.probe(),
+                self.readers.probe(),
+                self.catch_up_readers.probe(),
+                self._look_at_jobs_health(),
+            )
+            for probe in probes:
                 probe.add_done_callback(_retrieved)
 
     def _build(self) -> None:
@@ -219,7 +226,18 @@ class Server:
                 event_retention_bytes=settings.event_retention_bytes,
             ),
             check_health=CheckHealth(
-                schedules.check_health, self.committer, self.readers, clock, self._on_health_report
+                schedules.check_health,
+                self.committer,
+                self.readers,
+                clock,
+                self._on_jobs_health,
+                HealthLimits(
+                    failure_rate_max=settings.health_failure_rate_max,
+                    failures_judged_min=settings.health_failures_judged_min,
+                    unworked_max=settings.health_unworked_max,
+                    overdue_max=settings.health_overdue_max,
+                    commit_latency_max=settings.health_commit_latency_max,
+                ),
             ),
         )
         self.event_limit = EventLimit(
@@ -273,6 +291,7 @@ class Server:
         await self._grpc.start()
         self._on_health(self.health.is_serving)
         self.health_service.set(JOBS_HEALTH, True)
+        await asyncio.wait((self._look_at_jobs_health(),), timeout=SILENT_TURNS_MAX)
         self.address = _joined(host, bound)
         log.info(
             "serving", extra={"address": self.address, "store": shown(self._settings.store), "log": self.store.log_id}
@@ -370,8 +389,21 @@ class Server:
         for name in ("", *(service.full_name for service in SERVICES)):
             self.health_service.set(name, reachable)
 
-    def _on_health_report(self, report: HealthReport) -> None:
-        self.health_service.set(JOBS_HEALTH, not report.problems)
+    def _on_jobs_health(self, is_well: bool) -> None:
+        self.health_service.set(JOBS_HEALTH, is_well)
+
+    def _look_at_jobs_health(self) -> asyncio.Future[Mapping[str, TaskRun]]:
+        """Tell of the jobs what the latest check-health found, on whichever replica it ran, and before a restart."""
+        looked = self.readers.run(lambda reader: reader.task_runs())
+        looked.add_done_callback(self._take_jobs_health)
+        return looked
+
+    def _take_jobs_health(self, looked: asyncio.Future[Mapping[str, TaskRun]]) -> None:
+        if looked.cancelled() or looked.exception() is not None:
+            return
+        run = looked.result().get(CheckHealth.name)
+        if run is not None and run.outcome and self._grpc is not None:
+            self._on_jobs_health(run.outcome == HEALTHY)
 
 
 def _retrieved(probe: asyncio.Future[Any]) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.domain.clock import MINUTE, SECOND, Clock
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.engine.pauses import HEARD_INTERVAL
@@ -28,6 +30,7 @@ from ..support.calls import (
     create,
     fail,
     get,
+    health_of,
     history,
     names,
     refusal_of,
@@ -44,6 +47,8 @@ from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.postgres import postgres_server
 from ..support.server import Client, Running, serving_url
 from .support import events_after, live_out
+
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @pytest.fixture
@@ -465,3 +470,23 @@ async def test_replicas_agree_on_how_many_job_types_come_to_be_and_on_which(url:
                 else:
                     assert isinstance(answer, grpc.aio.AioRpcError)
                     assert refusal_of(answer).reason == "UNKNOWN_JOB_TYPE"
+
+
+async def test_replicas_and_their_successors_agree_on_how_the_jobs_are(url: str) -> None:
+    async with replicas(url, 3) as three:
+        for number in range(10):
+            await create(three[number % 3], f"job-{number}")
+            await start(three[0], f"job-{number}")
+            await fail(three[1], f"job-{number}", retryable=False)
+        reports = [await replica.maintenance.CheckHealth(mpb.CheckHealthRequest()) for replica in three]
+        sentence = "100% of the 10 jobs of type default that ended within an hour failed for good; the limit is 50%"
+        assert [(list(report.problems), report.failure_rate) for report in reports] == [([sentence], 1.0)] * 3
+
+        first = three[0].server
+        await first.schedule.run_claimed(first.duties.check_health, first.clock.now())
+        for replica in three:
+            await replica.server._look_at_jobs_health()
+            assert await health_of(replica, "jobs") == NOT_SERVING
+
+    async with replicas(url, 1) as (successor,):
+        assert await health_of(successor, "jobs") == NOT_SERVING

@@ -170,3 +170,41 @@ def test_paging_goes_on_although_the_jobs_of_the_page_before_are_gone(store: Sto
     second = reader.finished_jobs(10, Position(1, "1"), 2)
 
     assert [job.id for job in first + second] == ["0", "1", "2", "3"]
+
+
+def test_jobs_that_ended_lately_are_counted_by_type_and_state(store: Store, reader: Reader) -> None:
+    ended = [("a", JobState.COMPLETED, 11), ("a", JobState.COMPLETED, 14), ("a", JobState.PERMANENTLY_FAILED, 12)]
+    ended += [("b", JobState.CANCELLED, 13), ("b", JobState.COMPLETED, 10)]
+    keep_jobs(
+        store,
+        a_job("running", state=JobState.PROCESSING),
+        *[
+            a_job(f"{number}", job_type=job_type, state=state, complete_time=time)
+            for number, (job_type, state, time) in enumerate(ended)
+        ],
+    )
+
+    assert reader.ended_since(10, 10) == [
+        ("a", JobState.COMPLETED, 2, 14),
+        ("a", JobState.PERMANENTLY_FAILED, 1, 12),
+        ("b", JobState.CANCELLED, 1, 13),
+    ]
+    assert reader.ended_since(10, 2) == [("a", JobState.COMPLETED, 1, 14), ("b", JobState.CANCELLED, 1, 13)]
+    assert reader.ended_since(14, 10) == []
+
+
+def test_whether_a_worker_has_a_job_of_a_type_is_told(store: Store, reader: Reader) -> None:
+    keep_jobs(
+        store,
+        a_job("1", job_type="waits", state=JobState.PROCESSING, claimed=False),
+        a_job("2", job_type="works", state=JobState.PROCESSING, claimed=False),
+        a_job("3", job_type="works", state=JobState.PROCESSING, claimed=True),
+        a_job("4", job_type="worked", state=JobState.COMPLETED, claimed=True),
+    )
+
+    assert [reader.has_claimed(job_type) for job_type in ("waits", "works", "worked", "other")] == [
+        False,
+        True,
+        False,
+        False,
+    ]

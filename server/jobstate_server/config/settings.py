@@ -100,6 +100,16 @@ class Settings(BaseModel):
     strict_job_types: bool = False
     max_job_types: Annotated[Whole, Field(ge=0, le=100_000)] = 1_000
     """How many job types without a policy of their own may come to be."""
+    health_failure_rate_max: Fraction = 0.5
+    """Which share of a type's jobs that ended within an hour may have failed for good, before check-health says so."""
+    health_failures_judged_min: Annotated[Whole, Field(ge=1, le=10_000)] = 10
+    """Fewer ended jobs than this say nothing about a rate."""
+    health_unworked_max: Span = 15 * MINUTE
+    """How long a job may wait while nobody works on any of its type."""
+    health_overdue_max: Span = 1 * MINUTE
+    """How late a retry or timeout may be acted on."""
+    health_commit_latency_max: Span = 1 * SECOND
+    """What no more than 1 % of commits may exceed."""
     schedules: Schedules = Schedules()
     job_types: Annotated[dict[str, JobTypeSettings], Field(max_length=JOB_TYPES_NAMED_MAX)] = {}
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from jobstate_server.domain.clock import SECOND, Clock
+from jobstate_server.domain.clock import MINUTE, SECOND, Clock
 from jobstate_server.domain.commands import BatchCreate, Command, UpdateProgress
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import Draining, Overloaded
@@ -58,6 +58,9 @@ WAIT_TURNS_MAX = 30
 
 STOP_WAIT_S = 1.0
 """How long a stop waits for one commit, which takes milliseconds. A store that does not answer must not hold it up."""
+
+LATENCIES_RECENT = 10 * MINUTE
+"""How long a slow commit is held against the store."""
 
 PROBE_INTERVAL = 2 * SECOND
 """How often a store that could not be written is tried again while nobody calls."""
@@ -165,8 +168,9 @@ class Committer:
 
     @property
     def commit_seconds(self) -> Iterable[float]:
-        """How long the latest commits took."""
-        return tuple(self._writer.commit_seconds)
+        """How long the latest commits took, at most 1,000 and none older than ``LATENCIES_RECENT``."""
+        since = self._clock.monotonic() - LATENCIES_RECENT
+        return tuple(seconds for ended, seconds in tuple(self._writer.commit_seconds) if ended > since)
 
     @property
     def requests_surplus(self) -> int:

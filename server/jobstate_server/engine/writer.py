@@ -110,7 +110,8 @@ class Writer:
         """
         self._request_ids_max = request_ids_max
         self.counters = Counters()
-        self.commit_seconds: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self.commit_seconds: deque[tuple[int, float]] = deque(maxlen=LATENCIES_KEPT)
+        """When each of the latest commits ended, on the monotonic clock, and how long it took."""
         self._store = store
         self._decider = decider
         self._clock = clock
@@ -181,7 +182,7 @@ class Writer:
                 # What should have been served is due still: deciding it failed. It is tried again, but not at once.
                 next_due = transaction.now + RETRY_FAILED_DUE_AFTER
         self._decider.unnamed_types.keep()
-        self.commit_seconds.append(time.perf_counter() - began)
+        self.commit_seconds.append((self._clock.monotonic(), time.perf_counter() - began))
         events = [StoredEvent(first + index, *event) for index, event in enumerate(new_events)]
         self._count(verdicts, events)
         return Written(verdicts[: len(commands)], events, next_due, acted if serve_due else None)

@@ -7,32 +7,24 @@ jobs must not take down.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jobstate_server.domain.clock import MINUTE, SECOND, Clock
+from jobstate_server.domain.clock import SECOND, Clock
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure, Tallies
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.timekeeper import told_ahead
+from jobstate_server.maintenance import judging
 from jobstate_server.maintenance.duty import StillOurs
-from jobstate_server.store.base import Reader
+from jobstate_server.maintenance.judging import RECENT, RECENT_JOBS_MAX, HealthLimits, Waiting
+from jobstate_server.store.base import Ended, Reader
 
 log = logging.getLogger(__name__)
 
-OVERDUE_AFTER = 1 * MINUTE
-"""A retry or timeout this late was not merely waiting its turn."""
-
-QUEUED_AGE_MAX = 15 * MINUTE
-"""A job queued longer than this has probably no worker."""
-
-FAILURE_RATE_MAX = 0.5
-FAILURES_JUDGED_MIN = 10
-"""Fewer ended jobs than this say nothing about a rate."""
-
-COMMIT_LATENCY_MAX_S = 1.0
-"""A commit slower than this, at the 99th percentile, means a disk in trouble."""
+HEALTHY = "healthy"
+"""The outcome of a run that found nothing wrong. ListTasks shows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +38,28 @@ class HealthReport:
     stored: Mapping[JobState, int]
     overdue: int
     failure_rate: float
-    """Permanently failed of all that completed or failed so since the previous scheduled check."""
+    """Permanently failed of all that completed or failed so within ``RECENT``."""
     backlog: int
     commit_latency_p99: int
     commits: int
     commands: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the store tells."""
+
+    tallies: Tallies
+    waiting: Sequence[Waiting]
+    overdue: int
+    ended: Sequence[Ended]
+
+    def oldest(self, *, is_retry: bool) -> int | None:
+        return min((jobs.oldest for jobs in self.waiting if jobs.is_retry is is_retry), default=None)
+
+
 class CheckHealth:
-    """Reports, logs what is wrong, and tells ``on_report``."""
+    """Reports, logs what is wrong, and tells ``on_outcome``."""
 
     name = "check-health"
 
@@ -64,79 +69,78 @@ class CheckHealth:
         committer: Committer,
         readers: Readers,
         clock: Clock,
-        on_report: Callable[[HealthReport], None],
+        on_outcome: Callable[[bool], None],
+        limits: HealthLimits | None = None,
     ) -> None:
+        """``on_outcome`` is told after each scheduled run whether all was well."""
         self.schedule = schedule
         self._committer = committer
         self._readers = readers
         self._clock = clock
-        self._on_report = on_report
-        self._ended_before: Mapping[JobState, int] = {}
+        self._on_outcome = on_outcome
+        self._limits = HealthLimits() if limits is None else limits
 
     async def run_scheduled(self, still_ours: StillOurs) -> str:
         del still_ours
-        report, ended = await self._look()
-        self._ended_before = ended
+        report = await self.run_once()
         for problem in report.problems:
             log.warning("the jobs are not well", extra={"problem": problem})
-        return "; ".join(report.problems) or "healthy"
+        self._on_outcome(not report.problems)
+        return "; ".join(report.problems) or HEALTHY
 
     async def run_once(self) -> HealthReport:
-        """Look now, without beginning a new period for the failure rate."""
-        report, _ = await self._look()
-        return report
-
-    async def _look(self) -> tuple[HealthReport, Mapping[JobState, int]]:
-        now = self._clock.now()
-        tallies, oldest, unclaimed, overdue = await self._readers.run(lambda reader: _read(reader, now - OVERDUE_AFTER))
-        ended = {state: _sum(tallies, Measure.ENDED, state) for state in JobState if state.is_final}
-        since = {state: count - self._ended_before.get(state, 0) for state, count in ended.items()}
-        failed, completed = since[JobState.PERMANENTLY_FAILED], since[JobState.COMPLETED]
-        judged = failed + completed
+        """Look now."""
+        now, limits = self._clock.now(), self._limits
+        seen = await self._readers.run(lambda reader: _read(reader, now, limits))
         latencies = sorted(self._committer.commit_seconds)
-        latency = latencies[int(len(latencies) * 0.99)] if latencies else 0.0
-        age = None if oldest is None else now - oldest
-        unclaimed_age = None if unclaimed is None else now - unclaimed
-        rate = failed / judged if judged else 0.0
-        ahead = told_ahead(self._clock)
-        problems = [
-            (age is not None and age > QUEUED_AGE_MAX, f"a job has been queued for {(age or 0) // SECOND} s"),
-            (
-                unclaimed_age is not None and unclaimed_age > QUEUED_AGE_MAX,
-                f"a retry has waited for a worker for {(unclaimed_age or 0) // SECOND} s",
-            ),
-            (overdue > 0, f"{overdue} retries or timeouts are overdue"),
-            (judged >= FAILURES_JUDGED_MIN and rate > FAILURE_RATE_MAX, f"{rate:.0%} of the last {judged} jobs failed"),
-            (latency > COMMIT_LATENCY_MAX_S, f"1 % of commits take {latency:.1f} s or longer"),
-            (not self._committer.store_reachable, f"the store cannot be written: {self._committer.store_problem}"),
-            (
-                ahead > 0,
-                f"the wall clock (with PostgreSQL the database's) is {ahead / SECOND:.0f} s behind the store's time",
-            ),
-        ]
-        report = HealthReport(
-            problems=tuple(problem for is_one, problem in problems if is_one),
-            oldest_queued_age=age,
-            oldest_unclaimed_age=unclaimed_age,
-            stored={state: _sum(tallies, Measure.STORED, state) for state in JobState},
-            overdue=overdue,
-            failure_rate=rate,
+        return HealthReport(
+            problems=tuple(self._problems(seen, latencies, now)),
+            oldest_queued_age=_age(now, seen.oldest(is_retry=False)),
+            oldest_unclaimed_age=_age(now, seen.oldest(is_retry=True)),
+            stored={state: _sum(seen.tallies, Measure.STORED, state) for state in JobState},
+            overdue=seen.overdue,
+            failure_rate=judging.failure_rate(seen.ended)[0],
             backlog=self._committer.backlog,
-            commit_latency_p99=round(latency * SECOND),
+            commit_latency_p99=round(latencies[int(len(latencies) * 0.99)] * SECOND) if latencies else 0,
             commits=self._committer.counters.commits,
             commands=self._committer.counters.commands,
         )
-        self._on_report(report)
-        return report, ended
+
+    def _problems(self, seen: _Seen, latencies: Sequence[float], now: int) -> Iterator[str]:
+        limits = self._limits
+        yield from judging.unworked(seen.waiting, now, limits)
+        yield from judging.overdue(seen.overdue, limits)
+        yield from judging.failing(seen.ended, limits)
+        yield from judging.slow_commits(latencies, limits)
+        if not self._committer.store_reachable:
+            yield f"the store cannot be written: {self._committer.store_problem}"
+        ahead = told_ahead(self._clock)
+        if ahead > 0:
+            yield f"the wall clock (with PostgreSQL the database's) is {ahead / SECOND:.0f} s behind the store's time"
 
 
-def _read(reader: Reader, overdue_before: int) -> tuple[Tallies, int | None, int | None, int]:
+def _read(reader: Reader, now: int, limits: HealthLimits) -> _Seen:
     tallies = reader.tallies(())
-    queued = map(reader.oldest_queued, _types_with(tallies, JobState.QUEUED))
-    unclaimed = map(reader.oldest_unclaimed, _types_with(tallies, JobState.PROCESSING))
-    oldest_queued = min((time for time in queued if time is not None), default=None)
-    oldest_unclaimed = min((time for time in unclaimed if time is not None), default=None)
-    return tallies, oldest_queued, oldest_unclaimed, reader.overdue(overdue_before)
+    ended = reader.ended_since(now - RECENT, RECENT_JOBS_MAX)
+    worked = {job_type for job_type, end in judging.latest_ends(ended).items() if end > now - limits.unworked_max}
+    waiting = []
+    for is_retry, state, oldest_of in (
+        (False, JobState.QUEUED, reader.oldest_queued),
+        (True, JobState.PROCESSING, reader.oldest_unclaimed),
+    ):
+        for job_type in _types_with(tallies, state):
+            oldest = oldest_of(job_type)
+            if oldest is None:
+                continue
+            # Only asked where it matters.
+            is_old = oldest < now - limits.unworked_max
+            is_worked = not is_old or job_type in worked or reader.has_claimed(job_type)
+            waiting.append(Waiting(job_type=job_type, oldest=oldest, is_retry=is_retry, is_worked=is_worked))
+    return _Seen(tallies, waiting, reader.overdue(now - limits.overdue_max), ended)
+
+
+def _age(now: int, since: int | None) -> int | None:
+    return None if since is None else now - since
 
 
 def _types_with(tallies: Tallies, state: JobState) -> list[str]:

@@ -188,6 +188,16 @@ class TaskRun(NamedTuple):
     """Who runs it, or ran it."""
 
 
+class Ended(NamedTuple):
+    """Jobs of one type that ended in one state."""
+
+    job_type: str
+    state: JobState
+    jobs: int
+    latest: int
+    """When the latest of them ended."""
+
+
 class Rung(NamedTuple):
     """What a bell tells: something was committed."""
 
@@ -389,6 +399,12 @@ class Reader(Protocol):
 
     def oldest_unclaimed(self, job_type: str) -> int | None:
         """Start time of the oldest attempt of a type that waits in PROCESSING for its worker, None when none does."""
+
+    def has_claimed(self, job_type: str) -> bool:
+        """Whether a worker has a job of this type, as the newest 1,000 in PROCESSING tell."""
+
+    def ended_since(self, time: int, limit: int) -> list[Ended]:
+        """The jobs that ended after a time and are still stored, the latest ``limit`` of them, by type and state."""
 
     def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[Job]:
         """Jobs of one type in one state, oldest first, read straight from an index."""

@@ -26,6 +26,7 @@ from jobstate_server.domain.job import INT64_MAX, Attempt, Job, JobState
 from jobstate_server.domain.statistics import Measure, TallyKey
 from jobstate_server.store.base import (
     EVENTS_SCANNED_MAX,
+    Ended,
     EventPage,
     LogState,
     ReadInterrupted,
@@ -63,6 +64,9 @@ be sorted."""
 
 _PROBES_AT_ONCE = 4_096
 """Looks into the index of one such statement, one for each job and stretch: about 10 ms."""
+
+_CLAIMS_SOUGHT_MAX = 1_000
+"""Attempts that are looked at for one that a worker has: a millisecond. More than so many may wait beside it."""
 
 _OVERDUE_COUNTED_MAX = 10_000
 """More than this many overdue jobs is one finding, however many more there are."""
@@ -287,6 +291,29 @@ class SqlReader:
         )
         rows = self._rows(query)
         return rows[0][0] if rows else None
+
+    def has_claimed(self, job_type: str) -> bool:
+        newest = (
+            JobRow.select(JobRow.claimed)
+            .where(JobRow.job_type == job_type, JobRow.state == int(JobState.PROCESSING))
+            .order_by(JobRow.create_time.desc(), JobRow.id.desc())
+            .limit(_CLAIMS_SOUGHT_MAX)
+        )
+        return any(claimed for (claimed,) in self._rows(newest))
+
+    def ended_since(self, time: int, limit: int) -> list[Ended]:
+        query = (
+            JobRow.select(JobRow.job_type, JobRow.state, JobRow.complete_time)
+            .where(JobRow.complete_time.is_null(False), JobRow.complete_time > time)
+            .order_by(JobRow.complete_time.desc(), JobRow.id.desc())
+            .limit(limit)
+        )
+        ends: dict[tuple[str, int], list[int]] = {}
+        for job_type, state, end in self._rows(query):
+            ends.setdefault((job_type, state), []).append(end)
+        return [
+            Ended(job_type, JobState(state), len(times), times[0]) for (job_type, state), times in sorted(ends.items())
+        ]
 
     def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[Job]:
         query = JobRow.select(*_JOB_FIELDS).where(JobRow.job_type == job_type, JobRow.state == int(state))

@@ -34,6 +34,7 @@ from jobstate_server.store.base import (
     Loaded,
     OutcomeUnknown,
     StoreError,
+    StoreUnreachable,
     TaskRun,
 )
 from jobstate_server.store.job_cache import JobCache
@@ -419,6 +420,8 @@ class SqliteStore:
             database = connect(self.path)
         except PeeweeException as error:
             raise_as_ours(error)
+        except OSError as error:
+            raise StoreUnreachable(f"{self.path} cannot be found any more ({error.strerror})") from error
         try:
             self._file.check_names()
         except FileLost:

@@ -151,6 +151,8 @@ READS = [
     pytest.param(lambda reader: reader.event(1), id="event"),
     pytest.param(lambda reader: reader.oldest_queued("type-1"), id="oldest_queued"),
     pytest.param(lambda reader: reader.oldest_unclaimed("type-1"), id="oldest_unclaimed"),
+    pytest.param(lambda reader: reader.has_claimed("type-1"), id="has_claimed"),
+    pytest.param(lambda reader: reader.ended_since(9, 10), id="ended_since"),
     pytest.param(lambda reader: reader.jobs_in_state("type-1", JobState.FAILED, None, 9), id="jobs_in_state"),
     pytest.param(
         lambda reader: reader.jobs_in_state("type-1", JobState.FAILED, Position(1_500, "job-01500"), 9),

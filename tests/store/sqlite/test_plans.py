@@ -189,6 +189,8 @@ def test_the_jobs_of_a_page_are_fetched_by_their_ids(store: SqliteStore, reader:
         pytest.param(lambda reader: reader.tallies(["type"]), id="tallies"),
         pytest.param(lambda reader: reader.oldest_queued("type"), id="oldest_queued"),
         pytest.param(lambda reader: reader.oldest_unclaimed("type"), id="oldest_unclaimed"),
+        pytest.param(lambda reader: reader.has_claimed("type"), id="has_claimed"),
+        pytest.param(lambda reader: reader.ended_since(9, 10), id="ended_since"),
         pytest.param(lambda reader: reader.jobs_in_state("t", JobState.FAILED, None, 9), id="jobs_in_state"),
         pytest.param(
             lambda reader: reader.jobs_in_state("t", JobState.FAILED, Position(5, "job"), 9), id="jobs_in_state, later"

@@ -451,16 +451,16 @@ type CheckHealthResponse struct {
 	Processing int64 `protobuf:"varint,5,opt,name=processing,proto3" json:"processing,omitempty"`
 	// How many jobs rest in FAILED, waiting for a Retry or Cancel.
 	Failed int64 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
-	// How many retries or timeouts were due more than 1 minute ago and have not been acted on. Anything but 0 means that
-	// the server falls behind.
+	// How many retries or timeouts are overdue by more than the setting health_overdue_max, 1 minute by default, and have
+	// not been acted on. Anything but 0 means that the server falls behind.
 	Overdue int64 `protobuf:"varint,7,opt,name=overdue,proto3" json:"overdue,omitempty"`
-	// Of the jobs that reached COMPLETED or PERMANENTLY_FAILED since the previous scheduled check, or since the server
-	// started, the share that reached PERMANENTLY_FAILED, from 0 to 1. 0 when none did either.
+	// Of the jobs that reached COMPLETED or PERMANENTLY_FAILED within the last hour and are still stored (the latest
+	// 10,000 that ended), the share that reached PERMANENTLY_FAILED, from 0 to 1. 0 when none did either.
 	FailureRate float64 `protobuf:"fixed64,8,opt,name=failure_rate,json=failureRate,proto3" json:"failure_rate,omitempty"`
 	// How many changes wait in the answering server to be committed.
 	Backlog int64 `protobuf:"varint,9,opt,name=backlog,proto3" json:"backlog,omitempty"`
-	// What 99 of 100 commits of the answering server stayed below since the previous scheduled check, or since it
-	// started. Unset when there was no commit.
+	// What 99 of 100 commits of the answering server stayed below within the last 10 minutes (the latest 1,000). Zero when
+	// there was none.
 	CommitLatencyP99 *durationpb.Duration `protobuf:"bytes,10,opt,name=commit_latency_p99,json=commitLatencyP99,proto3" json:"commit_latency_p99,omitempty"`
 	// Transactions committed since the server began.
 	Commits int64 `protobuf:"varint,11,opt,name=commits,proto3" json:"commits,omitempty"`

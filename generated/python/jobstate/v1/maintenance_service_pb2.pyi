@@ -251,12 +251,12 @@ class CheckHealthResponse(_message.Message):
     failed: _builtins.int
     """How many jobs rest in FAILED, waiting for a Retry or Cancel."""
     overdue: _builtins.int
-    """How many retries or timeouts were due more than 1 minute ago and have not been acted on. Anything but 0 means that
-    the server falls behind.
+    """How many retries or timeouts are overdue by more than the setting health_overdue_max, 1 minute by default, and have
+    not been acted on. Anything but 0 means that the server falls behind.
     """
     failure_rate: _builtins.float
-    """Of the jobs that reached COMPLETED or PERMANENTLY_FAILED since the previous scheduled check, or since the server
-    started, the share that reached PERMANENTLY_FAILED, from 0 to 1. 0 when none did either.
+    """Of the jobs that reached COMPLETED or PERMANENTLY_FAILED within the last hour and are still stored (the latest
+    10,000 that ended), the share that reached PERMANENTLY_FAILED, from 0 to 1. 0 when none did either.
     """
     backlog: _builtins.int
     """How many changes wait in the answering server to be committed."""
@@ -274,8 +274,8 @@ class CheckHealthResponse(_message.Message):
 
     @_builtins.property
     def commit_latency_p99(self) -> _duration_pb2.Duration:
-        """What 99 of 100 commits of the answering server stayed below since the previous scheduled check, or since it
-        started. Unset when there was no commit.
+        """What 99 of 100 commits of the answering server stayed below within the last 10 minutes (the latest 1,000). Zero when
+        there was none.
         """
 
     @_builtins.property

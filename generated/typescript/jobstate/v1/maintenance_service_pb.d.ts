@@ -231,16 +231,16 @@ export declare type CheckHealthResponse = Message<"jobstate.v1.CheckHealthRespon
   failed: bigint;
 
   /**
-   * How many retries or timeouts were due more than 1 minute ago and have not been acted on. Anything but 0 means that
-   * the server falls behind.
+   * How many retries or timeouts are overdue by more than the setting health_overdue_max, 1 minute by default, and have
+   * not been acted on. Anything but 0 means that the server falls behind.
    *
    * @generated from field: int64 overdue = 7;
    */
   overdue: bigint;
 
   /**
-   * Of the jobs that reached COMPLETED or PERMANENTLY_FAILED since the previous scheduled check, or since the server
-   * started, the share that reached PERMANENTLY_FAILED, from 0 to 1. 0 when none did either.
+   * Of the jobs that reached COMPLETED or PERMANENTLY_FAILED within the last hour and are still stored (the latest
+   * 10,000 that ended), the share that reached PERMANENTLY_FAILED, from 0 to 1. 0 when none did either.
    *
    * @generated from field: double failure_rate = 8;
    */
@@ -254,8 +254,8 @@ export declare type CheckHealthResponse = Message<"jobstate.v1.CheckHealthRespon
   backlog: bigint;
 
   /**
-   * What 99 of 100 commits of the answering server stayed below since the previous scheduled check, or since it
-   * started. Unset when there was no commit.
+   * What 99 of 100 commits of the answering server stayed below within the last 10 minutes (the latest 1,000). Zero when
+   * there was none.
    *
    * @generated from field: google.protobuf.Duration commit_latency_p99 = 10;
    */

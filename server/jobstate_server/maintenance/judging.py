@@ -1,0 +1,126 @@
+"""What is wrong with the jobs, judged by what the store tells of the recent past: every server comes to the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from jobstate_server.domain.clock import HOUR, MINUTE, SECOND
+from jobstate_server.domain.job import JobState
+from jobstate_server.store.base import Ended
+
+RECENT = 1 * HOUR
+"""The past that counts. Finished jobs are kept for at least so long."""
+
+RECENT_JOBS_MAX = 10_000
+"""Of the jobs that ended within it the latest so many are looked at: some tenths of a second of a reader."""
+
+TYPES_TOLD_MAX = 10
+"""Findings of one kind that are told one by one, the worst first."""
+
+SLOW_COMMITS_MIN = 3
+"""Fewer slow commits than this are chance: a backup, or a neighbour on the disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthLimits:
+    """Where well ends. Spans are microseconds. They are settings, by these names with ``health_`` before them."""
+
+    failure_rate_max: float = 0.5
+    failures_judged_min: int = 10
+    unworked_max: int = 15 * MINUTE
+    overdue_max: int = 1 * MINUTE
+    commit_latency_max: int = 1 * SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Jobs of one type that wait for a worker."""
+
+    job_type: str
+    oldest: int
+    """Since when the first of them waits."""
+    is_retry: bool
+    is_worked: bool
+    """Whether somebody works on jobs of this type."""
+
+
+def failure_rate(ended: Iterable[Ended]) -> tuple[float, int]:
+    """The share that failed for good, and of how many: those that were cancelled say nothing."""
+    counts = {JobState.PERMANENTLY_FAILED: 0, JobState.COMPLETED: 0}
+    for some in ended:
+        if some.state in counts:
+            counts[some.state] += some.jobs
+    judged = sum(counts.values())
+    return (counts[JobState.PERMANENTLY_FAILED] / judged if judged else 0.0), judged
+
+
+def failing(ended: Sequence[Ended], limits: HealthLimits) -> list[str]:
+    """Of which types too many jobs failed for good."""
+    by_type: dict[str, list[Ended]] = {}
+    for some in ended:
+        by_type.setdefault(some.job_type, []).append(some)
+    found = []
+    for job_type, of_type in by_type.items():
+        rate, judged = failure_rate(of_type)
+        if judged >= limits.failures_judged_min and rate > limits.failure_rate_max:
+            text = (
+                f"{rate:.0%} of the {judged:,} jobs of type {job_type} that ended within an hour failed for good;"
+                f" the limit is {limits.failure_rate_max:.0%}"
+            )
+            found.append((-rate * judged, text))
+    return _worst(found, "fail too often")
+
+
+def unworked(waiting: Iterable[Waiting], now: int, limits: HealthLimits) -> list[str]:
+    """Of which types jobs wait though nobody works on any. A backlog that is being worked on is none."""
+    found = []
+    for jobs in waiting:
+        age = now - jobs.oldest
+        if age > limits.unworked_max and not jobs.is_worked:
+            what = "a retry" if jobs.is_retry else "a job"
+            text = (
+                f"nobody works on jobs of type {jobs.job_type}: {what} has waited for {_seconds(age)};"
+                f" the limit is {_seconds(limits.unworked_max)}"
+            )
+            found.append((-age, text))
+    return _worst(found, "wait for a worker")
+
+
+def overdue(count: int, limits: HealthLimits) -> list[str]:
+    """Retries and timeouts that the servers did not get round to."""
+    if not count:
+        return []
+    are = "retry or timeout is" if count == 1 else "retries or timeouts are"
+    return [f"{count:,} {are} overdue by more than {_seconds(limits.overdue_max)}, which is the limit"]
+
+
+def slow_commits(seconds: Sequence[float], limits: HealthLimits) -> list[str]:
+    """Whether this server's commits take too long, more than one in a hundred of the latest."""
+    limit = limits.commit_latency_max / SECOND
+    slow = [took for took in seconds if took > limit]
+    if len(slow) < max(SLOW_COMMITS_MIN, len(seconds) / 100):
+        return []
+    return [
+        f"{len(slow):,} of the latest {len(seconds):,} commits took longer than {limit:g} s, the limit for all but 1 %;"
+        f" the slowest took {max(slow):.1f} s"
+    ]
+
+
+def _worst(found: Iterable[tuple[float, str]], what: str) -> list[str]:
+    texts = [text for _, text in sorted(found)]
+    more = len(texts) - TYPES_TOLD_MAX
+    return texts if more <= 0 else [*texts[:TYPES_TOLD_MAX], f"jobs of {more:,} more types {what}"]
+
+
+def _seconds(span: int) -> str:
+    return f"{span / SECOND:g} s" if span < 10 * SECOND else f"{span // SECOND:,} s"
+
+
+def latest_ends(ended: Iterable[Ended]) -> Mapping[str, int]:
+    """When the latest job of each type ended that a worker had."""
+    latest: dict[str, int] = {}
+    for some in ended:
+        if some.state is not JobState.CANCELLED:
+            latest[some.job_type] = max(latest.get(some.job_type, 0), some.latest)
+    return latest
