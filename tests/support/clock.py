@@ -49,12 +49,11 @@ class WatchedClock(ManualClock):
                 future.set_result(None)
         return awaited
 
-    async def armed(self, delay: int) -> None:
-        """Wait until somebody waits for exactly ``delay`` microseconds from now."""
+    async def armed(self, delay: int, count: int = 1) -> None:
+        """Wait until somebody waits for exactly ``delay`` microseconds from now, or so many do."""
         due = self.monotonic() + delay
-        if any(timer.is_live and timer.due == due for timer in self._set):
-            return
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(delay, []).append(future)
         async with asyncio.timeout(PATIENCE_S):
-            await future
+            while sum(timer.is_live and timer.due == due for timer in self._set) < count:
+                future = asyncio.get_running_loop().create_future()
+                self._waiting.setdefault(delay, []).append(future)
+                await future
