@@ -12,7 +12,21 @@ import pytest
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 
-from ..support.calls import Refusal, cancel, complete, create, fail, get, history, names, refused, report, retry, start
+from ..support.calls import (
+    Refusal,
+    cancel,
+    complete,
+    create,
+    fail,
+    get,
+    history,
+    names,
+    refused,
+    report,
+    retry,
+    start,
+    watching,
+)
 from ..support.clock import WatchedClock
 from ..support.postgres import postgres_server
 from ..support.server import Client, Running, serving_url
@@ -212,6 +226,22 @@ async def test_two_replicas_that_are_told_at_once_lose_nothing_and_count_nothing
         assert (await get(other)).estimated_tokens == 20
         assert await records(other) == [(1, 10, 0.0)]
         assert await sums(other) == (20, 0.0)
+
+
+@pytest.mark.parametrize("types", [[], [event_pb2.EVENT_TYPE_COMPLETED]])
+async def test_a_watch_until_final_ends_at_once_for_a_job_that_was_told_usage_since(
+    running: Running, types: list[event_pb2.EventType.ValueType]
+) -> None:
+    await create(running)
+    await start(running)
+    await complete(running)
+    await tell(running, 1, tokens=8)
+    request = pb.WatchEventsRequest(job_ids=["job"], start=pb.WATCH_START_EARLIEST, until_final=True, types=types)
+
+    async with watching(running, request) as watch:
+        events = [event for response in await watch.rest() for event in response.events]
+
+    assert names(events) == (["completed"] if types else ["queued", "started", "completed", "usage"])
 
 
 # The refusals that it is for.

@@ -15,7 +15,7 @@ from jobstate_client.cli.connection import connected
 from jobstate_client.cli.describe import note_of, waiting
 from jobstate_client.cli.options import MOMENT, common, kept
 from jobstate_client.cli.output import Cell, Column, Output, Row, note, pretty, state_cell
-from jobstate_client.cli.text import count, instant, short_span, span
+from jobstate_client.cli.text import count, counted, instant, short_span, span
 from jobstate_client.core.states import State
 from jobstate_client.views.phase import Phase, phase_of
 
@@ -58,17 +58,19 @@ def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool) -> None:
     with connected(ctx) as client:
         job = client.get(job_id)
         attempts: tuple[Attempt, ...] = client.attempts(job_id) if include_attempts else ()
+    # They are numbered from 1.
+    omitted = attempts[0].number - 1 if attempts else 0
     output = Output(as_json=bool(kept(ctx, "json")))
     if output.as_json:
         told = as_json.plain(job)
-        output.document(told | {"attempts": attempts} if include_attempts else told)
+        output.document(told | {"attempts": attempts, "attempts_omitted": omitted} if include_attempts else told)
         return
     output.fields(_fields(job))
     if include_attempts:
         output.text("")
         output.table(_ATTEMPT_COLUMNS, [_attempt_row(attempt, job) for attempt in attempts])
-        if attempts and attempts[0].number > 1:
-            output.text(f"{attempts[0].number - 1:,} older attempts are not shown")
+        if omitted:
+            output.text(f"{counted(omitted, 'older attempt')} not shown")
 
 
 def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:

@@ -51,6 +51,44 @@ def test_a_whole_life_is_told_in_sentences(server: JobstateServer) -> None:
     ]
 
 
+def test_usage_is_told_of_an_attempt_that_has_ended(server: JobstateServer, client: Client) -> None:
+    job = client.start(client.create("clean_transcript", id="first"))
+    client.cancel(job)
+
+    told = run(server, "report-usage", "first", "--attempt", "1", "--tokens", "1200", "--cost", "0.024")
+
+    assert (told.code, told.out, told.err) == (0, "first is CANCELLED, attempt 1\n", "")
+    assert (client.get(job).estimated_tokens, client.get(job).estimated_cost) == (1_200, 0.024)
+    lines = run(server, "watch", "first", "--from-earliest", "--no-follow").out.splitlines()
+    assert "attempt 1 used 1,200 tokens, cost 0.024" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--tokens", "1"], "--attempt"),
+        (["--attempt", "1"], "Give --tokens, --cost or both"),
+        (["--attempt", "0", "--tokens", "1"], "--attempt"),
+    ],
+)
+def test_usage_without_an_attempt_or_a_number_is_refused_before_any_call(
+    server: JobstateServer, arguments: list[str], says: str
+) -> None:
+    result = run(server, "report-usage", "first", *arguments)
+
+    assert result.code == 2
+    assert says in result.err
+
+
+def test_usage_of_an_attempt_that_never_was_is_refused_by_its_option(server: JobstateServer, client: Client) -> None:
+    client.create("clean_transcript", id="first")
+
+    result = run(server, "report-usage", "first", "--attempt", "2", "--tokens", "1")
+
+    assert result.code
+    assert "--attempt" in result.err
+
+
 def test_a_failure_tells_what_follows(server: JobstateServer, client: Client) -> None:
     client.start(client.create("clean_transcript", id="first"))
     client.start(client.create("clean_transcript", id="second"))

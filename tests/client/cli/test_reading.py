@@ -298,3 +298,17 @@ def test_a_time_may_be_a_span_ago(server: JobstateServer, client: Client) -> Non
 
     assert ids(run(server, "list", "--json", "--create-time-from", "1h")) == ["first"]
     assert ids(run(server, "list", "--json", "--create-time-to", "1h")) == []
+
+
+def test_attempts_that_are_left_out_are_counted(server: JobstateServer, client: Client) -> None:
+    job = client.create("default", id="first", max_retries=200)
+    client.start(job)
+    for number in range(1, 103):
+        client.fail(job.id, attempt=number)
+        client.retry(job, immediately=True)
+
+    told = run(server, "get", "first", "--include-attempts")
+    as_json = run(server, "get", "first", "--include-attempts", "--json").json
+
+    assert told.out.splitlines()[-1] == "2 older attempts not shown"
+    assert (as_json["attempts_omitted"], len(as_json["attempts"])) == (2, 100)
