@@ -8,7 +8,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -43,8 +43,7 @@ from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.store.base import Store, TaskRun
 from jobstate_server.store.opening import clock_for, open_store, shown
-from jobstate_server.supervision.health import Health
-from jobstate_server.supervision.watchdog import TURN_S, Watchdog
+from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor
 from jobstate_server.watch.catch_up import CatchUp
 from jobstate_server.watch.cursor import event_check
 from jobstate_server.watch.follower import Follower
@@ -62,12 +61,6 @@ SERVICES = (
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
     maintenance_service_pb2.DESCRIPTOR.services_by_name["MaintenanceService"],
 )
-
-SILENT_TURNS_MAX = 5
-"""Seconds for which the store may leave a change or a read unanswered before health says that nobody is served."""
-
-PROBE_TURNS = 5
-"""Seconds between two looks at the store while nobody calls: within so many a lost one is noticed."""
 
 PENDING_CALLS_MAX = 16_384
 """Calls that gRPC has received and our loop has not seen: four times as many as may be under way."""
@@ -137,47 +130,20 @@ class Server:
         """HOST:PORT once started."""
         self._grpc: grpc.aio.Server | None = None
         self.health_service = HealthService()
-        self.health = Health(self._on_health)
-        self._build()
         self.admin_port: AdminPort | None = None
-        self._turns = 0
-        self.watchdog = Watchdog(
-            vital=(self.committer,),
-            restartable=(self.readers, self.catch_up_readers),
-            ageing=(self.committer, self.readers, self.catch_up_readers, self.event_limit, self),
+        self._build()
+        of_replicas = () if self.follower is None else (self.presence,)
+        self.supervisor = Supervisor(
+            self.committer,
+            self.readers,
+            self.catch_up_readers,
+            restartable=() if self.follower is None else (self.follower,),
+            ageing=(self.event_limit, self.due_timer, *of_replicas),
+            on_health=self._on_health,
+            probe=self._look_at_jobs_health,
             give_up=give_up,
         )
-
-    def liveness(self) -> str | None:
-        """Why this process should be ended, None when it should not: a restart mends no store."""
-        if self.committer.dead:
-            return f"the thread {self.committer.dead[0]} has died"
-        silence = self.watchdog.loop_silence
-        return f"the event loop has not turned for {silence} s" if silence >= SILENT_TURNS_MAX else None
-
-    def readiness(self) -> str | None:
-        """Why this server should be sent no calls, None when it can answer them."""
-        if self._grpc is None:
-            return "the server is stopping"
-        return "; ".join(self.health.troubles) or self.liveness()
-
-    def turn(self) -> None:
-        """A second has passed: look at what callers would meet."""
-        silence = max(self.committer.silence, self.readers.silence)
-        is_silent = silence >= SILENT_TURNS_MAX
-        self.health.tell("silence", f"the store has not answered for {silence} s" if is_silent else None)
-        self.health.tell("reads", self.readers.trouble or self.catch_up_readers.trouble)
-        self._turns += 1
-        if self._turns % PROBE_TURNS == 0 and not silence:
-            # What these find is told as what any other change or read finds.
-            probes = (
-                self.committer.probe(),
-                self.readers.probe(),
-                self.catch_up_readers.probe(),
-                self._look_at_jobs_health(),
-            )
-            for probe in probes:
-                probe.add_done_callback(_retrieved)
+        self.committer.on_reachable = self.supervisor.reachable
 
     def _build(self) -> None:
         settings, clock, store = self._settings, self.clock, self.store
@@ -198,7 +164,6 @@ class Server:
         self.timekeeper = Timekeeper(clock)
         limits = {"restart_grace": settings.restart_grace, "request_ids_max": settings.request_ids_max}
         self.committer = Committer(store, decider, clock, published, **limits, replica=self.replica)
-        self.committer.on_reachable = self._on_reachable
         self.due_timer = DueTimer(self.committer, clock)
         self.readers = Readers(store)
         self.presence = Presence(self.replica, self.committer, clock)
@@ -277,7 +242,7 @@ class Server:
         except CannotServe:
             self.store.close()
             raise
-        self.watchdog.start()
+        self.supervisor.start()
         self.timekeeper.start()
         self.committer.start()
         self.readers.start()
@@ -287,9 +252,9 @@ class Server:
             self.presence.start()
         self.due_timer.start()
         await self.schedule.start()
-        await self._look_at_store()
+        await self.supervisor.look_at_store()
         await self._grpc.start()
-        self._on_health(self.health.is_serving)
+        self._on_health(self.supervisor.health.is_serving)
         self.health_service.set(JOBS_HEALTH, True)
         await asyncio.wait((self._look_at_jobs_health(),), timeout=SILENT_TURNS_MAX)
         self.address = _joined(host, bound)
@@ -317,20 +282,12 @@ class Server:
         if address is None:
             return
         try:
-            self.admin_port = AdminPort(*address, self)
+            self.admin_port = AdminPort(*address, self.supervisor)
         except CannotListen as error:
             raise CannotServe(str(error)) from error
-        self.watchdog.look_after(self.admin_port)
+        self.supervisor.watchdog.look_after(self.admin_port)
         self.admin_port.start()
         log.info("answering probes", extra={"address": _joined(address[0], self.admin_port.port)})
-
-    async def _look_at_store(self) -> None:
-        """Write and read once before anybody is told that this server serves; what fails is told by health."""
-        probes = (self.committer.run(lambda transaction: transaction.probe()), self.readers.probe())
-        await asyncio.wait(probes, timeout=SILENT_TURNS_MAX * TURN_S)
-        for probe in probes:
-            probe.add_done_callback(_retrieved)
-        self.health.tell("reads", self.readers.trouble)
 
     @staticmethod
     def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
@@ -351,7 +308,7 @@ class Server:
             return
         server, self._grpc = self._grpc, None
         log.info("stopping", extra={"watchers": self.hub.watchers, "backlog": self.committer.backlog})
-        self.watchdog.stop()
+        self.supervisor.stop()
         self.health_service.drain()
         self._reflection.drain()
         self.timekeeper.stop()
@@ -381,10 +338,6 @@ class Server:
             await server.stop(None)
         await idle
 
-    def _on_reachable(self, reachable: bool) -> None:
-        problem = self.committer.store_problem
-        self.health.tell("writes", None if reachable else f"the store cannot be written: {problem}")
-
     def _on_health(self, reachable: bool) -> None:
         for name in ("", *(service.full_name for service in SERVICES)):
             self.health_service.set(name, reachable)
@@ -404,12 +357,6 @@ class Server:
         run = looked.result().get(CheckHealth.name)
         if run is not None and run.outcome and self._grpc is not None:
             self._on_jobs_health(run.outcome == HEALTHY)
-
-
-def _retrieved(probe: asyncio.Future[Any]) -> None:
-    """Nobody waits for it: its error is told by health."""
-    if not probe.cancelled():
-        probe.exception()
 
 
 def _joined(host: str, port: int) -> str:

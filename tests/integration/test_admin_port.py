@@ -16,9 +16,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from jobstate_server.admin import probes
-from jobstate_server.app import SILENT_TURNS_MAX, CannotServe
+from jobstate_server.app import CannotServe
 from jobstate_server.store.base import StoreUnreachable
 from jobstate_server.store.sqlite import SqliteTransaction
+from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX
 
 from ..support.calls import create, health_of
 from ..support.clock import PATIENCE_S
@@ -67,7 +68,7 @@ async def test_a_store_that_does_not_answer_makes_a_server_unready_but_not_dead(
     async with serving_probes(path) as (running, port), held(running.server):
         for _ in range(SILENT_TURNS_MAX):
             running.server.committer.turn()
-        running.server.turn()
+        running.server.supervisor.turn()
         status, text = await asked(port, "/readyz")
 
         assert (status, text.startswith("the store has not answered for ")) == (503, True)
@@ -130,7 +131,7 @@ async def test_its_thread_is_replaced_when_it_dies(path: Path) -> None:
         await asyncio.to_thread(admin._thread.join, PATIENCE_S)
         assert admin.dead == ["admin-port"]
 
-        running.server.watchdog._look_after(admin, 1)
+        running.server.supervisor.watchdog._look_after(admin, 1)
 
         assert await asked(port, "/livez") == (200, "ok")
 

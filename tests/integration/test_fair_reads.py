@@ -199,11 +199,11 @@ async def test_reads_that_fail_make_health_tell_until_one_succeeds(
     server = running.server
     assert await health_of(running) == 1
     server.readers.trouble = "the store cannot be read: disk I/O error"
-    server.turn()
-    assert server.health.troubles == ["the store cannot be read: disk I/O error"]
+    server.supervisor.turn()
+    assert server.supervisor.health.troubles == ["the store cannot be read: disk I/O error"]
     assert await health_of(running) == 2
 
     await get(running)
-    server.turn()
+    server.supervisor.turn()
 
     assert await health_of(running) == 1

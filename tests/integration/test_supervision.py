@@ -14,9 +14,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.app import PROBE_TURNS, SILENT_TURNS_MAX
 from jobstate_server.engine.committer import WAIT_TURNS_MAX
 from jobstate_server.store.base import StoreUnreachable
+from jobstate_server.supervision.supervisor import PROBE_TURNS, SILENT_TURNS_MAX
 
 from ..support.calls import create, get, health_of, refused
 from ..support.clock import PATIENCE_S
@@ -41,13 +41,13 @@ async def test_a_store_that_does_not_answer_makes_health_tell_after_five_seconds
         await hold.has(1)
         for _ in range(SILENT_TURNS_MAX):
             server.committer.turn()
-        server.turn()
+        server.supervisor.turn()
 
-        assert server.health.troubles == [f"the store has not answered for {server.committer.silence} s"]
+        assert server.supervisor.health.troubles == [f"the store has not answered for {server.committer.silence} s"]
         assert await health_of(running) == NOT_SERVING
         hold.release()
         await waiting
-    server.turn()
+    server.supervisor.turn()
 
     assert await health_of(running) == SERVING
 
@@ -99,12 +99,12 @@ async def test_while_nobody_calls_the_store_is_looked_at_all_the_same(
     server = running.server
     monkeypatch.setattr(server.committer._writer, "work", unreachable)
     for _ in range(PROBE_TURNS):
-        server.turn()
+        server.supervisor.turn()
     async with asyncio.timeout(PATIENCE_S):
-        while server.health.is_serving:
+        while server.supervisor.health.is_serving:
             await server.readers.probe()
 
-    assert server.health.troubles == ["the store cannot be written: the disk is gone"]
+    assert server.supervisor.health.troubles == ["the store cannot be written: the disk is gone"]
     assert await health_of(running) == NOT_SERVING
 
 

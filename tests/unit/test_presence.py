@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
+
 from jobstate_server.domain.clock import ManualClock
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.engine.committer import Committer
@@ -104,3 +106,22 @@ async def test_a_replica_that_could_not_make_itself_heard_tries_again_and_stops_
 
 def test_a_replica_may_miss_some_intervals_before_it_is_taken_for_dead() -> None:
     assert REPLICA_LEASE >= 4 * HEARD_INTERVAL
+
+
+async def test_a_course_of_timers_that_a_failure_has_cut_is_begun_anew_at_the_next_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    presence, committer, clock = a_presence()
+    presence.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(committer, "run", lambda _work: 1 / 0)
+        await asyncio.sleep(0)
+        with pytest.raises(ZeroDivisionError):
+            clock.advance(HEARD_INTERVAL)
+    presence._telling = None
+
+    presence.turn()
+    await pass_time(clock, 2)
+    presence.turn()
+
+    assert committer.said == ["one is here"] * 4

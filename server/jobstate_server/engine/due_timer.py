@@ -6,11 +6,17 @@ clock step or a lost ring the store is asked again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from jobstate_server.domain.clock import MILLISECOND, SECOND, Clock, Timer
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import DUE_MAX
+
+log = logging.getLogger(__name__)
+
+UNANSWERED_TURNS_MAX = 5
+"""Seconds in which the committer answers others but not this: then the answer is lost, and asked for again."""
 
 SLEEP_MAX = 1 * SECOND
 """Longest wait before the store's time is looked at again, so that a jump of it is seen within a second."""
@@ -35,6 +41,8 @@ class DueTimer:
         self._timer: Timer | None = None
         self._rings_at = 0
         self._ringing = False
+        self._unanswered = 0
+        self._is_stopped = False
         committer.on_due = self._on_due
 
     def start(self) -> None:
@@ -45,7 +53,17 @@ class DueTimer:
         """Ring no more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._ringing = True
+        self._ringing = self._is_stopped = True
+
+    def turn(self) -> None:
+        """A second has passed: begin anew where a failure has cut the course of timers. Called by the watchdog."""
+        is_waiting = self._ringing and not self._committer.silence
+        self._unanswered = self._unanswered + 1 if is_waiting else 0
+        is_cut = not self._ringing and self._next_due is not None and self._timer is None
+        if not self._is_stopped and (is_cut or self._unanswered > UNANSWERED_TURNS_MAX):
+            log.error("the due timer had stopped, and begins anew")
+            self._ringing = False
+            self._ring()
 
     def hear(self, next_due: int) -> None:
         """Take note of the earliest due time that a commit of any replica has written."""

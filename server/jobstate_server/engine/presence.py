@@ -7,10 +7,13 @@ one to come back treats that time as an outage.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from jobstate_server.domain.clock import Clock, Timer
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.pauses import HEARD_INTERVAL
+
+log = logging.getLogger(__name__)
 
 LEAVE_WAIT_S = 0.5
 """How long a stop waits to tell the others. A store that does not answer must not hold it up."""
@@ -24,6 +27,7 @@ class Presence:
         self._committer = committer
         self._clock = clock
         self._timer: Timer | None = None
+        self._telling: asyncio.Future[None] | None = None
         self._is_stopping = False
 
     def start(self) -> None:
@@ -43,12 +47,21 @@ class Presence:
         await asyncio.gather(leaving, return_exceptions=True)
 
     def _be_heard(self) -> None:
+        self._timer = None
         if self._is_stopping:
             return
         replica = self._replica
-        self._committer.run(lambda transaction: transaction.be_heard(replica)).add_done_callback(self._heard)
+        self._telling = self._committer.run(lambda transaction: transaction.be_heard(replica))
+        self._telling.add_done_callback(self._heard)
+
+    def turn(self) -> None:
+        """A second has passed: begin anew where a failure has cut the course of timers. Called by the watchdog."""
+        if not self._is_stopping and self._timer is None and self._telling is None:
+            log.error("this replica had stopped making itself heard, and begins anew")
+            self._be_heard()
 
     def _heard(self, future: asyncio.Future[None]) -> None:
+        self._telling = None
         if not future.cancelled():
             # The committer has logged why, if it failed; the next time may succeed.
             future.exception()

@@ -117,7 +117,8 @@ class Schedule:
                 self._take_over(duty, last_runs.get(duty.name))
         except Unavailable as error:
             log.warning("cannot look for abandoned duties", extra={"cause": error.message})
-        self._look_later()
+        finally:
+            self._look_later()
 
     def _take_over(self, duty: Duty, run: TaskRun | None) -> None:
         """Run a duty again whose run has not ended; the claim fails for as long as its replica is heard."""

@@ -27,6 +27,9 @@ BELL_TIMEOUT_S = 0.25
 SILENT_ROUNDS_MAX = 4
 """After so many rounds without a ring the log is looked at all the same, so that nothing depends on the bell alone."""
 
+STOP_WAIT_S = 1.0
+"""How long a stop waits for the thread: a database that does not answer must not hold it up."""
+
 RETRY_S = 0.5
 """When to listen again after the bell could not be heard."""
 
@@ -52,17 +55,32 @@ class Follower:
         self._refreshing: list[tuple[int, asyncio.Future[None]]] = []
         self._stopping = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._listen, name="bell", daemon=True)
+        self._thread = self._new_thread()
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._listen, name="notifier", daemon=True)
 
     def start(self) -> None:
         """Begin to listen."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
+    @property
+    def dead(self) -> list[str]:
+        """The thread that listens, once it has ended though nobody told it to."""
+        has_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set()
+        return [self._thread.name] if has_died else []
+
+    def restart(self) -> None:
+        """Listen again. What was missed meanwhile is found by looking at the log."""
+        self._thread = self._new_thread()
+        self._thread.start()
+        self._silent()
+
     async def stop(self) -> None:
         """Listen no more."""
         self._stopping.set()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, STOP_WAIT_S)
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -209,6 +227,13 @@ class Follower:
     # What follows runs on the bell's thread.
 
     def _listen(self) -> None:
+        try:
+            self._hear()
+        except Exception:
+            # The watchdog sees that the thread is gone; nobody else would hear why.
+            log.exception("the notifier's thread has died")
+
+    def _hear(self) -> None:
         silent_rounds = 0
         is_heard = True
         while not self._stopping.is_set():
