@@ -270,6 +270,25 @@ async def test_a_file_that_is_put_back_is_served_again_and_nothing_is_missing(pa
     all_is_there(path, load)
 
 
+async def test_what_a_server_holds_of_a_deleted_store_can_be_copied_from_its_descriptors(path: Path) -> None:
+    rescued = path.parent.with_name("rescued.db")
+    async with under_load(path) as (process, load):
+        delete_everything(path, path)
+        await until_health_is(load.client, NOT_SERVING)
+        copy_descriptors(process.process.pid, path, rescued)
+
+    all_is_there(rescued, load)
+
+
+def copy_descriptors(pid: int, path: Path, to: Path) -> None:
+    """As docs/operations.md says."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        name = descriptor.readlink().as_posix()
+        for suffix in ("", "-wal"):
+            if name == f"{path}{suffix} (deleted)":
+                shutil.copyfile(descriptor, f"{to}{suffix}")
+
+
 async def test_a_server_that_nobody_calls_notices_within_seconds(path: Path) -> None:
     async with served(path) as process, client_of(process.address) as client:
         await create(client)

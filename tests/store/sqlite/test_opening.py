@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain.clock import ManualClock
+from jobstate_server.store.backup import CannotBackUp, back_up
 from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.checking import check_file
 from jobstate_server.store.sqlite import SqliteStore
 
 from ..support import PATIENCE_S, an_event, keep_events, stored_events
@@ -221,6 +223,31 @@ def test_a_file_with_two_names_is_refused_although_nobody_uses_it(path: Path) ->
     other.unlink()
     with opened_at(path) as store:
         assert keep_events(store, an_event()) == 2
+
+
+@pytest.mark.parametrize("by_its_own", [True, False])
+def test_what_reads_a_file_beside_a_server_refuses_one_with_two_names_too(
+    path: Path, tmp_path: Path, by_its_own: bool
+) -> None:
+    """By the other name it would read the file without its WAL, and make a backup that lacks what is in that."""
+    with opened_at(path) as store:
+        keep_events(store, an_event())
+        other = by_hard_link(path)
+        name = path if by_its_own else other
+
+        (problem,) = check_file(name).problems
+        assert "has 2 names (hard links)" in problem
+        with pytest.raises(CannotBackUp, match=r"has 2 names \(hard links\)"):
+            back_up(name, tmp_path / "backup.db", lambda done, total: None)
+    assert not (tmp_path / "backup.db").exists()
+
+
+def test_a_backup_through_a_symbolic_link_has_what_is_in_the_wal(path: Path, tmp_path: Path) -> None:
+    with opened_at(path) as store:
+        keep_events(store, an_event())
+        link = by_symbolic_link(path)
+        assert back_up(link, tmp_path / "backup.db", lambda done, total: None).events == 1
+        assert check_file(link).events == 1
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["an empty file", "no file"])
