@@ -52,7 +52,9 @@ def start(address: str, tmp_path: Path) -> Iterator[Start]:
         def start(heading: str, number: int = 0, *, server: str = address, hook: str = HOOK) -> Child:
             program = examples(section(heading, PAGE))[number].replace(ADDRESS, server).replace(HOOK, hook)
             file = tmp_path / f"{heading.lower().replace(' ', '_')}_{number}.py"
-            file.write_text(program, "utf-8")
+            if not file.exists() or file.read_text("utf-8") != program:
+                # Not written anew for one that runs at the same time: it would read half a file.
+                file.write_text(program, "utf-8")
             running: AbstractContextManager[Child] = child("-u", str(file), cwd=tmp_path)
             return stack.enter_context(running)
 

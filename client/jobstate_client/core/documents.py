@@ -70,12 +70,24 @@ class _Filling:
         """At least so many bytes: a few objects that hold each other many times over make any number of copies."""
 
     def key(self, key: object, path: str) -> str:
+        if type(key) is str and key.isascii():
+            self._count(len(key))
+            return key
         if not isinstance(key, str):
             raise TypeError(f"{shown(path)}: keys must be texts, not {type(key).__name__}")
         return self._text(key, path)
 
     def fill(self, target: Value, value: Any, path: str, depth: int) -> None:
+        # What most values are, without asking more than that.
+        kind = type(value)
+        if kind is str and value.isascii():
+            self._count(2 + len(value))
+            target.string_value = value
+            return
         self._count(2)
+        if kind is int and -EXACT_MAX <= value <= EXACT_MAX:
+            target.number_value = value
+            return
         match value:
             case None:
                 target.null_value = NULL_VALUE
@@ -106,6 +118,8 @@ class _Filling:
 
     def _text(self, text: str, path: str) -> str:
         self._count(len(text))
+        if type(text) is str and text.isascii():
+            return text
         # Read as a plain text: a subclass may tell its own, and encode checks what C would refuse without a place.
         try:
             str.encode(text, "utf-8")

@@ -34,6 +34,8 @@ def cost(value: Any) -> float:
 
 def percent(value: Any) -> int:
     """How far an attempt is, rounded down."""
+    if type(value) is int and 0 <= value <= 100:
+        return value
     number = _real(value, "percent")
     if not 0 <= number <= 100:
         raise ValueError(f"percent must be between 0 and 100, not {number:g}")
@@ -44,6 +46,8 @@ def message(value: Any, name: str = "message", bytes_max: int = TEXT_BYTES_MAX) 
     """A text for people. Raises InvalidField when it is too long, as the server would."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text, not {_kind(value)}")
+    if len(value) * 4 <= bytes_max and value.isascii() and "\0" not in value:
+        return value
     try:
         size = len(str.encode(value, "utf-8"))
     except UnicodeEncodeError as error:
