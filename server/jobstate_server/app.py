@@ -42,7 +42,7 @@ from jobstate_server.rpc.maintenance_service import Duties, MaintenanceService
 from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.store.base import Store, TaskRun
-from jobstate_server.store.opening import clock_for, open_store, shown
+from jobstate_server.store.opening import clock_for, open_store, shown, with_password
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor
 from jobstate_server.watch.catch_up import CatchUp
 from jobstate_server.watch.cursor import event_check
@@ -123,7 +123,7 @@ class Server:
         """
         self._settings = settings
         self.clock = clock or clock_for(settings.store)
-        self.store: Store = open_store(settings.store, self.clock)
+        self.store: Store = open_store(with_password(settings.store, settings.store_password_file), self.clock)
         self.replica = f"{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
         """Names this server among those that share its store."""
         self.address = ""

@@ -125,9 +125,10 @@ def _fail(message: str) -> int:
 
 
 def _migrate(settings: Settings) -> int:
-    from jobstate_server.store.opening import clock_for, open_store, shown
+    from jobstate_server.store.opening import clock_for, open_store, shown, with_password
 
-    open_store(settings.store, clock_for(settings.store)).close()
+    url = with_password(settings.store, settings.store_password_file)
+    open_store(url, clock_for(url)).close()
     print(f"jobstate: {shown(settings.store)} is up to date")
     return 0
 

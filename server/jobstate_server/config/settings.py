@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -83,6 +84,8 @@ class Settings(BaseModel):
     channelz: bool | None = None
     """Offer channelz, gRPC's own insight. Unset: only on loopback."""
     store: str = "sqlite:///jobs.db"
+    store_password_file: Path | None = None
+    """Holds the password of a PostgreSQL ``store``, so that no URL, environment or command line has to."""
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_grace: Annotated[Span, at_most(HOUR, "1h")] = 10 * SECOND
@@ -152,6 +155,8 @@ class Settings(BaseModel):
     def _check_store(self) -> None:
         if self.store.startswith(("postgresql://", "postgres://")):
             return
+        if self.store_password_file is not None:
+            raise ValueError("store_password_file: only a PostgreSQL store has a password")
         path = self.store.removeprefix("sqlite:///")
         if path == self.store or not path:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -211,14 +212,23 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
 
 def _parsed(url: str) -> dict[str, Any]:
     try:
-        return dict(conninfo.conninfo_to_dict(url))
-    except psycopg.ProgrammingError as error:
+        parts = dict(conninfo.conninfo_to_dict(url))
+    except (psycopg.Error, ValueError) as error:
         # What libpq quotes may be the password.
         why = _said(error).partition('"')[0].rstrip(" :")
-        raise CannotOpen(
-            f"cannot use PostgreSQL as a store: its URL cannot be read ({why});"
-            " write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, reserved characters percent-encoded"
-        ) from None
+        raise CannotOpen(_UNREADABLE.format(why)) from None
+    # Of a password that was not percent-encoded libpq takes a part for the host, the port or the database, and would
+    # tell that part when it finds none.
+    hosts, ports, database = (str(parts.get(name) or "") for name in ("host", "port", "dbname"))
+    if "@" in hosts + database or not re.fullmatch(r"[0-9,]*", ports):
+        raise CannotOpen(_UNREADABLE.format("its parts are not what they seem"))
+    return parts
+
+
+_UNREADABLE = (
+    "cannot use PostgreSQL as a store: its URL cannot be read ({});"
+    " write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, reserved characters percent-encoded (@ as %40, / as %2F)"
+)
 
 
 def _said(error: Exception) -> str:
