@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import signal
 
-PATIENT = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 """What a shell lets background commands ignore, and `nohup` besides. Processes inherit that, over exec too."""
 
 
 def pytest_configure() -> None:
-    """Give processes that tests start the signals and descriptors that they have at a terminal."""
-    for number in PATIENT:
+    """Give tests, and the processes that they start, the signals and descriptors that they have at a terminal."""
+    for number in IGNORED:
         if signal.getsignal(number) is signal.SIG_IGN:
             # A handler that does nothing still ignores the signal here. But exec sets it to its default for the
-            # children, which SIG_IGN would not be.
-            signal.signal(number, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, PATIENT)
+            # children, which SIG_IGN would not be. SIGINT is what some tests interrupt themselves with.
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

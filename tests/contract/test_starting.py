@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DELICATE = (
     "tests/client/cli/test_top.py::test_ctrl_c_leaves_top_in_order",
     "tests/integration/test_process.py::test_a_signal_ends_the_process_in_order",
+    "tests/client/test_interrupted_runs.py::test_a_second_ctrl_c_while_a_run_leaves_gives_up",
     "tests/client/cli/test_text.py",
 )
 """Signals to processes, a terminal, the standard streams, times as text."""
