@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import grpc
@@ -37,10 +37,10 @@ from jobstate_server.rpc.calls import Calls
 from jobstate_server.rpc.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from jobstate_server.rpc.health import HealthService
 from jobstate_server.rpc.job_service import JobService
-from jobstate_server.rpc.limits import TRANSPORT_BYTES_MAX
 from jobstate_server.rpc.maintenance_service import Duties, MaintenanceService
 from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from jobstate_server.rpc.reflection import Reflection
+from jobstate_server.rpc.transport import transport_options
 from jobstate_server.store.base import Store, TaskRun
 from jobstate_server.store.opening import clock_for, open_store, shown, with_password
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor
@@ -62,27 +62,8 @@ SERVICES = (
     maintenance_service_pb2.DESCRIPTOR.services_by_name["MaintenanceService"],
 )
 
-PENDING_CALLS_MAX = 16_384
-"""Calls that gRPC has received and our loop has not seen: four times as many as may be under way."""
-
 READ_ANSWERS_S = 2.0
 """How long a stop waits for the last answers to be read, once all calls have been answered."""
-
-GRPC_OPTIONS: Sequence[tuple[str, int]] = (
-    # Two servers on one port would share its connections, and one file has one server.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", TRANSPORT_BYTES_MAX),
-    # Of more than 1,000 calls that come at once gRPC would cancel some without a word; we refuse with OVERLOADED.
-    ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
-    ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS_MAX),
-    # Clients ping idle watches to keep them alive through proxies; gRPC's default of 5 min calls that too many pings.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # A dead client's streams end after 80 s of silence, not after two hours. It is this option that limits the wait for
-    # the answer: grpc.keepalive_timeout_ms has no effect, in grpcio 1.85, and the limit without either is 60 s.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),
-)
 
 
 class CannotServe(Exception):
@@ -263,7 +244,7 @@ class Server:
         )
 
     def _build_grpc(self, host: str) -> grpc.aio.Server:
-        server = grpc.aio.server(options=list(GRPC_OPTIONS))
+        server = grpc.aio.server(options=transport_options())
         for service, servicer in zip(SERVICES, (self.job_service, self.maintenance_service), strict=True):
             self.calls.register(server, service, servicer)
         by_name = cast("grpc.aio.Server", _ByName(server))

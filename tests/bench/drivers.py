@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
+from jobstate_server.rpc.limits import CONNECTION_STREAMS_MAX
+
 from .http2 import Connection, Messages, header_block
 from .messages import SERVICE, Request
 
@@ -155,6 +157,7 @@ def calls(
     address: str, chains: Sequence[Sequence[Request]], *, connections: int, in_flight: int, seconds: float | None = None
 ) -> Tally:
     """Make every chain of calls once, ``in_flight`` chains at a time; with ``seconds`` go round them for that long."""
+    connections = max(connections, -(-in_flight // CONNECTION_STREAMS_MAX))
     open_connections = connected(address, connections)
     poller = Poller(open_connections)
     tally = Tally()

@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from jobstate.v1 import job_service_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.app import GRPC_OPTIONS
+from jobstate_server.rpc.transport import transport_options
 
 from .messages import echoed, one_event
 
@@ -79,7 +79,7 @@ def _handlers() -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
 async def _serve() -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    server = grpc.aio.server(options=list(GRPC_OPTIONS))
+    server = grpc.aio.server(options=transport_options())
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE.full_name, _handlers()),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.rpc.limits import CONNECTION_STREAMS_MAX
 
 from .drivers import Poller, Tally, connected, headers
 from .http2 import Connection, Messages
@@ -58,7 +59,9 @@ class Watchers:
     """Many watches, spread over connections, kept alive for as long as the load process is not asked otherwise."""
 
     def __init__(self, address: str, requests: Sequence[bytes], connections: int) -> None:
-        """Open them, and wait until each has caught up."""
+        """Open them, over more connections where these have no room, and wait until each has caught up."""
+        # A server takes so many streams of a connection, and resets the next.
+        connections = max(connections, -(-len(requests) // CONNECTION_STREAMS_MAX))
         opened = [Connection(address) for _ in range(connections)]
         self.poller = Poller(opened)
         self._watchers: list[Watcher] = []

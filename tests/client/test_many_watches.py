@@ -13,7 +13,7 @@ import pytest
 from jobstate_client import AsyncClient, Client
 from jobstate_client.core import places
 from jobstate_client.core.places import Places
-from jobstate_server import app
+from jobstate_server.rpc import transport
 
 from ..support.server import serving
 from .support import PATIENCE_S
@@ -26,8 +26,8 @@ OF_CONNECTION = 4
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections with few streams."""
     monkeypatch.setattr(places, "WATCHES_MAX", OF_CONNECTION - 1)
-    options = [*app.GRPC_OPTIONS, ("grpc.max_concurrent_streams", OF_CONNECTION)]
-    monkeypatch.setattr(app, "GRPC_OPTIONS", options)
+    options = [*transport.SERVER_OPTIONS, ("grpc.max_concurrent_streams", OF_CONNECTION)]
+    monkeypatch.setattr(transport, "SERVER_OPTIONS", options)
 
 
 @asynccontextmanager

@@ -206,6 +206,18 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("watchers of the health of one server; then `RESOURCE_EXHAUSTED`", health, "WATCHERS_MAX", count),
     ("watchers of the health over one connection; then `RESOURCE_EXHAUSTED`", health, "WATCHERS_CONNECTION_MAX", count),
     ("reflection streams; then `RESOURCE_EXHAUSTED`", reflection, "STREAMS_MAX", count),
+    (
+        "connections of one server, unless the system allows fewer files; more are closed as they come",
+        limits,
+        "CONNECTIONS_MAX",
+        count,
+    ),
+    (
+        "calls and streams of one connection at once; the client's gRPC lets the next one wait",
+        limits,
+        "CONNECTION_STREAMS_MAX",
+        count,
+    ),
     ("calls under way at once; then `OVERLOADED`", limits, "CALLS_MAX", count),
     ("`StreamUpdates` streams at once; then `OVERLOADED`", limits, "STREAMS_MAX", count),
     (

@@ -11,7 +11,7 @@ import pytest
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
 from jobstate_client.core.channel import KEEPALIVE_ANSWER_S, KEEPALIVE_S, channel_options
-from jobstate_server import app
+from jobstate_server.rpc import transport
 
 from ..support.calls import refused
 from ..support.clock import PATIENCE_S
@@ -49,7 +49,7 @@ async def test_a_client_notices_a_dead_server(running: Running) -> None:
 
 
 async def test_a_server_notices_a_dead_client(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "GRPC_OPTIONS", quicker(dict(app.GRPC_OPTIONS)))
+    monkeypatch.setattr(transport, "SERVER_OPTIONS", quicker(dict(transport.SERVER_OPTIONS)))
     async with (
         serving(path) as running,
         tcp_proxy(running.server.address) as proxy,
@@ -65,7 +65,7 @@ async def test_a_server_notices_a_dead_client(path: Path, monkeypatch: pytest.Mo
 
 def test_the_numbers_are_those_of_the_documentation() -> None:
     pages = Path(__file__).resolve().parents[2] / "docs"
-    server = dict(app.GRPC_OPTIONS)
+    server = dict(transport.SERVER_OPTIONS)
     client = KEEPALIVE_S + KEEPALIVE_ANSWER_S
 
     assert f"noticed within {client} s" in (pages / "clients.md").read_text("utf-8")

@@ -9,8 +9,16 @@ MEBIBYTE = 1024 * 1024
 REQUEST_BYTES_MAX = 8 * MEBIBYTE
 """A request. A batch of 1,000 ordinary creates has half a MiB; a quarter GiB of memory serves 32 of the largest."""
 
-TRANSPORT_BYTES_MAX = 2 * REQUEST_BYTES_MAX
-"""What gRPC itself receives. Above our own limit, so that the refusal can carry its ErrorInfo."""
+TRANSPORT_BYTES_MAX = REQUEST_BYTES_MAX + MEBIBYTE
+"""What gRPC itself receives. Above our own limit, so that the refusal of what is a little too large can carry its
+ErrorInfo."""
+
+CONNECTIONS_MAX = 1_000
+"""Connections; more are closed as they come. Each takes a file and some 30 KiB."""
+
+CONNECTION_STREAMS_MAX = 100
+"""Calls and streams that a connection has open at once; gRPC's clients let the next one wait. It is what HTTP/2
+recommends at least (RFC 9113, 6.5.2), and what bounds the cost of calls that are reset at once."""
 
 CALLS_MAX = 4_096
 """Unary calls in hand at once: as many as half the committer's queue. More would only wait, and memory with them."""

@@ -16,7 +16,7 @@ from ..samples import Finding, Sample, percentile, ratios, spread
 from ..workloads import Calls
 
 _CONNECTIONS = 4
-_IDLE_CONNECTIONS = 10
+_IDLE_CONNECTIONS = 50
 _PREFIX_BYTES = 5
 
 

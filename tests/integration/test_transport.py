@@ -1,0 +1,100 @@
+"""What gRPC itself takes from the network: streams of a connection, connections, compressed and oversized requests."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from pathlib import Path
+
+import grpc
+import pytest
+
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate.v1 import job_service_pb2_grpc as rpc
+from jobstate_server.rpc import limits, transport
+
+from ..support.calls import create, refused
+from ..support.clock import PATIENCE_S
+from ..support.server import client_of, serving
+
+
+async def test_a_compressed_request_is_refused_with_a_reason(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path / "jobs.db") as running,
+        grpc.aio.insecure_channel(running.server.address, compression=grpc.Compression.Gzip) as channel,
+    ):
+        stub: rpc.JobServiceAsyncStub = rpc.JobServiceStub(channel)
+
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.Get(pb.GetRequest(id="a" * 500))
+
+    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "gzip" in str(refusal.value.details())
+
+
+async def test_no_more_streams_of_a_connection_are_open_than_the_limit_and_the_next_goes_on_after_one(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path / "jobs.db") as running:
+        watches = [running.jobs.WatchEvents(pb.WatchEventsRequest()) for _ in range(limits.CONNECTION_STREAMS_MAX)]
+        for watch in watches:
+            await anext(aiter(watch))
+        waiting = asyncio.ensure_future(create(running))
+        async with client_of(running.server.address) as other:
+            await other.jobs.ListJobTypes(pb.ListJobTypesRequest())
+        assert not waiting.done()
+        assert running.server.hub.watchers == limits.CONNECTION_STREAMS_MAX
+        watches[0].cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            await waiting
+
+
+async def test_connections_beyond_the_limit_are_closed_and_another_is_taken_once_one_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "CONNECTIONS_MAX", 3)
+    async with serving(tmp_path / "jobs.db") as running:
+        host, _, port = running.server.address.rpartition(":")
+        await create(running)
+        held = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+        for reader, _ in held:
+            await reader.readexactly(9)
+        beyond, writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.timeout(PATIENCE_S):
+            assert await beyond.read() == b""
+        writer.close()
+        for _, writer in held:
+            writer.close()
+        async with client_of(running.server.address) as other, asyncio.timeout(PATIENCE_S):
+            await other.jobs.ListJobTypes(pb.ListJobTypesRequest(), wait_for_ready=True)
+
+
+async def test_a_request_a_little_too_large_is_refused_with_a_reason_and_one_far_too_large_by_grpc(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path / "jobs.db") as running:
+        little = pb.CreateRequest(job_type="x", source_id="s" * limits.REQUEST_BYTES_MAX)
+        assert (await refused(running.jobs.Create(little))).reason == "MESSAGE_TOO_LARGE"
+        far = pb.CreateRequest(job_type="x", source_id="s" * limits.TRANSPORT_BYTES_MAX)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await running.jobs.Create(far)
+
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {**dict(transport.SERVER_OPTIONS), "grpc.server_handshake_timeout_ms": 200}
+    monkeypatch.setattr(transport, "SERVER_OPTIONS", tuple(quick.items()))
+    async with serving(tmp_path / "jobs.db") as running:
+        host, _, port = running.server.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.timeout(PATIENCE_S):
+            # What the server says first, and then the end.
+            await reader.read()
+        writer.close()
+
+
+def test_fewer_files_mean_fewer_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (512, 512))
+
+    assert transport.connections_max() == 512 - transport.FILES_KEPT
