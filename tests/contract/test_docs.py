@@ -38,7 +38,7 @@ PAGES_WITH_COMMANDS = [page for page in PAGES if "```sh" in page.read_text("utf-
 GENERATED = {DOCS / "api.md", DOCS / "benchmarks.md"}
 """Their lines are those of the protos and of the bench."""
 
-WRAPPED = [page for page in PAGES if page not in {*GENERATED, DOCS / "operations.md"}]
+WRAPPED = [page for page in PAGES if page not in GENERATED]
 LINE_COLUMNS_MAX = 100
 
 SERVICES: dict[str, ServiceDescriptor] = {
