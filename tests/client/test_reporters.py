@@ -16,6 +16,7 @@ from jobstate_client import AsyncClient, Client, InvalidField, State, TransportE
 from jobstate_client.core import outbox as module
 from jobstate_client.core.outbox import Line, Outbox, report
 
+from ..support import waiting
 from .support import PATIENCE_S, Either, done, in_thread, until
 
 
@@ -179,9 +180,7 @@ async def test_reports_go_on_when_grpc_gives_up_a_call_as_if_its_task_was_cancel
 
 
 async def until_open(calls: list[Any]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not calls:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+    await waiting.until(lambda: calls)
 
 
 async def test_a_reporting_task_that_was_cancelled_goes_on_for_its_runs(async_client: AsyncClient) -> None:

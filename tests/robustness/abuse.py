@@ -23,6 +23,7 @@ import grpc
 from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.server import Process, client_of, served
+from ..support.waiting import pause
 from .attackers import ATTACKS, Attackers
 from .process import resident_kib
 
@@ -117,7 +118,7 @@ async def _look(target: _Target, met: Met) -> None:
         writer.close()
         assert b" 200 " in answer, answer
         met.health_s = max(met.health_s, time.monotonic() - began)
-        await asyncio.sleep(0.1)
+        await pause(0.1)
 
 
 async def _under(target: _Target, attacks: Sequence[str], name: str, seconds: float) -> Met:
@@ -126,7 +127,7 @@ async def _under(target: _Target, attacks: Sequence[str], name: str, seconds: fl
     try:
         with Attackers(attacks, target.process.address):
             # The attackers need a moment to start, and to fill what they fill.
-            await asyncio.sleep(min(seconds / 3, 4.0) if attacks else 0)
+            await pause(min(seconds / 3, 4.0) if attacks else 0)
             await _behave(target.process.address, met, seconds)
             if attacks:
                 began = time.monotonic()

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -289,7 +290,7 @@ def silent_connections(address: str) -> None:
                 if number % 2:
                     opened.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
                 held.append(opened)
-        time.sleep(CONNECTION_S)
+        threading.Event().wait(CONNECTION_S)
         for opened in held[:750]:
             opened.close()
         del held[:750]
