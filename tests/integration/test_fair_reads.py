@@ -158,8 +158,7 @@ async def test_who_has_waited_for_half_a_minute_is_told_that_the_store_does_not_
         for gate in gates:
             gate.open()
         assert (await readers.get("job", None)).id == "job"
-        assert readers.silence == 0
-        assert readers._waiting == 0
+        await turned_until(readers, lambda: readers.silence == 0 and readers._waiting == 0)
 
 
 async def test_stopping_refuses_what_waits_and_breaks_off_what_is_being_read(path: Path) -> None:
