@@ -1,4 +1,4 @@
-"""``jobstate-server``: serve, migrate, copy, back up, check, lifecycle."""
+"""``jobstate-server``: serve, migrate, copy, back up, check, check the settings, lifecycle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,8 @@ def _run(options: argparse.Namespace, signals: Signals | None = None) -> int:
         settings = load(options.config, flags)
         if options.command == "backup":
             return _back_up(settings, options.backup)
+        if options.command == "check-config":
+            return _check_config(settings)
         return _migrate(settings) if signals is None else _serve(settings, signals)
     except (BadSettings, CannotOpen) as error:
         return _fail(str(error))
@@ -86,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Keeps the state of asynchronous jobs, over gRPC.",
         epilog="Every setting can also stand in a TOML file (--config) or in the environment, as JOBSTATE_LISTEN.",
     )
+    parser.add_argument("--version", action="version", version=f"jobstate-server {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve until SIGTERM or SIGINT")
     migrate = commands.add_parser("migrate", help="bring the store's tables up to date, and stop")
@@ -102,21 +106,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     check = commands.add_parser("check", help="check that a SQLite file holds a whole store, and stop")
     check.add_argument("file", type=Path, metavar="FILE", help="a store or a backup; it may be in use")
+    check_config = commands.add_parser("check-config", help="print the settings in force, without secrets, and stop")
     commands.add_parser("lifecycle", help="print the state diagram of a job, in Mermaid")
-    for command in (serve, migrate, backup):
+    for command in (serve, migrate, backup, check_config):
         command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
         command.add_argument("--store", metavar="URL", help="where jobs are kept (default sqlite:///jobs.db)")
         command.add_argument("--log-format", choices=("text", "json"), help="how logs are written (default text)")
         command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
-    serve.add_argument(
-        "--listen", metavar="HOST:PORT", help="where to serve; port 0 picks one (default 127.0.0.1:50051)"
-    )
-    serve.add_argument(
-        "--insecure",
-        action=argparse.BooleanOptionalAction,
-        help="allow an address that other machines can reach, without TLS",
-    )
+    for command in (serve, check_config):
+        command.add_argument(
+            "--listen", metavar="HOST:PORT", help="where to serve; port 0 picks one (default 127.0.0.1:50051)"
+        )
+        command.add_argument(
+            "--insecure",
+            action=argparse.BooleanOptionalAction,
+            help="allow an address that other machines can reach, without TLS",
+        )
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("jobstate")
+    except PackageNotFoundError:
+        return "of a source tree"
+
+
+def _check_config(settings: Settings) -> int:
+    from jobstate_server.check_config import told
+
+    sys.stdout.write(told(settings))
+    return 0
 
 
 def _fail(message: str) -> int:

@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "peewee": ("jobstate_server.store",),
     "playhouse": ("jobstate_server.store",),
     "psycopg": ("jobstate_server.store",),
-    "pydantic": (CONFIG,),
+    "pydantic": (CONFIG, "jobstate_server.check_config"),
     "pytest": ("jobstate_client.testing",),
     "pythonjsonlogger": (APP, CLI, "jobstate_server.logs"),
     "rich": (CLIENT_LIBRARY,),

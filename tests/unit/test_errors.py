@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import pytest
 from google.rpc import error_details_pb2
 
+from jobstate.v1 import job_service_pb2
 from jobstate.v1.error_reason_pb2 import ErrorReason
 from jobstate_server.domain import errors
 from jobstate_server.domain.errors import JobStateError
+from jobstate_server.domain.lifecycle import SERVER_TRIGGERS, Trigger
 from jobstate_server.rpc.errors import STATUS_BYTES_MAX, status_of
 
 NUMBER = re.compile(r"\d+")
@@ -121,7 +123,7 @@ def test_an_allowed_trigger_is_a_word_of_the_message_too() -> None:
 
     assert (
         made.message
-        == "job 'job-4711' is PROCESSINGthe reason is this: start is not allowed (allowed: complete, cancel)"
+        == "job 'job-4711' is PROCESSINGthe reason is this: Start is not allowed (allowed: Complete, Cancel)"
     )
     assert made.facts == {
         "job_id": "job-4711",
@@ -213,3 +215,14 @@ def test_of_an_error_that_is_too_long_the_first_violations_are_told_and_short_on
     assert told[0] == [f"requests[{number}].id" for number in range(20)]
     assert told[1] == [f"requests[{number}].id" for number in range(len(told[1]))]
     assert 20 < len(told[1]) < 200
+
+
+def test_every_step_that_a_caller_can_be_offered_is_told_as_the_call_that_does_it() -> None:
+    calls = {method.name for method in job_service_pb2.DESCRIPTOR.services_by_name["JobService"].methods}
+
+    for trigger in set(Trigger) - SERVER_TRIGGERS:
+        refusal = errors.TransitionNotAllowed("job", "QUEUED", trigger, (trigger,))
+        asked, allowed = re.findall(r": (.+) is not allowed \(allowed: (.+)\)", refusal.message)[0]
+        assert asked == allowed
+        assert asked.partition(" ")[0] in calls
+        assert refusal.facts["allowed"] == refusal.facts["trigger"] == trigger

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from jobstate_server.config.values import (
     SPAN_MAX,
@@ -210,6 +211,11 @@ def _without_secrets(store: str) -> str:
         return quoted(store)
     scheme = re.match(r"[a-z][a-z0-9+]*:/*", store)
     return repr(scheme[0] if scheme else "") + "…"
+
+
+def is_span(field: FieldInfo) -> bool:
+    """Whether the values of a setting are spans."""
+    return any(getattr(part, "func", None) in {span, _timeout} for part in field.metadata)
 
 
 def is_loopback(host: str) -> bool:

@@ -49,6 +49,14 @@ def span(value: object) -> int:
     return max(round(micros), 1) if micros > 0 else 0
 
 
+def span_text(micros: int) -> str:
+    """A span as it is written, in the largest unit that it has a whole number of."""
+    for unit in ("d", "h", "min", "s", "ms"):
+        if micros and micros % _UNITS[unit] == 0:
+            return f"{micros // _UNITS[unit]}{unit}"
+    return f"{micros / MILLISECOND:.3f}ms" if micros else "0s"
+
+
 def _no_truth(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")

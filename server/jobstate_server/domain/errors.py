@@ -111,15 +111,30 @@ class JobExists(JobStateError):
         self.job_id = job_id
 
 
+_CALLS = {
+    "start": "Start",
+    "claim": "Start",
+    "progress": "UpdateProgress",
+    "complete": "Complete",
+    "fail": "Fail",
+    "retry": "Retry",
+    "expedite": "Retry with immediately",
+    "cancel": "Cancel",
+}
+"""The call that brings about each step of the lifecycle."""
+
+
 class TransitionNotAllowed(JobStateError):
     """The lifecycle has no step for this trigger from the job's state; nothing was changed."""
 
     reason = "TRANSITION_NOT_ALLOWED"
 
     def __init__(self, job_id: str, state: str, trigger: str, allowed: tuple[str, ...], why: str = "") -> None:
-        possible = ", ".join(allowed) if allowed else "nothing, the state is final"
+        # The names of calls, for people who know those; the metadata keeps the lifecycle's own.
+        calls = dict.fromkeys(_CALLS.get(name, name) for name in allowed)
+        possible = ", ".join(calls) if calls else "nothing, the state is final"
         super().__init__(
-            f"job {job_id!r} is {state}{why}: {trigger} is not allowed (allowed: {possible})",
+            f"job {job_id!r} is {state}{why}: {_CALLS.get(trigger, trigger)} is not allowed (allowed: {possible})",
             job_id=job_id,
             state=state,
             trigger=trigger,

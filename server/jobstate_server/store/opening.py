@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -42,14 +44,21 @@ def open_store(url: str, clock: Clock) -> Store:
     """
     if not is_postgres(url):
         return SqliteStore(Path(url.removeprefix("sqlite:///")), clock)
-    try:
+    with _driver():
         # Only who uses PostgreSQL needs its driver.
         from jobstate_server.store.postgres import PostgresStore  # noqa: PLC0415
+    return PostgresStore(url, clock)
+
+
+@contextmanager
+def _driver() -> Iterator[None]:
+    """Tell what to do where PostgreSQL's driver is not installed."""
+    try:
+        yield
     except ImportError as error:
         raise CannotOpen(
             f"PostgreSQL's driver cannot be loaded ({error}); install it with: pip install 'jobstate[postgres]'"
         ) from error
-    return PostgresStore(url, clock)
 
 
 def with_password(url: str, file: Path | None) -> str:
@@ -71,6 +80,14 @@ def with_password(url: str, file: Path | None) -> str:
     if (_parsed(url) or {}).get("password"):
         raise CannotOpen("store_password_file: the store's URL has a password already; leave one of them out")
     return f"{url}{'&' if '?' in url else '?'}password={quote(password, safe='')}"
+
+
+def check_url(url: str) -> None:
+    """Whether a store can be there at all; nothing is opened. Raises CannotOpen."""
+    if is_postgres(url):
+        with _driver():
+            from jobstate_server.store.postgres_connection import parsed  # noqa: PLC0415
+        parsed(url)
 
 
 def shown(url: str) -> str:

@@ -93,7 +93,7 @@ class Postgres(PostgresqlDatabase):
         Raises:
             CannotOpen: libpq cannot read the URL.
         """
-        given = _parsed(url)
+        given = parsed(url)
         route = conninfo.make_conninfo(**{**_ROUTE, **{key: str(value) for key, value in given.items()}})
         self._settings = dict(settings)
         self._wire: psycopg.Connection[Any] | None = None
@@ -210,7 +210,8 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
             )
 
 
-def _parsed(url: str) -> dict[str, Any]:
+def parsed(url: str) -> dict[str, Any]:
+    """What libpq reads in the URL. Raises CannotOpen when it cannot, or when a part could be half a password."""
     try:
         parts = dict(conninfo.conninfo_to_dict(url))
     except (psycopg.Error, ValueError) as error:

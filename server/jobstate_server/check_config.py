@@ -1,0 +1,57 @@
+"""The settings in force, as a settings file would have them, without secrets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from jobstate_server.config import JobTypeSettings, Settings, is_span, span_text
+from jobstate_server.store.opening import check_url, shown, with_password
+
+
+def told(settings: Settings) -> str:
+    """Every setting with its value, defaults too, in TOML.
+
+    Of the store it tells where it leads, as logs do. Unset ones stand in comments.
+
+    Raises:
+        CannotOpen: the store's URL cannot be read, or the file of its password cannot.
+    """
+    check_url(with_password(settings.store, settings.store_password_file))
+    return "\n".join(_lines(settings)) + "\n"
+
+
+def _lines(settings: Settings) -> Iterator[str]:
+    tables: list[str] = []
+    for name, field in Settings.model_fields.items():
+        value = shown(settings.store) if name == "store" else getattr(settings, name)
+        if isinstance(value, BaseModel):
+            tables += ["", f"[{name}]", *_of_table(value)]
+        elif name != "job_types":
+            yield _line(name, value, field)
+    yield from tables
+    for policy in settings.policies().all():
+        key = policy.name if policy.name.replace("_", "").replace("-", "").isalnum() else json.dumps(policy.name)
+        yield from ("", f"[job_types.{key}]")
+        for name, field in JobTypeSettings.model_fields.items():
+            value = getattr(policy, name)
+            yield f'{name} = "none"' if name == "timeout" and value is None else _line(name, value, field)
+
+
+def _of_table(table: BaseModel) -> Iterator[str]:
+    for name, field in type(table).model_fields.items():
+        yield _line(name, getattr(table, name), field)
+
+
+def _line(name: str, value: Any, field: FieldInfo) -> str:
+    if value is None:
+        return f"# {name} is unset"
+    if isinstance(value, int) and is_span(field):
+        return f'{name} = "{span_text(value)}"'
+    # JSON's texts, numbers and booleans are TOML's.
+    return f"{name} = {json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)}"
