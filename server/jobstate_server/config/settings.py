@@ -134,7 +134,8 @@ class Settings(BaseModel):
         host, _ = self.address()
         if not self.insecure and not is_loopback(host):
             raise ValueError(
-                f"listen: {self.listen} can be reached from other machines; pass --insecure to serve there without TLS"
+                f"listen: {self.listen} can be reached from other machines; pass --insecure, or set"
+                " JOBSTATE_INSECURE=true, to serve there without TLS"
             )
 
     def _check_admin_listen(self) -> None:
