@@ -465,39 +465,3 @@ def test_the_record_of_an_attempt_is_made_when_it_ends_and_only_then(case: Case)
         cost_nano=usage.cost_nano or 0,
         error=case.changes.get("last_error"),
     )
-
-
-def test_the_failed_event_of_a_job_given_up_shows_it_in_failed_and_not_complete_yet() -> None:
-    first, second = decide(a_job(PROCESSING), c.Fail(**FAILURE, retryable=False)).events
-
-    assert (first.job.state, first.job.complete_time) == (FAILED, None)
-    assert (second.job.state, second.job.complete_time) == (GIVEN_UP, NOW)
-
-
-def test_a_sign_of_life_moves_the_heard_time_and_nothing_else_and_makes_no_event() -> None:
-    decision = decide(a_job(PROCESSING), c.UpdateProgress(**NAMES, attempt=2))
-
-    assert changed(a_job(PROCESSING), decision.job) == {"heard_time": NOW}
-    assert (decision.events, decision.ended) == ((), None)
-
-
-def test_a_retry_of_a_job_that_is_retrying_already_changes_and_tells_nothing() -> None:
-    job = a_job(RETRYING, retry_count=3)
-
-    decision = decide(job, c.Retry(**NAMES))
-
-    assert decision.job == job
-    assert (decision.events, decision.ended) == ((), None)
-
-
-@pytest.mark.parametrize("state", [JobState.COMPLETED, GIVEN_UP, JobState.CANCELLED], ids=lambda state: state.name)
-def test_delete_leaves_names_and_state_only_and_only_in_the_event(state: JobState) -> None:
-    job = a_job(state)
-
-    decision = decide(job, c.Delete(**NAMES, attempt=2, completed_before=NOW))
-
-    remains = Job(id="job", job_type="clean_transcript", source_id="source", principal="principal", state=state)
-    assert (decision.job, decision.ended) == (None, None)
-    (event,) = decision.events
-    assert (event.type, event.previous_state, event.detail) == (EventType.DELETED, state, None)
-    assert event.job == remains
