@@ -102,3 +102,13 @@ async def test_too_many_reads_are_refused(running: Running, monkeypatch: pytest.
     monkeypatch.setattr(readers, "READS_WAITING_MAX", 0)
 
     assert_overloaded(await refused(get(running)))
+
+
+async def test_a_client_that_makes_many_calls_at_once_over_one_connection_has_them_all_answered(
+    running: Running,
+) -> None:
+    await create(running)
+
+    for count in (150, 256, 1_000, 256):
+        jobs = await asyncio.gather(*(get(running) for _ in range(count)))
+        assert len(jobs) == count

@@ -23,6 +23,9 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", TRANSPORT_BYTES_MAX),
     ("grpc.max_concurrent_streams", CONNECTION_STREAMS_MAX),
+    # Left on, gRPC also counts streams that it has ended and not yet forgotten, and refuses new ones at once: of 256
+    # calls that one honest client makes together over one connection a third ended UNAVAILABLE.
+    ("grpc.http.overload_protection", 0),
     # A thousandth of the bytes would be counted on the way in. A request that is compressed ends UNIMPLEMENTED.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     # Of more than 1,000 calls that come at once gRPC would cancel some without a word; we refuse with OVERLOADED.
