@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
+
+import pytest
 
 IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 """What a shell lets background commands ignore, and `nohup` besides. Processes inherit that, over exec too."""
@@ -23,3 +27,15 @@ def pytest_configure() -> None:
         except OSError:
             # A closed one would be given to the next file that is opened, which a child then takes for its own.
             os.open(os.devnull, os.O_RDWR)
+
+
+@pytest.fixture(autouse=True)
+def logging_left_alone() -> Iterator[None]:
+    """A test that has the command line serve in this process leaves no handler behind that writes for all others."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    for handler in root.handlers[:]:
+        if type(handler).__module__ == "jobstate_server.logs":
+            root.removeHandler(handler)
