@@ -201,7 +201,7 @@ async def test_what_is_no_store_is_refused_in_a_sentence(
         f"sqlite:///{text}": f"{text}: file is not a database",
         f"sqlite:///{other}": f"sqlite:///{other} holds no store",
         places["postgres"](): "holds no store",
-        "mysql://me:secret@host/jobs": "'mysql://me:***@host/jobs' is no store; use sqlite:///jobs.db or",
+        "mysql://me:secret@host/jobs": "'…' is no store; use sqlite:///jobs.db or",
         "postgresql://me:secret@127.0.0.1:1/jobs": "cannot connect to PostgreSQL: connection failed",
     }
     for source, sentence in calls.items():

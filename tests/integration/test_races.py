@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,11 @@ GOOD = [f"good-{number:03}" for number in range(200)]
 async def complete_all_in_one_batch(running: Running) -> list[Any]:
     """Complete the poisoned job amid 200 good ones, so that all are given to the committer at once."""
     job_ids = [*GOOD[:100], "poisoned", *GOOD[100:]]
-    async with held(running.server) as hold:
-        calls = [asyncio.ensure_future(complete(running, job_id)) for job_id in job_ids]
+    async with AsyncExitStack() as stack:
+        # One connection has 100 calls under way at the most.
+        clients = [await stack.enter_async_context(client_of(running.server.address)) for _ in range(3)]
+        hold = await stack.enter_async_context(held(running.server))
+        calls = [asyncio.ensure_future(complete(clients[index % 3], job_id)) for index, job_id in enumerate(job_ids)]
         await hold.has(len(job_ids))
         hold.release()
         return await asyncio.gather(*calls, return_exceptions=True)

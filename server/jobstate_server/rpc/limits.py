@@ -9,7 +9,7 @@ MEBIBYTE = 1024 * 1024
 REQUEST_BYTES_MAX = 8 * MEBIBYTE
 """A request. A batch of 1,000 ordinary creates has half a MiB; a quarter GiB of memory serves 32 of the largest."""
 
-TRANSPORT_BYTES_MAX = REQUEST_BYTES_MAX + MEBIBYTE
+TRANSPORT_BYTES_MAX = REQUEST_BYTES_MAX + 2 * MEBIBYTE
 """What gRPC itself receives. Above our own limit, so that the refusal of what is a little too large can carry its
 ErrorInfo."""
 

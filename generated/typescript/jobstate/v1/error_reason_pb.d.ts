@@ -19,7 +19,7 @@ export declare const file_jobstate_v1_error_reason: GenFile;
  * Metadata may gain keys.
  *
  * A few errors come from gRPC itself, before any code of ours, and carry no ErrorInfo: UNIMPLEMENTED for a method or
- * service that does not exist, RESOURCE_EXHAUSTED for a message too long to be received at all (over 16 MiB), and what the client's own library makes, such as DEADLINE_EXCEEDED, CANCELLED, and
+ * service that does not exist, RESOURCE_EXHAUSTED for a message too long to be received at all (over 10 MiB), and what the client's own library makes, such as DEADLINE_EXCEEDED, CANCELLED, and
  * UNAVAILABLE when no server is reached.
  *
  * @generated from enum jobstate.v1.ErrorReason
