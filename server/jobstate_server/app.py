@@ -113,7 +113,7 @@ class Server:
         self.health_service = HealthService()
         self.admin_port: AdminPort | None = None
         self._build()
-        of_replicas = () if self.follower is None else (self.presence,)
+        of_replicas = () if self.follower is None else (self.presence, self.follower)
         self.supervisor = Supervisor(
             self.committer,
             self.readers,
@@ -299,8 +299,7 @@ class Server:
         await self._end_calls(server)
         await asyncio.gather(self.schedule.stop(), self.event_limit.stop())
         if self.follower is not None:
-            await self.presence.stop()
-            await self.follower.stop()
+            await asyncio.gather(self.presence.stop(), self.follower.stop())
         ends = await asyncio.gather(self.committer.stop(), self.readers.stop(), self.catch_up_readers.stop())
         if all(ends):
             self.store.close()

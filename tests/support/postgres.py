@@ -58,6 +58,19 @@ class PostgresServer:
         process.send_signal(signal.SIGKILL)
         process.wait(READY_S)
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop every process of the server where it stands: connections stay, and nothing is answered."""
+        postmaster = self._server.get_postmaster_info().process
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
     def stop(self) -> None:
         """Shut the server down as an operator does; connections are ended."""
         self._server.stop()

@@ -56,6 +56,9 @@ STREAM_SHARE = 0.5
 WAIT_TURNS_MAX = 30
 """Seconds that a caller waits for a store that does not answer; whether the change is made they can then not know."""
 
+HANG_UP_TURNS = 15
+"""Seconds after which the connection that a commit waits on is ended, where the store is at the end of one."""
+
 STOP_WAIT_S = 1.0
 """How long a stop waits for one commit, which takes milliseconds. A store that does not answer must not hold it up."""
 
@@ -110,6 +113,7 @@ class Committer:
             request_ids_max=request_ids_max,
             replica=replica,
         )
+        self._store = store
         self._clock = clock
         self._published = published
         self._gathered: deque[Item] = deque()
@@ -158,6 +162,8 @@ class Committer:
     def turn(self) -> None:
         """A second has passed in which this process ran: answer whoever has waited too long. Called by the watchdog."""
         self._turn += 1
+        if self.silence and self.silence % HANG_UP_TURNS == 0:
+            self._store.hang_up()
         for item in self._waiting_for_store():
             if self._turn - item.since > WAIT_TURNS_MAX:
                 item.fail(unanswered(WAIT_TURNS_MAX))

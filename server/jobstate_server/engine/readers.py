@@ -46,6 +46,9 @@ WAIT_TURNS_MAX = 30
 READ_TURNS_MAX = 10
 """Seconds that one read may take. The largest page takes a tenth of one; what takes longer holds up all others."""
 
+HANG_UP_TURNS = 15
+"""Seconds after which the connection that a read waits on is ended, where the store is at the end of one."""
+
 STOP_WAIT_S = 0.1
 """How long a stop waits for a thread before it tells it again to end."""
 
@@ -113,6 +116,7 @@ class Readers:
         for read in self._queue.drop(lambda read: not read.is_wanted or self._turn - read.since > WAIT_TURNS_MAX):
             self._refuse(read, _unanswered())
         self._interrupt(lambda read: not read.is_wanted or self._turn - read.since > READ_TURNS_MAX)
+        self._hang_up()
         with self._lock:
             stuck = [read for read in self._in_hand.values() if self._turn - read.since > WAIT_TURNS_MAX]
         for read in stuck:
@@ -135,6 +139,12 @@ class Readers:
             for reader, read in self._in_hand.items():
                 if is_over(read):
                     reader.interrupt()
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            for reader, read in self._in_hand.items():
+                if (age := self._turn - read.since) and age % HANG_UP_TURNS == 0:
+                    reader.hang_up()
 
     @property
     def silence(self) -> int:

@@ -220,6 +220,9 @@ class Bell(Protocol):
             StoreUnreachable: nothing can be heard just now; the next call tries again.
         """
 
+    def hang_up(self) -> None:
+        """End the connection to a database that does not answer, from any thread: ``wait`` then raises."""
+
     def close(self) -> None:
         """Give back what the bell holds."""
 
@@ -347,13 +350,16 @@ class Transaction(Protocol):
 
 
 class Reader(Protocol):
-    """A view for reading. Used by one thread at a time, but for ``interrupt``."""
+    """A view for reading. Used by one thread at a time, but for ``interrupt`` and ``hang_up``."""
 
     def interrupt(self) -> None:
         """Break off what another thread is reading: it gets ReadInterrupted, as does every read until ``resume``."""
 
     def resume(self) -> None:
         """Read again after an interrupt."""
+
+    def hang_up(self) -> None:
+        """End the connection to a database that does not answer: the thread that waits for it gets ConnectionLost."""
 
     def jobs(self, job_ids: Collection[str], principal: str | None) -> dict[str, Job]:
         """Those of the named jobs that exist and that ``principal`` (None: anybody) may see."""
@@ -447,6 +453,12 @@ class Store(Protocol):
 
     def open_bell(self) -> Bell | None:
         """A bell of its own, for one thread; None when this server is the only one that writes."""
+
+    def hang_up(self) -> None:
+        """End the writer's connection to a database that does not answer, from any thread: its transaction fails.
+
+        A write to a file that hangs in the kernel cannot be ended.
+        """
 
     def close(self) -> None:
         """Close the store; it must have no transaction and no reader open."""

@@ -392,6 +392,9 @@ class PostgresStore:
     def open_bell(self) -> PostgresBell:
         return PostgresBell(self._url, self.channel, lambda: self.database.process)
 
+    def hang_up(self) -> None:
+        self.database.hang_up()
+
     def close(self) -> None:
         self.database.close()
 
@@ -402,6 +405,11 @@ class PostgresReader(SqlReader):
     def __init__(self, database: Postgres) -> None:
         super().__init__(database, self._raise)
         self._postgres = database
+
+    def hang_up(self) -> None:
+        # That it takes long is then PostgreSQL's fault, not the read's.
+        self.resume()
+        self._postgres.hang_up()
 
     def _raise(self, error: Exception) -> NoReturn:
         if is_lost(getattr(error, "orig", None) or error):

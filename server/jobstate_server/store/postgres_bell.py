@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -43,6 +44,7 @@ class PostgresBell:
         self._channel = channel
         self._own_process = own_process
         self._database = Postgres(url, _SETTINGS)
+        self._trial = Postgres(url, {})
         self._hears = False
         self._looked = Rung(0, None)
 
@@ -68,8 +70,8 @@ class PostgresBell:
         connection.execute(f'LISTEN "{self._channel}"'.encode())
         trial = f"{_TRIAL}{secrets.token_hex(8)}"
         # From another connection: a pooler passes on what comes while the listener's own statement is under way.
-        with psycopg.connect(self._database.connect_params["conninfo"], autocommit=True) as other:
-            other.execute(b"SELECT pg_notify(%s, %s)", (self._channel, trial))
+        with closing(self._trial):
+            self._trial.wire.execute(b"SELECT pg_notify(%s, %s)", (self._channel, trial))
         told = connection.notifies(timeout=TRIAL_S)
         hears = any(notification.payload == trial for notification in _until(told, trial))
         if not hears:
@@ -107,6 +109,10 @@ class PostgresBell:
             if left <= 0:
                 return None
             time.sleep(min(left, LOOKS_INTERVAL_S))
+
+    def hang_up(self) -> None:
+        self._database.hang_up()
+        self._trial.hang_up()
 
     def close(self) -> None:
         self._database.close()

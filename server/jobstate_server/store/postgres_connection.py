@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import select
+import socket
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import psycopg
@@ -97,6 +101,10 @@ class Postgres(PostgresqlDatabase):
         route = conninfo.make_conninfo(**{**_ROUTE, **{key: str(value) for key, value in given.items()}})
         self._settings = dict(settings)
         self._wire: psycopg.Connection[Any] | None = None
+        self._socket: socket.socket | None = None
+        """The connection's, by a descriptor of our own: libpq's may be closed, and used anew, while another thread
+        hangs up."""
+        self._holding_socket = threading.Lock()
         super().__init__(
             # peewee wants a name; where the URL has none libpq takes the user's, or the environment's.
             str(given.get("dbname") or "default"),
@@ -109,14 +117,38 @@ class Postgres(PostgresqlDatabase):
 
     def _connect(self) -> psycopg.Connection[Any]:
         connection = psycopg.connect(self.connect_params["conninfo"], autocommit=True)
+        self._hold_socket(socket.socket(fileno=os.dup(connection.fileno())))
+        try:
+            self._prepare(connection)
+        except BaseException:
+            self._close(connection)
+            raise
+        self._wire = connection
+        return connection
+
+    def _prepare(self, connection: psycopg.Connection[Any]) -> None:
         register(connection)
         settings = self._settings
         if settings == WRITER_SETTINGS and not forgets_idle_limit(connection):
             settings = settings | TRANSACTION_TIMEOUT
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
-        self._wire = connection
-        return connection
+
+    def _close(self, conn: psycopg.Connection[Any]) -> None:
+        self._hold_socket(None)
+        super()._close(conn)
+
+    def _hold_socket(self, held: socket.socket | None) -> None:
+        with self._holding_socket:
+            before, self._socket = self._socket, held
+        if before is not None:
+            before.close()
+
+    def hang_up(self) -> None:
+        """End the connection from any thread: the one that waits for PostgreSQL gets ConnectionLost at once."""
+        with self._holding_socket, suppress(OSError):
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     @property
     def wire(self) -> psycopg.Connection[Any]:

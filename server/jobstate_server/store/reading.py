@@ -96,6 +96,9 @@ class SqlReader:
     def resume(self) -> None:
         self._is_interrupted = False
 
+    def hang_up(self) -> None:
+        pass
+
     def close(self) -> None:
         self._database.close()
 

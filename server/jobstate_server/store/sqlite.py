@@ -432,5 +432,9 @@ class SqliteStore:
     def open_bell(self) -> Bell | None:
         return None
 
+    def hang_up(self) -> None:
+        # A write that hangs in the kernel cannot be ended from here.
+        pass
+
     def close(self) -> None:
         self._guard.close()

@@ -79,7 +79,7 @@ class Supervisor:
 
     def turn(self) -> None:
         """A second has passed: look at what callers would meet."""
-        silence = max(self._committer.silence, self._readers.silence)
+        silence = max(self._committer.silence, self._readers.silence, self._catch_up_readers.silence)
         is_silent = silence >= SILENT_TURNS_MAX
         self.health.tell("silence", f"the store has not answered for {silence} s" if is_silent else None)
         self.health.tell("reads", self._readers.trouble or self._catch_up_readers.trouble)

@@ -27,7 +27,10 @@ BELL_TIMEOUT_S = 0.25
 SILENT_ROUNDS_MAX = 4
 """After so many rounds without a ring the log is looked at all the same, so that nothing depends on the bell alone."""
 
-STOP_WAIT_S = 1.0
+HANG_UP_TURNS = 15
+"""Seconds in which PostgreSQL may leave the thread without an answer before its connection is ended."""
+
+STOP_WAIT_S = 0.5
 """How long a stop waits for the thread: a database that does not answer must not hold it up."""
 
 RETRY_S = 0.5
@@ -54,6 +57,10 @@ class Follower:
         self._reading: asyncio.Task[None] | None = None
         self._refreshing: list[tuple[int, asyncio.Future[None]]] = []
         self._stopping = threading.Event()
+        self._rounds = 0
+        """How often the thread has listened."""
+        self._rounds_seen = 0
+        self._silent_turns = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = self._new_thread()
 
@@ -76,6 +83,13 @@ class Follower:
         self._thread = self._new_thread()
         self._thread.start()
         self._silent()
+
+    def turn(self) -> None:
+        """A second has passed: a database that does not answer is not waited for for ever. Called by the watchdog."""
+        self._silent_turns = self._silent_turns + 1 if self._rounds == self._rounds_seen else 0
+        self._rounds_seen = self._rounds
+        if self._silent_turns and self._silent_turns % HANG_UP_TURNS == 0:
+            self._bell.hang_up()
 
     async def stop(self) -> None:
         """Listen no more."""
@@ -237,6 +251,7 @@ class Follower:
         silent_rounds = 0
         is_heard = True
         while not self._stopping.is_set():
+            self._rounds += 1
             try:
                 rung = self._bell.wait(BELL_TIMEOUT_S)
             except StoreError as error:

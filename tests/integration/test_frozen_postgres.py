@@ -1,0 +1,151 @@
+"""PostgreSQL that keeps its connections and answers nothing: callers and health hear of it, and nobody restarts us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Iterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.engine.committer import HANG_UP_TURNS
+from jobstate_server.store.postgres_connection import Postgres
+from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX
+
+from ..support.calls import create, get, health_of, refused, watching_live
+from ..support.clock import PATIENCE_S
+from ..support.postgres import PostgresServer, own_server, postgres_server
+from ..support.server import Client, Running, client_of, serving_url
+from ..support.waiting import until
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that these tests may freeze."""
+    with own_server() as server:
+        yield server
+
+
+def take_turns(running: Running, turns: int) -> None:
+    """Let as many seconds pass for the parts that wait for the store."""
+    server = running.server
+    assert server.follower is not None
+    for _ in range(turns):
+        for part in (server.committer, server.readers, server.catch_up_readers, server.follower, server.supervisor):
+            part.turn()
+
+
+async def until_health_is(client: Client, wanted: int) -> None:
+    """Watch the standard health service until it says so."""
+    watch = client.health.Watch(health_pb2.HealthCheckRequest())
+    async with asyncio.timeout(PATIENCE_S):
+        async for answer in watch:
+            if answer.status == wanted:
+                break
+    watch.cancel()
+
+
+async def test_while_postgresql_is_frozen_health_and_callers_are_told_and_all_goes_on_by_itself_when_it_thaws(
+    postgres: PostgresServer,
+) -> None:
+    async with serving_url(postgres.new_store()) as running, watching_live(running) as watch:
+        await create(running, "before")
+        await watch.events(1)
+        server = running.server
+        with postgres.frozen():
+            calls: list[Awaitable[object]] = [
+                asyncio.ensure_future(create(running, "during", request_id="request-1")),
+                asyncio.ensure_future(get(running, "before")),
+            ]
+            await until(lambda: server.committer._in_hand and server.readers._in_hand)
+            take_turns(running, SILENT_TURNS_MAX)
+            assert await health_of(running) == NOT_SERVING
+            assert server.supervisor.liveness() is None
+            take_turns(running, HANG_UP_TURNS - SILENT_TURNS_MAX)
+
+            # No more turns are taken by hand: what ends these calls is that their connections were ended.
+            for call in calls:
+                assert (await refused(call)).brief == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+            assert await health_of(running) == NOT_SERVING
+        await until_health_is(running, SERVING)
+        assert (await create(running, "during", request_id="request-1")).id == "during"
+        assert (await get(running, "before")).id == "before"
+        (event,) = await watch.events(1)
+        assert event.job.id == "during"
+        assert not server.supervisor.watchdog._restarts
+
+
+async def test_a_notifier_that_is_left_without_an_answer_makes_a_new_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hung_up = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    hang_up = Postgres.hang_up
+
+    def noticed(database: Postgres) -> None:
+        hang_up(database)
+        loop.call_soon_threadsafe(hung_up.set)
+
+    url = postgres_server().new_store()
+    async with serving_url(url) as one, serving_url(url) as other, watching_live(other) as watch:
+        follower = other.server.follower
+        assert follower is not None
+        monkeypatch.setattr(Postgres, "hang_up", noticed)
+        process = follower._bell._database.process  # type: ignore[attr-defined]
+        # Its thread stays where it is: the rounds that it goes on with are not seen.
+        follower._rounds_seen = follower._rounds
+        for _ in range(HANG_UP_TURNS + 1):
+            follower._rounds_seen = follower._rounds
+            follower.turn()
+        async with asyncio.timeout(PATIENCE_S):
+            await hung_up.wait()
+        await until(lambda: follower._bell._database.process not in {None, process})  # type: ignore[attr-defined]
+        await create(one, "heard")
+        (event,) = await watch.events(1)
+
+    assert event.job.id == "heard"
+
+
+async def test_a_server_whose_postgresql_is_frozen_stops_when_told_and_tells_who_waits(
+    postgres: PostgresServer,
+) -> None:
+    command = [sys.executable, "-m", "jobstate_server", "serve", "--listen", "127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *("--store", postgres.new_store()),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "JOBSTATE_SHUTDOWN_GRACE": "1s"},
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            address = (await process.stdout.readline()).decode().rpartition(" ")[2].strip()
+            async with client_of(address) as client:
+                await create(client, "before")
+                with postgres.frozen():
+                    waiting = [
+                        asyncio.ensure_future(client.jobs.Create(pb.CreateRequest(id="during", job_type="default"))),
+                        asyncio.ensure_future(client.jobs.Get(pb.GetRequest(id="before"))),
+                    ]
+                    await until_health_is(client, NOT_SERVING)
+                    process.send_signal(signal.SIGTERM)
+                    _, log = await process.communicate()
+                    codes = {(await refused(call)).code for call in waiting}
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+    assert process.returncode == 0
+    assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert b"the store has not answered for" in log
+    assert b"Traceback" not in log
