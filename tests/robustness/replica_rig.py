@@ -112,6 +112,9 @@ class Silence:
     def wait(self, timeout_s: float) -> Rung | None:
         raise StoreUnreachable(f"nothing was heard for {timeout_s} s, nor will be")
 
+    def hang_up(self) -> None:
+        """Nothing is waited for."""
+
     def close(self) -> None:
         """There is nothing to close."""
 

@@ -104,6 +104,9 @@ class ScriptedBell:
             raise said
         return said
 
+    def hang_up(self) -> None:
+        """Nothing is waited for."""
+
     def close(self) -> None:
         self.is_closed = True
 

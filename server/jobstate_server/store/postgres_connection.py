@@ -136,7 +136,7 @@ class Postgres(PostgresqlDatabase):
 
     def _close(self, conn: psycopg.Connection[Any]) -> None:
         self._hold_socket(None)
-        super()._close(conn)
+        conn.close()
 
     def _hold_socket(self, held: socket.socket | None) -> None:
         with self._holding_socket:
