@@ -20,7 +20,12 @@ PATIENCE_S = 30.0
 """How long a server may take to start or to end before a run fails; nothing that works comes near."""
 
 
-STORE_IS_GONE = ("the store cannot be written", "the store cannot be read", "the store cannot be used")
+STORE_IS_GONE = (
+    "the store cannot be written",
+    "the store cannot be read",
+    "the store cannot be used",
+    "the store has not answered",
+)
 """What a server logs as an error when PostgreSQL is taken away from it."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-from .history import SYNCED, EventRecord, History, LogEntry, Stream, Watcher, delivered
+from .history import EventRecord, History, LogEntry, Stream, Watcher, delivered
 
 HOLDS = ""
 """What a validator yields for what is as promised."""
@@ -68,8 +68,8 @@ class World:
             # Retention may have gone on since the stream was opened: what is still there now was there then.
             known = [self.history.horizon, self.position(told), first]
         else:
-            synced = next((response.cursor for response in stream.responses if response.kind == SYNCED), None)
-            known = [None if synced is None else self.position(synced), first]
+            # SYNCED, or a heartbeat that came while the log was searched before it.
+            known = [self.position(told), first]
         return min((position for position in known if position is not None), default=None)
 
     def end(self, stream: Stream) -> int | None:
