@@ -18,6 +18,7 @@ from jobstate_server.admin.probes import AdminPort, CannotListen
 from jobstate_server.config import Settings, is_loopback
 from jobstate_server.domain.clock import SECOND, Clock
 from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import DueTimer
@@ -232,7 +233,11 @@ class Server:
             self.follower.start()
             self.presence.start()
         self.due_timer.start()
-        await self.schedule.start()
+        try:
+            await self.schedule.start()
+        except JobStateError as error:
+            why = self.readers.trouble or error.message
+            raise CannotServe(f"cannot start: {why}") from error
         await self.supervisor.look_at_store()
         await self._grpc.start()
         self._on_health(self.supervisor.health.is_serving)

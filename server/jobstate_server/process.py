@@ -15,7 +15,7 @@ from jobstate_server import logs
 from jobstate_server.app import CannotServe, Server
 from jobstate_server.config import Settings
 from jobstate_server.signals import Signals
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.base import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def serve(settings: Settings, signals: Signals) -> int:
         with logs.python_s_own():
             _prepare_limits()
             _run(_serve(settings, signals, writer))
-    except (CannotServe, CannotOpen) as error:
+    except (CannotServe, StoreError) as error:
         writer.put(f"jobstate-server: {error}")
         return 1
     finally:

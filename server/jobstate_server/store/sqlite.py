@@ -58,7 +58,7 @@ from jobstate_server.store.rows import (
     tally_values,
     usage_values,
 )
-from jobstate_server.store.sqlite_connection import CHECKPOINT_AT, SqliteReader, connect, raise_as_ours
+from jobstate_server.store.sqlite_connection import CHECKPOINT_AT, SqliteReader, connect, explained, raise_as_ours
 from jobstate_server.store.sqlite_file import FileLost, StoreFile
 from jobstate_server.store.sqlite_guard import Guard
 from jobstate_server.store.sqlite_statements import Statements
@@ -340,9 +340,11 @@ class SqliteStore:
             except BaseException:
                 self._database.close()
                 raise
-        except (PeeweeException, sqlite3.Error) as error:
+        except (PeeweeException, sqlite3.Error, StoreError) as error:
             self._file.close()
-            raise CannotOpen(f"cannot use {path} as a store: {error}") from error
+            if isinstance(error, CannotOpen):
+                raise
+            raise CannotOpen(f"cannot use {path} as a store: {explained(error)}") from error
         except BaseException:
             self._file.close()
             raise

@@ -43,6 +43,25 @@ _UNREACHABLE = {
 }
 
 
+_ADVICE = {
+    **dict.fromkeys(_DAMAGED, "run jobstate-server check on the file, and restore a backup"),
+    **dict.fromkeys(_BUSY, "another program has it locked; end that one"),
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_IOERR: "look at its disk, which may be full or broken",
+    sqlite3.SQLITE_READONLY: "the file and its directory must be writable",
+}
+
+
+def explained(error: Exception) -> str:
+    """What was wrong first, and what to do about it: where a rollback fails too, that is the last to be said."""
+    first: BaseException = error
+    while isinstance(first.__context__, (PeeweeException, sqlite3.Error, StoreError)):
+        first = first.__context__
+    code = getattr(first, "sqlite_errorcode", None)
+    advice = "" if code is None else _ADVICE.get(code & 0xFF, "")
+    return f"{first}: {advice}" if advice else str(first)
+
+
 def raise_as_ours(error: PeeweeException) -> NoReturn:
     """Tell the passing from the lasting by SQLite's own result code."""
     cause = getattr(error, "orig", None) or error
