@@ -235,7 +235,7 @@ class Decider:
         """A change by the worker of the running attempt, who claims it by this report if nobody has yet."""
         self._fence(job, command, trigger, now)
         change = _Change(job, command, now)
-        if job.state is JobState.PROCESSING and not job.claimed:
+        if not job.claimed and job.state is JobState.PROCESSING:
             self._claim(change, "")
         return change
 
@@ -267,7 +267,10 @@ class Decider:
         after = claimed.reported(update_time=now, heard_time=now, **changes)
         with_metadata = bool(command.metadata)
         event = Event(EventType.PROGRESS, now, command.actor, job.state, after, with_metadata=with_metadata)
-        return Decision(job, after, (*change.events, event), is_report=claimed is job)
+        if claimed is job:
+            # As nearly every report is: nothing was told before it.
+            return Decision(job, after, (event,), None, True)
+        return Decision(job, after, (*change.events, event))
 
     def _complete(self, job: Job, command: c.Complete, now: int) -> Decision:
         change = self._reporting(job, command, Trigger.COMPLETE, now)
