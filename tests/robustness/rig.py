@@ -135,6 +135,7 @@ class Stage:
         recorder: Recorder,
         *,
         published: Published,
+        decider: type[Decider] = Decider,
     ) -> None:
         self.recorder = recorder
         self.calls: list[Call] = []
@@ -142,7 +143,7 @@ class Stage:
         self.hub = hub
         self.readers = readers
         self.watching = watching
-        self.decider = Decider(JobTypes(), merge_metadata, lambda: 0.0)
+        self.decider = decider(JobTypes(), merge_metadata, lambda: 0.0)
         self.committer = Committer(store, self.decider, clock, published, restart_grace=0)
         self._followers: list[Follower] = []
 
@@ -228,6 +229,7 @@ class Rig(Stage):
         hub: type[Hub] = Hub,
         ring: type[Ring] = Ring,
         ring_bytes: int = RING_BYTES,
+        decider: type[Decider] = Decider,
     ) -> None:
         self.path = path
         self.clock = WatchedClock()
@@ -238,7 +240,9 @@ class Rig(Stage):
         self.hooked = HookedReaders(self.store)
         made = hub_of(self.store, self.clock, hub, ring, ring_bytes)
         watching = Watching(made, catch_up(self.hooked, self.store.log_id))
-        super().__init__(self.store, self.clock, made, self.hooked, watching, Recorder(), published=made)
+        super().__init__(
+            self.store, self.clock, made, self.hooked, watching, Recorder(), published=made, decider=decider
+        )
 
     def commit(self, *commands: c.Command) -> int:
         """Make these changes durable, and tell nobody yet. Returns the newest sequence."""

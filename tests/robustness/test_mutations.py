@@ -1,4 +1,4 @@
-"""Seven ways to break a server on purpose, five that only replicas show, and the validator that catches each.
+"""Ten ways to break a server on purpose, five that only replicas show, and the validator that catches each.
 
 Every scenario is run twice, as the server is and with the defect put in: what goes red then shows that the promise is
 held by the code and not by luck, and that its validator looks.
@@ -7,8 +7,9 @@ held by the code and not by luck, and that its validator looks.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobstate_server.domain.clock import MINUTE
-from jobstate_server.domain.errors import CursorExpired
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.clock import HOUR, MINUTE
+from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.decision import Decision
+from jobstate_server.domain.errors import CursorExpired, InvalidField, TransitionNotAllowed
 from jobstate_server.domain.filters import EventFilter
+from jobstate_server.domain.job import Job, JobState
+from jobstate_server.rpc import update_batch
 from jobstate_server.store import postgres_statements as sql
 from jobstate_server.store.base import Changes, Reader, StoredEvent
 from jobstate_server.store.sqlite import SqliteStore, SqliteTransaction
@@ -29,10 +35,14 @@ from jobstate_server.watch.hub import Hub, Waiter
 from jobstate_server.watch.ring import Entry, Ring
 
 from ..support.clock import PATIENCE_S
+from ..support.server import serving
+from .clients import Shared, Stubs
 from .history import History, Watcher
+from .poison import POISONS, PoisonedClient
+from .recording import Recorder
 from .replica_rig import LOADED, WRITTEN, GatedStore, GatedTransaction, Replicas, replicated
 from .rig import HEARTBEAT, Rig, create, fail, rigged, several, start
-from .validators import broken
+from .validators import broken, validate
 
 
 class CommitsLater(SqliteStore):
@@ -112,6 +122,20 @@ class LooksAtTheHorizonFirst(CatchUp):
         events, scanned, _ = reader.events(after, wanted, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
         last = reader.event(scanned)
         return Page(events, scanned, state.horizon_check if last is None else event_check(last.payload))
+
+
+class HurriesWaitingJobs(Decider):
+    """The clocks of a retry run while it waits for a worker."""
+
+    def _mark_stale(self, job: Job, command: c.MarkStale, now: int) -> Decision | None:
+        return super()._mark_stale(job.evolve(claimed=True, claim_time=now), command, now)
+
+
+class HandsOutTwice(Decider):
+    """Whoever asks for an attempt is given it, though another has it."""
+
+    def _start(self, job: Job, command: c.Start, now: int) -> Decision:
+        return super()._start(job.evolve(claimed=False), command, now)
 
 
 async def is_killed_after_telling(rig: Rig) -> None:
@@ -194,6 +218,30 @@ async def is_set_back(rig: Rig) -> None:
     await follower.through(rig.write(create("after")))
 
 
+async def is_worked_by_nobody(rig: Rig) -> None:
+    """A retry falls due, and for hours nobody is there to take it."""
+    for command in (create("job"), start("job"), fail("job")):
+        await rig.call(command)
+    rig.clock.advance(HOUR)
+    rig.committer.ring_due()
+    job = await rig.readers.get("job", None)
+    while job.state is not JobState.PROCESSING:
+        job = await rig.readers.get("job", None)
+    rig.clock.advance(6 * HOUR)
+    heard = job.heard_time
+    await rig.committer.submit_own(
+        c.MarkStale(job_id="job", actor=c.SERVER_ACTOR, attempt=job.attempt, heard_time=heard)
+    )
+
+
+async def is_asked_twice_for_an_attempt(rig: Rig) -> None:
+    """Two workers start one job."""
+    await rig.call(create("job"))
+    await rig.call(start("job"))
+    with suppress(TransitionNotAllowed):
+        await rig.call(start("job"))
+
+
 @dataclass(frozen=True)
 class Mutation:
     """A defect, what brings it out, and who catches it."""
@@ -246,6 +294,15 @@ MUTATIONS = [
         {"ring_bytes": 0},
     ),
     Mutation("go by the wall clock", is_set_back, {"store": GoesByTheWallClock}, {"forward"}),
+    Mutation(
+        "let clocks run while nobody works",
+        is_worked_by_nobody,
+        {"decider": HurriesWaitingJobs},
+        {"retried"},
+    ),
+    Mutation(
+        "hand out an attempt twice", is_asked_twice_for_an_attempt, {"decider": HandsOutTwice}, {"claimed", "exclusive"}
+    ),
 ]
 
 
@@ -265,6 +322,29 @@ async def test_the_server_as_it_is_keeps_every_promise_when_it(mutation: Mutatio
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
 async def test_validators_catch_a_server_made_to(mutation: Mutation, tmp_path: Path) -> None:
     assert set(broken(await history_of(tmp_path / "jobs.db", mutation, mutated=True))) == mutation.caught_by
+
+
+def _none_for_one(_: bytes) -> bytes:
+    raise InvalidField("updates", "has one that cannot be parsed")
+
+
+@pytest.mark.parametrize("mutated", [False, True], ids=["as it is", "mutated"])
+async def test_validators_catch_a_server_that_refuses_a_whole_batch_for_one_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutated: bool
+) -> None:
+    if mutated:
+        monkeypatch.setattr(update_batch, "_read_apart", _none_for_one)
+    shared = Shared([""], Recorder())
+    async with serving(tmp_path / "jobs.db") as running:
+        stubs = Stubs(running.server.address)
+        async with stubs.channel:
+            client = PoisonedClient("poisoned", shared, [stubs], random.Random("poison"))
+            for _ in range(12):
+                await client.batch()
+    history = History(calls=shared.calls)
+
+    assert set(broken(history, ["innocent"])) == ({"innocent"} if mutated else set())
+    assert validate(history, ["innocent"])["innocent"].checked > len(POISONS)
 
 
 class NumbersBeforeItsTurn(GatedTransaction):

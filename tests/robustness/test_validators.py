@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from .attempts import BESIDE, ITSELF
 from .history import (
     ANSWERED,
     DRAINING,
@@ -60,6 +61,8 @@ def entries() -> list[LogEntry]:
             job["claimed"] = True
         if type_ == "PROGRESS":
             job["estimated_tokens"] = "7"
+        if job_id == "a" and sequence >= 7:
+            job["retry_count"] = 1
         event = EventRecord(sequence, type_, job_id, sequence, state, job_type="type", digest=sequence * 11)
         decision = "WILL_RETRY" if type_ == "FAILED" else ""
         marker = "mark-1" if sequence == 2 else ""
@@ -138,6 +141,8 @@ def good() -> History:
             Call("Cancel", "b", ANSWERED, version=8, state="CANCELLED"),
             Call("Cancel", "a", REFUSED, marker="mark-2", code="FAILED_PRECONDITION", reason="TRANSITION_NOT_ALLOWED"),
             Call("BatchCreate", "", UNKNOWN, job_ids=("c", "d"), changes=False),
+            Call("Create", "c", REFUSED, code="ALREADY_EXISTS", reason="JOB_EXISTS", poisoned=BESIDE),
+            Call("Create", "", REFUSED, code="INVALID_ARGUMENT", reason="INVALID_FIELD", poisoned=ITSELF),
         ],
         watchers=[everything(), *others()],
         log=log,
@@ -321,6 +326,36 @@ def counts_waiting_as_work(history: History) -> None:
     history.log[9].job |= {**times, "duration": "1830.250s"}
 
 
+def counts_a_retry_that_nobody_worked(history: History) -> None:
+    history.log[1].job["claimed"] = False
+
+
+def counts_two_retries_for_one_attempt(history: History) -> None:
+    history.log[8].job["retry_count"] = 2
+
+
+def finds_a_waiting_job_stale(history: History) -> None:
+    history.log[1].job["claimed"] = False
+    history.log[5].job["last_error"] = {"code": "STALE"}
+    del history.log[6].job["retry_count"]
+
+
+def lets_two_claim_an_attempt(history: History) -> None:
+    history.log[3].event.type = "CLAIMED"
+
+
+def hands_an_attempt_to_another_call(history: History) -> None:
+    history.calls.append(Call("Start", "a", ANSWERED, "request-2", version=2, attempt=1, state="PROCESSING", tries=2))
+
+
+def refuses_who_was_sent_beside_a_poisoned_update(history: History) -> None:
+    history.calls[5].reason = "INVALID_FIELD"
+
+
+def accepts_a_poisoned_update(history: History) -> None:
+    history.calls[6].outcome = ANSWERED
+
+
 BAD: list[tuple[str, Callable[[History], None]]] = [
     ("ordered", goes_back),
     ("unique", sends_twice),
@@ -361,6 +396,13 @@ BAD: list[tuple[str, Callable[[History], None]]] = [
     ("claimed", reports_on_what_nobody_claimed),
     ("claimed", claims_twice),
     ("claimed", counts_waiting_as_work),
+    ("retried", counts_a_retry_that_nobody_worked),
+    ("retried", counts_two_retries_for_one_attempt),
+    ("retried", finds_a_waiting_job_stale),
+    ("exclusive", lets_two_claim_an_attempt),
+    ("exclusive", hands_an_attempt_to_another_call),
+    ("innocent", refuses_who_was_sent_beside_a_poisoned_update),
+    ("innocent", accepts_a_poisoned_update),
 ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 
+from .attempts import exclusive, innocent, retried
 from .claims import claimed
 from .history import (
     AFTER_THE_END,
@@ -236,13 +237,16 @@ def once(world: World) -> Iterator[str]:
     """A call is made once however often it is repeated, and a refused one not at all; a Start has its own attempt."""
     marks = Counter(entry.marker for entry in world.history.log if entry.marker)
     made = {entry.marker: entry.attempt for entry in world.history.log if entry.marker}
+    tries: dict[str, int] = defaultdict(int)
+    for call in world.history.calls:
+        tries[call.marker] += call.tries
     for call in world.history.calls:
         if not call.marker:
             continue
         allowed = {ANSWERED: (1,), REFUSED: (0,)}.get(call.outcome, (0, 1))
-        if call.outcome == REFUSED and call.tries > 1:
-            # The answer to an earlier try was lost. A later one was refused because cleanup had removed the job, or,
-            # of a Start, because its attempt was over.
+        if call.outcome == REFUSED and tries[call.marker] > 1:
+            # It was done by an earlier try. A later one was refused because cleanup had removed the job, or, of a
+            # Start, because its attempt was over. Or it was refused, and a later one was not.
             allowed = (0, 1)
         yield HOLDS if marks[call.marker] in allowed else f"{call}: made {marks[call.marker]} times"
         if call.rpc == "Start" and call.outcome == ANSWERED:
@@ -395,6 +399,9 @@ VALIDATORS: dict[str, Callable[[World], Iterator[str]]] = {
     "until_final": until_final,
     "told": told,
     "claimed": claimed,
+    "retried": retried,
+    "exclusive": exclusive,
+    "innocent": innocent,
 }
 
 
