@@ -218,7 +218,10 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
         "CONNECTION_STREAMS_MAX",
         count,
     ),
-    ("calls under way at once; then `OVERLOADED`", limits, "CALLS_MAX", count),
+    ("calls under way at once, until their answers are read; then `OVERLOADED`", limits, "CALLS_MAX", count),
+    ("watches and streams open at once; then `OVERLOADED`", limits, "OPEN_STREAMS_MAX", count),
+    ("bytes of requests on their way and of batches in hand; then they wait", limits, "REQUESTS_BYTES_MAX", size),
+    ("bytes of answers that have not been read; then no more are prepared", limits, "ANSWERS_BYTES_MAX", size),
     ("`StreamUpdates` streams at once; then `OVERLOADED`", limits, "STREAMS_MAX", count),
     (
         "bytes of batches under way and unread answers, of one connection; then its streams wait",

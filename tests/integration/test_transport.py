@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
 from jobstate_server.rpc import limits, transport
+from jobstate_server.rpc.connections import end_connection
 
 from ..support.calls import create, refused
 from ..support.clock import PATIENCE_S
@@ -98,3 +101,49 @@ def test_fewer_files_mean_fewer_connections(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (512, 512))
 
     assert transport.connections_max() == 512 - transport.FILES_KEPT
+
+
+async def test_calls_of_which_only_the_headers_come_are_counted_and_give_their_places_back(tmp_path: Path) -> None:
+    async def never() -> AsyncIterator[pb.GetRequest]:
+        await asyncio.Event().wait()
+        yield pb.GetRequest()
+
+    async with serving(tmp_path / "jobs.db") as running:
+        admission = running.server.calls.admission
+        await create(running)
+        async with grpc.aio.insecure_channel(running.server.address) as channel:
+            get: Any = channel.stream_unary("/jobstate.v1.JobService/Get", pb.GetRequest.SerializeToString)
+            unfinished = [get(never()) for _ in range(20)]
+            async with asyncio.timeout(PATIENCE_S):
+                while admission.calls < 20:
+                    await running.jobs.ListJobTypes(pb.ListJobTypesRequest())
+            assert admission.unseen == admission.unseen_max
+            for call in unfinished:
+                call.cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            while admission.calls > 1:
+                await running.jobs.ListJobTypes(pb.ListJobTypesRequest())
+                await asyncio.sleep(0)
+        assert admission.unseen == 0
+
+
+async def test_a_connection_is_ended_by_the_name_that_grpc_gives_it() -> None:
+    async def ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(ended, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    reader, writer = await asyncio.open_connection(host, port)
+    assert end_connection(f"ipv4:{writer.get_extra_info('sockname')[0]}:{writer.get_extra_info('sockname')[1]}")
+    async with asyncio.timeout(PATIENCE_S):
+        assert await reader.read() == b""
+    writer.close()
+    server.close()
+    await server.wait_closed()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("peer", ["unix:", "ipv4:127.0.0.1:1", "nothing"])
+def test_a_peer_that_is_not_connected_is_not_ended(peer: str) -> None:
+    assert not end_connection(peer)

@@ -16,7 +16,7 @@ from jobstate_server.rpc.limits import STREAMS_BYTES_MAX, STREAMS_CONNECTION_BYT
 class Share:
     """What one stream holds."""
 
-    def __init__(self, budget: ByteBudget, connection: str, on_stalled: Callable[[], None]) -> None:
+    def __init__(self, budget: ByteBudget, connection: str, on_stalled: Callable[[], object]) -> None:
         self._budget = budget
         self.connection = connection
         self.on_stalled = on_stalled
@@ -56,11 +56,16 @@ class ByteBudget:
         self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
 
     @property
+    def is_tight(self) -> bool:
+        """Whether half of the bytes are held."""
+        return self.held * 2 > self._limit
+
+    @property
     def waiting(self) -> int:
         """Streams that are not read because there is no room for their next batch."""
         return len(self._waiting)
 
-    def share(self, connection: str, on_stalled: Callable[[], None]) -> Share:
+    def share(self, connection: str, on_stalled: Callable[[], object]) -> Share:
         """The share of a stream that begins."""
         share = Share(self, connection, on_stalled)
         self._shares[share] = None
@@ -123,6 +128,7 @@ class ByteBudget:
             if waiting[0] is share:
                 self._waiting.remove(waiting)
                 waiting[2].cancel()
-        self.add(share, -share.held)
+        if share.held:
+            self.add(share, -share.held)
         if not self._by_connection[share.connection]:
             del self._by_connection[share.connection]

@@ -12,7 +12,8 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NoReturn, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -21,12 +22,34 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
 from jobstate_server.domain.errors import InternalError, InvalidField, JobStateError, MessageTooLarge, Overloaded
+from jobstate_server.rpc.admission import RETRY_DELAY_S, Admission, Read, Refused, Stream, Unseen
+from jobstate_server.rpc.byte_budget import ByteBudget, Share
+from jobstate_server.rpc.connections import end_connection
 from jobstate_server.rpc.errors import status_of
-from jobstate_server.rpc.limits import CALLS_MAX, REQUEST_BYTES_MAX, STREAMS_MAX
+from jobstate_server.rpc.limits import (
+    ANSWERS_BYTES_MAX,
+    CALLS_MAX,
+    OPEN_STREAMS_MAX,
+    REQUEST_BYTES_MAX,
+    REQUESTS_BYTES_MAX,
+    RESPONSE_BYTES_MAX,
+    STREAMS_MAX,
+    UNREAD_S,
+)
 
 log = logging.getLogger(__name__)
 
-_RETRY_DELAY_S = 0.5
+ANSWER_BYTES_COUNTED = 8 * 1024
+"""An answer, smaller ones are not counted: those of all calls that may be open have 16 MiB."""
+
+ANSWER_BYTES_RESERVED = 192 * 1024
+"""What an answer is reckoned at before it is known, once half of their room is taken: one with the largest job."""
+
+_RESERVED = {"List": RESPONSE_BYTES_MAX, "GetStats": RESPONSE_BYTES_MAX}
+"""By method: answers that are large as a rule."""
+
+_BATCH = "BatchCreate"
+"""The method whose requests are large as a rule."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -56,6 +79,8 @@ class StreamCall(Call):
     """Names the connection, or what stands between, that the stream comes over."""
     end: Callable[[JobStateError], None]
     """Ends the stream with this error, also while the handler waits for the client to read."""
+    unread: Share | None = None
+    """What the stream's unread answers hold, where the handler bounds them by it."""
 
 
 Identify = Callable[[Context], tuple[str, str]]
@@ -69,15 +94,24 @@ def anonymous(_context: Context) -> tuple[str, str]:
 
 
 class Calls:
-    """Wraps handlers, and knows which calls are under way."""
+    """Wraps handlers, lets calls in, and knows which are under way."""
 
-    def __init__(self, identify: Identify = anonymous) -> None:
+    def __init__(
+        self,
+        identify: Identify = anonymous,
+        *,
+        open_streams_max: int = OPEN_STREAMS_MAX,
+        requests_bytes_max: int = REQUESTS_BYTES_MAX,
+    ) -> None:
         self._identify = identify
-        self._unary = 0
-        self._streams = 0
+        self._open_streams_max = open_streams_max
+        self.admission = Admission(requests_bytes_max)
+        self.answers = ByteBudget(ANSWERS_BYTES_MAX, ANSWERS_BYTES_MAX // 4, UNREAD_S)
+        """Answers that have not been read."""
         self._open = 0
+        self._update_streams = 0
         self._ending: set[asyncio.Task[None]] = set()
-        """Streams ended by us whose clients have not read so yet."""
+        """Calls ended by us whose clients have not read so yet."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -96,47 +130,96 @@ class Calls:
 
     def register(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
         """Serve every method of ``service`` by the servicer's method of the same name."""
-        handlers = {method.name: self._handler(method, getattr(servicer, method.name)) for method in service.methods}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
+        admit = {
+            f"/{service.full_name}/{method.name}": self._admit(method, getattr(servicer, method.name))
+            for method in service.methods
+        }
+        server.add_generic_rpc_handlers((_Service(admit),))
 
-    def _handler(self, method: MethodDescriptor, handler: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    def _admit(self, method: MethodDescriptor, handler: Callable[..., Any]) -> Callable[[], Any]:
+        """Makes the handler of each call of a method, when its headers have come."""
         request_type: type[Message] = GetMessageClass(method.input_type)
         if method.client_streaming:
             # Requests of a stream are parsed by the handler, which has to go on when one of them cannot be.
-            return grpc.stream_stream_rpc_method_handler(self._stream_stream(handler))
+            return partial(self._admit_stream, self._stream_stream(handler))
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._unary_stream(handler, request_type))
-        return grpc.unary_unary_rpc_method_handler(self._unary_unary(handler, request_type))
+            return partial(self._admit_stream, self._unary_stream(handler, request_type))
+        is_batch = method.name == _BATCH
+        answer = self._unary_unary(handler, request_type, is_batch=is_batch, reserve=_RESERVED.get(method.name, 0))
+        return partial(self._admit_unary, answer, is_batch)
+
+    def _admit_unary(self, answer: Any, is_batch: bool) -> Any:
+        admission = self.admission
+        if admission.calls >= CALLS_MAX:
+            return Refused(_too_many(CALLS_MAX), _refuse, is_stream=False)
+        return Read(admission, answer) if is_batch or not admission.has_room else Unseen(admission, answer)
+
+    def _admit_stream(self, answer: Any) -> Any:
+        if self.admission.streams >= self._open_streams_max:
+            return Refused(_too_many(self._open_streams_max), _refuse, is_stream=True)
+        return Stream(self.admission, answer)
 
     def _call(self, context: Context, size: int) -> Call:
         principal, actor = self._identify(context)
         return Call(principal, actor, size)
 
     def _unary_unary(
-        self, handler: Callable[[Any, Call], Awaitable[bytes]], request_type: type[Message]
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def unary_unary(raw: bytes, context: Context) -> bytes:
+        self,
+        handler: Callable[[Any, Call], Awaitable[bytes]],
+        request_type: type[Message],
+        *,
+        is_batch: bool,
+        reserve: int,
+    ) -> Callable[[bytes | None, Any, Context], Awaitable[bytes]]:
+        answers = self.answers
+
+        async def unary_unary(raw: bytes | None, requests: Any, context: Context) -> bytes:
             self._enter()
-            self._unary += 1
+            request_share = share = None
             try:
-                _refuse_too_many(self._unary, CALLS_MAX)
+                if raw is None:
+                    end = self._ender(context)
+                    raw, request_share = await self.admission.request(requests, context.peer(), end, is_batch=is_batch)
+                reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight else 0)
+                if reserved:
+                    # What nobody would read is not prepared.
+                    share = self._answer_share(context)
+                    await share.take(reserved)
                 call = self._call(context, len(raw))
-                return await handler(parse(request_type, raw), call)
+                answer = await handler(parse(request_type, raw), call)
+                if share is not None or len(answer) > ANSWER_BYTES_COUNTED:
+                    share = share or self._answer_share(context)
+                    share.resize(reserved, len(answer))
+                    share.unread_since = asyncio.get_running_loop().time()
             except Exception as error:
                 await _refuse(context, error)
+            else:
+                return answer
             finally:
-                self._unary -= 1
+                if request_share is not None:
+                    request_share.close()
                 self._leave()
 
         return unary_unary
 
+    def _answer_share(self, context: Context) -> Share:
+        """What an answer of this call holds until it has been read."""
+        peer = context.peer()
+        share = self.answers.share(peer, lambda: end_connection(peer))
+        # Its type says that it is told a context of other types.
+        context.add_done_callback(cast("Any", lambda _context: share.close()))
+        return share
+
     def _unary_stream(
-        self, handler: Callable[[Any, Call], AsyncIterator[bytes]], request_type: type[Message]
-    ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-        async def unary_stream(raw: bytes, context: Context) -> AsyncIterator[bytes]:
+        self, handler: Callable[[Any, StreamCall], AsyncIterator[bytes]], request_type: type[Message]
+    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+        async def unary_stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             self._enter()
             try:
-                call = self._call(context, len(raw))
+                call = self._stream_call(context)
+                raw, share = await self.admission.request(requests, call.connection, call.end, is_batch=False)
+                share.close()
+                call.size, call.unread = len(raw), self._answer_share(context)
                 async for response in handler(parse(request_type, raw), call):
                     yield response
             except Exception as error:
@@ -151,21 +234,25 @@ class Calls:
     ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
         async def stream_stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             self._enter()
-            self._streams += 1
+            self._update_streams += 1
             try:
-                _refuse_too_many(self._streams, STREAMS_MAX)
+                _check_count(self._update_streams, STREAMS_MAX)
                 async for response in handler(requests, self._stream_call(context)):
                     yield response
             except Exception as error:
                 await _refuse(context, error)
             finally:
-                self._streams -= 1
+                self._update_streams -= 1
                 self._leave()
 
         return stream_stream
 
     def _stream_call(self, context: Context) -> StreamCall:
         principal, actor = self._identify(context)
+        return StreamCall(principal, actor, 0, context.peer(), self._ender(context))
+
+    def _ender(self, context: Context) -> Callable[[JobStateError], None]:
+        """What ends this call with an error, also while its handler waits for the client."""
         task = asyncio.current_task()
         assert task is not None
 
@@ -176,7 +263,19 @@ class Calls:
             ending.add_done_callback(self._ending.discard)
             task.cancel()
 
-        return StreamCall(principal, actor, 0, context.peer(), end)
+        return end
+
+
+class _Service(grpc.GenericRpcHandler):
+    """Finds a method by its name."""
+
+    def __init__(self, admit: dict[str, Callable[[], Any]]) -> None:
+        self._admit = admit
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """The handler of a call whose headers have come, None when there is no such method here."""
+        admit = self._admit.get(handler_call_details.method)
+        return None if admit is None else admit()
 
 
 async def _end(context: Context, error: JobStateError) -> None:
@@ -185,9 +284,13 @@ async def _end(context: Context, error: JobStateError) -> None:
         await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
 
-def _refuse_too_many(count: int, count_max: int) -> None:
+def _check_count(count: int, count_max: int) -> None:
     if count > count_max:
-        raise Overloaded(f"{count_max} such calls are under way; repeat the call later", _RETRY_DELAY_S)
+        raise _too_many(count_max)
+
+
+def _too_many(count_max: int) -> Overloaded:
+    return Overloaded(f"{count_max} such calls are under way; repeat the call later", RETRY_DELAY_S)
 
 
 def parse(request_type: type[Message], raw: bytes) -> Message:

@@ -20,8 +20,20 @@ CONNECTION_STREAMS_MAX = 100
 """Calls and streams that a connection has open at once; gRPC's clients let the next one wait. It is what HTTP/2
 recommends at least (RFC 9113, 6.5.2), and what bounds the cost of calls that are reset at once."""
 
-CALLS_MAX = 4_096
-"""Unary calls in hand at once: as many as half the committer's queue. More would only wait, and memory with them."""
+CALLS_MAX = 2_048
+"""Unary calls open at once, until their answers have been read. Each takes some 20 KiB; more would only wait."""
+
+OPEN_STREAMS_MAX = 3_000
+"""Watches and StreamUpdates streams open at once, unless the settings say otherwise. Each takes some 30 KiB."""
+
+REQUESTS_BYTES_MAX = 96 * MEBIBYTE
+"""Requests on their way and batches in hand, unless the settings say otherwise: ten of the largest requests."""
+
+BATCH_WEIGHT = 3
+"""What a batch in hand takes of memory, in its own bytes: as it came, as it was parsed, as it will be written."""
+
+ANSWERS_BYTES_MAX = 64 * MEBIBYTE
+"""Answers that have been prepared and not read; one connection may have a quarter."""
 
 STREAMS_MAX = 1_024
 """StreamUpdates streams open at once."""
