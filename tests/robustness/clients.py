@@ -67,6 +67,13 @@ class Shared:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     marks: int = 0
+    repeatable: list[tuple[Call, Message]] = field(default_factory=list)
+    """Calls with a request id that are over, each with its request."""
+    present: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the clients are there. Cleared, none begins another call."""
+
+    def __post_init__(self) -> None:
+        self.present.set()
 
     async def stubs(self) -> list[Stubs]:
         """New stubs for each replica, closed with the run."""
@@ -84,6 +91,14 @@ class Shared:
     def now() -> float:
         """Seconds of the run's clock."""
         return asyncio.get_running_loop().time()
+
+
+def note_failure(call: Call, error: grpc.aio.AioRpcError) -> None:
+    """Write down how a call failed, and whether its change may have been made all the same."""
+    ending = ending_of(error)
+    is_open = not ending.reason and ending.code in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
+    call.outcome = UNKNOWN if is_open or ending.is_unknown else REFUSED
+    call.code, call.reason = ending.code, ending.reason
 
 
 class Client:
@@ -239,6 +254,7 @@ class Client:
 
     async def _make(self, call: Call, request: Message) -> job_pb2.Job | None:
         """Make a call; repeat one whose outcome is unknown if it has a request id, now and then."""
+        await self._shared.present.wait()
         if self._rng.random() < MOVES:
             self._move()
         call.invoked = Shared.now()
@@ -249,11 +265,8 @@ class Client:
                 call.outcome, call.code, call.reason = ANSWERED, "OK", ""
                 break
             except grpc.aio.AioRpcError as error:
-                ending = ending_of(error)
-                is_open = not ending.reason and ending.code in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
-                call.outcome = UNKNOWN if is_open or ending.is_unknown else REFUSED
-                call.code, call.reason = ending.code, ending.reason
-                if ending.reason and ending.reason not in REPEATED:
+                note_failure(call, error)
+                if call.reason and call.reason not in REPEATED:
                     break
                 self._move()
             if not call.request_id or self._rng.random() < 0.05:
@@ -262,6 +275,8 @@ class Client:
             await pause(self._rng.uniform(0.02, 0.1))
         call.returned = Shared.now()
         self._shared.calls.append(call)
+        if call.request_id:
+            self._shared.repeatable.append((call, request))
         job: job_pb2.Job | None = getattr(answer, "job", None)
         if job is not None:
             call.version, call.attempt, call.state = job.version, job.attempt, state_name(job.state)

@@ -21,10 +21,16 @@ from .process import ServerProcess, resident_kib
 STEPS_S = (1, 20, 70, 3_600, -1, -30, -3_600, -7_200)
 """By how much the clock is set."""
 
+AWAY_S = (2 * 3_600, 4 * 3_600, 6 * 3_600)
+"""For how long no worker is there, by the clock that is set."""
+
+FORWARD_S_MAX = 20 * 3_600
+"""By how much the clock of a run goes forward at most: request ids are kept for 24 h, and repeats go by them."""
+
 FROZEN_S = (2.5, 4.0)
 """How long all servers are frozen: long enough to be a pause, and beyond the timeouts of a run."""
 
-TIMELY = ("move the clock", "restart under another clock", "freeze beyond limits")
+TIMELY = ("move the clock", "restart under another clock", "freeze beyond limits", "take the workers away")
 """What happens to time, which every round is to see."""
 
 Deed = tuple[int, str, Callable[[], Awaitable[None]]]
@@ -34,14 +40,26 @@ Deed = tuple[int, str, Callable[[], Awaitable[None]]]
 class Nemesis:
     """Faults, one after another, at random."""
 
-    def __init__(self, servers: Sequence[ServerProcess], stubs: Sequence[Stubs], rng: random.Random) -> None:
-        """``stubs``: of each server, in the same order."""
+    def __init__(
+        self,
+        servers: Sequence[ServerProcess],
+        stubs: Sequence[Stubs],
+        rng: random.Random,
+        present: asyncio.Event,
+    ) -> None:
+        """
+        Args:
+            stubs: of each server, in the same order.
+            present: cleared while the clients are to be away.
+        """
         self.faults: list[str] = []
         self.counts: Counter[str] = Counter()
         self.memory: list[MemorySample] = []
         self._servers = servers
         self._stubs = stubs
         self._rng = rng
+        self._present = present
+        self._forward_s = 0
 
     def _deeds(self) -> list[Deed]:
         return [
@@ -52,6 +70,7 @@ class Nemesis:
             (3, "move the clock", self._move_clock),
             (1, "restart under another clock", self._restart_under_another_clock),
             (1, "freeze beyond limits", self._freeze_beyond_limits),
+            (1, "take the workers away", self._take_workers_away),
             (2, "look for the stale", self._check_stale),
             (2, "retry the failed", self._retry_failed),
         ]
@@ -117,18 +136,37 @@ class Nemesis:
             request.force = True
         await self._try(self._stubs_of_one().maintenance.Cleanup(request, timeout=CALL_TIMEOUT_S))
 
+    def _step(self, steps: Sequence[int]) -> int:
+        """By how much to set the clock: one of these, or not at all when it has gone too far already."""
+        step = self._rng.choice([step for step in steps if self._forward_s + step <= FORWARD_S_MAX] or [0])
+        self._forward_s += max(0, step)
+        return step
+
+    async def _take_workers_away(self) -> None:
+        """Nobody works for hours, while retries fall due and the server looks for what is overdue."""
+        self._present.clear()
+        try:
+            await pause(self._rng.uniform(0.3, 0.7))
+            await self._set_clock(self._step(AWAY_S))
+            await self._check_stale()
+            # By now everything has fallen due that could.
+            await pause(self._rng.uniform(0.8, 1.5))
+            await self._check_stale()
+        finally:
+            self._present.set()
+
     async def _set_clock(self, seconds: float) -> None:
         self._servers[0].set_clock(seconds)
 
     async def _move_clock(self) -> None:
-        await self._set_clock(self._rng.choice(STEPS_S))
+        await self._set_clock(self._step(STEPS_S))
 
     async def _restart_under_another_clock(self) -> None:
         """Nobody is there when the clock is set."""
         for server in self._servers:
             server.signal(self._rng.choice([signal.SIGKILL, signal.SIGTERM]))
         await asyncio.gather(*(server.ended() for server in self._servers))
-        await self._set_clock(self._rng.choice(STEPS_S))
+        await self._set_clock(self._step(STEPS_S))
         await asyncio.gather(*(server.start() for server in self._servers))
 
     async def _freeze_beyond_limits(self) -> None:

@@ -24,9 +24,14 @@ class ReplicaNemesis(Nemesis):
     """Faults of replicas and of what they share."""
 
     def __init__(
-        self, database: Database, servers: Sequence[ServerProcess], stubs: Sequence[Stubs], rng: random.Random
+        self,
+        database: Database,
+        servers: Sequence[ServerProcess],
+        stubs: Sequence[Stubs],
+        rng: random.Random,
+        present: asyncio.Event,
     ) -> None:
-        super().__init__(servers, stubs, rng)
+        super().__init__(servers, stubs, rng, present)
         self._database = database
         self._paused: ServerProcess | None = None
         self._pausing: asyncio.Task[None] | None = None

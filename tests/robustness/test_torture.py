@@ -9,10 +9,13 @@ import pytest
 
 from ..support.postgres import own_server
 from .database import VICTIMS
+from .nemesis import TIMELY
 from .torture import Scene, Tally, judge, torment
 
 KILLS = 10
 DURATION_S = 15.0
+
+UNDER_WAY = ("poisoned updates answered", "calls repeated long after")
 
 REPLICAS = 3
 REPLICAS_DURATION_S = 5.0
@@ -33,6 +36,9 @@ DISTURBANCES = (
     "clock moves",
     "restart under another clock",
     "freeze beyond limits",
+    "take the workers away",
+    "poisoned updates answered",
+    "calls repeated long after",
     "look for the stale",
     "retry the failed",
 )
@@ -48,7 +54,7 @@ async def test_every_promise_holds_through_kills_stops_freezes_compactions_and_c
     print(tally.told())
     assert not told, told
     assert counts["kills"] >= KILLS
-    assert all(counts[name] for name in ("clock moves", "restart under another clock", "freeze beyond limits"))
+    assert all(counts[name] for name in ("clock moves", *TIMELY[1:], *UNDER_WAY))
     # Whether a job ends while somebody waits for just that is chance; the others have plenty to look at.
     assert {name for name, verdict in verdicts.items() if not verdict.checked} <= {"until_final"}
 

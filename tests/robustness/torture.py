@@ -28,8 +28,10 @@ from .database import Database
 from .endgame import gather_final_state
 from .history import ANSWERED, History, Watcher, delivered, load
 from .nemesis import Nemesis
+from .poison import PoisonedClient
 from .process import ROOT, ServerProcess
 from .recording import Recorder
+from .repeats import Repeater
 from .replicas import ReplicaNemesis
 from .validators import Verdict, validate
 from .watchers import KINDS, Counts, Watching
@@ -118,8 +120,8 @@ class Scene:
         """One that knows what there is to harm."""
         stubs = await shared.stubs()
         if self.database is None:
-            return Nemesis(self.servers, stubs, rng)
-        return ReplicaNemesis(self.database, self.servers, stubs, rng)
+            return Nemesis(self.servers, stubs, rng, shared.present)
+        return ReplicaNemesis(self.database, self.servers, stubs, rng, shared.present)
 
     async def stop(self) -> None:
         """Make sure that no server is left."""
@@ -144,6 +146,10 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
                     Client(f"client-{index}", shared, await shared.stubs(), random.Random(f"{seed}/{index}"))
                 )
                 group.create_task(clients[-1].run())
+            poisoned = PoisonedClient("poisoned", shared, await shared.stubs(), random.Random(f"{seed}/poisoned"))
+            repeater = Repeater(shared, await shared.stubs(), random.Random(f"{seed}/repeater"))
+            group.create_task(poisoned.run())
+            group.create_task(repeater.run())
             watching = []
             for name, (habits, filters) in KINDS.items():
                 history.watchers.append(Watcher(name, **filters))
@@ -161,7 +167,9 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
         history.complaints = [line for server in scene.servers for line in server.complaints]
     finally:
         await scene.stop()
-    return history, _met(scene, nemesis, counts, clients)
+    met = _met(scene, nemesis, counts, clients)
+    met.update({"poisoned updates answered": poisoned.poisoned, "calls repeated long after": repeater.repeated})
+    return history, met
 
 
 NAMED = {"kill": "kills", "stop": "stops", "freeze": "freezes", "move the clock": "clock moves"}

@@ -1,0 +1,50 @@
+"""One who repeats every call long after it was made: also when its answer is old news, and its job deleted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from ..support.waiting import pause
+from .clients import CALL_TIMEOUT_S, Shared, Stubs, note_failure
+from .history import ANSWERED, UNKNOWN
+from .recording import state_name
+
+
+class Repeater:
+    """Makes calls of a run once more, at any time, with the same request id and content."""
+
+    def __init__(self, shared: Shared, stubs: Sequence[Stubs], rng: random.Random) -> None:
+        self.repeated = 0
+        self._shared = shared
+        self._stubs = stubs
+        self._rng = rng
+
+    async def run(self) -> None:
+        """Go on until the run stops."""
+        while not self._shared.stopping.is_set():
+            await pause(self._rng.uniform(0.0, 0.1))
+            if self._shared.repeatable:
+                await self._repeat()
+
+    async def _repeat(self) -> None:
+        original, request = self._rng.choice(self._shared.repeatable)
+        call = replace(original, tries=1, outcome=UNKNOWN, code="", reason="", version=0, attempt=0, state="")
+        call.changes = False
+        call.invoked = Shared.now()
+        try:
+            answer: Any = await getattr(self._rng.choice(self._stubs).jobs, call.rpc)(request, timeout=CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            note_failure(call, error)
+        else:
+            call.outcome, call.code = ANSWERED, "OK"
+            job = getattr(answer, "job", None)
+            if job is not None:
+                call.version, call.attempt, call.state = job.version, job.attempt, state_name(job.state)
+        call.returned = Shared.now()
+        self._shared.calls.append(call)
+        self.repeated += 1
