@@ -88,8 +88,12 @@ class Writer:
         self._is_writing = False
         # A signal's handler may log while this very thread is in here.
         self._changed = threading.Condition(threading.RLock())
+        self._start()
+
+    def _start(self) -> None:
         # A thread that hangs in a write must not keep the process from ending.
-        threading.Thread(target=self._run, name="log writer", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+        self._thread.start()
 
     def put(self, line: str) -> None:
         """Have the line written, in order, if there is room for it."""
@@ -98,6 +102,9 @@ class Writer:
             encoded = encoded[:LINE_BYTES_MAX] + " … (cut)".encode()
         encoded += b"\n"
         with self._changed:
+            if not self._thread.is_alive():
+                # Nobody but who logs would ever notice.
+                self._start()
             if self._bytes + len(encoded) > BYTES_MAX:
                 self._dropped += 1
                 return

@@ -235,6 +235,29 @@ def test_lines_that_nobody_reads_are_dropped_counted_and_told(pipe: tuple[int, i
     assert writer.flush(PATIENCE_S)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_whose_thread_has_died_gets_another_with_the_next_line(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = pipe
+    writer = logs.Writer(writing, str)
+    first = writer._thread
+
+    def die(_chunk: bytes) -> bool:
+        monkeypatch.undo()
+        raise SystemExit
+
+    monkeypatch.setattr(writer, "_write", die)
+    writer.put("lost with it")
+    first.join(PATIENCE_S)
+    assert not first.is_alive()
+    writer.put("after")
+
+    with open(reading, encoding="utf-8", closefd=False) as lines:
+        assert lines.readline() == "after\n"
+    assert writer.flush(PATIENCE_S)
+
+
 def test_a_reader_that_has_gone_costs_nothing(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.close(reading)

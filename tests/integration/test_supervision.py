@@ -114,6 +114,7 @@ HARM = """
 import sys, threading, time
 from jobstate_server import cli
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.pending import Pending
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import Writer
 from jobstate_server.rpc.job_service import JobService
@@ -149,6 +150,7 @@ harmed(JobService, "Create", arm)
 HARMS = {
     "committer": lambda: harmed(Writer, "commit", die),
     "delivery": lambda: harmed(Hub, "publish", fail),
+    "settling": lambda: harmed(Pending, "settle", fail),
     "reader": lambda: harmed(Readers, "_results", die),
     "loop": lambda: harmed(JobService, "Create", block),
 }
@@ -187,6 +189,7 @@ async def ended(process: asyncio.subprocess.Process) -> int:
     [
         ("committer", "the thread committer has died"),
         ("delivery", "the thread delivery has died"),
+        ("settling", "the thread delivery has died"),
         ("loop", "the event loop has not turned for 5 s"),
     ],
 )
