@@ -12,11 +12,13 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from jobstate.v1 import maintenance_service_pb2 as mpb
+from jobstate_server.process import GAVE_UP
 
 from ..support.waiting import pause
 from .clients import CALL_TIMEOUT_S, Shared, Stubs
 from .history import MemorySample
 from .process import ServerProcess, resident_kib
+from .sabotage import ENDS_THE_PROCESS, RESTARTED
 
 STEPS_S = (1, 20, 70, 3_600, -1, -30, -3_600, -7_200)
 """By how much the clock is set."""
@@ -30,15 +32,28 @@ FORWARD_S_MAX = 20 * 3_600
 FROZEN_S = (2.5, 4.0)
 """How long all servers are frozen: long enough to be a pause, and beyond the timeouts of a run."""
 
-TIMELY = ("move the clock", "restart under another clock", "freeze beyond limits", "take the workers away")
+TIMELY = (
+    "move the clock",
+    "restart under another clock",
+    "freeze beyond limits",
+    "take the workers away",
+    "end a part",
+    "break a part",
+)
 """What happens to time, which every round is to see."""
 
 Deed = tuple[int, str, Callable[[], Awaitable[None]]]
 """How likely it is beside the others, its name, and how it is done."""
 
 
+BROKEN_MAX = 2
+"""Parts of one process that are broken: after the third restart within a minute it would give up."""
+
+
 class Nemesis:
     """Faults, one after another, at random."""
+
+    _restarted: Sequence[str] = RESTARTED
 
     def __init__(
         self,
@@ -71,6 +86,8 @@ class Nemesis:
             (1, "restart under another clock", self._restart_under_another_clock),
             (1, "freeze beyond limits", self._freeze_beyond_limits),
             (1, "take the workers away", self._take_workers_away),
+            (1, "end a part", self._end_part),
+            (2, "break a part", self._break_part),
             (2, "look for the stale", self._check_stale),
             (2, "retry the failed", self._retry_failed),
         ]
@@ -135,6 +152,24 @@ class Nemesis:
             request.older_than.CopyFrom(Duration(seconds=self._rng.choice([0, 1, 5])))
             request.force = True
         await self._try(self._stubs_of_one().maintenance.Cleanup(request, timeout=CALL_TIMEOUT_S))
+
+    async def _end_part(self) -> None:
+        """End a part that everything needs: the server ends by itself, and is started again."""
+        server = self._one()
+        part = self._rng.choice(ENDS_THE_PROCESS)
+        self.counts[f"sabotaged: {part}"] += 1
+        server.sabotage(part)
+        code = await server.ended()
+        assert code == GAVE_UP, f"a server without its {part} ended with {code}"
+        await server.start()
+
+    async def _break_part(self) -> None:
+        """End a part that the server begins anew."""
+        server = self._one()
+        if server.sabotaged[server.pid] < BROKEN_MAX:
+            part = self._rng.choice(self._restarted)
+            self.counts[f"sabotaged: {part}"] += 1
+            server.sabotage(part)
 
     def _step(self, steps: Sequence[int]) -> int:
         """By how much to set the clock: one of these, or not at all when it has gone too far already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,19 @@ STORE_IS_GONE = (
     "the store has not answered",
 )
 """What a server logs as an error when PostgreSQL is taken away from it."""
+
+
+PART_IS_BROKEN = (
+    "thread has died",
+    "due timer had stopped",
+    "Exception in callback",
+    "never retrieved",
+    "not serving",
+)
+"""What a server logs as an error when a part of it is broken."""
+
+TRACEBACK_MAX = 60
+"""Lines in which a traceback names its exception."""
 
 
 def resident_kib(pid: int) -> int:
@@ -52,6 +66,9 @@ class ServerProcess:
         self.log = directory / f"{name}.log"
         self.address = "127.0.0.1:0"
         self.starts = 0
+        self.sabotaged: Counter[int] = Counter()
+        """By process: how many of its parts were broken."""
+        self._sabotage = directory / f"{name}.sabotage"
         self._clock = directory / "clock"
         self._clock.write_bytes(OFFSET.pack(0))
         self._small = small
@@ -78,7 +95,7 @@ class ServerProcess:
         """Start a server and wait until it serves. ``still``: it does nothing by itself."""
         command = ["-m", "tests.robustness.server_process", "--store", self._url, "--listen", self.address]
         command += ["--clock", str(self._clock), "--grace", str(self._grace), *(["--small"] if self._small else [])]
-        command += ["--still"] if still else []
+        command += ["--still"] if still else ["--sabotage", str(self._sabotage)]
         with self.log.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=errors
@@ -89,6 +106,12 @@ class ServerProcess:
         assert line.startswith("jobstate: serving on "), f"{line!r}\n{self.log.read_text()[-2000:]}"
         self.address = line.split()[-1]
         self.starts += 1
+
+    def sabotage(self, part: str) -> None:
+        """Break a part of the running server, at its next turn."""
+        self._sabotage.write_text(part, "utf-8")
+        self.sabotaged[self.pid] += 1
+        self.signal(signal.SIGUSR1)
 
     def signal(self, number: signal.Signals) -> None:
         """Send the server a signal, unless it has ended by itself."""
@@ -114,10 +137,15 @@ class ServerProcess:
     def complaints(self) -> list[str]:
         """Lines of the log that tell of something nobody foresaw."""
         lines = self.log.read_text("utf-8", "replace").splitlines()
-        foreseen = () if isinstance(self.store, Path) else STORE_IS_GONE
+        foreseen: tuple[str, ...] = () if isinstance(self.store, Path) else STORE_IS_GONE
+        if self.sabotaged:
+            foreseen += PART_IS_BROKEN
         return [
             line
-            for line in lines
+            for number, line in enumerate(lines)
             if ("Traceback" in line or " ERROR " in line or "never retrieved" in line)
             and not any(words in line for words in foreseen)
+            and not (
+                "Traceback" in line and any("Sabotaged" in told for told in lines[number : number + TRACEBACK_MAX])
+            )
         ]

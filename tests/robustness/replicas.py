@@ -12,6 +12,7 @@ from .clients import Stubs
 from .database import VICTIMS, Database
 from .nemesis import Deed, Nemesis
 from .process import ServerProcess
+from .sabotage import RESTARTED, RESTARTED_OF_REPLICAS
 
 PAUSE_S = 11.5
 """Longer than a replica may be silent before the others take over what it was doing (10 s)."""
@@ -22,6 +23,8 @@ STOPPED_MAX_S = 2.0
 
 class ReplicaNemesis(Nemesis):
     """Faults of replicas and of what they share."""
+
+    _restarted = (*RESTARTED, *RESTARTED_OF_REPLICAS)
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import mmap
+import os
 import signal
 import struct
 from pathlib import Path
@@ -20,6 +21,7 @@ from jobstate_server import logs
 from jobstate_server.app import Server
 from jobstate_server.config import Settings
 from jobstate_server.domain.clock import MILLISECOND, Clock, SystemClock
+from jobstate_server.process import GAVE_UP
 from jobstate_server.rpc import limits
 from jobstate_server.store import reading
 from jobstate_server.store.opening import is_postgres
@@ -27,6 +29,7 @@ from jobstate_server.watch import catch_up, follower, stream
 from jobstate_server.watch.ring import Ring
 
 from ..support.server import QUIET
+from .sabotage import sabotage
 
 OFFSET = struct.Struct("=q")
 
@@ -47,6 +50,9 @@ JOB_TYPES: dict[str, dict[str, Any]] = {
 EVENTS_AT_ONCE = 40
 RING_BYTES = 64 * 1024
 RETENTION_BYTES = 128 * 1024
+
+FLUSH_S = 2.0
+"""How long the end of a server of which a part has died waits for its log to be written."""
 
 EVERY_MINUTE = "* * * * *"
 
@@ -109,9 +115,14 @@ def leave_what_is_due(server: Server) -> None:
     server.committer.ring_due = lambda: None  # type: ignore[method-assign]
 
 
-def build(options: argparse.Namespace) -> Server:
+def build(options: argparse.Namespace, writer: logs.Writer) -> Server:
     """The server, not yet started."""
-    server = Server(settings_of(options), clock_of(options))
+
+    def give_up(_why: str) -> None:
+        writer.flush(FLUSH_S)
+        os._exit(GAVE_UP)
+
+    server = Server(settings_of(options), clock_of(options), give_up=give_up)
     if options.small:
         make_everything_small(server)
     if options.still:
@@ -119,11 +130,14 @@ def build(options: argparse.Namespace) -> Server:
     return server
 
 
-async def serve(options: argparse.Namespace) -> None:
+async def serve(options: argparse.Namespace, writer: logs.Writer) -> None:
     """Serve until SIGTERM."""
     signalled = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signalled.set)
-    server = build(options)
+    server = build(options, writer)
+    if options.sabotage:
+        told: Path = options.sabotage
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: sabotage(server, told.read_text()))
     await server.start()
     print(f"jobstate: serving on {server.address}", flush=True)
     await signalled.wait()
@@ -139,8 +153,9 @@ def main() -> None:
     parser.add_argument("--grace", type=float, default=2.0)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--still", action="store_true")
-    logs.set_up("text", "info")
-    uvloop.run(serve(parser.parse_args()))
+    parser.add_argument("--sabotage", type=Path)
+    writer = logs.set_up("text", "info")
+    uvloop.run(serve(parser.parse_args(), writer))
 
 
 if __name__ == "__main__":

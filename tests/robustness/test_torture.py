@@ -37,6 +37,8 @@ DISTURBANCES = (
     "restart under another clock",
     "freeze beyond limits",
     "take the workers away",
+    "end a part",
+    "break a part",
     "poisoned updates answered",
     "calls repeated long after",
     "look for the stale",

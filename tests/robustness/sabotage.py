@@ -1,0 +1,58 @@
+"""Sabotage inside a server: the next turn of a thread or task, chosen by name, raises or never ends."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from jobstate_server.app import Server
+
+ENDS_THE_PROCESS = ("committer", "loop")
+"""Parts without which nothing is answered: the process ends by itself, with 70."""
+
+RESTARTED = ("reader", "catch-up reader", "due timer", "event limit")
+"""Parts that are begun anew."""
+
+RESTARTED_OF_REPLICAS = ("notifier",)
+
+BLOCKED_S = 600.0
+
+
+class Sabotaged(Exception):
+    """Nothing of the server's own."""
+
+
+def sabotage(server: Server, part: str) -> None:
+    """Break a part at its next turn. Called on the event loop."""
+    if part == "loop":
+        time.sleep(BLOCKED_S)
+        return
+    _raise_once(*_turn_of(server, part))
+
+
+def _turn_of(server: Server, part: str) -> tuple[Any, str]:
+    match part:
+        case "committer":
+            return server.committer._writer, "commit"
+        case "reader":
+            return server.readers._queue, "take"
+        case "catch-up reader":
+            return server.catch_up_readers._queue, "take"
+        case "due timer":
+            return server.due_timer, "_ring"
+        case "event limit":
+            return server.event_limit, "keep"
+        case "notifier":
+            assert server.follower is not None
+            return server.follower._bell, "wait"
+    raise ValueError(part)
+
+
+def _raise_once(owner: Any, name: str) -> None:
+    original = getattr(owner, name)
+
+    def fails(*_: Any, **__: Any) -> None:
+        setattr(owner, name, original)
+        raise Sabotaged(name)
+
+    setattr(owner, name, fails)
