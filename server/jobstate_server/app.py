@@ -120,7 +120,7 @@ class Server:
             self.readers,
             self.catch_up_readers,
             restartable=() if self.follower is None else (self.follower,),
-            ageing=(self.event_limit, self.due_timer, *of_replicas),
+            ageing=(self.event_limit, self.due_timer, self.schedule, *of_replicas),
             on_health=self._on_health,
             probe=self._look_at_jobs_health,
             give_up=give_up,

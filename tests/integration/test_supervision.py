@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from jobstate_server.engine.committer import WAIT_TURNS_MAX
 from jobstate_server.store.base import StoreUnreachable
 from jobstate_server.supervision.supervisor import PROBE_TURNS, SILENT_TURNS_MAX
 
-from ..support.calls import create, get, health_of, refused
+from ..support.calls import create, fail, get, health_of, refused, span, start
 from ..support.clock import PATIENCE_S
 from ..support.held import held
 from ..support.server import Client, Running, client_of
@@ -113,10 +114,15 @@ async def test_while_nobody_calls_the_store_is_looked_at_all_the_same(
 HARM = """
 import sys, threading, time
 from jobstate_server import cli
+from jobstate_server.admin.probes import _Server as AdminServer
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.pending import Pending
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import Writer
+from jobstate_server.maintenance import schedule
+from jobstate_server.maintenance.event_limit import EventLimit
+from jobstate_server.maintenance.schedule import Schedule
 from jobstate_server.rpc.job_service import JobService
 from jobstate_server.watch.hub import Hub
 
@@ -146,12 +152,18 @@ def block(_self, request, *_):
         time.sleep(600)
 
 ARMED = threading.Event()
+schedule.LOOK_INTERVAL = 500_000
 harmed(JobService, "Create", arm)
 HARMS = {
     "committer": lambda: harmed(Writer, "commit", die),
     "delivery": lambda: harmed(Hub, "publish", fail),
     "settling": lambda: harmed(Pending, "settle", fail),
     "reader": lambda: harmed(Readers, "_results", die),
+    "event limit": lambda: harmed(EventLimit, "keep", fail),
+    "schedule": lambda: harmed(Schedule, "_ring_later", fail),
+    "due timer": lambda: harmed(DueTimer, "_look", fail),
+    "turn": lambda: harmed(EventLimit, "turn", fail),
+    "admin port": lambda: harmed(AdminServer, "service_actions", die),
     "loop": lambda: harmed(JobService, "Create", block),
 }
 HARMS[sys.argv.pop(1)]()
@@ -164,8 +176,9 @@ async def harmed(kind: str, path: Path) -> AsyncIterator[tuple[asyncio.subproces
     """A server process of which a part can be made to die, a client of it, and its log."""
     log = path.with_suffix(".log")
     command = [sys.executable, "-c", HARM, kind, "serve", "--listen", "127.0.0.1:0", "--store", f"sqlite:///{path}"]
+    env = {**os.environ, "JOBSTATE_ADMIN_LISTEN": "127.0.0.1:0"}
     with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=output)
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=output, env=env)
     try:
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
@@ -222,6 +235,34 @@ async def test_a_reader_that_dies_is_replaced_and_the_server_stops_in_order(path
         async with asyncio.timeout(PATIENCE_S):
             while "a thread has died and is restarted" not in log.read_text():
                 assert (await get(client, "arm")).id == "arm"
+        process.send_signal(signal.SIGTERM)
+
+        assert await ended(process) == 0
+
+
+MENDED = {
+    "event limit": "the size of the log could not be looked after",
+    "schedule": "the schedule had stopped, and begins anew",
+    "due timer": "the due timer had stopped, and begins anew",
+    "turn": "a part could not take its turn",
+    "admin port": "a thread has died and is restarted",
+}
+"""Parts that fail once, and what the log tells of it."""
+
+
+@pytest.mark.parametrize("kind", MENDED)
+async def test_a_part_that_fails_is_begun_anew_while_callers_are_served_and_the_server_stops_in_order(
+    kind: str, path: Path
+) -> None:
+    async with harmed(kind, path) as (process, client, log):
+        await create(client, "arm", max_retries=1)
+        await start(client, "arm")
+        retried = await fail(client, "arm", retry_delay=span(2))
+        async with asyncio.timeout(PATIENCE_S):
+            while MENDED[kind] not in log.read_text():
+                await get(client, "arm")
+            while (await get(client, "arm")).attempt == retried.attempt:
+                assert await health_of(client) == SERVING
         process.send_signal(signal.SIGTERM)
 
         assert await ended(process) == 0

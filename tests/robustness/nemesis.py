@@ -42,6 +42,14 @@ TIMELY = (
 )
 """What happens to time, which every round is to see."""
 
+MET = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    # The duty is running by its schedule.
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+"""What a call may end with on a server that is being harmed."""
+
 Deed = tuple[int, str, Callable[[], Awaitable[None]]]
 """How likely it is beside the others, its name, and how it is done."""
 
@@ -225,5 +233,5 @@ class Nemesis:
         try:
             await call
         except grpc.aio.AioRpcError as error:
-            if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+            if error.code() not in MET:
                 raise

@@ -67,6 +67,11 @@ def test_a_timer_that_was_lost_on_its_way_is_set_again(
         patched.setattr(timer, "_wait_until", lambda _due: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             clock.advance(SECOND)
+    clock.advance(SECOND)
+    for _ in range(UNANSWERED_TURNS_MAX):
+        timer.turn()
+    assert committer.rings == 1
+
     timer.turn()
 
     assert committer.rings == 2

@@ -16,7 +16,7 @@ from jobstate_server.engine.writer import DUE_MAX
 log = logging.getLogger(__name__)
 
 UNANSWERED_TURNS_MAX = 5
-"""Seconds in which the committer answers others but not this: then the answer is lost, and asked for again."""
+"""Seconds for which a timer is overdue, or the committer answers others but not this: then it is lost."""
 
 SLEEP_MAX = 1 * SECOND
 """Longest wait before the store's time is looked at again, so that a jump of it is seen within a second."""
@@ -57,12 +57,12 @@ class DueTimer:
 
     def turn(self) -> None:
         """A second has passed: begin anew where a failure has cut the course of timers. Called by the watchdog."""
-        is_waiting = self._ringing and not self._committer.silence
+        is_late = not self._ringing and self._next_due is not None and self._clock.monotonic() > self._rings_at
+        is_waiting = is_late or (self._ringing and not self._committer.silence)
         self._unanswered = self._unanswered + 1 if is_waiting else 0
-        is_cut = not self._ringing and self._next_due is not None and self._timer is None
-        if not self._is_stopped and (is_cut or self._unanswered > UNANSWERED_TURNS_MAX):
+        if not self._is_stopped and self._unanswered > UNANSWERED_TURNS_MAX:
             log.error("the due timer had stopped, and begins anew")
-            self._ringing = False
+            self._ringing, self._unanswered = False, 0
             self._ring()
 
     def hear(self, next_due: int) -> None:

@@ -51,6 +51,9 @@ class EventLimit:
                 await self.give_back()
         except Unavailable as error:
             log.warning("the size of the log could not be looked after", extra={"cause": error.message})
+        except Exception:
+            # The next look begins anew; nobody else would hear why.
+            log.exception("the size of the log could not be looked after")
 
     async def keep(self) -> int:
         """Remove the oldest events until the log keeps no more than its limit. Returns how many were removed."""

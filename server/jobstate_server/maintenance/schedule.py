@@ -71,6 +71,7 @@ class Schedule:
         self._next_instants: dict[str, int] = {}
         self._ringing: Timer | None = None
         self._runs: set[asyncio.Task[None]] = set()
+        self._is_running = False
 
     async def start(self) -> None:
         """Begin to ring; first run what was missed while nobody was up."""
@@ -86,6 +87,7 @@ class Schedule:
                 self._begin(self.run_claimed(duty, latest))
             else:
                 self._take_over(duty, last)
+        self._is_running = True
         self._ring_later()
         self._look_later()
 
@@ -95,6 +97,7 @@ class Schedule:
 
     def _ring(self) -> None:
         """Run the duties whose instants have come. Of several instants of one duty only the latest is run."""
+        self._ringing = None
         now = self._clock.now()
         try:
             for duty in self.duties:
@@ -130,8 +133,15 @@ class Schedule:
         self._runs.add(task)
         task.add_done_callback(self._runs.discard)
 
+    def turn(self) -> None:
+        """A second has passed: begin anew where a failure has cut the course of timers. Called by the watchdog."""
+        if self._is_running and self._ringing is None:
+            log.error("the schedule had stopped, and begins anew")
+            self._ring()
+
     async def stop(self) -> None:
         """Ring no more, and let runs that are under way end: they stop at their next slice once the committer does."""
+        self._is_running = False
         for timer in (self._ringing, self._timer):
             if timer is not None:
                 timer.cancel()
