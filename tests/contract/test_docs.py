@@ -203,6 +203,12 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("`heartbeat_interval`, at most; a longer one is lowered", limits, "HEARTBEAT_MAX", span),
     ("`reconnect_after`, at most", stream, "RECONNECT_SPREAD", span),
     ("watchers of one server; then `OVERLOADED`", hub, "WATCHERS_MAX", count),
+    (
+        "bytes that the filters of all watches take, each name 450 bytes more than its own; then `OVERLOADED`",
+        hub,
+        "FILTERS_BYTES_MAX",
+        size,
+    ),
     ("watchers of the health of one server; then `RESOURCE_EXHAUSTED`", health, "WATCHERS_MAX", count),
     ("watchers of the health over one connection; then `RESOURCE_EXHAUSTED`", health, "WATCHERS_CONNECTION_MAX", count),
     ("reflection streams; then `RESOURCE_EXHAUSTED`", reflection, "STREAMS_MAX", count),

@@ -13,7 +13,7 @@ from typing import Any
 
 from jobstate_server.domain.errors import InvalidField, JobStateError, Overloaded
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
-from jobstate_server.rpc.limits import BATCH_WEIGHT, TRANSPORT_BYTES_MAX
+from jobstate_server.rpc.limits import BATCH_WEIGHT, TRANSPORT_BYTES_MAX, UNREAD_S
 
 BODY_S = 2.0
 """How long a request other than a batch may take to come while others wait for its place: it has some KiB."""
@@ -58,7 +58,7 @@ class Admission:
         share = (self._batches if is_batch else self._requests).share(connection, lambda: end(_too_slow()))
         raw = None
         try:
-            await share.take(TRANSPORT_BYTES_MAX)
+            await in_time(share.take(TRANSPORT_BYTES_MAX))
             share.unread_since = asyncio.get_running_loop().time()
             raw = await anext(aiter(requests), None)
             share.unread_since = None
@@ -69,6 +69,15 @@ class Admission:
             raise InvalidField("request", "is missing")
         share.resize(share.held, BATCH_WEIGHT * len(raw) if is_batch else 0)
         return raw, share
+
+
+async def in_time(taking: Awaitable[None]) -> None:
+    """Wait for room. Raises Overloaded when there is none for so long that the caller had better repeat the call."""
+    try:
+        async with asyncio.timeout(UNREAD_S):
+            await taking
+    except TimeoutError as error:
+        raise Overloaded("there was no room for this call", RETRY_DELAY_S) from error
 
 
 def _too_slow() -> Overloaded:

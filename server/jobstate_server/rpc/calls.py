@@ -22,7 +22,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
 from jobstate_server.domain.errors import InternalError, InvalidField, JobStateError, MessageTooLarge, Overloaded
-from jobstate_server.rpc.admission import RETRY_DELAY_S, Admission, Read, Refused, Stream, Unseen
+from jobstate_server.rpc.admission import RETRY_DELAY_S, Admission, Read, Refused, Stream, Unseen, in_time
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.connections import end_connection
 from jobstate_server.rpc.errors import status_of
@@ -184,7 +184,7 @@ class Calls:
                 if reserved:
                     # What nobody would read is not prepared.
                     share = self._answer_share(context)
-                    await share.take(reserved)
+                    await in_time(share.take(reserved))
                 call = self._call(context, len(raw))
                 answer = await handler(parse(request_type, raw), call)
                 if share is not None or len(answer) > ANSWER_BYTES_COUNTED:
@@ -220,7 +220,10 @@ class Calls:
                 raw, share = await self.admission.request(requests, call.connection, call.end, is_batch=False)
                 share.close()
                 call.size, call.unread = len(raw), self._answer_share(context)
-                async for response in handler(parse(request_type, raw), call):
+                responses = handler(parse(request_type, raw), call)
+                # A watch lasts for days, and its request may be large.
+                del raw
+                async for response in responses:
                     yield response
             except Exception as error:
                 await _refuse(context, error)

@@ -139,7 +139,7 @@ class JobService:
     def StreamUpdates(self, requests: AsyncIterator[bytes], call: StreamCall) -> AsyncIterator[bytes]:
         return self._update_streams.answers(requests, call)
 
-    async def WatchEvents(self, request: pb.WatchEventsRequest, call: Call) -> AsyncIterator[bytes]:
+    async def WatchEvents(self, request: pb.WatchEventsRequest, call: StreamCall) -> AsyncIterator[bytes]:
         validate.watch_events(request)
         interval = limits.HEARTBEAT_DEFAULT
         if request.HasField("heartbeat_interval"):
@@ -155,7 +155,9 @@ class JobService:
             latest_progress=request.progress == pb.WATCH_PROGRESS_LATEST,
             heartbeat_interval=interval,
         )
-        async for response in self._watching.stream(watch):
+        # It may be large, and a watch lasts for days.
+        del request
+        async for response in self._watching.stream(watch, call.unread):
             yield response
 
     async def GetStats(self, request: pb.GetStatsRequest, _call: Call) -> bytes:

@@ -22,6 +22,12 @@ from jobstate_server.watch.ring import Ring
 WATCHERS_MAX = 10_000
 """Streams of one process. Each costs some 30 KB, most of it gRPC's."""
 
+FILTERS_BYTES_MAX = 32 * 1024 * 1024
+"""What the filters of all watches may take of memory: 50 watches that name 1,000 jobs each, or thousands of others."""
+
+_KEY_BYTES = 450
+"""About what a key costs besides its text: itself, and its place in the index."""
+
 RETRY_DELAY_S = 1.0
 
 _EVERYTHING: Hashable = ("everything",)
@@ -30,11 +36,13 @@ _EVERYTHING: Hashable = ("everything",)
 class Waiter:
     """One watcher's place at the bell."""
 
-    __slots__ = ("_future", "keys", "matched", "wanted")
+    __slots__ = ("_future", "keys", "matched", "size", "wanted")
 
     def __init__(self, wanted: EventFilter) -> None:
         self.wanted = wanted
         self.keys = _keys(wanted)
+        self.size = _filter_bytes(wanted)
+        """What its filter takes of memory, about."""
         self.matched: int | None = None
         """The first sequence that matched since the watcher began to wait; None when something else woke it."""
         self._future: asyncio.Future[None] | None = None
@@ -80,6 +88,7 @@ class Hub:
         self._clock = clock
         self._waiting: dict[Hashable, set[Waiter]] = {}
         self._watchers: set[Waiter] = set()
+        self._filters_bytes = 0
 
     @property
     def head(self) -> int:
@@ -105,14 +114,23 @@ class Hub:
             raise Draining(RETRY_DELAY_S)
         if len(self._watchers) >= WATCHERS_MAX:
             raise Overloaded(f"this server has its {WATCHERS_MAX} watchers", RETRY_DELAY_S, watchers_max=WATCHERS_MAX)
+        size = _filter_bytes(wanted)
+        if self._filters_bytes + size > FILTERS_BYTES_MAX:
+            raise Overloaded(f"the filters of all watches have {FILTERS_BYTES_MAX} bytes", RETRY_DELAY_S)
         waiter = Waiter(wanted)
         self._watchers.add(waiter)
+        self._filters_bytes += size
+        for key in waiter.keys:
+            self._waiting.setdefault(key, set()).add(waiter)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Give the place back."""
         waiter.leave()
+        if waiter not in self._watchers:
+            return
         self._watchers.discard(waiter)
+        self._filters_bytes -= waiter.size
         for key in waiter.keys:
             self._forget(key, waiter)
 
@@ -131,8 +149,6 @@ class Hub:
         if self.draining:
             return None
         future = waiter.wait()
-        for key in waiter.keys:
-            self._waiting.setdefault(key, set()).add(waiter)
         timer = self._clock.call_later(silence, waiter.fall_silent)
         try:
             await future
@@ -150,13 +166,13 @@ class Hub:
         waiting = self._waiting
         if not waiting:
             return
-        for waiter in waiting.pop(_EVERYTHING, ()):
+        for waiter in waiting.get(_EVERYTHING, ()):
             waiter.ring(events[0].sequence)
-        for event in events if waiting else ():
+        for event in events if len(waiting) > (_EVERYTHING in waiting) else ():
             for key in (("job", event.job_id), ("source", event.source_id), ("job_type", event.job_type), event.type):
                 bucket = waiting.get(key)
                 if bucket is not None:
-                    self._ring_bucket(key, bucket, event)
+                    _ring_bucket(bucket, event)
 
     def skip_to(self, head: int, head_check: int) -> None:
         """Go on from a head beyond this one; what lies between is in the log."""
@@ -173,22 +189,24 @@ class Hub:
         for waiter in self._watchers:
             waiter.ring(self.head + 1)
 
-    def _ring_bucket(self, key: Hashable, bucket: set[Waiter], event: StoredEvent) -> None:
-        for waiter in list(bucket):
-            if not waiter.is_waiting:
-                # Rung by way of another of its keys.
-                bucket.discard(waiter)
-            elif waiter.wanted.passes(event.job_id, event.job_type, event.source_id, event.type, event.principal):
-                bucket.discard(waiter)
-                waiter.ring(event.sequence)
-        if not bucket:
-            del self._waiting[key]
-
     def drain(self) -> None:
         """Tell every watcher that the server is stopping, and take no more."""
         self.draining = True
         for waiter in list(self._watchers):
             waiter.ring()
+
+
+def _ring_bucket(bucket: set[Waiter], event: StoredEvent) -> None:
+    for waiter in bucket:
+        if waiter.is_waiting and waiter.wanted.passes(
+            event.job_id, event.job_type, event.source_id, event.type, event.principal
+        ):
+            waiter.ring(event.sequence)
+
+
+def _filter_bytes(wanted: EventFilter) -> int:
+    texts = (*wanted.job_ids, *wanted.job_types, *wanted.source_ids)
+    return _KEY_BYTES + sum(_KEY_BYTES + len(text) for text in texts)
 
 
 def _keys(wanted: EventFilter) -> tuple[Hashable, ...]:

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from jobstate_server.domain.clock import SECOND
 from jobstate_server.domain.errors import Draining, JobNotFound
@@ -34,6 +35,23 @@ RECONNECT_SPREAD = 2 * SECOND
 """Over this much time the watchers of a stopping server are told to come back, so that they do not come all at once."""
 
 _ENDING = frozenset({EventType.COMPLETED, EventType.PERMANENTLY_FAILED, EventType.CANCELLED, EventType.DELETED})
+
+
+UNCOUNTED_BYTES_MAX = 8 * 1024
+"""Events that may be sent without room being asked for: those of all watchers have some MiB."""
+
+
+class Unread(Protocol):
+    """What the unread responses of one stream hold of the memory that there is for those of all."""
+
+    held: int
+    unread_since: float | None
+
+    async def take(self, size: int) -> None:
+        """Hold this many bytes more, once there is room for them."""
+
+    def resize(self, old: int, new: int) -> None:
+        """Hold other bytes in place of some that were taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +80,26 @@ class Watching:
         self._shared: tuple[int, int, bytes] = (-1, -1, b"")
         """The last response for watchers of everything: after, position, bytes. Most of them are at the same place."""
 
-    async def stream(self, watch: Watch) -> AsyncIterator[bytes]:
-        """The encoded responses of one watch.
+    async def stream(self, watch: Watch, unread: Unread | None = None) -> AsyncIterator[bytes]:
+        """The encoded responses of one watch. What ``unread`` has no room for is not prepared.
 
         Raises:
             CursorExpired, CursorUnknown, JobNotFound: the watch cannot begin, or cannot go on.
             Draining: the server is stopping; DRAINING has been sent.
             Overloaded: there are too many watchers.
         """
-        watcher = _Watcher(self, self.hub, self._catch_up, watch)
+        watcher = _Watcher(self, self.hub, self._catch_up, watch, unread)
+        loop = asyncio.get_running_loop()
         try:
             async for response in watcher.responses():
+                if unread is None or not unread.held:
+                    yield response
+                    continue
+                unread.resize(unread.held, len(response))
+                unread.unread_since = loop.time()
                 yield response
+                unread.unread_since = None
+                unread.resize(unread.held, 0)
         finally:
             self.hub.leave(watcher.waiter)
 
@@ -89,7 +115,10 @@ class Watching:
 class _Watcher:
     """The course of one stream."""
 
-    def __init__(self, watching: Watching, hub: Hub, catch_up: CatchUp, watch: Watch) -> None:
+    def __init__(
+        self, watching: Watching, hub: Hub, catch_up: CatchUp, watch: Watch, unread: Unread | None = None
+    ) -> None:
+        self._unread = unread
         self._watching = watching
         self._hub = hub
         self._catch_up = catch_up
@@ -176,16 +205,23 @@ class _Watcher:
             principal=self._watch.wanted.principal,
         )
         after: Position | None = None
+        await self._take_room()
         while jobs := await self._catch_up.snapshot_page(wanted, after):
             if self._hub.draining:
                 yield _draining(cursor="")
                 raise Draining(RETRY_DELAY_S)
             yield snapshot_response(jobs)
+            await self._take_room()
             after = Position(jobs[-1].create_time, jobs[-1].id)
 
     async def _next(self) -> AsyncIterator[bytes]:
         """Go on by one page, from the ring where it reaches back far enough and from the log where it does not."""
         self._skip_to = max(self._skip_to, self._position)
+        if self._is_much():
+            await self._take_room()
+            if self._setbacks != self._hub.setbacks or self._skip_to >= self._hub.head:
+                # The log was set back meanwhile: begin anew.
+                return
         if self._skip_to >= self._hub.ring.tail:
             response = self._from_ring()
         else:
@@ -199,6 +235,18 @@ class _Watcher:
         else:
             # Nothing of a whole page matched: let others have the loop before looking at the next one.
             await asyncio.sleep(0)
+
+    def _is_much(self) -> bool:
+        """Whether the next response may be large."""
+        ring = self._hub.ring
+        if self._skip_to < ring.tail:
+            return True
+        return sum(len(entry.event.payload) for entry in ring.after(self._skip_to, 64)) > UNCOUNTED_BYTES_MAX
+
+    async def _take_room(self) -> None:
+        """Wait until there is room for a response."""
+        if self._unread is not None and not self._unread.held:
+            await self._unread.take(PAGE_BYTES_MAX)
 
     async def _heartbeats_until(self, reading: asyncio.Future[bytes | None]) -> AsyncIterator[bytes]:
         """Heartbeats while the log is searched, so that a long search is not taken for a dead stream."""
@@ -274,6 +322,9 @@ class _Watcher:
 
     async def _wait(self) -> bytes | None:
         """Wait for the next matching event; a heartbeat when none comes."""
+        if self._unread is not None and self._unread.held:
+            # Taken for a page of which nothing was to be sent.
+            self._unread.resize(self._unread.held, 0)
         matched = await self._hub.wait(self.waiter, self._watch.heartbeat_interval)
         self._quiet_since = asyncio.get_running_loop().time()
         if matched is not None:

@@ -1,0 +1,70 @@
+"""What watches take of memory is bounded: their filters, and what was prepared for those that do not read."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.filters import EventFilter
+from jobstate_server.rpc.byte_budget import ByteBudget
+from jobstate_server.watch import hub
+from jobstate_server.watch.stream import Watch
+
+from ..support.calls import refused
+from ..support.clock import PATIENCE_S
+from ..support.server import Running
+
+
+async def test_watches_whose_filters_have_no_room_are_refused_until_one_has_ended(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "FILTERS_BYTES_MAX", 10_000)
+    request = pb.WatchEventsRequest(job_ids=[f"job-{number}" for number in range(15)])
+    first = running.jobs.WatchEvents(request)
+    await anext(aiter(first))
+
+    assert (await refused(anext(aiter(running.jobs.WatchEvents(request))))).reason == "OVERLOADED"
+    first.cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        while running.server.hub.watchers:
+            await running.jobs.ListJobTypes(pb.ListJobTypesRequest())
+    await anext(aiter(running.jobs.WatchEvents(request)))
+
+
+async def test_a_watcher_is_in_the_index_from_its_beginning_to_its_end_and_heartbeats_leave_it_alone(
+    running: Running,
+) -> None:
+    at = running.server.hub
+    waiter = at.join(EventFilter(job_ids=frozenset(f"job-{number}" for number in range(1_000))))
+    buckets = dict(at._waiting)
+    waiting = asyncio.create_task(at.wait(waiter, SECOND))
+    await asyncio.sleep(0)
+    waiter.fall_silent()
+    assert await waiting is None
+
+    assert at._waiting == buckets
+    assert all(at._waiting[key] is bucket for key, bucket in buckets.items())
+    at.leave(waiter)
+    assert not at._waiting
+
+
+async def test_snapshots_that_are_not_read_are_not_prepared_beyond_their_room(running: Running) -> None:
+    await running.jobs.Create(pb.CreateRequest(id="job", job_type="x"))
+    watching = running.server.job_service._watching
+    budget = ByteBudget(limit=3 * 1024 * 1024, of_connection=3 * 1024 * 1024)
+    watch = Watch(wanted=EventFilter(), snapshot=True)
+    shares = [budget.share(str(number), lambda: None) for number in range(10)]
+    streams = [watching.stream(watch, share) for share in shares]
+    # Each response is small, so what was taken for a whole page is given back, but for what it has.
+    async with asyncio.timeout(PATIENCE_S):
+        sizes = [len(await anext(stream)) for stream in streams]
+
+    assert budget.held == sum(sizes)
+    for stream in streams:
+        await anext(stream)
+    for share in shares:
+        share.close()
+    assert budget.held == 0
