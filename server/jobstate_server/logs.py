@@ -30,6 +30,14 @@ BYTES_MAX = 4 * 1024 * 1024
 LINE_BYTES_MAX = 64 * 1024
 """A line, longer ones are cut: a traceback has less, and one line must not push out all others."""
 
+REPEATS_MAX = 5
+"""Lines of one kind that are written within ``REPEATS_S``. More are counted, and the count is told in the end."""
+
+REPEATS_S = 10.0
+
+KINDS_MAX = 1_000
+"""Kinds of lines that are told apart at once; when there are more all of them are told, and counted anew."""
+
 _AT_ONCE = 64 * 1024
 """Bytes written at once: what a pipe holds."""
 
@@ -155,6 +163,48 @@ class Writer:
         return True
 
 
+class Repeats(logging.Filter):
+    """Lets lines of one kind through a few times in a while, and tells how many more there were.
+
+    Of one kind are lines of the same logger, level, message and cause.
+    """
+
+    def __init__(self, tell: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__()
+        self._tell = tell
+        self._seen: dict[tuple[object, ...], tuple[int, logging.LogRecord]] = {}
+        self._timer: threading.Timer | None = None
+        # A signal's handler may log while this very thread is in here.
+        self._lock = threading.RLock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this line is written."""
+        cause = record.exc_info[0] if record.exc_info else getattr(record, "cause", "")
+        kind = (record.name, record.levelno, record.msg, str(cause))
+        with self._lock:
+            if kind not in self._seen and len(self._seen) >= KINDS_MAX:
+                self.tell()
+            count = self._seen[kind][0] + 1 if kind in self._seen else 1
+            self._seen[kind] = count, record
+            if self._timer is None:
+                self._timer = threading.Timer(REPEATS_S, self.tell)
+                self._timer.daemon = True
+                self._timer.start()
+            return count <= REPEATS_MAX
+
+    def tell(self) -> None:
+        """Tell what was held back, and count anew."""
+        with self._lock:
+            seen, self._seen = self._seen, {}
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        for count, last in seen.values():
+            if count > REPEATS_MAX:
+                last.repeated = count - REPEATS_MAX
+                self._tell(last)
+
+
 class _Handler(logging.Handler):
     """Hands lines to the writer."""
 
@@ -162,6 +212,7 @@ class _Handler(logging.Handler):
         super().__init__()
         self.setFormatter(formatter)
         self.writer = Writer(STDERR, self._told)
+        self.addFilter(Repeats(self.emit))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
