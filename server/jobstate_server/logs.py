@@ -180,7 +180,9 @@ class Repeats(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this line is written."""
         cause = record.exc_info[0] if record.exc_info else getattr(record, "cause", "")
-        kind = (record.name, record.levelno, record.msg, str(cause))
+        # Libraries log whatever they have: a statement with its values, say.
+        message = record.msg if isinstance(record.msg, str) else repr(record.msg)
+        kind = (record.name, record.levelno, message, str(cause))
         with self._lock:
             if kind not in self._seen and len(self._seen) >= KINDS_MAX:
                 self.tell()

@@ -47,3 +47,12 @@ def test_more_kinds_than_are_told_apart_lose_no_count() -> None:
 
     assert [record.__dict__["repeated"] for record in told] == [3]
     repeats.tell()
+
+
+def test_a_message_that_is_no_text_is_of_a_kind_too() -> None:
+    repeats = logs.Repeats(lambda record: None)
+    record = line("")
+    record.msg = ("SELECT ?", [1])
+
+    assert [repeats.filter(record) for _ in range(logs.REPEATS_MAX + 1)] == [True] * logs.REPEATS_MAX + [False]
+    repeats.tell()
