@@ -44,7 +44,7 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 QUEUE_ROWS_MAX = 8_192
 """Commands waiting: half a second of work. A caller who would wait longer is better told so."""
 
-QUEUE_BYTES_MAX = 64 * 1024 * 1024
+QUEUE_BYTES_MAX = 32 * 1024 * 1024
 """Request bytes waiting: what the queue may cost in memory."""
 
 PROGRESS_SHARE = 0.9

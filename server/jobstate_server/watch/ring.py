@@ -12,8 +12,8 @@ from jobstate_server.store.base import StoredEvent
 from jobstate_server.watch.cursor import event_check
 from jobstate_server.wire.events import listed_event
 
-RING_BYTES_MAX = 64 * 1024 * 1024
-"""Memory of the ring: some 80,000 events, which a watcher may lag behind before it reads from the log."""
+RING_BYTES_MAX = 32 * 1024 * 1024
+"""Memory of the ring: some 40,000 events, which a watcher may lag behind before it reads from the log."""
 
 _OVERHEAD = 256
 """About what an entry costs besides its bytes."""
