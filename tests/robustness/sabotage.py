@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from typing import Any
 
 from jobstate_server.app import Server
@@ -25,7 +25,7 @@ class Sabotaged(Exception):
 def sabotage(server: Server, part: str) -> None:
     """Break a part at its next turn. Called on the event loop."""
     if part == "loop":
-        time.sleep(BLOCKED_S)
+        threading.Event().wait(BLOCKED_S)
         return
     _raise_once(*_turn_of(server, part))
 

@@ -346,7 +346,7 @@ class Committer:
             if wanted or written.due_served is not None:
                 self._set_problem(written.problem)
         with self._survived():
-            if written.events:
+            if written.events and not self._broken:
                 self._published.publish(written.events)
         self._settle(wanted, iter(written.verdicts))
         if handed.work is not None:
