@@ -233,6 +233,11 @@ class _Handler(logging.Handler):
         return self.format(record)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether gRPC tells of more than a caller who left before the answer could be sent."""
+    return not record.getMessage().startswith("ExecuteBatchError")
+
+
 def set_up(style: Literal["text", "json"], level: str) -> Writer:
     """Send the process's logs to standard error. Returns the writer, to be flushed before the process ends."""
     if style == "json":
@@ -247,6 +252,7 @@ def set_up(style: Literal["text", "json"], level: str) -> Writer:
     # These tell every ring of the schedule and every transition at INFO; what matters of that our own events tell.
     for noisy in ("apscheduler", "transitions"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     return handler.writer
 
 

@@ -322,3 +322,12 @@ def test_a_line_that_cannot_be_made_is_told_as_such(capfd: pytest.CaptureFixture
     assert handler.writer.flush(PATIENCE_S)
     told = capfd.readouterr().err
     assert told.endswith("a line of the log could not be made cause=ValueError logger=somewhere\n")
+
+
+def test_a_caller_who_left_before_the_answer_is_no_news_of_grpcs() -> None:
+    record = logging.makeLogRecord({"name": "grpc._cython.cygrpc", "levelno": logging.ERROR})
+
+    record.msg, record.args = "ExecuteBatchError raised in core by servicer method [%s]", ("List",)
+    assert not logs._is_news(record)
+    record.msg, record.args = "Unexpected [%s] raised by servicer method [%s]", ("ValueError", "List")
+    assert logs._is_news(record)

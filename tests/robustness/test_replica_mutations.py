@@ -166,7 +166,9 @@ REPLICA_MUTATIONS = [
         {"store": storing(NumbersBeforeItsTurn)},
         {"reliable", "bookmarkable"},
     ),
-    ReplicaMutation("read jobs without a lock", start_one_job_at_once, {"store": storing(LocksNoJobs)}, {"whole"}),
+    ReplicaMutation(
+        "read jobs without a lock", start_one_job_at_once, {"store": storing(LocksNoJobs)}, {"whole", "exclusive"}
+    ),
     ReplicaMutation(
         "take due work that another has in hand", resume_one_job_at_once, {"store": storing(SharesDueWork)}, {"whole"}
     ),
