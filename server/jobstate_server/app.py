@@ -151,7 +151,7 @@ class Server:
         self.presence = Presence(self.replica, self.committer, clock)
         if self.follower is not None:
             self.follower.on_due = self.due_timer.hear
-        self.calls = Calls()
+        self.calls = Calls(open_streams_max=settings.open_streams_max, requests_bytes_max=settings.requests_bytes_max)
         refresh = None if self.follower is None else self.follower.refresh
         watching = Watching(self.hub, CatchUp(self.catch_up_readers, store.log_id), refresh)
         self.job_service = JobService(self.committer, self.readers, watching, job_types, clock)

@@ -30,6 +30,7 @@ HARDLY_EVER = "0 0 29 2 *"
 
 _DUTIES = ("CHECK_STALE", "RETRY_FAILED", "EVICT_INACTIVE", "CLEANUP", "CHECK_HEALTH")
 _MAX_RETRIES = {"JOBSTATE_JOB_TYPES__bench__MAX_RETRIES": "1000"}
+_OPEN_STREAMS = {"JOBSTATE_OPEN_STREAMS_MAX": "20000"}
 
 
 def cpu_seconds(pid: int) -> float:
@@ -145,7 +146,7 @@ class JobServer(Target):
         self.database: Database = File(store) if isinstance(store, Path) else store
         self.witnessed = 0
         """The newest event that was answered, and found in the store."""
-        schedules = {f"JOBSTATE_SCHEDULES__{duty}": HARDLY_EVER for duty in _DUTIES}
+        schedules = {f"JOBSTATE_SCHEDULES__{duty}": HARDLY_EVER for duty in _DUTIES} | _OPEN_STREAMS
         command = [sys.executable, "-m", "jobstate_server", "serve", "--listen", "127.0.0.1:0"]
         command += ["--log-level", "warning", "--store", self.database.url]
         super().__init__(command, self.database.log, {**schedules, **_MAX_RETRIES})

@@ -202,7 +202,6 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("`heartbeat_interval`, unless asked otherwise", limits, "HEARTBEAT_DEFAULT", span),
     ("`heartbeat_interval`, at most; a longer one is lowered", limits, "HEARTBEAT_MAX", span),
     ("`reconnect_after`, at most", stream, "RECONNECT_SPREAD", span),
-    ("watchers of one server; then `OVERLOADED`", hub, "WATCHERS_MAX", count),
     (
         "bytes that the filters of all watches take, each name 450 bytes more than its own; then `OVERLOADED`",
         hub,

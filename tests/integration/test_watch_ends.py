@@ -164,10 +164,11 @@ def next_to_leave(running: Running) -> asyncio.Event:
 
 
 async def test_one_watcher_too_many_is_refused_until_another_leaves(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
-    monkeypatch.setattr(hub, "WATCHERS_MAX", 2)
-    async with watching_live(running):
+    async with serving(path, open_streams_max=10) as running, AsyncExitStack() as others:
+        for _ in range(9):
+            await others.enter_async_context(watching_live(running))
         async with watching_live(running):
             refusal = await refused(anext(aiter(running.jobs.WatchEvents(pb.WatchEventsRequest()))))
             left = next_to_leave(running)

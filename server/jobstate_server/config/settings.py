@@ -101,6 +101,10 @@ class Settings(BaseModel):
     request_ids_max: Annotated[Whole, Field(ge=1_000, le=1_000_000_000)] = 10_000_000
     """How many request ids are remembered. Beyond it the oldest are forgotten before their 24 hours are over, but none
     within its first hour: then calls with a new one are refused with OVERLOADED."""
+    open_streams_max: Annotated[Whole, Field(ge=10, le=100_000)] = 3_000
+    """How many watches and StreamUpdates streams may be open at once. Each takes some 30 KiB."""
+    requests_bytes_max: Annotated[Whole, Field(ge=16 * 1024**2, le=2**40)] = 96 * 1024**2
+    """Bytes of requests on their way and of batches in hand; what comes beyond it waits."""
     strict_job_types: bool = False
     max_job_types: Annotated[Whole, Field(ge=0, le=100_000)] = 1_000
     """How many job types without a policy of their own may come to be."""

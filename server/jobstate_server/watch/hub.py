@@ -19,9 +19,6 @@ from jobstate_server.store.base import StoredEvent
 from jobstate_server.watch.cursor import Cursor, encode_cursor
 from jobstate_server.watch.ring import Ring
 
-WATCHERS_MAX = 10_000
-"""Streams of one process. Each costs some 30 KB, most of it gRPC's."""
-
 FILTERS_BYTES_MAX = 32 * 1024 * 1024
 """What the filters of all watches may take of memory: 50 watches that name 1,000 jobs each, or thousands of others."""
 
@@ -109,11 +106,9 @@ class Hub:
         return self.cursor(self.ring.head, self.ring.head_check)
 
     def join(self, wanted: EventFilter) -> Waiter:
-        """Take a place. Raises Overloaded when all are taken, Draining when the server is stopping."""
+        """Take a place. Raises Overloaded when the filters have no room, Draining when the server is stopping."""
         if self.draining:
             raise Draining(RETRY_DELAY_S)
-        if len(self._watchers) >= WATCHERS_MAX:
-            raise Overloaded(f"this server has its {WATCHERS_MAX} watchers", RETRY_DELAY_S, watchers_max=WATCHERS_MAX)
         size = _filter_bytes(wanted)
         if self._filters_bytes + size > FILTERS_BYTES_MAX:
             raise Overloaded(f"the filters of all watches have {FILTERS_BYTES_MAX} bytes", RETRY_DELAY_S)
