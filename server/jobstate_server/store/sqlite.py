@@ -58,7 +58,15 @@ from jobstate_server.store.rows import (
     tally_values,
     usage_values,
 )
-from jobstate_server.store.sqlite_connection import CHECKPOINT_AT, SqliteReader, connect, explained, raise_as_ours
+from jobstate_server.store.sqlite_connection import (
+    CHECKPOINT_AT,
+    READER_CACHE_KIB,
+    WRITER_CACHE_KIB,
+    SqliteReader,
+    connect,
+    explained,
+    raise_as_ours,
+)
 from jobstate_server.store.sqlite_file import FileLost, StoreFile
 from jobstate_server.store.sqlite_guard import Guard
 from jobstate_server.store.sqlite_statements import Statements
@@ -334,7 +342,7 @@ class SqliteStore:
         self.path = self._file.path
         """Without symbolic links."""
         try:
-            self._database = connect(self._file.path)
+            self._database = connect(self._file.path, WRITER_CACHE_KIB)
             try:
                 self._begin()
             except BaseException:
@@ -419,7 +427,7 @@ class SqliteStore:
     def open_reader(self) -> SqlReader:
         self._guard.refuse_when_lost()
         try:
-            database = connect(self.path)
+            database = connect(self.path, READER_CACHE_KIB)
         except PeeweeException as error:
             raise_as_ours(error)
         except OSError as error:
