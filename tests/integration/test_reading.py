@@ -368,7 +368,9 @@ async def test_a_caller_with_a_name_sees_its_own_jobs_only(
 ) -> None:
     caller = "alice"
     initialise = Calls.__init__
-    monkeypatch.setattr(Calls, "__init__", lambda calls: initialise(calls, lambda _: (caller, caller)))
+    monkeypatch.setattr(
+        Calls, "__init__", lambda calls, **limits: initialise(calls, lambda _: (caller, caller), **limits)
+    )
     async with serving(path, clock) as running:
         await create(running, "hers")
         async with watching_live(running) as hers:
