@@ -197,7 +197,7 @@ def __getattr__(name: str) -> Any:
         # The installed package has it. Where the sources are used as they are, there is none.
         metadata = import_module("importlib.metadata")
         try:
-            return metadata.version("jobstate")
+            return metadata.version("jobstate-grpc")
         except metadata.PackageNotFoundError:
             return "0+unknown"
     if name in _LATER:

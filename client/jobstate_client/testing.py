@@ -9,7 +9,7 @@
         jobstate_server.advance(1.0)
         assert client.get(job).attempt == 2
 
-The server needs ``pip install 'jobstate[testing]'``. It is imported when one is made, not before.
+The server needs ``pip install 'jobstate-grpc[testing]'``. It is imported when one is made, not before.
 
 PYTEST_DONT_REWRITE: there are no assertions here, and it may have been imported before it was named as a plugin.
 """

@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace, signals: Signals | None = None) -> int:
         from jobstate_server.store.base import CannotOpen
     except ModuleNotFoundError as error:
         if error.name in _LIBRARIES or (error.name or "").split(".")[0] in _LIBRARIES:
-            return _fail(f"{error.name} is not installed; install the server with: pip install 'jobstate[server]'")
+            return _fail(f"{error.name} is not installed; install the server with: pip install 'jobstate-grpc[server]'")
         raise
     if options.command == "lifecycle":
         from jobstate_server.domain.lifecycle import mermaid
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _version() -> str:
     try:
-        return version("jobstate")
+        return version("jobstate-grpc")
     except PackageNotFoundError:
         return "of a source tree"
 

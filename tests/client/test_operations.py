@@ -296,4 +296,4 @@ async def test_states_and_kinds_of_events_are_named_in_any_case(either: Any) -> 
 
 
 def test_the_library_tells_its_version() -> None:
-    assert jobstate_client.__version__ == version("jobstate")
+    assert jobstate_client.__version__ == version("jobstate-grpc")

@@ -118,12 +118,12 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return Environment(tmp_path_factory.mktemp("bare"), f"jobstate @ {wheel.as_uri()}")
+    return Environment(tmp_path_factory.mktemp("bare"), f"jobstate-grpc @ {wheel.as_uri()}")
 
 
 @pytest.fixture(scope="module")
 def full(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return Environment(tmp_path_factory.mktemp("full"), f"jobstate[server] @ {wheel.as_uri()}")
+    return Environment(tmp_path_factory.mktemp("full"), f"jobstate-grpc[server] @ {wheel.as_uri()}")
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_server_without_its_packages_says_what_to_install(bare: Environment) -
     started = bare.run("jobstate-server", "serve")
 
     assert started.returncode != 0
-    assert "pip install 'jobstate[server]'" in started.stderr
+    assert "pip install 'jobstate-grpc[server]'" in started.stderr
     assert "Traceback" not in started.stderr
 
 

@@ -105,4 +105,4 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
 
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"jobstate-server {version('jobstate')}\n"
+    assert capsys.readouterr().out == f"jobstate-server {version('jobstate-grpc')}\n"

@@ -22,7 +22,7 @@ WATCH = ROOT / "tests" / "interop" / "python" / "watch.py"
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """An environment with nothing but our wheel and what it needs, in an empty directory."""
     wheel = build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
-    return Environment(tmp_path_factory.mktemp("installed"), f"jobstate @ {wheel.as_uri()}")
+    return Environment(tmp_path_factory.mktemp("installed"), f"jobstate-grpc @ {wheel.as_uri()}")
 
 
 def python(program: Path, installed: Environment, server: InteropServer) -> list[str | Path]:

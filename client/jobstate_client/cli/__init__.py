@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         told = " and ".join(missing)
         print(
-            f"jobstate: {told} not installed; install the command line with: pip install 'jobstate[cli]'",
+            f"jobstate: {told} not installed; install the command line with: pip install 'jobstate-grpc[cli]'",
             file=sys.stderr,
         )
         return 2

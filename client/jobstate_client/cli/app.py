@@ -33,7 +33,7 @@ class InOrder(click.Group):
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @common_to_all
-@click.version_option(package_name="jobstate", prog_name=PROGRAM)
+@click.version_option(package_name="jobstate-grpc", prog_name=PROGRAM)
 def cli() -> None:
     """Create, report, follow and look after the jobs of a jobstate server.
 

@@ -19,7 +19,7 @@ try:
     from rich.console import Console
     from rich.live import Live
 except ModuleNotFoundError:
-    sys.exit("jobstate demo: rich is not installed; install it with: pip install 'jobstate[cli,server]'")
+    sys.exit("jobstate demo: rich is not installed; install it with: pip install 'jobstate-grpc[cli,server]'")
 
 from jobstate_client.demo.board import Board, state_name
 from jobstate_client.demo.checks import check_jobs, check_retries, check_stats

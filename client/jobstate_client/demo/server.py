@@ -68,7 +68,7 @@ def _why(log: Path) -> str:
     told = log.read_text("utf-8", errors="replace").strip().splitlines()
     last = told[-1].removeprefix("jobstate-server: ") if told else "it gave no reason"
     if "No module named" in last:
-        return "the server is not installed; install it with: pip install 'jobstate[server]'"
+        return "the server is not installed; install it with: pip install 'jobstate-grpc[server]'"
     return f"the server did not start: {last}"
 
 

@@ -113,7 +113,7 @@ def _opened(url: str, *, is_source: bool) -> AbstractContextManager[View]:
         from jobstate_server.store.postgres_copying import postgres_destination, postgres_source  # noqa: PLC0415
     except ImportError as error:
         raise CannotCopy(
-            f"PostgreSQL's driver cannot be loaded ({error}); install it with: pip install 'jobstate[postgres]'"
+            f"PostgreSQL's driver cannot be loaded ({error}); install it with: pip install 'jobstate-grpc[postgres]'"
         ) from error
     opened = postgres_source if is_source else postgres_destination
     return opened(url, lambda view: check_schema(view, url))

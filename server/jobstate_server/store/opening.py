@@ -57,7 +57,7 @@ def _driver() -> Iterator[None]:
         yield
     except ImportError as error:
         raise CannotOpen(
-            f"PostgreSQL's driver cannot be loaded ({error}); install it with: pip install 'jobstate[postgres]'"
+            f"PostgreSQL's driver cannot be loaded ({error}); install it with: pip install 'jobstate-grpc[postgres]'"
         ) from error
 
 

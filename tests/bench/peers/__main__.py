@@ -53,7 +53,7 @@ def _ours(run: Bench, stack: ExitStack) -> tuple[list[Setting], Callable[[], flo
     server, echo = stack.enter_context(run.server_and_echo())
     unary, stream = Lifecycles(run), StreamLifecycles(run)
     calls = Calls(run, ["any"], messages.progress_call)
-    versions = f"{version('jobstate')}, SQLite {sqlite3.sqlite_version}"
+    versions = f"{version('jobstate-grpc')}, SQLite {sqlite3.sqlite_version}"
     setting = "as shipped (synchronous FULL)"
     return [
         Setting("**jobstate**, `StreamUpdates`", versions, setting, "yes", lambda _: stream.run(server).rate, 0),

@@ -192,7 +192,7 @@ def test_without_the_extra_it_says_in_a_sentence_what_to_install(
     assert (code, told.out) == (2, "")
     assert (
         told.err
-        == "jobstate: click and rich not installed; install the command line with: pip install 'jobstate[cli]'\n"
+        == "jobstate: click and rich not installed; install the command line with: pip install 'jobstate-grpc[cli]'\n"
     )
 
 
