@@ -43,6 +43,7 @@ from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.rpc.transport import transport_options
 from jobstate_server.store.base import Store, TaskRun
+from jobstate_server.store.caches import shared_out
 from jobstate_server.store.opening import clock_for, open_store, shown, with_password
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor
 from jobstate_server.watch.catch_up import CatchUp
@@ -105,7 +106,8 @@ class Server:
         """
         self._settings = settings
         self.clock = clock or clock_for(settings.store)
-        self.store: Store = open_store(with_password(settings.store, settings.store_password_file), self.clock)
+        url = with_password(settings.store, settings.store_password_file)
+        self.store: Store = open_store(url, self.clock, settings.cache_bytes)
         self.replica = f"{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
         """Names this server among those that share its store."""
         self.address = ""
@@ -138,7 +140,8 @@ class Server:
             reader.close()
         decider = Decider(job_types, merge_metadata, random.random, unnamed_types_max=settings.max_job_types)
         head_check = state.horizon_check if last is None else event_check(last.payload)
-        self.hub = Hub(store.log_id, Ring(state.head, head_check), clock)
+        ring = Ring(state.head, head_check, shared_out(settings.cache_bytes).recent_events)
+        self.hub = Hub(store.log_id, ring, clock)
         self.catch_up_readers = Readers(store, threads=1)
         bell = store.open_bell()
         self.follower = None if bell is None else Follower(bell, self.hub, self.catch_up_readers)

@@ -56,6 +56,7 @@ BAD_FILES = {
     "a schedule that is none": ('[schedules]\ncleanup = "at two"', ["schedules.cleanup", "not a crontab expression"]),
     "a retention too short": ('job_retention = "59min"', ["job_retention", "1h or more"]),
     "an event retention too short": ('event_retention = "1s"', ["event_retention", "1min or more"]),
+    "caches too small": ("cache_bytes = 1000", ["cache_bytes", "16777216"]),
     "too few bytes": ("event_retention_bytes = 1000", ["event_retention_bytes", "1048576"]),
     "a bad listen": ('listen = "localhost"', ["listen", "'localhost' is not HOST:PORT"]),
     "a port too high": ('listen = "127.0.0.1:65536"', ["listen", "is not HOST:PORT"]),

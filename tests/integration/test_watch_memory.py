@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,11 @@ from jobstate_server.rpc.byte_budget import ByteBudget
 from jobstate_server.watch import hub
 from jobstate_server.watch.stream import Watch
 
-from ..support.calls import refused
+from ..support.calls import create, refused, struct
 from ..support.clock import PATIENCE_S
-from ..support.server import Running
+from ..support.server import Running, serving
+
+MEBIBYTE = 1024 * 1024
 
 
 async def test_watches_whose_filters_have_no_room_are_refused_until_one_has_ended(
@@ -68,3 +71,17 @@ async def test_snapshots_that_are_not_read_are_not_prepared_beyond_their_room(ru
     for share in shares:
         share.close()
     assert budget.held == 0
+
+
+async def test_recent_events_take_two_elevenths_of_the_caches_and_older_ones_are_read_from_the_log(path: Path) -> None:
+    async with serving(path, cache_bytes=22 * MEBIBYTE) as running:
+        for number in range(40):
+            await create(running, f"job-{number}", metadata=struct(text="m" * 60_000))
+        watch = running.jobs.WatchEvents(pb.WatchEventsRequest(start=pb.WATCH_START_EARLIEST))
+        seen: list[str] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while len(seen) < 40:
+                seen += [event.job.id for event in (await anext(aiter(watch))).events]
+
+        assert running.server.hub.ring._bytes <= 4 * MEBIBYTE < 40 * 2 * 60_000
+    assert seen == [f"job-{number}" for number in range(40)]

@@ -115,7 +115,7 @@ class NotingHub(Hub):
     """A hub that notes what it is told."""
 
     def __init__(self) -> None:
-        super().__init__("00" * 6, Ring(0, 0), ManualClock())
+        super().__init__("00" * 6, Ring(0, 0, 1024 * 1024), ManualClock())
         self.published: list[int] = []
         self.skipped_to: list[int] = []
 

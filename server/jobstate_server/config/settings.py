@@ -105,6 +105,8 @@ class Settings(BaseModel):
     """How many watches and StreamUpdates streams may be open at once. Each takes some 30 KiB."""
     requests_bytes_max: Annotated[Whole, Field(ge=16 * 1024**2, le=2**40)] = 96 * 1024**2
     """Bytes of requests on their way and of batches in hand; what comes beyond it waits."""
+    cache_bytes: Annotated[Whole, Field(ge=16 * 1024**2, le=2**40)] = 176 * 1024**2
+    """Bytes of what is kept in memory so that it need not be read: pages of a SQLite file, jobs, recent events."""
     strict_job_types: bool = False
     max_job_types: Annotated[Whole, Field(ge=0, le=100_000)] = 1_000
     """How many job types without a policy of their own may come to be."""

@@ -11,9 +11,6 @@ from collections.abc import Iterable
 from jobstate_server.domain.job import Job
 from jobstate_server.store.base import document_bytes
 
-CACHE_BYTES_MAX = 32 * 1024 * 1024
-"""About 20,000 ordinary jobs in hand: more than the workers of one machine have at a time."""
-
 _OVERHEAD = 1_024
 """About what a job costs in memory besides its texts and documents."""
 
@@ -21,7 +18,7 @@ _OVERHEAD = 1_024
 class JobCache:
     """The jobs changed last, by id. Belongs to the writer's thread."""
 
-    def __init__(self, bytes_max: int = CACHE_BYTES_MAX) -> None:
+    def __init__(self, bytes_max: int) -> None:
         self._jobs: dict[str, Job] = {}
         self._sizes: dict[str, int] = {}
         self._bytes = 0

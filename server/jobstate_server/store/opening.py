@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from jobstate_server.domain.clock import Clock, FollowingClock, SystemClock
 from jobstate_server.store.base import CannotOpen, Store
+from jobstate_server.store.caches import CACHE_BYTES
 from jobstate_server.store.sqlite import SqliteStore
 
 PASSWORD_BYTES_MAX = 1_024
@@ -36,14 +37,14 @@ def clock_for(url: str) -> Clock:
     return FollowingClock(SystemClock()) if is_postgres(url) else SystemClock()
 
 
-def open_store(url: str, clock: Clock) -> Store:
+def open_store(url: str, clock: Clock, cache_bytes: int = CACHE_BYTES) -> Store:
     """Open the store that the URL names, made and brought up to date if need be.
 
     Raises:
         CannotOpen: with a sentence that says what to change.
     """
     if not is_postgres(url):
-        return SqliteStore(Path(url.removeprefix("sqlite:///")), clock)
+        return SqliteStore(Path(url.removeprefix("sqlite:///")), clock, cache_bytes)
     with _driver():
         # Only who uses PostgreSQL needs its driver.
         from jobstate_server.store.postgres import PostgresStore  # noqa: PLC0415

@@ -37,6 +37,7 @@ from jobstate_server.store.base import (
     StoreUnreachable,
     TaskRun,
 )
+from jobstate_server.store.caches import CACHE_BYTES, shared_out
 from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.log_times import LogTimes
 from jobstate_server.store.models import (
@@ -60,8 +61,6 @@ from jobstate_server.store.rows import (
 )
 from jobstate_server.store.sqlite_connection import (
     CHECKPOINT_AT,
-    READER_CACHE_KIB,
-    WRITER_CACHE_KIB,
     SqliteReader,
     connect,
     explained,
@@ -325,7 +324,7 @@ class SqliteTransaction:
 class SqliteStore:
     """A ``Store`` in one file."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, cache_bytes: int = CACHE_BYTES) -> None:
         """Open the file, make it if there is none, and bring its tables up to date.
 
         Raises:
@@ -337,12 +336,13 @@ class SqliteStore:
         self.log_id: str
         self.requests_stored: int
         self._clock = clock
-        self._cache = JobCache()
+        self._caches = shared_out(cache_bytes)
+        self._cache = JobCache(self._caches.jobs)
         self._file = StoreFile(path)
         self.path = self._file.path
         """Without symbolic links."""
         try:
-            self._database = connect(self._file.path, WRITER_CACHE_KIB)
+            self._database = connect(self._file.path, self._caches.writer_pages)
             try:
                 self._begin()
             except BaseException:
@@ -427,7 +427,7 @@ class SqliteStore:
     def open_reader(self) -> SqlReader:
         self._guard.refuse_when_lost()
         try:
-            database = connect(self.path, READER_CACHE_KIB)
+            database = connect(self.path, self._caches.reader_pages)
         except PeeweeException as error:
             raise_as_ours(error)
         except OSError as error:

@@ -26,12 +26,6 @@ _PRAGMAS = {
     "journal_size_limit": 64 * 1024 * 1024,
 }
 
-WRITER_CACHE_KIB = 64 * 1024
-"""Pages that the writer keeps: those of its indexes, which nearly every commit changes."""
-
-READER_CACHE_KIB = 16 * 1024
-"""Pages that each of three readers keeps: the upper levels of the indexes. The system caches the file besides."""
-
 _BUSY_TIMEOUT_S = 5.0
 """Nobody else writes; only a checkpoint of a foreign tool, or a backup, can be in the way for a moment."""
 
@@ -81,17 +75,17 @@ def raise_as_ours(error: PeeweeException) -> NoReturn:
     raise StoreError(str(cause)) from error
 
 
-def connect(path: Path, cache_kib: int) -> SqliteDatabase:
+def connect(path: Path, cache_bytes: int) -> SqliteDatabase:
     """A connection of its own to the file, which must be there: none is ever made here.
 
     Args:
-        cache_kib: how much of the file it may keep in memory.
+        cache_bytes: how much of the file it may keep in memory.
     """
     name = f"file:{quote(str(path))}?mode=rw"
     # What retention frees can be given back piece by piece. That is decided while the file is empty; asked for again it
     # would be written again.
     is_empty = path.stat().st_size == 0
-    pragmas = {**({"auto_vacuum": "incremental"} if is_empty else {}), **_PRAGMAS, "cache_size": -cache_kib}
+    pragmas = {**({"auto_vacuum": "incremental"} if is_empty else {}), **_PRAGMAS, "cache_size": -(cache_bytes // 1024)}
     database = SqliteDatabase(
         name, uri=True, pragmas=pragmas, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, thread_safe=False
     )

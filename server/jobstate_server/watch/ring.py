@@ -12,9 +12,6 @@ from jobstate_server.store.base import StoredEvent
 from jobstate_server.watch.cursor import event_check
 from jobstate_server.wire.events import listed_event
 
-RING_BYTES_MAX = 32 * 1024 * 1024
-"""Memory of the ring: some 40,000 events, which a watcher may lag behind before it reads from the log."""
-
 _OVERHEAD = 256
 """About what an entry costs besides its bytes."""
 
@@ -39,7 +36,7 @@ class Entry:
 class Ring:
     """The newest events."""
 
-    def __init__(self, head: int, head_check: int, bytes_max: int = RING_BYTES_MAX) -> None:
+    def __init__(self, head: int, head_check: int, bytes_max: int) -> None:
         """Empty, of a log whose newest event is ``head``."""
         self.head = head
         self._head_check = head_check

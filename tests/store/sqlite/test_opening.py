@@ -20,7 +20,6 @@ from jobstate_server.store.backup import CannotBackUp, back_up
 from jobstate_server.store.base import CannotOpen
 from jobstate_server.store.checking import check_file
 from jobstate_server.store.sqlite import SqliteStore
-from jobstate_server.store.sqlite_connection import READER_CACHE_KIB, WRITER_CACHE_KIB
 
 from ..support import PATIENCE_S, an_event, keep_events, stored_events
 from .support import at_work, environment, opened_at
@@ -326,11 +325,15 @@ def test_a_store_is_found_again_through_a_link_with_all_that_a_killed_server_had
         assert [event.sequence for event in stored_events(store)] == [1]
 
 
-def test_the_writer_and_the_readers_keep_as_many_pages_as_the_bounds_of_memory_say(path: Path) -> None:
-    with opened_at(path) as store:
+@pytest.mark.parametrize(("cache_mib", "writer_mib", "reader_mib"), [(176, 64, 16), (22, 8, 2)])
+def test_the_writer_and_the_readers_keep_as_many_pages_as_the_setting_gives_them(
+    cache_mib: int, writer_mib: int, reader_mib: int, path: Path
+) -> None:
+    with closing(SqliteStore(path, ManualClock(), cache_mib * 1024 * 1024)) as store:
         reader = store.open_reader()
         (writers,) = store._database.execute_sql("PRAGMA cache_size").fetchone()
         ((readers,),) = reader._execute("PRAGMA cache_size", ())
         reader.close()
 
-    assert (writers, readers) == (-WRITER_CACHE_KIB, -READER_CACHE_KIB) == (-64 * 1024, -16 * 1024)
+    # SQLite takes what is below zero as KiB.
+    assert (writers, readers) == (-writer_mib * 1024, -reader_mib * 1024)
