@@ -32,7 +32,8 @@ STORE_IS_GONE = (
 
 PART_IS_BROKEN = (
     "thread has died",
-    "due timer had stopped",
+    "had stopped",
+    "could not be delivered",
     "Exception in callback",
     "never retrieved",
     "not serving",

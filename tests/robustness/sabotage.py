@@ -7,13 +7,13 @@ from typing import Any
 
 from jobstate_server.app import Server
 
-ENDS_THE_PROCESS = ("committer", "loop")
+ENDS_THE_PROCESS = ("committer", "delivery", "loop")
 """Parts without which nothing is answered: the process ends by itself, with 70."""
 
 RESTARTED = ("reader", "catch-up reader", "due timer", "event limit")
 """Parts that are begun anew."""
 
-RESTARTED_OF_REPLICAS = ("notifier",)
+RESTARTED_OF_REPLICAS = ("notifier", "membership")
 
 BLOCKED_S = 600.0
 
@@ -27,7 +27,12 @@ def sabotage(server: Server, part: str) -> None:
     if part == "loop":
         threading.Event().wait(BLOCKED_S)
         return
-    _raise_once(*_turn_of(server, part))
+    if part == "delivery":
+        _fail_at_use(server.committer, "_published", "publish")
+    elif part == "membership":
+        _fail_at_use(server.presence, "_committer", "run")
+    else:
+        _raise_once(*_turn_of(server, part))
 
 
 def _turn_of(server: Server, part: str) -> tuple[Any, str]:
@@ -56,3 +61,22 @@ def _raise_once(owner: Any, name: str) -> None:
         raise Sabotaged(name)
 
     setattr(owner, name, fails)
+
+
+class _FailsOnce:
+    """Stands in for what a part uses, until the part uses it."""
+
+    def __init__(self, user: Any, attribute: str, name: str) -> None:
+        self._user, self._attribute, self._name = user, attribute, name
+        self._original = getattr(user, attribute)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._name:
+            setattr(self._user, self._attribute, self._original)
+            raise Sabotaged(name)
+        return getattr(self._original, name)
+
+
+def _fail_at_use(user: Any, attribute: str, name: str) -> None:
+    """Raise where a part next uses something that others use too, and should not find broken."""
+    setattr(user, attribute, _FailsOnce(user, attribute, name))

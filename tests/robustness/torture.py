@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,7 +156,8 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
                 args = (habits, shared, await shared.stubs(), random.Random(f"{seed}/{name}"), counts)
                 watching.append(group.create_task(Watching(history.watchers[-1], *args).run()))
             nemesis = await scene.nemesis(shared, rng)
-            await nemesis.run(Shared.now() + duration_s, kills_min)
+            async with abused(shared.addresses, seed) as attacks:
+                await nemesis.run(Shared.now() + duration_s, kills_min)
             # What the last fault broke is mended before the clients, whose repeats need a server, are called home.
             await pause(0.5)
             shared.stopping.set()
@@ -168,8 +169,25 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
     finally:
         await scene.stop()
     met = _met(scene, nemesis, counts, clients)
+    met.update(attacks)
     met.update({"poisoned updates answered": poisoned.poisoned, "calls repeated long after": repeater.repeated})
     return history, met
+
+
+@asynccontextmanager
+async def abused(addresses: Sequence[str], seed: str) -> AsyncIterator[Counter[str]]:
+    """An abuser at work on these servers. What it did is counted at the end."""
+    attacks: Counter[str] = Counter()
+    command = [sys.executable, "-m", "tests.robustness.abuser", seed, *addresses]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    try:
+        yield attacks
+        assert process.returncode is None, f"the abuser has ended with {process.returncode}"
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        told, _ = await process.communicate()
+        attacks.update(f"abuse: {name}" for name in told.decode().splitlines())
 
 
 NAMED = {"kill": "kills", "stop": "stops", "freeze": "freezes", "move the clock": "clock moves"}
