@@ -35,7 +35,7 @@ from jobstate_client.sync.client import Client
 
 if TYPE_CHECKING:
     from jobstate_server.app import Server
-    from jobstate_server.domain.clock import ManualClock
+    from jobstate_server.clock import ManualClock
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ class JobstateServer:
 
 
 def _manual_clock() -> ManualClock:
-    from jobstate_server.domain.clock import ManualClock
+    from jobstate_server.clock import ManualClock
 
     return ManualClock(time.time_ns() // 1_000)
 

@@ -15,22 +15,28 @@ from grpc_channelz.v1 import channelz
 
 from jobstate.v1 import job_service_pb2, maintenance_service_pb2
 from jobstate_server.admin.probes import AdminPort, CannotListen
+from jobstate_server.clock import Clock
 from jobstate_server.config import Settings, is_loopback
-from jobstate_server.domain.clock import SECOND, Clock
 from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import DueTimer
-from jobstate_server.engine.presence import Presence
+from jobstate_server.engine.membership import Membership
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.timekeeper import Timekeeper
+from jobstate_server.event_log.cursor import event_check
+from jobstate_server.event_log.feed import EventFeed
+from jobstate_server.event_log.pages import CatchUp
+from jobstate_server.event_log.recent import RecentEvents
+from jobstate_server.event_log.replication import Replication
 from jobstate_server.maintenance.check_health import HEALTHY, CheckHealth
 from jobstate_server.maintenance.check_stale import CheckStale
 from jobstate_server.maintenance.cleanup import Cleanup
 from jobstate_server.maintenance.event_limit import EventLimit
 from jobstate_server.maintenance.evict_inactive import EvictInactive
-from jobstate_server.maintenance.judging import HealthLimits
+from jobstate_server.maintenance.job_health import HealthLimits
 from jobstate_server.maintenance.retry_failed import RetryFailed
 from jobstate_server.maintenance.schedule import Schedule
 from jobstate_server.maintenance.turns import Turns
@@ -46,12 +52,7 @@ from jobstate_server.store.base import Store, TaskRun
 from jobstate_server.store.caches import shared_out
 from jobstate_server.store.opening import clock_for, open_store, shown, with_password
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor
-from jobstate_server.watch.catch_up import CatchUp
-from jobstate_server.watch.cursor import event_check
-from jobstate_server.watch.follower import Follower
-from jobstate_server.watch.hub import Hub
-from jobstate_server.watch.ring import Ring
-from jobstate_server.watch.stream import Watching
+from jobstate_server.watch.session import Watching
 from jobstate_server.wire.documents import merge_metadata
 
 log = logging.getLogger(__name__)
@@ -116,12 +117,12 @@ class Server:
         self.health_service = HealthService()
         self.admin_port: AdminPort | None = None
         self._build()
-        of_replicas = () if self.follower is None else (self.presence, self.follower)
+        of_replicas = () if self.replication is None else (self.membership, self.replication)
         self.supervisor = Supervisor(
             self.committer,
             self.readers,
             self.catch_up_readers,
-            restartable=() if self.follower is None else (self.follower,),
+            restartable=() if self.replication is None else (self.replication,),
             ageing=(self.event_limit, self.due_timer, self.schedule, *of_replicas),
             on_health=self._on_health,
             probe=self._look_at_jobs_health,
@@ -140,23 +141,23 @@ class Server:
             reader.close()
         decider = Decider(job_types, merge_metadata, random.random, unnamed_types_max=settings.max_job_types)
         head_check = state.horizon_check if last is None else event_check(last.payload)
-        ring = Ring(state.head, head_check, shared_out(settings.cache_bytes).recent_events)
-        self.hub = Hub(store.log_id, ring, clock)
+        recent = RecentEvents(state.head, head_check, shared_out(settings.cache_bytes).recent_events)
+        self.feed = EventFeed(store.log_id, recent, clock)
         self.catch_up_readers = Readers(store, threads=1)
-        bell = store.open_bell()
-        self.follower = None if bell is None else Follower(bell, self.hub, self.catch_up_readers)
-        published = self.follower or self.hub
+        notifier = store.open_notifier()
+        self.replication = None if notifier is None else Replication(notifier, self.feed, self.catch_up_readers)
+        published = self.replication or self.feed
         self.timekeeper = Timekeeper(clock)
         limits = {"restart_grace": settings.restart_grace, "request_ids_max": settings.request_ids_max}
         self.committer = Committer(store, decider, clock, published, **limits, replica=self.replica)
         self.due_timer = DueTimer(self.committer, clock)
         self.readers = Readers(store)
-        self.presence = Presence(self.replica, self.committer, clock)
-        if self.follower is not None:
-            self.follower.on_due = self.due_timer.hear
+        self.membership = Membership(self.replica, self.committer, clock)
+        if self.replication is not None:
+            self.replication.on_due = self.due_timer.hear
         self.calls = Calls(open_streams_max=settings.open_streams_max, requests_bytes_max=settings.requests_bytes_max)
-        refresh = None if self.follower is None else self.follower.refresh
-        watching = Watching(self.hub, CatchUp(self.catch_up_readers, store.log_id), refresh)
+        refresh = None if self.replication is None else self.replication.refresh
+        watching = Watching(self.feed, CatchUp(self.catch_up_readers, store.log_id), refresh)
         self.job_service = JobService(self.committer, self.readers, watching, job_types, clock)
         self._build_maintenance(job_types)
 
@@ -208,7 +209,7 @@ class Server:
             self.readers,
             clock,
             replica=self.replica,
-            is_shared=self.follower is not None,
+            is_shared=self.replication is not None,
             turns=self.turns,
         )
         self.maintenance_service = MaintenanceService(self.duties, self.schedule, self.turns)
@@ -232,9 +233,9 @@ class Server:
         self.committer.start()
         self.readers.start()
         self.catch_up_readers.start()
-        if self.follower is not None:
-            self.follower.start()
-            self.presence.start()
+        if self.replication is not None:
+            self.replication.start()
+            self.membership.start()
         self.due_timer.start()
         try:
             await self.schedule.start()
@@ -296,18 +297,18 @@ class Server:
         if self._grpc is None:
             return
         server, self._grpc = self._grpc, None
-        log.info("stopping", extra={"watchers": self.hub.watchers, "backlog": self.committer.backlog})
+        log.info("stopping", extra={"watchers": self.feed.watchers, "backlog": self.committer.backlog})
         self.supervisor.stop()
         self.health_service.drain()
         self._reflection.drain()
         self.timekeeper.stop()
         self.due_timer.stop()
-        self.hub.drain()
+        self.feed.drain()
         self.job_service.drain()
         await self._end_calls(server)
         await asyncio.gather(self.schedule.stop(), self.event_limit.stop())
-        if self.follower is not None:
-            await asyncio.gather(self.presence.stop(), self.follower.stop())
+        if self.replication is not None:
+            await asyncio.gather(self.membership.stop(), self.replication.stop())
         ends = await asyncio.gather(self.committer.stop(), self.readers.stop(), self.catch_up_readers.stop())
         if all(ends):
             self.store.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobstate_server.signals import Signals, Stopped
-from jobstate_server.streams import ensure_streams
+from jobstate_server.standard_streams import ensure_streams
 
 if TYPE_CHECKING:
     from jobstate_server.config import Settings
@@ -154,9 +154,9 @@ def _migrate(settings: Settings) -> int:
 
 
 def _back_up(settings: Settings, destination: Path) -> int:
-    from jobstate_server.store.backup import back_up
     from jobstate_server.store.base import StoreError
     from jobstate_server.store.opening import is_postgres
+    from jobstate_server.store.sqlite.backup import back_up
 
     if is_postgres(settings.store):
         return _fail("a PostgreSQL database is backed up with its own tools, such as pg_dump: see docs/operations.md")
@@ -178,7 +178,7 @@ def _tell_backup_progress(done: int, total: int) -> None:
 
 
 def _check(file: Path) -> int:
-    from jobstate_server.store.checking import check_file
+    from jobstate_server.store.sqlite.check import check_file
 
     checked = check_file(file)
     if checked.problems:
@@ -189,7 +189,7 @@ def _check(file: Path) -> int:
 
 def _copy(source: str, destination: str) -> int:
     from jobstate_server.store.base import OutcomeUnknown, StoreError
-    from jobstate_server.store.copying import copy_store
+    from jobstate_server.store.copying.copy import copy_store
     from jobstate_server.store.opening import shown
 
     try:

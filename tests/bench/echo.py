@@ -38,22 +38,22 @@ class _FanOut:
     """Watchers of the echo, and the bell that sets them off."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.Event()
+        self._notified = asyncio.Event()
         self._count = 0
         self._message = one_event()
 
     async def watch(self, request: pb.WatchEventsRequest, context: _Context) -> AsyncIterator[pb.WatchEventsResponse]:
         del request, context
         yield pb.WatchEventsResponse(kind=pb.WATCH_RESPONSE_KIND_SYNCED)
-        await self._rung.wait()
+        await self._notified.wait()
         for _ in range(self._count):
             yield self._message
 
-    async def ring(self, request: pb.RetryRequest, context: _Context) -> pb.RetryResponse:
+    async def recent(self, request: pb.RetryRequest, context: _Context) -> pb.RetryResponse:
         """The id says how many events there shall be."""
         del context
         self._count = int(request.id)
-        self._rung.set()
+        self._notified.set()
         return pb.RetryResponse()
 
 
@@ -71,7 +71,7 @@ def _handlers() -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         method: grpc.unary_unary_rpc_method_handler(_echo(answer), **options(method))
         for method, answer in echoed().items()
     }
-    handlers["Retry"] = grpc.unary_unary_rpc_method_handler(fan_out.ring, **options("Retry"))
+    handlers["Retry"] = grpc.unary_unary_rpc_method_handler(fan_out.recent, **options("Retry"))
     handlers["WatchEvents"] = grpc.unary_stream_rpc_method_handler(fan_out.watch, **options("WatchEvents"))
     return handlers
 

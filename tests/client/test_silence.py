@@ -16,7 +16,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import AsyncClient, Client, Unreachable
 from jobstate_client.core import watching
 from jobstate_client.core.watching import Course, watch_request
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.rpc import limits
 
 from .support import PATIENCE_S

@@ -38,7 +38,7 @@ RESTARTS = 20
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drained watchers come back at once instead of within two seconds."""
-    monkeypatch.setattr("jobstate_server.watch.stream.RECONNECT_SPREAD", 1)
+    monkeypatch.setattr("jobstate_server.watch.session.RECONNECT_SPREAD", 1)
     monkeypatch.setattr(watching, "RESUME_DELAY_MAX_S", 0.2)
 
 

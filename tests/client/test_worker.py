@@ -48,7 +48,7 @@ def events_until(client: Client, count: int, *types: EventType) -> list[Event]:
 def test_workers_go_on_over_restarts_of_the_server(
     client: Client, server: JobstateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobstate_server.watch.stream.RECONNECT_SPREAD", 1)
+    monkeypatch.setattr("jobstate_server.watch.session.RECONNECT_SPREAD", 1)
     done: list[tuple[str, int]] = []
     patient = server.client(wait_for_ready=True)
     with working(client.worker(lambda run: done.append((run.id, run.attempt)), job_types=["work"], concurrency=3)):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobstate_server.config import Settings, load
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.durations import SECOND
 
 from .support import ROOT
 

@@ -21,12 +21,15 @@ from grpc_health.v1 import health_pb2
 from jobstate.v1 import error_reason_pb2, event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_server.config import JobTypeSettings, Schedules, Settings, load
 from jobstate_server.domain import errors, job_types
-from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
+from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.engine import committer, readers, writer
-from jobstate_server.maintenance import duty, evict_inactive
+from jobstate_server.event_log import feed
+from jobstate_server.event_log import pages as catch_up
+from jobstate_server.maintenance import evict_inactive
+from jobstate_server.maintenance import task as duty
 from jobstate_server.rpc import health, limits, reflection, validate
 from jobstate_server.rpc.errors import status_code
-from jobstate_server.watch import catch_up, hub, stream
+from jobstate_server.watch import session as stream
 from jobstate_server.wire import documents
 
 from .support import ROOT
@@ -204,7 +207,7 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("`reconnect_after`, at most", stream, "RECONNECT_SPREAD", span),
     (
         "bytes that the filters of all watches take, each name 450 bytes more than its own; then `OVERLOADED`",
-        hub,
+        feed,
         "FILTERS_BYTES_MAX",
         size,
     ),

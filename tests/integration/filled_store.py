@@ -10,7 +10,8 @@ from typing import Any
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.clock import SECOND, SystemClock
+from jobstate_server.clock import SystemClock
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.store.base import Store
 from jobstate_server.store.opening import open_store
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from jobstate_server import cli
-from jobstate_server.domain.clock import ManualClock
-from jobstate_server.store.backup import CannotBackUp, back_up
+from jobstate_server.clock import ManualClock
 from jobstate_server.store.base import CannotOpen
-from jobstate_server.store.checking import check_file
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.backup import CannotBackUp, back_up
+from jobstate_server.store.sqlite.check import check_file
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..store.support import contents
 from ..support.calls import create, history
@@ -156,7 +156,7 @@ def test_the_pages_commands_make_a_backup_and_restore_it(store: Path, tmp_path: 
 HANG = """
 import sys
 from pathlib import Path
-from jobstate_server.store.backup import back_up
+from jobstate_server.store.sqlite.backup import back_up
 def hang(done, total):
     print(done, flush=True)
     sys.stdin.read()

@@ -17,8 +17,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 from peewee import OperationalError
 
-from jobstate_server.domain.clock import SystemClock
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.clock import SystemClock
+from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.supervision.supervisor import PROBE_TURNS, SILENT_TURNS_MAX
 
 from ..support.calls import create, get, health_of, refused

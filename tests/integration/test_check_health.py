@@ -8,7 +8,7 @@ from pathlib import Path
 from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import HOUR, MINUTE, SECOND
+from jobstate_server.domain.durations import HOUR, MINUTE, SECOND
 
 from ..support.calls import complete, create, fail, health_of, micros, settled, start
 from ..support.clock import WatchedClock

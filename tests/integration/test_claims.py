@@ -12,7 +12,7 @@ import pytest
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import HOUR, MINUTE, SECOND
+from jobstate_server.domain.durations import HOUR, MINUTE, SECOND
 
 from ..support.calls import (
     cancel,

@@ -16,10 +16,10 @@ import pytest
 
 from jobstate.v1 import job_pb2
 from jobstate_server import cli
-from jobstate_server.domain.clock import SystemClock
-from jobstate_server.store import copying
+from jobstate_server.clock import SystemClock
 from jobstate_server.store.base import CannotOpen, StoreError
-from jobstate_server.store.copying import CannotCopy, SqliteView, copy_store
+from jobstate_server.store.copying import copy as copying
+from jobstate_server.store.copying.copy import CannotCopy, SqliteView, copy_store
 from jobstate_server.store.models import EventRow, JobRow
 from jobstate_server.store.opening import open_store
 
@@ -292,7 +292,7 @@ async def test_no_server_can_start_on_either_side_while_a_copy_is_made(
 
 KILLED = """
 import os, signal, sys
-from jobstate_server.store.copying import copy_store
+from jobstate_server.store.copying.copy import copy_store
 
 def kill(table, done, total):
     if table == "tally":
@@ -389,7 +389,7 @@ async def test_rows_are_copied_in_batches_and_each_is_told(
     source, destination = (places[kind]() for kind in way)
     await filled(source, clock)
     monkeypatch.setattr(copying, "BATCH_ROWS", 2)
-    monkeypatch.setattr("jobstate_server.store.postgres_copying.BATCH_ROWS", 2)
+    monkeypatch.setattr("jobstate_server.store.copying.postgres.BATCH_ROWS", 2)
     told: list[tuple[str, int, int]] = []
 
     copy_store(source, destination, lambda *progress: told.append(progress))

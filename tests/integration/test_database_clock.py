@@ -13,7 +13,7 @@ import pytest
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import HOUR, MINUTE, SECOND
+from jobstate_server.domain.durations import HOUR, MINUTE, SECOND
 
 from ..support.calls import complete, create, fail, get, history, micros, settled, span, start, watching_live
 from ..support.clock import PATIENCE_S

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobstate.v1 import job_pb2
-from jobstate_server.domain.clock import MILLISECOND, MINUTE
+from jobstate_server.domain.durations import MILLISECOND, MINUTE
 
 from ..support.calls import (
     complete,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobstate_server.maintenance.event_limit import LOOK_TURNS
-from jobstate_server.store import sqlite
 from jobstate_server.store.base import TRIM_BYTES_MAX
+from jobstate_server.store.sqlite import store as sqlite
 
 from ..support.calls import create, get, report, start, struct
 from ..support.clock import PATIENCE_S

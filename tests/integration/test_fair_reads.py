@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain.errors import Draining, InternalError, Overloaded, StoreUnavailable
 from jobstate_server.engine.readers import READ_TURNS_MAX, READER_THREADS, WAIT_TURNS_MAX, Readers
 from jobstate_server.store.base import Reader
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..store.support import a_job, keep_jobs
 from ..support.calls import create, get, health_of

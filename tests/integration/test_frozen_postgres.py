@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.engine.committer import HANG_UP_TURNS
-from jobstate_server.store.postgres_connection import Postgres
+from jobstate_server.store.postgres.connection import Postgres
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX
 
 from ..support.calls import create, get, health_of, refused, watching_live
@@ -37,9 +37,9 @@ def postgres() -> Iterator[PostgresServer]:
 def take_turns(running: Running, turns: int) -> None:
     """Let as many seconds pass for the parts that wait for the store."""
     server = running.server
-    assert server.follower is not None
+    assert server.replication is not None
     for _ in range(turns):
-        for part in (server.committer, server.readers, server.catch_up_readers, server.follower, server.supervisor):
+        for part in (server.committer, server.readers, server.catch_up_readers, server.replication, server.supervisor):
             part.turn()
 
 
@@ -96,10 +96,10 @@ async def test_a_notifier_that_is_left_without_an_answer_makes_a_new_connection(
 
     url = postgres_server().new_store()
     async with serving_url(url) as one, serving_url(url) as other, watching_live(other) as watch:
-        follower = other.server.follower
+        follower = other.server.replication
         assert follower is not None
         monkeypatch.setattr(Postgres, "hang_up", noticed)
-        process = follower._bell._database.process  # type: ignore[attr-defined]
+        process = follower._notifier._database.process  # type: ignore[attr-defined]
         # Its thread stays where it is: the rounds that it goes on with are not seen.
         follower._rounds_seen = follower._rounds
         for _ in range(HANG_UP_TURNS + 1):
@@ -107,7 +107,7 @@ async def test_a_notifier_that_is_left_without_an_answer_makes_a_new_connection(
             follower.turn()
         async with asyncio.timeout(PATIENCE_S):
             await hung_up.wait()
-        await until(lambda: follower._bell._database.process not in {None, process})  # type: ignore[attr-defined]
+        await until(lambda: follower._notifier._database.process not in {None, process})  # type: ignore[attr-defined]
         await create(one, "heard")
         (event,) = await watch.events(1)
 

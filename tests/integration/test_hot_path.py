@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import ManualClock
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job import Usage
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.writer import Writer
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.wire.documents import merge_metadata
 
 BATCH = 64

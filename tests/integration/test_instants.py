@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cronsim import CronSim
 
-from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
-from jobstate_server.maintenance.duty import StillOurs
+from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
+from jobstate_server.maintenance.task import StillOurs
 
 from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.server import Running, serving

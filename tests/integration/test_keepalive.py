@@ -57,10 +57,10 @@ async def test_a_server_notices_a_dead_client(path: Path, monkeypatch: pytest.Mo
     ):
         stub: rpc.JobServiceAsyncStub = rpc.JobServiceStub(channel)
         await anext(aiter(stub.WatchEvents(pb.WatchEventsRequest())))
-        assert running.server.hub.watchers == 1
+        assert running.server.feed.watchers == 1
         proxy.stop_forwarding()
 
-        await until(lambda: not running.server.hub.watchers)
+        await until(lambda: not running.server.feed.watchers)
 
 
 def test_the_numbers_are_those_of_the_documentation() -> None:

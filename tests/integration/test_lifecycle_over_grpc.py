@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import MILLISECOND, MINUTE, SECOND
+from jobstate_server.domain.durations import MILLISECOND, MINUTE, SECOND
 
 from ..support.calls import (
     cancel,

@@ -18,10 +18,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from jobstate_server.domain.clock import SystemClock
+from jobstate_server.clock import SystemClock
 from jobstate_server.store.base import CannotOpen
-from jobstate_server.store.checking import check_file
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.check import check_file
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.calls import create, get, health_of, refusal_of, refused
 from ..support.clock import PATIENCE_S

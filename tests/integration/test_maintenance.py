@@ -12,9 +12,9 @@ from grpc_health.v1 import health_pb2
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
-from jobstate_server.maintenance.duty import Duty, StillOurs
+from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.maintenance.schedule import Schedule
+from jobstate_server.maintenance.task import Duty, StillOurs
 
 from ..support.calls import (
     cancel,

@@ -16,9 +16,9 @@ import pytest
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc
 from jobstate_server import cli
-from jobstate_server.domain.clock import SystemClock
-from jobstate_server.store import postgres_connection as connection
+from jobstate_server.clock import SystemClock
 from jobstate_server.store.opening import open_store
+from jobstate_server.store.postgres import connection
 
 from ..store.support import a_job, contents, keep_jobs
 from ..support.calls import create, history

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import DAY, HOUR, MILLISECOND, MINUTE, SECOND
+from jobstate_server.domain.durations import DAY, HOUR, MILLISECOND, MINUTE, SECOND
 from jobstate_server.domain.store_time import PAUSE_MIN
 
 from ..support.calls import complete, create, fail, get, history, micros, settled, span, start, watching_live

@@ -23,7 +23,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server import cli
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.durations import SECOND
 
 from ..support.calls import (
     Refusal,

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import HOUR, MILLISECOND, MINUTE, SECOND
+from jobstate_server.domain.durations import HOUR, MILLISECOND, MINUTE, SECOND
 from jobstate_server.rpc.calls import Calls
 
 from ..support.calls import (

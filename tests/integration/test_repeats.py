@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.clock import HOUR, MINUTE, SECOND
+from jobstate_server.domain.durations import HOUR, MINUTE, SECOND
 
 from ..support.calls import (
     Refusal,

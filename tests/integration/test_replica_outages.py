@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.clock import MINUTE, SECOND
+from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.engine.committer import PROBE_INTERVAL
 from jobstate_server.engine.pauses import ALIVE_WITHIN, HEARD_INTERVAL, OUTAGE_MIN
 
@@ -205,9 +205,9 @@ async def test_a_bell_alone_that_is_cut_costs_no_watcher_an_event() -> None:
     async with AsyncExitStack() as stack:
         one, other = [await stack.enter_async_context(serving_url(url)) for _ in range(2)]
         watch = await stack.enter_async_context(watching_live(other))
-        assert other.server.follower is not None
+        assert other.server.replication is not None
         for number in range(3):
-            process = other.server.follower._bell._database.process  # type: ignore[attr-defined]
+            process = other.server.replication._notifier._database.process  # type: ignore[attr-defined]
             with psycopg.connect(url, autocommit=True) as operator:
                 operator.execute("SELECT pg_terminate_backend(%s, 20000)", (process,))
             await create(one, f"job-{number}")
@@ -264,13 +264,13 @@ async def test_a_replica_that_comes_when_all_others_have_fallen_silent_postpones
     url, clock = postgres_server().new_store(), WatchedClock()
     async with serving_url(url, clock) as silent:
         await settled(silent)
-        silent.server.presence._is_stopping = True
+        silent.server.membership._is_stopping = True
         clock.advance(ALIVE_WITHIN)
         async with serving_url(url, clock) as soon:
             await settled(soon)
             # It may be that one's successor: for as long nobody may have been there.
             assert soon.server.committer.grace_until == clock.now() + ALIVE_WITHIN
-            soon.server.presence._is_stopping = True
+            soon.server.membership._is_stopping = True
         clock.advance(ALIVE_WITHIN + 1)
         async with serving_url(url, clock) as late:
             await settled(late)

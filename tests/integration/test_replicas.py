@@ -16,12 +16,13 @@ from grpc_health.v1 import health_pb2
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import MINUTE, SECOND, Clock
+from jobstate_server.clock import Clock
+from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.engine.pauses import HEARD_INTERVAL
-from jobstate_server.maintenance.duty import Duty, StillOurs
+from jobstate_server.maintenance.task import Duty, StillOurs
 from jobstate_server.store.base import REPLICA_LEASE, ChangedJob, Changes, TaskRun
-from jobstate_server.store.postgres import PostgresStore
+from jobstate_server.store.postgres.store import PostgresStore
 
 from ..support.calls import (
     Refusal,
@@ -234,7 +235,7 @@ async def test_a_replica_nobody_watches_on_reads_no_events_and_misses_none_once_
 ) -> None:
     one, other = pair
     await live_out(one, "unwatched")
-    assert other.server.hub.head == 0
+    assert other.server.feed.head == 0
 
     async with watching_live(other) as watch:
         await live_out(one, "watched")
@@ -252,12 +253,12 @@ async def test_a_retry_that_one_replica_wrote_is_resumed_by_another_when_that_on
     for replica in pair:
         await settled(replica)
     gone.server.due_timer.stop()
-    await gone.server.presence.stop()
+    await gone.server.membership.stop()
     if way == "told by the bell":
-        await left.server.presence.stop()
+        await left.server.membership.stop()
     else:
-        assert left.server.follower is not None
-        left.server.follower.on_due = lambda _: None
+        assert left.server.replication is not None
+        left.server.replication.on_due = lambda _: None
     await create(gone)
     await start(gone)
     async with watching_live(left) as watch:
@@ -405,7 +406,7 @@ async def test_a_run_of_a_replica_that_fell_silent_is_taken_over_after_its_lease
         async with asyncio.timeout(PATIENCE_S):
             await gate.began.wait()
         await settled(silent)
-        silent.server.presence._is_stopping = True
+        silent.server.membership._is_stopping = True
         clock.advance(REPLICA_LEASE - 1)
         await heir.server.schedule._look_for_abandoned()
         await runs_done(heir)

@@ -8,7 +8,7 @@ import pytest
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.clock import HOUR, MILLISECOND, SECOND
+from jobstate_server.domain.durations import HOUR, MILLISECOND, SECOND
 
 from ..support.calls import (
     cancel,

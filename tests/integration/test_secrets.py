@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from jobstate_server import cli
-from jobstate_server.domain.clock import SystemClock
+from jobstate_server.clock import SystemClock
 from jobstate_server.store.base import CannotOpen
 from jobstate_server.store.opening import open_store, shown, with_password
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobstate_server import cli, config
 from jobstate_server.config import Settings
-from jobstate_server.domain.clock import DAY, SECOND
+from jobstate_server.domain.durations import DAY, SECOND
 
 from ..support.server import serving
 

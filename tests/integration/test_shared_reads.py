@@ -11,14 +11,14 @@ from typing import Any, cast
 import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.domain.statistics import Measure, TallyKey
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.shared_read import SharedRead
 from jobstate_server.rpc.job_service import _read_statistics
 from jobstate_server.store.base import Reader
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.clock import PATIENCE_S
 

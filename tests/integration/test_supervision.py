@@ -124,7 +124,7 @@ from jobstate_server.maintenance import schedule
 from jobstate_server.maintenance.event_limit import EventLimit
 from jobstate_server.maintenance.schedule import Schedule
 from jobstate_server.rpc.job_service import JobService
-from jobstate_server.watch.hub import Hub
+from jobstate_server.event_log.feed import Hub
 
 def harmed(owner, name, harm):
     original = getattr(owner, name)

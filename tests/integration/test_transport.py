@@ -46,7 +46,7 @@ async def test_no_more_streams_of_a_connection_are_open_than_the_limit_and_the_n
         async with client_of(running.server.address) as other:
             await other.jobs.ListJobTypes(pb.ListJobTypesRequest())
         assert not waiting.done()
-        assert running.server.hub.watchers == limits.CONNECTION_STREAMS_MAX
+        assert running.server.feed.watchers == limits.CONNECTION_STREAMS_MAX
         watches[0].cancel()
         async with asyncio.timeout(PATIENCE_S):
             await waiting

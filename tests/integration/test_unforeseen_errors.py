@@ -49,7 +49,7 @@ async def test_an_exception_in_a_handler_is_told_to_the_log_alone(
     }
     monkeypatch.setattr(stored.server.readers, "get", _planted)
     monkeypatch.setattr(stored.server.readers, "run", _planted)
-    monkeypatch.setattr(stored.server.hub, "join", _planted)
+    monkeypatch.setattr(stored.server.feed, "join", _planted)
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await ask(stored, rpc, requests[rpc])

@@ -8,7 +8,7 @@ import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import HOUR
+from jobstate_server.domain.durations import HOUR
 
 from ..support.calls import (
     EVENTS,

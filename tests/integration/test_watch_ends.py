@@ -13,8 +13,8 @@ from google.rpc import error_details_pb2
 from jobstate.v1 import event_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.clock import HOUR
-from jobstate_server.watch import hub
+from jobstate_server.domain.durations import HOUR
+from jobstate_server.event_log import feed
 
 from ..support.calls import (
     EVENTS,
@@ -153,13 +153,13 @@ async def test_a_stopping_server_tells_its_watchers_where_to_go_on(path: Path, c
 def next_to_leave(running: Running) -> asyncio.Event:
     """Set once the server has noticed that a watcher broke off."""
     left = asyncio.Event()
-    leave = running.server.hub.leave
+    leave = running.server.feed.leave
 
-    def leave_and_tell(waiter: hub.Waiter) -> None:
+    def leave_and_tell(waiter: feed.Waiter) -> None:
         leave(waiter)
         left.set()
 
-    running.server.hub.leave = leave_and_tell  # type: ignore[method-assign]
+    running.server.feed.leave = leave_and_tell  # type: ignore[method-assign]
     return left
 
 
@@ -184,7 +184,7 @@ async def test_one_watcher_too_many_is_refused_until_another_leaves(
 async def test_a_watcher_that_broke_off_leaves_nothing_behind(running: Running) -> None:
     left = next_to_leave(running)
     async with watching_live(running, job_ids=["job"]):
-        assert running.server.hub.watchers == 1
+        assert running.server.feed.watchers == 1
     await left.wait()
 
-    assert running.server.hub.watchers == 0
+    assert running.server.feed.watchers == 0

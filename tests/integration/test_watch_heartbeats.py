@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.watch.catch_up import CatchUp, Page
+from jobstate_server.event_log.pages import CatchUp, Page
 
 from ..support.calls import EVENTS, SYNCED, create, span, watching
 from ..support.server import serving

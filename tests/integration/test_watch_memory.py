@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.filters import EventFilter
+from jobstate_server.event_log import feed
 from jobstate_server.rpc.byte_budget import ByteBudget
-from jobstate_server.watch import hub
-from jobstate_server.watch.stream import Watch
+from jobstate_server.watch.session import Watch
 
 from ..support.calls import create, refused, struct
 from ..support.clock import PATIENCE_S
@@ -24,7 +24,7 @@ MEBIBYTE = 1024 * 1024
 async def test_watches_whose_filters_have_no_room_are_refused_until_one_has_ended(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "FILTERS_BYTES_MAX", 10_000)
+    monkeypatch.setattr(feed, "FILTERS_BYTES_MAX", 10_000)
     request = pb.WatchEventsRequest(job_ids=[f"job-{number}" for number in range(15)])
     first = running.jobs.WatchEvents(request)
     await anext(aiter(first))
@@ -32,7 +32,7 @@ async def test_watches_whose_filters_have_no_room_are_refused_until_one_has_ende
     assert (await refused(anext(aiter(running.jobs.WatchEvents(request))))).reason == "OVERLOADED"
     first.cancel()
     async with asyncio.timeout(PATIENCE_S):
-        while running.server.hub.watchers:
+        while running.server.feed.watchers:
             await running.jobs.ListJobTypes(pb.ListJobTypesRequest())
     await anext(aiter(running.jobs.WatchEvents(request)))
 
@@ -40,7 +40,7 @@ async def test_watches_whose_filters_have_no_room_are_refused_until_one_has_ende
 async def test_a_watcher_is_in_the_index_from_its_beginning_to_its_end_and_heartbeats_leave_it_alone(
     running: Running,
 ) -> None:
-    at = running.server.hub
+    at = running.server.feed
     waiter = at.join(EventFilter(job_ids=frozenset(f"job-{number}" for number in range(1_000))))
     buckets = dict(at._waiting)
     waiting = asyncio.create_task(at.wait(waiter, SECOND))
@@ -83,5 +83,5 @@ async def test_recent_events_take_two_elevenths_of_the_caches_and_older_ones_are
             while len(seen) < 40:
                 seen += [event.job.id for event in (await anext(aiter(watch))).events]
 
-        assert running.server.hub.ring._bytes <= 4 * MEBIBYTE < 40 * 2 * 60_000
+        assert running.server.feed.recent._bytes <= 4 * MEBIBYTE < 40 * 2 * 60_000
     assert seen == [f"job-{number}" for number in range(40)]

@@ -15,8 +15,8 @@ from typing import Any
 
 import psycopg
 
-from jobstate_server.domain.clock import SystemClock
-from jobstate_server.store.postgres import PostgresStore
+from jobstate_server.clock import SystemClock
+from jobstate_server.store.postgres.store import PostgresStore
 
 from ..support.postgres import READY_S, PostgresServer
 from ..support.waiting import pause

@@ -9,8 +9,9 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from jobstate_server.domain.clock import SECOND, SystemClock
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.clock import SystemClock
+from jobstate_server.domain.durations import SECOND
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from .recording import make_archive
 from .server_process import OFFSET

@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.watch.cursor import decode_cursor
+from jobstate_server.event_log.cursor import decode_cursor
 
 from .history import EventRecord, JobRecord, LogEntry, Response
 

@@ -12,22 +12,22 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import Clock
 from jobstate_server.engine.readers import Readers
-from jobstate_server.store.base import Changes, Loaded, Rung, StoreUnreachable
-from jobstate_server.store.postgres import PostgresStore, PostgresTransaction
-from jobstate_server.watch import follower as following
-from jobstate_server.watch.catch_up import CatchUp
-from jobstate_server.watch.hub import Hub
-from jobstate_server.watch.stream import Watching
+from jobstate_server.event_log import replication as following
+from jobstate_server.event_log.feed import EventFeed
+from jobstate_server.event_log.pages import CatchUp
+from jobstate_server.store.base import Changes, Loaded, Notification, StoreUnreachable
+from jobstate_server.store.postgres.store import PostgresStore, PostgresTransaction
+from jobstate_server.watch.session import Watching
 
 from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.postgres import postgres_server
 from .database import Database
 from .history import History
 from .recording import Recorder
-from .rig import Stage, hub_of, listed_rows
+from .rig import Stage, feed_of, listed_rows
 
 LOADED, WRITTEN = "loaded", "written"
 """Where a transaction can be held: what it read is locked; what it wrote is numbered, and not committed."""
@@ -109,7 +109,7 @@ class GatedStore(PostgresStore):
 class Silence:
     """A bell that is out of order."""
 
-    def wait(self, timeout_s: float) -> Rung | None:
+    def wait(self, timeout_s: float) -> Notification | None:
         raise StoreUnreachable(f"nothing was heard for {timeout_s} s, nor will be")
 
     def hang_up(self) -> None:
@@ -130,30 +130,30 @@ class Replica(Stage):
         recorder: Recorder,
         *,
         store: type[GatedStore] = GatedStore,
-        follower: type[following.Follower] = following.Follower,
-        hub: type[Hub] = Hub,
+        follower: type[following.Replication] = following.Replication,
+        feed: type[EventFeed] = EventFeed,
         refreshes: bool = True,
     ) -> None:
         self.name = name
         self.clock = clock
         self.store = store(database.url_of(name), clock)
-        made, readers = hub_of(self.store, clock, hub), Readers(self.store, threads=1)
-        self.follower = follower(Silence(), made, readers)
-        watching = Watching(made, CatchUp(readers, self.store.log_id), self.follower.refresh if refreshes else None)
-        super().__init__(self.store, clock, made, readers, watching, recorder, published=self.follower)
+        made, readers = feed_of(self.store, clock, feed), Readers(self.store, threads=1)
+        self.replication = follower(Silence(), made, readers)
+        watching = Watching(made, CatchUp(readers, self.store.log_id), self.replication.refresh if refreshes else None)
+        super().__init__(self.store, clock, made, readers, watching, recorder, published=self.replication)
 
     def start(self) -> None:
         super().start()
-        self.follower.start()
+        self.replication.start()
 
     async def stop(self) -> None:
-        await self.follower.stop()
+        await self.replication.stop()
         await super().stop()
         self.store.close()
 
     async def hear(self) -> None:
         """Look at what others have written, as at the ring of a bell."""
-        await self.follower.refresh()
+        await self.replication.refresh()
 
     async def ask(self, command: c.Command) -> None:
         """Have a change made, or be refused it; either way it is noted."""

@@ -14,9 +14,10 @@ from typing import Any, cast
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import SECOND, Clock
 from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError, StoreUnavailable
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order
@@ -25,14 +26,14 @@ from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.committer import Committer, Published
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import REQUEST_IDS_MAX
+from jobstate_server.event_log.cursor import event_check
+from jobstate_server.event_log.feed import EventFeed
+from jobstate_server.event_log.pages import CatchUp
+from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.store.base import Reader, Store, StoredEvent
-from jobstate_server.store.sqlite import SqliteStore
-from jobstate_server.watch.catch_up import CatchUp
-from jobstate_server.watch.cursor import event_check
-from jobstate_server.watch.hub import Hub
-from jobstate_server.watch.ring import Ring
-from jobstate_server.watch.stream import Watch, Watching
+from jobstate_server.store.sqlite.store import SqliteStore
+from jobstate_server.watch.session import Watch, Watching
 from jobstate_server.wire.documents import merge_metadata
 from jobstate_server.wire.jobs import encode_whole
 
@@ -69,7 +70,7 @@ class _HookedReader:
         return getattr(self._reader, name)
 
 
-class Follower:
+class Replication:
     """One stream of a watcher, read response by response."""
 
     def __init__(self, stage: Stage, stream: Stream, watch: Watch) -> None:
@@ -129,7 +130,7 @@ class Stage:
         self,
         store: Store,
         clock: Clock,
-        hub: Hub,
+        feed: EventFeed,
         readers: Readers,
         watching: Watching,
         recorder: Recorder,
@@ -140,12 +141,12 @@ class Stage:
         self.recorder = recorder
         self.calls: list[Call] = []
         self.watchers: list[Watcher] = []
-        self.hub = hub
+        self.feed = feed
         self.readers = readers
         self.watching = watching
         self.decider = decider(JobTypes(), merge_metadata, lambda: 0.0)
         self.committer = Committer(store, self.decider, clock, published, restart_grace=0)
-        self._followers: list[Follower] = []
+        self._followers: list[Replication] = []
 
     def start(self) -> None:
         """Begin to work."""
@@ -168,7 +169,9 @@ class Stage:
             Call(type(command).__name__, job.id, ANSWERED, version=job.version, attempt=job.attempt, state=state)
         )
 
-    def follow(self, watcher: Watcher | str = "watcher", resumed_from: Stream | None = None, **asked: Any) -> Follower:
+    def follow(
+        self, watcher: Watcher | str = "watcher", resumed_from: Stream | None = None, **asked: Any
+    ) -> Replication:
         """Open a watch; ``asked`` are fields of ``Watch``."""
         if isinstance(watcher, str):
             watcher = Watcher(watcher)
@@ -188,7 +191,7 @@ class Stage:
             index = next(i for i, known in enumerate(watcher.streams) if known is resumed_from)
             stream.resumed_from = index, len(cursors) - 1 - cursors[::-1].index(watch.cursor)
         watcher.streams.append(stream)
-        self._followers.append(Follower(self, stream, watch))
+        self._followers.append(Replication(self, stream, watch))
         return self._followers[-1]
 
     async def stop(self) -> None:
@@ -199,15 +202,19 @@ class Stage:
         await self.readers.stop()
 
 
-def hub_of(
-    store: Store, clock: Clock, hub: type[Hub] = Hub, ring: type[Ring] = Ring, ring_bytes: int = RING_BYTES
-) -> Hub:
+def feed_of(
+    store: Store,
+    clock: Clock,
+    feed: type[EventFeed] = EventFeed,
+    recent: type[RecentEvents] = RecentEvents,
+    recent_bytes: int = RING_BYTES,
+) -> EventFeed:
     """A hub at the head of a log."""
     with closing(store.open_reader()) as reader:
         state = reader.log_state()
         last = reader.event(state.head)
     head_check = state.horizon_check if last is None else event_check(last.payload)
-    return hub(store.log_id, ring(state.head, head_check, ring_bytes), clock)
+    return feed(store.log_id, recent(state.head, head_check, recent_bytes), clock)
 
 
 def listed_rows(store: Store) -> dict[str, dict[str, Any]]:
@@ -226,9 +233,9 @@ class Rig(Stage):
         *,
         store: type[SqliteStore] = SqliteStore,
         catch_up: type[CatchUp] = CatchUp,
-        hub: type[Hub] = Hub,
-        ring: type[Ring] = Ring,
-        ring_bytes: int = RING_BYTES,
+        feed: type[EventFeed] = EventFeed,
+        recent: type[RecentEvents] = RecentEvents,
+        recent_bytes: int = RING_BYTES,
         decider: type[Decider] = Decider,
     ) -> None:
         self.path = path
@@ -238,7 +245,7 @@ class Rig(Stage):
         self.has_ended = False
         make_archive(path)
         self.hooked = HookedReaders(self.store)
-        made = hub_of(self.store, self.clock, hub, ring, ring_bytes)
+        made = feed_of(self.store, self.clock, feed, recent, recent_bytes)
         watching = Watching(made, catch_up(self.hooked, self.store.log_id))
         super().__init__(
             self.store, self.clock, made, self.hooked, watching, Recorder(), published=made, decider=decider
@@ -259,7 +266,7 @@ class Rig(Stage):
 
     def publish(self) -> None:
         """Tell what was committed."""
-        self.hub.publish(self.unpublished)
+        self.feed.publish(self.unpublished)
         self.unpublished = []
 
     def write(self, *commands: c.Command) -> int:

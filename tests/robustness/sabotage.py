@@ -30,7 +30,7 @@ def sabotage(server: Server, part: str) -> None:
     if part == "delivery":
         _fail_at_use(server.committer, "_published", "publish")
     elif part == "membership":
-        _fail_at_use(server.presence, "_committer", "run")
+        _fail_at_use(server.membership, "_committer", "run")
     else:
         _raise_once(*_turn_of(server, part))
 
@@ -48,8 +48,8 @@ def _turn_of(server: Server, part: str) -> tuple[Any, str]:
         case "event limit":
             return server.event_limit, "keep"
         case "notifier":
-            assert server.follower is not None
-            return server.follower._bell, "wait"
+            assert server.replication is not None
+            return server.replication._notifier, "wait"
     raise ValueError(part)
 
 

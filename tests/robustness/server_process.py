@@ -19,14 +19,17 @@ import uvloop
 
 from jobstate_server import logs
 from jobstate_server.app import Server
+from jobstate_server.clock import Clock, SystemClock
 from jobstate_server.config import Settings
-from jobstate_server.domain.clock import MILLISECOND, Clock, SystemClock
+from jobstate_server.domain.durations import MILLISECOND
+from jobstate_server.event_log import pages as catch_up
+from jobstate_server.event_log import replication as follower
+from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.process import GAVE_UP
 from jobstate_server.rpc import limits
 from jobstate_server.store import reading
 from jobstate_server.store.opening import is_postgres
-from jobstate_server.watch import catch_up, follower, stream
-from jobstate_server.watch.ring import Ring
+from jobstate_server.watch import session as stream
 
 from ..support.server import QUIET
 from .sabotage import sabotage
@@ -89,8 +92,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def make_everything_small(server: Server) -> None:
     """Lower limits that have no setting, because nobody but a test gains by lowering them."""
-    ring = server.hub.ring
-    server.hub.ring = Ring(ring.head, ring.head_check, RING_BYTES)
+    recent = server.feed.recent
+    server.feed.recent = RecentEvents(recent.head, recent.head_check, RING_BYTES)
     lowered: list[tuple[object, str, int]] = [
         (stream, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
         (catch_up, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),

@@ -25,11 +25,11 @@ async def test_watchers_that_go_away_without_reading_give_their_places_back(tmp_
                     pb.CreateRequest(id=f"{batch}-{index}", job_type="x", source_id="s" * 200) for index in range(500)
                 ]
                 await running.jobs.BatchCreate(pb.BatchCreateRequest(requests=items))
-            held = running.server.hub.watchers
+            held = running.server.feed.watchers
             for call in calls:
                 call.cancel()
             async with asyncio.timeout(PATIENCE_S):
-                while running.server.hub.watchers:
+                while running.server.feed.watchers:
                     await get(running, "0-0")
 
     assert held == 20

@@ -174,7 +174,7 @@ def test_after_all_that_a_job_lives_as_ever(target: Target) -> None:
         await report(running, "after-all", progress=50)
         await complete(running, "after-all")
         job = await get(running, "after-all")
-        return [job.state, job.progress, running.server.hub.watchers]
+        return [job.state, job.progress, running.server.feed.watchers]
 
     state, done, watchers = target.run(live())
 

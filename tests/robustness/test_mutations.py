@@ -17,19 +17,19 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import HOUR, MINUTE
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.decision import Decision
+from jobstate_server.domain.durations import HOUR, MINUTE
 from jobstate_server.domain.errors import CursorExpired, InvalidField, TransitionNotAllowed
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import Job, JobState
+from jobstate_server.event_log.cursor import event_check
+from jobstate_server.event_log.feed import EventFeed, Waiter
+from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, CatchUp, Page
+from jobstate_server.event_log.recent import Entry, RecentEvents
 from jobstate_server.rpc import update_batch
 from jobstate_server.store.base import Reader
-from jobstate_server.store.sqlite import SqliteStore, SqliteTransaction
-from jobstate_server.watch.catch_up import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, CatchUp, Page
-from jobstate_server.watch.cursor import event_check
-from jobstate_server.watch.hub import Hub, Waiter
-from jobstate_server.watch.ring import Entry, Ring
+from jobstate_server.store.sqlite.store import SqliteStore, SqliteTransaction
 
 from ..support.server import serving
 from .clients import Shared, Stubs
@@ -62,7 +62,7 @@ class ResumesInclusive(CatchUp):
         return page._replace(position=page.position - 1)
 
 
-class ForgetsTheBell(Hub):
+class ForgetsTheBell(EventFeed):
     """Forget the bell between read and wait: what rings after the last look and before the wait is not heard."""
 
     async def wait(self, waiter: Waiter, silence: int) -> int | None:
@@ -70,7 +70,7 @@ class ForgetsTheBell(Hub):
         return await super().wait(waiter, silence)
 
 
-class DropsWhenFull(Ring):
+class DropsWhenFull(RecentEvents):
     """Drop on a full buffer: who is behind the ring goes on with what is still in it."""
 
     @property
@@ -82,7 +82,7 @@ class DropsWhenFull(Ring):
         return [entry for entry in kept if entry.event.sequence > sequence][:limit]
 
 
-class BeatsAhead(Hub):
+class BeatsAhead(EventFeed):
     """Heartbeat ahead of an unsent event: what is published between the end of the wait and the waking is passed."""
 
     async def wait(self, waiter: Waiter, silence: int) -> int | None:
@@ -94,7 +94,7 @@ class _Deaf(Waiter):
     __slots__ = ()
 
     def fall_silent(self) -> None:
-        self.ring()
+        self.wake()
 
 
 class GoesByTheWallClock(SqliteStore):
@@ -265,20 +265,20 @@ MUTATIONS = [
     Mutation(
         "forget the bell between read and wait",
         is_told_right_after_a_look,
-        {"hub": ForgetsTheBell},
+        {"feed": ForgetsTheBell},
         {"reliable", "bookmarkable"},
     ),
     Mutation(
         "drop on a full buffer",
         is_overrun,
-        {"ring": DropsWhenFull},
+        {"recent": DropsWhenFull},
         {"reliable", "bookmarkable"},
-        {"ring_bytes": 3_000},
+        {"recent_bytes": 3_000},
     ),
     Mutation(
         "heartbeat ahead of an unsent event",
         is_silent_until_something_comes,
-        {"hub": BeatsAhead},
+        {"feed": BeatsAhead},
         {"reliable", "bookmarkable"},
     ),
     Mutation(
@@ -286,7 +286,7 @@ MUTATIONS = [
         is_compacted_under_the_reader,
         {"catch_up": LooksAtTheHorizonFirst},
         {"reliable", "resumable", "bookmarkable"},
-        {"ring_bytes": 0},
+        {"recent_bytes": 0},
     ),
     Mutation("go by the wall clock", is_set_back, {"store": GoesByTheWallClock}, {"forward"}),
     Mutation(

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from jobstate_server.domain.errors import StoreUnavailable
+from jobstate_server.event_log import pages as catch_up
 from jobstate_server.store.base import OutcomeUnknown
-from jobstate_server.store.sqlite import SqliteStore
-from jobstate_server.watch import catch_up
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.calls import struct
 from ..support.clock import PATIENCE_S
 from .history import DRAINING, EVENTS, HEARTBEAT, SNAPSHOT, SYNCED, Watcher
 from .rig import HEARTBEAT as SILENCE
-from .rig import Follower, Rig, cancel, complete, create, delete, progress, rigged, several, start
+from .rig import Replication, Rig, cancel, complete, create, delete, progress, rigged, several, start
 from .validators import broken
 
 
@@ -60,9 +60,9 @@ async def test_resuming_at_the_newest_event_gives_only_what_comes_after_it(path:
     assert broken(rig.history()) == {}
 
 
-@pytest.mark.parametrize("ring_bytes", [0, 1_000, 2_000, 4_000, 1_000_000])
-async def test_every_cursor_gives_the_same_suffix_wherever_the_ring_ends(path: Path, ring_bytes: int) -> None:
-    async with rigged(path, ring_bytes=ring_bytes) as rig:
+@pytest.mark.parametrize("recent_bytes", [0, 1_000, 2_000, 4_000, 1_000_000])
+async def test_every_cursor_gives_the_same_suffix_wherever_the_ring_ends(path: Path, recent_bytes: int) -> None:
+    async with rigged(path, recent_bytes=recent_bytes) as rig:
         watcher = Watcher("watcher")
         cursors = await cursors_of_all(rig, watcher)
         suffixes = [await rig.follow(watcher, cursor=cursor, follow=False).rest() for cursor in cursors]
@@ -72,7 +72,7 @@ async def test_every_cursor_gives_the_same_suffix_wherever_the_ring_ends(path: P
 
 
 async def test_compaction_up_to_a_cursor_leaves_it_good_and_one_event_further_expires_it(path: Path) -> None:
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         watcher = Watcher("watcher")
         cursors = await cursors_of_all(rig, watcher)
 
@@ -88,7 +88,7 @@ async def test_compaction_up_to_a_cursor_leaves_it_good_and_one_event_further_ex
 
 
 async def test_the_oldest_cursor_of_an_expiry_leads_to_everything_that_is_kept(path: Path) -> None:
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         watcher = Watcher("watcher")
         cursors = await cursors_of_all(rig, watcher)
         rig.trim(through=5)
@@ -103,7 +103,7 @@ async def test_the_oldest_cursor_of_an_expiry_leads_to_everything_that_is_kept(p
 
 
 async def test_compaction_while_a_page_is_read_is_told_and_never_a_gap(path: Path) -> None:
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         watcher = Watcher("watcher")
         cursors = await cursors_of_all(rig, watcher)
         rig.hooked.before_events = lambda: rig.trim(through=8)
@@ -116,7 +116,7 @@ async def test_compaction_while_a_page_is_read_is_told_and_never_a_gap(path: Pat
 
 
 async def test_a_watcher_inside_retention_is_not_disturbed_by_a_compaction(path: Path) -> None:
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         follower = rig.follow(earliest=True)
         await follower.through(rig.write(*several(6)))
 
@@ -128,7 +128,7 @@ async def test_a_watcher_inside_retention_is_not_disturbed_by_a_compaction(path:
 
 
 async def test_a_watcher_that_fell_out_of_retention_is_told_so_in_its_stream(path: Path) -> None:
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         follower = rig.follow(earliest=True)
         await follower.through(rig.write(*several(3)))
 
@@ -158,7 +158,7 @@ async def test_a_heartbeat_never_passes_an_event_that_comes_in_the_same_moment(p
 
 
 async def test_a_heartbeat_never_goes_back_behind_what_was_read_before_it_was_published(path: Path) -> None:
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         rig.write(create("published"))
         rig.commit(create("committed"))
         # What is behind the ring is read from the log, which is ahead of what is published.
@@ -180,7 +180,7 @@ async def test_a_heartbeat_never_goes_back_behind_what_was_read_before_it_was_pu
 
 
 async def test_heartbeats_carry_a_filtered_watcher_past_a_compaction(path: Path) -> None:
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         watcher = Watcher("watcher", job_ids=("wanted",))
         follower = rig.follow(watcher)
         await follower.next()
@@ -344,7 +344,7 @@ async def test_a_page_that_expires_after_its_watcher_has_gone_is_no_error_to_any
     unheard: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
     reached, gone = threading.Event(), threading.Event()
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         rig.write(*several(10))
         follower = rig.follow(earliest=True)
 
@@ -434,7 +434,7 @@ async def test_an_event_that_empties_the_metadata_carries_it_empty(path: Path) -
 
 
 async def test_draining_gives_every_watcher_a_cursor_wherever_it_is(path: Path) -> None:
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         behind = Watcher("behind")
         live = Watcher("live")
         rig.write(*several(3))
@@ -446,7 +446,7 @@ async def test_draining_gives_every_watcher_a_cursor_wherever_it_is(path: Path) 
         await rig.clock.armed(SILENCE)
 
         rig.write(*several(2, "unseen"))
-        rig.hub.drain()
+        rig.feed.drain()
         await waiting
         for follower in (first, second):
             await follower.rest()
@@ -460,13 +460,13 @@ async def test_draining_gives_every_watcher_a_cursor_wherever_it_is(path: Path) 
     assert broken(again.history()) == {}
 
 
-async def resumption(rig: Rig, watcher: Watcher, follower: Follower) -> list[int]:
+async def resumption(rig: Rig, watcher: Watcher, follower: Replication) -> list[int]:
     """What a watcher gets that goes on where this one was drained."""
     return await rig.follow(watcher, follower.stream, cursor=follower.cursor, follow=False).rest()
 
 
 async def test_a_watcher_that_leaves_takes_no_page_away_from_those_who_share_it(path: Path) -> None:
-    async with rigged(path, ring_bytes=0) as rig:
+    async with rigged(path, recent_bytes=0) as rig:
         rig.write(*several(5))
         reached, go_on = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -485,4 +485,4 @@ async def test_a_watcher_that_leaves_takes_no_page_away_from_those_who_share_it(
         await staying
 
     assert stayer.sequences == [1, 2, 3, 4, 5]
-    assert rig.hub.watchers == 0
+    assert rig.feed.watchers == 0

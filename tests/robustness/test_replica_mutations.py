@@ -14,11 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobstate_server.domain.clock import MINUTE
-from jobstate_server.store import postgres_statements as sql
+from jobstate_server.domain.durations import MINUTE
+from jobstate_server.event_log.feed import EventFeed
+from jobstate_server.event_log.replication import Replication
 from jobstate_server.store.base import Changes, StoredEvent
-from jobstate_server.watch.follower import Follower
-from jobstate_server.watch.hub import Hub
+from jobstate_server.store.postgres import statements as sql
 
 from ..support.clock import PATIENCE_S
 from .history import History, Watcher
@@ -57,17 +57,17 @@ class SharesDueWork(GatedTransaction):
         return super()._execute(text.replace(b" FOR UPDATE SKIP LOCKED", b"") if text == sql.DUE else text, **values)
 
 
-class PublishesAtOnce(Follower):
+class PublishesAtOnce(Replication):
     """Its own events are published as they come, without those that others have written before them."""
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
-        self._hub.publish(events)
+        self._feed.publish(events)
 
 
-class SeesNoGap(Hub):
+class SeesNoGap(EventFeed):
     """And nobody is told that something lies between."""
 
-    def _ring_all(self) -> None:
+    def _wake_all(self) -> None:
         """Not here."""
 
 
@@ -181,7 +181,7 @@ REPLICA_MUTATIONS = [
     ReplicaMutation(
         "publish its own events before those of others",
         write_in_turns,
-        {"follower": PublishesAtOnce, "hub": SeesNoGap},
+        {"follower": PublishesAtOnce, "feed": SeesNoGap},
         {"reliable", "bookmarkable"},
     ),
 ]

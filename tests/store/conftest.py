@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.store.base import Reader, Store
 
 from .support import BACKENDS, Backend, Home, opened, reading

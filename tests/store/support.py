@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hypothesis import HealthCheck, settings
 
-from jobstate_server.domain.clock import Clock
+from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order
 from jobstate_server.domain.job import INT64_MAX, Attempt, AttemptOutcome, Job, JobError, JobState
@@ -25,8 +25,8 @@ from jobstate_server.store.base import (
     StoredRequest,
     Transaction,
 )
-from jobstate_server.store.postgres import PostgresStore
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.postgres import postgres_server
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import EventFilter, Order
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure

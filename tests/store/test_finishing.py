@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.store.base import ChangedJob, Changes, Store, StoreError, StoreUnreachable
 
 from .support import (

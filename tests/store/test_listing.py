@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.store.base import Changes, Reader, Store, document_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.store.base import Changes, Reader, Store

@@ -6,7 +6,8 @@ from zlib import crc32
 
 import pytest
 
-from jobstate_server.domain.clock import SECOND, ManualClock
+from jobstate_server.clock import ManualClock
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import ChangedJob, Changes
 
@@ -40,7 +41,7 @@ def test_everything_written_is_there_after_reopening(home: Home, clock: ManualCl
             ),
         )
         with store.transaction() as transaction:
-            transaction.be_heard("replica")
+            transaction.renew("replica")
             transaction.claim_task("duty", 5, "token", "replica")
         before = contents(store)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.store.base import ChangedJob, Changes, Reader, Store, StoredRequest
 
 from .support import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobstate_server.domain.clock import SECOND, ManualClock
+from jobstate_server.clock import ManualClock
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, Reader, Store
 
 from .support import Interruption, interrupt
@@ -14,13 +15,13 @@ def hear(store: Store, *replicas: str) -> int:
     """Let these be heard now. Returns when that was."""
     with store.transaction() as transaction:
         for replica in replicas:
-            transaction.be_heard(replica)
+            transaction.renew(replica)
         return transaction.now
 
 
-def last_heard(store: Store) -> int | None:
+def last_renewed(store: Store) -> int | None:
     with store.transaction() as transaction:
-        return transaction.last_heard()
+        return transaction.last_renewed()
 
 
 def claim(store: Store, due: int, token: str, replica: str) -> bool:
@@ -34,7 +35,7 @@ def finish(store: Store, token: str) -> None:
 
 
 def test_in_a_new_store_nobody_was_ever_heard(store: Store) -> None:
-    assert last_heard(store) is None
+    assert last_renewed(store) is None
 
 
 def test_the_last_one_heard_counts_whoever_it_was(store: Store, clock: ManualClock) -> None:
@@ -43,14 +44,14 @@ def test_the_last_one_heard_counts_whoever_it_was(store: Store, clock: ManualClo
     latest = hear(store, "another")
     clock.advance(SECOND)
 
-    assert last_heard(store) == latest == clock.now() - SECOND
+    assert last_renewed(store) == latest == clock.now() - SECOND
 
 
 def test_who_is_heard_again_is_heard_now(store: Store, clock: ManualClock) -> None:
     hear(store, "one", "another")
     clock.advance(5 * SECOND)
 
-    assert hear(store, "one") == last_heard(store) == clock.now()
+    assert hear(store, "one") == last_renewed(store) == clock.now()
 
 
 def test_who_leaves_is_forgotten_and_the_others_are_not(store: Store, clock: ManualClock) -> None:
@@ -61,7 +62,7 @@ def test_who_leaves_is_forgotten_and_the_others_are_not(store: Store, clock: Man
     with store.transaction() as transaction:
         transaction.leave("leaves")
 
-    assert last_heard(store) == first
+    assert last_renewed(store) == first
 
 
 def test_when_all_have_left_nobody_is_heard(store: Store) -> None:
@@ -72,7 +73,7 @@ def test_when_all_have_left_nobody_is_heard(store: Store) -> None:
         transaction.leave("another")
         transaction.leave("a stranger")
 
-    assert last_heard(store) is None
+    assert last_renewed(store) is None
 
 
 def test_who_has_been_silent_for_long_is_forgotten_when_another_is_heard(store: Store, clock: ManualClock) -> None:
@@ -81,21 +82,21 @@ def test_who_has_been_silent_for_long_is_forgotten_when_another_is_heard(store: 
     hear(store, "another")
     with store.transaction() as transaction:
         transaction.leave("another")
-    assert last_heard(store) == clock.now() - REPLICA_FORGOTTEN
+    assert last_renewed(store) == clock.now() - REPLICA_FORGOTTEN
 
     clock.advance(1)
     hear(store, "another")
     with store.transaction() as transaction:
         transaction.leave("another")
 
-    assert last_heard(store) is None
+    assert last_renewed(store) is None
 
 
 def test_what_is_taken_back_was_not_heard(store: Store) -> None:
     with pytest.raises(Interruption):
-        interrupt(store, lambda transaction: transaction.be_heard("one"))
+        interrupt(store, lambda transaction: transaction.renew("one"))
 
-    assert last_heard(store) is None
+    assert last_renewed(store) is None
 
 
 def test_a_run_is_not_taken_over_while_its_replica_is_heard(store: Store, clock: ManualClock) -> None:

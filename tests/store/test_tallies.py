@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.domain.statistics import Measure, TallyKey
 from jobstate_server.store.base import Changes, Reader, Store

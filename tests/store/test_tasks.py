@@ -8,7 +8,7 @@ from jobstate_server.store.base import Reader, Store
 def claim(store: Store, due: int, token: str, name: str = "duty", replica: str = "one") -> bool:
     with store.transaction() as transaction:
         if replica:
-            transaction.be_heard(replica)
+            transaction.renew(replica)
         return transaction.claim_task(name, due, token, replica)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from jobstate_server.domain.clock import ManualClock, Timer
+from jobstate_server.clock import ManualClock, Timer
 
 PATIENCE_S = 20.0
 """How long a test waits for what must happen before it fails; nothing that works comes near."""

@@ -18,8 +18,8 @@ from grpc_health.v1 import health_pb2_grpc
 
 from jobstate.v1 import job_service_pb2_grpc, maintenance_service_pb2_grpc
 from jobstate_server.app import Server
+from jobstate_server.clock import Clock
 from jobstate_server.config import Settings
-from jobstate_server.domain.clock import Clock
 
 from .clock import PATIENCE_S
 

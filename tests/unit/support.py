@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import MINUTE, SECOND
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.decision import Decision
+from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import InvalidField, JobStateError
 from jobstate_server.domain.job import Job, JobError, JobState
 from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobType, JobTypes

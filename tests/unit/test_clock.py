@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import HOUR, SECOND, FollowingClock, ManualClock, SystemClock
+from jobstate_server.clock import FollowingClock, ManualClock, SystemClock
+from jobstate_server.domain.durations import HOUR, SECOND
 from jobstate_server.domain.store_time import Pause
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import InvalidField, JobExists, UnknownJobType
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import Job, JobState

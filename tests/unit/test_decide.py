@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import SECOND
 from jobstate_server.domain.decide import ATTEMPT_TIMEOUT, STALE
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.events import (
     Cancelled,
     Claimed,

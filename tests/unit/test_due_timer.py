@@ -7,12 +7,13 @@ from typing import cast
 
 import pytest
 
-from jobstate_server.domain.clock import SECOND, ManualClock
+from jobstate_server.clock import ManualClock
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import UNANSWERED_TURNS_MAX, DueTimer
 
 
-class Rung:
+class Notification:
     """A committer that counts how often it is rung, and answers when a test says so."""
 
     def __init__(self) -> None:
@@ -25,8 +26,8 @@ class Rung:
 
 
 @pytest.fixture
-def committer() -> Rung:
-    return Rung()
+def committer() -> Notification:
+    return Notification()
 
 
 @pytest.fixture
@@ -35,13 +36,13 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def timer(committer: Rung, clock: ManualClock) -> DueTimer:
+def timer(committer: Notification, clock: ManualClock) -> DueTimer:
     timer = DueTimer(cast("Committer", committer), clock)
     timer.start()
     return timer
 
 
-def test_an_answer_that_never_came_is_asked_for_again(timer: DueTimer, committer: Rung) -> None:
+def test_an_answer_that_never_came_is_asked_for_again(timer: DueTimer, committer: Notification) -> None:
     for _ in range(UNANSWERED_TURNS_MAX):
         timer.turn()
     assert committer.rings == 1
@@ -51,7 +52,7 @@ def test_an_answer_that_never_came_is_asked_for_again(timer: DueTimer, committer
     assert committer.rings == 2
 
 
-def test_a_store_that_does_not_answer_is_waited_for(timer: DueTimer, committer: Rung) -> None:
+def test_a_store_that_does_not_answer_is_waited_for(timer: DueTimer, committer: Notification) -> None:
     for silence in range(100):
         committer.silence = silence + 1
         timer.turn()
@@ -60,7 +61,7 @@ def test_a_store_that_does_not_answer_is_waited_for(timer: DueTimer, committer: 
 
 
 def test_a_timer_that_was_lost_on_its_way_is_set_again(
-    timer: DueTimer, committer: Rung, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    timer: DueTimer, committer: Notification, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committer.on_due(clock.now() + 2 * SECOND, 0)
     with monkeypatch.context() as patched:
@@ -77,7 +78,9 @@ def test_a_timer_that_was_lost_on_its_way_is_set_again(
     assert committer.rings == 2
 
 
-def test_one_that_waits_or_is_stopped_is_left_alone(timer: DueTimer, committer: Rung, clock: ManualClock) -> None:
+def test_one_that_waits_or_is_stopped_is_left_alone(
+    timer: DueTimer, committer: Notification, clock: ManualClock
+) -> None:
     committer.on_due(clock.now() + 60 * SECOND, 0)
     for _ in range(20):
         timer.turn()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobstate.v1 import event_pb2, job_pb2, job_service_pb2
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.events import (
     EVENT_NAMES,
     Cancelled,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobstate.v1 import event_pb2, job_pb2
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.job import INT64_MAX, NANO, Job, cost_to_nano, saturating_add
 from jobstate_server.wire import framing, times
 from jobstate_server.wire.jobs import encode_job

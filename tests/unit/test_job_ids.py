@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import SystemClock
+from jobstate_server.clock import SystemClock
 from jobstate_server.wire.job_ids import JobIds
 
 BEGAN = 1_700_000_000_000_000

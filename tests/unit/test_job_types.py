@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import DAY, MINUTE, SECOND
+from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.job_types import (
     DEFAULT_JOB_TYPE,
     MAX_RETRIES_MAX,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jobstate_server.domain.clock import MINUTE
+from jobstate_server.domain.durations import MINUTE
 from jobstate_server.domain.job import JobState
-from jobstate_server.maintenance.judging import (
+from jobstate_server.maintenance.job_health import (
     TYPES_TOLD_MAX,
     HealthLimits,
     Waiting,

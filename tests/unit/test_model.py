@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import SECOND
 from jobstate_server.domain.decision import Decision
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.events import Claimed, Event, Started
 from jobstate_server.domain.job import Attempt, Job, Usage

@@ -7,7 +7,8 @@ from typing import cast
 
 import pytest
 
-from jobstate_server.domain.clock import DAY, HOUR, SECOND, ManualClock
+from jobstate_server.clock import ManualClock
+from jobstate_server.domain.durations import DAY, HOUR, SECOND
 from jobstate_server.engine.pauses import ALIVE_WITHIN, OUTAGE_MIN, REMOVAL_HELD, Pauses
 from jobstate_server.store.base import Transaction
 
@@ -25,7 +26,7 @@ class Noting:
     spared_until: list[int] = field(default_factory=list)
     held_until: list[int] = field(default_factory=list)
 
-    def last_heard(self, besides: str = "") -> int | None:
+    def last_renewed(self, besides: str = "") -> int | None:
         del besides
         return self.heard
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import DAY, SECOND
 from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.decision import Decision
+from jobstate_server.domain.durations import DAY, SECOND
 from jobstate_server.domain.errors import (
     AttemptRequired,
     AttemptSuperseded,

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.clock import DAY
 from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.durations import DAY
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import FINAL_STATES, INT64_MAX, Job, JobState, Usage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
+from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.domain.store_time import PAUSE_MIN, Pause, StoreTime
 
 steps = st.lists(

@@ -22,7 +22,7 @@ from jobstate_server.config.values import (
     quoted,
     span,
 )
-from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
+from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.domain.job_types import DEFAULT_JOB_TYPE, SHIPPED_JOB_TYPES, JobType, JobTypes
 
 _JOB_TYPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")

@@ -10,7 +10,7 @@ from typing import Annotated
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import AfterValidator, BeforeValidator
 
-from jobstate_server.domain.clock import DAY, HOUR, MILLISECOND, MINUTE, SECOND
+from jobstate_server.domain.durations import DAY, HOUR, MILLISECOND, MINUTE, SECOND
 
 _UNITS = {"ms": MILLISECOND, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY, None: SECOND}
 _SPAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)?")

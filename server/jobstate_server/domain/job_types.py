@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from jobstate_server.domain.clock import DAY, MINUTE, SECOND
+from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.errors import UnknownJobType
 
 DEFAULT_JOB_TYPE = "default"

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from jobstate_server.domain.clock import MINUTE, SECOND, Clock
+from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import BatchCreate, Command, UpdateProgress
 from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.engine.batch import Outcome, Verdict
-from jobstate_server.engine.gathering import Gathering
+from jobstate_server.engine.batching import Batcher
 from jobstate_server.engine.pending import DUE_CHECK, Handed, Item, Pending, Work, settle
 from jobstate_server.engine.writer import (
     REQUEST_IDS_MAX,
@@ -124,7 +125,7 @@ class Committer:
         self._commits_seen = 0
         self._broken = ""
         """What of this part failed beyond mending, if anything did."""
-        self._gathering = Gathering(self._hand_over, BATCH_ROWS_MAX)
+        self._batcher = Batcher(self._hand_over, BATCH_ROWS_MAX)
         self._idle = asyncio.Event()
         self._idle.set()
         self._rows_waiting = 0
@@ -288,7 +289,7 @@ class Committer:
         if isinstance(item, Pending):
             self._rows_gathered += item.rows
         self._idle.clear()
-        self._gathering.came(self._rows_gathered, urgent=not isinstance(item, Pending))
+        self._batcher.came(self._rows_gathered, urgent=not isinstance(item, Pending))
 
     def _hand_over(self) -> None:
         handed = self._take()
@@ -377,7 +378,7 @@ class Committer:
         if not self._gathered and not self._rows_waiting:
             self._idle.set()
         is_urgent = any(not isinstance(item, Pending) for item in self._gathered)
-        self._gathering.returned(rows, self._rows_gathered, urgent=is_urgent)
+        self._batcher.returned(rows, self._rows_gathered, urgent=is_urgent)
 
     @contextmanager
     def _survived(self) -> Iterator[None]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from jobstate_server.domain.clock import MILLISECOND, SECOND, Clock, Timer
+from jobstate_server.clock import Clock, Timer
+from jobstate_server.domain.durations import MILLISECOND, SECOND
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import DUE_MAX
 
@@ -47,7 +48,7 @@ class DueTimer:
 
     def start(self) -> None:
         """Ask the store what is due, and go on from there."""
-        self._ring()
+        self._recent()
 
     def stop(self) -> None:
         """Ring no more."""
@@ -63,13 +64,13 @@ class DueTimer:
         if not self._is_stopped and self._unanswered > UNANSWERED_TURNS_MAX:
             log.error("the due timer had stopped, and begins anew")
             self._ringing, self._unanswered = False, 0
-            self._ring()
+            self._recent()
 
     def hear(self, next_due: int) -> None:
         """Take note of the earliest due time that a commit of any replica has written."""
         self._on_due(next_due + BACKUP_DELAY, None)
 
-    def _ring(self) -> None:
+    def _recent(self) -> None:
         if not self._ringing:
             self._ringing = True
             self._committer.ring_due()
@@ -83,7 +84,7 @@ class DueTimer:
         self._ringing = False
         self._next_due = None
         if served == DUE_MAX:
-            self._ring()
+            self._recent()
         elif next_due is not None:
             self._wait_until(next_due)
 
@@ -110,6 +111,6 @@ class DueTimer:
         if self._next_due is None:
             return
         if self._next_due <= self._clock.now():
-            self._ring()
+            self._recent()
         else:
             self._wait_until(self._next_due)

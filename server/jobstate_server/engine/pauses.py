@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 
-from jobstate_server.domain.clock import DAY, SECOND, Clock
+from jobstate_server.clock import Clock
+from jobstate_server.domain.durations import DAY, SECOND
 from jobstate_server.domain.store_time import PAUSE_MIN, Pause
 from jobstate_server.store.base import Transaction
 
@@ -101,7 +102,7 @@ class Pauses:
 
     def _begin(self, transaction: Transaction) -> None:
         """The first transaction follows a time in which this process did not serve; another replica may have."""
-        heard, newest = transaction.last_heard(), transaction.times().newest()
+        heard, newest = transaction.last_renewed(), transaction.times().newest()
         silence = None if heard is None else max(0, transaction.now - heard)
         if silence is None or silence > ALIVE_WITHIN:
             self._move_limits(transaction, self._restart_grace)
@@ -123,7 +124,7 @@ class Pauses:
 
     def _others_served(self, transaction: Transaction, pause: Pause) -> bool:
         """Whether another replica has kept the limits meanwhile."""
-        heard = transaction.last_heard(self._replica)
+        heard = transaction.last_renewed(self._replica)
         return heard is not None and heard > max(pause.since + FROZEN_TOGETHER, transaction.now - ALIVE_WITHIN)
 
     def _move_limits(self, transaction: Transaction, by: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from jobstate_server.domain.errors import Draining, InternalError, JobNotFound, Overloaded, StoreUnavailable
 from jobstate_server.domain.job import Job
-from jobstate_server.engine.gathering import Gathering
+from jobstate_server.engine.batching import Batcher
 from jobstate_server.engine.read_queue import QueuedRead, ReadQueue
 from jobstate_server.store.base import (
     ConnectionLost,
@@ -70,7 +70,7 @@ class Readers:
         self._store = store
         self._queue = ReadQueue(threads)
         self._gets: deque[_Get] = deque()
-        self._gathering = Gathering(self._hand_over_gets, GETS_AT_ONCE_MAX)
+        self._batcher = Batcher(self._hand_over_gets, GETS_AT_ONCE_MAX)
         self._waiting = 0
         self._turn = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -132,7 +132,7 @@ class Readers:
         """Make room for others, and let the next Gets go."""
         self._waiting -= len(read.futures)
         if read.is_gathered:
-            self._gathering.returned(len(read.futures), len(self._gets))
+            self._batcher.returned(len(read.futures), len(self._gets))
 
     def _interrupt(self, is_over: Callable[[QueuedRead], bool]) -> None:
         with self._lock:
@@ -186,7 +186,7 @@ class Readers:
         """One job, read together with the others wanted at this moment. Raises JobNotFound besides ``run``'s errors."""
         future: asyncio.Future[Job] = self._admit()
         self._gets.append((job_id, principal, future, self._turn))
-        self._gathering.came(len(self._gets))
+        self._batcher.came(len(self._gets))
         return future
 
     def _hand_over_gets(self) -> None:

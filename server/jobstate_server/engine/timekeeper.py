@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from jobstate_server.domain.clock import MILLISECOND, SECOND, Clock, Timer
+from jobstate_server.clock import Clock, Timer
+from jobstate_server.domain.durations import MILLISECOND, SECOND
 
 log = logging.getLogger(__name__)
 

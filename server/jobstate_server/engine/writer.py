@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from jobstate_server.domain.clock import HOUR, SECOND, Clock
+from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import BatchCreate, Command, Create, ReportUsage
 from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.durations import HOUR, SECOND
 from jobstate_server.domain.errors import InternalError, JobStateError, StoreUnavailable
 from jobstate_server.engine.batch import Batch, Outcome, Verdict
 from jobstate_server.engine.pauses import Pauses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobstate_server.domain.clock import Clock
+from jobstate_server.clock import Clock
 from jobstate_server.engine.committer import Committer
 
 

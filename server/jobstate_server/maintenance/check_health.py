@@ -10,15 +10,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jobstate_server.domain.clock import SECOND, Clock
+from jobstate_server.clock import Clock
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure, Tallies
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.timekeeper import told_ahead
-from jobstate_server.maintenance import judging
-from jobstate_server.maintenance.duty import StillOurs
-from jobstate_server.maintenance.judging import RECENT, RECENT_JOBS_MAX, HealthLimits, Waiting
+from jobstate_server.maintenance import job_health as judging
+from jobstate_server.maintenance.job_health import RECENT, RECENT_JOBS_MAX, HealthLimits, Waiting
+from jobstate_server.maintenance.task import StillOurs
 from jobstate_server.store.base import Ended, Reader
 
 log = logging.getLogger(__name__)

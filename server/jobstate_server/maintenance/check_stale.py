@@ -5,14 +5,14 @@ Waiting for a worker is not silence: an attempt that nobody has claimed is left 
 
 from __future__ import annotations
 
-from jobstate_server.domain.clock import Clock
+from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import SERVER_ACTOR, MarkStale
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.maintenance.duty import Report, StillOurs, always_ours
 from jobstate_server.maintenance.sweep import act, jobs_in_state
+from jobstate_server.maintenance.task import Report, StillOurs, always_ours
 
 
 class CheckStale:

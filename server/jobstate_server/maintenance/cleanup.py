@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from jobstate_server.domain.clock import Clock
+from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import SERVER_ACTOR, Delete
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.age import removal_is_held
-from jobstate_server.maintenance.duty import SCAN_JOBS_MAX, Report, StillOurs, always_ours
 from jobstate_server.maintenance.sweep import act, pages
+from jobstate_server.maintenance.task import SCAN_JOBS_MAX, Report, StillOurs, always_ours
 from jobstate_server.store.base import Reader
 
 EVENTS_AT_ONCE = 1_000

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from jobstate_server.domain.clock import HOUR, Clock
+from jobstate_server.clock import Clock
+from jobstate_server.domain.durations import HOUR
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import REQUEST_ID_KEPT_MIN
 from jobstate_server.maintenance.age import removal_is_held
-from jobstate_server.maintenance.duty import Report, StillOurs, always_ours
+from jobstate_server.maintenance.task import Report, StillOurs, always_ours
 
 REQUEST_ID_KEPT = 24 * HOUR
 """How long a request id is remembered: longer than any client retries one call."""

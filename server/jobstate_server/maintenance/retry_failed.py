@@ -8,8 +8,8 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lifecycle import Facts, can_retry
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.maintenance.duty import Report, StillOurs, always_ours
 from jobstate_server.maintenance.sweep import act, jobs_in_state
+from jobstate_server.maintenance.task import Report, StillOurs, always_ours
 
 
 class RetryFailed:

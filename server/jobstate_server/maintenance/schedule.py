@@ -12,11 +12,12 @@ from typing import Any
 
 from apscheduler.triggers.cron import CronTrigger
 
-from jobstate_server.domain.clock import SECOND, Clock, Timer
+from jobstate_server.clock import Clock, Timer
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import Unavailable
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.maintenance.duty import Duty, StillOurs
+from jobstate_server.maintenance.task import Duty, StillOurs
 from jobstate_server.maintenance.turns import Turns
 from jobstate_server.store.base import REPLICA_LEASE, TaskRun
 
@@ -93,9 +94,9 @@ class Schedule:
 
     def _ring_later(self) -> None:
         wait = min(self._next_instants.values()) - self._clock.now()
-        self._ringing = self._clock.call_later(min(wait, LOOK_INTERVAL), self._ring)
+        self._ringing = self._clock.call_later(min(wait, LOOK_INTERVAL), self._recent)
 
-    def _ring(self) -> None:
+    def _recent(self) -> None:
         """Run the duties whose instants have come. Of several instants of one duty only the latest is run."""
         self._ringing = None
         now = self._clock.now()
@@ -137,7 +138,7 @@ class Schedule:
         """A second has passed: begin anew where a failure has cut the course of timers. Called by the watchdog."""
         if self._is_running and self._ringing is None:
             log.error("the schedule had stopped, and begins anew")
-            self._ring()
+            self._recent()
 
     async def stop(self) -> None:
         """Ring no more, and let runs that are under way end: they stop at their next slice once the committer does."""

@@ -11,7 +11,7 @@ from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.maintenance.duty import SCAN_JOBS_MAX, SLICE_COMMANDS_MAX, StillOurs
+from jobstate_server.maintenance.task import SCAN_JOBS_MAX, SLICE_COMMANDS_MAX, StillOurs
 from jobstate_server.store.base import Reader
 
 ReadPage = Callable[[Reader, Position | None], list[Job]]

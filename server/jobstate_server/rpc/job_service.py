@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.clock import Clock
+from jobstate_server.clock import Clock
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
@@ -23,7 +23,7 @@ from jobstate_server.rpc.page_token import encode_page_token
 from jobstate_server.rpc.update_stream import UpdateStreams
 from jobstate_server.rpc.updates import command_of
 from jobstate_server.store.base import Reader, document_bytes
-from jobstate_server.watch.stream import Watch, Watching
+from jobstate_server.watch.session import Watch, Watching
 from jobstate_server.wire import requests as convert
 from jobstate_server.wire.framing import embed, length_tag
 from jobstate_server.wire.job_ids import JobIds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobstate_server.domain.clock import DAY, HOUR, MINUTE, SECOND
+from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 
 MEBIBYTE = 1024 * 1024
 

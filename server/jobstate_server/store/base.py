@@ -19,8 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from jobstate_server.domain.clock import DAY, MINUTE, SECOND
 from jobstate_server.domain.commands import Request
+from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import Attempt, Job, JobState
 from jobstate_server.domain.statistics import Tallies, TallyKey
@@ -198,7 +198,7 @@ class Ended(NamedTuple):
     """When the latest of them ended."""
 
 
-class Rung(NamedTuple):
+class Notification(NamedTuple):
     """What a bell tells: something was committed."""
 
     head: int
@@ -207,13 +207,13 @@ class Rung(NamedTuple):
     """The earliest due time that was written, None when none was."""
 
 
-class Bell(Protocol):
+class Notifier(Protocol):
     """Tells one server of what any of them commits. Used by one thread.
 
     A hint and no more: it may ring too often, and after it has been out of order it rings once for all it missed.
     """
 
-    def wait(self, timeout_s: float) -> Rung | None:
+    def wait(self, timeout_s: float) -> Notification | None:
         """What has been committed since the last call, as one; None when nothing was for ``timeout_s`` seconds.
 
         Raises:
@@ -339,13 +339,13 @@ class Transaction(Protocol):
     def task_is_ours(self, name: str, token: str) -> bool:
         """Whether the run still holds the duty."""
 
-    def be_heard(self, replica: str) -> None:
+    def renew(self, replica: str) -> None:
         """Note that this replica serves, now. Forgets those that have not been heard for ``REPLICA_FORGOTTEN``."""
 
     def leave(self, replica: str) -> None:
         """Forget this replica, which serves no more."""
 
-    def last_heard(self, besides: str = "") -> int | None:
+    def last_renewed(self, besides: str = "") -> int | None:
         """When any replica, but for the one named, was heard last; None when none ever was."""
 
 
@@ -451,7 +451,7 @@ class Store(Protocol):
     def open_reader(self) -> Reader:
         """A reader of its own, for one thread."""
 
-    def open_bell(self) -> Bell | None:
+    def open_notifier(self) -> Notifier | None:
         """A bell of its own, for one thread; None when this server is the only one that writes."""
 
     def hang_up(self) -> None:

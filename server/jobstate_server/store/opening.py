@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jobstate_server.domain.clock import Clock, FollowingClock, SystemClock
+from jobstate_server.clock import Clock, FollowingClock, SystemClock
 from jobstate_server.store.base import CannotOpen, Store
 from jobstate_server.store.caches import CACHE_BYTES
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.store import SqliteStore
 
 PASSWORD_BYTES_MAX = 1_024
 """A password in a file; more is another file."""
@@ -47,7 +47,7 @@ def open_store(url: str, clock: Clock, cache_bytes: int = CACHE_BYTES) -> Store:
         return SqliteStore(Path(url.removeprefix("sqlite:///")), clock, cache_bytes)
     with _driver():
         # Only who uses PostgreSQL needs its driver.
-        from jobstate_server.store.postgres import PostgresStore  # noqa: PLC0415
+        from jobstate_server.store.postgres.store import PostgresStore  # noqa: PLC0415
     return PostgresStore(url, clock)
 
 
@@ -87,7 +87,7 @@ def check_url(url: str) -> None:
     """Whether a store can be there at all; nothing is opened. Raises CannotOpen."""
     if is_postgres(url):
         with _driver():
-            from jobstate_server.store.postgres_connection import parsed  # noqa: PLC0415
+            from jobstate_server.store.postgres.connection import parsed  # noqa: PLC0415
         parsed(url)
 
 

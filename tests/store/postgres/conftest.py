@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobstate_server.store.postgres import PostgresStore
+from jobstate_server.store.postgres.store import PostgresStore
 
 from ...support.postgres import postgres_server
 from .support import opened_at

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
-from jobstate_server.store.postgres import PostgresStore, PostgresTransaction
+from jobstate_server.clock import ManualClock
+from jobstate_server.store.postgres.store import PostgresStore, PostgresTransaction
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from psycopg import errors
 
 from jobstate_server.domain.job import INT64_MAX
 from jobstate_server.store.models import TABLES
-from jobstate_server.store.postgres import PostgresStore
-from jobstate_server.store.postgres_arrays import Kind, array, kind_of, register
-from jobstate_server.store.postgres_statements import ManyRows
+from jobstate_server.store.postgres.arrays import Kind, array, kind_of, register
+from jobstate_server.store.postgres.statements import ManyRows
+from jobstate_server.store.postgres.store import PostgresStore
 
 from ...support.postgres import postgres_server
 from ..support import MODERATELY, a_job, contents, keep_jobs

@@ -24,8 +24,8 @@ from jobstate_server.store.base import (
     StoreUnreachable,
     TransactionConflict,
 )
-from jobstate_server.store.postgres import PostgresReader, PostgresStore
-from jobstate_server.store.postgres_connection import READER_SETTINGS, Postgres, raise_as_ours
+from jobstate_server.store.postgres.connection import READER_SETTINGS, Postgres, raise_as_ours
+from jobstate_server.store.postgres.store import PostgresReader, PostgresStore
 from jobstate_server.store.reading import SqlReader
 
 from ...support.postgres import OLDER, own_server
@@ -158,7 +158,7 @@ def test_a_connection_that_breaks_before_the_commit_keeps_nothing(store: Postgre
         "write": lambda transaction: transaction.write(Changes(events=[an_event()])),
         "finish": lambda transaction: transaction.finish(Changes(events=[an_event()])),
         "next_due": lambda transaction: transaction.next_due(),
-        "last_heard": lambda transaction: transaction.last_heard(),
+        "last_heard": lambda transaction: transaction.last_renewed(),
         "trim_events": lambda transaction: transaction.trim_events(9, 0, 9),
     }
 

@@ -13,10 +13,11 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from jobstate_server.domain.clock import HOUR, FollowingClock, ManualClock
+from jobstate_server.clock import FollowingClock, ManualClock
+from jobstate_server.domain.durations import HOUR
 from jobstate_server.store.base import CannotOpen
-from jobstate_server.store.postgres import PostgresStore
-from jobstate_server.store.postgres_connection import VERSION_MIN, WRITER_SETTINGS, check_server
+from jobstate_server.store.postgres.connection import VERSION_MIN, WRITER_SETTINGS, check_server
+from jobstate_server.store.postgres.store import PostgresStore
 
 from ...support.postgres import own_server, postgres_server
 from ..support import an_event, keep_events

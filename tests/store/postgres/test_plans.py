@@ -14,7 +14,7 @@ from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Positi
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import ChangedJob, Changes
-from jobstate_server.store.postgres import PostgresReader, PostgresStore, PostgresTransaction
+from jobstate_server.store.postgres.store import PostgresReader, PostgresStore, PostgresTransaction
 
 from ...support.postgres import postgres_server
 from ..support import UNBOUNDED, Interruption, a_job, a_request, an_attempt, an_event, keep, page_of, unversioned
@@ -227,8 +227,8 @@ def write(transaction: PostgresTransaction) -> None:
         pytest.param(lambda transaction: transaction.probe(), id="probe"),
         pytest.param(lambda transaction: transaction.claim_task("duty", 9, "token", "replica"), id="claim_task"),
         pytest.param(lambda transaction: transaction.finish_task("duty", "token", ""), id="finish_task"),
-        pytest.param(lambda transaction: transaction.be_heard("replica"), id="be_heard"),
-        pytest.param(lambda transaction: transaction.last_heard(), id="last_heard"),
+        pytest.param(lambda transaction: transaction.renew("replica"), id="be_heard"),
+        pytest.param(lambda transaction: transaction.last_renewed(), id="last_heard"),
     ],
 )
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.store import migrate
 from jobstate_server.store.base import CannotOpen
 from jobstate_server.store.models import TABLES
-from jobstate_server.store.postgres import PostgresStore
-from jobstate_server.store.postgres_connection import Postgres
+from jobstate_server.store.postgres.connection import Postgres
+from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.rows import PROGRESS_COLUMNS
 
 from ...support.postgres import postgres_server

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import DAY, HOUR, SECOND, FollowingClock, ManualClock
+from jobstate_server.clock import FollowingClock, ManualClock
+from jobstate_server.domain.durations import DAY, HOUR, SECOND
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import ChangedJob, Changes, Store, TransactionConflict
-from jobstate_server.store.postgres import PostgresStore
+from jobstate_server.store.postgres.store import PostgresStore
 
 from ...support.postgres import postgres_server
 from ..support import (

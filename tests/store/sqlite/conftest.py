@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from .support import opened_at
 

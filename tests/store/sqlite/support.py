@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO
 
 import jobstate_server
-from jobstate_server.domain.clock import ManualClock
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.clock import ManualClock
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support import PATIENCE_S
 
@@ -38,10 +38,10 @@ def at_work(program: str, path: Path) -> Iterator[tuple[subprocess.Popen[str], I
     """Another process that has the store at ``path`` as ``store``; killed with -9 at the latest in the end."""
     head = (
         "import sys\nfrom pathlib import Path\n"
-        "from jobstate_server.domain.clock import ManualClock\n"
+        "from jobstate_server.clock import ManualClock\n"
         "from jobstate_server.domain.job import Job\n"
         "from jobstate_server.store.base import ChangedJob, Changes, NewEvent\n"
-        "from jobstate_server.store.sqlite import SqliteStore\n"
+        "from jobstate_server.store.sqlite.store import SqliteStore\n"
         "store = SqliteStore(Path(sys.argv[1]), ManualClock())\n"
     )
     process = subprocess.Popen(

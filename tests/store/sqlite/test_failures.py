@@ -20,8 +20,8 @@ from jobstate_server.store.base import (
     StoreUnreachable,
     TransactionConflict,
 )
-from jobstate_server.store.sqlite import SqliteStore
-from jobstate_server.store.sqlite_connection import raise_as_ours
+from jobstate_server.store.sqlite.connection import raise_as_ours
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support import UNBOUNDED, a_job, an_event, contents, keep, keep_events, page_of, stored_events
 

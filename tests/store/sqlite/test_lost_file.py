@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
-from jobstate_server.store import sqlite_file
+from jobstate_server.clock import ManualClock
 from jobstate_server.store.base import OutcomeUnknown, StoreUnreachable
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite import file as sqlite_file
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support import a_job, an_event, keep_events, keep_jobs, stored_events, stored_job
 from .support import opened_at

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
-from jobstate_server.store.backup import CannotBackUp, back_up
+from jobstate_server.clock import ManualClock
 from jobstate_server.store.base import CannotOpen
-from jobstate_server.store.checking import check_file
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.backup import CannotBackUp, back_up
+from jobstate_server.store.sqlite.check import check_file
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support import PATIENCE_S, an_event, keep_events, stored_events
 from .support import at_work, environment, opened_at
@@ -168,9 +168,9 @@ def test_a_refusal_within_the_process_does_not_drop_the_locks_that_sqlite_holds(
 MOUNTED = """
 import sys
 from pathlib import Path
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.store.base import CannotOpen
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.store import SqliteStore
 try:
     SqliteStore(Path(sys.argv[1]), ManualClock())
 except CannotOpen as error:

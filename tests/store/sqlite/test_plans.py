@@ -14,7 +14,7 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.store.base import ChangedJob, Changes
 from jobstate_server.store.reading import SqlReader
 from jobstate_server.store.rows import PROGRESS_COLUMNS
-from jobstate_server.store.sqlite import SqliteStore, SqliteTransaction
+from jobstate_server.store.sqlite.store import SqliteStore, SqliteTransaction
 
 from ..support import UNBOUNDED, a_job, a_request, an_attempt, an_event, keep, keep_jobs, page_of
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import peewee
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain.job import JobState
 from jobstate_server.store import migrate
 from jobstate_server.store.base import CannotOpen
 from jobstate_server.store.models import TABLES
 from jobstate_server.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, attempt_values, job_values
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support import a_job, an_attempt, an_event, keep_events
 from .support import opened_at

@@ -10,7 +10,7 @@ import pytest
 
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.store.base import LogState, TransactionConflict
-from jobstate_server.store.sqlite import SqliteStore
+from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support import a_job, an_event, keep_events, keep_jobs, page_of, stored_job
 

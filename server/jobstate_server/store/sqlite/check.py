@@ -18,7 +18,7 @@ from jobstate_server.store import migrate
 from jobstate_server.store.base import LogState, StoreError
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, SchemaRow, TallyRow
 from jobstate_server.store.reading import SqlReader
-from jobstate_server.store.sqlite_place import refuse_misplaced
+from jobstate_server.store.sqlite.location import refuse_misplaced
 
 DAMAGE_TOLD_MAX = 10
 """Damaged places told of one file: a file with more is not mended by hand."""

@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow, TallyRow
-from jobstate_server.store.postgres_arrays import Kind, array, kind_of
+from jobstate_server.store.postgres.arrays import Kind, array, kind_of
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
     EVENT_COLUMNS,

@@ -10,14 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.store_time import SLEW_DIVISOR, Pause, StoreTime
-
-MICROSECOND = 1
-MILLISECOND = 1_000 * MICROSECOND
-SECOND = 1_000 * MILLISECOND
-MINUTE = 60 * SECOND
-HOUR = 60 * MINUTE
-DAY = 24 * HOUR
 
 _PASSING = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """The clock that nobody can set. On Linux the one that goes on while the machine sleeps; macOS's other one does too."""

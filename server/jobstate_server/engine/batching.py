@@ -22,7 +22,7 @@ GATHER_TIME_MAX_S = 0.010
 """How long a batch may wait at the most: what the loop takes to bring as many calls as are enough."""
 
 
-class Gathering:
+class Batcher:
     """Decides when to hand over. Belongs on the event loop's thread."""
 
     def __init__(self, hand_over: Callable[[], None], full: int) -> None:

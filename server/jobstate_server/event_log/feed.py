@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable, Sequence
 
-from jobstate_server.domain.clock import Clock
+from jobstate_server.clock import Clock
 from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.domain.filters import EventFilter
+from jobstate_server.event_log.cursor import Cursor, encode_cursor
+from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.store.base import StoredEvent
-from jobstate_server.watch.cursor import Cursor, encode_cursor
-from jobstate_server.watch.ring import Ring
 
 FILTERS_BYTES_MAX = 32 * 1024 * 1024
 """What the filters of all watches may take of memory: 50 watches that name 1,000 jobs each, or thousands of others."""
@@ -55,7 +55,7 @@ class Waiter:
         self._future = asyncio.get_running_loop().create_future()
         return self._future
 
-    def ring(self, sequence: int | None = None) -> None:
+    def wake(self, sequence: int | None = None) -> None:
         """End the wait, if there is one."""
         future, self._future = self._future, None
         if future is not None:
@@ -73,11 +73,11 @@ class Waiter:
         self._future = None
 
 
-class Hub:
+class EventFeed:
     """The ring of newest events, and the watchers that wait for more."""
 
-    def __init__(self, log_id: str, ring: Ring, clock: Clock) -> None:
-        self.ring = ring
+    def __init__(self, log_id: str, recent: RecentEvents, clock: Clock) -> None:
+        self.recent = recent
         self.draining = False
         self.setbacks = 0
         """How often the log turned out to have lost events. Whoever saw them must have its position judged anew."""
@@ -90,7 +90,7 @@ class Hub:
     @property
     def head(self) -> int:
         """The newest sequence that has been published."""
-        return self.ring.head
+        return self.recent.head
 
     @property
     def watchers(self) -> int:
@@ -103,7 +103,7 @@ class Hub:
 
     def head_cursor(self) -> str:
         """The cursor of the head."""
-        return self.cursor(self.ring.head, self.ring.head_check)
+        return self.cursor(self.recent.head, self.recent.head_check)
 
     def join(self, wanted: EventFilter) -> Waiter:
         """Take a place. Raises Overloaded when the filters have no room, Draining when the server is stopping."""
@@ -156,47 +156,47 @@ class Hub:
         """Take in the newest events, and ring for whoever wants one of them."""
         if events[0].sequence > self.head + 1:
             # A commit of unknown outcome was made after all, and nobody was told of its events: the log has them.
-            self._ring_all()
-        self.ring.append(events)
+            self._wake_all()
+        self.recent.append(events)
         waiting = self._waiting
         if not waiting:
             return
         for waiter in waiting.get(_EVERYTHING, ()):
-            waiter.ring(events[0].sequence)
+            waiter.wake(events[0].sequence)
         for event in events if len(waiting) > (_EVERYTHING in waiting) else ():
             for key in (("job", event.job_id), ("source", event.source_id), ("job_type", event.job_type), event.type):
                 bucket = waiting.get(key)
                 if bucket is not None:
-                    _ring_bucket(bucket, event)
+                    _wake_bucket(bucket, event)
 
     def skip_to(self, head: int, head_check: int) -> None:
         """Go on from a head beyond this one; what lies between is in the log."""
-        self._ring_all()
-        self.ring.skip_to(head, head_check)
+        self._wake_all()
+        self.recent.skip_to(head, head_check)
 
     def go_back(self, head: int, head_check: int) -> None:
         """Go on from an earlier head: what was published after it is not in the log any more."""
         self.setbacks += 1
-        self._ring_all()
-        self.ring.skip_to(head, head_check)
+        self._wake_all()
+        self.recent.skip_to(head, head_check)
 
-    def _ring_all(self) -> None:
+    def _wake_all(self) -> None:
         for waiter in self._watchers:
-            waiter.ring(self.head + 1)
+            waiter.wake(self.head + 1)
 
     def drain(self) -> None:
         """Tell every watcher that the server is stopping, and take no more."""
         self.draining = True
         for waiter in list(self._watchers):
-            waiter.ring()
+            waiter.wake()
 
 
-def _ring_bucket(bucket: set[Waiter], event: StoredEvent) -> None:
+def _wake_bucket(bucket: set[Waiter], event: StoredEvent) -> None:
     for waiter in bucket:
         if waiter.is_waiting and waiter.wanted.passes(
             event.job_id, event.job_type, event.source_id, event.type, event.principal
         ):
-            waiter.ring(event.sequence)
+            waiter.wake(event.sequence)
 
 
 def _filter_bytes(wanted: EventFilter) -> int:

@@ -18,11 +18,10 @@ from peewee import PeeweeException
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
-from jobstate_server.domain.clock import Clock
+from jobstate_server.clock import Clock
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job
 from jobstate_server.store import migrate
-from jobstate_server.store import postgres_statements as sql
 from jobstate_server.store.base import (
     REPLICA_FORGOTTEN,
     REPLICA_LEASE,
@@ -38,9 +37,10 @@ from jobstate_server.store.base import (
 )
 from jobstate_server.store.log_times import LogTimes
 from jobstate_server.store.models import LogRow
-from jobstate_server.store.postgres_arrays import Kind, array
-from jobstate_server.store.postgres_bell import PostgresBell, channel_of
-from jobstate_server.store.postgres_connection import (
+from jobstate_server.store.postgres import statements as sql
+from jobstate_server.store.postgres.arrays import Kind, array
+from jobstate_server.store.postgres.clock import NOW, DatabaseTime
+from jobstate_server.store.postgres.connection import (
     READER_SETTINGS,
     WRITER_SETTINGS,
     Postgres,
@@ -51,7 +51,7 @@ from jobstate_server.store.postgres_connection import (
     one_row,
     raise_as_ours,
 )
-from jobstate_server.store.postgres_time import NOW, DatabaseTime
+from jobstate_server.store.postgres.notifier import PostgresNotifier, channel_of
 from jobstate_server.store.reading import SqlReader
 from jobstate_server.store.rows import (
     attempt_from,
@@ -301,7 +301,7 @@ class PostgresTransaction:
     def task_is_ours(self, name: str, token: str) -> bool:
         return self._execute(sql.TASK_IS_OURS, name=name, token=token).fetchone() is not None
 
-    def be_heard(self, replica: str) -> None:
+    def renew(self, replica: str) -> None:
         earliest = self._store.course.now()
         self._look_at_clock(self._execute(NOW), earliest)
         with self._pipeline():
@@ -311,7 +311,7 @@ class PostgresTransaction:
     def leave(self, replica: str) -> None:
         self._execute(sql.LEAVE, replica=replica)
 
-    def last_heard(self, besides: str = "") -> int | None:
+    def last_renewed(self, besides: str = "") -> int | None:
         heard: int | None = one_row(self._execute(sql.LAST_HEARD, besides=besides))[0]
         return heard
 
@@ -389,8 +389,8 @@ class PostgresStore:
     def open_reader(self) -> SqlReader:
         return PostgresReader(Postgres(self._url, READER_SETTINGS))
 
-    def open_bell(self) -> PostgresBell:
-        return PostgresBell(self._url, self.channel, lambda: self.database.process)
+    def open_notifier(self) -> PostgresNotifier:
+        return PostgresNotifier(self._url, self.channel, lambda: self.database.process)
 
     def hang_up(self) -> None:
         self.database.hang_up()

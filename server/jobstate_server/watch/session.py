@@ -12,15 +12,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from jobstate_server.domain.clock import SECOND
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import Draining, JobNotFound
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Position
+from jobstate_server.event_log.cursor import event_check
+from jobstate_server.event_log.feed import RETRY_DELAY_S, EventFeed, Waiter
+from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, CatchUp, Page
+from jobstate_server.event_log.recent import Entry
 from jobstate_server.store.base import StoredEvent
-from jobstate_server.watch.catch_up import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, CatchUp, Page
-from jobstate_server.watch.cursor import event_check
-from jobstate_server.watch.hub import RETRY_DELAY_S, Hub, Waiter
-from jobstate_server.watch.ring import Entry
 from jobstate_server.wire.events import listed_event
 from jobstate_server.wire.watch import (
     carries_metadata,
@@ -72,9 +72,11 @@ class Watch:
 class Watching:
     """Makes streams for watchers."""
 
-    def __init__(self, hub: Hub, catch_up: CatchUp, refresh: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, feed: EventFeed, catch_up: CatchUp, refresh: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """``refresh`` has everything published that is committed by now; None where that is always so."""
-        self.hub = hub
+        self.feed = feed
         self.refresh = refresh
         self._catch_up = catch_up
         self._shared: tuple[int, int, bytes] = (-1, -1, b"")
@@ -88,7 +90,7 @@ class Watching:
             Draining: the server is stopping; DRAINING has been sent.
             Overloaded: there are too many watchers.
         """
-        watcher = _Watcher(self, self.hub, self._catch_up, watch, unread)
+        watcher = _Watcher(self, self.feed, self._catch_up, watch, unread)
         loop = asyncio.get_running_loop()
         try:
             async for response in watcher.responses():
@@ -101,13 +103,13 @@ class Watching:
                 unread.unread_since = None
                 unread.resize(unread.held, 0)
         finally:
-            self.hub.leave(watcher.waiter)
+            self.feed.leave(watcher.waiter)
 
     def live_response(self, entries: Sequence[Entry], after: int) -> bytes:
         """The response with all of these events, shared by all who are at the same place."""
         position = entries[-1].event.sequence
         if self._shared[:2] != (after, position):
-            cursor = self.hub.cursor(position, event_check(entries[-1].event.payload))
+            cursor = self.feed.cursor(position, event_check(entries[-1].event.payload))
             self._shared = (after, position, events_response([entry.listed for entry in entries], cursor))
         return self._shared[2]
 
@@ -116,11 +118,11 @@ class _Watcher:
     """The course of one stream."""
 
     def __init__(
-        self, watching: Watching, hub: Hub, catch_up: CatchUp, watch: Watch, unread: Unread | None = None
+        self, watching: Watching, feed: EventFeed, catch_up: CatchUp, watch: Watch, unread: Unread | None = None
     ) -> None:
         self._unread = unread
         self._watching = watching
-        self._hub = hub
+        self._feed = feed
         self._catch_up = catch_up
         self._watch = watch
         self._seen = watch.wanted
@@ -128,10 +130,10 @@ class _Watcher:
             # The end of a named job must be seen even where it is not to be sent.
             types = watch.wanted.types and watch.wanted.types | _ENDING
             self._seen = EventFilter(job_ids=watch.wanted.job_ids, types=types, principal=watch.wanted.principal)
-        self.waiter: Waiter = hub.join(self._seen)
+        self.waiter: Waiter = feed.join(self._seen)
         self._position = 0
         self._check = 0
-        self._setbacks = hub.setbacks
+        self._setbacks = feed.setbacks
         self._quiet_since = asyncio.get_running_loop().time()
         """When something was last sent, while the log is read."""
         self._skip_to = 0
@@ -141,7 +143,7 @@ class _Watcher:
 
     @property
     def _cursor(self) -> str:
-        return self._hub.cursor(self._position, self._check)
+        return self._feed.cursor(self._position, self._check)
 
     def _move(self, position: int, check: int) -> None:
         self._position, self._check = position, check
@@ -152,15 +154,15 @@ class _Watcher:
             # What any replica has answered by now is the past, and this watcher may know of it.
             await self._watching.refresh()
         await self._open()
-        synced_at = self._hub.head
+        synced_at = self._feed.head
         if self._watch.snapshot and not self._watch.cursor:
-            self._move(synced_at, self._hub.ring.head_check)
+            self._move(synced_at, self._feed.recent.head_check)
             async for response in self._snapshot():
                 yield response
         synced = False
         while not (synced and self._is_done()):
             await self._stand_setbacks()
-            if self._hub.draining:
+            if self._feed.draining:
                 yield _draining(self._cursor)
                 raise Draining(RETRY_DELAY_S)
             if self._position >= synced_at and not synced:
@@ -169,7 +171,7 @@ class _Watcher:
                 if not self._watch.follow:
                     return
                 await self._look_for_ends()
-            elif self._position < self._hub.head:
+            elif self._position < self._feed.head:
                 async for response in self._next():
                     yield response
             elif (heartbeat := await self._wait()) is not None:
@@ -182,7 +184,7 @@ class _Watcher:
         elif watch.earliest:
             page = await self._catch_up.earliest()
         else:
-            page = Page([], self._hub.head, self._hub.ring.head_check)
+            page = Page([], self._feed.head, self._feed.recent.head_check)
         self._move(page.position, page.check)
         if watch.until_final and not watch.cursor:
             found, _ = await self._catch_up.jobs(watch.wanted.job_ids, watch.wanted.principal)
@@ -192,8 +194,8 @@ class _Watcher:
 
     async def _stand_setbacks(self) -> None:
         """After the log has lost events: go on only where it still has what this watcher has seen."""
-        if self._setbacks != self._hub.setbacks:
-            self._setbacks = self._hub.setbacks
+        if self._setbacks != self._feed.setbacks:
+            self._setbacks = self._feed.setbacks
             page = await self._catch_up.resume(self._cursor)
             self._skip_to = page.position
 
@@ -207,7 +209,7 @@ class _Watcher:
         after: Position | None = None
         await self._take_room()
         while jobs := await self._catch_up.snapshot_page(wanted, after):
-            if self._hub.draining:
+            if self._feed.draining:
                 yield _draining(cursor="")
                 raise Draining(RETRY_DELAY_S)
             yield snapshot_response(jobs)
@@ -219,10 +221,10 @@ class _Watcher:
         self._skip_to = max(self._skip_to, self._position)
         if self._is_much():
             await self._take_room()
-            if self._setbacks != self._hub.setbacks or self._skip_to >= self._hub.head:
+            if self._setbacks != self._feed.setbacks or self._skip_to >= self._feed.head:
                 # The log was set back meanwhile: begin anew.
                 return
-        if self._skip_to >= self._hub.ring.tail:
+        if self._skip_to >= self._feed.recent.tail:
             response = self._from_ring()
         else:
             reading = asyncio.ensure_future(self._from_log())
@@ -238,10 +240,10 @@ class _Watcher:
 
     def _is_much(self) -> bool:
         """Whether the next response may be large."""
-        ring = self._hub.ring
-        if self._skip_to < ring.tail:
+        recent = self._feed.recent
+        if self._skip_to < recent.tail:
             return True
-        return sum(len(entry.event.payload) for entry in ring.after(self._skip_to, 64)) > UNCOUNTED_BYTES_MAX
+        return sum(len(entry.event.payload) for entry in recent.after(self._skip_to, 64)) > UNCOUNTED_BYTES_MAX
 
     async def _take_room(self) -> None:
         """Wait until there is room for a response."""
@@ -267,7 +269,7 @@ class _Watcher:
         after = self._skip_to
         entries: list[Entry] = []
         size = 0
-        for entry in self._hub.ring.after(after, PAGE_EVENTS_MAX):
+        for entry in self._feed.recent.after(after, PAGE_EVENTS_MAX):
             size += len(entry.event.payload)
             if entries and size > PAGE_BYTES_MAX:
                 break
@@ -325,17 +327,17 @@ class _Watcher:
         if self._unread is not None and self._unread.held:
             # Taken for a page of which nothing was to be sent.
             self._unread.resize(self._unread.held, 0)
-        matched = await self._hub.wait(self.waiter, self._watch.heartbeat_interval)
+        matched = await self._feed.wait(self.waiter, self._watch.heartbeat_interval)
         self._quiet_since = asyncio.get_running_loop().time()
         if matched is not None:
             self._skip_to = matched - 1
             return None
-        if self._hub.draining:
+        if self._feed.draining:
             return None
         # The bell did not ring up to this moment: everything up to the head was sent or did not match. A page of the
         # log may even have been ahead of what is published, and a cursor never goes back.
-        if self._hub.head > self._position:
-            self._move(self._hub.head, self._hub.ring.head_check)
+        if self._feed.head > self._position:
+            self._move(self._feed.head, self._feed.recent.head_check)
         return heartbeat_response(self._cursor)
 
 

@@ -22,7 +22,7 @@ from jobstate_server.store.base import (
     StoreUnreachable,
     TransactionConflict,
 )
-from jobstate_server.store.postgres_arrays import register
+from jobstate_server.store.postgres.arrays import register
 
 VERSION_MIN = 140_000
 """PostgreSQL 14, the oldest that its makers still mend."""

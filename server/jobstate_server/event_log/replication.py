@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from jobstate_server.domain.errors import Unavailable
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.engine.readers import Readers
-from jobstate_server.store.base import Bell, Reader, Rung, StoredEvent, StoreError
-from jobstate_server.watch.catch_up import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
-from jobstate_server.watch.cursor import event_check
-from jobstate_server.watch.hub import Hub
+from jobstate_server.event_log.cursor import event_check
+from jobstate_server.event_log.feed import EventFeed
+from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
+from jobstate_server.store.base import Notification, Notifier, Reader, StoredEvent, StoreError
 
 log = logging.getLogger(__name__)
 
-BELL_TIMEOUT_S = 0.25
+NOTIFICATION_WAIT_S = 0.25
 """How long the bell is listened to at once: a stopping server waits no longer than this for it."""
 
 SILENT_ROUNDS_MAX = 4
@@ -42,14 +42,14 @@ AHEAD_EVENTS_MAX = 16_384
 _EVERY_EVENT = EventFilter()
 
 
-class Follower:
+class Replication:
     """Publishes the events of a shared log. Its methods belong on the event loop's thread."""
 
-    def __init__(self, bell: Bell, hub: Hub, readers: Readers) -> None:
+    def __init__(self, notifier: Notifier, feed: EventFeed, readers: Readers) -> None:
         self.on_due: Callable[[int], None] = lambda next_due: None
         """Told the earliest due time that a commit of another replica wrote."""
-        self._bell = bell
-        self._hub = hub
+        self._notifier = notifier
+        self._feed = feed
         self._readers = readers
         self._target = 0
         self._ahead: dict[int, Sequence[StoredEvent]] = {}
@@ -89,7 +89,7 @@ class Follower:
         self._silent_turns = self._silent_turns + 1 if self._rounds == self._rounds_seen else 0
         self._rounds_seen = self._rounds
         if self._silent_turns and self._silent_turns % HANG_UP_TURNS == 0:
-            self._bell.hang_up()
+            self._notifier.hang_up()
 
     async def stop(self) -> None:
         """Listen no more."""
@@ -101,13 +101,13 @@ class Follower:
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
         """Take this server's own events, which are durable, and publish them in their place."""
-        head = self._hub.head
+        head = self._feed.head
         if events[-1].sequence <= head:
             # Read from the log already, for a watcher that may have gone since.
             return
         if events[0].sequence <= head + 1:
             self._publish(events[head + 1 - events[0].sequence :])
-        elif not self._hub.watchers:
+        elif not self._feed.watchers:
             self._publish(events)
         else:
             if self._ahead_count < AHEAD_EVENTS_MAX:
@@ -121,11 +121,11 @@ class Follower:
         Raises:
             Unavailable: the log cannot be read just now.
         """
-        published = self._hub.head
+        published = self._feed.head
         state = await self._readers.run(lambda reader: reader.log_state())
         if state.head < published:
             await self._go_back()
-        if state.head <= self._hub.head or not self._hub.watchers:
+        if state.head <= self._feed.head or not self._feed.watchers:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refreshing.append((state.head, future))
@@ -136,14 +136,14 @@ class Follower:
         """Publish events that follow the head, and whatever of our own now follows them."""
         following: Sequence[StoredEvent] | None = events
         while following:
-            self._hub.publish(following)
-            following = self._ahead.pop(self._hub.head + 1, None)
+            self._feed.publish(following)
+            following = self._ahead.pop(self._feed.head + 1, None)
             self._ahead_count -= len(following or ())
         self._moved()
 
     def _moved(self) -> None:
         """The head has moved: forget what it has passed, and tell those who waited for it."""
-        head = self._hub.head
+        head = self._feed.head
         for first in [first for first, events in self._ahead.items() if events[0].sequence <= head]:
             passed = self._ahead.pop(first)
             self._ahead_count -= len(passed)
@@ -158,21 +158,21 @@ class Follower:
     def _reach(self, sequence: int) -> None:
         """See to it that everything up to a sequence is published, if anybody watches."""
         self._target = max(self._target, sequence)
-        is_behind = self._target > self._hub.head and self._hub.watchers > 0
+        is_behind = self._target > self._feed.head and self._feed.watchers > 0
         if is_behind and self._reading is None and not self._stopping.is_set():
             self._reading = asyncio.create_task(self._read_on())
             self._reading.add_done_callback(self._read)
 
     async def _read_on(self) -> None:
-        while self._hub.head < self._target:
-            if self._target - self._hub.head <= PAGE_EVENTS_MAX:
+        while self._feed.head < self._target:
+            if self._target - self._feed.head <= PAGE_EVENTS_MAX:
                 await self._read_page()
             else:
                 # Whoever needs what lies between reads it from the log, page by page.
                 await self._skip()
 
     async def _read_page(self) -> None:
-        after = self._hub.head
+        after = self._feed.head
         events, scanned, horizon = await self._readers.run(
             lambda reader: reader.events(after, _EVERY_EVENT, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
         )
@@ -181,7 +181,7 @@ class Follower:
             await self._skip()
             return
         # Our own may have been published while the page was read.
-        unpublished = events[self._hub.head - after :]
+        unpublished = events[self._feed.head - after :]
         if unpublished:
             self._publish(unpublished)
         elif not events:
@@ -190,8 +190,8 @@ class Follower:
     async def _skip(self) -> None:
         """Leave out what lies between, and go on from the newest event."""
         head, check = await self._readers.run(_read_head)
-        if head > self._hub.head:
-            self._hub.skip_to(head, check)
+        if head > self._feed.head:
+            self._feed.skip_to(head, check)
             self._moved()
         else:
             self._believe_the_log()
@@ -199,15 +199,15 @@ class Follower:
     async def _go_back(self) -> None:
         """Follow a log that has lost what was published: a database that was restored, or a fail-over to one behind."""
         head, check = await self._readers.run(_read_head)
-        if head < self._hub.head:
-            log.error("the log has lost events", extra={"published": self._hub.head, "head": head})
+        if head < self._feed.head:
+            log.error("the log has lost events", extra={"published": self._feed.head, "head": head})
             self._ahead, self._ahead_count = {}, 0
             self._target = head
-            self._hub.go_back(head, check)
+            self._feed.go_back(head, check)
 
     def _believe_the_log(self) -> None:
         """The bell was ahead of what can be read, as after a fail-over: the log ends here, so nobody waits for more."""
-        self._target = self._hub.head
+        self._target = self._feed.head
         waiting, self._refreshing = self._refreshing, []
         for _, future in waiting:
             if not future.done():
@@ -226,13 +226,13 @@ class Follower:
             if not future.done():
                 future.set_exception(error)
 
-    def _rung(self, rung: Rung) -> None:
-        self._reach(rung.head)
-        if rung.next_due is not None:
-            self.on_due(rung.next_due)
+    def _notified(self, notification: Notification) -> None:
+        self._reach(notification.head)
+        if notification.next_due is not None:
+            self.on_due(notification.next_due)
 
     def _silent(self) -> None:
-        if not self._hub.watchers:
+        if not self._feed.watchers:
             return
         # A reader that fails has said why; the next silence looks again.
         looked = asyncio.ensure_future(self.refresh())
@@ -253,7 +253,7 @@ class Follower:
         while not self._stopping.is_set():
             self._rounds += 1
             try:
-                rung = self._bell.wait(BELL_TIMEOUT_S)
+                notification = self._notifier.wait(NOTIFICATION_WAIT_S)
             except StoreError as error:
                 if is_heard:
                     log.warning("the bell cannot be heard", extra={"cause": str(error)})
@@ -261,15 +261,15 @@ class Follower:
                 self._stopping.wait(RETRY_S)
                 continue
             is_heard = True
-            silent_rounds = 0 if rung is not None else silent_rounds + 1
-            if rung is not None:
-                self._call(self._rung, rung)
+            silent_rounds = 0 if notification is not None else silent_rounds + 1
+            if notification is not None:
+                self._call(self._notified, notification)
             elif silent_rounds >= SILENT_ROUNDS_MAX:
                 silent_rounds = 0
                 self._call(self._silent)
-        self._bell.close()
+        self._notifier.close()
 
-    def _call(self, told: Callable[..., None], *values: Rung) -> None:
+    def _call(self, told: Callable[..., None], *values: Notification) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(told, *values)
 

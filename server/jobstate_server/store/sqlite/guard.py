@@ -12,7 +12,7 @@ import logging
 from peewee import PeeweeException, SqliteDatabase
 
 from jobstate_server.store.base import OutcomeUnknown, StoreUnreachable
-from jobstate_server.store.sqlite_file import FileLost, StoreFile
+from jobstate_server.store.sqlite.file import FileLost, StoreFile
 
 log = logging.getLogger(__name__)
 

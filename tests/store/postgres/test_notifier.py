@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobstate_server.store import postgres_bell
-from jobstate_server.store.base import ChangedJob, Changes, Rung, StoreUnreachable
-from jobstate_server.store.postgres import PostgresStore
-from jobstate_server.store.postgres_bell import PostgresBell
+from jobstate_server.store.base import ChangedJob, Changes, Notification, StoreUnreachable
+from jobstate_server.store.postgres import notifier as listening
+from jobstate_server.store.postgres.notifier import PostgresNotifier
+from jobstate_server.store.postgres.store import PostgresStore
 
 from ..support import Interruption, a_job, an_event, keep, keep_events, keep_jobs
 from .support import end_connection, ended_by, foreign, rows
@@ -26,23 +26,23 @@ NO_TIME_S = 0.05
 
 
 @pytest.fixture
-def bell(store: PostgresStore) -> Iterator[PostgresBell]:
+def notifier(store: PostgresStore) -> Iterator[PostgresNotifier]:
     """The bell of ``store``, which listens."""
-    with closing(store.open_bell()) as bell:
-        assert bell.wait(PATIENCE_S) == Rung(0, None)
-        assert bell.hears
-        yield bell
+    with closing(store.open_notifier()) as notifier:
+        assert notifier.wait(PATIENCE_S) == Notification(0, None)
+        assert notifier.hears
+        yield notifier
 
 
-def heard(bell: PostgresBell, head: int) -> list[int | None]:
+def heard(notifier: PostgresNotifier, head: int) -> list[int | None]:
     """Listen until a head is told. Returns the due times told on the way."""
     due = []
     while True:
-        rung = bell.wait(PATIENCE_S)
-        assert rung is not None
-        due.append(rung.next_due)
-        if rung.head >= head:
-            assert rung.head == head
+        notification = notifier.wait(PATIENCE_S)
+        assert notification is not None
+        due.append(notification.next_due)
+        if notification.head >= head:
+            assert notification.head == head
             return due
 
 
@@ -52,42 +52,42 @@ def due_at(moment: int | None, name: str = "job") -> Changes:
 
 
 def test_a_bell_rings_for_another_replica_s_commit_with_its_head_and_due_time(
-    bell: PostgresBell, other: PostgresStore
+    notifier: PostgresNotifier, other: PostgresStore
 ) -> None:
     keep(other, due_at(77))
 
-    assert bell.wait(PATIENCE_S) == Rung(1, 77)
-    assert bell.wait(NO_TIME_S) is None
+    assert notifier.wait(PATIENCE_S) == Notification(1, 77)
+    assert notifier.wait(NO_TIME_S) is None
 
 
-def test_a_commit_without_a_due_time_tells_none(bell: PostgresBell, other: PostgresStore) -> None:
+def test_a_commit_without_a_due_time_tells_none(notifier: PostgresNotifier, other: PostgresStore) -> None:
     keep_events(other, an_event(), an_event())
 
-    assert bell.wait(PATIENCE_S) == Rung(2, None)
+    assert notifier.wait(PATIENCE_S) == Notification(2, None)
 
 
-def test_the_earliest_due_time_of_several_commits_is_not_lost(bell: PostgresBell, other: PostgresStore) -> None:
+def test_the_earliest_due_time_of_several_commits_is_not_lost(notifier: PostgresNotifier, other: PostgresStore) -> None:
     for number, moment in enumerate((50, 20, None, 30)):
         keep(other, due_at(moment, f"{number}"))
 
-    assert min(moment for moment in heard(bell, 4) if moment is not None) == 20
+    assert min(moment for moment in heard(notifier, 4) if moment is not None) == 20
 
 
 def test_a_bell_does_not_ring_for_what_this_replica_commits_itself(
-    bell: PostgresBell, store: PostgresStore, other: PostgresStore
+    notifier: PostgresNotifier, store: PostgresStore, other: PostgresStore
 ) -> None:
     for _ in range(5):
         keep_events(store, an_event())
-    assert bell.wait(NO_TIME_S) is None
+    assert notifier.wait(NO_TIME_S) is None
 
     keep_events(store, an_event())
     keep_events(other, an_event())
 
-    assert bell.wait(PATIENCE_S) == Rung(7, None)
+    assert notifier.wait(PATIENCE_S) == Notification(7, None)
 
 
 def test_own_commits_do_not_end_the_wait(
-    bell: PostgresBell, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+    notifier: PostgresNotifier, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a busy server would take its own work for silence, and look at the log again and again."""
     # When it begins, before and after the first round, before and after the second.
@@ -95,80 +95,80 @@ def test_own_commits_do_not_end_the_wait(
     for _ in range(3):
         keep_events(store, an_event())
     told: list[float] = []
-    notifies = bell._database.wire.notifies
+    notifies = notifier._database.wire.notifies
 
     def noted(*, timeout: float, stop_after: int) -> Any:
         told.append(timeout)
         return notifies(timeout=NO_TIME_S, stop_after=stop_after)
 
-    monkeypatch.setattr(bell._database.wire, "notifies", noted)
-    monkeypatch.setattr(postgres_bell, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(notifier._database.wire, "notifies", noted)
+    monkeypatch.setattr(listening, "time", SimpleNamespace(monotonic=lambda: next(now)))
 
-    assert bell.wait(2.5) is None
+    assert notifier.wait(2.5) is None
     assert told == [2.5, 0.5]
 
 
-def test_a_change_that_is_no_event_does_not_ring(bell: PostgresBell, other: PostgresStore) -> None:
+def test_a_change_that_is_no_event_does_not_ring(notifier: PostgresNotifier, other: PostgresStore) -> None:
     keep_jobs(other, a_job())
     with other.transaction() as transaction:
-        transaction.be_heard("other")
+        transaction.renew("other")
 
-    assert bell.wait(NO_TIME_S) is None
+    assert notifier.wait(NO_TIME_S) is None
 
 
-def test_what_is_taken_back_does_not_ring(bell: PostgresBell, other: PostgresStore) -> None:
+def test_what_is_taken_back_does_not_ring(notifier: PostgresNotifier, other: PostgresStore) -> None:
     with ended_by(Interruption, other) as transaction:
         transaction.write(Changes(events=[an_event()]))
         raise Interruption
 
-    assert bell.wait(NO_TIME_S) is None
+    assert notifier.wait(NO_TIME_S) is None
 
 
 def test_a_bell_rings_once_when_it_begins_with_where_the_log_stands(store: PostgresStore, other: PostgresStore) -> None:
     keep(other, due_at(9))
-    with closing(store.open_bell()) as bell:
-        assert bell.wait(PATIENCE_S) == Rung(1, 9)
-        assert bell.wait(NO_TIME_S) is None
+    with closing(store.open_notifier()) as notifier:
+        assert notifier.wait(PATIENCE_S) == Notification(1, 9)
+        assert notifier.wait(NO_TIME_S) is None
 
 
 def test_a_bell_whose_connection_broke_says_so_and_then_rings_once_for_all_it_missed(
-    url: str, bell: PostgresBell, other: PostgresStore
+    url: str, notifier: PostgresNotifier, other: PostgresStore
 ) -> None:
     for round_ in range(2):
-        end_connection(url, bell._database.process)
+        end_connection(url, notifier._database.process)
         keep(other, due_at(5, f"{round_}"))
         keep_events(other, an_event())
         with pytest.raises(StoreUnreachable):
-            bell.wait(PATIENCE_S)
+            notifier.wait(PATIENCE_S)
 
-        assert bell.wait(PATIENCE_S) == Rung(2 * round_ + 2, 5)
-        assert bell.wait(NO_TIME_S) is None
+        assert notifier.wait(PATIENCE_S) == Notification(2 * round_ + 2, 5)
+        assert notifier.wait(NO_TIME_S) is None
     keep_events(other, an_event())
-    assert bell.wait(PATIENCE_S) == Rung(5, None)
+    assert notifier.wait(PATIENCE_S) == Notification(5, None)
 
 
 def test_what_another_release_tells_in_other_words_makes_the_bell_look(
-    url: str, bell: PostgresBell, store: PostgresStore, other: PostgresStore
+    url: str, notifier: PostgresNotifier, store: PostgresStore, other: PostgresStore
 ) -> None:
     with foreign(url) as connection:
         connection.execute(b"SELECT pg_notify(%s, 'head=1; due=2; more')", (store.channel,))
 
-    assert bell.wait(PATIENCE_S) == Rung(0, None)
+    assert notifier.wait(PATIENCE_S) == Notification(0, None)
     keep_events(other, an_event())
-    assert bell.wait(PATIENCE_S) == Rung(1, None)
+    assert notifier.wait(PATIENCE_S) == Notification(1, None)
 
 
-def test_stores_in_one_database_do_not_hear_each_other(bell: PostgresBell, store: PostgresStore) -> None:
+def test_stores_in_one_database_do_not_hear_each_other(notifier: PostgresNotifier, store: PostgresStore) -> None:
     with foreign(store._url) as connection:
         connection.execute(b"SELECT pg_notify('jobstate_000000000000', '7 ')")
 
-    assert bell.wait(NO_TIME_S) is None
+    assert notifier.wait(NO_TIME_S) is None
 
 
-def deafened(bell: PostgresBell, monkeypatch: pytest.MonkeyPatch) -> None:
+def deafened(notifier: PostgresNotifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no LISTEN get through, as a pooler in transaction mode does."""
-    monkeypatch.setattr(postgres_bell, "TRIAL_S", NO_TIME_S)
-    connect = bell._database._connect
+    monkeypatch.setattr(listening, "TRIAL_S", NO_TIME_S)
+    connect = notifier._database._connect
 
     def connect_through_a_pooler() -> psycopg.Connection[Any]:
         connection = connect()
@@ -180,56 +180,56 @@ def deafened(bell: PostgresBell, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection, "execute", swallow)
         return connection
 
-    monkeypatch.setattr(bell._database, "_connect", connect_through_a_pooler)
+    monkeypatch.setattr(notifier._database, "_connect", connect_through_a_pooler)
 
 
 def test_a_bell_that_hears_nothing_finds_it_out_and_looks_instead(
     store: PostgresStore, other: PostgresStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with closing(store.open_bell()) as bell:
-        deafened(bell, monkeypatch)
-        assert bell.wait(PATIENCE_S) == Rung(0, None)
-        assert not bell.hears
+    with closing(store.open_notifier()) as notifier:
+        deafened(notifier, monkeypatch)
+        assert notifier.wait(PATIENCE_S) == Notification(0, None)
+        assert not notifier.hears
         assert "polling instead" in caplog.text
 
         keep(other, due_at(31))
-        assert heard(bell, 1)[-1] == 31
-        assert bell.wait(NO_TIME_S) is None
+        assert heard(notifier, 1)[-1] == 31
+        assert notifier.wait(NO_TIME_S) is None
         keep_events(other, an_event())
-        assert heard(bell, 2)[-1] == 31
+        assert heard(notifier, 2)[-1] == 31
 
 
 def test_a_deaf_bell_whose_connection_broke_looks_again(
     url: str, store: PostgresStore, other: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(store.open_bell()) as bell:
-        deafened(bell, monkeypatch)
-        assert bell.wait(PATIENCE_S) == Rung(0, None)
+    with closing(store.open_notifier()) as notifier:
+        deafened(notifier, monkeypatch)
+        assert notifier.wait(PATIENCE_S) == Notification(0, None)
         keep_events(other, an_event())
-        end_connection(url, bell._database.process)
+        end_connection(url, notifier._database.process)
         with pytest.raises(StoreUnreachable):
-            bell.wait(PATIENCE_S)
+            notifier.wait(PATIENCE_S)
 
-        assert bell.wait(PATIENCE_S) == Rung(1, None)
+        assert notifier.wait(PATIENCE_S) == Notification(1, None)
 
 
 def test_a_bell_that_cannot_connect_says_so_each_time(store: PostgresStore) -> None:
-    with closing(PostgresBell("postgresql://nobody@127.0.0.1:1/db", store.channel, lambda: None)) as bell:
+    with closing(PostgresNotifier("postgresql://nobody@127.0.0.1:1/db", store.channel, lambda: None)) as notifier:
         for _ in range(2):
             with pytest.raises(StoreUnreachable, match="cannot connect"):
-                bell.wait(NO_TIME_S)
+                notifier.wait(NO_TIME_S)
 
 
 def test_a_closed_bell_has_no_connection_left(url: str, store: PostgresStore) -> None:
-    bell = store.open_bell()
-    bell.wait(PATIENCE_S)
-    process = bell._database.process
+    notifier = store.open_notifier()
+    notifier.wait(PATIENCE_S)
+    process = notifier._database.process
     assert process is not None
 
-    bell.close()
+    notifier.close()
 
     with foreign(url) as connection:
         # It returns when the process is gone, or at once when it is gone already.
         connection.execute("SELECT pg_terminate_backend(%s, 20000)", (process,))
     assert rows(url, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", process) == [(0,)]
-    assert bell._database.is_closed()
+    assert notifier._database.is_closed()

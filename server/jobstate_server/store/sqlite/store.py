@@ -18,27 +18,25 @@ from zlib import crc32
 
 from peewee import DatabaseError, ModelSelect, PeeweeException, SqliteDatabase, fn
 
-from jobstate_server.domain.clock import Clock
+from jobstate_server.clock import Clock
 from jobstate_server.domain.job import Job
 from jobstate_server.store import migrate
-from jobstate_server.store.backup import PARTIAL_SUFFIX
 from jobstate_server.store.base import (
     REPLICA_FORGOTTEN,
     REPLICA_LEASE,
     TASK_AHEAD_MAX,
     TRIM_BYTES_MAX,
-    Bell,
     CannotOpen,
     ChangedJob,
     Changes,
     Loaded,
+    Notifier,
     OutcomeUnknown,
     StoreError,
     StoreUnreachable,
     TaskRun,
 )
 from jobstate_server.store.caches import CACHE_BYTES, shared_out
-from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.log_times import LogTimes
 from jobstate_server.store.models import (
     LogRow,
@@ -59,16 +57,18 @@ from jobstate_server.store.rows import (
     tally_values,
     usage_values,
 )
-from jobstate_server.store.sqlite_connection import (
+from jobstate_server.store.sqlite.backup import PARTIAL_SUFFIX
+from jobstate_server.store.sqlite.connection import (
     CHECKPOINT_AT,
     SqliteReader,
     connect,
     explained,
     raise_as_ours,
 )
-from jobstate_server.store.sqlite_file import FileLost, StoreFile
-from jobstate_server.store.sqlite_guard import Guard
-from jobstate_server.store.sqlite_statements import Statements
+from jobstate_server.store.sqlite.file import FileLost, StoreFile
+from jobstate_server.store.sqlite.guard import Guard
+from jobstate_server.store.sqlite.job_cache import JobCache
+from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.used_types import job_types
 
 FREE_PAGES_KEPT = 4_096
@@ -305,7 +305,7 @@ class SqliteTransaction:
         runs = SqlReader(self._database, raise_as_ours).task_runs()
         return name in runs and runs[name].token == token
 
-    def be_heard(self, replica: str) -> None:
+    def renew(self, replica: str) -> None:
         query = ReplicaRow.insert(id=replica, heard_time=self.now)
         self._database.execute(
             query.on_conflict(conflict_target=[ReplicaRow.id], update={ReplicaRow.heard_time: self.now})
@@ -316,7 +316,7 @@ class SqliteTransaction:
     def leave(self, replica: str) -> None:
         self._database.execute(ReplicaRow.delete().where(ReplicaRow.id == replica))
 
-    def last_heard(self, besides: str = "") -> int | None:
+    def last_renewed(self, besides: str = "") -> int | None:
         rows = self._rows(ReplicaRow.select(fn.MAX(ReplicaRow.heard_time)).where(ReplicaRow.id != besides))
         return None if rows[0][0] is None else int(rows[0][0])
 
@@ -439,7 +439,7 @@ class SqliteStore:
             raise
         return SqliteReader(database, self._guard.refuse_when_lost)
 
-    def open_bell(self) -> Bell | None:
+    def open_notifier(self) -> Notifier | None:
         return None
 
     def hang_up(self) -> None:

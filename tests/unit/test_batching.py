@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from jobstate_server.engine.gathering import Gathering
+from jobstate_server.engine.batching import Batcher
 
 FULL = 8
 
@@ -15,14 +15,14 @@ class Thread:
 
     def __init__(self) -> None:
         self.handed = 0
-        self.gathering = Gathering(self.take, FULL)
+        self.batcher = Batcher(self.take, FULL)
 
     def take(self) -> None:
         self.handed += 1
 
     async def begin(self) -> None:
         """Have the first batch under way."""
-        self.gathering.came(1, urgent=True)
+        self.batcher.came(1, urgent=True)
         await asyncio.sleep(0)
         assert self.handed == 1
 
@@ -39,10 +39,10 @@ def on_a_loop(check: Callable[[Thread], Awaitable[None]]) -> None:
 def test_a_busy_thread_is_handed_its_next_batch_once_that_is_full() -> None:
     async def check(thread: Thread) -> None:
         for waiting in range(1, FULL):
-            thread.gathering.came(waiting)
+            thread.batcher.came(waiting)
         assert thread.handed == 1
 
-        thread.gathering.came(FULL)
+        thread.batcher.came(FULL)
         assert thread.handed == 2
 
     on_a_loop(check)
@@ -50,12 +50,12 @@ def test_a_busy_thread_is_handed_its_next_batch_once_that_is_full() -> None:
 
 def test_a_busy_thread_is_handed_one_batch_ahead_and_no_more() -> None:
     async def check(thread: Thread) -> None:
-        thread.gathering.came(FULL)
-        thread.gathering.came(FULL)
-        thread.gathering.came(2 * FULL)
+        thread.batcher.came(FULL)
+        thread.batcher.came(FULL)
+        thread.batcher.came(2 * FULL)
         assert thread.handed == 2
 
-        thread.gathering.returned(FULL, FULL)
+        thread.batcher.returned(FULL, FULL)
         assert thread.handed == 3
 
     on_a_loop(check)
@@ -63,12 +63,12 @@ def test_a_busy_thread_is_handed_one_batch_ahead_and_no_more() -> None:
 
 def test_a_thread_that_has_its_next_batch_is_handed_nothing_less_than_a_full_one() -> None:
     async def check(thread: Thread) -> None:
-        thread.gathering.came(FULL)
-        thread.gathering.returned(FULL, FULL - 1, urgent=True)
+        thread.batcher.came(FULL)
+        thread.batcher.returned(FULL, FULL - 1, urgent=True)
         await asyncio.sleep(0)
         assert thread.handed == 2
 
-        thread.gathering.returned(FULL, FULL - 1, urgent=True)
+        thread.batcher.returned(FULL, FULL - 1, urgent=True)
         await asyncio.sleep(0)
         assert thread.handed == 3
 

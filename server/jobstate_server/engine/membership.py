@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from jobstate_server.domain.clock import Clock, Timer
+from jobstate_server.clock import Clock, Timer
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.pauses import HEARD_INTERVAL
 
@@ -19,7 +19,7 @@ LEAVE_WAIT_S = 0.5
 """How long a stop waits to tell the others. A store that does not answer must not hold it up."""
 
 
-class Presence:
+class Membership:
     """Keeps one replica heard."""
 
     def __init__(self, replica: str, committer: Committer, clock: Clock) -> None:
@@ -32,7 +32,7 @@ class Presence:
 
     def start(self) -> None:
         """Be heard from now on."""
-        self._be_heard()
+        self._renew()
 
     async def stop(self) -> None:
         """Tell the others that this replica is gone, so that they need not wait to find out."""
@@ -46,19 +46,19 @@ class Presence:
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
 
-    def _be_heard(self) -> None:
+    def _renew(self) -> None:
         self._timer = None
         if self._is_stopping:
             return
         replica = self._replica
-        self._telling = self._committer.run(lambda transaction: transaction.be_heard(replica))
+        self._telling = self._committer.run(lambda transaction: transaction.renew(replica))
         self._telling.add_done_callback(self._heard)
 
     def turn(self) -> None:
         """A second has passed: begin anew where a failure has cut the course of timers. Called by the watchdog."""
         if not self._is_stopping and self._timer is None and self._telling is None:
             log.error("this replica had stopped making itself heard, and begins anew")
-            self._be_heard()
+            self._renew()
 
     def _heard(self, future: asyncio.Future[None]) -> None:
         self._telling = None
@@ -68,4 +68,4 @@ class Presence:
         if not self._is_stopping:
             # What was due may have been in the hands of a replica that died before it was done, and told nobody.
             self._committer.ring_due()
-            self._timer = self._clock.call_later(HEARD_INTERVAL, self._be_heard)
+            self._timer = self._clock.call_later(HEARD_INTERVAL, self._renew)

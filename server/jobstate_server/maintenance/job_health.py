@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jobstate_server.domain.clock import HOUR, MINUTE, SECOND
+from jobstate_server.domain.durations import HOUR, MINUTE, SECOND
 from jobstate_server.domain.job import JobState
 from jobstate_server.store.base import Ended
 

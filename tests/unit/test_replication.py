@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.engine.readers import Readers
-from jobstate_server.store.base import EventPage, LogState, Rung, StoredEvent, StoreError, StoreUnreachable
-from jobstate_server.watch import follower as module
-from jobstate_server.watch.follower import AHEAD_EVENTS_MAX, SILENT_ROUNDS_MAX, Follower
-from jobstate_server.watch.hub import Hub
-from jobstate_server.watch.ring import Ring
+from jobstate_server.event_log import replication as module
+from jobstate_server.event_log.feed import EventFeed
+from jobstate_server.event_log.recent import RecentEvents
+from jobstate_server.event_log.replication import AHEAD_EVENTS_MAX, SILENT_ROUNDS_MAX, Replication
+from jobstate_server.store.base import EventPage, LogState, Notification, StoredEvent, StoreError, StoreUnreachable
 
 PATIENCE_S = 10.0
 
@@ -92,10 +92,10 @@ class ScriptedBell:
     """A bell that says what the test has put in."""
 
     def __init__(self) -> None:
-        self.said: queue.SimpleQueue[Rung | Exception | None] = queue.SimpleQueue()
+        self.said: queue.SimpleQueue[Notification | Exception | None] = queue.SimpleQueue()
         self.is_closed = False
 
-    def wait(self, timeout_s: float) -> Rung | None:
+    def wait(self, timeout_s: float) -> Notification | None:
         try:
             said = self.said.get(timeout=PATIENCE_S)
         except queue.Empty:
@@ -111,11 +111,11 @@ class ScriptedBell:
         self.is_closed = True
 
 
-class NotingHub(Hub):
+class NotingHub(EventFeed):
     """A hub that notes what it is told."""
 
     def __init__(self) -> None:
-        super().__init__("00" * 6, Ring(0, 0, 1024 * 1024), ManualClock())
+        super().__init__("00" * 6, RecentEvents(0, 0, 1024 * 1024), ManualClock())
         self.published: list[int] = []
         self.skipped_to: list[int] = []
 
@@ -134,14 +134,14 @@ class Scene:
     def __init__(self, *, watched: bool = True) -> None:
         self.log = Log()
         self.readers = ScriptedReaders(self.log)
-        self.hub = NotingHub()
-        self.bell = ScriptedBell()
-        self.follower = Follower(self.bell, self.hub, cast("Readers", self.readers))
-        self.waiter = self.hub.join(EventFilter()) if watched else None
+        self.feed = NotingHub()
+        self.notifier = ScriptedBell()
+        self.replication = Replication(self.notifier, self.feed, cast("Readers", self.readers))
+        self.waiter = self.feed.join(EventFilter()) if watched else None
 
     def rings(self) -> None:
         """The bell tells how far the log reaches."""
-        self.follower._rung(Rung(len(self.log.written), None))
+        self.replication._notified(Notification(len(self.log.written), None))
 
     async def quiet(self) -> None:
         """Let everything happen that can without another read being done."""
@@ -159,11 +159,11 @@ class Scene:
 async def test_own_events_that_follow_the_head_are_published_at_once_and_nothing_is_read() -> None:
     scene = Scene()
 
-    scene.follower.publish(scene.log.append(2))
-    scene.follower.publish(scene.log.append(1))
+    scene.replication.publish(scene.log.append(2))
+    scene.replication.publish(scene.log.append(1))
     await scene.quiet()
 
-    assert scene.hub.published == [1, 2, 3]
+    assert scene.feed.published == [1, 2, 3]
     assert scene.readers.reads == 0
 
 
@@ -174,20 +174,20 @@ async def test_others_events_are_read_when_the_bell_rings() -> None:
     scene.rings()
     await scene.quiet()
 
-    assert scene.hub.published == [1, 2, 3]
+    assert scene.feed.published == [1, 2, 3]
 
 
 async def test_own_events_wait_for_those_of_others_before_them() -> None:
     scene = Scene()
     scene.readers.is_prompt = False
     scene.log.append(2)
-    scene.follower.publish(scene.log.append(2))
+    scene.replication.publish(scene.log.append(2))
     await scene.quiet()
-    assert scene.hub.published == []
+    assert scene.feed.published == []
 
     await scene.settled()
 
-    assert scene.hub.published == [1, 2, 3, 4]
+    assert scene.feed.published == [1, 2, 3, 4]
 
 
 async def test_own_events_published_while_a_page_is_read_are_not_published_again() -> None:
@@ -199,11 +199,11 @@ async def test_own_events_published_while_a_page_is_read_are_not_published_again
     await scene.quiet()
     scene.log.append(1)
 
-    scene.follower.publish(own)
-    assert scene.hub.published == [1, 2]
+    scene.replication.publish(own)
+    assert scene.feed.published == [1, 2]
     await scene.settled()
 
-    assert scene.hub.published == [1, 2, 3]
+    assert scene.feed.published == [1, 2, 3]
 
 
 async def test_own_events_that_were_read_before_they_are_told_are_not_published_again() -> None:
@@ -213,9 +213,9 @@ async def test_own_events_that_were_read_before_they_are_told_are_not_published_
     scene.rings()
     await scene.quiet()
 
-    scene.follower.publish(own)
+    scene.replication.publish(own)
 
-    assert scene.hub.published == [1, 2, 3]
+    assert scene.feed.published == [1, 2, 3]
 
 
 async def test_own_events_that_were_read_for_a_watcher_who_has_gone_are_not_published_again() -> None:
@@ -224,26 +224,26 @@ async def test_own_events_that_were_read_for_a_watcher_who_has_gone_are_not_publ
     scene.rings()
     await scene.quiet()
     assert scene.waiter is not None
-    scene.hub.leave(scene.waiter)
+    scene.feed.leave(scene.waiter)
 
-    scene.follower.publish(own)
-    scene.follower.publish(scene.log.append(1))
+    scene.replication.publish(own)
+    scene.replication.publish(scene.log.append(1))
 
-    assert scene.hub.published == [1, 2, 3]
+    assert scene.feed.published == [1, 2, 3]
 
 
 async def test_while_nobody_watches_nothing_is_read_and_own_events_are_published_over_the_gap() -> None:
     scene = Scene(watched=False)
     scene.log.append(3)
     scene.rings()
-    scene.follower.publish(scene.log.append(1))
+    scene.replication.publish(scene.log.append(1))
     for _ in range(3):
-        scene.follower._silent()
+        scene.replication._silent()
     await scene.quiet()
 
     assert scene.readers.reads == 0
-    assert scene.hub.published == [4]
-    assert scene.hub.ring.tail == 3
+    assert scene.feed.published == [4]
+    assert scene.feed.recent.tail == 3
 
 
 async def test_silence_looks_at_the_log_for_whoever_watches() -> None:
@@ -251,10 +251,10 @@ async def test_silence_looks_at_the_log_for_whoever_watches() -> None:
     scene = Scene()
     scene.log.append(2)
 
-    scene.follower._silent()
+    scene.replication._silent()
     await scene.quiet()
 
-    assert scene.hub.published == [1, 2]
+    assert scene.feed.published == [1, 2]
 
 
 async def test_own_events_that_wait_are_bounded_and_those_beyond_are_read_from_the_log() -> None:
@@ -264,16 +264,16 @@ async def test_own_events_that_wait_are_bounded_and_those_beyond_are_read_from_t
     batch = 2_048
     batches = AHEAD_EVENTS_MAX // batch + 3
     for _ in range(batches):
-        scene.follower.publish(scene.log.append(batch))
+        scene.replication.publish(scene.log.append(batch))
 
-    assert scene.follower._ahead_count <= AHEAD_EVENTS_MAX + batch
+    assert scene.replication._ahead_count <= AHEAD_EVENTS_MAX + batch
     await scene.settled()
 
-    published = scene.hub.published
+    published = scene.feed.published
     assert published == sorted(set(published))
-    assert scene.hub.head == 1 + batches * batch
-    assert scene.follower._ahead == {}
-    assert scene.follower._ahead_count == 0
+    assert scene.feed.head == 1 + batches * batch
+    assert scene.replication._ahead == {}
+    assert scene.replication._ahead_count == 0
 
 
 async def test_who_is_more_than_a_page_behind_skips_to_the_newest_event_and_rings_for_everybody(
@@ -289,7 +289,7 @@ async def test_who_is_more_than_a_page_behind_skips_to_the_newest_event_and_ring
     scene.rings()
     await scene.quiet()
 
-    assert (scene.hub.published, scene.hub.skipped_to, scene.hub.head) == ([], [11], 11)
+    assert (scene.feed.published, scene.feed.skipped_to, scene.feed.head) == ([], [11], 11)
     assert waiting.done()
 
 
@@ -301,14 +301,14 @@ async def test_events_that_retention_removed_before_they_were_read_are_skipped()
     scene.rings()
     await scene.quiet()
 
-    assert (scene.hub.published, scene.hub.head) == ([], 5)
+    assert (scene.feed.published, scene.feed.head) == ([], 5)
 
 
 async def test_a_refresh_returns_at_once_when_everything_is_published() -> None:
     scene = Scene()
-    scene.follower.publish(scene.log.append(2))
+    scene.replication.publish(scene.log.append(2))
 
-    await scene.follower.refresh()
+    await scene.replication.refresh()
 
     assert scene.readers.reads == 1
 
@@ -317,7 +317,7 @@ async def test_a_refresh_waits_until_what_was_committed_before_it_is_published()
     scene = Scene()
     scene.readers.is_prompt = False
     scene.log.append(3)
-    refresh = asyncio.ensure_future(scene.follower.refresh())
+    refresh = asyncio.ensure_future(scene.replication.refresh())
     await scene.quiet()
     scene.readers.do_one()
     await scene.quiet()
@@ -326,7 +326,7 @@ async def test_a_refresh_waits_until_what_was_committed_before_it_is_published()
     await scene.settled()
 
     assert refresh.done()
-    assert scene.hub.published == [1, 2, 3]
+    assert scene.feed.published == [1, 2, 3]
 
 
 @pytest.mark.parametrize("reads_done", [0, 1], ids=["the head", "the page"])
@@ -334,7 +334,7 @@ async def test_a_refresh_fails_when_the_log_cannot_be_read_and_the_next_one_work
     scene = Scene()
     scene.readers.is_prompt = False
     scene.log.append(1)
-    refresh = asyncio.ensure_future(scene.follower.refresh())
+    refresh = asyncio.ensure_future(scene.replication.refresh())
     await scene.quiet()
     for _ in range(reads_done):
         scene.readers.do_one()
@@ -346,8 +346,8 @@ async def test_a_refresh_fails_when_the_log_cannot_be_read_and_the_next_one_work
     with pytest.raises(StoreUnavailable, match="played"):
         await refresh
     scene.readers.error, scene.readers.is_prompt = None, True
-    await scene.follower.refresh()
-    assert scene.hub.published == [1]
+    await scene.replication.refresh()
+    assert scene.feed.published == [1]
 
 
 async def test_a_refresh_does_not_wait_for_events_that_the_log_no_longer_has() -> None:
@@ -355,7 +355,7 @@ async def test_a_refresh_does_not_wait_for_events_that_the_log_no_longer_has() -
     scene = Scene()
     scene.readers.is_prompt = False
     scene.log.append(3)
-    refresh = asyncio.ensure_future(scene.follower.refresh())
+    refresh = asyncio.ensure_future(scene.replication.refresh())
     await scene.quiet()
     scene.readers.do_one()
     await scene.quiet()
@@ -371,7 +371,7 @@ async def test_a_refresh_given_up_disturbs_no_other() -> None:
     scene = Scene()
     scene.readers.is_prompt = False
     scene.log.append(1)
-    one, other = (asyncio.ensure_future(scene.follower.refresh()) for _ in range(2))
+    one, other = (asyncio.ensure_future(scene.replication.refresh()) for _ in range(2))
     await scene.quiet()
     for _ in range(2):
         scene.readers.do_one()
@@ -382,31 +382,31 @@ async def test_a_refresh_given_up_disturbs_no_other() -> None:
 
     await other
     assert one.cancelled()
-    assert scene.follower._refreshing == []
+    assert scene.replication._refreshing == []
 
 
 @asynccontextmanager
 async def listening(scene: Scene) -> AsyncIterator[None]:
     """The bell's thread at work, ended in the end."""
-    scene.follower.start()
+    scene.replication.start()
     try:
         yield
     finally:
-        stopping = asyncio.ensure_future(scene.follower.stop())
+        stopping = asyncio.ensure_future(scene.replication.stop())
         await asyncio.sleep(0)
-        scene.bell.said.put(None)
+        scene.notifier.said.put(None)
         await stopping
-    assert scene.bell.is_closed
+    assert scene.notifier.is_closed
 
 
 async def test_a_due_time_of_another_replica_is_handed_on() -> None:
     scene = Scene(watched=False)
     heard: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    scene.follower.on_due = heard.set_result
+    scene.replication.on_due = heard.set_result
 
     async with listening(scene), asyncio.timeout(PATIENCE_S):
-        scene.bell.said.put(Rung(0, None))
-        scene.bell.said.put(Rung(0, 1_234))
+        scene.notifier.said.put(Notification(0, None))
+        scene.notifier.said.put(Notification(0, 1_234))
         assert await heard == 1_234
 
 
@@ -417,11 +417,11 @@ async def test_a_bell_that_cannot_be_heard_is_listened_to_again(
     monkeypatch.setattr(module, "RETRY_S", 0.0)
     scene = Scene(watched=False)
     heard: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    scene.follower.on_due = heard.set_result
+    scene.replication.on_due = heard.set_result
 
     async with listening(scene), asyncio.timeout(PATIENCE_S):
-        for said in (error, error, Rung(0, 5)):
-            scene.bell.said.put(said)
+        for said in (error, error, Notification(0, 5)):
+            scene.notifier.said.put(said)
         assert await heard == 5
 
     assert [record.message for record in caplog.records] == ["the bell cannot be heard"]
@@ -431,15 +431,15 @@ async def test_a_bell_that_says_nothing_for_some_rounds_makes_the_follower_look(
     scene = Scene()
     scene.log.append(2)
     assert scene.waiter is not None
-    rung = scene.waiter.wait()
-    scene.hub._waiting[scene.waiter.keys[0]] = {scene.waiter}
+    notification = scene.waiter.wait()
+    scene.feed._waiting[scene.waiter.keys[0]] = {scene.waiter}
 
     async with listening(scene), asyncio.timeout(PATIENCE_S):
         for _ in range(SILENT_ROUNDS_MAX):
-            scene.bell.said.put(None)
-        await rung
+            scene.notifier.said.put(None)
+        await notification
 
-    assert scene.hub.published == [1, 2]
+    assert scene.feed.published == [1, 2]
 
 
 STEPS = st.lists(
@@ -464,7 +464,7 @@ async def play(steps: Sequence[tuple[str, int]]) -> None:
         elif step == "own":
             untold.append(scene.log.append(count))
         elif step == "tell" and untold:
-            scene.follower.publish(untold.pop(0))
+            scene.replication.publish(untold.pop(0))
         elif step == "ring":
             scene.rings()
         elif step == "read" and scene.readers.waiting:
@@ -472,19 +472,19 @@ async def play(steps: Sequence[tuple[str, int]]) -> None:
         elif step == "turn":
             await asyncio.sleep(0)
         elif step == "silent":
-            scene.follower._silent()
+            scene.replication._silent()
         elif step == "join":
-            guests.append(scene.hub.join(EventFilter()))
+            guests.append(scene.feed.join(EventFilter()))
         elif step == "leave" and guests:
-            scene.hub.leave(guests.pop())
+            scene.feed.leave(guests.pop())
     for own in untold:
-        scene.follower.publish(own)
+        scene.replication.publish(own)
     scene.rings()
     await scene.settled()
 
-    assert scene.hub.published == list(range(1, len(scene.log.written) + 1))
-    assert scene.hub.skipped_to == []
-    assert (scene.follower._ahead, scene.follower._ahead_count, scene.follower._refreshing) == ({}, 0, [])
+    assert scene.feed.published == list(range(1, len(scene.log.written) + 1))
+    assert scene.feed.skipped_to == []
+    assert (scene.replication._ahead, scene.replication._ahead_count, scene.replication._refreshing) == ({}, 0, [])
 
 
 @settings(max_examples=300)

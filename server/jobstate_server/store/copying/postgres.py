@@ -10,14 +10,15 @@ import psycopg
 from peewee import Model, ModelSelect
 from psycopg import errors, sql
 
-from jobstate_server.domain.clock import SECOND, SystemClock
+from jobstate_server.clock import SystemClock
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.store.base import REPLICA_LEASE, OutcomeUnknown, StoreError
-from jobstate_server.store.copying import BATCH_ROWS, COPIED, CannotCopy, View
+from jobstate_server.store.copying.copy import BATCH_ROWS, COPIED, CannotCopy, View
 from jobstate_server.store.models import SchemaRow
 from jobstate_server.store.opening import open_store, shown
-from jobstate_server.store.postgres_connection import Postgres, is_lost
-from jobstate_server.store.postgres_statements import LAST_HEARD
-from jobstate_server.store.postgres_time import NOW, Reading
+from jobstate_server.store.postgres.clock import NOW, Reading
+from jobstate_server.store.postgres.connection import Postgres, is_lost
+from jobstate_server.store.postgres.statements import LAST_HEARD
 
 _SCHEMA = SchemaRow._meta.table_name
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import psycopg
 
-from jobstate_server.store.base import Rung
-from jobstate_server.store.postgres_connection import Postgres, raise_as_ours
+from jobstate_server.store.base import Notification
+from jobstate_server.store.postgres.connection import Postgres, raise_as_ours
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def channel_of(log_id: str) -> str:
     return f"jobstate_{log_id}"
 
 
-class PostgresBell:
+class PostgresNotifier:
     """A ``Bell`` on a connection of its own."""
 
     def __init__(self, url: str, channel: str, own_process: Callable[[], int | None]) -> None:
@@ -46,14 +46,14 @@ class PostgresBell:
         self._database = Postgres(url, _SETTINGS)
         self._trial = Postgres(url, {})
         self._hears = False
-        self._looked = Rung(0, None)
+        self._looked = Notification(0, None)
 
     @property
     def hears(self) -> bool:
         """Whether notifications get through."""
         return self._hears
 
-    def wait(self, timeout_s: float) -> Rung | None:
+    def wait(self, timeout_s: float) -> Notification | None:
         try:
             if self._database.is_closed():
                 # What was told while nobody listened is not told again: look once.
@@ -78,28 +78,28 @@ class PostgresBell:
             log.warning("PostgreSQL's notifications do not get through, a pooler may stand between: polling instead")
         self._hears = hears
 
-    def _heard(self, timeout_s: float) -> Rung | None:
+    def _heard(self, timeout_s: float) -> Notification | None:
         end = time.monotonic() + timeout_s
         while True:
             told = list(self._database.wire.notifies(timeout=max(0.0, end - time.monotonic()), stop_after=1))
             own = self._own_process()
             payloads = [one.payload for one in told if one.pid != own and not one.payload.startswith(_TRIAL)]
             try:
-                rungs = [_rung(payload) for payload in payloads]
+                notifications = [_notified(payload) for payload in payloads]
             except ValueError:
                 # Another release tells it in other words.
                 return self._look()
-            if rungs:
-                due = [rung.next_due for rung in rungs if rung.next_due is not None]
-                return Rung(max(rung.head for rung in rungs), min(due, default=None))
+            if notifications:
+                due = [notification.next_due for notification in notifications if notification.next_due is not None]
+                return Notification(max(notification.head for notification in notifications), min(due, default=None))
             if time.monotonic() >= end:
                 return None
 
-    def _look(self) -> Rung:
+    def _look(self) -> Notification:
         head, next_due = self._database.wire.execute(_LOOK, prepare=True).fetchone() or (0, None)
-        return Rung(head, next_due)
+        return Notification(head, next_due)
 
-    def _look_until(self, end: float) -> Rung | None:
+    def _look_until(self, end: float) -> Notification | None:
         while True:
             found = self._look()
             if found != self._looked:
@@ -125,6 +125,6 @@ def _until(told: Iterable[psycopg.Notify], last: str) -> Iterable[psycopg.Notify
             return
 
 
-def _rung(payload: str) -> Rung:
+def _notified(payload: str) -> Notification:
     head, _, next_due = payload.partition(" ")
-    return Rung(int(head), int(next_due) if next_due else None)
+    return Notification(int(head), int(next_due) if next_due else None)

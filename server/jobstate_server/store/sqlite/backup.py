@@ -17,8 +17,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from jobstate_server.store.base import CannotOpen, StoreError
-from jobstate_server.store.checking import Checked, check_file
-from jobstate_server.store.sqlite_place import refuse_misplaced
+from jobstate_server.store.sqlite.check import Checked, check_file
+from jobstate_server.store.sqlite.location import refuse_misplaced
 
 PARTIAL_SUFFIX = ".partial"
 """Ends the name of a backup that is being made. No server opens a file of such a name."""

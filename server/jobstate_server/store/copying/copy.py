@@ -16,13 +16,13 @@ from zlib import crc32
 
 from peewee import SQL, Model, ModelSelect, PeeweeException, SqliteDatabase, fn
 
-from jobstate_server.domain.clock import SystemClock
+from jobstate_server.clock import SystemClock
 from jobstate_server.store import migrate
 from jobstate_server.store.base import StoreError
 from jobstate_server.store.models import TABLES, EventRow, HorizonRow, LogRow, ReplicaRow, SchemaRow
 from jobstate_server.store.opening import is_postgres, shown
-from jobstate_server.store.sqlite import SqliteStore
-from jobstate_server.store.sqlite_file import StoreFile
+from jobstate_server.store.sqlite.file import StoreFile
+from jobstate_server.store.sqlite.store import SqliteStore
 
 BATCH_ROWS = 500
 """Rows held in memory at once. A job takes at most some 200 KB, so these are 100 MB at most, and 1 MB as a rule."""
@@ -110,7 +110,7 @@ def _opened(url: str, *, is_source: bool) -> AbstractContextManager[View]:
         return _sqlite_source(path) if is_source else _sqlite_destination(path)
     try:
         # Only who uses PostgreSQL needs its driver.
-        from jobstate_server.store.postgres_copying import postgres_destination, postgres_source  # noqa: PLC0415
+        from jobstate_server.store.copying.postgres import postgres_destination, postgres_source  # noqa: PLC0415
     except ImportError as error:
         raise CannotCopy(
             f"PostgreSQL's driver cannot be loaded ({error}); install it with: pip install 'jobstate-grpc[postgres]'"

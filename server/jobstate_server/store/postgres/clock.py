@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from jobstate_server.domain.clock import MILLISECOND, Clock, FollowingClock
+from jobstate_server.clock import Clock, FollowingClock
+from jobstate_server.domain.durations import MILLISECOND
 from jobstate_server.domain.store_time import PAUSE_MIN, SLEW_DIVISOR
 from jobstate_server.store.base import TransactionConflict
-from jobstate_server.store.postgres_connection import one_row
+from jobstate_server.store.postgres.connection import one_row
 
 log = logging.getLogger(__name__)
 

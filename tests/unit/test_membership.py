@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from jobstate_server.domain.clock import ManualClock
+from jobstate_server.clock import ManualClock
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.membership import Membership
 from jobstate_server.engine.pauses import HEARD_INTERVAL
-from jobstate_server.engine.presence import Presence
 from jobstate_server.store.base import REPLICA_LEASE
 
 
@@ -37,16 +37,16 @@ class Noting:
     def ring_due(self) -> None:
         self.rings += 1
 
-    def be_heard(self, replica: str) -> None:
+    def renew(self, replica: str) -> None:
         self.said.append(f"{replica} is here")
 
     def leave(self, replica: str) -> None:
         self.said.append(f"{replica} leaves")
 
 
-def a_presence() -> tuple[Presence, Noting, ManualClock]:
+def a_presence() -> tuple[Membership, Noting, ManualClock]:
     committer, clock = Noting(), ManualClock()
-    return Presence("one", cast("Committer", committer), clock), committer, clock
+    return Membership("one", cast("Committer", committer), clock), committer, clock
 
 
 async def pass_time(clock: ManualClock, intervals: int) -> None:
@@ -58,9 +58,9 @@ async def pass_time(clock: ManualClock, intervals: int) -> None:
 
 
 async def test_a_replica_is_heard_at_once_and_then_at_every_interval() -> None:
-    presence, committer, clock = a_presence()
+    membership, committer, clock = a_presence()
 
-    presence.start()
+    membership.start()
     assert committer.said == ["one is here"]
     await pass_time(clock, 3)
 
@@ -69,20 +69,20 @@ async def test_a_replica_is_heard_at_once_and_then_at_every_interval() -> None:
 
 async def test_a_replica_looks_at_every_interval_at_what_is_due() -> None:
     """A replica that died with it in hand tells nobody."""
-    presence, committer, clock = a_presence()
+    membership, committer, clock = a_presence()
 
-    presence.start()
+    membership.start()
     await pass_time(clock, 3)
 
     assert committer.rings == 3
 
 
 async def test_a_replica_that_stops_says_so_and_is_heard_no_more() -> None:
-    presence, committer, clock = a_presence()
-    presence.start()
+    membership, committer, clock = a_presence()
+    membership.start()
     await pass_time(clock, 1)
 
-    await presence.stop()
+    await membership.stop()
     await pass_time(clock, 3)
 
     assert committer.said == ["one is here", "one is here", "one leaves"]
@@ -90,8 +90,8 @@ async def test_a_replica_that_stops_says_so_and_is_heard_no_more() -> None:
 
 
 async def test_a_replica_that_could_not_make_itself_heard_tries_again_and_stops_all_the_same() -> None:
-    presence, committer, clock = a_presence()
-    presence.start()
+    membership, committer, clock = a_presence()
+    membership.start()
     committer.error = StoreUnavailable("played", 0.5)
     await pass_time(clock, 2)
     committer.error = None
@@ -99,7 +99,7 @@ async def test_a_replica_that_could_not_make_itself_heard_tries_again_and_stops_
     assert committer.said == ["one is here", "one is here"]
 
     committer.error = StoreUnavailable("played", 0.5)
-    await presence.stop()
+    await membership.stop()
 
     assert committer.said == ["one is here", "one is here"]
 
@@ -111,17 +111,17 @@ def test_a_replica_may_miss_some_intervals_before_it_is_taken_for_dead() -> None
 async def test_a_course_of_timers_that_a_failure_has_cut_is_begun_anew_at_the_next_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    presence, committer, clock = a_presence()
-    presence.start()
+    membership, committer, clock = a_presence()
+    membership.start()
     with monkeypatch.context() as patched:
         patched.setattr(committer, "run", lambda _work: 1 / 0)
         await asyncio.sleep(0)
         with pytest.raises(ZeroDivisionError):
             clock.advance(HEARD_INTERVAL)
-    presence._telling = None
+    membership._telling = None
 
-    presence.turn()
+    membership.turn()
     await pass_time(clock, 2)
-    presence.turn()
+    membership.turn()
 
     assert committer.said == ["one is here"] * 4

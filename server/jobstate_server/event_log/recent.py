@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jobstate_server.event_log.cursor import event_check
 from jobstate_server.store.base import StoredEvent
-from jobstate_server.watch.cursor import event_check
 from jobstate_server.wire.events import listed_event
 
 _OVERHEAD = 256
@@ -33,7 +33,7 @@ class Entry:
         return self._listed
 
 
-class Ring:
+class RecentEvents:
     """The newest events."""
 
     def __init__(self, head: int, head_check: int, bytes_max: int) -> None:

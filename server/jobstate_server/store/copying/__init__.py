@@ -1,0 +1,1 @@
+"""Copies a whole store into an empty one, from either backend to either."""
