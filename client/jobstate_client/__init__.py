@@ -1,205 +1,41 @@
-"""The Python client of jobstate: ``Client`` for threads, ``AsyncClient`` for asyncio. docs/clients.md shows how."""
+"""The Python client of jobstate: ``Client`` for threads, ``AsyncClient`` for asyncio. docs/clients.md shows how.
 
+The public names are those of ``__init__.pyi``. Each one is imported on first use, so that the help and the completion
+of the command line need no gRPC.
+"""
+
+import functools
+import pkgutil
+import re
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jobstate_client.aio.client import AsyncClient
-    from jobstate_client.aio.watch import AsyncWatch
-    from jobstate_client.aio.worker import AsyncWorker
-    from jobstate_client.core.channel import TLS
-    from jobstate_client.core.failures import JobFailure, NonRetryable
-    from jobstate_client.core.reports import (
-        Attempt,
-        CleanupReport,
-        DutyReport,
-        Health,
-        JobType,
-        JobTypes,
-        Stats,
-        Task,
-        TypeStats,
-    )
-    from jobstate_client.core.running import Run
-    from jobstate_client.core.states import AttemptOutcome, EventType, HealthState, RetryDecision, State
-    from jobstate_client.core.values import (
-        CreatedJob,
-        Detail,
-        Event,
-        Job,
-        JobError,
-        NewJob,
-        SnapshotJob,
-        SnapshotStarted,
-        Synced,
-        WatchItem,
-    )
-    from jobstate_client.errors import (
-        AttemptRequired,
-        AttemptSuperseded,
-        ClientClosed,
-        ClientForked,
-        CursorExpired,
-        CursorUnknown,
-        DeadlineExceeded,
-        Draining,
-        InternalError,
-        InvalidField,
-        JobCancelled,
-        JobExists,
-        JobNotFound,
-        JobStateError,
-        MessageTooLarge,
-        Overloaded,
-        Refused,
-        RequestIdReused,
-        RetryNotAllowed,
-        StoreUnavailable,
-        TransitionNotAllowed,
-        TransportError,
-        TryLater,
-        UnknownJobType,
-        Unreachable,
-    )
-    from jobstate_client.sync.client import Client
-    from jobstate_client.sync.watch import Watch
-    from jobstate_client.sync.worker import Worker
+_EXPORT = re.compile(r"^from (\S+) import (\w+) as ", re.MULTILINE)
 
-__all__ = [
-    "TLS",
-    "AsyncClient",
-    "AsyncWatch",
-    "AsyncWorker",
-    "Attempt",
-    "AttemptOutcome",
-    "AttemptRequired",
-    "AttemptSuperseded",
-    "CleanupReport",
-    "Client",
-    "ClientClosed",
-    "ClientForked",
-    "CreatedJob",
-    "CursorExpired",
-    "CursorUnknown",
-    "DeadlineExceeded",
-    "Detail",
-    "Draining",
-    "DutyReport",
-    "Event",
-    "EventType",
-    "Health",
-    "HealthState",
-    "InternalError",
-    "InvalidField",
-    "Job",
-    "JobCancelled",
-    "JobError",
-    "JobExists",
-    "JobFailure",
-    "JobNotFound",
-    "JobStateError",
-    "JobType",
-    "JobTypes",
-    "MessageTooLarge",
-    "NewJob",
-    "NonRetryable",
-    "Overloaded",
-    "Refused",
-    "RequestIdReused",
-    "RetryDecision",
-    "RetryNotAllowed",
-    "Run",
-    "SnapshotJob",
-    "SnapshotStarted",
-    "State",
-    "Stats",
-    "StoreUnavailable",
-    "Synced",
-    "Task",
-    "TransitionNotAllowed",
-    "TransportError",
-    "TryLater",
-    "TypeStats",
-    "UnknownJobType",
-    "Unreachable",
-    "Watch",
-    "WatchItem",
-    "Worker",
-]
 
-_LATER = {
-    "TLS": "core.channel",
-    "AsyncClient": "aio.client",
-    "AsyncWatch": "aio.watch",
-    "AsyncWorker": "aio.worker",
-    "Attempt": "core.reports",
-    "AttemptOutcome": "core.states",
-    "AttemptRequired": "errors",
-    "AttemptSuperseded": "errors",
-    "CleanupReport": "core.reports",
-    "Client": "sync.client",
-    "ClientClosed": "errors",
-    "ClientForked": "errors",
-    "CreatedJob": "core.values",
-    "CursorExpired": "errors",
-    "CursorUnknown": "errors",
-    "DeadlineExceeded": "errors",
-    "Detail": "core.values",
-    "Draining": "errors",
-    "DutyReport": "core.reports",
-    "Event": "core.values",
-    "EventType": "core.states",
-    "Health": "core.reports",
-    "HealthState": "core.states",
-    "InternalError": "errors",
-    "InvalidField": "errors",
-    "Job": "core.values",
-    "JobCancelled": "errors",
-    "JobError": "core.values",
-    "JobExists": "errors",
-    "JobFailure": "core.failures",
-    "JobNotFound": "errors",
-    "JobStateError": "errors",
-    "JobType": "core.reports",
-    "JobTypes": "core.reports",
-    "MessageTooLarge": "errors",
-    "NewJob": "core.values",
-    "NonRetryable": "core.failures",
-    "Overloaded": "errors",
-    "Refused": "errors",
-    "RequestIdReused": "errors",
-    "RetryDecision": "core.states",
-    "RetryNotAllowed": "errors",
-    "Run": "core.running",
-    "SnapshotJob": "core.values",
-    "SnapshotStarted": "core.values",
-    "State": "core.states",
-    "Stats": "core.reports",
-    "StoreUnavailable": "errors",
-    "Synced": "core.values",
-    "Task": "core.reports",
-    "TransitionNotAllowed": "errors",
-    "TransportError": "errors",
-    "TryLater": "errors",
-    "TypeStats": "core.reports",
-    "UnknownJobType": "errors",
-    "Unreachable": "errors",
-    "Watch": "sync.watch",
-    "WatchItem": "core.values",
-    "Worker": "sync.worker",
-}
-"""Where each name is. What is imported, is when it is asked for: help and completion need no gRPC."""
+@functools.cache
+def _exports() -> dict[str, str]:
+    """The module of each public name."""
+    stub = pkgutil.get_data(__name__, "__init__.pyi") or b""
+    return {name: module for module, name in _EXPORT.findall(stub.decode())}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what was left for later."""
+    """Import a public name on first use."""
+    if name == "__all__":
+        return sorted(_exports())
     if name == "__version__":
-        # The installed package has it. Where the sources are used as they are, there is none.
-        metadata = import_module("importlib.metadata")
-        try:
-            return metadata.version("jobstate-grpc")
-        except metadata.PackageNotFoundError:
-            return "0+unknown"
-    if name in _LATER:
-        return getattr(import_module(f"jobstate_client.{_LATER[name]}"), name)
+        return _version()
+    if name in _exports():
+        value = globals()[name] = getattr(import_module(_exports()[name]), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    """The version of the installed package; sources that are used without installing them have none."""
+    metadata = import_module("importlib.metadata")
+    try:
+        return str(metadata.version("jobstate-grpc"))
+    except metadata.PackageNotFoundError:
+        return "0+unknown"

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Fact(Generic[T]):
+class _MetadataField(Generic[T]):
     """An attribute that reads one key of the metadata."""
 
     def __init__(self, convert: Callable[[str], T]) -> None:
@@ -121,22 +121,22 @@ class InvalidField(Refused):
     """A field is missing, malformed, out of bounds, or not allowed beside another: correct the call."""
 
     reason = "INVALID_FIELD"
-    field = _Fact(str)
+    field = _MetadataField(str)
 
 
 class UnknownJobType(InvalidField):
     """The server's settings do not name this job type, and it takes no others."""
 
     reason = "UNKNOWN_JOB_TYPE"
-    job_type = _Fact(str)
+    job_type = _MetadataField(str)
 
 
 class MessageTooLarge(Refused):
     """The request is too large: send less at once."""
 
     reason = "MESSAGE_TOO_LARGE"
-    size = _Fact(_number)
-    size_max = _Fact(_number)
+    size = _MetadataField(_number)
+    size_max = _MetadataField(_number)
 
 
 class JobNotFound(Refused):
@@ -146,25 +146,25 @@ class JobNotFound(Refused):
     """
 
     reason = "JOB_NOT_FOUND"
-    job_id = _Fact(str)
-    deleted = _Fact(_truth)
+    job_id = _MetadataField(str)
+    deleted = _MetadataField(_truth)
 
 
 class JobExists(Refused):
     """There is a job with this id already."""
 
     reason = "JOB_EXISTS"
-    job_id = _Fact(str)
+    job_id = _MetadataField(str)
 
 
 class TransitionNotAllowed(Refused):
     """The job's state does not allow this: go by ``state``, and do not repeat the call."""
 
     reason = "TRANSITION_NOT_ALLOWED"
-    job_id = _Fact(str)
-    state = _Fact(_state)
-    trigger = _Fact(str)
-    allowed = _Fact(_names)
+    job_id = _MetadataField(str)
+    state = _MetadataField(_state)
+    trigger = _MetadataField(str)
+    allowed = _MetadataField(_names)
 
 
 class JobCancelled(TransitionNotAllowed):
@@ -175,30 +175,30 @@ class RetryNotAllowed(Refused):
     """The job is PERMANENTLY_FAILED. ``why`` is "limit reached" or "not retryable"."""
 
     reason = "RETRY_NOT_ALLOWED"
-    job_id = _Fact(str)
-    why = _Fact(str)
-    retry_count = _Fact(_number)
-    max_retries = _Fact(_number)
+    job_id = _MetadataField(str)
+    why = _MetadataField(str)
+    retry_count = _MetadataField(_number)
+    max_retries = _MetadataField(_number)
 
 
 class AttemptSuperseded(Refused):
     """This attempt is over, and another may have taken its place: stop the work and drop its results."""
 
     reason = "ATTEMPT_SUPERSEDED"
-    job_id = _Fact(str)
-    attempt = _Fact(_number)
-    current_attempt = _Fact(_number)
-    state = _Fact(_state)
+    job_id = _MetadataField(str)
+    attempt = _MetadataField(_number)
+    current_attempt = _MetadataField(_number)
+    state = _MetadataField(_state)
 
 
 class AttemptRequired(Refused):
     """The job is past its first attempt: name the one that your own start returned."""
 
     reason = "ATTEMPT_REQUIRED"
-    job_id = _Fact(str)
-    attempt = _Fact(_number)
-    current_attempt = _Fact(_number)
-    state = _Fact(_state)
+    job_id = _MetadataField(str)
+    attempt = _MetadataField(_number)
+    current_attempt = _MetadataField(_number)
+    state = _MetadataField(_state)
 
 
 class RequestIdReused(Refused):
@@ -211,14 +211,14 @@ class CursorExpired(Refused):
     """Events after the cursor are gone: watch again with snapshot, or from ``oldest_cursor`` with a gap."""
 
     reason = "CURSOR_EXPIRED"
-    oldest_cursor = _Fact(str)
+    oldest_cursor = _MetadataField(str)
 
 
 class CursorUnknown(Refused):
     """The cursor is another log's: discard what was learnt from that one, and watch again with snapshot."""
 
     reason = "CURSOR_UNKNOWN"
-    oldest_cursor = _Fact(str)
+    oldest_cursor = _MetadataField(str)
 
 
 class TryLater(Refused):
@@ -247,7 +247,7 @@ class InternalError(Refused):
     """The server met something that it did not expect. Its log has the cause under ``call_id``."""
 
     reason = "INTERNAL"
-    call_id = _Fact(str)
+    call_id = _MetadataField(str)
 
 
 class TransportError(JobStateError):

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from jobstate_client import Client, Event, EventType, Job, SnapshotStarted, Synced, Unreachable
-from jobstate_client.cli.board import Board
-from jobstate_client.cli.drawing import event_line
-from jobstate_client.cli.failures import hint, message
-from jobstate_client.cli.live import ECHO_WIDTH, Bars
-from jobstate_client.cli.rows import EventRow
-from jobstate_client.cli.screen import Size, frame
-from jobstate_client.cli.watch import Lines
-from jobstate_client.core.reports import Stats
+from jobstate_client.cli.commands.watch import Lines
+from jobstate_client.cli.terminal.error_messages import hint, message
+from jobstate_client.cli.terminal.layout import event_line
+from jobstate_client.cli.terminal.live_watch import ECHO_WIDTH, RunningJobs
+from jobstate_client.cli.terminal.top_screen import Size, frame
+from jobstate_client.core.inspection import Stats
 from jobstate_client.testing import JobstateServer, serving
+from jobstate_client.views.overview import Overview
+from jobstate_client.views.rows import EventRow
 
 FOLDER = Path(__file__).resolve().parents[1] / "captures"
 SERVER = "127.0.0.1:50051"
@@ -147,9 +147,9 @@ def played() -> tuple[list[Event], Stats]:
         return events, shifted(client.stats(), by)
 
 
-def top(events: list[Event], stats: Stats) -> Board:
+def top(events: list[Event], stats: Stats) -> Overview:
     """What top knows in the end."""
-    board = Board(SERVER)
+    board = Overview(SERVER)
     board.take(SnapshotStarted(), ENDS)
     for event in events:
         board.take(event, event.time)
@@ -159,14 +159,14 @@ def top(events: list[Event], stats: Stats) -> Board:
     return board
 
 
-def picture(board: Board, size: Size, now: datetime) -> str:
+def picture(board: Overview, size: Size, now: datetime) -> str:
     """The screen of top."""
     return text(line.plain for line in frame(board, size, now))
 
 
 def watch(events: list[Event], size: Size) -> str:
     """The screen of a watch at a terminal: the events that have not scrolled away, and the bars."""
-    bars = Bars()
+    bars = RunningJobs()
     for event in events:
         bars.take(event.job)
     below = bars.lines(size.width - ECHO_WIDTH, size.height, ENDS)

@@ -9,7 +9,7 @@ import sys
 MODULES_MAX = 2.0
 """Modules imported, as a multiple of gRPC's own. Times are for benchmarks; this does not depend on the machine."""
 
-LATER = ("jobstate_client.aio", "jobstate_client.core.reports", "jobstate_client.testing", "jobstate_server")
+LATER = ("jobstate_client.aio", "jobstate_client.core.inspection", "jobstate_client.testing", "jobstate_server")
 HEAVY = ("google.rpc", "grpc_status", "peewee", "pydantic", "pytest", "rich", "uuid")
 
 
@@ -32,4 +32,4 @@ def test_a_cold_import_takes_few_modules_beside_grpcs() -> None:
 def test_what_is_imported_later_is_found_all_the_same() -> None:
     ours = imported("from jobstate_client import AsyncClient, Health")
 
-    assert {"jobstate_client.aio.client", "jobstate_client.core.reports"} <= ours
+    assert {"jobstate_client.aio.client", "jobstate_client.core.inspection"} <= ours

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobstate_client import AsyncClient, Client, EventType, NewJob, Run, State, Worker, errors
-from jobstate_client.core.refusals import BY_REASON
+from jobstate_client.core.rpc_errors import BY_REASON
 from jobstate_client.testing import JobstateServer
 
 from .support import in_thread
@@ -140,8 +140,9 @@ def test_the_table_of_errors_lists_every_reason_with_its_facts() -> None:
     common = listed.pop("JobStateError")
 
     assert set(listed) == {kind.__name__ for kind in BY_REASON.values()}
-    for name, attributes in listed.items():
-        kind: Any = getattr(errors, name)
-        facts = {fact for base in kind.__mro__ for fact, value in vars(base).items() if type(value).__name__ == "_Fact"}
-        assert attributes - common == facts - common, name
+    for error, attributes in listed.items():
+        kind: Any = getattr(errors, error)
+        fields = [item for base in kind.__mro__ for item in vars(base).items()]
+        facts = {name for name, value in fields if type(value).__name__ == "_MetadataField"}
+        assert attributes - common == facts - common, error
     assert all(hasattr(errors.JobStateError("it is so"), attribute) for attribute in common)

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 import jobstate_client
 from jobstate.v1 import error_reason_pb2
 from jobstate_client import errors
-from jobstate_client.core.refusals import BY_REASON, error_of, refusal
+from jobstate_client.core.rpc_errors import BY_REASON, error_for_reason, error_from_rpc
 
 PROTO = Path(__file__).resolve().parents[2] / "protos/jobstate/v1/error_reason.proto"
 PREFIX = "ERROR_REASON_"
@@ -71,7 +71,7 @@ def test_every_reason_has_its_error_and_no_other_exists() -> None:
 def test_every_fact_of_a_reason_is_an_attribute(reason: str) -> None:
     metadata = examples()[reason]
 
-    error = refusal(reason, "it is so", metadata)
+    error = error_for_reason(reason, "it is so", metadata)
 
     assert {key: text(getattr(error, key)) for key in metadata} == metadata
     assert (error.reason, error.message, error.metadata) == (reason, "it is so", metadata)
@@ -89,8 +89,10 @@ def test_every_error_is_exported_drawn_in_the_tree_and_survives_pickling(kind: t
 
 
 def test_facts_that_are_numbers_states_and_lists_are_typed() -> None:
-    superseded = refusal("ATTEMPT_SUPERSEDED", "", {"attempt": "1", "current_attempt": "2", "state": "PROCESSING"})
-    refused = refusal("TRANSITION_NOT_ALLOWED", "", {"state": "RETRYING", "allowed": "expedite,cancel"})
+    superseded = error_for_reason(
+        "ATTEMPT_SUPERSEDED", "", {"attempt": "1", "current_attempt": "2", "state": "PROCESSING"}
+    )
+    refused = error_for_reason("TRANSITION_NOT_ALLOWED", "", {"state": "RETRYING", "allowed": "expedite,cancel"})
 
     assert isinstance(superseded, errors.AttemptSuperseded)
     assert (superseded.attempt, superseded.current_attempt) == (1, 2)
@@ -100,22 +102,22 @@ def test_facts_that_are_numbers_states_and_lists_are_typed() -> None:
 
 
 def test_a_refusal_because_the_job_is_cancelled_has_a_kind_of_its_own() -> None:
-    cancelled = refusal("TRANSITION_NOT_ALLOWED", "", {"state": "CANCELLED"})
-    completed = refusal("TRANSITION_NOT_ALLOWED", "", {"state": "COMPLETED"})
+    cancelled = error_for_reason("TRANSITION_NOT_ALLOWED", "", {"state": "CANCELLED"})
+    completed = error_for_reason("TRANSITION_NOT_ALLOWED", "", {"state": "COMPLETED"})
 
     assert type(cancelled) is errors.JobCancelled
     assert type(completed) is errors.TransitionNotAllowed
 
 
 def test_facts_of_a_later_server_are_kept_and_missing_ones_are_empty() -> None:
-    unknown = refusal("MOON_IS_FULL", "tonight", {"moon": "full"})
-    bare = refusal("ATTEMPT_SUPERSEDED", "", {"state": "DREAMING"})
+    unknown = error_for_reason("MOON_IS_FULL", "tonight", {"moon": "full"})
+    bare = error_for_reason("ATTEMPT_SUPERSEDED", "", {"state": "DREAMING"})
 
     assert type(unknown) is errors.Refused
     assert unknown.metadata == {"moon": "full"}
     assert isinstance(bare, errors.AttemptSuperseded)
     assert (bare.job_id, bare.attempt, bare.state) == ("", 0, "DREAMING")
-    assert refusal("ATTEMPT_SUPERSEDED", "", {}).state is jobstate_client.State.UNKNOWN  # type: ignore[attr-defined]
+    assert error_for_reason("ATTEMPT_SUPERSEDED", "", {}).state is jobstate_client.State.UNKNOWN  # type: ignore[attr-defined]
 
 
 def trailer(*details: Any) -> tuple[tuple[str, bytes], ...]:
@@ -133,7 +135,9 @@ def test_retry_info_and_bad_fields_are_read() -> None:
     fields = error_details_pb2.BadRequest()
     fields.field_violations.add(field="id", description="is too long")
 
-    error = error_of(FailedCall(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", trailer(info, retry, fields)), "r" * 8)
+    error = error_from_rpc(
+        FailedCall(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", trailer(info, retry, fields)), "r" * 8
+    )
 
     assert isinstance(error, errors.Overloaded)
     assert error.retry_after == timedelta(seconds=1.5)
@@ -165,7 +169,7 @@ def test_retry_info_and_bad_fields_are_read() -> None:
 def test_a_status_that_is_not_the_services_own_goes_by_its_code(
     trailing: tuple[tuple[str, Any], ...], code: grpc.StatusCode, kind: type[errors.JobStateError]
 ) -> None:
-    error = error_of(FailedCall(code, "somewhere on the way", trailing))
+    error = error_from_rpc(FailedCall(code, "somewhere on the way", trailing))
 
     assert type(error) is kind
     assert error.code is code

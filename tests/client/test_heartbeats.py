@@ -13,8 +13,14 @@ import grpc
 import pytest
 
 from jobstate_client import AsyncClient, Client, ClientClosed, State
-from jobstate_client.core.beats import BEATS, HEARTBEAT_S, HEARTBEAT_S_MIN, KNOWN_S, Thresholds
-from jobstate_client.core.reports import JobType, JobTypes
+from jobstate_client.core.heartbeats import (
+    CACHED_S,
+    HEARTBEAT_S,
+    HEARTBEAT_S_MIN,
+    HEARTBEATS_PER_THRESHOLD,
+    HeartbeatIntervals,
+)
+from jobstate_client.core.inspection import JobType, JobTypes
 from jobstate_client.testing import JobstateServer, serving
 
 from ..support.waiting import pause
@@ -35,17 +41,17 @@ def policy(name: str, threshold_s: float) -> JobType:
 
 
 def test_three_beats_arrive_within_the_silence_that_a_type_allows() -> None:
-    known = Thresholds()
+    known = HeartbeatIntervals()
     known.learn(JobTypes((policy("touchy", 10), policy("calm", 3_600), policy("default", 60)), strict=False))
 
     assert known.heartbeat_s("touchy") * 3 < 10
-    assert known.heartbeat_s("touchy") == 10 / BEATS
+    assert known.heartbeat_s("touchy") == 10 / HEARTBEATS_PER_THRESHOLD
     assert known.heartbeat_s("calm") == HEARTBEAT_S
-    assert known.heartbeat_s("of no settings") == 60 / BEATS
+    assert known.heartbeat_s("of no settings") == 60 / HEARTBEATS_PER_THRESHOLD
 
 
 def test_a_threshold_near_nothing_does_not_make_a_flood() -> None:
-    known = Thresholds()
+    known = HeartbeatIntervals()
     known.learn(JobTypes((policy("touchy", 0.001),), strict=False))
 
     assert known.heartbeat_s("touchy") == HEARTBEAT_S_MIN
@@ -53,17 +59,17 @@ def test_a_threshold_near_nothing_does_not_make_a_flood() -> None:
 
 def test_what_is_known_counts_for_a_while_and_stays_when_asking_fails() -> None:
     now = 0.0
-    known = Thresholds(lambda: now)
-    assert known.is_outdated
+    known = HeartbeatIntervals(lambda: now)
+    assert known.is_expired
     assert known.heartbeat_s("touchy") == HEARTBEAT_S
 
     known.learn(JobTypes((policy("touchy", 10),), strict=False))
-    assert not known.is_outdated
-    now += KNOWN_S
-    assert known.is_outdated
-    known.learn_nothing()
-    assert not known.is_outdated
-    assert known.heartbeat_s("touchy") == 10 / BEATS
+    assert not known.is_expired
+    now += CACHED_S
+    assert known.is_expired
+    known.lookup_failed()
+    assert not known.is_expired
+    assert known.heartbeat_s("touchy") == 10 / HEARTBEATS_PER_THRESHOLD
 
 
 async def test_a_run_beats_as_its_type_asks(either: Any) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from jobstate_client import AsyncClient, Client, ClientClosed, NewJob, State
-from jobstate_client.aio import run as aio_run
-from jobstate_client.sync import run as sync_run
+from jobstate_client.aio import run_context as aio_run
+from jobstate_client.sync import run_context as sync_run
 from jobstate_client.testing import JobstateServer
 
 from .support import PATIENCE_S, Either, done, in_thread, raised, until

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from jobstate_client import AsyncClient, Client
-from jobstate_client.core import places
-from jobstate_client.core.places import Places
+from jobstate_client.core import watch_connections
+from jobstate_client.core.watch_connections import WatchConnections
 from jobstate_server.rpc import transport
 
 from ..support.server import serving
@@ -25,7 +25,7 @@ OF_CONNECTION = 4
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections with few streams."""
-    monkeypatch.setattr(places, "WATCHES_MAX", OF_CONNECTION - 1)
+    monkeypatch.setattr(watch_connections, "WATCHES_PER_CONNECTION_MAX", OF_CONNECTION - 1)
     options = [*transport.SERVER_OPTIONS, ("grpc.max_concurrent_streams", OF_CONNECTION)]
     monkeypatch.setattr(transport, "SERVER_OPTIONS", options)
 
@@ -60,8 +60,8 @@ async def test_more_watches_than_a_connection_takes_are_open_at_once_in_threads(
 
 
 def test_a_place_that_was_given_back_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "WATCHES_MAX", 2)
-    taken = Places()
+    monkeypatch.setattr(watch_connections, "WATCHES_PER_CONNECTION_MAX", 2)
+    taken = WatchConnections()
 
     assert [taken.take() for _ in range(5)] == [0, 0, 1, 1, 2]
     taken.give_back(0)

@@ -16,9 +16,9 @@ from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import AttemptSuperseded, Client, EventType, Refused, State, TransitionNotAllowed
 from jobstate_client.cli import main
-from jobstate_client.core import answers, reports
+from jobstate_client.core import decoding, inspection
 from jobstate_client.core.calls import RPCS
-from jobstate_client.core.refusals import refusal
+from jobstate_client.core.rpc_errors import error_for_reason
 
 from .test_scripted import trailer
 
@@ -38,7 +38,7 @@ for _number, _count in ((PAUSED, 3), (SLEEPING, 4)):
 
 
 def test_a_state_that_is_not_named_keeps_its_number() -> None:
-    state = answers.job(JOB).state
+    state = decoding.job(JOB).state
 
     assert state == "UNKNOWN_98"
     assert isinstance(state, State)
@@ -47,11 +47,11 @@ def test_a_state_that_is_not_named_keeps_its_number() -> None:
     assert state not in {State.UNKNOWN, *State}
     assert State.QUEUED.is_known
     assert not State.UNKNOWN.is_known
-    assert answers.job(job_pb2.Job()).state is State.UNKNOWN
+    assert decoding.job(job_pb2.Job()).state is State.UNKNOWN
 
 
 def test_such_a_value_is_the_same_however_often_it_comes() -> None:
-    first, second = answers.job(JOB).state, answers.job(JOB).state
+    first, second = decoding.job(JOB).state, decoding.job(JOB).state
 
     assert first == second
     assert len({first, second}) == 1
@@ -61,27 +61,27 @@ def test_such_a_value_is_the_same_however_often_it_comes() -> None:
 
 
 def test_an_event_of_a_type_that_is_not_named_is_told_with_its_name() -> None:
-    event = answers.event(EVENT)
+    event = decoding.event(EVENT)
 
     assert (event.type, event.name, event.previous_state) == ("UNKNOWN_77", "processing-job.moved", "UNKNOWN_99")
     assert isinstance(event.type, EventType)
 
 
 def test_counts_of_two_such_states_stand_side_by_side() -> None:
-    assert reports.stats(STATS).total.stored == {"UNKNOWN_98": 3, "UNKNOWN_99": 4}
+    assert inspection.stats(STATS).total.stored == {"UNKNOWN_98": 3, "UNKNOWN_99": 4}
 
 
 def test_a_reason_that_is_not_named_is_kept() -> None:
-    error = refusal("QUOTA_SPENT", "no more today", {"state": "PAUSED"})
+    error = error_for_reason("QUOTA_SPENT", "no more today", {"state": "PAUSED"})
 
     assert type(error) is Refused
     assert (error.reason, Refused.reason) == ("QUOTA_SPENT", "")
-    assert refusal("JOB_NOT_FOUND", "", {}).reason == "JOB_NOT_FOUND"
+    assert error_for_reason("JOB_NOT_FOUND", "", {}).reason == "JOB_NOT_FOUND"
 
 
 @pytest.mark.parametrize("reason", ["TRANSITION_NOT_ALLOWED", "ATTEMPT_SUPERSEDED"])
 def test_the_state_in_a_refusal_keeps_its_name(reason: str) -> None:
-    error = refusal(reason, "", {"state": "PAUSED"})
+    error = error_for_reason(reason, "", {"state": "PAUSED"})
 
     assert isinstance(error, TransitionNotAllowed | AttemptSuperseded)
     assert error.state == "PAUSED"

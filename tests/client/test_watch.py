@@ -25,7 +25,7 @@ from jobstate_client import (
     Synced,
     Unreachable,
 )
-from jobstate_client.core import watching
+from jobstate_client.core import watch_session
 from jobstate_client.testing import JobstateServer
 
 from ..support.server import served
@@ -39,7 +39,7 @@ RESTARTS = 20
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drained watchers come back at once instead of within two seconds."""
     monkeypatch.setattr("jobstate_server.watch.session.RECONNECT_SPREAD", 1)
-    monkeypatch.setattr(watching, "RESUME_DELAY_MAX_S", 0.2)
+    monkeypatch.setattr(watch_session, "RESUME_DELAY_MAX_S", 0.2)
 
 
 async def sequences_until(watch: Any, job_id: str) -> list[int]:

@@ -25,7 +25,7 @@ CLI, CONFIG, CLIENT_LIBRARY = "jobstate_server.cli", "jobstate_server.config", "
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "apscheduler": ("jobstate_server.maintenance", CONFIG),
-    "click": ("jobstate_client.cli",),
+    "click": ("jobstate_client.cli.commands",),
     "google": (WIRE, RPC, CLIENT_LIBRARY),
     "grpc": (RPC, ADMIN, APP, CLIENT_LIBRARY),
     "grpc_channelz": (RPC, APP),
@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pydantic": (CONFIG, "jobstate_server.check_config"),
     "pytest": ("jobstate_client.testing",),
     "pythonjsonlogger": (APP, CLI, "jobstate_server.logs"),
-    "rich": (CLIENT_LIBRARY,),
+    "rich": ("jobstate_client.cli.terminal", "jobstate_client.demo"),
     "transitions": ("jobstate_server.domain.lifecycle",),
     "uvloop": ("jobstate_server.process",),
 }

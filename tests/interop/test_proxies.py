@@ -13,7 +13,7 @@ import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import AsyncClient, Client, InvalidField, NewJob, Unreachable
-from jobstate_client.core.refusals import error_of
+from jobstate_client.core.rpc_errors import error_from_rpc
 
 from .proxies import KINDS, LossyUpstream, proxy
 from .support import PATIENCE_S, InteropServer, stub_of
@@ -53,7 +53,7 @@ def test_the_longest_error_comes_through(address: str) -> None:
         create.metadata.fields["ü" * 500].number_value = math.inf
     with stub_of(address) as stub, pytest.raises(grpc.RpcError) as caught:
         stub.BatchCreate(request, timeout=PATIENCE_S)
-    error = error_of(caught.value)
+    error = error_from_rpc(caught.value)
 
     assert isinstance(error, InvalidField)
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT

@@ -15,13 +15,12 @@ from typing import Any, Self, TypeVar, cast
 
 import grpc
 
-from jobstate_client.aio.reporter import AsyncReporter
-from jobstate_client.aio.run import AsyncRunning
+from jobstate_client.aio.report_sender import AsyncReportSender
+from jobstate_client.aio.run_context import AsyncRunContext
 from jobstate_client.aio.watch import AsyncWatch, is_cancelling
 from jobstate_client.aio.worker import AsyncWorker
-from jobstate_client.core import judging, maintenance, operations
-from jobstate_client.core.beats import ASK_S, Thresholds
-from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
+from jobstate_client.core import maintenance, operations, validation
+from jobstate_client.core.calls import RPCS, Call, CallRetries, Pages
 from jobstate_client.core.channel import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
@@ -32,16 +31,17 @@ from jobstate_client.core.channel import (
     open_channel,
 )
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.failures import IsRetryable
+from jobstate_client.core.heartbeats import LOOKUP_S, HeartbeatIntervals
+from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import async_listing, async_method
 from jobstate_client.core.operations import JobRef
-from jobstate_client.core.places import Places
-from jobstate_client.core.refusals import error_of
-from jobstate_client.core.running import PATIENCE_S, Beginning, Heartbeat, Run, Terms, default_worker
+from jobstate_client.core.rpc_errors import error_from_rpc
+from jobstate_client.core.run import PATIENCE_S, Heartbeat, Run, RunOptions, RunStart, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
-from jobstate_client.core.watching import Course, Watching, watch_request
+from jobstate_client.core.watch_connections import WatchConnections
+from jobstate_client.core.watch_session import WatchMethod, WatchSession, watch_request
 from jobstate_client.errors import ClientClosed, JobStateError
 
 R = TypeVar("R")
@@ -86,10 +86,10 @@ class AsyncClient:
         self._stubs: dict[str, Any] = {}
         self._lifetime = Lifetime()
         self._closed = asyncio.Event()
-        self._thresholds = Thresholds()
-        self._asking = asyncio.Lock()
+        self._heartbeat_intervals = HeartbeatIntervals()
+        self._lookup_lock = asyncio.Lock()
         self._watches: weakref.WeakSet[AsyncWatch[Any]] = weakref.WeakSet()
-        self._places = Places()
+        self._places = WatchConnections()
         self._further: dict[int, grpc.aio.Channel] = {}
         """Connections beside the first, for watches that it has no room for."""
 
@@ -114,14 +114,14 @@ class AsyncClient:
     tasks = async_method(maintenance.tasks)
 
     @cached_property
-    def watch(self) -> Watching[AsyncWatch[Event], AsyncWatch[WatchItem]]:
+    def watch(self) -> WatchMethod[AsyncWatch[Event], AsyncWatch[WatchItem]]:
         """Watch events as they happen; see ``Client.watch``. Returns an asynchronous iterator."""
-        return cast(Watching[AsyncWatch[Event], AsyncWatch[WatchItem]], self._watch)
+        return cast(WatchMethod[AsyncWatch[Event], AsyncWatch[WatchItem]], self._watch)
 
     def _watch(self, *, patience: Span | None = None, **arguments: Any) -> AsyncWatch[Any]:
-        return self._open_watch(Course(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
+        return self._open_watch(WatchSession(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
 
-    def _open_watch(self, course: Course) -> AsyncWatch[Any]:
+    def _open_watch(self, course: WatchSession) -> AsyncWatch[Any]:
         self._lifetime.check()
         watch: AsyncWatch[Any] = AsyncWatch(self._open_events, course)
         self._watches.add(watch)
@@ -161,7 +161,7 @@ class AsyncClient:
             ClientClosed: the client was closed meanwhile.
         """
         request = watch_request(job_ids=[job], types=["DELETED"], until_final=True)
-        course = Course(request, connect_s=self._timeout_s, timeout=timeout)
+        course = WatchSession(request, connect_s=self._timeout_s, timeout=timeout)
         async with self._open_watch(course) as watch:
             async for _ in watch:
                 pass
@@ -176,11 +176,11 @@ class AsyncClient:
         heartbeat: Heartbeat = "auto",
         patience: Span = PATIENCE_S,
         is_retryable: IsRetryable | None = None,
-    ) -> AsyncRunning:
+    ) -> AsyncRunContext:
         """Do one attempt of a job: ``async with client.run(job) as run:``. See ``Client.run``."""
         self._lifetime.check()
-        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
-        begin = Beginning(job)
+        terms = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
+        begin = RunStart(job)
 
         async def start() -> Job:
             if begin.creation is not None:
@@ -188,7 +188,7 @@ class AsyncClient:
                 begin.creation = None
             return await self.start(begin.job, worker=terms.worker, request_id=begin.request_id)
 
-        return AsyncRunning(self, start, terms)
+        return AsyncRunContext(self, start, terms)
 
     def worker(
         self,
@@ -205,26 +205,26 @@ class AsyncClient:
 
         See ``Client.worker``; ``handler`` is a coroutine function, and up to ``concurrency`` of them run at a time.
         """
-        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
-        return AsyncWorker(self, handler, judging.names(job_types, "job_types"), concurrency, terms)
+        terms = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
+        return AsyncWorker(self, handler, validation.names(job_types, "job_types"), concurrency, terms)
 
-    async def _heartbeat_s(self, job: Job, terms: Terms) -> float | None:
+    async def _heartbeat_s(self, job: Job, terms: RunOptions) -> float | None:
         if terms.heartbeat != "auto":
             return None if terms.heartbeat is None else seconds(terms.heartbeat)
-        async with self._asking:
-            if self._thresholds.is_outdated:
+        async with self._lookup_lock:
+            if self._heartbeat_intervals.is_expired:
                 try:
-                    self._thresholds.learn(await self.job_types(timeout=ASK_S))
+                    self._heartbeat_intervals.learn(await self.job_types(timeout=LOOKUP_S))
                 except JobStateError:
-                    self._thresholds.learn_nothing()
-        return self._thresholds.heartbeat_s(job.job_type)
+                    self._heartbeat_intervals.lookup_failed()
+        return self._heartbeat_intervals.heartbeat_s(job.job_type)
 
     async def close(self) -> None:
         """Close the connection.
 
         Watches end. Calls, waits and runs that are under way raise ``ClientClosed``, at once.
         """
-        if self._lifetime.is_elsewhere:
+        if self._lifetime.is_forked:
             # Of the parent's tasks and connections nothing is here that could be closed.
             return
         self._lifetime.is_closed = True
@@ -260,10 +260,10 @@ class AsyncClient:
         return grpc.aio.secure_channel(target, tls.credentials(), options=chosen)
 
     @cached_property
-    def _reporter(self) -> AsyncReporter:
+    def _reporter(self) -> AsyncReportSender:
         # A channel that was given is for asyncio alone, and how it was made is not to be learnt from it.
         connect = None if self._channel_given is not None else functools.partial(open_channel, *self._how)
-        return AsyncReporter(self._stub("StreamUpdates"), self._lifetime, connect)
+        return AsyncReportSender(self._stub("StreamUpdates"), self._lifetime, connect)
 
     def _stub(self, name: str) -> Any:
         self._lifetime.check()
@@ -282,7 +282,7 @@ class AsyncClient:
 
     async def _invoke(self, call: Call[R]) -> R:
         timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout, "timeout")
-        repeats = Repeats(timeout_s, through_outages=bool(self._call_options))
+        repeats = CallRetries(timeout_s, through_outages=bool(self._call_options))
         while True:
             stub = self._stub(call.rpc)
             try:
@@ -290,8 +290,8 @@ class AsyncClient:
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise _closed(call) from failure
-                error = error_of(failure, call.request_id)
-                await self._tell_usage(late_usage(call, error))
+                error = error_from_rpc(failure, call.request_id)
+                await self._report_late_usage(late_usage(call, error))
                 wait = repeats.wait_s(error)
             except grpc.aio.UsageError as failure:
                 raise _closed(call) from failure
@@ -305,7 +305,7 @@ class AsyncClient:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), wait)
 
-    async def _tell_usage(self, late: Call[Any] | None) -> None:
+    async def _report_late_usage(self, late: Call[Any] | None) -> None:
         """Book the usage of a report that was refused because its attempt is over."""
         if late is None:
             return

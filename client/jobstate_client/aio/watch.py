@@ -9,8 +9,8 @@ from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
-from jobstate_client.core.refusals import error_of
-from jobstate_client.core.watching import Course
+from jobstate_client.core.rpc_errors import error_from_rpc
+from jobstate_client.core.watch_session import WatchSession
 from jobstate_client.errors import ClientClosed, Unreachable
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class AsyncWatch(Generic[T]):
     for instance, without losing or ending anything: asked again, it goes on. After an error, it raises that again.
     """
 
-    def __init__(self, open_stream: Callable[..., Any], course: Course) -> None:
+    def __init__(self, open_stream: Callable[..., Any], course: WatchSession) -> None:
         self._course = course
         self._stream = _Stream(open_stream, course)
         self._items: Iterator[Any] = iter(())
@@ -123,7 +123,7 @@ def _note(reading: asyncio.Task[Any]) -> None:
 class _Stream:
     """The calls that a watch is made of, one after the other."""
 
-    def __init__(self, open_stream: Callable[..., Any], course: Course) -> None:
+    def __init__(self, open_stream: Callable[..., Any], course: WatchSession) -> None:
         self._open_stream = open_stream
         self._course = course
         self._closed = asyncio.Event()
@@ -152,7 +152,7 @@ class _Stream:
                 return None
             except grpc.RpcError as failure:
                 self._call = None
-                await self._pause(error_of(failure))
+                await self._pause(error_from_rpc(failure))
             except asyncio.CancelledError:
                 self._call = None
                 if is_cancelling():

@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from jobstate_client.aio.interrupts import stopping_on_interrupt
-from jobstate_client.aio.run import AsyncRunning
-from jobstate_client.core.backlog import LISTED, PAGE, WATCHED, Backlog
+from jobstate_client.aio.run_context import AsyncRunContext
 from jobstate_client.core.calls import Backoff
-from jobstate_client.core.handling import awaited, check_worker, result_of
+from jobstate_client.core.handlers import awaited, check_worker, result_of
 from jobstate_client.core.operations import new_request_id
-from jobstate_client.core.running import PASSING, Run, Terms, is_lost
+from jobstate_client.core.run import TRANSIENT, Run, RunOptions, is_lost
 from jobstate_client.core.values import Job, Synced
-from jobstate_client.core.watching import Course, watch_request
+from jobstate_client.core.waiting_jobs import LISTED, PAGE, WATCHED, WaitingJobs
+from jobstate_client.core.watch_session import WatchSession, watch_request
 from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class AsyncWorker:
         handler: Callable[[Run], Awaitable[Any]],
         job_types: list[str],
         concurrency: int,
-        terms: Terms,
+        terms: RunOptions,
     ) -> None:
         check_worker(handler, job_types, concurrency, is_async=True)
         self._client = client
@@ -47,7 +47,7 @@ class AsyncWorker:
         self._job_types = job_types
         self._concurrency = concurrency
         self._terms = terms
-        self._backlog = Backlog()
+        self._backlog = WaitingJobs()
         self._news = asyncio.Event()
         self._stopping = asyncio.Event()
         self._is_listing = False
@@ -103,7 +103,7 @@ class AsyncWorker:
     async def _follow(self) -> None:
         """Watch and list until that breaks off for good."""
         request = watch_request(job_types=self._job_types, types=WATCHED)
-        course = Course(request, connect_s=self._client._timeout_s, tell_synced=True)
+        course = WatchSession(request, connect_s=self._client._timeout_s, emit_synced=True)
         async with self._client._open_watch(course) as watch:
             self._watch = watch
             if self._stopping.is_set():
@@ -127,7 +127,7 @@ class AsyncWorker:
                 if self._stopping.is_set() or not self._backlog.take_in(job):
                     break
                 self._news.set()
-        except PASSING as error:
+        except TRANSIENT as error:
             log.warning("the jobs could not be listed (%s); again soon", error)
             self._backlog.listing_failed()
             return False
@@ -195,7 +195,7 @@ class AsyncWorker:
             return job
 
         try:
-            async with AsyncRunning(self._client, start, self._terms) as run:
+            async with AsyncRunContext(self._client, start, self._terms) as run:
                 result = result_of(await self._call(run))
                 if result is not None:
                     run.result = result
@@ -227,7 +227,7 @@ class AsyncWorker:
         while True:
             try:
                 return await self._client.start(job_id, worker=self._terms.worker, request_id=request_id)
-            except PASSING as error:
+            except TRANSIENT as error:
                 wait = backoff.next()
                 log.warning("job %s could not be started (%s); again in %.1f s", job_id, error, wait)
                 if await self._pause(wait):

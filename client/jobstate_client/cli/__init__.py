@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from jobstate_client.cli.streams import ensure_streams
+from jobstate_client.cli.terminal.streams import ensure_streams
 
 NEEDED = ("click", "rich")
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        from jobstate_client.cli.app import run
+        from jobstate_client.cli.commands.app import run
 
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:

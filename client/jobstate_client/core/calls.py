@@ -97,7 +97,7 @@ def report(kind: str) -> Callable[[Any], Any]:
     """What reads an answer by the function of this name in reports.py, which is imported when there is one."""
 
     def read(response: Any) -> Any:
-        return getattr(import_module("jobstate_client.core.reports"), kind)(response)
+        return getattr(import_module("jobstate_client.core.inspection"), kind)(response)
 
     return read
 
@@ -120,7 +120,7 @@ class Backoff:
         self._next_s = self._first_s
 
 
-class Repeats:
+class CallRetries:
     """Whether and when a call is repeated after the server said "later", within its timeout.
 
     A lost connection is gRPC's to mend (channel.py), a few times over a second or two. Who wants to wait for a server

@@ -36,7 +36,7 @@ def struct_from(document: Mapping[str, Any], name: str, bytes_max: int = DOCUMEN
     if not isinstance(document, Mapping):
         raise TypeError(f"{name}: must be a dict, not a {type(document).__name__}")
     struct = Struct()
-    filling = _Filling(name, bytes_max)
+    filling = _StructBuilder(name, bytes_max)
     for key, value in document.items():
         filling.fill(struct.fields[filling.key(key, name)], value, f"{name}.{key}", 1)
     check_size(name, struct.ByteSize(), bytes_max)
@@ -60,7 +60,7 @@ def shown(path: object) -> str:
     return str(path)[:PATH_CUT_AT].encode("utf-8", "backslashreplace").decode()
 
 
-class _Filling:
+class _StructBuilder:
     """Turns one document into messages, and stops where it becomes too much."""
 
     def __init__(self, name: str, bytes_max: int) -> None:

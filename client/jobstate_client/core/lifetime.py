@@ -15,7 +15,7 @@ class Lifetime:
         self.is_closed = False
 
     @property
-    def is_elsewhere(self) -> bool:
+    def is_forked(self) -> bool:
         """Whether the client was used in another process, which this one was forked from."""
         return self._process is not None and self._process != os.getpid()
 

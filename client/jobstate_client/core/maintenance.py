@@ -10,18 +10,18 @@ from jobstate_client.core.documents import duration
 from jobstate_client.core.values import Span
 
 if TYPE_CHECKING:
-    from jobstate_client.core.reports import CleanupReport, DutyReport, Health, Task
+    from jobstate_client.core.inspection import CleanupResult, Health, Task, TaskResult
 
-DUTY_TIMEOUT_S = 600.0
+TASK_TIMEOUT_S = 600.0
 """A duty may have a million jobs to look at."""
 
 
-def check_stale(*, dry_run: bool = False, timeout: Span | None = DUTY_TIMEOUT_S) -> Call[DutyReport]:
+def check_stale(*, dry_run: bool = False, timeout: Span | None = TASK_TIMEOUT_S) -> Call[TaskResult]:
     """Fail the attempts of which nothing was heard for too long."""
     return Call("CheckStale", pb.CheckStaleRequest(dry_run=dry_run), report("duty"), timeout)
 
 
-def retry_failed(*, dry_run: bool = False, timeout: Span | None = DUTY_TIMEOUT_S) -> Call[DutyReport]:
+def retry_failed(*, dry_run: bool = False, timeout: Span | None = TASK_TIMEOUT_S) -> Call[TaskResult]:
     """Retry the jobs that rest in FAILED although their type retries by itself, and see to what is overdue."""
     return Call("RetryFailed", pb.RetryFailedRequest(dry_run=dry_run), report("duty"), timeout)
 
@@ -31,8 +31,8 @@ def cleanup(
     older_than: Span | None = None,
     dry_run: bool = False,
     force: bool = False,
-    timeout: Span | None = DUTY_TIMEOUT_S,
-) -> Call[CleanupReport]:
+    timeout: Span | None = TASK_TIMEOUT_S,
+) -> Call[CleanupResult]:
     """Delete jobs that have been final for long, and events beyond their retention.
 
     ``older_than`` is at least an hour, unless ``force``; None takes the server's setting.

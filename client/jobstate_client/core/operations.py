@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_client.core import answers, judging
+from jobstate_client.core import decoding, validation
 from jobstate_client.core import values as v
 from jobstate_client.core.calls import Call, Page, Pages, report
 from jobstate_client.core.documents import duration, struct_from, timestamp
@@ -23,12 +23,12 @@ from jobstate_client.core.states import State
 from jobstate_client.core.values import Span
 
 if TYPE_CHECKING:
-    from jobstate_client.core.reports import Attempt, JobTypes, Stats
+    from jobstate_client.core.inspection import Attempt, JobTypes, Stats
 
 JobRef = str | v.Job
 """A job, by its id or as it was told."""
 
-STATE_NUMBERS = {state: number for number, state in answers.STATES.items()}
+STATE_NUMBERS = {state: number for number, state in decoding.STATES.items()}
 
 
 def new_request_id() -> str:
@@ -51,7 +51,8 @@ def _usage(tokens: int | None, cost: float | None) -> job_pb2.Usage | None:
     if tokens is None and cost is None:
         return None
     return job_pb2.Usage(
-        tokens=None if tokens is None else judging.tokens(tokens), cost=None if cost is None else judging.cost(cost)
+        tokens=None if tokens is None else validation.tokens(tokens),
+        cost=None if cost is None else validation.cost(cost),
     )
 
 
@@ -60,7 +61,7 @@ def _struct(document: Mapping[str, Any] | None, name: str, bytes_max: int = DOCU
 
 
 def _job(response: Any) -> v.Job:
-    return answers.job(response.job)
+    return decoding.job(response.job)
 
 
 def _creation(new: v.NewJob) -> pb.CreateRequest:
@@ -151,8 +152,8 @@ def list_jobs(
     ``timeout`` is for each page. A job that exists throughout is told exactly once, as it was when its page was read.
     """
     request = pb.ListRequest(
-        states=[STATE_NUMBERS[State.wanted(state)] for state in judging.names(states, "states")],  # type: ignore[misc]
-        job_types=judging.names(job_types, "job_types"),
+        states=[STATE_NUMBERS[State.wanted(state)] for state in validation.names(states, "states")],  # type: ignore[misc]
+        job_types=validation.names(job_types, "job_types"),
         source_id=source_id,
         create_time_from=None if created_from is None else timestamp(created_from),
         create_time_to=None if created_before is None else timestamp(created_before),
@@ -163,7 +164,7 @@ def list_jobs(
 
 
 def _page(response: pb.ListResponse) -> Page[v.Job]:
-    return Page(tuple(answers.job(each) for each in response.jobs), response.next_page_token)
+    return Page(tuple(decoding.job(each) for each in response.jobs), response.next_page_token)
 
 
 def start(job: JobRef, *, worker: str = "", request_id: str = "", timeout: Span | None = None) -> Call[v.Job]:
@@ -201,7 +202,7 @@ def progress(
     """
     request = pb.UpdateProgressRequest(
         id=id_of(job),
-        progress=None if percent is None else judging.percent(percent),
+        progress=None if percent is None else validation.percent(percent),
         message=message,
         metadata=_struct(metadata, "metadata"),
         usage=_usage(tokens, cost),
@@ -229,7 +230,7 @@ def complete(
     """
     request = pb.CompleteRequest(
         id=id_of(job),
-        result_count=None if result_count is None else judging.result_count(result_count),
+        result_count=None if result_count is None else validation.result_count(result_count),
         result=_struct(result, "result"),
         usage=_usage(tokens, cost),
         attempt=_attempt_of(job, attempt),
@@ -320,7 +321,7 @@ def cancel(job: JobRef, reason: str = "", *, request_id: str = "", timeout: Span
 def stats(job_types: Iterable[str] = (), *, timeout: Span | None = None) -> Call[Stats]:
     """The jobs summed up, by type and in total. Costs the same however many there are."""
     return Call(
-        "GetStats", pb.GetStatsRequest(job_types=judging.names(job_types, "job_types")), report("stats"), timeout
+        "GetStats", pb.GetStatsRequest(job_types=validation.names(job_types, "job_types")), report("stats"), timeout
     )
 
 

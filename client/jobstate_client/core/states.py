@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 
-class Named(StrEnum):
+class NamedValue(StrEnum):
     """A text of the contract. It is found by its name in any case: ``State("queued")`` is ``State.QUEUED``.
 
     A value that a newer server tells is kept as it comes, though it is no member; ``is_known`` tells them apart.
@@ -44,11 +44,11 @@ class Named(StrEnum):
         return _restored, (type(self), self._value_)
 
 
-def _restored(kind: type[Named], text: str) -> Named:
+def _restored(kind: type[NamedValue], text: str) -> NamedValue:
     return kind(text) if text in kind.__members__ else kind.unknown(text)
 
 
-class State(Named):
+class State(NamedValue):
     """Where a job is in its lifecycle (docs/lifecycle.md)."""
 
     UNKNOWN = "UNKNOWN"
@@ -70,7 +70,7 @@ class State(Named):
 _FINAL = frozenset({State.COMPLETED, State.PERMANENTLY_FAILED, State.CANCELLED})
 
 
-class EventType(Named):
+class EventType(NamedValue):
     """What an event tells."""
 
     UNKNOWN = "UNKNOWN"
@@ -89,7 +89,7 @@ class EventType(Named):
     USAGE = "USAGE"
 
 
-class RetryDecision(Named):
+class RetryDecision(NamedValue):
     """Whether a failure is retried, and why or why not."""
 
     UNKNOWN = "UNKNOWN"
@@ -99,7 +99,7 @@ class RetryDecision(Named):
     AWAITING_RETRY_CALL = "AWAITING_RETRY_CALL"
 
 
-class AttemptOutcome(Named):
+class AttemptOutcome(NamedValue):
     """How an attempt ended."""
 
     UNKNOWN = "UNKNOWN"
@@ -108,7 +108,7 @@ class AttemptOutcome(Named):
     CANCELLED = "CANCELLED"
 
 
-class HealthState(Named):
+class HealthState(NamedValue):
     """The verdict of a health check of the jobs."""
 
     UNKNOWN = "UNKNOWN"

@@ -21,7 +21,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("jobstate demo: rich is not installed; install it with: pip install 'jobstate-grpc[cli,server]'")
 
-from jobstate_client.demo.board import Board, state_name
+from jobstate_client.demo.board import Overview, state_name
 from jobstate_client.demo.checks import check_jobs, check_retries, check_stats
 from jobstate_client.demo.scene import ACTS
 from jobstate_client.demo.screen import Lines, Screen, stats_table
@@ -49,7 +49,7 @@ async def demo(console: Console, *, live: bool) -> None:
             running_server(Path(folder)) as address,
             grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel,
         ):
-            board = Board()
+            board = Overview()
             async with _shown(board, address, console, live=live):
                 await _play(channel, board)
             await check_jobs(channel, board)
@@ -64,7 +64,7 @@ async def demo(console: Console, *, live: bool) -> None:
 
 
 @asynccontextmanager
-async def _shown(board: Board, address: str, console: Console, *, live: bool) -> AsyncIterator[None]:
+async def _shown(board: Overview, address: str, console: Console, *, live: bool) -> AsyncIterator[None]:
     if not live:
         console.print(
             f"A server at {address}, on a temporary file. What a watch on it tells, of progress the milestones:",
@@ -89,7 +89,7 @@ async def _shown(board: Board, address: str, console: Console, *, live: bool) ->
             picture.update(screen.frame(console), refresh=True)
 
 
-async def _play(channel: grpc.aio.Channel, board: Board) -> None:
+async def _play(channel: grpc.aio.Channel, board: Overview) -> None:
     watch = asyncio.create_task(board.follow(channel))
     workers: asyncio.Task[None] | None = None
     try:
@@ -111,7 +111,7 @@ async def _play(channel: grpc.aio.Channel, board: Board) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _work(channel: grpc.aio.Channel, board: Board) -> None:
+async def _work(channel: grpc.aio.Channel, board: Overview) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             for act in ACTS:

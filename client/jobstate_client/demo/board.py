@@ -13,7 +13,7 @@ import grpc
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
-from jobstate_client.core.answers import STATES
+from jobstate_client.core.decoding import STATES
 from jobstate_client.views.phase import Phase, phase_of
 
 PREFIX = "processing-job."
@@ -48,7 +48,7 @@ def seconds(span: timedelta) -> float:
 
 
 @dataclass(slots=True)
-class Board:
+class Overview:
     """What the watch has told so far."""
 
     jobs: dict[str, job_pb2.Job] = field(default_factory=dict)

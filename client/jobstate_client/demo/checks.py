@@ -7,7 +7,7 @@ import grpc
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
-from jobstate_client.demo.board import Board, seconds, state_name
+from jobstate_client.demo.board import Overview, seconds, state_name
 from jobstate_client.demo.scene import ACTS, Act, Ending
 from jobstate_client.demo.workers import NotAsTold
 
@@ -19,7 +19,7 @@ _OUTCOMES = {
 }
 
 
-async def check_jobs(channel: grpc.aio.Channel, board: Board) -> None:
+async def check_jobs(channel: grpc.aio.Channel, board: Overview) -> None:
     """Compare every job with its act, and with the copy that the watch has kept.
 
     Raises:
@@ -39,7 +39,7 @@ async def check_jobs(channel: grpc.aio.Channel, board: Board) -> None:
         raise NotAsTold("the watch told events out of order, or twice")
 
 
-def check_retries(board: Board) -> None:
+def check_retries(board: Overview) -> None:
     """Compare the waits before retries with the backoff of their types, and the times of resuming with the waits.
 
     Raises:

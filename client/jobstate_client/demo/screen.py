@@ -13,7 +13,7 @@ from rich.text import Text
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_client.demo.board import PREFIX, Board, detail, phase, seconds, state_name
+from jobstate_client.demo.board import PREFIX, Overview, detail, phase, seconds, state_name
 from jobstate_client.demo.scene import ACTS
 from jobstate_client.views.phase import Phase
 
@@ -51,7 +51,7 @@ MILESTONES = (25, 50, 75)
 class Screen:
     """The live picture. ``rich`` asks it anew for each frame."""
 
-    def __init__(self, board: Board, address: str) -> None:
+    def __init__(self, board: Overview, address: str) -> None:
         self._board = board
         self._address = address
 
@@ -162,7 +162,7 @@ def _newest(events: list[event_pb2.Event], count: int) -> list[event_pb2.Event]:
 class Lines:
     """The same for a file or a pipe: a line for each event, of progress only the milestones."""
 
-    def __init__(self, board: Board, console: Console) -> None:
+    def __init__(self, board: Overview, console: Console) -> None:
         self._board = board
         self._console = console
         self._progress: dict[str, int] = {}

@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
-from jobstate_client.demo.board import Board, phase, state_name
+from jobstate_client.demo.board import Overview, phase, state_name
 from jobstate_client.demo.scene import Act, Attempt, Ending
 from jobstate_client.views.phase import Phase
 
@@ -27,7 +27,7 @@ class NotAsTold(Exception):
 class Worker:
     """Creates a job and works on it until it is final."""
 
-    def __init__(self, channel: grpc.aio.Channel, board: Board, act: Act) -> None:
+    def __init__(self, channel: grpc.aio.Channel, board: Overview, act: Act) -> None:
         self._jobs = rpc.JobServiceStub(channel)
         self._board = board
         self._act = act

@@ -14,25 +14,25 @@ from typing import Any, Self, TypeVar, cast
 
 import grpc
 
-from jobstate_client.core import judging, maintenance, operations
-from jobstate_client.core.beats import ASK_S, Thresholds
-from jobstate_client.core.calls import RPCS, Call, Pages, Repeats
+from jobstate_client.core import maintenance, operations, validation
+from jobstate_client.core.calls import RPCS, Call, CallRetries, Pages
 from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, check_channel, open_channel
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.failures import IsRetryable
+from jobstate_client.core.heartbeats import LOOKUP_S, HeartbeatIntervals
+from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.methods import sync_listing, sync_method
 from jobstate_client.core.operations import JobRef
-from jobstate_client.core.places import Places
-from jobstate_client.core.refusals import error_of
-from jobstate_client.core.running import PATIENCE_S, Beginning, Heartbeat, Run, Terms, default_worker
+from jobstate_client.core.rpc_errors import error_from_rpc
+from jobstate_client.core.run import PATIENCE_S, Heartbeat, Run, RunOptions, RunStart, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
-from jobstate_client.core.watching import Course, Watching, watch_request
+from jobstate_client.core.watch_connections import WatchConnections
+from jobstate_client.core.watch_session import WatchMethod, WatchSession, watch_request
 from jobstate_client.errors import ClientClosed, JobStateError
-from jobstate_client.sync.reporter import Reporter
-from jobstate_client.sync.run import Running
-from jobstate_client.sync.silence import Silence
+from jobstate_client.sync.report_sender import ReportSender
+from jobstate_client.sync.run_context import RunContext
+from jobstate_client.sync.timeouts import Timeouts
 from jobstate_client.sync.watch import Watch
 from jobstate_client.sync.worker import Worker
 
@@ -83,12 +83,12 @@ class Client:
         self._lifetime = Lifetime()
         self._closed = threading.Event()
         self._lock = threading.RLock()
-        self._made_reporter: Reporter | None = None
-        self._thresholds = Thresholds()
-        self._asking = threading.Lock()
+        self._made_reporter: ReportSender | None = None
+        self._heartbeat_intervals = HeartbeatIntervals()
+        self._lookup_lock = threading.Lock()
         self._watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
-        self._silence = Silence()
-        self._places = Places()
+        self._silence = Timeouts()
+        self._places = WatchConnections()
         self._further: dict[int, grpc.Channel] = {}
         """Connections beside the first, for watches that it has no room for."""
 
@@ -113,7 +113,7 @@ class Client:
     tasks = sync_method(maintenance.tasks)
 
     @cached_property
-    def watch(self) -> Watching[Watch[Event], Watch[WatchItem]]:
+    def watch(self) -> WatchMethod[Watch[Event], Watch[WatchItem]]:
         """Watch events as they happen: docs/watch.md. Returns an iterator that resumes by itself.
 
         Without a position it begins now, with ``start="earliest"`` at the oldest event kept, with ``cursor`` where an
@@ -127,12 +127,12 @@ class Client:
             CursorExpired, CursorUnknown: it cannot be resumed; watch again with ``snapshot``.
             Unreachable: the server did not come (back) in time.
         """
-        return cast(Watching[Watch[Event], Watch[WatchItem]], self._watch)
+        return cast(WatchMethod[Watch[Event], Watch[WatchItem]], self._watch)
 
     def _watch(self, *, patience: Span | None = None, **arguments: Any) -> Watch[Any]:
-        return self._open_watch(Course(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
+        return self._open_watch(WatchSession(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
 
-    def _open_watch(self, course: Course) -> Watch[Any]:
+    def _open_watch(self, course: WatchSession) -> Watch[Any]:
         self._lifetime.check()
         watch: Watch[Any] = Watch(self._open_events, course, self._silence)
         with self._lock:
@@ -177,7 +177,7 @@ class Client:
             ClientClosed: the client was closed meanwhile.
         """
         request = watch_request(job_ids=[job], types=["DELETED"], until_final=True)
-        course = Course(request, connect_s=self._timeout_s, timeout=timeout)
+        course = WatchSession(request, connect_s=self._timeout_s, timeout=timeout)
         with self._open_watch(course) as watch:
             for _ in watch:
                 pass
@@ -192,7 +192,7 @@ class Client:
         heartbeat: Heartbeat = "auto",
         patience: Span = PATIENCE_S,
         is_retryable: IsRetryable | None = None,
-    ) -> Running:
+    ) -> RunContext:
         """Do one attempt of a job: ``with client.run(job) as run:``.
 
         Entering starts it (a ``NewJob`` is created first), leaving completes it, and an exception fails it and goes on:
@@ -210,8 +210,8 @@ class Client:
             TransitionNotAllowed: somebody else has the job, or there is nothing to start.
         """
         self._lifetime.check()
-        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
-        begin = Beginning(job)
+        terms = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
+        begin = RunStart(job)
 
         def start() -> Job:
             if begin.creation is not None:
@@ -219,7 +219,7 @@ class Client:
                 begin.creation = None
             return self.start(begin.job, worker=terms.worker, request_id=begin.request_id)
 
-        return Running(self, start, terms, lambda: begin.has_started)
+        return RunContext(self, start, terms, lambda: begin.has_started)
 
     def worker(
         self,
@@ -237,26 +237,26 @@ class Client:
         ``handler`` is called with a ``Run`` in one of ``concurrency`` threads; a dict that it returns is the result.
         Its exceptions fail the attempt. Call the worker's ``run``, which returns after its ``stop``.
         """
-        terms = Terms(worker or default_worker(), heartbeat, patience, is_retryable)
-        return Worker(self, handler, judging.names(job_types, "job_types"), concurrency, terms)
+        terms = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
+        return Worker(self, handler, validation.names(job_types, "job_types"), concurrency, terms)
 
-    def _heartbeat_s(self, job: Job, terms: Terms) -> float | None:
+    def _heartbeat_s(self, job: Job, terms: RunOptions) -> float | None:
         if terms.heartbeat != "auto":
             return None if terms.heartbeat is None else seconds(terms.heartbeat)
-        with self._asking:
-            if self._thresholds.is_outdated:
+        with self._lookup_lock:
+            if self._heartbeat_intervals.is_expired:
                 try:
-                    self._thresholds.learn(self.job_types(timeout=ASK_S))
+                    self._heartbeat_intervals.learn(self.job_types(timeout=LOOKUP_S))
                 except JobStateError:
-                    self._thresholds.learn_nothing()
-        return self._thresholds.heartbeat_s(job.job_type)
+                    self._heartbeat_intervals.lookup_failed()
+        return self._heartbeat_intervals.heartbeat_s(job.job_type)
 
     def close(self) -> None:
         """Close the connection, from any thread.
 
         Watches end. Calls, waits and runs that are under way raise ``ClientClosed``, at once.
         """
-        if self._lifetime.is_elsewhere:
+        if self._lifetime.is_forked:
             # Of the parent's threads and connections nothing is here that could be closed.
             return
         self._lifetime.is_closed = True
@@ -291,11 +291,11 @@ class Client:
         return open_channel(*self._how)
 
     @property
-    def _reporter(self) -> Reporter:
+    def _reporter(self) -> ReportSender:
         with self._lock:
             if self._made_reporter is None:
                 owner = weakref.ref(self)
-                self._made_reporter = Reporter(self._stub("StreamUpdates"), self._lifetime, owner, self._silence)
+                self._made_reporter = ReportSender(self._stub("StreamUpdates"), self._lifetime, owner, self._silence)
             return self._made_reporter
 
     def _stub(self, name: str) -> Any:
@@ -319,7 +319,7 @@ class Client:
 
     def _invoke(self, call: Call[R]) -> R:
         timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout, "timeout")
-        repeats = Repeats(timeout_s, through_outages=bool(self._call_options))
+        repeats = CallRetries(timeout_s, through_outages=bool(self._call_options))
         while True:
             stub = self._stub(call.rpc)
             try:
@@ -327,8 +327,8 @@ class Client:
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise _closed(call) from failure
-                error = error_of(failure, call.request_id)
-                self._tell_usage(late_usage(call, error))
+                error = error_from_rpc(failure, call.request_id)
+                self._report_late_usage(late_usage(call, error))
                 wait = repeats.wait_s(error)
             except ValueError as failure:
                 # All that gRPC says of a channel that is closed.
@@ -337,7 +337,7 @@ class Client:
                 return call.read(response)
             self._closed.wait(wait)
 
-    def _tell_usage(self, late: Call[Any] | None) -> None:
+    def _report_late_usage(self, late: Call[Any] | None) -> None:
         """Book the usage of a report that was refused because its attempt is over."""
         if late is None:
             return

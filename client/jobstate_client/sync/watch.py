@@ -9,10 +9,10 @@ from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
-from jobstate_client.core.refusals import error_of
-from jobstate_client.core.watching import Course
+from jobstate_client.core.rpc_errors import error_from_rpc
+from jobstate_client.core.watch_session import WatchSession
 from jobstate_client.errors import ClientClosed
-from jobstate_client.sync.silence import Silence, Wait
+from jobstate_client.sync.timeouts import Timeout, Timeouts
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Watch(Generic[T]):
     for more after an interrupt, it goes on; after an error, it raises that again.
     """
 
-    def __init__(self, open_stream: Callable[..., Any], course: Course, silence: Silence) -> None:
+    def __init__(self, open_stream: Callable[..., Any], course: WatchSession, silence: Timeouts) -> None:
         self._open_stream = open_stream
         self._course = course
         self._silence = silence
@@ -97,7 +97,7 @@ class Watch(Generic[T]):
         """Wait for the next answer. Returns whether there is one."""
         if self._failure is not None:
             raise self._failure
-        wait: Wait | None = None
+        wait: Timeout | None = None
         while not self._closed.is_set() and not self._has_ended:
             try:
                 call = self._call or self._open()
@@ -112,7 +112,7 @@ class Watch(Generic[T]):
                 self._call = None
                 if not self._closed.is_set():
                     is_silent = wait is not None and wait.is_over
-                    error = self._course.silent() if is_silent else error_of(failure)
+                    error = self._course.silent() if is_silent else error_from_rpc(failure)
                     self._closed.wait(self._course.broken(error))
             else:
                 self._course.heard()

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from jobstate_client.core.backlog import LISTED, PAGE, WATCHED, Backlog
 from jobstate_client.core.calls import Backoff
-from jobstate_client.core.handling import check_worker, result_of
+from jobstate_client.core.handlers import check_worker, result_of
 from jobstate_client.core.operations import new_request_id
-from jobstate_client.core.running import INTERRUPTED_PATIENCE_S, PASSING, Run, Terms, is_lost
+from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, TRANSIENT, Run, RunOptions, is_lost
 from jobstate_client.core.values import Job, Synced
-from jobstate_client.core.watching import Course, watch_request
+from jobstate_client.core.waiting_jobs import LISTED, PAGE, WATCHED, WaitingJobs
+from jobstate_client.core.watch_session import WatchSession, watch_request
 from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
-from jobstate_client.sync.run import Running
+from jobstate_client.sync.run_context import RunContext
 
 if TYPE_CHECKING:
     from jobstate_client.sync.client import Client
@@ -30,7 +30,7 @@ class Worker:
     """Does the attempts of some job types. Make one with ``Client.worker``."""
 
     def __init__(
-        self, client: Client, handler: Callable[[Run], Any], job_types: list[str], concurrency: int, terms: Terms
+        self, client: Client, handler: Callable[[Run], Any], job_types: list[str], concurrency: int, terms: RunOptions
     ) -> None:
         check_worker(handler, job_types, concurrency, is_async=False)
         self._client = client
@@ -38,13 +38,13 @@ class Worker:
         self._job_types = job_types
         self._concurrency = concurrency
         self._terms = terms
-        self._backlog = Backlog()
+        self._backlog = WaitingJobs()
         # Reentrant: ``stop`` may be called by a signal handler that interrupts this very thread.
         self._changed = threading.Condition(threading.RLock())
         self._stopping = False
         self._is_listing = False
         self._watch: Watch[Any] | None = None
-        self._active: dict[Running, None] = {}
+        self._active: dict[RunContext, None] = {}
         """The runs under way."""
         self._failure: BaseException | None = None
         """Why the worker stops, other than by ``stop``."""
@@ -135,7 +135,9 @@ class Worker:
     def _follow(self) -> None:
         """Watch and list until that breaks off for good."""
         request = watch_request(job_types=self._job_types, types=WATCHED)
-        with self._client._open_watch(Course(request, connect_s=self._client._timeout_s, tell_synced=True)) as watch:
+        with self._client._open_watch(
+            WatchSession(request, connect_s=self._client._timeout_s, emit_synced=True)
+        ) as watch:
             with self._changed:
                 self._watch = watch
                 if self._stopping:
@@ -165,7 +167,7 @@ class Worker:
                     self._changed.notify_all()
                     if self._stopping or not has_room:
                         break
-        except PASSING as error:
+        except TRANSIENT as error:
             log.warning("the jobs could not be listed (%s); again soon", error)
             with self._changed:
                 self._backlog.listing_failed()
@@ -210,7 +212,7 @@ class Worker:
         while True:
             try:
                 return self._client.start(job_id, worker=self._terms.worker, request_id=request_id)
-            except PASSING as error:
+            except TRANSIENT as error:
                 wait = backoff.next()
                 log.warning("job %s could not be started (%s); again in %.1f s", job_id, error, wait)
                 with self._changed:
@@ -229,7 +231,7 @@ class Worker:
             raise
 
     def _do(self, job: Job) -> None:
-        running = Running(self._client, lambda: job, self._terms)
+        running = RunContext(self._client, lambda: job, self._terms)
         with self._changed:
             self._active[running] = None
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobstate_client import Client
-from jobstate_client.cli.completing import SHELLS
+from jobstate_client.cli.commands.completion import SHELLS
 from jobstate_client.testing import JobstateServer
 
 from .support import PROGRAM, at_terminal, environment, run_alone

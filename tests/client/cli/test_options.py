@@ -15,9 +15,9 @@ import click
 import pytest
 
 import jobstate_client.cli
-from jobstate_client.cli.address import DEFAULT_SERVER
-from jobstate_client.cli.app import cli
-from jobstate_client.cli.options import MOMENT, SPAN, SPAN_MAX, tls_of
+from jobstate_client.cli.commands.address import DEFAULT_SERVER
+from jobstate_client.cli.commands.app import cli
+from jobstate_client.cli.commands.options import MOMENT, SPAN, SPAN_MAX, tls_of
 from jobstate_client.core.channel import DEFAULT_TARGET, TLS
 from jobstate_client.testing import JobstateServer
 
@@ -165,7 +165,13 @@ def imported(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["top", "--help"], ["watch", "--help"]])
 def test_help_imports_nothing_that_only_commands_need(arguments: list[str]) -> None:
-    later = ("rich", "jobstate_client.aio", "jobstate_client.core.reports", "jobstate_client.cli.live", "asyncio")
+    later = (
+        "rich",
+        "jobstate_client.aio",
+        "jobstate_client.core.inspection",
+        "jobstate_client.cli.terminal.live_watch",
+        "asyncio",
+    )
 
     assert not [name for name in imported(*arguments) - imported_by_the_library() if name.startswith(later)]
 

@@ -9,9 +9,9 @@ import pytest
 
 from jobstate.v1 import event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_client import Client, NewJob, State
-from jobstate_client.cli.as_json import INT64
-from jobstate_client.cli.output import ROWS_AT_ONCE
-from jobstate_client.cli.reading import SHOWN_TO_PEOPLE
+from jobstate_client.cli.commands.queries import SHOWN_TO_PEOPLE
+from jobstate_client.cli.terminal.json_output import INT64
+from jobstate_client.cli.terminal.output import ROWS_AT_ONCE
 from jobstate_client.testing import JobstateServer
 
 from .support import Result, run

@@ -15,13 +15,13 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from jobstate_client import Client, Event, EventType, Job, JobError, SnapshotJob, SnapshotStarted, State, Synced
-from jobstate_client.cli.board import EVENTS_KEPT_MAX, JOB_TYPES_KEPT_MAX, JOBS_KEPT_MAX, Board
-from jobstate_client.cli.live import BARS_KEPT_MAX, Bars, LiveLines
-from jobstate_client.cli.rows import NOTE_CHARACTERS_MAX
-from jobstate_client.cli.screen import COUNTS_OLD_AFTER, Size, frame
-from jobstate_client.core.reports import Stats, TypeStats
+from jobstate_client.cli.terminal.live_watch import RUNNING_JOBS_MAX, LivePrinter, RunningJobs
+from jobstate_client.cli.terminal.top_screen import COUNTS_OLD_AFTER, Size, frame
+from jobstate_client.core.inspection import Stats, TypeStats
 from jobstate_client.core.values import Detail
 from jobstate_client.testing import JobstateServer
+from jobstate_client.views.overview import EVENTS_KEPT_MAX, JOB_TYPES_KEPT_MAX, JOBS_KEPT_MAX, Overview
+from jobstate_client.views.rows import NOTE_CHARACTERS_MAX
 
 from .support import run
 
@@ -57,14 +57,14 @@ def some_stats(*names: str, **stored: int) -> Stats:
     return Stats({name: replace(base, job_type=name) for name in names}, base)
 
 
-def texts(board: Board, width: int, height: int, now: datetime = NOW) -> list[str]:
+def texts(board: Overview, width: int, height: int, now: datetime = NOW) -> list[str]:
     return [line.plain for line in frame(board, Size(width, height), now)]
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> Overview:
     """A board with something everywhere."""
-    board = Board("127.0.0.1:50051")
+    board = Overview("127.0.0.1:50051")
     board.take(SnapshotStarted(), NOW)
     for number in range(40):
         board.take(SnapshotJob(a_job(f"running-{number:02}", version=number + 1)), NOW)
@@ -79,7 +79,7 @@ def board() -> Board:
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_the_picture_fills_the_screen_and_no_more(board: Board, width: int, height: int) -> None:
+def test_the_picture_fills_the_screen_and_no_more(board: Overview, width: int, height: int) -> None:
     lines = texts(board, width, height)
 
     assert len(lines) == height
@@ -89,7 +89,7 @@ def test_the_picture_fills_the_screen_and_no_more(board: Board, width: int, heig
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 250), st.integers(1, 80), st.text(max_size=40))
 def test_no_size_and_no_text_breaks_the_picture(width: int, height: int, text: str) -> None:
-    board = Board(text)
+    board = Overview(text)
     board.take(SnapshotJob(a_job(text, progress_message=text, job_type=text)), NOW)
     board.take(an_event(a_job("x", State.CANCELLED), EventType.CANCELLED, reason=text), NOW)
     board.broken(text, NOW)
@@ -102,7 +102,7 @@ def test_no_size_and_no_text_breaks_the_picture(width: int, height: int, text: s
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_everything_asked_for_is_on_every_screen(board: Board, width: int, height: int) -> None:
+def test_everything_asked_for_is_on_every_screen(board: Overview, width: int, height: int) -> None:
     shown = "\n".join(texts(board, width, height))
 
     for part in (
@@ -129,20 +129,20 @@ def test_everything_asked_for_is_on_every_screen(board: Board, width: int, heigh
         assert part in shown, part
 
 
-def test_a_wide_screen_shows_job_types_too(board: Board) -> None:
+def test_a_wide_screen_shows_job_types_too(board: Overview) -> None:
     shown = texts(board, 200, 50)
 
     assert any("Job types 2" in line for line in shown)
     assert any("resting" in line and "50.0%" in line for line in shown)
 
 
-def test_markup_in_texts_is_shown_as_it_is(board: Board) -> None:
+def test_markup_in_texts_is_shown_as_it_is(board: Overview) -> None:
     board.take(an_event(a_job("m", progress_message="[bold red]x[/]", version=5), EventType.PROGRESS), NOW)
 
     assert "[bold red]x[/]" in "\n".join(texts(board, 200, 50))
 
 
-def test_a_lost_server_is_told_with_since_when_and_why(board: Board) -> None:
+def test_a_lost_server_is_told_with_since_when_and_why(board: Overview) -> None:
     board.broken("UNAVAILABLE", NOW)
     board.broken("DEADLINE", NOW + timedelta(seconds=70))
     later = NOW + timedelta(minutes=2)
@@ -158,13 +158,13 @@ def test_a_lost_server_is_told_with_since_when_and_why(board: Board) -> None:
 
 
 def test_before_the_snapshot_is_complete_it_says_so() -> None:
-    board = Board("127.0.0.1:50051")
+    board = Overview("127.0.0.1:50051")
 
     assert "reading the jobs …" in texts(board, 80, 24)[0]
     assert texts(board, 80, 24)[2].split() == ["–"] * 7
 
 
-def test_old_counts_are_dimmed(board: Board) -> None:
+def test_old_counts_are_dimmed(board: Overview) -> None:
     fresh = frame(board, Size(80, 24), NOW)[2]
     old = frame(board, Size(80, 24), NOW + COUNTS_OLD_AFTER * 2)[2]
 
@@ -172,7 +172,7 @@ def test_old_counts_are_dimmed(board: Board) -> None:
     assert {str(span.style) for span in fresh.spans} > {"dim"}
 
 
-def test_memory_is_bounded_whatever_comes(board: Board) -> None:
+def test_memory_is_bounded_whatever_comes(board: Overview) -> None:
     for number in range(JOBS_KEPT_MAX + 50):
         board.take(SnapshotJob(a_job(f"many-{number}", progress_message="x" * 4_096)), NOW)
         later = NOW + timedelta(seconds=number)
@@ -189,7 +189,7 @@ def test_memory_is_bounded_whatever_comes(board: Board) -> None:
 
 
 def test_the_longest_at_work_comes_first_and_an_attempt_without_a_worker_is_not_running() -> None:
-    board = Board("here")
+    board = Overview("here")
     for job_id, age, claimed in (("b", 5, True), ("a", 50, False), ("c", 20, True)):
         since = NOW - timedelta(seconds=age)
         job = a_job(job_id, start_time=since, claim_time=since if claimed else None, claimed=claimed)
@@ -204,7 +204,7 @@ def test_the_longest_at_work_comes_first_and_an_attempt_without_a_worker_is_not_
 
 
 def test_an_older_copy_never_replaces_a_newer_one() -> None:
-    board = Board("here")
+    board = Overview("here")
     board.take(SnapshotJob(a_job("first", version=5, progress=60)), NOW)
     board.take(an_event(a_job("first", version=3, progress=20), EventType.PROGRESS), NOW)
     board.take(an_event(a_job("first", State.RETRYING, version=4), EventType.RETRYING, delay=timedelta()), NOW)
@@ -214,7 +214,7 @@ def test_an_older_copy_never_replaces_a_newer_one() -> None:
 
 
 def test_a_job_moves_with_its_state_and_leaves_with_its_end() -> None:
-    board = Board("here")
+    board = Overview("here")
     board.take(an_event(a_job("first", version=1)), NOW)
     board.take(an_event(a_job("first", State.RETRYING, version=2), EventType.RETRYING, delay=timedelta()), NOW)
     assert (board.running.all(), [job.id for job in board.retrying.all()]) == ([], ["first"])
@@ -222,13 +222,13 @@ def test_a_job_moves_with_its_state_and_leaves_with_its_end() -> None:
     assert (board.running.all(), board.retrying.all()) == ([], [])
 
 
-def test_a_new_snapshot_forgets_what_was_held(board: Board) -> None:
+def test_a_new_snapshot_forgets_what_was_held(board: Overview) -> None:
     board.take(SnapshotStarted(), NOW)
 
     assert (board.running.all(), board.retrying.all(), board.is_live) == ([], [], False)
 
 
-def test_the_rate_falls_when_nothing_comes(board: Board) -> None:
+def test_the_rate_falls_when_nothing_comes(board: Overview) -> None:
     assert board.rate(NOW) == 6.0
     assert board.rate(NOW + timedelta(seconds=30)) == 0.0
 
@@ -243,20 +243,20 @@ def test_the_rate_falls_when_nothing_comes(board: Board) -> None:
     ],
 )
 def test_what_matters_of_a_job_in_progress_is_noted(fields: dict[str, Any], note: str) -> None:
-    board = Board("here")
+    board = Overview("here")
     board.take(SnapshotJob(a_job("first", **fields)), NOW)
 
     assert note in "\n".join(texts(board, 119, 24))
 
 
 def test_bars_are_bounded_and_give_way_to_the_events() -> None:
-    bars = Bars()
-    for number in range(BARS_KEPT_MAX + 10):
+    bars = RunningJobs()
+    for number in range(RUNNING_JOBS_MAX + 10):
         bars.take(a_job(f"job-{number}"))
     lines = bars.lines(80, 24, NOW)
 
     assert len(lines) == 12
-    assert lines[0].plain.startswith(f"Running 11 of {BARS_KEPT_MAX:,} ─")
+    assert lines[0].plain.startswith(f"Running 11 of {RUNNING_JOBS_MAX:,} ─")
     assert "job-10 " in lines[1].plain
     bars.clear()
     assert bars.lines(80, 24, NOW) == []
@@ -264,7 +264,7 @@ def test_bars_are_bounded_and_give_way_to_the_events() -> None:
 
 def test_bars_leave_room_for_the_echo_of_ctrl_c() -> None:
     console = Console(width=80, height=24, force_terminal=True)
-    live = LiveLines(console, follow=True)
+    live = LivePrinter(console, follow=True)
     live.event(an_event(a_job("first", progress_message="x" * 200), EventType.PROGRESS), "")
     lines = console.render_lines(live, pad=False)
 
@@ -274,7 +274,7 @@ def test_bars_leave_room_for_the_echo_of_ctrl_c() -> None:
 
 def test_the_counts_of_a_real_server_are_shown(server: JobstateServer, client: Client) -> None:
     client.create("resting")
-    board = Board(server.address)
+    board = Overview(server.address)
     board.count(client.stats(), NOW)
 
     assert texts(board, 80, 24)[2].split()[0] == "1"
@@ -283,7 +283,7 @@ def test_the_counts_of_a_real_server_are_shown(server: JobstateServer, client: C
 def test_a_state_in_capitals_counts_the_same_jobs_wherever_it_stands(server: JobstateServer, client: Client) -> None:
     client.fail(client.start(client.create("resting", id="rests")), "X")
     client.fail(client.start(client.create("resting", id="over")), "X", retryable=False)
-    board = Board(server.address)
+    board = Overview(server.address)
     board.count(client.stats(), NOW)
     lines = texts(board, 200, 50)
     header = dict(zip(lines[1].split(), lines[2].split(), strict=True))
@@ -300,7 +300,7 @@ def test_a_line_of_a_watch_never_stands_above_the_bar_that_it_ended() -> None:
     console = Console(
         width=80, height=24, file=screen, force_terminal=True, color_system=None, _environ={"TERM": "xterm"}
     )
-    live = LiveLines(console, follow=True)
+    live = LivePrinter(console, follow=True)
     live.event(an_event(a_job("first", version=1), EventType.PROGRESS), "")
     with live:
         live._live.refresh()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from jobstate_client.cli.drawing import Part, fitted
-from jobstate_client.cli.text import MARKS_MAX, safe, short_span, span
+from jobstate_client.cli.terminal.layout import Part, fitted
+from jobstate_client.views.text import MARKS_MAX, safe, short_span, span
 
 
 @given(st.text())

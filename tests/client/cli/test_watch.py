@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from jobstate_client import Client
-from jobstate_client.cli.cursor_file import CURSOR_BYTES_MAX
+from jobstate_client.cli.commands.cursor_file import CURSOR_BYTES_MAX
 from jobstate_client.testing import JobstateServer, serving
 
 from ..support import PATIENCE_S, until

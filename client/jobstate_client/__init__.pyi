@@ -1,0 +1,64 @@
+"""Every public name and the module that defines it: the one table of exports, for type checkers and at run time."""
+
+from jobstate_client.aio.client import AsyncClient as AsyncClient
+from jobstate_client.aio.watch import AsyncWatch as AsyncWatch
+from jobstate_client.aio.worker import AsyncWorker as AsyncWorker
+from jobstate_client.core.channel import TLS as TLS
+from jobstate_client.core.inspection import Attempt as Attempt
+from jobstate_client.core.inspection import CleanupResult as CleanupResult
+from jobstate_client.core.inspection import Health as Health
+from jobstate_client.core.inspection import JobType as JobType
+from jobstate_client.core.inspection import JobTypes as JobTypes
+from jobstate_client.core.inspection import Stats as Stats
+from jobstate_client.core.inspection import Task as Task
+from jobstate_client.core.inspection import TaskResult as TaskResult
+from jobstate_client.core.inspection import TypeStats as TypeStats
+from jobstate_client.core.job_failure import JobFailure as JobFailure
+from jobstate_client.core.job_failure import NonRetryable as NonRetryable
+from jobstate_client.core.run import Run as Run
+from jobstate_client.core.states import AttemptOutcome as AttemptOutcome
+from jobstate_client.core.states import EventType as EventType
+from jobstate_client.core.states import HealthState as HealthState
+from jobstate_client.core.states import RetryDecision as RetryDecision
+from jobstate_client.core.states import State as State
+from jobstate_client.core.values import CreatedJob as CreatedJob
+from jobstate_client.core.values import Detail as Detail
+from jobstate_client.core.values import Event as Event
+from jobstate_client.core.values import Job as Job
+from jobstate_client.core.values import JobError as JobError
+from jobstate_client.core.values import NewJob as NewJob
+from jobstate_client.core.values import SnapshotJob as SnapshotJob
+from jobstate_client.core.values import SnapshotStarted as SnapshotStarted
+from jobstate_client.core.values import Synced as Synced
+from jobstate_client.core.values import WatchItem as WatchItem
+from jobstate_client.errors import AttemptRequired as AttemptRequired
+from jobstate_client.errors import AttemptSuperseded as AttemptSuperseded
+from jobstate_client.errors import ClientClosed as ClientClosed
+from jobstate_client.errors import ClientForked as ClientForked
+from jobstate_client.errors import CursorExpired as CursorExpired
+from jobstate_client.errors import CursorUnknown as CursorUnknown
+from jobstate_client.errors import DeadlineExceeded as DeadlineExceeded
+from jobstate_client.errors import Draining as Draining
+from jobstate_client.errors import InternalError as InternalError
+from jobstate_client.errors import InvalidField as InvalidField
+from jobstate_client.errors import JobCancelled as JobCancelled
+from jobstate_client.errors import JobExists as JobExists
+from jobstate_client.errors import JobNotFound as JobNotFound
+from jobstate_client.errors import JobStateError as JobStateError
+from jobstate_client.errors import MessageTooLarge as MessageTooLarge
+from jobstate_client.errors import Overloaded as Overloaded
+from jobstate_client.errors import Refused as Refused
+from jobstate_client.errors import RequestIdReused as RequestIdReused
+from jobstate_client.errors import RetryNotAllowed as RetryNotAllowed
+from jobstate_client.errors import StoreUnavailable as StoreUnavailable
+from jobstate_client.errors import TransitionNotAllowed as TransitionNotAllowed
+from jobstate_client.errors import TransportError as TransportError
+from jobstate_client.errors import TryLater as TryLater
+from jobstate_client.errors import UnknownJobType as UnknownJobType
+from jobstate_client.errors import Unreachable as Unreachable
+from jobstate_client.sync.client import Client as Client
+from jobstate_client.sync.watch import Watch as Watch
+from jobstate_client.sync.worker import Worker as Worker
+
+__all__: list[str]
+__version__: str

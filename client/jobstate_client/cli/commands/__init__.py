@@ -1,0 +1,1 @@
+"""The commands of ``jobstate``: their options, and what each one does."""

@@ -1,0 +1,125 @@
+"""The commands of ``jobstate`` under one roof, and what is done about everything that can go wrong in them."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
+
+import click
+from click.shell_completion import shell_complete
+
+from jobstate_client.cli.commands.changes import cancel, complete, create, fail, progress, report_usage, retry, start
+from jobstate_client.cli.commands.completion import PROGRAM, VARIABLE, completion
+from jobstate_client.cli.commands.maintenance import maintenance
+from jobstate_client.cli.commands.options import common_to_all
+from jobstate_client.cli.commands.queries import get, list_, stats, types
+from jobstate_client.cli.commands.top import top
+from jobstate_client.cli.commands.watch import watch
+from jobstate_client.cli.exits import Exit
+from jobstate_client.errors import JobStateError
+
+
+class InOrder(click.Group):
+    """A group whose help lists commands in the order in which they are used, not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in order."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@common_to_all
+@click.version_option(package_name="jobstate-grpc", prog_name=PROGRAM)
+def cli() -> None:
+    """Create, report, follow and look after the jobs of a jobstate server.
+
+    The options below may stand before the command or after it.
+
+    \b
+    Exit codes: 0 done · 1 the server refused · 2 wrong usage · 3 no server or no answer, try later
+                4 with --exit-state: the outcome is bad · 130 Ctrl-C
+    """
+
+
+for _command in (create, get, list_, start, progress, complete, fail, report_usage, retry, cancel):
+    cli.add_command(_command)
+for _command in (watch, top, stats, types, maintenance, completion):
+    cli.add_command(_command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command. Returns its exit code; whatever goes wrong has been told on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            # A bar or an umlaut must not end a command where the locale has no way to write it.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        if instruction := os.environ.get(VARIABLE):
+            return shell_complete(cli, {}, PROGRAM, VARIABLE, instruction)
+        code = _invoke(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+        return Exit.BROKEN_PIPE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    return code
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    try:
+        for argument in arguments:
+            _refuse_bytes(argument)
+        with cli.make_context(PROGRAM, list(arguments)) as ctx:
+            try:
+                return int(cli.invoke(ctx) or Exit.DONE)
+            except JobStateError as error:
+                return _report(error, ctx)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.Abort:
+        return Exit.INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return Exit.USAGE
+    except click.ClickException as error:
+        at = error.ctx if isinstance(error, click.UsageError) else None
+        hint = "" if at is None else f"See: {at.command_path} --help"
+        return _report_usage(error.format_message(), hint, arguments)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        return _report_usage(str(error), "", arguments)
+
+
+def _report(error: JobStateError, ctx: click.Context) -> int:
+    from jobstate_client.cli.commands.error_report import report
+
+    # What was told before comes first.
+    sys.stdout.flush()
+    return report(error, ctx)
+
+
+def _report_usage(told: str, hint: str, arguments: Sequence[str]) -> int:
+    from jobstate_client.cli.commands.error_report import report_usage
+
+    # What is wrong may stand before --json, so that it has not been read as an option.
+    options = takewhile(lambda argument: argument != "--", arguments)
+    return report_usage(told, hint, as_json="--json" in options)
+
+
+def _refuse_bytes(argument: str) -> None:
+    try:
+        argument.encode("utf-8")
+    except UnicodeEncodeError:
+        raise click.UsageError(f"the argument {argument!r} is not UTF-8") from None
+
+
+def _forget_output() -> None:
+    """Let the interpreter's last flush go nowhere: nobody reads any more."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

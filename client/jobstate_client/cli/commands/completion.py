@@ -1,0 +1,130 @@
+"""What the shell completes, beyond commands and options: job types and ids, asked of the server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+    split_arg_string,
+)
+
+from jobstate_client.cli.commands.connection import connected
+from jobstate_client.cli.commands.options import kept
+from jobstate_client.views.text import safe
+
+if TYPE_CHECKING:
+    from jobstate_client.sync.client import Client
+
+PROGRAM = "jobstate"
+VARIABLE = "_JOBSTATE_COMPLETE"
+"""The scripts set it when they ask for completions."""
+
+PATIENCE_S = 1.0
+"""How long a person who pressed Tab waits for the server, unless --timeout is on the line. Then nothing is offered."""
+
+JOB_IDS_MAX = 100
+"""Newest jobs whose ids are looked through. More would be no help to anybody who reads them."""
+
+_BASH = """\
+%(complete_func)s() {
+    local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT} cut="" completion type value
+    # Ids may hold colons, at which bash breaks words. What stands before the last one is on the line already.
+    local word=${line##*[[:space:]=]}
+    if [[ $COMP_WORDBREAKS == *:* && $word == *:* ]]; then
+        cut=${word%%:*}:
+    fi
+    for completion in $(env COMP_LINE="$line" %(complete_var)s=bash_complete "$1"); do
+        IFS=',' read -r type value <<< "$completion"
+        if [[ $type == 'dir' ]]; then
+            COMPREPLY=()
+            compopt -o dirnames
+        elif [[ $type == 'file' ]]; then
+            COMPREPLY=()
+            compopt -o default
+        elif [[ $type == 'plain' ]]; then
+            COMPREPLY+=("${value#"$cut"}")
+        fi
+    done
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+class Bash(BashComplete):
+    """Bash, told the line itself: its own words end at a colon, which ids may hold."""
+
+    source_template = _BASH
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one to complete, and that one."""
+        line = os.environ["COMP_LINE"]
+        words = split_arg_string(line)[1:]
+        if not words or line[-1].isspace():
+            return words, ""
+        return words[:-1], words[-1]
+
+
+SHELLS: dict[str, type[ShellComplete]] = {"bash": Bash, "zsh": ZshComplete, "fish": FishComplete}
+add_completion_class(Bash, "bash")
+
+
+def complete_job_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The job types that the server knows, by its settings or by its jobs."""
+
+    def ask(client: Client) -> Iterable[tuple[str, str]]:
+        known = {each.name for each in client.job_types().types} | set(client.stats().job_types)
+        return ((name, "") for name in sorted(known))
+
+    return _asked(ctx, incomplete, ask)
+
+
+def complete_job_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ids of the newest jobs."""
+
+    def ask(client: Client) -> Iterable[tuple[str, str]]:
+        newest = islice(client.list(page_size=JOB_IDS_MAX), JOB_IDS_MAX)
+        return [(job.id, f"{job.job_type} {job.state}") for job in newest]
+
+    return _asked(ctx, incomplete, ask)
+
+
+def _asked(
+    ctx: click.Context, incomplete: str, ask: Callable[[Client], Iterable[tuple[str, str]]]
+) -> list[CompletionItem]:
+    from jobstate_client.errors import JobStateError
+
+    try:
+        with connected(ctx, timeout=kept(ctx, "timeout") or PATIENCE_S) as client:
+            return [
+                CompletionItem(safe(value), help=safe(told) or None)
+                for value, told in ask(client)
+                if value.startswith(incomplete)
+            ]
+    except (JobStateError, OSError, click.ClickException):
+        return []
+
+
+@click.command("completion", short_help="Print the completion script of a shell.")
+@click.argument("shell", type=click.Choice(list(SHELLS)))
+@click.pass_context
+def completion(ctx: click.Context, /, shell: str) -> None:
+    """Print what makes SHELL complete commands, options, states, job types and ids.
+
+    \b
+    bash: jobstate completion bash > ~/.local/share/bash-completion/completions/jobstate
+    zsh:  jobstate completion zsh > a file named _jobstate in a folder of $fpath
+    fish: jobstate completion fish > ~/.config/fish/completions/jobstate.fish
+    """
+    source = SHELLS[shell](ctx.find_root().command, {}, PROGRAM, VARIABLE).source()
+    click.echo(source)

@@ -1,0 +1,81 @@
+"""Reports a failed command on standard error, for people or as JSON."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import click
+
+from jobstate_client import errors as e
+from jobstate_client.cli.commands.options import CALLER, kept, server_of
+from jobstate_client.cli.exits import Exit
+from jobstate_client.cli.terminal.error_messages import exit_code, hint, message
+from jobstate_client.cli.terminal.json_output import line
+from jobstate_client.views.text import safe
+
+
+def option_of(field: str, command: click.Command) -> str:
+    """What a field of the contract is called on the command line of this command; empty when it has nothing for it."""
+    options = {opt.lstrip("-").replace("-", "_"): opt for each in command.params for opt in each.opts}
+    named = {each.name: each.make_metavar(click.Context(command)) for each in command.params if each.name in each.opts}
+    parts = [part for part in re.split(r"[.\[\]]+", field) if part and not part.isdigit()]
+    if parts == ["timeout"]:
+        # --timeout is how long the call may take.
+        return options.get("attempt_timeout", "")
+    for part in (*parts[::-1][:1], *parts[:1]):
+        for name in (part, part.removesuffix("s"), f"job_{part}"):
+            if name in named:
+                return named[name]
+            if name in options:
+                return options[name]
+    return ""
+
+
+def report(error: e.JobStateError, ctx: click.Context) -> Exit:
+    """Tell people or programs of a failed call, on standard error. Returns the exit code."""
+    at: click.Context = ctx.meta.get(CALLER, ctx)
+    server = server_of(ctx)
+    told = hint(error, at.command_path)
+    violations = [(option_of(field, at.command), field, problem) for field, problem in error.violations]
+    if kept(ctx, "json"):
+        document = {
+            "reason": error.reason or None,
+            "code": None if error.code is None else error.code.name,
+            "message": message(error, server),
+            "metadata": error.metadata,
+            "violations": [
+                {"field": field, "option": option or None, "description": problem}
+                for option, field, problem in violations
+            ],
+            "retry_after": None if error.retry_after is None else error.retry_after.total_seconds(),
+            "request_id": error.request_id or None,
+            "hint": told or None,
+        }
+        print(line({"error": document}), file=sys.stderr)
+        return exit_code(error)
+    kind = f"{error.reason}: " if error.reason else ""
+    if len(violations) == 1:
+        ((option, field, problem),) = violations
+        print(f"jobstate: {kind}{safe(option or field)}: {safe(problem)}", file=sys.stderr)
+    else:
+        print(f"jobstate: {kind}{safe(message(error, server))}", file=sys.stderr)
+        for option, field, problem in violations:
+            print(f"  {safe(option or field)}: {safe(problem)}", file=sys.stderr)
+    if told:
+        print(f"  {safe(told)}", file=sys.stderr)
+    return exit_code(error)
+
+
+def report_usage(told: str, hint: str, *, as_json: bool) -> Exit:
+    """Tell people or programs what is wrong with the command line, on standard error. Returns the exit code."""
+    if as_json:
+        document: dict[str, Any] = {"reason": None, "code": None, "message": told, "metadata": {}, "violations": []}
+        document |= {"retry_after": None, "request_id": None, "hint": hint or None}
+        print(line({"error": document}), file=sys.stderr)
+    else:
+        print(f"jobstate: {safe(told)}", file=sys.stderr)
+        if hint:
+            print(f"  {safe(hint)}", file=sys.stderr)
+    return Exit.USAGE

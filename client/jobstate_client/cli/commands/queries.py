@@ -1,0 +1,319 @@
+"""Commands that read: get, list, stats, types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobstate_client.cli.commands.completion import complete_job_ids, complete_job_types
+from jobstate_client.cli.commands.connection import connected
+from jobstate_client.cli.commands.options import MOMENT, common, kept
+from jobstate_client.cli.terminal import json_output
+from jobstate_client.cli.terminal.output import Cell, Column, Output, Row, note, pretty, state_cell
+from jobstate_client.core.states import State
+from jobstate_client.views.phase import Phase, phase_of
+from jobstate_client.views.summaries import job_note, waiting
+from jobstate_client.views.text import count, counted, instant, short_span, span
+
+if TYPE_CHECKING:
+    from jobstate_client.core.inspection import Attempt, JobType, TypeStats
+    from jobstate_client.core.values import Job
+
+SHOWN_TO_PEOPLE = 50
+"""Jobs that a terminal is shown unless --limit says otherwise: about as many as anybody reads."""
+
+PAGE_SIZE_MAX = 1_000
+"""Of the contract: a larger page is not given."""
+
+STATES = [state.value for state in State if state is not State.UNKNOWN]
+
+state_option = click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(STATES, case_sensitive=False),
+    help="Only jobs in this state; may be repeated.",
+)
+job_type_option = click.option(
+    "--job-type",
+    "job_types",
+    multiple=True,
+    metavar="JOB_TYPE",
+    shell_complete=complete_job_types,
+    help="Only of this job type; may be repeated.",
+)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID", shell_complete=complete_job_ids)
+@click.option("--include-attempts", is_flag=True, help="Show its ended attempts too.")
+@common
+@click.pass_context
+def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool) -> None:
+    """Show one job, whole."""
+    with connected(ctx) as client:
+        job = client.get(job_id)
+        attempts: tuple[Attempt, ...] = client.attempts(job_id) if include_attempts else ()
+    # They are numbered from 1.
+    omitted = attempts[0].number - 1 if attempts else 0
+    output = Output(as_json=bool(kept(ctx, "json")))
+    if output.as_json:
+        told = json_output.plain(job)
+        output.document(told | {"attempts": attempts, "attempts_omitted": omitted} if include_attempts else told)
+        return
+    output.fields(_fields(job))
+    if include_attempts:
+        output.text("")
+        output.table(_ATTEMPT_COLUMNS, [_attempt_row(attempt, job) for attempt in attempts])
+        if omitted:
+            output.text(f"{counted(omitted, 'older attempt')} not shown")
+
+
+def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
+    yield "id", job.id
+    yield "job type", job.job_type
+    yield "source", job.source_id
+    yield "state", state_cell(job.state)
+    # What a running job says of itself is the present. Afterwards it is only the last that it said.
+    is_running = phase_of(job.state, claimed=job.claimed) is Phase.RUNNING
+    if not is_running and job.state is not State.COMPLETED:
+        yield "note", job_note(job)
+    yield "progress", f"{job.progress} %" + (f", {job.progress_message}" if is_running and job.progress_message else "")
+    yield "last message", "" if is_running else job.progress_message
+    yield "attempt", str(job.attempt) if job.attempt else ""
+    yield "worker", job.worker
+    yield "retries", f"{job.retry_count} of {job.max_retries}"
+    yield "created", instant(job.create_time)
+    yield "started", instant(job.start_time)
+    yield "claimed", instant(job.claim_time) if job.attempt > 1 else ""
+    yield "waiting for", waiting(job)
+    yield "waited", span(job.waited)
+    yield "updated", instant(job.update_time)
+    yield "next retry", instant(job.next_retry_time)
+    yield "times out", instant(job.attempt_deadline)
+    yield "completed", instant(job.complete_time)
+    yield "timeout", span(job.timeout) or "none"
+    yield "duration", span(job.duration) if job.duration else ""
+    yield "tokens", count(job.estimated_tokens) if job.estimated_tokens else ""
+    yield "cost", f"{job.estimated_cost:,.4f}" if job.estimated_cost else ""
+    yield "results", count(job.result_count) if job.result_count else ""
+    yield "version", str(job.version)
+    if job.last_error is not None:
+        error = job.last_error
+        told = ": ".join(part for part in (error.code, error.message) if part)
+        yield "last error", f"of attempt {error.attempt}" + (f", {told}" if told else "")
+        yield "error details", pretty(error.details)
+    yield "metadata", pretty(job.metadata)
+    yield "result", pretty(job.result)
+
+
+_ATTEMPT_COLUMNS = (
+    Column("ATTEMPT", right=True, whole=True),
+    Column("OUTCOME", whole=True),
+    Column("STARTED", whole=True),
+    Column("WAITED", right=True, whole=True),
+    Column("TOOK", right=True, whole=True),
+    Column("TOKENS", right=True, whole=True),
+    Column("COST", right=True, whole=True),
+    Column("WORKER"),
+    Column("ERROR"),
+)
+
+
+def _attempt_row(attempt: Attempt, job: Job) -> Row:
+    ready, claim, end = (
+        attempt.start_time if attempt.number > 1 else job.create_time,
+        attempt.claim_time,
+        attempt.end_time,
+    )
+    # Nobody claimed it: all of it was waiting.
+    waited = (claim or end) - ready if ready and (claim or end) else None  # type: ignore[operator]
+    took = end - claim if end and claim else None
+    error = attempt.error
+    return (
+        str(attempt.number),
+        attempt.outcome.value,
+        instant(attempt.start_time),
+        span(waited),
+        span(took),
+        count(attempt.tokens),
+        f"{attempt.cost:,.4f}",
+        attempt.worker,
+        ": ".join(part for part in (error.code, error.message) if part) if error else "",
+    )
+
+
+@click.command("list", short_help="List jobs by state, type, source and time.")
+@state_option
+@job_type_option
+@click.option("--source-id", default="", metavar="TEXT", help="Only jobs with exactly this source.")
+@click.option("--create-time-from", "created_from", type=MOMENT, help="Only jobs created then or later; 2h is 2 h ago.")
+@click.option("--create-time-to", "created_before", type=MOMENT, help="Only jobs created before then.")
+@click.option("--oldest-first", is_flag=True, help="Oldest first, in place of newest.")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    help=f"Jobs to list at most; 0 lists all. [default: {SHOWN_TO_PEOPLE} at a terminal, else all]",
+)
+@common
+@click.pass_context
+def list_(ctx: click.Context, /, *, limit: int | None, **filters: Any) -> None:
+    """List the jobs that match every filter given, newest first."""
+    output = Output(as_json=bool(kept(ctx, "json")))
+    # Who gave a limit knows of it. Who did not is told when there is more, for which one more is asked for.
+    is_cut = limit is None and output.is_terminal and not output.as_json
+    limit = SHOWN_TO_PEOPLE if is_cut else limit or 0
+    with connected(ctx) as client:
+        jobs = client.list(**filters, page_size=min(limit + is_cut, PAGE_SIZE_MAX) if limit else PAGE_SIZE_MAX)
+        shown = islice(jobs, limit) if limit else jobs
+        if output.as_json:
+            for job in shown:
+                output.document(job)
+        else:
+            now = datetime.now(UTC)
+            output.table(_JOB_COLUMNS, (_job_row(job, now) for job in shown))
+        if is_cut and next(jobs, None) is not None:
+            note(f"there are more than these {limit}; --limit 0 lists all")
+
+
+_JOB_COLUMNS = (
+    Column("ID", whole=True),
+    Column("JOB TYPE"),
+    Column("STATE", whole=True),
+    Column("DONE", right=True, whole=True, rank=1),
+    Column("ATTEMPT", right=True, whole=True, rank=3),
+    Column("AGE", right=True, whole=True, rank=2),
+    Column("SOURCE", rank=4),
+    Column("NOTE"),
+)
+
+
+def _job_row(job: Job, now: datetime) -> Row:
+    return (
+        job.id,
+        job.job_type,
+        state_cell(job.state),
+        f"{job.progress}%",
+        str(job.attempt),
+        short_span((now - job.create_time).total_seconds()) if job.create_time else "",
+        job.source_id,
+        job_note(job, now),
+    )
+
+
+@click.command(short_help="Count the jobs, and sum up all there ever were.")
+@job_type_option
+@common
+@click.pass_context
+def stats(ctx: click.Context, /, job_types: Iterable[str]) -> None:
+    """Count the jobs stored now, and sum up all since the store began."""
+    with connected(ctx) as client:
+        told = client.stats(list(job_types))
+    output = Output(as_json=bool(kept(ctx, "json")))
+    if output.as_json:
+        output.document(
+            {"job_types": {name: _sums(each) for name, each in told.job_types.items()}, "total": _sums(told.total)}
+        )
+        return
+    parts = [(name, told.job_types[name]) for name in sorted(told.job_types)] + [("all", told.total)]
+    now = datetime.now(UTC)
+    output.table(
+        _heads("NOT FINAL", *_LIVE, "OLDEST"),
+        [(name, *_counts(each, _LIVE), _oldest(each, now)) for name, each in parts],
+    )
+    output.text("")
+    output.table(_heads("FINAL, STILL STORED", *_FINAL), [(name, *_counts(each, _FINAL)) for name, each in parts])
+    output.text("")
+    others = sorted(state for state in told.total.stored if not state.is_known)
+    if others:
+        # Of a newer server.
+        output.table(_heads("OTHER STATES", *others), [(name, *_counts(each, others)) for name, each in parts])
+        output.text("")
+    output.table(_heads("WAITED FOR A WORKER", *_WAITS), [(name, *_wait_cells(each)) for name, each in parts])
+    output.text("")
+    output.table(_heads("EVER", *_SUMS), [(name, *_sum_cells(each)) for name, each in parts])
+
+
+_LIVE = (State.QUEUED, State.PROCESSING, State.RETRYING, State.FAILED)
+_FINAL = (State.COMPLETED, State.PERMANENTLY_FAILED, State.CANCELLED)
+
+_WAITS = ("MEAN", "P50", "P95", "P99")
+_SUMS = ("SUCCESS", "MEAN", "P50", "P95", "P99", "RETRIES", "TOKENS", "COST")
+
+
+def _heads(title: str, *numbers: str) -> list[Column]:
+    return [Column(title), *(Column(head, right=True, whole=True) for head in numbers)]
+
+
+def _sums(stats: TypeStats) -> dict[str, Any]:
+    told: dict[str, Any] = json_output.plain(stats)
+    return told | {"stored": json_output.stored(stats.stored)}
+
+
+def _counts(stats: TypeStats, states: Iterable[State]) -> Iterator[Cell]:
+    for state in states:
+        number = stats.stored.get(state, 0)
+        yield Cell(count(number), "" if number else "dim")
+
+
+def _oldest(stats: TypeStats, now: datetime) -> str:
+    since = stats.oldest_queued_time
+    return "" if since is None else short_span((now - since).total_seconds())
+
+
+def _sum_cells(stats: TypeStats) -> Iterator[str]:
+    yield "" if stats.success_rate is None else f"{stats.success_rate:.1%}"
+    yield span(stats.duration_mean)
+    yield span(stats.duration_p50)
+    yield span(stats.duration_p95)
+    yield span(stats.duration_p99)
+    yield count(stats.retries)
+    yield count(stats.tokens)
+    yield f"{stats.cost:,.2f}"
+
+
+def _wait_cells(stats: TypeStats) -> Iterator[str]:
+    yield span(stats.wait_mean)
+    yield span(stats.wait_p50)
+    yield span(stats.wait_p95)
+    yield span(stats.wait_p99)
+
+
+@click.command(short_help="List the job types with retries and timeouts.")
+@common
+@click.pass_context
+def types(ctx: click.Context) -> None:
+    """List the job types that the server's settings name, with their retries and timeouts."""
+    with connected(ctx) as client:
+        told = client.job_types()
+    output = Output(as_json=bool(kept(ctx, "json")))
+    if output.as_json:
+        output.document({"job_types": told.types, "strict_job_types": told.strict})
+        return
+    output.table(_TYPE_COLUMNS, [_type_row(each) for each in told.types])
+    others = "is refused" if told.strict else "follows the type default"
+    output.text(Cell(f"A job type that is not listed {others}.", "dim"))
+
+
+_TYPE_COLUMNS = (
+    Column("JOB TYPE", whole=True),
+    *(Column(title, right=True, whole=True) for title in ("RETRIES", "TIMEOUT", "BASE", "MAX", "JITTER", "STALE")),
+    Column("AUTO RETRY", whole=True),
+)
+
+
+def _type_row(each: JobType) -> Row:
+    return (
+        each.name,
+        str(each.max_retries),
+        span(each.timeout) or "none",
+        span(each.base_delay) or "0s",
+        span(each.max_delay) or "0s",
+        f"{each.jitter:.0%}",
+        span(each.stale_threshold),
+        "yes" if each.auto_retry else "no",
+    )
