@@ -123,7 +123,7 @@ class Server:
             self.readers,
             self.catch_up_readers,
             restartable=() if self.replication is None else (self.replication,),
-            ageing=(self.event_limit, self.due_timer, self.schedule, *of_replicas),
+            ageing=(self.event_limit, self.due_timer, self.schedule, self.connections, *of_replicas),
             on_health=self._on_health,
             probe=self._look_at_jobs_health,
             give_up=give_up,
@@ -156,6 +156,8 @@ class Server:
         if self.replication is not None:
             self.replication.on_due = self.due_timer.hear
         self.calls = Calls(open_streams_max=settings.open_streams_max, requests_bytes_max=settings.requests_bytes_max)
+        self.connections = self.calls.admission.connections
+        self.connections.count_as_used(lambda: self.health_service.watching)
         refresh = None if self.replication is None else self.replication.refresh
         watching = Watching(self.feed, CatchUp(self.catch_up_readers, store.log_id), refresh)
         self.job_service = JobService(self.committer, self.readers, watching, job_types, clock)
@@ -248,6 +250,7 @@ class Server:
         self.health_service.set(JOBS_HEALTH, True)
         await asyncio.wait((self._look_at_jobs_health(),), timeout=SILENT_TURNS_MAX)
         self.address = _joined(host, bound)
+        self.connections.port = bound
         log.info(
             "serving", extra={"address": self.address, "store": shown(self._settings.store), "log": self.store.log_id}
         )

@@ -11,7 +11,6 @@ from grpc_health.v1 import health_pb2
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.engine import committer, readers
-from jobstate_server.rpc import calls
 
 from ..support.calls import Refusal, create, fail, get, health_of, refused, report, start
 from ..support.clock import WatchedClock
@@ -86,7 +85,7 @@ async def test_a_full_queue_does_not_refuse_what_the_server_does_by_itself(
 async def test_too_many_calls_at_once_are_refused_and_health_is_still_told(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "CALLS_MAX", 3)
+    monkeypatch.setattr(running.server.calls.admission.calls, "limit", 4)
     async with held(running.server) as hold:
         creates = [asyncio.ensure_future(create(running, f"job-{number}")) for number in range(3)]
         await hold.has(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
 from jobstate_server.rpc import limits, transport
-from jobstate_server.rpc.connections import end_connection
+from jobstate_server.rpc.connections import IDLE_TURNS, UNUSED_TURNS, Connections, end_connections
 
 from ..support.calls import create, refused
 from ..support.clock import PATIENCE_S
@@ -109,41 +110,110 @@ async def test_calls_of_which_only_the_headers_come_are_counted_and_give_their_p
         yield pb.GetRequest()
 
     async with serving(tmp_path / "jobs.db") as running:
-        admission = running.server.calls.admission
+        calls = running.server.calls.admission.calls
         await create(running)
         async with grpc.aio.insecure_channel(running.server.address) as channel:
             get: Any = channel.stream_unary("/jobstate.v1.JobService/Get", pb.GetRequest.SerializeToString)
             unfinished = [get(never()) for _ in range(20)]
             async with asyncio.timeout(PATIENCE_S):
-                while admission.calls < 20:
+                while calls.held < 20:
                     await running.jobs.ListJobTypes(pb.ListJobTypesRequest())
-            assert admission.unseen == admission.unseen_max
             for call in unfinished:
                 call.cancel()
         async with asyncio.timeout(PATIENCE_S):
-            while admission.calls > 1:
+            while calls.held > 1:
                 await running.jobs.ListJobTypes(pb.ListJobTypesRequest())
                 await asyncio.sleep(0)
-        assert admission.unseen == 0
 
 
-async def test_a_connection_is_ended_by_the_name_that_grpc_gives_it() -> None:
+@asynccontextmanager
+async def listening() -> AsyncIterator[int]:
+    """A server that only listens, and its port."""
+
     async def ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
     server = await asyncio.start_server(ended, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    reader, writer = await asyncio.open_connection(host, port)
-    assert end_connection(f"ipv4:{writer.get_extra_info('sockname')[0]}:{writer.get_extra_info('sockname')[1]}")
-    async with asyncio.timeout(PATIENCE_S):
-        assert await reader.read() == b""
-    writer.close()
-    server.close()
-    await server.wait_closed()
+    async with server:
+        yield server.sockets[0].getsockname()[1]
     await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("peer", ["unix:", "ipv4:127.0.0.1:1", "nothing"])
-def test_a_peer_that_is_not_connected_is_not_ended(peer: str) -> None:
-    assert not end_connection(peer)
+def name_of(writer: asyncio.StreamWriter) -> str:
+    """A peer as gRPC names it."""
+    host, port = writer.get_extra_info("sockname")
+    return f"ipv4:{host}:{port}"
+
+
+async def close(opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
+    """Close connections, whether or not the other end has done so before."""
+    for _, writer in opened:
+        writer.close()
+    await asyncio.gather(*(writer.wait_closed() for _, writer in opened), return_exceptions=True)
+
+
+async def is_closed(reader: asyncio.StreamReader) -> bool:
+    """Whether the other end has closed."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await reader.read() == b""
+
+
+async def test_connections_are_ended_by_the_names_that_grpc_gives_them() -> None:
+    connections = Connections(10)
+    async with listening() as port:
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for _, writer in opened[:2]:
+            connections.end(name_of(writer))
+        assert await is_closed(opened[0][0])
+        assert await is_closed(opened[1][0])
+        assert not opened[2][0].at_eof()
+        await close(opened)
+
+
+async def test_when_connections_become_scarce_those_that_never_made_a_call_are_ended() -> None:
+    connections = Connections(8)
+    async with listening() as port:
+        connections.port = port
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        used, has_a_call = name_of(opened[0][1]), name_of(opened[1][1])
+        connections.count_as_used(lambda: (has_a_call,))
+        connections.called(used)
+        for _ in range(UNUSED_TURNS):
+            await asyncio.sleep(0)
+            assert not any(reader.at_eof() for reader, _ in opened)
+            connections.turn()
+        for _ in range(2 * IDLE_TURNS):
+            connections.turn()
+        async with asyncio.timeout(PATIENCE_S):
+            ended = [await reader.read() == b"" for reader, _ in opened[2:4]]
+
+        assert ended == [True, True]
+        assert not opened[0][0].at_eof()
+        assert not opened[1][0].at_eof()
+        await close(opened)
+
+
+async def test_a_client_gets_in_while_silent_connections_take_all_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "CONNECTIONS_MAX", 64)
+    async with serving(tmp_path / "jobs.db") as running:
+        host, _, port = running.server.address.rpartition(":")
+        # The first thing that an HTTP/2 client says, and then nothing.
+        greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(64)]
+        for _, writer in silent:
+            writer.write(greeting)
+        async with client_of(running.server.address) as late, asyncio.timeout(PATIENCE_S):
+            await late.jobs.ListJobTypes(pb.ListJobTypesRequest(), wait_for_ready=True)
+        await close(silent)
+
+
+@pytest.mark.parametrize("peer", ["unix:", "ipv4:127.0.0.1:1", "nothing", "ipv4:127.0.0.1:x"])
+async def test_a_peer_that_is_not_connected_is_not_ended(peer: str) -> None:
+    connections = Connections(10)
+    connections.end(peer)
+    await asyncio.sleep(0)
+
+    assert end_connections([("127.0.0.1", 1)]) == 0

@@ -103,7 +103,7 @@ class Settings(BaseModel):
     within its first hour: then calls with a new one are refused with OVERLOADED."""
     open_streams_max: Annotated[Whole, Field(ge=10, le=100_000)] = 3_000
     """How many watches and StreamUpdates streams may be open at once. Each takes some 30 KiB."""
-    requests_bytes_max: Annotated[Whole, Field(ge=16 * 1024**2, le=2**40)] = 96 * 1024**2
+    requests_bytes_max: Annotated[Whole, Field(ge=16 * 1024**2, le=2**40)] = 64 * 1024**2
     """Bytes of requests on their way and of batches in hand; what comes beyond it waits."""
     cache_bytes: Annotated[Whole, Field(ge=16 * 1024**2, le=2**40)] = 176 * 1024**2
     """Bytes of what is kept in memory so that it need not be read: pages of a SQLite file, jobs, recent events."""

@@ -1,8 +1,7 @@
-"""Which calls are let in, decided at their headers: before a request comes and before an answer is prepared.
+"""Which calls are let in, decided at their headers: before a request is received and before an answer is prepared.
 
-gRPC begins to receive the request of a unary call before any code of ours runs, and the request of a stream only when
-its handler reads. So a few unary calls whose request has not come are left to gRPC. All others are served as streams
-of one request, which is read once there is room for it.
+gRPC receives the request of a unary call before any code of ours runs, and the request of a stream only when its
+handler reads. So all calls are served as streams of requests, unary ones as streams of one.
 """
 
 from __future__ import annotations
@@ -11,63 +10,90 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import grpc
+
 from jobstate_server.domain.errors import InvalidField, JobStateError, Overloaded
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
-from jobstate_server.rpc.limits import BATCH_WEIGHT, TRANSPORT_BYTES_MAX, UNREAD_S
+from jobstate_server.rpc.connections import Connections
+from jobstate_server.rpc.fair_limit import FairLimit
+from jobstate_server.rpc.limits import BATCH_WEIGHT, CALLS_MAX, STREAMS_MAX, TRANSPORT_BYTES_MAX, UNREAD_S
+from jobstate_server.rpc.request_places import RETRY_DELAY_S, EndCall, RequestPlaces
+from jobstate_server.rpc.transport import connections_max
 
-BODY_S = 2.0
-"""How long a request other than a batch may take to come while others wait for its place: it has some KiB."""
-
-RETRY_DELAY_S = 0.5
-
-Refuse = Callable[[Any, Exception], Awaitable[None]]
-"""Ends the call of a context with an error."""
+_LOOK_S = 1.0
+"""At least so long between two looks for answers that are not read."""
 
 
 class Admission:
     """The calls that are open, and the room for requests. Belongs on the event loop's thread."""
 
-    def __init__(self, requests_bytes_max: int) -> None:
-        """Three eighths of the bytes are for what gRPC receives by itself, two for other requests, three for batches.
+    def __init__(self, requests_bytes_max: int, open_streams_max: int, end_call: EndCall) -> None:
+        """Five eighths of the bytes are for single requests, three for batches.
 
         All of them are reckoned as large as gRPC lets them be until they have come.
         """
         eighth = requests_bytes_max // 8
-        self.calls = 0
+        self.calls = FairLimit(CALLS_MAX, 4)
         """Unary calls that are open: until their answer has been read."""
-        self.streams = 0
-        self.unseen = 0
-        """Unary calls whose request gRPC receives by itself and which has not come."""
-        self.unseen_max = max(1, 3 * eighth // TRANSPORT_BYTES_MAX)
-        self._requests = ByteBudget(2 * eighth, 2 * eighth // 4, BODY_S)
+        self.streams = FairLimit(open_streams_max, 16)
+        self.update_streams = FairLimit(STREAMS_MAX, 4)
+        self.requests = RequestPlaces(max(1, 5 * eighth // TRANSPORT_BYTES_MAX), end_call)
         self._batches = ByteBudget(3 * eighth, 3 * eighth // 4)
+        self._answered: dict[int, tuple[float, str]] = {}
+        """When each call was answered whose answer has not been read, the oldest first, and over which connection."""
+        self._looked = 0.0
+        self.connections = Connections(connections_max())
+        self.connections.count_as_used(lambda: (*self.calls.by_connection, *self.streams.by_connection))
 
-    @property
-    def has_room(self) -> bool:
-        """Whether gRPC may receive another request by itself."""
-        return self.unseen < self.unseen_max
+    def let_in(self, limit: FairLimit, connection: str) -> None:
+        """Count a call of this connection. Raises Overloaded when there is no room for it."""
+        self.connections.called(connection)
+        if not limit.take(connection):
+            self._end_unread()
+            raise Overloaded(
+                f"too many such calls are under way, of {limit.limit} at most; repeat the call later", RETRY_DELAY_S
+            )
 
-    async def request(
-        self, requests: AsyncIterator[bytes], connection: str, end: Callable[[JobStateError], None], *, is_batch: bool
-    ) -> tuple[bytes, Share]:
-        """Read the one request of a call, once there is room for it. The share is to be closed with the call.
+    def answered(self, call: int, connection: str) -> None:
+        """Take note that a call has been answered, and that its answer is not read yet."""
+        self._answered[call] = asyncio.get_running_loop().time(), connection
+
+    def left(self, call: int, connection: str) -> None:
+        """Take note that a unary call is over."""
+        self._answered.pop(call, None)
+        self.calls.give_back(connection)
+
+    def _end_unread(self) -> None:
+        """End the connections on which an answer has not been read for long."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        for since, connection in self._answered.values():
+            if since > now - UNREAD_S:
+                break
+            self.connections.end(connection)
+
+    async def batch(self, context: Any, connection: str, end: Callable[[JobStateError], None]) -> tuple[bytes, Share]:
+        """Receive the one request of a call, once there is room for it. The share is to be closed with the call.
 
         Raises:
             InvalidField: there is none.
         """
-        share = (self._batches if is_batch else self._requests).share(connection, lambda: end(_too_slow()))
+        share = self._batches.share(connection, lambda: end(_too_slow()))
         raw = None
         try:
             await in_time(share.take(TRANSPORT_BYTES_MAX))
             share.unread_since = asyncio.get_running_loop().time()
-            raw = await anext(aiter(requests), None)
+            received = await context.read()
             share.unread_since = None
+            raw = None if received is grpc.aio.EOF else received
         finally:
             if raw is None:
                 share.close()
         if raw is None:
             raise InvalidField("request", "is missing")
-        share.resize(share.held, BATCH_WEIGHT * len(raw) if is_batch else 0)
+        share.resize(share.held, BATCH_WEIGHT * len(raw))
         return raw, share
 
 
@@ -84,102 +110,65 @@ def _too_slow() -> Overloaded:
     return Overloaded("the request did not come while others waited for its place", RETRY_DELAY_S)
 
 
-class _Rpc:
-    """The handler of one call. gRPC keeps it until the call is over, however it ends, and so it counts the call."""
+class Unary:
+    """The handler of one unary call. gRPC keeps it until the call is over, however it ends: so it counts the call."""
 
-    __slots__ = ("_admission", "_answer")
+    __slots__ = ("_admission", "_answer", "connection")
 
-    request_streaming = response_streaming = False
+    request_streaming = True
+    response_streaming = False
     request_deserializer = response_serializer = None
 
     def __init__(self, admission: Admission, answer: Any) -> None:
         self._admission = admission
         self._answer = answer
+        self.connection = ""
+        """What the call came over, once it has been let in."""
 
-
-class Unseen(_Rpc):
-    """A unary call whose request gRPC receives by itself."""
-
-    __slots__ = ("_has_come",)
-
-    def __init__(self, admission: Admission, answer: Any) -> None:
-        super().__init__(admission, answer)
-        self._has_come = False
-        admission.calls += 1
-        admission.unseen += 1
-
-    async def unary_unary(self, raw: bytes, context: Any) -> bytes:
+    async def stream_unary(self, _requests: AsyncIterator[bytes], context: Any) -> bytes:
         """Answer."""
-        self._has_come = True
-        self._admission.unseen -= 1
-        answer: bytes = await self._answer(raw, None, context)
+        answer: bytes = await self._answer(self, context)
         return answer
 
-    def __del__(self) -> None:
-        # A call that is cancelled before its request has come never reaches its handler.
-        admission = self._admission
-        admission.calls -= 1
-        if not self._has_come:
-            admission.unseen -= 1
+    def let_in(self, connection: str) -> None:
+        """Count the call. Raises Overloaded when there is no room for it."""
+        self._admission.let_in(self._admission.calls, connection)
+        self.connection = connection
 
-
-class Read(_Rpc):
-    """A unary call whose request is read once there is room."""
-
-    __slots__ = ()
-
-    request_streaming = True
-
-    def __init__(self, admission: Admission, answer: Any) -> None:
-        super().__init__(admission, answer)
-        admission.calls += 1
-
-    async def stream_unary(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
-        """Answer."""
-        answer: bytes = await self._answer(None, requests, context)
-        return answer
+    def answered(self) -> None:
+        """Take note that the answer is to be read from now on."""
+        self._admission.answered(id(self), self.connection)
 
     def __del__(self) -> None:
-        self._admission.calls -= 1
+        if self.connection:
+            self._admission.left(id(self), self.connection)
 
 
-class Stream(_Rpc):
-    """A call that is answered by a stream."""
+class Stream:
+    """The handler of one call that is answered by a stream."""
 
-    __slots__ = ()
+    __slots__ = ("_admission", "_answer", "_taken")
 
     request_streaming = response_streaming = True
+    request_deserializer = response_serializer = None
 
     def __init__(self, admission: Admission, answer: Any) -> None:
-        super().__init__(admission, answer)
-        admission.streams += 1
+        self._admission = admission
+        self._answer = answer
+        self._taken: list[tuple[FairLimit, str]] = []
 
     async def stream_stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Answer."""
-        async for response in self._answer(requests, context):
+        async for response in self._answer(self, requests, context):
             yield response
 
+    def let_in(self, connection: str, *, updates: bool = False) -> None:
+        """Count the call. Raises Overloaded when there is no room for it."""
+        admission = self._admission
+        for limit in (admission.streams, admission.update_streams) if updates else (admission.streams,):
+            admission.let_in(limit, connection)
+            self._taken.append((limit, connection))
+
     def __del__(self) -> None:
-        self._admission.streams -= 1
-
-
-class Refused:
-    """A call that is refused at its headers."""
-
-    request_streaming = True
-    request_deserializer = response_serializer = None
-
-    def __init__(self, error: JobStateError, refuse: Refuse, *, is_stream: bool) -> None:
-        self.response_streaming = is_stream
-        self._error = error
-        self._refuse = refuse
-
-    async def stream_unary(self, _requests: AsyncIterator[bytes], context: Any) -> bytes:
-        """Refuse."""
-        await self._refuse(context, self._error)
-        return b""
-
-    async def stream_stream(self, _requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Refuse."""
-        await self._refuse(context, self._error)
-        yield b""
+        for limit, connection in self._taken:
+            limit.give_back(connection)

@@ -21,19 +21,16 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
-from jobstate_server.domain.errors import InternalError, InvalidField, JobStateError, MessageTooLarge, Overloaded
-from jobstate_server.rpc.admission import RETRY_DELAY_S, Admission, Read, Refused, Stream, Unseen, in_time
+from jobstate_server.domain.errors import InternalError, InvalidField, JobStateError, MessageTooLarge
+from jobstate_server.rpc.admission import Admission, Stream, Unary, in_time
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
-from jobstate_server.rpc.connections import end_connection
 from jobstate_server.rpc.errors import status_of
 from jobstate_server.rpc.limits import (
     ANSWERS_BYTES_MAX,
-    CALLS_MAX,
     OPEN_STREAMS_MAX,
     REQUEST_BYTES_MAX,
     REQUESTS_BYTES_MAX,
     RESPONSE_BYTES_MAX,
-    STREAMS_MAX,
     UNREAD_S,
 )
 
@@ -104,12 +101,10 @@ class Calls:
         requests_bytes_max: int = REQUESTS_BYTES_MAX,
     ) -> None:
         self._identify = identify
-        self._open_streams_max = open_streams_max
-        self.admission = Admission(requests_bytes_max)
+        self.admission = Admission(requests_bytes_max, open_streams_max, self._end_call)
         self.answers = ByteBudget(ANSWERS_BYTES_MAX, ANSWERS_BYTES_MAX // 4, UNREAD_S)
         """Answers that have not been read."""
         self._open = 0
-        self._update_streams = 0
         self._ending: set[asyncio.Task[None]] = set()
         """Calls ended by us whose clients have not read so yet."""
         self._idle = asyncio.Event()
@@ -141,23 +136,12 @@ class Calls:
         request_type: type[Message] = GetMessageClass(method.input_type)
         if method.client_streaming:
             # Requests of a stream are parsed by the handler, which has to go on when one of them cannot be.
-            return partial(self._admit_stream, self._stream_stream(handler))
+            return partial(Stream, self.admission, self._stream_stream(handler))
         if method.server_streaming:
-            return partial(self._admit_stream, self._unary_stream(handler, request_type))
+            return partial(Stream, self.admission, self._unary_stream(handler, request_type))
         is_batch = method.name == _BATCH
         answer = self._unary_unary(handler, request_type, is_batch=is_batch, reserve=_RESERVED.get(method.name, 0))
-        return partial(self._admit_unary, answer, is_batch)
-
-    def _admit_unary(self, answer: Any, is_batch: bool) -> Any:
-        admission = self.admission
-        if admission.calls >= CALLS_MAX:
-            return Refused(_too_many(CALLS_MAX), _refuse, is_stream=False)
-        return Read(admission, answer) if is_batch or not admission.has_room else Unseen(admission, answer)
-
-    def _admit_stream(self, answer: Any) -> Any:
-        if self.admission.streams >= self._open_streams_max:
-            return Refused(_too_many(self._open_streams_max), _refuse, is_stream=True)
-        return Stream(self.admission, answer)
+        return partial(Unary, self.admission, answer)
 
     def _call(self, context: Context, size: int) -> Call:
         principal, actor = self._identify(context)
@@ -170,16 +154,19 @@ class Calls:
         *,
         is_batch: bool,
         reserve: int,
-    ) -> Callable[[bytes | None, Any, Context], Awaitable[bytes]]:
-        answers = self.answers
+    ) -> Callable[[Unary, Context], Awaitable[bytes]]:
+        answers, admission = self.answers, self.admission
 
-        async def unary_unary(raw: bytes | None, requests: Any, context: Context) -> bytes:
+        async def unary_unary(unary: Unary, context: Context) -> bytes:
             self._enter()
-            request_share = share = None
+            batch_share = share = None
             try:
-                if raw is None:
-                    end = self._ender(context)
-                    raw, request_share = await self.admission.request(requests, context.peer(), end, is_batch=is_batch)
+                connection = context.peer()
+                unary.let_in(connection)
+                if is_batch:
+                    raw, batch_share = await admission.batch(context, connection, self._ender(context))
+                else:
+                    raw = await admission.requests.receive(context, connection)
                 reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight else 0)
                 if reserved:
                     # What nobody would read is not prepared.
@@ -191,13 +178,14 @@ class Calls:
                     share = share or self._answer_share(context)
                     share.resize(reserved, len(answer))
                     share.unread_since = asyncio.get_running_loop().time()
+                unary.answered()
             except Exception as error:
                 await _refuse(context, error)
             else:
                 return answer
             finally:
-                if request_share is not None:
-                    request_share.close()
+                if batch_share is not None:
+                    batch_share.close()
                 self._leave()
 
         return unary_unary
@@ -205,20 +193,22 @@ class Calls:
     def _answer_share(self, context: Context) -> Share:
         """What an answer of this call holds until it has been read."""
         peer = context.peer()
-        share = self.answers.share(peer, lambda: end_connection(peer))
+        share = self.answers.share(peer, lambda: self.admission.connections.end(peer))
         # Its type says that it is told a context of other types.
         context.add_done_callback(cast("Any", lambda _context: share.close()))
         return share
 
     def _unary_stream(
         self, handler: Callable[[Any, StreamCall], AsyncIterator[bytes]], request_type: type[Message]
-    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
-        async def unary_stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    ) -> Callable[[Stream, AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+        async def unary_stream(
+            stream: Stream, _requests: AsyncIterator[bytes], context: Context
+        ) -> AsyncIterator[bytes]:
             self._enter()
             try:
                 call = self._stream_call(context)
-                raw, share = await self.admission.request(requests, call.connection, call.end, is_batch=False)
-                share.close()
+                stream.let_in(call.connection)
+                raw = await self.admission.requests.receive(context, call.connection)
                 call.size, call.unread = len(raw), self._answer_share(context)
                 responses = handler(parse(request_type, raw), call)
                 # A watch lasts for days, and its request may be large.
@@ -234,18 +224,19 @@ class Calls:
 
     def _stream_stream(
         self, handler: Callable[[AsyncIterator[bytes], StreamCall], AsyncIterator[bytes]]
-    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
-        async def stream_stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    ) -> Callable[[Stream, AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+        async def stream_stream(
+            stream: Stream, requests: AsyncIterator[bytes], context: Context
+        ) -> AsyncIterator[bytes]:
             self._enter()
-            self._update_streams += 1
             try:
-                _check_count(self._update_streams, STREAMS_MAX)
-                async for response in handler(requests, self._stream_call(context)):
+                call = self._stream_call(context)
+                stream.let_in(call.connection, updates=True)
+                async for response in handler(requests, call):
                     yield response
             except Exception as error:
                 await _refuse(context, error)
             finally:
-                self._update_streams -= 1
                 self._leave()
 
         return stream_stream
@@ -258,15 +249,24 @@ class Calls:
         """What ends this call with an error, also while its handler waits for the client."""
         task = asyncio.current_task()
         assert task is not None
+        return partial(self._end_call, context, task)
 
-        def end(error: JobStateError) -> None:
-            # The status goes out behind what the client has not read; nobody here waits for that.
-            ending = asyncio.create_task(_end(context, error))
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
-            task.cancel()
+    def _end_call(self, context: Context, task: asyncio.Task[Any], error: JobStateError) -> None:
+        # The status goes out behind what the client has not read; nobody here waits for that.
+        ending = asyncio.create_task(self._end(context, error))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        task.cancel()
 
-        return end
+    async def _end(self, context: Context, error: JobStateError) -> None:
+        connection = context.peer()
+        try:
+            # Refusing raises, here in a task where nobody is left to tell.
+            with suppress(grpc.aio.AbortError, grpc.aio.BaseError):
+                async with asyncio.timeout(UNREAD_S):
+                    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+        except TimeoutError:
+            self.admission.connections.end(connection)
 
 
 class _Service(grpc.GenericRpcHandler):
@@ -279,21 +279,6 @@ class _Service(grpc.GenericRpcHandler):
         """The handler of a call whose headers have come, None when there is no such method here."""
         admit = self._admit.get(handler_call_details.method)
         return None if admit is None else admit()
-
-
-async def _end(context: Context, error: JobStateError) -> None:
-    # Refusing raises, here in a task where nobody is left to tell.
-    with suppress(grpc.aio.AbortError, grpc.aio.BaseError):
-        await context.abort_with_status(rpc_status.to_status(status_of(error)))
-
-
-def _check_count(count: int, count_max: int) -> None:
-    if count > count_max:
-        raise _too_many(count_max)
-
-
-def _too_many(count_max: int) -> Overloaded:
-    return Overloaded(f"{count_max} such calls are under way; repeat the call later", RETRY_DELAY_S)
 
 
 def parse(request_type: type[Message], raw: bytes) -> Message:

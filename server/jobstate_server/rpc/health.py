@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import grpc
@@ -57,6 +58,11 @@ class HealthService:
     def watchers(self) -> int:
         """Open Watch streams."""
         return self._watchers.total()
+
+    @property
+    def watching(self) -> Collection[str]:
+        """The connections that have one open."""
+        return self._watchers
 
     def register(self, server: grpc.aio.Server) -> None:
         """Serve the protocol."""

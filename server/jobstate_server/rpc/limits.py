@@ -21,13 +21,15 @@ CONNECTION_STREAMS_MAX = 100
 recommends at least (RFC 9113, 6.5.2), and what bounds the cost of calls that are reset at once."""
 
 CALLS_MAX = 2_048
-"""Unary calls open at once, until their answers have been read. Each takes some 20 KiB; more would only wait."""
+"""Unary calls open at once, until their answers have been read. Each takes some 20 KiB; more would only wait. The
+last quarter is kept for connections that have none open, so that it takes 512 connections to shut out another."""
 
 OPEN_STREAMS_MAX = 3_000
-"""Watches and StreamUpdates streams open at once, unless the settings say otherwise. Each takes some 30 KiB."""
+"""Watches and StreamUpdates streams open at once, unless the settings say otherwise. Each takes some 30 KiB. The last
+sixteenth is kept for connections that have none open."""
 
-REQUESTS_BYTES_MAX = 96 * MEBIBYTE
-"""Requests on their way and batches in hand, unless the settings say otherwise: ten of the largest requests."""
+REQUESTS_BYTES_MAX = 64 * MEBIBYTE
+"""Requests on their way and batches in hand, unless the settings say otherwise: six of the largest requests."""
 
 BATCH_WEIGHT = 3
 """What a batch in hand takes of memory, in its own bytes: as it came, as it was parsed, as it will be written."""
@@ -36,7 +38,7 @@ ANSWERS_BYTES_MAX = 64 * MEBIBYTE
 """Answers that have been prepared and not read; one connection may have a quarter."""
 
 STREAMS_MAX = 1_024
-"""StreamUpdates streams open at once."""
+"""StreamUpdates streams open at once, the last quarter for connections that have none open."""
 
 STREAMS_BYTES_MAX = 64 * MEBIBYTE
 """Batches under way and answers not yet read, of all StreamUpdates streams: eight batches of the largest."""

@@ -1,0 +1,176 @@
+"""Whoever takes all that there is to take shuts nobody out: a client that comes later is served within seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.rpc import admission
+from jobstate_server.rpc.fair_limit import FairLimit
+
+from ..bench.drivers import headers
+from ..bench.http2 import Connection
+from ..robustness.attackers import Nothing, Unreading
+from ..support.calls import create, get
+from ..support.clock import PATIENCE_S
+from ..support.server import Running, client_of, serving
+from ..support.waiting import pause, until
+
+GET = pb.GetRequest(id="job").SerializeToString()
+
+Begin = Callable[[Connection], None]
+
+
+@asynccontextmanager
+async def crowd(
+    running: Running, count: int, begin: Begin, kind: type[Connection] = Connection
+) -> AsyncIterator[list[Connection]]:
+    """Many connections, each of which has begun."""
+
+    def opened() -> Connection:
+        connection = kind(running.server.address)
+        begin(connection)
+        connection.flush()
+        return connection
+
+    connections = [await asyncio.to_thread(opened) for _ in range(count)]
+    try:
+        yield connections
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def calls(connection: Connection) -> None:
+    """Calls whose answers nobody will read."""
+    for _ in range(100):
+        connection.send(connection.open(headers("Get"), Nothing()), GET, end=True)
+
+
+def headers_of_calls(connection: Connection) -> None:
+    """Calls of which only the headers come."""
+    for _ in range(100):
+        connection.open(headers("Get"), Nothing())
+
+
+async def settled(count: Callable[[], int]) -> int:
+    """What is counted, once it has stayed the same for some turns of the loop."""
+    unchanged, before = 0, -1
+    async with asyncio.timeout(PATIENCE_S):
+        while unchanged < 10:
+            now = count()
+            unchanged = unchanged + 1 if now == before else 0
+            before = now
+            await pause(0.02)
+    return before
+
+
+def test_the_last_part_of_a_limit_is_kept_for_connections_that_have_none_open() -> None:
+    limit = FairLimit(12, 4)
+    assert [limit.take("a") for _ in range(10)] == [True] * 9 + [False]
+    assert [limit.take("b") for _ in range(2)] == [True, False]
+    assert limit.take("c")
+    limit.give_back("a")
+    assert not limit.take("b")
+    assert limit.take("d")
+    assert limit.take("e")
+    assert not limit.take("f")
+    for connection, count in (("a", 8), ("b", 1), ("c", 1), ("d", 1), ("e", 1)):
+        for _ in range(count):
+            limit.give_back(connection)
+    assert (limit.held, limit.by_connection) == (0, {})
+
+
+async def test_a_client_gets_in_while_others_leave_all_answers_unread(tmp_path: Path) -> None:
+    async with serving(tmp_path / "jobs.db") as running:
+        open_calls = running.server.calls.admission.calls
+        await create(running)
+        # Enough of them for every call that may be open.
+        async with crowd(running, 25, calls, Unreading):
+            assert await settled(lambda: open_calls.held) >= open_calls.limit * 0.75
+            async with client_of(running.server.address) as late, asyncio.timeout(PATIENCE_S):
+                for _ in range(20):
+                    await late.jobs.Get(pb.GetRequest(id="job"))
+                await late.jobs.Create(pb.CreateRequest(job_type="x"))
+
+
+async def test_connections_that_leave_answers_unread_are_ended_when_calls_are_refused_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "UNREAD_S", 0.0)
+    async with serving(tmp_path / "jobs.db") as running:
+        open_calls = running.server.calls.admission.calls
+        open_calls.limit = 20
+        await create(running)
+        async with crowd(running, 1, calls, Unreading) as connections, asyncio.timeout(PATIENCE_S):
+            await until(lambda: not open_calls.held)
+            connections[0].socket.setblocking(True)
+            while await asyncio.to_thread(connections[0].socket.recv, 1 << 16):
+                pass
+        assert (await get(running)).id == "job"
+
+
+async def test_a_client_gets_in_while_requests_of_others_do_not_come(tmp_path: Path) -> None:
+    async with serving(tmp_path / "jobs.db") as running:
+        await create(running)
+        async with crowd(running, 25, headers_of_calls), asyncio.timeout(PATIENCE_S):
+            assert await settled(lambda: running.server.calls.admission.calls.held) > 1_000
+            async with client_of(running.server.address) as late:
+                for _ in range(20):
+                    await late.jobs.Get(pb.GetRequest(id="job"))
+
+
+async def test_a_request_that_does_not_come_while_others_wait_for_its_place_is_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path / "jobs.db") as running:
+        await create(running)
+        ends: list[str] = []
+
+        class Told(Nothing):
+            def ended(self, problem: str) -> None:
+                ends.append(problem)
+
+        def begin(connection: Connection) -> None:
+            for _ in range(100):
+                connection.open(headers("Get"), Told())
+
+        async with crowd(running, 4, begin) as connections, asyncio.timeout(PATIENCE_S):
+            while len(ends) < 100:
+                for connection in connections:
+                    connection.receive()
+                    connection.flush()
+                await pause(0.05)
+
+    assert all("grpc-status\\x018" in end for end in ends), set(ends)
+
+
+async def test_a_request_that_does_not_come_harms_nobody_while_there_are_places(tmp_path: Path) -> None:
+    async with serving(tmp_path / "jobs.db") as running:
+        await create(running)
+
+        def begin(connection: Connection) -> None:
+            connection.open(headers("Get"), Nothing())
+
+        async with crowd(running, 1, begin):
+            for _ in range(20):
+                await get(running)
+            assert running.server.calls.admission.calls.held == 1
+
+
+async def test_a_client_can_watch_while_others_hold_all_streams(tmp_path: Path) -> None:
+    request = pb.WatchEventsRequest().SerializeToString()
+
+    def begin(connection: Connection) -> None:
+        for _ in range(100):
+            connection.send(connection.open(headers("WatchEvents"), Nothing()), request, end=True)
+
+    async with serving(tmp_path / "jobs.db", open_streams_max=300) as running:
+        streams = running.server.calls.admission.streams
+        async with crowd(running, 10, begin):
+            assert await settled(lambda: streams.held) > streams.limit * 0.9
+            async with client_of(running.server.address) as late, asyncio.timeout(PATIENCE_S):
+                await anext(aiter(late.jobs.WatchEvents(pb.WatchEventsRequest())))
