@@ -123,7 +123,14 @@ class Server:
             self.readers,
             self.catch_up_readers,
             restartable=() if self.replication is None else (self.replication,),
-            ageing=(self.event_limit, self.due_timer, self.schedule, self.connections, *of_replicas),
+            ageing=(
+                self.event_limit,
+                self.due_timer,
+                self.schedule,
+                self.timekeeper,
+                self.connections,
+                *of_replicas,
+            ),
             on_health=self._on_health,
             probe=self._look_at_jobs_health,
             give_up=give_up,
@@ -143,9 +150,13 @@ class Server:
         head_check = state.horizon_check if last is None else event_check(last.payload)
         recent = RecentEvents(state.head, head_check, shared_out(settings.cache_bytes).recent_events)
         self.feed = EventFeed(store.log_id, recent, clock)
-        self.catch_up_readers = Readers(store, threads=1)
+        self.catch_up_readers = Readers(store, threads=1, name="catch-up-reader")
         notifier = store.open_notifier()
-        self.replication = None if notifier is None else Replication(notifier, self.feed, self.catch_up_readers)
+        self.replication = (
+            None
+            if notifier is None
+            else Replication(notifier, self.feed, self.catch_up_readers, reopen=store.open_notifier)
+        )
         published = self.replication or self.feed
         self.timekeeper = Timekeeper(clock)
         limits = {"restart_grace": settings.restart_grace, "request_ids_max": settings.request_ids_max}
@@ -279,6 +290,7 @@ class Server:
         except CannotListen as error:
             raise CannotServe(str(error)) from error
         self.supervisor.watchdog.look_after(self.admin_port)
+        self.supervisor.watchdog.give_turns(self.admin_port)
         self.admin_port.start()
         log.info("answering probes", extra={"address": _joined(address[0], self.admin_port.port)})
 

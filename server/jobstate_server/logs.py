@@ -100,8 +100,20 @@ class Writer:
 
     def _start(self) -> None:
         # A thread that hangs in a write must not keep the process from ending.
+        self._is_writing = False
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
+
+    @property
+    def dead(self) -> list[str]:
+        """The thread, once it has ended. Any thread may ask."""
+        return [] if self._thread.is_alive() else [self._thread.name]
+
+    def restart(self) -> None:
+        """Put a new thread in the place of one that has died."""
+        with self._changed:
+            if not self._thread.is_alive():
+                self._start()
 
     def put(self, line: str) -> None:
         """Have the line written, in order, if there is room for it."""
@@ -110,9 +122,8 @@ class Writer:
             encoded = encoded[:LINE_BYTES_MAX] + " … (cut)".encode()
         encoded += b"\n"
         with self._changed:
-            if not self._thread.is_alive():
-                # Nobody but who logs would ever notice.
-                self._start()
+            # Before the server has a watchdog nobody else would notice.
+            self.restart()
             if self._bytes + len(encoded) > BYTES_MAX:
                 self._dropped += 1
                 return
@@ -136,9 +147,13 @@ class Writer:
                 dropped, self._dropped = self._dropped, 0
             if dropped:
                 chunk = self._told(dropped).encode() + b"\n" + chunk
-            if not self._write(chunk):
-                with self._changed:
-                    self._dropped += dropped + count
+            is_written = False
+            try:
+                is_written = self._write(chunk)
+            finally:
+                if not is_written:
+                    with self._changed:
+                        self._dropped += dropped + count
 
     def _next_chunk(self) -> tuple[bytes, int]:
         taken: list[bytes] = []

@@ -14,8 +14,10 @@ from typing import Any
 from jobstate_server import logs
 from jobstate_server.app import CannotServe, Server
 from jobstate_server.config import Settings
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.signals import Signals
 from jobstate_server.store.base import StoreError
+from jobstate_server.supervision.stop_deadline import StopDeadline
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,14 @@ THREADS_NEEDED = 32
 GAVE_UP = 70
 """Exit code of a server of which a part has died: EX_SOFTWARE of sysexits.h."""
 
-_FLUSH_S = 2.0
+STOP_EXTRA_S = 1.9
+"""Beyond ``shutdown_grace``: how long an ordered stop may take before the process ends at once."""
+
+_FLUSH_S = 1.0
 """How long the process waits for the reader of its log when it ends."""
+
+_LAST_FLUSH_S = 0.1
+"""The same once the process has taken longer to stop than it may."""
 
 
 def serve(settings: Settings, signals: Signals) -> int:
@@ -69,8 +77,15 @@ async def _serve(settings: Settings, signals: Signals, writer: logs.Writer) -> N
         writer.flush(_FLUSH_S)
         os._exit(GAVE_UP)
 
+    def give_up_stopping(_why: str) -> None:
+        """The same for a process that is late already."""
+        writer.flush(_LAST_FLUSH_S)
+        os._exit(GAVE_UP)
+
     server = Server(settings, give_up=give_up)
-    signals.begin(asyncio.get_running_loop())
+    server.supervisor.watchdog.look_after(writer)
+    deadline = StopDeadline(settings.shutdown_grace / SECOND + STOP_EXTRA_S, give_up_stopping)
+    signals.begin(asyncio.get_running_loop(), deadline.begin)
     try:
         await server.start()
     except (OSError, RuntimeError, MemoryError) as error:

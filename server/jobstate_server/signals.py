@@ -29,13 +29,18 @@ class Signals:
         self.stop = asyncio.Event()
         """Set once the process is to stop in order."""
         self._can_break_off = True
+        self._on_first_stop: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._before = {number: signal.signal(number, self._on_stop) for number in STOPPING}
         self._before |= {number: signal.signal(number, self._on_other) for number in TOLD}
 
-    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From now on there is something to stop: set ``stop`` on this loop."""
-        self._loop, self._can_break_off = loop, False
+    def begin(self, loop: asyncio.AbstractEventLoop, on_stop: Callable[[], None]) -> None:
+        """From now on there is something to stop: set ``stop`` on this loop.
+
+        Args:
+            on_stop: called once, in the signal handler, even while the loop hangs.
+        """
+        self._loop, self._on_first_stop, self._can_break_off = loop, on_stop, False
 
     def end(self, *, process_ends: bool) -> None:
         """Hear no more. A process that ends by itself must not be ended by a signal on its last steps."""
@@ -46,6 +51,9 @@ class Signals:
         if self._can_break_off:
             self._can_break_off = False
             raise Stopped
+        on_stop, self._on_first_stop = self._on_first_stop, None
+        if on_stop is not None:
+            on_stop()
         self._soon(self.stop.set)
 
     def _on_other(self, number: int, _frame: FrameType | None) -> None:

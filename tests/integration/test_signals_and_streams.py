@@ -236,11 +236,11 @@ def test_lines_that_nobody_reads_are_dropped_counted_and_told(pipe: tuple[int, i
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_writer_whose_thread_has_died_gets_another_with_the_next_line(
+def test_a_writer_whose_thread_has_died_gets_another_with_the_next_line_and_tells_the_loss(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading, writing = pipe
-    writer = logs.Writer(writing, str)
+    writer = logs.Writer(writing, lambda dropped: f"{dropped} were lost")
     first = writer._thread
 
     def die(_chunk: bytes) -> bool:
@@ -254,7 +254,7 @@ def test_a_writer_whose_thread_has_died_gets_another_with_the_next_line(
     writer.put("after")
 
     with open(reading, encoding="utf-8", closefd=False) as lines:
-        assert lines.readline() == "after\n"
+        assert [lines.readline(), lines.readline()] == ["1 were lost\n", "after\n"]
     assert writer.flush(PATIENCE_S)
 
 

@@ -33,6 +33,7 @@ STORE_IS_GONE = (
 
 PART_IS_BROKEN = (
     "thread has died",
+    "has stopped and is restarted",
     "had stopped",
     "could not be delivered",
     "Exception in callback",

@@ -44,7 +44,7 @@ def _turn_of(server: Server, part: str) -> tuple[Any, str]:
         case "catch-up reader":
             return server.catch_up_readers._queue, "take"
         case "due timer":
-            return server.due_timer, "_ring"
+            return server.due_timer, "_wake"
         case "event limit":
             return server.event_limit, "keep"
         case "notifier":

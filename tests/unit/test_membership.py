@@ -10,6 +10,7 @@ import pytest
 
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.errors import StoreUnavailable
+from jobstate_server.engine.alarm import LATE_TURNS_MAX
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.membership import Membership
 from jobstate_server.engine.pauses import HEARD_INTERVAL
@@ -22,6 +23,7 @@ class Noting:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.rings = 0
+        self.silence = 0
         self.error: Exception | None = None
 
     def run(self, work: Callable[[Any], None]) -> asyncio.Future[None]:
@@ -108,7 +110,7 @@ def test_a_replica_may_miss_some_intervals_before_it_is_taken_for_dead() -> None
     assert REPLICA_LEASE >= 4 * HEARD_INTERVAL
 
 
-async def test_a_course_of_timers_that_a_failure_has_cut_is_begun_anew_at_the_next_turn(
+async def test_a_chain_of_timers_that_a_failure_has_cut_begins_anew_once_it_is_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     membership, committer, clock = a_presence()
@@ -118,8 +120,12 @@ async def test_a_course_of_timers_that_a_failure_has_cut_is_begun_anew_at_the_ne
         await asyncio.sleep(0)
         with pytest.raises(ZeroDivisionError):
             clock.advance(HEARD_INTERVAL)
-    membership._telling = None
+    membership._renewing = None
+    clock.advance(1)
 
+    for _ in range(LATE_TURNS_MAX):
+        membership.turn()
+    assert committer.said == ["one is here"]
     membership.turn()
     await pass_time(clock, 2)
     membership.turn()

@@ -27,6 +27,12 @@ CONNECTIONS_MAX = 32
 PATIENCE_S = 5.0
 """How long a connection may be silent. Whoever asks for a probe asks at once."""
 
+SILENT_TURNS_MAX = 4
+"""Seconds for which the thread that accepts connections may not come round, which it does twice a second."""
+
+STOP_WAIT_S = 1.0
+"""How long a stop waits for that thread."""
+
 _HTTP2_PREFACE = b"PRI"
 """How every HTTP/2 connection begins (RFC 9113, 3.4), and no HTTP/1.1 request does."""
 
@@ -57,8 +63,14 @@ class _Server(http.server.ThreadingHTTPServer):
         self.address_family = family
         self.probed = probed
         self.grpc_port = grpc_port
+        self.rounds = 0
+        """How often the thread that accepts connections has come round."""
         self._places = threading.BoundedSemaphore(CONNECTIONS_MAX)
         super().__init__(address, _Handler)
+
+    def service_actions(self) -> None:
+        """Called by ``serve_forever`` twice a second and after each connection."""
+        self.rounds += 1
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):
@@ -175,6 +187,8 @@ class AdminPort:
         self.port: int = self._server.server_address[1]
         self._thread = self._new_thread()
         self._is_stopping = False
+        self._rounds_seen = 0
+        self._silent_turns = 0
 
     def _new_thread(self) -> threading.Thread:
         target: Callable[[], None] = self._server.serve_forever
@@ -188,18 +202,29 @@ class AdminPort:
     def stop(self) -> None:
         """Answer no more, and give the port back."""
         self._is_stopping = True
+        # It waits for the thread that accepts connections, which may hang.
+        stopping = threading.Thread(target=self._server.shutdown, name="admin-port stop", daemon=True)
         if self._thread.is_alive():
-            self._server.shutdown()
+            stopping.start()
+            stopping.join(STOP_WAIT_S)
         self._server.server_close()
         self._grpc.stop(None)
 
+    def turn(self) -> None:
+        """A second has passed: see whether the thread still comes round. Called by the watchdog."""
+        rounds = self._server.rounds
+        self._silent_turns = self._silent_turns + 1 if rounds == self._rounds_seen else 0
+        self._rounds_seen = rounds
+
     @property
     def dead(self) -> list[str]:
-        """The thread that accepts connections, once it has ended though nobody told it to."""
-        has_died = self._thread.ident is not None and not self._thread.is_alive() and not self._is_stopping
-        return [self._thread.name] if has_died else []
+        """The thread that accepts connections, once it has ended though nobody told it to, or hangs."""
+        has_died = self._thread.ident is not None and not self._thread.is_alive()
+        hangs = self._silent_turns > SILENT_TURNS_MAX
+        return [self._thread.name] if (has_died or hangs) and not self._is_stopping else []
 
     def restart(self) -> None:
-        """Accept connections again."""
+        """Accept connections again. A thread that hangs is left behind."""
+        self._silent_turns = 0
         self._thread = self._new_thread()
         self._thread.start()

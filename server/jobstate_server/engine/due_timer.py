@@ -48,7 +48,7 @@ class DueTimer:
 
     def start(self) -> None:
         """Ask the store what is due, and go on from there."""
-        self._recent()
+        self._wake()
 
     def stop(self) -> None:
         """Ring no more."""
@@ -64,13 +64,13 @@ class DueTimer:
         if not self._is_stopped and self._unanswered > UNANSWERED_TURNS_MAX:
             log.error("the due timer had stopped, and begins anew")
             self._ringing, self._unanswered = False, 0
-            self._recent()
+            self._wake()
 
     def hear(self, next_due: int) -> None:
         """Take note of the earliest due time that a commit of any replica has written."""
         self._on_due(next_due + BACKUP_DELAY, None)
 
-    def _recent(self) -> None:
+    def _wake(self) -> None:
         if not self._ringing:
             self._ringing = True
             self._committer.ring_due()
@@ -84,7 +84,7 @@ class DueTimer:
         self._ringing = False
         self._next_due = None
         if served == DUE_MAX:
-            self._recent()
+            self._wake()
         elif next_due is not None:
             self._wait_until(next_due)
 
@@ -111,6 +111,6 @@ class DueTimer:
         if self._next_due is None:
             return
         if self._next_due <= self._clock.now():
-            self._recent()
+            self._wake()
         else:
             self._wait_until(self._next_due)

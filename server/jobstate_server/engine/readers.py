@@ -66,8 +66,10 @@ _Get = tuple[str, str | None, asyncio.Future[Job], int]
 class Readers:
     """Runs reads for the event loop. Its methods belong on the event loop's thread."""
 
-    def __init__(self, store: Store, threads: int = READER_THREADS) -> None:
+    def __init__(self, store: Store, threads: int = READER_THREADS, name: str = "reader") -> None:
+        """``name`` begins the names of its threads."""
         self._store = store
+        self._name = name
         self._queue = ReadQueue(threads)
         self._gets: deque[_Get] = deque()
         self._batcher = Batcher(self._hand_over_gets, GETS_AT_ONCE_MAX)
@@ -82,7 +84,7 @@ class Readers:
         self._threads = [self._thread(index) for index in range(threads)]
 
     def _thread(self, index: int) -> threading.Thread:
-        return threading.Thread(target=self._run, name=f"reader-{index}", daemon=True)
+        return threading.Thread(target=self._run, name=f"{self._name}-{index}", daemon=True)
 
     def start(self) -> None:
         """Begin to read, telling results to the running event loop."""

@@ -10,6 +10,7 @@ import logging
 
 from jobstate_server.clock import Clock, Timer
 from jobstate_server.domain.durations import MILLISECOND, SECOND
+from jobstate_server.engine.alarm import LATE_TURNS_MAX
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +35,29 @@ class Timekeeper:
         self._told: int | None = None
         """What was told last; None while there is nothing to tell."""
         self._turns: Timer | None = None
+        self._silent_turns = 0
 
     def start(self) -> None:
         """Begin, on the running event loop."""
-        self._turns = self._clock.attend(TURN_INTERVAL, self._turn)
+        self._silent_turns = 0
+        self._turns = self._clock.attend(TURN_INTERVAL, self._look)
 
     def stop(self) -> None:
         """Look no more: a process that stops keeps no limits."""
         if self._turns is not None:
             self._turns.cancel()
+            self._turns = None
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """A second has passed: start anew if the time has not been looked at for several. Called by the watchdog."""
+        self._silent_turns += 1
+        if self._turns is not None and self._silent_turns > LATE_TURNS_MAX:
+            log.error("the timekeeper had stopped, and begins anew")
+            self.stop()
+            self.start()
+
+    def _look(self) -> None:
+        self._silent_turns = 0
         ahead = told_ahead(self._clock)
         if ahead and (self._told is None or ahead > self._told + AHEAD_MIN):
             seconds = {"ahead_s": round(ahead / SECOND, 3)}

@@ -30,6 +30,12 @@ SILENT_ROUNDS_MAX = 4
 HANG_UP_TURNS = 15
 """Seconds in which PostgreSQL may leave the thread without an answer before its connection is ended."""
 
+SILENT_TURNS_MAX = 3
+"""Seconds without a round of the thread after which the log is looked at once a second instead."""
+
+STUCK_TURNS = HANG_UP_TURNS + 5
+"""Seconds after which a thread that a new connection has not helped is replaced."""
+
 STOP_WAIT_S = 0.5
 """How long a stop waits for the thread: a database that does not answer must not hold it up."""
 
@@ -45,10 +51,22 @@ _EVERY_EVENT = EventFilter()
 class Replication:
     """Publishes the events of a shared log. Its methods belong on the event loop's thread."""
 
-    def __init__(self, notifier: Notifier, feed: EventFeed, readers: Readers) -> None:
+    def __init__(
+        self,
+        notifier: Notifier,
+        feed: EventFeed,
+        readers: Readers,
+        *,
+        reopen: Callable[[], Notifier | None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            reopen: opens another notifier for a thread that takes the place of one that hangs in the first.
+        """
         self.on_due: Callable[[int], None] = lambda next_due: None
         """Told the earliest due time that a commit of another replica wrote."""
         self._notifier = notifier
+        self._reopen = reopen
         self._feed = feed
         self._readers = readers
         self._target = 0
@@ -74,12 +92,16 @@ class Replication:
 
     @property
     def dead(self) -> list[str]:
-        """The thread that listens, once it has ended though nobody told it to."""
-        has_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set()
-        return [self._thread.name] if has_died else []
+        """The thread that listens, once it has ended though nobody told it to, or hangs."""
+        has_died = self._thread.ident is not None and not self._thread.is_alive()
+        is_gone = has_died or self._silent_turns > STUCK_TURNS
+        return [self._thread.name] if is_gone and not self._stopping.is_set() else []
 
     def restart(self) -> None:
-        """Listen again. What was missed meanwhile is found by looking at the log."""
+        """Listen again, and look at the log for what was missed meanwhile. A thread that hangs is left behind."""
+        self._notifier.hang_up()
+        self._notifier = self._reopen() or self._notifier
+        self._silent_turns = 0
         self._thread = self._new_thread()
         self._thread.start()
         self._silent()
@@ -90,6 +112,8 @@ class Replication:
         self._rounds_seen = self._rounds
         if self._silent_turns and self._silent_turns % HANG_UP_TURNS == 0:
             self._notifier.hang_up()
+        if self._silent_turns > SILENT_TURNS_MAX:
+            self._silent()
 
     async def stop(self) -> None:
         """Listen no more."""
@@ -248,12 +272,13 @@ class Replication:
             log.exception("the notifier's thread has died")
 
     def _hear(self) -> None:
+        notifier = self._notifier
         silent_rounds = 0
         is_heard = True
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and self._notifier is notifier:
             self._rounds += 1
             try:
-                notification = self._notifier.wait(NOTIFICATION_WAIT_S)
+                notification = notifier.wait(NOTIFICATION_WAIT_S)
             except StoreError as error:
                 if is_heard:
                     log.warning("the bell cannot be heard", extra={"cause": str(error)})
@@ -267,7 +292,7 @@ class Replication:
             elif silent_rounds >= SILENT_ROUNDS_MAX:
                 silent_rounds = 0
                 self._call(self._silent)
-        self._notifier.close()
+        notifier.close()
 
     def _call(self, told: Callable[..., None], *values: Notification) -> None:
         assert self._loop is not None

@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 LOOK_TURNS = 5
 """Seconds between two looks at the log: it exceeds its limit by what is written in so many."""
 
+STUCK_TURNS = 60
+"""Seconds without progress after which a look is broken off. All that it waits for is answered in half of that."""
+
 GIVE_BACK_TURNS = 60
 """Seconds between two looks for pages to give back."""
 
@@ -30,13 +33,26 @@ class EventLimit:
         self._readers = readers
         self._bytes_max = event_retention_bytes
         self._turn = 0
+        self._progress_turn = 0
+        """The last turn in which a look began or got further."""
         self._run: asyncio.Task[None] | None = None
 
     def turn(self) -> None:
         """A second has passed: look now and then, one look at a time."""
         self._turn += 1
-        if self._turn % LOOK_TURNS == 0 and (self._run is None or self._run.done()):
+        if self._run is not None and not self._run.done():
+            self._break_off_when_stuck(self._run)
+        elif self._turn % LOOK_TURNS == 0:
+            self._progress_turn = self._turn
             self._run = asyncio.create_task(self._look(self._turn % GIVE_BACK_TURNS == 0))
+
+    def _break_off_when_stuck(self, run: asyncio.Task[None]) -> None:
+        is_stuck = self._turn - self._progress_turn > STUCK_TURNS
+        # A store that does not answer is told of by health, and answers in the end.
+        if is_stuck and not self._committer.silence:
+            log.error("looking after the size of the log had stopped, and begins anew")
+            self._run = None
+            run.cancel()
 
     async def stop(self) -> None:
         """Look no more."""
@@ -65,6 +81,7 @@ class EventLimit:
             lambda transaction: transaction.trim_events(0, self._bytes_max, EVENTS_AT_ONCE)
         ):
             removed += count
+            self._progress_turn = self._turn
         log.info("removed events beyond the limit of the log", extra={"events": removed})
         return removed
 
@@ -73,4 +90,5 @@ class EventLimit:
         given = 0
         while count := await self._committer.run(lambda transaction: transaction.give_back(PAGES_AT_ONCE)):
             given += count
+            self._progress_turn = self._turn
         return given

@@ -15,6 +15,7 @@ from apscheduler.triggers.cron import CronTrigger
 from jobstate_server.clock import Clock, Timer
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import Unavailable
+from jobstate_server.engine.alarm import Alarm
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.task import Duty, StillOurs
@@ -70,7 +71,7 @@ class Schedule:
         self._timer: Timer | None = None
         self._triggers = {duty.name: CronTrigger.from_crontab(duty.schedule, timezone=UTC) for duty in self.duties}
         self._next_instants: dict[str, int] = {}
-        self._ringing: Timer | None = None
+        self._alarm = Alarm(clock)
         self._runs: set[asyncio.Task[None]] = set()
         self._is_running = False
 
@@ -94,11 +95,10 @@ class Schedule:
 
     def _ring_later(self) -> None:
         wait = min(self._next_instants.values()) - self._clock.now()
-        self._ringing = self._clock.call_later(min(wait, LOOK_INTERVAL), self._recent)
+        self._alarm.set(min(wait, LOOK_INTERVAL), self._run_due)
 
-    def _recent(self) -> None:
+    def _run_due(self) -> None:
         """Run the duties whose instants have come. Of several instants of one duty only the latest is run."""
-        self._ringing = None
         now = self._clock.now()
         try:
             for duty in self.duties:
@@ -136,16 +136,16 @@ class Schedule:
 
     def turn(self) -> None:
         """A second has passed: begin anew where a failure has cut the course of timers. Called by the watchdog."""
-        if self._is_running and self._ringing is None:
+        if self._is_running and self._alarm.is_lost():
             log.error("the schedule had stopped, and begins anew")
-            self._recent()
+            self._run_due()
 
     async def stop(self) -> None:
         """Ring no more, and let runs that are under way end: they stop at their next slice once the committer does."""
         self._is_running = False
-        for timer in (self._ringing, self._timer):
-            if timer is not None:
-                timer.cancel()
+        self._alarm.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         for run in self._runs:
             run.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)

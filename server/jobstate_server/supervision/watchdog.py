@@ -66,7 +66,7 @@ class Watchdog:
         """
         self._vital = vital
         self._restartable = list(restartable)
-        self._ageing = ageing
+        self._ageing = list(ageing)
         self._give_up = give_up
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn = 0
@@ -87,6 +87,10 @@ class Watchdog:
         """Look after one part more."""
         self._restartable.append(part)
 
+    def give_turns(self, part: Ageing) -> None:
+        """Let one part more take its turns."""
+        self._ageing.append(part)
+
     def start(self) -> None:
         """Begin to watch, on the running event loop."""
         self._loop = asyncio.get_running_loop()
@@ -97,8 +101,13 @@ class Watchdog:
         self._stopping.set()
 
     def _run(self) -> None:
-        while not self._stopping.wait(TURN_S):
-            self.take_turn()
+        try:
+            while not self._stopping.wait(TURN_S):
+                self.take_turn()
+        except BaseException:
+            # Nobody looks after the watchdog, so without it the process ends too.
+            log.exception("the watchdog's thread has died")
+            self._end("the thread watchdog has died")
 
     def take_turn(self) -> None:
         """Look at everything once."""
@@ -136,7 +145,7 @@ class Watchdog:
             self._end(f"the thread {names[0]} has died, after {RESTARTS_MAX} restarts within {RESTARTS_TURNS} s")
             return
         self._restarts.append(turn)
-        log.error("a thread has died and is restarted", extra={"part": ", ".join(names)})
+        log.error("a part has stopped and is restarted", extra={"part": ", ".join(names)})
         part.restart()
 
     def _end(self, why: str) -> None:

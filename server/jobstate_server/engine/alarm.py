@@ -1,0 +1,42 @@
+"""A timer that can be looked after: it knows when it should have run, so that no chain of timers ends unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jobstate_server.clock import Clock, Timer
+
+LATE_TURNS_MAX = 3
+"""Seconds for which a timer may be late. A busy event loop is late by less."""
+
+
+class Alarm:
+    """One timer, set again and again. Belongs on the event loop's thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._timer: Timer | None = None
+        self._due: int | None = None
+        self._late_turns = 0
+
+    def set(self, delay: int, callback: Callable[[], None]) -> None:
+        """Call back after ``delay`` microseconds, and not as set before."""
+        self.cancel()
+        self._due = self._clock.monotonic() + max(0, delay)
+        self._timer = self._clock.call_later(delay, callback)
+
+    def cancel(self) -> None:
+        """Do not call back. A cancelled alarm is never lost."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._due = None
+        self._late_turns = 0
+
+    def is_lost(self) -> bool:
+        """Whether the alarm is long overdue and has neither been set again nor cancelled. Ask once a second.
+
+        So it is lost, too, when its callback failed before it set the alarm again.
+        """
+        is_late = self._due is not None and self._clock.monotonic() > self._due
+        self._late_turns = self._late_turns + 1 if is_late else 0
+        return self._late_turns > LATE_TURNS_MAX
