@@ -17,10 +17,10 @@ from jobstate_server.engine.committer import HANG_UP_TURNS
 from jobstate_server.store.postgres.connection import Postgres
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX
 
-from ..support.calls import create, get, health_of, refused, watching_live
+from ..support.calls import create, get, health_of, refused, until_health_is, watching_live
 from ..support.clock import PATIENCE_S
 from ..support.postgres import PostgresServer, own_server, postgres_server
-from ..support.server import Client, Running, client_of, serving_url
+from ..support.server import Running, client_of, serving_url
 from ..support.waiting import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -41,16 +41,6 @@ def take_turns(running: Running, turns: int) -> None:
     for _ in range(turns):
         for part in (server.committer, server.readers, server.catch_up_readers, server.replication, server.supervisor):
             part.turn()
-
-
-async def until_health_is(client: Client, wanted: int) -> None:
-    """Watch the standard health service until it says so."""
-    watch = client.health.Watch(health_pb2.HealthCheckRequest())
-    async with asyncio.timeout(PATIENCE_S):
-        async for answer in watch:
-            if answer.status == wanted:
-                break
-    watch.cancel()
 
 
 async def test_while_postgresql_is_frozen_health_and_callers_are_told_and_all_goes_on_by_itself_when_it_thaws(

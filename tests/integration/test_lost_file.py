@@ -23,7 +23,7 @@ from jobstate_server.store.base import CannotOpen
 from jobstate_server.store.sqlite.check import check_file
 from jobstate_server.store.sqlite.store import SqliteStore
 
-from ..support.calls import create, get, health_of, refusal_of, refused
+from ..support.calls import create, get, health_of, refusal_of, refused, until_health_is
 from ..support.clock import PATIENCE_S
 from ..support.server import Client, Process, client_of, served
 
@@ -81,16 +81,6 @@ class Load:
         """Wait for this many more answers."""
         wanted = len(self.answered) + more
         await self.until(lambda: len(self.answered) >= wanted)
-
-
-async def until_health_is(client: Client, wanted: int) -> None:
-    """Wait for the server to notice."""
-    watch = client.health.Watch(health_pb2.HealthCheckRequest())
-    async with asyncio.timeout(PATIENCE_S):
-        async for response in watch:
-            if response.status == wanted:
-                break
-    watch.cancel()
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from ..support.calls import (
     report,
     settled,
     start,
+    until_health_is,
     watching_live,
 )
 from ..support.clock import PATIENCE_S, WatchedClock
@@ -57,14 +58,6 @@ async def stopped(postgres: PostgresServer) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(postgres.start)
-
-
-async def until_health_is(client: Client, wanted: int) -> None:
-    """Watch the standard health service until it says so."""
-    async with asyncio.timeout(PATIENCE_S):
-        async for answer in client.health.Watch(health_pb2.HealthCheckRequest()):
-            if answer.status == wanted:
-                return
 
 
 async def answer_of(client: Client, job_id: str) -> job_pb2.Job | Refusal:

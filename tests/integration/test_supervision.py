@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -16,18 +12,22 @@ from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.engine.committer import WAIT_TURNS_MAX
+from jobstate_server.process import GAVE_UP
 from jobstate_server.store.base import StoreUnreachable
 from jobstate_server.supervision.supervisor import PROBE_TURNS, SILENT_TURNS_MAX
 
-from ..support.calls import create, fail, get, health_of, refused, span, start
+from ..support.callers import calling
+from ..support.calls import create, fail, get, health_of, refused, span, start, until_health_is
 from ..support.clock import PATIENCE_S
+from ..support.faulty import faulty
+from ..support.faulty_server import ARM, DIES, HANGS, OF_REPLICAS
 from ..support.held import held
-from ..support.server import Client, Running, client_of
+from ..support.postgres import postgres_server
+from ..support.server import Running
+from ..support.waiting import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-GAVE_UP = 70
 
 
 # A store that does not answer is not a dead part.
@@ -111,161 +111,123 @@ async def test_while_nobody_calls_the_store_is_looked_at_all_the_same(
 
 # A dead part ends the process, or is replaced.
 
-HARM = """
-import sys, threading, time
-from jobstate_server import cli
-from jobstate_server.admin.probes import _Server as AdminServer
-from jobstate_server.engine.committer import Committer
-from jobstate_server.engine.due_timer import DueTimer
-from jobstate_server.engine.pending import Pending
-from jobstate_server.engine.readers import Readers
-from jobstate_server.engine.writer import Writer
-from jobstate_server.maintenance import schedule
-from jobstate_server.maintenance.event_limit import EventLimit
-from jobstate_server.maintenance.schedule import Schedule
-from jobstate_server.rpc.job_service import JobService
-from jobstate_server.event_log.feed import Hub
 
-def harmed(owner, name, harm):
-    original = getattr(owner, name)
-    def method(self, *args):
-        harm(self, *args)
-        return original(self, *args)
-    setattr(owner, name, method)
-
-def die(*_):
-    if ARMED.is_set():
-        ARMED.clear()
-        raise SystemExit("a part dies")
-
-def fail(*_):
-    if ARMED.is_set():
-        ARMED.clear()
-        raise ValueError("a mistake of ours")
-
-def arm(_self, request, *_):
-    if request.id == "arm":
-        ARMED.set()
-
-def block(_self, request, *_):
-    if request.id == "block":
-        time.sleep(600)
-
-ARMED = threading.Event()
-schedule.LOOK_INTERVAL = 500_000
-harmed(JobService, "Create", arm)
-HARMS = {
-    "committer": lambda: harmed(Writer, "commit", die),
-    "delivery": lambda: harmed(Hub, "publish", fail),
-    "settling": lambda: harmed(Pending, "settle", fail),
-    "reader": lambda: harmed(Readers, "_results", die),
-    "event limit": lambda: harmed(EventLimit, "keep", fail),
-    "schedule": lambda: harmed(Schedule, "_ring_later", fail),
-    "due timer": lambda: harmed(DueTimer, "_look", fail),
-    "turn": lambda: harmed(EventLimit, "turn", fail),
-    "admin port": lambda: harmed(AdminServer, "service_actions", die),
-    "loop": lambda: harmed(JobService, "Create", block),
-}
-HARMS[sys.argv.pop(1)]()
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-@asynccontextmanager
-async def harmed(kind: str, path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, Client, Path]]:
-    """A server process of which a part can be made to die, a client of it, and its log."""
-    log = path.with_suffix(".log")
-    command = [sys.executable, "-c", HARM, kind, "serve", "--listen", "127.0.0.1:0", "--store", f"sqlite:///{path}"]
-    env = {**os.environ, "JOBSTATE_ADMIN_LISTEN": "127.0.0.1:0"}
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=output, env=env)
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            address = (await process.stdout.readline()).decode().removeprefix("jobstate: serving on ").strip()
-        async with client_of(address) as client:
-            yield process, client, log
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-async def ended(process: asyncio.subprocess.Process) -> int:
-    """The exit code."""
-    async with asyncio.timeout(PATIENCE_S):
-        return await process.wait()
+def store_of(part: str, path: Path) -> str:
+    """A store that is not there yet, for a server that has this part."""
+    return postgres_server().new_store() if part in OF_REPLICAS else f"sqlite:///{path}"
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("part", "fault", "told"),
     [
-        ("committer", "the thread committer has died"),
-        ("delivery", "the thread delivery has died"),
-        ("settling", "the thread delivery has died"),
-        ("loop", "the event loop has not turned for 5 s"),
+        ("committer", DIES, "the thread committer has died"),
+        ("delivery", DIES, "the thread delivery has died"),
+        ("results", DIES, "the thread delivery has died"),
+        ("loop", HANGS, "the event loop has not turned for 5 s"),
+        ("watchdog", DIES, "the thread watchdog has died"),
     ],
 )
 async def test_a_server_without_a_part_that_everything_needs_ends_with_70_and_says_why(
-    kind: str, told: str, path: Path
+    part: str, fault: str, told: str, path: Path
 ) -> None:
-    async with harmed(kind, path) as (process, client, log):
-        await create(client, "before")
-        await asyncio.gather(
-            client.jobs.Create(pb.CreateRequest(id="block" if kind == "loop" else "arm", job_type="default")),
-            return_exceptions=True,
-        )
+    async with faulty(part, fault, store_of(part, path), path.with_suffix(".log")) as server, calling(server.client):
+        await server.break_part()
 
-        assert await ended(process) == GAVE_UP
-        assert told in log.read_text()
+        assert await server.end() == GAVE_UP
+        assert told in server.told()
 
 
 async def test_a_change_whose_delivery_fails_is_answered_all_the_same(path: Path) -> None:
-    async with harmed("delivery", path) as (process, client, _):
-        created = await create(client, "arm")
-        assert created.id == "arm"
-        assert await ended(process) == GAVE_UP
+    async with faulty("delivery", DIES, store_of("delivery", path), path.with_suffix(".log")) as server:
+        assert (await create(server.client, ARM)).id == ARM
+        assert await server.end() == GAVE_UP
 
 
-async def test_a_reader_that_dies_is_replaced_and_the_server_stops_in_order(path: Path) -> None:
-    async with harmed("reader", path) as (process, client, log):
-        await create(client, "arm")
-        for _ in range(4):
-            await asyncio.gather(get(client, "arm"), return_exceptions=True)
-        async with asyncio.timeout(PATIENCE_S):
-            while "a thread has died and is restarted" not in log.read_text():
-                assert (await get(client, "arm")).id == "arm"
-        process.send_signal(signal.SIGTERM)
-
-        assert await ended(process) == 0
-
+RESTARTED = "a part has stopped and is restarted part="
 
 MENDED = {
-    "event limit": "the size of the log could not be looked after",
-    "schedule": "the schedule had stopped, and begins anew",
-    "due timer": "the due timer had stopped, and begins anew",
-    "turn": "a part could not take its turn",
-    "admin port": "a thread has died and is restarted",
+    ("reader", DIES): RESTARTED + "reader-",
+    ("catch-up reader", DIES): RESTARTED + "catch-up-reader-0",
+    ("notifier", DIES): RESTARTED + "notifier",
+    ("notifier", HANGS): RESTARTED + "notifier",
+    ("admin port", DIES): RESTARTED + "admin-port",
+    ("admin port", HANGS): RESTARTED + "admin-port",
+    ("log writer", DIES): "lines of the log were lost",
+    ("due timer", DIES): "the due timer had stopped, and begins anew",
+    ("due timer", HANGS): "the due timer had stopped, and begins anew",
+    ("schedule", DIES): "the schedule had stopped, and begins anew",
+    ("schedule", HANGS): "the schedule had stopped, and begins anew",
+    ("timekeeper", DIES): "the timekeeper had stopped, and begins anew",
+    ("timekeeper", HANGS): "the timekeeper had stopped, and begins anew",
+    ("membership", DIES): "this replica had stopped renewing its lease, and begins anew",
+    ("membership", HANGS): "this replica had stopped renewing its lease, and begins anew",
+    ("event limit", DIES): "the size of the log could not be looked after",
+    ("event limit", HANGS): "looking after the size of the log had stopped, and begins anew",
+    ("turn", DIES): "a part could not take its turn",
 }
-"""Parts that fail once, and what the log tells of it."""
+"""Parts that break once, how, and what the log tells of it."""
 
 
-@pytest.mark.parametrize("kind", MENDED)
-async def test_a_part_that_fails_is_begun_anew_while_callers_are_served_and_the_server_stops_in_order(
-    kind: str, path: Path
+@pytest.mark.parametrize(("part", "fault"), MENDED)
+async def test_a_part_that_breaks_is_begun_anew_while_callers_are_served_and_the_server_stops_in_order(
+    part: str, fault: str, path: Path
 ) -> None:
-    async with harmed(kind, path) as (process, client, log):
-        await create(client, "arm", max_retries=1)
-        await start(client, "arm")
-        retried = await fail(client, "arm", retry_delay=span(2))
+    async with faulty(part, fault, store_of(part, path), path.with_suffix(".log")) as server:
+        async with calling(server.client) as callers:
+            await server.break_part()
+            await until(lambda: MENDED[part, fault] in server.told())
+            assert await health_of(server.client) == SERVING
+            served = callers.served.copy()
+            await until(lambda: all(callers.served[call] > served[call] for call in served))
+        # A retry falls due, and is served.
+        await create(server.client, "retried", max_retries=1)
+        await start(server.client, "retried")
+        failed = await fail(server.client, "retried", retry_delay=span(0.1))
         async with asyncio.timeout(PATIENCE_S):
-            while MENDED[kind] not in log.read_text():
-                await get(client, "arm")
-            while (await get(client, "arm")).attempt == retried.attempt:
-                assert await health_of(client) == SERVING
-        process.send_signal(signal.SIGTERM)
+            while (await get(server.client, "retried")).attempt == failed.attempt:
+                pass
+        server.process.send_signal(signal.SIGTERM)
 
-        assert await ended(process) == 0
+        assert await server.end() == 0
+
+
+HANGING = {
+    "committer": {"create", "retry", "stream"},
+    "reader": set[str](),
+    "catch-up reader": {"read_the_log"},
+}
+"""Threads that hang in the store, and whose calls then have no answer. A second reader goes on."""
+
+
+@pytest.mark.parametrize("part", HANGING)
+async def test_a_thread_that_hangs_in_the_store_makes_health_tell_and_who_waits_for_it_is_refused(
+    part: str, path: Path
+) -> None:
+    async with faulty(part, HANGS, store_of(part, path), path.with_suffix(".log")) as server:
+        async with calling(server.client) as callers:
+            await server.break_part()
+            await until_health_is(server.client, NOT_SERVING)
+            await until(lambda: all("STORE_UNAVAILABLE" in callers.refused[call] for call in HANGING[part]))
+
+        assert server.process.returncode is None
+
+
+TASKS = {"health watch": "watch_health", "update stream": "stream"}
+"""Tasks of one call each, and who makes it."""
+
+
+@pytest.mark.parametrize("part", TASKS)
+async def test_a_task_that_fails_ends_its_call_and_the_next_one_is_served(part: str, path: Path) -> None:
+    async with faulty(part, DIES, store_of(part, path), path.with_suffix(".log")) as server:
+        async with calling(server.client) as callers:
+            await server.break_part()
+            await until(lambda: callers.refused[TASKS[part]])
+            served = callers.served[TASKS[part]]
+            await until(lambda: callers.served[TASKS[part]] > served)
+            assert list(callers.refused) == [TASKS[part]]
+        server.process.send_signal(signal.SIGTERM)
+
+        assert await server.end() == 0
 
 
 async def test_a_server_whose_store_does_not_answer_stops_all_the_same_and_tells_who_waits(running: Running) -> None:

@@ -155,6 +155,16 @@ class Watch:
             return [response async for response in self._responses]
 
 
+async def until_health_is(client: Client, wanted: int) -> None:
+    """Watch the standard health service until it says so."""
+    watch = client.health.Watch(health_pb2.HealthCheckRequest())
+    async with asyncio.timeout(PATIENCE_S):
+        async for answer in watch:
+            if answer.status == wanted:
+                break
+    watch.cancel()
+
+
 @asynccontextmanager
 async def watching(client: Client, request: pb.WatchEventsRequest) -> AsyncIterator[Watch]:
     """An open watch, broken off in the end."""

@@ -33,12 +33,11 @@ class TcpProxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
-        host, _, port = self._upstream.rpartition(":")
         forwarding, task = self._forwarding, asyncio.current_task()
         assert task is not None
         self._carrying.add(task)
         try:
-            there, here = await asyncio.open_connection(host, int(port))
+            there, here = await self._open_upstream()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(reader, here, forwarding))
                 group.create_task(self._carry(there, writer, forwarding))
@@ -47,6 +46,12 @@ class TcpProxy:
         finally:
             self._carrying.discard(task)
             writer.close()
+
+    async def _open_upstream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._upstream.startswith("/"):
+            return await asyncio.open_unix_connection(self._upstream)
+        host, _, port = self._upstream.rpartition(":")
+        return await asyncio.open_connection(host, int(port))
 
     async def _carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, forwarding: asyncio.Event
@@ -70,7 +75,7 @@ class TcpProxy:
 
 @asynccontextmanager
 async def tcp_proxy(upstream: str) -> AsyncIterator[TcpProxy]:
-    """A proxy to HOST:PORT on a port of loopback."""
+    """A proxy to HOST:PORT, or to the socket at a path, on a port of loopback."""
     proxy = TcpProxy(upstream)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
