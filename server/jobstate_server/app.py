@@ -254,6 +254,8 @@ class Server:
             await self.schedule.start()
         except JobStateError as error:
             why = self.readers.trouble or error.message
+            # Its threads would outlive the event loop that they hand their results to.
+            await self.stop()
             raise CannotServe(f"cannot start: {why}") from error
         await self.supervisor.look_at_store()
         await self._grpc.start()

@@ -68,9 +68,18 @@ async def test_a_timeout_around_a_run_that_leaves_is_a_timeout(
 ) -> None:
     job, begun = await async_client.create("default"), asyncio.Event()
 
+    async def time_out_once_it_leaves(limit: asyncio.Timeout) -> None:
+        await begun.wait()
+        limit.reschedule(asyncio.get_running_loop().time())
+
+    async def leave_within_a_timeout() -> None:
+        async with asyncio.timeout(PATIENCE_S) as limit, asyncio.TaskGroup() as group:
+            group.create_task(time_out_once_it_leaves(limit))
+            await leaving(async_client, job, begun, server)
+
     restarted = asyncio.ensure_future(asyncio.to_thread(restart_when, begun, server))
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(leaving(async_client, job, begun, server), 0.2)
+        await leave_within_a_timeout()
     await restarted
 
     assert server.client(wait_for_ready=True).get(job).state is State.COMPLETED

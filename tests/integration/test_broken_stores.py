@@ -7,6 +7,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from peewee import OperationalError
 
+from jobstate_server.app import CannotServe
 from jobstate_server.clock import SystemClock
 from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.supervision.supervisor import PROBE_TURNS, SILENT_TURNS_MAX
@@ -112,6 +114,18 @@ async def test_a_damaged_page_refuses_to_start_with_a_sentence_or_makes_health_t
     assert process.returncode == (0 if line else 1)
     assert b"Traceback" not in errors
     assert DAMAGED in errors.decode()
+
+
+async def test_a_server_that_cannot_start_leaves_no_thread_behind(whole: Path) -> None:
+    spoil(whole, root_page(whole, "task_run"))
+    before = set(threading.enumerate())
+    with pytest.raises(CannotServe):
+        async with serving(whole):
+            pass
+
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    # Python keeps the threads of to_thread for the next caller, and gRPC the one that polls.
+    assert not [name for name in left if not name.startswith("asyncio") and "_poll_wrapper" not in name]
 
 
 async def test_reads_that_fail_make_health_tell_and_serve_again_when_they_succeed(

@@ -33,6 +33,9 @@ GROWTH_MAX_KIB = 64 * 1024
 CACHES_MAX_KIB = 256 * 1024
 """For one as it is used: SQLite's caches of the writer and of catching up, 64 MiB each, and a full ring."""
 
+SLOWER = 3
+"""How many times as fast as the reader the writer is at least, however slow the machine makes it."""
+
 HELD = ("ordered", "unique", "reliable", "bookmarkable", "bounded")
 """The promises that a run as short of other things as this one tells something about."""
 
@@ -57,6 +60,14 @@ class Outcome:
         )
 
 
+@dataclass
+class Writing:
+    """How far the writer has come."""
+
+    events: int = 0
+    is_finished: bool = False
+
+
 class SlowReader:
     """A watcher of everything that takes its time."""
 
@@ -74,10 +85,11 @@ class SlowReader:
         """Take one response."""
         self.stream.responses.append(self._recorder.response(await anext(self._responses), 0.0))
 
-    async def read_now_and_then(self, every_s: float, finished: asyncio.Event) -> None:
-        """Take one response after another, slowly."""
-        while not finished.is_set():
-            await self.read()
+    async def read_now_and_then(self, every_s: float, writing: Writing) -> None:
+        """Take one response after another, slowly, and a third of the events at most while the writer writes."""
+        while not writing.is_finished:
+            if self.received * SLOWER < writing.events:
+                await self.read()
             await pause(every_s)
 
 
@@ -95,14 +107,14 @@ async def run(directory: Path, events: int, every_s: float, *, small: bool) -> O
             history.watchers.append(Watcher("slow", streams=[reader.stream]))
             await reader.read()
             # What writing itself takes, in buffers and SQLite's cache, is there before anything is measured.
-            written = await _write(writing, history, server, "warm", events // 10)
+            written = await _write(writing, history, server, "warm", events // 10, Writing())
             while reader.received < written:
                 await reader.read()
             history.memory.clear()
-            finished = asyncio.Event()
-            slowly = asyncio.create_task(reader.read_now_and_then(every_s, finished))
-            written += await _write(writing, history, server, "job", events)
-            finished.set()
+            progress = Writing(written)
+            slowly = asyncio.create_task(reader.read_now_and_then(every_s, progress))
+            written += await _write(writing, history, server, "job", events, progress)
+            progress.is_finished = True
             await slowly
             meanwhile = reader.received
             while reader.received < written:
@@ -114,7 +126,9 @@ async def run(directory: Path, events: int, every_s: float, *, small: bool) -> O
     return Outcome(history, written, reader.received, meanwhile)
 
 
-async def _write(stubs: Stubs, history: History, server: ServerProcess, prefix: str, events: int) -> int:
+async def _write(
+    stubs: Stubs, history: History, server: ServerProcess, prefix: str, events: int, progress: Writing
+) -> int:
     """Make this many events, few jobs that report a lot, looking at the server's memory now and then."""
     for index in range(JOBS):
         await stubs.jobs.Create(pb.CreateRequest(id=f"{prefix}-{index}", job_type="steady"))
@@ -124,6 +138,7 @@ async def _write(stubs: Stubs, history: History, server: ServerProcess, prefix: 
         request = pb.UpdateProgressRequest(id=f"{prefix}-{index}", attempt=1, message=MESSAGE)
         for _ in range(count):
             await stubs.jobs.UpdateProgress(request)
+            progress.events += 1
 
     rounds = max(1, events // EVENTS_BETWEEN_SAMPLES)
     each = events // JOBS // rounds

@@ -57,5 +57,6 @@ def cancel_too_late(client: Client, job: Job) -> None:
 
 
 if __name__ == "__main__":
-    with Client(*sys.argv[1:2]) as client:
+    # Calls wait for a server that restarts.
+    with Client(*sys.argv[1:2], wait_for_ready=True) as client:
         tell(client)
