@@ -43,7 +43,7 @@ PATIENCE_S = 30.0
 """How long anything asked of the server may take."""
 
 _NEVER = "0 0 29 2 *"
-"""A schedule that does not fire during a test: duties go by the machine's time. Call them when you want them."""
+"""A schedule that does not fire during a test: tasks go by the machine's time. Call them when you want them."""
 
 _MICROSECONDS = 1_000_000
 
@@ -59,12 +59,12 @@ class JobstateServer:
             manual_time: let time pass by ``advance`` only; otherwise it is the machine's.
             settings: of the server (docs/operations.md), such as ``job_types={"my_type": {"max_retries": 1}}``.
         """
-        duties = ("check_stale", "retry_failed", "evict_inactive", "cleanup", "check_health")
+        tasks = ("check_stale", "retry_failed", "evict_inactive", "cleanup", "check_health")
         defaults: dict[str, Any] = {
             "listen": "127.0.0.1:0",
             "store": f"sqlite:///{folder / 'jobs.db'}",
             "shutdown_grace": "1s",
-            "schedules": dict.fromkeys(duties, _NEVER),
+            "schedules": dict.fromkeys(tasks, _NEVER),
         }
         self._settings = defaults | settings
         self._clock = _manual_clock() if manual_time else None

@@ -32,19 +32,16 @@ from jobstate_server.event_log.pages import CatchUp
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.event_log.replication import Replication
 from jobstate_server.maintenance.check_health import HEALTHY, CheckHealth
-from jobstate_server.maintenance.check_stale import CheckStale
-from jobstate_server.maintenance.cleanup import Cleanup
 from jobstate_server.maintenance.event_limit import EventLimit
-from jobstate_server.maintenance.evict_inactive import EvictInactive
 from jobstate_server.maintenance.job_health import HealthLimits
-from jobstate_server.maintenance.retry_failed import RetryFailed
+from jobstate_server.maintenance.registry import MaintenanceLimits, Tasks
+from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule
-from jobstate_server.maintenance.turns import Turns
 from jobstate_server.rpc.calls import Calls
 from jobstate_server.rpc.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from jobstate_server.rpc.health import HealthService
 from jobstate_server.rpc.job_service import JobService
-from jobstate_server.rpc.maintenance_service import Duties, MaintenanceService
+from jobstate_server.rpc.maintenance_service import MaintenanceService
 from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.rpc.transport import transport_options
@@ -175,57 +172,42 @@ class Server:
         self._build_maintenance(job_types)
 
     def _build_maintenance(self, job_types: JobTypes) -> None:
-        settings, clock = self._settings, self.clock
-        schedules = settings.schedules
-        self.duties = Duties(
-            check_stale=CheckStale(schedules.check_stale, self.committer, self.readers, job_types, clock),
-            retry_failed=RetryFailed(schedules.retry_failed, self.committer, self.readers, job_types),
-            cleanup=Cleanup(
-                schedules.cleanup,
-                self.committer,
-                self.readers,
-                clock,
-                job_retention=settings.job_retention,
-                event_retention=settings.event_retention,
-                event_retention_bytes=settings.event_retention_bytes,
+        settings = self._settings
+        limits = MaintenanceLimits(
+            job_retention=settings.job_retention,
+            event_retention=settings.event_retention,
+            event_retention_bytes=settings.event_retention_bytes,
+            health=HealthLimits(
+                failure_rate_max=settings.health_failure_rate_max,
+                failures_judged_min=settings.health_failures_judged_min,
+                unworked_max=settings.health_unworked_max,
+                overdue_max=settings.health_overdue_max,
+                commit_latency_max=settings.health_commit_latency_max,
             ),
-            check_health=CheckHealth(
-                schedules.check_health,
-                self.committer,
-                self.readers,
-                clock,
-                self._on_jobs_health,
-                HealthLimits(
-                    failure_rate_max=settings.health_failure_rate_max,
-                    failures_judged_min=settings.health_failures_judged_min,
-                    unworked_max=settings.health_unworked_max,
-                    overdue_max=settings.health_overdue_max,
-                    commit_latency_max=settings.health_commit_latency_max,
-                ),
-            ),
+        )
+        self.tasks = Tasks(
+            settings.schedules,
+            limits,
+            self.committer,
+            self.readers,
+            self.clock,
+            job_types=job_types,
+            on_jobs_health=self._on_jobs_health,
         )
         self.event_limit = EventLimit(
             self.committer, self.readers, event_retention_bytes=settings.event_retention_bytes
         )
-        self.evict_inactive = EvictInactive(schedules.evict_inactive, self.committer, clock)
-        duties = (
-            self.duties.check_stale,
-            self.duties.retry_failed,
-            self.evict_inactive,
-            self.duties.cleanup,
-            self.duties.check_health,
-        )
-        self.turns = Turns()
+        self.run_locks = RunLocks()
         self.schedule = Schedule(
-            duties,
+            self.tasks.all,
             self.committer,
             self.readers,
-            clock,
+            self.clock,
             replica=self.replica,
             is_shared=self.replication is not None,
-            turns=self.turns,
+            run_locks=self.run_locks,
         )
-        self.maintenance_service = MaintenanceService(self.duties, self.schedule, self.turns)
+        self.maintenance_service = MaintenanceService(self.tasks, self.schedule, self.run_locks)
 
     async def start(self) -> None:
         """Begin to serve.

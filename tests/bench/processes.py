@@ -26,9 +26,9 @@ _SCHEDULED = 2
 _STOPPED_WITHIN_S = 60.0
 
 HARDLY_EVER = "0 0 29 2 *"
-"""A schedule that does not fire during a run: a duty that happens to run would be in one sample and not in the next."""
+"""A schedule that does not fire during a run: a task that happens to run would be in one sample and not in the next."""
 
-_DUTIES = ("CHECK_STALE", "RETRY_FAILED", "EVICT_INACTIVE", "CLEANUP", "CHECK_HEALTH")
+_TASKS = ("CHECK_STALE", "RETRY_FAILED", "EVICT_INACTIVE", "CLEANUP", "CHECK_HEALTH")
 _MAX_RETRIES = {"JOBSTATE_JOB_TYPES__bench__MAX_RETRIES": "1000"}
 _OPEN_STREAMS = {"JOBSTATE_OPEN_STREAMS_MAX": "20000"}
 
@@ -140,13 +140,13 @@ class Postgres:
 
 
 class JobServer(Target):
-    """A jobstate server, all its settings as shipped but for the schedules of its duties."""
+    """A jobstate server, all its settings as shipped but for the schedules of its tasks."""
 
     def __init__(self, store: Path | Database) -> None:
         self.database: Database = File(store) if isinstance(store, Path) else store
         self.witnessed = 0
         """The newest event that was answered, and found in the store."""
-        schedules = {f"JOBSTATE_SCHEDULES__{duty}": HARDLY_EVER for duty in _DUTIES} | _OPEN_STREAMS
+        schedules = {f"JOBSTATE_SCHEDULES__{task}": HARDLY_EVER for task in _TASKS} | _OPEN_STREAMS
         command = [sys.executable, "-m", "jobstate_server", "serve", "--listen", "127.0.0.1:0"]
         command += ["--log-level", "warning", "--store", self.database.url]
         super().__init__(command, self.database.log, {**schedules, **_MAX_RETRIES})

@@ -96,14 +96,14 @@ def child(*command: str, **options: Any) -> Iterator[Child]:
 @contextmanager
 def server_process(store: Path, listen: str = "127.0.0.1:0") -> Iterator[tuple[Child, str]]:
     """A server that goes by the machine's time, and its address, from when it says that it serves."""
-    duties = {f"JOBSTATE_SCHEDULES__{duty.upper()}": HARDLY_EVER for duty in QUIET}
+    tasks = {f"JOBSTATE_SCHEDULES__{task.upper()}": HARDLY_EVER for task in QUIET}
     # Otherwise nothing counts as stale before a server has run for half a minute.
     types = {
         f"JOBSTATE_JOB_TYPES__{name}__{setting.upper()}": str(value)
         for name, settings in JOB_TYPES.items()
         for setting, value in settings.items()
     }
-    env = {**duties, **types, "JOBSTATE_RESTART_GRACE": "0s"}
+    env = {**tasks, **types, "JOBSTATE_RESTART_GRACE": "0s"}
     arguments = ("-m", "jobstate_server", "serve", "--listen", listen, "--store", f"sqlite:///{store}")
     log = store.with_suffix(".log")
     with child(*arguments, env=env, log=log) as process:

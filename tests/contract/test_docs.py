@@ -19,14 +19,14 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import error_reason_pb2, event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
-from jobstate_server.config import JobTypeSettings, Schedules, Settings, load
+from jobstate_server.config import JobTypeSettings, Settings, load
 from jobstate_server.domain import errors, job_types
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.engine import committer, readers, writer
 from jobstate_server.event_log import feed
 from jobstate_server.event_log import pages as catch_up
-from jobstate_server.maintenance import evict_inactive
-from jobstate_server.maintenance import task as duty
+from jobstate_server.maintenance import evict_inactive, task
+from jobstate_server.maintenance.registry import Schedules
 from jobstate_server.rpc import health, limits, reflection, validate
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.watch import session as stream
@@ -248,7 +248,7 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("reads waiting; then `OVERLOADED`", readers, "READS_WAITING_MAX", count),
     ("`older_than` of a `Cleanup`, at least, unless forced", limits, "CLEANUP_AGE_MIN", span),
     ("`older_than` of a `Cleanup`, at most", limits, "CLEANUP_AGE_MAX", span),
-    ("`job_ids` told by `CheckStale` and `RetryFailed`", duty, "JOB_IDS_TOLD_MAX", count),
+    ("`job_ids` returned by `CheckStale` and `RetryFailed`", task, "JOB_IDS_RETURNED_MAX", count),
 ]
 """What the table of limits says of each, the constant behind it, and how its value is written."""
 

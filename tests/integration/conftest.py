@@ -53,6 +53,6 @@ def stored(shared: Running) -> Iterator[Running]:
 
 
 @pytest.fixture
-def unrung(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The schedule does not ring by itself."""
-    monkeypatch.setattr(Schedule, "_ring_later", lambda _: None)
+def unscheduled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schedule starts no runs by itself."""
+    monkeypatch.setattr(Schedule, "_wake_later", lambda _: None)

@@ -57,7 +57,7 @@ async def cursor_now(client: Client) -> str:
 
 
 async def fill(running: Running, clock: WatchedClock) -> Seen:
-    """Leave a row of every kind: jobs in many states, attempts with errors, request ids, a run duty, a horizon."""
+    """Leave a row of every kind: jobs in many states, attempts with errors, request ids, a run task, a horizon."""
     cursors = [await cursor_now(running)]
     await create(running, "done", "clean_transcript", source_id="talk ü", metadata=struct(a=[1, {"b": None}]))
     cursors.append(await cursor_now(running))
@@ -75,8 +75,8 @@ async def fill(running: Running, clock: WatchedClock) -> Seen:
     await start(running, "running")
     await start(running, "waiting")
     await fail(running, "waiting")
-    (duty, *_) = running.server.schedule.duties
-    await running.server.schedule.run_claimed(duty, clock.now())
+    (task, *_) = running.server.schedule.tasks
+    await running.server.schedule.run_claimed(task, clock.now())
     await running.server.committer.run(lambda transaction: transaction.trim_events(2**62, 0, 3))
     cursors.append(await cursor_now(running))
     expired = cursors.pop(0)

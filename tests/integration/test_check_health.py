@@ -54,7 +54,7 @@ async def test_jobs_that_nobody_works_on_are_a_problem_of_the_jobs_and_not_of_th
     clock.advance(15 * MINUTE + 1)
 
     report = await check_health(running)
-    outcome = await running.server.duties.check_health.run_scheduled(always_ours)
+    outcome = await running.server.tasks.check_health.run_scheduled(always_ours)
 
     assert report.state == mpb.HEALTH_STATE_DEGRADED
     sentence = "nobody works on jobs of type default: a job has waited for 900 s; the limit is 900 s"
@@ -65,7 +65,7 @@ async def test_jobs_that_nobody_works_on_are_a_problem_of_the_jobs_and_not_of_th
         assert await health_of(running, service) == SERVING
     await start(running)
     assert (await check_health(running)).state == mpb.HEALTH_STATE_HEALTHY
-    await running.server.duties.check_health.run_scheduled(always_ours)
+    await running.server.tasks.check_health.run_scheduled(always_ours)
     assert await health_of(running, "jobs") == SERVING
 
 
@@ -121,7 +121,7 @@ async def test_many_failures_are_a_problem_for_an_hour_also_after_a_restart(path
         for _ in range(3):
             report = await check_health(running)
             assert (list(report.problems), report.failure_rate) == ([sentence], 0.6)
-            assert await running.server.duties.check_health.run_scheduled(always_ours) == sentence
+            assert await running.server.tasks.check_health.run_scheduled(always_ours) == sentence
             clock.advance(10 * MINUTE)
 
     async with serving(path, clock) as running:

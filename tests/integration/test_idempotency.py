@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.durations import HOUR, MINUTE, SECOND
+from jobstate_server.maintenance.sweep import Run
 
 from ..support.calls import (
     ask,
@@ -308,11 +309,11 @@ async def test_a_request_id_is_remembered_for_24_hours_and_then_forgotten(
 ) -> None:
     first = await create(running, request_id=ID)
     clock.advance(24 * HOUR)
-    assert (await running.server.evict_inactive.run_once()).requests == 0
+    assert (await running.server.tasks.evict_inactive.run_once()).requests == 0
     assert await create(running, request_id=ID) == first
 
     clock.advance(1)
-    assert (await running.server.evict_inactive.run_once()).requests == 1
+    assert (await running.server.tasks.evict_inactive.run_once()).requests == 1
 
     refusal = await refused(create(running, request_id=ID))
     assert refusal.reason == "JOB_EXISTS"
@@ -325,7 +326,7 @@ async def test_a_repeat_for_a_job_that_cleanup_has_deleted_does_not_make_it_anew
     await create(running, request_id=ID)
     await cancel(running)
     clock.advance(2 * HOUR)
-    report = await running.server.duties.cleanup.run_once(older_than=HOUR)
+    report = await running.server.tasks.cleanup.run_once(Run(), older_than=HOUR)
     assert report.count == 1
 
     refusal = await refused(create(running, request_id=ID))

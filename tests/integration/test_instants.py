@@ -1,4 +1,4 @@
-"""The schedule rings by the store's time: a duty runs at its instants, wherever the clock was set."""
+"""The schedule rings by the store's time: a task runs at its instants, wherever the clock was set."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import pytest
 from cronsim import CronSim
 
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
-from jobstate_server.maintenance.task import StillOurs
+from jobstate_server.maintenance.task import StillClaimed
 
 from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.server import Running, serving
 
 
 async def run_of(running: Running, name: str) -> asyncio.Event:
-    """Set when the duty runs next."""
+    """Set when the task runs next."""
     ran = asyncio.Event()
-    (duty,) = [duty for duty in running.server.schedule.duties if duty.name == name]
+    (task,) = [task for task in running.server.schedule.tasks if task.name == name]
 
-    async def run_and_tell(still_ours: StillOurs) -> str:
-        assert await still_ours()
+    async def run_and_tell(still_claimed: StillClaimed) -> str:
+        assert await still_claimed()
         ran.set()
         return "rung"
 
-    duty.run_scheduled = run_and_tell  # type: ignore[method-assign]
+    task.run_scheduled = run_and_tell  # type: ignore[method-assign]
     return ran
 
 
@@ -34,7 +34,7 @@ EVERY_MINUTE = {"check_health": "* * * * *"}
 
 
 @pytest.mark.parametrize("step", [0, HOUR, 40 * DAY, -HOUR, -40 * DAY])
-async def test_a_duty_runs_at_its_next_instant_wherever_the_clock_was_set(
+async def test_a_task_runs_at_its_next_instant_wherever_the_clock_was_set(
     path: Path, clock: WatchedClock, step: int
 ) -> None:
     async with serving(path, clock, schedules=EVERY_MINUTE) as running:
@@ -49,7 +49,7 @@ async def test_a_duty_runs_at_its_next_instant_wherever_the_clock_was_set(
     assert clock.now() - 2 * MINUTE < runs["check-health"].last_due <= clock.now()
 
 
-async def test_instants_that_were_claimed_by_a_clock_that_was_wrong_do_not_silence_a_duty(
+async def test_instants_that_were_claimed_by_a_clock_that_was_wrong_do_not_silence_a_task(
     path: Path, clock: WatchedClock
 ) -> None:
     async with serving(path, clock, schedules=EVERY_MINUTE) as running:
@@ -62,8 +62,8 @@ async def test_instants_that_were_claimed_by_a_clock_that_was_wrong_do_not_silen
             await ran.wait()
 
 
-@pytest.mark.usefixtures("unrung")
-async def test_a_duty_that_never_ran_runs_once_when_one_of_its_instants_has_passed_since_the_store_was_made(
+@pytest.mark.usefixtures("unscheduled")
+async def test_a_task_that_never_ran_runs_once_when_one_of_its_instants_has_passed_since_the_store_was_made(
     path: Path, clock: WatchedClock
 ) -> None:
     schedules = {"cleanup": "0 2 * * *", "evict_inactive": "0 2 * * sun", "check_stale": "0 0 29 2 *"}
@@ -82,13 +82,13 @@ async def test_a_duty_that_never_ran_runs_once_when_one_of_its_instants_has_pass
     ("schedule", "away"),
     [("0 2 * * sun", 30 * DAY), ("0 2 1 * *", 50 * DAY), ("0 0 29 2 *", 200 * DAY), ("* * * * *", 3_000 * DAY)],
 )
-@pytest.mark.usefixtures("unrung")
+@pytest.mark.usefixtures("unscheduled")
 async def test_a_missed_instant_runs_however_long_ago_it_was(
     path: Path, clock: WatchedClock, schedule: str, away: int
 ) -> None:
     async with serving(path, clock, schedules={"cleanup": schedule}) as running:
-        (duty,) = [duty for duty in running.server.schedule.duties if duty.name == "cleanup"]
-        await running.server.schedule.run_claimed(duty, clock.now())
+        (task,) = [task for task in running.server.schedule.tasks if task.name == "cleanup"]
+        await running.server.schedule.run_claimed(task, clock.now())
     clock.advance(away)
     runs = []
     for _ in range(2):

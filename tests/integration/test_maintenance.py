@@ -1,4 +1,4 @@
-"""The five duties: what each does, by RPC and on schedule, and what an operator is told of it."""
+"""The five tasks: what each does, by RPC and on schedule, and what an operator is told of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.maintenance.schedule import Schedule
-from jobstate_server.maintenance.task import Duty, StillOurs
+from jobstate_server.maintenance.task import StillClaimed, Task
 
 from ..support.calls import (
     cancel,
@@ -235,8 +235,8 @@ async def tasks(running: Running) -> dict[str, mpb.Task]:
     return {task.name: task for task in answer.tasks}
 
 
-@pytest.mark.usefixtures("unrung")
-async def test_the_five_duties_have_exactly_their_five_schedules(path: Path, clock: WatchedClock) -> None:
+@pytest.mark.usefixtures("unscheduled")
+async def test_the_five_tasks_have_exactly_their_five_schedules(path: Path, clock: WatchedClock) -> None:
     expected = {
         "check-stale": ("*/5 * * * *", 5 * MINUTE),
         "retry-failed": ("*/10 * * * *", 10 * MINUTE),
@@ -259,7 +259,7 @@ async def test_the_five_duties_have_exactly_their_five_schedules(path: Path, clo
                 assert micros(task.next_run) == last_run + interval
 
 
-async def test_before_its_first_scheduled_run_a_duty_has_no_last_run(running: Running) -> None:
+async def test_before_its_first_scheduled_run_a_task_has_no_last_run(running: Running) -> None:
     await running.maintenance.CheckStale(mpb.CheckStaleRequest())
 
     for task in (await tasks(running)).values():
@@ -277,7 +277,7 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize("name", DUTIES)
-async def test_a_scheduled_run_does_its_duty_once_for_each_instant_and_is_written_down(
+async def test_a_scheduled_run_does_its_task_once_for_each_instant_and_is_written_down(
     running: Running, clock: WatchedClock, name: str
 ) -> None:
     await create(running, "silent", request_id="request-1")
@@ -285,14 +285,14 @@ async def test_a_scheduled_run_does_its_duty_once_for_each_instant_and_is_writte
     await create(running, "cancelled")
     await cancel(running, "cancelled")
     clock.advance(40 * DAY)
-    (duty,) = [duty for duty in running.server.schedule.duties if duty.name == name]
+    (task,) = [task for task in running.server.schedule.tasks if task.name == name]
     due = clock.now() // MINUTE * MINUTE
 
-    await running.server.schedule.run_claimed(duty, due)
+    await running.server.schedule.run_claimed(task, due)
     once = rows(running.path)
     told = (await tasks(running))[name]
-    await running.server.schedule.run_claimed(duty, due)
-    await running.server.schedule.run_claimed(duty, due - MINUTE)
+    await running.server.schedule.run_claimed(task, due)
+    await running.server.schedule.run_claimed(task, due - MINUTE)
 
     assert rows(running.path) == once
     assert micros(told.last_run) == clock.now()
@@ -300,38 +300,38 @@ async def test_a_scheduled_run_does_its_duty_once_for_each_instant_and_is_writte
     assert told.last_outcome == OUTCOMES[name]
 
 
-async def test_a_duty_that_fails_is_written_down_as_failed_and_its_cause_logged(
+async def test_a_task_that_fails_is_written_down_as_failed_and_its_cause_logged(
     running: Running, clock: WatchedClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
         name = "broken"
         schedule = "* * * * *"
 
-        async def run_scheduled(self, still_ours: StillOurs) -> str:
+        async def run_scheduled(self, still_claimed: StillClaimed) -> str:
             raise RuntimeError("it broke")
 
-    duty: Duty = Broken()
-    await running.server.schedule.run_claimed(duty, clock.now())
+    task: Task = Broken()
+    await running.server.schedule.run_claimed(task, clock.now())
 
     runs = await running.server.readers.run(lambda reader: reader.task_runs())
     assert runs["broken"].outcome == "failed; the log tells why"
     assert "it broke" in caplog.text
 
 
-@pytest.mark.usefixtures("unrung")
+@pytest.mark.usefixtures("unscheduled")
 async def test_an_instant_that_was_missed_runs_once_when_the_server_is_back(
     path: Path, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(path, clock, schedules={}) as running:
-        for duty in running.server.schedule.duties:
-            await running.server.schedule.run_claimed(duty, clock.now())
+        for task in running.server.schedule.tasks:
+            await running.server.schedule.run_claimed(task, clock.now())
     clock.advance(3 * HOUR + 50 * MINUTE)
     claimed: list[tuple[str, int]] = []
     run_claimed = Schedule.run_claimed
 
-    async def claim_and_note(schedule: Schedule, duty: Duty, due: int) -> None:
-        claimed.append((duty.name, due))
-        await run_claimed(schedule, duty, due)
+    async def claim_and_note(schedule: Schedule, task: Task, due: int) -> None:
+        claimed.append((task.name, due))
+        await run_claimed(schedule, task, due)
 
     monkeypatch.setattr(Schedule, "run_claimed", claim_and_note)
     async with serving(path, clock, schedules={}) as running:
@@ -352,7 +352,7 @@ async def test_an_instant_that_was_missed_runs_once_when_the_server_is_back(
         assert claimed == []
 
 
-@pytest.mark.usefixtures("unrung")
+@pytest.mark.usefixtures("unscheduled")
 async def test_no_instant_is_made_up_for_a_store_that_is_new(path: Path, clock: WatchedClock) -> None:
     async with serving(path, clock, schedules={}) as running:
         assert not any(task.HasField("last_run") for task in (await tasks(running)).values())
@@ -365,10 +365,10 @@ async def test_a_run_that_was_taken_over_stops_at_its_next_slice(running: Runnin
     clock.advance(15 * MINUTE)
     answers: list[Any] = [True, False, False, False]
 
-    async def still_ours() -> bool:
+    async def still_claimed() -> bool:
         return bool(answers.pop(0))
 
-    outcome = await running.server.duties.check_stale.run_scheduled(still_ours)
+    outcome = await running.server.tasks.check_stale.run_scheduled(still_claimed)
 
     assert outcome == "100 stale"
     assert names(await history(running)).count("stale.detected") == 100

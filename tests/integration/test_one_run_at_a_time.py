@@ -1,4 +1,4 @@
-"""A maintenance duty runs once at a time: who asks in the meantime is refused, or shares the report."""
+"""A maintenance task runs once at a time: who asks in the meantime is refused, or shares the report."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from ..support.server import Running
         ("Cleanup", mpb.CleanupRequest()),
     ],
 )
-async def test_a_duty_is_refused_while_it_runs_and_runs_again_afterwards(
+async def test_a_task_is_refused_while_it_runs_and_runs_again_afterwards(
     rpc: str, request_: Any, running: Running
 ) -> None:
     call = getattr(running.maintenance, rpc)
     await create(running)
     await start(running)
-    duty = {"CheckStale": "check-stale", "RetryFailed": "retry-failed", "Cleanup": "cleanup"}[rpc]
+    task = {"CheckStale": "check-stale", "RetryFailed": "retry-failed", "Cleanup": "cleanup"}[rpc]
 
-    async with running.server.turns.take(duty):
+    async with running.server.run_locks.take(task):
         refusal = await refused(call(request_))
     await call(request_)
 
     assert refusal.brief == ("RESOURCE_EXHAUSTED", "OVERLOADED")
-    assert refusal.message == f"{duty} is running; repeat the call when it is done"
+    assert refusal.message == f"{task} is running; repeat the call when it is done"
     assert refusal.detail(error_details_pb2.RetryInfo).retry_delay.seconds == 1
 
 
@@ -63,22 +63,22 @@ async def test_of_many_forced_cleanups_at_once_one_runs_and_the_others_are_refus
 
 
 async def test_a_scheduled_run_waits_for_the_run_that_a_caller_has_begun(running: Running, clock: WatchedClock) -> None:
-    (duty, *_) = running.server.schedule.duties
+    (task, *_) = running.server.schedule.tasks
 
-    async with running.server.turns.take(duty.name):
-        scheduled = asyncio.create_task(running.server.schedule.run_claimed(duty, clock.now()))
+    async with running.server.run_locks.take(task.name):
+        scheduled = asyncio.create_task(running.server.schedule.run_claimed(task, clock.now()))
         await running.maintenance.ListTasks(mpb.ListTasksRequest())
         assert not scheduled.done()
     await scheduled
 
-    (task, *_) = (await running.maintenance.ListTasks(mpb.ListTasksRequest())).tasks
-    assert task.last_outcome == "0 stale"
+    (listed, *_) = (await running.maintenance.ListTasks(mpb.ListTasksRequest())).tasks
+    assert listed.last_outcome == "0 stale"
 
 
 async def test_callers_who_ask_for_health_together_share_one_report(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = running.server.duties.check_health
+    check = running.server.tasks.check_health
     runs: list[HealthReport] = []
     called, answer = asyncio.Event(), asyncio.Event()
     run_once = check.run_once

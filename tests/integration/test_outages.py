@@ -283,8 +283,8 @@ async def test_after_a_jump_of_more_than_a_day_nothing_is_removed_for_its_age_fo
     for _ in range(2):
         async with serving(path, clock) as running:
             before = rows(path)
-            for duty in (running.server.duties.cleanup, running.server.evict_inactive):
-                await running.server.schedule.run_claimed(duty, clock.now())
+            for task in (running.server.tasks.cleanup, running.server.tasks.evict_inactive):
+                await running.server.schedule.run_claimed(task, clock.now())
             after = rows(path)
             assert {table: after[table] for table in ("job", "event", "request")} == {
                 table: before[table] for table in ("job", "event", "request")
@@ -295,8 +295,8 @@ async def test_after_a_jump_of_more_than_a_day_nothing_is_removed_for_its_age_fo
         answer = await running.maintenance.Cleanup(mpb.CleanupRequest(dry_run=True))
         assert answer.jobs == 1
         clock.advance(DAY)
-        await running.server.schedule.run_claimed(running.server.duties.cleanup, clock.now())
-        await running.server.schedule.run_claimed(running.server.evict_inactive, clock.now())
+        await running.server.schedule.run_claimed(running.server.tasks.cleanup, clock.now())
+        await running.server.schedule.run_claimed(running.server.tasks.evict_inactive, clock.now())
         after = rows(path)
         assert [job[0] for job in after["job"]] == ["asked"]
         assert after["request"] == []

@@ -231,8 +231,8 @@ async def test_a_restart_finds_everything_as_it_was(path: Path, clock: WatchedCl
         await start(running, "running")
         await start(running, "waiting")
         await fail(running, "waiting")
-        (duty, *_) = running.server.schedule.duties
-        await running.server.schedule.run_claimed(duty, clock.now())
+        (task, *_) = running.server.schedule.tasks
+        await running.server.schedule.run_claimed(task, clock.now())
         before = await everything(running)
 
     async with serving(path, clock) as running:

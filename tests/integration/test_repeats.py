@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.durations import HOUR, MINUTE, SECOND
+from jobstate_server.maintenance.sweep import Run
 
 from ..support.calls import (
     Refusal,
@@ -192,7 +193,7 @@ async def make(running: Running, rpc: str) -> None:
 
 async def delete_all(running: Running, clock: WatchedClock) -> None:
     clock.advance(2 * HOUR)
-    assert (await running.server.duties.cleanup.run_once(older_than=HOUR)).count
+    assert (await running.server.tasks.cleanup.run_once(Run(), older_than=HOUR)).count
 
 
 def gone(job_id: str = "job") -> tuple[tuple[str, str], dict[str, str]]:
@@ -327,9 +328,9 @@ async def test_evict_inactive_forgets_what_is_too_many_but_nothing_young(url: st
         clock.advance(1)
     async with serving_url(url, clock, request_ids_max=1_000) as running:
         assert running.server.committer.requests_surplus == 500
-        assert (await running.server.evict_inactive.run_once()).requests == 500
+        assert (await running.server.tasks.evict_inactive.run_once()).requests == 500
         assert running.server.committer.requests_surplus == 0
-        assert (await running.server.evict_inactive.run_once()).requests == 0
+        assert (await running.server.tasks.evict_inactive.run_once()).requests == 0
 
 
 async def test_all_replicas_count_the_request_ids_together(clock: WatchedClock) -> None:

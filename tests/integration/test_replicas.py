@@ -20,7 +20,7 @@ from jobstate_server.clock import Clock
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.engine.pauses import HEARD_INTERVAL
-from jobstate_server.maintenance.task import Duty, StillOurs
+from jobstate_server.maintenance.task import StillClaimed, Task
 from jobstate_server.store.base import REPLICA_LEASE, ChangedJob, Changes, TaskRun
 from jobstate_server.store.postgres.store import PostgresStore
 
@@ -335,25 +335,25 @@ async def test_10_000_retries_that_fall_due_at_one_moment_are_resumed_once_each_
     assert sum(done) == count
 
 
-# Duties.
+# Tasks.
 
 
 def has_run(replica: Running, token: str = "ran") -> list[str]:
     """Have this replica's evict-inactive do nothing but note that it ran."""
     ran: list[str] = []
 
-    async def run_scheduled(still_ours: StillOurs) -> str:
-        assert await still_ours()
+    async def run_scheduled(still_claimed: StillClaimed) -> str:
+        assert await still_claimed()
         ran.append(token)
         return token
 
-    replica.server.evict_inactive.run_scheduled = run_scheduled  # type: ignore[method-assign]
+    replica.server.tasks.evict_inactive.run_scheduled = run_scheduled  # type: ignore[method-assign]
     return ran
 
 
-async def last_run(replica: Running, duty: str = "evict-inactive") -> TaskRun | None:
-    """The last run of a duty, as the store has it."""
-    return (await replica.server.readers.run(lambda reader: reader.task_runs())).get(duty)
+async def last_run(replica: Running, task: str = "evict-inactive") -> TaskRun | None:
+    """The last run of a task, as the store has it."""
+    return (await replica.server.readers.run(lambda reader: reader.task_runs())).get(task)
 
 
 async def runs_done(replica: Running) -> None:
@@ -363,13 +363,16 @@ async def runs_done(replica: Running) -> None:
             await asyncio.gather(*replica.server.schedule._runs)
 
 
-async def test_a_duty_runs_once_for_each_instant_over_all_replicas(url: str) -> None:
+async def test_a_task_runs_once_for_each_instant_over_all_replicas(url: str) -> None:
     clock = WatchedClock()
     async with replicas(url, 3, clock) as three:
         ran = [has_run(replica) for replica in three]
         for instant in (5, 6, 7):
             await asyncio.gather(
-                *(replica.server.schedule.run_claimed(replica.server.evict_inactive, instant) for replica in three)
+                *(
+                    replica.server.schedule.run_claimed(replica.server.tasks.evict_inactive, instant)
+                    for replica in three
+                )
             )
 
             assert sum(map(len, ran)) == instant - 4
@@ -382,17 +385,17 @@ async def test_a_duty_runs_once_for_each_instant_over_all_replicas(url: str) -> 
 class Gate:
     """A run that is in the middle of its work until the test lets it go on."""
 
-    def __init__(self, duty: Duty) -> None:
+    def __init__(self, task: Task) -> None:
         self.began = asyncio.Event()
         self.may_go_on = asyncio.Event()
         self.was_ours: bool | None = None
-        duty.run_scheduled = self.run_scheduled  # type: ignore[method-assign]
+        task.run_scheduled = self.run_scheduled  # type: ignore[method-assign]
 
-    async def run_scheduled(self, still_ours: StillOurs) -> str:
+    async def run_scheduled(self, still_claimed: StillClaimed) -> str:
         """Wait, then ask as before every slice."""
         self.began.set()
         await self.may_go_on.wait()
-        self.was_ours = await still_ours()
+        self.was_ours = await still_claimed()
         return "late"
 
 
@@ -401,8 +404,8 @@ async def test_a_run_of_a_replica_that_fell_silent_is_taken_over_after_its_lease
 ) -> None:
     clock = WatchedClock()
     async with replicas(url, 2, clock) as (silent, heir):
-        gate, taken = Gate(silent.server.evict_inactive), has_run(heir, "taken over")
-        running = asyncio.ensure_future(silent.server.schedule.run_claimed(silent.server.evict_inactive, 5))
+        gate, taken = Gate(silent.server.tasks.evict_inactive), has_run(heir, "taken over")
+        running = asyncio.ensure_future(silent.server.schedule.run_claimed(silent.server.tasks.evict_inactive, 5))
         async with asyncio.timeout(PATIENCE_S):
             await gate.began.wait()
         await settled(silent)
@@ -431,8 +434,8 @@ async def test_a_run_of_a_replica_that_stopped_is_taken_over_without_waiting_for
     async with serving_url(url, clock) as heir:
         taken = has_run(heir, "taken over")
         async with serving_url(url, clock) as stopped:
-            gate = Gate(stopped.server.evict_inactive)
-            stopped.server.schedule._begin(stopped.server.schedule.run_claimed(stopped.server.evict_inactive, 5))
+            gate = Gate(stopped.server.tasks.evict_inactive)
+            stopped.server.schedule._begin(stopped.server.schedule.run_claimed(stopped.server.tasks.evict_inactive, 5))
             async with asyncio.timeout(PATIENCE_S):
                 await gate.began.wait()
         await heir.server.schedule._look_for_abandoned()
@@ -484,7 +487,7 @@ async def test_replicas_and_their_successors_agree_on_how_the_jobs_are(url: str)
         assert [(list(report.problems), report.failure_rate) for report in reports] == [([sentence], 1.0)] * 3
 
         first = three[0].server
-        await first.schedule.run_claimed(first.duties.check_health, first.clock.now())
+        await first.schedule.run_claimed(first.tasks.check_health, first.clock.now())
         for replica in three:
             await replica.server._look_at_jobs_health()
             assert await health_of(replica, "jobs") == NOT_SERVING

@@ -158,7 +158,7 @@ async def test_heartbeats_come_as_often_as_asked_within_bounds(
 ) -> None:
     async with watching_live(running, heartbeat_interval=asked) as watch:
         for _ in range(2):
-            # The schedule of the duties looks at the time every 30 s too.
+            # The schedule of the tasks looks at the time every 30 s too.
             await clock.armed(interval, 2 if interval == LOOK_INTERVAL else 1)
             clock.advance(interval)
             assert (await watch.response()).kind == HEARTBEAT

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from jobstate_client import Client
-from jobstate_server.config import Schedules
+from jobstate_server.maintenance.registry import Schedules
 
 from .facts import ADDRESS
 from .support import ROOT, InteropServer, Probe
@@ -145,7 +145,7 @@ def test_the_lines_of_the_readme_tell_the_life_of_a_job(shell: Shell) -> None:
     assert shell.ask(get)[0]["job"]["state"] == "JOB_STATE_COMPLETED"
 
 
-def test_the_duties_can_be_tried_and_looked_at_as_the_page_says(shell: Shell) -> None:
+def test_the_tasks_can_be_tried_and_looked_at_as_the_page_says(shell: Shell) -> None:
     check_stale, retry_failed, cleanup, tasks = lines_of("docs/operations.md")[:4]
 
     for line in (check_stale, retry_failed, cleanup):

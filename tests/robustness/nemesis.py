@@ -45,7 +45,7 @@ TIMELY = (
 MET = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
-    # The duty is running by its schedule.
+    # The task is running by its schedule.
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """What a call may end with on a server that is being harmed."""

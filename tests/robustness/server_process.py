@@ -59,8 +59,8 @@ FLUSH_S = 2.0
 
 EVERY_MINUTE = "* * * * *"
 
-SHARED_DUTIES = {**QUIET, "check_stale": EVERY_MINUTE, "retry_failed": EVERY_MINUTE, "cleanup": EVERY_MINUTE}
-"""Duties that replicas take from each other."""
+SHARED_TASKS = {**QUIET, "check_stale": EVERY_MINUTE, "retry_failed": EVERY_MINUTE, "cleanup": EVERY_MINUTE}
+"""Tasks that replicas take from each other."""
 
 
 class MovedClock(SystemClock):
@@ -81,7 +81,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     values: dict[str, Any] = {
         "listen": options.listen,
         "store": options.store,
-        "schedules": SHARED_DUTIES if is_postgres(options.store) and not options.still else QUIET,
+        "schedules": SHARED_TASKS if is_postgres(options.store) and not options.still else QUIET,
         "job_types": JOB_TYPES,
         "event_retention": "1min",
         "restart_grace": "200ms",
@@ -101,7 +101,7 @@ def make_everything_small(server: Server) -> None:
         (catch_up, "SNAPSHOT_JOBS_MAX", EVENTS_AT_ONCE),
         (reading, "EVENTS_SCANNED_MAX", 3 * EVENTS_AT_ONCE),
         (limits, "HEARTBEAT_MIN", 20 * MILLISECOND),
-        (server.duties.cleanup, "_event_retention_bytes", RETENTION_BYTES),
+        (server.tasks.cleanup, "_event_retention_bytes", RETENTION_BYTES),
     ]
     for owner, name, value in lowered:
         assert hasattr(owner, name), name

@@ -83,7 +83,7 @@ def test_a_reader_sees_nothing_of_a_transaction_before_its_end_and_all_of_it_aft
                 tallies={("type", Measure.STORED, 1): 1},
             )
         )
-        transaction.claim_task("duty", 1, "token", "replica")
+        transaction.claim_task("task", 1, "token", "replica")
         during = in_time(threads.submit(contents, store))
 
     after = contents(store)
@@ -93,7 +93,7 @@ def test_a_reader_sees_nothing_of_a_transaction_before_its_end_and_all_of_it_aft
     assert [event.sequence for event in after.events] == [1, 2]
     assert after.log[0] == 2
     assert after.tallies == {("type", Measure.STORED, 1): 1}
-    assert set(after.tasks) == {"duty"}
+    assert set(after.tasks) == {"task"}
 
 
 def test_a_reader_opened_before_a_commit_sees_it(store: Store, reader: Reader) -> None:

@@ -42,7 +42,7 @@ def test_everything_written_is_there_after_reopening(home: Home, clock: ManualCl
         )
         with store.transaction() as transaction:
             transaction.renew("replica")
-            transaction.claim_task("duty", 5, "token", "replica")
+            transaction.claim_task("task", 5, "token", "replica")
         before = contents(store)
 
     with opened(home, clock) as store:
@@ -50,8 +50,8 @@ def test_everything_written_is_there_after_reopening(home: Home, clock: ManualCl
         with store.transaction() as transaction:
             loaded = transaction.load(["job"], [("owner", "request")], 10)
             assert transaction.next_due() == 4
-            assert not transaction.claim_task("duty", 5, "other", "replica")
-            assert transaction.task_is_ours("duty", "token")
+            assert not transaction.claim_task("task", 5, "other", "replica")
+            assert transaction.task_is_ours("task", "token")
         assert loaded.jobs == {"job": a_job(due_time=4, version=2)}
         assert loaded.requests == {("owner", "request"): a_request(jobs="job other")}
 

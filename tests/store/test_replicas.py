@@ -26,12 +26,12 @@ def last_renewed(store: Store) -> int | None:
 
 def claim(store: Store, due: int, token: str, replica: str) -> bool:
     with store.transaction() as transaction:
-        return transaction.claim_task("duty", due, token, replica)
+        return transaction.claim_task("task", due, token, replica)
 
 
 def finish(store: Store, token: str) -> None:
     with store.transaction() as transaction:
-        transaction.finish_task("duty", token, "done")
+        transaction.finish_task("task", token, "done")
 
 
 def test_in_a_new_store_nobody_was_ever_heard(store: Store) -> None:
@@ -116,10 +116,10 @@ def test_a_run_is_taken_over_once_its_replica_was_silent_for_the_lease(
 
     assert claim(store, 10, "second", "heir")
 
-    assert reader.task_runs()["duty"] == ("duty", 10, "second", clock.now(), None, "", "heir")
+    assert reader.task_runs()["task"] == ("task", 10, "second", clock.now(), None, "", "heir")
     with store.transaction() as transaction:
-        assert not transaction.task_is_ours("duty", "first")
-        assert transaction.task_is_ours("duty", "second")
+        assert not transaction.task_is_ours("task", "first")
+        assert transaction.task_is_ours("task", "second")
 
 
 def test_a_run_is_taken_over_at_once_when_its_replica_has_left(store: Store) -> None:
@@ -170,7 +170,7 @@ def test_who_was_taken_over_from_cannot_end_the_run_of_its_heir(
 
     finish(store, "first")
 
-    assert reader.task_runs()["duty"].end_time is None
+    assert reader.task_runs()["task"].end_time is None
 
 
 def test_a_run_for_a_later_instant_is_taken_whoever_is_heard(store: Store, reader: Reader) -> None:
@@ -180,4 +180,4 @@ def test_a_run_for_a_later_instant_is_taken_whoever_is_heard(store: Store, reade
     assert claim(store, 11, "second", "heir")
     assert not claim(store, 10, "third", "runs")
 
-    assert reader.task_runs()["duty"].replica == "heir"
+    assert reader.task_runs()["task"].replica == "heir"

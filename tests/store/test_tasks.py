@@ -1,23 +1,23 @@
-"""Maintenance duties: who runs which scheduled instant."""
+"""Maintenance tasks: who runs which scheduled instant."""
 
 from __future__ import annotations
 
 from jobstate_server.store.base import Reader, Store
 
 
-def claim(store: Store, due: int, token: str, name: str = "duty", replica: str = "one") -> bool:
+def claim(store: Store, due: int, token: str, name: str = "task", replica: str = "one") -> bool:
     with store.transaction() as transaction:
         if replica:
             transaction.renew(replica)
         return transaction.claim_task(name, due, token, replica)
 
 
-def finish(store: Store, token: str, outcome: str = "done", name: str = "duty") -> None:
+def finish(store: Store, token: str, outcome: str = "done", name: str = "task") -> None:
     with store.transaction() as transaction:
         transaction.finish_task(name, token, outcome)
 
 
-def is_ours(store: Store, token: str, name: str = "duty") -> bool:
+def is_ours(store: Store, token: str, name: str = "task") -> bool:
     with store.transaction() as transaction:
         return transaction.task_is_ours(name, token)
 
@@ -35,27 +35,27 @@ def test_an_earlier_instant_is_taken_with_a_later_one(store: Store) -> None:
     assert claim(store, 11, "three")
 
 
-def test_duties_are_claimed_apart(store: Store) -> None:
+def test_tasks_are_claimed_apart(store: Store) -> None:
     assert claim(store, 10, "one", name="this")
     assert claim(store, 10, "one", name="that")
 
 
 def test_a_claimed_run_has_begun_and_not_ended(store: Store, reader: Reader) -> None:
     with store.transaction() as transaction:
-        transaction.claim_task("duty", 10, "one", "replica")
+        transaction.claim_task("task", 10, "one", "replica")
         now = transaction.now
 
-    assert reader.task_runs() == {"duty": ("duty", 10, "one", now, None, "", "replica")}
+    assert reader.task_runs() == {"task": ("task", 10, "one", now, None, "", "replica")}
 
 
 def test_a_finished_run_tells_when_and_how_it_ended(store: Store, reader: Reader) -> None:
     claim(store, 10, "one")
 
     with store.transaction() as transaction:
-        transaction.finish_task("duty", "one", "3 jobs deleted")
+        transaction.finish_task("task", "one", "3 jobs deleted")
         now = transaction.now
 
-    run = reader.task_runs()["duty"]
+    run = reader.task_runs()["task"]
     assert (run.end_time, run.outcome) == (now, "3 jobs deleted")
 
 
@@ -69,7 +69,7 @@ def test_a_refused_claim_leaves_the_run_as_it_was(store: Store, reader: Reader) 
     assert reader.task_runs() == before
 
 
-def test_a_later_claim_takes_the_duty_over(store: Store, reader: Reader) -> None:
+def test_a_later_claim_takes_the_task_over(store: Store, reader: Reader) -> None:
     claim(store, 10, "one")
     assert is_ours(store, "one")
 
@@ -95,17 +95,17 @@ def test_a_new_run_has_not_the_end_of_the_one_before(store: Store, reader: Reade
 
     claim(store, 11, "two")
 
-    assert (reader.task_runs()["duty"].end_time, reader.task_runs()["duty"].outcome) == (None, "")
+    assert (reader.task_runs()["task"].end_time, reader.task_runs()["task"].outcome) == (None, "")
 
 
-def test_a_duty_that_never_ran_is_nobody_s(store: Store, reader: Reader) -> None:
+def test_a_task_that_never_ran_is_nobody_s(store: Store, reader: Reader) -> None:
     assert not is_ours(store, "one")
     finish(store, "one")
 
     assert reader.task_runs() == {}
 
 
-def test_finishing_one_duty_leaves_another_with_the_same_token_alone(store: Store, reader: Reader) -> None:
+def test_finishing_one_task_leaves_another_with_the_same_token_alone(store: Store, reader: Reader) -> None:
     claim(store, 10, "one", name="this")
     claim(store, 10, "one", name="that")
 

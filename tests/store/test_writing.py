@@ -258,7 +258,7 @@ def test_an_exception_in_the_block_passes_through_and_leaves_nothing(store: Stor
                 tallies={("type", Measure.STORED, 1): 5},
             )
         )
-        transaction.claim_task("duty", 1, "token", "replica")
+        transaction.claim_task("task", 1, "token", "replica")
 
     with pytest.raises(Interruption):
         interrupt(store, work)

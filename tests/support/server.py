@@ -71,7 +71,7 @@ async def client_of(address: str) -> AsyncIterator[Client]:
 
 
 def settings_for(path: Path, **settings: Any) -> Settings:
-    """Settings of a server on a free port of loopback, whose duties run only when asked to."""
+    """Settings of a server on a free port of loopback, whose tasks run only when asked to."""
     job_types = {RESTING: {"auto_retry": False}} | settings.pop("job_types", {})
     defaults: dict[str, Any] = {"listen": "127.0.0.1:0", "schedules": QUIET, "shutdown_grace": "2s"}
     return Settings(**(defaults | {"store": f"sqlite:///{path}", "job_types": job_types} | settings))

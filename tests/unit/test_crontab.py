@@ -10,7 +10,7 @@ from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobstate_server.config.values import crontab
+from jobstate_server.maintenance.crontab import crontab
 
 ACCEPTED = (
     "* * * * *",

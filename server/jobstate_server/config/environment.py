@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobstate_server.config.settings import JobTypeSettings, Schedules, Settings
+from jobstate_server.config.settings import JobTypeSettings, Settings
+from jobstate_server.maintenance.registry import Schedules
 
 ENV_PREFIX = "JOBSTATE_"
 

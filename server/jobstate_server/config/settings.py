@@ -13,17 +13,17 @@ from pydantic.fields import FieldInfo
 
 from jobstate_server.config.values import (
     SPAN_MAX,
-    Crontab,
     Fraction,
     Span,
     Whole,
     at_least,
     at_most,
-    quoted,
     span,
 )
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.domain.job_types import DEFAULT_JOB_TYPE, SHIPPED_JOB_TYPES, JobType, JobTypes
+from jobstate_server.domain.texts import quoted
+from jobstate_server.maintenance.registry import Schedules
 
 _JOB_TYPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
@@ -53,18 +53,6 @@ class JobTypeSettings(BaseModel):
     def applied_to(self, policy: JobType) -> JobType:
         """The policy with these settings. Raises ValueError when they cannot work."""
         return replace(policy, **self.model_dump(exclude_unset=True))
-
-
-class Schedules(BaseModel):
-    """When the periodic duties run, as crontab expressions in UTC."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    check_stale: Crontab = "*/5 * * * *"
-    retry_failed: Crontab = "*/10 * * * *"
-    evict_inactive: Crontab = "0 * * * *"
-    cleanup: Crontab = "0 2 * * *"
-    check_health: Crontab = "*/2 * * * *"
 
 
 class Settings(BaseModel):
@@ -121,6 +109,7 @@ class Settings(BaseModel):
     health_commit_latency_max: Span = 1 * SECOND
     """What no more than 1 % of commits may exceed."""
     schedules: Schedules = Schedules()
+    """When each maintenance task runs."""
     job_types: Annotated[dict[str, JobTypeSettings], Field(max_length=JOB_TYPES_NAMED_MAX)] = {}
 
     @model_validator(mode="after")

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
 from typing import Annotated
 
-from apscheduler.triggers.cron import CronTrigger
 from pydantic import AfterValidator, BeforeValidator
 
 from jobstate_server.domain.durations import DAY, HOUR, MILLISECOND, MINUTE, SECOND
+from jobstate_server.domain.texts import quoted
 
 _UNITS = {"ms": MILLISECOND, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY, None: SECOND}
 _SPAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)?")
 
 SPAN_MAX = 3_650 * DAY
 """Ten years. Whoever writes more means another unit, and sums of times stay far within 64 bits."""
-
-_QUOTED_MAX = 60
-"""Characters of a value that a refusal quotes."""
-
-
-def quoted(value: str) -> str:
-    """A value as a refusal shows it: long ones cut."""
-    return repr(value) if len(value) <= _QUOTED_MAX else repr(value[:_QUOTED_MAX]) + "…"
 
 
 def span(value: object) -> int:
@@ -63,76 +54,8 @@ def _no_truth(value: object) -> object:
     return value
 
 
-_FIELDS = ("minute", "hour", "day of month", "month", "weekday")
-_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_NUMBERS = re.compile(r"\*(/[0-9]{1,4})?|[0-9]{1,4}(-[0-9]{1,4})?|([0-9]{1,4})-(?!\3/)[0-9]{1,4}/[0-9]{1,4}")
-_MONTHS = re.compile(r"[a-z]{3}(-[a-z]{3})?", re.IGNORECASE)
-_DAYS = re.compile(r"(mon|tue|wed|thu|fri|sat|sun)(?:-(mon|tue|wed|thu|fri|sat|sun))?", re.IGNORECASE)
-
-
-def crontab(value: object) -> str:
-    """A crontab expression that means the same to everybody, and comes to pass.
-
-    Programs differ in which day 0, 1 and 7 are and in whether two day fields are joined by "and" or by "or", so both
-    are refused.
-    """
-    if not isinstance(value, str):
-        raise ValueError("must be a crontab expression such as '*/5 * * * *'")
-    fields = value.split()
-    if len(fields) != len(_FIELDS):
-        raise ValueError(
-            f"{quoted(value)} is not a crontab expression: it has {len(fields)} fields, not the five"
-            " minute, hour, day of month, month, weekday"
-        )
-    for name, field in zip(_FIELDS, fields, strict=True):
-        for part in field.split(","):
-            _check_part(value, name, part)
-    if fields[2] != "*" and fields[4] != "*":
-        raise ValueError(
-            f"{quoted(value)} names days of the month and weekdays, which some read as both and some as either;"
-            " leave one of the two *"
-        )
-    return _coming(value)
-
-
-def _check_part(expression: str, field: str, part: str) -> None:
-    """Refuse a part of a field that is not a number, a range, a name, ``*`` or one of these with a step."""
-    if field == "weekday":
-        _check_weekday(expression, part)
-    elif not (_NUMBERS.fullmatch(part) or (field == "month" and _MONTHS.fullmatch(part))):
-        hint = "; a step needs a range or *, as in 5-59/15" if "/" in part else ""
-        raise ValueError(f"{quoted(expression)} is not a crontab expression: {quoted(part)} is no {field}{hint}")
-
-
-def _check_weekday(expression: str, part: str) -> None:
-    if part == "*":
-        return
-    match = _DAYS.fullmatch(part)
-    if match is None:
-        raise ValueError(
-            f"{quoted(expression)}: {quoted(part)} is no weekday here; write names, such as sun or mon-fri: programs"
-            " differ in which day a number is"
-        )
-    if match[2] and _WEEKDAYS.index(match[1].lower()) > _WEEKDAYS.index(match[2].lower()):
-        raise ValueError(f"{quoted(expression)}: weekdays run from mon to sun; write {part} as a list of days")
-
-
-def _coming(value: str) -> str:
-    try:
-        trigger = CronTrigger.from_crontab(value, timezone=UTC)
-    except ValueError as error:
-        raise ValueError(f"{quoted(value)} is not a crontab expression: {error}") from error
-    # The calendar repeats after 400 years at most, and 29 February after eight.
-    if trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC)) is None:
-        raise ValueError(f"{quoted(value)} never comes: no month that it names has such a day")
-    return value
-
-
 Span = Annotated[int, BeforeValidator(span)]
 """Microseconds; read from a span."""
-
-Crontab = Annotated[str, BeforeValidator(crontab)]
-"""A crontab expression, in UTC."""
 
 Whole = Annotated[int, BeforeValidator(_no_truth)]
 """A whole number; not ``true``, which Python takes for 1."""

@@ -1,1 +1,1 @@
-"""The five periodic duties: one file each, with ``run_once``, and the schedule that runs them."""
+"""Maintenance tasks, a module each, with the registry that lists them and the schedule that runs them."""

@@ -1,4 +1,4 @@
-"""Removal by age, and when it has to wait."""
+"""When removal by age has to wait."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from jobstate_server.engine.committer import Committer
 
 
 async def removal_is_held(committer: Committer, clock: Clock) -> bool:
-    """Whether nothing may be removed for its age: time has jumped, and what seems old may have been written just now.
+    """Whether nothing may be removed for its age, because time has jumped: what seems old may be new.
 
-    Asked by scheduled runs. An operator who calls for a removal means it.
+    Scheduled runs ask. An operator's call does not: an operator means it.
     """
     held_until = await committer.run(lambda transaction: transaction.times().removal_held_until())
     return clock.now() < held_until

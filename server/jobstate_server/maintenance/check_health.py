@@ -1,11 +1,12 @@
-"""check-health: looks at the jobs as an operator would, and says what is wrong with them.
+"""check-health: looks at the jobs as an operator would, and reports what is wrong with them.
 
-It judges the jobs, not the service: whether this process can commit and read is told by its gRPC health, which failing
-jobs must not take down.
+It judges the jobs, not the service. Whether this process can commit and read is in its gRPC health, which failing jobs
+must not take down.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from jobstate_server.domain.statistics import Measure, Tallies
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.timekeeper import told_ahead
-from jobstate_server.maintenance import job_health as judging
+from jobstate_server.maintenance import job_health
 from jobstate_server.maintenance.job_health import RECENT, RECENT_JOBS_MAX, HealthLimits, Waiting
-from jobstate_server.maintenance.task import StillOurs
+from jobstate_server.maintenance.task import StillClaimed
 from jobstate_server.store.base import Ended, Reader
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class HealthReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What the store tells."""
+class _StoreFacts:
+    """What is read from the store."""
 
     tallies: Tallies
     waiting: Sequence[Waiting]
@@ -60,7 +61,7 @@ class _Seen:
 
 
 class CheckHealth:
-    """Reports, logs what is wrong, and tells ``on_outcome``."""
+    """Reports how the jobs are, and logs what is wrong."""
 
     name = "check-health"
 
@@ -73,46 +74,57 @@ class CheckHealth:
         on_outcome: Callable[[bool], None],
         limits: HealthLimits | None = None,
     ) -> None:
-        """``on_outcome`` is told after each scheduled run whether all was well."""
+        """``on_outcome`` is called after each scheduled run, with whether it found nothing wrong."""
         self.schedule = schedule
         self._committer = committer
         self._readers = readers
         self._clock = clock
         self._on_outcome = on_outcome
         self._limits = HealthLimits() if limits is None else limits
+        self._shared_run: asyncio.Task[HealthReport] | None = None
 
-    async def run_scheduled(self, still_ours: StillOurs) -> str:
-        del still_ours
+    async def run_scheduled(self, still_claimed: StillClaimed) -> str:
+        del still_claimed
         report = await self.run_once()
         for problem in report.problems:
             log.warning("the jobs are not well", extra={"problem": problem})
         self._on_outcome(not report.problems)
         return "; ".join(report.problems) or HEALTHY
 
+    async def run_shared(self) -> HealthReport:
+        """The report of one run, shared by all callers who ask while it runs."""
+        if self._shared_run is None:
+            self._shared_run = asyncio.create_task(self.run_once())
+            self._shared_run.add_done_callback(self._shared_run_ended)
+        return await asyncio.shield(self._shared_run)
+
+    def _shared_run_ended(self, _run: asyncio.Task[HealthReport]) -> None:
+        self._shared_run = None
+
     async def run_once(self) -> HealthReport:
-        """Look now."""
+        """Look at the jobs now."""
         now, limits = self._clock.now(), self._limits
-        seen = await self._readers.run(lambda reader: _read(reader, now, limits))
+        facts = await self._readers.run(lambda reader: _read(reader, now, limits))
         latencies = sorted(self._committer.commit_seconds)
         return HealthReport(
-            problems=tuple(self._problems(seen, latencies, now)),
-            oldest_queued_age=_age(now, seen.oldest(is_retry=False)),
-            oldest_unclaimed_age=_age(now, seen.oldest(is_retry=True)),
-            stored={state: _sum(seen.tallies, Measure.STORED, state) for state in JobState},
-            overdue=seen.overdue,
-            failure_rate=judging.failure_rate(seen.ended)[0],
+            problems=tuple(self._problems(facts, latencies, now)),
+            oldest_queued_age=_age(now, facts.oldest(is_retry=False)),
+            oldest_unclaimed_age=_age(now, facts.oldest(is_retry=True)),
+            stored={state: _sum(facts.tallies, Measure.STORED, state) for state in JobState},
+            overdue=facts.overdue,
+            failure_rate=job_health.failure_rate(facts.ended)[0],
             backlog=self._committer.backlog,
             commit_latency_p99=round(latencies[int(len(latencies) * 0.99)] * SECOND) if latencies else 0,
             commits=self._committer.counters.commits,
             commands=self._committer.counters.commands,
         )
 
-    def _problems(self, seen: _Seen, latencies: Sequence[float], now: int) -> Iterator[str]:
+    def _problems(self, facts: _StoreFacts, latencies: Sequence[float], now: int) -> Iterator[str]:
         limits = self._limits
-        yield from judging.unworked(seen.waiting, now, limits)
-        yield from judging.overdue(seen.overdue, limits)
-        yield from judging.failing(seen.ended, limits)
-        yield from judging.slow_commits(latencies, limits)
+        yield from job_health.unworked(facts.waiting, now, limits)
+        yield from job_health.overdue(facts.overdue, limits)
+        yield from job_health.failing(facts.ended, limits)
+        yield from job_health.slow_commits(latencies, limits)
         if not self._committer.store_reachable:
             yield f"the store cannot be written: {self._committer.store_problem}"
         ahead = told_ahead(self._clock)
@@ -120,10 +132,10 @@ class CheckHealth:
             yield f"the wall clock (with PostgreSQL the database's) is {ahead / SECOND:.0f} s behind the store's time"
 
 
-def _read(reader: Reader, now: int, limits: HealthLimits) -> _Seen:
+def _read(reader: Reader, now: int, limits: HealthLimits) -> _StoreFacts:
     tallies = reader.tallies(())
     ended = reader.ended_since(now - RECENT, RECENT_JOBS_MAX)
-    worked = {job_type for job_type, end in judging.latest_ends(ended).items() if end > now - limits.unworked_max}
+    worked = {job_type for job_type, end in job_health.latest_ends(ended).items() if end > now - limits.unworked_max}
     waiting = []
     for is_retry, state, oldest_of in (
         (False, JobState.QUEUED, reader.oldest_queued),
@@ -137,7 +149,7 @@ def _read(reader: Reader, now: int, limits: HealthLimits) -> _Seen:
             is_old = oldest < now - limits.unworked_max
             is_worked = not is_old or job_type in worked or reader.has_claimed(job_type)
             waiting.append(Waiting(job_type=job_type, oldest=oldest, is_retry=is_retry, is_worked=is_worked))
-    return _Seen(tallies, waiting, reader.overdue(now - limits.overdue_max), ended)
+    return _StoreFacts(tallies, waiting, reader.overdue(now - limits.overdue_max), ended)
 
 
 def _age(now: int, since: int | None) -> int | None:

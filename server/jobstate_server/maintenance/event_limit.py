@@ -1,4 +1,4 @@
-"""The limit of the log's bytes, kept while the server runs: a busy store outgrows it many times before a cleanup."""
+"""Keeps the log below its limit of bytes: a busy store can pass it long before the next cleanup."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jobstate_server.maintenance.cleanup import EVENTS_AT_ONCE
 log = logging.getLogger(__name__)
 
 LOOK_TURNS = 5
-"""Seconds between two looks at the log: it exceeds its limit by what is written in so many."""
+"""Seconds between two checks of the log: it exceeds its limit by what is written in between."""
 
 STUCK_TURNS = 60
 """Seconds without progress after which a look is broken off. All that it waits for is answered in half of that."""
 
 GIVE_BACK_TURNS = 60
-"""Seconds between two looks for pages to give back."""
+"""Seconds between two checks for pages to give back."""
 
 PAGES_AT_ONCE = 512
 """Pages given back in one transaction, 2 MiB: some milliseconds, so that no writer waits long behind it."""
@@ -38,7 +38,7 @@ class EventLimit:
         self._run: asyncio.Task[None] | None = None
 
     def turn(self) -> None:
-        """A second has passed: look now and then, one look at a time."""
+        """Check every ``LOOK_TURNS`` seconds, one check at a time. Called by the watchdog, every second."""
         self._turn += 1
         if self._run is not None and not self._run.done():
             self._break_off_when_stuck(self._run)
@@ -55,7 +55,7 @@ class EventLimit:
             run.cancel()
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Check no more."""
         if self._run is not None:
             self._run.cancel()
             await asyncio.gather(self._run, return_exceptions=True)
@@ -66,10 +66,10 @@ class EventLimit:
             if gives_back:
                 await self.give_back()
         except Unavailable as error:
-            log.warning("the size of the log could not be looked after", extra={"cause": error.message})
+            log.warning("the size of the log could not be limited", extra={"cause": error.message})
         except Exception:
-            # The next look begins anew; nobody else would hear why.
-            log.exception("the size of the log could not be looked after")
+            # The next check starts from nothing. Without this line nobody would learn why this one failed.
+            log.exception("the size of the log could not be limited")
 
     async def keep(self) -> int:
         """Remove the oldest events until the log keeps no more than its limit. Returns how many were removed."""

@@ -1,4 +1,4 @@
-"""evict-inactive: forgets what is only kept for a time."""
+"""evict-inactive: forgets request ids past their time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jobstate_server.domain.durations import HOUR
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import REQUEST_ID_KEPT_MIN
 from jobstate_server.maintenance.age import removal_is_held
-from jobstate_server.maintenance.task import Report, StillOurs, always_ours
+from jobstate_server.maintenance.task import StillClaimed, TaskResult, always_claimed
 
 REQUEST_ID_KEPT = 24 * HOUR
 """How long a request id is remembered: longer than any client retries one call."""
@@ -17,8 +17,10 @@ _REQUESTS_AT_ONCE = 1_000
 
 
 class EvictInactive:
-    """Forgets request ids past their time, or beyond their number. Memory holds nothing per job that would need the
-    same."""
+    """Forgets request ids past their time, and the oldest of those beyond their number.
+
+    Memory holds nothing per job that would need the same.
+    """
 
     name = "evict-inactive"
 
@@ -27,28 +29,28 @@ class EvictInactive:
         self._committer = committer
         self._clock = clock
 
-    async def run_scheduled(self, still_ours: StillOurs) -> str:
+    async def run_scheduled(self, still_claimed: StillClaimed) -> str:
         is_held = await removal_is_held(self._committer, self._clock)
-        report = await self.run_once(still_ours=still_ours, by_age=not is_held)
+        result = await self.run_once(still_claimed=still_claimed, by_age=not is_held)
         why = "none for its age, because time has jumped; " if is_held else ""
-        return f"{why}{report.requests} request ids forgotten"
+        return f"{why}{result.requests} request ids forgotten"
 
-    async def run_once(self, *, still_ours: StillOurs = always_ours, by_age: bool = True) -> Report:
-        """Forget what is past its time (unless not ``by_age``), then the oldest of what is too many."""
-        report = Report()
+    async def run_once(self, *, still_claimed: StillClaimed = always_claimed, by_age: bool = True) -> TaskResult:
+        """Forget ids past their time, if ``by_age``, then the oldest of those beyond ``request_ids_max``."""
+        result = TaskResult()
         older_than = self._clock.now() - REQUEST_ID_KEPT
-        while by_age and await still_ours():
+        while by_age and await still_claimed():
             removed = await self._forget(older_than, _REQUESTS_AT_ONCE)
-            report.requests += removed
+            result.requests += removed
             if removed < _REQUESTS_AT_ONCE:
                 break
         older_than = self._clock.now() - REQUEST_ID_KEPT_MIN
-        while (surplus := self._committer.requests_surplus) > 0 and await still_ours():
+        while (surplus := self._committer.requests_surplus) > 0 and await still_claimed():
             removed = await self._forget(older_than, min(surplus, _REQUESTS_AT_ONCE))
-            report.requests += removed
+            result.requests += removed
             if not removed:
                 break
-        return report
+        return result
 
     async def _forget(self, older_than: int, limit: int) -> int:
         return await self._committer.run(lambda transaction: transaction.trim_requests(older_than, limit))

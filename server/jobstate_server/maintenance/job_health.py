@@ -1,4 +1,4 @@
-"""What is wrong with the jobs, judged by what the store tells of the recent past: every server comes to the same."""
+"""What is wrong with the jobs, judged from the store's recent past, so that every replica finds the same."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.store.base import Ended
 
 RECENT = 1 * HOUR
-"""The past that counts. Finished jobs are kept for at least so long."""
+"""How far back jobs count. Finished jobs are kept for at least this long."""
 
 RECENT_JOBS_MAX = 10_000
-"""Of the jobs that ended within it the latest so many are looked at: some tenths of a second of a reader."""
+"""Only the latest so many of the jobs that ended recently are looked at: some tenths of a second of a reader."""
 
-TYPES_TOLD_MAX = 10
-"""Findings of one kind that are told one by one, the worst first."""
+TYPES_NAMED_MAX = 10
+"""Job types that problems of one kind name, the worst first. The rest are counted."""
 
 SLOW_COMMITS_MIN = 3
-"""Fewer slow commits than this are chance: a backup, or a neighbour on the disk."""
+"""Fewer slow commits than this are no sign of a problem: a backup, or another process on the disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthLimits:
-    """Where well ends. Spans are microseconds. They are settings, by these names with ``health_`` before them."""
+    """What is beyond these is a problem. Spans are microseconds. Each is a setting, named ``health_…``."""
 
     failure_rate_max: float = 0.5
     failures_judged_min: int = 10
@@ -39,14 +39,14 @@ class Waiting:
 
     job_type: str
     oldest: int
-    """Since when the first of them waits."""
+    """Since when the oldest of them has been waiting."""
     is_retry: bool
     is_worked: bool
     """Whether somebody works on jobs of this type."""
 
 
 def failure_rate(ended: Iterable[Ended]) -> tuple[float, int]:
-    """The share that failed for good, and of how many: those that were cancelled say nothing."""
+    """The share that failed permanently, and of how many jobs. Cancelled jobs do not count."""
     counts = {JobState.PERMANENTLY_FAILED: 0, JobState.COMPLETED: 0}
     for some in ended:
         if some.state in counts:
@@ -56,7 +56,7 @@ def failure_rate(ended: Iterable[Ended]) -> tuple[float, int]:
 
 
 def failing(ended: Sequence[Ended], limits: HealthLimits) -> list[str]:
-    """Of which types too many jobs failed for good."""
+    """A problem for each type of which too many jobs failed permanently."""
     by_type: dict[str, list[Ended]] = {}
     for some in ended:
         by_type.setdefault(some.job_type, []).append(some)
@@ -73,7 +73,7 @@ def failing(ended: Sequence[Ended], limits: HealthLimits) -> list[str]:
 
 
 def unworked(waiting: Iterable[Waiting], now: int, limits: HealthLimits) -> list[str]:
-    """Of which types jobs wait though nobody works on any. A backlog that is being worked on is none."""
+    """A problem for each type whose jobs wait and that no worker works on. A backlog that is worked on is none."""
     found = []
     for jobs in waiting:
         age = now - jobs.oldest
@@ -88,7 +88,7 @@ def unworked(waiting: Iterable[Waiting], now: int, limits: HealthLimits) -> list
 
 
 def overdue(count: int, limits: HealthLimits) -> list[str]:
-    """Retries and timeouts that the servers did not get round to."""
+    """A problem when the servers are late with retries and timeouts."""
     if not count:
         return []
     are = "retry or timeout is" if count == 1 else "retries or timeouts are"
@@ -96,7 +96,7 @@ def overdue(count: int, limits: HealthLimits) -> list[str]:
 
 
 def slow_commits(seconds: Sequence[float], limits: HealthLimits) -> list[str]:
-    """Whether this server's commits take too long, more than one in a hundred of the latest."""
+    """A problem when more than one in a hundred of this server's latest commits took too long."""
     limit = limits.commit_latency_max / SECOND
     slow = [took for took in seconds if took > limit]
     if len(slow) < max(SLOW_COMMITS_MIN, len(seconds) / 100):
@@ -109,8 +109,8 @@ def slow_commits(seconds: Sequence[float], limits: HealthLimits) -> list[str]:
 
 def _worst(found: Iterable[tuple[float, str]], what: str) -> list[str]:
     texts = [text for _, text in sorted(found)]
-    more = len(texts) - TYPES_TOLD_MAX
-    return texts if more <= 0 else [*texts[:TYPES_TOLD_MAX], f"jobs of {more:,} more types {what}"]
+    more = len(texts) - TYPES_NAMED_MAX
+    return texts if more <= 0 else [*texts[:TYPES_NAMED_MAX], f"jobs of {more:,} more types {what}"]
 
 
 def _seconds(span: int) -> str:
@@ -118,7 +118,7 @@ def _seconds(span: int) -> str:
 
 
 def latest_ends(ended: Iterable[Ended]) -> Mapping[str, int]:
-    """When the latest job of each type ended that a worker had."""
+    """When, for each type, the latest job ended that a worker had claimed."""
     latest: dict[str, int] = {}
     for some in ended:
         if some.state is not JobState.CANCELLED:

@@ -1,15 +1,15 @@
-"""retry-failed: the net below the timers. Retries what rests in FAILED though its type retries by itself."""
+"""retry-failed: the net below the timers. Retries jobs that rest in FAILED although their type retries by itself."""
 
 from __future__ import annotations
 
 from jobstate_server.domain.commands import SERVER_ACTOR, RetryResting
-from jobstate_server.domain.job import JobState
+from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lifecycle import Facts, can_retry
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.maintenance.sweep import act, jobs_in_state
-from jobstate_server.maintenance.task import Report, StillOurs, always_ours
+from jobstate_server.maintenance.sweep import Run, jobs_in_state, sweep
+from jobstate_server.maintenance.task import StillClaimed, TaskResult
 
 
 class RetryFailed:
@@ -26,26 +26,18 @@ class RetryFailed:
         self._readers = readers
         self._job_types = job_types
 
-    async def run_scheduled(self, still_ours: StillOurs) -> str:
-        report = await self.run_once(still_ours=still_ours)
-        return f"{report.count} retried"
+    async def run_scheduled(self, still_claimed: StillClaimed) -> str:
+        result = await self.run_once(Run(still_claimed=still_claimed))
+        return f"{result.count} retried"
 
-    async def run_once(self, *, dry_run: bool = False, still_ours: StillOurs = always_ours) -> Report:
-        """Retry what rests; with ``dry_run`` only tell."""
-        report = Report()
-        async for page in jobs_in_state(self._readers, JobState.FAILED):
-            resting = [
-                job
-                for job in page
-                if self._job_types.policy(job.job_type).auto_retry and can_retry(Facts(job, job.update_time))
-            ]
-            acted = [True] * len(resting)
-            if not dry_run:
-                commands = [RetryResting(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt) for job in resting]
-                acted = await act(self._committer, commands, still_ours)
-            for job, done in zip(resting, acted, strict=False):
-                if done:
-                    report.add(job.id)
-        if not dry_run:
+    async def run_once(self, run: Run) -> TaskResult:
+        """Retry what rests now."""
+        result = await sweep(jobs_in_state(self._readers, JobState.FAILED), self._retry, self._committer, run)
+        if not run.dry_run:
             self._committer.ring_due()
-        return report
+        return result
+
+    def _retry(self, job: Job) -> RetryResting | None:
+        if not self._job_types.policy(job.job_type).auto_retry or not can_retry(Facts(job, job.update_time)):
+            return None
+        return RetryResting(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt)

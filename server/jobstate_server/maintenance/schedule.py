@@ -1,4 +1,7 @@
-"""The schedule: rings by the store's time; a claim in the store makes each instant run once over all replicas."""
+"""Runs each task at its instants, by the store's time.
+
+A claim in the store makes each instant run once over all replicas.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,23 @@ from jobstate_server.domain.errors import Unavailable
 from jobstate_server.engine.alarm import Alarm
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.maintenance.task import Duty, StillOurs
-from jobstate_server.maintenance.turns import Turns
+from jobstate_server.maintenance.run_locks import RunLocks
+from jobstate_server.maintenance.task import StillClaimed, Task
 from jobstate_server.store.base import REPLICA_LEASE, TaskRun
 
 log = logging.getLogger(__name__)
 
 _LOOKS_BACK = (timedelta(hours=1), timedelta(days=1), timedelta(days=32), timedelta(days=366), timedelta(days=9 * 366))
-"""How far back the latest instant is looked for, step by step: frequent ones are found soon, and rare ones are few. The
-rarest is 29 February, which stays away for eight years around 2100."""
+"""How far back to search for the latest instant, step by step: frequent instants are found at once, and rare ones are
+few. The rarest is 29 February, with eight years between two around 2100."""
 
 LOOK_INTERVAL = 30 * SECOND
-"""Longest wait before the time is looked at again: an instant to which time has jumped is noticed within this."""
+"""Longest wait before reading the time again: when time jumps past an instant, that is noticed within this."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """A duty, when it ran and when it will."""
+    """A task, when it ran and when it will."""
 
     name: str
     schedule: str
@@ -43,172 +46,174 @@ class TaskState:
 
 
 class Schedule:
-    """Runs the duties at their instants."""
+    """Runs the tasks at their instants."""
 
     def __init__(
         self,
-        duties: Sequence[Duty],
+        tasks: Sequence[Task],
         committer: Committer,
         readers: Readers,
         clock: Clock,
         *,
         replica: str,
         is_shared: bool,
-        turns: Turns,
+        run_locks: RunLocks,
     ) -> None:
         """
         Args:
-            replica: names this server in the runs that it takes.
-            is_shared: others may run the duties too, and this one takes over from those that fall silent.
+            replica: names this server in the runs that it claims.
+            is_shared: other replicas run the tasks too. This one takes over the runs of those whose lease is over.
         """
-        self.duties = tuple(duties)
+        self.tasks = tuple(tasks)
         self._committer = committer
         self._readers = readers
         self._clock = clock
         self._replica = replica
         self._is_shared = is_shared
-        self._turns = turns
-        self._timer: Timer | None = None
-        self._triggers = {duty.name: CronTrigger.from_crontab(duty.schedule, timezone=UTC) for duty in self.duties}
+        self._run_locks = run_locks
+        self._abandoned_timer: Timer | None = None
+        self._triggers = {task.name: CronTrigger.from_crontab(task.schedule, timezone=UTC) for task in self.tasks}
         self._next_instants: dict[str, int] = {}
         self._alarm = Alarm(clock)
         self._runs: set[asyncio.Task[None]] = set()
         self._is_running = False
 
     async def start(self) -> None:
-        """Begin to ring; first run what was missed while nobody was up."""
+        """Run what was missed while no server ran, then run each task at its instants."""
         last_runs, made = await self._readers.run(
             lambda reader: (reader.task_runs(), reader.create_time()), is_short=True
         )
-        for duty in self.duties:
-            self._next_instants[duty.name] = self._next_after(duty, self._clock.now())
-            last = last_runs.get(duty.name)
-            latest = self._latest_instant(duty)
-            # However long ago it was: a duty that never ran is owed one since the store was made.
+        for task in self.tasks:
+            self._next_instants[task.name] = self._next_after(task, self._clock.now())
+            last = last_runs.get(task.name)
+            latest = self._latest_instant(task)
+            # However long ago that was. A task that never ran is due for instants since the store was made.
             if latest is not None and latest > (made if last is None else last.last_due):
-                self._begin(self.run_claimed(duty, latest))
+                self._begin(self.run_claimed(task, latest))
             else:
-                self._take_over(duty, last)
+                self._take_over(task, last)
         self._is_running = True
-        self._ring_later()
-        self._look_later()
+        self._wake_later()
+        self._look_for_abandoned_later()
 
-    def _ring_later(self) -> None:
+    def _wake_later(self) -> None:
         wait = min(self._next_instants.values()) - self._clock.now()
         self._alarm.set(min(wait, LOOK_INTERVAL), self._run_due)
 
     def _run_due(self) -> None:
-        """Run the duties whose instants have come. Of several instants of one duty only the latest is run."""
+        """Run the tasks whose instants have come. Of several instants of one task only the latest is run."""
         now = self._clock.now()
         try:
-            for duty in self.duties:
-                due = self._latest_instant(duty) if self._next_instants[duty.name] <= now else None
+            for task in self.tasks:
+                due = self._latest_instant(task) if self._next_instants[task.name] <= now else None
                 if due is not None:
-                    self._next_instants[duty.name] = self._next_after(duty, now)
-                    self._begin(self.run_claimed(duty, due))
+                    self._next_instants[task.name] = self._next_after(task, now)
+                    self._begin(self.run_claimed(task, due))
         finally:
-            self._ring_later()
+            self._wake_later()
 
-    def _look_later(self) -> None:
+    def _look_for_abandoned_later(self) -> None:
         if self._is_shared:
-            self._timer = self._clock.call_later(REPLICA_LEASE, lambda: self._begin(self._look_for_abandoned()))
+            self._abandoned_timer = self._clock.call_later(
+                REPLICA_LEASE, lambda: self._begin(self._look_for_abandoned())
+            )
 
     async def _look_for_abandoned(self) -> None:
-        """Finish what replicas have begun that fell silent since."""
+        """Run again what replicas have begun whose lease is over."""
         try:
             last_runs = await self._readers.run(lambda reader: reader.task_runs(), is_short=True)
-            for duty in self.duties:
-                self._take_over(duty, last_runs.get(duty.name))
+            for task in self.tasks:
+                self._take_over(task, last_runs.get(task.name))
         except Unavailable as error:
-            log.warning("cannot look for abandoned duties", extra={"cause": error.message})
+            log.warning("cannot look for abandoned tasks", extra={"cause": error.message})
         finally:
-            self._look_later()
+            self._look_for_abandoned_later()
 
-    def _take_over(self, duty: Duty, run: TaskRun | None) -> None:
-        """Run a duty again whose run has not ended; the claim fails for as long as its replica is heard."""
+    def _take_over(self, task: Task, run: TaskRun | None) -> None:
+        """Run a task again whose run has not ended. The claim fails while the lease of its replica lasts."""
         if run is not None and run.end_time is None and run.replica != self._replica:
-            self._begin(self.run_claimed(duty, run.last_due))
+            self._begin(self.run_claimed(task, run.last_due))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._runs.add(task)
-        task.add_done_callback(self._runs.discard)
+        run = asyncio.create_task(work)
+        self._runs.add(run)
+        run.add_done_callback(self._runs.discard)
 
     def turn(self) -> None:
-        """A second has passed: begin anew where a failure has cut the course of timers. Called by the watchdog."""
+        """Run what is due where a failure has lost the timer. Called by the watchdog, every second."""
         if self._is_running and self._alarm.is_lost():
-            log.error("the schedule had stopped, and begins anew")
+            log.error("the schedule had stopped; it was restarted")
             self._run_due()
 
     async def stop(self) -> None:
-        """Ring no more, and let runs that are under way end: they stop at their next slice once the committer does."""
+        """Start no more runs and cancel those under way."""
         self._is_running = False
         self._alarm.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._abandoned_timer is not None:
+            self._abandoned_timer.cancel()
         for run in self._runs:
             run.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
 
-    async def tasks(self) -> list[TaskState]:
-        """Every duty with its last run, on whichever replica, and its next instant."""
+    async def states(self) -> list[TaskState]:
+        """Every task with its last run, on any replica, and its next instant."""
         last_runs = await self._readers.run(lambda reader: reader.task_runs(), is_short=True)
         now = self._clock.now()
         return [
-            TaskState(duty.name, duty.schedule, last_runs.get(duty.name), self._next_after(duty, now))
-            for duty in self.duties
+            TaskState(task.name, task.schedule, last_runs.get(task.name), self._next_after(task, now))
+            for task in self.tasks
         ]
 
-    def _next_after(self, duty: Duty, now: int) -> int:
-        return _micros(self._next(duty, _moment(now)))
+    def _next_after(self, task: Task, now: int) -> int:
+        return _micros(self._next(task, _moment(now)))
 
-    def _next(self, duty: Duty, after: datetime) -> datetime:
-        instant: datetime | None = self._triggers[duty.name].get_next_fire_time(None, after + timedelta(microseconds=1))
+    def _next(self, task: Task, after: datetime) -> datetime:
+        instant: datetime | None = self._triggers[task.name].get_next_fire_time(None, after + timedelta(microseconds=1))
         assert instant is not None, "the settings refuse what never comes"
         return instant
 
-    def _latest_instant(self, duty: Duty) -> int | None:
-        """The last scheduled instant up to now, None when there was none within memory."""
+    def _latest_instant(self, task: Task) -> int | None:
+        """The latest scheduled instant up to now, None when there was none."""
         now = _moment(self._clock.now())
         for span in _LOOKS_BACK:
             latest = None
-            instant = self._next(duty, now - span)
+            instant = self._next(task, now - span)
             while instant <= now:
                 latest = instant
-                instant = self._next(duty, instant)
+                instant = self._next(task, instant)
             if latest is not None:
                 return _micros(latest)
         return None
 
-    async def run_claimed(self, duty: Duty, due: int) -> None:
-        """Run a duty for a scheduled instant, unless somebody has done so; again, if the store falls out meanwhile."""
+    async def run_claimed(self, task: Task, due: int) -> None:
+        """Run a task for a scheduled instant, unless it has run. Repeats the run when the store fails meanwhile."""
         token = secrets.token_hex(8)
         try:
             claim = self._committer.run(
-                lambda transaction: transaction.claim_task(duty.name, due, token, self._replica)
+                lambda transaction: transaction.claim_task(task.name, due, token, self._replica)
             )
             if not await claim:
                 return
         except Unavailable as error:
-            log.warning("a duty could not run", extra={"task": duty.name, "cause": error.message})
+            log.warning("a task could not run", extra={"task": task.name, "cause": error.message})
             return
-        while not await self._has_ended(duty, token):
+        while not await self._has_ended(task, token):
             await self._pause()
 
-    async def _has_ended(self, duty: Duty, token: str) -> bool:
-        """Run a duty that is claimed. False when the store fell out before its end was written down."""
+    async def _has_ended(self, task: Task, token: str) -> bool:
+        """Run a task that is claimed. False when the store failed before the end of the run was recorded."""
 
-        async def still_ours() -> bool:
-            return await self._committer.run(lambda transaction: transaction.task_is_ours(duty.name, token))
+        async def still_claimed() -> bool:
+            return await self._committer.run(lambda transaction: transaction.task_is_ours(task.name, token))
 
         try:
-            async with self._turns.wait(duty.name):
-                outcome = await self._outcome(duty, still_ours)
-            await self._committer.run(lambda transaction: transaction.finish_task(duty.name, token, outcome))
+            async with self._run_locks.wait_for(task.name):
+                outcome = await self._outcome(task, still_claimed)
+            await self._committer.run(lambda transaction: transaction.finish_task(task.name, token, outcome))
         except Unavailable as error:
-            log.warning("a duty was broken off", extra={"task": duty.name, "cause": error.message})
+            log.warning("a task was interrupted", extra={"task": task.name, "cause": error.message})
             return False
-        log.info("a duty has run", extra={"task": duty.name, "outcome": outcome})
+        log.info("a task has run", extra={"task": task.name, "outcome": outcome})
         return True
 
     async def _pause(self) -> None:
@@ -217,13 +222,13 @@ class Schedule:
         await over.wait()
 
     @staticmethod
-    async def _outcome(duty: Duty, still_ours: StillOurs) -> str:
+    async def _outcome(task: Task, still_claimed: StillClaimed) -> str:
         try:
-            return await duty.run_scheduled(still_ours)
+            return await task.run_scheduled(still_claimed)
         except Unavailable:
             raise
         except Exception:
-            log.exception("a duty failed", extra={"task": duty.name})
+            log.exception("a task failed", extra={"task": task.name})
             return "failed; the log tells why"
 
 

@@ -1,9 +1,10 @@
-"""A sweep: read jobs page by page, decide which ones to act on, have the committer act in slices."""
+"""A sweep: reads jobs page by page and has the committer act, in slices, on those that need it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 
 from jobstate_server.domain.commands import Command
 from jobstate_server.domain.filters import Position
@@ -11,10 +12,44 @@ from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.maintenance.task import SCAN_JOBS_MAX, SLICE_COMMANDS_MAX, StillOurs
+from jobstate_server.maintenance.task import StillClaimed, TaskResult, always_claimed
 from jobstate_server.store.base import Reader
 
+SLICE_COMMANDS_MAX = 100
+"""Commands that a sweep has in the committer at once: some 10 ms of work, so that callers never wait behind it."""
+
+PAGE_JOBS_MAX = 500
+"""Jobs that a sweep reads at once."""
+
 ReadPage = Callable[[Reader, Position | None], list[Job]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """How a sweep is run."""
+
+    dry_run: bool = False
+    """Only say what would be done."""
+    still_claimed: StillClaimed = always_claimed
+
+
+async def sweep(
+    jobs: AsyncIterator[list[Job]], command_for: Callable[[Job], Command | None], committer: Committer, run: Run
+) -> TaskResult:
+    """Have the committer decide ``command_for`` each job; None leaves the job alone. Counts those that changed.
+
+    Ends early once the run is no longer claimed.
+    """
+    result = TaskResult()
+    async for page in jobs:
+        commands = [command for job in page if (command := command_for(job)) is not None]
+        changed = [True] * len(commands) if run.dry_run else await _act(committer, commands, run.still_claimed)
+        for command, has_changed in zip(commands, changed, strict=False):
+            if has_changed:
+                result.add(command.job_id)
+        if len(changed) < len(commands):
+            break
+    return result
 
 
 async def pages(readers: Readers, read: ReadPage, position_of: Callable[[Job], Position]) -> AsyncIterator[list[Job]]:
@@ -25,32 +60,30 @@ async def pages(readers: Readers, read: ReadPage, position_of: Callable[[Job], P
         after = position_of(page[-1])
 
 
-def created(job: Job) -> Position:
-    """A job's place among jobs in the order they were created."""
-    return Position(job.create_time, job.id)
-
-
 async def jobs_in_state(readers: Readers, state: JobState) -> AsyncIterator[list[Job]]:
-    """Every job in a state, page by page, type by type."""
+    """Every job in a state, page by page, type by type, oldest first."""
     tallies = await readers.run(lambda reader: reader.tallies(()))
     for job_type in sorted({key[0] for key in tallies}):
         if not tallies.get((job_type, Measure.STORED, state)):
             continue
 
         def read(reader: Reader, after: Position | None, job_type: str = job_type) -> list[Job]:
-            return reader.jobs_in_state(job_type, state, after, SCAN_JOBS_MAX)
+            return reader.jobs_in_state(job_type, state, after, PAGE_JOBS_MAX)
 
-        async for page in pages(readers, read, created):
+        async for page in pages(readers, read, _creation):
             yield page
 
 
-async def act(committer: Committer, commands: Sequence[Command], still_ours: StillOurs) -> list[bool]:
-    """Have the committer decide these, in slices. Tells of each whether it did anything; stops once the run is lost."""
-    done: list[bool] = []
+def _creation(job: Job) -> Position:
+    return Position(job.create_time, job.id)
+
+
+async def _act(committer: Committer, commands: Sequence[Command], still_claimed: StillClaimed) -> list[bool]:
+    """Have the committer decide these, in slices. Says of each whether it changed anything; stops once not claimed."""
+    changed: list[bool] = []
     for start in range(0, len(commands), SLICE_COMMANDS_MAX):
-        if not await still_ours():
-            return done
+        if not await still_claimed():
+            return changed
         futures = [committer.submit_own(command) for command in commands[start : start + SLICE_COMMANDS_MAX]]
-        for outcome in await asyncio.gather(*futures):
-            done.append(outcome.acted)
-    return done
+        changed += [outcome.acted for outcome in await asyncio.gather(*futures)]
+    return changed

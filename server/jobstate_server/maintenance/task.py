@@ -1,4 +1,4 @@
-"""What every duty is: a name, a schedule, and one run that reports what it did."""
+"""What every maintenance task is: a name, a schedule, and one run that says what it did."""
 
 from __future__ import annotations
 
@@ -6,47 +6,41 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-SLICE_COMMANDS_MAX = 100
-"""Commands a duty has in the committer at once: some 10 ms of work, so that callers never wait behind a sweep."""
+JOB_IDS_RETURNED_MAX = 100
+"""Job ids that a result names: enough to look at, never a large answer."""
 
-SCAN_JOBS_MAX = 500
-"""Jobs read at once by a sweep."""
-
-JOB_IDS_TOLD_MAX = 100
-"""Job ids a report names: enough to look at, never a large answer."""
-
-StillOurs = Callable[[], Awaitable[bool]]
-"""Asked before every slice: whether this run still holds the duty. Another replica takes over a run that seems dead."""
+StillClaimed = Callable[[], Awaitable[bool]]
+"""Asked before every slice: whether this run still holds the task. Another replica takes over a run that seems dead."""
 
 
-async def always_ours() -> bool:
-    """For a run that somebody asked for: nobody else runs it."""
+async def always_claimed() -> bool:
+    """For a run that a caller asked for: no other replica takes it over."""
     return True
 
 
 @dataclass(slots=True)
-class Report:
+class TaskResult:
     """What a run did, or would have done."""
 
     count: int = 0
     job_ids: list[str] = field(default_factory=list)
-    """The first of the jobs concerned."""
+    """The first of the jobs concerned, at most ``JOB_IDS_RETURNED_MAX``."""
     events: int = 0
     requests: int = 0
 
     def add(self, job_id: str) -> None:
         """Count a job."""
         self.count += 1
-        if len(self.job_ids) < JOB_IDS_TOLD_MAX:
+        if len(self.job_ids) < JOB_IDS_RETURNED_MAX:
             self.job_ids.append(job_id)
 
 
-class Duty(Protocol):
-    """A periodic duty."""
+class Task(Protocol):
+    """A task that runs by its schedule."""
 
     name: str
     schedule: str
     """When it runs, as a crontab expression in UTC."""
 
-    async def run_scheduled(self, still_ours: StillOurs) -> str:
-        """One run, reported in words."""
+    async def run_scheduled(self, still_claimed: StillClaimed) -> str:
+        """Run once. Returns what was done, in words."""

@@ -1,61 +1,45 @@
-"""``jobstate.v1.MaintenanceService``: the periodic duties, on demand."""
+"""``jobstate.v1.MaintenanceService``: the maintenance tasks, on demand."""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
-
 from jobstate.v1 import maintenance_service_pb2 as pb
 from jobstate_server.domain.job import JobState
-from jobstate_server.maintenance.check_health import CheckHealth, HealthReport
-from jobstate_server.maintenance.check_stale import CheckStale
-from jobstate_server.maintenance.cleanup import Cleanup
-from jobstate_server.maintenance.retry_failed import RetryFailed
+from jobstate_server.maintenance.registry import Tasks
+from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule, TaskState
-from jobstate_server.maintenance.turns import Turns
+from jobstate_server.maintenance.sweep import Run
 from jobstate_server.rpc import validate
 from jobstate_server.rpc.calls import Call
 from jobstate_server.wire.times import set_span, set_time, span_from
 
 
-@dataclass(frozen=True, slots=True)
-class Duties:
-    """The duties that can be asked for."""
-
-    check_stale: CheckStale
-    retry_failed: RetryFailed
-    cleanup: Cleanup
-    check_health: CheckHealth
-
-
 class MaintenanceService:
     """The handlers."""
 
-    def __init__(self, duties: Duties, schedule: Schedule, turns: Turns) -> None:
-        self._duties = duties
+    def __init__(self, tasks: Tasks, schedule: Schedule, run_locks: RunLocks) -> None:
+        self._tasks = tasks
         self._schedule = schedule
-        self._turns = turns
-        self._health_run: asyncio.Task[HealthReport] | None = None
+        self._run_locks = run_locks
 
     async def CheckStale(self, request: pb.CheckStaleRequest, _call: Call) -> bytes:
-        async with self._turns.take(self._duties.check_stale.name):
-            report = await self._duties.check_stale.run_once(dry_run=request.dry_run)
+        async with self._run_locks.take(self._tasks.check_stale.name):
+            report = await self._tasks.check_stale.run_once(Run(dry_run=request.dry_run))
         return pb.CheckStaleResponse(job_ids=report.job_ids, count=report.count).SerializeToString()
 
     async def RetryFailed(self, request: pb.RetryFailedRequest, _call: Call) -> bytes:
-        async with self._turns.take(self._duties.retry_failed.name):
-            report = await self._duties.retry_failed.run_once(dry_run=request.dry_run)
+        async with self._run_locks.take(self._tasks.retry_failed.name):
+            report = await self._tasks.retry_failed.run_once(Run(dry_run=request.dry_run))
         return pb.RetryFailedResponse(job_ids=report.job_ids, count=report.count).SerializeToString()
 
     async def Cleanup(self, request: pb.CleanupRequest, _call: Call) -> bytes:
         validate.cleanup(request)
         older_than = span_from(request.older_than) if request.HasField("older_than") else None
-        async with self._turns.take(self._duties.cleanup.name):
-            report = await self._duties.cleanup.run_once(older_than=older_than, dry_run=request.dry_run)
+        async with self._run_locks.take(self._tasks.cleanup.name):
+            report = await self._tasks.cleanup.run_once(Run(dry_run=request.dry_run), older_than=older_than)
         return pb.CleanupResponse(jobs=report.count, events=report.events).SerializeToString()
 
     async def CheckHealth(self, _request: pb.CheckHealthRequest, _call: Call) -> bytes:
-        report = await self._health_report()
+        report = await self._tasks.check_health.run_shared()
         answer = pb.CheckHealthResponse(
             state=pb.HEALTH_STATE_DEGRADED if report.problems else pb.HEALTH_STATE_HEALTHY,
             problems=report.problems,
@@ -75,18 +59,8 @@ class MaintenanceService:
         set_span(answer.commit_latency_p99, report.commit_latency_p99)
         return answer.SerializeToString()
 
-    async def _health_report(self) -> HealthReport:
-        """The report of one run, for everybody who asks while it is made."""
-        if self._health_run is None:
-            self._health_run = asyncio.create_task(self._duties.check_health.run_once())
-            self._health_run.add_done_callback(self._health_run_ended)
-        return await asyncio.shield(self._health_run)
-
-    def _health_run_ended(self, _run: asyncio.Task[HealthReport]) -> None:
-        self._health_run = None
-
     async def ListTasks(self, _request: pb.ListTasksRequest, _call: Call) -> bytes:
-        tasks = [_task_message(task) for task in await self._schedule.tasks()]
+        tasks = [_task_message(task) for task in await self._schedule.states()]
         return pb.ListTasksResponse(tasks=tasks).SerializeToString()
 
 

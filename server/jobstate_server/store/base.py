@@ -32,7 +32,7 @@ TRIM_BYTES_MAX = 2 * 1024 * 1024
 """Payload that one transaction removes: some milliseconds, so that no writer waits long behind it."""
 
 REPLICA_LEASE = 10 * SECOND
-"""A replica that has not been heard for this long is taken for dead, and its duties are taken over. Several times the
+"""A replica that has not been heard for this long is taken for dead, and its tasks are taken over. Several times the
 interval at which replicas are heard, so that a busy one keeps its own."""
 
 TASK_AHEAD_MAX = 1 * MINUTE
@@ -175,7 +175,7 @@ class LogState(NamedTuple):
 
 
 class TaskRun(NamedTuple):
-    """The last run of a maintenance duty."""
+    """The last run of a maintenance task."""
 
     name: str
     last_due: int
@@ -326,7 +326,7 @@ class Transaction(Protocol):
         """Forget at most ``limit`` request ids used before ``older_than``, the oldest first. Returns how many."""
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
-        """Take the run of a duty for the scheduled instant ``due``. False when it, or a later one, is gone.
+        """Take the run of a task for the scheduled instant ``due``. False when it, or a later one, is gone.
 
         A run that has not ended can be taken over for the same instant, once nothing was heard of its replica for
         ``REPLICA_LEASE``. An instant that lies more than ``TASK_AHEAD_MAX`` ahead of now says nothing: it was claimed
@@ -337,7 +337,7 @@ class Transaction(Protocol):
         """Write down how the run that holds ``token`` ended; does nothing when another has taken over."""
 
     def task_is_ours(self, name: str, token: str) -> bool:
-        """Whether the run still holds the duty."""
+        """Whether the run still holds the task."""
 
     def renew(self, replica: str) -> None:
         """Note that this replica serves, now. Forgets those that have not been heard for ``REPLICA_FORGOTTEN``."""
@@ -422,7 +422,7 @@ class Reader(Protocol):
         """How many jobs have a ``due_time`` before this, counted up to 10,000."""
 
     def task_runs(self) -> Mapping[str, TaskRun]:
-        """The last run of every duty that ever ran, by name."""
+        """The last run of every task that ever ran, by name."""
 
     def close(self) -> None:
         """Give back what the reader holds."""

@@ -205,7 +205,7 @@ class TallyRow(Model):
 
 
 class TaskRunRow(Model):
-    """The last run of a maintenance duty."""
+    """The last run of a maintenance task."""
 
     name = TextField(primary_key=True)
     last_due = BigIntegerField()

@@ -1,4 +1,4 @@
-"""``jobstate maintenance``: each duty, what it tells and what it refuses."""
+"""``jobstate maintenance``: each task, what it tells and what it refuses."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_a_connection_that_breaks_before_the_commit_keeps_nothing(store: Postgre
     # Who asks for the commit in the same breath cannot know how far that came.
     error = OutcomeUnknown if work == "finish" else ConnectionLost
     with ended_by(error, store) as transaction:
-        transaction.claim_task("duty", 1, "token", "replica")
+        transaction.claim_task("task", 1, "token", "replica")
         end(store)
         works[work](transaction)
 

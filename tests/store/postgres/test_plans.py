@@ -21,7 +21,7 @@ from ..support import UNBOUNDED, Interruption, a_job, a_request, an_attempt, an_
 from .support import ended_by, foreign, opened_at, recorded
 
 GROWING_TABLES = {"job", "event", "attempt", "request"}
-"""The others have one row, or some per job type or duty: read whole, and rightly."""
+"""The others have one row, or some per job type or task: read whole, and rightly."""
 
 STORED = 3_000
 """Jobs, each with an event, an attempt and a request id: enough for a planner to see that an index pays."""
@@ -225,8 +225,8 @@ def write(transaction: PostgresTransaction) -> None:
         pytest.param(lambda transaction: transaction.trim_events(9, 0, 10), id="trim_events"),
         pytest.param(lambda transaction: transaction.trim_requests(9, 10), id="trim_requests"),
         pytest.param(lambda transaction: transaction.probe(), id="probe"),
-        pytest.param(lambda transaction: transaction.claim_task("duty", 9, "token", "replica"), id="claim_task"),
-        pytest.param(lambda transaction: transaction.finish_task("duty", "token", ""), id="finish_task"),
+        pytest.param(lambda transaction: transaction.claim_task("task", 9, "token", "replica"), id="claim_task"),
+        pytest.param(lambda transaction: transaction.finish_task("task", "token", ""), id="finish_task"),
         pytest.param(lambda transaction: transaction.renew("replica"), id="be_heard"),
         pytest.param(lambda transaction: transaction.last_renewed(), id="last_heard"),
     ],

@@ -19,7 +19,7 @@ from jobstate_server.store.sqlite.store import SqliteStore, SqliteTransaction
 from ..support import UNBOUNDED, a_job, a_request, an_attempt, an_event, keep, keep_jobs, page_of
 
 GROWING_TABLES = {"job", "event", "attempt", "request"}
-"""The others have one row, or some per job type or duty, or are the values of a statement: read whole, and rightly."""
+"""The others have one row, or some per job type or task, or are the values of a statement: read whole, and rightly."""
 
 
 @pytest.fixture
@@ -262,9 +262,9 @@ def write(transaction: SqliteTransaction) -> None:
         pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),
         pytest.param(lambda transaction: transaction.trim_events(9, 0, 10), id="trim_events"),
         pytest.param(lambda transaction: transaction.trim_requests(9, 10), id="trim_requests"),
-        pytest.param(lambda transaction: transaction.claim_task("duty", 9, "token", "replica"), id="claim_task"),
-        pytest.param(lambda transaction: transaction.finish_task("duty", "token", ""), id="finish_task"),
-        pytest.param(lambda transaction: transaction.task_is_ours("duty", "token"), id="task_is_ours"),
+        pytest.param(lambda transaction: transaction.claim_task("task", 9, "token", "replica"), id="claim_task"),
+        pytest.param(lambda transaction: transaction.finish_task("task", "token", ""), id="finish_task"),
+        pytest.param(lambda transaction: transaction.task_is_ours("task", "token"), id="task_is_ours"),
         pytest.param(lambda transaction: transaction.leave("replica"), id="leave"),
     ],
 )

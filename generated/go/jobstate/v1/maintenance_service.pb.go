@@ -76,7 +76,7 @@ func (HealthState) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{0}
 }
 
-// CheckStaleRequest asks for the duty check-stale.
+// CheckStaleRequest asks for the task check-stale.
 type CheckStaleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only report which jobs are stale; fail none of them.
@@ -177,7 +177,7 @@ func (x *CheckStaleResponse) GetCount() int64 {
 	return 0
 }
 
-// RetryFailedRequest asks for the duty retry-failed.
+// RetryFailedRequest asks for the task retry-failed.
 type RetryFailedRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only report which jobs would be moved; move none of them.
@@ -278,7 +278,7 @@ func (x *RetryFailedResponse) GetCount() int64 {
 	return 0
 }
 
-// CleanupRequest asks for the duty cleanup.
+// CleanupRequest asks for the task cleanup.
 type CleanupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Delete jobs that have been final for at least this long, counted from complete_time. At least 1 hour, unless
@@ -630,10 +630,10 @@ func (*ListTasksRequest) Descriptor() ([]byte, []int) {
 	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{8}
 }
 
-// ListTasksResponse lists the server's periodic duties.
+// ListTasksResponse lists the server's maintenance tasks.
 type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Every duty, in a fixed order.
+	// Every task, in a fixed order.
 	Tasks         []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -676,10 +676,10 @@ func (x *ListTasksResponse) GetTasks() []*Task {
 	return nil
 }
 
-// Task is one periodic duty of the server. Over all servers on one store, each scheduled run happens once.
+// Task is one maintenance task of the server. Over all servers on one store, each scheduled run happens once.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the duty: check-stale, retry-failed, evict-inactive, cleanup or check-health.
+	// Name of the task: check-stale, retry-failed, evict-inactive, cleanup or check-health.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// When it runs, as a crontab expression in UTC, such as "*/5 * * * *" or "0 2 * * *".
 	Schedule string `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`

@@ -31,10 +31,10 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-// ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+// ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
 //
-// One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-// duty is running on the server called. Calls of CheckHealth that come together share one report.
+// One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+// task is running on the server called. Calls of CheckHealth that come together share one report.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
@@ -71,7 +71,7 @@ type MaintenanceServiceClient interface {
 	//
 	// Errors: none of its own.
 	CheckHealth(ctx context.Context, in *CheckHealthRequest, opts ...grpc.CallOption) (*CheckHealthResponse, error)
-	// ListTasks tells what the server does by itself: when each duty runs, when it last ran and what came of it.
+	// ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
 	//
 	// Concerns no job and changes nothing, so it may be repeated at will.
 	//
@@ -142,10 +142,10 @@ func (c *maintenanceServiceClient) ListTasks(ctx context.Context, in *ListTasksR
 // for forward compatibility.
 //
 // MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-// ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+// ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
 //
-// One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-// duty is running on the server called. Calls of CheckHealth that come together share one report.
+// One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+// task is running on the server called. Calls of CheckHealth that come together share one report.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
@@ -182,7 +182,7 @@ type MaintenanceServiceServer interface {
 	//
 	// Errors: none of its own.
 	CheckHealth(context.Context, *CheckHealthRequest) (*CheckHealthResponse, error)
-	// ListTasks tells what the server does by itself: when each duty runs, when it last ran and what came of it.
+	// ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
 	//
 	// Concerns no job and changes nothing, so it may be repeated at will.
 	//

@@ -47,7 +47,7 @@ Global___HealthState: _TypeAlias = HealthState  # noqa: Y015
 
 @_typing.final
 class CheckStaleRequest(_message.Message):
-    """CheckStaleRequest asks for the duty check-stale."""
+    """CheckStaleRequest asks for the task check-stale."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -97,7 +97,7 @@ Global___CheckStaleResponse: _TypeAlias = CheckStaleResponse  # noqa: Y015
 
 @_typing.final
 class RetryFailedRequest(_message.Message):
-    """RetryFailedRequest asks for the duty retry-failed."""
+    """RetryFailedRequest asks for the task retry-failed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -147,7 +147,7 @@ Global___RetryFailedResponse: _TypeAlias = RetryFailedResponse  # noqa: Y015
 
 @_typing.final
 class CleanupRequest(_message.Message):
-    """CleanupRequest asks for the duty cleanup."""
+    """CleanupRequest asks for the task cleanup."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -326,14 +326,14 @@ Global___ListTasksRequest: _TypeAlias = ListTasksRequest  # noqa: Y015
 
 @_typing.final
 class ListTasksResponse(_message.Message):
-    """ListTasksResponse lists the server's periodic duties."""
+    """ListTasksResponse lists the server's maintenance tasks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
-        """Every duty, in a fixed order."""
+        """Every task, in a fixed order."""
 
     def __init__(
         self,
@@ -350,7 +350,7 @@ Global___ListTasksResponse: _TypeAlias = ListTasksResponse  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
-    """Task is one periodic duty of the server. Over all servers on one store, each scheduled run happens once."""
+    """Task is one maintenance task of the server. Over all servers on one store, each scheduled run happens once."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -361,7 +361,7 @@ class Task(_message.Message):
     LAST_DURATION_FIELD_NUMBER: _builtins.int
     NEXT_RUN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the duty: check-stale, retry-failed, evict-inactive, cleanup or check-health."""
+    """Name of the task: check-stale, retry-failed, evict-inactive, cleanup or check-health."""
     schedule: _builtins.str
     """When it runs, as a crontab expression in UTC, such as "*/5 * * * *" or "0 2 * * *"."""
     last_outcome: _builtins.str

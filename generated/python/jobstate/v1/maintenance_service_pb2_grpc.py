@@ -27,10 +27,10 @@ if _version_not_supported:
 
 class MaintenanceServiceStub:
     """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-    ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+    ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
 
-    One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-    duty is running on the server called. Calls of CheckHealth that come together share one report.
+    One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+    task is running on the server called. Calls of CheckHealth that come together share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -71,10 +71,10 @@ class MaintenanceServiceStub:
 
 class MaintenanceServiceServicer:
     """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-    ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+    ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
 
-    One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-    duty is running on the server called. Calls of CheckHealth that come together share one report.
+    One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+    task is running on the server called. Calls of CheckHealth that come together share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -133,7 +133,7 @@ class MaintenanceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """ListTasks tells what the server does by itself: when each duty runs, when it last ran and what came of it.
+        """ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
 
         Concerns no job and changes nothing, so it may be repeated at will.
 
@@ -181,10 +181,10 @@ def add_MaintenanceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class MaintenanceService:
     """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-    ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+    ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
 
-    One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-    duty is running on the server called. Calls of CheckHealth that come together share one report.
+    One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+    task is running on the server called. Calls of CheckHealth that come together share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.

@@ -28,10 +28,10 @@ GRPC_VERSION: str
 
 class MaintenanceServiceStub:
     """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-    ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+    ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
 
-    One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-    duty is running on the server called. Calls of CheckHealth that come together share one report.
+    One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+    task is running on the server called. Calls of CheckHealth that come together share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -78,7 +78,7 @@ class MaintenanceServiceStub:
     Errors: none of its own.
     """
     ListTasks: _grpc.UnaryUnaryMultiCallable[_maintenance_service_pb2.ListTasksRequest, _maintenance_service_pb2.ListTasksResponse]
-    """ListTasks tells what the server does by itself: when each duty runs, when it last ran and what came of it.
+    """ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
 
     Concerns no job and changes nothing, so it may be repeated at will.
 
@@ -88,10 +88,10 @@ class MaintenanceServiceStub:
 @_typing.type_check_only
 class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
     """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-    ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+    ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
 
-    One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-    duty is running on the server called. Calls of CheckHealth that come together share one report.
+    One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+    task is running on the server called. Calls of CheckHealth that come together share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -135,7 +135,7 @@ class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
     Errors: none of its own.
     """
     ListTasks: _aio.UnaryUnaryMultiCallable[_maintenance_service_pb2.ListTasksRequest, _maintenance_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """ListTasks tells what the server does by itself: when each duty runs, when it last ran and what came of it.
+    """ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
 
     Concerns no job and changes nothing, so it may be repeated at will.
 
@@ -144,10 +144,10 @@ class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
 
 class MaintenanceServiceServicer(metaclass=_abc_1.ABCMeta):
     """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-    ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+    ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
 
-    One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-    duty is running on the server called. Calls of CheckHealth that come together share one report.
+    One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+    task is running on the server called. Calls of CheckHealth that come together share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -219,7 +219,7 @@ class MaintenanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _maintenance_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_maintenance_service_pb2.ListTasksResponse, _abc.Awaitable[_maintenance_service_pb2.ListTasksResponse]]:
-        """ListTasks tells what the server does by itself: when each duty runs, when it last ran and what came of it.
+        """ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
 
         Concerns no job and changes nothing, so it may be repeated at will.
 

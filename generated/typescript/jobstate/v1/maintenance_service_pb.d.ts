@@ -12,7 +12,7 @@ import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 export declare const file_jobstate_v1_maintenance_service: GenFile;
 
 /**
- * CheckStaleRequest asks for the duty check-stale.
+ * CheckStaleRequest asks for the task check-stale.
  *
  * @generated from message jobstate.v1.CheckStaleRequest
  */
@@ -59,7 +59,7 @@ export declare type CheckStaleResponse = Message<"jobstate.v1.CheckStaleResponse
 export declare const CheckStaleResponseSchema: GenMessage<CheckStaleResponse>;
 
 /**
- * RetryFailedRequest asks for the duty retry-failed.
+ * RetryFailedRequest asks for the task retry-failed.
  *
  * @generated from message jobstate.v1.RetryFailedRequest
  */
@@ -106,7 +106,7 @@ export declare type RetryFailedResponse = Message<"jobstate.v1.RetryFailedRespon
 export declare const RetryFailedResponseSchema: GenMessage<RetryFailedResponse>;
 
 /**
- * CleanupRequest asks for the duty cleanup.
+ * CleanupRequest asks for the task cleanup.
  *
  * @generated from message jobstate.v1.CleanupRequest
  */
@@ -304,13 +304,13 @@ export declare type ListTasksRequest = Message<"jobstate.v1.ListTasksRequest"> &
 export declare const ListTasksRequestSchema: GenMessage<ListTasksRequest>;
 
 /**
- * ListTasksResponse lists the server's periodic duties.
+ * ListTasksResponse lists the server's maintenance tasks.
  *
  * @generated from message jobstate.v1.ListTasksResponse
  */
 export declare type ListTasksResponse = Message<"jobstate.v1.ListTasksResponse"> & {
   /**
-   * Every duty, in a fixed order.
+   * Every task, in a fixed order.
    *
    * @generated from field: repeated jobstate.v1.Task tasks = 1;
    */
@@ -324,13 +324,13 @@ export declare type ListTasksResponse = Message<"jobstate.v1.ListTasksResponse">
 export declare const ListTasksResponseSchema: GenMessage<ListTasksResponse>;
 
 /**
- * Task is one periodic duty of the server. Over all servers on one store, each scheduled run happens once.
+ * Task is one maintenance task of the server. Over all servers on one store, each scheduled run happens once.
  *
  * @generated from message jobstate.v1.Task
  */
 export declare type Task = Message<"jobstate.v1.Task"> & {
   /**
-   * Name of the duty: check-stale, retry-failed, evict-inactive, cleanup or check-health.
+   * Name of the task: check-stale, retry-failed, evict-inactive, cleanup or check-health.
    *
    * @generated from field: string name = 1;
    */
@@ -413,10 +413,10 @@ export declare const HealthStateSchema: GenEnum<HealthState>;
 
 /**
  * MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
- * ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+ * ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
  *
- * One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
- * duty is running on the server called. Calls of CheckHealth that come together share one report.
+ * One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+ * task is running on the server called. Calls of CheckHealth that come together share one report.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
  * ErrorReason. The reasons below are those of the call itself.
@@ -489,7 +489,7 @@ export declare const MaintenanceService: GenService<{
     output: typeof CheckHealthResponseSchema;
   },
   /**
-   * ListTasks tells what the server does by itself: when each duty runs, when it last ran and what came of it.
+   * ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
    *
    * Concerns no job and changes nothing, so it may be repeated at will.
    *

@@ -104,10 +104,10 @@ export const HealthState = /*@__PURE__*/
 
 /**
  * MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
- * ListTasks shows; each call runs the same duty now, beside the schedule, and reports what it did.
+ * ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
  *
- * One run of a duty at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
- * duty is running on the server called. Calls of CheckHealth that come together share one report.
+ * One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
+ * task is running on the server called. Calls of CheckHealth that come together share one report.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
  * ErrorReason. The reasons below are those of the call itself.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobstate_server.domain.durations import MINUTE
 from jobstate_server.domain.job import JobState
 from jobstate_server.maintenance.job_health import (
-    TYPES_TOLD_MAX,
+    TYPES_NAMED_MAX,
     HealthLimits,
     Waiting,
     failing,
@@ -53,7 +53,7 @@ def test_of_many_types_the_worst_are_told_and_the_others_counted() -> None:
 
     found = unworked(many, 1_000 * MINUTE, LIMITS)
 
-    assert len(found) == TYPES_TOLD_MAX + 1
+    assert len(found) == TYPES_NAMED_MAX + 1
     assert "type-00:" in found[0]
     assert found[-1] == "jobs of 20 more types wait for a worker"
 

@@ -1,0 +1,11 @@
+"""Other people's texts inside our messages."""
+
+from __future__ import annotations
+
+_QUOTED_MAX = 60
+"""Characters of a value that an error quotes."""
+
+
+def quoted(value: str) -> str:
+    """A value as an error shows it. A long one is cut."""
+    return repr(value) if len(value) <= _QUOTED_MAX else repr(value[:_QUOTED_MAX]) + "…"
