@@ -24,7 +24,7 @@ ADMIN = "jobstate_server.admin"
 CLI, CONFIG, CLIENT_LIBRARY = "jobstate_server.cli", "jobstate_server.config", "jobstate_client"
 
 ROOMS: dict[str, tuple[str, ...]] = {
-    "apscheduler": ("jobstate_server.maintenance", CONFIG),
+    "apscheduler": ("jobstate_server.maintenance",),
     "click": ("jobstate_client.cli.commands",),
     "google": (WIRE, RPC, CLIENT_LIBRARY),
     "grpc": (RPC, ADMIN, APP, CLIENT_LIBRARY),
@@ -36,7 +36,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "peewee": ("jobstate_server.store",),
     "playhouse": ("jobstate_server.store",),
     "psycopg": ("jobstate_server.store",),
-    "pydantic": (CONFIG, "jobstate_server.check_config"),
+    "pydantic": (
+        CONFIG,
+        "jobstate_server.check_config",
+        "jobstate_server.maintenance.crontab",
+        "jobstate_server.maintenance.registry",
+    ),
     "pytest": ("jobstate_client.testing",),
     "pythonjsonlogger": (APP, CLI, "jobstate_server.logs"),
     "rich": ("jobstate_client.cli.terminal", "jobstate_client.demo"),
