@@ -17,6 +17,8 @@ from jobstate.v1 import job_service_pb2_grpc as rpc
 from jobstate_server.rpc import limits, transport
 from jobstate_server.rpc.connections import IDLE_TURNS, UNUSED_TURNS, Connections, end_connections
 
+from ..bench.drivers import headers
+from ..bench.http2 import Connection
 from ..support.calls import create, refused
 from ..support.clock import PATIENCE_S
 from ..support.server import client_of, serving
@@ -51,6 +53,26 @@ async def test_no_more_streams_of_a_connection_are_open_than_the_limit_and_the_n
         watches[0].cancel()
         async with asyncio.timeout(PATIENCE_S):
             await waiting
+
+
+async def test_calls_that_are_reset_at_once_do_not_fill_the_queue_for_others(tmp_path: Path) -> None:
+    groups = 20
+    block = headers("Get")
+    async with serving(tmp_path / "jobs.db") as running:
+        connection = await asyncio.to_thread(Connection, running.server.address)
+        connection.socket.setblocking(True)
+        refused = 0
+        # Nothing of the server's loop runs meanwhile, as if it were busy.
+        for group in range(groups):
+            first = 1 + 2 * group * limits.CONNECTION_STREAMS_MAX
+            streams = range(first, first + 2 * limits.CONNECTION_STREAMS_MAX, 2)
+            refused += refusals(connection, b"".join(frame(1, 4, stream, block) for stream in streams))
+            reset = bytes((0, 0, 0, 8))
+            refused += refusals(connection, b"".join(frame(3, 0, stream, reset) for stream in streams))
+        connection.close()
+        assert (await create(running)).id == "job"
+
+    assert refused >= (groups - 1) * limits.CONNECTION_STREAMS_MAX - transport.ENDED_STREAMS_MAX - 1
 
 
 async def test_connections_beyond_the_limit_are_closed_and_another_is_taken_once_one_is_gone(
@@ -124,6 +146,27 @@ async def test_calls_of_which_only_the_headers_come_are_counted_and_give_their_p
             while calls.held > 1:
                 await running.jobs.ListJobTypes(pb.ListJobTypesRequest())
                 await asyncio.sleep(0)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def refusals(connection: Connection, frames: bytes) -> int:
+    """Send these, and count the streams that are reset until all of it has been read."""
+    # Settings are acknowledged once all before them has been read.
+    connection.socket.sendall(frames + frame(4, 0, 0, b""))
+    received, reset = b"", 0
+    while data := connection.socket.recv(1 << 16):
+        received += data
+        while len(received) >= 9 and len(received) >= 9 + int.from_bytes(received[:3], "big"):
+            size, kind, flags = int.from_bytes(received[:3], "big"), received[3], received[4]
+            if (kind, flags) == (4, 1):
+                return reset
+            reset += kind == 3
+            received = received[9 + size :]
+    raise AssertionError("the connection was closed")
 
 
 @asynccontextmanager

@@ -12,6 +12,10 @@ FILES_KEPT = 128
 PENDING_CALLS_MAX = 4_096
 """Calls that gRPC has received and our loop has not seen: a second of work. Each takes some 10 KiB."""
 
+ENDED_STREAMS_MAX = CONNECTION_STREAMS_MAX
+"""Streams of a connection that have ended and are not yet forgotten. Without room for any, gRPC refuses a third of 256
+calls that one honest client makes together; without a limit, calls that are reset at once fill the queue for all."""
+
 HANDSHAKE_MS = 10_000
 """How long a connection may take to say the first thing: two attempts of our clients to connect."""
 
@@ -23,9 +27,9 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", TRANSPORT_BYTES_MAX),
     ("grpc.max_concurrent_streams", CONNECTION_STREAMS_MAX),
-    # Left on, gRPC also counts streams that it has ended and not yet forgotten, and refuses new ones at once: of 256
-    # calls that one honest client makes together over one connection a third ended UNAVAILABLE.
-    ("grpc.http.overload_protection", 0),
+    # Streams that have ended, such as by a reset, and whose calls our loop has yet to see: gRPC refuses more of them.
+    ("grpc.http.overload_protection", 1),
+    ("grpc.http2.max_deallocating_streams", ENDED_STREAMS_MAX),
     # A thousandth of the bytes would be counted on the way in. A request that is compressed ends UNIMPLEMENTED.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     # Of more than 1,000 calls that come at once gRPC would cancel some without a word; we refuse with OVERLOADED.
