@@ -45,9 +45,10 @@ from jobstate_server.rpc.maintenance_service import MaintenanceService
 from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.rpc.transport import transport_options
-from jobstate_server.store.base import Store, TaskRun
+from jobstate_server.store.base import Store
 from jobstate_server.store.caches import shared_out
 from jobstate_server.store.opening import clock_for, open_store, shown, with_password
+from jobstate_server.store.records import TaskRun
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor
 from jobstate_server.watch.session import Watching
 from jobstate_server.wire.documents import merge_metadata

@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace, signals: Signals | None = None) -> int:
     try:
         # Imported late, so that help is instant and a missing library is told instead of traced.
         from jobstate_server.config import BadSettings, load
-        from jobstate_server.store.base import CannotOpen
+        from jobstate_server.store.errors import CannotOpen
     except ModuleNotFoundError as error:
         if error.name in _LIBRARIES or (error.name or "").split(".")[0] in _LIBRARIES:
             return _fail(f"{error.name} is not installed; install the server with: pip install 'jobstate-grpc[server]'")
@@ -154,7 +154,7 @@ def _migrate(settings: Settings) -> int:
 
 
 def _back_up(settings: Settings, destination: Path) -> int:
-    from jobstate_server.store.base import StoreError
+    from jobstate_server.store.errors import StoreError
     from jobstate_server.store.opening import is_postgres
     from jobstate_server.store.sqlite.backup import back_up
 
@@ -188,8 +188,8 @@ def _check(file: Path) -> int:
 
 
 def _copy(source: str, destination: str) -> int:
-    from jobstate_server.store.base import OutcomeUnknown, StoreError
     from jobstate_server.store.copying.copy import copy_store
+    from jobstate_server.store.errors import OutcomeUnknown, StoreError
     from jobstate_server.store.opening import shown
 
     try:

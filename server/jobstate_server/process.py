@@ -16,7 +16,7 @@ from jobstate_server.app import CannotServe, Server
 from jobstate_server.config import Settings
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.signals import Signals
-from jobstate_server.store.base import StoreError
+from jobstate_server.store.errors import StoreError
 from jobstate_server.supervision.stop_deadline import StopDeadline
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from jobstate_server.admin import probes
 from jobstate_server.app import CannotServe
-from jobstate_server.store.base import StoreUnreachable
-from jobstate_server.store.sqlite.store import SqliteTransaction
+from jobstate_server.store.errors import StoreUnreachable
+from jobstate_server.store.sqlite.transaction import SqliteTransaction
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX
 
 from ..support.calls import create, health_of

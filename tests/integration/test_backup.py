@@ -19,7 +19,7 @@ import pytest
 
 from jobstate_server import cli
 from jobstate_server.clock import ManualClock
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.sqlite.backup import CannotBackUp, back_up
 from jobstate_server.store.sqlite.check import check_file
 from jobstate_server.store.sqlite.store import SqliteStore

@@ -17,9 +17,9 @@ import pytest
 from jobstate.v1 import job_pb2
 from jobstate_server import cli
 from jobstate_server.clock import SystemClock
-from jobstate_server.store.base import CannotOpen, StoreError
 from jobstate_server.store.copying import copy as copying
 from jobstate_server.store.copying.copy import CannotCopy, SqliteView, copy_store
+from jobstate_server.store.errors import CannotOpen, StoreError
 from jobstate_server.store.models import EventRow, JobRow
 from jobstate_server.store.opening import open_store
 

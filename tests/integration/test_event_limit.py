@@ -9,7 +9,7 @@ import pytest
 
 from jobstate_server.maintenance.event_limit import LOOK_TURNS
 from jobstate_server.store.base import TRIM_BYTES_MAX
-from jobstate_server.store.sqlite import store as sqlite
+from jobstate_server.store.sqlite import transaction as sqlite
 
 from ..support.calls import create, get, report, start, struct
 from ..support.clock import PATIENCE_S

@@ -19,7 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from jobstate_server.clock import SystemClock
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.sqlite.check import check_file
 from jobstate_server.store.sqlite.store import SqliteStore
 

@@ -21,8 +21,9 @@ from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.engine.pauses import HEARD_INTERVAL
 from jobstate_server.maintenance.task import StillClaimed, Task
-from jobstate_server.store.base import REPLICA_LEASE, ChangedJob, Changes, TaskRun
+from jobstate_server.store.base import REPLICA_LEASE
 from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.records import ChangedJob, Changes, TaskRun
 
 from ..support.calls import (
     Refusal,

@@ -10,7 +10,7 @@ import pytest
 
 from jobstate_server import cli
 from jobstate_server.clock import SystemClock
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.opening import open_store, shown, with_password
 
 from ..support.postgres import postgres_server

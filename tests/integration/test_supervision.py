@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.engine.committer import WAIT_TURNS_MAX
 from jobstate_server.process import GAVE_UP
-from jobstate_server.store.base import StoreUnreachable
+from jobstate_server.store.errors import StoreUnreachable
 from jobstate_server.supervision.supervisor import PROBE_TURNS, SILENT_TURNS_MAX
 
 from ..support.callers import calling

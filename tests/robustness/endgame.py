@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.store.base import chunks
+from jobstate_server.store.chunks import chunks
 
 from .clients import Shared, Stubs
 from .history import History, Stream, Watcher

@@ -18,8 +18,10 @@ from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log import replication as following
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.pages import CatchUp
-from jobstate_server.store.base import Changes, Loaded, Notification, StoreUnreachable
-from jobstate_server.store.postgres.store import PostgresStore, PostgresTransaction
+from jobstate_server.store.errors import StoreUnreachable
+from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.postgres.transaction import PostgresTransaction
+from jobstate_server.store.records import Changes, Loaded, Notification
 from jobstate_server.watch.session import Watching
 
 from ..support.clock import PATIENCE_S, WatchedClock
@@ -66,6 +68,9 @@ class Gate:
 class GatedTransaction(PostgresTransaction):
     """A transaction with a gate on its way."""
 
+    gate: Gate
+    url: str
+
     def load(
         self,
         job_ids: Collection[str],
@@ -74,19 +79,14 @@ class GatedTransaction(PostgresTransaction):
         attempt_keys: Collection[tuple[str, int]] = (),
     ) -> Loaded:
         loaded = super().load(job_ids, request_keys, due_limit, attempt_keys)
-        self._gate.pass_by(LOADED)
+        self.gate.pass_by(LOADED)
         return loaded
 
     def finish(self, changes: Changes) -> int:
         # In its own round trip, so that there is a moment between it and the commit.
         first = self.write(changes)
-        self._gate.pass_by(WRITTEN)
+        self.gate.pass_by(WRITTEN)
         return first
-
-    @property
-    def _gate(self) -> Gate:
-        assert isinstance(self._store, GatedStore)
-        return self._store.gate
 
 
 class GatedStore(PostgresStore):
@@ -103,6 +103,8 @@ class GatedStore(PostgresStore):
     def transaction(self) -> Iterator[PostgresTransaction]:
         with super().transaction() as transaction:
             transaction.__class__ = self.kind
+            assert isinstance(transaction, GatedTransaction)
+            transaction.gate, transaction.url = self.gate, self.url
             yield transaction
 
 

@@ -31,7 +31,8 @@ from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.pages import CatchUp
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.rpc.errors import status_code
-from jobstate_server.store.base import Reader, Store, StoredEvent
+from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.records import StoredEvent
 from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.watch.session import Watch, Watching
 from jobstate_server.wire.documents import merge_metadata

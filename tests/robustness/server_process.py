@@ -27,8 +27,8 @@ from jobstate_server.event_log import replication as follower
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.process import GAVE_UP
 from jobstate_server.rpc import limits
-from jobstate_server.store import reading
 from jobstate_server.store.opening import is_postgres
+from jobstate_server.store.reading import events as event_reads
 from jobstate_server.watch import session as stream
 
 from ..support.server import QUIET
@@ -99,7 +99,7 @@ def make_everything_small(server: Server) -> None:
         (catch_up, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
         (follower, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
         (catch_up, "SNAPSHOT_JOBS_MAX", EVENTS_AT_ONCE),
-        (reading, "EVENTS_SCANNED_MAX", 3 * EVENTS_AT_ONCE),
+        (event_reads, "EVENTS_SCANNED_MAX", 3 * EVENTS_AT_ONCE),
         (limits, "HEARTBEAT_MIN", 20 * MILLISECOND),
         (server.tasks.cleanup, "_event_retention_bytes", RETENTION_BYTES),
     ]

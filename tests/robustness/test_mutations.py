@@ -29,7 +29,8 @@ from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, Cat
 from jobstate_server.event_log.recent import Entry, RecentEvents
 from jobstate_server.rpc import update_batch
 from jobstate_server.store.base import Reader
-from jobstate_server.store.sqlite.store import SqliteStore, SqliteTransaction
+from jobstate_server.store.sqlite.store import SqliteStore
+from jobstate_server.store.sqlite.transaction import SqliteTransaction
 
 from ..support.server import serving
 from .clients import Shared, Stubs

@@ -12,7 +12,7 @@ import pytest
 
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.event_log import pages as catch_up
-from jobstate_server.store.base import OutcomeUnknown
+from jobstate_server.store.errors import OutcomeUnknown
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.calls import struct

@@ -17,8 +17,8 @@ import pytest
 from jobstate_server.domain.durations import MINUTE
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.replication import Replication
-from jobstate_server.store.base import Changes, StoredEvent
 from jobstate_server.store.postgres import statements as sql
+from jobstate_server.store.records import Changes, StoredEvent
 
 from ..support.clock import PATIENCE_S
 from .history import History, Watcher
@@ -32,8 +32,7 @@ class NumbersBeforeItsTurn(GatedTransaction):
 
     def _number(self, changes: Changes) -> psycopg.Cursor[Any]:
         size = sum(len(event.payload) for event in changes.events)
-        assert isinstance(self._store, GatedStore)
-        with psycopg.connect(self._store.url, autocommit=True) as other:
+        with psycopg.connect(self.url, autocommit=True) as other:
             values = {"events": len(changes.events), "bytes": size, "requests": len(changes.requests), "now": self.now}
             other.execute(sql.ADVANCE_LOG, values)
         sql.insert_events.run(self._connection, changes.events, events=len(changes.events))

@@ -14,18 +14,9 @@ from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order
 from jobstate_server.domain.job import INT64_MAX, Attempt, AttemptOutcome, Job, JobError, JobState
-from jobstate_server.store.base import (
-    ChangedJob,
-    Changes,
-    EventPage,
-    NewEvent,
-    Reader,
-    Store,
-    StoredEvent,
-    StoredRequest,
-    Transaction,
-)
+from jobstate_server.store.base import Reader, Store, Transaction
 from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.records import ChangedJob, Changes, EventPage, NewEvent, StoredEvent, StoredRequest
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.postgres import postgres_server

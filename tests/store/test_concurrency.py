@@ -17,7 +17,8 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import EventFilter, Order
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.store.base import ChangedJob, Changes, Reader, Store
+from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.records import ChangedJob, Changes
 
 from .support import (
     ANY_JOB,

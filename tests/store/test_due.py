@@ -6,7 +6,8 @@ import pytest
 
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.job import JobState
-from jobstate_server.store.base import Changes, Store
+from jobstate_server.store.base import Store
+from jobstate_server.store.records import Changes
 
 from .support import a_job, keep, keep_jobs, stored_job, unversioned
 

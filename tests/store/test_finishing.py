@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jobstate_server.clock import ManualClock
-from jobstate_server.store.base import ChangedJob, Changes, Store, StoreError, StoreUnreachable
+from jobstate_server.store.base import Store
+from jobstate_server.store.errors import StoreError, StoreUnreachable
+from jobstate_server.store.records import ChangedJob, Changes
 
 from .support import (
     Home,

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.store.base import Changes, Reader, Store, document_bytes
+from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.records import Changes
+from jobstate_server.store.sizes import document_bytes
 
 from .support import (
     ANY_JOB,

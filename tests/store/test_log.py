@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter
-from jobstate_server.store.base import (
-    EVENTS_SCANNED_MAX,
-    TRIM_BYTES_MAX,
-    Changes,
-    LogState,
-    NewEvent,
-    Reader,
-    Store,
-    StoredEvent,
-)
+from jobstate_server.store.base import EVENTS_SCANNED_MAX, TRIM_BYTES_MAX, Reader, Store
+from jobstate_server.store.records import Changes, LogState, NewEvent, StoredEvent
 
 from .support import (
     ANY_EVENT,

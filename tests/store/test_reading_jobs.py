@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.store.base import Changes, Reader, Store
+from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.records import Changes
 
 from .support import ALL_STATES, MODERATELY, Backend, a_job, keep, keep_jobs, opened, reading, unversioned
 

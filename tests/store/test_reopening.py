@@ -9,7 +9,7 @@ import pytest
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.store.base import ChangedJob, Changes
+from jobstate_server.store.records import ChangedJob, Changes
 
 from .support import (
     Backend,

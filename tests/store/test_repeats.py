@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from jobstate_server.clock import ManualClock
-from jobstate_server.store.base import ChangedJob, Changes, Reader, Store, StoredRequest
+from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.records import ChangedJob, Changes, StoredRequest
 
 from .support import (
     Home,

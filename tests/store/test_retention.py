@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jobstate_server.store.base import Changes, Store
+from jobstate_server.store.base import Store
+from jobstate_server.store.records import Changes
 
 from .support import a_request, keep
 

@@ -9,7 +9,8 @@ import pytest
 
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import INT64_MAX, Attempt, AttemptOutcome, Job, JobError, JobState
-from jobstate_server.store.base import ChangedJob, Changes, Reader, Store, StoredRequest
+from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.records import ChangedJob, Changes, StoredRequest
 
 from .support import (
     a_job,

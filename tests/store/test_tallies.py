@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.domain.statistics import Measure, TallyKey
-from jobstate_server.store.base import Changes, Reader, Store
+from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.records import Changes
 
 from .support import MODERATELY, Backend, keep, opened, reading
 

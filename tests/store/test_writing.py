@@ -12,16 +12,9 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.store.base import (
-    ChangedJob,
-    Changes,
-    Reader,
-    Store,
-    StoredRequest,
-    StoreError,
-    StoreUnreachable,
-    Transaction,
-)
+from jobstate_server.store.base import Reader, Store, Transaction
+from jobstate_server.store.errors import StoreError, StoreUnreachable
+from jobstate_server.store.records import ChangedJob, Changes, StoredRequest
 
 from .support import (
     MODERATELY,

@@ -14,7 +14,7 @@ from jobstate_server.maintenance.job_health import (
     slow_commits,
     unworked,
 )
-from jobstate_server.store.base import Ended
+from jobstate_server.store.records import Ended
 
 LIMITS = HealthLimits()
 FAILED, COMPLETED, CANCELLED = JobState.PERMANENTLY_FAILED, JobState.COMPLETED, JobState.CANCELLED

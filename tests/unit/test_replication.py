@@ -20,7 +20,8 @@ from jobstate_server.event_log import replication as module
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.event_log.replication import AHEAD_EVENTS_MAX, SILENT_ROUNDS_MAX, Replication
-from jobstate_server.store.base import EventPage, LogState, Notification, StoredEvent, StoreError, StoreUnreachable
+from jobstate_server.store.errors import StoreError, StoreUnreachable
+from jobstate_server.store.records import EventPage, LogState, Notification, StoredEvent
 
 PATIENCE_S = 10.0
 

@@ -165,3 +165,9 @@ def percentile(histogram: Mapping[int, int], fraction: float) -> int | None:
         if seen >= rank:
             return bucket_duration(bucket)
     return bucket_duration(max(histogram))
+
+
+def merge_tallies(into: dict[TallyKey, int], deltas: Iterable[tuple[TallyKey, int]]) -> None:
+    """Add ``deltas`` up in ``into``."""
+    for key, delta in deltas:
+        into[key] = into.get(key, 0) + delta

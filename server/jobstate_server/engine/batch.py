@@ -34,8 +34,9 @@ from jobstate_server.domain.errors import (
     UnknownJobType,
 )
 from jobstate_server.domain.job import Attempt, Job, JobState
-from jobstate_server.domain.statistics import tally_deltas
-from jobstate_server.store.base import ChangedJob, Changes, Loaded, NewEvent, StoredRequest, Transaction, merge_tallies
+from jobstate_server.domain.statistics import merge_tallies, tally_deltas
+from jobstate_server.store.base import Transaction
+from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
 from jobstate_server.wire.events import EncodedEvent, encode_event
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,9 @@ from jobstate_server.engine.writer import (
     unanswered,
     unavailable,
 )
-from jobstate_server.store.base import Store, StoredEvent, StoreUnreachable, Transaction
+from jobstate_server.store.base import Store, Transaction
+from jobstate_server.store.errors import StoreUnreachable
+from jobstate_server.store.records import StoredEvent
 
 log = logging.getLogger(__name__)
 

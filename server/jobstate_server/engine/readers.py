@@ -19,15 +19,9 @@ from jobstate_server.domain.errors import Draining, InternalError, JobNotFound, 
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.batching import Batcher
 from jobstate_server.engine.read_queue import QueuedRead, ReadQueue
-from jobstate_server.store.base import (
-    ConnectionLost,
-    LogState,
-    Reader,
-    ReadInterrupted,
-    Store,
-    StoreError,
-    StoreUnreachable,
-)
+from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.errors import ConnectionLost, ReadInterrupted, StoreError, StoreUnreachable
+from jobstate_server.store.records import LogState
 
 log = logging.getLogger(__name__)
 

@@ -22,16 +22,9 @@ from jobstate_server.domain.durations import HOUR, SECOND
 from jobstate_server.domain.errors import InternalError, JobStateError, StoreUnavailable
 from jobstate_server.engine.batch import Batch, Outcome, Verdict
 from jobstate_server.engine.pauses import Pauses
-from jobstate_server.store.base import (
-    Loaded,
-    OutcomeUnknown,
-    Store,
-    StoredEvent,
-    StoreError,
-    StoreUnreachable,
-    Transaction,
-    TransactionConflict,
-)
+from jobstate_server.store.base import Store, Transaction
+from jobstate_server.store.errors import OutcomeUnknown, StoreError, StoreUnreachable, TransactionConflict
+from jobstate_server.store.records import Loaded, StoredEvent
 
 log = logging.getLogger(__name__)
 

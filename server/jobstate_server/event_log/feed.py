@@ -17,7 +17,7 @@ from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.event_log.cursor import Cursor, encode_cursor
 from jobstate_server.event_log.recent import RecentEvents
-from jobstate_server.store.base import StoredEvent
+from jobstate_server.store.records import StoredEvent
 
 FILTERS_BYTES_MAX = 32 * 1024 * 1024
 """What the filters of all watches may take of memory: 50 watches that name 1,000 jobs each, or thousands of others."""

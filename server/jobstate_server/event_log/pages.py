@@ -14,7 +14,8 @@ from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Positi
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log.cursor import Cursor, decode_cursor, encode_cursor, event_check
-from jobstate_server.store.base import LogState, Reader, StoredEvent
+from jobstate_server.store.base import Reader
+from jobstate_server.store.records import LogState, StoredEvent
 
 PAGE_EVENTS_MAX = 4_096
 """Events of one response: with ordinary events about as many as its bytes allow."""

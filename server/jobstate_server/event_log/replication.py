@@ -17,7 +17,9 @@ from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log.cursor import event_check
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
-from jobstate_server.store.base import Notification, Notifier, Reader, StoredEvent, StoreError
+from jobstate_server.store.base import Notifier, Reader
+from jobstate_server.store.errors import StoreError
+from jobstate_server.store.records import Notification, StoredEvent
 
 log = logging.getLogger(__name__)
 

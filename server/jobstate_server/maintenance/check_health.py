@@ -21,7 +21,8 @@ from jobstate_server.engine.timekeeper import told_ahead
 from jobstate_server.maintenance import job_health
 from jobstate_server.maintenance.job_health import RECENT, RECENT_JOBS_MAX, HealthLimits, Waiting
 from jobstate_server.maintenance.task import StillClaimed
-from jobstate_server.store.base import Ended, Reader
+from jobstate_server.store.base import Reader
+from jobstate_server.store.records import Ended
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jobstate_server.domain.durations import HOUR, MINUTE, SECOND
 from jobstate_server.domain.job import JobState
-from jobstate_server.store.base import Ended
+from jobstate_server.store.records import Ended
 
 RECENT = 1 * HOUR
 """How far back jobs count. Finished jobs are kept for at least this long."""

@@ -23,7 +23,8 @@ from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.task import StillClaimed, Task
-from jobstate_server.store.base import REPLICA_LEASE, TaskRun
+from jobstate_server.store.base import REPLICA_LEASE
+from jobstate_server.store.records import TaskRun
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from jobstate_server.rpc.calls import Call, StreamCall
 from jobstate_server.rpc.page_token import encode_page_token
 from jobstate_server.rpc.update_stream import UpdateStreams
 from jobstate_server.rpc.updates import command_of
-from jobstate_server.store.base import Reader, document_bytes
+from jobstate_server.store.base import Reader
+from jobstate_server.store.sizes import document_bytes
 from jobstate_server.watch.session import Watch, Watching
 from jobstate_server.wire import requests as convert
 from jobstate_server.wire.framing import embed, length_tag

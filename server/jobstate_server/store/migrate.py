@@ -13,7 +13,7 @@ from importlib import resources
 
 from peewee import Database
 
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.models import HorizonRow, LogRow, SchemaRow
 
 _FILE_NAME = re.compile(r"(\d{4})_\w+\.(\w+)\.sql")

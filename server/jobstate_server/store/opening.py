@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from jobstate_server.clock import Clock, FollowingClock, SystemClock
-from jobstate_server.store.base import CannotOpen, Store
+from jobstate_server.store.base import Store
 from jobstate_server.store.caches import CACHE_BYTES
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.sqlite.store import SqliteStore
 
 PASSWORD_BYTES_MAX = 1_024

@@ -9,8 +9,8 @@ from typing import Any
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import INT64_MAX, JOB_FIELDS, REPORTED, Attempt, AttemptOutcome, Job, JobError, JobState
 from jobstate_server.domain.statistics import TallyKey
-from jobstate_server.store.base import StoredRequest
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow
+from jobstate_server.store.records import StoredRequest
 
 ERROR_COLUMNS = ("error_code", "error_message", "error_retryable", "error_details", "error_attempt", "error_time")
 

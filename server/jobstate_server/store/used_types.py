@@ -7,7 +7,7 @@ from collections.abc import Collection
 from peewee import Database
 
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.store.base import chunks
+from jobstate_server.store.chunks import chunks
 from jobstate_server.store.models import TallyRow
 
 _ALL = """

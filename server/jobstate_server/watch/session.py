@@ -20,7 +20,7 @@ from jobstate_server.event_log.cursor import event_check
 from jobstate_server.event_log.feed import RETRY_DELAY_S, EventFeed, Waiter
 from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, CatchUp, Page
 from jobstate_server.event_log.recent import Entry
-from jobstate_server.store.base import StoredEvent
+from jobstate_server.store.records import StoredEvent
 from jobstate_server.wire.events import listed_event
 from jobstate_server.wire.watch import (
     carries_metadata,

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from jobstate_server.clock import ManualClock
-from jobstate_server.store.postgres.store import PostgresStore, PostgresTransaction
+from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.postgres.transaction import PostgresTransaction
 
 
 @contextmanager

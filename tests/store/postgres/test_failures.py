@@ -13,20 +13,19 @@ import pytest
 
 from jobstate_server.domain.filters import Order
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.store.base import (
-    ChangedJob,
-    Changes,
+from jobstate_server.store.base import Reader
+from jobstate_server.store.errors import (
     ConnectionLost,
-    Loaded,
     OutcomeUnknown,
-    Reader,
     StoreError,
     StoreUnreachable,
     TransactionConflict,
 )
 from jobstate_server.store.postgres.connection import READER_SETTINGS, Postgres, raise_as_ours
-from jobstate_server.store.postgres.store import PostgresReader, PostgresStore
-from jobstate_server.store.reading import SqlReader
+from jobstate_server.store.postgres.reader import PostgresReader
+from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.reading.reader import SqlReader
+from jobstate_server.store.records import ChangedJob, Changes, Loaded
 
 from ...support.postgres import OLDER, own_server
 from ..support import (

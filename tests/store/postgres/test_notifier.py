@@ -10,10 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobstate_server.store.base import ChangedJob, Changes, Notification, StoreUnreachable
+from jobstate_server.store.errors import StoreUnreachable
 from jobstate_server.store.postgres import notifier as listening
 from jobstate_server.store.postgres.notifier import PostgresNotifier
 from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.records import ChangedJob, Changes, Notification
 
 from ..support import Interruption, a_job, an_event, keep, keep_events, keep_jobs
 from .support import end_connection, ended_by, foreign, rows

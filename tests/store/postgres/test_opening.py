@@ -15,7 +15,7 @@ import pytest
 
 from jobstate_server.clock import FollowingClock, ManualClock
 from jobstate_server.domain.durations import HOUR
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.postgres.connection import VERSION_MIN, WRITER_SETTINGS, check_server
 from jobstate_server.store.postgres.store import PostgresStore
 

@@ -13,8 +13,10 @@ from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.store.base import ChangedJob, Changes
-from jobstate_server.store.postgres.store import PostgresReader, PostgresStore, PostgresTransaction
+from jobstate_server.store.postgres.reader import PostgresReader
+from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.postgres.transaction import PostgresTransaction
+from jobstate_server.store.records import ChangedJob, Changes
 
 from ...support.postgres import postgres_server
 from ..support import UNBOUNDED, Interruption, a_job, a_request, an_attempt, an_event, keep, page_of, unversioned

@@ -12,8 +12,8 @@ from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobTypes
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.engine.batch import Outcome
 from jobstate_server.engine.writer import Writer
-from jobstate_server.store.base import ChangedJob, Changes
 from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.wire.documents import merge_metadata
 
 from ..support import a_job, a_request, an_attempt, an_event, keep, keep_jobs

@@ -10,7 +10,7 @@ import pytest
 
 from jobstate_server.clock import ManualClock
 from jobstate_server.store import migrate
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.models import TABLES
 from jobstate_server.store.postgres.connection import Postgres
 from jobstate_server.store.postgres.store import PostgresStore

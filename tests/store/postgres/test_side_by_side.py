@@ -16,8 +16,10 @@ from jobstate_server.domain.durations import DAY, HOUR, SECOND
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.store.base import ChangedJob, Changes, Store, TransactionConflict
+from jobstate_server.store.base import Store
+from jobstate_server.store.errors import TransactionConflict
 from jobstate_server.store.postgres.store import PostgresStore
+from jobstate_server.store.records import ChangedJob, Changes
 
 from ...support.postgres import postgres_server
 from ..support import (

@@ -40,7 +40,7 @@ def at_work(program: str, path: Path) -> Iterator[tuple[subprocess.Popen[str], I
         "import sys\nfrom pathlib import Path\n"
         "from jobstate_server.clock import ManualClock\n"
         "from jobstate_server.domain.job import Job\n"
-        "from jobstate_server.store.base import ChangedJob, Changes, NewEvent\n"
+        "from jobstate_server.store.records import ChangedJob, Changes, NewEvent\n"
         "from jobstate_server.store.sqlite.store import SqliteStore\n"
         "store = SqliteStore(Path(sys.argv[1]), ManualClock())\n"
     )

@@ -12,14 +12,8 @@ import pytest
 
 from jobstate_server.domain.filters import JobFilter, Order
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.store.base import (
-    ChangedJob,
-    Changes,
-    OutcomeUnknown,
-    StoreError,
-    StoreUnreachable,
-    TransactionConflict,
-)
+from jobstate_server.store.errors import OutcomeUnknown, StoreError, StoreUnreachable, TransactionConflict
+from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.sqlite.connection import raise_as_ours
 from jobstate_server.store.sqlite.store import SqliteStore
 

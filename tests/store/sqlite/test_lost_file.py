@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobstate_server.clock import ManualClock
-from jobstate_server.store.base import OutcomeUnknown, StoreUnreachable
+from jobstate_server.store.errors import OutcomeUnknown, StoreUnreachable
 from jobstate_server.store.sqlite import file as sqlite_file
 from jobstate_server.store.sqlite.store import SqliteStore
 

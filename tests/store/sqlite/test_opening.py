@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from jobstate_server.clock import ManualClock
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.sqlite.backup import CannotBackUp, back_up
 from jobstate_server.store.sqlite.check import check_file
 from jobstate_server.store.sqlite.store import SqliteStore
@@ -169,7 +169,7 @@ MOUNTED = """
 import sys
 from pathlib import Path
 from jobstate_server.clock import ManualClock
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.sqlite.store import SqliteStore
 try:
     SqliteStore(Path(sys.argv[1]), ManualClock())

@@ -11,10 +11,11 @@ import pytest
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
-from jobstate_server.store.base import ChangedJob, Changes
-from jobstate_server.store.reading import SqlReader
+from jobstate_server.store.reading.reader import SqlReader
+from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.rows import PROGRESS_COLUMNS
-from jobstate_server.store.sqlite.store import SqliteStore, SqliteTransaction
+from jobstate_server.store.sqlite.store import SqliteStore
+from jobstate_server.store.sqlite.transaction import SqliteTransaction
 
 from ..support import UNBOUNDED, a_job, a_request, an_attempt, an_event, keep, keep_jobs, page_of
 

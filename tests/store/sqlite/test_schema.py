@@ -13,7 +13,7 @@ import pytest
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.job import JobState
 from jobstate_server.store import migrate
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.models import TABLES
 from jobstate_server.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, attempt_values, job_values
 from jobstate_server.store.sqlite.store import SqliteStore

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobstate_server.domain.filters import EventFilter
-from jobstate_server.store.base import LogState, TransactionConflict
+from jobstate_server.store.errors import TransactionConflict
+from jobstate_server.store.records import LogState
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support import a_job, an_event, keep_events, keep_jobs, page_of, stored_job

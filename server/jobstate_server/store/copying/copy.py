@@ -18,7 +18,7 @@ from peewee import SQL, Model, ModelSelect, PeeweeException, SqliteDatabase, fn
 
 from jobstate_server.clock import SystemClock
 from jobstate_server.store import migrate
-from jobstate_server.store.base import StoreError
+from jobstate_server.store.errors import StoreError
 from jobstate_server.store.models import TABLES, EventRow, HorizonRow, LogRow, ReplicaRow, SchemaRow
 from jobstate_server.store.opening import is_postgres, shown
 from jobstate_server.store.sqlite.file import StoreFile

@@ -12,8 +12,9 @@ from psycopg import errors, sql
 
 from jobstate_server.clock import SystemClock
 from jobstate_server.domain.durations import SECOND
-from jobstate_server.store.base import REPLICA_LEASE, OutcomeUnknown, StoreError
+from jobstate_server.store.base import REPLICA_LEASE
 from jobstate_server.store.copying.copy import BATCH_ROWS, COPIED, CannotCopy, View
+from jobstate_server.store.errors import OutcomeUnknown, StoreError
 from jobstate_server.store.models import SchemaRow
 from jobstate_server.store.opening import open_store, shown
 from jobstate_server.store.postgres.clock import NOW, Reading

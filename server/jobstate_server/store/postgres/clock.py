@@ -15,7 +15,7 @@ import psycopg
 from jobstate_server.clock import Clock, FollowingClock
 from jobstate_server.domain.durations import MILLISECOND
 from jobstate_server.domain.store_time import PAUSE_MIN, SLEW_DIVISOR
-from jobstate_server.store.base import TransactionConflict
+from jobstate_server.store.errors import TransactionConflict
 from jobstate_server.store.postgres.connection import one_row
 
 log = logging.getLogger(__name__)

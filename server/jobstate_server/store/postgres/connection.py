@@ -15,13 +15,7 @@ import psycopg
 from peewee import ModelSelect, OperationalError, PeeweeException, PostgresqlDatabase
 from psycopg import conninfo, errors
 
-from jobstate_server.store.base import (
-    CannotOpen,
-    ConnectionLost,
-    StoreError,
-    StoreUnreachable,
-    TransactionConflict,
-)
+from jobstate_server.store.errors import CannotOpen, ConnectionLost, StoreError, StoreUnreachable, TransactionConflict
 from jobstate_server.store.postgres.arrays import register
 
 VERSION_MIN = 140_000

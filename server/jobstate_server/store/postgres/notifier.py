@@ -15,8 +15,8 @@ from typing import Any
 
 import psycopg
 
-from jobstate_server.store.base import Notification
 from jobstate_server.store.postgres.connection import Postgres, raise_as_ours
+from jobstate_server.store.records import Notification
 
 log = logging.getLogger(__name__)
 

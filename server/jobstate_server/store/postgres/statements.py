@@ -11,13 +11,7 @@ from psycopg import Connection
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow, TallyRow
 from jobstate_server.store.postgres.arrays import Kind, array, kind_of
-from jobstate_server.store.rows import (
-    ATTEMPT_COLUMNS,
-    EVENT_COLUMNS,
-    JOB_COLUMNS,
-    PROGRESS_COLUMNS,
-    REQUEST_COLUMNS,
-)
+from jobstate_server.store.rows import ATTEMPT_COLUMNS, EVENT_COLUMNS, JOB_COLUMNS, PROGRESS_COLUMNS, REQUEST_COLUMNS
 
 _TALLY_COLUMNS = tuple(TallyRow._meta.sorted_field_names)
 

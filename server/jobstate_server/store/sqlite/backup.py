@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from jobstate_server.store.base import CannotOpen, StoreError
+from jobstate_server.store.errors import CannotOpen, StoreError
 from jobstate_server.store.sqlite.check import Checked, check_file
 from jobstate_server.store.sqlite.location import refuse_misplaced
 

@@ -15,9 +15,10 @@ from peewee import SQL, PeeweeException, SqliteDatabase, fn
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store import migrate
-from jobstate_server.store.base import LogState, StoreError
+from jobstate_server.store.errors import StoreError
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, SchemaRow, TallyRow
-from jobstate_server.store.reading import SqlReader
+from jobstate_server.store.reading.reader import SqlReader
+from jobstate_server.store.records import LogState
 from jobstate_server.store.sqlite.location import refuse_misplaced
 
 DAMAGE_TOLD_MAX = 10

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from peewee import PeeweeException, SqliteDatabase
 
-from jobstate_server.store.base import StoreError, StoreUnreachable, TransactionConflict
-from jobstate_server.store.reading import SqlReader
+from jobstate_server.store.errors import StoreError, StoreUnreachable, TransactionConflict
+from jobstate_server.store.reading.reader import SqlReader
 
 CHECKPOINT_AT = 4_000
 """Pages of WAL, 16 MiB, after which they are copied into the file. The pages of a busy index are written by nearly

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from jobstate_server.store.base import CannotOpen, StoreUnreachable
+from jobstate_server.store.errors import CannotOpen, StoreUnreachable
 from jobstate_server.store.sqlite.location import refuse_orphaned_wal, refuse_other_names, resolved, size_of
 
 log = logging.getLogger(__name__)

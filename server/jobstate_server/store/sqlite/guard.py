@@ -11,7 +11,7 @@ import logging
 
 from peewee import PeeweeException, SqliteDatabase
 
-from jobstate_server.store.base import OutcomeUnknown, StoreUnreachable
+from jobstate_server.store.errors import OutcomeUnknown, StoreUnreachable
 from jobstate_server.store.sqlite.file import FileLost, StoreFile
 
 log = logging.getLogger(__name__)

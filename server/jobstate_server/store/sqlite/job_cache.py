@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jobstate_server.domain.job import Job
-from jobstate_server.store.base import document_bytes
+from jobstate_server.store.sizes import document_bytes
 
 _OVERHEAD = 1_024
 """About what a job costs in memory besides its texts and documents."""

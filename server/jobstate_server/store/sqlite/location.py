@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jobstate_server.store.base import CannotOpen
+from jobstate_server.store.errors import CannotOpen
 
 
 def refuse_misplaced(path: Path) -> None:

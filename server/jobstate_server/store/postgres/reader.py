@@ -1,0 +1,41 @@
+"""Reads from PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from jobstate_server.domain.filters import JobFilter, Order, Position
+from jobstate_server.domain.job import Job
+from jobstate_server.store.postgres.connection import Postgres, is_lost, raise_as_ours
+from jobstate_server.store.reading.reader import SqlReader
+
+
+class PostgresReader(SqlReader):
+    """Reads on a connection of its own, which is made anew when it has broken."""
+
+    def __init__(self, database: Postgres) -> None:
+        super().__init__(database, self._raise)
+        self._postgres = database
+
+    def hang_up(self) -> None:
+        # That it takes long is then PostgreSQL's fault, not the read's.
+        self.resume()
+        self._postgres.hang_up()
+
+    def _raise(self, error: Exception) -> NoReturn:
+        if is_lost(getattr(error, "orig", None) or error):
+            self._postgres.close()
+        raise_as_ours(error)
+
+    def list_jobs(
+        self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
+    ) -> list[Job]:
+        # The transaction around its statements begins on a connection that is there.
+        self._postgres.reach()
+        return super().list_jobs(wanted, order, after, limit, bytes_max)
+
+    def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        if not self._postgres.in_transaction():
+            self._postgres.reach()
+        return super()._execute(text, values)

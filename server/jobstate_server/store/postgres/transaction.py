@@ -1,0 +1,299 @@
+"""A write transaction in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from zlib import crc32
+
+import psycopg
+from psycopg import errors
+from psycopg.pq import TransactionStatus
+
+from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
+from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
+from jobstate_server.store.log_times import LogTimes
+from jobstate_server.store.postgres import statements as sql
+from jobstate_server.store.postgres.arrays import Kind, array
+from jobstate_server.store.postgres.clock import NOW, DatabaseTime
+from jobstate_server.store.postgres.connection import (
+    Postgres,
+    check_committed,
+    forgets_idle_limit,
+    is_lost,
+    one_row,
+    raise_as_ours,
+)
+from jobstate_server.store.reading.reader import SqlReader
+from jobstate_server.store.records import ChangedJob, Changes, Loaded
+from jobstate_server.store.rows import (
+    attempt_from,
+    attempt_values,
+    job_from,
+    job_values,
+    progress_values,
+    request_from,
+    request_values,
+    tally_values,
+    usage_values,
+)
+from jobstate_server.store.used_types import job_types
+
+
+class PostgresTransaction:
+    """One write transaction on the writer's connection."""
+
+    def __init__(
+        self, database: Postgres, connection: psycopg.Connection[Any], time: DatabaseTime, channel: str
+    ) -> None:
+        """``connection``: the one that ``database`` has now. ``channel``: where commits are notified."""
+        self._database = database
+        self._connection = connection
+        self._time = time
+        self._channel = channel
+        self._has_looked = False
+        """Whether rows were looked for. One that is there all the same was made by another replica since."""
+        self._has_begun = False
+        self.is_committed = False
+        self.requests_stored: int | None = None
+        """How many request ids there are, once this transaction has counted."""
+        # A close guess; the first look at the database corrects it.
+        self.now = time.now()
+
+    def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
+        self._begin()
+        return self._connection.execute(text, values, prepare=True)
+
+    def _begin(self) -> None:
+        """Begin with the first statement, and in its round trip where that is part of a pipeline."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._connection.execute(b"BEGIN")
+
+    @contextmanager
+    def _pipeline(self) -> Iterator[psycopg.Connection[Any]]:
+        connection = self._connection
+        with connection.pipeline():
+            self._begin()
+            yield connection
+        if forgets_idle_limit(connection) and connection.info.transaction_status is TransactionStatus.INTRANS:
+            # A statement by itself reminds it.
+            connection.execute(b"SELECT")
+
+    def _look_at_clock(self, told: psycopg.Cursor[Any], earliest: int) -> None:
+        self.now = self._time.take(one_row(told), earliest, self._execute)
+
+    def load(
+        self,
+        job_ids: Collection[str],
+        request_keys: Collection[tuple[str, str]],
+        due_limit: int,
+        attempt_keys: Collection[tuple[str, int]] = (),
+    ) -> Loaded:
+        self._has_looked = True
+        jobs = requests = due = ended = None
+        earliest = self._time.now()
+        with self._pipeline():
+            if job_ids:
+                jobs = self._execute(sql.JOBS, ids=array(Kind.TEXT, list(job_ids)))
+            if request_keys:
+                principals, request_ids = zip(*request_keys, strict=True)
+                requests = self._execute(
+                    sql.REQUESTS, principals=array(Kind.TEXT, principals), request_ids=array(Kind.TEXT, request_ids)
+                )
+            if due_limit:
+                due = self._execute(sql.DUE, now=self.now, limit=due_limit)
+            if attempt_keys:
+                # Whoever amends them has the lock of their job.
+                ids, numbers = zip(*attempt_keys, strict=True)
+                ended = self._execute(sql.ATTEMPTS, job_ids=array(Kind.TEXT, ids), numbers=array(Kind.INT8, numbers))
+            time = self._execute(NOW)
+        self._look_at_clock(time, earliest)
+        found = {} if jobs is None else {row[0]: job_from(row) for row in jobs}
+        used = () if requests is None else map(request_from, requests)
+        return Loaded(
+            found,
+            {stored.request.key: stored for stored in used},
+            [] if due is None else list(map(job_from, due)),
+            {} if ended is None else {(row[0], row[1]): attempt_from(row) for row in ended},
+        )
+
+    def write(self, changes: Changes) -> int:
+        with self._refusing_conflicts(), self._pipeline():
+            head = self._write(changes)
+        return self._numbered(changes, head)
+
+    def finish(self, changes: Changes) -> int:
+        try:
+            with self._refusing_conflicts(), self._pipeline() as connection:
+                head = self._write(changes)
+                committed = connection.execute(b"COMMIT")
+        except psycopg.Error as error:
+            if is_lost(error):
+                raise OutcomeUnknown(str(error)) from error
+            raise
+        check_committed(committed)
+        self.is_committed = True
+        return self._numbered(changes, head)
+
+    @contextmanager
+    def _refusing_conflicts(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.UniqueViolation as error:
+            if self._has_looked:
+                raise TransactionConflict(str(error)) from error
+            raise
+
+    def _write(self, changes: Changes) -> psycopg.Cursor[Any]:
+        head = self._number(changes)
+        self._write_jobs(changes)
+        self._write_rest(changes)
+        return head
+
+    def _numbered(self, changes: Changes, head: psycopg.Cursor[Any]) -> int:
+        """Give the jobs their versions. Returns the sequence of the first event."""
+        reached, self.requests_stored = one_row(head)
+        first = int(reached) - len(changes.events) + 1
+        for job, last_event, first_event in (*changes.inserted, *changes.updated, *changes.progressed):
+            if last_event is not None:
+                job.numbered(first + last_event)
+            if first_event is not None:
+                job.created(first + first_event)
+        return first
+
+    def _number(self, changes: Changes) -> psycopg.Cursor[Any]:
+        """Take the lock of the log and number the events; without need of either, only look at the head."""
+        rewritten_only = not (
+            changes.events
+            or changes.deleted
+            or changes.inserted
+            or changes.attempts
+            or changes.requests
+            or changes.tallies
+        )
+        if rewritten_only:
+            return self._execute(sql.HEAD)
+        size = sum(len(event.payload) for event in changes.events)
+        requests = len(changes.requests)
+        head = self._execute(sql.ADVANCE_LOG, events=len(changes.events), bytes=size, requests=requests, now=self.now)
+        if changes.events:
+            sql.insert_events.run(self._connection, changes.events, events=len(changes.events))
+        return head
+
+    def _write_jobs(self, changes: Changes) -> None:
+        connection, count = self._connection, len(changes.events)
+        if changes.deleted:
+            ids = [(job_id,) for job_id in changes.deleted]
+            sql.delete_jobs.run(connection, ids)
+            sql.delete_attempts.run(connection, ids)
+        if changes.inserted:
+            rows = [(*job_values(job), last, first) for job, last, first in changes.inserted]
+            sql.insert_jobs.run(connection, rows, events=count)
+        if changes.updated:
+            rows = [(*job_values(job), last) for job, last, _ in changes.updated]
+            sql.update_jobs.run(connection, rows, events=count)
+        if changes.progressed:
+            values = [(*progress_values(job), last) for job, last, _ in changes.progressed]
+            sql.update_progress.run(connection, values, events=count)
+
+    def _write_rest(self, changes: Changes) -> None:
+        connection = self._connection
+        if changes.attempts:
+            sql.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
+        if changes.amended:
+            sql.update_usage.run(connection, [usage_values(attempt) for attempt in changes.amended])
+        if changes.requests:
+            values = [
+                (*request_values(stored, stored.create_sequence), stored.created_event) for stored in changes.requests
+            ]
+            sql.insert_requests.run(connection, values, events=len(changes.events))
+        if changes.tallies:
+            sql.add_tallies.run(connection, tally_values(changes.tallies))
+        if changes.events:
+            next_due = _earliest_due((*changes.inserted, *changes.updated, *changes.progressed))
+            self._execute(sql.NOTIFY, channel=self._channel, next_due="" if next_due is None else str(next_due))
+
+    def next_due(self) -> int | None:
+        row = self._execute(sql.NEXT_DUE).fetchone()
+        return None if row is None else int(row[0])
+
+    def postpone_timeouts(self, until: int) -> int:
+        return self._execute(sql.POSTPONE, until=until).rowcount
+
+    def times(self) -> LogTimes:
+        self._begin()
+        return LogTimes(self._database)
+
+    def check(self) -> None:
+        # Others write to it too, and the follower sees what they did.
+        pass
+
+    def job_types(self, among: Collection[str] | None = None) -> set[str]:
+        if among is None:
+            # Whoever makes a type has the lock of the log when that becomes visible.
+            self._execute(sql.LOCK_LOG)
+        self._begin()
+        return job_types(self._database, among)
+
+    def probe(self) -> None:
+        # No caller's request id is this short.
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None)
+        with self._pipeline():
+            sql.insert_requests.run(self._connection, [row], events=0)
+            self._execute(sql.DELETE_REQUEST, principal=row[0], request_id=row[1])
+
+    def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
+        self._execute(sql.LOCK_HORIZON)
+        reader = SqlReader(self._database, raise_as_ours)
+        state = reader.log_state()
+        count, through, size = reader.trimmable(state, older_than, bytes_max, limit, TRIM_BYTES_MAX)
+        if count:
+            last = reader.event(through)
+            assert last is not None
+            with self._pipeline():
+                self._execute(sql.TRIM_EVENTS, through=through)
+                self._execute(sql.MOVE_HORIZON, through=through, event_check=crc32(last.payload), bytes=size)
+        return count
+
+    def give_back(self, limit: int) -> int:
+        # PostgreSQL's autovacuum does that by itself.
+        del limit
+        return 0
+
+    def trim_requests(self, older_than: int, limit: int) -> int:
+        trimmed = self._execute(sql.TRIM_REQUESTS, older_than=older_than, limit=limit).rowcount
+        counted = self._execute(sql.ADVANCE_LOG, events=0, bytes=0, requests=-trimmed, now=self.now)
+        _, self.requests_stored = one_row(counted)
+        return trimmed
+
+    def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
+        now = self.now
+        limits = {"now": now, "alive_since": now - REPLICA_LEASE, "absurd": now + TASK_AHEAD_MAX}
+        claimed = self._execute(sql.CLAIM_TASK, name=name, due=due, token=token, replica=replica, **limits)
+        return claimed.fetchone() is not None
+
+    def finish_task(self, name: str, token: str, outcome: str) -> None:
+        self._execute(sql.FINISH_TASK, name=name, token=token, outcome=outcome, now=self.now)
+
+    def task_is_ours(self, name: str, token: str) -> bool:
+        return self._execute(sql.TASK_IS_OURS, name=name, token=token).fetchone() is not None
+
+    def renew(self, replica: str) -> None:
+        earliest = self._time.now()
+        self._look_at_clock(self._execute(NOW), earliest)
+        with self._pipeline():
+            self._execute(sql.BE_HEARD, replica=replica, now=self.now)
+            self._execute(sql.FORGET_REPLICAS, before=self.now - REPLICA_FORGOTTEN)
+
+    def leave(self, replica: str) -> None:
+        self._execute(sql.LEAVE, replica=replica)
+
+    def last_renewed(self, besides: str = "") -> int | None:
+        heard: int | None = one_row(self._execute(sql.LAST_HEARD, besides=besides))[0]
+        return heard
+
+
+def _earliest_due(rows: Sequence[ChangedJob]) -> int | None:
+    return min((job.due_time for job, _, _ in rows if job.due_time is not None), default=None)

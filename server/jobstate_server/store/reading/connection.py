@@ -1,0 +1,53 @@
+"""Runs queries on a connection of its own, and stops them when another thread asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from peewee import Database, ModelSelect, PeeweeException
+
+from jobstate_server.store.errors import ReadInterrupted
+
+
+class ReadConnection:
+    """One peewee database that is read. Backends open, isolate and close it."""
+
+    def __init__(self, database: Database, translate: Callable[[PeeweeException], NoReturn]) -> None:
+        """``translate`` raises the store's own error for one of peewee's."""
+        self._database = database
+        self._translate = translate
+        self._texts_by_ids: dict[int, str] = {}
+        self._is_interrupted = False
+
+    def interrupt(self) -> None:
+        self._is_interrupted = True
+        self._break_off()
+
+    def _break_off(self) -> None:
+        """End the statement under way, from another thread. Without this the read ends before its next statement."""
+
+    def resume(self) -> None:
+        self._is_interrupted = False
+
+    def hang_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _rows(self, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
+        return self._execute(*self._database.get_sql_context().sql(query).query())
+
+    def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        if self._is_interrupted:
+            raise ReadInterrupted("the read was broken off")
+        try:
+            rows: list[tuple[Any, ...]] = self._database.execute_sql(text, values).fetchall()
+        except Exception as error:
+            if self._is_interrupted:
+                raise ReadInterrupted("the read was broken off") from error
+            if not isinstance(error, PeeweeException):
+                raise
+            self._translate(error)
+        return rows

@@ -1,0 +1,120 @@
+"""Reads of the event log."""
+
+from __future__ import annotations
+
+from peewee import OP, SQL, Expression, NodeList, fn
+
+from jobstate_server.domain.filters import EventFilter
+from jobstate_server.domain.job import INT64_MAX
+from jobstate_server.store.base import EVENTS_SCANNED_MAX
+from jobstate_server.store.models import STRETCH_BITS, EventRow, HorizonRow, LogRow
+from jobstate_server.store.reading.connection import ReadConnection
+from jobstate_server.store.reading.expressions import row_by_row
+from jobstate_server.store.records import EventPage, LogState, StoredEvent
+from jobstate_server.store.rows import EVENT_COLUMNS
+
+_STRETCHES_AT_ONCE = 8
+"""Stretches of the log that one statement looks through for the events of jobs: 32,768 events, all of which may have to
+be sorted."""
+
+_PROBES_AT_ONCE = 4_096
+"""Looks into the index of one such statement, one for each job and stretch: about 10 ms."""
+
+_EVENT_FIELDS = [getattr(EventRow, name) for name in EVENT_COLUMNS]
+
+
+class EventReads(ReadConnection):
+    """Reads events, and where the log stands."""
+
+    def log_state(self) -> LogState:
+        query = LogRow.select(
+            LogRow.head, HorizonRow.sequence, HorizonRow.event_check, LogRow.bytes - HorizonRow.bytes
+        ).join(HorizonRow, on=(HorizonRow.id == LogRow.id))
+        return LogState(*self._rows(query)[0])
+
+    def create_time(self) -> int:
+        time: int = self._rows(LogRow.select(LogRow.create_time))[0][0]
+        return time
+
+    def event(self, sequence: int) -> StoredEvent | None:
+        rows = self._rows(EventRow.select(*_EVENT_FIELDS).where(EventRow.sequence == sequence))
+        return StoredEvent(*rows[0]) if rows else None
+
+    def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
+        # The head is read first and bounds the page: what is appended in between has not been looked at.
+        end = self.log_state().head
+        conditions = _event_conditions(wanted)
+        if wanted.job_ids:
+            first = (after + 1) >> STRETCH_BITS
+            stretches = range(first, first + max(1, min(_STRETCHES_AT_ONCE, _PROBES_AT_ONCE // len(wanted.job_ids))))
+            end = max(after, min(end, (stretches.stop << STRETCH_BITS) - 1))
+            conditions.append(_in_stretches(range(first, (end >> STRETCH_BITS) + 1)))
+        elif not wanted.passes_all:
+            end = min(end, after + EVENTS_SCANNED_MAX)
+        # Between two bounds of the sequence a planner would rather look at every event than at those of many jobs.
+        sequence = row_by_row(EventRow.sequence) if wanted.job_ids else EventRow.sequence
+        query = EventRow.select(*_EVENT_FIELDS).where(sequence > after, sequence <= end, *conditions)
+        query = query.order_by(sequence).limit(limit)
+        events: list[StoredEvent] = []
+        size = 0
+        cut = False
+        for row in self._rows(query):
+            event = StoredEvent(*row)
+            size += len(event.payload)
+            if events and size > bytes_max:
+                cut = True
+                break
+            events.append(event)
+        cut = cut or len(events) == limit
+        return EventPage(events, events[-1].sequence if cut else max(after, end), self.log_state().horizon)
+
+    def trimmable_events(self, older_than: int, bytes_max: int) -> int:
+        state, found = self.log_state(), 0
+        while True:
+            count, through, size = self.trimmable(state, older_than, bytes_max, EVENTS_SCANNED_MAX)
+            found += count
+            if count < EVENTS_SCANNED_MAX:
+                return found
+            state = state._replace(horizon=through, bytes=state.bytes - size)
+
+    def trimmable(
+        self, state: LogState, older_than: int, bytes_max: int, limit: int, at_once: int = INT64_MAX
+    ) -> tuple[int, int, int]:
+        """Of the oldest ``limit`` events, and but for the first of at most ``at_once`` bytes, those that are to go.
+
+        Returns how many they are, the last one's sequence, and the bytes of their payloads.
+        """
+        page = self._rows(
+            EventRow.select(EventRow.sequence, EventRow.time, fn.LENGTH(EventRow.payload))
+            .where(EventRow.sequence > state.horizon)
+            .order_by(EventRow.sequence)
+            .limit(limit)
+        )
+        count, through, removed = 0, state.horizon, 0
+        for sequence, time, size in page:
+            if time >= older_than and state.bytes - removed <= bytes_max:
+                break
+            if count and removed + size > at_once:
+                break
+            count, through, removed = count + 1, sequence, removed + size
+        return count, through, removed
+
+
+def _in_stretches(stretches: range) -> Expression:
+    """The events of these stretches, in the words of the index."""
+    return Expression(NodeList((EventRow.sequence, SQL(f">> {STRETCH_BITS}")), parens=True), OP.IN, tuple(stretches))
+
+
+def _event_conditions(wanted: EventFilter) -> list[Expression]:
+    conditions = []
+    if wanted.job_ids:
+        conditions.append(EventRow.job_id.in_(sorted(wanted.job_ids)))
+    if wanted.job_types:
+        conditions.append(EventRow.job_type.in_(sorted(wanted.job_types)))
+    if wanted.source_ids:
+        conditions.append(EventRow.source_id.in_(sorted(wanted.source_ids)))
+    if wanted.types:
+        conditions.append(EventRow.type.in_(sorted(int(type_) for type_ in wanted.types)))
+    if wanted.principal is not None:
+        conditions.append(EventRow.principal == wanted.principal)
+    return conditions

@@ -1,0 +1,21 @@
+"""About how many bytes jobs and attempts have once encoded: what ``bytes_max`` of a page counts."""
+
+from __future__ import annotations
+
+from jobstate_server.domain.job import Attempt, Job
+
+
+def document_bytes(job: Job) -> int:
+    """About how many bytes a job has once encoded: what ``bytes_max`` of a list counts."""
+    size = 512 + len(job.metadata) + len(job.result) + len(job.progress_message) + len(job.cancel_reason)
+    if job.last_error is not None:
+        size += len(job.last_error.message) + len(job.last_error.details)
+    return size
+
+
+def attempt_bytes(attempt: Attempt) -> int:
+    """About how many bytes an attempt has once encoded."""
+    size = 256 + len(attempt.worker.encode())
+    if attempt.error is not None:
+        size += len(attempt.error.code.encode()) + len(attempt.error.message.encode()) + len(attempt.error.details)
+    return size

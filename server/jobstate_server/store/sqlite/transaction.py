@@ -1,0 +1,286 @@
+"""A write transaction on a SQLite file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection
+from typing import Any
+from zlib import crc32
+
+from peewee import ModelSelect, SqliteDatabase, fn
+
+from jobstate_server.domain.job import Job
+from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
+from jobstate_server.store.errors import StoreError
+from jobstate_server.store.log_times import LogTimes
+from jobstate_server.store.models import LogRow, ReplicaRow, TaskRunRow
+from jobstate_server.store.reading.reader import SqlReader
+from jobstate_server.store.records import ChangedJob, Changes, Loaded, TaskRun
+from jobstate_server.store.rows import (
+    attempt_from,
+    attempt_values,
+    is_plain_report,
+    job_from,
+    job_values,
+    progress_values,
+    report_values,
+    request_from,
+    request_values,
+    tally_values,
+    usage_values,
+)
+from jobstate_server.store.sqlite.connection import raise_as_ours
+from jobstate_server.store.sqlite.file import FileLost
+from jobstate_server.store.sqlite.job_cache import JobCache
+from jobstate_server.store.sqlite.statements import Statements
+from jobstate_server.store.used_types import job_types
+
+FREE_PAGES_KEPT = 4_096
+"""Unused pages that a file keeps, 16 MiB, beside a quarter of its own size: they will be used again."""
+
+_PAGES = ("PRAGMA freelist_count", "PRAGMA page_count")
+
+
+class SqliteTransaction:
+    """One write transaction on the writer's connection."""
+
+    def __init__(
+        self, database: SqliteDatabase, statements: Statements, cache: JobCache, now: int, heads: Collection[int]
+    ) -> None:
+        """``heads``: where the log may stand, one sequence unless the outcome of the last commit is unknown."""
+        self.now = now
+        self.is_committed = False
+        self.heads = heads
+        self.requests_stored: int | None = None
+        """How many request ids there are, once this transaction has counted."""
+        self._cache = cache
+        self._written: list[Job] = []
+        self._deleted: list[str] = []
+        self._database = database
+        self._connection: sqlite3.Connection = database.connection()
+        self._statements = statements
+
+    def load(
+        self,
+        job_ids: Collection[str],
+        request_keys: Collection[tuple[str, str]],
+        due_limit: int,
+        attempt_keys: Collection[tuple[str, int]] = (),
+    ) -> Loaded:
+        execute = self._connection.execute
+        jobs = self._cache.found(job_ids)
+        missing = [job_id for job_id in job_ids if job_id not in jobs]
+        if missing:
+            rows = execute(self._statements.jobs, {"ids": json.dumps(missing)}).fetchall()
+            jobs.update((job.id, job) for job in map(job_from, rows))
+        requests = {}
+        if request_keys:
+            wanted = json.dumps(list(request_keys))
+            found = map(request_from, execute(self._statements.requests, {"keys": wanted}).fetchall())
+            requests = {stored.request.key: stored for stored in found}
+        due = []
+        if due_limit:
+            due = [job_from(row) for row in execute(self._statements.due, {"now": self.now, "limit": due_limit})]
+        attempts = {}
+        if attempt_keys:
+            wanted = json.dumps(list(attempt_keys))
+            ended = map(attempt_from, execute(self._statements.attempts, {"keys": wanted}).fetchall())
+            attempts = {(attempt.job_id, attempt.number): attempt for attempt in ended}
+        return Loaded(jobs, requests, due, attempts)
+
+    def write(self, changes: Changes) -> int:
+        try:
+            return self._write(changes)
+        except (OverflowError, UnicodeEncodeError) as error:
+            # The driver cannot even bind the value, and does not say so with an error of its own.
+            raise StoreError(str(error)) from error
+
+    def finish(self, changes: Changes) -> int:
+        return self.write(changes)
+
+    def _write(self, changes: Changes) -> int:
+        connection, statements = self._connection, self._statements
+        first = self._number(changes)
+        if changes.deleted:
+            ids = [(job_id,) for job_id in changes.deleted]
+            statements.delete_jobs.run(connection, ids)
+            statements.delete_attempts.run(connection, ids)
+            self._deleted = changes.deleted
+        if changes.inserted:
+            jobs = self._numbered(changes.inserted, first)
+            for job, _, first_event in changes.inserted:
+                if first_event is not None:
+                    job.created(first + first_event)
+            statements.insert_jobs.run(connection, [job_values(job) for job in jobs])
+        if changes.updated:
+            jobs = self._numbered(changes.updated, first)
+            rows = [(*job_values(job), job.id) for job in jobs]
+            statements.update_jobs.run(connection, rows)
+        if changes.progressed:
+            self._write_progress(self._numbered(changes.progressed, first))
+        if changes.events:
+            rows = [(first + index, *event) for index, event in enumerate(changes.events)]
+            statements.insert_events.run(connection, rows)
+        if changes.attempts:
+            statements.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
+        if changes.amended:
+            statements.update_usage.run(connection, [usage_values(attempt) for attempt in changes.amended])
+        if changes.requests:
+            rows = [request_values(stored, first) for stored in changes.requests]
+            statements.insert_requests.run(connection, rows)
+        if changes.tallies:
+            statements.add_tallies.run(connection, tally_values(changes.tallies))
+        return first
+
+    def _write_progress(self, jobs: list[Job]) -> None:
+        """Write what progress reports changed: of most jobs half the columns, and no document."""
+        reports, others = [], []
+        for job in jobs:
+            stored = self._cache.get(job.id)
+            if stored is not None and is_plain_report(stored, job):
+                reports.append(report_values(job))
+            else:
+                others.append(progress_values(job))
+        self._statements.update_report.run(self._connection, reports)
+        self._statements.update_progress.run(self._connection, others)
+
+    def _numbered(self, rows: list[ChangedJob], first: int) -> list[Job]:
+        """The jobs with their versions, also noted for the cache."""
+        jobs = [job if last_event is None else job.numbered(first + last_event) for job, last_event, _ in rows]
+        self._written += jobs
+        return jobs
+
+    def refresh_cache(self) -> None:
+        """Make the cache tell what this transaction wrote, once that is committed."""
+        for job_id in self._deleted:
+            self._cache.drop(job_id)
+        for job in self._written:
+            self._cache.keep(job)
+
+    def _number(self, changes: Changes) -> int:
+        count = len(changes.events)
+        size = sum(len(event.payload) for event in changes.events)
+        return self._advance_log(count, size, len(changes.requests)) - count + 1
+
+    def _advance_log(self, count: int, size: int, requests: int) -> int:
+        """Count what is appended, and the request ids that come or go. Returns the head."""
+        values = {"count": count, "bytes": size, "requests": requests, "now": self.now}
+        cursor = self._connection.execute(self._statements.advance_log, values)
+        head, self.requests_stored = cursor.fetchone()
+        cursor.close()
+        self._check_head(int(head) - count)
+        self.heads = (int(head),)
+        return int(head)
+
+    def check(self) -> None:
+        ((head,),) = self._rows(LogRow.select(LogRow.head))
+        self._check_head(head)
+
+    def _check_head(self, head: int) -> None:
+        if head not in self.heads:
+            raise FileLost(
+                f"the log ends at event {head}, and this server left it at {max(self.heads)}: the store was changed by"
+                " another program"
+            )
+
+    def next_due(self) -> int | None:
+        row = self._connection.execute(self._statements.next_due).fetchone()
+        return None if row is None else int(row[0])
+
+    def postpone_timeouts(self, until: int) -> int:
+        # What this transaction wrote is out of date too, so it must not be taken into the cache at the end.
+        self._cache.clear()
+        self._written.clear()
+        return self._connection.execute(self._statements.postpone, {"until": until}).rowcount
+
+    def times(self) -> LogTimes:
+        return LogTimes(self._database)
+
+    def job_types(self, among: Collection[str] | None = None) -> set[str]:
+        return job_types(self._database, among)
+
+    def probe(self) -> None:
+        # No caller's request id is this short.
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None)
+        self._statements.insert_requests.run(self._connection, [row])
+        self._statements.delete_requests.run(self._connection, [row[:2]])
+
+    def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
+        reader = SqlReader(self._database, raise_as_ours)
+        count, through, size = reader.trimmable(reader.log_state(), older_than, bytes_max, limit, TRIM_BYTES_MAX)
+        if count:
+            last = reader.event(through)
+            assert last is not None
+            values = {"through": through, "event_check": crc32(last.payload), "bytes": size}
+            self._connection.execute(self._statements.trim_events, {"through": through})
+            self._connection.execute(self._statements.move_horizon, values)
+        return count
+
+    def give_back(self, limit: int) -> int:
+        (free,), (pages,) = (self._connection.execute(text).fetchone() for text in _PAGES)
+        given = min(limit, int(free) - max(FREE_PAGES_KEPT, int(pages) // 4))
+        if given <= 0:
+            return 0
+        self._connection.execute(f"PRAGMA incremental_vacuum({given})").fetchall()
+        return given
+
+    def _rows(self, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self._database.execute(query).fetchall()
+        return rows
+
+    def trim_requests(self, older_than: int, limit: int) -> int:
+        values = {"older_than": older_than, "limit": limit}
+        keys = self._connection.execute(self._statements.old_requests, values).fetchall()
+        self._statements.delete_requests.run(self._connection, keys)
+        self._advance_log(0, 0, -len(keys))
+        return len(keys)
+
+    def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
+        held = SqlReader(self._database, raise_as_ours).task_runs().get(name)
+        if held is not None and not self._can_claim(held, due):
+            return False
+        values = {
+            "last_due": due,
+            "token": token,
+            "start_time": self.now,
+            "end_time": None,
+            "outcome": "",
+            "replica": replica,
+        }
+        query = TaskRunRow.insert(name=name, **values)
+        self._database.execute(query.on_conflict(conflict_target=[TaskRunRow.name], update=values))
+        return True
+
+    def _can_claim(self, held: TaskRun, due: int) -> bool:
+        is_abandoned = held.end_time is None and not self._is_alive(held.replica)
+        is_absurd = held.last_due > self.now + TASK_AHEAD_MAX
+        return held.last_due < due or is_absurd or (held.last_due == due and is_abandoned)
+
+    def _is_alive(self, replica: str) -> bool:
+        heard = ReplicaRow.select(ReplicaRow.heard_time).where(ReplicaRow.id == replica)
+        rows = self._rows(heard)
+        return bool(rows) and rows[0][0] > self.now - REPLICA_LEASE
+
+    def finish_task(self, name: str, token: str, outcome: str) -> None:
+        ours = (TaskRunRow.name == name) & (TaskRunRow.token == token)
+        self._database.execute(TaskRunRow.update(end_time=self.now, outcome=outcome).where(ours))
+
+    def task_is_ours(self, name: str, token: str) -> bool:
+        runs = SqlReader(self._database, raise_as_ours).task_runs()
+        return name in runs and runs[name].token == token
+
+    def renew(self, replica: str) -> None:
+        query = ReplicaRow.insert(id=replica, heard_time=self.now)
+        self._database.execute(
+            query.on_conflict(conflict_target=[ReplicaRow.id], update={ReplicaRow.heard_time: self.now})
+        )
+        forgotten = ReplicaRow.heard_time < self.now - REPLICA_FORGOTTEN
+        self._database.execute(ReplicaRow.delete().where(forgotten))
+
+    def leave(self, replica: str) -> None:
+        self._database.execute(ReplicaRow.delete().where(ReplicaRow.id == replica))
+
+    def last_renewed(self, besides: str = "") -> int | None:
+        rows = self._rows(ReplicaRow.select(fn.MAX(ReplicaRow.heard_time)).where(ReplicaRow.id != besides))
+        return None if rows[0][0] is None else int(rows[0][0])
