@@ -133,7 +133,7 @@ class Server:
             probe=self._look_at_jobs_health,
             give_up=give_up,
         )
-        self.committer.on_reachable = self.supervisor.reachable
+        self.committer.on_reachable = self.supervisor.on_reachable
 
     def _build(self) -> None:
         settings, clock, store = self._settings, self.clock, self.store
@@ -240,7 +240,7 @@ class Server:
             # Its threads would outlive the event loop that they hand their results to.
             await self.stop()
             raise CannotServe(f"cannot start: {why}") from error
-        await self.supervisor.look_at_store()
+        await self.supervisor.probe_store()
         await self._grpc.start()
         self._on_health(self.supervisor.health.is_serving)
         self.health_service.set(JOBS_HEALTH, True)
@@ -274,8 +274,8 @@ class Server:
             self.admin_port = AdminPort(*address, self.supervisor)
         except CannotListen as error:
             raise CannotServe(str(error)) from error
-        self.supervisor.watchdog.look_after(self.admin_port)
-        self.supervisor.watchdog.give_turns(self.admin_port)
+        self.supervisor.watchdog.add_restartable(self.admin_port)
+        self.supervisor.watchdog.add_ageing(self.admin_port)
         self.admin_port.start()
         log.info("answering probes", extra={"address": _joined(address[0], self.admin_port.port)})
 

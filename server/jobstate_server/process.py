@@ -1,4 +1,4 @@
-"""The server as a process: what it needs of the system, what it prints, and its end."""
+"""The server as a process: what it needs from the system, what it prints, and how it ends."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from jobstate_server.supervision.stop_deadline import StopDeadline
 log = logging.getLogger(__name__)
 
 FILES_NEEDED = 256
-"""Open files without which nothing can be served: the store, its readers, gRPC's own, and some connections."""
+"""Open files that the server needs at least: for the store, its readers, gRPC, and some connections."""
 
-FILES_FEW = 4_096
-"""Fewer are told: each client takes one."""
+FILES_RECOMMENDED = 4_096
+"""With fewer a warning is logged: each client connection takes one."""
 
 THREADS_NEEDED = 32
-"""Threads that the server and gRPC start at once on a small machine."""
+"""Threads that the server and gRPC start on a small machine."""
 
 GAVE_UP = 70
-"""Exit code of a server of which a part has died: EX_SOFTWARE of sysexits.h."""
+"""Exit code of a server of which a part has died or hangs: EX_SOFTWARE of sysexits.h."""
 
 STOP_EXTRA_S = 1.9
 """Beyond ``shutdown_grace``: how long an ordered stop may take before the process ends at once."""
 
 _FLUSH_S = 1.0
-"""How long the process waits for the reader of its log when it ends."""
+"""How long the process waits at its end for its log to be written."""
 
 _LAST_FLUSH_S = 0.1
-"""The same once the process has taken longer to stop than it may."""
+"""The same after the deadline of a stop has passed."""
 
 
 def serve(settings: Settings, signals: Signals) -> int:
-    """Serve until told to stop. Returns the exit code: 0 stopped as told, 1 it could not serve.
+    """Serve until a signal asks to stop. Returns the exit code: 0 after an ordered stop, 1 if it could not serve.
 
     Raises:
-        Stopped: told to stop before it served.
+        Stopped: a signal asked to stop before the server had started.
     """
-    writer = logs.set_up(settings.log_format, settings.log_level)
+    writer = logs.configure(settings.log_format, settings.log_level)
     try:
-        with logs.python_s_own():
+        with logs.uncaught_exceptions_logged():
             _prepare_limits()
             _run(_serve(settings, signals, writer))
     except (CannotServe, StoreError) as error:
@@ -73,18 +73,18 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 
 async def _serve(settings: Settings, signals: Signals, writer: logs.Writer) -> None:
     def give_up(_why: str) -> None:
-        """End at once, for the supervisor to start a new process. Everything answered is on disk."""
+        """Exit at once, so that the process is started again. Everything answered is on disk."""
         writer.flush(_FLUSH_S)
         os._exit(GAVE_UP)
 
-    def give_up_stopping(_why: str) -> None:
-        """The same for a process that is late already."""
+    def give_up_late(_why: str) -> None:
+        """The same after the deadline of a stop has passed."""
         writer.flush(_LAST_FLUSH_S)
         os._exit(GAVE_UP)
 
     server = Server(settings, give_up=give_up)
-    server.supervisor.watchdog.look_after(writer)
-    deadline = StopDeadline(settings.shutdown_grace / SECOND + STOP_EXTRA_S, give_up_stopping)
+    server.supervisor.watchdog.add_restartable(writer)
+    deadline = StopDeadline(settings.shutdown_grace / SECOND + STOP_EXTRA_S, give_up_late)
     signals.begin(asyncio.get_running_loop(), deadline.begin)
     try:
         await server.start()
@@ -100,7 +100,7 @@ async def _serve(settings: Settings, signals: Signals, writer: logs.Writer) -> N
 
 
 def _announce(line: str) -> None:
-    """Print a line, without waiting for whoever reads standard output, or caring whether it can be written."""
+    """Print a line to standard output. Neither a reader that blocks nor an error stops the server."""
 
     def write() -> None:
         try:
@@ -112,7 +112,7 @@ def _announce(line: str) -> None:
 
 
 def _prepare_limits() -> None:
-    """Take as many files as the system gives. Raises CannotServe when it gives too little to serve at all."""
+    """Raise the limit of open files as far as allowed. Raises CannotServe when that is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -125,13 +125,13 @@ def _prepare_limits() -> None:
             f"the system allows {soft} open files, and at least {FILES_NEEDED} are needed: raise the hard limit"
             " (ulimit -Hn, or LimitNOFILE of the unit)"
         )
-    if soft != resource.RLIM_INFINITY and soft < FILES_FEW:
-        log.warning("few open files are allowed, and each client takes one", extra={"limit": soft})
+    if soft != resource.RLIM_INFINITY and soft < FILES_RECOMMENDED:
+        log.warning("the limit of open files is low, and each client connection takes one", extra={"limit": soft})
     _check_threads()
 
 
 def _check_threads() -> None:
-    """gRPC, where it gets no thread, neither serves nor ends. Raises CannotServe."""
+    """Check that enough threads can be started: gRPC hangs when it gets none. Raises CannotServe."""
     enough = threading.Event()
     started: list[threading.Thread] = []
     try:

@@ -1,4 +1,4 @@
-"""Standard input, output and error, which whoever starts the server may have closed."""
+"""Standard input, output and error. The server may have been started with any of them closed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 
 
 def ensure_streams() -> None:
-    """Let those that are closed lead nowhere.
+    """Open /dev/null in place of each stream that is closed.
 
-    Python has None in their place. And the next file that was opened would get their number: what some library then
-    writes to standard error would go into it.
+    Otherwise the next file to be opened, such as the store, would get the number of a standard stream, and what a
+    library writes to standard error would go into that file. Python has None in place of a closed stream.
     """
     for descriptor in range(3):
         try:

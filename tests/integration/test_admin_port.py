@@ -131,7 +131,7 @@ async def test_its_thread_is_replaced_when_it_dies(path: Path) -> None:
         await asyncio.to_thread(admin._thread.join, PATIENCE_S)
         assert admin.dead == ["admin-port"]
 
-        running.server.supervisor.watchdog._look_after(admin, 1)
+        running.server.supervisor.watchdog._restart_if_dead(admin, 1)
 
         assert await asked(port, "/livez") == (200, "ok")
 

@@ -145,7 +145,7 @@ async def test_reads_that_fail_make_health_tell_and_serve_again_when_they_succee
             patch.setattr("peewee.SqliteDatabase.execute_sql", broken)
             assert (await refused(get(running))).brief == ("UNAVAILABLE", "STORE_UNAVAILABLE")
             server.supervisor.turn()
-            assert "the store cannot be read: disk I/O error" in "; ".join(server.supervisor.health.troubles)
+            assert "the store cannot be read: disk I/O error" in "; ".join(server.supervisor.health.problems)
             assert await health_of(running) == NOT_SERVING
         await until(lambda: server.supervisor.health.is_serving, server.supervisor.turn)
         assert (await get(running)).id == "job"

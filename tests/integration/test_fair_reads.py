@@ -199,7 +199,7 @@ async def test_reads_that_fail_make_health_tell_until_one_succeeds(
     assert await health_of(running) == 1
     server.readers.trouble = "the store cannot be read: disk I/O error"
     server.supervisor.turn()
-    assert server.supervisor.health.troubles == ["the store cannot be read: disk I/O error"]
+    assert server.supervisor.health.problems == ["the store cannot be read: disk I/O error"]
     assert await health_of(running) == 2
 
     await get(running)

@@ -118,7 +118,7 @@ async def test_a_network_that_swallows_everything_is_told_after_five_seconds_and
             take_turns(running, SILENT_TURNS_MAX)
             assert await health_of(running) == NOT_SERVING
             assert server.supervisor.liveness() is None
-            assert server.supervisor.health.troubles[0].startswith("the store has not answered for ")
+            assert server.supervisor.health.problems[0].startswith("the store has not answered for ")
 
             take_turns(running, HANG_UP_TURNS - SILENT_TURNS_MAX)
             # No more turns are taken by hand: what ends these calls is that their connections were ended.
@@ -133,7 +133,7 @@ async def test_postgresql_that_is_shut_down_is_told_at_the_first_change(postgres
         try:
             assert await asked(running) == [STORE_UNAVAILABLE] * 2
             assert await health_of(running) == NOT_SERVING
-            assert running.server.supervisor.health.troubles[0].startswith("the store cannot be written: ")
+            assert running.server.supervisor.health.problems[0].startswith("the store cannot be written: ")
         finally:
             await asyncio.to_thread(postgres.start)
 
@@ -167,5 +167,5 @@ async def test_postgresql_that_gives_no_connections_is_told_once_one_is_needed_a
 
             assert await asked(running) == [STORE_UNAVAILABLE] * 2
             assert await health_of(running) == NOT_SERVING
-            assert "too many connections for role" in running.server.supervisor.health.troubles[0]
+            assert "too many connections for role" in running.server.supervisor.health.problems[0]
             operator.execute(f'ALTER ROLE "{schema}" CONNECTION LIMIT -1'.encode())

@@ -59,7 +59,7 @@ async def test_a_signal_that_means_nothing_here_is_told_and_changes_nothing(path
         process.process.send_signal(number)
         assert (await create(client)).state == job_pb2.JOB_STATE_QUEUED
         assert await process.end() == 0
-        assert f"this signal does nothing here signal={number.name}" in process.stderr.read_text()
+        assert f"signal ignored signal={number.name}" in process.stderr.read_text()
 
 
 def test_a_signal_before_the_server_serves_ends_it_in_order(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_too_few_open_files_refuse_the_start_with_a_sentence() -> None:
 def test_the_limit_of_open_files_is_raised_to_the_hard_one_and_told_where_that_is_low() -> None:
     low, enough = with_files(64, 1_000), with_files(64, 5_000)
 
-    assert "few open files are allowed, and each client takes one limit=1000" in low.stderr
-    assert "few open files" not in enough.stderr
+    assert "the limit of open files is low, and each client connection takes one limit=1000" in low.stderr
+    assert "the limit of open files" not in enough.stderr
     for refused in (low, enough):
         # It got as far as the store: 64 would have been too few to begin.
         assert "there is no directory" in refused.stderr
@@ -321,13 +321,13 @@ def test_a_line_that_cannot_be_made_is_told_as_such(capfd: pytest.CaptureFixture
 
     assert handler.writer.flush(PATIENCE_S)
     told = capfd.readouterr().err
-    assert told.endswith("a line of the log could not be made cause=ValueError logger=somewhere\n")
+    assert told.endswith("a log line could not be formatted cause=ValueError logger=somewhere\n")
 
 
 def test_a_caller_who_left_before_the_answer_is_no_news_of_grpcs() -> None:
     record = logging.makeLogRecord({"name": "grpc._cython.cygrpc", "levelno": logging.ERROR})
 
     record.msg, record.args = "ExecuteBatchError raised in core by servicer method [%s]", ("List",)
-    assert not logs._is_news(record)
+    assert not logs._is_worth_logging(record)
     record.msg, record.args = "Unexpected [%s] raised by servicer method [%s]", ("ValueError", "List")
-    assert logs._is_news(record)
+    assert logs._is_worth_logging(record)

@@ -16,7 +16,7 @@ from jobstate_server.process import GAVE_UP
 from jobstate_server.store.errors import StoreUnreachable
 from jobstate_server.supervision.supervisor import PROBE_TURNS, SILENT_TURNS_MAX
 
-from ..support.callers import calling
+from ..support.callers import CALLERS, calling
 from ..support.calls import create, fail, get, health_of, refused, span, start, until_health_is
 from ..support.clock import PATIENCE_S
 from ..support.faulty import faulty
@@ -44,7 +44,7 @@ async def test_a_store_that_does_not_answer_makes_health_tell_after_five_seconds
             server.committer.turn()
         server.supervisor.turn()
 
-        assert server.supervisor.health.troubles == [f"the store has not answered for {server.committer.silence} s"]
+        assert server.supervisor.health.problems == [f"the store has not answered for {server.committer.silence} s"]
         assert await health_of(running) == NOT_SERVING
         hold.release()
         await waiting
@@ -105,7 +105,7 @@ async def test_while_nobody_calls_the_store_is_looked_at_all_the_same(
         while server.supervisor.health.is_serving:
             await server.readers.probe()
 
-    assert server.supervisor.health.troubles == ["the store cannot be written: the disk is gone"]
+    assert server.supervisor.health.problems == ["the store cannot be written: the disk is gone"]
     assert await health_of(running) == NOT_SERVING
 
 
@@ -152,7 +152,7 @@ MENDED = {
     ("notifier", HANGS): RESTARTED + "notifier",
     ("admin port", DIES): RESTARTED + "admin-port",
     ("admin port", HANGS): RESTARTED + "admin-port",
-    ("log writer", DIES): "lines of the log were lost",
+    ("log writer", DIES): "log lines were lost",
     ("due timer", DIES): "the due timer had stopped, and begins anew",
     ("due timer", HANGS): "the due timer had stopped, and begins anew",
     ("schedule", DIES): "the schedule had stopped; it was restarted",
@@ -163,7 +163,7 @@ MENDED = {
     ("membership", HANGS): "this replica had stopped renewing its lease, and begins anew",
     ("event limit", DIES): "the size of the log could not be limited",
     ("event limit", HANGS): "looking after the size of the log had stopped, and begins anew",
-    ("turn", DIES): "a part could not take its turn",
+    ("turn", DIES): "a part failed in its turn",
 }
 """Parts that break once, how, and what the log tells of it."""
 
@@ -225,6 +225,28 @@ async def test_a_task_that_fails_ends_its_call_and_the_next_one_is_served(part: 
             served = callers.served[TASKS[part]]
             await until(lambda: callers.served[TASKS[part]] > served)
             assert list(callers.refused) == [TASKS[part]]
+        server.process.send_signal(signal.SIGTERM)
+
+        assert await server.end() == 0
+
+
+HOLDS_UP = {"log writer": "", "health watch": "watch_health", "update stream": "stream"}
+"""What may hang without anybody else being held up, and whose call hangs with it."""
+
+
+@pytest.mark.parametrize("part", HOLDS_UP)
+async def test_a_writer_of_the_log_or_a_task_of_one_call_that_hangs_holds_up_no_other_call(
+    part: str, path: Path
+) -> None:
+    async with faulty(part, HANGS, store_of(part, path), path.with_suffix(".log")) as server:
+        async with calling(server.client) as callers:
+            await until(lambda: len(callers.served) == CALLERS)
+            await server.break_part()
+            served = callers.served.copy()
+            others = served.keys() - {HOLDS_UP[part]}
+            await until(lambda: all(callers.served[call] > served[call] + 5 for call in others))
+            assert await health_of(server.client) == SERVING
+            assert not callers.refused
         server.process.send_signal(signal.SIGTERM)
 
         assert await server.end() == 0

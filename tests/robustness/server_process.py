@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--still", action="store_true")
     parser.add_argument("--sabotage", type=Path)
-    writer = logs.set_up("text", "info")
+    writer = logs.configure("text", "info")
     uvloop.run(serve(parser.parse_args(), writer))
 
 

@@ -19,6 +19,9 @@ from .calls import create, fail, get, refusal_of, span, start
 from .server import Client
 from .waiting import pause
 
+CALLERS = 5
+"""How many there are."""
+
 BETWEEN_S = 0.05
 """From one answer to the next call."""
 

@@ -70,5 +70,5 @@ def test_a_stop_deadline_gives_up_once_however_often_it_begins() -> None:
     deadline.begin()
     deadline.begin()
 
-    assert reasons.get(timeout=PATIENCE_S) == "the server has not stopped 0.01 s after it was told to"
+    assert reasons.get(timeout=PATIENCE_S) == "the server has not stopped within 0.01 s"
     assert reasons.empty()

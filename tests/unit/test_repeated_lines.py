@@ -16,12 +16,12 @@ def test_repeated_lines_are_held_back_and_their_count_is_told() -> None:
     repeats = logs.Repeats(told.append)
 
     written = sum(repeats.filter(line("refused")) for _ in range(100))
-    repeats.tell()
+    repeats.emit_counts()
 
     assert written == logs.REPEATS_MAX
     assert [(record.msg, record.__dict__["repeated"]) for record in told] == [("refused", 100 - logs.REPEATS_MAX)]
     assert repeats.filter(line("refused"))
-    repeats.tell()
+    repeats.emit_counts()
     assert len(told) == 1
 
 
@@ -33,7 +33,7 @@ def test_lines_with_another_message_or_cause_are_of_another_kind() -> None:
     assert not repeats.filter(line("refused", "disk full"))
     assert repeats.filter(line("refused", "read-only"))
     assert repeats.filter(line("another", "disk full"))
-    repeats.tell()
+    repeats.emit_counts()
 
 
 def test_more_kinds_than_are_told_apart_lose_no_count() -> None:
@@ -46,7 +46,7 @@ def test_more_kinds_than_are_told_apart_lose_no_count() -> None:
         repeats.filter(line(f"another {number}"))
 
     assert [record.__dict__["repeated"] for record in told] == [3]
-    repeats.tell()
+    repeats.emit_counts()
 
 
 def test_a_message_that_is_no_text_is_of_a_kind_too() -> None:
@@ -55,4 +55,4 @@ def test_a_message_that_is_no_text_is_of_a_kind_too() -> None:
     record.msg = ("SELECT ?", [1])
 
     assert [repeats.filter(record) for _ in range(logs.REPEATS_MAX + 1)] == [True] * logs.REPEATS_MAX + [False]
-    repeats.tell()
+    repeats.emit_counts()

@@ -119,7 +119,7 @@ async def test_a_part_that_fails_in_its_turn_does_not_keep_others_from_theirs(
     await scene.turns(2)
 
     assert (scene.ageing.turns, other.turns) == (2, 2)
-    assert "a part could not take its turn" in caplog.text
+    assert "a part failed in its turn" in caplog.text
     assert scene.reasons == []
 
 

@@ -1,1 +1,1 @@
-"""The admin port: what a supervisor asks, answered by threads of their own whatever goes on at the port for callers."""
+"""The admin port: answers probes in threads of its own, whatever happens on the port for callers."""

@@ -1,1 +1,1 @@
-"""Supervision: who looks after each thread, what is restarted, when the process gives up, and the health of it all."""
+"""Supervision: who watches each thread and task, what is restarted, when the process exits, and the server's health."""

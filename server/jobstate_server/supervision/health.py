@@ -1,4 +1,4 @@
-"""Health: whether this server can do what a caller would ask of it, and if not, why."""
+"""Health: whether this server can serve a change and a read, and if not, why."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ log = logging.getLogger(__name__)
 
 
 class Health:
-    """What is wrong, by who found it. Belongs on the event loop's thread."""
+    """The current problems, one per source. Use on the event loop's thread."""
 
     def __init__(self, on_change: Callable[[bool], None]) -> None:
-        """``on_change`` is told when the server can no longer serve, and when it can again."""
+        """``on_change`` is called with False when the server stops serving, and with True when it serves again."""
         self._on_change = on_change
-        self._troubles: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
 
     @property
     def is_serving(self) -> bool:
         """Whether a change and a read would be answered."""
-        return not self._troubles
+        return not self._problems
 
     @property
-    def troubles(self) -> list[str]:
-        """A sentence for each thing that is wrong."""
-        return list(self._troubles.values())
+    def problems(self) -> list[str]:
+        """One sentence for each problem."""
+        return list(self._problems.values())
 
-    def tell(self, source: str, trouble: str | None) -> None:
-        """Take note of what ``source`` finds now: a sentence, or None when nothing is wrong (any more)."""
+    def report(self, source: str, problem: str | None) -> None:
+        """Set the problem that ``source`` has now, as a sentence. None clears it."""
         was_serving = self.is_serving
-        before = self._troubles.get(source)
-        if trouble is None:
-            self._troubles.pop(source, None)
+        before = self._problems.get(source)
+        if problem is None:
+            self._problems.pop(source, None)
         else:
-            self._troubles[source] = trouble
-        if trouble is not None and before is None:
-            log.error("not serving", extra={"cause": trouble})
+            self._problems[source] = problem
+        if problem is not None and before is None:
+            log.error("not serving", extra={"cause": problem})
         if self.is_serving != was_serving:
             if self.is_serving:
                 log.info("serving again", extra={"cause": before})

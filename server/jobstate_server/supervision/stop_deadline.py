@@ -1,4 +1,4 @@
-"""The stop deadline: ends a process that was told to stop and has not, whatever part of it hangs."""
+"""The stop deadline: ends a process that was told to stop and has not stopped in time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class StopDeadline:
-    """Waits in a thread of its own, because the event loop may be what hangs."""
+    """Counts down in a thread of its own, because the event loop itself may hang."""
 
     def __init__(self, limit_s: float, give_up: Callable[[str], None]) -> None:
         """
@@ -22,17 +22,17 @@ class StopDeadline:
         """
         self._limit_s = limit_s
         self._give_up = give_up
-        # A signal handler may call ``put`` of this kind of queue at any moment.
+        # ``put`` of this kind of queue is safe in a signal handler.
         self._begun: SimpleQueue[None] = SimpleQueue()
         threading.Thread(target=self._run, name="stop deadline", daemon=True).start()
 
     def begin(self) -> None:
-        """Start the countdown. Only the first call counts; safe in a signal handler."""
+        """Start the countdown. Further calls change nothing. Safe in a signal handler."""
         self._begun.put(None)
 
     def _run(self) -> None:
         self._begun.get()
         time.sleep(self._limit_s)
-        reason = f"the server has not stopped {self._limit_s:g} s after it was told to"
+        reason = f"the server has not stopped within {self._limit_s:g} s"
         log.critical("the server gives up", extra={"cause": reason})
         self._give_up(reason)

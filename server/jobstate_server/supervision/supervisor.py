@@ -1,4 +1,4 @@
-"""The supervisor of one server: its watchdog, its health, and what probes are told."""
+"""The supervisor of one server: its watchdog, its health, and its answers to liveness and readiness probes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from jobstate_server.supervision.health import Health
 from jobstate_server.supervision.watchdog import TURN_S, Ageing, Restartable, Watchdog
 
 SILENT_TURNS_MAX = 5
-"""Seconds for which the store may leave a change or a read unanswered before health says that nobody is served."""
+"""Seconds for which the store may leave a change or a read unanswered before health turns to NOT_SERVING."""
 
 PROBE_TURNS = 5
-"""Seconds between two looks at the store while nobody calls: within so many a lost one is noticed."""
+"""Seconds between two probes of the store. While nobody calls, a lost store is noticed within this time."""
 
 
 class Supervisor:
-    """Looks after a server's parts and its store. Its methods belong on the event loop's thread, but for the probes."""
+    """Watches a server's parts and its store.
+
+    Use on the event loop's thread, except for ``liveness`` and ``readiness``.
+    """
 
     def __init__(
         self,
@@ -35,11 +38,11 @@ class Supervisor:
     ) -> None:
         """
         Args:
-            restartable: parts to begin anew when they die, besides the readers.
-            ageing: parts that take a turn a second, besides the committer and the readers.
-            on_health: told when the server can no longer serve, and when it can again.
-            probe: looked at beside the store, as often; what it finds is its own to tell.
-            give_up: ends the process; is told why, on any thread.
+            restartable: parts to restart when they stop, besides the readers.
+            ageing: parts that take a turn every second, besides the committer and the readers.
+            on_health: called with False when the server stops serving, and with True when it serves again.
+            probe: called whenever the store is probed. It reports its own result.
+            give_up: ends the process. Called with the reason, from any thread.
         """
         self.health = Health(on_health)
         self._committer = committer
@@ -56,55 +59,58 @@ class Supervisor:
         )
 
     def start(self) -> None:
-        """Begin to watch, on the running event loop."""
+        """Start watching. Call on the running event loop."""
         self.watchdog.start()
 
     def stop(self) -> None:
-        """Watch no more, and tell probes that the server stops."""
+        """Stop watching. From now on the server is not ready."""
         self._is_stopping = True
         self.watchdog.stop()
 
-    async def look_at_store(self) -> None:
-        """Write and read once before anybody is told that this server serves; what fails is told by health."""
+    async def probe_store(self) -> None:
+        """Write and read once, before the server starts to serve. Health reports what fails."""
         probes = (self._committer.run(lambda transaction: transaction.probe()), self._readers.probe())
         await asyncio.wait(probes, timeout=SILENT_TURNS_MAX * TURN_S)
         for probe in probes:
-            probe.add_done_callback(_retrieved)
-        self.health.tell("reads", self._readers.trouble)
+            probe.add_done_callback(_retrieve_error)
+        self.health.report("reads", self._readers.trouble)
 
-    def reachable(self, is_reachable: bool) -> None:
-        """Take note of whether the store can be written."""
+    def on_reachable(self, is_reachable: bool) -> None:
+        """Report whether the store can be written."""
         problem = self._committer.store_problem
-        self.health.tell("writes", None if is_reachable else f"the store cannot be written: {problem}")
+        self.health.report("writes", None if is_reachable else f"the store cannot be written: {problem}")
 
     def turn(self) -> None:
-        """A second has passed: look at what callers would meet."""
+        """Check once a second what callers would meet. Called by the watchdog."""
         silence = max(self._committer.silence, self._readers.silence, self._catch_up_readers.silence)
         is_silent = silence >= SILENT_TURNS_MAX
-        self.health.tell("silence", f"the store has not answered for {silence} s" if is_silent else None)
-        self.health.tell("reads", self._readers.trouble or self._catch_up_readers.trouble)
+        self.health.report("silence", f"the store has not answered for {silence} s" if is_silent else None)
+        self.health.report("reads", self._readers.trouble or self._catch_up_readers.trouble)
         self._turn += 1
         if self._turn % PROBE_TURNS == 0 and not silence:
-            # What these find is told as what any other change or read finds.
-            looks = (self._committer.probe(), self._readers.probe(), self._catch_up_readers.probe(), self._probe())
-            for look in looks:
-                look.add_done_callback(_retrieved)
+            # A probe that fails is reported as any other change or read that fails.
+            probes = (self._committer.probe(), self._readers.probe(), self._catch_up_readers.probe(), self._probe())
+            for probe in probes:
+                probe.add_done_callback(_retrieve_error)
 
     def liveness(self) -> str | None:
-        """Why this process should be ended, None when it should not: a restart mends no store. On any thread."""
+        """Why this process should be restarted, None when it should not. Any thread may call this.
+
+        A store that does not answer is no reason: a restart of the server does not repair it.
+        """
         if self._committer.dead:
             return f"the thread {self._committer.dead[0]} has died"
         silence = self.watchdog.loop_silence
         return f"the event loop has not turned for {silence} s" if silence >= SILENT_TURNS_MAX else None
 
     def readiness(self) -> str | None:
-        """Why this server should be sent no calls, None when it can answer them. On any thread."""
+        """Why this server should get no calls, None when it can answer them. Any thread may call this."""
         if self._is_stopping:
             return "the server is stopping"
-        return "; ".join(self.health.troubles) or self.liveness()
+        return "; ".join(self.health.problems) or self.liveness()
 
 
-def _retrieved(probe: asyncio.Future[Any]) -> None:
-    """Nobody waits for it: its error is told by health."""
+def _retrieve_error(probe: asyncio.Future[Any]) -> None:
+    """Mark the probe's error as seen, so that asyncio does not log it. Health reports it."""
     if not probe.cancelled():
         probe.exception()

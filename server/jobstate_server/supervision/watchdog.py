@@ -1,6 +1,6 @@
-"""The watchdog: a thread that sees once a second whether every part of the server lives and moves on.
+"""The watchdog: a thread that checks once a second whether every part of the server is alive and makes progress.
 
-Ages are counted in its own turns: a process that was frozen took none, so nothing has aged in it.
+It counts time in its own turns. A process that was frozen took no turns, so nothing timed out meanwhile.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 TURN_S = 1.0
-"""From one turn to the next."""
+"""Seconds from one turn to the next."""
 
 LOOP_SILENT_TURNS_MAX = 5
-"""A loop that has not turned for so long serves nobody. A busy one turns many times a second."""
+"""An event loop that has not run for this long serves nobody. A busy one runs many times a second."""
 
 RESTARTS_MAX = 3
-"""Restarts of parts within ``RESTARTS_TURNS``. What dies more often will not be mended by another restart."""
+"""Restarts within ``RESTARTS_TURNS``. If parts die more often, another restart will not help: the process exits."""
 
 RESTARTS_TURNS = 60
 
@@ -31,25 +31,25 @@ class Part(Protocol):
 
     @property
     def dead(self) -> Sequence[str]:
-        """The names of its threads that have ended, though nobody told them to. Asked from any thread."""
+        """The names of its threads that ended or hang without having been stopped. Any thread may ask."""
 
 
 class Restartable(Part, Protocol):
-    """A part that can be begun anew without harm."""
+    """A part that can be restarted without harm."""
 
     def restart(self) -> None:
-        """Put a new thread in the place of each that has died. Called on the event loop."""
+        """Replace each dead thread with a new one. Called on the event loop."""
 
 
 class Ageing(Protocol):
-    """A part in which somebody waits."""
+    """A part with something that must not wait for ever."""
 
     def turn(self) -> None:
-        """A second has passed in which this process ran. Called on the event loop."""
+        """Count one second in which this process ran. Called on the event loop."""
 
 
 class Watchdog:
-    """Looks after the parts of one server."""
+    """Watches the parts of one server."""
 
     def __init__(
         self,
@@ -61,8 +61,10 @@ class Watchdog:
     ) -> None:
         """
         Args:
-            vital: parts without which nothing that is waited for will ever be answered.
-            give_up: ends the process; is told why. Called once, from any thread.
+            vital: parts without which no waiting call would ever be answered. If one dies, the process ends.
+            restartable: parts to restart when they die.
+            ageing: parts that take a turn every second.
+            give_up: ends the process. Called once, with the reason, from any thread.
         """
         self._vital = vital
         self._restartable = list(restartable)
@@ -70,34 +72,35 @@ class Watchdog:
         self._give_up = give_up
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn = 0
-        self._answered = 0
-        """The last turn that the loop has answered."""
         self._asked = 0
+        """The last turn in which the event loop was asked to run a callback."""
+        self._answered = 0
+        """The last turn for which it did."""
         self._restarts: deque[int] = deque(maxlen=RESTARTS_MAX)
-        """The turns of the latest restarts."""
+        """The turns in which the latest restarts happened."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     @property
     def loop_silence(self) -> int:
-        """For how many turns the event loop has owed an answer."""
+        """How many turns ago the event loop was asked to run a callback that it has not run; 0 when it has."""
         return self._turn - self._asked if self._asked > self._answered else 0
 
-    def look_after(self, part: Restartable) -> None:
-        """Look after one part more."""
+    def add_restartable(self, part: Restartable) -> None:
+        """Also restart this part when it dies."""
         self._restartable.append(part)
 
-    def give_turns(self, part: Ageing) -> None:
-        """Let one part more take its turns."""
+    def add_ageing(self, part: Ageing) -> None:
+        """Also let this part take a turn every second."""
         self._ageing.append(part)
 
     def start(self) -> None:
-        """Begin to watch, on the running event loop."""
+        """Start watching. Call on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more: what ends from now on was told to."""
+        """Stop watching: threads that end from now on were stopped."""
         self._stopping.set()
 
     def _run(self) -> None:
@@ -105,12 +108,12 @@ class Watchdog:
             while not self._stopping.wait(TURN_S):
                 self.take_turn()
         except BaseException:
-            # Nobody looks after the watchdog, so without it the process ends too.
+            # Nobody watches the watchdog, so the process ends with it.
             log.exception("the watchdog's thread has died")
             self._end("the thread watchdog has died")
 
     def take_turn(self) -> None:
-        """Look at everything once."""
+        """Check everything once."""
         self._turn += 1
         for part in self._vital:
             for name in part.dead:
@@ -125,19 +128,19 @@ class Watchdog:
         self._loop.call_soon_threadsafe(self._on_loop, self._turn)
 
     def _on_loop(self, turn: int) -> None:
-        """The part of a turn that belongs on the event loop's thread; that it comes to be run is itself an answer."""
+        """Do what belongs on the event loop's thread. That this runs shows that the loop is alive."""
         self._answered = turn
         if self._stopping.is_set():
             return
         for part in self._restartable:
-            self._look_after(part, turn)
+            self._restart_if_dead(part, turn)
         for ageing in self._ageing:
             try:
                 ageing.turn()
             except Exception:
-                log.exception("a part could not take its turn", extra={"part": type(ageing).__name__})
+                log.exception("a part failed in its turn", extra={"part": type(ageing).__name__})
 
-    def _look_after(self, part: Restartable, turn: int) -> None:
+    def _restart_if_dead(self, part: Restartable, turn: int) -> None:
         names = part.dead
         if not names:
             return
