@@ -24,14 +24,14 @@ const (
 // ErrorReason names every refusal of this service.
 //
 // Each error carries, in its details, a google.rpc.ErrorInfo whose domain is "jobstate" and whose reason is a name
-// below without the prefix ERROR_REASON_. Beside it stands what fits the case: google.rpc.BadRequest,
-// PreconditionFailure, ResourceInfo or RetryInfo. Over each value: the gRPC code, what it means, the ErrorInfo as JSON,
-// and what to do. Values of metadata are texts, numbers in decimal, and states without the prefix JOB_STATE_.
-// Metadata may gain keys.
+// below without the prefix ERROR_REASON_. Some errors also carry google.rpc.BadRequest, PreconditionFailure,
+// ResourceInfo or RetryInfo. The comment of each value gives the gRPC code, what it means, the ErrorInfo as JSON, and
+// what to do. Values of metadata are texts, numbers in decimal, and states without the prefix JOB_STATE_. Metadata
+// may gain keys.
 //
-// A few errors come from gRPC itself, before any code of ours, and carry no ErrorInfo: UNIMPLEMENTED for a method or
-// service that does not exist, RESOURCE_EXHAUSTED for a message too long to be received at all (over 10 MiB), and what the client's own library makes, such as DEADLINE_EXCEEDED, CANCELLED, and
-// UNAVAILABLE when no server is reached.
+// A few errors come from gRPC itself and carry no ErrorInfo: UNIMPLEMENTED for a method or service that does not
+// exist, RESOURCE_EXHAUSTED for a message too long to be received at all (over 10 MiB), and those of the client's own
+// library, such as DEADLINE_EXCEEDED, CANCELLED, and UNAVAILABLE when no server is reached.
 type ErrorReason int32
 
 const (
@@ -52,8 +52,8 @@ const (
 	//	{ "reason": "JOB_NOT_FOUND", "domain": "jobstate",
 	//	  "metadata": { "job_id": "transcript-4711", "deleted": "true" } }
 	//
-	// Check the id. A job that reached a final state long ago may be gone by retention. With `deleted` the call was done
-	// the first time: do not make it again under another request_id.
+	// Check the id. A job that reached a final state long ago may be gone by retention. With `deleted` the call was
+	// done the first time: do not make it again under another request_id.
 	ErrorReason_ERROR_REASON_JOB_NOT_FOUND ErrorReason = 2
 	// ALREADY_EXISTS. Create or BatchCreate named an id that a job already has, or one batch named an id twice.
 	//
@@ -62,10 +62,10 @@ const (
 	//
 	// Get the job if it is the one you meant, or choose another id. Give a request_id to make Create safe to repeat.
 	ErrorReason_ERROR_REASON_JOB_EXISTS ErrorReason = 3
-	// FAILED_PRECONDITION. The job's state does not allow what was asked. `trigger` is what was asked, `state` where the
-	// job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both use
-	// the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a Retry
-	// with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed.
+	// FAILED_PRECONDITION. The job's state does not allow what was asked. `trigger` is what was asked, `state` where
+	// the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
+	// use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
+	// Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed.
 	//
 	//	{ "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
 	//	  "metadata": { "job_id": "transcript-4711", "state": "RETRYING", "trigger": "start",
@@ -84,8 +84,8 @@ const (
 	// Do not repeat. To do the work after all, create a new job, with more max_retries if that was the limit.
 	ErrorReason_ERROR_REASON_RETRY_NOT_ALLOWED ErrorReason = 5
 	// FAILED_PRECONDITION. The call named an attempt that is not running: it timed out, went stale or failed, and
-	// another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead. What it used can
-	// still be booked, with ReportUsage.
+	// another may have replaced it. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead. What the
+	// attempt used can still be reported, with ReportUsage.
 	//
 	//	{ "reason": "ATTEMPT_SUPERSEDED", "domain": "jobstate",
 	//	  "metadata": { "job_id": "transcript-4711", "attempt": "1", "current_attempt": "2",
@@ -95,7 +95,7 @@ const (
 	// belongs to whoever claims it.
 	ErrorReason_ERROR_REASON_ATTEMPT_SUPERSEDED ErrorReason = 6
 	// FAILED_PRECONDITION. The call left `attempt` out although the job is past its first attempt, so the server cannot
-	// tell a current worker from one thought dead. `attempt` is 0: none was named.
+	// tell the current worker from an earlier one. `attempt` is 0, because none was named.
 	//
 	//	{ "reason": "ATTEMPT_REQUIRED", "domain": "jobstate",
 	//	  "metadata": { "job_id": "transcript-4711", "attempt": "0", "current_attempt": "2",
@@ -117,7 +117,7 @@ const (
 	//	{ "reason": "UNKNOWN_JOB_TYPE", "domain": "jobstate",
 	//	  "metadata": { "job_type": "clean_transcipt", "field": "job_type" } }
 	//
-	// Check the spelling against ListJobTypes, or have the type added to the configuration. Do not put ids into job_type.
+	// Check the spelling against ListJobTypes, or add the type to the configuration. Do not put ids into job_type.
 	ErrorReason_ERROR_REASON_UNKNOWN_JOB_TYPE ErrorReason = 9
 	// OUT_OF_RANGE. Events after this cursor have been removed by retention. `oldest_cursor` stands right before the
 	// oldest event kept.
@@ -136,8 +136,9 @@ const (
 	//
 	// Do not repeat with the same cursor. Discard what was learnt from the other log, then watch again with `snapshot`.
 	ErrorReason_ERROR_REASON_CURSOR_UNKNOWN ErrorReason = 11
-	// RESOURCE_EXHAUSTED. The server has as much to do as it accepts: its queue is full, too many calls or watchers are
-	// open, or more request ids were used within the last hour than it may keep. Nothing was changed. A google.rpc.RetryInfo says how long to wait.
+	// RESOURCE_EXHAUSTED. The server accepts no more work: its queue is full, too many calls or watchers are open, or
+	// more request ids were used within the last hour than it may keep. Nothing was changed. A google.rpc.RetryInfo
+	// says how long to wait.
 	//
 	//	{ "reason": "OVERLOADED", "domain": "jobstate",
 	//	  "metadata": {} }
@@ -150,7 +151,7 @@ const (
 	//	{ "reason": "STORE_UNAVAILABLE", "domain": "jobstate",
 	//	  "metadata": {} }
 	//
-	// Repeat with the same request_id: if the change was made, the repeat makes it no second time. Without a request_id,
+	// Repeat with the same request_id: if the change was made, the repeat does not make it again. Without a request_id,
 	// Get the job first.
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE ErrorReason = 13
 	// UNAVAILABLE. The server is stopping and takes no new work. Nothing was changed. A google.rpc.RetryInfo says how
@@ -168,8 +169,8 @@ const (
 	//
 	// Send less at once: split the batch. Repeating it unchanged fails again.
 	ErrorReason_ERROR_REASON_MESSAGE_TOO_LARGE ErrorReason = 15
-	// INTERNAL. Something went wrong in the server that it did not expect. No detail is given; the server's log has it
-	// under call_id.
+	// INTERNAL. The server met an error that it did not expect. No detail is returned; the server's log has it under
+	// call_id.
 	//
 	//	{ "reason": "INTERNAL", "domain": "jobstate",
 	//	  "metadata": { "call_id": "01JD9Z6V7Q3K" } }

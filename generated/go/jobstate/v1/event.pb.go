@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// EventType says what an event tells. Each value's comment begins with the name that the event carries.
+// EventType says what happened. Each value's comment begins with the name that the event carries.
 type EventType int32
 
 const (
@@ -34,8 +34,8 @@ const (
 	// "processing-job.started": an attempt began, by Start (and then it is claimed) or because the server resumed the
 	// job (and then it waits for the worker that claims it).
 	EventType_EVENT_TYPE_STARTED EventType = 2
-	// "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first report,
-	// whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+	// "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first
+	// report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
 	EventType_EVENT_TYPE_CLAIMED EventType = 3
 	// "processing-job.progress": the running attempt reported progress, a message, metadata or usage.
 	EventType_EVENT_TYPE_PROGRESS EventType = 4
@@ -50,13 +50,13 @@ const (
 	EventType_EVENT_TYPE_PERMANENTLY_FAILED EventType = 8
 	// "processing-job.cancelled": the job reached CANCELLED.
 	EventType_EVENT_TYPE_CANCELLED EventType = 9
-	// "processing-job.stale.detected": nothing was heard of the claimed attempt for too long. `.failed` of the same
-	// commit follows.
+	// "processing-job.stale.detected": the claimed attempt has not reported for too long. `.failed` of the same commit
+	// follows.
 	EventType_EVENT_TYPE_STALE_DETECTED EventType = 10
 	// "processing-job.deleted": cleanup removed the job, and copies of it can go too.
 	EventType_EVENT_TYPE_DELETED EventType = 11
-	// "processing-job.usage": ReportUsage told what an attempt had used, perhaps long after it ended. The state stays as it
-	// was. Besides `.deleted`, it is the only event that can follow the one that made a job final.
+	// "processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
+	// does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
 	EventType_EVENT_TYPE_USAGE EventType = 14
 )
 
@@ -188,15 +188,15 @@ type Event struct {
 	// Position in the log. It grows along one stream. Gaps are normal, and sequences of different logs must not be
 	// compared; to resume a watch, keep the cursor and not the sequence.
 	Sequence int64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// What happened. A later server may send types that this version does not name; a reader who only keeps jobs can
+	// What happened. A later server may send types that this version does not name. A reader that only keeps jobs can
 	// treat them like any other, by the job's version.
 	Type EventType `protobuf:"varint,2,opt,name=type,proto3,enum=jobstate.v1.EventType" json:"type,omitempty"`
 	// The type as text, such as "processing-job.started". Always agrees with `type`.
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	// When the change was made. Times of successive events of one server process never go back.
 	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
-	// Who caused the change: the caller's identity, empty while the server is not set up to tell callers apart, or
-	// "server" for what the server did by itself. What follows a call in the same commit names that call's caller.
+	// Who caused the change: the caller's identity, empty while the server does not identify callers, or "server" for
+	// what the server did by itself. Events that follow from a call in the same commit name that call's caller.
 	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
 	// The job's state before this event. It equals job.state for events that do not change the state, and is
 	// UNSPECIFIED for `.queued`.
@@ -443,8 +443,8 @@ func (*Event_Usage) isEvent_Detail() {}
 // StartedDetail belongs to `.started`.
 type StartedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// True when the server resumed the job, its wait being over or cut short by Retry, and nobody has claimed the
-	// attempt yet: a worker who wants it calls Start. False when a Start began the attempt, which is then claimed.
+	// True when the server resumed the job, because its wait was over or Retry cut it short. Nobody has claimed the
+	// attempt yet: a worker that wants it calls Start. False when a Start began the attempt, which is then claimed.
 	Resumed bool `protobuf:"varint,1,opt,name=resumed,proto3" json:"resumed,omitempty"`
 	// How long the job had waited for a worker, from its creation. Unset when resumed.
 	Waited        *durationpb.Duration `protobuf:"bytes,2,opt,name=waited,proto3" json:"waited,omitempty"`
@@ -499,7 +499,7 @@ func (x *StartedDetail) GetWaited() *durationpb.Duration {
 // ClaimedDetail belongs to `.claimed`.
 type ClaimedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who claimed the attempt, at most 128 bytes; empty when the Start named nobody, and when a report claimed it.
+	// Who claimed the attempt, at most 128 bytes; empty when the Start had no worker, and when a report claimed it.
 	Worker string `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
 	// How long the attempt had waited for a worker, from its start_time.
 	Waited        *durationpb.Duration `protobuf:"bytes,2,opt,name=waited,proto3" json:"waited,omitempty"`
@@ -765,7 +765,7 @@ func (x *CancelledDetail) GetReason() string {
 // StaleDetectedDetail belongs to `.stale.detected`.
 type StaleDetectedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// When something was last heard of the attempt: its claim, or the last report.
+	// When the attempt last reported, or was claimed.
 	HeardTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=heard_time,json=heardTime,proto3" json:"heard_time,omitempty"`
 	// The silence that the job's type allowed at that moment.
 	StaleThreshold *durationpb.Duration `protobuf:"bytes,2,opt,name=stale_threshold,json=staleThreshold,proto3" json:"stale_threshold,omitempty"`

@@ -24,8 +24,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other state
-// follows them. What late ReportUsage tells, and deletion by cleanup, are all that can still happen to such a job.
+// JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other
+// state follows them. A late ReportUsage and deletion by cleanup are all that can still happen to such a job.
 type JobState int32
 
 const (
@@ -33,12 +33,12 @@ const (
 	JobState_JOB_STATE_UNSPECIFIED JobState = 0
 	// Created; waits for its first Start.
 	JobState_JOB_STATE_QUEUED JobState = 1
-	// An attempt is running, or was resumed by the server and waits for the worker that claims it.
+	// An attempt is running, or the server has resumed the job and its new attempt waits for a worker.
 	JobState_JOB_STATE_PROCESSING JobState = 2
-	// Final. An attempt ended well.
+	// Final. An attempt succeeded.
 	JobState_JOB_STATE_COMPLETED JobState = 3
-	// An attempt failed and may be retried. The job rests here, until Retry or Cancel, only when its type has auto_retry
-	// off; otherwise the same commit takes it on to RETRYING. A failure that may not be retried goes on to
+	// An attempt failed and may be retried. The job rests here, until Retry or Cancel, only when its type has
+	// auto_retry off; otherwise the same commit takes it on to RETRYING. A failure that may not be retried goes on to
 	// PERMANENTLY_FAILED in the same commit.
 	JobState_JOB_STATE_FAILED JobState = 4
 	// Waits for next_retry_time, when the server resumes it.
@@ -157,15 +157,15 @@ func (AttemptOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{1}
 }
 
-// Job is one piece of asynchronous work and everything the service knows of it.
+// Job is one piece of asynchronous work and everything the service knows about it.
 //
 // Times have microsecond precision and are UTC. Texts are UTF-8 without NUL; their limits count encoded bytes.
 // Answers to UpdateProgress, and events, carry the job without `metadata` and `result` unless that change set
 // them; Get, List and all other answers carry it whole.
 type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the job, for good. Given by the caller or made by the server; ids that the server makes sort in the order
-	// in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
+	// Identifies the job and never changes. Given by the caller or made by the server. Ids that the server makes sort
+	// in the order in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The kind of work, which decides the retry policy, the timeout and the stale threshold: see JobType. Matches
 	// [A-Za-z0-9][A-Za-z0-9._:-]{0,63}.
@@ -176,19 +176,19 @@ type Job struct {
 	State JobState `protobuf:"varint,4,opt,name=state,proto3,enum=jobstate.v1.JobState" json:"state,omitempty"`
 	// How much of the work is done, in percent, from 0 to 100. A new attempt begins at 0 again; Complete makes it 100.
 	Progress int32 `protobuf:"varint,5,opt,name=progress,proto3" json:"progress,omitempty"`
-	// What the running attempt last said of its progress, for people to read. At most 4 KiB; empty when it said
-	// nothing. A new attempt begins with none.
+	// The latest progress message of the running attempt, for people to read. At most 4 KiB; empty when it sent none. A
+	// new attempt begins with none.
 	ProgressMessage string `protobuf:"bytes,6,opt,name=progress_message,json=progressMessage,proto3" json:"progress_message,omitempty"`
 	// Number of the current attempt, or of the last once none is running: 0 before the first start, then 1, 2, and so
-	// on. Workers hand it back with every report, so that one thought dead cannot speak for its successor.
+	// on. Workers send it with every report, so that a worker that was thought dead cannot report for its successor.
 	Attempt int32 `protobuf:"varint,7,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// The sequence of the job's last event. It grows with every change and never goes back, not even for an id that was
 	// deleted and created again. A reader who takes a job only when its version is greater than the one it holds is
 	// always right, whatever the order and repetition.
 	Version int64 `protobuf:"varint,8,opt,name=version,proto3" json:"version,omitempty"`
 	// Who claimed the current attempt, or the last once none is running. At most 128 bytes. Empty before the first
-	// start, while an attempt that the server resumed waits to be claimed, when the claiming Start named nobody, and when
-	// a report claimed the attempt.
+	// start, while an attempt that the server resumed waits to be claimed, when the Start that claimed it had no
+	// worker, and when a report claimed it.
 	Worker string `protobuf:"bytes,9,opt,name=worker,proto3" json:"worker,omitempty"`
 	// How many times the job has been sent to RETRYING. Never more than max_retries.
 	RetryCount int32 `protobuf:"varint,10,opt,name=retry_count,json=retryCount,proto3" json:"retry_count,omitempty"`
@@ -196,24 +196,25 @@ type Job struct {
 	MaxRetries int32 `protobuf:"varint,11,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`
 	// When the job was created.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When the job last changed: the time of its last event. A bare sign of life from a worker does not move it.
+	// When the job last changed: the time of its last event. A heartbeat, a report with nothing but
+	// id and attempt, does not change it.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// When the current attempt (or the last, once there is none running) began: by Start the first, and a later one when
-	// its wait for the retry was over. Unset before the first start. Work began with claim_time, not before.
+	// When the current attempt (or the last, once none is running) began. The first begins with Start, a later one when
+	// the wait for its retry is over. Unset before the first start. Work begins at claim_time, not before.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// When the job reached a final state, whichever of the three. Unset until then.
 	CompleteTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=complete_time,json=completeTime,proto3" json:"complete_time,omitempty"`
 	// When the server will resume the job. Set in RETRYING only.
 	NextRetryTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=next_retry_time,json=nextRetryTime,proto3" json:"next_retry_time,omitempty"`
-	// When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when no
-	// attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of the server it may fail later than
-	// this, so that the outage does not fail the attempt, but never earlier.
+	// When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when
+	// no attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of
+	// the server the attempt may fail later than this, so that the outage does not fail it, but never earlier.
 	AttemptDeadline *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=attempt_deadline,json=attemptDeadline,proto3" json:"attempt_deadline,omitempty"`
 	// How long one attempt may take from its claim, at most 30 days. Fixed at Create, from the request or else from the
 	// job type. Unset means without limit.
 	Timeout *durationpb.Duration `protobuf:"bytes,18,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// Time from claim to end, summed over ended attempts. Zero until an attempt has ended. What an attempt waited for a
-	// worker is not in it, and an attempt that was cancelled before anybody claimed it adds nothing.
+	// Time from claim to end, summed over ended attempts. Zero until an attempt has ended. The wait for a worker does
+	// not count, and an attempt that was cancelled before a worker claimed it adds nothing.
 	Duration *durationpb.Duration `protobuf:"bytes,19,opt,name=duration,proto3" json:"duration,omitempty"`
 	// The most recent failure. It stays when a later attempt completes. Unset until an attempt has failed.
 	LastError *JobError `protobuf:"bytes,20,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
@@ -222,19 +223,20 @@ type Job struct {
 	// Cost as reported by workers, summed over attempts, in the currency the callers agree on. Kept in billionths of
 	// that currency. 0 when none was reported.
 	EstimatedCost float64 `protobuf:"fixed64,22,opt,name=estimated_cost,json=estimatedCost,proto3" json:"estimated_cost,omitempty"`
-	// How many results the work gave, as said by Complete. 0 until then, and when Complete did not say.
+	// How many results the work produced, as given to Complete. 0 until then, and when Complete gave none.
 	ResultCount int64 `protobuf:"varint,23,opt,name=result_count,json=resultCount,proto3" json:"result_count,omitempty"`
-	// Why the job was cancelled, as said by Cancel. At most 4 KiB; empty in every state but CANCELLED, and when Cancel
+	// Why the job was cancelled, as given to Cancel. At most 4 KiB; empty in every state but CANCELLED, and when Cancel
 	// gave no reason.
 	CancelReason string `protobuf:"bytes,24,opt,name=cancel_reason,json=cancelReason,proto3" json:"cancel_reason,omitempty"`
 	// Free data of the caller. Create sets it and UpdateProgress merges into it: a top-level key replaces the whole
 	// value of that key, and null removes it. At most 64 KiB encoded, after merging. NaN and infinities are refused.
 	Metadata *structpb.Struct `protobuf:"bytes,25,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	// What the work gave, as said by Complete. At most 64 KiB encoded. Unset until then, and when Complete gave none.
+	// What the work produced, as given to Complete. At most 64 KiB encoded. Unset until then, and when Complete gave
+	// none.
 	Result *structpb.Struct `protobuf:"bytes,26,opt,name=result,proto3" json:"result,omitempty"`
-	// Whether a worker has taken the current attempt (or the last, once there is none running), by Start or by its first
-	// report. False before the first attempt and while an attempt that the server resumed waits for its worker: however
-	// long that takes, it neither times out nor goes stale.
+	// Whether a worker has claimed the current attempt (or the last, once none is running), by Start or by its first
+	// report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
+	// long it waits, it neither times out nor goes stale.
 	Claimed bool `protobuf:"varint,27,opt,name=claimed,proto3" json:"claimed,omitempty"`
 	// When a worker claimed the current attempt, or the last once none is running: by Start, or by its first report.
 	// Timeout, staleness and duration count from here. Unset while `claimed` is false. The wait before it began with
@@ -474,7 +476,7 @@ func (x *Job) GetClaimTime() *timestamppb.Timestamp {
 type JobError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
-	// ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (nothing was heard of a claimed attempt for the
+	// ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for the
 	// type's stale threshold).
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// What went wrong, for people to read. At most 4 KiB; empty when the worker gave none.
@@ -563,12 +565,13 @@ func (x *JobError) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// Usage is what one attempt has used so far: a running total, not an increment, so that repeating it adds nothing. A
-// greater total of the same attempt takes the place of an earlier one; a smaller one, which has come late, adds nothing.
+// Usage is what one attempt has used so far. It is a running total, not an increment, so that repeating it adds
+// nothing. A greater total of the same attempt replaces the earlier one; a smaller one, which came late, adds
+// nothing.
 type Usage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tokens used by the attempt so far, from 0 to 10^15. Sums over attempts and jobs stop at 2^63 - 1. Unset leaves that part
-	// as it was.
+	// Tokens used by the attempt so far, from 0 to 10^15. Sums over attempts and jobs stop at 2^63 - 1. Unset leaves
+	// that part as it was.
 	Tokens *int64 `protobuf:"varint,1,opt,name=tokens,proto3,oneof" json:"tokens,omitempty"`
 	// Cost of the attempt so far, from 0 to 10^9, rounded once to a billionth. Unset leaves that part as it was.
 	Cost          *float64 `protobuf:"fixed64,2,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
@@ -625,7 +628,7 @@ type Attempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the attempt, from 1.
 	Number int32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	// When the attempt began: by Start the first, and a later one when its wait for the retry was over.
+	// When the attempt began. The first begins with Start, a later one when the wait for its retry is over.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// When the attempt ended.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
@@ -635,11 +638,11 @@ type Attempt struct {
 	Error *JobError `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// The last total reported for the attempt; a part that was never reported is 0.
 	Usage *Usage `protobuf:"bytes,6,opt,name=usage,proto3" json:"usage,omitempty"`
-	// Who claimed the attempt. At most 128 bytes; empty when nobody claimed it, when the claiming Start named nobody, and
-	// when a report claimed it.
+	// Who claimed the attempt. At most 128 bytes; empty when nobody claimed it, when the Start that claimed it had no
+	// worker, and when a report claimed it.
 	Worker string `protobuf:"bytes,7,opt,name=worker,proto3" json:"worker,omitempty"`
-	// When a worker claimed the attempt. It took from here to end_time. Unset when nobody had claimed it before the job
-	// was cancelled.
+	// When a worker claimed the attempt. Its duration runs from here to end_time. Unset when the job was cancelled
+	// before a worker claimed it.
 	ClaimTime     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=claim_time,json=claimTime,proto3" json:"claim_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -733,8 +736,8 @@ func (x *Attempt) GetClaimTime() *timestamppb.Timestamp {
 
 // JobType is the policy for all jobs of one type, from the server's configuration.
 //
-// A job keeps the max_retries and timeout it was created with; everything else is read when it is needed, so a changed
-// setting holds for the jobs already there.
+// A job keeps the max_retries and timeout that it was created with. Everything else is read when it is needed, so a
+// changed setting applies to existing jobs.
 type JobType struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name that jobs give as job_type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. The type named `default` is the
@@ -745,15 +748,15 @@ type JobType struct {
 	// How long one attempt may take from its claim unless Create says otherwise, at most 30 days. Unset means without
 	// limit.
 	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// Wait before the first retry, from 0 to 7 days. Every further retry waits twice as long as the one before it, up to
-	// max_delay.
+	// Wait before the first retry, from 0 to 7 days. Every further retry waits twice as long as the one before it, up
+	// to max_delay.
 	BaseDelay *durationpb.Duration `protobuf:"bytes,4,opt,name=base_delay,json=baseDelay,proto3" json:"base_delay,omitempty"`
 	// The longest wait before a retry, before jitter. At most 7 days and never below base_delay.
 	MaxDelay *durationpb.Duration `protobuf:"bytes,5,opt,name=max_delay,json=maxDelay,proto3" json:"max_delay,omitempty"`
 	// Largest random part added to the wait, as a fraction of it, from 0 (none) to 1 (up to twice the wait).
 	Jitter float64 `protobuf:"fixed64,6,opt,name=jitter,proto3" json:"jitter,omitempty"`
-	// Silence after which a claimed attempt counts as stale and is failed, at most 30 days. It counts from the claim, and
-	// every accepted report of the worker breaks it. An attempt that nobody has claimed is never stale.
+	// Silence after which a claimed attempt counts as stale and is failed, at most 30 days. It counts from the claim,
+	// and from every accepted report of the worker. An attempt that nobody has claimed is never stale.
 	StaleThreshold *durationpb.Duration `protobuf:"bytes,7,opt,name=stale_threshold,json=staleThreshold,proto3" json:"stale_threshold,omitempty"`
 	// Whether a failed job that may be retried goes to RETRYING by itself. When false it rests in FAILED until Retry or
 	// Cancel.

@@ -24,8 +24,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in the
-// same direction; ids that the server made keep the order of creation.
+// ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in
+// the same direction; ids that the server made keep the order of creation.
 type ListOrder int32
 
 const (
@@ -131,8 +131,8 @@ func (WatchStart) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{1}
 }
 
-// WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are always
-// sent.
+// WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are
+// always sent.
 type WatchProgress int32
 
 const (
@@ -201,8 +201,8 @@ const (
 	// Nothing matched for heartbeat_interval. The cursor moves past what the filters dropped, so that the cursor of a
 	// quiet watch does not expire: nothing that matches lies at or before it that was not sent.
 	WatchResponseKind_WATCH_RESPONSE_KIND_HEARTBEAT WatchResponseKind = 4
-	// The server is stopping: connect again with this cursor after reconnect_after. The stream then ends with UNAVAILABLE
-	// (DRAINING).
+	// The server is stopping: connect again with this cursor after reconnect_after. The stream then ends with
+	// UNAVAILABLE (DRAINING).
 	WatchResponseKind_WATCH_RESPONSE_KIND_DRAINING WatchResponseKind = 5
 )
 
@@ -270,7 +270,8 @@ type CreateRequest struct {
 	// How long one attempt may take from its claim, at most 30 days. Unset means the job type's; zero means without
 	// limit.
 	Timeout *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+	// none.
 	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -447,7 +448,7 @@ func (x *BatchCreateRequest) GetRequests() []*CreateRequest {
 	return nil
 }
 
-// BatchCreateResponse returns what was made.
+// BatchCreateResponse returns the created jobs.
 type BatchCreateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One for each request, in the same order.
@@ -668,8 +669,8 @@ func (x *GetResponse) GetAttemptsOmitted() int32 {
 	return 0
 }
 
-// ListRequest says which jobs to list. A job must match every filter that is given, and within a filter any one of its
-// values.
+// ListRequest says which jobs to list. A job must match every filter that is given, and within a filter any one of
+// its values.
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// States to include, at most 100. UNSPECIFIED and unknown values are refused. Empty means all.
@@ -678,13 +679,13 @@ type ListRequest struct {
 	JobTypes []string `protobuf:"bytes,2,rep,name=job_types,json=jobTypes,proto3" json:"job_types,omitempty"`
 	// Only jobs with exactly this source_id, at most 256 bytes. Empty means all.
 	SourceId string `protobuf:"bytes,3,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
-	// Only jobs created at this time or later. Unset means no lower bound. Taken by the wall clock: while the store's time
-	// is more than 2 seconds ahead of that, as CheckHealth tells, the server adds the difference.
+	// Only jobs created at this time or later. Unset means no lower bound. By the wall clock: while the store's time is
+	// more than 2 seconds ahead of it, which CheckHealth reports, the server adds the difference.
 	CreateTimeFrom *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time_from,json=createTimeFrom,proto3" json:"create_time_from,omitempty"`
-	// Only jobs created before this time. Unset means no upper bound. Taken by the wall clock, as create_time_from is.
+	// Only jobs created before this time. Unset means no upper bound. By the wall clock, as create_time_from.
 	CreateTimeTo *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time_to,json=createTimeTo,proto3" json:"create_time_to,omitempty"`
-	// The most jobs to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused. A page ends
-	// early at 1 MiB.
+	// The most jobs to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused. A page
+	// ends early at 1 MiB.
 	PageSize int32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; empty for the first page. The filters and order must be the same as for
 	// that page; page_size may differ.
@@ -843,7 +844,8 @@ type StartRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Who does the work, for people to read. At most 128 bytes; may be empty.
 	Worker string `protobuf:"bytes,2,opt,name=worker,proto3" json:"worker,omitempty"`
-	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+	// none.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -954,7 +956,7 @@ type UpdateProgressRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// How much is done, in percent, from 0 to 100; it may go back. Unset leaves it as it was.
 	Progress *int32 `protobuf:"varint,2,opt,name=progress,proto3,oneof" json:"progress,omitempty"`
-	// What to tell people about the progress, at most 4 KiB. Unset leaves it as it was; empty clears it.
+	// A message about the progress for people to read, at most 4 KiB. Unset leaves it as it was; empty clears it.
 	Message *string `protobuf:"bytes,3,opt,name=message,proto3,oneof" json:"message,omitempty"`
 	// Merged into the job's metadata: a top-level key replaces the whole value of that key, and null removes it. The
 	// merged metadata must stay within 64 KiB encoded; NaN and infinities are refused. Unset or empty leaves it as it
@@ -1086,20 +1088,21 @@ func (x *UpdateProgressResponse) GetJob() *Job {
 	return nil
 }
 
-// CompleteRequest says what the finished work gave.
+// CompleteRequest says what the finished work produced.
 type CompleteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// How many results the work gave, 0 or more. Unset means not said, and the job shows 0.
+	// How many results the work produced, 0 or more. Unset means unknown, and the job shows 0.
 	ResultCount *int64 `protobuf:"varint,2,opt,name=result_count,json=resultCount,proto3,oneof" json:"result_count,omitempty"`
-	// What the work gave, at most 64 KiB encoded; NaN and infinities are refused. Unset means none.
+	// What the work produced, at most 64 KiB encoded; NaN and infinities are refused. Unset means none.
 	Result *structpb.Struct `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
 	// What the attempt used, in total. Unset leaves what was last reported.
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The attempt that completes, 1 or more. May be left out while the job is in its first attempt only.
 	Attempt *int32 `protobuf:"varint,5,opt,name=attempt,proto3,oneof" json:"attempt,omitempty"`
-	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+	// none.
 	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1232,14 +1235,15 @@ type FailRequest struct {
 	Error *FailureReport `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// Whether trying again can help. Unset means true; false makes the failure permanent.
 	Retryable *bool `protobuf:"varint,3,opt,name=retryable,proto3,oneof" json:"retryable,omitempty"`
-	// How long to wait before the retry that follows this failure, from 0 to 7 days, in place of the job type's delay
-	// and unbounded by its max_delay. Refused together with `retryable` = false. Unset means the job type's delay.
+	// How long to wait before the retry that follows this failure, from 0 to 7 days. It replaces the job type's delay,
+	// and max_delay does not limit it. Refused together with `retryable` = false. Unset means the job type's delay.
 	RetryDelay *durationpb.Duration `protobuf:"bytes,4,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
 	// What the attempt used, in total. Unset leaves what was last reported.
 	Usage *Usage `protobuf:"bytes,5,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The attempt that failed, 1 or more. May be left out while the job is in its first attempt only.
 	Attempt *int32 `protobuf:"varint,6,opt,name=attempt,proto3,oneof" json:"attempt,omitempty"`
-	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+	// none.
 	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1551,7 +1555,8 @@ type RetryRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Skip the wait, or what is left of it: the server resumes the job at once.
 	Immediately bool `protobuf:"varint,2,opt,name=immediately,proto3" json:"immediately,omitempty"`
-	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+	// none.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1611,7 +1616,7 @@ func (x *RetryRequest) GetRequestId() string {
 // RetryResponse returns the retried job.
 type RetryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The job, now RETRYING, or PROCESSING if it was to be immediately; for a repeat, as it now is.
+	// The job, now RETRYING, or PROCESSING with `immediately`; for a repeat, as it now is.
 	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1661,7 +1666,8 @@ type CancelRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Why, for people to read. At most 4 KiB; may be empty.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+	// none.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1767,7 +1773,7 @@ func (x *CancelResponse) GetJob() *Job {
 // StreamUpdatesRequest is one batch of updates. At most 8 MiB.
 type StreamUpdatesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A number that the client chooses; the answer to this batch carries it too. The server makes nothing of it.
+	// A number that the client chooses; the answer to this batch carries it too. The server does not interpret it.
 	Batch int64 `protobuf:"varint,1,opt,name=batch,proto3" json:"batch,omitempty"`
 	// The updates, at most 1,000, in the order in which to apply them.
 	Updates       []*JobUpdate `protobuf:"bytes,2,rep,name=updates,proto3" json:"updates,omitempty"`
@@ -1822,7 +1828,7 @@ func (x *StreamUpdatesRequest) GetUpdates() []*JobUpdate {
 // JobUpdate is one update of one job.
 type JobUpdate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What to do; the request means what it means to its own RPC. An update with none set is refused with INVALID_FIELD.
+	// What to do. Each request means the same as to its own RPC. An update with none set is refused with INVALID_FIELD.
 	//
 	// Types that are valid to be assigned to Update:
 	//
@@ -2063,7 +2069,7 @@ func (x *StreamUpdatesResponse) GetOutcomes() []*UpdateOutcome {
 	return nil
 }
 
-// UpdateOutcome tells what came of one update.
+// UpdateOutcome is the result of one update.
 type UpdateOutcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the job, as the update named it or as the server made it. Empty when a create that named none was refused.
@@ -2241,15 +2247,16 @@ type WatchEventsRequest struct {
 	// First send the matching jobs as they are, then SYNCED, then the events from there on: all that is needed to build
 	// and keep a copy. Ignored beside a cursor; refused with `start` EARLIEST.
 	Snapshot bool `protobuf:"varint,7,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	// Go on after SYNCED, with events as they happen. Unset means true. When false the stream ends OK after SYNCED, which
-	// with `start` EARLIEST and one job gives that job's history.
+	// Go on after SYNCED, with events as they happen. Unset means true. When false the stream ends OK after SYNCED,
+	// which with `start` EARLIEST and one job gives that job's history.
 	Follow *bool `protobuf:"varint,8,opt,name=follow,proto3,oneof" json:"follow,omitempty"`
 	// End the stream OK once all the jobs named in job_ids are final, which is judged after SYNCED; their events up to
-	// there have then been sent. Final means that no other state follows; a `.usage` may. Needs job_ids. A job that does
-	// not exist is JOB_NOT_FOUND without a cursor; beside a cursor it counts as final, having been deleted since.
+	// there have then been sent. Final means that no other state follows; a `.usage` event may. Needs job_ids. A job
+	// that does not exist is JOB_NOT_FOUND without a cursor; beside a cursor it counts as final, having been deleted
+	// since.
 	UntilFinal bool `protobuf:"varint,9,opt,name=until_final,json=untilFinal,proto3" json:"until_final,omitempty"`
-	// Silence after which a HEARTBEAT is sent. Below 1 second means 1 second, above 5 minutes means 5 minutes; negative is
-	// refused. Unset means 30 seconds.
+	// Silence after which a HEARTBEAT is sent. Below 1 second means 1 second, above 5 minutes means 5 minutes; negative
+	// is refused. Unset means 30 seconds.
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,10,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
 	// How much of the progress to send. Unset means all.
 	Progress      WatchProgress `protobuf:"varint,11,opt,name=progress,proto3,enum=jobstate.v1.WatchProgress" json:"progress,omitempty"`
@@ -2380,7 +2387,7 @@ type isWatchEventsRequest_Position interface {
 }
 
 type WatchEventsRequest_Cursor struct {
-	// After the point that this cursor marks, which an earlier response to a watch, with these filters or others, gave.
+	// After this cursor, which came with an earlier response to a watch. That watch may have had other filters.
 	Cursor string `protobuf:"bytes,5,opt,name=cursor,proto3,oneof"`
 }
 
@@ -2402,8 +2409,8 @@ type WatchEventsResponse struct {
 	Events []*Event `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
 	// A page of the matching jobs, whole. Set in SNAPSHOT only.
 	Jobs []*Job `protobuf:"bytes,3,rep,name=jobs,proto3" json:"jobs,omitempty"`
-	// Where to resume: nothing up to here will be missed or sent again. Opaque. Empty in SNAPSHOT, and in a DRAINING that
-	// comes before a snapshot is complete: a broken snapshot starts again.
+	// Where to resume: nothing up to here will be missed or sent again. Opaque. Empty in SNAPSHOT, and in a DRAINING
+	// that comes before a snapshot is complete: a broken snapshot starts again.
 	Cursor string `protobuf:"bytes,4,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	// How long to wait before connecting again, from 0 to 2 seconds, spread so that not all watchers come at once. Set
 	// in DRAINING only.
@@ -2612,8 +2619,8 @@ type JobTypeStats struct {
 	Tokens int64 `protobuf:"varint,13,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// Cost reported since the store began, in the currency the callers agree on.
 	Cost float64 `protobuf:"fixed64,14,opt,name=cost,proto3" json:"cost,omitempty"`
-	// Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt, from
-	// the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
+	// Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt,
+	// from the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
 	WaitP50 *durationpb.Duration `protobuf:"bytes,18,opt,name=wait_p50,json=waitP50,proto3" json:"wait_p50,omitempty"`
 	// Wait that 95 % of those claims stayed within. Unset when there were none.
 	WaitP95 *durationpb.Duration `protobuf:"bytes,19,opt,name=wait_p95,json=waitP95,proto3" json:"wait_p95,omitempty"`

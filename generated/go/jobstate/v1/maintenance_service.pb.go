@@ -23,15 +23,15 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// HealthState is the verdict of CheckHealth.
+// HealthState is the result of CheckHealth.
 type HealthState int32
 
 const (
-	// No verdict. The server never sends it.
+	// No result. The server never sends it.
 	HealthState_HEALTH_STATE_UNSPECIFIED HealthState = 0
 	// Nothing to report.
 	HealthState_HEALTH_STATE_HEALTHY HealthState = 1
-	// Something needs a look; `problems` says what.
+	// Something needs attention; `problems` says what.
 	HealthState_HEALTH_STATE_DEGRADED HealthState = 2
 )
 
@@ -76,7 +76,7 @@ func (HealthState) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{0}
 }
 
-// CheckStaleRequest asks for the task check-stale.
+// CheckStaleRequest runs the task check-stale.
 type CheckStaleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only report which jobs are stale; fail none of them.
@@ -122,7 +122,7 @@ func (x *CheckStaleRequest) GetDryRun() bool {
 	return false
 }
 
-// CheckStaleResponse tells which jobs were stale.
+// CheckStaleResponse lists the jobs that were stale.
 type CheckStaleResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ids of the first 100 jobs found stale.
@@ -177,10 +177,10 @@ func (x *CheckStaleResponse) GetCount() int64 {
 	return 0
 }
 
-// RetryFailedRequest asks for the task retry-failed.
+// RetryFailedRequest runs the task retry-failed.
 type RetryFailedRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only report which jobs would be moved; move none of them.
+	// Only report which jobs would change state; change none of them.
 	DryRun        bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -223,12 +223,12 @@ func (x *RetryFailedRequest) GetDryRun() bool {
 	return false
 }
 
-// RetryFailedResponse tells which jobs were moved.
+// RetryFailedResponse lists the jobs that changed state.
 type RetryFailedResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ids of the first 100 jobs moved.
+	// Ids of the first 100 jobs that changed state.
 	JobIds []string `protobuf:"bytes,1,rep,name=job_ids,json=jobIds,proto3" json:"job_ids,omitempty"`
-	// How many jobs were moved in all, or would have been in a dry run.
+	// How many jobs changed state in all, or would have in a dry run.
 	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -278,12 +278,12 @@ func (x *RetryFailedResponse) GetCount() int64 {
 	return 0
 }
 
-// CleanupRequest asks for the task cleanup.
+// CleanupRequest runs the task cleanup.
 type CleanupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Delete jobs that have been final for at least this long, counted from complete_time. At least 1 hour, unless
-	// `force`. Unset means the configured retention of jobs, 30 days by default. Events go by their own configured
-	// retention, whatever is said here.
+	// `force`. Unset means the configured retention of jobs, 30 days by default. Events always follow their
+	// own configured retention.
 	OlderThan *durationpb.Duration `protobuf:"bytes,1,opt,name=older_than,json=olderThan,proto3" json:"older_than,omitempty"`
 	// Only count what would be deleted; delete nothing.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
@@ -344,7 +344,7 @@ func (x *CleanupRequest) GetForce() bool {
 	return false
 }
 
-// CleanupResponse tells how much was deleted, or would have been in a dry run.
+// CleanupResponse counts what was deleted, or would have been in a dry run.
 type CleanupResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many jobs were deleted.
@@ -436,10 +436,10 @@ func (*CheckHealthRequest) Descriptor() ([]byte, []int) {
 	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{6}
 }
 
-// CheckHealthResponse tells how the jobs are doing.
+// CheckHealthResponse says how the jobs are doing.
 type CheckHealthResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The verdict.
+	// The result.
 	State HealthState `protobuf:"varint,1,opt,name=state,proto3,enum=jobstate.v1.HealthState" json:"state,omitempty"`
 	// What is wrong, one sentence each, for people to read. Empty when HEALTHY.
 	Problems []string `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"`
@@ -451,20 +451,20 @@ type CheckHealthResponse struct {
 	Processing int64 `protobuf:"varint,5,opt,name=processing,proto3" json:"processing,omitempty"`
 	// How many jobs rest in FAILED, waiting for a Retry or Cancel.
 	Failed int64 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
-	// How many retries or timeouts are overdue by more than the setting health_overdue_max, 1 minute by default, and have
-	// not been acted on. Anything but 0 means that the server falls behind.
+	// How many retries or timeouts are overdue by more than the setting health_overdue_max, 1 minute by default, and
+	// have not been acted on. Anything but 0 means that the server falls behind.
 	Overdue int64 `protobuf:"varint,7,opt,name=overdue,proto3" json:"overdue,omitempty"`
-	// Of the jobs that reached COMPLETED or PERMANENTLY_FAILED within the last hour and are still stored (the latest
-	// 10,000 that ended), the share that reached PERMANENTLY_FAILED, from 0 to 1. 0 when none did either.
+	// The share of jobs that reached PERMANENTLY_FAILED, from 0 to 1, among those that reached it or COMPLETED within
+	// the last hour and are still stored (the latest 10,000 that ended). 0 when there were none.
 	FailureRate float64 `protobuf:"fixed64,8,opt,name=failure_rate,json=failureRate,proto3" json:"failure_rate,omitempty"`
 	// How many changes wait in the answering server to be committed.
 	Backlog int64 `protobuf:"varint,9,opt,name=backlog,proto3" json:"backlog,omitempty"`
-	// What 99 of 100 commits of the answering server stayed below within the last 10 minutes (the latest 1,000). Zero when
-	// there was none.
+	// The 99th percentile of the answering server's commit times within the last 10 minutes (the latest 1,000). Zero
+	// when there was no commit.
 	CommitLatencyP99 *durationpb.Duration `protobuf:"bytes,10,opt,name=commit_latency_p99,json=commitLatencyP99,proto3" json:"commit_latency_p99,omitempty"`
-	// Transactions committed since the server began.
+	// Transactions committed since the server started.
 	Commits int64 `protobuf:"varint,11,opt,name=commits,proto3" json:"commits,omitempty"`
-	// Commands answered since the server began. Many share a commit, so this grows faster than `commits` under load.
+	// Commands answered since the server started. Many share a commit, so this grows faster than `commits` under load.
 	Commands int64 `protobuf:"varint,12,opt,name=commands,proto3" json:"commands,omitempty"`
 	// How long the oldest attempt in PROCESSING that nobody has claimed has been waiting. Unset when none is.
 	OldestUnclaimedAge *durationpb.Duration `protobuf:"bytes,13,opt,name=oldest_unclaimed_age,json=oldestUnclaimedAge,proto3" json:"oldest_unclaimed_age,omitempty"`
@@ -685,9 +685,9 @@ type Task struct {
 	Schedule string `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	// When its last scheduled run began. Unset before the first.
 	LastRun *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_run,json=lastRun,proto3" json:"last_run,omitempty"`
-	// What came of that run, one sentence for people to read. Empty before the first run and while it is under way.
+	// The outcome of that run, one sentence for people to read. Empty before the first run and while one is under way.
 	LastOutcome string `protobuf:"bytes,4,opt,name=last_outcome,json=lastOutcome,proto3" json:"last_outcome,omitempty"`
-	// How long that run took. Unset before the first run and while it is under way.
+	// How long that run took. Unset before the first run and while one is under way.
 	LastDuration *durationpb.Duration `protobuf:"bytes,5,opt,name=last_duration,json=lastDuration,proto3" json:"last_duration,omitempty"`
 	// When it runs next. Unset when it is switched off.
 	NextRun       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next_run,json=nextRun,proto3" json:"next_run,omitempty"`

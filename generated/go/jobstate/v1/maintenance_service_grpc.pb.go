@@ -30,25 +30,25 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-// ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
+// MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
+// that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 //
-// One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-// task is running on the server called. Calls of CheckHealth that come together share one report.
+// A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
+// same task is running on the server called. Concurrent calls of CheckHealth share one report.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
 type MaintenanceServiceClient interface {
-	// CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
+	// CheckStale fails the claimed attempts that have not reported for longer than their type's stale_threshold.
 	//
-	// From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
-	// to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
-	// `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-	// meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
+	// From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING, to
+	// PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
+	// `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job that has reported or
+	// changed state meanwhile is left alone. So is an attempt that nobody has claimed, however long it waits.
 	//
 	// Errors: none of its own.
 	CheckStale(ctx context.Context, in *CheckStaleRequest, opts ...grpc.CallOption) (*CheckStaleResponse, error)
-	// RetryFailed retries the jobs that rest in FAILED although their type now has auto_retry on, and sees to retries
+	// RetryFailed retries the jobs that rest in FAILED although their type now has auto_retry on, and acts on retries
 	// and timeouts that are overdue.
 	//
 	// From FAILED to RETRYING, after the usual delay; overdue jobs take the step that was due: RETRYING to PROCESSING,
@@ -56,11 +56,11 @@ type MaintenanceServiceClient interface {
 	//
 	// Errors: none of its own.
 	RetryFailed(ctx context.Context, in *RetryFailedRequest, opts ...grpc.CallOption) (*RetryFailedResponse, error)
-	// Cleanup deletes jobs that have been final for long, and events beyond their retention.
+	// Cleanup deletes jobs that have been final for longer than their retention, and events beyond theirs.
 	//
 	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
-	// Jobs in other states are never touched. Works in small slices that do not hold up other calls; a call cut short
-	// has deleted what it got to. Safe to repeat: what is gone is not counted again.
+	// Jobs in other states are never touched. Works in small slices that do not delay other calls. An
+	// interrupted call has deleted part of it. Safe to repeat: a job is counted by the call that deletes it.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
 	Cleanup(ctx context.Context, in *CleanupRequest, opts ...grpc.CallOption) (*CleanupResponse, error)
@@ -71,7 +71,7 @@ type MaintenanceServiceClient interface {
 	//
 	// Errors: none of its own.
 	CheckHealth(ctx context.Context, in *CheckHealthRequest, opts ...grpc.CallOption) (*CheckHealthResponse, error)
-	// ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
+	// ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
 	//
 	// Concerns no job and changes nothing, so it may be repeated at will.
 	//
@@ -141,25 +141,25 @@ func (c *maintenanceServiceClient) ListTasks(ctx context.Context, in *ListTasksR
 // All implementations must embed UnimplementedMaintenanceServiceServer
 // for forward compatibility.
 //
-// MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-// ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
+// MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
+// that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 //
-// One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-// task is running on the server called. Calls of CheckHealth that come together share one report.
+// A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
+// same task is running on the server called. Concurrent calls of CheckHealth share one report.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
 type MaintenanceServiceServer interface {
-	// CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
+	// CheckStale fails the claimed attempts that have not reported for longer than their type's stale_threshold.
 	//
-	// From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
-	// to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
-	// `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-	// meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
+	// From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING, to
+	// PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
+	// `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job that has reported or
+	// changed state meanwhile is left alone. So is an attempt that nobody has claimed, however long it waits.
 	//
 	// Errors: none of its own.
 	CheckStale(context.Context, *CheckStaleRequest) (*CheckStaleResponse, error)
-	// RetryFailed retries the jobs that rest in FAILED although their type now has auto_retry on, and sees to retries
+	// RetryFailed retries the jobs that rest in FAILED although their type now has auto_retry on, and acts on retries
 	// and timeouts that are overdue.
 	//
 	// From FAILED to RETRYING, after the usual delay; overdue jobs take the step that was due: RETRYING to PROCESSING,
@@ -167,11 +167,11 @@ type MaintenanceServiceServer interface {
 	//
 	// Errors: none of its own.
 	RetryFailed(context.Context, *RetryFailedRequest) (*RetryFailedResponse, error)
-	// Cleanup deletes jobs that have been final for long, and events beyond their retention.
+	// Cleanup deletes jobs that have been final for longer than their retention, and events beyond theirs.
 	//
 	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
-	// Jobs in other states are never touched. Works in small slices that do not hold up other calls; a call cut short
-	// has deleted what it got to. Safe to repeat: what is gone is not counted again.
+	// Jobs in other states are never touched. Works in small slices that do not delay other calls. An
+	// interrupted call has deleted part of it. Safe to repeat: a job is counted by the call that deletes it.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
 	Cleanup(context.Context, *CleanupRequest) (*CleanupResponse, error)
@@ -182,7 +182,7 @@ type MaintenanceServiceServer interface {
 	//
 	// Errors: none of its own.
 	CheckHealth(context.Context, *CheckHealthRequest) (*CheckHealthResponse, error)
-	// ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
+	// ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
 	//
 	// Concerns no job and changes nothing, so it may be repeated at will.
 	//

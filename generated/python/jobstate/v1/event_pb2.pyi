@@ -35,8 +35,8 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     job (and then it waits for the worker that claims it).
     """
     EVENT_TYPE_CLAIMED: _EventType.ValueType  # 3
-    """"processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first report,
-    whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+    """"processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first
+    report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
     """
     EVENT_TYPE_PROGRESS: _EventType.ValueType  # 4
     """"processing-job.progress": the running attempt reported progress, a message, metadata or usage."""
@@ -53,18 +53,18 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_CANCELLED: _EventType.ValueType  # 9
     """"processing-job.cancelled": the job reached CANCELLED."""
     EVENT_TYPE_STALE_DETECTED: _EventType.ValueType  # 10
-    """"processing-job.stale.detected": nothing was heard of the claimed attempt for too long. `.failed` of the same
-    commit follows.
+    """"processing-job.stale.detected": the claimed attempt has not reported for too long. `.failed` of the same commit
+    follows.
     """
     EVENT_TYPE_DELETED: _EventType.ValueType  # 11
     """"processing-job.deleted": cleanup removed the job, and copies of it can go too."""
     EVENT_TYPE_USAGE: _EventType.ValueType  # 14
-    """"processing-job.usage": ReportUsage told what an attempt had used, perhaps long after it ended. The state stays as it
-    was. Besides `.deleted`, it is the only event that can follow the one that made a job final.
+    """"processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
+    does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
     """
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
-    """EventType says what an event tells. Each value's comment begins with the name that the event carries."""
+    """EventType says what happened. Each value's comment begins with the name that the event carries."""
 
 EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
 """No type. The server never sends it and refuses it in a filter."""
@@ -75,8 +75,8 @@ EVENT_TYPE_STARTED: EventType.ValueType  # 2
 job (and then it waits for the worker that claims it).
 """
 EVENT_TYPE_CLAIMED: EventType.ValueType  # 3
-""""processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first report,
-whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+""""processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first
+report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
 """
 EVENT_TYPE_PROGRESS: EventType.ValueType  # 4
 """"processing-job.progress": the running attempt reported progress, a message, metadata or usage."""
@@ -93,14 +93,14 @@ EVENT_TYPE_PERMANENTLY_FAILED: EventType.ValueType  # 8
 EVENT_TYPE_CANCELLED: EventType.ValueType  # 9
 """"processing-job.cancelled": the job reached CANCELLED."""
 EVENT_TYPE_STALE_DETECTED: EventType.ValueType  # 10
-""""processing-job.stale.detected": nothing was heard of the claimed attempt for too long. `.failed` of the same
-commit follows.
+""""processing-job.stale.detected": the claimed attempt has not reported for too long. `.failed` of the same commit
+follows.
 """
 EVENT_TYPE_DELETED: EventType.ValueType  # 11
 """"processing-job.deleted": cleanup removed the job, and copies of it can go too."""
 EVENT_TYPE_USAGE: EventType.ValueType  # 14
-""""processing-job.usage": ReportUsage told what an attempt had used, perhaps long after it ended. The state stays as it
-was. Besides `.deleted`, it is the only event that can follow the one that made a job final.
+""""processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
+does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
 """
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
@@ -162,14 +162,14 @@ class Event(_message.Message):
     compared; to resume a watch, keep the cursor and not the sequence.
     """
     type: Global___EventType.ValueType
-    """What happened. A later server may send types that this version does not name; a reader who only keeps jobs can
+    """What happened. A later server may send types that this version does not name. A reader that only keeps jobs can
     treat them like any other, by the job's version.
     """
     name: _builtins.str
     """The type as text, such as "processing-job.started". Always agrees with `type`."""
     actor: _builtins.str
-    """Who caused the change: the caller's identity, empty while the server is not set up to tell callers apart, or
-    "server" for what the server did by itself. What follows a call in the same commit names that call's caller.
+    """Who caused the change: the caller's identity, empty while the server does not identify callers, or "server" for
+    what the server did by itself. Events that follow from a call in the same commit name that call's caller.
     """
     previous_state: _job_pb2.JobState.ValueType
     """The job's state before this event. It equals job.state for events that do not change the state, and is
@@ -255,8 +255,8 @@ class StartedDetail(_message.Message):
     RESUMED_FIELD_NUMBER: _builtins.int
     WAITED_FIELD_NUMBER: _builtins.int
     resumed: _builtins.bool
-    """True when the server resumed the job, its wait being over or cut short by Retry, and nobody has claimed the
-    attempt yet: a worker who wants it calls Start. False when a Start began the attempt, which is then claimed.
+    """True when the server resumed the job, because its wait was over or Retry cut it short. Nobody has claimed the
+    attempt yet: a worker that wants it calls Start. False when a Start began the attempt, which is then claimed.
     """
     @_builtins.property
     def waited(self) -> _duration_pb2.Duration:
@@ -285,7 +285,7 @@ class ClaimedDetail(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     WAITED_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
-    """Who claimed the attempt, at most 128 bytes; empty when the Start named nobody, and when a report claimed it."""
+    """Who claimed the attempt, at most 128 bytes; empty when the Start had no worker, and when a report claimed it."""
     @_builtins.property
     def waited(self) -> _duration_pb2.Duration:
         """How long the attempt had waited for a worker, from its start_time."""
@@ -422,7 +422,7 @@ class StaleDetectedDetail(_message.Message):
     STALE_THRESHOLD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def heard_time(self) -> _timestamp_pb2.Timestamp:
-        """When something was last heard of the attempt: its claim, or the last report."""
+        """When the attempt last reported, or was claimed."""
 
     @_builtins.property
     def stale_threshold(self) -> _duration_pb2.Duration:

@@ -31,12 +31,12 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
     """Created; waits for its first Start."""
     JOB_STATE_PROCESSING: _JobState.ValueType  # 2
-    """An attempt is running, or was resumed by the server and waits for the worker that claims it."""
+    """An attempt is running, or the server has resumed the job and its new attempt waits for a worker."""
     JOB_STATE_COMPLETED: _JobState.ValueType  # 3
-    """Final. An attempt ended well."""
+    """Final. An attempt succeeded."""
     JOB_STATE_FAILED: _JobState.ValueType  # 4
-    """An attempt failed and may be retried. The job rests here, until Retry or Cancel, only when its type has auto_retry
-    off; otherwise the same commit takes it on to RETRYING. A failure that may not be retried goes on to
+    """An attempt failed and may be retried. The job rests here, until Retry or Cancel, only when its type has
+    auto_retry off; otherwise the same commit takes it on to RETRYING. A failure that may not be retried goes on to
     PERMANENTLY_FAILED in the same commit.
     """
     JOB_STATE_RETRYING: _JobState.ValueType  # 5
@@ -47,8 +47,8 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """Final. Cancelled by Cancel."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
-    """JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other state
-    follows them. What late ReportUsage tells, and deletion by cleanup, are all that can still happen to such a job.
+    """JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other
+    state follows them. A late ReportUsage and deletion by cleanup are all that can still happen to such a job.
     """
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
@@ -56,12 +56,12 @@ JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 JOB_STATE_QUEUED: JobState.ValueType  # 1
 """Created; waits for its first Start."""
 JOB_STATE_PROCESSING: JobState.ValueType  # 2
-"""An attempt is running, or was resumed by the server and waits for the worker that claims it."""
+"""An attempt is running, or the server has resumed the job and its new attempt waits for a worker."""
 JOB_STATE_COMPLETED: JobState.ValueType  # 3
-"""Final. An attempt ended well."""
+"""Final. An attempt succeeded."""
 JOB_STATE_FAILED: JobState.ValueType  # 4
-"""An attempt failed and may be retried. The job rests here, until Retry or Cancel, only when its type has auto_retry
-off; otherwise the same commit takes it on to RETRYING. A failure that may not be retried goes on to
+"""An attempt failed and may be retried. The job rests here, until Retry or Cancel, only when its type has
+auto_retry off; otherwise the same commit takes it on to RETRYING. A failure that may not be retried goes on to
 PERMANENTLY_FAILED in the same commit.
 """
 JOB_STATE_RETRYING: JobState.ValueType  # 5
@@ -102,7 +102,7 @@ Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
-    """Job is one piece of asynchronous work and everything the service knows of it.
+    """Job is one piece of asynchronous work and everything the service knows about it.
 
     Times have microsecond precision and are UTC. Texts are UTF-8 without NUL; their limits count encoded bytes.
     Answers to UpdateProgress, and events, carry the job without `metadata` and `result` unless that change set
@@ -140,8 +140,8 @@ class Job(_message.Message):
     CLAIMED_FIELD_NUMBER: _builtins.int
     CLAIM_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Names the job, for good. Given by the caller or made by the server; ids that the server makes sort in the order
-    in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
+    """Identifies the job and never changes. Given by the caller or made by the server. Ids that the server makes sort
+    in the order in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
     """
     job_type: _builtins.str
     """The kind of work, which decides the retry policy, the timeout and the stale threshold: see JobType. Matches
@@ -154,12 +154,12 @@ class Job(_message.Message):
     progress: _builtins.int
     """How much of the work is done, in percent, from 0 to 100. A new attempt begins at 0 again; Complete makes it 100."""
     progress_message: _builtins.str
-    """What the running attempt last said of its progress, for people to read. At most 4 KiB; empty when it said
-    nothing. A new attempt begins with none.
+    """The latest progress message of the running attempt, for people to read. At most 4 KiB; empty when it sent none. A
+    new attempt begins with none.
     """
     attempt: _builtins.int
     """Number of the current attempt, or of the last once none is running: 0 before the first start, then 1, 2, and so
-    on. Workers hand it back with every report, so that one thought dead cannot speak for its successor.
+    on. Workers send it with every report, so that a worker that was thought dead cannot report for its successor.
     """
     version: _builtins.int
     """The sequence of the job's last event. It grows with every change and never goes back, not even for an id that was
@@ -168,8 +168,8 @@ class Job(_message.Message):
     """
     worker: _builtins.str
     """Who claimed the current attempt, or the last once none is running. At most 128 bytes. Empty before the first
-    start, while an attempt that the server resumed waits to be claimed, when the claiming Start named nobody, and when
-    a report claimed the attempt.
+    start, while an attempt that the server resumed waits to be claimed, when the Start that claimed it had no
+    worker, and when a report claimed it.
     """
     retry_count: _builtins.int
     """How many times the job has been sent to RETRYING. Never more than max_retries."""
@@ -182,15 +182,15 @@ class Job(_message.Message):
     that currency. 0 when none was reported.
     """
     result_count: _builtins.int
-    """How many results the work gave, as said by Complete. 0 until then, and when Complete did not say."""
+    """How many results the work produced, as given to Complete. 0 until then, and when Complete gave none."""
     cancel_reason: _builtins.str
-    """Why the job was cancelled, as said by Cancel. At most 4 KiB; empty in every state but CANCELLED, and when Cancel
+    """Why the job was cancelled, as given to Cancel. At most 4 KiB; empty in every state but CANCELLED, and when Cancel
     gave no reason.
     """
     claimed: _builtins.bool
-    """Whether a worker has taken the current attempt (or the last, once there is none running), by Start or by its first
-    report. False before the first attempt and while an attempt that the server resumed waits for its worker: however
-    long that takes, it neither times out nor goes stale.
+    """Whether a worker has claimed the current attempt (or the last, once none is running), by Start or by its first
+    report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
+    long it waits, it neither times out nor goes stale.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -198,12 +198,14 @@ class Job(_message.Message):
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When the job last changed: the time of its last event. A bare sign of life from a worker does not move it."""
+        """When the job last changed: the time of its last event. A heartbeat, a report with nothing but
+        id and attempt, does not change it.
+        """
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the current attempt (or the last, once there is none running) began: by Start the first, and a later one when
-        its wait for the retry was over. Unset before the first start. Work began with claim_time, not before.
+        """When the current attempt (or the last, once none is running) began. The first begins with Start, a later one when
+        the wait for its retry is over. Unset before the first start. Work begins at claim_time, not before.
         """
 
     @_builtins.property
@@ -216,9 +218,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def attempt_deadline(self) -> _timestamp_pb2.Timestamp:
-        """When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when no
-        attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of the server it may fail later than
-        this, so that the outage does not fail the attempt, but never earlier.
+        """When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when
+        no attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of
+        the server the attempt may fail later than this, so that the outage does not fail it, but never earlier.
         """
 
     @_builtins.property
@@ -229,8 +231,8 @@ class Job(_message.Message):
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """Time from claim to end, summed over ended attempts. Zero until an attempt has ended. What an attempt waited for a
-        worker is not in it, and an attempt that was cancelled before anybody claimed it adds nothing.
+        """Time from claim to end, summed over ended attempts. Zero until an attempt has ended. The wait for a worker does
+        not count, and an attempt that was cancelled before a worker claimed it adds nothing.
         """
 
     @_builtins.property
@@ -245,7 +247,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def result(self) -> _struct_pb2.Struct:
-        """What the work gave, as said by Complete. At most 64 KiB encoded. Unset until then, and when Complete gave none."""
+        """What the work produced, as given to Complete. At most 64 KiB encoded. Unset until then, and when Complete gave
+        none.
+        """
 
     @_builtins.property
     def claim_time(self) -> _timestamp_pb2.Timestamp:
@@ -308,7 +312,7 @@ class JobError(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
-    ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (nothing was heard of a claimed attempt for the
+    ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for the
     type's stale threshold).
     """
     message: _builtins.str
@@ -345,8 +349,9 @@ Global___JobError: _TypeAlias = JobError  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """Usage is what one attempt has used so far: a running total, not an increment, so that repeating it adds nothing. A
-    greater total of the same attempt takes the place of an earlier one; a smaller one, which has come late, adds nothing.
+    """Usage is what one attempt has used so far. It is a running total, not an increment, so that repeating it adds
+    nothing. A greater total of the same attempt replaces the earlier one; a smaller one, which came late, adds
+    nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -354,8 +359,8 @@ class Usage(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
-    """Tokens used by the attempt so far, from 0 to 10^15. Sums over attempts and jobs stop at 2^63 - 1. Unset leaves that part
-    as it was.
+    """Tokens used by the attempt so far, from 0 to 10^15. Sums over attempts and jobs stop at 2^63 - 1. Unset leaves
+    that part as it was.
     """
     cost: _builtins.float
     """Cost of the attempt so far, from 0 to 10^9, rounded once to a billionth. Unset leaves that part as it was."""
@@ -399,12 +404,12 @@ class Attempt(_message.Message):
     outcome: Global___AttemptOutcome.ValueType
     """How the attempt ended."""
     worker: _builtins.str
-    """Who claimed the attempt. At most 128 bytes; empty when nobody claimed it, when the claiming Start named nobody, and
-    when a report claimed it.
+    """Who claimed the attempt. At most 128 bytes; empty when nobody claimed it, when the Start that claimed it had no
+    worker, and when a report claimed it.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the attempt began: by Start the first, and a later one when its wait for the retry was over."""
+        """When the attempt began. The first begins with Start, a later one when the wait for its retry is over."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -420,8 +425,8 @@ class Attempt(_message.Message):
 
     @_builtins.property
     def claim_time(self) -> _timestamp_pb2.Timestamp:
-        """When a worker claimed the attempt. It took from here to end_time. Unset when nobody had claimed it before the job
-        was cancelled.
+        """When a worker claimed the attempt. Its duration runs from here to end_time. Unset when the job was cancelled
+        before a worker claimed it.
         """
 
     def __init__(
@@ -448,8 +453,8 @@ Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 class JobType(_message.Message):
     """JobType is the policy for all jobs of one type, from the server's configuration.
 
-    A job keeps the max_retries and timeout it was created with; everything else is read when it is needed, so a changed
-    setting holds for the jobs already there.
+    A job keeps the max_retries and timeout that it was created with. Everything else is read when it is needed, so a
+    changed setting applies to existing jobs.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -482,8 +487,8 @@ class JobType(_message.Message):
 
     @_builtins.property
     def base_delay(self) -> _duration_pb2.Duration:
-        """Wait before the first retry, from 0 to 7 days. Every further retry waits twice as long as the one before it, up to
-        max_delay.
+        """Wait before the first retry, from 0 to 7 days. Every further retry waits twice as long as the one before it, up
+        to max_delay.
         """
 
     @_builtins.property
@@ -492,8 +497,8 @@ class JobType(_message.Message):
 
     @_builtins.property
     def stale_threshold(self) -> _duration_pb2.Duration:
-        """Silence after which a claimed attempt counts as stale and is failed, at most 30 days. It counts from the claim, and
-        every accepted report of the worker breaks it. An attempt that nobody has claimed is never stale.
+        """Silence after which a claimed attempt counts as stale and is failed, at most 30 days. It counts from the claim,
+        and from every accepted report of the worker. An attempt that nobody has claimed is never stale.
         """
 
     def __init__(

@@ -38,8 +38,8 @@ class _ListOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ListOrder.V
     """Oldest first."""
 
 class ListOrder(_ListOrder, metaclass=_ListOrderEnumTypeWrapper):
-    """ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in the
-    same direction; ids that the server made keep the order of creation.
+    """ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in
+    the same direction; ids that the server made keep the order of creation.
     """
 
 LIST_ORDER_UNSPECIFIED: ListOrder.ValueType  # 0
@@ -90,8 +90,8 @@ class _WatchProgressEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchPr
     """
 
 class WatchProgress(_WatchProgress, metaclass=_WatchProgressEnumTypeWrapper):
-    """WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are always
-    sent.
+    """WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are
+    always sent.
     """
 
 WATCH_PROGRESS_UNSPECIFIED: WatchProgress.ValueType  # 0
@@ -123,8 +123,8 @@ class _WatchResponseKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Wat
     quiet watch does not expire: nothing that matches lies at or before it that was not sent.
     """
     WATCH_RESPONSE_KIND_DRAINING: _WatchResponseKind.ValueType  # 5
-    """The server is stopping: connect again with this cursor after reconnect_after. The stream then ends with UNAVAILABLE
-    (DRAINING).
+    """The server is stopping: connect again with this cursor after reconnect_after. The stream then ends with
+    UNAVAILABLE (DRAINING).
     """
 
 class WatchResponseKind(_WatchResponseKind, metaclass=_WatchResponseKindEnumTypeWrapper):
@@ -143,8 +143,8 @@ WATCH_RESPONSE_KIND_HEARTBEAT: WatchResponseKind.ValueType  # 4
 quiet watch does not expire: nothing that matches lies at or before it that was not sent.
 """
 WATCH_RESPONSE_KIND_DRAINING: WatchResponseKind.ValueType  # 5
-"""The server is stopping: connect again with this cursor after reconnect_after. The stream then ends with UNAVAILABLE
-(DRAINING).
+"""The server is stopping: connect again with this cursor after reconnect_after. The stream then ends with
+UNAVAILABLE (DRAINING).
 """
 Global___WatchResponseKind: _TypeAlias = WatchResponseKind  # noqa: Y015
 
@@ -170,7 +170,9 @@ class CreateRequest(_message.Message):
     max_retries: _builtins.int
     """How many retries the job may have, from 0 to 1,000. Unset means the job type's."""
     request_id: _builtins.str
-    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+    none.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Free data to keep with the job, at most 64 KiB encoded. Top-level keys whose value is null are left out; NaN and
@@ -254,7 +256,7 @@ Global___BatchCreateRequest: _TypeAlias = BatchCreateRequest  # noqa: Y015
 
 @_typing.final
 class BatchCreateResponse(_message.Message):
-    """BatchCreateResponse returns what was made."""
+    """BatchCreateResponse returns the created jobs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,8 +368,8 @@ Global___GetResponse: _TypeAlias = GetResponse  # noqa: Y015
 
 @_typing.final
 class ListRequest(_message.Message):
-    """ListRequest says which jobs to list. A job must match every filter that is given, and within a filter any one of its
-    values.
+    """ListRequest says which jobs to list. A job must match every filter that is given, and within a filter any one of
+    its values.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -383,8 +385,8 @@ class ListRequest(_message.Message):
     source_id: _builtins.str
     """Only jobs with exactly this source_id, at most 256 bytes. Empty means all."""
     page_size: _builtins.int
-    """The most jobs to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused. A page ends
-    early at 1 MiB.
+    """The most jobs to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused. A page
+    ends early at 1 MiB.
     """
     page_token: _builtins.str
     """The next_page_token of the page before; empty for the first page. The filters and order must be the same as for
@@ -402,13 +404,13 @@ class ListRequest(_message.Message):
 
     @_builtins.property
     def create_time_from(self) -> _timestamp_pb2.Timestamp:
-        """Only jobs created at this time or later. Unset means no lower bound. Taken by the wall clock: while the store's time
-        is more than 2 seconds ahead of that, as CheckHealth tells, the server adds the difference.
+        """Only jobs created at this time or later. Unset means no lower bound. By the wall clock: while the store's time is
+        more than 2 seconds ahead of it, which CheckHealth reports, the server adds the difference.
         """
 
     @_builtins.property
     def create_time_to(self) -> _timestamp_pb2.Timestamp:
-        """Only jobs created before this time. Unset means no upper bound. Taken by the wall clock, as create_time_from is."""
+        """Only jobs created before this time. Unset means no upper bound. By the wall clock, as create_time_from."""
 
     def __init__(
         self,
@@ -472,7 +474,9 @@ class StartRequest(_message.Message):
     worker: _builtins.str
     """Who does the work, for people to read. At most 128 bytes; may be empty."""
     request_id: _builtins.str
-    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+    none.
+    """
     def __init__(
         self,
         *,
@@ -531,7 +535,7 @@ class UpdateProgressRequest(_message.Message):
     progress: _builtins.int
     """How much is done, in percent, from 0 to 100; it may go back. Unset leaves it as it was."""
     message: _builtins.str
-    """What to tell people about the progress, at most 4 KiB. Unset leaves it as it was; empty clears it."""
+    """A message about the progress for people to read, at most 4 KiB. Unset leaves it as it was; empty clears it."""
     attempt: _builtins.int
     """The attempt that reports, 1 or more. May be left out while the job is in its first attempt only."""
     @_builtins.property
@@ -600,7 +604,7 @@ Global___UpdateProgressResponse: _TypeAlias = UpdateProgressResponse  # noqa: Y0
 
 @_typing.final
 class CompleteRequest(_message.Message):
-    """CompleteRequest says what the finished work gave."""
+    """CompleteRequest says what the finished work produced."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -613,14 +617,16 @@ class CompleteRequest(_message.Message):
     id: _builtins.str
     """Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required."""
     result_count: _builtins.int
-    """How many results the work gave, 0 or more. Unset means not said, and the job shows 0."""
+    """How many results the work produced, 0 or more. Unset means unknown, and the job shows 0."""
     attempt: _builtins.int
     """The attempt that completes, 1 or more. May be left out while the job is in its first attempt only."""
     request_id: _builtins.str
-    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+    none.
+    """
     @_builtins.property
     def result(self) -> _struct_pb2.Struct:
-        """What the work gave, at most 64 KiB encoded; NaN and infinities are refused. Unset means none."""
+        """What the work produced, at most 64 KiB encoded; NaN and infinities are refused. Unset means none."""
 
     @_builtins.property
     def usage(self) -> _job_pb2.Usage:
@@ -695,15 +701,17 @@ class FailRequest(_message.Message):
     attempt: _builtins.int
     """The attempt that failed, 1 or more. May be left out while the job is in its first attempt only."""
     request_id: _builtins.str
-    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+    none.
+    """
     @_builtins.property
     def error(self) -> Global___FailureReport:
         """What went wrong. Unset is the same as a report with nothing in it."""
 
     @_builtins.property
     def retry_delay(self) -> _duration_pb2.Duration:
-        """How long to wait before the retry that follows this failure, from 0 to 7 days, in place of the job type's delay
-        and unbounded by its max_delay. Refused together with `retryable` = false. Unset means the job type's delay.
+        """How long to wait before the retry that follows this failure, from 0 to 7 days. It replaces the job type's delay,
+        and max_delay does not limit it. Refused together with `retryable` = false. Unset means the job type's delay.
         """
 
     @_builtins.property
@@ -862,7 +870,9 @@ class RetryRequest(_message.Message):
     immediately: _builtins.bool
     """Skip the wait, or what is left of it: the server resumes the job at once."""
     request_id: _builtins.str
-    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+    none.
+    """
     def __init__(
         self,
         *,
@@ -887,7 +897,7 @@ class RetryResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """The job, now RETRYING, or PROCESSING if it was to be immediately; for a repeat, as it now is."""
+        """The job, now RETRYING, or PROCESSING with `immediately`; for a repeat, as it now is."""
 
     def __init__(
         self,
@@ -916,7 +926,9 @@ class CancelRequest(_message.Message):
     reason: _builtins.str
     """Why, for people to read. At most 4 KiB; may be empty."""
     request_id: _builtins.str
-    """Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none."""
+    """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+    none.
+    """
     def __init__(
         self,
         *,
@@ -965,7 +977,7 @@ class StreamUpdatesRequest(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     UPDATES_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
-    """A number that the client chooses; the answer to this batch carries it too. The server makes nothing of it."""
+    """A number that the client chooses; the answer to this batch carries it too. The server does not interpret it."""
     @_builtins.property
     def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobUpdate]:
         """The updates, at most 1,000, in the order in which to apply them."""
@@ -1082,7 +1094,7 @@ Global___StreamUpdatesResponse: _TypeAlias = StreamUpdatesResponse  # noqa: Y015
 
 @_typing.final
 class UpdateOutcome(_message.Message):
-    """UpdateOutcome tells what came of one update."""
+    """UpdateOutcome is the result of one update."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1196,7 +1208,7 @@ class WatchEventsRequest(_message.Message):
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """After the point that this cursor marks, which an earlier response to a watch, with these filters or others, gave."""
+    """After this cursor, which came with an earlier response to a watch. That watch may have had other filters."""
     start: Global___WatchStart.ValueType
     """At one end of the log."""
     snapshot: _builtins.bool
@@ -1204,13 +1216,14 @@ class WatchEventsRequest(_message.Message):
     and keep a copy. Ignored beside a cursor; refused with `start` EARLIEST.
     """
     follow: _builtins.bool
-    """Go on after SYNCED, with events as they happen. Unset means true. When false the stream ends OK after SYNCED, which
-    with `start` EARLIEST and one job gives that job's history.
+    """Go on after SYNCED, with events as they happen. Unset means true. When false the stream ends OK after SYNCED,
+    which with `start` EARLIEST and one job gives that job's history.
     """
     until_final: _builtins.bool
     """End the stream OK once all the jobs named in job_ids are final, which is judged after SYNCED; their events up to
-    there have then been sent. Final means that no other state follows; a `.usage` may. Needs job_ids. A job that does
-    not exist is JOB_NOT_FOUND without a cursor; beside a cursor it counts as final, having been deleted since.
+    there have then been sent. Final means that no other state follows; a `.usage` event may. Needs job_ids. A job
+    that does not exist is JOB_NOT_FOUND without a cursor; beside a cursor it counts as final, having been deleted
+    since.
     """
     progress: Global___WatchProgress.ValueType
     """How much of the progress to send. Unset means all."""
@@ -1234,8 +1247,8 @@ class WatchEventsRequest(_message.Message):
 
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """Silence after which a HEARTBEAT is sent. Below 1 second means 1 second, above 5 minutes means 5 minutes; negative is
-        refused. Unset means 30 seconds.
+        """Silence after which a HEARTBEAT is sent. Below 1 second means 1 second, above 5 minutes means 5 minutes; negative
+        is refused. Unset means 30 seconds.
         """
 
     def __init__(
@@ -1282,8 +1295,8 @@ class WatchEventsResponse(_message.Message):
     kind: Global___WatchResponseKind.ValueType
     """What this message is. A reader skips kinds that it does not know, but keeps their cursor if there is one."""
     cursor: _builtins.str
-    """Where to resume: nothing up to here will be missed or sent again. Opaque. Empty in SNAPSHOT, and in a DRAINING that
-    comes before a snapshot is complete: a broken snapshot starts again.
+    """Where to resume: nothing up to here will be missed or sent again. Opaque. Empty in SNAPSHOT, and in a DRAINING
+    that comes before a snapshot is complete: a broken snapshot starts again.
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
@@ -1442,8 +1455,8 @@ class JobTypeStats(_message.Message):
 
     @_builtins.property
     def wait_p50(self) -> _duration_pb2.Duration:
-        """Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt, from
-        the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
+        """Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt,
+        from the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
         """
 
     @_builtins.property

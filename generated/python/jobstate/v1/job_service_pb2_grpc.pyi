@@ -27,28 +27,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class JobServiceStub:
-    """JobService keeps the state of asynchronous jobs: it creates them, takes their workers' reports, and tells watchers of
-    every change.
+    """JobService keeps the state of asynchronous jobs. It creates them, accepts their workers' reports, and notifies
+    watchers of every change.
 
-    A change is durable before it is answered, and its events are written in the same transaction. A refused call changes
-    nothing.
+    A change is durable before it is answered, and its events are written in the same transaction. A refused call
+    changes nothing.
 
-    Repeating a call: a request with a `request_id` is remembered for 24 hours, or for less, but no less than an hour,
-    when more than the server's `request_ids_max` come within that time; when even the last hour has more, a call with a
-    new request_id is refused with OVERLOADED. A repeat with the same content changes nothing and returns the job as it
-    now is, whatever its state. There are two exceptions. A repeated Start is answered only while the attempt that it made
-    or claimed is running, and is otherwise refused as a report that names this attempt would be. And when the job was
-    deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` = "true" in the metadata: nothing is made anew,
-    and another job that has the same id by now is never answered. The same request_id with another RPC or other content
-    is refused with REQUEST_ID_REUSED. All of this is checked before the job's existence, attempt and state.
+    Repeating a call: a request with a `request_id` is remembered for 24 hours. When more than the server's
+    `request_ids_max` come within that time it is remembered for less, but for at least an hour. When more than that
+    come within an hour, a call with a new request_id is refused with OVERLOADED. A repeat with the same content
+    changes nothing and returns the job as it now is, whatever its state. There are two exceptions. A repeated Start is
+    answered only while the attempt that it made or claimed is running, and is otherwise refused as a report for this
+    attempt would be. And when the job was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
+    "true" in the metadata: nothing is created, and another job that has the same id by now is never returned. The same
+    request_id with another RPC or other content is refused with REQUEST_ID_REUSED. All of this is checked before the
+    job's existence, attempt and state.
 
     The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
     answer to Start gave it. It may be left out only while the job is in its first attempt.
 
-    The claim: timeout, staleness and duration count from the moment a worker claims an attempt, and nothing else counts.
-    Start claims, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
-    appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
-    times out nor goes stale, and costs no retry.
+    The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Start claims, and
+    so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is appended in
+    the same commit, before the report's own event. However long an attempt waits for a worker, it neither times out
+    nor goes stale, and costs no retry.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
     or INTERNAL: see ErrorReason. The reasons below are those of the call itself.
@@ -61,10 +62,10 @@ class JobServiceStub:
     Create: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CreateRequest, _job_service_pb2.CreateResponse]
     """Create makes a new job.
 
-    From no job; the job is QUEUED and `.queued` is appended. max_retries and timeout are fixed here, from the request
-    or else from the job type. A job type that the configuration does not name follows the type `default`, unless
-    strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second job, or is
-    refused with JOB_EXISTS if it names an id.
+    From no job; the job is QUEUED and `.queued` is appended. max_retries and timeout are fixed here, from the
+    request or else from the job type. A job type that the configuration does not name follows the type `default`,
+    unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
+    job, or is refused with JOB_EXISTS if it names an id.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
     NOT_FOUND (JOB_NOT_FOUND, of a repeat).
@@ -98,12 +99,13 @@ class JobServiceStub:
     """Start begins the first attempt of a job, or claims an attempt that the server resumed.
 
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
-    attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one attempt, exactly one wins; the
-    others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself: wait for `.started`. With a
-    request_id the call may be repeated: while the attempt that it made or claimed is running, the job is returned as it
-    now is; once that attempt has ended, the repeat is refused with ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED
-    when the job is final. It never returns an attempt that belongs to another Start, whatever the `worker`. Without a
-    request_id, a repeat is refused like any loser.
+    attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one
+    attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
+    wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
+    running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
+    ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED when the job is final. It never returns an attempt that
+    belongs to another Start, whatever the `worker`. Without a request_id, a repeat is refused like a Start that lost
+    the race.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
     and ATTEMPT_SUPERSEDED of a repeat); ALREADY_EXISTS (REQUEST_ID_REUSED).
@@ -111,21 +113,21 @@ class JobServiceStub:
     UpdateProgress: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.UpdateProgressRequest, _job_service_pb2.UpdateProgressResponse]
     """UpdateProgress reports how far the running attempt is.
 
-    In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt. Only
-    what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt it only
-    says "I am alive": that breaks the silence that the stale threshold measures, and makes neither event nor version,
-    unless it claims the attempt. May be repeated: the values end the same,
-    though each repeat appends an event. The returned job has no result, and has metadata only if this call set it.
+    In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt.
+    Only what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt
+    it is a heartbeat: the stale threshold counts from it, and it makes neither an event nor a version, unless it
+    claims the attempt. May be repeated: the values end the same, but each repeat appends an event. The returned job
+    has no result, and has metadata only if this call set it.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, also when the merged metadata is over its limit); NOT_FOUND
     (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED, ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED).
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CompleteRequest, _job_service_pb2.CompleteResponse]
-    """Complete ends the running attempt, and with it the job, well.
+    """Complete ends the running attempt, and with it the job, with success.
 
     From PROCESSING to COMPLETED, which is final; progress becomes 100 and `.completed` is appended, after `.claimed`
-    when nobody had claimed the attempt, which then took no time. With a request_id
-    the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
+    when nobody had claimed the attempt, which then took no time. With a request_id the call may be repeated; without
+    one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
     ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
@@ -134,8 +136,8 @@ class JobServiceStub:
     """Fail ends the running attempt with an error.
 
     From PROCESSING to FAILED, appending `.failed`, after `.claimed` when nobody had claimed the attempt, which then
-    took no time; and on in the same commit: to PERMANENTLY_FAILED, which is final,
-    with `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
+    took no time. The same commit takes the job on: to PERMANENTLY_FAILED, which is final, with
+    `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
     `.retrying`, when the job's type has auto_retry on. With auto_retry off the job rests in FAILED until Retry or
     Cancel. With a request_id the call may be repeated; without one, a repeat is refused.
 
@@ -143,15 +145,17 @@ class JobServiceStub:
     ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     ReportUsage: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ReportUsageRequest, _job_service_pb2.ReportUsageResponse]
-    """ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+    """ReportUsage reports what an attempt has used, whether it is running, has ended, or the job is final.
 
-    In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
-    told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
-    cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
-    what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
-    nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+    In every state but QUEUED, and does not change it; appends `.usage`, which moves the version. For usage that
+    could not be sent with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED),
+    because the job was cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job
+    and of its type grow by what is new; a smaller total than the one known adds nothing. It is no heartbeat, claims
+    no attempt, and changes nothing else. May be repeated: when no total grows, the job is returned as it is, and
+    there is no event.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND
+    (JOB_NOT_FOUND).
     """
     Retry: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryRequest, _job_service_pb2.RetryResponse]
     """Retry sends a failed job back to work, or cuts its wait short.
@@ -167,26 +171,26 @@ class JobServiceStub:
     (REQUEST_ID_REUSED).
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelRequest, _job_service_pb2.CancelResponse]
-    """Cancel ends a job before it is done.
+    """Cancel ends a job that is not final.
 
-    From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker still
-    at it learns so from the event, or from its next report, which is refused. With a request_id the call may be
-    repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
+    From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+    that still works on it learns of this from the event, or from its next report, which is refused. With a
+    request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED in
-    COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED
+    in COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     StreamUpdates: _grpc.StreamStreamMultiCallable[_job_service_pb2.StreamUpdatesRequest, _job_service_pb2.StreamUpdatesResponse]
-    """StreamUpdates is the fast lane of a busy worker: the calls above, many per message, over one stream.
+    """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 
     Each update does what its own RPC does, from the same states, to the same resulting state, with the same events
     and the same rules for repeating. Updates are applied in the order sent, and each batch is answered, in order, by
-    one response with one outcome per update once all of it is durable. A batch is not a transaction: a refused update
-    changes nothing, refuses no other and does not end the stream. When the server is full the stream waits. After a
-    broken stream, batches not yet answered may or may not have been applied: send them again, with their
+    one response with one outcome per update once all of it is durable. A batch is not a transaction: a refused
+    update changes nothing, refuses no other and does not end the stream. When the server is full the stream waits.
+    After a broken stream, batches not yet answered may or may not have been applied: send them again, with their
     request_ids.
 
-    Errors of an update stand in its outcome, also that of an update that cannot be parsed. The stream itself ends with
+    Errors of an update are in its outcome, also when the update cannot be parsed. The stream itself ends with
     INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
     RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
     ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
@@ -200,9 +204,9 @@ class JobServiceStub:
     change can be read; with progress LATEST, superseded progress may be left out. A slow watcher loses nothing.
 
     To resume, keep the cursor of the last response and send it as the position: the events after it follow, so the
-    call may be broken off and repeated at any point. A cursor stays good as long as the events after it are kept (7
-    days by default), and heartbeats renew it while nothing matches. To hold a copy of the jobs, ask for a snapshot and
-    take every job, from page or event, only when its version is greater than that of the one held.
+    call may be interrupted and repeated at any point. A cursor stays good as long as the events after it are kept (7
+    days by default), and heartbeats renew it while nothing matches. To hold a copy of the jobs, ask for a snapshot
+    and take every job, from page or event, only when its version is greater than that of the one held.
 
     The stream ends OK only by `until_final` or by `follow` = false. A stopping server sends DRAINING, then ends it
     with UNAVAILABLE (DRAINING).
@@ -211,7 +215,7 @@ class JobServiceStub:
     unknown and there is no cursor); OUT_OF_RANGE (CURSOR_EXPIRED); FAILED_PRECONDITION (CURSOR_UNKNOWN).
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetStatsRequest, _job_service_pb2.GetStatsResponse]
-    """GetStats sums up the jobs, by job type and in total.
+    """GetStats returns counts and sums of the jobs, by job type and in total.
 
     Of jobs in every state, and changes none. Costs the same however many jobs there are. May be repeated at will.
 
@@ -227,28 +231,29 @@ class JobServiceStub:
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
-    """JobService keeps the state of asynchronous jobs: it creates them, takes their workers' reports, and tells watchers of
-    every change.
+    """JobService keeps the state of asynchronous jobs. It creates them, accepts their workers' reports, and notifies
+    watchers of every change.
 
-    A change is durable before it is answered, and its events are written in the same transaction. A refused call changes
-    nothing.
+    A change is durable before it is answered, and its events are written in the same transaction. A refused call
+    changes nothing.
 
-    Repeating a call: a request with a `request_id` is remembered for 24 hours, or for less, but no less than an hour,
-    when more than the server's `request_ids_max` come within that time; when even the last hour has more, a call with a
-    new request_id is refused with OVERLOADED. A repeat with the same content changes nothing and returns the job as it
-    now is, whatever its state. There are two exceptions. A repeated Start is answered only while the attempt that it made
-    or claimed is running, and is otherwise refused as a report that names this attempt would be. And when the job was
-    deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` = "true" in the metadata: nothing is made anew,
-    and another job that has the same id by now is never answered. The same request_id with another RPC or other content
-    is refused with REQUEST_ID_REUSED. All of this is checked before the job's existence, attempt and state.
+    Repeating a call: a request with a `request_id` is remembered for 24 hours. When more than the server's
+    `request_ids_max` come within that time it is remembered for less, but for at least an hour. When more than that
+    come within an hour, a call with a new request_id is refused with OVERLOADED. A repeat with the same content
+    changes nothing and returns the job as it now is, whatever its state. There are two exceptions. A repeated Start is
+    answered only while the attempt that it made or claimed is running, and is otherwise refused as a report for this
+    attempt would be. And when the job was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
+    "true" in the metadata: nothing is created, and another job that has the same id by now is never returned. The same
+    request_id with another RPC or other content is refused with REQUEST_ID_REUSED. All of this is checked before the
+    job's existence, attempt and state.
 
     The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
     answer to Start gave it. It may be left out only while the job is in its first attempt.
 
-    The claim: timeout, staleness and duration count from the moment a worker claims an attempt, and nothing else counts.
-    Start claims, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
-    appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
-    times out nor goes stale, and costs no retry.
+    The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Start claims, and
+    so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is appended in
+    the same commit, before the report's own event. However long an attempt waits for a worker, it neither times out
+    nor goes stale, and costs no retry.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
     or INTERNAL: see ErrorReason. The reasons below are those of the call itself.
@@ -258,10 +263,10 @@ class JobServiceAsyncStub(JobServiceStub):
     Create: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CreateRequest, _job_service_pb2.CreateResponse]  # type: ignore[assignment]
     """Create makes a new job.
 
-    From no job; the job is QUEUED and `.queued` is appended. max_retries and timeout are fixed here, from the request
-    or else from the job type. A job type that the configuration does not name follows the type `default`, unless
-    strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second job, or is
-    refused with JOB_EXISTS if it names an id.
+    From no job; the job is QUEUED and `.queued` is appended. max_retries and timeout are fixed here, from the
+    request or else from the job type. A job type that the configuration does not name follows the type `default`,
+    unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
+    job, or is refused with JOB_EXISTS if it names an id.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
     NOT_FOUND (JOB_NOT_FOUND, of a repeat).
@@ -295,12 +300,13 @@ class JobServiceAsyncStub(JobServiceStub):
     """Start begins the first attempt of a job, or claims an attempt that the server resumed.
 
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
-    attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one attempt, exactly one wins; the
-    others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself: wait for `.started`. With a
-    request_id the call may be repeated: while the attempt that it made or claimed is running, the job is returned as it
-    now is; once that attempt has ended, the repeat is refused with ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED
-    when the job is final. It never returns an attempt that belongs to another Start, whatever the `worker`. Without a
-    request_id, a repeat is refused like any loser.
+    attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one
+    attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
+    wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
+    running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
+    ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED when the job is final. It never returns an attempt that
+    belongs to another Start, whatever the `worker`. Without a request_id, a repeat is refused like a Start that lost
+    the race.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
     and ATTEMPT_SUPERSEDED of a repeat); ALREADY_EXISTS (REQUEST_ID_REUSED).
@@ -308,21 +314,21 @@ class JobServiceAsyncStub(JobServiceStub):
     UpdateProgress: _aio.UnaryUnaryMultiCallable[_job_service_pb2.UpdateProgressRequest, _job_service_pb2.UpdateProgressResponse]  # type: ignore[assignment]
     """UpdateProgress reports how far the running attempt is.
 
-    In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt. Only
-    what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt it only
-    says "I am alive": that breaks the silence that the stale threshold measures, and makes neither event nor version,
-    unless it claims the attempt. May be repeated: the values end the same,
-    though each repeat appends an event. The returned job has no result, and has metadata only if this call set it.
+    In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt.
+    Only what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt
+    it is a heartbeat: the stale threshold counts from it, and it makes neither an event nor a version, unless it
+    claims the attempt. May be repeated: the values end the same, but each repeat appends an event. The returned job
+    has no result, and has metadata only if this call set it.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, also when the merged metadata is over its limit); NOT_FOUND
     (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED, ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED).
     """
     Complete: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CompleteRequest, _job_service_pb2.CompleteResponse]  # type: ignore[assignment]
-    """Complete ends the running attempt, and with it the job, well.
+    """Complete ends the running attempt, and with it the job, with success.
 
     From PROCESSING to COMPLETED, which is final; progress becomes 100 and `.completed` is appended, after `.claimed`
-    when nobody had claimed the attempt, which then took no time. With a request_id
-    the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
+    when nobody had claimed the attempt, which then took no time. With a request_id the call may be repeated; without
+    one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
     ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
@@ -331,8 +337,8 @@ class JobServiceAsyncStub(JobServiceStub):
     """Fail ends the running attempt with an error.
 
     From PROCESSING to FAILED, appending `.failed`, after `.claimed` when nobody had claimed the attempt, which then
-    took no time; and on in the same commit: to PERMANENTLY_FAILED, which is final,
-    with `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
+    took no time. The same commit takes the job on: to PERMANENTLY_FAILED, which is final, with
+    `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
     `.retrying`, when the job's type has auto_retry on. With auto_retry off the job rests in FAILED until Retry or
     Cancel. With a request_id the call may be repeated; without one, a repeat is refused.
 
@@ -340,15 +346,17 @@ class JobServiceAsyncStub(JobServiceStub):
     ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     ReportUsage: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ReportUsageRequest, _job_service_pb2.ReportUsageResponse]  # type: ignore[assignment]
-    """ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+    """ReportUsage reports what an attempt has used, whether it is running, has ended, or the job is final.
 
-    In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
-    told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
-    cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
-    what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
-    nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+    In every state but QUEUED, and does not change it; appends `.usage`, which moves the version. For usage that
+    could not be sent with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED),
+    because the job was cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job
+    and of its type grow by what is new; a smaller total than the one known adds nothing. It is no heartbeat, claims
+    no attempt, and changes nothing else. May be repeated: when no total grows, the job is returned as it is, and
+    there is no event.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND
+    (JOB_NOT_FOUND).
     """
     Retry: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryRequest, _job_service_pb2.RetryResponse]  # type: ignore[assignment]
     """Retry sends a failed job back to work, or cuts its wait short.
@@ -364,26 +372,26 @@ class JobServiceAsyncStub(JobServiceStub):
     (REQUEST_ID_REUSED).
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelRequest, _job_service_pb2.CancelResponse]  # type: ignore[assignment]
-    """Cancel ends a job before it is done.
+    """Cancel ends a job that is not final.
 
-    From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker still
-    at it learns so from the event, or from its next report, which is refused. With a request_id the call may be
-    repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
+    From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+    that still works on it learns of this from the event, or from its next report, which is refused. With a
+    request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED in
-    COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED
+    in COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     StreamUpdates: _aio.StreamStreamMultiCallable[_job_service_pb2.StreamUpdatesRequest, _job_service_pb2.StreamUpdatesResponse]  # type: ignore[assignment]
-    """StreamUpdates is the fast lane of a busy worker: the calls above, many per message, over one stream.
+    """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 
     Each update does what its own RPC does, from the same states, to the same resulting state, with the same events
     and the same rules for repeating. Updates are applied in the order sent, and each batch is answered, in order, by
-    one response with one outcome per update once all of it is durable. A batch is not a transaction: a refused update
-    changes nothing, refuses no other and does not end the stream. When the server is full the stream waits. After a
-    broken stream, batches not yet answered may or may not have been applied: send them again, with their
+    one response with one outcome per update once all of it is durable. A batch is not a transaction: a refused
+    update changes nothing, refuses no other and does not end the stream. When the server is full the stream waits.
+    After a broken stream, batches not yet answered may or may not have been applied: send them again, with their
     request_ids.
 
-    Errors of an update stand in its outcome, also that of an update that cannot be parsed. The stream itself ends with
+    Errors of an update are in its outcome, also when the update cannot be parsed. The stream itself ends with
     INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
     RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
     ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
@@ -397,9 +405,9 @@ class JobServiceAsyncStub(JobServiceStub):
     change can be read; with progress LATEST, superseded progress may be left out. A slow watcher loses nothing.
 
     To resume, keep the cursor of the last response and send it as the position: the events after it follow, so the
-    call may be broken off and repeated at any point. A cursor stays good as long as the events after it are kept (7
-    days by default), and heartbeats renew it while nothing matches. To hold a copy of the jobs, ask for a snapshot and
-    take every job, from page or event, only when its version is greater than that of the one held.
+    call may be interrupted and repeated at any point. A cursor stays good as long as the events after it are kept (7
+    days by default), and heartbeats renew it while nothing matches. To hold a copy of the jobs, ask for a snapshot
+    and take every job, from page or event, only when its version is greater than that of the one held.
 
     The stream ends OK only by `until_final` or by `follow` = false. A stopping server sends DRAINING, then ends it
     with UNAVAILABLE (DRAINING).
@@ -408,7 +416,7 @@ class JobServiceAsyncStub(JobServiceStub):
     unknown and there is no cursor); OUT_OF_RANGE (CURSOR_EXPIRED); FAILED_PRECONDITION (CURSOR_UNKNOWN).
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetStatsRequest, _job_service_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """GetStats sums up the jobs, by job type and in total.
+    """GetStats returns counts and sums of the jobs, by job type and in total.
 
     Of jobs in every state, and changes none. Costs the same however many jobs there are. May be repeated at will.
 
@@ -423,28 +431,29 @@ class JobServiceAsyncStub(JobServiceStub):
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
-    """JobService keeps the state of asynchronous jobs: it creates them, takes their workers' reports, and tells watchers of
-    every change.
+    """JobService keeps the state of asynchronous jobs. It creates them, accepts their workers' reports, and notifies
+    watchers of every change.
 
-    A change is durable before it is answered, and its events are written in the same transaction. A refused call changes
-    nothing.
+    A change is durable before it is answered, and its events are written in the same transaction. A refused call
+    changes nothing.
 
-    Repeating a call: a request with a `request_id` is remembered for 24 hours, or for less, but no less than an hour,
-    when more than the server's `request_ids_max` come within that time; when even the last hour has more, a call with a
-    new request_id is refused with OVERLOADED. A repeat with the same content changes nothing and returns the job as it
-    now is, whatever its state. There are two exceptions. A repeated Start is answered only while the attempt that it made
-    or claimed is running, and is otherwise refused as a report that names this attempt would be. And when the job was
-    deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` = "true" in the metadata: nothing is made anew,
-    and another job that has the same id by now is never answered. The same request_id with another RPC or other content
-    is refused with REQUEST_ID_REUSED. All of this is checked before the job's existence, attempt and state.
+    Repeating a call: a request with a `request_id` is remembered for 24 hours. When more than the server's
+    `request_ids_max` come within that time it is remembered for less, but for at least an hour. When more than that
+    come within an hour, a call with a new request_id is refused with OVERLOADED. A repeat with the same content
+    changes nothing and returns the job as it now is, whatever its state. There are two exceptions. A repeated Start is
+    answered only while the attempt that it made or claimed is running, and is otherwise refused as a report for this
+    attempt would be. And when the job was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
+    "true" in the metadata: nothing is created, and another job that has the same id by now is never returned. The same
+    request_id with another RPC or other content is refused with REQUEST_ID_REUSED. All of this is checked before the
+    job's existence, attempt and state.
 
     The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
     answer to Start gave it. It may be left out only while the job is in its first attempt.
 
-    The claim: timeout, staleness and duration count from the moment a worker claims an attempt, and nothing else counts.
-    Start claims, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
-    appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
-    times out nor goes stale, and costs no retry.
+    The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Start claims, and
+    so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is appended in
+    the same commit, before the report's own event. However long an attempt waits for a worker, it neither times out
+    nor goes stale, and costs no retry.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
     or INTERNAL: see ErrorReason. The reasons below are those of the call itself.
@@ -458,10 +467,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.CreateResponse, _abc.Awaitable[_job_service_pb2.CreateResponse]]:
         """Create makes a new job.
 
-        From no job; the job is QUEUED and `.queued` is appended. max_retries and timeout are fixed here, from the request
-        or else from the job type. A job type that the configuration does not name follows the type `default`, unless
-        strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second job, or is
-        refused with JOB_EXISTS if it names an id.
+        From no job; the job is QUEUED and `.queued` is appended. max_retries and timeout are fixed here, from the
+        request or else from the job type. A job type that the configuration does not name follows the type `default`,
+        unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
+        job, or is refused with JOB_EXISTS if it names an id.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
         NOT_FOUND (JOB_NOT_FOUND, of a repeat).
@@ -519,12 +528,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Start begins the first attempt of a job, or claims an attempt that the server resumed.
 
         From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
-        attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one attempt, exactly one wins; the
-        others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself: wait for `.started`. With a
-        request_id the call may be repeated: while the attempt that it made or claimed is running, the job is returned as it
-        now is; once that attempt has ended, the repeat is refused with ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED
-        when the job is final. It never returns an attempt that belongs to another Start, whatever the `worker`. Without a
-        request_id, a repeat is refused like any loser.
+        attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one
+        attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
+        wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
+        running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
+        ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED when the job is final. It never returns an attempt that
+        belongs to another Start, whatever the `worker`. Without a request_id, a repeat is refused like a Start that lost
+        the race.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
         and ATTEMPT_SUPERSEDED of a repeat); ALREADY_EXISTS (REQUEST_ID_REUSED).
@@ -538,11 +548,11 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.UpdateProgressResponse, _abc.Awaitable[_job_service_pb2.UpdateProgressResponse]]:
         """UpdateProgress reports how far the running attempt is.
 
-        In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt. Only
-        what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt it only
-        says "I am alive": that breaks the silence that the stale threshold measures, and makes neither event nor version,
-        unless it claims the attempt. May be repeated: the values end the same,
-        though each repeat appends an event. The returned job has no result, and has metadata only if this call set it.
+        In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt.
+        Only what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt
+        it is a heartbeat: the stale threshold counts from it, and it makes neither an event nor a version, unless it
+        claims the attempt. May be repeated: the values end the same, but each repeat appends an event. The returned job
+        has no result, and has metadata only if this call set it.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, also when the merged metadata is over its limit); NOT_FOUND
         (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED, ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED).
@@ -554,11 +564,11 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.CompleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.CompleteResponse, _abc.Awaitable[_job_service_pb2.CompleteResponse]]:
-        """Complete ends the running attempt, and with it the job, well.
+        """Complete ends the running attempt, and with it the job, with success.
 
         From PROCESSING to COMPLETED, which is final; progress becomes 100 and `.completed` is appended, after `.claimed`
-        when nobody had claimed the attempt, which then took no time. With a request_id
-        the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
+        when nobody had claimed the attempt, which then took no time. With a request_id the call may be repeated; without
+        one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
         ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
@@ -573,8 +583,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Fail ends the running attempt with an error.
 
         From PROCESSING to FAILED, appending `.failed`, after `.claimed` when nobody had claimed the attempt, which then
-        took no time; and on in the same commit: to PERMANENTLY_FAILED, which is final,
-        with `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
+        took no time. The same commit takes the job on: to PERMANENTLY_FAILED, which is final, with
+        `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
         `.retrying`, when the job's type has auto_retry on. With auto_retry off the job rests in FAILED until Retry or
         Cancel. With a request_id the call may be repeated; without one, a repeat is refused.
 
@@ -588,15 +598,17 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ReportUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ReportUsageResponse, _abc.Awaitable[_job_service_pb2.ReportUsageResponse]]:
-        """ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+        """ReportUsage reports what an attempt has used, whether it is running, has ended, or the job is final.
 
-        In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
-        told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
-        cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
-        what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
-        nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+        In every state but QUEUED, and does not change it; appends `.usage`, which moves the version. For usage that
+        could not be sent with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED),
+        because the job was cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job
+        and of its type grow by what is new; a smaller total than the one known adds nothing. It is no heartbeat, claims
+        no attempt, and changes nothing else. May be repeated: when no total grows, the job is returned as it is, and
+        there is no event.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND
+        (JOB_NOT_FOUND).
         """
 
     @_abc_1.abstractmethod
@@ -624,14 +636,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.CancelResponse, _abc.Awaitable[_job_service_pb2.CancelResponse]]:
-        """Cancel ends a job before it is done.
+        """Cancel ends a job that is not final.
 
-        From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker still
-        at it learns so from the event, or from its next report, which is refused. With a request_id the call may be
-        repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
+        From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+        that still works on it learns of this from the event, or from its next report, which is refused. With a
+        request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED in
-        COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED
+        in COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
@@ -640,16 +652,16 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_job_service_pb2.StreamUpdatesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.StreamUpdatesResponse], _abc.AsyncIterator[_job_service_pb2.StreamUpdatesResponse]]:
-        """StreamUpdates is the fast lane of a busy worker: the calls above, many per message, over one stream.
+        """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 
         Each update does what its own RPC does, from the same states, to the same resulting state, with the same events
         and the same rules for repeating. Updates are applied in the order sent, and each batch is answered, in order, by
-        one response with one outcome per update once all of it is durable. A batch is not a transaction: a refused update
-        changes nothing, refuses no other and does not end the stream. When the server is full the stream waits. After a
-        broken stream, batches not yet answered may or may not have been applied: send them again, with their
+        one response with one outcome per update once all of it is durable. A batch is not a transaction: a refused
+        update changes nothing, refuses no other and does not end the stream. When the server is full the stream waits.
+        After a broken stream, batches not yet answered may or may not have been applied: send them again, with their
         request_ids.
 
-        Errors of an update stand in its outcome, also that of an update that cannot be parsed. The stream itself ends with
+        Errors of an update are in its outcome, also when the update cannot be parsed. The stream itself ends with
         INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
         RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
         ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
@@ -669,9 +681,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         change can be read; with progress LATEST, superseded progress may be left out. A slow watcher loses nothing.
 
         To resume, keep the cursor of the last response and send it as the position: the events after it follow, so the
-        call may be broken off and repeated at any point. A cursor stays good as long as the events after it are kept (7
-        days by default), and heartbeats renew it while nothing matches. To hold a copy of the jobs, ask for a snapshot and
-        take every job, from page or event, only when its version is greater than that of the one held.
+        call may be interrupted and repeated at any point. A cursor stays good as long as the events after it are kept (7
+        days by default), and heartbeats renew it while nothing matches. To hold a copy of the jobs, ask for a snapshot
+        and take every job, from page or event, only when its version is greater than that of the one held.
 
         The stream ends OK only by `until_final` or by `follow` = false. A stopping server sends DRAINING, then ends it
         with UNAVAILABLE (DRAINING).
@@ -686,7 +698,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.GetStatsResponse, _abc.Awaitable[_job_service_pb2.GetStatsResponse]]:
-        """GetStats sums up the jobs, by job type and in total.
+        """GetStats returns counts and sums of the jobs, by job type and in total.
 
         Of jobs in every state, and changes none. Costs the same however many jobs there are. May be repeated at will.
 

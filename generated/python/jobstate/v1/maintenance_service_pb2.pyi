@@ -28,26 +28,26 @@ class _HealthState:
 class _HealthStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     HEALTH_STATE_UNSPECIFIED: _HealthState.ValueType  # 0
-    """No verdict. The server never sends it."""
+    """No result. The server never sends it."""
     HEALTH_STATE_HEALTHY: _HealthState.ValueType  # 1
     """Nothing to report."""
     HEALTH_STATE_DEGRADED: _HealthState.ValueType  # 2
-    """Something needs a look; `problems` says what."""
+    """Something needs attention; `problems` says what."""
 
 class HealthState(_HealthState, metaclass=_HealthStateEnumTypeWrapper):
-    """HealthState is the verdict of CheckHealth."""
+    """HealthState is the result of CheckHealth."""
 
 HEALTH_STATE_UNSPECIFIED: HealthState.ValueType  # 0
-"""No verdict. The server never sends it."""
+"""No result. The server never sends it."""
 HEALTH_STATE_HEALTHY: HealthState.ValueType  # 1
 """Nothing to report."""
 HEALTH_STATE_DEGRADED: HealthState.ValueType  # 2
-"""Something needs a look; `problems` says what."""
+"""Something needs attention; `problems` says what."""
 Global___HealthState: _TypeAlias = HealthState  # noqa: Y015
 
 @_typing.final
 class CheckStaleRequest(_message.Message):
-    """CheckStaleRequest asks for the task check-stale."""
+    """CheckStaleRequest runs the task check-stale."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -69,7 +69,7 @@ Global___CheckStaleRequest: _TypeAlias = CheckStaleRequest  # noqa: Y015
 
 @_typing.final
 class CheckStaleResponse(_message.Message):
-    """CheckStaleResponse tells which jobs were stale."""
+    """CheckStaleResponse lists the jobs that were stale."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -97,13 +97,13 @@ Global___CheckStaleResponse: _TypeAlias = CheckStaleResponse  # noqa: Y015
 
 @_typing.final
 class RetryFailedRequest(_message.Message):
-    """RetryFailedRequest asks for the task retry-failed."""
+    """RetryFailedRequest runs the task retry-failed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DRY_RUN_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
-    """Only report which jobs would be moved; move none of them."""
+    """Only report which jobs would change state; change none of them."""
     def __init__(
         self,
         *,
@@ -119,17 +119,17 @@ Global___RetryFailedRequest: _TypeAlias = RetryFailedRequest  # noqa: Y015
 
 @_typing.final
 class RetryFailedResponse(_message.Message):
-    """RetryFailedResponse tells which jobs were moved."""
+    """RetryFailedResponse lists the jobs that changed state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_IDS_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """How many jobs were moved in all, or would have been in a dry run."""
+    """How many jobs changed state in all, or would have in a dry run."""
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the first 100 jobs moved."""
+        """Ids of the first 100 jobs that changed state."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ Global___RetryFailedResponse: _TypeAlias = RetryFailedResponse  # noqa: Y015
 
 @_typing.final
 class CleanupRequest(_message.Message):
-    """CleanupRequest asks for the task cleanup."""
+    """CleanupRequest runs the task cleanup."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -161,8 +161,8 @@ class CleanupRequest(_message.Message):
     @_builtins.property
     def older_than(self) -> _duration_pb2.Duration:
         """Delete jobs that have been final for at least this long, counted from complete_time. At least 1 hour, unless
-        `force`. Unset means the configured retention of jobs, 30 days by default. Events go by their own configured
-        retention, whatever is said here.
+        `force`. Unset means the configured retention of jobs, 30 days by default. Events always follow their
+        own configured retention.
         """
 
     def __init__(
@@ -182,7 +182,7 @@ Global___CleanupRequest: _TypeAlias = CleanupRequest  # noqa: Y015
 
 @_typing.final
 class CleanupResponse(_message.Message):
-    """CleanupResponse tells how much was deleted, or would have been in a dry run."""
+    """CleanupResponse counts what was deleted, or would have been in a dry run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -225,7 +225,7 @@ Global___CheckHealthRequest: _TypeAlias = CheckHealthRequest  # noqa: Y015
 
 @_typing.final
 class CheckHealthResponse(_message.Message):
-    """CheckHealthResponse tells how the jobs are doing."""
+    """CheckHealthResponse says how the jobs are doing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -243,7 +243,7 @@ class CheckHealthResponse(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     OLDEST_UNCLAIMED_AGE_FIELD_NUMBER: _builtins.int
     state: Global___HealthState.ValueType
-    """The verdict."""
+    """The result."""
     queued: _builtins.int
     """How many jobs are in QUEUED."""
     processing: _builtins.int
@@ -251,19 +251,19 @@ class CheckHealthResponse(_message.Message):
     failed: _builtins.int
     """How many jobs rest in FAILED, waiting for a Retry or Cancel."""
     overdue: _builtins.int
-    """How many retries or timeouts are overdue by more than the setting health_overdue_max, 1 minute by default, and have
-    not been acted on. Anything but 0 means that the server falls behind.
+    """How many retries or timeouts are overdue by more than the setting health_overdue_max, 1 minute by default, and
+    have not been acted on. Anything but 0 means that the server falls behind.
     """
     failure_rate: _builtins.float
-    """Of the jobs that reached COMPLETED or PERMANENTLY_FAILED within the last hour and are still stored (the latest
-    10,000 that ended), the share that reached PERMANENTLY_FAILED, from 0 to 1. 0 when none did either.
+    """The share of jobs that reached PERMANENTLY_FAILED, from 0 to 1, among those that reached it or COMPLETED within
+    the last hour and are still stored (the latest 10,000 that ended). 0 when there were none.
     """
     backlog: _builtins.int
     """How many changes wait in the answering server to be committed."""
     commits: _builtins.int
-    """Transactions committed since the server began."""
+    """Transactions committed since the server started."""
     commands: _builtins.int
-    """Commands answered since the server began. Many share a commit, so this grows faster than `commits` under load."""
+    """Commands answered since the server started. Many share a commit, so this grows faster than `commits` under load."""
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is wrong, one sentence each, for people to read. Empty when HEALTHY."""
@@ -274,8 +274,8 @@ class CheckHealthResponse(_message.Message):
 
     @_builtins.property
     def commit_latency_p99(self) -> _duration_pb2.Duration:
-        """What 99 of 100 commits of the answering server stayed below within the last 10 minutes (the latest 1,000). Zero when
-        there was none.
+        """The 99th percentile of the answering server's commit times within the last 10 minutes (the latest 1,000). Zero
+        when there was no commit.
         """
 
     @_builtins.property
@@ -365,14 +365,14 @@ class Task(_message.Message):
     schedule: _builtins.str
     """When it runs, as a crontab expression in UTC, such as "*/5 * * * *" or "0 2 * * *"."""
     last_outcome: _builtins.str
-    """What came of that run, one sentence for people to read. Empty before the first run and while it is under way."""
+    """The outcome of that run, one sentence for people to read. Empty before the first run and while one is under way."""
     @_builtins.property
     def last_run(self) -> _timestamp_pb2.Timestamp:
         """When its last scheduled run began. Unset before the first."""
 
     @_builtins.property
     def last_duration(self) -> _duration_pb2.Duration:
-        """How long that run took. Unset before the first run and while it is under way."""
+        """How long that run took. Unset before the first run and while one is under way."""
 
     @_builtins.property
     def next_run(self) -> _timestamp_pb2.Timestamp:

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class MaintenanceServiceStub:
-    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-    ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
+    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
+    that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 
-    One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-    task is running on the server called. Calls of CheckHealth that come together share one report.
+    A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
+    same task is running on the server called. Concurrent calls of CheckHealth share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -70,23 +70,23 @@ class MaintenanceServiceStub:
 
 
 class MaintenanceServiceServicer:
-    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-    ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
+    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
+    that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 
-    One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-    task is running on the server called. Calls of CheckHealth that come together share one report.
+    A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
+    same task is running on the server called. Concurrent calls of CheckHealth share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
     """
 
     def CheckStale(self, request, context):
-        """CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
+        """CheckStale fails the claimed attempts that have not reported for longer than their type's stale_threshold.
 
-        From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
-        to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
-        `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-        meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
+        From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING, to
+        PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
+        `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job that has reported or
+        changed state meanwhile is left alone. So is an attempt that nobody has claimed, however long it waits.
 
         Errors: none of its own.
         """
@@ -95,7 +95,7 @@ class MaintenanceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryFailed(self, request, context):
-        """RetryFailed retries the jobs that rest in FAILED although their type now has auto_retry on, and sees to retries
+        """RetryFailed retries the jobs that rest in FAILED although their type now has auto_retry on, and acts on retries
         and timeouts that are overdue.
 
         From FAILED to RETRYING, after the usual delay; overdue jobs take the step that was due: RETRYING to PROCESSING,
@@ -108,11 +108,11 @@ class MaintenanceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Cleanup(self, request, context):
-        """Cleanup deletes jobs that have been final for long, and events beyond their retention.
+        """Cleanup deletes jobs that have been final for longer than their retention, and events beyond theirs.
 
         From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
-        Jobs in other states are never touched. Works in small slices that do not hold up other calls; a call cut short
-        has deleted what it got to. Safe to repeat: what is gone is not counted again.
+        Jobs in other states are never touched. Works in small slices that do not delay other calls. An
+        interrupted call has deleted part of it. Safe to repeat: a job is counted by the call that deletes it.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
         """
@@ -133,7 +133,7 @@ class MaintenanceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
+        """ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
 
         Concerns no job and changes nothing, so it may be repeated at will.
 
@@ -180,11 +180,11 @@ def add_MaintenanceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MaintenanceService:
-    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
-    ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
+    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
+    that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 
-    One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
-    task is running on the server called. Calls of CheckHealth that come together share one report.
+    A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
+    same task is running on the server called. Concurrent calls of CheckHealth share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.

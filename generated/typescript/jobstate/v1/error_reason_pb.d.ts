@@ -13,14 +13,14 @@ export declare const file_jobstate_v1_error_reason: GenFile;
  * ErrorReason names every refusal of this service.
  *
  * Each error carries, in its details, a google.rpc.ErrorInfo whose domain is "jobstate" and whose reason is a name
- * below without the prefix ERROR_REASON_. Beside it stands what fits the case: google.rpc.BadRequest,
- * PreconditionFailure, ResourceInfo or RetryInfo. Over each value: the gRPC code, what it means, the ErrorInfo as JSON,
- * and what to do. Values of metadata are texts, numbers in decimal, and states without the prefix JOB_STATE_.
- * Metadata may gain keys.
+ * below without the prefix ERROR_REASON_. Some errors also carry google.rpc.BadRequest, PreconditionFailure,
+ * ResourceInfo or RetryInfo. The comment of each value gives the gRPC code, what it means, the ErrorInfo as JSON, and
+ * what to do. Values of metadata are texts, numbers in decimal, and states without the prefix JOB_STATE_. Metadata
+ * may gain keys.
  *
- * A few errors come from gRPC itself, before any code of ours, and carry no ErrorInfo: UNIMPLEMENTED for a method or
- * service that does not exist, RESOURCE_EXHAUSTED for a message too long to be received at all (over 10 MiB), and what the client's own library makes, such as DEADLINE_EXCEEDED, CANCELLED, and
- * UNAVAILABLE when no server is reached.
+ * A few errors come from gRPC itself and carry no ErrorInfo: UNIMPLEMENTED for a method or service that does not
+ * exist, RESOURCE_EXHAUSTED for a message too long to be received at all (over 10 MiB), and those of the client's own
+ * library, such as DEADLINE_EXCEEDED, CANCELLED, and UNAVAILABLE when no server is reached.
  *
  * @generated from enum jobstate.v1.ErrorReason
  */
@@ -53,8 +53,8 @@ export enum ErrorReason {
    *     { "reason": "JOB_NOT_FOUND", "domain": "jobstate",
    *       "metadata": { "job_id": "transcript-4711", "deleted": "true" } }
    *
-   * Check the id. A job that reached a final state long ago may be gone by retention. With `deleted` the call was done
-   * the first time: do not make it again under another request_id.
+   * Check the id. A job that reached a final state long ago may be gone by retention. With `deleted` the call was
+   * done the first time: do not make it again under another request_id.
    *
    * @generated from enum value: ERROR_REASON_JOB_NOT_FOUND = 2;
    */
@@ -73,10 +73,10 @@ export enum ErrorReason {
   JOB_EXISTS = 3,
 
   /**
-   * FAILED_PRECONDITION. The job's state does not allow what was asked. `trigger` is what was asked, `state` where the
-   * job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both use
-   * the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a Retry
-   * with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed.
+   * FAILED_PRECONDITION. The job's state does not allow what was asked. `trigger` is what was asked, `state` where
+   * the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
+   * use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
+   * Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed.
    *
    *     { "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
    *       "metadata": { "job_id": "transcript-4711", "state": "RETRYING", "trigger": "start",
@@ -105,8 +105,8 @@ export enum ErrorReason {
 
   /**
    * FAILED_PRECONDITION. The call named an attempt that is not running: it timed out, went stale or failed, and
-   * another may have taken its place. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead. What it used can
-   * still be booked, with ReportUsage.
+   * another may have replaced it. Once the job is final the answer is TRANSITION_NOT_ALLOWED instead. What the
+   * attempt used can still be reported, with ReportUsage.
    *
    *     { "reason": "ATTEMPT_SUPERSEDED", "domain": "jobstate",
    *       "metadata": { "job_id": "transcript-4711", "attempt": "1", "current_attempt": "2",
@@ -121,7 +121,7 @@ export enum ErrorReason {
 
   /**
    * FAILED_PRECONDITION. The call left `attempt` out although the job is past its first attempt, so the server cannot
-   * tell a current worker from one thought dead. `attempt` is 0: none was named.
+   * tell the current worker from an earlier one. `attempt` is 0, because none was named.
    *
    *     { "reason": "ATTEMPT_REQUIRED", "domain": "jobstate",
    *       "metadata": { "job_id": "transcript-4711", "attempt": "0", "current_attempt": "2",
@@ -153,7 +153,7 @@ export enum ErrorReason {
    *     { "reason": "UNKNOWN_JOB_TYPE", "domain": "jobstate",
    *       "metadata": { "job_type": "clean_transcipt", "field": "job_type" } }
    *
-   * Check the spelling against ListJobTypes, or have the type added to the configuration. Do not put ids into job_type.
+   * Check the spelling against ListJobTypes, or add the type to the configuration. Do not put ids into job_type.
    *
    * @generated from enum value: ERROR_REASON_UNKNOWN_JOB_TYPE = 9;
    */
@@ -187,8 +187,9 @@ export enum ErrorReason {
   CURSOR_UNKNOWN = 11,
 
   /**
-   * RESOURCE_EXHAUSTED. The server has as much to do as it accepts: its queue is full, too many calls or watchers are
-   * open, or more request ids were used within the last hour than it may keep. Nothing was changed. A google.rpc.RetryInfo says how long to wait.
+   * RESOURCE_EXHAUSTED. The server accepts no more work: its queue is full, too many calls or watchers are open, or
+   * more request ids were used within the last hour than it may keep. Nothing was changed. A google.rpc.RetryInfo
+   * says how long to wait.
    *
    *     { "reason": "OVERLOADED", "domain": "jobstate",
    *       "metadata": {} }
@@ -206,7 +207,7 @@ export enum ErrorReason {
    *     { "reason": "STORE_UNAVAILABLE", "domain": "jobstate",
    *       "metadata": {} }
    *
-   * Repeat with the same request_id: if the change was made, the repeat makes it no second time. Without a request_id,
+   * Repeat with the same request_id: if the change was made, the repeat does not make it again. Without a request_id,
    * Get the job first.
    *
    * @generated from enum value: ERROR_REASON_STORE_UNAVAILABLE = 13;
@@ -239,8 +240,8 @@ export enum ErrorReason {
   MESSAGE_TOO_LARGE = 15,
 
   /**
-   * INTERNAL. Something went wrong in the server that it did not expect. No detail is given; the server's log has it
-   * under call_id.
+   * INTERNAL. The server met an error that it did not expect. No detail is returned; the server's log has it under
+   * call_id.
    *
    *     { "reason": "INTERNAL", "domain": "jobstate",
    *       "metadata": { "call_id": "01JD9Z6V7Q3K" } }

@@ -20,14 +20,14 @@ export const ErrorReasonSchema = /*@__PURE__*/
  * ErrorReason names every refusal of this service.
  *
  * Each error carries, in its details, a google.rpc.ErrorInfo whose domain is "jobstate" and whose reason is a name
- * below without the prefix ERROR_REASON_. Beside it stands what fits the case: google.rpc.BadRequest,
- * PreconditionFailure, ResourceInfo or RetryInfo. Over each value: the gRPC code, what it means, the ErrorInfo as JSON,
- * and what to do. Values of metadata are texts, numbers in decimal, and states without the prefix JOB_STATE_.
- * Metadata may gain keys.
+ * below without the prefix ERROR_REASON_. Some errors also carry google.rpc.BadRequest, PreconditionFailure,
+ * ResourceInfo or RetryInfo. The comment of each value gives the gRPC code, what it means, the ErrorInfo as JSON, and
+ * what to do. Values of metadata are texts, numbers in decimal, and states without the prefix JOB_STATE_. Metadata
+ * may gain keys.
  *
- * A few errors come from gRPC itself, before any code of ours, and carry no ErrorInfo: UNIMPLEMENTED for a method or
- * service that does not exist, RESOURCE_EXHAUSTED for a message too long to be received at all (over 10 MiB), and what the client's own library makes, such as DEADLINE_EXCEEDED, CANCELLED, and
- * UNAVAILABLE when no server is reached.
+ * A few errors come from gRPC itself and carry no ErrorInfo: UNIMPLEMENTED for a method or service that does not
+ * exist, RESOURCE_EXHAUSTED for a message too long to be received at all (over 10 MiB), and those of the client's own
+ * library, such as DEADLINE_EXCEEDED, CANCELLED, and UNAVAILABLE when no server is reached.
  *
  * @generated from enum jobstate.v1.ErrorReason
  */

@@ -27,7 +27,7 @@ export declare type Event = Message<"jobstate.v1.Event"> & {
   sequence: bigint;
 
   /**
-   * What happened. A later server may send types that this version does not name; a reader who only keeps jobs can
+   * What happened. A later server may send types that this version does not name. A reader that only keeps jobs can
    * treat them like any other, by the job's version.
    *
    * @generated from field: jobstate.v1.EventType type = 2;
@@ -49,8 +49,8 @@ export declare type Event = Message<"jobstate.v1.Event"> & {
   time?: Timestamp | undefined;
 
   /**
-   * Who caused the change: the caller's identity, empty while the server is not set up to tell callers apart, or
-   * "server" for what the server did by itself. What follows a call in the same commit names that call's caller.
+   * Who caused the change: the caller's identity, empty while the server does not identify callers, or "server" for
+   * what the server did by itself. Events that follow from a call in the same commit name that call's caller.
    *
    * @generated from field: string actor = 5;
    */
@@ -158,8 +158,8 @@ export declare const EventSchema: GenMessage<Event>;
  */
 export declare type StartedDetail = Message<"jobstate.v1.StartedDetail"> & {
   /**
-   * True when the server resumed the job, its wait being over or cut short by Retry, and nobody has claimed the
-   * attempt yet: a worker who wants it calls Start. False when a Start began the attempt, which is then claimed.
+   * True when the server resumed the job, because its wait was over or Retry cut it short. Nobody has claimed the
+   * attempt yet: a worker that wants it calls Start. False when a Start began the attempt, which is then claimed.
    *
    * @generated from field: bool resumed = 1;
    */
@@ -186,7 +186,7 @@ export declare const StartedDetailSchema: GenMessage<StartedDetail>;
  */
 export declare type ClaimedDetail = Message<"jobstate.v1.ClaimedDetail"> & {
   /**
-   * Who claimed the attempt, at most 128 bytes; empty when the Start named nobody, and when a report claimed it.
+   * Who claimed the attempt, at most 128 bytes; empty when the Start had no worker, and when a report claimed it.
    *
    * @generated from field: string worker = 1;
    */
@@ -314,7 +314,7 @@ export declare const CancelledDetailSchema: GenMessage<CancelledDetail>;
  */
 export declare type StaleDetectedDetail = Message<"jobstate.v1.StaleDetectedDetail"> & {
   /**
-   * When something was last heard of the attempt: its claim, or the last report.
+   * When the attempt last reported, or was claimed.
    *
    * @generated from field: google.protobuf.Timestamp heard_time = 1;
    */
@@ -362,7 +362,7 @@ export declare type UsageDetail = Message<"jobstate.v1.UsageDetail"> & {
 export declare const UsageDetailSchema: GenMessage<UsageDetail>;
 
 /**
- * EventType says what an event tells. Each value's comment begins with the name that the event carries.
+ * EventType says what happened. Each value's comment begins with the name that the event carries.
  *
  * @generated from enum jobstate.v1.EventType
  */
@@ -390,8 +390,8 @@ export enum EventType {
   STARTED = 2,
 
   /**
-   * "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first report,
-   * whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+   * "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first
+   * report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
    *
    * @generated from enum value: EVENT_TYPE_CLAIMED = 3;
    */
@@ -441,8 +441,8 @@ export enum EventType {
   CANCELLED = 9,
 
   /**
-   * "processing-job.stale.detected": nothing was heard of the claimed attempt for too long. `.failed` of the same
-   * commit follows.
+   * "processing-job.stale.detected": the claimed attempt has not reported for too long. `.failed` of the same commit
+   * follows.
    *
    * @generated from enum value: EVENT_TYPE_STALE_DETECTED = 10;
    */
@@ -456,8 +456,8 @@ export enum EventType {
   DELETED = 11,
 
   /**
-   * "processing-job.usage": ReportUsage told what an attempt had used, perhaps long after it ended. The state stays as it
-   * was. Besides `.deleted`, it is the only event that can follow the one that made a job final.
+   * "processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
+   * does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
    *
    * @generated from enum value: EVENT_TYPE_USAGE = 14;
    */

@@ -82,7 +82,7 @@ export const EventTypeSchema = /*@__PURE__*/
   enumDesc(file_jobstate_v1_event, 0);
 
 /**
- * EventType says what an event tells. Each value's comment begins with the name that the event carries.
+ * EventType says what happened. Each value's comment begins with the name that the event carries.
  *
  * @generated from enum jobstate.v1.EventType
  */

@@ -12,7 +12,7 @@ import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 export declare const file_jobstate_v1_job: GenFile;
 
 /**
- * Job is one piece of asynchronous work and everything the service knows of it.
+ * Job is one piece of asynchronous work and everything the service knows about it.
  *
  * Times have microsecond precision and are UTC. Texts are UTF-8 without NUL; their limits count encoded bytes.
  * Answers to UpdateProgress, and events, carry the job without `metadata` and `result` unless that change set
@@ -22,8 +22,8 @@ export declare const file_jobstate_v1_job: GenFile;
  */
 export declare type Job = Message<"jobstate.v1.Job"> & {
   /**
-   * Names the job, for good. Given by the caller or made by the server; ids that the server makes sort in the order
-   * in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
+   * Identifies the job and never changes. Given by the caller or made by the server. Ids that the server makes sort
+   * in the order in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
    *
    * @generated from field: string id = 1;
    */
@@ -59,8 +59,8 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   progress: number;
 
   /**
-   * What the running attempt last said of its progress, for people to read. At most 4 KiB; empty when it said
-   * nothing. A new attempt begins with none.
+   * The latest progress message of the running attempt, for people to read. At most 4 KiB; empty when it sent none. A
+   * new attempt begins with none.
    *
    * @generated from field: string progress_message = 6;
    */
@@ -68,7 +68,7 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
 
   /**
    * Number of the current attempt, or of the last once none is running: 0 before the first start, then 1, 2, and so
-   * on. Workers hand it back with every report, so that one thought dead cannot speak for its successor.
+   * on. Workers send it with every report, so that a worker that was thought dead cannot report for its successor.
    *
    * @generated from field: int32 attempt = 7;
    */
@@ -85,8 +85,8 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
 
   /**
    * Who claimed the current attempt, or the last once none is running. At most 128 bytes. Empty before the first
-   * start, while an attempt that the server resumed waits to be claimed, when the claiming Start named nobody, and when
-   * a report claimed the attempt.
+   * start, while an attempt that the server resumed waits to be claimed, when the Start that claimed it had no
+   * worker, and when a report claimed it.
    *
    * @generated from field: string worker = 9;
    */
@@ -114,15 +114,16 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * When the job last changed: the time of its last event. A bare sign of life from a worker does not move it.
+   * When the job last changed: the time of its last event. A heartbeat, a report with nothing but
+   * id and attempt, does not change it.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 13;
    */
   updateTime?: Timestamp | undefined;
 
   /**
-   * When the current attempt (or the last, once there is none running) began: by Start the first, and a later one when
-   * its wait for the retry was over. Unset before the first start. Work began with claim_time, not before.
+   * When the current attempt (or the last, once none is running) began. The first begins with Start, a later one when
+   * the wait for its retry is over. Unset before the first start. Work begins at claim_time, not before.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 14;
    */
@@ -143,9 +144,9 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   nextRetryTime?: Timestamp | undefined;
 
   /**
-   * When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when no
-   * attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of the server it may fail later than
-   * this, so that the outage does not fail the attempt, but never earlier.
+   * When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when
+   * no attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of
+   * the server the attempt may fail later than this, so that the outage does not fail it, but never earlier.
    *
    * @generated from field: google.protobuf.Timestamp attempt_deadline = 17;
    */
@@ -160,8 +161,8 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   timeout?: Duration | undefined;
 
   /**
-   * Time from claim to end, summed over ended attempts. Zero until an attempt has ended. What an attempt waited for a
-   * worker is not in it, and an attempt that was cancelled before anybody claimed it adds nothing.
+   * Time from claim to end, summed over ended attempts. Zero until an attempt has ended. The wait for a worker does
+   * not count, and an attempt that was cancelled before a worker claimed it adds nothing.
    *
    * @generated from field: google.protobuf.Duration duration = 19;
    */
@@ -190,14 +191,14 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   estimatedCost: number;
 
   /**
-   * How many results the work gave, as said by Complete. 0 until then, and when Complete did not say.
+   * How many results the work produced, as given to Complete. 0 until then, and when Complete gave none.
    *
    * @generated from field: int64 result_count = 23;
    */
   resultCount: bigint;
 
   /**
-   * Why the job was cancelled, as said by Cancel. At most 4 KiB; empty in every state but CANCELLED, and when Cancel
+   * Why the job was cancelled, as given to Cancel. At most 4 KiB; empty in every state but CANCELLED, and when Cancel
    * gave no reason.
    *
    * @generated from field: string cancel_reason = 24;
@@ -213,16 +214,17 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   metadata?: JsonObject | undefined;
 
   /**
-   * What the work gave, as said by Complete. At most 64 KiB encoded. Unset until then, and when Complete gave none.
+   * What the work produced, as given to Complete. At most 64 KiB encoded. Unset until then, and when Complete gave
+   * none.
    *
    * @generated from field: google.protobuf.Struct result = 26;
    */
   result?: JsonObject | undefined;
 
   /**
-   * Whether a worker has taken the current attempt (or the last, once there is none running), by Start or by its first
-   * report. False before the first attempt and while an attempt that the server resumed waits for its worker: however
-   * long that takes, it neither times out nor goes stale.
+   * Whether a worker has claimed the current attempt (or the last, once none is running), by Start or by its first
+   * report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
+   * long it waits, it neither times out nor goes stale.
    *
    * @generated from field: bool claimed = 27;
    */
@@ -252,7 +254,7 @@ export declare const JobSchema: GenMessage<Job>;
 export declare type JobError = Message<"jobstate.v1.JobError"> & {
   /**
    * Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
-   * ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (nothing was heard of a claimed attempt for the
+   * ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for the
    * type's stale threshold).
    *
    * @generated from field: string code = 1;
@@ -302,15 +304,16 @@ export declare type JobError = Message<"jobstate.v1.JobError"> & {
 export declare const JobErrorSchema: GenMessage<JobError>;
 
 /**
- * Usage is what one attempt has used so far: a running total, not an increment, so that repeating it adds nothing. A
- * greater total of the same attempt takes the place of an earlier one; a smaller one, which has come late, adds nothing.
+ * Usage is what one attempt has used so far. It is a running total, not an increment, so that repeating it adds
+ * nothing. A greater total of the same attempt replaces the earlier one; a smaller one, which came late, adds
+ * nothing.
  *
  * @generated from message jobstate.v1.Usage
  */
 export declare type Usage = Message<"jobstate.v1.Usage"> & {
   /**
-   * Tokens used by the attempt so far, from 0 to 10^15. Sums over attempts and jobs stop at 2^63 - 1. Unset leaves that part
-   * as it was.
+   * Tokens used by the attempt so far, from 0 to 10^15. Sums over attempts and jobs stop at 2^63 - 1. Unset leaves
+   * that part as it was.
    *
    * @generated from field: optional int64 tokens = 1;
    */
@@ -344,7 +347,7 @@ export declare type Attempt = Message<"jobstate.v1.Attempt"> & {
   number: number;
 
   /**
-   * When the attempt began: by Start the first, and a later one when its wait for the retry was over.
+   * When the attempt began. The first begins with Start, a later one when the wait for its retry is over.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 2;
    */
@@ -379,16 +382,16 @@ export declare type Attempt = Message<"jobstate.v1.Attempt"> & {
   usage?: Usage | undefined;
 
   /**
-   * Who claimed the attempt. At most 128 bytes; empty when nobody claimed it, when the claiming Start named nobody, and
-   * when a report claimed it.
+   * Who claimed the attempt. At most 128 bytes; empty when nobody claimed it, when the Start that claimed it had no
+   * worker, and when a report claimed it.
    *
    * @generated from field: string worker = 7;
    */
   worker: string;
 
   /**
-   * When a worker claimed the attempt. It took from here to end_time. Unset when nobody had claimed it before the job
-   * was cancelled.
+   * When a worker claimed the attempt. Its duration runs from here to end_time. Unset when the job was cancelled
+   * before a worker claimed it.
    *
    * @generated from field: google.protobuf.Timestamp claim_time = 8;
    */
@@ -404,8 +407,8 @@ export declare const AttemptSchema: GenMessage<Attempt>;
 /**
  * JobType is the policy for all jobs of one type, from the server's configuration.
  *
- * A job keeps the max_retries and timeout it was created with; everything else is read when it is needed, so a changed
- * setting holds for the jobs already there.
+ * A job keeps the max_retries and timeout that it was created with. Everything else is read when it is needed, so a
+ * changed setting applies to existing jobs.
  *
  * @generated from message jobstate.v1.JobType
  */
@@ -434,8 +437,8 @@ export declare type JobType = Message<"jobstate.v1.JobType"> & {
   timeout?: Duration | undefined;
 
   /**
-   * Wait before the first retry, from 0 to 7 days. Every further retry waits twice as long as the one before it, up to
-   * max_delay.
+   * Wait before the first retry, from 0 to 7 days. Every further retry waits twice as long as the one before it, up
+   * to max_delay.
    *
    * @generated from field: google.protobuf.Duration base_delay = 4;
    */
@@ -456,8 +459,8 @@ export declare type JobType = Message<"jobstate.v1.JobType"> & {
   jitter: number;
 
   /**
-   * Silence after which a claimed attempt counts as stale and is failed, at most 30 days. It counts from the claim, and
-   * every accepted report of the worker breaks it. An attempt that nobody has claimed is never stale.
+   * Silence after which a claimed attempt counts as stale and is failed, at most 30 days. It counts from the claim,
+   * and from every accepted report of the worker. An attempt that nobody has claimed is never stale.
    *
    * @generated from field: google.protobuf.Duration stale_threshold = 7;
    */
@@ -479,8 +482,8 @@ export declare type JobType = Message<"jobstate.v1.JobType"> & {
 export declare const JobTypeSchema: GenMessage<JobType>;
 
 /**
- * JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other state
- * follows them. What late ReportUsage tells, and deletion by cleanup, are all that can still happen to such a job.
+ * JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other
+ * state follows them. A late ReportUsage and deletion by cleanup are all that can still happen to such a job.
  *
  * @generated from enum jobstate.v1.JobState
  */
@@ -500,22 +503,22 @@ export enum JobState {
   QUEUED = 1,
 
   /**
-   * An attempt is running, or was resumed by the server and waits for the worker that claims it.
+   * An attempt is running, or the server has resumed the job and its new attempt waits for a worker.
    *
    * @generated from enum value: JOB_STATE_PROCESSING = 2;
    */
   PROCESSING = 2,
 
   /**
-   * Final. An attempt ended well.
+   * Final. An attempt succeeded.
    *
    * @generated from enum value: JOB_STATE_COMPLETED = 3;
    */
   COMPLETED = 3,
 
   /**
-   * An attempt failed and may be retried. The job rests here, until Retry or Cancel, only when its type has auto_retry
-   * off; otherwise the same commit takes it on to RETRYING. A failure that may not be retried goes on to
+   * An attempt failed and may be retried. The job rests here, until Retry or Cancel, only when its type has
+   * auto_retry off; otherwise the same commit takes it on to RETRYING. A failure that may not be retried goes on to
    * PERMANENTLY_FAILED in the same commit.
    *
    * @generated from enum value: JOB_STATE_FAILED = 4;

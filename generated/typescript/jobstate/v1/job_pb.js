@@ -53,8 +53,8 @@ export const JobStateSchema = /*@__PURE__*/
   enumDesc(file_jobstate_v1_job, 0);
 
 /**
- * JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other state
- * follows them. What late ReportUsage tells, and deletion by cleanup, are all that can still happen to such a job.
+ * JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other
+ * state follows them. A late ReportUsage and deletion by cleanup are all that can still happen to such a job.
  *
  * @generated from enum jobstate.v1.JobState
  */

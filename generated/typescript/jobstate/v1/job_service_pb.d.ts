@@ -64,7 +64,8 @@ export declare type CreateRequest = Message<"jobstate.v1.CreateRequest"> & {
   timeout?: Duration | undefined;
 
   /**
-   * Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+   * Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+   * none.
    *
    * @generated from field: string request_id = 7;
    */
@@ -118,7 +119,7 @@ export declare type BatchCreateRequest = Message<"jobstate.v1.BatchCreateRequest
 export declare const BatchCreateRequestSchema: GenMessage<BatchCreateRequest>;
 
 /**
- * BatchCreateResponse returns what was made.
+ * BatchCreateResponse returns the created jobs.
  *
  * @generated from message jobstate.v1.BatchCreateResponse
  */
@@ -227,8 +228,8 @@ export declare type GetResponse = Message<"jobstate.v1.GetResponse"> & {
 export declare const GetResponseSchema: GenMessage<GetResponse>;
 
 /**
- * ListRequest says which jobs to list. A job must match every filter that is given, and within a filter any one of its
- * values.
+ * ListRequest says which jobs to list. A job must match every filter that is given, and within a filter any one of
+ * its values.
  *
  * @generated from message jobstate.v1.ListRequest
  */
@@ -255,23 +256,23 @@ export declare type ListRequest = Message<"jobstate.v1.ListRequest"> & {
   sourceId: string;
 
   /**
-   * Only jobs created at this time or later. Unset means no lower bound. Taken by the wall clock: while the store's time
-   * is more than 2 seconds ahead of that, as CheckHealth tells, the server adds the difference.
+   * Only jobs created at this time or later. Unset means no lower bound. By the wall clock: while the store's time is
+   * more than 2 seconds ahead of it, which CheckHealth reports, the server adds the difference.
    *
    * @generated from field: google.protobuf.Timestamp create_time_from = 4;
    */
   createTimeFrom?: Timestamp | undefined;
 
   /**
-   * Only jobs created before this time. Unset means no upper bound. Taken by the wall clock, as create_time_from is.
+   * Only jobs created before this time. Unset means no upper bound. By the wall clock, as create_time_from.
    *
    * @generated from field: google.protobuf.Timestamp create_time_to = 5;
    */
   createTimeTo?: Timestamp | undefined;
 
   /**
-   * The most jobs to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused. A page ends
-   * early at 1 MiB.
+   * The most jobs to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused. A page
+   * ends early at 1 MiB.
    *
    * @generated from field: int32 page_size = 6;
    */
@@ -347,7 +348,8 @@ export declare type StartRequest = Message<"jobstate.v1.StartRequest"> & {
   worker: string;
 
   /**
-   * Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+   * Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+   * none.
    *
    * @generated from field: string request_id = 3;
    */
@@ -402,7 +404,7 @@ export declare type UpdateProgressRequest = Message<"jobstate.v1.UpdateProgressR
   progress?: number | undefined;
 
   /**
-   * What to tell people about the progress, at most 4 KiB. Unset leaves it as it was; empty clears it.
+   * A message about the progress for people to read, at most 4 KiB. Unset leaves it as it was; empty clears it.
    *
    * @generated from field: optional string message = 3;
    */
@@ -459,7 +461,7 @@ export declare type UpdateProgressResponse = Message<"jobstate.v1.UpdateProgress
 export declare const UpdateProgressResponseSchema: GenMessage<UpdateProgressResponse>;
 
 /**
- * CompleteRequest says what the finished work gave.
+ * CompleteRequest says what the finished work produced.
  *
  * @generated from message jobstate.v1.CompleteRequest
  */
@@ -472,14 +474,14 @@ export declare type CompleteRequest = Message<"jobstate.v1.CompleteRequest"> & {
   id: string;
 
   /**
-   * How many results the work gave, 0 or more. Unset means not said, and the job shows 0.
+   * How many results the work produced, 0 or more. Unset means unknown, and the job shows 0.
    *
    * @generated from field: optional int64 result_count = 2;
    */
   resultCount?: bigint | undefined;
 
   /**
-   * What the work gave, at most 64 KiB encoded; NaN and infinities are refused. Unset means none.
+   * What the work produced, at most 64 KiB encoded; NaN and infinities are refused. Unset means none.
    *
    * @generated from field: google.protobuf.Struct result = 3;
    */
@@ -500,7 +502,8 @@ export declare type CompleteRequest = Message<"jobstate.v1.CompleteRequest"> & {
   attempt?: number | undefined;
 
   /**
-   * Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+   * Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+   * none.
    *
    * @generated from field: string request_id = 6;
    */
@@ -561,8 +564,8 @@ export declare type FailRequest = Message<"jobstate.v1.FailRequest"> & {
   retryable?: boolean | undefined;
 
   /**
-   * How long to wait before the retry that follows this failure, from 0 to 7 days, in place of the job type's delay
-   * and unbounded by its max_delay. Refused together with `retryable` = false. Unset means the job type's delay.
+   * How long to wait before the retry that follows this failure, from 0 to 7 days. It replaces the job type's delay,
+   * and max_delay does not limit it. Refused together with `retryable` = false. Unset means the job type's delay.
    *
    * @generated from field: google.protobuf.Duration retry_delay = 4;
    */
@@ -583,7 +586,8 @@ export declare type FailRequest = Message<"jobstate.v1.FailRequest"> & {
   attempt?: number | undefined;
 
   /**
-   * Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+   * Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+   * none.
    *
    * @generated from field: string request_id = 7;
    */
@@ -725,7 +729,8 @@ export declare type RetryRequest = Message<"jobstate.v1.RetryRequest"> & {
   immediately: boolean;
 
   /**
-   * Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+   * Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+   * none.
    *
    * @generated from field: string request_id = 3;
    */
@@ -745,7 +750,7 @@ export declare const RetryRequestSchema: GenMessage<RetryRequest>;
  */
 export declare type RetryResponse = Message<"jobstate.v1.RetryResponse"> & {
   /**
-   * The job, now RETRYING, or PROCESSING if it was to be immediately; for a repeat, as it now is.
+   * The job, now RETRYING, or PROCESSING with `immediately`; for a repeat, as it now is.
    *
    * @generated from field: jobstate.v1.Job job = 1;
    */
@@ -779,7 +784,8 @@ export declare type CancelRequest = Message<"jobstate.v1.CancelRequest"> & {
   reason: string;
 
   /**
-   * Makes the call safe to repeat, for 24 hours as a rule. From 8 to 128 characters, best a random UUID; empty means none.
+   * Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+   * none.
    *
    * @generated from field: string request_id = 3;
    */
@@ -819,7 +825,7 @@ export declare const CancelResponseSchema: GenMessage<CancelResponse>;
  */
 export declare type StreamUpdatesRequest = Message<"jobstate.v1.StreamUpdatesRequest"> & {
   /**
-   * A number that the client chooses; the answer to this batch carries it too. The server makes nothing of it.
+   * A number that the client chooses; the answer to this batch carries it too. The server does not interpret it.
    *
    * @generated from field: int64 batch = 1;
    */
@@ -846,7 +852,7 @@ export declare const StreamUpdatesRequestSchema: GenMessage<StreamUpdatesRequest
  */
 export declare type JobUpdate = Message<"jobstate.v1.JobUpdate"> & {
   /**
-   * What to do; the request means what it means to its own RPC. An update with none set is refused with INVALID_FIELD.
+   * What to do. Each request means the same as to its own RPC. An update with none set is refused with INVALID_FIELD.
    *
    * @generated from oneof jobstate.v1.JobUpdate.update
    */
@@ -951,7 +957,7 @@ export declare type StreamUpdatesResponse = Message<"jobstate.v1.StreamUpdatesRe
 export declare const StreamUpdatesResponseSchema: GenMessage<StreamUpdatesResponse>;
 
 /**
- * UpdateOutcome tells what came of one update.
+ * UpdateOutcome is the result of one update.
  *
  * @generated from message jobstate.v1.UpdateOutcome
  */
@@ -1082,7 +1088,7 @@ export declare type WatchEventsRequest = Message<"jobstate.v1.WatchEventsRequest
    */
   position: {
     /**
-     * After the point that this cursor marks, which an earlier response to a watch, with these filters or others, gave.
+     * After this cursor, which came with an earlier response to a watch. That watch may have had other filters.
      *
      * @generated from field: string cursor = 5;
      */
@@ -1107,8 +1113,8 @@ export declare type WatchEventsRequest = Message<"jobstate.v1.WatchEventsRequest
   snapshot: boolean;
 
   /**
-   * Go on after SYNCED, with events as they happen. Unset means true. When false the stream ends OK after SYNCED, which
-   * with `start` EARLIEST and one job gives that job's history.
+   * Go on after SYNCED, with events as they happen. Unset means true. When false the stream ends OK after SYNCED,
+   * which with `start` EARLIEST and one job gives that job's history.
    *
    * @generated from field: optional bool follow = 8;
    */
@@ -1116,16 +1122,17 @@ export declare type WatchEventsRequest = Message<"jobstate.v1.WatchEventsRequest
 
   /**
    * End the stream OK once all the jobs named in job_ids are final, which is judged after SYNCED; their events up to
-   * there have then been sent. Final means that no other state follows; a `.usage` may. Needs job_ids. A job that does
-   * not exist is JOB_NOT_FOUND without a cursor; beside a cursor it counts as final, having been deleted since.
+   * there have then been sent. Final means that no other state follows; a `.usage` event may. Needs job_ids. A job
+   * that does not exist is JOB_NOT_FOUND without a cursor; beside a cursor it counts as final, having been deleted
+   * since.
    *
    * @generated from field: bool until_final = 9;
    */
   untilFinal: boolean;
 
   /**
-   * Silence after which a HEARTBEAT is sent. Below 1 second means 1 second, above 5 minutes means 5 minutes; negative is
-   * refused. Unset means 30 seconds.
+   * Silence after which a HEARTBEAT is sent. Below 1 second means 1 second, above 5 minutes means 5 minutes; negative
+   * is refused. Unset means 30 seconds.
    *
    * @generated from field: google.protobuf.Duration heartbeat_interval = 10;
    */
@@ -1173,8 +1180,8 @@ export declare type WatchEventsResponse = Message<"jobstate.v1.WatchEventsRespon
   jobs: Job[];
 
   /**
-   * Where to resume: nothing up to here will be missed or sent again. Opaque. Empty in SNAPSHOT, and in a DRAINING that
-   * comes before a snapshot is complete: a broken snapshot starts again.
+   * Where to resume: nothing up to here will be missed or sent again. Opaque. Empty in SNAPSHOT, and in a DRAINING
+   * that comes before a snapshot is complete: a broken snapshot starts again.
    *
    * @generated from field: string cursor = 4;
    */
@@ -1350,8 +1357,8 @@ export declare type JobTypeStats = Message<"jobstate.v1.JobTypeStats"> & {
   cost: number;
 
   /**
-   * Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt, from
-   * the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
+   * Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt,
+   * from the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
    *
    * @generated from field: google.protobuf.Duration wait_p50 = 18;
    */
@@ -1454,8 +1461,8 @@ export declare type ListJobTypesResponse = Message<"jobstate.v1.ListJobTypesResp
 export declare const ListJobTypesResponseSchema: GenMessage<ListJobTypesResponse>;
 
 /**
- * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in the
- * same direction; ids that the server made keep the order of creation.
+ * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in
+ * the same direction; ids that the server made keep the order of creation.
  *
  * @generated from enum jobstate.v1.ListOrder
  */
@@ -1521,8 +1528,8 @@ export enum WatchStart {
 export declare const WatchStartSchema: GenEnum<WatchStart>;
 
 /**
- * WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are always
- * sent.
+ * WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are
+ * always sent.
  *
  * @generated from enum jobstate.v1.WatchProgress
  */
@@ -1598,8 +1605,8 @@ export enum WatchResponseKind {
   HEARTBEAT = 4,
 
   /**
-   * The server is stopping: connect again with this cursor after reconnect_after. The stream then ends with UNAVAILABLE
-   * (DRAINING).
+   * The server is stopping: connect again with this cursor after reconnect_after. The stream then ends with
+   * UNAVAILABLE (DRAINING).
    *
    * @generated from enum value: WATCH_RESPONSE_KIND_DRAINING = 5;
    */
@@ -1612,28 +1619,29 @@ export enum WatchResponseKind {
 export declare const WatchResponseKindSchema: GenEnum<WatchResponseKind>;
 
 /**
- * JobService keeps the state of asynchronous jobs: it creates them, takes their workers' reports, and tells watchers of
- * every change.
+ * JobService keeps the state of asynchronous jobs. It creates them, accepts their workers' reports, and notifies
+ * watchers of every change.
  *
- * A change is durable before it is answered, and its events are written in the same transaction. A refused call changes
- * nothing.
+ * A change is durable before it is answered, and its events are written in the same transaction. A refused call
+ * changes nothing.
  *
- * Repeating a call: a request with a `request_id` is remembered for 24 hours, or for less, but no less than an hour,
- * when more than the server's `request_ids_max` come within that time; when even the last hour has more, a call with a
- * new request_id is refused with OVERLOADED. A repeat with the same content changes nothing and returns the job as it
- * now is, whatever its state. There are two exceptions. A repeated Start is answered only while the attempt that it made
- * or claimed is running, and is otherwise refused as a report that names this attempt would be. And when the job was
- * deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` = "true" in the metadata: nothing is made anew,
- * and another job that has the same id by now is never answered. The same request_id with another RPC or other content
- * is refused with REQUEST_ID_REUSED. All of this is checked before the job's existence, attempt and state.
+ * Repeating a call: a request with a `request_id` is remembered for 24 hours. When more than the server's
+ * `request_ids_max` come within that time it is remembered for less, but for at least an hour. When more than that
+ * come within an hour, a call with a new request_id is refused with OVERLOADED. A repeat with the same content
+ * changes nothing and returns the job as it now is, whatever its state. There are two exceptions. A repeated Start is
+ * answered only while the attempt that it made or claimed is running, and is otherwise refused as a report for this
+ * attempt would be. And when the job was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
+ * "true" in the metadata: nothing is created, and another job that has the same id by now is never returned. The same
+ * request_id with another RPC or other content is refused with REQUEST_ID_REUSED. All of this is checked before the
+ * job's existence, attempt and state.
  *
  * The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
  * answer to Start gave it. It may be left out only while the job is in its first attempt.
  *
- * The claim: timeout, staleness and duration count from the moment a worker claims an attempt, and nothing else counts.
- * Start claims, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
- * appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
- * times out nor goes stale, and costs no retry.
+ * The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Start claims, and
+ * so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is appended in
+ * the same commit, before the report's own event. However long an attempt waits for a worker, it neither times out
+ * nor goes stale, and costs no retry.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
  * or INTERNAL: see ErrorReason. The reasons below are those of the call itself.
@@ -1644,10 +1652,10 @@ export declare const JobService: GenService<{
   /**
    * Create makes a new job.
    *
-   * From no job; the job is QUEUED and `.queued` is appended. max_retries and timeout are fixed here, from the request
-   * or else from the job type. A job type that the configuration does not name follows the type `default`, unless
-   * strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second job, or is
-   * refused with JOB_EXISTS if it names an id.
+   * From no job; the job is QUEUED and `.queued` is appended. max_retries and timeout are fixed here, from the
+   * request or else from the job type. A job type that the configuration does not name follows the type `default`,
+   * unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
+   * job, or is refused with JOB_EXISTS if it names an id.
    *
    * Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
    * NOT_FOUND (JOB_NOT_FOUND, of a repeat).
@@ -1709,12 +1717,13 @@ export declare const JobService: GenService<{
    * Start begins the first attempt of a job, or claims an attempt that the server resumed.
    *
    * From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
-   * attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one attempt, exactly one wins; the
-   * others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself: wait for `.started`. With a
-   * request_id the call may be repeated: while the attempt that it made or claimed is running, the job is returned as it
-   * now is; once that attempt has ended, the repeat is refused with ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED
-   * when the job is final. It never returns an attempt that belongs to another Start, whatever the `worker`. Without a
-   * request_id, a repeat is refused like any loser.
+   * attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one
+   * attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
+   * wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
+   * running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
+   * ATTEMPT_SUPERSEDED, or with TRANSITION_NOT_ALLOWED when the job is final. It never returns an attempt that
+   * belongs to another Start, whatever the `worker`. Without a request_id, a repeat is refused like a Start that lost
+   * the race.
    *
    * Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
    * and ATTEMPT_SUPERSEDED of a repeat); ALREADY_EXISTS (REQUEST_ID_REUSED).
@@ -1729,11 +1738,11 @@ export declare const JobService: GenService<{
   /**
    * UpdateProgress reports how far the running attempt is.
    *
-   * In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt. Only
-   * what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt it only
-   * says "I am alive": that breaks the silence that the stale threshold measures, and makes neither event nor version,
-   * unless it claims the attempt. May be repeated: the values end the same,
-   * though each repeat appends an event. The returned job has no result, and has metadata only if this call set it.
+   * In PROCESSING, which it stays in, appending `.progress`, after `.claimed` when nobody had claimed the attempt.
+   * Only what is set changes, and of concurrent reports the last committed wins. With nothing set but id and attempt
+   * it is a heartbeat: the stale threshold counts from it, and it makes neither an event nor a version, unless it
+   * claims the attempt. May be repeated: the values end the same, but each repeat appends an event. The returned job
+   * has no result, and has metadata only if this call set it.
    *
    * Errors: INVALID_ARGUMENT (INVALID_FIELD, also when the merged metadata is over its limit); NOT_FOUND
    * (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED, ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED).
@@ -1746,11 +1755,11 @@ export declare const JobService: GenService<{
     output: typeof UpdateProgressResponseSchema;
   },
   /**
-   * Complete ends the running attempt, and with it the job, well.
+   * Complete ends the running attempt, and with it the job, with success.
    *
    * From PROCESSING to COMPLETED, which is final; progress becomes 100 and `.completed` is appended, after `.claimed`
-   * when nobody had claimed the attempt, which then took no time. With a request_id
-   * the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
+   * when nobody had claimed the attempt, which then took no time. With a request_id the call may be repeated; without
+   * one, a repeat is refused with TRANSITION_NOT_ALLOWED.
    *
    * Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
    * ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED); ALREADY_EXISTS (REQUEST_ID_REUSED).
@@ -1766,8 +1775,8 @@ export declare const JobService: GenService<{
    * Fail ends the running attempt with an error.
    *
    * From PROCESSING to FAILED, appending `.failed`, after `.claimed` when nobody had claimed the attempt, which then
-   * took no time; and on in the same commit: to PERMANENTLY_FAILED, which is final,
-   * with `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
+   * took no time. The same commit takes the job on: to PERMANENTLY_FAILED, which is final, with
+   * `.permanently-failed`, when the error is not retryable or the retries are used up; else to RETRYING, with
    * `.retrying`, when the job's type has auto_retry on. With auto_retry off the job rests in FAILED until Retry or
    * Cancel. With a request_id the call may be repeated; without one, a repeat is refused.
    *
@@ -1782,15 +1791,17 @@ export declare const JobService: GenService<{
     output: typeof FailResponseSchema;
   },
   /**
-   * ReportUsage tells what an attempt has used, whether it is running, has ended, or the job is final.
+   * ReportUsage reports what an attempt has used, whether it is running, has ended, or the job is final.
    *
-   * In every state but QUEUED, and leaves it as it is; appends `.usage`, which moves the version. For what could not be
-   * told with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED), because the job was
-   * cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job and of its type grow by
-   * what is new; a smaller total than the one known adds nothing. It is no sign of life, claims no attempt, and changes
-   * nothing else. May be repeated: when no total grows, the job is returned as it is, and there is no event.
+   * In every state but QUEUED, and does not change it; appends `.usage`, which moves the version. For usage that
+   * could not be sent with a report: because the report was refused (ATTEMPT_SUPERSEDED, TRANSITION_NOT_ALLOWED),
+   * because the job was cancelled meanwhile, or because the bill came later. The totals of the attempt, of the job
+   * and of its type grow by what is new; a smaller total than the one known adds nothing. It is no heartbeat, claims
+   * no attempt, and changes nothing else. May be repeated: when no total grows, the job is returned as it is, and
+   * there is no event.
    *
-   * Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND (JOB_NOT_FOUND).
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD, also for an attempt that the job has not had); NOT_FOUND
+   * (JOB_NOT_FOUND).
    *
    * @generated from rpc jobstate.v1.JobService.ReportUsage
    */
@@ -1820,14 +1831,14 @@ export declare const JobService: GenService<{
     output: typeof RetryResponseSchema;
   },
   /**
-   * Cancel ends a job before it is done.
+   * Cancel ends a job that is not final.
    *
-   * From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker still
-   * at it learns so from the event, or from its next report, which is refused. With a request_id the call may be
-   * repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
+   * From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+   * that still works on it learns of this from the event, or from its next report, which is refused. With a
+   * request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
    *
-   * Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED in
-   * COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED
+   * in COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
    *
    * @generated from rpc jobstate.v1.JobService.Cancel
    */
@@ -1837,16 +1848,16 @@ export declare const JobService: GenService<{
     output: typeof CancelResponseSchema;
   },
   /**
-   * StreamUpdates is the fast lane of a busy worker: the calls above, many per message, over one stream.
+   * StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
    *
    * Each update does what its own RPC does, from the same states, to the same resulting state, with the same events
    * and the same rules for repeating. Updates are applied in the order sent, and each batch is answered, in order, by
-   * one response with one outcome per update once all of it is durable. A batch is not a transaction: a refused update
-   * changes nothing, refuses no other and does not end the stream. When the server is full the stream waits. After a
-   * broken stream, batches not yet answered may or may not have been applied: send them again, with their
+   * one response with one outcome per update once all of it is durable. A batch is not a transaction: a refused
+   * update changes nothing, refuses no other and does not end the stream. When the server is full the stream waits.
+   * After a broken stream, batches not yet answered may or may not have been applied: send them again, with their
    * request_ids.
    *
-   * Errors of an update stand in its outcome, also that of an update that cannot be parsed. The stream itself ends with
+   * Errors of an update are in its outcome, also when the update cannot be parsed. The stream itself ends with
    * INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
    * RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
    * ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
@@ -1867,9 +1878,9 @@ export declare const JobService: GenService<{
    * change can be read; with progress LATEST, superseded progress may be left out. A slow watcher loses nothing.
    *
    * To resume, keep the cursor of the last response and send it as the position: the events after it follow, so the
-   * call may be broken off and repeated at any point. A cursor stays good as long as the events after it are kept (7
-   * days by default), and heartbeats renew it while nothing matches. To hold a copy of the jobs, ask for a snapshot and
-   * take every job, from page or event, only when its version is greater than that of the one held.
+   * call may be interrupted and repeated at any point. A cursor stays good as long as the events after it are kept (7
+   * days by default), and heartbeats renew it while nothing matches. To hold a copy of the jobs, ask for a snapshot
+   * and take every job, from page or event, only when its version is greater than that of the one held.
    *
    * The stream ends OK only by `until_final` or by `follow` = false. A stopping server sends DRAINING, then ends it
    * with UNAVAILABLE (DRAINING).
@@ -1885,7 +1896,7 @@ export declare const JobService: GenService<{
     output: typeof WatchEventsResponseSchema;
   },
   /**
-   * GetStats sums up the jobs, by job type and in total.
+   * GetStats returns counts and sums of the jobs, by job type and in total.
    *
    * Of jobs in every state, and changes none. Costs the same however many jobs there are. May be repeated at will.
    *

@@ -279,8 +279,8 @@ export const ListOrderSchema = /*@__PURE__*/
   enumDesc(file_jobstate_v1_job_service, 0);
 
 /**
- * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in the
- * same direction; ids that the server made keep the order of creation.
+ * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in
+ * the same direction; ids that the server made keep the order of creation.
  *
  * @generated from enum jobstate.v1.ListOrder
  */
@@ -308,8 +308,8 @@ export const WatchProgressSchema = /*@__PURE__*/
   enumDesc(file_jobstate_v1_job_service, 2);
 
 /**
- * WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are always
- * sent.
+ * WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are
+ * always sent.
  *
  * @generated from enum jobstate.v1.WatchProgress
  */
@@ -331,28 +331,29 @@ export const WatchResponseKind = /*@__PURE__*/
   tsEnum(WatchResponseKindSchema);
 
 /**
- * JobService keeps the state of asynchronous jobs: it creates them, takes their workers' reports, and tells watchers of
- * every change.
+ * JobService keeps the state of asynchronous jobs. It creates them, accepts their workers' reports, and notifies
+ * watchers of every change.
  *
- * A change is durable before it is answered, and its events are written in the same transaction. A refused call changes
- * nothing.
+ * A change is durable before it is answered, and its events are written in the same transaction. A refused call
+ * changes nothing.
  *
- * Repeating a call: a request with a `request_id` is remembered for 24 hours, or for less, but no less than an hour,
- * when more than the server's `request_ids_max` come within that time; when even the last hour has more, a call with a
- * new request_id is refused with OVERLOADED. A repeat with the same content changes nothing and returns the job as it
- * now is, whatever its state. There are two exceptions. A repeated Start is answered only while the attempt that it made
- * or claimed is running, and is otherwise refused as a report that names this attempt would be. And when the job was
- * deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` = "true" in the metadata: nothing is made anew,
- * and another job that has the same id by now is never answered. The same request_id with another RPC or other content
- * is refused with REQUEST_ID_REUSED. All of this is checked before the job's existence, attempt and state.
+ * Repeating a call: a request with a `request_id` is remembered for 24 hours. When more than the server's
+ * `request_ids_max` come within that time it is remembered for less, but for at least an hour. When more than that
+ * come within an hour, a call with a new request_id is refused with OVERLOADED. A repeat with the same content
+ * changes nothing and returns the job as it now is, whatever its state. There are two exceptions. A repeated Start is
+ * answered only while the attempt that it made or claimed is running, and is otherwise refused as a report for this
+ * attempt would be. And when the job was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
+ * "true" in the metadata: nothing is created, and another job that has the same id by now is never returned. The same
+ * request_id with another RPC or other content is refused with REQUEST_ID_REUSED. All of this is checked before the
+ * job's existence, attempt and state.
  *
  * The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
  * answer to Start gave it. It may be left out only while the job is in its first attempt.
  *
- * The claim: timeout, staleness and duration count from the moment a worker claims an attempt, and nothing else counts.
- * Start claims, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
- * appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
- * times out nor goes stale, and costs no retry.
+ * The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Start claims, and
+ * so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is appended in
+ * the same commit, before the report's own event. However long an attempt waits for a worker, it neither times out
+ * nor goes stale, and costs no retry.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
  * or INTERNAL: see ErrorReason. The reasons below are those of the call itself.

@@ -12,7 +12,7 @@ import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 export declare const file_jobstate_v1_maintenance_service: GenFile;
 
 /**
- * CheckStaleRequest asks for the task check-stale.
+ * CheckStaleRequest runs the task check-stale.
  *
  * @generated from message jobstate.v1.CheckStaleRequest
  */
@@ -32,7 +32,7 @@ export declare type CheckStaleRequest = Message<"jobstate.v1.CheckStaleRequest">
 export declare const CheckStaleRequestSchema: GenMessage<CheckStaleRequest>;
 
 /**
- * CheckStaleResponse tells which jobs were stale.
+ * CheckStaleResponse lists the jobs that were stale.
  *
  * @generated from message jobstate.v1.CheckStaleResponse
  */
@@ -59,13 +59,13 @@ export declare type CheckStaleResponse = Message<"jobstate.v1.CheckStaleResponse
 export declare const CheckStaleResponseSchema: GenMessage<CheckStaleResponse>;
 
 /**
- * RetryFailedRequest asks for the task retry-failed.
+ * RetryFailedRequest runs the task retry-failed.
  *
  * @generated from message jobstate.v1.RetryFailedRequest
  */
 export declare type RetryFailedRequest = Message<"jobstate.v1.RetryFailedRequest"> & {
   /**
-   * Only report which jobs would be moved; move none of them.
+   * Only report which jobs would change state; change none of them.
    *
    * @generated from field: bool dry_run = 1;
    */
@@ -79,20 +79,20 @@ export declare type RetryFailedRequest = Message<"jobstate.v1.RetryFailedRequest
 export declare const RetryFailedRequestSchema: GenMessage<RetryFailedRequest>;
 
 /**
- * RetryFailedResponse tells which jobs were moved.
+ * RetryFailedResponse lists the jobs that changed state.
  *
  * @generated from message jobstate.v1.RetryFailedResponse
  */
 export declare type RetryFailedResponse = Message<"jobstate.v1.RetryFailedResponse"> & {
   /**
-   * Ids of the first 100 jobs moved.
+   * Ids of the first 100 jobs that changed state.
    *
    * @generated from field: repeated string job_ids = 1;
    */
   jobIds: string[];
 
   /**
-   * How many jobs were moved in all, or would have been in a dry run.
+   * How many jobs changed state in all, or would have in a dry run.
    *
    * @generated from field: int64 count = 2;
    */
@@ -106,15 +106,15 @@ export declare type RetryFailedResponse = Message<"jobstate.v1.RetryFailedRespon
 export declare const RetryFailedResponseSchema: GenMessage<RetryFailedResponse>;
 
 /**
- * CleanupRequest asks for the task cleanup.
+ * CleanupRequest runs the task cleanup.
  *
  * @generated from message jobstate.v1.CleanupRequest
  */
 export declare type CleanupRequest = Message<"jobstate.v1.CleanupRequest"> & {
   /**
    * Delete jobs that have been final for at least this long, counted from complete_time. At least 1 hour, unless
-   * `force`. Unset means the configured retention of jobs, 30 days by default. Events go by their own configured
-   * retention, whatever is said here.
+   * `force`. Unset means the configured retention of jobs, 30 days by default. Events always follow their
+   * own configured retention.
    *
    * @generated from field: google.protobuf.Duration older_than = 1;
    */
@@ -142,7 +142,7 @@ export declare type CleanupRequest = Message<"jobstate.v1.CleanupRequest"> & {
 export declare const CleanupRequestSchema: GenMessage<CleanupRequest>;
 
 /**
- * CleanupResponse tells how much was deleted, or would have been in a dry run.
+ * CleanupResponse counts what was deleted, or would have been in a dry run.
  *
  * @generated from message jobstate.v1.CleanupResponse
  */
@@ -183,13 +183,13 @@ export declare type CheckHealthRequest = Message<"jobstate.v1.CheckHealthRequest
 export declare const CheckHealthRequestSchema: GenMessage<CheckHealthRequest>;
 
 /**
- * CheckHealthResponse tells how the jobs are doing.
+ * CheckHealthResponse says how the jobs are doing.
  *
  * @generated from message jobstate.v1.CheckHealthResponse
  */
 export declare type CheckHealthResponse = Message<"jobstate.v1.CheckHealthResponse"> & {
   /**
-   * The verdict.
+   * The result.
    *
    * @generated from field: jobstate.v1.HealthState state = 1;
    */
@@ -231,16 +231,16 @@ export declare type CheckHealthResponse = Message<"jobstate.v1.CheckHealthRespon
   failed: bigint;
 
   /**
-   * How many retries or timeouts are overdue by more than the setting health_overdue_max, 1 minute by default, and have
-   * not been acted on. Anything but 0 means that the server falls behind.
+   * How many retries or timeouts are overdue by more than the setting health_overdue_max, 1 minute by default, and
+   * have not been acted on. Anything but 0 means that the server falls behind.
    *
    * @generated from field: int64 overdue = 7;
    */
   overdue: bigint;
 
   /**
-   * Of the jobs that reached COMPLETED or PERMANENTLY_FAILED within the last hour and are still stored (the latest
-   * 10,000 that ended), the share that reached PERMANENTLY_FAILED, from 0 to 1. 0 when none did either.
+   * The share of jobs that reached PERMANENTLY_FAILED, from 0 to 1, among those that reached it or COMPLETED within
+   * the last hour and are still stored (the latest 10,000 that ended). 0 when there were none.
    *
    * @generated from field: double failure_rate = 8;
    */
@@ -254,22 +254,22 @@ export declare type CheckHealthResponse = Message<"jobstate.v1.CheckHealthRespon
   backlog: bigint;
 
   /**
-   * What 99 of 100 commits of the answering server stayed below within the last 10 minutes (the latest 1,000). Zero when
-   * there was none.
+   * The 99th percentile of the answering server's commit times within the last 10 minutes (the latest 1,000). Zero
+   * when there was no commit.
    *
    * @generated from field: google.protobuf.Duration commit_latency_p99 = 10;
    */
   commitLatencyP99?: Duration | undefined;
 
   /**
-   * Transactions committed since the server began.
+   * Transactions committed since the server started.
    *
    * @generated from field: int64 commits = 11;
    */
   commits: bigint;
 
   /**
-   * Commands answered since the server began. Many share a commit, so this grows faster than `commits` under load.
+   * Commands answered since the server started. Many share a commit, so this grows faster than `commits` under load.
    *
    * @generated from field: int64 commands = 12;
    */
@@ -351,14 +351,14 @@ export declare type Task = Message<"jobstate.v1.Task"> & {
   lastRun?: Timestamp | undefined;
 
   /**
-   * What came of that run, one sentence for people to read. Empty before the first run and while it is under way.
+   * The outcome of that run, one sentence for people to read. Empty before the first run and while one is under way.
    *
    * @generated from field: string last_outcome = 4;
    */
   lastOutcome: string;
 
   /**
-   * How long that run took. Unset before the first run and while it is under way.
+   * How long that run took. Unset before the first run and while one is under way.
    *
    * @generated from field: google.protobuf.Duration last_duration = 5;
    */
@@ -379,13 +379,13 @@ export declare type Task = Message<"jobstate.v1.Task"> & {
 export declare const TaskSchema: GenMessage<Task>;
 
 /**
- * HealthState is the verdict of CheckHealth.
+ * HealthState is the result of CheckHealth.
  *
  * @generated from enum jobstate.v1.HealthState
  */
 export enum HealthState {
   /**
-   * No verdict. The server never sends it.
+   * No result. The server never sends it.
    *
    * @generated from enum value: HEALTH_STATE_UNSPECIFIED = 0;
    */
@@ -399,7 +399,7 @@ export enum HealthState {
   HEALTHY = 1,
 
   /**
-   * Something needs a look; `problems` says what.
+   * Something needs attention; `problems` says what.
    *
    * @generated from enum value: HEALTH_STATE_DEGRADED = 2;
    */
@@ -412,11 +412,11 @@ export enum HealthState {
 export declare const HealthStateSchema: GenEnum<HealthState>;
 
 /**
- * MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
- * ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
+ * MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
+ * that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
  *
- * One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
- * task is running on the server called. Calls of CheckHealth that come together share one report.
+ * A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
+ * same task is running on the server called. Concurrent calls of CheckHealth share one report.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
  * ErrorReason. The reasons below are those of the call itself.
@@ -425,12 +425,12 @@ export declare const HealthStateSchema: GenEnum<HealthState>;
  */
 export declare const MaintenanceService: GenService<{
   /**
-   * CheckStale fails the claimed attempts of which nothing has been heard for longer than their type's stale_threshold.
+   * CheckStale fails the claimed attempts that have not reported for longer than their type's stale_threshold.
    *
-   * From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING,
-   * to PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
-   * `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job heard of or moved on
-   * meanwhile is left alone. So is an attempt that nobody has claimed, however long it has waited.
+   * From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING, to
+   * PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
+   * `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job that has reported or
+   * changed state meanwhile is left alone. So is an attempt that nobody has claimed, however long it waits.
    *
    * Errors: none of its own.
    *
@@ -442,7 +442,7 @@ export declare const MaintenanceService: GenService<{
     output: typeof CheckStaleResponseSchema;
   },
   /**
-   * RetryFailed retries the jobs that rest in FAILED although their type now has auto_retry on, and sees to retries
+   * RetryFailed retries the jobs that rest in FAILED although their type now has auto_retry on, and acts on retries
    * and timeouts that are overdue.
    *
    * From FAILED to RETRYING, after the usual delay; overdue jobs take the step that was due: RETRYING to PROCESSING,
@@ -458,11 +458,11 @@ export declare const MaintenanceService: GenService<{
     output: typeof RetryFailedResponseSchema;
   },
   /**
-   * Cleanup deletes jobs that have been final for long, and events beyond their retention.
+   * Cleanup deletes jobs that have been final for longer than their retention, and events beyond theirs.
    *
    * From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
-   * Jobs in other states are never touched. Works in small slices that do not hold up other calls; a call cut short
-   * has deleted what it got to. Safe to repeat: what is gone is not counted again.
+   * Jobs in other states are never touched. Works in small slices that do not delay other calls. An
+   * interrupted call has deleted part of it. Safe to repeat: a job is counted by the call that deletes it.
    *
    * Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
    *
@@ -489,7 +489,7 @@ export declare const MaintenanceService: GenService<{
     output: typeof CheckHealthResponseSchema;
   },
   /**
-   * ListTasks tells what the server does by itself: when each task runs, when it last ran and what came of it.
+   * ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
    *
    * Concerns no job and changes nothing, so it may be repeated at will.
    *

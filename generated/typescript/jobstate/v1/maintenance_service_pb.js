@@ -95,7 +95,7 @@ export const HealthStateSchema = /*@__PURE__*/
   enumDesc(file_jobstate_v1_maintenance_service, 0);
 
 /**
- * HealthState is the verdict of CheckHealth.
+ * HealthState is the result of CheckHealth.
  *
  * @generated from enum jobstate.v1.HealthState
  */
@@ -103,11 +103,11 @@ export const HealthState = /*@__PURE__*/
   tsEnum(HealthStateSchema);
 
 /**
- * MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules that
- * ListTasks shows; each call runs the same task now, beside the schedule, and reports what it did.
+ * MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
+ * that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
  *
- * One run of a task at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the same
- * task is running on the server called. Calls of CheckHealth that come together share one report.
+ * A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
+ * same task is running on the server called. Concurrent calls of CheckHealth share one report.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
  * ErrorReason. The reasons below are those of the call itself.
