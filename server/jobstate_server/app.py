@@ -26,7 +26,6 @@ from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.membership import Membership
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.timekeeper import Timekeeper
-from jobstate_server.event_log.cursor import event_check
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.pages import CatchUp
 from jobstate_server.event_log.recent import RecentEvents
@@ -47,6 +46,7 @@ from jobstate_server.rpc.reflection import Reflection
 from jobstate_server.rpc.transport import transport_options
 from jobstate_server.store.base import Store
 from jobstate_server.store.caches import shared_out
+from jobstate_server.store.event_check import event_check
 from jobstate_server.store.opening import clock_for, open_store, shown, with_password
 from jobstate_server.store.records import TaskRun
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor

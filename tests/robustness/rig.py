@@ -26,12 +26,12 @@ from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.committer import Committer, Published
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import REQUEST_IDS_MAX
-from jobstate_server.event_log.cursor import event_check
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.pages import CatchUp
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import StoredEvent
 from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.watch.session import Watch, Watching

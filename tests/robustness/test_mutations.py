@@ -23,7 +23,6 @@ from jobstate_server.domain.durations import HOUR, MINUTE
 from jobstate_server.domain.errors import CursorExpired, InvalidField, TransitionNotAllowed
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.event_log.cursor import event_check
 from jobstate_server.event_log.feed import EventFeed, Waiter
 from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, CatchUp, Page
 from jobstate_server.event_log.recent import Entry, RecentEvents
@@ -114,10 +113,9 @@ class LooksAtTheHorizonFirst(CatchUp):
     def _read_page(self, reader: Reader, after: int, wanted: EventFilter) -> Page:
         state = reader.log_state()
         if after < state.horizon:
-            raise CursorExpired(self._oldest_cursor(state))
-        events, scanned, _ = reader.events(after, wanted, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
-        last = reader.event(scanned)
-        return Page(events, scanned, state.horizon_check if last is None else event_check(last.payload))
+            raise CursorExpired(self._oldest_cursor(state.horizon, state.horizon_check))
+        page = reader.events(after, wanted, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
+        return Page(page.events, page.scanned, page.check)
 
 
 class HurriesWaitingJobs(Decider):

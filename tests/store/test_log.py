@@ -13,7 +13,7 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.store.base import EVENTS_SCANNED_MAX, TRIM_BYTES_MAX, Reader, Store
-from jobstate_server.store.records import Changes, LogState, NewEvent, StoredEvent
+from jobstate_server.store.records import Changes, EventPage, LogState, NewEvent, StoredEvent
 
 from .support import (
     ANY_EVENT,
@@ -146,13 +146,48 @@ def test_a_page_at_the_head_is_empty_and_stays_there(store: Store, reader: Reade
     keep_events(store, *numbered(5))
 
     for wanted in (ANY_EVENT, EventFilter(principal="nobody"), EventFilter(job_ids=frozenset({"job"}))):
-        assert page_of(reader, 5, wanted) == ([], 5, 0)
+        assert page_of(reader, 5, wanted) == EventPage([], 5, crc32(b"0004"), 0, 0)
 
 
 def test_a_page_beyond_the_head_does_not_go_back(store: Store, reader: Reader) -> None:
     keep_events(store, *numbered(5))
 
-    assert page_of(reader, 9) == ([], 9, 0)
+    page = page_of(reader, 9)
+    assert (page.events, page.scanned, page.horizon) == ([], 9, 0)
+
+
+@pytest.mark.parametrize("removed", [0, 2, 5], ids=["kept", "partly removed", "all removed"])
+@pytest.mark.parametrize(
+    ("wanted", "limit", "scanned"),
+    [
+        pytest.param(ANY_EVENT, 100, 5, id="all"),
+        pytest.param(ANY_EVENT, 1, 3, id="cut"),
+        pytest.param(EventFilter(principal="nobody"), 100, 5, id="none"),
+        pytest.param(EventFilter(job_types=frozenset({"odd"})), 100, 5, id="some"),
+        pytest.param(EventFilter(job_ids=frozenset({"job-2"})), 100, 5, id="of a job"),
+    ],
+)
+def test_a_page_carries_the_check_of_the_last_event_looked_at_and_the_horizons(
+    store: Store, reader: Reader, removed: int, wanted: EventFilter, limit: int, scanned: int
+) -> None:
+    events = [
+        an_event(f"job-{number}", job_type="odd" if number % 2 else "even", time=number, payload=b"%04d" % number)
+        for number in range(5)
+    ]
+    keep_events(store, *events)
+    trim(store, older_than=removed)
+
+    page = page_of(reader, max(removed, 2), wanted, limit=limit)
+
+    if removed == 5:
+        scanned = 5
+    horizon_check = crc32(b"%04d" % (removed - 1)) if removed else 0
+    assert (page.scanned, page.check) == (scanned, crc32(b"%04d" % (scanned - 1)))
+    assert (page.horizon, page.horizon_check) == (removed, horizon_check)
+
+
+def test_a_page_of_a_log_without_events_has_the_check_of_none(reader: Reader) -> None:
+    assert page_of(reader, 0) == EventPage([], 0, 0, 0, 0)
 
 
 def test_a_page_ends_at_its_limit_and_scanned_says_where(store: Store, reader: Reader) -> None:

@@ -52,7 +52,7 @@ class Log:
     def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
         assert wanted.passes_all
         found = [one for one in self.written[after : after + limit] if one.sequence > self.horizon]
-        return EventPage(found, found[-1].sequence if found else max(after, len(self.written)), self.horizon)
+        return EventPage(found, found[-1].sequence if found else max(after, len(self.written)), 0, self.horizon, 0)
 
 
 class ScriptedReaders:

@@ -10,7 +10,6 @@ import base64
 import binascii
 import struct
 from typing import NamedTuple
-from zlib import crc32
 
 _LAYOUT = struct.Struct(">B6sQI")
 _FORMAT = 1
@@ -25,11 +24,6 @@ class Cursor(NamedTuple):
     log_id: str
     sequence: int
     check: int
-
-
-def event_check(payload: bytes) -> int:
-    """The check of an event: a CRC-32 of what the log keeps of it."""
-    return crc32(payload)
 
 
 def encode_cursor(cursor: Cursor) -> str:

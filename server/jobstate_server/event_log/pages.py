@@ -13,9 +13,10 @@ from jobstate_server.domain.errors import CursorExpired, CursorUnknown
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.readers import Readers
-from jobstate_server.event_log.cursor import Cursor, decode_cursor, encode_cursor, event_check
+from jobstate_server.event_log.cursor import Cursor, decode_cursor, encode_cursor
 from jobstate_server.store.base import Reader
-from jobstate_server.store.records import LogState, StoredEvent
+from jobstate_server.store.event_check import event_check
+from jobstate_server.store.records import StoredEvent
 
 PAGE_EVENTS_MAX = 4_096
 """Events of one response: with ordinary events about as many as its bytes allow."""
@@ -71,18 +72,14 @@ class CatchUp:
             done.exception()
 
     def _read_page(self, reader: Reader, after: int, wanted: EventFilter) -> Page:
-        events, scanned, _ = reader.events(after, wanted, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
-        last = events[-1] if events and events[-1].sequence == scanned else reader.event(scanned)
-        # The horizon is looked at after everything was read: what retention removes meanwhile makes the page void,
-        # never short.
-        state = reader.log_state()
-        if after < state.horizon:
-            raise CursorExpired(self._oldest_cursor(state))
-        check = state.horizon_check if last is None else event_check(last.payload)
-        return Page(events, scanned, check)
+        page = reader.events(after, wanted, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
+        # A page that retention has cut is void, never short.
+        if after < page.horizon:
+            raise CursorExpired(self._oldest_cursor(page.horizon, page.horizon_check))
+        return Page(page.events, page.scanned, page.check)
 
-    def _oldest_cursor(self, state: LogState) -> str:
-        return encode_cursor(Cursor(self._log_id, state.horizon, state.horizon_check))
+    def _oldest_cursor(self, horizon: int, check: int) -> str:
+        return encode_cursor(Cursor(self._log_id, horizon, check))
 
     async def resume(self, text: str) -> Page:
         """The empty page at a cursor.
@@ -97,7 +94,7 @@ class CatchUp:
         cursor = decode_cursor(text)
         event = reader.event(cursor.sequence) if cursor is not None else None
         state = reader.log_state()
-        oldest = self._oldest_cursor(state)
+        oldest = self._oldest_cursor(state.horizon, state.horizon_check)
         if cursor is None:
             raise CursorUnknown("it is not a cursor", oldest)
         if cursor.log_id != self._log_id:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jobstate_server.event_log.cursor import event_check
+from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import StoredEvent
 from jobstate_server.wire.events import listed_event
 

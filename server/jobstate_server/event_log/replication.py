@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from jobstate_server.domain.errors import Unavailable
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.engine.readers import Readers
-from jobstate_server.event_log.cursor import event_check
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from jobstate_server.store.base import Notifier, Reader
 from jobstate_server.store.errors import StoreError
+from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import Notification, StoredEvent
 
 log = logging.getLogger(__name__)
@@ -199,10 +199,11 @@ class Replication:
 
     async def _read_page(self) -> None:
         after = self._feed.head
-        events, scanned, horizon = await self._readers.run(
+        page = await self._readers.run(
             lambda reader: reader.events(after, _EVERY_EVENT, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
         )
-        if horizon > after or (scanned > after and not events):
+        events = page.events
+        if page.horizon > after or (page.scanned > after and not events):
             # Retention was faster: whoever still needs those events is told so by the log.
             await self._skip()
             return

@@ -235,6 +235,7 @@ class Reader(Protocol):
         """The wanted events after a sequence, at most ``limit`` and, but for the first, ``bytes_max`` of payload.
 
         Looks at no more than ``EVENTS_SCANNED_MAX`` sequences unless an index leads straight to the wanted ones.
+        The events, the head that bounds them and the horizon are of one snapshot.
         """
 
     def trimmable_events(self, older_than: int, bytes_max: int) -> int:

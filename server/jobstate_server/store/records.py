@@ -91,14 +91,17 @@ class Loaded:
 
 
 class EventPage(NamedTuple):
-    """Events read from the log, in order."""
+    """Events read from the log, in order. All of it is from one moment."""
 
     events: list[StoredEvent]
     scanned: int
     """Every event up to this sequence has been looked at, so a reader goes on after it."""
+    check: int
+    """The check of the event at ``scanned``."""
     horizon: int
-    """The newest sequence that has been removed, as read *after* the events were. A page that begins at or below it
-    may have a gap and must not be sent."""
+    """The newest sequence that has been removed. A page that begins below it may have a gap and must not be sent."""
+    horizon_check: int
+    """The check of the event at the horizon."""
 
 
 class LogState(NamedTuple):

@@ -16,10 +16,10 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import Draining, JobNotFound
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Position
-from jobstate_server.event_log.cursor import event_check
 from jobstate_server.event_log.feed import RETRY_DELAY_S, EventFeed, Waiter
 from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, CatchUp, Page
 from jobstate_server.event_log.recent import Entry
+from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import StoredEvent
 from jobstate_server.wire.events import listed_event
 from jobstate_server.wire.watch import (

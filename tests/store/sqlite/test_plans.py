@@ -233,7 +233,10 @@ def test_events_are_read_in_the_order_of_an_index(
 
     check(steps, sorts=sorts)
     index = "event_by_stretch" if wanted.job_ids else "INTEGER PRIMARY KEY"
-    assert all(index in step for step in steps if step.startswith("SEARCH event"))
+    # The check of the last event looked at is found by its sequence.
+    events = [step for step in steps if step.startswith("SEARCH event") and "LEFT-JOIN" not in step]
+    assert events
+    assert all(index in step for step in events)
 
 
 def write(transaction: SqliteTransaction) -> None:

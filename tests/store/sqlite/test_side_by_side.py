@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.store.errors import TransactionConflict
-from jobstate_server.store.records import LogState
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support import a_job, an_event, keep_events, keep_jobs, page_of, stored_job
@@ -46,31 +46,30 @@ def test_a_foreign_writer_in_the_way_is_told_as_a_conflict_and_passes(store: Sql
     assert keep_events(store, an_event()) == 1
 
 
-@pytest.mark.parametrize("before_read", [True, False], ids=["before the events are read", "after they were"])
+@pytest.mark.parametrize("statement", [0, 1], ids=["before the first statement", "between the two"])
 @pytest.mark.parametrize(
     "wanted", [EventFilter(), EventFilter(principal="owner"), EventFilter(job_ids=frozenset({"job"}))], ids=repr
 )
-def test_the_horizon_of_a_page_is_read_after_its_events(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, wanted: EventFilter, before_read: bool
+def test_retention_that_strikes_within_a_page_comes_before_all_of_it_or_after(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, wanted: EventFilter, statement: int
 ) -> None:
-    """The compaction edge, step by step: retention runs in the middle of one read of a page."""
+    """The compaction edge, step by step: the page, the head and the horizon are of one moment."""
     keep_events(store, *[an_event() for _ in range(10)])
     with closing(store.open_reader()) as reader:
-        read_log_state = reader.log_state
+        rows_of = reader._rows
         calls = 0
 
-        def log_state() -> LogState:
+        def rows(query: Any) -> list[tuple[Any, ...]]:
             nonlocal calls
-            calls += 1
-            found = read_log_state() if before_read else None
-            if calls == (1 if before_read else 2):
+            if calls == statement:
                 with store.transaction() as transaction:
                     assert transaction.trim_events(100, 0, 6) == 6
-            return found or read_log_state()
+            calls += 1
+            return rows_of(query)
 
-        monkeypatch.setattr(reader, "log_state", log_state)
+        monkeypatch.setattr(reader, "_rows", rows)
         page = page_of(reader, 0, wanted)
 
     assert calls == 2
-    assert page.horizon == 6
-    assert [event.sequence for event in page.events] == list(range(7 if before_read else 1, 11))
+    assert (page.horizon, page.scanned) == (0 if statement else 6, 10)
+    assert [event.sequence for event in page.events] == list(range(page.horizon + 1, 11))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from peewee import OP, SQL, Expression, NodeList, fn
+from bisect import bisect
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from peewee import JOIN, OP, SQL, Case, Expression, ModelSelect, NodeList, Select, fn
 
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import INT64_MAX
 from jobstate_server.store.base import EVENTS_SCANNED_MAX
+from jobstate_server.store.event_check import event_check
 from jobstate_server.store.models import STRETCH_BITS, EventRow, HorizonRow, LogRow
 from jobstate_server.store.reading.connection import ReadConnection
 from jobstate_server.store.reading.expressions import row_by_row
@@ -41,32 +47,22 @@ class EventReads(ReadConnection):
         return StoredEvent(*rows[0]) if rows else None
 
     def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
-        # The head is read first and bounds the page: what is appended in between has not been looked at.
-        end = self.log_state().head
-        conditions = _event_conditions(wanted)
-        if wanted.job_ids:
-            first = (after + 1) >> STRETCH_BITS
-            stretches = range(first, first + max(1, min(_STRETCHES_AT_ONCE, _PROBES_AT_ONCE // len(wanted.job_ids))))
-            end = max(after, min(end, (stretches.stop << STRETCH_BITS) - 1))
-            conditions.append(_in_stretches(range(first, (end >> STRETCH_BITS) + 1)))
-        elif not wanted.passes_all:
-            end = min(end, after + EVENTS_SCANNED_MAX)
-        # Between two bounds of the sequence a planner would rather look at every event than at those of many jobs.
-        sequence = row_by_row(EventRow.sequence) if wanted.job_ids else EventRow.sequence
-        query = EventRow.select(*_EVENT_FIELDS).where(sequence > after, sequence <= end, *conditions)
-        query = query.order_by(sequence).limit(limit)
-        events: list[StoredEvent] = []
-        size = 0
-        cut = False
-        for row in self._rows(query):
-            event = StoredEvent(*row)
-            size += len(event.payload)
-            if events and size > bytes_max:
-                cut = True
-                break
-            events.append(event)
-        cut = cut or len(events) == limit
-        return EventPage(events, events[-1].sequence if cut else max(after, end), self.log_state().horizon)
+        bound = _scan_bound(after, wanted)
+        (head, horizon, *_, horizon_check, end), rows = self._page(
+            _end_query(bound), _events_query(after, bound, wanted, limit)
+        )
+        fitting = _fitting(rows, bytes_max)
+        events = list(map(StoredEvent._make, rows[:fitting]))
+        is_cut = fitting < len(rows) or len(rows) == limit
+        if is_cut:
+            return EventPage(events, events[-1].sequence, event_check(events[-1].payload), horizon, horizon_check)
+        check = horizon_check if end is None else event_check(end)
+        return EventPage(events, max(after, min(head, bound)), check, horizon, horizon_check)
+
+    def _page(self, end: ModelSelect[Any], events: ModelSelect[Any]) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+        """The row of one query and the rows of another, of one moment. They have the same columns."""
+        rows = self._rows(end.union_all(Select((events.alias("page"),), [SQL("*")])))
+        return rows.pop(next(index for index, row in enumerate(rows) if row[2] is None)), rows
 
     def trimmable_events(self, older_than: int, bytes_max: int) -> int:
         state, found = self.log_state(), 0
@@ -98,6 +94,42 @@ class EventReads(ReadConnection):
                 break
             count, through, removed = count + 1, sequence, removed + size
         return count, through, removed
+
+
+def _fitting(rows: Sequence[tuple[Any, ...]], bytes_max: int) -> int:
+    """How many of these events have at most ``bytes_max`` of payload together: at least one if there is one."""
+    sizes = [len(row[-1]) for row in rows]
+    return len(rows) if sum(sizes) <= bytes_max else max(1, bisect(list(accumulate(sizes)), bytes_max))
+
+
+def _scan_bound(after: int, wanted: EventFilter) -> int:
+    """The last sequence that a page after this position looks at, wherever the log ends."""
+    if wanted.job_ids:
+        stretches = max(1, min(_STRETCHES_AT_ONCE, _PROBES_AT_ONCE // len(wanted.job_ids)))
+        return (((after + 1 >> STRETCH_BITS) + stretches) << STRETCH_BITS) - 1
+    return INT64_MAX if wanted.passes_all else after + EVENTS_SCANNED_MAX
+
+
+def _end_query(bound: int) -> ModelSelect[Any]:
+    """One row: head, horizon, the horizon's check, and the payload of the last event that a page looks at.
+
+    In the columns of an event, but without a job id.
+    """
+    last = EventRow.alias("last")
+    end = Case(None, [(LogRow.head < bound, LogRow.head)], bound)
+    columns = [LogRow.head, HorizonRow.sequence, *[SQL("NULL")] * 4, HorizonRow.event_check, last.payload]
+    query = LogRow.select(*columns).join(HorizonRow, on=(HorizonRow.id == LogRow.id))
+    return query.join(last, JOIN.LEFT_OUTER, on=(last.sequence == end))
+
+
+def _events_query(after: int, bound: int, wanted: EventFilter, limit: int) -> ModelSelect[Any]:
+    conditions = _event_conditions(wanted)
+    if wanted.job_ids:
+        conditions.append(_in_stretches(range(after + 1 >> STRETCH_BITS, (bound >> STRETCH_BITS) + 1)))
+    # Between two bounds of the sequence a planner would rather look at every event than at those of many jobs.
+    sequence = row_by_row(EventRow.sequence) if wanted.job_ids else EventRow.sequence
+    query = EventRow.select(*_EVENT_FIELDS).where(sequence > after, sequence <= bound, *conditions)
+    return query.order_by(sequence).limit(limit)
 
 
 def _in_stretches(stretches: range) -> Expression:

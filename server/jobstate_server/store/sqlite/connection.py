@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
-from peewee import PeeweeException, SqliteDatabase
+from peewee import ModelSelect, PeeweeException, SqliteDatabase
 
 from jobstate_server.store.errors import StoreError, StoreUnreachable, TransactionConflict
 from jobstate_server.store.reading.reader import SqlReader
@@ -103,6 +103,15 @@ class SqliteReader(SqlReader):
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         self._check()
         return super()._execute(text, values)
+
+    def _page(self, end: ModelSelect[Any], events: ModelSelect[Any]) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+        # In one statement SQLite would copy every row.
+        try:
+            with self._database.atomic():
+                return self._rows(end)[0], self._rows(events)
+        except PeeweeException as error:
+            # Raised by the transaction itself: each statement translates its own errors.
+            self._translate(error)
 
     def _break_off(self) -> None:
         self._database.connection().interrupt()
