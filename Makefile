@@ -1,5 +1,5 @@
-# Everything a developer or a build machine does here. Each target sets itself up in .venv, on a machine that has
-# nothing but make and Python 3.11 or newer.
+# All commands of developers and of the build machine. Each target installs what it needs into .venv; the machine needs
+# only make and Python 3.11 or newer.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,11 +14,11 @@ PEERS ?=
 REPLICAS ?=
 DURATION ?= 10m
 SEED ?=
-# Tests wait for servers, workers and timers half of the time: two processes keep one core busy.
+# Two processes for each core, because tests spend half of their time waiting for servers, workers and timers.
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 
-# Side by side, a file to a process, so that a server or a build that a file's tests share is made once.
-# In the order of tests/conftest.py, which begins with the files that take longest.
+# Each file of tests runs in one process, so that what its tests share, a server or a build, is made once. The files
+# begin in the order of tests/conftest.py, which puts those that take longest first.
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 MAKEFLAGS += --no-print-directory
@@ -32,18 +32,18 @@ help: ## List the targets
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "jobstate needs Python 3.11 or newer; '$(PYTHON)' is not. Name one: make PYTHON=python3.12" >&2; exit 1; }
+		echo "jobstate needs Python 3.11 or newer, which '$(PYTHON)' is not. Name one: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV), a minute the first time ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev]'
 	@touch $@
 
 .PHONY: demo
-demo: $(READY) ## See it work: a server, workers and a watcher, for a few seconds
+demo: $(READY) ## Run a server, workers and a watcher for a few seconds
 	@$(BIN)/python -m jobstate_client.demo
 
 .PHONY: serve
-serve: $(READY) ## Serve until Ctrl-C; STORE=sqlite:///jobs.db and LISTEN=127.0.0.1:50051 choose where
+serve: $(READY) ## Serve until Ctrl-C; set STORE=sqlite:///jobs.db or LISTEN=127.0.0.1:50051 to choose where
 	@$(BIN)/jobstate-server serve $(if $(STORE),--store '$(STORE)') $(if $(LISTEN),--listen '$(LISTEN)')
 
 .PHONY: test
@@ -52,17 +52,17 @@ test: lint types imports proto ## Check everything: style, types, layers, contra
 	@$(PYTEST)
 
 .PHONY: test-fast
-test-fast: $(READY) ## Run the tests that need no second process
+test-fast: $(READY) ## Run the tests of the units and of the stores
 	@$(PYTEST) tests/unit tests/store
 
-# gRPC's handlers of a fork, where a process forks while its threads run, kill the child that starts PostgreSQL.
+# When a process with running threads forks, the fork handlers of gRPC kill the child that starts PostgreSQL.
 .PHONY: torture
-torture: $(READY) ## Kill servers for DURATION=10m and check every promise; STORE=postgres REPLICAS=3, SEED of an earlier run
+torture: $(READY) ## Kill servers for DURATION=10m and check every promise; STORE=postgres REPLICAS=3, SEED=... repeats one
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.robustness.torture --duration $(DURATION) \
 		$(if $(SEED),--seed '$(SEED)') $(if $(STORE),--store '$(STORE)') $(if $(REPLICAS),--replicas '$(REPLICAS)')
 
 .PHONY: format
-format: $(READY) ## Format the code and the protos, and mend what can be mended
+format: $(READY) ## Format the code and the protos, and fix what can be fixed automatically
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/buf format --write
@@ -83,9 +83,9 @@ imports: $(READY) ## Check that imports go one way
 	@echo "== imports"
 	@$(BIN)/lint-imports --no-logo
 
-# Compared with the main branch, wherever this checkout has it; on a machine without git, with nothing.
+# Compares with the main branch if this checkout has it. Without git, nothing is compared.
 .PHONY: proto
-proto: $(READY) ## Check the contract: lint, format, and nothing broken since main
+proto: $(READY) ## Check the protos: lint, format, and no breaking change since main
 	@echo "== contract"
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
@@ -96,15 +96,15 @@ proto: $(READY) ## Check the contract: lint, format, and nothing broken since ma
 	done
 
 .PHONY: generate
-generate: $(READY) ## Make the generated Python, Go and TypeScript anew from the protos
+generate: $(READY) ## Generate the Python, Go and TypeScript code from the protos
 	@$(BIN)/python generated/generate.py
 
 .PHONY: bench
-bench: $(READY) ## Measure every number of docs/benchmarks.md; ROWS='unary get' names some, QUICK=1 only tries them
+bench: $(READY) ## Measure every number of docs/benchmarks.md; ROWS='unary get' selects some, QUICK=1 only tries them
 	@$(BIN)/python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick)
 
 .PHONY: bench-peers
-bench-peers: $(READY) ## Measure what else one would use beside jobstate; installs that in .bench
+bench-peers: $(READY) ## Measure the alternatives to jobstate, which are installed in .bench
 	@$(BIN)/python -m tests.bench.peers $(if $(PEERS),--peers $(PEERS)) $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick)
 
 .PHONY: build

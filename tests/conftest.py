@@ -1,4 +1,4 @@
-"""What holds for every test, however pytest was started."""
+"""What applies to every test, however pytest was started."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ LONGEST_FIRST = ("interop", "robustness", "contract", "integration", "client", "
 process busy while the others have nothing left to do."""
 
 IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-"""What a shell lets background commands ignore, and `nohup` besides. Processes inherit that, over exec too."""
+"""The signals that background commands of a shell ignore, and SIGHUP under `nohup`. Processes inherit this, also over
+exec."""
 
 
 def pytest_configure() -> None:
-    """Give tests, and the processes that they start, the signals and descriptors that they have at a terminal."""
+    """Give tests, and the processes they start, the signals and descriptors that they have at a terminal."""
     for number in IGNORED:
         if signal.getsignal(number) is signal.SIG_IGN:
-            # A handler that does nothing still ignores the signal here. But exec sets it to its default for the
-            # children, which SIG_IGN would not be. SIGINT is what some tests interrupt themselves with.
+            # With a handler that does nothing, the signal is still ignored here, but exec resets it to the default for
+            # the children; SIG_IGN would be inherited. SIGINT keeps its meaning: some tests interrupt themselves.
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # A closed one would be given to the next file that is opened, which a child then takes for its own.
+            # The next file that is opened would get this number, and a child would take it for its standard stream.
             os.open(os.devnull, os.O_RDWR)
 
 
@@ -48,7 +49,7 @@ def _place(path: Path) -> int:
 
 @pytest.fixture(autouse=True)
 def logging_left_alone() -> Iterator[None]:
-    """A test that has the command line serve in this process leaves no handler behind that writes for all others."""
+    """Remove the log handlers that a test leaves which runs the command line in this process."""
     root = logging.getLogger()
     level = root.level
     yield

@@ -10,14 +10,14 @@ from hypothesis import settings
 from jobstate_client import AsyncClient, Client
 from jobstate_client.testing import JobstateServer, serving
 
-# A loaded machine is no finding.
+# A slow machine is no failure.
 settings.register_profile("client", deadline=None)
 settings.load_profile("client")
 
 
 @pytest.fixture
 def server() -> Iterator[JobstateServer]:
-    """A server in a thread of its own, whose time is the test's."""
+    """A server in its own thread. The test moves its clock."""
     with serving(job_types={"resting": {"auto_retry": False}}) as server:
         yield server
 
@@ -35,6 +35,6 @@ async def async_client(server: JobstateServer) -> AsyncIterator[AsyncClient]:
 
 @pytest.fixture(params=["sync", "asyncio"])
 def either(request: pytest.FixtureRequest) -> Client | AsyncClient:
-    """Each client in turn. What it returns goes through ``done`` and ``items`` of support.py."""
+    """Each client in turn. Pass what it returns through ``done`` and ``items`` of support.py."""
     chosen: Client | AsyncClient = request.getfixturevalue("client" if request.param == "sync" else "async_client")
     return chosen

@@ -17,7 +17,7 @@ from ..support.server import Running, rows, serving
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The file of a store that is not there yet."""
+    """The file of a store that does not exist yet."""
     return tmp_path / "jobs.db"
 
 
@@ -28,14 +28,14 @@ def clock() -> WatchedClock:
 
 @pytest.fixture
 async def running(path: Path, clock: WatchedClock) -> AsyncIterator[Running]:
-    """A server whose time is ``clock``."""
+    """A server that runs on ``clock``."""
     async with serving(path, clock) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    """A server with one running job, for all that must not change it."""
+    """A server with one running job, for tests that must not change it."""
     async with serving(tmp_path_factory.mktemp("shared") / "jobs.db", WatchedClock()) as running:
         await create(running)
         await start(running)
@@ -44,7 +44,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
 
 @pytest.fixture
 def stored(shared: Running) -> Iterator[Running]:
-    """The same server, checked: nothing may be stored."""
+    """The same server. After the test its store must be as before."""
     before = rows(shared.path)
 
     yield shared

@@ -1,4 +1,4 @@
-"""A server process for each test of this folder."""
+"""A server process for each test in this folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .support import InteropServer
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[InteropServer]:
-    """A server on a free port of loopback and a file of its own. It can be restarted, paused and resumed."""
+    """A server on a free port of loopback, with its own file. It can be restarted, paused and resumed."""
     server = InteropServer(tmp_path)
     try:
         yield server

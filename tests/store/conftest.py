@@ -1,4 +1,4 @@
-"""One fixture decides which backend a test runs on; everything else here follows from it."""
+"""One fixture chooses the backend of a test; all other fixtures depend on it."""
 
 from __future__ import annotations
 

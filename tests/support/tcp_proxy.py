@@ -1,4 +1,4 @@
-"""A TCP proxy that can stop forwarding: to both ends the other is then as dead as a machine without power."""
+"""A TCP proxy that can stop forwarding, so that each end sees the other as a machine that lost its power."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 
 class TcpProxy:
-    """Connections to ``address`` lead to the upstream."""
+    """Forwards connections to ``address`` to the upstream."""
 
     def __init__(self, upstream: str) -> None:
         self.address = ""
@@ -18,21 +18,21 @@ class TcpProxy:
         self._carrying: set[asyncio.Task[None]] = set()
 
     def stop_forwarding(self) -> None:
-        """Keep the connections, and carry nothing any more."""
+        """Keep the connections open, and forward nothing."""
         self._forwarding.clear()
 
     def lose(self) -> None:
-        """Keep the connections there are, and carry nothing over them any more; new ones are as good as ever."""
+        """Keep the present connections open, and forward nothing over them. New connections work as usual."""
         self._forwarding.clear()
         self._forwarding = asyncio.Event()
         self._forwarding.set()
 
     def go_on(self) -> None:
-        """Carry everything again, also what has been held back."""
+        """Forward again, beginning with what was held back."""
         self._forwarding.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection."""
+        """Forward one connection."""
         forwarding, task = self._forwarding, asyncio.current_task()
         assert task is not None
         self._carrying.add(task)
@@ -66,7 +66,7 @@ class TcpProxy:
             writer.close()
 
     async def close(self) -> None:
-        """Break off every connection."""
+        """Break every connection."""
         for task in tuple(self._carrying):
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Waiting for what tells nobody when it has come about, and letting time pass in which nothing must."""
+"""Waits for conditions that send no signal, and pauses that no result depends on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .clock import PATIENCE_S
 
 
 async def until(is_so: Callable[[], object], meanwhile: Callable[[], object] = lambda: None) -> None:
-    """Look again and again, giving others their turn, and doing ``meanwhile`` between two looks."""
+    """Check the condition every millisecond until it holds, and call ``meanwhile`` between two checks."""
     looked = asyncio.Event()
     async with asyncio.timeout(PATIENCE_S):
         while not is_so():
@@ -20,7 +20,7 @@ async def until(is_so: Callable[[], object], meanwhile: Callable[[], object] = l
 
 
 async def pause(seconds: float) -> None:
-    """Let time pass, for faults that come at random moments and readers that are slow. No result is waited for so."""
+    """Let time pass: for faults at random moments and for slow readers. Never use it to wait for a result."""
     passed = asyncio.Event()
     timer = asyncio.get_running_loop().call_later(seconds, passed.set)
     try:

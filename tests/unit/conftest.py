@@ -1,4 +1,4 @@
-"""Hypothesis without its clock: a slow machine is no failure."""
+"""Hypothesis without deadlines: a slow machine is no failure."""
 
 from __future__ import annotations
 

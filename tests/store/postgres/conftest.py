@@ -1,4 +1,4 @@
-"""Here a store is a schema of a database, and everybody may reach it by its URL."""
+"""Stores that are schemas of one database, each with its URL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .support import opened_at
 
 @pytest.fixture
 def url() -> str:
-    """The URL of a store that is not there yet."""
+    """The URL of a store that does not exist yet."""
     return postgres_server().new_store()
 
 
@@ -26,6 +26,6 @@ def store(url: str) -> Iterator[PostgresStore]:
 
 @pytest.fixture
 def other(url: str, store: PostgresStore) -> Iterator[PostgresStore]:
-    """The same store, opened by another replica."""
+    """The same store, opened by a second replica."""
     with opened_at(url) as other:
         yield other

@@ -1,4 +1,4 @@
-"""Here a store is a file at a path."""
+"""Stores that are files, each at its path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .support import opened_at
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The file of a store that is not there yet."""
+    """The file of a store that does not exist yet."""
     return tmp_path / "jobs.db"
 
 
