@@ -123,6 +123,43 @@ async def test_a_part_that_fails_in_its_turn_does_not_keep_others_from_theirs(
     assert scene.reasons == []
 
 
+async def test_a_part_that_cannot_be_restarted_does_not_keep_others_from_their_turn(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(scene.restartable, "restart", fail)
+    scene.restartable.dead = ["reader-0"]
+
+    await scene.turns(RESTARTS_MAX)
+    assert (scene.ageing.turns, scene.reasons) == (RESTARTS_MAX, [])
+    await scene.turns()
+    assert scene.reasons == ["the thread reader-0 has died, after 3 restarts within 60 s"]
+
+
+async def test_a_loop_that_was_closed_by_a_failed_start_is_no_loop_that_hangs(scene: Scene) -> None:
+    scene.dog._loop = asyncio.new_event_loop()
+    scene.dog._loop.close()
+
+    for _ in range(2 * LOOP_SILENT_TURNS_MAX):
+        scene.dog.take_turn()
+
+    assert scene.reasons == []
+
+
+async def test_a_watchdog_whose_own_thread_dies_ends_the_process(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die() -> None:
+        raise SystemExit("a part dies")
+
+    monkeypatch.setattr(watchdog, "TURN_S", 0.001)
+    monkeypatch.setattr(scene.dog, "take_turn", die)
+    scene.dog.start()
+    await asyncio.to_thread(scene.dog._thread.join, PATIENCE_S)
+
+    assert scene.reasons == ["the thread watchdog has died"]
+
+
 async def test_its_thread_takes_turns_until_it_is_stopped_and_says_nothing_of_what_ends_afterwards(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

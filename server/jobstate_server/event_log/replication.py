@@ -81,6 +81,8 @@ class Replication:
         """How often the thread has listened."""
         self._rounds_seen = 0
         self._silent_turns = 0
+        self._looking: asyncio.Future[None] | None = None
+        """The look at the log that is under way because nothing was heard."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = self._new_thread()
 
@@ -259,11 +261,11 @@ class Replication:
             self.on_due(notification.next_due)
 
     def _silent(self) -> None:
-        if not self._feed.watchers:
+        if not self._feed.watchers or (self._looking is not None and not self._looking.done()):
             return
         # A reader that fails has said why; the next silence looks again.
-        looked = asyncio.ensure_future(self.refresh())
-        looked.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._looking = asyncio.ensure_future(self.refresh())
+        self._looking.add_done_callback(lambda future: future.cancelled() or future.exception())
 
     # What follows runs on the bell's thread.
 

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 log = logging.getLogger(__name__)
@@ -123,8 +124,12 @@ class Watchdog:
             if self._turn - self._asked >= LOOP_SILENT_TURNS_MAX:
                 self._end(f"the event loop has not turned for {LOOP_SILENT_TURNS_MAX} s")
             return
-        self._asked = self._turn
         assert self._loop is not None
+        if self._loop.is_closed():
+            # A start that failed has ended the loop, and the process is about to exit.
+            self._stopping.set()
+            return
+        self._asked = self._turn
         self._loop.call_soon_threadsafe(self._on_loop, self._turn)
 
     def _on_loop(self, turn: int) -> None:
@@ -133,12 +138,11 @@ class Watchdog:
         if self._stopping.is_set():
             return
         for part in self._restartable:
-            self._restart_if_dead(part, turn)
+            with _logged(part):
+                self._restart_if_dead(part, turn)
         for ageing in self._ageing:
-            try:
+            with _logged(ageing):
                 ageing.turn()
-            except Exception:
-                log.exception("a part failed in its turn", extra={"part": type(ageing).__name__})
 
     def _restart_if_dead(self, part: Restartable, turn: int) -> None:
         names = part.dead
@@ -156,3 +160,12 @@ class Watchdog:
             self._stopping.set()
             log.critical("the server gives up", extra={"cause": why})
             self._give_up(why)
+
+
+@contextmanager
+def _logged(part: object) -> Iterator[None]:
+    """Log an exception of one part, so that the others get their turn."""
+    try:
+        yield
+    except Exception:
+        log.exception("a part failed in its turn", extra={"part": type(part).__name__})
