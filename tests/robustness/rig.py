@@ -221,7 +221,7 @@ def feed_of(
 def listed_rows(store: Store) -> dict[str, dict[str, Any]]:
     """Every job of a store."""
     with closing(store.open_reader()) as reader:
-        jobs = reader.list_jobs(JobFilter(), Order.OLDEST_FIRST, None, 100_000, 2**40)
+        jobs = reader.list_jobs(JobFilter(), Order.OLDEST_FIRST, None, 100_000, 2**40).jobs
     return {job.id: job_dict(job_pb2.Job.FromString(encode_whole(job))) for job in jobs}
 
 

@@ -16,7 +16,15 @@ from jobstate_server.domain.filters import EventFilter, JobFilter, Order
 from jobstate_server.domain.job import INT64_MAX, Attempt, AttemptOutcome, Job, JobError, JobState
 from jobstate_server.store.base import Reader, Store, Transaction
 from jobstate_server.store.postgres.store import PostgresStore
-from jobstate_server.store.records import ChangedJob, Changes, EventPage, NewEvent, StoredEvent, StoredRequest
+from jobstate_server.store.records import (
+    ChangedJob,
+    Changes,
+    EventPage,
+    JobSummary,
+    NewEvent,
+    StoredEvent,
+    StoredRequest,
+)
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.postgres import postgres_server
@@ -167,6 +175,22 @@ def a_request(
     return StoredRequest(Request(principal, request_id, "Create", b"digest"), tuple(jobs.split()), time)
 
 
+def summary_of(job: Job) -> JobSummary:
+    """What maintenance is told of this job."""
+    return JobSummary(
+        id=job.id,
+        job_type=job.job_type,
+        attempt=job.attempt,
+        claimed=job.claimed,
+        retry_count=job.retry_count,
+        max_retries=job.max_retries,
+        error_retryable=None if job.last_error is None else job.last_error.retryable,
+        create_time=job.create_time,
+        heard_time=job.heard_time,
+        complete_time=job.complete_time,
+    )
+
+
 def unversioned(jobs: Iterable[Job]) -> list[ChangedJob]:
     """Rows to write that keep the version they have."""
     return [ChangedJob(job, None) for job in jobs]
@@ -240,7 +264,7 @@ class Contents:
 def contents(store: Store) -> Contents:
     """All that is in the store."""
     with reading(store) as reader:
-        jobs = reader.list_jobs(ANY_JOB, Order.OLDEST_FIRST, None, 1_000_000, UNBOUNDED)
+        jobs = reader.list_jobs(ANY_JOB, Order.OLDEST_FIRST, None, 1_000_000, UNBOUNDED).jobs
         return Contents(
             jobs=jobs,
             attempts=[attempt for job in jobs for attempt in attempts_of(reader, job.id)],

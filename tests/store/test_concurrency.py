@@ -243,7 +243,7 @@ def test_a_list_a_tally_and_a_job_with_its_event_never_show_half_a_commit(
         with reading(store) as reader:
             while seen < COMMITS:
                 assert not done.is_set() or reader.jobs(["a"], None)["a"].result_count == COMMITS
-                jobs = reader.list_jobs(ANY_JOB, Order.OLDEST_FIRST, None, 10, UNBOUNDED)
+                jobs = reader.list_jobs(ANY_JOB, Order.OLDEST_FIRST, None, 10, UNBOUNDED).jobs
                 assert [job.id for job in jobs] == ["a", "b", *([f"c{jobs[0].result_count}"] if len(jobs) > 2 else [])]
                 assert len({job.result_count for job in jobs[:2]}) == 1
                 assert len(set(reader.tallies([]).values())) <= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,12 +42,19 @@ def listed(
     bytes_max: int = UNBOUNDED,
 ) -> list[str]:
     """The ids of a page."""
-    return [job.id for job in reader.list_jobs(wanted, order, after, limit, bytes_max)]
+    return [job.id for job in reader.list_jobs(wanted, order, after, limit, bytes_max).jobs]
 
 
-def end_of(page: list[Job]) -> Position:
-    """Where a page ended."""
-    return Position(page[-1].create_time, page[-1].id)
+def pages_of(reader: Reader, wanted: JobFilter, order: Order, limit: int) -> Iterator[list[Job]]:
+    """Every page, read as long as the one before says that there are more."""
+    after: Position | None = None
+    has_more = True
+    while has_more:
+        jobs, has_more = reader.list_jobs(wanted, order, after, limit, UNBOUNDED)
+        assert len(jobs) == limit or not has_more
+        if jobs:
+            after = Position(jobs[-1].create_time, jobs[-1].id)
+        yield jobs
 
 
 def wants(wanted: JobFilter, job: Job) -> bool:
@@ -111,14 +120,12 @@ def test_pages_together_are_the_jobs_that_the_filter_wants_in_order(
     with opened(backend.new_home(), ManualClock()) as store, reading(store) as reader:
         keep_jobs(store, *jobs)
         for wanted, order, limit in asked:
-            found: list[Job] = []
+            expected = in_order([job for job in jobs if wants(wanted, job)], order)
 
-            while page := reader.list_jobs(wanted, order, end_of(found) if found else None, limit, UNBOUNDED):
-                assert len(page) <= limit
-                found += page
-                assert len(found) <= len(jobs)
+            pages = list(pages_of(reader, wanted, order, limit))
 
-            assert found == in_order([job for job in jobs if wants(wanted, job)], order)
+            assert [job for page in pages for job in page] == expected
+            assert len(pages) == max(1, -(-len(expected) // limit))
 
 
 @MODERATELY
@@ -138,7 +145,7 @@ def test_jobs_that_come_between_pages_make_no_other_job_appear_twice_or_never(
         keep_jobs(store, *before)
         found: list[Job] = []
 
-        while page := reader.list_jobs(wanted, order, end_of(found) if found else None, limit, UNBOUNDED):
+        for page in pages_of(reader, wanted, order, limit):
             found += page
             if coming:
                 keep_jobs(store, coming.pop())
@@ -167,10 +174,8 @@ def test_jobs_of_one_create_time_are_paged_by_id(store: Store, reader: Reader, w
         for number in range(20)
     ]
     keep_jobs(store, *jobs)
-    found: list[Job] = []
 
-    while page := reader.list_jobs(wanted, order, end_of(found) if found else None, 3, UNBOUNDED):
-        found += page
+    found = [job for page in pages_of(reader, wanted, order, 3) for job in page]
 
     assert found == in_order(jobs, order)
 
@@ -241,6 +246,20 @@ def test_a_page_ends_before_its_documents_exceed_the_bytes(store: Store, reader:
     assert listed(reader, bytes_max=sum(sizes[:2]) - 1) == ["a"]
 
 
+def test_a_page_says_whether_there_are_more_jobs(store: Store, reader: Reader) -> None:
+    def has_more(limit: int, bytes_max: int = UNBOUNDED, after: Position | None = None) -> bool:
+        return reader.list_jobs(ANY_JOB, Order.OLDEST_FIRST, after, limit, bytes_max).has_more
+
+    assert not has_more(1)
+    keep_jobs(store, *[a_job(job_id, result=b"r" * 900_000) for job_id in "abc"])
+
+    assert [has_more(limit) for limit in (1, 2, 3, 4)] == [True, True, False, False]
+    assert has_more(10, bytes_max=1)
+    assert has_more(10, bytes_max=1, after=Position(0, "a"))
+    assert not has_more(10, bytes_max=1, after=Position(0, "b"))
+    assert not has_more(10, bytes_max=1, after=Position(0, "c"))
+
+
 def test_a_page_has_its_first_job_however_large(store: Store, reader: Reader) -> None:
     keep_jobs(store, a_job("a", result=b"x" * 60_000), a_job("b"))
 
@@ -254,7 +273,7 @@ def test_a_page_may_be_of_a_thousand_jobs(store: Store, reader: Reader, order: O
     jobs = [a_job(f"{number:04}", create_time=number % 7, metadata=b"x" * 100) for number in range(1_200)]
     keep_jobs(store, *jobs)
 
-    assert reader.list_jobs(ANY_JOB, order, None, 1_000, UNBOUNDED) == in_order(jobs, order)[:1_000]
+    assert reader.list_jobs(ANY_JOB, order, None, 1_000, UNBOUNDED).jobs == in_order(jobs, order)[:1_000]
 
 
 def test_a_position_need_not_be_that_of_a_job(store: Store, reader: Reader) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,9 +13,9 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.store.base import Reader, Store
-from jobstate_server.store.records import Changes
+from jobstate_server.store.records import Changes, JobSummary
 
-from .support import ALL_STATES, MODERATELY, Backend, a_job, keep, keep_jobs, opened, reading, unversioned
+from .support import ALL_STATES, MODERATELY, Backend, a_job, keep, keep_jobs, opened, reading, summary_of, unversioned
 
 
 def test_those_of_the_named_jobs_that_exist_are_found(store: Store, reader: Reader) -> None:
@@ -96,6 +100,30 @@ def test_jobs_overdue_are_counted_up_to_ten_thousand(store: Store, reader: Reade
     assert reader.overdue(2) == 10_000
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda reader: reader.finished_jobs(2, None, 100), id="finished_jobs"),
+        pytest.param(lambda reader: reader.jobs_in_state("type", JobState.COMPLETED, None, 100), id="jobs_in_state"),
+    ],
+)
+def test_what_maintenance_reads_of_jobs_has_no_documents(
+    store: Store, reader: Reader, read: Callable[[Reader], list[JobSummary]]
+) -> None:
+    ended = {"state": JobState.COMPLETED, "complete_time": 1, "result": bytes(60_000), "metadata": bytes(60_000)}
+    keep_jobs(store, *[a_job(f"{number}", **ended) for number in range(40)])
+    read(reader)
+    tracemalloc.start()
+    try:
+        found = read(reader)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(found) == 40
+    assert peak < 60_000
+
+
 def test_a_job_without_an_end_is_not_finished(store: Store, reader: Reader) -> None:
     keep_jobs(store, a_job("a"), a_job("b", state=JobState.COMPLETED, complete_time=0))
 
@@ -132,7 +160,7 @@ def test_paging_through_a_state_yields_its_jobs_once_and_oldest_first(
         keep_jobs(store, *jobs)
         for job_type in ("one", "two"):
             for state in ALL_STATES:
-                found: list[Job] = []
+                found: list[JobSummary] = []
                 while page := reader.jobs_in_state(
                     job_type, state, Position(found[-1].create_time, found[-1].id) if found else None, limit
                 ):
@@ -140,7 +168,7 @@ def test_paging_through_a_state_yields_its_jobs_once_and_oldest_first(
                     found += page
 
                 wanted = [job for job in jobs if job.job_type == job_type and job.state is state]
-                assert found == sorted(wanted, key=lambda job: (job.create_time, job.id))
+                assert found == [summary_of(job) for job in sorted(wanted, key=lambda job: (job.create_time, job.id))]
 
 
 @MODERATELY
@@ -150,7 +178,7 @@ def test_paging_through_finished_jobs_yields_each_once_in_the_order_they_ended(
 ) -> None:
     with opened(backend.new_home(), ManualClock()) as store, reading(store) as reader:
         keep_jobs(store, *jobs)
-        found: list[Job] = []
+        found: list[JobSummary] = []
         after: Position | None = None
 
         while page := reader.finished_jobs(before, after, limit):
@@ -160,7 +188,7 @@ def test_paging_through_finished_jobs_yields_each_once_in_the_order_they_ended(
             after = Position(page[-1].complete_time, page[-1].id)
 
         ended = [(job.complete_time, job.id, job) for job in jobs if job.complete_time is not None]
-        assert found == [job for time, _, job in sorted(ended, key=lambda each: each[:2]) if time < before]
+        assert found == [summary_of(job) for time, _, job in sorted(ended, key=lambda each: each[:2]) if time < before]
 
 
 def test_paging_goes_on_although_the_jobs_of_the_page_before_are_gone(store: Store, reader: Reader) -> None:

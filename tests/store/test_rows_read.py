@@ -22,6 +22,7 @@ from .support import (
     keep,
     stored_events,
     stored_job,
+    summary_of,
     unversioned,
 )
 
@@ -86,6 +87,17 @@ def test_an_inserted_job_is_read_back_whole(store: Store, job: Job) -> None:
     assert {name: type(value) for name, value in vars(found).items()} == {
         name: type(value) for name, value in vars(job).items()
     }
+
+
+@pytest.mark.parametrize("job", [PLAIN, EXTREME], ids=["plain", "extreme"])
+def test_the_summary_of_a_job_has_what_was_written(store: Store, reader: Reader, job: Job) -> None:
+    keep(store, Changes(inserted=unversioned([job.evolve(complete_time=5)])))
+
+    (found,) = reader.jobs_in_state(job.job_type, job.state, None, 2)
+    (ended,) = reader.finished_jobs(6, None, 2)
+
+    assert found == ended == summary_of(job.evolve(complete_time=5))
+    assert [type(value) for value in found] == [type(value) for value in summary_of(job.evolve(complete_time=5))]
 
 
 @pytest.mark.parametrize(("before", "after"), [(PLAIN, EXTREME), (EXTREME, PLAIN)], ids=["set", "cleared"])

@@ -68,7 +68,12 @@ def is_unclaimed(facts: Known) -> bool:
 def can_retry(facts: Known) -> bool:
     """The last error allows a retry and there are retries left."""
     error = facts.job.last_error
-    return error is not None and error.retryable and facts.job.retry_count < facts.job.max_retries
+    return error is not None and retry_is_allowed(error.retryable, facts.job.retry_count, facts.job.max_retries)
+
+
+def retry_is_allowed(error_retryable: bool, retry_count: int, max_retries: int) -> bool:
+    """Whether a job that failed with such an error may run again."""
+    return error_retryable and retry_count < max_retries
 
 
 def cannot_retry(facts: Known) -> bool:

@@ -16,7 +16,7 @@ from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log.cursor import Cursor, decode_cursor, encode_cursor
 from jobstate_server.store.base import Reader
 from jobstate_server.store.event_check import event_check
-from jobstate_server.store.records import StoredEvent
+from jobstate_server.store.records import JobPage, StoredEvent
 
 PAGE_EVENTS_MAX = 4_096
 """Events of one response: with ordinary events about as many as its bytes allow."""
@@ -116,8 +116,8 @@ class CatchUp:
         state = await self._readers.run(lambda reader: reader.log_state(), is_short=True)
         return Page([], state.horizon, state.horizon_check)
 
-    async def snapshot_page(self, wanted: JobFilter, after: Position | None) -> list[Job]:
-        """The next jobs of a snapshot, empty when there are no more."""
+    async def snapshot_page(self, wanted: JobFilter, after: Position | None) -> JobPage:
+        """The next jobs of a snapshot."""
         return await self._readers.run(
             lambda reader: reader.list_jobs(wanted, Order.OLDEST_FIRST, after, SNAPSHOT_JOBS_MAX, PAGE_BYTES_MAX)
         )

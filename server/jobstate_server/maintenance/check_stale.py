@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import SERVER_ACTOR, MarkStale
-from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.sweep import Run, jobs_in_state, sweep
 from jobstate_server.maintenance.task import StillClaimed, TaskResult
+from jobstate_server.store.records import JobSummary
 
 
 class CheckStale:
@@ -38,14 +39,14 @@ class CheckStale:
         # A pause is noticed by the first transaction after it, on whichever replica, and must not pass for silence.
         grace_until = await self._committer.run(lambda transaction: transaction.times().grace_until())
 
-        def mark_stale(job: Job) -> MarkStale | None:
+        def mark_stale(job: JobSummary) -> MarkStale | None:
             if not self._is_stale(job, grace_until):
                 return None
             return MarkStale(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt, heard_time=job.heard_time)
 
         return await sweep(jobs_in_state(self._readers, JobState.PROCESSING), mark_stale, self._committer, run)
 
-    def _is_stale(self, job: Job, grace_until: int) -> bool:
+    def _is_stale(self, job: JobSummary, grace_until: int) -> bool:
         if not job.claimed:
             return False
         limit = job.heard_time + self._job_types.policy(job.job_type).stale_threshold

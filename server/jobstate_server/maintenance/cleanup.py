@@ -5,13 +5,13 @@ from __future__ import annotations
 from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import SERVER_ACTOR, Delete
 from jobstate_server.domain.filters import Position
-from jobstate_server.domain.job import Job
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.age import removal_is_held
 from jobstate_server.maintenance.sweep import PAGE_JOBS_MAX, Run, pages, sweep
 from jobstate_server.maintenance.task import StillClaimed, TaskResult
 from jobstate_server.store.base import Reader
+from jobstate_server.store.records import JobSummary
 
 EVENTS_AT_ONCE = 1_000
 """Events removed in one transaction: about 10 ms, so that no writer waits long behind it."""
@@ -64,10 +64,10 @@ class Cleanup:
         return result
 
     async def _delete_jobs(self, completed_before: int, run: Run) -> TaskResult:
-        def read(reader: Reader, after: Position | None) -> list[Job]:
+        def read(reader: Reader, after: Position | None) -> list[JobSummary]:
             return reader.finished_jobs(completed_before, after, PAGE_JOBS_MAX)
 
-        def delete(job: Job) -> Delete:
+        def delete(job: JobSummary) -> Delete:
             return Delete(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt, completed_before=completed_before)
 
         return await sweep(pages(self._readers, read, _completion), delete, self._committer, run)
@@ -88,6 +88,6 @@ class Cleanup:
         return events
 
 
-def _completion(job: Job) -> Position:
+def _completion(job: JobSummary) -> Position:
     assert job.complete_time is not None
     return Position(job.complete_time, job.id)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from jobstate_server.domain.commands import SERVER_ACTOR, RetryResting
-from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
-from jobstate_server.domain.lifecycle import Facts, can_retry
+from jobstate_server.domain.lifecycle import retry_is_allowed
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.sweep import Run, jobs_in_state, sweep
 from jobstate_server.maintenance.task import StillClaimed, TaskResult
+from jobstate_server.store.records import JobSummary
 
 
 class RetryFailed:
@@ -37,7 +38,8 @@ class RetryFailed:
             self._committer.ring_due()
         return result
 
-    def _retry(self, job: Job) -> RetryResting | None:
-        if not self._job_types.policy(job.job_type).auto_retry or not can_retry(Facts(job, job.update_time)):
+    def _retry(self, job: JobSummary) -> RetryResting | None:
+        may_retry = retry_is_allowed(bool(job.error_retryable), job.retry_count, job.max_retries)
+        if not may_retry or not self._job_types.policy(job.job_type).auto_retry:
             return None
         return RetryResting(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from jobstate_server.domain.commands import Command
 from jobstate_server.domain.filters import Position
-from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.task import StillClaimed, TaskResult, always_claimed
 from jobstate_server.store.base import Reader
+from jobstate_server.store.records import JobSummary
 
 SLICE_COMMANDS_MAX = 100
 """Commands that a sweep has in the committer at once: some 10 ms of work, so that callers never wait behind it."""
@@ -21,7 +22,7 @@ SLICE_COMMANDS_MAX = 100
 PAGE_JOBS_MAX = 500
 """Jobs that a sweep reads at once."""
 
-ReadPage = Callable[[Reader, Position | None], list[Job]]
+ReadPage = Callable[[Reader, Position | None], list[JobSummary]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,10 @@ class Run:
 
 
 async def sweep(
-    jobs: AsyncIterator[list[Job]], command_for: Callable[[Job], Command | None], committer: Committer, run: Run
+    jobs: AsyncIterator[list[JobSummary]],
+    command_for: Callable[[JobSummary], Command | None],
+    committer: Committer,
+    run: Run,
 ) -> TaskResult:
     """Have the committer decide ``command_for`` each job; None leaves the job alone. Counts those that changed.
 
@@ -52,7 +56,9 @@ async def sweep(
     return result
 
 
-async def pages(readers: Readers, read: ReadPage, position_of: Callable[[Job], Position]) -> AsyncIterator[list[Job]]:
+async def pages(
+    readers: Readers, read: ReadPage, position_of: Callable[[JobSummary], Position]
+) -> AsyncIterator[list[JobSummary]]:
     """Every page of a keyset read."""
     after: Position | None = None
     while page := await readers.run(lambda reader, after=after: read(reader, after)):  # type: ignore[misc]
@@ -60,21 +66,21 @@ async def pages(readers: Readers, read: ReadPage, position_of: Callable[[Job], P
         after = position_of(page[-1])
 
 
-async def jobs_in_state(readers: Readers, state: JobState) -> AsyncIterator[list[Job]]:
+async def jobs_in_state(readers: Readers, state: JobState) -> AsyncIterator[list[JobSummary]]:
     """Every job in a state, page by page, type by type, oldest first."""
     tallies = await readers.run(lambda reader: reader.tallies(()))
     for job_type in sorted({key[0] for key in tallies}):
         if not tallies.get((job_type, Measure.STORED, state)):
             continue
 
-        def read(reader: Reader, after: Position | None, job_type: str = job_type) -> list[Job]:
+        def read(reader: Reader, after: Position | None, job_type: str = job_type) -> list[JobSummary]:
             return reader.jobs_in_state(job_type, state, after, PAGE_JOBS_MAX)
 
         async for page in pages(readers, read, _creation):
             yield page
 
 
-def _creation(job: Job) -> Position:
+def _creation(job: JobSummary) -> Position:
     return Position(job.create_time, job.id)
 
 

@@ -23,7 +23,6 @@ from jobstate_server.rpc.page_token import encode_page_token
 from jobstate_server.rpc.update_stream import UpdateStreams
 from jobstate_server.rpc.updates import command_of
 from jobstate_server.store.base import Reader
-from jobstate_server.store.sizes import document_bytes
 from jobstate_server.watch.session import Watch, Watching
 from jobstate_server.wire import requests as convert
 from jobstate_server.wire.framing import embed, length_tag
@@ -36,9 +35,6 @@ _JOB = length_tag(pb.GetResponse.JOB_FIELD_NUMBER)
 """Every answer with one job has it in the same field."""
 
 _JOBS = length_tag(pb.ListResponse.JOBS_FIELD_NUMBER)
-
-_JOB_BYTES_MAX = 160 * 1024
-"""The largest job: two documents, an error's details, four texts."""
 
 
 class JobService:
@@ -95,12 +91,11 @@ class JobService:
         after = validate.list_jobs(request)
         limit = min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX)
         wanted, order = convert.job_filter(request, call.sees, told_ahead(self._clock)), convert.list_order(request)
-        jobs = await self._readers.run(
+        jobs, has_more = await self._readers.run(
             lambda reader: reader.list_jobs(wanted, order, after, limit, limits.RESPONSE_BYTES_MAX)
         )
         answer = b"".join(embed(_JOBS, encode_whole(job)) for job in jobs)
-        size = sum(document_bytes(job) for job in jobs)
-        if len(jobs) == limit or size > limits.RESPONSE_BYTES_MAX - _JOB_BYTES_MAX:
+        if has_more:
             token = encode_page_token(request, Position(jobs[-1].create_time, jobs[-1].id))
             answer += pb.ListResponse(next_page_token=token).SerializeToString()
         return answer

@@ -26,6 +26,8 @@ from jobstate_server.store.records import (
     Changes,
     Ended,
     EventPage,
+    JobPage,
+    JobSummary,
     Loaded,
     LogState,
     Notification,
@@ -213,12 +215,12 @@ class Reader(Protocol):
         At most ``limit`` and, but for the last, ``bytes_max``; no more rows than that are read.
         """
 
-    def list_jobs(
-        self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
-    ) -> list[Job]:
+    def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
         """At most ``limit`` jobs that come after ``after``; fewer once their documents exceed ``bytes_max``.
 
-        At least one if there is one. Rows read are bounded by the page and the number of states and job types asked
+        At least one if there is one, and then ``has_more`` is exact. ``limit`` is at least 1.
+
+        Rows read are bounded by the page and the number of states and job types asked
         for, or by the number of jobs of one source.
         """
 
@@ -256,10 +258,10 @@ class Reader(Protocol):
     def ended_since(self, time: int, limit: int) -> list[Ended]:
         """The jobs that ended after a time and are still stored, the latest ``limit`` of them, by type and state."""
 
-    def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[Job]:
+    def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[JobSummary]:
         """Jobs of one type in one state, oldest first, read straight from an index."""
 
-    def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[Job]:
+    def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[JobSummary]:
         """Final jobs that ended before a time, in the order they ended (``after.create_time`` is a complete time)."""
 
     def overdue(self, before: int) -> int:

@@ -117,6 +117,30 @@ class LogState(NamedTuple):
     """Payload bytes of the events kept."""
 
 
+class JobPage(NamedTuple):
+    """One page of a list of jobs, in the list's order."""
+
+    jobs: list[Job]
+    has_more: bool
+    """Whether the list goes on after these."""
+
+
+class JobSummary(NamedTuple):
+    """What maintenance needs to know of a job. Its documents and texts are not read."""
+
+    id: str
+    job_type: str
+    attempt: int
+    claimed: bool
+    retry_count: int
+    max_retries: int
+    error_retryable: bool | None
+    """Whether the last error allows a retry, None when there was no error."""
+    create_time: int
+    heard_time: int
+    complete_time: int | None
+
+
 class TaskRun(NamedTuple):
     """The last run of a maintenance task."""
 

@@ -10,7 +10,7 @@ from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import INT64_MAX, JOB_FIELDS, REPORTED, Attempt, AttemptOutcome, Job, JobError, JobState
 from jobstate_server.domain.statistics import TallyKey
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow
-from jobstate_server.store.records import StoredRequest
+from jobstate_server.store.records import JobSummary, StoredRequest
 
 ERROR_COLUMNS = ("error_code", "error_message", "error_retryable", "error_details", "error_attempt", "error_time")
 
@@ -35,6 +35,8 @@ _plain_values = itemgetter(*_PLAIN_JOB_FIELDS)
 _report_values = itemgetter(*REPORT_COLUMNS, "id")
 _progress_values = itemgetter(*PROGRESS_COLUMNS, "id")
 _seldom = itemgetter(*_SELDOM_COLUMNS)
+
+SUMMARY_COLUMNS = JobSummary._fields
 
 EVENT_COLUMNS = tuple(EventRow._meta.sorted_field_names)
 ATTEMPT_COLUMNS = tuple(AttemptRow._meta.sorted_field_names)
@@ -88,6 +90,13 @@ def job_from(row: tuple[Any, ...]) -> Job:
     values["claimed"] = bool(row[_CLAIMED_INDEX])
     values["last_error"] = error_from(row[_PLAIN_COUNT:])
     return Job.from_fields(values)
+
+
+def summary_from(row: tuple[Any, ...]) -> JobSummary:
+    """The summary in a row of ``SUMMARY_COLUMNS``. SQLite has integers for booleans."""
+    found = JobSummary._make(row)
+    retryable = found.error_retryable
+    return found._replace(claimed=bool(found.claimed), error_retryable=None if retryable is None else bool(retryable))
 
 
 def attempt_values(attempt: Attempt) -> tuple[Any, ...]:

@@ -207,13 +207,16 @@ class _Watcher:
             principal=self._watch.wanted.principal,
         )
         after: Position | None = None
-        await self._take_room()
-        while jobs := await self._catch_up.snapshot_page(wanted, after):
+        has_more = True
+        while has_more:
+            await self._take_room()
+            jobs, has_more = await self._catch_up.snapshot_page(wanted, after)
+            if not jobs:
+                return
             if self._feed.draining:
                 yield _draining(cursor="")
                 raise Draining(RETRY_DELAY_S)
             yield snapshot_response(jobs)
-            await self._take_room()
             after = Position(jobs[-1].create_time, jobs[-1].id)
 
     async def _next(self) -> AsyncIterator[bytes]:

@@ -360,7 +360,7 @@ def test_a_list_whose_connection_breaks_half_way_can_be_read_again(
         with pytest.raises(ConnectionLost):
             reader.list_jobs(ANY_JOB, Order.NEWEST_FIRST, None, 10, UNBOUNDED)
 
-        assert reader.list_jobs(ANY_JOB, Order.NEWEST_FIRST, None, 10, UNBOUNDED) == [a_job()]
+        assert reader.list_jobs(ANY_JOB, Order.NEWEST_FIRST, None, 10, UNBOUNDED).jobs == [a_job()]
 
 
 def test_a_reader_of_a_database_out_of_reach_says_so_at_each_read() -> None:

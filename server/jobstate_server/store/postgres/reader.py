@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jobstate_server.domain.filters import JobFilter, Order, Position
-from jobstate_server.domain.job import Job
 from jobstate_server.store.postgres.connection import Postgres, is_lost, raise_as_ours
 from jobstate_server.store.reading.reader import SqlReader
+from jobstate_server.store.records import JobPage
 
 
 class PostgresReader(SqlReader):
@@ -28,9 +28,7 @@ class PostgresReader(SqlReader):
             self._postgres.close()
         raise_as_ours(error)
 
-    def list_jobs(
-        self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
-    ) -> list[Job]:
+    def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
         # The transaction around its statements begins on a connection that is there.
         self._postgres.reach()
         return super().list_jobs(wanted, order, after, limit, bytes_max)

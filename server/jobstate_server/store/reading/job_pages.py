@@ -15,6 +15,7 @@ from jobstate_server.store.chunks import chunks
 from jobstate_server.store.models import JobRow
 from jobstate_server.store.reading.expressions import beyond, row_by_row
 from jobstate_server.store.reading.jobs import JobReads
+from jobstate_server.store.records import JobPage
 from jobstate_server.store.sizes import document_bytes
 
 _ROWS_AT_ONCE = 50
@@ -27,17 +28,18 @@ KEYS_AT_FIRST_MIN = 16
 class JobPageReads(JobReads):
     """Reads pages of jobs: first their keys from indexes, then the jobs."""
 
-    def list_jobs(
-        self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int
-    ) -> list[Job]:
+    def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
         newest_first = order is Order.NEWEST_FIRST
         try:
             with self._database.atomic():
                 walks = _walks(wanted)
-                first = limit if len(walks) == 1 else max(KEYS_AT_FIRST_MIN, 2 * limit // len(walks))
-                runs = [self._keys(walk, wanted, newest_first, after, min(first, limit)) for walk in walks]
-                keys = list(islice(heapq.merge(*runs, reverse=newest_first), limit))
-                return self._load_until([job_id for _, job_id in keys], bytes_max)
+                # One key more than the page has room for tells whether there are more jobs.
+                sought = limit + 1
+                first = sought if len(walks) == 1 else max(KEYS_AT_FIRST_MIN, 2 * limit // len(walks))
+                runs = [self._keys(walk, wanted, newest_first, after, min(first, sought)) for walk in walks]
+                keys = list(islice(heapq.merge(*runs, reverse=newest_first), sought))
+                jobs = self._load_until([job_id for _, job_id in keys[:limit]], bytes_max)
+                return JobPage(jobs, has_more=len(jobs) < len(keys))
         except PeeweeException as error:
             # Of the transaction around the statements: each of these tells its own.
             self._translate(error)

@@ -8,35 +8,35 @@ from typing import Any
 from peewee import ModelSelect
 
 from jobstate_server.domain.filters import Position
-from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.job import JobState
 from jobstate_server.store.models import JobRow, TaskRunRow
 from jobstate_server.store.reading.connection import ReadConnection
 from jobstate_server.store.reading.expressions import beyond
-from jobstate_server.store.records import TaskRun
-from jobstate_server.store.rows import JOB_COLUMNS, job_from
+from jobstate_server.store.records import JobSummary, TaskRun
+from jobstate_server.store.rows import SUMMARY_COLUMNS, summary_from
 
-_JOB_FIELDS = [getattr(JobRow, name) for name in JOB_COLUMNS]
+_SUMMARY_FIELDS = [getattr(JobRow, name) for name in SUMMARY_COLUMNS]
 
 
 class MaintenanceReads(ReadConnection):
     """Reads the jobs that a task is about, and the runs of tasks."""
 
-    def _jobs(self, query: ModelSelect[Any]) -> list[Job]:
-        return [job_from(row) for row in self._rows(query)]
+    def _summaries(self, query: ModelSelect[Any]) -> list[JobSummary]:
+        return [summary_from(row) for row in self._rows(query)]
 
-    def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[Job]:
-        query = JobRow.select(*_JOB_FIELDS).where(JobRow.job_type == job_type, JobRow.state == int(state))
+    def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[JobSummary]:
+        query = JobRow.select(*_SUMMARY_FIELDS).where(JobRow.job_type == job_type, JobRow.state == int(state))
         if after is not None:
             query = query.where(beyond(JobRow.create_time, after, newest_first=False))
-        return self._jobs(query.order_by(JobRow.create_time, JobRow.id).limit(limit))
+        return self._summaries(query.order_by(JobRow.create_time, JobRow.id).limit(limit))
 
-    def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[Job]:
-        query = JobRow.select(*_JOB_FIELDS).where(
+    def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[JobSummary]:
+        query = JobRow.select(*_SUMMARY_FIELDS).where(
             JobRow.complete_time.is_null(False), JobRow.complete_time < completed_before
         )
         if after is not None:
             query = query.where(beyond(JobRow.complete_time, after, newest_first=False))
-        return self._jobs(query.order_by(JobRow.complete_time, JobRow.id).limit(limit))
+        return self._summaries(query.order_by(JobRow.complete_time, JobRow.id).limit(limit))
 
     def task_runs(self) -> Mapping[str, TaskRun]:
         query = TaskRunRow.select(
