@@ -1,4 +1,4 @@
-"""For your own tests: a real server in this process, on a temporary store, whose time is yours.
+"""For your own tests: a real server in this process, on a temporary store, with a clock that the test controls.
 
     pytest_plugins = ["jobstate_client.testing"]
 
@@ -9,9 +9,9 @@
         jobstate_server.advance(1.0)
         assert client.get(job).attempt == 2
 
-The server needs ``pip install 'jobstate-grpc[testing]'``. It is imported when one is made, not before.
+The server needs ``pip install 'jobstate-grpc[testing]'``. It is imported when a server is made.
 
-PYTEST_DONT_REWRITE: there are no assertions here, and it may have been imported before it was named as a plugin.
+PYTEST_DONT_REWRITE: there are no assertions here, and the module may be imported before pytest loads it as a plugin.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE_S = 30.0
-"""How long anything asked of the server may take."""
+"""How long any operation of the server may take."""
 
 _NEVER = "0 0 29 2 *"
-"""A schedule that does not fire during a test: tasks go by the machine's time. Call them when you want them."""
+"""A schedule that does not fire during a test: tasks follow the machine's clock. Call them when you want them."""
 
 _MICROSECONDS = 1_000_000
 
 
 class JobstateServer:
-    """A server in a thread of this process. It is served once this is made."""
+    """A server in a thread of this process. It serves as soon as it is made."""
 
     def __init__(self, folder: Path, *, manual_time: bool = True, **settings: Any) -> None:
-        """Serve.
+        """Start the server.
 
         Args:
-            folder: where to keep the store.
-            manual_time: let time pass by ``advance`` only; otherwise it is the machine's.
-            settings: of the server (docs/operations.md), such as ``job_types={"my_type": {"max_retries": 1}}``.
+            folder: where the store is kept.
+            manual_time: time passes only by ``advance``; otherwise the server follows the machine's clock.
+            settings: the server's settings (docs/operations.md), such as ``job_types={"my_type": {"max_retries": 1}}``.
         """
         tasks = ("check_stale", "retry_failed", "evict_inactive", "cleanup", "check_health")
         defaults: dict[str, Any] = {
@@ -82,7 +82,7 @@ class JobstateServer:
             raise
 
     def client(self, **arguments: Any) -> Client:
-        """A client of this server, with the arguments of ``Client``. It is closed with the server."""
+        """A client of this server, with the arguments of ``Client``. It is closed together with the server."""
         client = Client(self.address, **arguments)
         self._clients.append(client)
         return client
@@ -93,32 +93,32 @@ class JobstateServer:
 
     @property
     def now(self) -> datetime:
-        """The server's time."""
+        """The server's current time."""
         if self._clock is None:
             return datetime.now(UTC)
         return datetime.fromtimestamp(self._clock.now() / _MICROSECONDS, UTC)
 
     def advance(self, span: Span) -> None:
-        """Let time pass. What falls due by it, such as a retry or a timeout, has happened when this returns."""
+        """Let time pass. Everything that falls due, such as a retry or a timeout, has happened when this returns."""
         if self._clock is None:
-            raise RuntimeError("the time of this server is the machine's; make it with manual_time=True")
+            raise RuntimeError("this server follows the machine's clock; make it with manual_time=True")
         self._do(self._advance(round(seconds(span) * _MICROSECONDS)))
 
     def stop(self) -> None:
-        """Stop serving, as an operator would. Nothing happens when it is not served."""
+        """Stop the server as an operator would. Does nothing if it is stopped."""
         self._do(self._stop())
 
     def start(self) -> None:
-        """Serve again, the same store at the same address."""
+        """Start the server again, with the same store and address."""
         self._do(self._start())
 
     def restart(self) -> None:
-        """Stop and start."""
+        """Stop and start the server."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """Stop for good, and close the clients that were made here."""
+        """Stop the server for good, and close the clients made by ``client``."""
         for client in self._clients:
             client.close()
         if not self._loop.is_closed():
@@ -151,7 +151,7 @@ class JobstateServer:
         assert self._clock is not None
         self._clock.advance(span)
         if self._server is not None:
-            # What is due goes through the committer like any call. What that leaves due goes with the next.
+            # Due jobs go through the committer like any call. What they make due goes with the next commit.
             for _ in range(3):
                 await self._server.committer.run(lambda transaction: None)
 
@@ -175,6 +175,6 @@ def serving(*, manual_time: bool = True, **settings: Any) -> Iterator[JobstateSe
 
 @pytest.fixture
 def jobstate_server() -> Iterator[JobstateServer]:
-    """A server of the test's own, whose time passes by ``jobstate_server.advance`` only."""
+    """A server for this test. Its time passes only by ``jobstate_server.advance``."""
     with serving() as server:
         yield server

@@ -119,7 +119,7 @@ def test_a_channel_that_was_closed_under_its_client_is_told_as_such(server: Jobs
 
     with pytest.raises(ClientClosed):
         client.create("default")
-    assert list(client._open_watch(client.watch()._course)) == []
+    assert list(client._open_watch(client.watch()._session)) == []
     client.close()
 
 

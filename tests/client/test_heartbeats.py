@@ -14,8 +14,8 @@ import pytest
 
 from jobstate_client import AsyncClient, Client, ClientClosed, State
 from jobstate_client.core.heartbeats import (
-    CACHED_S,
-    HEARTBEAT_S,
+    CACHE_S,
+    HEARTBEAT_S_MAX,
     HEARTBEAT_S_MIN,
     HEARTBEATS_PER_THRESHOLD,
     HeartbeatIntervals,
@@ -40,46 +40,46 @@ def policy(name: str, threshold_s: float) -> JobType:
     return JobType(name, 3, None, zero, zero, 0.0, timedelta(seconds=threshold_s), True)
 
 
-def test_three_beats_arrive_within_the_silence_that_a_type_allows() -> None:
+def test_three_beats_arrive_within_the_timeouts_that_a_type_allows() -> None:
     known = HeartbeatIntervals()
-    known.learn(JobTypes((policy("touchy", 10), policy("calm", 3_600), policy("default", 60)), strict=False))
+    known.update(JobTypes((policy("touchy", 10), policy("calm", 3_600), policy("default", 60)), strict=False))
 
-    assert known.heartbeat_s("touchy") * 3 < 10
-    assert known.heartbeat_s("touchy") == 10 / HEARTBEATS_PER_THRESHOLD
-    assert known.heartbeat_s("calm") == HEARTBEAT_S
-    assert known.heartbeat_s("of no settings") == 60 / HEARTBEATS_PER_THRESHOLD
+    assert known.interval_s("touchy") * 3 < 10
+    assert known.interval_s("touchy") == 10 / HEARTBEATS_PER_THRESHOLD
+    assert known.interval_s("calm") == HEARTBEAT_S_MAX
+    assert known.interval_s("of no settings") == 60 / HEARTBEATS_PER_THRESHOLD
 
 
 def test_a_threshold_near_nothing_does_not_make_a_flood() -> None:
     known = HeartbeatIntervals()
-    known.learn(JobTypes((policy("touchy", 0.001),), strict=False))
+    known.update(JobTypes((policy("touchy", 0.001),), strict=False))
 
-    assert known.heartbeat_s("touchy") == HEARTBEAT_S_MIN
+    assert known.interval_s("touchy") == HEARTBEAT_S_MIN
 
 
 def test_what_is_known_counts_for_a_while_and_stays_when_asking_fails() -> None:
     now = 0.0
     known = HeartbeatIntervals(lambda: now)
-    assert known.is_expired
-    assert known.heartbeat_s("touchy") == HEARTBEAT_S
+    assert known.has_expired
+    assert known.interval_s("touchy") == HEARTBEAT_S_MAX
 
-    known.learn(JobTypes((policy("touchy", 10),), strict=False))
-    assert not known.is_expired
-    now += CACHED_S
-    assert known.is_expired
+    known.update(JobTypes((policy("touchy", 10),), strict=False))
+    assert not known.has_expired
+    now += CACHE_S
+    assert known.has_expired
     known.lookup_failed()
-    assert not known.is_expired
-    assert known.heartbeat_s("touchy") == 10 / HEARTBEATS_PER_THRESHOLD
+    assert not known.has_expired
+    assert known.interval_s("touchy") == 10 / HEARTBEATS_PER_THRESHOLD
 
 
 async def test_a_run_beats_as_its_type_asks(either: Any) -> None:
     for job_type, heartbeat_s in (("touchy", 0.25), ("calm", 30.0), ("default", 30.0)):
         async with Either(either.run(await done(either.create(job_type)))) as run:
-            assert run._line.heartbeat_s == heartbeat_s
+            assert run._reports.heartbeat_s == heartbeat_s
         async with Either(either.run(await done(either.create(job_type)), heartbeat=7.0)) as run:
-            assert run._line.heartbeat_s == 7.0
+            assert run._reports.heartbeat_s == 7.0
         async with Either(either.run(await done(either.create(job_type)), heartbeat=None)) as run:
-            assert run._line.heartbeat_s is None
+            assert run._reports.heartbeat_s is None
 
 
 def silent_for(client: Client, span_s: float) -> int:
@@ -118,7 +118,7 @@ async def test_a_blocked_loop_is_warned_of_where_nothing_else_can_be_done(
         job = await other.create("touchy")
         async with other.run(job):
             # On the event loop: it does not turn meanwhile.
-            until(lambda: "their attempts may be taken for stale" in caplog.text)
+            until(lambda: "their attempts may go stale" in caplog.text)
 
 
 async def test_nobody_warns_of_a_loop_that_turns_while_the_server_is_away(
@@ -129,20 +129,20 @@ async def test_nobody_warns_of_a_loop_that_turns_while_the_server_is_away(
         await pause(1.0)
         await asyncio.to_thread(server.start)
 
-    assert "has not turned" not in caplog.text
+    assert "has been blocked" not in caplog.text
 
 
 async def test_the_thread_of_heartbeats_ends_with_the_runs_and_with_the_client(async_client: AsyncClient) -> None:
     async with async_client.run(await async_client.create("touchy")):
-        pulse: Any = async_client._reporter._pulse
-        first = pulse._thread
+        heartbeats: Any = async_client._report_sender._heartbeats
+        first = heartbeats._thread
         assert first.is_alive()
     await asyncio.to_thread(first.join, 10)
     assert not first.is_alive()
 
     running = async_client.run(await async_client.create("calm"))
     await running.__aenter__()
-    second = pulse._thread
+    second = heartbeats._thread
     assert second is not first
     await async_client.close()
     with pytest.raises(ClientClosed):

@@ -104,7 +104,7 @@ async def test_leaving_is_shielded_for_a_few_seconds_and_no_longer(
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    assert f"the end of job {job.id} was not told" in caplog.text
+    assert f"the end of job {job.id} was not reported" in caplog.text
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -201,7 +201,7 @@ def test_ctrl_c_while_a_run_leaves_tells_the_end_all_the_same(
             if fails:
                 raise OSError("disk")
 
-    with ctrl_c_during(client._reporter, "deliver", monkeypatch, after=after), pytest.raises(KeyboardInterrupt):
+    with ctrl_c_during(client._report_sender, "deliver", monkeypatch, after=after), pytest.raises(KeyboardInterrupt):
         work()
 
     ended = client.get(job)
@@ -219,13 +219,13 @@ def test_a_second_ctrl_c_while_a_run_leaves_gives_up(
             os.kill(os.getpid(), signal.SIGINT)
 
     waiting = threading.Event()
-    deliver = client._reporter.deliver
+    deliver = client._report_sender.deliver
 
     def told(*arguments: Any) -> Any:
         waiting.set()
         return deliver(*arguments)
 
-    monkeypatch.setattr(client._reporter, "deliver", told)
+    monkeypatch.setattr(client._report_sender, "deliver", told)
     monkeypatch.setattr(sync_run, "INTERRUPTED_PATIENCE_S", PATIENCE_S)
 
     def work() -> None:
@@ -260,13 +260,13 @@ async def test_closing_the_client_ends_a_run_that_leaves_with_one_error_at_once(
         with pytest.raises(ClientClosed) as async_error:
             await task
 
-    says = "the client was closed before the end of the run could be told"
+    says = "the client was closed before the end of the run was sent"
     assert (str(error), str(async_error.value)) == (says, says)
 
 
 def ending(client: Any) -> bool:
-    lines = list(client._reporter._outbox._lines)
-    return bool(lines) and all(line.ending is not None for line in lines)
+    attempts = list(client._report_sender._queue._attempts)
+    return bool(attempts) and all(reports.ending is not None for reports in attempts)
 
 
 async def test_a_run_of_a_client_that_was_closed_raises_that_at_its_next_report(either: Any) -> None:
@@ -279,7 +279,7 @@ async def test_a_run_of_a_client_that_was_closed_raises_that_at_its_next_report(
     with pytest.raises(ClientClosed) as told:
         await work()
 
-    assert "The job was not told of this" in told.value.__notes__[0]
+    assert "This failure could not be reported" in told.value.__notes__[0]
 
 
 async def test_an_exception_in_the_body_is_what_is_raised_when_the_client_was_closed(either: Any) -> None:

@@ -108,16 +108,16 @@ async def test_a_watch_that_is_forgotten_while_a_cancelled_read_goes_on_is_colle
 
 def test_an_interrupted_read_loses_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     with client.watch() as watch:
-        course: Any = watch._course
-        take = course.take
+        session: Any = watch._session
+        items = session.items
 
         def interrupted(response: Any) -> Any:
-            monkeypatch.setattr(course, "take", take)
+            monkeypatch.setattr(session, "items", items)
             raise KeyboardInterrupt
             yield
 
         client.create("default", id="first")
-        monkeypatch.setattr(course, "take", interrupted)
+        monkeypatch.setattr(session, "items", interrupted)
         with pytest.raises(KeyboardInterrupt):
             next(watch)
         client.create("default", id="second")

@@ -91,7 +91,7 @@ async def test_a_refusal_stays_what_it_is_when_its_usage_cannot_be_booked(
     with caplog.at_level(logging.WARNING), pytest.raises(AttemptSuperseded):
         await done(either.complete(job.id, attempt=1, tokens=5))
 
-    assert "usage of a refused report could not be told" in caplog.text
+    assert "usage of a refused report could not be reported" in caplog.text
 
 
 async def test_a_run_whose_job_was_cancelled_books_what_it_used(either: Any) -> None:

@@ -63,6 +63,6 @@ def test_a_place_that_was_given_back_is_taken_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(watch_connections, "WATCHES_PER_CONNECTION_MAX", 2)
     taken = WatchConnections()
 
-    assert [taken.take() for _ in range(5)] == [0, 0, 1, 1, 2]
-    taken.give_back(0)
-    assert [taken.take(), taken.take(), taken.take()] == [0, 2, 3]
+    assert [taken.acquire() for _ in range(5)] == [0, 0, 1, 1, 2]
+    taken.release(0)
+    assert [taken.acquire(), taken.acquire(), taken.acquire()] == [0, 2, 3]

@@ -289,9 +289,9 @@ async def test_states_and_kinds_of_events_are_named_in_any_case(either: Any) -> 
     assert [each.type for each in await items(either.watch(types=["queued"], start="earliest", follow=False))] == [
         EventType.QUEUED
     ]
-    with pytest.raises(ValueError, match=r"'waiting' is no State; it must be one of QUEUED, PROCESSING, "):
+    with pytest.raises(ValueError, match=r"'waiting' is not a State; it must be one of QUEUED, PROCESSING, "):
         either.list(states=["waiting"])
-    with pytest.raises(ValueError, match="is no State"):
+    with pytest.raises(ValueError, match="is not a State"):
         either.list(states=["unknown"])
 
 

@@ -136,7 +136,7 @@ POISONS = {
     "details too large": Poison(
         fail(JobFailure("slow down", code="OWN", details={"a": 1, "b": "x" * 9_000})),
         "OWN",
-        "slow down (of the details b left out: InvalidField: details: has more than 8192 bytes",
+        "slow down (details b were left out: InvalidField: details: has more than 8192 bytes",
     ),
     "a delay that is a text": Poison(
         fail(JobFailure("slow down", code="OWN", retry_delay="5")),  # type: ignore[arg-type]

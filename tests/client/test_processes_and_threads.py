@@ -96,7 +96,7 @@ def left_over(before: set[threading.Thread]) -> list[threading.Thread]:
 def test_a_client_that_nobody_has_any_more_ends_its_threads(
     server: JobstateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_sender, "LINGER_S", 0.05)
+    monkeypatch.setattr(report_sender, "IDLE_S", 0.05)
     before = set(threading.enumerate())
 
     def use() -> None:
@@ -112,7 +112,7 @@ def test_a_client_that_nobody_has_any_more_ends_its_threads(
 
 
 def test_a_run_keeps_its_client(server: JobstateServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_sender, "LINGER_S", 0.05)
+    monkeypatch.setattr(report_sender, "IDLE_S", 0.05)
     job = client.create("default")
     with Client(server.address).run(job) as run:
         gc.collect()
@@ -125,12 +125,12 @@ def test_a_run_keeps_its_client(server: JobstateServer, client: Client, monkeypa
 def test_a_forgotten_client_of_a_server_that_is_away_ends_its_threads_too(
     server: JobstateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_sender, "LINGER_S", 0.05)
+    monkeypatch.setattr(report_sender, "IDLE_S", 0.05)
     before = set(threading.enumerate())
     client: Any = Client(server.address)
     with client.run(client.create("default")) as run:
         run.progress(50)
-    client._reporter._wanted.set()
+    client._report_sender._wanted.set()
     server.stop()
     del client, run
 

@@ -14,7 +14,8 @@ import pytest
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import AsyncClient, Client, InvalidField, State, TransportError
 from jobstate_client.core import report_queue as module
-from jobstate_client.core.report_queue import AttemptReports, ReportQueue, report
+from jobstate_client.core.attempt_reports import REPORT_INTERVAL_S, AttemptReports, progress_report
+from jobstate_client.core.report_queue import ReportQueue
 
 from ..support import waiting
 from .support import PATIENCE_S, Either, done, in_thread, until
@@ -29,13 +30,13 @@ def answer_to(batch: pb.StreamUpdatesRequest, number: int | None = None, outcome
 
 
 @pytest.fixture
-def two_lines() -> tuple[ReportQueue, list[AttemptReports]]:
-    outbox = ReportQueue()
-    lines = [AttemptReports(f"job-{number}", 1, None, 0.0, lambda: None) for number in range(2)]
-    for line in lines:
-        outbox.join(line)
-        outbox.report(line, report(line, 10, None, {}, None, None))
-    return outbox, lines
+def two_attempts() -> tuple[ReportQueue, list[AttemptReports]]:
+    queue = ReportQueue()
+    attempts = [AttemptReports(f"job-{number}", 1, None, 0.0, lambda: None) for number in range(2)]
+    for reports in attempts:
+        queue.add(reports)
+        reports.add(progress_report(reports, 10, None, {}, None, None))
+    return queue, attempts
 
 
 @pytest.mark.parametrize(
@@ -50,45 +51,45 @@ def two_lines() -> tuple[ReportQueue, list[AttemptReports]]:
     ids=["a later one", "an earlier one", "too few outcomes", "too many", "none"],
 )
 def test_an_answer_that_is_not_the_awaited_one_breaks_the_stream_and_loses_nothing(
-    two_lines: tuple[ReportQueue, list[AttemptReports]], answer: Callable[[Any], Any]
+    two_attempts: tuple[ReportQueue, list[AttemptReports]], answer: Callable[[Any], Any]
 ) -> None:
-    outbox, lines = two_lines
-    first: Any = outbox.next_batch(0.0)
+    queue, attempts = two_attempts
+    first: Any = queue.next_batch(0.0)
     with pytest.raises(TransportError, match="out of step") as told:
-        outbox.answer(answer(first), 0.0)
-    wait = outbox.broken(told.value, 0.0)
+        queue.handle_response(answer(first), 0.0)
+    wait = queue.stream_ended(told.value, 0.0)
     # The distance of two reports from another counts for one that is sent again, too.
-    again: Any = outbox.next_batch(wait + module.REPORT_INTERVAL_S)
+    again: Any = queue.next_batch(wait + REPORT_INTERVAL_S)
 
     assert [update.progress for update in again.updates] == [update.progress for update in first.updates]
-    outbox.answer(answer_to(again), wait)
-    assert all(line.gone is None and line.problem is None for line in lines)
+    queue.handle_response(answer_to(again), wait)
+    assert all(reports.over is None and reports.rejected is None for reports in attempts)
 
 
 def test_an_answer_to_nothing_breaks_the_stream() -> None:
-    with pytest.raises(TransportError, match="awaited was nothing"):
-        ReportQueue().answer(pb.StreamUpdatesResponse(batch=1), 0.0)
+    with pytest.raises(TransportError, match="expected nothing"):
+        ReportQueue().handle_response(pb.StreamUpdatesResponse(batch=1), 0.0)
 
 
 def test_an_update_that_cannot_be_sent_is_told_to_its_run_alone(
-    two_lines: tuple[ReportQueue, list[AttemptReports]], monkeypatch: pytest.MonkeyPatch
+    two_attempts: tuple[ReportQueue, list[AttemptReports]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outbox, (culprit, other) = two_lines
-    add = module._add
+    queue, (culprit, other) = two_attempts
+    add = module._add_update
 
     def spoilt(request: Any, update: Any) -> None:
         add(request, update)
         if update.id == culprit.job_id:
             raise RuntimeError("it does not fit")
 
-    monkeypatch.setattr(module, "_add", spoilt)
-    batch: Any = outbox.next_batch(0.0)
+    monkeypatch.setattr(module, "_add_update", spoilt)
+    batch: Any = queue.next_batch(0.0)
 
     assert [update.progress.id for update in batch.updates] == [other.job_id]
-    outbox.answer(answer_to(batch), 0.0)
-    other.raise_refusal()
+    queue.handle_response(answer_to(batch), 0.0)
+    other.raise_error()
     with pytest.raises(InvalidField, match="cannot be sent: RuntimeError"):
-        culprit.raise_refusal()
+        culprit.raise_error()
 
 
 async def runs_end_well(client: Any, count: int = 5) -> None:
@@ -120,11 +121,19 @@ BREAKS = [RuntimeError("oops"), Broken("oops"), AssertionError("batches are answ
 
 
 @pytest.mark.parametrize("error", BREAKS, ids=repr)
-@pytest.mark.parametrize("place", ["answer", "next_batch", "pause_s", "_take"])
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        (ReportQueue, "handle_response"),
+        (ReportQueue, "next_batch"),
+        (ReportQueue, "next_batch_in_s"),
+        (AttemptReports, "take"),
+    ],
+)
 async def test_whatever_is_raised_where_reports_are_sent_runs_end_well(
-    either: Any, monkeypatch: pytest.MonkeyPatch, place: str, error: BaseException
+    either: Any, monkeypatch: pytest.MonkeyPatch, kind: type, place: str, error: BaseException
 ) -> None:
-    original, left = getattr(ReportQueue, place), [3]
+    original, left = getattr(kind, place), [3]
 
     def broken(*arguments: Any) -> Any:
         if left[0]:
@@ -132,8 +141,7 @@ async def test_whatever_is_raised_where_reports_are_sent_runs_end_well(
             raise error
         return original(*arguments)
 
-    # Some break off after they have taken what was to be sent.
-    monkeypatch.setattr(ReportQueue, place, broken if place != "_take" else staticmethod(broken))
+    monkeypatch.setattr(kind, place, broken)
     await runs_end_well(either)
 
     assert left == [0]
@@ -141,7 +149,7 @@ async def test_whatever_is_raised_where_reports_are_sent_runs_end_well(
 
 @pytest.mark.parametrize("error", [RuntimeError("oops"), asyncio.CancelledError(), ConnectionError()], ids=repr)
 async def test_a_stream_that_cannot_be_opened_is_opened_again(either: Any, error: BaseException) -> None:
-    reporter, left = either._reporter, [3]
+    reporter, left = either._report_sender, [3]
     open_stream = reporter._open_stream
 
     def broken(requests: Any) -> Any:
@@ -161,7 +169,7 @@ async def test_reports_go_on_when_grpc_gives_up_a_call_as_if_its_task_was_cancel
 ) -> None:
     """What grpc.aio does when it cannot write, behind a proxy whose server was killed."""
     calls: list[Any] = []
-    reporter = async_client._reporter
+    reporter = async_client._report_sender
     open_stream = reporter._open_stream
 
     def noted(requests: Any) -> Any:
@@ -187,7 +195,7 @@ async def test_a_reporting_task_that_was_cancelled_goes_on_for_its_runs(async_cl
     async with async_client.run(await async_client.create("default")) as run:
         run.progress(10)
         await asyncio.sleep(0)
-        reporter: Any = async_client._reporter
+        reporter: Any = async_client._report_sender
         reporter._task.cancel()
         await asyncio.sleep(0)
         run.progress(20, "went on")
@@ -201,7 +209,7 @@ async def test_a_reporting_task_that_died_is_replaced(async_client: AsyncClient)
     async with async_client.run(await async_client.create("default")) as run:
         run.progress(10)
         await asyncio.sleep(0)
-        reporter: Any = async_client._reporter
+        reporter: Any = async_client._report_sender
         while not reporter._task.done():
             reporter._task.cancel()
             await asyncio.sleep(0)
@@ -216,7 +224,7 @@ async def test_a_reporting_thread_that_died_is_replaced_and_that_is_said(
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     died = threading.Event()
-    original = type(client._reporter)._trouble_with
+    original = type(client._report_sender)._run_stream
 
     def dying(self: Any, stream: Any) -> Any:
         if not died.is_set():
@@ -224,15 +232,15 @@ async def test_a_reporting_thread_that_died_is_replaced_and_that_is_said(
             raise SystemExit
         return original(self, stream)
 
-    monkeypatch.setattr(type(client._reporter), "_trouble_with", dying)
+    monkeypatch.setattr(type(client._report_sender), "_run_stream", dying)
     with client.run(client.create("default"), heartbeat=None) as run:
-        thread: Any = client._reporter._thread
+        thread: Any = client._report_sender._thread
         until(lambda: died.is_set() and not thread.is_alive())
         run.progress(10, "went on")
 
     ended = client.get(run.id)
     assert (ended.state, ended.progress_message) == (State.COMPLETED, "went on")
-    assert "the thread that sends reports has died; another takes its place" in caplog.text
+    assert "the thread that sends reports has died; starting another" in caplog.text
 
 
 def raise_in(thread: threading.Thread, kind: type[BaseException]) -> None:
@@ -248,7 +256,7 @@ async def test_exceptions_thrown_into_the_reporting_thread_cost_no_run(
     def throw() -> None:
         for _ in range(5):
             threading.Event().wait(0.05)
-            thread = client._reporter._thread
+            thread = client._report_sender._thread
             if thread is not None and thread.is_alive():
                 raise_in(thread, Broken)
 

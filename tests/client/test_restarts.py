@@ -71,7 +71,7 @@ def live(store: Path, address: str, watchers: list[Seen], turn: int) -> None:
 async def test_both_watches_tell_everything_once_over_20_restarts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_session, "RESUME_DELAY_MAX_S", 0.2)
+    monkeypatch.setattr(watch_session, "RESUME_DELAY_S_MAX", 0.2)
     store, address = tmp_path / "jobs.db", f"127.0.0.1:{free_port()}"
     watchers = [Seen(), Seen()]
     with in_thread(lambda: follow(address, watchers[0])):

@@ -234,7 +234,7 @@ async def test_a_failure_that_comes_too_late_leaves_the_next_attempt_alone(
     with pytest.raises(ValueError, match="bad input") as raised:
         await work()
 
-    assert "The job was not told of this" in raised.value.__notes__[0]
+    assert "This failure could not be reported" in raised.value.__notes__[0]
     assert (await done(either.get(job))).state is State.PROCESSING
 
 
@@ -281,7 +281,7 @@ async def test_a_bad_report_is_refused_where_it_is_made(either: Any, job: Any) -
 
 
 async def test_an_end_that_cannot_be_told_is_raised(either: Any, job: Any, server: JobstateServer) -> None:
-    with pytest.raises(Unreachable, match="the end of first could not be told"):
+    with pytest.raises(Unreachable, match="the end of first could not be sent"):
         async with Either(either.run(job, patience=0.2)):
             server.stop()
 

@@ -38,7 +38,7 @@ from jobstate_client import (
     Unreachable,
 )
 from jobstate_client.core.calls import RPCS, SERVICES
-from jobstate_client.core.channel import CONNECT_S, channel_options, service_config
+from jobstate_client.core.channel import CONNECT_TIMEOUT_S, channel_options, service_config
 
 from .support import PATIENCE_S, in_thread, until
 
@@ -267,7 +267,7 @@ def test_a_server_that_is_slow_to_shake_hands_is_waited_for_and_not_called_unrea
         # An attempt to connect is given longer than this call has.
         pytest.raises(DeadlineExceeded),
     ):
-        client.create("default", timeout=CONNECT_S - 1.5)
+        client.create("default", timeout=CONNECT_TIMEOUT_S - 1.5)
 
 
 def test_grpc_repeats_every_call_but_the_streams() -> None:

@@ -15,7 +15,8 @@ from jobstate.v1 import event_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import AsyncClient, Client, Unreachable
 from jobstate_client.core import watch_session
-from jobstate_client.core.watch_session import WatchSession, watch_request
+from jobstate_client.core.watch_request import watch_request
+from jobstate_client.core.watch_session import WatchSession
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.rpc import limits
 
@@ -106,17 +107,17 @@ async def test_a_watch_that_was_answered_once_tries_again_when_it_is_not_any_mor
     assert server.cursors == ["", "position-1", "position-1"]
 
 
-async def test_threads_that_look_for_silence_end_with_their_client() -> None:
+async def test_threads_that_look_for_timeouts_end_with_their_client() -> None:
     async with silent([SYNCED, EVENT]) as server:
         await first_of(Client, server.address)
         for thread in threading.enumerate():
-            if thread.name == "jobstate-silence":
+            if thread.name == "jobstate-timeouts":
                 await asyncio.to_thread(thread.join, PATIENCE_S)
                 assert not thread.is_alive()
 
 
 def test_the_limits_of_heartbeats_are_those_of_the_server() -> None:
-    own = (watch_session.HEARTBEAT_MIN_S, watch_session.HEARTBEAT_S, watch_session.HEARTBEAT_MAX_S)
+    own = (watch_session.HEARTBEAT_S_MIN, watch_session.HEARTBEAT_S, watch_session.HEARTBEAT_S_MAX)
 
     assert own == tuple(
         value / SECOND for value in (limits.HEARTBEAT_MIN, limits.HEARTBEAT_DEFAULT, limits.HEARTBEAT_MAX)
@@ -125,10 +126,10 @@ def test_the_limits_of_heartbeats_are_those_of_the_server() -> None:
 
 @pytest.mark.parametrize(("asked", "limit"), [(None, 90.0), (0.1, 3.0), (10, 30.0), (3600, 900.0)])
 def test_three_intervals_are_waited_for_whatever_was_asked(asked: float | None, limit: float) -> None:
-    course = WatchSession(watch_request(heartbeat_interval=asked), connect_s=5.0)
-    course.request()
-    before = course.silence_s()
-    course.heard()
+    session = WatchSession(watch_request(heartbeat_interval=asked), connect_s=5.0)
+    session.next_request()
+    before = session.silence_limit_s()
+    session.message_received()
 
-    assert (before <= 5.0, course.silence_s()) == (True, limit)
-    assert course.silent().code is grpc.StatusCode.UNAVAILABLE
+    assert (before <= 5.0, session.silence_limit_s()) == (True, limit)
+    assert session.silence_error().code is grpc.StatusCode.UNAVAILABLE

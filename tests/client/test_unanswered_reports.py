@@ -95,7 +95,7 @@ async def one_run(kind: Any, address: str) -> Any:
 async def test_a_run_ends_although_the_stream_of_reports_is_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
-    monkeypatch.setattr(report_queue, "ANSWER_S", 0.5)
+    monkeypatch.setattr(report_queue, "ANSWER_TIMEOUT_S", 0.5)
     async with deaf_first(tmp_path / "jobs.db") as (way, address):
         job = await one_run(kind, address)
 
@@ -109,4 +109,4 @@ async def test_a_run_ends_although_the_stream_of_reports_is_dead(
 
 def test_an_answer_may_take_longer_than_the_server_takes_for_any_call() -> None:
     """It answers each within 30 s, if only that the outcome is unknown."""
-    assert report_queue.ANSWER_S > 30.0
+    assert report_queue.ANSWER_TIMEOUT_S > 30.0

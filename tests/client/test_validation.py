@@ -17,7 +17,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import TLS, AsyncClient, Client, InvalidField, JobFailure, JobStateError, NewJob
 from jobstate_client.core import limits, validation
 from jobstate_client.core.documents import duration, seconds, struct_from
-from jobstate_client.core.job_failure import fail_request
+from jobstate_client.core.job_failure import fail_requests
 from jobstate_server.domain import job_types
 from jobstate_server.rpc import limits as server_limits
 from jobstate_server.rpc import updates
@@ -107,7 +107,7 @@ def test_any_failure_becomes_a_request_that_the_server_takes(
     error = JobFailure(message, code=code, retryable=retryable, retry_delay=delay, details=details)
     job: Any = SimpleNamespace(id="first", attempt=1)
 
-    for request in fail_request(job, "the-same-1", error, None):
+    for request in fail_requests(job, "the-same-1", error, None):
         sent = pb.FailRequest.FromString(request.SerializeToString())
         updates.command_of("fail", sent, _call(), lambda: "id")
         assert sent.error.code
@@ -194,7 +194,7 @@ async def test_bad_usage_is_refused_in_calls_too(either: Any) -> None:
     ids=str,
 )
 async def test_nothing_that_describes_a_job_may_stand_beside_its_description(either: Any, beside: Any) -> None:
-    with pytest.raises(TypeError, match="a NewJob says all of a job"):
+    with pytest.raises(TypeError, match="a NewJob has all the fields of a job"):
         await done(either.create(NewJob("default"), **beside))
 
     assert (await done(either.create(NewJob("default", request_id="the-same-1"), timeout=10.0))).id
@@ -229,9 +229,9 @@ async def test_what_a_channel_has_already_is_refused_beside_it() -> None:
         {"options": [("grpc.enable_retries", 0)]},
     ]
     for beside in besides:
-        with pytest.raises(TypeError, match="a channel has its target, tls and options already"):
+        with pytest.raises(TypeError, match="a channel already has its target, tls and options"):
             Client(channel=channel, **beside)
-        with pytest.raises(TypeError, match="a channel has its target, tls and options already"):
+        with pytest.raises(TypeError, match="a channel already has its target, tls and options"):
             AsyncClient(channel=aio_channel, **beside)
     channel.close()
     await aio_channel.close()

@@ -24,11 +24,11 @@ def test_the_backlog_holds_free_jobs_until_they_are_taken(client: Client, told: 
     held = WaitingJobs()
     jobs = [told("a"), told("b")]
     for job in (*jobs, *jobs):
-        held.take_in(job)
-    held.take_in(client.start("a"))
+        held.update(job)
+    held.update(client.start("a"))
 
     assert len(held) == 1
-    assert (held.choose(), held.choose()) == ("b", None)
+    assert (held.pop(), held.pop()) == ("b", None)
     assert not held.needs_listing
 
 
@@ -38,11 +38,11 @@ def test_the_backlog_is_listed_again_when_it_overflowed_and_is_used_up(
     monkeypatch.setattr(waiting_jobs, "WAITING_JOBS_MAX", 1)
     held = WaitingJobs()
 
-    assert [held.take_in(told(job_id)) for job_id in "ab"] == [True, False]
+    assert [held.update(told(job_id)) for job_id in "ab"] == [True, False]
     assert not held.needs_listing
-    assert held.choose() == "a"
+    assert held.pop() == "a"
     assert held.needs_listing
-    held.listing()
+    held.listing_started()
     assert not held.needs_listing
     held.listing_failed()
     assert held.needs_listing
@@ -57,9 +57,9 @@ def test_the_backlog_chooses_in_the_order_in_which_jobs_became_ready_then_by_id(
     jobs.append(replace(told("due"), state=State.PROCESSING, attempt=2, **retry))
     held = WaitingJobs()
     for job in jobs:
-        held.take_in(job)
+        held.update(job)
 
-    assert [held.choose() for _ in range(8)] == ["b", "due", "retry", "c", "a", "tie-1", "tie-2", None]
+    assert [held.pop() for _ in range(8)] == ["b", "due", "retry", "c", "a", "tie-1", "tie-2", None]
 
 
 def test_a_retry_of_a_job_that_is_held_stands_where_its_wait_was_over(told: Callable[[str], Job]) -> None:
@@ -67,11 +67,11 @@ def test_a_retry_of_a_job_that_is_held_stands_where_its_wait_was_over(told: Call
     first, second = told("first"), told("second")
     assert second.create_time is not None
     for job in (first, second):
-        held.take_in(job)
+        held.update(job)
     later = second.create_time + timedelta(seconds=1)
-    held.take_in(replace(first, state=State.PROCESSING, attempt=2, start_time=later))
+    held.update(replace(first, state=State.PROCESSING, attempt=2, start_time=later))
 
-    assert [held.choose() for _ in range(3)] == ["second", "first", None]
+    assert [held.pop() for _ in range(3)] == ["second", "first", None]
 
 
 def test_the_backlog_chooses_among_more_while_others_are_quicker(
@@ -85,15 +85,15 @@ def test_the_backlog_chooses_among_more_while_others_are_quicker(
         found = set()
         for _ in range(50):
             for job in jobs:
-                held.take_in(job)
-            found.add(held.choose())
+                held.update(job)
+            found.add(held.pop())
         return found
 
     assert choices() == {"a"}
     for _ in range(9):
-        held.tried(won=False)
+        held.start_tried(won=False)
     assert choices() == {"a", "b"}
-    held.tried(won=True)
+    held.start_tried(won=True)
     assert choices() == {"a"}
 
 
@@ -102,10 +102,10 @@ def test_jobs_that_others_take_leave_nothing_behind(
 ) -> None:
     monkeypatch.setattr(waiting_jobs, "STALE_ENTRIES_MAX", 10)
     held, kept, other = WaitingJobs(), told("kept"), told("other")
-    held.take_in(kept)
+    held.update(kept)
     for _ in range(100):
-        held.take_in(other)
-        held.take_in(replace(other, state=State.CANCELLED))
+        held.update(other)
+        held.update(replace(other, state=State.CANCELLED))
 
-    assert (len(held), len(held._order) <= 12) == (1, True)
-    assert (held.choose(), held.choose()) == ("kept", None)
+    assert (len(held), len(held._heap) <= 12) == (1, True)
+    assert (held.pop(), held.pop()) == ("kept", None)

@@ -39,7 +39,7 @@ RESTARTS = 20
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drained watchers come back at once instead of within two seconds."""
     monkeypatch.setattr("jobstate_server.watch.session.RECONNECT_SPREAD", 1)
-    monkeypatch.setattr(watch_session, "RESUME_DELAY_MAX_S", 0.2)
+    monkeypatch.setattr(watch_session, "RESUME_DELAY_S_MAX", 0.2)
 
 
 async def sequences_until(watch: Any, job_id: str) -> list[int]:

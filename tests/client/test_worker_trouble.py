@@ -319,7 +319,7 @@ def test_the_first_ctrl_c_stops_a_worker_in_order(tmp_path: Path, program: str) 
             worker.send(signal.SIGINT)
             # It is told once it has been seen; what is under way goes on until it is done.
             with client.watch(job_ids=["first"], types=[EventType.COMPLETED], start="earliest") as watch:
-                until_in(log, "interrupt again to give that up")
+                until_in(log, "interrupt again to give")
                 worker.say("go on")
                 next(watch)
             assert worker.hear() == "returned"
@@ -338,7 +338,7 @@ def test_the_second_ctrl_c_gives_up_and_tells_so(tmp_path: Path, program: str) -
         with child("-c", program, address, log=log) as worker:
             assert worker.hear() == "at it"
             worker.send(signal.SIGINT)
-            until_in(log, "interrupt again to give that up")
+            until_in(log, "interrupt again to give")
             worker.send(signal.SIGINT)
             with client.watch(job_ids=["first"], types=[EventType.FAILED], start="earliest") as watch:
                 failed = next(watch)

@@ -15,9 +15,10 @@ from typing import Any, Self, TypeVar, cast
 
 import grpc
 
+from jobstate_client.aio.cancellation import is_cancelling
 from jobstate_client.aio.report_sender import AsyncReportSender
 from jobstate_client.aio.run_context import AsyncRunContext
-from jobstate_client.aio.watch import AsyncWatch, is_cancelling
+from jobstate_client.aio.watch import AsyncWatch
 from jobstate_client.aio.worker import AsyncWorker
 from jobstate_client.core import maintenance, operations, validation
 from jobstate_client.core.calls import RPCS, Call, CallRetries, Pages
@@ -31,7 +32,7 @@ from jobstate_client.core.channel import (
     open_channel,
 )
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.heartbeats import LOOKUP_S, HeartbeatIntervals
+from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
@@ -41,7 +42,8 @@ from jobstate_client.core.rpc_errors import error_from_rpc
 from jobstate_client.core.run import PATIENCE_S, Heartbeat, Run, RunOptions, RunStart, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watch_connections import WatchConnections
-from jobstate_client.core.watch_session import WatchMethod, WatchSession, watch_request
+from jobstate_client.core.watch_request import WatchMethod, watch_request
+from jobstate_client.core.watch_session import WatchSession
 from jobstate_client.errors import ClientClosed, JobStateError
 
 R = TypeVar("R")
@@ -51,7 +53,7 @@ log = logging.getLogger("jobstate_client")
 
 
 class AsyncClient:
-    """A client for asyncio, of one event loop: ``Client`` with ``await``, ``async with`` and ``async for``."""
+    """A client for asyncio and one event loop: ``Client`` with ``await``, ``async with`` and ``async for``."""
 
     def __init__(
         self,
@@ -68,30 +70,30 @@ class AsyncClient:
         Args:
             target: HOST:PORT of the server, or whatever else gRPC can resolve.
             timeout: for each call that does not say otherwise.
-            tls: how to talk to a server with a certificate; None talks in clear text.
-            wait_for_ready: let calls wait for a server that is away, up to their timeout, instead of failing soon.
-            options: channel options of gRPC, beside and before ours.
-            channel: a channel to use in place of one of our own; it stays open when the client is closed. ``target``,
-                ``tls`` and ``options`` are then its maker's to choose.
+            tls: the settings for a server with a certificate; None connects without TLS.
+            wait_for_ready: while the server is away, calls wait up to their timeout instead of failing soon.
+            options: channel options of gRPC, added to the defaults or replacing them.
+            channel: a channel to use instead of opening one; it stays open when the client is closed. It already has
+                its target, TLS and options.
 
         Raises:
-            TypeError: there is a channel, and something beside it that it has been made with already.
+            TypeError: a channel is given together with ``target``, ``tls`` or ``options``.
         """
         check_channel(channel, target, tls, options)
         self._timeout_s = seconds(timeout, "timeout")
-        # Left out unless wanted: not every stand-in for a channel knows it.
+        # Only passed if set: not every substitute for a channel accepts it.
         self._call_options = {"wait_for_ready": True} if wait_for_ready else {}
         self._channel_given = channel
-        self._how = (target, tls, options)
+        self._channel_arguments = (target, tls, options)
         self._stubs: dict[str, Any] = {}
         self._lifetime = Lifetime()
         self._closed = asyncio.Event()
         self._heartbeat_intervals = HeartbeatIntervals()
         self._lookup_lock = asyncio.Lock()
         self._watches: weakref.WeakSet[AsyncWatch[Any]] = weakref.WeakSet()
-        self._places = WatchConnections()
-        self._further: dict[int, grpc.aio.Channel] = {}
-        """Connections beside the first, for watches that it has no room for."""
+        self._connections = WatchConnections()
+        self._further_channels: dict[int, grpc.aio.Channel] = {}
+        """Channels for the watches that do not fit on the first connection."""
 
     create = async_method(operations.create)
     create_many = async_method(operations.create_many)
@@ -121,31 +123,31 @@ class AsyncClient:
     def _watch(self, *, patience: Span | None = None, **arguments: Any) -> AsyncWatch[Any]:
         return self._open_watch(WatchSession(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
 
-    def _open_watch(self, course: WatchSession) -> AsyncWatch[Any]:
+    def _open_watch(self, session: WatchSession) -> AsyncWatch[Any]:
         self._lifetime.check()
-        watch: AsyncWatch[Any] = AsyncWatch(self._open_events, course)
+        watch: AsyncWatch[Any] = AsyncWatch(self._open_events, session)
         self._watches.add(watch)
         return watch
 
     def _open_events(self, request: Any, timeout: float | None) -> Any:
         self._lifetime.check()
-        place = 0 if self._channel_given is not None else self._places.take()
-        stub = self._watch_stub(place)
+        connection = 0 if self._channel_given is not None else self._connections.acquire()
+        stub = self._watch_stub(connection)
         try:
             call = stub(request, timeout=timeout)
         except grpc.aio.UsageError as failure:
             raise ClientClosed(str(failure)) from failure
         if self._channel_given is None:
-            call.add_done_callback(lambda _call: self._places.give_back(place))
+            call.add_done_callback(lambda _call: self._connections.release(connection))
         return call
 
-    def _watch_stub(self, place: int) -> Any:
-        if not place:
+    def _watch_stub(self, connection: int) -> Any:
+        if not connection:
             return self._stub("WatchEvents")
-        if place not in self._further:
-            # Else gRPC would share the connection there is.
-            self._further[place] = self._make_channel(("grpc.use_local_subchannel_pool", 1))
-        rpc, channel = RPCS["WatchEvents"], self._further[place]
+        if connection not in self._further_channels:
+            # Otherwise gRPC would share the existing connection.
+            self._further_channels[connection] = self._make_channel(("grpc.use_local_subchannel_pool", 1))
+        rpc, channel = RPCS["WatchEvents"], self._further_channels[connection]
         return channel.unary_stream(
             rpc.path,
             request_serializer=rpc.request_type.SerializeToString,
@@ -156,13 +158,13 @@ class AsyncClient:
         """Wait until a job is final, and return it.
 
         Raises:
-            DeadlineExceeded: it was not within the timeout.
+            DeadlineExceeded: it was not final within the timeout.
             JobNotFound: there is no such job.
-            ClientClosed: the client was closed meanwhile.
+            ClientClosed: the client was closed during the wait.
         """
         request = watch_request(job_ids=[job], types=["DELETED"], until_final=True)
-        course = WatchSession(request, connect_s=self._timeout_s, timeout=timeout)
-        async with self._open_watch(course) as watch:
+        session = WatchSession(request, connect_s=self._timeout_s, timeout=timeout)
+        async with self._open_watch(session) as watch:
             async for _ in watch:
                 pass
         self._lifetime.check()
@@ -179,16 +181,16 @@ class AsyncClient:
     ) -> AsyncRunContext:
         """Do one attempt of a job: ``async with client.run(job) as run:``. See ``Client.run``."""
         self._lifetime.check()
-        terms = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
-        begin = RunStart(job)
+        options = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
+        start_calls = RunStart(job)
 
         async def start() -> Job:
-            if begin.creation is not None:
-                begin.job = await self.create(begin.creation)
-                begin.creation = None
-            return await self.start(begin.job, worker=terms.worker, request_id=begin.request_id)
+            if start_calls.new_job is not None:
+                start_calls.job = await self.create(start_calls.new_job)
+                start_calls.new_job = None
+            return await self.start(start_calls.job, worker=options.worker, request_id=start_calls.request_id)
 
-        return AsyncRunContext(self, start, terms)
+        return AsyncRunContext(self, start, options)
 
     def worker(
         self,
@@ -201,41 +203,41 @@ class AsyncClient:
         patience: Span = PATIENCE_S,
         is_retryable: IsRetryable | None = None,
     ) -> AsyncWorker:
-        """A worker that does every attempt of these job types that it can get, among any number of others.
+        """A worker that does the attempts of these job types, beside any number of other workers.
 
         See ``Client.worker``; ``handler`` is a coroutine function, and up to ``concurrency`` of them run at a time.
         """
-        terms = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
-        return AsyncWorker(self, handler, validation.names(job_types, "job_types"), concurrency, terms)
+        options = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
+        return AsyncWorker(self, handler, validation.names(job_types, "job_types"), concurrency, options)
 
-    async def _heartbeat_s(self, job: Job, terms: RunOptions) -> float | None:
-        if terms.heartbeat != "auto":
-            return None if terms.heartbeat is None else seconds(terms.heartbeat)
+    async def _heartbeat_s(self, job: Job, options: RunOptions) -> float | None:
+        if options.heartbeat != "auto":
+            return None if options.heartbeat is None else seconds(options.heartbeat)
         async with self._lookup_lock:
-            if self._heartbeat_intervals.is_expired:
+            if self._heartbeat_intervals.has_expired:
                 try:
-                    self._heartbeat_intervals.learn(await self.job_types(timeout=LOOKUP_S))
+                    self._heartbeat_intervals.update(await self.job_types(timeout=LOOKUP_TIMEOUT_S))
                 except JobStateError:
                     self._heartbeat_intervals.lookup_failed()
-        return self._heartbeat_intervals.heartbeat_s(job.job_type)
+        return self._heartbeat_intervals.interval_s(job.job_type)
 
     async def close(self) -> None:
-        """Close the connection.
+        """Close the client.
 
-        Watches end. Calls, waits and runs that are under way raise ``ClientClosed``, at once.
+        Watches end. Calls, waits and runs that are under way raise ``ClientClosed`` at once.
         """
         if self._lifetime.is_forked:
-            # Of the parent's tasks and connections nothing is here that could be closed.
+            # The tasks and connections of the parent process do not exist here.
             return
         self._lifetime.is_closed = True
         self._closed.set()
         for watch in builtins.list(self._watches):
             watch.close()
         if "_reporter" in vars(self):
-            await self._reporter.close()
+            await self._report_sender.close()
         if self._channel_given is None and "_channel" in vars(self):
             await self._channel.close()
-        for channel in builtins.list(self._further.values()):
+        for channel in builtins.list(self._further_channels.values()):
             await channel.close()
 
     async def __aenter__(self) -> Self:
@@ -253,16 +255,16 @@ class AsyncClient:
         return self._make_channel()
 
     def _make_channel(self, *more: tuple[str, Any]) -> grpc.aio.Channel:
-        target, tls, options = self._how
+        target, tls, options = self._channel_arguments
         chosen = channel_options(target, tls, (*options, *more))
         if tls is None:
             return grpc.aio.insecure_channel(target, options=chosen)
         return grpc.aio.secure_channel(target, tls.credentials(), options=chosen)
 
     @cached_property
-    def _reporter(self) -> AsyncReportSender:
-        # A channel that was given is for asyncio alone, and how it was made is not to be learnt from it.
-        connect = None if self._channel_given is not None else functools.partial(open_channel, *self._how)
+    def _report_sender(self) -> AsyncReportSender:
+        # A channel that was given works only with asyncio, and does not reveal its target and options.
+        connect = None if self._channel_given is not None else functools.partial(open_channel, *self._channel_arguments)
         return AsyncReportSender(self._stub("StreamUpdates"), self._lifetime, connect)
 
     def _stub(self, name: str) -> Any:
@@ -282,37 +284,37 @@ class AsyncClient:
 
     async def _invoke(self, call: Call[R]) -> R:
         timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout, "timeout")
-        repeats = CallRetries(timeout_s, through_outages=bool(self._call_options))
+        retries = CallRetries(timeout_s, through_outages=bool(self._call_options))
         while True:
             stub = self._stub(call.rpc)
             try:
-                response = await stub(call.request, timeout=repeats.left_s(), **self._call_options)
+                response = await stub(call.request, timeout=retries.left_s(), **self._call_options)
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise _closed(call) from failure
                 error = error_from_rpc(failure, call.request_id)
                 await self._report_late_usage(late_usage(call, error))
-                wait = repeats.wait_s(error)
+                wait = retries.wait_s(error)
             except grpc.aio.UsageError as failure:
                 raise _closed(call) from failure
             except asyncio.CancelledError as failure:
-                # grpc.aio tells the closing of a channel like the cancelling of a task.
+                # grpc.aio reports a closed channel like the cancellation of a task.
                 if is_cancelling():
                     raise
                 raise _closed(call) from failure
             else:
-                return call.read(response)
+                return call.decode(response)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), wait)
 
     async def _report_late_usage(self, late: Call[Any] | None) -> None:
-        """Book the usage of a report that was refused because its attempt is over."""
+        """Report the usage of a call that was refused because its attempt is over."""
         if late is None:
             return
         try:
             await self._invoke(late)
         except JobStateError as error:
-            log.warning("the usage of a refused report could not be told (%s): %s", error, late.request)
+            log.warning("the usage of a refused report could not be reported (%s): %s", error, late.request)
 
     async def _iterate(self, pages: Pages[T]) -> AsyncIterator[T]:
         call: Call[Any] | None = pages.first

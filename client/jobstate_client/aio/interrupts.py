@@ -16,23 +16,23 @@ log = logging.getLogger("jobstate_client")
 
 @contextmanager
 def stopping_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """Within the block the first SIGINT calls ``stop``; those after it go to who had them before.
+    """Within the block the first SIGINT calls ``stop``; later ones go to the previous handler.
 
-    Nothing is changed outside the main thread, and where the program has a handler of its own.
+    Nothing changes outside the main thread, or if the program has its own handler.
     """
     previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not _is_nobodys(previous):
+    if threading.current_thread() is not threading.main_thread() or not _is_default_handler(previous):
         yield
         return
     loop = asyncio.get_running_loop()
 
-    def stop_in_order() -> None:
-        log.warning("interrupted: the worker ends what it does; interrupt again to give that up")
+    def stop_gracefully() -> None:
+        log.warning("interrupted: the worker finishes the running jobs; interrupt again to give them up")
         stop()
 
     def interrupted(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, previous)
-        loop.call_soon_threadsafe(stop_in_order)
+        loop.call_soon_threadsafe(stop_gracefully)
 
     signal.signal(signal.SIGINT, interrupted)
     try:
@@ -42,7 +42,7 @@ def stopping_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(signal.SIGINT, previous)
 
 
-def _is_nobodys(handler: Any) -> bool:
-    """Whether this is Python's own handler, or the one that asyncio.run puts in its place."""
+def _is_default_handler(handler: Any) -> bool:
+    """Whether this is Python's own handler, or the one that asyncio.run installs instead."""
     owner = getattr(getattr(handler, "func", None), "__self__", None)
     return handler is signal.default_int_handler or isinstance(owner, asyncio.Runner)

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from jobstate_client.aio.cancellation import finish_despite_cancel
-from jobstate_client.core.report_queue import AttemptReports
-from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions, finish_run, not_begun
+from jobstate_client.core.attempt_reports import AttemptReports
+from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
+from jobstate_client.core.run_ending import finish_run, not_begun
 from jobstate_client.core.values import Job
 
 if TYPE_CHECKING:
@@ -20,22 +21,22 @@ log = logging.getLogger("jobstate_client")
 
 
 class AsyncRunContext:
-    """The context of a run: the attempt begins with the block and ends with it."""
+    """The context manager of a run: the attempt begins with the block and ends with it."""
 
-    def __init__(self, client: AsyncClient, start: Callable[[], Awaitable[Job]], terms: RunOptions) -> None:
+    def __init__(self, client: AsyncClient, start: Callable[[], Awaitable[Job]], options: RunOptions) -> None:
         self._client = client
         self._start = start
-        self._terms = terms
+        self._options = options
         self._entered: tuple[Run, AttemptReports, asyncio.Event] | None = None
 
     async def __aenter__(self) -> Run:
-        task, interruption = await finish_despite_cancel(self._begin(), INTERRUPTED_PATIENCE_S)
-        if interruption is None:
+        task, cancellation = await finish_despite_cancel(self._begin(), INTERRUPTED_PATIENCE_S)
+        if cancellation is None:
             return task.result()
         if self._entered is not None:
-            # It has been claimed, and nobody will do it: that is told, so that another does.
-            await self._end(not_begun(interruption))
-        raise interruption
+            # Nobody will do what was claimed: fail the attempt, so that another worker gets the job.
+            await self._end(not_begun(cancellation))
+        raise cancellation
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -44,35 +45,35 @@ class AsyncRunContext:
 
     async def _begin(self) -> Run:
         job = await self._start()
-        reporter = self._client._reporter
-        line, ended = reporter.join(job, await self._client._heartbeat_s(job, self._terms))
-        run = Run(job, line, reporter.report)
-        self._entered = run, line, ended
+        sender = self._client._report_sender
+        reports, ended = sender.add(job, await self._client._heartbeat_s(job, self._options))
+        run = Run(job, reports, sender.report)
+        self._entered = run, reports, ended
         return run
 
     async def _end(self, error: BaseException | None) -> None:
         assert self._entered is not None
-        run, line, _ = self._entered
+        run, reports, _ = self._entered
         try:
-            task, interruption = await finish_despite_cancel(self._finish(error), INTERRUPTED_PATIENCE_S)
+            task, cancellation = await finish_despite_cancel(self._finish(error), INTERRUPTED_PATIENCE_S)
         finally:
-            self._client._reporter.leave(line)
-        if interruption is None:
+            self._client._report_sender.remove(reports)
+        if cancellation is None:
             task.result()
             return
         if task.cancelled():
-            log.warning("the end of job %s was not told: its task was cancelled, and the server did not answer", run.id)
-        elif (trouble := task.exception()) is not None:
-            interruption.add_note(f"{run.id}: {trouble}")
-        raise interruption
+            log.warning("the end of job %s was not reported: its task was cancelled before the server answered", run.id)
+        elif (problem := task.exception()) is not None:
+            cancellation.add_note(f"{run.id}: {problem}")
+        raise cancellation
 
     async def _finish(self, error: BaseException | None) -> None:
         assert self._entered is not None
-        run, line, ended = self._entered
-        conclusion = finish_run(run, error, self._terms)
+        run, reports, ended = self._entered
+        deliveries = finish_run(run, error, self._options)
         try:
-            delivery = next(conclusion)
+            delivery = next(deliveries)
             while True:
-                delivery = conclusion.send(await self._client._reporter.deliver(line, ended, delivery))
+                delivery = deliveries.send(await self._client._report_sender.deliver(reports, ended, delivery))
         except StopIteration:
             return

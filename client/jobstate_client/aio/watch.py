@@ -9,6 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
+from jobstate_client.aio.cancellation import is_cancelling
 from jobstate_client.core.rpc_errors import error_from_rpc
 from jobstate_client.core.watch_session import WatchSession
 from jobstate_client.errors import ClientClosed, Unreachable
@@ -19,31 +20,31 @@ _NOTHING: Any = object()
 
 
 class AsyncWatch(Generic[T]):
-    """An asynchronous iterator that resumes by itself, over lost connections and restarts of the server.
+    """An asynchronous iterator that resumes by itself after lost connections and restarts of the server.
 
-    Used in an ``async with`` statement it is open once the block begins: no change made from then on is missed.
-    Otherwise it opens when the first item is asked for. Waiting for an item may be cancelled, by ``asyncio.timeout``
-    for instance, without losing or ending anything: asked again, it goes on. After an error, it raises that again.
+    In an ``async with`` statement it is open when the block begins, and misses no change from then on. Otherwise it
+    opens when the first item is requested. Waiting for an item may be cancelled, for example by ``asyncio.timeout``:
+    nothing is lost, and the next request continues. After an error, it raises the same error again.
     """
 
-    def __init__(self, open_stream: Callable[..., Any], course: WatchSession) -> None:
-        self._course = course
-        self._stream = _Stream(open_stream, course)
+    def __init__(self, open_stream: Callable[..., Any], session: WatchSession) -> None:
+        self._session = session
+        self._stream = _Stream(open_stream, session)
         self._items: Iterator[Any] = iter(())
-        """What is left of the last answer."""
+        """The remaining items of the last response."""
         self._reading: asyncio.Task[Any] | None = None
-        """Waits for the next answer. A task of its own: gRPC ends the call whose reading is cancelled."""
+        """Waits for the next response. It is a separate task because gRPC ends a call whose read is cancelled."""
         self._is_open = False
         self._failure: BaseException | None = None
 
     @property
     def cursor(self) -> str:
-        """Where to go on: a watch from here tells everything that this one has not.
+        """The position of this watch. A watch from here yields everything that this one has not.
 
-        Read it after having dealt with an item. Events come several at a time, and it moves with the last of them, so
-        a watch from here may tell a few events again; it never leaves one out.
+        Read it after you have processed an item. A response may contain several events, and the cursor moves with the
+        last of them: a watch from here may repeat a few events, but never misses one.
         """
-        return self._course.cursor
+        return self._session.cursor
 
     async def __aenter__(self) -> Self:
         try:
@@ -78,28 +79,28 @@ class AsyncWatch(Generic[T]):
                 raise StopAsyncIteration
 
     def close(self) -> None:
-        """End the watch, also one that another task waits for."""
+        """End the watch, even while another task waits for its next item."""
         self._stream.close()
 
     def __del__(self) -> None:
         reading = self._reading
         if reading is not None and not reading.done():
-            # Forgotten while a read that was cancelled goes on. The collector may run in any thread.
+            # Deleted while a read that was cancelled is still running. The garbage collector may run in any thread.
             loop = reading.get_loop()
             if not loop.is_closed():
                 loop.call_soon_threadsafe(reading.cancel)
 
     async def _fetch(self) -> bool:
-        """Wait for the next answer. Returns whether there is one."""
+        """Wait for the next response. Returns whether there is one."""
         if self._failure is not None:
             raise self._failure
         reading = self._reading
         if reading is None:
             self._reading = reading = asyncio.create_task(self._stream.read(), name="jobstate-watch")
-            reading.add_done_callback(_note)
+            reading.add_done_callback(_retrieve_exception)
         await asyncio.wait({reading})
         if self._reading is not reading:
-            # Another task waited too, and has taken it in.
+            # Another task waited for the same read, and has taken the response.
             return True
         self._reading = None
         if reading.cancelled():
@@ -110,22 +111,22 @@ class AsyncWatch(Generic[T]):
         response = reading.result()
         if response is None:
             return False
-        self._items, self._is_open = self._course.take(response), True
+        self._items, self._is_open = self._session.items(response), True
         return True
 
 
-def _note(reading: asyncio.Task[Any]) -> None:
-    """Look at what a read raised, so that asyncio does not complain when nobody asks any more."""
+def _retrieve_exception(reading: asyncio.Task[Any]) -> None:
+    """Retrieve the exception of a read, so that asyncio does not log it when nobody reads on."""
     if not reading.cancelled():
         reading.exception()
 
 
 class _Stream:
-    """The calls that a watch is made of, one after the other."""
+    """The calls of a watch, one after the other."""
 
-    def __init__(self, open_stream: Callable[..., Any], course: WatchSession) -> None:
+    def __init__(self, open_stream: Callable[..., Any], session: WatchSession) -> None:
         self._open_stream = open_stream
-        self._course = course
+        self._session = session
         self._closed = asyncio.Event()
         self._has_ended = False
         self._call: Any = None
@@ -136,19 +137,19 @@ class _Stream:
             self._call.cancel()
 
     async def read(self) -> Any:
-        """The next answer, None at the end."""
+        """The next response; None at the end."""
         while not self._closed.is_set() and not self._has_ended:
             try:
                 if self._call is None:
-                    self._call = self._open_stream(self._course.request(), timeout=self._course.left_s())
-                async with asyncio.timeout(self._course.silence_s()):
+                    self._call = self._open_stream(self._session.next_request(), timeout=self._session.left_s())
+                async with asyncio.timeout(self._session.silence_limit_s()):
                     response = await self._call.read()
             except TimeoutError:
-                # Cancelling the read has ended the call.
+                # The cancelled read has ended the call.
                 self._call = None
-                await self._pause(self._course.silent())
+                await self._pause(self._session.silence_error())
             except ClientClosed:
-                # A watch that is under way ends with its client.
+                # A watch ends when its client is closed.
                 return None
             except grpc.RpcError as failure:
                 self._call = None
@@ -157,10 +158,10 @@ class _Stream:
                 self._call = None
                 if is_cancelling():
                     raise
-                # grpc.aio tells the cancelling of a call, or the closing of its channel, like that of a task.
+                # grpc.aio reports a cancelled call, or a closed channel, like the cancellation of a task.
                 await self._pause(Unreachable("the call was cancelled", code=grpc.StatusCode.CANCELLED))
             else:
-                self._course.heard()
+                self._session.message_received()
                 if response is not grpc.aio.EOF:
                     return response
                 self._has_ended, self._call = True, None
@@ -170,13 +171,7 @@ class _Stream:
         if self._closed.is_set():
             return
         try:
-            async with asyncio.timeout(self._course.broken(error)):
+            async with asyncio.timeout(self._session.resume_delay_s(error)):
                 await self._closed.wait()
         except TimeoutError:
             pass
-
-
-def is_cancelling() -> bool:
-    """Whether the task at hand has been cancelled, and not only a call of gRPC's in it."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""A call as data: which RPC, with what request, what its answer is read as, and when it is repeated."""
+"""A call as data: the RPC, the request, how the response is decoded, and when the call is repeated."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from google.protobuf.message_factory import GetMessageClass
 
 from jobstate.v1 import job_service_pb2, maintenance_service_pb2
 from jobstate_client.core.values import Span
-from jobstate_client.errors import JobStateError, TryLater, Unreachable
+from jobstate_client.errors import InternalError, JobStateError, TransportError, TryLater, Unreachable
 
 R = TypeVar("R")
 T = TypeVar("T")
 
 
 class Rpc(NamedTuple):
-    """How an RPC is reached."""
+    """One RPC of the contract."""
 
     name: str
     service: str
@@ -29,8 +29,11 @@ class Rpc(NamedTuple):
     request_type: type[Message]
     response_type: type[Message]
     is_stream: bool
-    """Whether messages stream in any direction."""
+    """Whether requests or responses are streamed."""
 
+
+TRANSIENT = (TransportError, TryLater, InternalError)
+"""Errors that may not come again when the same call is repeated."""
 
 SERVICES = (
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
@@ -49,23 +52,23 @@ RPCS = {
     for service in SERVICES
     for method in service.methods
 }
-"""By name: the two services have no name in common."""
+"""By name: no name is in both services."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R]):
-    """One call that one answer ends."""
+    """A unary call."""
 
     rpc: str
     request: Message
-    read: Callable[[Any], R]
-    """Makes the result of the response."""
+    decode: Callable[[Any], R]
+    """Makes the result from the response."""
     timeout: Span | None = None
     """None takes the client's."""
 
     @property
     def request_id(self) -> str:
-        """What makes repeating this call safe; empty when it needs nothing, or has one for each item."""
+        """The request_id that makes a repeat safe; empty if the call needs none, or has one for each item."""
         return getattr(self.request, "request_id", "")
 
 
@@ -79,31 +82,31 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Pages(Generic[T]):
-    """A listing: calls that follow from each other."""
+    """A listing: one call for each page."""
 
     first: Call[Page[T]]
 
     def after(self, page: Page[T]) -> Call[Page[T]] | None:
-        """The call for the next page, None when this is the last."""
+        """The call for the next page; None if this is the last page."""
         if not page.next_token:
             return None
         request = type(self.first.request)()
         request.CopyFrom(self.first.request)
         request.page_token = page.next_token  # type: ignore[attr-defined]
-        return Call(self.first.rpc, request, self.first.read, self.first.timeout)
+        return Call(self.first.rpc, request, self.first.decode, self.first.timeout)
 
 
-def report(kind: str) -> Callable[[Any], Any]:
-    """What reads an answer by the function of this name in reports.py, which is imported when there is one."""
+def decode_with(name: str) -> Callable[[Any], Any]:
+    """Decode a response with the function of this name in inspection.py, which is imported with the first response."""
 
-    def read(response: Any) -> Any:
-        return getattr(import_module("jobstate_client.core.inspection"), kind)(response)
+    def decode(response: Any) -> Any:
+        return getattr(import_module("jobstate_client.core.inspection"), name)(response)
 
-    return read
+    return decode
 
 
 class Backoff:
-    """Waits that double, with jitter so that not all clients come back at once."""
+    """Delays that double, with jitter so that clients do not all come back at once."""
 
     def __init__(self, first_s: float = 0.1, limit_s: float = 10.0) -> None:
         self._first_s = first_s
@@ -111,24 +114,24 @@ class Backoff:
         self._next_s = first_s
 
     def next(self, at_least_s: float = 0.0) -> float:
-        """Seconds to wait, between half and the whole of the current step, and never below what the server asked."""
+        """Seconds to wait: between half and all of the current step, and at least what the server asked for."""
         step, self._next_s = self._next_s, min(self._limit_s, self._next_s * 2)
         return max(at_least_s, step * random.uniform(0.5, 1.0))
 
     def reset(self) -> None:
-        """Begin anew: something went well."""
+        """Start again with the first delay, after a success."""
         self._next_s = self._first_s
 
 
 class CallRetries:
-    """Whether and when a call is repeated after the server said "later", within its timeout.
+    """Whether and when a call is repeated within its timeout, after the server asked to try later.
 
-    A lost connection is gRPC's to mend (channel.py), a few times over a second or two. Who wants to wait for a server
-    that is away is not done with that: a proxy answers UNAVAILABLE for it at once, for as long as it is away.
+    gRPC itself repeats a call whose connection broke (channel.py), a few times within a second or two. That is not
+    enough with ``through_outages``: while a server is away, a proxy in front of it answers UNAVAILABLE at once.
     """
 
     def __init__(self, timeout_s: float, *, through_outages: bool = False) -> None:
-        self._later = (TryLater, Unreachable) if through_outages else (TryLater,)
+        self._repeated = (TryLater, Unreachable) if through_outages else (TryLater,)
         self._deadline = time.monotonic() + timeout_s
         self._backoff = Backoff()
 
@@ -140,9 +143,9 @@ class CallRetries:
         """Seconds to wait before the call is repeated.
 
         Raises:
-            JobStateError: the error itself, which repeating does not mend, or not in time.
+            JobStateError: the error itself, if a repeat would not help, or would come after the timeout.
         """
-        if not isinstance(error, self._later):
+        if not isinstance(error, self._repeated):
             raise error
         asked = error.retry_after.total_seconds() if error.retry_after else 0.0
         wait = self._backoff.next(at_least_s=asked)

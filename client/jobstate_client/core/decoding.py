@@ -1,31 +1,40 @@
-"""Messages of the contract as values: one function for each kind."""
+"""Decodes the messages of the contract into values.
+
+A field of a value is decoded from the message field of the same name, by the type that the contract gives it. Only the
+fields that differ have a function of their own.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import dataclasses
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, TypeVar
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from jobstate.v1 import event_pb2, job_pb2
+from jobstate.v1 import event_pb2, job_pb2, maintenance_service_pb2
 from jobstate_client.core import values as v
 from jobstate_client.core.documents import dict_from, span_from, time_from
+from jobstate_client.core.lazy import Decoders, lazy
 from jobstate_client.core.states import AttemptOutcome, EventType, HealthState, RetryDecision, State
 
 E = TypeVar("E", State, EventType, RetryDecision, AttemptOutcome, HealthState)
+V = TypeVar("V")
 
 
 class EnumDecoder(dict[int, E]):
-    """The members of a kind by the numbers of the contract's enum. Any other number is a value of its own."""
+    """The members of a kind by their numbers in the contract. An unknown number becomes a value of its own."""
 
-    def __init__(self, kind: type[E], wrapper: Any, prefix: str) -> None:
-        names = {number: name.removeprefix(prefix) for name, number in wrapper.items()}
+    def __init__(self, kind: type[E], enum: Any, prefix: str) -> None:
+        names = {number: name.removeprefix(prefix) for name, number in enum.items()}
         super().__init__({number: kind[name] for number, name in names.items() if name in kind.__members__})
         self._kind: type[E] = kind
         self._names = names
 
     def __missing__(self, number: int) -> E:
-        # Not kept: a server could send any number of them.
+        # Not stored: a server could send any number of them.
         name = self._names.get(number, f"UNKNOWN_{number}")
         value: E = self._kind.unknown(name) if number else self._kind["UNKNOWN"]
         return value
@@ -33,112 +42,121 @@ class EnumDecoder(dict[int, E]):
 
 STATES = EnumDecoder(State, job_pb2.JobState, "JOB_STATE_")
 EVENT_TYPES = EnumDecoder(EventType, event_pb2.EventType, "EVENT_TYPE_")
-_DECISIONS = EnumDecoder(RetryDecision, event_pb2.RetryDecision, "RETRY_DECISION_")
+
+_ENUMS: dict[str, EnumDecoder[Any]] = {
+    "JobState": STATES,
+    "EventType": EVENT_TYPES,
+    "RetryDecision": EnumDecoder(RetryDecision, event_pb2.RetryDecision, "RETRY_DECISION_"),
+    "AttemptOutcome": EnumDecoder(AttemptOutcome, job_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_"),
+    "HealthState": EnumDecoder(HealthState, maintenance_service_pb2.HealthState, "HEALTH_STATE_"),
+}
 
 
-def time_in(message: Message, field: str) -> datetime | None:
-    """The time in a field, None when it is not set."""
-    return time_from(getattr(message, field)) if message.HasField(field) else None
+def decoders(kind: type, descriptor: Descriptor, **own: Callable[[Any], Any]) -> Decoders:
+    """The decoder of each field of a dataclass. ``own`` has those of the fields that differ from the contract's."""
+    return {
+        field.name: own.get(field.name)
+        or _field_decoder(descriptor.fields_by_name[field.name], may_be_none=str(field.type).endswith("| None"))
+        for field in dataclasses.fields(kind)
+    }
 
 
-def span_in(message: Message, field: str) -> timedelta | None:
-    """The span in a field, None when it is not set."""
-    return span_from(getattr(message, field)) if message.HasField(field) else None
+def decode(kind: type[V], field_decoders: Decoders, message: Message) -> V:
+    """A value of this kind, with every field decoded."""
+    return kind(**{name: decode_field(message) for name, decode_field in field_decoders.items()})
+
+
+def _field_decoder(field: FieldDescriptor, *, may_be_none: bool) -> Callable[[Any], Any]:
+    """Reads a field. One that is not set is None if that is allowed, and otherwise the empty value of its type."""
+    name = field.name
+    read: Callable[[Any], Any] = attrgetter(name)
+    convert = _converter(field)
+    if convert is None:
+        if field.is_repeated:
+            return lambda message: tuple(read(message))
+        return (lambda message: read(message) if message.HasField(name) else None) if may_be_none else read
+    if may_be_none:
+        return lambda message: convert(read(message)) if message.HasField(name) else None
+    return lambda message: convert(read(message))
+
+
+def _converter(field: FieldDescriptor) -> Callable[[Any], Any] | None:
+    if field.enum_type is not None:
+        return _ENUMS[field.enum_type.name].__getitem__
+    return _MESSAGES[field.message_type.full_name] if field.message_type is not None else None
 
 
 def job(message: job_pb2.Job) -> v.Job:
     """A job."""
-    return v.Job(
-        id=message.id,
-        job_type=message.job_type,
-        source_id=message.source_id,
-        state=STATES[message.state],
-        progress=message.progress,
-        progress_message=message.progress_message,
-        attempt=message.attempt,
-        version=message.version,
-        worker=message.worker,
-        claimed=message.claimed,
-        retry_count=message.retry_count,
-        max_retries=message.max_retries,
-        create_time=time_in(message, "create_time"),
-        update_time=time_in(message, "update_time"),
-        start_time=time_in(message, "start_time"),
-        claim_time=time_in(message, "claim_time"),
-        complete_time=time_in(message, "complete_time"),
-        next_retry_time=time_in(message, "next_retry_time"),
-        attempt_deadline=time_in(message, "attempt_deadline"),
-        timeout=span_in(message, "timeout"),
-        duration=span_from(message.duration),
-        last_error=job_error(message.last_error) if message.HasField("last_error") else None,
-        estimated_tokens=message.estimated_tokens,
-        estimated_cost=message.estimated_cost,
-        result_count=message.result_count,
-        cancel_reason=message.cancel_reason,
-        metadata=dict_from(message.metadata),
-        result=dict_from(message.result) if message.HasField("result") else None,
-    )
+    return lazy(v.Job, message)
+
+
+def job_in(response: Any) -> v.Job:
+    """The job of a response."""
+    return job(response.job)
 
 
 def job_error(message: job_pb2.JobError) -> v.JobError:
-    """A failure."""
-    return v.JobError(
-        code=message.code,
-        message=message.message,
-        retryable=message.retryable,
-        details=dict_from(message.details) if message.HasField("details") else None,
-        attempt=message.attempt,
-        time=time_from(message.time),
-    )
+    """The failure of an attempt."""
+    return decode(v.JobError, _JOB_ERROR, message)
 
 
 def event(message: event_pb2.Event) -> v.Event:
     """An event."""
-    previous = message.previous_state
-    return v.Event(
-        sequence=message.sequence,
-        type=EVENT_TYPES[message.type],
-        name=message.name,
-        time=time_from(message.time),
-        actor=message.actor,
-        previous_state=STATES[previous] if previous else None,
-        job=job(message.job),
-        detail=_detail(message),
-        sets_metadata=message.job.HasField("metadata"),
-        sets_result=message.job.HasField("result"),
-    )
+    return lazy(v.Event, message)
+
+
+def own_copy(message: Any) -> Any:
+    """A copy of one message of a page. Without it, a job that is kept would keep the memory of the whole page."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
 
 
 _NO_DETAIL = v.Detail()
 
 
 def _detail(message: event_pb2.Event) -> v.Detail:
-    match message.WhichOneof("detail"):
-        case "started":
-            detail = v.Detail(resumed=message.started.resumed, waited=span_in(message.started, "waited"))
-        case "claimed":
-            detail = v.Detail(worker=message.claimed.worker, waited=span_in(message.claimed, "waited"))
-        case "failed":
-            failed = message.failed
-            detail = v.Detail(
-                error=job_error(failed.error),
-                decision=_DECISIONS[failed.decision],
-                next_retry_time=time_in(failed, "next_retry_time"),
-            )
-        case "retrying":
-            retrying = message.retrying
-            detail = v.Detail(delay=span_from(retrying.delay), next_retry_time=time_in(retrying, "next_retry_time"))
-        case "permanently_failed":
-            decision = message.permanently_failed.decision
-            detail = v.Detail(decision=_DECISIONS[decision])
-        case "cancelled":
-            detail = v.Detail(reason=message.cancelled.reason)
-        case "stale_detected":
-            stale = message.stale_detected
-            detail = v.Detail(heard_time=time_from(stale.heard_time), stale_threshold=span_from(stale.stale_threshold))
-        case "usage":
-            told = message.usage
-            detail = v.Detail(attempt=told.attempt, tokens=told.usage.tokens, cost=told.usage.cost)
-        case _:
-            detail = _NO_DETAIL
-    return detail
+    """The fields of the one detail that an event has. Those of its usage are fields of the detail itself."""
+    name = message.WhichOneof("detail")
+    if name is None:
+        return _NO_DETAIL
+    detail = getattr(message, name)
+    found = {field: read(detail) for field, read in _DETAILS[name].items()}
+    if name == "usage":
+        found |= {"tokens": detail.usage.tokens, "cost": detail.usage.cost}
+    return v.Detail(**found)
+
+
+def _detail_decoders(descriptor: Descriptor) -> Decoders:
+    optional = {field.name: str(field.type).endswith("| None") for field in dataclasses.fields(v.Detail)}
+    return {
+        field.name: _field_decoder(field, may_be_none=optional[field.name] and field.has_presence)
+        for field in descriptor.fields
+        if field.name in optional
+    }
+
+
+_MESSAGES: dict[str, Callable[[Any], Any]] = {
+    "google.protobuf.Duration": span_from,
+    "google.protobuf.Struct": dict_from,
+    "google.protobuf.Timestamp": time_from,
+    "jobstate.v1.Job": job,
+    "jobstate.v1.JobError": job_error,
+}
+
+v.Job.decoders = decoders(v.Job, job_pb2.Job.DESCRIPTOR)
+_JOB_ERROR = decoders(v.JobError, job_pb2.JobError.DESCRIPTOR)
+v.Event.decoders = decoders(
+    v.Event,
+    event_pb2.Event.DESCRIPTOR,
+    previous_state=lambda message: STATES[message.previous_state] if message.previous_state else None,
+    detail=_detail,
+    sets_metadata=lambda message: message.job.HasField("metadata"),
+    sets_result=lambda message: message.job.HasField("result"),
+)
+_DETAILS = {
+    field.name: _detail_decoders(field.message_type)
+    for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields
+    if field.message_type is not None
+}

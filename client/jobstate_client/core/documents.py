@@ -1,4 +1,4 @@
-"""Free JSON: dicts to and from ``google.protobuf.Struct``, and times and spans to and from theirs."""
+"""Converts documents (free JSON), times and spans between Python and protobuf."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from jobstate_client.core.limits import DOCUMENT_BYTES_MAX, NESTING_MAX, SPAN_S_
 from jobstate_client.core.values import Span
 from jobstate_client.errors import InvalidField
 
-PATH_CUT_AT = 200
-"""Characters of a path that are told."""
+PATH_CHARACTERS_MAX = 200
+"""Characters of a path that a message shows."""
 
 EXACT_MAX = 2**53
-"""Numbers travel as doubles: a greater integer would arrive as another one."""
+"""Numbers are sent as doubles: a greater integer would arrive as a different one."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def struct_from(document: Mapping[str, Any], name: str, bytes_max: int = DOCUMENT_BYTES_MAX) -> Struct:
-    """The document as it travels.
+    """The document as a Struct.
 
     Raises:
-        TypeError: it is not a mapping, or it holds what JSON does not have, or a key that is not a text.
-        ValueError: it holds a number or a text that does not travel unharmed.
+        TypeError: it is not a mapping, or contains a value that is not JSON, or a key that is not a text.
+        ValueError: it contains a number or a text that cannot be sent exactly.
         InvalidField: it is nested too deep, or too large.
-        Exception: whatever reading it raised.
+        Exception: any exception that reading it raised.
     """
     if not isinstance(document, Mapping):
         raise TypeError(f"{name}: must be a dict, not a {type(document).__name__}")
     struct = Struct()
-    filling = _StructBuilder(name, bytes_max)
+    builder = _StructBuilder(name, bytes_max)
     for key, value in document.items():
-        filling.fill(struct.fields[filling.key(key, name)], value, f"{name}.{key}", 1)
+        builder.fill(struct.fields[builder.key(key, name)], value, f"{name}.{key}", 1)
     check_size(name, struct.ByteSize(), bytes_max)
     return struct
 
@@ -46,39 +46,40 @@ def struct_from(document: Mapping[str, Any], name: str, bytes_max: int = DOCUMEN
 def check_size(name: str, size: int, bytes_max: int) -> None:
     """Raise InvalidField if an encoded document is too large."""
     if size > bytes_max:
-        raise invalid(name, f"has {size} bytes encoded, at most {bytes_max} are kept")
+        raise invalid(name, f"has {size} bytes encoded, at most {bytes_max} are stored")
 
 
 def invalid(name: str, problem: str) -> InvalidField:
-    """The error that the server would refuse this field with."""
+    """The error that the server would return for this field."""
     message = f"{name}: {problem}"
     return InvalidField(message, {"field": name}, violations=((name, message),))
 
 
-def shown(path: object) -> str:
-    """A path of keys as far as people read it: keys are the caller's, and may be anything."""
-    return str(path)[:PATH_CUT_AT].encode("utf-8", "backslashreplace").decode()
+def printable(path: object) -> str:
+    """A path of keys for a message: cut, and encodable, because the keys are the caller's and may be anything."""
+    return str(path)[:PATH_CHARACTERS_MAX].encode("utf-8", "backslashreplace").decode()
 
 
 class _StructBuilder:
-    """Turns one document into messages, and stops where it becomes too much."""
+    """Builds the Struct of one document, and stops when it becomes too large."""
 
     def __init__(self, name: str, bytes_max: int) -> None:
         self._name = name
         self._bytes_max = bytes_max
         self._size = 0
-        """At least so many bytes: a few objects that hold each other many times over make any number of copies."""
+        """A lower bound of its bytes, counted while building: objects that contain each other many times over would
+        make any number of copies."""
 
     def key(self, key: object, path: str) -> str:
         if type(key) is str and key.isascii():
             self._count(len(key))
             return key
         if not isinstance(key, str):
-            raise TypeError(f"{shown(path)}: keys must be texts, not {type(key).__name__}")
+            raise TypeError(f"{printable(path)}: keys must be texts, not {type(key).__name__}")
         return self._text(key, path)
 
     def fill(self, target: Value, value: Any, path: str, depth: int) -> None:
-        # What most values are, without asking more than that.
+        # The most common kinds first, because they are quick to recognize.
         kind = type(value)
         if kind is str and value.isascii():
             self._count(2 + len(value))
@@ -99,7 +100,7 @@ class _StructBuilder:
                 target.number_value = self._number(value, path)
             case Mapping():
                 self._nest(depth)
-                # Touched, so that an empty object is not lost.
+                # Set, so that an empty object is not lost.
                 target.struct_value.SetInParent()
                 for key, inner in value.items():
                     text = self.key(key, path)
@@ -110,7 +111,7 @@ class _StructBuilder:
                 for index, inner in enumerate(value):
                     self.fill(target.list_value.values.add(), inner, f"{path}[{index}]", depth + 1)
             case _:
-                raise TypeError(f"{shown(path)}: a {type(value).__name__} is not JSON")
+                raise TypeError(f"{printable(path)}: a {type(value).__name__} is not JSON")
 
     def _nest(self, depth: int) -> None:
         if depth >= NESTING_MAX:
@@ -120,30 +121,30 @@ class _StructBuilder:
         self._count(len(text))
         if type(text) is str and text.isascii():
             return text
-        # Read as a plain text: a subclass may tell its own, and encode checks what C would refuse without a place.
+        # As a plain str: a subclass may override encode. protobuf would refuse the text without naming the path.
         try:
             str.encode(text, "utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(f"{shown(path)}: holds half a character ({error.reason}) and cannot be sent") from None
+            raise ValueError(f"{printable(path)}: holds half a character ({error.reason}) and cannot be sent") from None
         return text
 
     @staticmethod
     def _number(value: int | float, path: str) -> float:
         if isinstance(value, int) and not -EXACT_MAX <= value <= EXACT_MAX:
-            told = str(value) if -(10**40) < value < 10**40 else f"a number of {value.bit_length()} bits"
-            raise ValueError(f"{shown(path)}: {told} cannot be kept exactly; make it a text")
+            text = str(value) if -(10**40) < value < 10**40 else f"a number of {value.bit_length()} bits"
+            raise ValueError(f"{printable(path)}: {text} cannot be kept exactly; make it a text")
         if not math.isfinite(value):
-            raise ValueError(f"{shown(path)}: {value} cannot be kept exactly; make it a text")
+            raise ValueError(f"{printable(path)}: {value} cannot be kept exactly; make it a text")
         return value
 
     def _count(self, size: int) -> None:
         self._size += size
         if self._size > self._bytes_max:
-            raise invalid(self._name, f"has more than {self._bytes_max} bytes encoded, which is what is kept at most")
+            raise invalid(self._name, f"has more than {self._bytes_max} bytes encoded, and no more are stored")
 
 
 def dict_from(struct: Struct) -> dict[str, Any]:
-    """The document as a dict. Numbers without a fraction come as int."""
+    """The document as a dict. Numbers without a fraction become int."""
     return {key: _plain(value) for key, value in struct.fields.items()}
 
 
@@ -164,17 +165,17 @@ def _plain(value: Value) -> Any:
 
 
 def time_from(message: Timestamp) -> datetime:
-    """The moment, in UTC, rounded down to microseconds."""
-    return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+    """The time, in UTC, rounded down to microseconds."""
+    return _EPOCH + timedelta(0, message.seconds, message.nanos // 1_000)
 
 
 def span_from(message: Duration) -> timedelta:
     """The span."""
-    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+    return timedelta(0, message.seconds, message.nanos // 1_000)
 
 
 def timestamp(moment: datetime) -> Timestamp:
-    """The moment as it travels. Raises ValueError when it does not say in which time zone it is."""
+    """The time as a Timestamp. Raises ValueError if it has no time zone."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no time zone; give one, such as datetime.UTC")
     span = moment - _EPOCH
@@ -182,7 +183,7 @@ def timestamp(moment: datetime) -> Timestamp:
 
 
 def duration(span: Span, name: str = "span") -> Duration:
-    """The span as it travels. Raises like ``seconds``."""
+    """The span as a Duration. Raises the same errors as ``seconds``."""
     number = seconds(span, name)
     exact = span if isinstance(span, timedelta) else timedelta(seconds=number)
     message = Duration()
@@ -201,7 +202,7 @@ def seconds(span: Span, name: str = "span") -> float:
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"{name} must be a timedelta or a number of seconds, not {type(number).__name__}")
     if not -SPAN_S_MAX <= number <= SPAN_S_MAX:
-        # An integer is not told: one of thousands of digits has no text.
-        told = f", not {number}" if isinstance(number, float) else ""
-        raise ValueError(f"{name} must be a number of seconds within thirty years{told}")
+        # An integer is left out: Python refuses to print one of thousands of digits.
+        value = f", not {number}" if isinstance(number, float) else ""
+        raise ValueError(f"{name} must be a number of seconds within thirty years{value}")
     return float(number)

@@ -1,4 +1,4 @@
-"""How often a run says that it is alive: several times within the silence that its job type allows."""
+"""How often a run sends a heartbeat: several times within the stale threshold of its job type."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jobstate_client.core.inspection import JobTypes
 
-HEARTBEAT_S = 30.0
-"""Longest silence of a run. Servers come with stale thresholds of five minutes and more."""
+HEARTBEAT_S_MAX = 30.0
+"""Longest interval. Servers come with stale thresholds of five minutes and more."""
 
 HEARTBEAT_S_MIN = 0.1
-"""Shortest: the distance that reports of one run keep."""
+"""Shortest interval: the shortest time between two reports of one run."""
 
 HEARTBEATS_PER_THRESHOLD = 4
-"""A run beats at this fraction of the threshold: three beats arrive within it, so one or two may be lost or late."""
+"""Heartbeats within a stale threshold: three arrive before it has passed, so one or two may be lost or late."""
 
-CACHED_S = 60.0
-"""How long an answer counts. A server reads its settings when it starts, so a new one may have others."""
+CACHE_S = 60.0
+"""How long the policies are cached. A server reads its settings when it starts, so another one may have others."""
 
-LOOKUP_S = 5.0
-"""How long asking may take, and how long nobody asks again after it failed. A run does not wait longer to begin."""
+LOOKUP_TIMEOUT_S = 5.0
+"""How long a lookup of the policies may take, and how long after a failed one the next is made. A run waits no longer
+to begin."""
 
-DEFAULT = "default"
+DEFAULT_JOB_TYPE = "default"
 """The policy of the job types that the settings do not name."""
 
 
 class HeartbeatIntervals:
-    """The stale thresholds of job types, as last told."""
+    """The heartbeat intervals of job types, from their stale thresholds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: dict[str, float] = {}
-        self._until = float("-inf")
+        self._thresholds: dict[str, float] = {}
+        self._expires_at = float("-inf")
 
     @property
-    def is_expired(self) -> bool:
-        """Whether it is time to ask."""
-        return self._clock() >= self._until
+    def has_expired(self) -> bool:
+        """Whether the policies have to be looked up."""
+        return self._clock() >= self._expires_at
 
-    def learn(self, told: JobTypes) -> None:
-        """Take in the policies in force."""
-        self._known = {each.name: each.stale_threshold.total_seconds() for each in told.types}
-        self._until = self._clock() + CACHED_S
+    def update(self, job_types: JobTypes) -> None:
+        """Cache the stale thresholds of these policies."""
+        self._thresholds = {each.name: each.stale_threshold.total_seconds() for each in job_types.types}
+        self._expires_at = self._clock() + CACHE_S
 
     def lookup_failed(self) -> None:
-        """Asking failed: what was known stays."""
-        self._until = self._clock() + LOOKUP_S
+        """Keep what was cached until the next lookup."""
+        self._expires_at = self._clock() + LOOKUP_TIMEOUT_S
 
-    def heartbeat_s(self, job_type: str) -> float:
-        """Silence after which a run of this type is to say that it is alive."""
-        threshold = self._known.get(job_type, self._known.get(DEFAULT))
+    def interval_s(self, job_type: str) -> float:
+        """The heartbeat interval of a run of this type."""
+        threshold = self._thresholds.get(job_type, self._thresholds.get(DEFAULT_JOB_TYPE))
         if not threshold:
-            return HEARTBEAT_S
-        return max(HEARTBEAT_S_MIN, min(HEARTBEAT_S, threshold / HEARTBEATS_PER_THRESHOLD))
+            return HEARTBEAT_S_MAX
+        return max(HEARTBEAT_S_MIN, min(HEARTBEAT_S_MAX, threshold / HEARTBEATS_PER_THRESHOLD))

@@ -1,20 +1,18 @@
-"""Values that programs seldom ask for: ended attempts, policies, sums, what the duties did. Imported with the first."""
+"""Values that few programs ask for: ended attempts, policies, statistics, health, tasks. Imported on first use."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from google.protobuf.message import Message
+
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate.v1 import maintenance_service_pb2 as upkeep_pb
-from jobstate_client.core.decoding import STATES, EnumDecoder, job_error, span_in, time_in
-from jobstate_client.core.documents import span_from
+from jobstate.v1 import maintenance_service_pb2 as maintenance_pb
+from jobstate_client.core.decoding import STATES, decode, decoders
 from jobstate_client.core.states import AttemptOutcome, HealthState, State
 from jobstate_client.core.values import JobError
-
-OUTCOMES = EnumDecoder(AttemptOutcome, job_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_")
-HEALTH = EnumDecoder(HealthState, upkeep_pb.HealthState, "HEALTH_STATE_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +21,9 @@ class Attempt:
 
     number: int
     start_time: datetime | None
-    """When it began: the first by a start, a later one when its wait was over."""
+    """When it began: the first attempt with its start, a later one when its wait was over."""
     claim_time: datetime | None
-    """When a worker took it; None when nobody had before the job was cancelled."""
+    """When a worker claimed it; None if none had when the job was cancelled."""
     end_time: datetime | None
     outcome: AttemptOutcome
     error: JobError | None
@@ -48,8 +46,8 @@ class JobType:
     auto_retry: bool
 
     def backoff_delay(self, retry_count: int) -> timedelta:
-        """The wait before a retry that ``retry_count`` retries came before, jitter left out."""
-        # Beyond this any base delay is at its maximum, and a timedelta would overflow.
+        """The wait before a retry, after ``retry_count`` earlier retries, without jitter."""
+        # With a greater exponent every base delay is at its maximum, and a timedelta would overflow.
         return min(self.max_delay, self.base_delay * int(2 ** min(retry_count, 32)))
 
 
@@ -59,12 +57,12 @@ class JobTypes:
 
     types: tuple[JobType, ...]
     strict: bool
-    """Whether a type that is not listed is refused. If not, it follows the one named ``default``."""
+    """Whether a job type that is not listed is refused. If not, it follows the policy named ``default``."""
 
 
 @dataclass(frozen=True, slots=True)
 class TypeStats:
-    """The jobs of one type, or of all: those stored now, and all since the store began."""
+    """Statistics of the jobs of one type, or of all: those stored now, and all since the store was created."""
 
     job_type: str
     """Empty in the total."""
@@ -79,7 +77,7 @@ class TypeStats:
     duration_p95: timedelta | None
     duration_p99: timedelta | None
     wait_mean: timedelta | None
-    """Of this and the percentiles below: how long attempts waited for the worker that took them. None before any."""
+    """How long attempts waited for the worker that claimed them. This and the percentiles are None until one has."""
     wait_p50: timedelta | None
     wait_p95: timedelta | None
     wait_p99: timedelta | None
@@ -90,7 +88,7 @@ class TypeStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The jobs, by type and in total."""
+    """Statistics by job type and in total."""
 
     job_types: dict[str, TypeStats]
     total: TypeStats
@@ -98,7 +96,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """Which jobs a duty moved, or would have moved in a dry run."""
+    """The jobs that a maintenance task changed, or would have changed in a dry run."""
 
     job_ids: tuple[str, ...]
     """The first 100."""
@@ -121,7 +119,7 @@ class Health:
     problems: tuple[str, ...]
     oldest_queued_age: timedelta | None
     oldest_unclaimed_age: timedelta | None
-    """How long the oldest retry has been waiting for a worker."""
+    """How long the oldest due retry has been waiting for a worker."""
     queued: int
     processing: int
     failed: int
@@ -135,7 +133,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A periodic duty of the server."""
+    """A periodic task of the server."""
 
     name: str
     schedule: str
@@ -145,114 +143,55 @@ class Task:
     next_run: datetime | None
 
 
-def attempt(message: job_pb2.Attempt) -> Attempt:
-    """An ended attempt."""
-    return Attempt(
-        number=message.number,
-        start_time=time_in(message, "start_time"),
-        claim_time=time_in(message, "claim_time"),
-        end_time=time_in(message, "end_time"),
-        outcome=OUTCOMES[message.outcome],
-        error=job_error(message.error) if message.HasField("error") else None,
-        tokens=message.usage.tokens,
-        cost=message.usage.cost,
-        worker=message.worker,
-    )
-
-
-def job_type(message: job_pb2.JobType) -> JobType:
-    """A policy."""
-    return JobType(
-        name=message.name,
-        max_retries=message.max_retries,
-        timeout=span_in(message, "timeout"),
-        base_delay=span_from(message.base_delay),
-        max_delay=span_from(message.max_delay),
-        jitter=message.jitter,
-        stale_threshold=span_from(message.stale_threshold),
-        auto_retry=message.auto_retry,
-    )
-
-
-def job_types(message: pb.ListJobTypesResponse) -> JobTypes:
-    """The policies in force."""
-    return JobTypes(tuple(job_type(each) for each in message.job_types), message.strict_job_types)
-
-
-def stats(message: pb.GetStatsResponse) -> Stats:
-    """The jobs summed up."""
-    return Stats({each.job_type: _type_stats(each) for each in message.job_types}, _type_stats(message.total))
-
-
-def _type_stats(message: pb.JobTypeStats) -> TypeStats:
-    return TypeStats(
-        job_type=message.job_type,
-        stored={STATES[each.state]: each.count for each in message.stored},
-        oldest_queued_time=time_in(message, "oldest_queued_time"),
-        completed=message.completed,
-        permanently_failed=message.permanently_failed,
-        cancelled=message.cancelled,
-        success_rate=message.success_rate if message.HasField("success_rate") else None,
-        duration_mean=span_in(message, "duration_mean"),
-        duration_p50=span_in(message, "duration_p50"),
-        duration_p95=span_in(message, "duration_p95"),
-        duration_p99=span_in(message, "duration_p99"),
-        wait_mean=span_in(message, "wait_mean"),
-        wait_p50=span_in(message, "wait_p50"),
-        wait_p95=span_in(message, "wait_p95"),
-        wait_p99=span_in(message, "wait_p99"),
-        retries=message.retries,
-        tokens=message.tokens,
-        cost=message.cost,
-    )
-
-
-def health(message: upkeep_pb.CheckHealthResponse) -> Health:
-    """How the jobs are doing."""
-    return Health(
-        state=HEALTH[message.state],
-        problems=tuple(message.problems),
-        oldest_queued_age=span_in(message, "oldest_queued_age"),
-        oldest_unclaimed_age=span_in(message, "oldest_unclaimed_age"),
-        queued=message.queued,
-        processing=message.processing,
-        failed=message.failed,
-        overdue=message.overdue,
-        failure_rate=message.failure_rate,
-        backlog=message.backlog,
-        commit_latency_p99=span_in(message, "commit_latency_p99"),
-        commits=message.commits,
-        commands=message.commands,
-    )
-
-
-def task(message: upkeep_pb.Task) -> Task:
-    """A periodic duty."""
-    return Task(
-        name=message.name,
-        schedule=message.schedule,
-        last_run=time_in(message, "last_run"),
-        last_outcome=message.last_outcome,
-        last_duration=span_in(message, "last_duration"),
-        next_run=time_in(message, "next_run"),
-    )
+_ATTEMPT = decoders(
+    Attempt,
+    job_pb2.Attempt.DESCRIPTOR,
+    tokens=lambda message: message.usage.tokens,
+    cost=lambda message: message.usage.cost,
+)
+_JOB_TYPE = decoders(JobType, job_pb2.JobType.DESCRIPTOR)
+_TYPE_STATS = decoders(
+    TypeStats,
+    pb.JobTypeStats.DESCRIPTOR,
+    stored=lambda message: {STATES[each.state]: each.count for each in message.stored},
+)
+_TASK_RESULT = decoders(TaskResult, maintenance_pb.CheckStaleResponse.DESCRIPTOR)
+_CLEANUP_RESULT = decoders(CleanupResult, maintenance_pb.CleanupResponse.DESCRIPTOR)
+_HEALTH = decoders(Health, maintenance_pb.CheckHealthResponse.DESCRIPTOR)
+_TASK = decoders(Task, maintenance_pb.Task.DESCRIPTOR)
 
 
 def attempts(response: pb.GetResponse) -> tuple[Attempt, ...]:
     """Ended attempts, oldest first."""
-    return tuple(attempt(each) for each in response.attempts)
+    return tuple(decode(Attempt, _ATTEMPT, each) for each in response.attempts)
 
 
-def duty(response: upkeep_pb.CheckStaleResponse | upkeep_pb.RetryFailedResponse) -> TaskResult:
-    """What a duty did."""
-    return TaskResult(tuple(response.job_ids), response.count)
+def job_types(response: pb.ListJobTypesResponse) -> JobTypes:
+    """The policies in force."""
+    return JobTypes(tuple(decode(JobType, _JOB_TYPE, each) for each in response.job_types), response.strict_job_types)
 
 
-def cleanup(response: upkeep_pb.CleanupResponse) -> CleanupResult:
+def stats(response: pb.GetStatsResponse) -> Stats:
+    """Statistics by job type and in total."""
+    of_types = {each.job_type: decode(TypeStats, _TYPE_STATS, each) for each in response.job_types}
+    return Stats(of_types, decode(TypeStats, _TYPE_STATS, response.total))
+
+
+def task_result(response: Message) -> TaskResult:
+    """What check-stale or retry-failed did: their responses have the same fields."""
+    return decode(TaskResult, _TASK_RESULT, response)
+
+
+def cleanup_result(response: maintenance_pb.CleanupResponse) -> CleanupResult:
     """What cleanup deleted."""
-    return CleanupResult(response.jobs, response.events)
+    return decode(CleanupResult, _CLEANUP_RESULT, response)
 
 
-def tasks(response: upkeep_pb.ListTasksResponse) -> tuple[Task, ...]:
-    """Every periodic duty."""
-    return tuple(task(each) for each in response.tasks)
+def health(response: maintenance_pb.CheckHealthResponse) -> Health:
+    """How the jobs are doing."""
+    return decode(Health, _HEALTH, response)
+
+
+def tasks(response: maintenance_pb.ListTasksResponse) -> tuple[Task, ...]:
+    """Every periodic task."""
+    return tuple(decode(Task, _TASK, each) for each in response.tasks)

@@ -1,4 +1,4 @@
-"""Usage that came with a report whose attempt was over: the report is refused, but what was used was used."""
+"""Late usage: the usage in a report that was refused because the attempt was over. It was used all the same."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from jobstate_client import errors as e
 from jobstate_client.core.calls import Call
 
 LATE = (e.AttemptSuperseded, e.TransitionNotAllowed)
-"""Refusals of a report after which its usage is told by itself."""
+"""The errors after which the usage of a refused report is reported alone."""
 
 LATE_USAGE_TIMEOUT_S = 5.0
-"""How long that may take after a call: whoever made it waits for it, to be told of the refusal."""
+"""How long that may take: the caller waits for it before it gets the error of its own call."""
 
 _REPORTS = (pb.UpdateProgressRequest, pb.CompleteRequest, pb.FailRequest)
 
 
 def late_usage(call: Call[Any], error: e.JobStateError) -> Call[None] | None:
-    """What tells the usage that came with a refused call, if any did. An attempt that was not named is not guessed."""
+    """The call that reports the usage of a refused call; None if it had none, or did not name its attempt."""
     request = call.request
     if not (isinstance(error, LATE) and isinstance(request, _REPORTS)):
         return None
     if not (request.HasField("usage") and request.attempt):
         return None
-    told = pb.ReportUsageRequest(id=request.id, attempt=request.attempt, usage=request.usage)
-    return Call("ReportUsage", told, lambda response: None, LATE_USAGE_TIMEOUT_S)
+    usage = pb.ReportUsageRequest(id=request.id, attempt=request.attempt, usage=request.usage)
+    return Call("ReportUsage", usage, lambda response: None, LATE_USAGE_TIMEOUT_S)

@@ -8,7 +8,7 @@ from jobstate_client.errors import ClientClosed, ClientForked
 
 
 class Lifetime:
-    """The life of one client. Nothing here takes a lock: one that was held during a fork is held for ever."""
+    """The lifetime of one client. Nothing here takes a lock: a lock that was held during a fork stays locked."""
 
     def __init__(self) -> None:
         self._process: int | None = None
@@ -16,11 +16,11 @@ class Lifetime:
 
     @property
     def is_forked(self) -> bool:
-        """Whether the client was used in another process, which this one was forked from."""
+        """Whether the client was used in a parent process before this one was forked."""
         return self._process is not None and self._process != os.getpid()
 
     def check(self) -> None:
-        """Note that the client is used.
+        """Note that the client is used by this process.
 
         Raises:
             ClientClosed: it has been closed.
@@ -31,8 +31,8 @@ class Lifetime:
             self._process = process
         elif self._process != process:
             raise ClientForked(
-                f"this client belongs to process {self._process}, which this one ({process}) was forked from; threads"
-                " and connections are not inherited, so make a client after the fork"
+                f"this client was used by process {self._process} before it forked this one ({process}); threads and"
+                " connections are not inherited: make a client after the fork"
             )
         if self.is_closed:
             raise ClientClosed("the client is closed")

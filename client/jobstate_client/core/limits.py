@@ -1,6 +1,6 @@
-"""The server's limits, where the client judges by itself: what it takes up for sending is then never refused for them.
+"""The server's limits that the client checks itself, so that what it accepts is never refused for them.
 
-They are the server's own (docs/errors.md); tests/client/test_judging.py compares them.
+They are the server's own (docs/errors.md); tests/client/test_validation.py compares them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ DETAILS_BYTES_MAX = 8 * 1024
 """Encoded size of an error's details."""
 
 NESTING_MAX = 16
-"""Levels of objects and lists in a document, the document itself being the first. Deeper ones break the batch that
-carries them: no parser of protobuf would read it."""
+"""Levels of objects and lists in a document, counting the document itself. A deeper one would break the whole batch:
+no protobuf parser would read it."""
 
 TEXT_BYTES_MAX = 4 * 1024
 """Bytes of a message."""
@@ -31,4 +31,4 @@ RESULT_COUNT_MAX = 2**53 - 1
 RETRY_DELAY_S_MAX = 7 * 24 * 3600.0
 
 SPAN_S_MAX = 1_000_000_000.0
-"""Thirty years: more than the server takes for anything, and no more than a thread can wait."""
+"""Thirty years: more than the server accepts anywhere, and less than the longest wait of a thread."""

@@ -1,4 +1,4 @@
-"""Operations as methods: the same table for both clients, so that none is written twice."""
+"""Turns operations into methods of the two clients, so that no operation is written twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sync_listing(build: Callable[P, Pages[T]]) -> Callable[Concatenate[Any, P], 
 
 
 def async_method(build: Callable[P, Call[R]]) -> Callable[Concatenate[Any, P], Awaitable[R]]:
-    """A method to await the result of."""
+    """A method whose result is awaited."""
     return _method(build, lambda client, call: client._invoke(call))
 
 
@@ -39,9 +39,11 @@ def _method(build: Callable[..., Any], run: Callable[[Any, Any], Any]) -> Callab
     def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         return run(self, build(*args, **kwargs))
 
-    # What help() and editors show: the operation's own parameters, behind self.
+    # The signature for help() and editors: self and the operation's own parameters.
     signature = inspect.signature(build)
-    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    shown = signature.replace(parameters=[this, *signature.parameters.values()], return_annotation=signature.empty)
+    self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    shown = signature.replace(
+        parameters=[self_parameter, *signature.parameters.values()], return_annotation=signature.empty
+    )
     method.__signature__ = shown  # type: ignore[attr-defined]
     return method

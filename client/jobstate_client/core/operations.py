@@ -1,8 +1,8 @@
-"""Every operation, once: a plain function that makes a ``Call`` of its arguments. Both clients offer these as methods.
+"""The operations of JobService: each is a function that makes a ``Call``. Both clients offer them as methods.
 
-Wherever a job is named, its id or a ``Job`` will do; a ``Job`` stands for its id and, in the reports of a worker, for
-its attempt. Hand in the one that your own start returned. ``timeout`` is for the whole call, repeats included. Every
-change carries a request_id, made for you unless you give one, so that repeating it changes nothing twice.
+A job is named by its id or by a ``Job``. In the reports of a worker, a ``Job`` also names its attempt: pass the one
+that your own start returned. ``timeout`` is for the whole call with its repeats. Every change has a request_id, which
+is generated unless you give one, so that a repeat changes nothing twice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client.core import decoding, validation
 from jobstate_client.core import values as v
-from jobstate_client.core.calls import Call, Page, Pages, report
+from jobstate_client.core.calls import Call, Page, Pages, decode_with
 from jobstate_client.core.documents import duration, struct_from, timestamp
 from jobstate_client.core.limits import DETAILS_BYTES_MAX, DOCUMENT_BYTES_MAX
 from jobstate_client.core.states import State
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from jobstate_client.core.inspection import Attempt, JobTypes, Stats
 
 JobRef = str | v.Job
-"""A job, by its id or as it was told."""
+"""A job, or its id."""
 
 STATE_NUMBERS = {state: number for number, state in decoding.STATES.items()}
 
 
 def new_request_id() -> str:
-    """A request_id that nobody else has."""
+    """A unique request_id."""
     return os.urandom(16).hex()
 
 
@@ -60,11 +60,7 @@ def _struct(document: Mapping[str, Any] | None, name: str, bytes_max: int = DOCU
     return None if document is None else struct_from(document, name, bytes_max)
 
 
-def _job(response: Any) -> v.Job:
-    return decoding.job(response.job)
-
-
-def _creation(new: v.NewJob) -> pb.CreateRequest:
+def _create_request(new: v.NewJob) -> pb.CreateRequest:
     return pb.CreateRequest(
         id=new.id,
         job_type=new.job_type,
@@ -92,23 +88,23 @@ def create(
     Raises:
         JobExists: there is a job with this id.
         UnknownJobType: the server takes no jobs of this type.
-        TypeError: there is a ``NewJob``, and something beside it that belongs into it.
+        TypeError: a ``NewJob`` is given together with one of its own fields.
     """
     new = job_type
     if not isinstance(new, v.NewJob):
         new = v.NewJob(new, id, source_id, metadata, max_retries, attempt_timeout, request_id)
     elif id or source_id or request_id or any(x is not None for x in (metadata, max_retries, attempt_timeout)):
-        raise TypeError("a NewJob says all of a job: put the rest into it, or into a copy by dataclasses.replace")
-    return Call("Create", _creation(new), _job, timeout)
+        raise TypeError("a NewJob has all the fields of a job: set them in it, or in a copy by dataclasses.replace")
+    return Call("Create", _create_request(new), decoding.job_in, timeout)
 
 
 def create_many(jobs: Iterable[v.NewJob], *, timeout: Span | None = None) -> Call[tuple[v.CreatedJob, ...]]:
-    """Create up to 1,000 jobs, all of them or none, in this order.
+    """Create up to 1,000 jobs in this order: all of them, or none.
 
     Raises:
         JobExists: one of the ids is taken.
     """
-    request = pb.BatchCreateRequest(requests=[_creation(new) for new in jobs])
+    request = pb.BatchCreateRequest(requests=[_create_request(new) for new in jobs])
     return Call("BatchCreate", request, _created_jobs, timeout)
 
 
@@ -122,18 +118,18 @@ def get(job: JobRef, *, timeout: Span | None = None) -> Call[v.Job]:
     Raises:
         JobNotFound: there is none.
     """
-    return Call("Get", pb.GetRequest(id=id_of(job)), _job, timeout)
+    return Call("Get", pb.GetRequest(id=id_of(job)), decoding.job_in, timeout)
 
 
 def attempts(job: JobRef, *, timeout: Span | None = None) -> Call[tuple[Attempt, ...]]:
-    """The ended attempts of a job, oldest first: the latest 100, or fewer when they exceed 1 MiB.
+    """The ended attempts of a job, oldest first: the latest 100, or fewer if they exceed 1 MiB.
 
-    They are numbered from 1, so that the first one's number tells how many older ones are left out.
+    Attempts are numbered from 1, so the number of the first one shows how many older ones are omitted.
 
     Raises:
         JobNotFound: there is no such job.
     """
-    return Call("Get", pb.GetRequest(id=id_of(job), include_attempts=True), report("attempts"), timeout)
+    return Call("Get", pb.GetRequest(id=id_of(job), include_attempts=True), decode_with("attempts"), timeout)
 
 
 def list_jobs(
@@ -147,12 +143,13 @@ def list_jobs(
     page_size: int = 0,
     timeout: Span | None = None,
 ) -> Pages[v.Job]:
-    """Iterate over the jobs that match every filter given, newest first; pages are fetched as you go.
+    """Iterate over the jobs that match every given filter, newest first. Pages are fetched as you iterate.
 
-    ``timeout`` is for each page. A job that exists throughout is told exactly once, as it was when its page was read.
+    ``timeout`` is for each page. A job that exists all the time is listed exactly once, as it was when its page was
+    read.
     """
     request = pb.ListRequest(
-        states=[STATE_NUMBERS[State.wanted(state)] for state in validation.names(states, "states")],  # type: ignore[misc]
+        states=[STATE_NUMBERS[State.parse(state)] for state in validation.names(states, "states")],  # type: ignore[misc]
         job_types=validation.names(job_types, "job_types"),
         source_id=source_id,
         create_time_from=None if created_from is None else timestamp(created_from),
@@ -164,20 +161,21 @@ def list_jobs(
 
 
 def _page(response: pb.ListResponse) -> Page[v.Job]:
-    return Page(tuple(decoding.job(each) for each in response.jobs), response.next_page_token)
+    jobs = tuple(decoding.job(decoding.own_copy(each)) for each in response.jobs)
+    return Page(jobs, response.next_page_token)
 
 
 def start(job: JobRef, *, worker: str = "", request_id: str = "", timeout: Span | None = None) -> Call[v.Job]:
-    """Begin the first attempt of a job, or claim one that the server resumed. Of all who try, one succeeds.
+    """Begin the first attempt of a job, or claim one that the server resumed. Of all workers that try, one succeeds.
 
-    Keep the job returned: it stands for this attempt in every report.
+    Keep the returned job: it names this attempt in every report.
 
     Raises:
-        TransitionNotAllowed: somebody else has it, or the job is in a state where nothing can be started.
+        TransitionNotAllowed: another worker has it, or the job is in a state in which it cannot be started.
         JobNotFound: there is no such job.
     """
     request = pb.StartRequest(id=id_of(job), worker=worker, request_id=request_id or new_request_id())
-    return Call("Start", request, _job, timeout)
+    return Call("Start", request, decoding.job_in, timeout)
 
 
 def progress(
@@ -191,14 +189,14 @@ def progress(
     attempt: int | None = None,
     timeout: Span | None = None,
 ) -> Call[v.Job]:
-    """Report how far the running attempt is; with nothing to report, that it is alive.
+    """Report the progress of the running attempt; without any argument, that it is alive.
 
-    ``metadata`` is merged into the job's, key by key, and None removes a key. ``tokens`` and ``cost`` are totals of the
-    attempt so far. The job returned has no result, and metadata only if this call set it.
+    ``metadata`` is merged into the job's, key by key, and None removes a key. ``tokens`` and ``cost`` are the totals of
+    the attempt so far. The returned job has no result, and has metadata only if this call set it.
 
     Raises:
-        AttemptSuperseded, TransitionNotAllowed: the attempt is over. Stop.
-        JobCancelled: likewise, because the job was cancelled.
+        AttemptSuperseded, TransitionNotAllowed: the attempt is over. Stop the work.
+        JobCancelled: the attempt is over because the job was cancelled.
     """
     request = pb.UpdateProgressRequest(
         id=id_of(job),
@@ -208,7 +206,7 @@ def progress(
         usage=_usage(tokens, cost),
         attempt=_attempt_of(job, attempt),
     )
-    return Call("UpdateProgress", request, _job, timeout)
+    return Call("UpdateProgress", request, decoding.job_in, timeout)
 
 
 def complete(
@@ -222,11 +220,11 @@ def complete(
     request_id: str = "",
     timeout: Span | None = None,
 ) -> Call[v.Job]:
-    """End the running attempt, and with it the job, well.
+    """Complete the running attempt, and with it the job.
 
     Raises:
-        AttemptSuperseded, TransitionNotAllowed: the attempt is over. Drop its results.
-        JobCancelled: likewise, because the job was cancelled.
+        AttemptSuperseded, TransitionNotAllowed: the attempt is over. Discard its results.
+        JobCancelled: the attempt is over because the job was cancelled.
     """
     request = pb.CompleteRequest(
         id=id_of(job),
@@ -236,7 +234,7 @@ def complete(
         attempt=_attempt_of(job, attempt),
         request_id=request_id or new_request_id(),
     )
-    return Call("Complete", request, _job, timeout)
+    return Call("Complete", request, decoding.job_in, timeout)
 
 
 def fail(  # noqa: PLR0913
@@ -253,13 +251,13 @@ def fail(  # noqa: PLR0913
     request_id: str = "",
     timeout: Span | None = None,
 ) -> Call[v.Job]:
-    """End the running attempt with an error. The job returned tells what follows: RETRYING, or the end.
+    """Fail the running attempt. The state of the returned job says what follows: a retry (RETRYING), or nothing.
 
-    Trying again is thought to help unless ``retryable`` is False. ``retry_delay`` replaces the job type's wait.
+    The failure is retryable unless ``retryable`` is False. ``retry_delay`` replaces the job type's backoff.
 
     Raises:
-        AttemptSuperseded, TransitionNotAllowed: the attempt is over already.
-        JobCancelled: likewise, because the job was cancelled.
+        AttemptSuperseded, TransitionNotAllowed: the attempt is already over.
+        JobCancelled: the attempt is over because the job was cancelled.
     """
     request = pb.FailRequest(
         id=id_of(job),
@@ -270,7 +268,7 @@ def fail(  # noqa: PLR0913
         attempt=_attempt_of(job, attempt),
         request_id=request_id or new_request_id(),
     )
-    return Call("Fail", request, _job, timeout)
+    return Call("Fail", request, decoding.job_in, timeout)
 
 
 def report_usage(
@@ -281,11 +279,11 @@ def report_usage(
     attempt: int | None = None,
     timeout: Span | None = None,
 ) -> Call[v.Job]:
-    """Tell what an attempt has used in total, at any time: it may have ended, and the job may be final.
+    """Report what an attempt has used in total, at any time: it may have ended, and the job may be final.
 
-    ``attempt`` is that of the ``Job`` given, and has to be named with an id. Totals only grow, so that a repeat adds
-    nothing. It is no sign of life and claims nothing. Runs do it by themselves when a report that told usage was
-    refused because the attempt was over.
+    ``attempt`` is that of the given ``Job``, and is required with an id. Totals only grow, so a repeat adds nothing.
+    The call is not a sign of life and claims nothing. Runs make it themselves when a report with usage was refused
+    because the attempt was over.
 
     Raises:
         InvalidField: the job has had no such attempt, or neither ``tokens`` nor ``cost`` is given.
@@ -294,37 +292,40 @@ def report_usage(
     request = pb.ReportUsageRequest(
         id=id_of(job), attempt=_attempt_of(job, attempt) or 0, usage=_usage(tokens, cost) or job_pb2.Usage()
     )
-    return Call("ReportUsage", request, _job, timeout)
+    return Call("ReportUsage", request, decoding.job_in, timeout)
 
 
 def retry(job: JobRef, *, immediately: bool = False, request_id: str = "", timeout: Span | None = None) -> Call[v.Job]:
-    """Send a job that rests in FAILED back to work, or with ``immediately`` skip the rest of its wait.
+    """Retry a job that stays in FAILED, or with ``immediately`` skip the rest of its wait.
 
     Raises:
         RetryNotAllowed: it is PERMANENTLY_FAILED.
         TransitionNotAllowed: it has not failed.
     """
     request = pb.RetryRequest(id=id_of(job), immediately=immediately, request_id=request_id or new_request_id())
-    return Call("Retry", request, _job, timeout)
+    return Call("Retry", request, decoding.job_in, timeout)
 
 
 def cancel(job: JobRef, reason: str = "", *, request_id: str = "", timeout: Span | None = None) -> Call[v.Job]:
-    """End a job before it is done. Its worker learns of it with the next report.
+    """Cancel a job. Its worker gets the error with its next report.
 
     Raises:
-        TransitionNotAllowed: it has ended already.
+        TransitionNotAllowed: it has already ended.
     """
     request = pb.CancelRequest(id=id_of(job), reason=reason, request_id=request_id or new_request_id())
-    return Call("Cancel", request, _job, timeout)
+    return Call("Cancel", request, decoding.job_in, timeout)
 
 
 def stats(job_types: Iterable[str] = (), *, timeout: Span | None = None) -> Call[Stats]:
-    """The jobs summed up, by type and in total. Costs the same however many there are."""
+    """Statistics of the jobs, by type and in total. The cost does not depend on the number of jobs."""
     return Call(
-        "GetStats", pb.GetStatsRequest(job_types=validation.names(job_types, "job_types")), report("stats"), timeout
+        "GetStats",
+        pb.GetStatsRequest(job_types=validation.names(job_types, "job_types")),
+        decode_with("stats"),
+        timeout,
     )
 
 
 def job_types(*, timeout: Span | None = None) -> Call[JobTypes]:
     """The policies in force."""
-    return Call("ListJobTypes", pb.ListJobTypesRequest(), report("job_types"), timeout)
+    return Call("ListJobTypes", pb.ListJobTypesRequest(), decode_with("job_types"), timeout)

@@ -1,9 +1,8 @@
-"""What a failed call says, as an error of ours. The only place that knows how statuses travel."""
+"""Turns a failed call into an error of this package. Only this module knows how a status is encoded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from jobstate_client import errors as e
+from jobstate_client.core.documents import span_from
 from jobstate_client.core.states import State
 
 DOMAIN = "jobstate"
@@ -33,7 +33,7 @@ _BY_CODE = {
 
 
 def error_from_rpc(failure: grpc.RpcError, request_id: str = "") -> e.JobStateError:
-    """The error that a failed call ended with."""
+    """The error of a failed call."""
     call: Any = failure
     code = call.code() or grpc.StatusCode.UNKNOWN
     error = _from_details(code, call.details() or "", call.trailing_metadata() or ())
@@ -52,7 +52,7 @@ def error_for_reason(
     code: grpc.StatusCode | int | None = None,
     **details: Any,
 ) -> e.JobStateError:
-    """The error of a reason. One that this version does not name is a plain Refused of that reason."""
+    """The error of a reason. For a reason that this version does not know it is a plain ``Refused``."""
     kind = BY_REASON.get(reason, e.Refused)
     if kind is e.TransitionNotAllowed and metadata.get("state") == State.CANCELLED:
         kind = e.JobCancelled
@@ -67,23 +67,23 @@ def _from_details(code: grpc.StatusCode, message: str, trailing: Any) -> e.JobSt
     encoded = next((value for key, value in trailing if key == _DETAILS_KEY), None)
     if encoded is None:
         return None
-    # Imported with the first error that has details: many a program never sees one.
+    # Imported with the first error that has details: many programs never see one.
     kinds, statuses = import_module("google.rpc.error_details_pb2"), import_module("google.rpc.status_pb2")
     info, retry, fields = kinds.ErrorInfo(), kinds.RetryInfo(), kinds.BadRequest()
     try:
         status = statuses.Status.FromString(encoded)
         found = {type(each) for each in (info, retry, fields) for detail in status.details if detail.Unpack(each)}
     except (DecodeError, TypeError):
-        # What a proxy has mangled is still an error with a code.
+        # A proxy has changed the details; the code is still an error.
         return None
     if type(info) not in found or info.domain != DOMAIN:
         return None
-    asked = retry.retry_delay
+    retry_delay = retry.retry_delay
     return error_for_reason(
         info.reason,
         message,
         info.metadata,
         code,
-        retry_after=timedelta(seconds=asked.seconds, microseconds=asked.nanos // 1_000) if asked.ByteSize() else None,
+        retry_after=span_from(retry_delay) if retry_delay.ByteSize() else None,
         violations=tuple((field.field, field.description) for field in fields.field_violations),
     )

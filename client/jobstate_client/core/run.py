@@ -1,50 +1,37 @@
-"""A run: one attempt from its start to its end, as the code that does the work sees it."""
+"""A run: one attempt from start to end, as the code that does the work sees it."""
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_client import errors as e
 from jobstate_client.core import operations, validation
+from jobstate_client.core.attempt_reports import AttemptReports, progress_report
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.job_failure import IsRetryable, JobFailure, fail_request
-from jobstate_client.core.late_usage import LATE
+from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.limits import WORKER_BYTES_MAX
 from jobstate_client.core.operations import JobRef
-from jobstate_client.core.report_queue import ATTEMPT_OVER, AttemptReports, Ending, report
 from jobstate_client.core.values import Job, NewJob, Span
 
 T = TypeVar("T")
 
-log = logging.getLogger("jobstate_client")
-
 PATIENCE_S = 120.0
-"""How long a run tries to tell how it ended while the server is away. Its work is worth that."""
+"""How long a run tries to report its end while the server is away. The work is worth that wait."""
 
 INTERRUPTED_PATIENCE_S = 5.0
-"""The same for a run that was interrupted: whoever stops a program waits no longer."""
-
-
-OUTCOME_UNKNOWN = (e.TransportError, e.ClientClosed, e.ClientForked)
-"""After one of these the server does not know, and telling it something else would fail as well."""
-
-TRANSIENT = (e.TransportError, e.TryLater, e.InternalError)
-"""What may be over when the same call is made again."""
-
+"""The same for a run that was interrupted: nobody who stops a program waits longer."""
 
 Heartbeat = Span | Literal["auto"] | None
-"""Silence after which a run says that it is alive: a span, what the job type asks for, or None for never."""
+"""Send a heartbeat after this long without a report. "auto" follows the job type; None sends none."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How runs are held."""
+    """The options of a run. They are validated when given: at the end of the run it would be too late."""
 
     worker: str
     heartbeat: Heartbeat = "auto"
@@ -52,7 +39,7 @@ class RunOptions:
     is_retryable: IsRetryable | None = None
 
     def __post_init__(self) -> None:
-        """Judge them: when a run ends it is too late."""
+        """Raise TypeError or ValueError if an option is invalid."""
         validation.message(self.worker, "worker", WORKER_BYTES_MAX)
         if self.heartbeat != "auto" and self.heartbeat is not None and seconds(self.heartbeat, "heartbeat") <= 0:
             raise ValueError("heartbeat must be more than 0 seconds, None for never, or auto")
@@ -63,51 +50,54 @@ class RunOptions:
 
 
 def default_worker() -> str:
-    """Who this process is, for people."""
+    """The name of this process as a worker: its machine and process id."""
     return f"{socket.gethostname()[:100]}:{os.getpid()}"
 
 
 class RunStart:
-    """What a run begins with: the same calls, with the same request ids, however often they are made."""
+    """The calls that start a run. Repeated after an interrupt, they are the same calls with the same request ids."""
 
     def __init__(self, job: JobRef | NewJob) -> None:
         self.request_id = operations.new_request_id()
-        """Of the start."""
+        """The request_id of Start."""
         self.job: JobRef = ""
-        """What to start, once it has been created."""
-        self.creation: NewJob | None = None
-        """What to create before, until that has been done."""
+        """The job to start, once it has been created."""
+        self.new_job: NewJob | None = None
+        """The job to create first; None once that has been done."""
         if isinstance(job, NewJob):
-            self.creation = replace(job, request_id=job.request_id or operations.new_request_id())
+            self.new_job = replace(job, request_id=job.request_id or operations.new_request_id())
         else:
             self.job = job
 
     @property
-    def has_started(self) -> bool:
-        """Whether the start may have been made."""
-        return self.creation is None
+    def may_have_started(self) -> bool:
+        """Whether Start may have been called."""
+        return self.new_job is None
 
 
 class Run:
-    """One attempt of a job, under way. Every method returns at once; reports travel in the background.
+    """One attempt of a job that is under way. Every method returns at once; reports are sent in the background.
 
-    Of reports that wait the newest wins, metadata is merged key by key, and the last is always delivered before the
-    end. While nothing is reported the server is told now and then that the run is alive.
+    Of the reports that wait to be sent, the newest wins, and metadata is merged key by key. The last report is always
+    delivered before the end. Without reports, the server gets heartbeats.
     """
 
     def __init__(
-        self, job: Job, line: AttemptReports, send: Callable[[AttemptReports, pb.UpdateProgressRequest], None]
+        self,
+        job: Job,
+        reports: AttemptReports,
+        send: Callable[[AttemptReports, pb.UpdateProgressRequest], None],
     ) -> None:
         self.job = job
-        """The job as the start returned it."""
+        """The job as Start returned it."""
         self._result: Mapping[str, Any] | None = None
         self._result_count: int | None = None
-        self._line = line
+        self._reports = reports
         self._send = send
         self._tokens: int | None = None
         self._cost: float | None = None
         self._request_id = operations.new_request_id()
-        """Of the run's end, which may be told more than once."""
+        """The request_id of the run's end, which may be sent more than once."""
 
     @property
     def id(self) -> str:
@@ -121,7 +111,7 @@ class Run:
 
     @property
     def result(self) -> Mapping[str, Any] | None:
-        """What the work gave; kept when the run ends well. It is read then; 64 KiB at most."""
+        """The result of the work, at most 64 KiB. It is stored when the block ends without an exception."""
         return self._result
 
     @result.setter
@@ -132,7 +122,7 @@ class Run:
 
     @property
     def result_count(self) -> int | None:
-        """How many results the work gave; kept when the run ends well."""
+        """How many results the work produced. It is stored when the block ends without an exception."""
         return self._result_count
 
     @result_count.setter
@@ -141,45 +131,45 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether the server has refused a report because the attempt is over: work that goes on is for nothing."""
-        return self._line.gone is not None
+        """Whether the server has refused a report because the attempt is over. Further work would be lost."""
+        return self._reports.over is not None
 
     def progress(self, percent: float | None = None, message: str | None = None, /, **metadata: Any) -> None:
         """Report progress. ``metadata`` is merged into the job's, and None removes a key.
 
         Raises:
-            JobCancelled, AttemptSuperseded, TransitionNotAllowed: an earlier report was refused, as the attempt is
-                over. Let it pass through, and the run ends without a word.
-            InvalidField: something in this report is too large, too long or nested too deep, or an earlier one was
-                not acceptable together with the metadata that the job had.
+            JobCancelled, AttemptSuperseded, TransitionNotAllowed: an earlier report was refused because the attempt
+                is over. Do not catch it: the run then ends without another report.
+            InvalidField: something in this report is too large, too long or nested too deep, or an earlier report
+                was too large together with the metadata that the job had.
             TypeError, ValueError: something in this report cannot be sent.
             ClientClosed: the client was closed.
         """
-        self._send(self._line, report(self._line, percent, message, metadata, None, None))
+        self._send(self._reports, progress_report(self._reports, percent, message, metadata, None, None))
 
     def usage(self, *, tokens: int | None = None, cost: float | None = None) -> None:
         """Report what the attempt has used so far, in total.
 
-        Raises like ``progress``, and ValueError for what is negative, not a number, or above 10**15 tokens or a cost
-        of 10**9.
+        Raises the same errors as ``progress``, and ValueError for a number that is negative, not finite, or above
+        10**15 tokens or a cost of 10**9.
         """
-        told = report(self._line, None, None, {}, tokens, cost)
-        self._tokens = self._tokens if tokens is None else told.usage.tokens
-        self._cost = self._cost if cost is None else told.usage.cost
-        self._send(self._line, told)
+        update = progress_report(self._reports, None, None, {}, tokens, cost)
+        self._tokens = self._tokens if tokens is None else update.usage.tokens
+        self._cost = self._cost if cost is None else update.usage.cost
+        self._send(self._reports, update)
 
     def check(self) -> None:
-        """Raise, like ``progress``, if the attempt is known to be over, and report nothing."""
-        self._line.raise_refusal()
+        """Raise the same errors as ``progress`` if the attempt is known to be over. Nothing is reported."""
+        self._reports.raise_error()
 
     def track(self, items: Iterable[T], total: int | None = None) -> Iterator[T]:
-        """Iterate over the items and report how far that has come, counting an item when the next is asked for.
+        """Iterate over the items and report progress. An item counts as done when the next one is asked for.
 
-        ``total`` is the number of items, where they do not have a length. Without either, only their count is told.
+        ``total`` is the number of items, for items without a length. Without either, only the count is reported.
         """
         size = total if total is not None else _length(items)
         for done, item in enumerate(items):
-            self._tell_done(done, size)
+            self._report_done(done, size)
             yield item
         self.check()
 
@@ -187,12 +177,12 @@ class Run:
         """``track`` for an asynchronous iterable."""
         done = 0
         async for item in items:
-            self._tell_done(done, total)
+            self._report_done(done, total)
             yield item
             done += 1
         self.check()
 
-    def _tell_done(self, done: int, total: int | None) -> None:
+    def _report_done(self, done: int, total: int | None) -> None:
         if not done:
             self.check()
         elif total is None:
@@ -200,131 +190,6 @@ class Run:
         else:
             self.progress(min(100, done * 100 // max(1, total)), f"{done} of {total}")
 
-    def _complete_request(self) -> pb.CompleteRequest:
-        call = operations.complete(
-            self.job,
-            result=self._result,
-            result_count=self._result_count,
-            tokens=self._tokens,
-            cost=self._cost,
-            request_id=self._request_id,
-        )
-        assert isinstance(call.request, pb.CompleteRequest)
-        return call.request
-
-    def _fail_requests(self, error: BaseException, is_retryable: IsRetryable | None) -> Iterator[pb.FailRequest]:
-        """What tells this failure: with everything that is known, and the least, should that be refused."""
-        whole, plain = fail_request(self.job, self._request_id + "-failed", error, is_retryable)
-        if self._tokens is not None:
-            whole.usage.tokens = self._tokens
-        if self._cost is not None:
-            whole.usage.cost = self._cost
-        yield whole
-        yield plain
-
 
 def _length(items: Iterable[object]) -> int | None:
     return len(items) if isinstance(items, Sized) else None
-
-
-class Delivery(NamedTuple):
-    """An ending that is to be delivered."""
-
-    ending: Ending
-    patience_s: float
-
-
-Deliveries = Generator[Delivery, Exception | None, None]
-"""Yields what is to be delivered, and is sent what it was refused with, or None."""
-
-
-def not_begun(interruption: BaseException) -> JobFailure:
-    """How an attempt failed that was claimed by a run whose body did not begin.
-
-    It costs a retry, as the server's noticing it would, only later. The next worker may have it at once.
-    """
-    cause = type(interruption).__name__
-    return JobFailure(f"{cause} while the run began; nothing was done", code="NOT_BEGUN", retry_delay=0.0)
-
-
-def finish_run(run: Run, error: BaseException | None, terms: RunOptions, patience_s: float | None = None) -> Deliveries:
-    """End a run whose body has ended, with an exception or without. Begun again after an interrupt, it goes on.
-
-    ``patience_s`` stands in for that of the terms.
-
-    Raises:
-        JobStateError: the body ended well, but that could not be told, or does not count any more.
-        Exception: the result cannot be sent. The attempt has failed with this.
-    """
-    line, patience_s = run._line, seconds(terms.patience) if patience_s is None else patience_s
-    if error is not None and not isinstance(error, Exception):
-        patience_s = min(patience_s, INTERRUPTED_PATIENCE_S)
-    trouble: Exception | None = None
-    try:
-        yield from _deliver_end(run, error, terms, patience_s)
-    except Exception as raised:
-        trouble = raised
-    if isinstance(line.gone, LATE):
-        yield from _deliver_late_usage(run, patience_s)
-    if trouble is not None:
-        raise trouble
-
-
-def _deliver_end(run: Run, error: BaseException | None, terms: RunOptions, patience_s: float) -> Deliveries:
-    line = run._line
-    if error is None:
-        refused = yield from _complete(run, patience_s)
-        if refused is None:
-            # Last, so that a report that was not acceptable is not lost in silence, nor the work with it.
-            line.raise_refusal()
-            return
-        if line.gone is None and not isinstance(refused, OUTCOME_UNKNOWN):
-            yield from _fail(run, refused, terms, patience_s)
-        raise refused
-    if line.gone is not None:
-        return
-    untold = yield from _fail(run, error, terms, patience_s)
-    if untold is not None:
-        error.add_note(f"The job was not told of this: {untold}")
-        log.warning("the failure of job %s could not be told: %s", run.id, untold)
-
-
-def _complete(run: Run, patience_s: float) -> Generator[Delivery, Exception | None, Exception | None]:
-    if run._line.gone is not None:
-        return run._line.gone
-    try:
-        request = run._complete_request()
-    except Exception as error:
-        # Whatever the result is made of: it is read here, in the thread of whoever gave it.
-        return error
-    return (yield Delivery(request, patience_s))
-
-
-def _fail(
-    run: Run, error: BaseException, terms: RunOptions, patience_s: float
-) -> Generator[Delivery, Exception | None, Exception | None]:
-    refused: Exception | None = None
-    for request in run._fail_requests(error, terms.is_retryable):
-        refused = yield Delivery(request, patience_s)
-        if refused is None or isinstance(refused, (*OUTCOME_UNKNOWN, *ATTEMPT_OVER)):
-            break
-    return refused
-
-
-def _deliver_late_usage(run: Run, patience_s: float) -> Deliveries:
-    """The attempt is over, and what was refused had its usage in it: that is booked all the same."""
-    if run._tokens is None and run._cost is None:
-        return
-    request = operations.report_usage(run.job, tokens=run._tokens, cost=run._cost).request
-    assert isinstance(request, pb.ReportUsageRequest)
-    untold = yield Delivery(request, patience_s)
-    if untold is not None:
-        log.warning(
-            "the usage of job %s, attempt %d (%s tokens, cost %s) could not be told: %s",
-            *(run.id, run.job.attempt, run._tokens, run._cost, untold),
-        )
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether an error says that an attempt is somebody else's, or nobody's."""
-    return isinstance(error, ATTEMPT_OVER)

@@ -1,4 +1,4 @@
-"""The named values of the contract. Each is the text that protos and docs use, and compares equal to it."""
+"""The named values of the contract. Each is the text that protos and docs use, and is equal to it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, Self
 
 
 class NamedValue(StrEnum):
-    """A text of the contract. It is found by its name in any case: ``State("queued")`` is ``State.QUEUED``.
+    """A named value of the contract. Names may be in any case: ``State("queued")`` is ``State.QUEUED``.
 
-    A value that a newer server tells is kept as it comes, though it is no member; ``is_known`` tells them apart.
+    A value of a newer server is kept as it is, although it is no member; ``is_known`` is then False.
     """
 
     @classmethod
@@ -17,27 +17,27 @@ class NamedValue(StrEnum):
         return cls.__members__.get(value.upper()) if isinstance(value, str) else None
 
     @classmethod
-    def wanted(cls, value: str) -> Self:
-        """The member that a caller asks for.
+    def parse(cls, value: str) -> Self:
+        """The member of this name, from an argument.
 
         Raises:
-            ValueError: there is none of this name, or it is UNKNOWN, which is only ever an answer.
+            ValueError: there is none, or it is UNKNOWN, which only occurs in responses.
         """
         names = [name for name in cls.__members__ if name != "UNKNOWN"]
         if value.upper() not in names:
-            raise ValueError(f"{value!r} is no {cls.__name__}; it must be one of {', '.join(names)}")
+            raise ValueError(f"{value!r} is not a {cls.__name__}; it must be one of {', '.join(names)}")
         return cls[value.upper()]
 
     @classmethod
     def unknown(cls, text: str) -> Self:
-        """A value that this version does not name: its name as the server tells it, or ``UNKNOWN_`` and its number."""
+        """A value that this version does not know: its name in the contract, or ``UNKNOWN_`` and its number."""
         value = str.__new__(cls, text)
         value._name_ = value._value_ = text
         return value
 
     @property
     def is_known(self) -> bool:
-        """Whether this version names the value."""
+        """Whether this version knows the value."""
         return self._value_ in type(self).__members__ and self._value_ != "UNKNOWN"
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
@@ -52,7 +52,7 @@ class State(NamedValue):
     """Where a job is in its lifecycle (docs/lifecycle.md)."""
 
     UNKNOWN = "UNKNOWN"
-    """The server tells none. One that this version does not name is a ``State`` of its own: see ``is_known``."""
+    """The server sent none. A state that this version does not know is another value: see ``is_known``."""
     QUEUED = "QUEUED"
     PROCESSING = "PROCESSING"
     COMPLETED = "COMPLETED"
@@ -63,7 +63,7 @@ class State(NamedValue):
 
     @property
     def is_final(self) -> bool:
-        """Whether no other state follows. The job can still be told late usage, and be deleted."""
+        """Whether no other state follows. The job can still get late usage, and be deleted."""
         return self in _FINAL
 
 
@@ -71,10 +71,10 @@ _FINAL = frozenset({State.COMPLETED, State.PERMANENTLY_FAILED, State.CANCELLED})
 
 
 class EventType(NamedValue):
-    """What an event tells."""
+    """What happened to the job."""
 
     UNKNOWN = "UNKNOWN"
-    """The server tells none. One that this version does not name is an ``EventType`` of its own: see ``is_known``."""
+    """The server sent none. A type that this version does not know is another value: see ``is_known``."""
     QUEUED = "QUEUED"
     STARTED = "STARTED"
     CLAIMED = "CLAIMED"
@@ -109,7 +109,7 @@ class AttemptOutcome(NamedValue):
 
 
 class HealthState(NamedValue):
-    """The verdict of a health check of the jobs."""
+    """The result of a health check of the jobs."""
 
     UNKNOWN = "UNKNOWN"
     HEALTHY = "HEALTHY"

@@ -1,6 +1,6 @@
-"""Arguments judged where they are given, by the server's own rules: what is taken up can be sent, and is accepted.
+"""Validates arguments by the server's rules when they are given, so that what is accepted can be sent.
 
-Each function returns the value as it travels, and raises a TypeError or ValueError that names the argument.
+Each function returns the value as it is sent, and raises a TypeError or ValueError that names the argument.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from jobstate_client.core.limits import COST_MAX, RESULT_COUNT_MAX, TEXT_BYTES_M
 
 def tokens(value: Any) -> int:
     """Tokens used by an attempt."""
-    return _whole(value, "tokens", TOKENS_MAX)
+    return _integer(value, "tokens", TOKENS_MAX)
 
 
 def result_count(value: Any) -> int:
     """How many results there are."""
-    return _whole(value, "result_count", RESULT_COUNT_MAX)
+    return _integer(value, "result_count", RESULT_COUNT_MAX)
 
 
 def cost(value: Any) -> float:
-    """What an attempt has cost."""
-    number = _real(value, "cost")
+    """The cost of an attempt."""
+    number = _finite(value, "cost")
     if not 0 <= number <= COST_MAX:
         raise ValueError(f"cost must be a number from 0 to {COST_MAX:.0f}, not {number}")
     return number
 
 
 def percent(value: Any) -> int:
-    """How far an attempt is, rounded down."""
+    """The progress of an attempt, rounded down."""
     if type(value) is int and 0 <= value <= 100:
         return value
-    number = _real(value, "percent")
+    number = _finite(value, "percent")
     if not 0 <= number <= 100:
         raise ValueError(f"percent must be between 0 and 100, not {number:g}")
     return int(number)
 
 
 def message(value: Any, name: str = "message", bytes_max: int = TEXT_BYTES_MAX) -> str:
-    """A text for people. Raises InvalidField when it is too long, as the server would."""
+    """A text for people. Raises InvalidField when it is too long or contains NUL, as the server would."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text, not {_kind(value)}")
+        raise TypeError(f"{name} must be a text, not {_type_name(value)}")
     if len(value) * 4 <= bytes_max and value.isascii() and "\0" not in value:
         return value
     try:
@@ -60,28 +60,28 @@ def message(value: Any, name: str = "message", bytes_max: int = TEXT_BYTES_MAX) 
 
 
 def names(values: Iterable[Any], name: str) -> list[Any]:
-    """Several values, where one text is a mistake: it would be taken letter by letter."""
+    """A list of values. Raises TypeError for a single text, which would be read as a list of letters."""
     if isinstance(values, str | bytes):
-        raise TypeError(f"{name} must be a list, not {_kind(values)}; put {values!r} into one")
+        raise TypeError(f"{name} must be a list, not {_type_name(values)}; write [{values!r}]")
     return list(values)
 
 
-def _whole(value: Any, name: str, high: int) -> int:
+def _integer(value: Any, name: str, high: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an int, not {_kind(value)}") from None
+        raise TypeError(f"{name} must be an int, not {_type_name(value)}") from None
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not a bool")
     if not 0 <= number <= high:
-        # Not told: a number of thousands of digits has no text.
+        # The value is left out: Python refuses to print an integer of thousands of digits.
         raise ValueError(f"{name} must be 0 to {high}")
     return number
 
 
-def _real(value: Any, name: str) -> float:
+def _finite(value: Any, name: str) -> float:
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, not {_kind(value)}")
+        raise TypeError(f"{name} must be a number, not {_type_name(value)}")
     try:
         number = float(value)
     except OverflowError:
@@ -91,5 +91,5 @@ def _real(value: Any, name: str) -> float:
     return number
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return type(value).__name__

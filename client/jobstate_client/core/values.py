@@ -1,4 +1,4 @@
-"""What the service tells, as plain values: immutable, typed, times in UTC."""
+"""The values of the service: immutable, typed, with times in UTC."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from jobstate_client.core.lazy import Lazy
 from jobstate_client.core.states import EventType, RetryDecision, State
 
 Span = timedelta | float
@@ -18,7 +19,7 @@ class JobError:
     """The failure of one attempt."""
 
     code: str
-    """For programs. The server's own are ATTEMPT_TIMEOUT and STALE."""
+    """For programs. The server's own codes are ATTEMPT_TIMEOUT and STALE."""
     message: str
     retryable: bool
     details: dict[str, Any] | None
@@ -27,8 +28,8 @@ class JobError:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One job and everything the service knows of it."""
+class Job(Lazy):
+    """One job, with everything that the service knows about it."""
 
     id: str
     job_type: str
@@ -38,36 +39,36 @@ class Job:
     """Percent, 0 to 100."""
     progress_message: str
     attempt: int
-    """0 before the first start. Methods that take a job hand this back to the server: it is the fence."""
+    """0 before the first start. Methods that take a job send it along: the server refuses reports of older attempts."""
     version: int
-    """Of two copies of a job, the one with the greater version is the newer."""
+    """Of two copies of a job, the one with the greater version is newer."""
     worker: str
     claimed: bool
-    """False while an attempt that the server resumed waits for a worker, and before the first attempt. However long it
-    waits, it neither times out nor goes stale."""
+    """False before the first attempt, and while an attempt that the server resumed waits for a worker. Such an attempt
+    neither times out nor goes stale, however long it waits."""
     retry_count: int
     max_retries: int
     create_time: datetime | None
     """This and ``update_time`` are None only in the job of a ``.deleted`` event."""
     update_time: datetime | None
     start_time: datetime | None
-    """When the current attempt, or the last, began: the first by a start, a later one when its wait was over."""
+    """When the current or last attempt began: the first attempt with its start, a later one when its wait was over."""
     claim_time: datetime | None
-    """When a worker took that attempt. Timeout, staleness and duration count from here. None while it is unclaimed."""
+    """When a worker claimed that attempt; None before. Timeout, staleness and duration count from here."""
     complete_time: datetime | None
     next_retry_time: datetime | None
     attempt_deadline: datetime | None
     timeout: timedelta | None
-    """How long one attempt may take; None means without limit."""
+    """How long one attempt may take; None is no limit."""
     duration: timedelta
-    """Time from claim to end, summed over ended attempts. Waiting for a worker is not in it."""
+    """Time from claim to end, summed over the ended attempts. Time spent waiting for a worker is not included."""
     last_error: JobError | None
     estimated_tokens: int
     estimated_cost: float
     result_count: int
     cancel_reason: str
     metadata: dict[str, Any]
-    """Empty in events, and in answers to progress, that do not set it."""
+    """Empty in an event, or a response to progress, that does not set it."""
     result: dict[str, Any] | None
 
     @property
@@ -77,9 +78,9 @@ class Job:
 
     @property
     def waiting_since(self) -> datetime | None:
-        """Since when the job has been waiting for a worker to take it; None when it is not.
+        """Since when the job has been waiting for a worker: its creation, or the end of the wait for its retry.
 
-        That is since its creation, or since the wait for its retry was over.
+        None if it is not waiting.
         """
         if self.state is State.QUEUED:
             return self.create_time
@@ -87,31 +88,31 @@ class Job:
 
     @property
     def waited(self) -> timedelta | None:
-        """How long the current attempt, or the last, waited for the worker that took it; None if none has."""
+        """How long the current or last attempt waited for the worker that claimed it; None if none has."""
         ready = self.create_time if self.attempt <= 1 else self.start_time
         return None if self.claim_time is None or ready is None else self.claim_time - ready
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be created."""
+    """A job to create."""
 
     job_type: str
     id: str = ""
-    """Empty lets the server make one."""
+    """Empty lets the server choose one."""
     source_id: str = ""
     metadata: Mapping[str, Any] | None = None
     max_retries: int | None = None
     """None takes the job type's."""
     attempt_timeout: Span | None = None
-    """How long one attempt may take. None takes the job type's, 0 means without limit."""
+    """How long one attempt may take. None takes the job type's timeout, 0 is no limit."""
     request_id: str = ""
-    """Makes repeating safe. Empty makes one for the call; give your own to repeat the call yourself."""
+    """Makes a repeat safe. Empty generates one for the call; pass your own to repeat the call yourself."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedJob:
-    """What is told of each job of a batch."""
+    """A job that was created in a batch."""
 
     id: str
     version: int
@@ -119,38 +120,38 @@ class CreatedJob:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What an event tells beyond its job. Which fields are set depends on the event's type."""
+    """The details of an event. Which fields are set depends on its type."""
 
     resumed: bool = False
     """STARTED: the server resumed the job, and the attempt waits for a worker."""
     worker: str = ""
-    """CLAIMED: who claimed the attempt. Empty when a report did."""
+    """CLAIMED: the worker that claimed the attempt. Empty if a report claimed it."""
     error: JobError | None = None
     """FAILED: the failure."""
     decision: RetryDecision | None = None
-    """FAILED, PERMANENTLY_FAILED: whether it is retried, and why or why not."""
+    """FAILED, PERMANENTLY_FAILED: whether the job is retried, and why or why not."""
     next_retry_time: datetime | None = None
-    """FAILED, RETRYING: when."""
+    """FAILED, RETRYING: the time of the retry."""
     delay: timedelta | None = None
     """RETRYING: how long the job waits."""
     reason: str = ""
     """CANCELLED: the reason given."""
     heard_time: datetime | None = None
-    """STALE_DETECTED: when something was last heard of the attempt."""
+    """STALE_DETECTED: when the attempt last reported."""
     stale_threshold: timedelta | None = None
-    """STALE_DETECTED: the silence that was allowed."""
+    """STALE_DETECTED: how long an attempt may go without a report."""
     waited: timedelta | None = None
-    """STARTED, CLAIMED: how long the attempt had waited for the worker that took it. None when resumed."""
+    """STARTED, CLAIMED: how long the attempt had waited for the worker that claimed it. None if resumed."""
     attempt: int = 0
-    """USAGE: the attempt whose usage was told."""
+    """USAGE: the attempt whose usage was reported."""
     tokens: int = 0
     """USAGE: what that attempt has used in total."""
     cost: float = 0.0
-    """USAGE: likewise."""
+    """USAGE: what that attempt has cost in total."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class Event(Lazy):
     """One change of one job."""
 
     sequence: int
@@ -160,31 +161,31 @@ class Event:
     time: datetime
     actor: str
     previous_state: State | None
-    """None for QUEUED."""
+    """None if type is QUEUED."""
     job: Job
-    """As it was right after the event; without metadata and result unless this change set them."""
+    """The job as it was right after the event; without metadata and result unless this change set them."""
     detail: Detail
     sets_metadata: bool
-    """Whether ``job.metadata`` is the job's metadata; if not, leave that of your copy as it is."""
+    """Whether ``job.metadata`` is the job's metadata. If not, keep the metadata of your own copy."""
     sets_result: bool
     """Whether ``job.result`` is the job's result."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotStarted:
-    """In a watch with snapshot: the jobs follow. Forget those you hold, because a snapshot may begin again."""
+    """In a watch with snapshot: the jobs follow. Discard those that you hold, because a snapshot may begin again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotJob:
-    """In a watch with snapshot: one job as it is."""
+    """In a watch with snapshot: one job as it is now."""
 
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """In a watch with snapshot: you have everything up to here; what happens from now on follows."""
+    """In a watch with snapshot: you have everything up to here, and the events from here on follow."""
 
     cursor: str
 

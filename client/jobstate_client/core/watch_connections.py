@@ -1,32 +1,32 @@
-"""Over which connection of a client the next watch goes."""
+"""Distributes the watches of a client over its connections."""
 
 from __future__ import annotations
 
 import threading
 
 WATCHES_PER_CONNECTION_MAX = 90
-"""Watches of one connection: servers and proxies take some hundred streams of it, and the next would wait without a
-word. The rest is for calls."""
+"""Watches on one connection. Servers and proxies allow some hundred streams, and block the next one silently. The
+difference is for calls."""
 
 
 class WatchConnections:
-    """Counts the watches of each connection. Any thread may call."""
+    """Counts the watches on each connection. Safe for threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: list[int] = []
+        self._watches: list[int] = []
 
-    def take(self) -> int:
-        """The number of a connection with room for one more, beginning at 0; a further one if there is no room."""
+    def acquire(self) -> int:
+        """The number, from 0, of a connection with room for another watch: a new one if all are full."""
         with self._lock:
-            for connection, count in enumerate(self._open):
+            for connection, count in enumerate(self._watches):
                 if count < WATCHES_PER_CONNECTION_MAX:
-                    self._open[connection] += 1
+                    self._watches[connection] += 1
                     return connection
-            self._open.append(1)
-            return len(self._open) - 1
+            self._watches.append(1)
+            return len(self._watches) - 1
 
-    def give_back(self, connection: int) -> None:
-        """A watch has ended."""
+    def release(self, connection: int) -> None:
+        """A watch on this connection has ended."""
         with self._lock:
-            self._open[connection] -= 1
+            self._watches[connection] -= 1

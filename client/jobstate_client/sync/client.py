@@ -18,7 +18,7 @@ from jobstate_client.core import maintenance, operations, validation
 from jobstate_client.core.calls import RPCS, Call, CallRetries, Pages
 from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, check_channel, open_channel
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.heartbeats import LOOKUP_S, HeartbeatIntervals
+from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
@@ -28,7 +28,8 @@ from jobstate_client.core.rpc_errors import error_from_rpc
 from jobstate_client.core.run import PATIENCE_S, Heartbeat, Run, RunOptions, RunStart, default_worker
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watch_connections import WatchConnections
-from jobstate_client.core.watch_session import WatchMethod, WatchSession, watch_request
+from jobstate_client.core.watch_request import WatchMethod, watch_request
+from jobstate_client.core.watch_session import WatchSession
 from jobstate_client.errors import ClientClosed, JobStateError
 from jobstate_client.sync.report_sender import ReportSender
 from jobstate_client.sync.run_context import RunContext
@@ -45,8 +46,8 @@ log = logging.getLogger("jobstate_client")
 class Client:
     """A client for threads: every method may be called from any of them.
 
-    Calls raise the errors of ``jobstate_client.errors``. Those that change something carry a request_id, so that they
-    are repeated safely when a connection breaks or the server asks to come back later.
+    Calls raise the errors of ``jobstate_client.errors``. Calls that change something have a request_id, so they are
+    repeated safely when a connection breaks or the server asks to try later.
     """
 
     def __init__(
@@ -59,38 +60,38 @@ class Client:
         options: Options = (),
         channel: grpc.Channel | None = None,
     ) -> None:
-        """Make a client. It connects when the first call is made.
+        """Make a client. It connects with the first call.
 
         Args:
             target: HOST:PORT of the server, or whatever else gRPC can resolve.
             timeout: for each call that does not say otherwise.
-            tls: how to talk to a server with a certificate; None talks in clear text.
-            wait_for_ready: let calls wait for a server that is away, up to their timeout, instead of failing soon.
-            options: channel options of gRPC, beside and before ours.
-            channel: a channel to use in place of one of our own; it stays open when the client is closed. ``target``,
-                ``tls`` and ``options`` are then its maker's to choose.
+            tls: the settings for a server with a certificate; None connects without TLS.
+            wait_for_ready: while the server is away, calls wait up to their timeout instead of failing soon.
+            options: channel options of gRPC, added to the defaults or replacing them.
+            channel: a channel to use instead of opening one; it stays open when the client is closed. It already has
+                its target, TLS and options.
 
         Raises:
-            TypeError: there is a channel, and something beside it that it has been made with already.
+            TypeError: a channel is given together with ``target``, ``tls`` or ``options``.
         """
         check_channel(channel, target, tls, options)
         self._timeout_s = seconds(timeout, "timeout")
-        # Left out unless wanted: not every stand-in for a channel knows it.
+        # Only passed if set: not every substitute for a channel accepts it.
         self._call_options = {"wait_for_ready": True} if wait_for_ready else {}
         self._channel_given = channel
-        self._how = (target, tls, options)
+        self._channel_arguments = (target, tls, options)
         self._stubs: dict[str, Any] = {}
         self._lifetime = Lifetime()
         self._closed = threading.Event()
         self._lock = threading.RLock()
-        self._made_reporter: ReportSender | None = None
+        self._made_report_sender: ReportSender | None = None
         self._heartbeat_intervals = HeartbeatIntervals()
         self._lookup_lock = threading.Lock()
         self._watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
-        self._silence = Timeouts()
-        self._places = WatchConnections()
-        self._further: dict[int, grpc.Channel] = {}
-        """Connections beside the first, for watches that it has no room for."""
+        self._timeouts = Timeouts()
+        self._connections = WatchConnections()
+        self._further_channels: dict[int, grpc.Channel] = {}
+        """Channels for the watches that do not fit on the first connection."""
 
     create = sync_method(operations.create)
     create_many = sync_method(operations.create_many)
@@ -114,54 +115,56 @@ class Client:
 
     @cached_property
     def watch(self) -> WatchMethod[Watch[Event], Watch[WatchItem]]:
-        """Watch events as they happen: docs/watch.md. Returns an iterator that resumes by itself.
+        """Watch events as they happen (docs/watch.md). Returns an iterator that resumes by itself.
 
-        Without a position it begins now, with ``start="earliest"`` at the oldest event kept, with ``cursor`` where an
-        earlier watch was. With ``snapshot`` it yields ``SnapshotStarted``, a ``SnapshotJob`` for each matching job, and
-        ``Synced``, then the events from there on; beside a ``cursor`` no jobs are told, only ``Synced`` once everything
-        up to now has been. ``latest_progress`` lets superseded progress be left out.
-        ``patience`` is how long the server may be away; None waits for ever. The first answer has to come within the
-        client's timeout.
+        Without a position the watch begins now; with ``start="earliest"`` at the oldest event that is kept; with
+        ``cursor`` where an earlier watch was. With ``snapshot`` it yields ``SnapshotStarted``, a ``SnapshotJob`` for
+        each matching job and ``Synced``, and then the events from there on. With both ``cursor`` and ``snapshot`` it
+        yields no jobs, only ``Synced`` after the events up to now. ``latest_progress`` leaves out progress that later
+        progress has replaced. ``patience`` is how long the server may be away; None waits for ever. The first response
+        has to come within the client's timeout.
 
-        Raises, while it is iterated over:
-            CursorExpired, CursorUnknown: it cannot be resumed; watch again with ``snapshot``.
-            Unreachable: the server did not come (back) in time.
+        Raises, during the iteration:
+            CursorExpired, CursorUnknown: the watch cannot be resumed; watch again with ``snapshot``.
+            Unreachable: the server was away for too long.
         """
         return cast(WatchMethod[Watch[Event], Watch[WatchItem]], self._watch)
 
     def _watch(self, *, patience: Span | None = None, **arguments: Any) -> Watch[Any]:
         return self._open_watch(WatchSession(watch_request(**arguments), connect_s=self._timeout_s, patience=patience))
 
-    def _open_watch(self, course: WatchSession) -> Watch[Any]:
+    def _open_watch(self, session: WatchSession) -> Watch[Any]:
         self._lifetime.check()
-        watch: Watch[Any] = Watch(self._open_events, course, self._silence)
+        watch: Watch[Any] = Watch(self._open_events, session, self._timeouts)
         with self._lock:
             self._watches.add(watch)
         return watch
 
     def _open_events(self, request: Any, timeout: float | None) -> Any:
         self._lifetime.check()
-        place = 0 if self._channel_given is not None else self._places.take()
-        stub = self._watch_stub(place)
+        connection = 0 if self._channel_given is not None else self._connections.acquire()
+        stub = self._watch_stub(connection)
         try:
             call = stub(request, timeout=timeout)
         except ValueError as failure:
-            # All that gRPC says of a channel that is closed.
+            # gRPC raises ValueError for a closed channel.
             raise ClientClosed(str(failure)) from failure
-        give_back = functools.partial(self._places.give_back, place)
-        if self._channel_given is None and not call.add_callback(give_back):
-            give_back()
+        release = functools.partial(self._connections.release, connection)
+        if self._channel_given is None and not call.add_callback(release):
+            release()
         return call
 
-    def _watch_stub(self, place: int) -> Any:
-        if not place:
+    def _watch_stub(self, connection: int) -> Any:
+        if not connection:
             return self._stub("WatchEvents")
         with self._lock:
-            if place not in self._further:
-                target, tls, options = self._how
-                # Else gRPC would share the connection there is.
-                self._further[place] = open_channel(target, tls, (*options, ("grpc.use_local_subchannel_pool", 1)))
-            rpc, channel = RPCS["WatchEvents"], self._further[place]
+            if connection not in self._further_channels:
+                target, tls, options = self._channel_arguments
+                # Otherwise gRPC would share the existing connection.
+                self._further_channels[connection] = open_channel(
+                    target, tls, (*options, ("grpc.use_local_subchannel_pool", 1))
+                )
+            rpc, channel = RPCS["WatchEvents"], self._further_channels[connection]
         return channel.unary_stream(
             rpc.path,
             request_serializer=rpc.request_type.SerializeToString,
@@ -172,13 +175,13 @@ class Client:
         """Wait until a job is final, and return it.
 
         Raises:
-            DeadlineExceeded: it was not within the timeout.
+            DeadlineExceeded: it was not final within the timeout.
             JobNotFound: there is no such job.
-            ClientClosed: the client was closed meanwhile.
+            ClientClosed: the client was closed during the wait.
         """
         request = watch_request(job_ids=[job], types=["DELETED"], until_final=True)
-        course = WatchSession(request, connect_s=self._timeout_s, timeout=timeout)
-        with self._open_watch(course) as watch:
+        session = WatchSession(request, connect_s=self._timeout_s, timeout=timeout)
+        with self._open_watch(session) as watch:
             for _ in watch:
                 pass
         self._lifetime.check()
@@ -195,31 +198,31 @@ class Client:
     ) -> RunContext:
         """Do one attempt of a job: ``with client.run(job) as run:``.
 
-        Entering starts it (a ``NewJob`` is created first), leaving completes it, and an exception fails it and goes on:
-        see ``Run`` and ``JobFailure``.
+        Entering the block starts the job; a ``NewJob`` is created first. Leaving the block completes the job. An
+        exception fails the attempt, and is raised on: see ``Run`` and ``JobFailure``.
 
         Args:
-            job: what to start.
-            worker: who does the work, for people; empty names this machine and process.
-            heartbeat: silence after which the server is told that the run is alive: "auto" is a quarter of what the
-                job type allows, 30 seconds at most; None never tells.
-            patience: how long to try to tell how it ended while the server is away.
-            is_retryable: decides whether trying again can help after an exception that does not say so itself.
+            job: the job to start.
+            worker: the name of the worker, for people; empty takes the machine and process.
+            heartbeat: send a heartbeat after this long without a report. "auto" is a quarter of the stale threshold
+                of the job type, at most 30 seconds; None sends none.
+            patience: how long to try to report the end while the server is away.
+            is_retryable: decides whether a failure is retryable, for an exception that does not say so itself.
 
         Raises, on entering:
-            TransitionNotAllowed: somebody else has the job, or there is nothing to start.
+            TransitionNotAllowed: another worker has the job, or it is in a state in which it cannot be started.
         """
         self._lifetime.check()
-        terms = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
-        begin = RunStart(job)
+        options = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
+        start_calls = RunStart(job)
 
         def start() -> Job:
-            if begin.creation is not None:
-                begin.job = self.create(begin.creation)
-                begin.creation = None
-            return self.start(begin.job, worker=terms.worker, request_id=begin.request_id)
+            if start_calls.new_job is not None:
+                start_calls.job = self.create(start_calls.new_job)
+                start_calls.new_job = None
+            return self.start(start_calls.job, worker=options.worker, request_id=start_calls.request_id)
 
-        return RunContext(self, start, terms, lambda: begin.has_started)
+        return RunContext(self, start, options, lambda: start_calls.may_have_started)
 
     def worker(
         self,
@@ -232,32 +235,32 @@ class Client:
         patience: Span = PATIENCE_S,
         is_retryable: IsRetryable | None = None,
     ) -> Worker:
-        """A worker that does every attempt of these job types that it can get, among any number of others.
+        """A worker that does the attempts of these job types, beside any number of other workers.
 
-        ``handler`` is called with a ``Run`` in one of ``concurrency`` threads; a dict that it returns is the result.
-        Its exceptions fail the attempt. Call the worker's ``run``, which returns after its ``stop``.
+        ``handler`` is called with a ``Run``, in one of ``concurrency`` threads. A dict that it returns is the result,
+        and an exception fails the attempt. Call the worker's ``run``, which returns after ``stop``.
         """
-        terms = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
-        return Worker(self, handler, validation.names(job_types, "job_types"), concurrency, terms)
+        options = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
+        return Worker(self, handler, validation.names(job_types, "job_types"), concurrency, options)
 
-    def _heartbeat_s(self, job: Job, terms: RunOptions) -> float | None:
-        if terms.heartbeat != "auto":
-            return None if terms.heartbeat is None else seconds(terms.heartbeat)
+    def _heartbeat_s(self, job: Job, options: RunOptions) -> float | None:
+        if options.heartbeat != "auto":
+            return None if options.heartbeat is None else seconds(options.heartbeat)
         with self._lookup_lock:
-            if self._heartbeat_intervals.is_expired:
+            if self._heartbeat_intervals.has_expired:
                 try:
-                    self._heartbeat_intervals.learn(self.job_types(timeout=LOOKUP_S))
+                    self._heartbeat_intervals.update(self.job_types(timeout=LOOKUP_TIMEOUT_S))
                 except JobStateError:
                     self._heartbeat_intervals.lookup_failed()
-        return self._heartbeat_intervals.heartbeat_s(job.job_type)
+        return self._heartbeat_intervals.interval_s(job.job_type)
 
     def close(self) -> None:
-        """Close the connection, from any thread.
+        """Close the client. May be called from any thread.
 
-        Watches end. Calls, waits and runs that are under way raise ``ClientClosed``, at once.
+        Watches end. Calls, waits and runs that are under way raise ``ClientClosed`` at once.
         """
         if self._lifetime.is_forked:
-            # Of the parent's threads and connections nothing is here that could be closed.
+            # The threads and connections of the parent process do not exist here.
             return
         self._lifetime.is_closed = True
         self._closed.set()
@@ -265,13 +268,13 @@ class Client:
             watches = builtins.list(self._watches)
         for watch in watches:
             watch.close()
-        self._silence.close()
-        if self._made_reporter is not None:
-            self._made_reporter.close()
+        self._timeouts.close()
+        if self._made_report_sender is not None:
+            self._made_report_sender.close()
         if self._channel_given is None and "_channel" in vars(self):
             self._channel.close()
         with self._lock:
-            further = builtins.list(self._further.values())
+            further = builtins.list(self._further_channels.values())
         for channel in further:
             channel.close()
 
@@ -285,18 +288,20 @@ class Client:
 
     @cached_property
     def _channel(self) -> grpc.Channel:
-        # Made with the first call, so that a client that is made before a fork may be used after it.
+        # Opened with the first call, so that a client made before a fork can be used after it.
         if self._channel_given is not None:
             return self._channel_given
-        return open_channel(*self._how)
+        return open_channel(*self._channel_arguments)
 
     @property
-    def _reporter(self) -> ReportSender:
+    def _report_sender(self) -> ReportSender:
         with self._lock:
-            if self._made_reporter is None:
+            if self._made_report_sender is None:
                 owner = weakref.ref(self)
-                self._made_reporter = ReportSender(self._stub("StreamUpdates"), self._lifetime, owner, self._silence)
-            return self._made_reporter
+                self._made_report_sender = ReportSender(
+                    self._stub("StreamUpdates"), self._lifetime, owner, self._timeouts
+                )
+            return self._made_report_sender
 
     def _stub(self, name: str) -> Any:
         self._lifetime.check()
@@ -319,32 +324,32 @@ class Client:
 
     def _invoke(self, call: Call[R]) -> R:
         timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout, "timeout")
-        repeats = CallRetries(timeout_s, through_outages=bool(self._call_options))
+        retries = CallRetries(timeout_s, through_outages=bool(self._call_options))
         while True:
             stub = self._stub(call.rpc)
             try:
-                response = stub(call.request, timeout=repeats.left_s(), **self._call_options)
+                response = stub(call.request, timeout=retries.left_s(), **self._call_options)
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise _closed(call) from failure
                 error = error_from_rpc(failure, call.request_id)
                 self._report_late_usage(late_usage(call, error))
-                wait = repeats.wait_s(error)
+                wait = retries.wait_s(error)
             except ValueError as failure:
-                # All that gRPC says of a channel that is closed.
+                # gRPC raises ValueError for a closed channel.
                 raise _closed(call) from failure
             else:
-                return call.read(response)
+                return call.decode(response)
             self._closed.wait(wait)
 
     def _report_late_usage(self, late: Call[Any] | None) -> None:
-        """Book the usage of a report that was refused because its attempt is over."""
+        """Report the usage of a call that was refused because its attempt is over."""
         if late is None:
             return
         try:
             self._invoke(late)
         except JobStateError as error:
-            log.warning("the usage of a refused report could not be told (%s): %s", error, late.request)
+            log.warning("the usage of a refused report could not be reported (%s): %s", error, late.request)
 
     def _iterate(self, pages: Pages[T]) -> Iterator[T]:
         call: Call[Any] | None = pages.first

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from jobstate_client.core.attempt_reports import AttemptReports
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.report_queue import AttemptReports
-from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions, finish_run, not_begun
+from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
+from jobstate_client.core.run_ending import finish_run, not_begun
 from jobstate_client.core.values import Job
 
 if TYPE_CHECKING:
@@ -20,27 +21,27 @@ log = logging.getLogger("jobstate_client")
 
 
 class RunContext:
-    """The context of a run: the attempt begins with the block and ends with it."""
+    """The context manager of a run: the attempt begins with the block and ends with it."""
 
     def __init__(
         self,
         client: Client,
         start: Callable[[], Job],
-        terms: RunOptions,
-        has_started: Callable[[], bool] = lambda: True,
+        options: RunOptions,
+        may_have_started: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Begin nothing yet.
+        """Start nothing yet.
 
         Args:
             client: whose run it is.
             start: claims the attempt; called again after an interrupt, it repeats the same calls.
-            terms: how the run is held.
-            has_started: whether the attempt may have been claimed.
+            options: of the run.
+            may_have_started: whether the attempt may have been claimed.
         """
         self._client = client
         self._start = start
-        self._terms = terms
-        self._has_started = has_started
+        self._options = options
+        self._may_have_started = may_have_started
         self._entered: tuple[Run, AttemptReports, threading.Event] | None = None
 
     def __enter__(self) -> Run:
@@ -58,55 +59,55 @@ class RunContext:
         self._end(error)
 
     def give_up(self, error: BaseException) -> None:
-        """Tell from another thread that the attempt has failed with this, whatever its body is doing."""
+        """Report from another thread that the attempt has failed with this error, whatever its block is doing."""
         if self._entered is not None:
             self._finish(error, INTERRUPTED_PATIENCE_S)
 
     def _begin(self) -> Run:
         job = self._start()
-        reporter = self._client._reporter
-        line, ended = reporter.join(job, self._client._heartbeat_s(job, self._terms))
-        run = Run(job, line, reporter.report)
-        self._entered = run, line, ended
+        sender = self._client._report_sender
+        reports, ended = sender.add(job, self._client._heartbeat_s(job, self._options))
+        run = Run(job, reports, sender.report)
+        self._entered = run, reports, ended
         return run
 
     def _give_back(self, interrupt: BaseException) -> None:
-        """What was claimed, or may have been, nobody will do: that is told, so that another does."""
+        """Nobody will do what was claimed, or may have been: fail the attempt, so that another worker gets the job."""
         try:
             if self._entered is None:
-                if not self._has_started():
+                if not self._may_have_started():
                     return
-                # The same calls again tell what the interrupted ones did.
+                # The interrupted calls may have succeeded: repeated, they return the same answers.
                 self._begin()
             self._end(not_begun(interrupt))
         except Exception as error:
-            log.warning("a run was interrupted while it began, and its job may rest with it: %s", error)
+            log.warning("a run was interrupted while it began, and its job may stay claimed: %s", error)
 
     def _end(self, error: BaseException | None) -> None:
         assert self._entered is not None
-        run, line, _ = self._entered
-        patience_s = seconds(self._terms.patience)
+        run, reports, _ = self._entered
+        patience_s = seconds(self._options.patience)
         try:
             self._finish(error, patience_s)
         except Exception:
             raise
         except BaseException as interrupt:
-            log.warning("interrupted while job %s was told how it ended; interrupt again to give that up", run.id)
+            log.warning("interrupted while reporting the end of job %s; interrupt again to give that up", run.id)
             try:
                 self._finish(error, min(patience_s, INTERRUPTED_PATIENCE_S))
-            except Exception as trouble:
-                interrupt.add_note(f"{run.id}: {trouble}")
+            except Exception as problem:
+                interrupt.add_note(f"{run.id}: {problem}")
             raise
         finally:
-            self._client._reporter.leave(line)
+            self._client._report_sender.remove(reports)
 
     def _finish(self, error: BaseException | None, patience_s: float) -> None:
         assert self._entered is not None
-        run, line, ended = self._entered
-        conclusion = finish_run(run, error, self._terms, patience_s)
+        run, reports, ended = self._entered
+        deliveries = finish_run(run, error, self._options, patience_s)
         try:
-            delivery = next(conclusion)
+            delivery = next(deliveries)
             while True:
-                delivery = conclusion.send(self._client._reporter.deliver(line, ended, delivery))
+                delivery = deliveries.send(self._client._report_sender.deliver(reports, ended, delivery))
         except StopIteration:
             return

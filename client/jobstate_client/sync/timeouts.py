@@ -1,4 +1,4 @@
-"""Ends calls that are silent for too long. Reading a stream of gRPC's in a thread knows no timeout of its own."""
+"""Cancels calls that take too long. A gRPC stream that is read in a thread has no read timeout of its own."""
 
 from __future__ import annotations
 
@@ -11,90 +11,90 @@ from typing import Any
 
 
 class Timeout:
-    """Somebody waits for the next message of a call."""
+    """The limit of one wait."""
 
-    def __init__(self, cancel: Callable[[], object], until: float) -> None:
+    def __init__(self, cancel: Callable[[], object], deadline: float) -> None:
         self.cancel = cancel
-        self.until = until
-        self.is_over = False
-        """Whether it took too long, and the call was cancelled for it."""
+        self.deadline = deadline
+        self.has_expired = False
+        """Whether the deadline passed, and ``cancel`` was called."""
 
 
-class _PendingTimeouts:
-    """All waits of a client, and the thread that ends those that take too long."""
+class _RunningTimeouts:
+    """The timeouts of a client that are running, and the thread that calls ``cancel`` when one expires."""
 
     def __init__(self) -> None:
-        self._news = threading.Condition()
-        self._waits: dict[Timeout, None] = {}
-        self._looks_at = float("inf")
-        """When the thread looks next."""
+        self._changed = threading.Condition()
+        self._running: dict[Timeout, None] = {}
+        self._wakes_at = float("inf")
+        """When the thread wakes next."""
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
-    def add(self, wait: Timeout) -> None:
-        with self._news:
-            self._waits[wait] = None
+    def add(self, timeout: Timeout) -> None:
+        with self._changed:
+            self._running[timeout] = None
             if self._thread is None and not self._is_closed:
-                self._thread = threading.Thread(target=self._look, name="jobstate-silence", daemon=True)
+                self._thread = threading.Thread(target=self._serve, name="jobstate-timeouts", daemon=True)
                 self._thread.start()
-            elif wait.until < self._looks_at:
-                self._news.notify()
+            elif timeout.deadline < self._wakes_at:
+                self._changed.notify()
 
-    def remove(self, wait: Timeout) -> None:
-        # The thread is not told: it looks when this one would have been over, and finds the next.
-        with self._news:
-            self._waits.pop(wait, None)
+    def remove(self, timeout: Timeout) -> None:
+        # The thread is not notified: it wakes at the old deadline and looks for the next one.
+        with self._changed:
+            self._running.pop(timeout, None)
 
     def close(self) -> None:
-        with self._news:
+        with self._changed:
             self._is_closed = True
-            self._news.notify()
+            self._changed.notify()
 
-    def _look(self) -> None:
+    def _serve(self) -> None:
         while True:
-            with self._news:
+            with self._changed:
                 now = time.monotonic()
-                over = [wait for wait in self._waits if wait.until <= now]
-                for wait in over:
-                    del self._waits[wait]
-                    wait.is_over = True
-                if not over:
-                    if self._is_closed or not self._waits:
-                        self._thread, self._looks_at = None, float("inf")
+                expired = [timeout for timeout in self._running if timeout.deadline <= now]
+                for timeout in expired:
+                    del self._running[timeout]
+                    timeout.has_expired = True
+                if not expired:
+                    if self._is_closed or not self._running:
+                        self._thread, self._wakes_at = None, float("inf")
                         return
-                    self._looks_at = min(wait.until for wait in self._waits)
-                    self._news.wait(self._looks_at - now)
-            for wait in over:
-                wait.cancel()
+                    self._wakes_at = min(timeout.deadline for timeout in self._running)
+                    self._changed.wait(self._wakes_at - now)
+            for timeout in expired:
+                timeout.cancel()
 
 
 class Timeouts:
-    """Limits how long the calls of a client may be silent. A thread of its own looks, while anybody waits."""
+    """Limits how long the calls of a client may be silent. While any limit runs, a thread watches over it."""
 
     def __init__(self) -> None:
-        self._waits = _PendingTimeouts()
-        # The thread knows the waits alone, so that it does not keep a client that nobody has any more.
-        weakref.finalize(self, self._waits.close)
+        self._running = _RunningTimeouts()
+        # The thread references only the running timeouts, so that it does not keep the client alive.
+        weakref.finalize(self, self._running.close)
 
     @contextmanager
-    def limited(self, call: Any, limit_s: float) -> Iterator[Timeout]:
-        """Cancel ``call`` if the block takes longer."""
-        wait = self.begin(call.cancel, time.monotonic() + limit_s)
+    def limit(self, call: Any, limit_s: float) -> Iterator[Timeout]:
+        """Cancel ``call`` if the block takes longer than this."""
+        timeout = self.start(call.cancel, time.monotonic() + limit_s)
         try:
-            yield wait
+            yield timeout
         finally:
-            self.end(wait)
+            self.stop(timeout)
 
-    def begin(self, cancel: Callable[[], object], until: float) -> Timeout:
-        """Call ``cancel`` at this time, of ``time.monotonic``, if the wait has not ended by then."""
-        wait = Timeout(cancel, until)
-        self._waits.add(wait)
-        return wait
+    def start(self, cancel: Callable[[], object], deadline: float) -> Timeout:
+        """Call ``cancel`` at ``deadline``, in time of ``time.monotonic``, unless the timeout is stopped before."""
+        timeout = Timeout(cancel, deadline)
+        self._running.add(timeout)
+        return timeout
 
-    def end(self, wait: Timeout) -> None:
-        """What was waited for has come."""
-        self._waits.remove(wait)
+    def stop(self, timeout: Timeout) -> None:
+        """Stop a timeout: what it limited is done."""
+        self._running.remove(timeout)
 
     def close(self) -> None:
-        """Limit nothing any more."""
-        self._waits.close()
+        """Start no more timeouts; those that run still expire."""
+        self._running.close()

@@ -20,33 +20,33 @@ _NOTHING: Any = object()
 
 
 class Watch(Generic[T]):
-    """An iterator that resumes by itself, over lost connections and restarts of the server.
+    """An iterator that resumes by itself after lost connections and restarts of the server.
 
-    Used in a ``with`` statement it is open once the block begins: no change made from then on is missed. Otherwise it
-    opens when the first item is asked for. It belongs to one thread; only ``close`` may be called from others. Asked
-    for more after an interrupt, it goes on; after an error, it raises that again.
+    In a ``with`` statement it is open when the block begins, and misses no change from then on. Otherwise it opens when
+    the first item is requested. It belongs to one thread; only ``close`` may be called from others. After an interrupt
+    it continues; after an error, it raises the same error again.
     """
 
-    def __init__(self, open_stream: Callable[..., Any], course: WatchSession, silence: Timeouts) -> None:
+    def __init__(self, open_stream: Callable[..., Any], session: WatchSession, timeouts: Timeouts) -> None:
         self._open_stream = open_stream
-        self._course = course
-        self._silence = silence
+        self._session = session
+        self._timeouts = timeouts
         self._closed = threading.Event()
         self._call: Any = None
         self._items: Iterator[Any] = iter(())
-        """What is left of the last answer."""
+        """The remaining items of the last response."""
         self._is_open = False
         self._has_ended = False
         self._failure: Exception | None = None
 
     @property
     def cursor(self) -> str:
-        """Where to go on: a watch from here tells everything that this one has not.
+        """The position of this watch. A watch from here yields everything that this one has not.
 
-        Read it after having dealt with an item. Events come several at a time, and it moves with the last of them, so
-        a watch from here may tell a few events again; it never leaves one out.
+        Read it after you have processed an item. A response may contain several events, and the cursor moves with the
+        last of them: a watch from here may repeat a few events, but never misses one.
         """
-        return self._course.cursor
+        return self._session.cursor
 
     def __enter__(self) -> Self:
         try:
@@ -61,8 +61,8 @@ class Watch(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        # gRPC's call takes a lock when it is forgotten. At the interpreter's end that may be held for ever, by a
-        # thread of gRPC's that was stopped: so it is forgotten now.
+        # gRPC's call takes a lock when it is deleted. When the interpreter ends, a gRPC thread that was stopped may
+        # hold that lock for ever, so the call is deleted now.
         self._call = None
 
     def __iter__(self) -> Iterator[T]:
@@ -81,47 +81,47 @@ class Watch(Generic[T]):
             self._drop()
             raise
         except BaseException:
-            # Interrupted, perhaps in the middle of an answer: it goes on from the cursor, on another call.
+            # Interrupted, perhaps in the middle of a response: continue from the cursor with another call.
             self._drop()
             raise
         raise StopIteration
 
     def close(self) -> None:
-        """End the watch, also one that another thread waits for."""
+        """End the watch, even while another thread waits for its next item."""
         self._closed.set()
         call = self._call
         if call is not None:
             call.cancel()
 
     def _fetch(self) -> bool:
-        """Wait for the next answer. Returns whether there is one."""
+        """Wait for the next response. Returns whether there is one."""
         if self._failure is not None:
             raise self._failure
         wait: Timeout | None = None
         while not self._closed.is_set() and not self._has_ended:
             try:
                 call = self._call or self._open()
-                with self._silence.limited(call, self._course.silence_s()) as wait:
+                with self._timeouts.limit(call, self._session.silence_limit_s()) as wait:
                     response = next(call)
             except StopIteration:
                 self._has_ended, self._call = True, None
             except ClientClosed:
-                # A watch that is under way ends with its client.
+                # A watch ends when its client is closed.
                 self._closed.set()
             except grpc.RpcError as failure:
                 self._call = None
                 if not self._closed.is_set():
-                    is_silent = wait is not None and wait.is_over
-                    error = self._course.silent() if is_silent else error_from_rpc(failure)
-                    self._closed.wait(self._course.broken(error))
+                    is_silent = wait is not None and wait.has_expired
+                    error = self._session.silence_error() if is_silent else error_from_rpc(failure)
+                    self._closed.wait(self._session.resume_delay_s(error))
             else:
-                self._course.heard()
-                self._items, self._is_open = self._course.take(response), True
+                self._session.message_received()
+                self._items, self._is_open = self._session.items(response), True
                 return True
         return False
 
     def _open(self) -> Any:
-        self._call = call = self._open_stream(self._course.request(), timeout=self._course.left_s())
+        self._call = call = self._open_stream(self._session.next_request(), timeout=self._session.left_s())
         if self._closed.is_set():
             call.cancel()
         return call

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from jobstate_client.core.lazy import decode_all
 from jobstate_client.core.states import State
 from jobstate_client.views.text import exact
 
@@ -53,6 +54,7 @@ def plain(value: Any) -> Any:
         case list() | tuple():
             return [plain(each) for each in value]
     if is_dataclass(value):
+        decode_all(value)
         return {field.name: _field(field.name, getattr(value, field.name)) for field in fields(value)}
     return value
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from jobstate_client.cli.exits import Exit
 from jobstate_client.cli.terminal.error_messages import exit_code
-from jobstate_client.core.watch_session import WatchSession, watch_request
+from jobstate_client.core.watch_request import watch_request
+from jobstate_client.core.watch_session import WatchSession
 from jobstate_client.sync.watch import Watch
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ class _ReportingSession(WatchSession):
         super().__init__(*arguments, **options)
         self._on_broken = on_broken
 
-    def take(self, response: pb.WatchEventsResponse) -> Iterator[Any]:
-        yield from super().take(response)
+    def items(self, response: pb.WatchEventsResponse) -> Iterator[Any]:
+        yield from super().items(response)
         yield ResponseEnd(self.cursor)
 
-    def broken(self, error: JobStateError) -> float:
-        if not self._answered and exit_code(error) is Exit.USAGE:
+    def resume_delay_s(self, error: JobStateError) -> float:
+        if not self._was_answered and exit_code(error) is Exit.USAGE:
             # Such as a certificate that is not trusted: it would be the same the next time.
             raise error
-        wait = super().broken(error)
+        wait = super().resume_delay_s(error)
         self._on_broken(error)
         return wait
 
@@ -52,5 +53,5 @@ def follow(
     ``on_broken`` is called each time that the watch breaks off and will try to go on.
     """
     request = watch_request(**arguments)
-    course = _ReportingSession(on_broken, request, connect_s=client._timeout_s, patience=patience, emit_synced=True)
-    return client._open_watch(course)
+    session = _ReportingSession(on_broken, request, connect_s=client._timeout_s, patience=patience, emit_synced=True)
+    return client._open_watch(session)
