@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -154,7 +154,7 @@ class Calls:
         *,
         is_batch: bool,
         reserve: int,
-    ) -> Callable[[Unary, Context], Awaitable[bytes]]:
+    ) -> Callable[[Unary, Context], Coroutine[Any, Any, bytes]]:
         answers, admission = self.answers, self.admission
 
         async def unary_unary(unary: Unary, context: Context) -> bytes:
