@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from jobstate_server.admin import probes
+from jobstate_server.admin.probes import AdminPort, ProbeLimits
 from jobstate_server.app import CannotServe
 from jobstate_server.store.errors import StoreUnreachable
 from jobstate_server.store.sqlite.transaction import SqliteTransaction
@@ -109,18 +109,18 @@ async def test_nothing_else_is_told_there(path: Path) -> None:
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_connections_that_say_nothing_take_some_places_and_are_closed(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(probes, "CONNECTIONS_MAX", 4)
-    monkeypatch.setattr(probes._Handler, "timeout", 0.1)
-    async with serving_probes(path) as (_, port):
-        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+async def test_connections_that_say_nothing_take_some_places_and_are_closed(path: Path) -> None:
+    async with serving(path) as running:
+        limits = ProbeLimits(connections_max=4, silence_max_s=0.1)
+        admin = AdminPort("127.0.0.1", 0, running.server.supervisor, limits)
+        admin.start()
+        silent = [socket.create_connection(("127.0.0.1", admin.port)) for _ in range(20)]
         for connection in silent:
             connection.settimeout(PATIENCE_S)
             with closing(connection):
                 assert await asyncio.to_thread(connection.recv, 1) == b""
-        assert await asked(port, "/livez") == (200, "ok")
+        assert await asked(admin.port, "/livez") == (200, "ok")
+        await asyncio.to_thread(admin.stop)
 
 
 async def test_its_thread_is_replaced_when_it_dies(path: Path) -> None:

@@ -43,7 +43,7 @@ async def test_a_task_runs_at_its_next_instant_wherever_the_clock_was_set(
         clock.advance(MINUTE + SECOND)
         async with asyncio.timeout(PATIENCE_S):
             await ran.wait()
-        await asyncio.gather(*running.server.schedule._runs)
+        await running.server.schedule.idle()
         runs = await running.server.readers.run(lambda reader: reader.task_runs())
 
     assert clock.now() - 2 * MINUTE < runs["check-health"].last_due <= clock.now()
@@ -71,7 +71,7 @@ async def test_a_task_that_never_ran_runs_once_when_one_of_its_instants_has_pass
         pass
     clock.advance(DAY)
     async with serving(path, clock, schedules=schedules) as running:
-        await asyncio.gather(*running.server.schedule._runs)
+        await running.server.schedule.idle()
         ran = set(await running.server.readers.run(lambda reader: reader.task_runs()))
 
     # The store was made on a Tuesday.
@@ -93,7 +93,7 @@ async def test_a_missed_instant_runs_however_long_ago_it_was(
     runs = []
     for _ in range(2):
         async with serving(path, clock, schedules={"cleanup": schedule}) as running:
-            await asyncio.gather(*running.server.schedule._runs)
+            await running.server.schedule.idle()
             runs.append((await running.server.readers.run(lambda reader: reader.task_runs()))["cleanup"])
 
     missed, again = runs

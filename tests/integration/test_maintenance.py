@@ -336,7 +336,7 @@ async def test_an_instant_that_was_missed_runs_once_when_the_server_is_back(
     monkeypatch.setattr(Schedule, "run_claimed", claim_and_note)
     async with serving(path, clock, schedules={}) as running:
         before = clock.now()
-        await asyncio.gather(*running.server.schedule._runs)
+        await running.server.schedule.idle()
         after = await tasks(running)
 
     assert dict(claimed) == {

@@ -360,8 +360,7 @@ async def last_run(replica: Running, task: str = "evict-inactive") -> TaskRun | 
 async def runs_done(replica: Running) -> None:
     """Wait until this replica's runs have ended."""
     async with asyncio.timeout(PATIENCE_S):
-        while replica.server.schedule._runs:
-            await asyncio.gather(*replica.server.schedule._runs)
+        await replica.server.schedule.idle()
 
 
 async def test_a_task_runs_once_for_each_instant_over_all_replicas(url: str) -> None:
@@ -412,12 +411,12 @@ async def test_a_run_of_a_replica_that_fell_silent_is_taken_over_after_its_lease
         await settled(silent)
         silent.server.membership._is_stopping = True
         clock.advance(REPLICA_LEASE - 1)
-        await heir.server.schedule._look_for_abandoned()
+        await heir.server.schedule.look_for_abandoned()
         await runs_done(heir)
         assert taken == []
 
         clock.advance(1)
-        await heir.server.schedule._look_for_abandoned()
+        await heir.server.schedule.look_for_abandoned()
         await runs_done(heir)
         assert taken == ["taken over"]
         gate.may_go_on.set()
@@ -439,7 +438,7 @@ async def test_a_run_of_a_replica_that_stopped_is_taken_over_without_waiting_for
             stopped.server.schedule._begin(stopped.server.schedule.run_claimed(stopped.server.tasks.evict_inactive, 5))
             async with asyncio.timeout(PATIENCE_S):
                 await gate.began.wait()
-        await heir.server.schedule._look_for_abandoned()
+        await heir.server.schedule.look_for_abandoned()
         await runs_done(heir)
 
     assert taken == ["taken over"]

@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -39,6 +40,14 @@ _HTTP2_PREFACE = b"PRI"
 _CHUNK = 16 * 1024
 
 
+@dataclass(frozen=True)
+class ProbeLimits:
+    """The limits of the admin port."""
+
+    connections_max: int = CONNECTIONS_MAX
+    silence_max_s: float = SILENCE_MAX_S
+
+
 class ProbeAnswers(Protocol):
     """Where the answers to probes come from. Called from threads of the admin port."""
 
@@ -60,14 +69,20 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = CONNECTIONS_MAX
 
     def __init__(
-        self, address: tuple[str, int], family: socket.AddressFamily, answers: ProbeAnswers, grpc_port: int
+        self,
+        address: tuple[str, int],
+        family: socket.AddressFamily,
+        answers: ProbeAnswers,
+        grpc_port: int,
+        limits: ProbeLimits,
     ) -> None:
         self.address_family = family
         self.answers = answers
         self.grpc_port = grpc_port
+        self.silence_max_s = limits.silence_max_s
         self.rounds = 0
         """How many rounds the thread that accepts connections has made."""
-        self._places = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._places = threading.BoundedSemaphore(limits.connections_max)
         super().__init__(address, _Handler)
 
     def service_actions(self) -> None:
@@ -98,14 +113,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     """One connection."""
 
     server: _Server
-    timeout = SILENCE_MAX_S
     protocol_version = "HTTP/1.1"
     server_version = "jobstate"
     sys_version = ""
 
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(self.server.silence_max_s)
+
     def handle(self) -> None:
         if self.request.recv(len(_HTTP2_PREFACE), socket.MSG_PEEK) == _HTTP2_PREFACE:
-            _forward(self.request, self.server.grpc_port)
+            _forward(self.request, self.server.grpc_port, self.server.silence_max_s)
         else:
             super().handle()
 
@@ -132,9 +150,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         log.debug("admin port: %s", format % args)
 
 
-def _forward(client: socket.socket, port: int) -> None:
+def _forward(client: socket.socket, port: int, silence_max_s: float) -> None:
     """Copy bytes both ways until either side ends the connection or is silent for too long."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), SILENCE_MAX_S) as server:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), silence_max_s) as server:
         back = threading.Thread(target=_copy, args=(server, client), daemon=True)
         back.start()
         _copy(client, server)
@@ -169,19 +187,21 @@ class _Health(health_pb2_grpc.HealthServicer):
 class AdminPort:
     """The admin port and its threads. Any thread may call its methods."""
 
-    def __init__(self, host: str, port: int, answers: ProbeAnswers) -> None:
+    def __init__(self, host: str, port: int, answers: ProbeAnswers, limits: ProbeLimits | None = None) -> None:
         """Listen.
 
         Raises:
             CannotListen: with the system's reason.
         """
-        options = [("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", CONNECTIONS_MAX)]
+        limits = limits or ProbeLimits()
+        options = [("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", limits.connections_max)]
         self._grpc = grpc.server(ThreadPoolExecutor(2, "admin-grpc"), options=options)
         health_pb2_grpc.add_HealthServicer_to_server(_Health(answers), self._grpc)
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             inner = self._grpc.add_insecure_port("127.0.0.1:0")
-            self._server = _Server((str(address[0]), int(address[1])), socket.AddressFamily(family), answers, inner)
+            listening = (str(address[0]), int(address[1])), socket.AddressFamily(family)
+            self._server = _Server(*listening, answers, inner, limits)
         except (OSError, RuntimeError) as error:
             self._grpc.stop(None)
             reason = error.strerror if isinstance(error, OSError) else error

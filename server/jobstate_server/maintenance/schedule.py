@@ -116,10 +116,10 @@ class Schedule:
     def _look_for_abandoned_later(self) -> None:
         if self._is_shared:
             self._abandoned_timer = self._clock.call_later(
-                REPLICA_LEASE, lambda: self._begin(self._look_for_abandoned())
+                REPLICA_LEASE, lambda: self._begin(self.look_for_abandoned())
             )
 
-    async def _look_for_abandoned(self) -> None:
+    async def look_for_abandoned(self) -> None:
         """Run again what replicas have begun whose lease is over."""
         try:
             last_runs = await self._readers.run(lambda reader: reader.task_runs(), is_short=True)
@@ -155,6 +155,11 @@ class Schedule:
         for run in self._runs:
             run.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
+
+    async def idle(self) -> None:
+        """Wait until no run is under way. A run that failed raises its error here."""
+        while self._runs:
+            await asyncio.gather(*self._runs)
 
     async def states(self) -> list[TaskState]:
         """Every task with its last run, on any replica, and its next instant."""
