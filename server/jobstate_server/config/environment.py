@@ -1,7 +1,6 @@
 """Settings in the environment, such as ``JOBSTATE_LISTEN`` and ``JOBSTATE_SCHEDULES__CLEANUP``.
 
-Names are exact. What looks like a setting and is none, or could be meant for one, is refused: it would otherwise be
-ignored, or mean something else, in silence.
+Names are exact. A variable that looks like a setting but is none is refused, because it would be ignored in silence.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from jobstate_server.maintenance.registry import Schedules
 ENV_PREFIX = "JOBSTATE_"
 
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
-"""Names the settings file when no flag does."""
+"""The path of the settings file, when no flag gives one."""
 
 CLIENT_VARIABLE = ENV_PREFIX + "SERVER"
-"""Names the server for the command line ``jobstate``, which may share our environment."""
+"""The server's address for the command line ``jobstate``, which may run in the same environment."""
 
 SCHEDULES, JOB_TYPES = ENV_PREFIX + "SCHEDULES", ENV_PREFIX + "JOB_TYPES"
 
@@ -30,11 +29,11 @@ _URL_OF_SERVICE = re.compile(r"(?:\w+_)?PORT(?:_[0-9]+_(?:TCP|UDP|SCTP))?=(?:tcp
 
 
 class BadVariable(Exception):
-    """A variable that cannot be a setting. The message says why, and what to write instead."""
+    """A variable that is not a setting. The message says why, and what to write instead."""
 
 
 def settings_in(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """The settings that the variables hold, nested as in a file, and what is wrong with the others."""
+    """The settings in the variables, nested as in a file, and the problems of the others."""
     found: dict[str, Any] = {}
     problems: list[str] = []
     for variable, value in sorted(environment.items()):
@@ -58,7 +57,7 @@ def variable_of(path: tuple[str, ...]) -> str:
 
 
 def _paths(variable: str, value: str) -> Iterator[tuple[str, ...]]:
-    """Where the variable's value belongs; nowhere, when it is not meant for us."""
+    """The place of the variable's value in the settings; none, when it is not ours."""
     if not variable.upper().startswith(ENV_PREFIX) or variable in {CONFIG_VARIABLE, CLIENT_VARIABLE}:
         return
     name, *parts = variable[len(ENV_PREFIX) :].split("__")

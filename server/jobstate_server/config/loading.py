@@ -1,4 +1,4 @@
-"""The settings in force, out of file, environment and flags; every problem of theirs is told at once."""
+"""Loads the settings from file, environment and flags, and reports every problem at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jobstate_server.config.settings import Settings
 from jobstate_server.domain.job_types import DEFAULT_JOB_TYPE
 
 FILE_BYTES_MAX = 4 * 1024 * 1024
-"""A settings file: 10,000 job types with every setting have half of that."""
+"""Size of a settings file. One with 10,000 job types and every setting has half of that."""
 
-_JUDGED_TOGETHER = ({"listen", "insecure"}, {"admin_listen", "insecure_admin"}, {"base_delay", "max_delay"})
-"""Settings that are compared with each other: where one is wrong by itself, the other is not to blame."""
+_COMPARED = ({"listen", "insecure"}, {"admin_listen", "insecure_admin"}, {"base_delay", "max_delay"})
+"""Settings that are compared with each other. When one is wrong by itself, the comparison is skipped."""
 
 _PROBLEMS_MAX = 20
-"""Problems told at once: a person mends no more at a time."""
+"""Problems reported at once. Nobody corrects more at a time."""
 
 
 class BadSettings(Exception):
@@ -43,10 +43,10 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Settings:
     from_file = {} if file is None else _read(file)
     variables, problems = settings_in(os.environ)
     merged = _merged(_merged(from_file, variables), flags)
-    settings, found = _judged(merged)
+    settings, found = _validated(merged)
     if settings is not None and not problems:
         return settings
-    problems += [_told(place, problem, variables, flags) for place, problem in found]
+    problems += [_described(place, problem, variables, flags) for place, problem in found]
     more = f"; and {len(problems) - _PROBLEMS_MAX} more" if len(problems) > _PROBLEMS_MAX else ""
     raise BadSettings(f"{file or 'the settings'}: " + "; ".join(problems[:_PROBLEMS_MAX]) + more)
 
@@ -54,18 +54,18 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Settings:
 Place = tuple[str, ...]
 
 
-def _judged(content: dict[str, Any]) -> tuple[Settings | None, list[tuple[Place, str]]]:
+def _validated(content: dict[str, Any]) -> tuple[Settings | None, list[tuple[Place, str]]]:
     """The settings if they can work, and each problem with its place.
 
-    What is compared with something else is judged only once each value is right by itself. So that every problem is
-    told at once, the wrong ones are left out, and what remains is judged again.
+    Values are compared with each other only once each is right by itself. To report every problem at once, the wrong
+    values are left out and the rest is validated again.
     """
     problems: list[tuple[Place, str]] = []
     while True:
         try:
             settings = Settings.model_validate(content)
         except ValidationError as error:
-            found = [(_place(problem["loc"]), _said(problem)) for problem in error.errors(include_url=False)]
+            found = [(_place(problem["loc"]), _message_of(problem)) for problem in error.errors(include_url=False)]
         else:
             return (None if problems else settings), problems
         problems += found
@@ -80,17 +80,17 @@ def _place(parts: tuple[int | str, ...]) -> Place:
     return tuple(str(part) for part in parts if part != "[key]")
 
 
-def _said(problem: Mapping[str, Any]) -> str:
+def _message_of(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return "there is no such setting"
-    said = str(problem["msg"]).removeprefix("Value error, ")
-    return said.replace("Input should be", "must be").replace("a valid dictionary or instance of", "a table of")
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    return text.replace("Input should be", "must be").replace("a valid dictionary or instance of", "a table of")
 
 
 def _without(places: list[Place], content: dict[str, Any]) -> dict[str, Any]:
-    """The content without what stands at these places, nor what is compared with it."""
+    """The content without the settings at these places, and without those that they are compared with."""
     for place in places:
-        names = next((group for group in _JUDGED_TOGETHER if place[-1] in group), {place[-1]})
+        names = next((group for group in _COMPARED if place[-1] in group), {place[-1]})
         for path in _places_like(place, content):
             for name in names:
                 content = _cut((*path, name), content)
@@ -98,7 +98,7 @@ def _without(places: list[Place], content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _places_like(place: Place, content: dict[str, Any]) -> Iterator[Place]:
-    """The tables in which the setting is judged: with the default's, those of all types, which begin as it is."""
+    """The tables that a setting applies to: a setting of the default type applies to every type."""
     yield place[:-1]
     if place[:2] == ("job_types", DEFAULT_JOB_TYPE) and isinstance(content.get("job_types"), dict):
         yield from (("job_types", name) for name in content["job_types"])
@@ -114,7 +114,7 @@ def _cut(place: Place, content: dict[str, Any]) -> dict[str, Any]:
     return {**content, first: _cut(tuple(rest), inner)} if isinstance(inner, dict) else content
 
 
-def _told(place: Place, problem: str, variables: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+def _described(place: Place, problem: str, variables: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
     if not place:
         return problem
     name = ".".join(place)
@@ -133,7 +133,7 @@ def _holds(content: Mapping[str, Any], place: Place) -> bool:
 
 
 def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, the second winning, tables merged. A table does not win over what should be one, so that it is told."""
+    """Both, where ``high`` wins and tables are merged. A table never replaces a value, which is then reported."""
     merged = dict(low)
     for name, value in high.items():
         if isinstance(value, Mapping) and name in merged:
@@ -150,7 +150,7 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadSettings(f"cannot read {file}: {error.strerror}") from error
     if len(encoded) > FILE_BYTES_MAX:
-        raise BadSettings(f"{file} is no settings file: it has more than {FILE_BYTES_MAX} bytes")
+        raise BadSettings(f"{file} is not a settings file: it has more than {FILE_BYTES_MAX} bytes")
     try:
         return tomllib.loads(encoded.decode("utf-8"))
     except (ValueError, RecursionError) as error:

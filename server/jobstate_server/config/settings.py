@@ -38,7 +38,7 @@ def _timeout(value: object) -> int | None:
 
 
 class JobTypeSettings(BaseModel):
-    """What a ``[job_types.NAME]`` table may set. Unset takes the shipped type's value, or else the default's."""
+    """What a ``[job_types.NAME]`` table may set. What is unset has the shipped type's value, or else the default's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,33 +62,33 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     listen: str = "127.0.0.1:50051"
-    """Where to serve, HOST:PORT. Port 0 picks a free one. An address beyond loopback needs ``insecure``."""
+    """Address to serve on, HOST:PORT. Port 0 picks a free one. An address beyond loopback needs ``insecure``."""
     insecure: bool = False
-    """Serve beyond loopback without TLS: anybody who reaches the port may do anything."""
+    """Serve beyond loopback without TLS. Anybody who reaches the port may do anything."""
     admin_listen: str | None = None
-    """Where /livez, /readyz and gRPC health are answered besides, HOST:PORT. Unset: nowhere. An address beyond loopback
-    needs ``insecure_admin``."""
+    """A second address, HOST:PORT, for /livez, /readyz and gRPC health. Unset: none. An address beyond loopback needs
+    ``insecure_admin``."""
     insecure_admin: bool = False
-    """Answer on ``admin_listen`` beyond loopback: anybody who reaches the port learns how the server is."""
+    """Serve ``admin_listen`` beyond loopback. Anybody who reaches the port learns the server's health."""
     channelz: bool | None = None
-    """Offer channelz, gRPC's own insight. Unset: only on loopback."""
+    """Serve channelz, gRPC's own diagnostics. Unset: only on loopback."""
     store: str = "sqlite:///jobs.db"
     store_password_file: Path | None = None
-    """Holds the password of a PostgreSQL ``store``, so that no URL, environment or command line has to."""
+    """A file with the password of a PostgreSQL ``store``, so that it is in no URL, environment or command line."""
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_grace: Annotated[Span, at_most(HOUR, "1h")] = 10 * SECOND
-    """How long a stopping server lets calls end by themselves."""
+    """How long a stopping server waits for calls to end."""
     restart_grace: Annotated[Span, at_most(DAY, "1d")] = 30 * SECOND
-    """How long after a start no attempt is failed: workers must be able to come back."""
+    """How long after a start no attempt is failed, so that workers can reconnect."""
     job_retention: Annotated[
         Span, at_least(HOUR, "1h or more, so that whoever waits for a job can see that it ended")
     ] = 30 * DAY
     event_retention: Annotated[Span, at_least(MINUTE, "1min or more, so that a watcher can reconnect")] = 7 * DAY
     event_retention_bytes: Annotated[Whole, Field(ge=1024**2, le=2**53)] = 2 * 1024**3
     request_ids_max: Annotated[Whole, Field(ge=1_000, le=1_000_000_000)] = 10_000_000
-    """How many request ids are remembered. Beyond it the oldest are forgotten before their 24 hours are over, but none
-    within its first hour: then calls with a new one are refused with OVERLOADED."""
+    """How many request ids are remembered. Beyond that the oldest are forgotten before their 24 hours are over, but
+    never within their first hour: then calls with a new one are refused with OVERLOADED."""
     open_streams_max: Annotated[Whole, Field(ge=10, le=100_000)] = 3_000
     """How many watches and StreamUpdates streams may be open at once. Each takes some 30 KiB."""
     requests_bytes_max: Annotated[Whole, Field(ge=16 * 1024**2, le=2**40)] = 64 * 1024**2
@@ -97,17 +97,17 @@ class Settings(BaseModel):
     """Bytes of what is kept in memory so that it need not be read: pages of a SQLite file, jobs, recent events."""
     strict_job_types: bool = False
     max_job_types: Annotated[Whole, Field(ge=0, le=100_000)] = 1_000
-    """How many job types without a policy of their own may come to be."""
+    """How many job types without a policy of their own may exist."""
     health_failure_rate_max: Fraction = 0.5
-    """Which share of a type's jobs that ended within an hour may have failed for good, before check-health says so."""
+    """Share of a type's jobs that ended within an hour above which permanent failures are a problem."""
     health_failures_judged_min: Annotated[Whole, Field(ge=1, le=10_000)] = 10
-    """Fewer ended jobs than this say nothing about a rate."""
+    """With fewer ended jobs than this the rate is not judged."""
     health_unworked_max: Span = 15 * MINUTE
     """How long a job may wait while nobody works on any of its type."""
     health_overdue_max: Span = 1 * MINUTE
-    """How late a retry or timeout may be acted on."""
+    """How late the server may act on a retry or timeout."""
     health_commit_latency_max: Span = 1 * SECOND
-    """What no more than 1 % of commits may exceed."""
+    """The time that at most 1 % of commits may exceed."""
     schedules: Schedules = Schedules()
     """When each maintenance task runs."""
     job_types: Annotated[dict[str, JobTypeSettings], Field(max_length=JOB_TYPES_NAMED_MAX)] = {}

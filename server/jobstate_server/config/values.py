@@ -1,4 +1,4 @@
-"""The kinds of values that settings have, each checked by itself, with a sentence when it cannot work."""
+"""The kinds of values that settings have, each with its check and the sentence for a bad value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS = {"ms": MILLISECOND, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR,
 _SPAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)?")
 
 SPAN_MAX = 3_650 * DAY
-"""Ten years. Whoever writes more means another unit, and sums of times stay far within 64 bits."""
+"""Ten years. A longer span was meant in another unit, and sums of times stay far within 64 bits."""
 
 
 def span(value: object) -> int:
@@ -36,7 +36,7 @@ def span(value: object) -> int:
         raise ValueError("must not be negative")
     if not micros <= SPAN_MAX:
         raise ValueError("must be at most 3650d")
-    # What is above nothing stays above nothing: zero means something else.
+    # A span above zero stays above zero, because zero has a meaning of its own.
     return max(round(micros), 1) if micros > 0 else 0
 
 
@@ -48,7 +48,7 @@ def span_text(micros: int) -> str:
     return f"{micros / MILLISECOND:.3f}ms" if micros else "0s"
 
 
-def _no_truth(value: object) -> object:
+def _not_a_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
@@ -57,10 +57,10 @@ def _no_truth(value: object) -> object:
 Span = Annotated[int, BeforeValidator(span)]
 """Microseconds; read from a span."""
 
-Whole = Annotated[int, BeforeValidator(_no_truth)]
+Whole = Annotated[int, BeforeValidator(_not_a_bool)]
 """A whole number; not ``true``, which Python takes for 1."""
 
-Fraction = Annotated[float, BeforeValidator(_no_truth)]
+Fraction = Annotated[float, BeforeValidator(_not_a_bool)]
 """A number; not ``true``."""
 
 
