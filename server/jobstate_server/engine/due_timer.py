@@ -57,12 +57,12 @@ class DueTimer:
         self._ringing = self._is_stopped = True
 
     def turn(self) -> None:
-        """A second has passed: begin anew where a failure has cut the course of timers. Called by the watchdog."""
+        """Restart after a failure has ended the chain of timers. Called by the watchdog once a second."""
         is_late = not self._ringing and self._next_due is not None and self._clock.monotonic() > self._rings_at
         is_waiting = is_late or (self._ringing and not self._committer.silence)
         self._unanswered = self._unanswered + 1 if is_waiting else 0
         if not self._is_stopped and self._unanswered > UNANSWERED_TURNS_MAX:
-            log.error("the due timer had stopped, and begins anew")
+            log.error("the due timer had stopped; it was restarted")
             self._ringing, self._unanswered = False, 0
             self._wake()
 

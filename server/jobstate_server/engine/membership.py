@@ -56,10 +56,10 @@ class Membership:
         self._renewing.add_done_callback(self._renewed)
 
     def turn(self) -> None:
-        """Begin anew after a failure has ended the chain of timers. Called by the watchdog once a second."""
+        """Restart after a failure has ended the chain of timers. Called by the watchdog once a second."""
         is_lost = self._alarm.is_lost()
         if not self._is_stopping and is_lost and self._renewing is None:
-            log.error("this replica had stopped renewing its lease, and begins anew")
+            log.error("the renewal of the lease had stopped; it was restarted")
             self._renew()
 
     def _renewed(self, future: asyncio.Future[None]) -> None:

@@ -1,7 +1,7 @@
-"""The timekeeper: keeps an eye on the time, several times a second, so that a pause of the process is found.
+"""The timekeeper: reads the clock several times a second, so that a pause of the process is noticed.
 
-What follows from a pause is the committer's (``engine/pauses.py``). This also tells in the log when the store's time
-and the wall clock part, and when they have met again.
+The committer deals with pauses (``engine/pauses.py``). The timekeeper also logs when the store's time differs from the
+wall clock, and when they agree again.
 """
 
 from __future__ import annotations
@@ -15,58 +15,58 @@ from jobstate_server.engine.alarm import LATE_TURNS_MAX
 log = logging.getLogger(__name__)
 
 TURN_INTERVAL = 500 * MILLISECOND
-"""How often the time is looked at: several times within the shortest pause that counts."""
+"""How often the clock is read: several times within the shortest pause that counts."""
 
 AHEAD_MIN = 2 * SECOND
-"""Up to this the store's time passes for the wall clock's: it is not told, and callers' times are taken as they are."""
+"""A smaller lead of the store's time over the wall clock is ignored: not logged, and callers' times are not shifted."""
 
 
-def told_ahead(clock: Clock) -> int:
-    """By how much the store's time is ahead of the wall clock, 0 when that does not matter. Microseconds."""
+def ahead_of_wall_clock(clock: Clock) -> int:
+    """Microseconds by which the store's time is ahead of the wall clock; 0 below ``AHEAD_MIN``."""
     ahead = clock.ahead()
     return ahead if ahead > AHEAD_MIN else 0
 
 
 class Timekeeper:
-    """Watches the time of one process."""
+    """Watches the clock of one process."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._told: int | None = None
-        """What was told last; None while there is nothing to tell."""
+        self._logged_ahead: int | None = None
+        """The lead that was logged last; None while there is none."""
         self._turns: Timer | None = None
         self._silent_turns = 0
 
     def start(self) -> None:
-        """Begin, on the running event loop."""
+        """Start. Call on the running event loop."""
         self._silent_turns = 0
         self._turns = self._clock.attend(TURN_INTERVAL, self._look)
 
     def stop(self) -> None:
-        """Look no more: a process that stops keeps no limits."""
+        """Stop reading the clock: a server that is stopping does not enforce time limits."""
         if self._turns is not None:
             self._turns.cancel()
             self._turns = None
 
     def turn(self) -> None:
-        """A second has passed: start anew if the time has not been looked at for several. Called by the watchdog."""
+        """Restart after several seconds without a look at the time. Called by the watchdog once a second."""
         self._silent_turns += 1
         if self._turns is not None and self._silent_turns > LATE_TURNS_MAX:
-            log.error("the timekeeper had stopped, and begins anew")
+            log.error("the timekeeper had stopped; it was restarted")
             self.stop()
             self.start()
 
     def _look(self) -> None:
         self._silent_turns = 0
-        ahead = told_ahead(self._clock)
-        if ahead and (self._told is None or ahead > self._told + AHEAD_MIN):
+        ahead = ahead_of_wall_clock(self._clock)
+        if ahead and (self._logged_ahead is None or ahead > self._logged_ahead + AHEAD_MIN):
             seconds = {"ahead_s": round(ahead / SECOND, 3)}
-            log.warning("the store's time is ahead of the clock, which was set back, and goes on", extra=seconds)
-            self._told = ahead
+            log.warning("the clock was set back; the store's time is ahead of the clock and goes on", extra=seconds)
+            self._logged_ahead = ahead
         elif ahead:
-            assert self._told is not None
-            # What it has come nearer by itself is not told; a new step is.
-            self._told = min(self._told, ahead)
-        elif self._told is not None:
-            log.info("the store's time and the clock have met again")
-            self._told = None
+            assert self._logged_ahead is not None
+            # That it came nearer by itself is not logged; another step of the clock is.
+            self._logged_ahead = min(self._logged_ahead, ahead)
+        elif self._logged_ahead is not None:
+            log.info("the store's time and the clock agree again")
+            self._logged_ahead = None

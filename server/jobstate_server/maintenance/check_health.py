@@ -17,7 +17,7 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure, Tallies
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.engine.timekeeper import told_ahead
+from jobstate_server.engine.timekeeper import ahead_of_wall_clock
 from jobstate_server.maintenance import job_health
 from jobstate_server.maintenance.job_health import RECENT, RECENT_JOBS_MAX, HealthLimits, Waiting
 from jobstate_server.maintenance.task import StillClaimed
@@ -128,7 +128,7 @@ class CheckHealth:
         yield from job_health.slow_commits(latencies, limits)
         if not self._committer.store_reachable:
             yield f"the store cannot be written: {self._committer.store_problem}"
-        ahead = told_ahead(self._clock)
+        ahead = ahead_of_wall_clock(self._clock)
         if ahead > 0:
             yield f"the wall clock (with PostgreSQL the database's) is {ahead / SECOND:.0f} s behind the store's time"
 

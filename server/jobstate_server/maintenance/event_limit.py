@@ -50,7 +50,7 @@ class EventLimit:
         is_stuck = self._turn - self._progress_turn > STUCK_TURNS
         # A store that does not answer is told of by health, and answers in the end.
         if is_stuck and not self._committer.silence:
-            log.error("looking after the size of the log had stopped, and begins anew")
+            log.error("the limit of the log had stopped; it was restarted")
             self._run = None
             run.cancel()
 

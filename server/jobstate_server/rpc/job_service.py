@@ -16,7 +16,7 @@ from jobstate_server.engine.batch import Outcome
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.shared_read import SharedRead
-from jobstate_server.engine.timekeeper import told_ahead
+from jobstate_server.engine.timekeeper import ahead_of_wall_clock
 from jobstate_server.rpc import limits, validate
 from jobstate_server.rpc.calls import Call, StreamCall
 from jobstate_server.rpc.page_token import encode_page_token
@@ -90,7 +90,8 @@ class JobService:
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:
         after = validate.list_jobs(request)
         limit = min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX)
-        wanted, order = convert.job_filter(request, call.sees, told_ahead(self._clock)), convert.list_order(request)
+        wanted = convert.job_filter(request, call.sees, ahead_of_wall_clock(self._clock))
+        order = convert.list_order(request)
         jobs, has_more = await self._readers.run(
             lambda reader: reader.list_jobs(wanted, order, after, limit, limits.RESPONSE_BYTES_MAX)
         )
