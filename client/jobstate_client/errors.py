@@ -1,14 +1,14 @@
-"""Everything that can go wrong with a call, as one tree that mirrors ``jobstate.v1.ErrorReason``.
+"""The errors of a call, as one tree that mirrors ``jobstate.v1.ErrorReason``.
 
     JobStateError
-    ├── Refused                     the server said no, and why
+    ├── Refused                     the server refused the call and gave a reason
     │   ├── InvalidField            field, violations
     │   │   └── UnknownJobType      job_type
     │   ├── MessageTooLarge         size, size_max
     │   ├── JobNotFound             job_id
     │   ├── JobExists               job_id
     │   ├── TransitionNotAllowed    job_id, state, trigger, allowed
-    │   │   └── JobCancelled        of these, what a worker asks about most
+    │   │   └── JobCancelled        the job was cancelled
     │   ├── RetryNotAllowed         job_id, why, retry_count, max_retries
     │   ├── AttemptSuperseded       job_id, attempt, current_attempt, state
     │   ├── AttemptRequired         job_id, attempt, current_attempt, state
@@ -20,16 +20,16 @@
     │   │   ├── StoreUnavailable
     │   │   └── Draining
     │   └── InternalError           call_id
-    ├── TransportError              no answer of the service's own: see ``code``
+    ├── TransportError              no answer from the service: see ``code``
     │   ├── Unreachable             no server, or the connection was lost
     │   └── DeadlineExceeded        no answer within the timeout
-    ├── ClientClosed                the client was closed, before the call or during it
-    └── ClientForked                the client belongs to the process that this one was forked from
+    ├── ClientClosed                the client was closed before or during the call
+    └── ClientForked                the client was used before this process was forked
 
     try:
         client.complete(job, result_count=12)
     except jobstate_client.AttemptSuperseded as error:
-        drop_results_of(error.attempt)
+        discard_results_of(error.attempt)
 
 What to do about each is in docs/errors.md.
 """
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class _MetadataField(Generic[T]):
-    """An attribute that reads one key of the metadata."""
+    """An attribute that reads the metadata key of its own name."""
 
     def __init__(self, convert: Callable[[str], T]) -> None:
         self._convert = convert
@@ -85,11 +85,11 @@ def _state(text: str) -> State:
 
 
 class JobStateError(Exception):
-    """A call failed. ``metadata`` holds the facts, ``reason`` their kind, and the message is for people."""
+    """A call failed. ``reason`` and ``metadata`` are for programs, and the message is for people."""
 
     reason: str = ""
-    """A name of ErrorReason without its prefix, also one that this version does not know; empty in those that are not
-    of the service."""
+    """The name of the ErrorReason without its prefix, even if this version does not know it. Empty for an error that
+    did not come from the service."""
 
     def __init__(
         self,
@@ -104,28 +104,28 @@ class JobStateError(Exception):
         self.message = message
         self.metadata = dict(metadata or {})
         self.code = code
-        """The gRPC status code, where there was a call."""
+        """The gRPC status code, if there was a call."""
         self.retry_after = retry_after
-        """How long the server asks to wait before the call is repeated."""
+        """How long to wait before the call is repeated, if the server says so."""
         self.violations = violations
-        """Every field that is not acceptable, with its problem."""
+        """Every invalid field, with its problem."""
         self.request_id = self.metadata.get("request_id", "")
-        """Of a call that changes something: repeat it with this, and it changes nothing twice."""
+        """The request_id of a call that changes something: a repeat with it changes nothing twice."""
 
 
 class Refused(JobStateError):
-    """The server refused the call. Nothing was changed, unless the kind says otherwise."""
+    """The server refused the call. Nothing was changed, unless the subclass says otherwise."""
 
 
 class InvalidField(Refused):
-    """A field is missing, malformed, out of bounds, or not allowed beside another: correct the call."""
+    """A field is missing, malformed, out of bounds, or not allowed together with another: correct the call."""
 
     reason = "INVALID_FIELD"
     field = _MetadataField(str)
 
 
 class UnknownJobType(InvalidField):
-    """The server's settings do not name this job type, and it takes no others."""
+    """The server's settings do not name this job type, and it accepts no others."""
 
     reason = "UNKNOWN_JOB_TYPE"
     job_type = _MetadataField(str)
@@ -142,7 +142,7 @@ class MessageTooLarge(Refused):
 class JobNotFound(Refused):
     """There is no such job: it was never created, or cleanup has deleted it.
 
-    ``deleted``: the call repeats one that was done, and its job has been deleted since.
+    ``deleted``: the call repeats one that succeeded, and the job has been deleted since.
     """
 
     reason = "JOB_NOT_FOUND"
@@ -151,14 +151,14 @@ class JobNotFound(Refused):
 
 
 class JobExists(Refused):
-    """There is a job with this id already."""
+    """There is already a job with this id."""
 
     reason = "JOB_EXISTS"
     job_id = _MetadataField(str)
 
 
 class TransitionNotAllowed(Refused):
-    """The job's state does not allow this: go by ``state``, and do not repeat the call."""
+    """The job's state does not allow this. Act on ``state``, and do not repeat the call."""
 
     reason = "TRANSITION_NOT_ALLOWED"
     job_id = _MetadataField(str)
@@ -168,7 +168,7 @@ class TransitionNotAllowed(Refused):
 
 
 class JobCancelled(TransitionNotAllowed):
-    """The job has been cancelled: stop the work and drop it."""
+    """The job has been cancelled: stop the work and discard it."""
 
 
 class RetryNotAllowed(Refused):
@@ -182,7 +182,7 @@ class RetryNotAllowed(Refused):
 
 
 class AttemptSuperseded(Refused):
-    """This attempt is over, and another may have taken its place: stop the work and drop its results."""
+    """This attempt is over, and another may have taken its place: stop the work and discard its results."""
 
     reason = "ATTEMPT_SUPERSEDED"
     job_id = _MetadataField(str)
@@ -192,7 +192,7 @@ class AttemptSuperseded(Refused):
 
 
 class AttemptRequired(Refused):
-    """The job is past its first attempt: name the one that your own start returned."""
+    """The job is past its first attempt: name the attempt that your own start returned."""
 
     reason = "ATTEMPT_REQUIRED"
     job_id = _MetadataField(str)
@@ -202,7 +202,7 @@ class AttemptRequired(Refused):
 
 
 class RequestIdReused(Refused):
-    """The request_id belongs to another call: make a new one for every new call."""
+    """The request_id belongs to another call: use a new one for every new call."""
 
     reason = "REQUEST_ID_REUSED"
 
@@ -215,18 +215,18 @@ class CursorExpired(Refused):
 
 
 class CursorUnknown(Refused):
-    """The cursor is another log's: discard what was learnt from that one, and watch again with snapshot."""
+    """The cursor belongs to another log: discard what you know from that log, and watch again with snapshot."""
 
     reason = "CURSOR_UNKNOWN"
     oldest_cursor = _MetadataField(str)
 
 
 class TryLater(Refused):
-    """Nothing is wrong with the call. The client has repeated it for as long as its timeout allowed."""
+    """The call is valid, but cannot be served now. The client has repeated it until its timeout."""
 
 
 class Overloaded(TryLater):
-    """The server has as much to do as it accepts."""
+    """The server has reached a limit of what it accepts at once."""
 
     reason = "OVERLOADED"
 
@@ -244,14 +244,14 @@ class Draining(TryLater):
 
 
 class InternalError(Refused):
-    """The server met something that it did not expect. Its log has the cause under ``call_id``."""
+    """An unexpected error in the server. Its log has the cause under ``call_id``."""
 
     reason = "INTERNAL"
     call_id = _MetadataField(str)
 
 
 class TransportError(JobStateError):
-    """The call ended without an answer of the service's own; ``code`` is gRPC's. The outcome may be unknown."""
+    """The call ended without an answer from the service; ``code`` is gRPC's. The outcome may be unknown."""
 
 
 class Unreachable(TransportError):
@@ -263,8 +263,8 @@ class DeadlineExceeded(TransportError):
 
 
 class ClientClosed(JobStateError):
-    """The client, or the channel it was given, is closed. The outcome of a call that was under way is unknown."""
+    """The client, or the channel that it was given, is closed. The outcome of a running call is unknown."""
 
 
 class ClientForked(JobStateError):
-    """The client was used before this process was forked, and belongs to the parent: make one of your own."""
+    """The client was used before this process was forked, and belongs to the parent: make another one here."""

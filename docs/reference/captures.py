@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from jobstate_client import Client, Event, EventType, Job, SnapshotStarted, Synced, Unreachable
-from jobstate_client.cli.commands.watch import Lines
 from jobstate_client.cli.terminal.error_messages import hint, message
-from jobstate_client.cli.terminal.layout import event_line
-from jobstate_client.cli.terminal.live_watch import ECHO_WIDTH, RunningJobs
+from jobstate_client.cli.terminal.job_lines import event_line
+from jobstate_client.cli.terminal.live_watch import ECHO_WIDTH, bars
 from jobstate_client.cli.terminal.top_screen import Size, frame
+from jobstate_client.cli.terminal.watch_printers import LinePrinter
 from jobstate_client.core.inspection import Stats
 from jobstate_client.testing import JobstateServer, serving
 from jobstate_client.views.overview import Overview
 from jobstate_client.views.rows import EventRow
+from jobstate_client.views.running_jobs import RunningJobs
 
 FOLDER = Path(__file__).resolve().parents[1] / "captures"
 SERVER = "127.0.0.1:50051"
@@ -149,27 +150,27 @@ def played() -> tuple[list[Event], Stats]:
 
 def top(events: list[Event], stats: Stats) -> Overview:
     """What top knows in the end."""
-    board = Overview(SERVER)
-    board.take(SnapshotStarted(), ENDS)
+    overview = Overview(SERVER)
+    overview.update(SnapshotStarted(), ENDS)
     for event in events:
-        board.take(event, event.time)
-    board.take(Synced(""), ENDS)
-    board.answered()
-    board.count(stats, ENDS)
-    return board
+        overview.update(event, event.time)
+    overview.update(Synced(""), ENDS)
+    overview.connected()
+    overview.set_counts(stats, ENDS)
+    return overview
 
 
-def picture(board: Overview, size: Size, now: datetime) -> str:
+def picture(overview: Overview, size: Size, now: datetime) -> str:
     """The screen of top."""
-    return text(line.plain for line in frame(board, size, now))
+    return text(line.plain for line in frame(overview, size, now))
 
 
 def watch(events: list[Event], size: Size) -> str:
     """The screen of a watch at a terminal: the events that have not scrolled away, and the bars."""
-    bars = RunningJobs()
+    running = RunningJobs()
     for event in events:
-        bars.take(event.job)
-    below = bars.lines(size.width - ECHO_WIDTH, size.height, ENDS)
+        running.update(event.job)
+    below = bars(running, size.width - ECHO_WIDTH, size.height, ENDS)
     rows = [EventRow.of(event) for event in events if event.type is not EventType.PROGRESS]
     above = [event_line(row, size.width) for row in rows[len(below) - size.height :]]
     return text(line.plain for line in [*above, *below])
@@ -177,7 +178,7 @@ def watch(events: list[Event], size: Size) -> str:
 
 def piped(events: list[Event]) -> str:
     """What a pipe gets of one job."""
-    out, lines = io.StringIO(), Lines()
+    out, lines = io.StringIO(), LinePrinter()
     with redirect_stdout(out):
         for event in events:
             if event.job.id == PIPED:
@@ -194,15 +195,15 @@ def text(lines: Any) -> str:
 def captures() -> Iterator[tuple[str, str]]:
     """The name and content of every file."""
     events, stats = played()
-    board = top(events, stats)
-    yield "top-80x24.txt", picture(board, NARROW, ENDS)
-    yield "top-200x50.txt", picture(board, WIDE, ENDS)
+    overview = top(events, stats)
+    yield "top-80x24.txt", picture(overview, NARROW, ENDS)
+    yield "top-200x50.txt", picture(overview, WIDE, ENDS)
     yield "watch-80x24.txt", watch(events, NARROW)
     yield "watch-200x50.txt", watch(events, WIDE)
     yield "watch-piped.txt", piped(events)
     gone = Unreachable("UNAVAILABLE: failed to connect to all addresses; last error: Connection refused")
-    board.broken(f"{message(gone, SERVER)}. {hint(gone)}", ENDS)
-    yield "top-away-80x24.txt", picture(board, NARROW, ENDS + timedelta(seconds=5))
+    overview.connection_lost(f"{message(gone, SERVER)}. {hint(gone)}", ENDS)
+    yield "top-away-80x24.txt", picture(overview, NARROW, ENDS + timedelta(seconds=5))
 
 
 def main() -> None:

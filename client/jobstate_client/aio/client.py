@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import contextlib
 import functools
 import logging
@@ -20,7 +19,7 @@ from jobstate_client.aio.report_sender import AsyncReportSender
 from jobstate_client.aio.run_context import AsyncRunContext
 from jobstate_client.aio.watch import AsyncWatch
 from jobstate_client.aio.worker import AsyncWorker
-from jobstate_client.core import maintenance, operations, validation
+from jobstate_client.core import validation
 from jobstate_client.core.calls import RPCS, Call, CallRetries, Pages
 from jobstate_client.core.channel import (
     DEFAULT_TARGET,
@@ -31,12 +30,12 @@ from jobstate_client.core.channel import (
     check_channel,
     open_channel,
 )
+from jobstate_client.core.client_methods import AsyncMethods
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
-from jobstate_client.core.methods import async_listing, async_method
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.rpc_errors import error_from_rpc
 from jobstate_client.core.run import PATIENCE_S, Heartbeat, Run, RunOptions, RunStart, default_worker
@@ -52,7 +51,7 @@ T = TypeVar("T")
 log = logging.getLogger("jobstate_client")
 
 
-class AsyncClient:
+class AsyncClient(AsyncMethods):
     """A client for asyncio and one event loop: ``Client`` with ``await``, ``async with`` and ``async for``."""
 
     def __init__(
@@ -73,8 +72,7 @@ class AsyncClient:
             tls: the settings for a server with a certificate; None connects without TLS.
             wait_for_ready: while the server is away, calls wait up to their timeout instead of failing soon.
             options: channel options of gRPC, added to the defaults or replacing them.
-            channel: a channel to use instead of opening one; it stays open when the client is closed. It already has
-                its target, TLS and options.
+            channel: a channel to use instead of opening one; it stays open when the client is closed.
 
         Raises:
             TypeError: a channel is given together with ``target``, ``tls`` or ``options``.
@@ -92,28 +90,7 @@ class AsyncClient:
         self._lookup_lock = asyncio.Lock()
         self._watches: weakref.WeakSet[AsyncWatch[Any]] = weakref.WeakSet()
         self._connections = WatchConnections()
-        self._further_channels: dict[int, grpc.aio.Channel] = {}
-        """Channels for the watches that do not fit on the first connection."""
-
-    create = async_method(operations.create)
-    create_many = async_method(operations.create_many)
-    get = async_method(operations.get)
-    attempts = async_method(operations.attempts)
-    list = async_listing(operations.list_jobs)
-    start = async_method(operations.start)
-    progress = async_method(operations.progress)
-    complete = async_method(operations.complete)
-    fail = async_method(operations.fail)
-    retry = async_method(operations.retry)
-    cancel = async_method(operations.cancel)
-    report_usage = async_method(operations.report_usage)
-    stats = async_method(operations.stats)
-    job_types = async_method(operations.job_types)
-    check_stale = async_method(maintenance.check_stale)
-    retry_failed = async_method(maintenance.retry_failed)
-    cleanup = async_method(maintenance.cleanup)
-    check_health = async_method(maintenance.check_health)
-    tasks = async_method(maintenance.tasks)
+        self._watch_channels: dict[int, grpc.aio.Channel] = {}
 
     @cached_property
     def watch(self) -> WatchMethod[AsyncWatch[Event], AsyncWatch[WatchItem]]:
@@ -144,10 +121,10 @@ class AsyncClient:
     def _watch_stub(self, connection: int) -> Any:
         if not connection:
             return self._stub("WatchEvents")
-        if connection not in self._further_channels:
+        if connection not in self._watch_channels:
             # Otherwise gRPC would share the existing connection.
-            self._further_channels[connection] = self._make_channel(("grpc.use_local_subchannel_pool", 1))
-        rpc, channel = RPCS["WatchEvents"], self._further_channels[connection]
+            self._watch_channels[connection] = self._make_channel(("grpc.use_local_subchannel_pool", 1))
+        rpc, channel = RPCS["WatchEvents"], self._watch_channels[connection]
         return channel.unary_stream(
             rpc.path,
             request_serializer=rpc.request_type.SerializeToString,
@@ -231,13 +208,13 @@ class AsyncClient:
             return
         self._lifetime.is_closed = True
         self._closed.set()
-        for watch in builtins.list(self._watches):
+        for watch in list(self._watches):
             watch.close()
         if "_reporter" in vars(self):
             await self._report_sender.close()
         if self._channel_given is None and "_channel" in vars(self):
             await self._channel.close()
-        for channel in builtins.list(self._further_channels.values()):
+        for channel in list(self._watch_channels.values()):
             await channel.close()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The command line ``jobstate``: docs/cli.md shows it. ``main`` is where it begins."""
+"""The command line ``jobstate`` (docs/cli.md). It begins with ``main``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ NEEDED = ("click", "rich")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, with these arguments or the process's own. Returns the exit code (``exits.py``)."""
+    """Run the command line with these arguments, or those of the process. Returns the exit code (``exits.py``)."""
     ensure_streams()
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        told = " and ".join(missing)
+        names = " and ".join(missing)
         print(
-            f"jobstate: {told} not installed; install the command line with: pip install 'jobstate-grpc[cli]'",
+            f"jobstate: {names} not installed; install the command line with: pip install 'jobstate-grpc[cli]'",
             file=sys.stderr,
         )
         return 2

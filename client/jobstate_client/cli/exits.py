@@ -1,4 +1,4 @@
-"""What the exit codes mean. docs/cli.md has the same table, and a test holds it to this."""
+"""The exit codes. docs/cli.md has the same table, and a test compares them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ class Exit(IntEnum):
 
     DONE = 0
     REFUSED = 1
-    """The server said no, and would again."""
+    """The server refused the call, and would refuse it again."""
     USAGE = 2
-    """The command line is wrong, or names something that cannot be read or does not fit the server, such as TLS."""
+    """The command line is wrong, names something that cannot be read, or does not fit the server, such as its TLS."""
     LATER = 3
-    """No server, no answer in time, or a server that asks to come back: the same command may succeed later."""
-    BAD_NEWS = 4
-    """With --exit-state: the command was done, and what it found is not good."""
+    """No server, no answer in time, or a server that asks to try later: the same command may succeed later."""
+    BAD_STATE = 4
+    """With --exit-state: the command succeeded, but a job or the health is in a bad state."""
     INTERRUPTED = 130
     """Ctrl-C."""
     BROKEN_PIPE = 141
-    """Who read the output stopped reading. As the shell tells it of other programs."""
+    """The reader of the output stopped reading. The same code as for other programs in a shell."""

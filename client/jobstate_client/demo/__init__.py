@@ -1,1 +1,1 @@
-"""The demonstration that `make demo` runs: a real server, a few workers and a watcher, for some seconds."""
+"""The demo of `make demo`: a real server, a few workers and a watch, for some seconds."""

@@ -1,4 +1,4 @@
-"""``python -m jobstate_client.demo``, which `make demo` runs. Exits 0 when all came out as told, and 1 when not."""
+"""``python -m jobstate_client.demo``, which `make demo` runs. Exits with 0 if every outcome was as expected, else 1."""
 
 from __future__ import annotations
 
@@ -8,102 +8,127 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc
-
-from jobstate.v1 import job_service_pb2 as pb
-from jobstate.v1 import job_service_pb2_grpc as rpc
-
 try:
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
 except ModuleNotFoundError:
     sys.exit("jobstate demo: rich is not installed; install it with: pip install 'jobstate-grpc[cli,server]'")
 
-from jobstate_client.demo.board import Overview, state_name
+from jobstate_client.aio.client import AsyncClient
+from jobstate_client.cli.terminal.output import Output
+from jobstate_client.cli.terminal.statistics import write_statistics
+from jobstate_client.cli.terminal.top_screen import Size, frame
+from jobstate_client.cli.terminal.watch_printers import LinePrinter
+from jobstate_client.core.states import EventType
+from jobstate_client.core.values import Event
 from jobstate_client.demo.checks import check_jobs, check_retries, check_stats
 from jobstate_client.demo.scene import ACTS
-from jobstate_client.demo.screen import Lines, Screen, stats_table
-from jobstate_client.demo.server import ServerTrouble, running_server
-from jobstate_client.demo.workers import NotAsTold, Worker, reason_of
+from jobstate_client.demo.server import ServerFailed, running_server
+from jobstate_client.demo.tracker import Tracker
+from jobstate_client.demo.workers import Unexpected, Worker
+from jobstate_client.errors import JobStateError
+from jobstate_client.views.overview import Overview
 
-DONE_WITHIN_S = 25.0
-"""The scene takes half of this. What takes longer has gone wrong."""
+TIMEOUT_S = 25.0
+"""The scene takes half of this. If it takes longer, something is wrong."""
 
-FRAMES_PER_S = 12
+FRAMES_PER_S = 8
+FRAMES_PER_COUNT = 4
+"""Frames between two refreshes of the counts."""
 
-_CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
-"""The server is on loopback, where no proxy leads."""
+HEIGHT_MAX = 30
+"""Lines of the screen: enough for every job and the latest events. It stays above the statistics in the end."""
+
+KEYS = "Ctrl-C quits"
 
 
-async def demo(console: Console, *, live: bool) -> None:
-    """Play the scene and check what came of it.
+async def demo(output: Output, *, live: bool) -> None:
+    """Play the scene and check the outcome.
 
     Raises:
-        NotAsTold: something came out otherwise.
-        ServerTrouble: the server did not come up.
+        Unexpected: the outcome was not the expected one.
+        ServerFailed: the server did not start.
     """
     with tempfile.TemporaryDirectory(prefix="jobstate-demo-") as folder:
-        async with (
-            running_server(Path(folder)) as address,
-            grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel,
-        ):
-            board = Overview()
-            async with _shown(board, address, console, live=live):
-                await _play(channel, board)
-            await check_jobs(channel, board)
-            check_retries(board)
-            stats = await rpc.JobServiceStub(channel).GetStats(pb.GetStatsRequest())
-            check_stats(stats)
-    console.print()
-    console.print(stats_table(stats, plain=not live))
-    told = f"All as told: {len(ACTS)} jobs, {len(board.events)} events, {board.elapsed:.0f} s."
-    console.print(f"{told} The server and its file are gone.")
-    console.print("Go on with `make serve`, and the grpcurl lines in README.md.")
+        async with running_server(Path(folder)) as address, AsyncClient(address) as client:
+            tracker = Tracker(Overview(address), _no_line if live else _print_line)
+            async with _screen(tracker, client, output.console) if live else _heading(address):
+                await _play(client, tracker)
+            await check_jobs(client, tracker)
+            check_retries(tracker)
+            statistics = await client.stats()
+            check_stats(statistics)
+    output.text("")
+    write_statistics(output, statistics)
+    output.text("")
+    output.text(f"As expected: {len(ACTS)} jobs, {len(tracker.events)} events, {tracker.elapsed:.0f} s.")
+    output.text("The server and its file are gone. Continue with `make serve` and the examples in README.md.")
+
+
+def _no_line(event: Event) -> None:
+    """Nothing: the screen shows the event."""
+
+
+def _print_line(event: Event) -> None:
+    """Print an event. Progress is left out, as on a terminal."""
+    if event.type is not EventType.PROGRESS:
+        LinePrinter().event(event, "")
+        sys.stdout.flush()
 
 
 @asynccontextmanager
-async def _shown(board: Overview, address: str, console: Console, *, live: bool) -> AsyncIterator[None]:
-    if not live:
-        console.print(
-            f"A server at {address}, on a temporary file. What a watch on it tells, of progress the milestones:",
-            highlight=False,
-        )
-        board.on_event = Lines(board, console)
-        yield
-        return
-    screen = Screen(board, address)
-    with Live(screen.frame(console), console=console, auto_refresh=False) as picture:
+async def _heading(address: str) -> AsyncIterator[None]:
+    print(f"A server at {address}, on a temporary file. The events of a watch, without progress:", flush=True)
+    yield
+
+
+@asynccontextmanager
+async def _screen(tracker: Tracker, client: AsyncClient, console: Console) -> AsyncIterator[None]:
+    """Show the same screen as ``jobstate top``."""
+
+    def picture() -> Group:
+        size = Size(console.width, min(HEIGHT_MAX, console.height - 1))
+        return Group(*frame(tracker.overview, size, datetime.now(UTC), KEYS))
+
+    async def refresh_counts() -> None:
+        tracker.overview.set_counts(await client.stats(), datetime.now(UTC))
+
+    with Live(picture(), console=console, auto_refresh=False) as live:
 
         async def draw() -> None:
-            while True:
+            for number in range(sys.maxsize):
+                if number % FRAMES_PER_COUNT == 0:
+                    await refresh_counts()
+                live.update(picture(), refresh=True)
                 await asyncio.sleep(1 / FRAMES_PER_S)
-                picture.update(screen.frame(console), refresh=True)
 
         drawing = asyncio.create_task(draw())
         try:
             yield
+            await refresh_counts()
         finally:
             drawing.cancel()
-            picture.update(screen.frame(console), refresh=True)
+            live.update(picture(), refresh=True)
 
 
-async def _play(channel: grpc.aio.Channel, board: Overview) -> None:
-    watch = asyncio.create_task(board.follow(channel))
+async def _play(client: AsyncClient, tracker: Tracker) -> None:
+    watch = asyncio.create_task(tracker.follow(client))
     workers: asyncio.Task[None] | None = None
     try:
-        async with asyncio.timeout(DONE_WITHIN_S):
-            await board.watching.wait()
-            workers = asyncio.create_task(_work(channel, board))
+        async with asyncio.timeout(TIMEOUT_S):
+            await tracker.opened.wait()
+            workers = asyncio.create_task(_work(client, tracker))
             await asyncio.wait((watch, workers), return_when=asyncio.FIRST_COMPLETED)
         if watch.done():
             watch.result()
-            raise NotAsTold("the watch ended before the jobs did")
+            raise Unexpected("the watch ended before the jobs did")
         workers.result()
     except TimeoutError:
-        states = ", ".join(f"{job.id} is {state_name(job.state)}" for job in board.jobs.values())
-        raise NotAsTold(f"it took longer than {DONE_WITHIN_S:.0f} s ({states or 'no job was seen'})") from None
+        states = ", ".join(f"{job.id} is {job.state}" for job in tracker.jobs.values())
+        raise Unexpected(f"it took longer than {TIMEOUT_S:.0f} s ({states or 'no job was seen'})") from None
     finally:
         tasks = [task for task in (watch, workers) if task is not None]
         for task in tasks:
@@ -111,40 +136,38 @@ async def _play(channel: grpc.aio.Channel, board: Overview) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _work(channel: grpc.aio.Channel, board: Overview) -> None:
+async def _work(client: AsyncClient, tracker: Tracker) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             for act in ACTS:
-                group.create_task(Worker(channel, board, act).run())
-    except* (NotAsTold, grpc.aio.AioRpcError) as several:
-        # The first one tells what went wrong; the others follow from it.
+                group.create_task(Worker(client, tracker, act).run())
+    except* (Unexpected, JobStateError) as several:
+        # The first error is the cause; the others follow from it.
         error: BaseException = several
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise error from None
 
 
-async def _until_interrupted(console: Console, *, live: bool) -> None:
+async def _until_interrupted(output: Output, *, live: bool) -> None:
     loop = asyncio.get_running_loop()
-    this = asyncio.current_task()
-    assert this is not None
+    task = asyncio.current_task()
+    assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, this.cancel)
-    await demo(console, live=live)
+        loop.add_signal_handler(number, task.cancel)
+    await demo(output, live=live)
 
 
 def main() -> int:
     """Run the demo. Returns the exit code."""
-    live = sys.stdout.isatty()
-    console = Console(highlight=False, force_terminal=live, width=None if live else 100)
-    live = live and not console.is_dumb_terminal
+    output = Output(as_json=False)
     try:
-        asyncio.run(_until_interrupted(console, live=live))
-    except (NotAsTold, ServerTrouble) as error:
+        asyncio.run(_until_interrupted(output, live=output.is_terminal and not output.console.is_dumb_terminal))
+    except (Unexpected, ServerFailed) as error:
         print(f"jobstate demo: {error}", file=sys.stderr)
         return 1
-    except grpc.aio.AioRpcError as error:
-        print(f"jobstate demo: a call failed with {reason_of(error)}: {error.details()}", file=sys.stderr)
+    except JobStateError as error:
+        print(f"jobstate demo: a call failed: {error.reason or error.code}: {error.message}", file=sys.stderr)
         return 1
     except asyncio.CancelledError:
         print("jobstate demo: interrupted", file=sys.stderr)

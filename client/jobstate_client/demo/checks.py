@@ -1,85 +1,85 @@
-"""Whether everything came out as told: asked of the server itself, and of the watch."""
+"""Checks the outcome of the demo against its scene: the jobs on the server, and what the watch has reported."""
 
 from __future__ import annotations
 
-import grpc
-
-from jobstate.v1 import event_pb2, job_pb2
-from jobstate.v1 import job_service_pb2 as pb
-from jobstate.v1 import job_service_pb2_grpc as rpc
-from jobstate_client.demo.board import Overview, seconds, state_name
+from jobstate_client.aio.client import AsyncClient
+from jobstate_client.core.documents import seconds
+from jobstate_client.core.inspection import Stats
+from jobstate_client.core.states import AttemptOutcome, EventType, State
 from jobstate_client.demo.scene import ACTS, Act, Ending
-from jobstate_client.demo.workers import NotAsTold
+from jobstate_client.demo.tracker import Tracker
+from jobstate_client.demo.workers import Unexpected
 
 _OUTCOMES = {
-    Ending.COMPLETES: job_pb2.ATTEMPT_OUTCOME_COMPLETED,
-    Ending.FAILS: job_pb2.ATTEMPT_OUTCOME_FAILED,
-    Ending.FALLS_SILENT: job_pb2.ATTEMPT_OUTCOME_FAILED,
-    Ending.IS_CANCELLED: job_pb2.ATTEMPT_OUTCOME_CANCELLED,
+    Ending.COMPLETES: AttemptOutcome.COMPLETED,
+    Ending.FAILS: AttemptOutcome.FAILED,
+    Ending.FALLS_SILENT: AttemptOutcome.FAILED,
+    Ending.IS_CANCELLED: AttemptOutcome.CANCELLED,
 }
 
 
-async def check_jobs(channel: grpc.aio.Channel, board: Overview) -> None:
-    """Compare every job with its act, and with the copy that the watch has kept.
+async def check_jobs(client: AsyncClient, tracker: Tracker) -> None:
+    """Compare every job with its act, and with the job that the watch has reported.
 
     Raises:
-        NotAsTold: the first difference.
+        Unexpected: the first difference.
     """
     for act in ACTS:
-        answer = await rpc.JobServiceStub(channel).Get(pb.GetRequest(id=act.job_id, include_attempts=True))
-        job, held = answer.job, board.jobs[act.job_id]
-        _same(act, "state", state_name(act.ends), state_name(job.state))
-        _same(act, "number of retries", len(act.delays), job.retry_count)
-        _same(act, "state told by the watch", state_name(job.state), state_name(held.state))
-        _same(act, "version told by the watch", job.version, held.version)
-        outcomes = [(_OUTCOMES[attempt.ending], attempt.code) for attempt in act.attempts]
-        _same(act, "outcomes", outcomes, [(attempt.outcome, attempt.error.code) for attempt in answer.attempts])
-    sequences = [event.sequence for event in board.events]
+        job, watched = await client.get(act.job_id), tracker.jobs[act.job_id]
+        _compare(act, "state", act.final_state, job.state)
+        _compare(act, "number of retries", len(act.delays), job.retry_count)
+        _compare(act, "state in the watch", job.state, watched.state)
+        _compare(act, "version in the watch", job.version, watched.version)
+        expected = [(_OUTCOMES[attempt.ending], attempt.code) for attempt in act.attempts]
+        ended = await client.attempts(act.job_id)
+        found = [(attempt.outcome, attempt.error.code if attempt.error else "") for attempt in ended]
+        _compare(act, "outcomes", expected, found)
+    sequences = [event.sequence for event in tracker.events]
     if sequences != sorted(set(sequences)):
-        raise NotAsTold("the watch told events out of order, or twice")
+        raise Unexpected("the watch reported events out of order, or twice")
 
 
-def check_retries(board: Overview) -> None:
-    """Compare the waits before retries with the backoff of their types, and the times of resuming with the waits.
+def check_retries(tracker: Tracker) -> None:
+    """Compare the waits before retries with the scene, and the times of the retries with the waits.
 
     Raises:
-        NotAsTold: the first difference.
+        Unexpected: the first difference.
     """
     for act in ACTS:
-        events = [event for event in board.events if event.job.id == act.job_id]
-        retrying = [event for event in events if event.type == event_pb2.EVENT_TYPE_RETRYING]
-        delays = tuple(seconds(event.retrying.delay.ToTimedelta()) for event in retrying)
-        _same(act, "waits before retries", act.delays, delays)
-        resumed = [event for event in events if event.type == event_pb2.EVENT_TYPE_STARTED and event.started.resumed]
+        events = [event for event in tracker.events if event.job.id == act.job_id]
+        retrying = [event for event in events if event.type is EventType.RETRYING]
+        delays = tuple(seconds(event.detail.delay or 0.0) for event in retrying)
+        _compare(act, "waits before retries", act.delays, delays)
+        resumed = [event for event in events if event.type is EventType.STARTED and event.detail.resumed]
         early = [
             wait.job.attempt
             for wait, start in zip(retrying, resumed, strict=True)
-            if start.time.ToNanoseconds() < wait.retrying.next_retry_time.ToNanoseconds()
+            if wait.detail.next_retry_time is None or start.time < wait.detail.next_retry_time
         ]
-        _same(act, "attempts resumed before their time", [], early)
+        _compare(act, "attempts resumed too early", [], early)
 
 
-def check_stats(stats: pb.GetStatsResponse) -> None:
+def check_stats(stats: Stats) -> None:
     """Compare the statistics with the scene.
 
     Raises:
-        NotAsTold: they differ.
+        Unexpected: they differ.
     """
-    ends = [act.ends for act in ACTS]
-    wanted = (
-        ends.count(job_pb2.JOB_STATE_COMPLETED),
-        ends.count(job_pb2.JOB_STATE_PERMANENTLY_FAILED),
-        ends.count(job_pb2.JOB_STATE_CANCELLED),
+    states = [act.final_state for act in ACTS]
+    expected = (
+        states.count(State.COMPLETED),
+        states.count(State.PERMANENTLY_FAILED),
+        states.count(State.CANCELLED),
         sum(len(act.delays) for act in ACTS),
     )
     total = stats.total
-    counted = (total.completed, total.permanently_failed, total.cancelled, total.retries)
-    if counted != wanted:
-        raise NotAsTold(
-            f"the statistics count {counted} instead of {wanted} completed, permanently failed, cancelled, retries"
+    found = (total.completed, total.permanently_failed, total.cancelled, total.retries)
+    if found != expected:
+        raise Unexpected(
+            f"the statistics are {found} instead of {expected} completed, permanently failed, cancelled, retries"
         )
 
 
-def _same(act: Act, what: str, wanted: object, found: object) -> None:
-    if found != wanted:
-        raise NotAsTold(f"{act.job_id}: {what} should be {wanted}, but is {found}")
+def _compare(act: Act, what: str, expected: object, found: object) -> None:
+    if found != expected:
+        raise Unexpected(f"{act.job_id}: {what} should be {expected}, but is {found}")

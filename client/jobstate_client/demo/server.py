@@ -1,4 +1,4 @@
-"""A server of the demo's own: a child process on loopback with a temporary file."""
+"""Runs a server for the demo: a child process on loopback with a temporary file."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ STOPPED_WITHIN_S = 5.0
 _READY = "jobstate: serving on "
 
 _CONFIG = """\
-# A job type of our own beside the three that every server has.
+# A job type beside the three that every server has.
 [job_types.render_video]
 max_retries = 2
-timeout = "3s"
+timeout = "5s"
 base_delay = "1s"
 """
 
 
-class ServerTrouble(Exception):
-    """The server did not come up. The message says why, as far as is known."""
+class ServerFailed(Exception):
+    """The server did not start. The message says why, if that is known."""
 
 
 @asynccontextmanager
 async def running_server(folder: Path) -> AsyncIterator[str]:
-    """A server that keeps its file in ``folder``; the value is its address.
+    """Run a server that keeps its file in ``folder``. Yields its address.
 
     Raises:
-        ServerTrouble: it ended, or said nothing for too long.
+        ServerFailed: it ended, or did not start in time.
     """
     config, log = folder / "jobstate.toml", folder / "server.log"
     config.write_text(_CONFIG, encoding="utf-8")
@@ -58,15 +58,15 @@ async def _address(process: Process, log: Path) -> str:
         async with asyncio.timeout(READY_WITHIN_S):
             line = (await process.stdout.readline()).decode().strip()
     except TimeoutError:
-        raise ServerTrouble(f"the server did not say within {READY_WITHIN_S:.0f} s that it is serving") from None
+        raise ServerFailed(f"the server did not start within {READY_WITHIN_S:.0f} s") from None
     if line.startswith(_READY):
         return line.removeprefix(_READY)
-    raise ServerTrouble(_why(log))
+    raise ServerFailed(_why(log))
 
 
 def _why(log: Path) -> str:
-    told = log.read_text("utf-8", errors="replace").strip().splitlines()
-    last = told[-1].removeprefix("jobstate-server: ") if told else "it gave no reason"
+    lines = log.read_text("utf-8", errors="replace").strip().splitlines()
+    last = lines[-1].removeprefix("jobstate-server: ") if lines else "it gave no reason"
     if "No module named" in last:
         return "the server is not installed; install it with: pip install 'jobstate-grpc[server]'"
     return f"the server did not start: {last}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import functools
 import logging
 import threading
@@ -14,15 +13,15 @@ from typing import Any, Self, TypeVar, cast
 
 import grpc
 
-from jobstate_client.core import maintenance, operations, validation
+from jobstate_client.core import validation
 from jobstate_client.core.calls import RPCS, Call, CallRetries, Pages
 from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, check_channel, open_channel
+from jobstate_client.core.client_methods import SyncMethods
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
-from jobstate_client.core.methods import sync_listing, sync_method
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.rpc_errors import error_from_rpc
 from jobstate_client.core.run import PATIENCE_S, Heartbeat, Run, RunOptions, RunStart, default_worker
@@ -43,7 +42,7 @@ T = TypeVar("T")
 log = logging.getLogger("jobstate_client")
 
 
-class Client:
+class Client(SyncMethods):
     """A client for threads: every method may be called from any of them.
 
     Calls raise the errors of ``jobstate_client.errors``. Calls that change something have a request_id, so they are
@@ -68,8 +67,7 @@ class Client:
             tls: the settings for a server with a certificate; None connects without TLS.
             wait_for_ready: while the server is away, calls wait up to their timeout instead of failing soon.
             options: channel options of gRPC, added to the defaults or replacing them.
-            channel: a channel to use instead of opening one; it stays open when the client is closed. It already has
-                its target, TLS and options.
+            channel: a channel to use instead of opening one; it stays open when the client is closed.
 
         Raises:
             TypeError: a channel is given together with ``target``, ``tls`` or ``options``.
@@ -90,28 +88,7 @@ class Client:
         self._watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
         self._timeouts = Timeouts()
         self._connections = WatchConnections()
-        self._further_channels: dict[int, grpc.Channel] = {}
-        """Channels for the watches that do not fit on the first connection."""
-
-    create = sync_method(operations.create)
-    create_many = sync_method(operations.create_many)
-    get = sync_method(operations.get)
-    attempts = sync_method(operations.attempts)
-    list = sync_listing(operations.list_jobs)
-    start = sync_method(operations.start)
-    progress = sync_method(operations.progress)
-    complete = sync_method(operations.complete)
-    fail = sync_method(operations.fail)
-    retry = sync_method(operations.retry)
-    cancel = sync_method(operations.cancel)
-    report_usage = sync_method(operations.report_usage)
-    stats = sync_method(operations.stats)
-    job_types = sync_method(operations.job_types)
-    check_stale = sync_method(maintenance.check_stale)
-    retry_failed = sync_method(maintenance.retry_failed)
-    cleanup = sync_method(maintenance.cleanup)
-    check_health = sync_method(maintenance.check_health)
-    tasks = sync_method(maintenance.tasks)
+        self._watch_channels: dict[int, grpc.Channel] = {}
 
     @cached_property
     def watch(self) -> WatchMethod[Watch[Event], Watch[WatchItem]]:
@@ -158,13 +135,13 @@ class Client:
         if not connection:
             return self._stub("WatchEvents")
         with self._lock:
-            if connection not in self._further_channels:
+            if connection not in self._watch_channels:
                 target, tls, options = self._channel_arguments
                 # Otherwise gRPC would share the existing connection.
-                self._further_channels[connection] = open_channel(
+                self._watch_channels[connection] = open_channel(
                     target, tls, (*options, ("grpc.use_local_subchannel_pool", 1))
                 )
-            rpc, channel = RPCS["WatchEvents"], self._further_channels[connection]
+            rpc, channel = RPCS["WatchEvents"], self._watch_channels[connection]
         return channel.unary_stream(
             rpc.path,
             request_serializer=rpc.request_type.SerializeToString,
@@ -265,7 +242,7 @@ class Client:
         self._lifetime.is_closed = True
         self._closed.set()
         with self._lock:
-            watches = builtins.list(self._watches)
+            watches = list(self._watches)
         for watch in watches:
             watch.close()
         self._timeouts.close()
@@ -274,7 +251,7 @@ class Client:
         if self._channel_given is None and "_channel" in vars(self):
             self._channel.close()
         with self._lock:
-            further = builtins.list(self._further_channels.values())
+            further = list(self._watch_channels.values())
         for channel in further:
             channel.close()
 

@@ -219,9 +219,8 @@ class ReportSender:
             return None
         finally:
             # As in a watch: gRPC's call must not live until the interpreter ends.
-            call, self._call = self._call, None
-            if call is not None:
-                call.cancel()
+            self._cancel_call()
+            self._call = None
         self._last_error = error
         return error
 

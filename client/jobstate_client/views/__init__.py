@@ -1,1 +1,1 @@
-"""What views of the jobs share: what their words mean."""
+"""What a screen shows, without a terminal: phases, rows, texts, and the model of an overview."""

@@ -1,25 +1,22 @@
-"""What ``jobstate top`` knows: counts as the server sums them up, and of the jobs only those that it may show."""
+"""The model of ``jobstate top``: the server's counts, the jobs that may be shown, recent events, the connection."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from jobstate_client.core.states import EventType, State
 from jobstate_client.core.values import Event, Job, SnapshotJob, SnapshotStarted, Synced, WatchItem
+from jobstate_client.views.job_list import JOBS_KEPT_MAX, JobList, longest_running_first, next_retry_first
 from jobstate_client.views.phase import Phase
 from jobstate_client.views.rows import EventRow, JobRow
-from jobstate_client.views.text import safe
+from jobstate_client.views.text import clock, count, safe, short_span
 
 if TYPE_CHECKING:
     from jobstate_client.core.inspection import Stats
-
-JOBS_KEPT_MAX = 1_000
-"""Running jobs, and retries to come or due, that are kept of each: more than any screen has lines. The counts beside
-them are the server's and know of all."""
 
 EVENTS_KEPT_MAX = 300
 """Recent events that are kept: more than any screen has lines."""
@@ -27,26 +24,16 @@ EVENTS_KEPT_MAX = 300
 JOB_TYPES_KEPT_MAX = 200
 """Job types whose counts are kept: more than any screen has lines. A server may have a thousand."""
 
-RATE_OVER = timedelta(seconds=10)
-"""Over how long the rate of events is taken: long enough to be calm."""
+RATE_PERIOD = timedelta(seconds=10)
+"""The period of the event rate: long enough for a steady number."""
 
-_EPOCH = datetime.min.replace(tzinfo=UTC)
-
-
-def _by_start(job: JobRow) -> tuple[Any, ...]:
-    """The longest at work first: lines then stay in place while jobs come and go."""
-    return (job.claim_time or _EPOCH, job.id)
-
-
-def _by_retry(job: JobRow) -> tuple[Any, ...]:
-    """Those that wait for a worker first, the longest first, and then those that fall due next."""
-    is_due = job.phase is Phase.WAITING
-    return (not is_due, (job.start_time if is_due else job.next_retry_time) or _EPOCH, job.id)
+COUNTS_OLD_AFTER = timedelta(seconds=10)
+"""Age from which counts are marked as old: several refreshes have failed by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobTypeRow:
-    """The jobs of one type that are stored now."""
+    """The stored jobs of one type, on one line."""
 
     name: str
     queued: int
@@ -58,75 +45,37 @@ class JobTypeRow:
     wait_p95: timedelta | None
 
 
-class JobList:
-    """At most JOBS_KEPT_MAX jobs, the first in some order."""
-
-    def __init__(self, order: Callable[[JobRow], tuple[Any, ...]]) -> None:
-        self._order = order
-        self._jobs: dict[str, JobRow] = {}
-        self._sorted: list[JobRow] | None = []
-
-    def put(self, job: JobRow) -> None:
-        """Keep this one. Of too many the last is let go: it would be the last to be shown."""
-        self._jobs[job.id] = job
-        self._sorted = None
-        if len(self._jobs) > JOBS_KEPT_MAX:
-            del self._jobs[self.all()[-1].id]
-            self._sorted = None
-
-    def discard(self, job_id: str) -> None:
-        """Keep it no longer."""
-        if self._jobs.pop(job_id, None) is not None:
-            self._sorted = None
-
-    def version(self, job_id: str) -> int:
-        """The version of the job that is kept; 0 when none is."""
-        job = self._jobs.get(job_id)
-        return 0 if job is None else job.version
-
-    def clear(self) -> None:
-        """Keep none."""
-        self._jobs.clear()
-        self._sorted = None
-
-    def all(self) -> list[JobRow]:
-        """Those kept, in order."""
-        if self._sorted is None:
-            self._sorted = sorted(self._jobs.values(), key=self._order)
-        return self._sorted
-
-
 @dataclass(slots=True)
 class Overview:
-    """The state of the view. Not safe for threads: who shares it holds a lock."""
+    """The state of the view. Not safe for threads: its owner holds a lock."""
 
     server: str
     counts: dict[State, int] = field(default_factory=dict)
     job_types: list[JobTypeRow] = field(default_factory=list)
-    job_types_left_out: int = 0
+    job_types_omitted: int = 0
     counted: datetime | None = None
-    """When the counts were told last."""
-    running: JobList = field(default_factory=lambda: JobList(_by_start))
-    retrying: JobList = field(default_factory=lambda: JobList(_by_retry))
+    """When the counts last came."""
+    running: JobList = field(default_factory=lambda: JobList(longest_running_first))
+    retrying: JobList = field(default_factory=lambda: JobList(next_retry_first))
     events: deque[EventRow] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT_MAX))
     """The newest last; without progress, which the bars show."""
     away_since: datetime | None = None
-    away_for: str = ""
+    away_reason: str = ""
     """Why the server is away."""
     is_live: bool = False
     """Whether the snapshot is complete."""
-    was_there: bool = False
+    was_connected: bool = False
     """Whether the server has ever answered."""
-    _seconds: deque[tuple[int, int]] = field(default_factory=deque)
+    _events_per_second: deque[tuple[int, int]] = field(default_factory=deque)
     """How many events came in each of the last seconds."""
 
-    def take(self, item: WatchItem, now: datetime) -> None:
-        """An item of the watch."""
+    def update(self, item: WatchItem, now: datetime) -> None:
+        """Add an item of the watch."""
         match item:
             case Event():
-                self._event(item, now)
+                self._add_event(item, now)
             case SnapshotJob(job):
-                self._job(job)
+                self._add_job(job)
             case SnapshotStarted():
                 self.running.clear()
                 self.retrying.clear()
@@ -134,31 +83,31 @@ class Overview:
             case Synced():
                 self.is_live = True
 
-    def _event(self, event: Event, now: datetime) -> None:
-        self._job(event.job)
+    def _add_event(self, event: Event, now: datetime) -> None:
+        self._add_job(event.job)
         second = int(now.timestamp())
-        if not self._seconds or self._seconds[-1][0] != second:
-            self._seconds.append((second, 0))
-            self._trim(second)
-        self._seconds[-1] = (second, self._seconds[-1][1] + 1)
+        if not self._events_per_second or self._events_per_second[-1][0] != second:
+            self._events_per_second.append((second, 0))
+            self._drop_old_seconds(second)
+        self._events_per_second[-1] = (second, self._events_per_second[-1][1] + 1)
         if event.type is not EventType.PROGRESS:
             self.events.append(EventRow.of(event))
 
-    def _job(self, job: Job) -> None:
-        """Keep the job where it belongs, unless what is known of it is newer: pages and events overlap."""
+    def _add_job(self, job: Job) -> None:
+        """Put the job into the list that it belongs to, unless a newer version is known: pages and events overlap."""
         if job.version < max(self.running.version(job.id), self.retrying.version(job.id)):
             return
         row = JobRow.of(job)
-        # Of those that wait, only retries: that a first attempt waits is what QUEUED counts.
+        # Of the waiting jobs only retries are listed: QUEUED counts those that wait for their first attempt.
         is_retry = row.phase is Phase.RETRYING or (row.phase is Phase.WAITING and row.attempt > 0)
-        for kept, belongs in ((self.running, row.phase is Phase.RUNNING), (self.retrying, is_retry)):
+        for jobs, belongs in ((self.running, row.phase is Phase.RUNNING), (self.retrying, is_retry)):
             if belongs:
-                kept.put(row)
+                jobs.put(row)
             else:
-                kept.discard(job.id)
+                jobs.discard(job.id)
 
-    def count(self, stats: Stats, now: datetime) -> None:
-        """What GetStats told."""
+    def set_counts(self, stats: Stats, now: datetime) -> None:
+        """Take the counts from the statistics."""
         self.counted = now
         self.counts = dict(stats.total.stored)
         busiest = sorted(stats.job_types.values(), key=lambda each: (-sum(each.stored.values()), each.job_type))
@@ -175,23 +124,68 @@ class Overview:
             )
             for each in busiest[:JOB_TYPES_KEPT_MAX]
         ]
-        self.job_types_left_out = len(busiest) - len(self.job_types)
+        self.job_types_omitted = len(busiest) - len(self.job_types)
 
-    def broken(self, why: str, now: datetime) -> None:
-        """The connection is lost."""
+    def counts_are_old(self, now: datetime) -> bool:
+        """Whether the counts have not been refreshed for too long."""
+        return self.counted is not None and now - self.counted > COUNTS_OLD_AFTER
+
+    def connection_lost(self, reason: str, now: datetime) -> None:
+        """The server is away."""
         if self.away_since is None:
             self.away_since = now
-        self.away_for = safe(why)
+        self.away_reason = safe(reason)
 
-    def answered(self) -> None:
-        """The server is there."""
-        self.away_since, self.away_for, self.was_there = None, "", True
+    def connected(self) -> None:
+        """The server has answered."""
+        self.away_since, self.away_reason, self.was_connected = None, "", True
 
-    def rate(self, now: datetime) -> float:
-        """Events a second, lately."""
-        self._trim(int(now.timestamp()))
-        return sum(number for _, number in self._seconds) / RATE_OVER.total_seconds()
+    def connection_texts(self, now: datetime) -> Sequence[str]:
+        """The state of the connection, from the longest text to the shortest."""
+        if self.away_since is not None:
+            verb = "reconnecting" if self.was_connected else "connecting"
+            since = f"{verb} since {clock(self.away_since)}"
+            return f"{since} ({short_span((now - self.away_since).total_seconds())})", since
+        if not self.is_live:
+            return ("reading the jobs …",)
+        return f"live, {self.event_rate(now):,.1f} events/s", "live"
 
-    def _trim(self, second: int) -> None:
-        while self._seconds and self._seconds[0][0] <= second - RATE_OVER.total_seconds():
-            self._seconds.popleft()
+    def event_rate(self, now: datetime) -> float:
+        """Events per second, recently."""
+        self._drop_old_seconds(int(now.timestamp()))
+        return sum(number for _, number in self._events_per_second) / RATE_PERIOD.total_seconds()
+
+    def _drop_old_seconds(self, second: int) -> None:
+        while self._events_per_second and self._events_per_second[0][0] <= second - RATE_PERIOD.total_seconds():
+            self._events_per_second.popleft()
+
+    @property
+    def waiting_retries(self) -> int:
+        """How many retries are due and wait for a worker. Their state is already PROCESSING."""
+        return sum(job.phase is Phase.WAITING for job in self.retrying.all())
+
+    def running_title(self, shown: int) -> str:
+        """How many of the running jobs are shown."""
+        counted = self.counts.get(State.PROCESSING, 0) - self.waiting_retries
+        return _shown_of(shown, len(self.running.all()), counted)
+
+    def retries_title(self, shown: int) -> str:
+        """How many of the retries are shown, and how many wait for a worker."""
+        waiting = self.waiting_retries
+        title = _shown_of(shown, len(self.retrying.all()), self.counts.get(State.RETRYING, 0) + waiting)
+        return title + (f", {count(waiting)} waiting for a worker" if waiting else "")
+
+    def job_types_title(self, shown: int) -> str:
+        """How many of the job types are shown."""
+        number = len(self.job_types) + self.job_types_omitted
+        return shown_of(shown, number)
+
+
+def _shown_of(shown: int, kept: int, counted: int) -> str:
+    """How many of how many. Only the server's count includes jobs beyond those that are kept."""
+    return shown_of(shown, max(kept, counted) if kept >= JOBS_KEPT_MAX else kept)
+
+
+def shown_of(shown: int, number: int) -> str:
+    """How many of how many are shown: "5 of 20", or "5" if these are all."""
+    return f"{count(shown)} of {count(number)}" if number > shown else count(number)

@@ -1,8 +1,8 @@
-"""What a view calls a job: one word for one thing, in ``top``, ``watch``, ``get``, ``list`` and the demo.
+"""The phase of a job: the same word for the same thing in ``top``, ``watch``, ``get``, ``list`` and the demo.
 
 A name in capitals (PROCESSING) is a state of the contract, and a number beside it counts the jobs in that state, as
-GetStats does. The words below are for people. They tell apart what one state holds: an attempt that the server has
-begun is PROCESSING, but until a worker takes it nobody works on it.
+GetStats does. Phases are for people, and separate what one state combines: an attempt that the server has begun is
+PROCESSING, but nobody works on it until a worker has claimed it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ class Phase(StrEnum):
     """What is happening to a job."""
 
     WAITING = "waiting"
-    """For a worker, to take its first attempt (QUEUED) or a later one (PROCESSING, not claimed)."""
+    """Waiting for a worker to claim its first attempt (QUEUED) or a later one (PROCESSING, not claimed)."""
     RUNNING = "running"
-    """A worker has its attempt (PROCESSING, claimed)."""
+    """A worker has claimed its attempt (PROCESSING, claimed)."""
     RETRYING = "retrying"
     """Its retry is not due yet (RETRYING)."""
     FAILED = "failed"
-    """It rests until somebody retries or cancels it (FAILED)."""
+    """It stays until it is retried or cancelled by a call (FAILED)."""
     ENDED = "ended"
     """Nothing follows (COMPLETED, PERMANENTLY_FAILED, CANCELLED)."""
     UNKNOWN = "unknown"
-    """The state is one that this version does not name."""
+    """The state is one that this version does not know."""
 
 
 _PHASES = {

@@ -1,27 +1,34 @@
-"""What the live views keep of a job and an event: the little that a line shows, whatever the job carries."""
+"""Jobs and events as rows: the few values that a line shows, whatever the job carries."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from jobstate_client.core.states import EventType
 from jobstate_client.core.values import Event, Job
 from jobstate_client.views.phase import Phase, phase_of
-from jobstate_client.views.summaries import event_summary, kind
-from jobstate_client.views.text import safe
+from jobstate_client.views.summaries import event_name, event_summary
+from jobstate_client.views.text import safe, short_span
 
 NOTE_CHARACTERS_MAX = 200
-"""Of a message or error, what is kept: a line of a wide terminal. A message may have 4 KiB, an error more."""
+"""Characters kept of a message or an error: one line of a wide terminal. A message may have 4 KiB, an error more."""
+
+UNCHANGED_AFTER = timedelta(minutes=1)
+"""Time without an event after which a running job is marked. Its worker may still send heartbeats."""
+
+DEADLINE_NEAR = timedelta(seconds=10)
+"""Time before its timeout from which a running job is marked."""
 
 
-def _short(text: str) -> str:
+def short_note(text: str) -> str:
+    """The beginning of a text, safe for a terminal."""
     return safe(text[:NOTE_CHARACTERS_MAX])
 
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """A job on a line. Its texts are safe for a terminal."""
+    """A job on one line. Its texts are safe for a terminal."""
 
     id: str
     job_type: str
@@ -41,7 +48,7 @@ class JobRow:
 
     @classmethod
     def of(cls, job: Job) -> JobRow:
-        """What is kept of this job."""
+        """The row of this job."""
         error = job.last_error
         return cls(
             id=safe(job.id),
@@ -49,7 +56,7 @@ class JobRow:
             phase=phase_of(job.state, claimed=job.claimed),
             version=job.version,
             progress=job.progress,
-            message=_short(job.progress_message),
+            message=short_note(job.progress_message),
             attempt=job.attempt,
             start_time=job.start_time,
             claim_time=job.claim_time,
@@ -58,29 +65,68 @@ class JobRow:
             next_retry_time=job.next_retry_time,
             retry_count=job.retry_count,
             max_retries=job.max_retries,
-            error="" if error is None else _short(error.code or error.message),
+            error="" if error is None else short_note(error.code or error.message),
         )
+
+    def running_time(self, now: datetime) -> str:
+        """How long its worker has had the attempt."""
+        return "" if self.claim_time is None else _since(self.claim_time, now)
+
+    def running_note(self, now: datetime) -> str:
+        """What matters about a running job."""
+        notes = []
+        if self.deadline is not None and now < self.deadline <= now + DEADLINE_NEAR:
+            notes.append(f"times out in {_since(now, self.deadline)}")
+        if self.update_time is not None and now - self.update_time >= UNCHANGED_AFTER:
+            notes.append(f"unchanged for {_since(self.update_time, now)}")
+        if self.attempt > 1:
+            notes.append(f"attempt {self.attempt}")
+        if self.message:
+            notes.append(self.message)
+        return ", ".join(notes)
+
+    def retry_due(self, now: datetime) -> str:
+        """When the retry of the job is due."""
+        wait = 0.0 if self.next_retry_time is None else (self.next_retry_time - now).total_seconds()
+        # Rounded up, so that "0s" is never shown.
+        return f"in {short_span(wait + 0.999)}" if wait > 0 else "due"
+
+    @property
+    def retry_number(self) -> str:
+        """Which of its retries it is."""
+        return f"retry {self.retry_count} of {self.max_retries}"
+
+    def retry_note(self, now: datetime) -> str:
+        """What matters about a job that is to be retried."""
+        if self.phase is not Phase.WAITING:
+            return self.error
+        waited = "" if self.start_time is None else f"{_since(self.start_time, now)} "
+        return f"waits {waited}for a worker" + (f", {self.error}" if self.error else "")
+
+
+def _since(start: datetime, end: datetime) -> str:
+    return short_span((end - start).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """An event on a line. Its texts are safe for a terminal."""
+    """An event on one line. Its texts are safe for a terminal."""
 
     time: datetime
     type: EventType
-    kind: str
+    name: str
     job_id: str
     job_type: str
-    told: str
+    summary: str
 
     @classmethod
     def of(cls, event: Event) -> EventRow:
-        """What is kept of this event."""
+        """The row of this event."""
         return cls(
             time=event.time,
             type=event.type,
-            kind=safe(kind(event)),
+            name=safe(event_name(event)),
             job_id=safe(event.job.id),
             job_type=safe(event.job.job_type),
-            told=_short(event_summary(event)),
+            summary=short_note(event_summary(event)),
         )

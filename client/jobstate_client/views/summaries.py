@@ -1,4 +1,4 @@
-"""Jobs and events in words for people."""
+"""Jobs and events in words, for people."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from jobstate_client.views.text import clock, counted, span
 
 PREFIX = "processing-job."
 
-WAIT_TOLD_FROM = timedelta(seconds=1)
-"""What an attempt waited for a worker is told from here on. A shorter wait is how quick workers are."""
+WAIT_SHOWN_FROM = timedelta(seconds=1)
+"""Shortest wait for a worker that is worth showing: every attempt waits for less than this."""
 
 _DECISIONS = {
     RetryDecision.NOT_RETRYABLE: "not retryable",
@@ -21,40 +21,40 @@ _DECISIONS = {
 }
 
 
-def kind(event: Event) -> str:
-    """The name of an event without what all have in common."""
+def event_name(event: Event) -> str:
+    """The name of an event without the common prefix."""
     return event.name.removeprefix(PREFIX)
 
 
 def event_summary(event: Event) -> str:
-    """What an event tells beyond its kind and job."""
+    """The details of an event, beside its name and job."""
     job, detail = event.job, event.detail
-    told = ""
+    text = ""
     match event.type:
         case EventType.QUEUED if job.source_id:
-            told = f"source {job.source_id}"
+            text = f"source {job.source_id}"
         case EventType.STARTED:
-            told = f"attempt {job.attempt}"
-            told += ", waits for a worker" if detail.resumed else _by(job.worker, detail.waited)
+            text = f"attempt {job.attempt}"
+            text += ", waits for a worker" if detail.resumed else _by(job.worker, detail.waited)
         case EventType.CLAIMED:
-            told = f"attempt {job.attempt}{_by(detail.worker, detail.waited)}"
+            text = f"attempt {job.attempt}{_by(detail.worker, detail.waited)}"
         case EventType.PROGRESS:
-            told = _joined(f"{job.progress} %", job.progress_message)
+            text = _joined(f"{job.progress} %", job.progress_message)
         case EventType.COMPLETED:
-            told = _joined(f"attempt {job.attempt}", counted(job.result_count, "result") if job.result_count else "")
+            text = _joined(f"attempt {job.attempt}", counted(job.result_count, "result") if job.result_count else "")
         case EventType.FAILED:
-            told = _joined(_failure(job), _decision(event))
+            text = _joined(_failure(job), _decision(event))
         case EventType.RETRYING:
-            told = f"retry {job.retry_count} of {job.max_retries} in {span(detail.delay)}"
+            text = f"retry {job.retry_count} of {job.max_retries} in {span(detail.delay)}"
         case EventType.PERMANENTLY_FAILED:
-            told = _decision(event)
+            text = _decision(event)
         case EventType.CANCELLED:
-            told = detail.reason
+            text = detail.reason
         case EventType.STALE_DETECTED:
-            told = f"attempt {job.attempt}, last heard {clock(detail.heard_time)}"
+            text = f"attempt {job.attempt}, last report {clock(detail.heard_time)}"
         case EventType.USAGE:
-            told = f"attempt {detail.attempt} used {detail.tokens:,} tokens, cost {detail.cost:g}"
-    return told
+            text = f"attempt {detail.attempt} used {detail.tokens:,} tokens, cost {detail.cost:g}"
+    return text
 
 
 def _decision(event: Event) -> str:
@@ -63,10 +63,10 @@ def _decision(event: Event) -> str:
 
 
 def job_note(job: Job, now: datetime | None = None) -> str:
-    """What matters of a job in its present state."""
+    """A note about a job: what matters in its present state."""
     match job.state:
         case State.PROCESSING if phase_of(job.state, claimed=job.claimed) is Phase.WAITING:
-            return f"attempt {job.attempt} waits for a worker, {waiting(job, now)} so far"
+            return f"attempt {job.attempt} waits for a worker, {waiting_time(job, now)} so far"
         case State.PROCESSING:
             return job.progress_message
         case State.RETRYING if job.next_retry_time is not None:
@@ -82,20 +82,20 @@ def job_note(job: Job, now: datetime | None = None) -> str:
     return ""
 
 
-def waiting(job: Job, now: datetime | None = None) -> str:
-    """How long the job has been waiting for a worker; empty when it is not. Never negative."""
+def waiting_time(job: Job, now: datetime | None = None) -> str:
+    """How long the job has been waiting for a worker; empty if it is not. Never negative."""
     if job.waiting_since is None:
         return ""
     return span(max(timedelta(), (now or datetime.now(UTC)) - job.waiting_since))
 
 
 def change_summary(job: Job) -> str:
-    """What became of a job by a change: all after its id and state."""
+    """The outcome of a change to a job, beside its id and state."""
     parts = [f"attempt {job.attempt}" if job.attempt else ""]
     phase = phase_of(job.state, claimed=job.claimed)
     if phase is Phase.RUNNING and job.progress:
         parts.append(f"{job.progress} %")
-    # The number of the attempt has been told.
+    # The number of the attempt is shown already.
     is_resumed = phase is Phase.WAITING and job.attempt > 0
     parts.append("waits for a worker" if is_resumed else job_note(job))
     return _joined(*parts)
@@ -109,8 +109,8 @@ def _failure(job: Job) -> str:
 
 
 def _by(worker: str, waited: timedelta | None) -> str:
-    """Who took an attempt, and how long it had waited, where that is worth a word."""
-    wait = f", waited {span(waited)}" if waited is not None and waited >= WAIT_TOLD_FROM else ""
+    """The worker that claimed an attempt, and how long the attempt had waited, if that is worth showing."""
+    wait = f", waited {span(waited)}" if waited is not None and waited >= WAIT_SHOWN_FROM else ""
     return (f" by {worker}" if worker else "") + wait
 
 

@@ -1,6 +1,6 @@
-"""Texts for people: made safe for a terminal, times, spans and numbers as they are written everywhere here.
+"""Texts for people: safe for a terminal, with one format for times, spans and numbers.
 
-What a job carries was written by others. None of it may reach a terminal as it is: an escape sequence could move the
+The texts in a job were written by others, and must not reach a terminal unchanged: an escape sequence could move the
 cursor, rename the window or hide a line, and a character without a width breaks every column.
 """
 
@@ -10,16 +10,16 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 
 MARKS_MAX = 2
-"""Combining marks kept on one letter. More than two is no language, but a tower that covers the lines above."""
+"""Combining marks kept on one letter. No language needs more than two, and a stack of them covers the lines above."""
 
 _SPANS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
 def safe(text: str) -> str:
-    """The text on one line, with nothing in it that a terminal would obey.
+    """The text on one line, without anything that a terminal would interpret.
 
-    Control characters, line ends and what turns the direction of writing are written out (``\\x1b``). Joiners and
-    variation selectors are left out: terminals do not agree on how wide they make what they join.
+    Control characters, line ends and direction marks are escaped (``\\x1b``). Joiners and variation selectors are
+    removed: terminals do not agree on the width of what they join.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -60,7 +60,7 @@ def instant(moment: datetime | None) -> str:
 
 
 def exact(moment: datetime) -> str:
-    """Date and time as RFC 3339 has them, to the microsecond, which is what the server keeps."""
+    """Date and time in RFC 3339, to the microsecond, which is the precision of the server."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
@@ -97,7 +97,7 @@ def short_span(seconds: float) -> str:
 
 
 def count(number: int) -> str:
-    """A number with its thousands apart."""
+    """A number with thousands separators."""
     return f"{number:,}"
 
 

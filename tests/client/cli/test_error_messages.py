@@ -71,13 +71,13 @@ def test_no_answer_in_time_exits_with_3() -> None:
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("127.0.0.1", "names no port; write 127.0.0.1:50051"),
-        ("jobs.example", "names no port; write jobs.example:50051"),
-        ("http://127.0.0.1:50051", "named without http://; write 127.0.0.1:50051"),
-        ("http://jobs.example/", "named without http://; write jobs.example:50051"),
-        ("https://jobs.example", "named without https://; write jobs.example:443 and --tls"),
+        ("127.0.0.1", "has no port; write 127.0.0.1:50051"),
+        ("jobs.example", "has no port; write jobs.example:50051"),
+        ("http://127.0.0.1:50051", "has no http://; write 127.0.0.1:50051"),
+        ("http://jobs.example/", "has no http://; write jobs.example:50051"),
+        ("https://jobs.example", "has no https://; write jobs.example:443 and --tls"),
         ("::1", "write it in brackets, with a port: [::1]:50051"),
-        ("[::1]", "names no port; write [::1]:50051"),
+        ("[::1]", "has no port; write [::1]:50051"),
         ("127.0.0.1:99999", "a port is a number from 1 to 65535"),
         ("127.0.0.1:0", "a port is a number from 1 to 65535"),
         ("127.0.0.1:grpc", "write HOST:PORT"),
@@ -154,8 +154,8 @@ def test_an_attempt_that_has_not_begun_is_told_from_one_that_is_over(server: Job
 
     assert (early.code, ahead.code, right.code, late.code) == (1, 1, 0, 1)
     assert "Write --attempt 1." in ahead.err
-    assert "jobstate start first" in early.err or "go by the job's state" in early.err
-    assert "go by the job's state" in late.err or "That attempt is over" in late.err
+    assert "jobstate start first" in early.err or "The job's state does not allow it" in early.err
+    assert "The job's state does not allow it" in late.err or "That attempt is over" in late.err
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_the_codes_are_those_that_scripts_know() -> None:
         "REFUSED": 1,
         "USAGE": 2,
         "LATER": 3,
-        "BAD_NEWS": 4,
+        "BAD_STATE": 4,
         "INTERRUPTED": 130,
         "BROKEN_PIPE": 141,
     }

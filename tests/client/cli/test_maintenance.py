@@ -19,13 +19,13 @@ def test_check_stale_fails_silent_attempts(server: JobstateServer, client: Clien
     assert dry.out == "1 job would be failed as stale.\n  first\n"
     assert done.json == {"job_ids": ["first"], "count": "1"}
     assert client.get("first").state is State.FAILED
-    assert run(server, "maintenance", "check-stale").out == "0 jobs found stale and failed.\n"
+    assert run(server, "maintenance", "check-stale").out == "0 jobs failed as stale.\n"
 
 
 def test_retry_failed_tells_what_it_moved(server: JobstateServer, client: Client) -> None:
     client.fail(client.start(client.create("resting")), "RATE")
 
-    assert run(server, "maintenance", "retry-failed").out == "0 jobs moved.\n"
+    assert run(server, "maintenance", "retry-failed").out == "0 jobs changed.\n"
     assert run(server, "maintenance", "retry-failed", "--dry-run", "--json").json == {"job_ids": [], "count": "0"}
 
 

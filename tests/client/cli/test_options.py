@@ -81,7 +81,7 @@ def test_the_address_left_out_is_the_librarys() -> None:
 
 
 def test_the_server_is_named_before_the_command_after_it_or_by_the_environment(server: JobstateServer) -> None:
-    here, nowhere = ["--server", server.address], ["--server", NOWHERE, "--timeout", "100ms"]
+    here, nowhere = ["--server", server.address], ["--server", NOWHERE]
 
     assert run_alone(*here, "list").code == 0
     assert run_alone("list", *here).code == 0

@@ -9,8 +9,8 @@ import pytest
 
 from jobstate.v1 import event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_client import Client, NewJob, State
-from jobstate_client.cli.commands.queries import SHOWN_TO_PEOPLE
-from jobstate_client.cli.terminal.json_output import INT64
+from jobstate_client.cli.commands.queries import TERMINAL_LIMIT
+from jobstate_client.cli.terminal.json_output import int64_fields
 from jobstate_client.cli.terminal.output import ROWS_AT_ONCE
 from jobstate_client.testing import JobstateServer
 
@@ -171,7 +171,7 @@ def test_a_pipe_gets_all_jobs_and_a_person_the_newest(server: JobstateServer, cl
 
     assert len(piped.out.splitlines()) == 1 + number
     assert piped.err == ""
-    assert len(shown.out.splitlines()) == 1 + SHOWN_TO_PEOPLE
+    assert len(shown.out.splitlines()) == 1 + TERMINAL_LIMIT
     assert "--limit 0 lists all" in shown.err
     assert len(run(server, "list", "--limit", "0", terminal=True).out.splitlines()) == 1 + number
 
@@ -211,7 +211,7 @@ def test_what_is_text_in_json_is_what_the_contract_has_in_64_bits() -> None:
                     kinds[field.cpp_type == field.CPPTYPE_INT64].add(field.name)
 
     assert not kinds[True] & kinds[False]
-    assert kinds[True] - {"batch"} == INT64
+    assert kinds[True] == int64_fields()
 
 
 def test_a_listing_of_nothing_has_its_heading(server: JobstateServer) -> None:
@@ -288,7 +288,7 @@ def test_types_lists_the_policies(server: JobstateServer, client: Client) -> Non
     row = next(line for line in told.splitlines() if line.startswith("resting"))
 
     assert row.split() == ["resting", "3", "none", "1s", "1m", "0%", "15m", "no"]
-    assert told.splitlines()[-1] == "A job type that is not listed follows the type default."
+    assert told.splitlines()[-1] == "A job type that is not listed follows the policy named default."
     assert as_json["strict_job_types"] is False
     assert {each["name"] for each in as_json["job_types"]} == {each.name for each in client.job_types().types}
 

@@ -15,13 +15,15 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from jobstate_client import Client, Event, EventType, Job, JobError, SnapshotJob, SnapshotStarted, State, Synced
-from jobstate_client.cli.terminal.live_watch import RUNNING_JOBS_MAX, LivePrinter, RunningJobs
-from jobstate_client.cli.terminal.top_screen import COUNTS_OLD_AFTER, Size, frame
+from jobstate_client.cli.terminal.live_watch import LivePrinter, bars
+from jobstate_client.cli.terminal.top_screen import Size, frame
 from jobstate_client.core.inspection import Stats, TypeStats
 from jobstate_client.core.values import Detail
 from jobstate_client.testing import JobstateServer
-from jobstate_client.views.overview import EVENTS_KEPT_MAX, JOB_TYPES_KEPT_MAX, JOBS_KEPT_MAX, Overview
+from jobstate_client.views.job_list import JOBS_KEPT_MAX
+from jobstate_client.views.overview import COUNTS_OLD_AFTER, EVENTS_KEPT_MAX, JOB_TYPES_KEPT_MAX, Overview
 from jobstate_client.views.rows import NOTE_CHARACTERS_MAX
+from jobstate_client.views.running_jobs import RUNNING_JOBS_MAX, RunningJobs
 
 from .support import run
 
@@ -57,30 +59,32 @@ def some_stats(*names: str, **stored: int) -> Stats:
     return Stats({name: replace(base, job_type=name) for name in names}, base)
 
 
-def texts(board: Overview, width: int, height: int, now: datetime = NOW) -> list[str]:
-    return [line.plain for line in frame(board, Size(width, height), now)]
+def texts(overview: Overview, width: int, height: int, now: datetime = NOW) -> list[str]:
+    return [line.plain for line in frame(overview, Size(width, height), now)]
 
 
 @pytest.fixture
-def board() -> Overview:
+def overview() -> Overview:
     """A board with something everywhere."""
-    board = Overview("127.0.0.1:50051")
-    board.take(SnapshotStarted(), NOW)
+    overview = Overview("127.0.0.1:50051")
+    overview.update(SnapshotStarted(), NOW)
     for number in range(40):
-        board.take(SnapshotJob(a_job(f"running-{number:02}", version=number + 1)), NOW)
+        overview.update(SnapshotJob(a_job(f"running-{number:02}", version=number + 1)), NOW)
     error = JobError("RATE_LIMITED", "slow down", True, None, 1, NOW)
     due = NOW + timedelta(seconds=12)
-    board.take(SnapshotJob(a_job("waiting", State.RETRYING, next_retry_time=due, retry_count=1, last_error=error)), NOW)
-    board.take(Synced("cursor"), NOW)
+    overview.update(
+        SnapshotJob(a_job("waiting", State.RETRYING, next_retry_time=due, retry_count=1, last_error=error)), NOW
+    )
+    overview.update(Synced("cursor"), NOW)
     for number in range(60):
-        board.take(an_event(a_job(f"done-{number:02}", State.COMPLETED, version=99), EventType.COMPLETED), NOW)
-    board.count(some_stats("clean_transcript", "resting", PROCESSING=40, RETRYING=1, COMPLETED=1_234_567), NOW)
-    return board
+        overview.update(an_event(a_job(f"done-{number:02}", State.COMPLETED, version=99), EventType.COMPLETED), NOW)
+    overview.set_counts(some_stats("clean_transcript", "resting", PROCESSING=40, RETRYING=1, COMPLETED=1_234_567), NOW)
+    return overview
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_the_picture_fills_the_screen_and_no_more(board: Overview, width: int, height: int) -> None:
-    lines = texts(board, width, height)
+def test_the_picture_fills_the_screen_and_no_more(overview: Overview, width: int, height: int) -> None:
+    lines = texts(overview, width, height)
 
     assert len(lines) == height
     assert max(map(cell_len, lines)) <= width
@@ -89,12 +93,12 @@ def test_the_picture_fills_the_screen_and_no_more(board: Overview, width: int, h
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 250), st.integers(1, 80), st.text(max_size=40))
 def test_no_size_and_no_text_breaks_the_picture(width: int, height: int, text: str) -> None:
-    board = Overview(text)
-    board.take(SnapshotJob(a_job(text, progress_message=text, job_type=text)), NOW)
-    board.take(an_event(a_job("x", State.CANCELLED), EventType.CANCELLED, reason=text), NOW)
-    board.broken(text, NOW)
-    board.count(some_stats(text or "x", QUEUED=10**12), NOW)
-    lines = texts(board, width, height)
+    overview = Overview(text)
+    overview.update(SnapshotJob(a_job(text, progress_message=text, job_type=text)), NOW)
+    overview.update(an_event(a_job("x", State.CANCELLED), EventType.CANCELLED, reason=text), NOW)
+    overview.connection_lost(text, NOW)
+    overview.set_counts(some_stats(text or "x", QUEUED=10**12), NOW)
+    lines = texts(overview, width, height)
 
     assert len(lines) <= height
     assert all(cell_len(line) <= width for line in lines)
@@ -102,8 +106,8 @@ def test_no_size_and_no_text_breaks_the_picture(width: int, height: int, text: s
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_everything_asked_for_is_on_every_screen(board: Overview, width: int, height: int) -> None:
-    shown = "\n".join(texts(board, width, height))
+def test_everything_asked_for_is_on_every_screen(overview: Overview, width: int, height: int) -> None:
+    shown = "\n".join(texts(overview, width, height))
 
     for part in (
         "live, 6.0 events/s",
@@ -129,108 +133,108 @@ def test_everything_asked_for_is_on_every_screen(board: Overview, width: int, he
         assert part in shown, part
 
 
-def test_a_wide_screen_shows_job_types_too(board: Overview) -> None:
-    shown = texts(board, 200, 50)
+def test_a_wide_screen_shows_job_types_too(overview: Overview) -> None:
+    shown = texts(overview, 200, 50)
 
     assert any("Job types 2" in line for line in shown)
     assert any("resting" in line and "50.0%" in line for line in shown)
 
 
-def test_markup_in_texts_is_shown_as_it_is(board: Overview) -> None:
-    board.take(an_event(a_job("m", progress_message="[bold red]x[/]", version=5), EventType.PROGRESS), NOW)
+def test_markup_in_texts_is_shown_as_it_is(overview: Overview) -> None:
+    overview.update(an_event(a_job("m", progress_message="[bold red]x[/]", version=5), EventType.PROGRESS), NOW)
 
-    assert "[bold red]x[/]" in "\n".join(texts(board, 200, 50))
+    assert "[bold red]x[/]" in "\n".join(texts(overview, 200, 50))
 
 
-def test_a_lost_server_is_told_with_since_when_and_why(board: Overview) -> None:
-    board.broken("UNAVAILABLE", NOW)
-    board.broken("DEADLINE", NOW + timedelta(seconds=70))
+def test_a_lost_server_is_told_with_since_when_and_why(overview: Overview) -> None:
+    overview.connection_lost("UNAVAILABLE", NOW)
+    overview.connection_lost("DEADLINE", NOW + timedelta(seconds=70))
     later = NOW + timedelta(minutes=2)
 
-    assert "connecting since 12:00:00Z (2m)" in texts(board, 80, 24, later)[0]
-    board.answered()
-    board.broken("DEADLINE", NOW)
-    assert "reconnecting since 12:00:00Z (2m)" in texts(board, 120, 30, later)[0]
-    assert "reconnecting since 12:00:00Z" in texts(board, 80, 24, later)[0]
-    assert texts(board, 80, 24, later)[1].rstrip() == "DEADLINE"
-    board.answered()
-    assert "live" in texts(board, 80, 24, later)[0]
+    assert "connecting since 12:00:00Z (2m)" in texts(overview, 80, 24, later)[0]
+    overview.connected()
+    overview.connection_lost("DEADLINE", NOW)
+    assert "reconnecting since 12:00:00Z (2m)" in texts(overview, 120, 30, later)[0]
+    assert "reconnecting since 12:00:00Z" in texts(overview, 80, 24, later)[0]
+    assert texts(overview, 80, 24, later)[1].rstrip() == "DEADLINE"
+    overview.connected()
+    assert "live" in texts(overview, 80, 24, later)[0]
 
 
 def test_before_the_snapshot_is_complete_it_says_so() -> None:
-    board = Overview("127.0.0.1:50051")
+    overview = Overview("127.0.0.1:50051")
 
-    assert "reading the jobs …" in texts(board, 80, 24)[0]
-    assert texts(board, 80, 24)[2].split() == ["–"] * 7
+    assert "reading the jobs …" in texts(overview, 80, 24)[0]
+    assert texts(overview, 80, 24)[2].split() == ["–"] * 7
 
 
-def test_old_counts_are_dimmed(board: Overview) -> None:
-    fresh = frame(board, Size(80, 24), NOW)[2]
-    old = frame(board, Size(80, 24), NOW + COUNTS_OLD_AFTER * 2)[2]
+def test_old_counts_are_dimmed(overview: Overview) -> None:
+    fresh = frame(overview, Size(80, 24), NOW)[2]
+    old = frame(overview, Size(80, 24), NOW + COUNTS_OLD_AFTER * 2)[2]
 
     assert {str(span.style) for span in old.spans} == {"dim"}
     assert {str(span.style) for span in fresh.spans} > {"dim"}
 
 
-def test_memory_is_bounded_whatever_comes(board: Overview) -> None:
+def test_memory_is_bounded_whatever_comes(overview: Overview) -> None:
     for number in range(JOBS_KEPT_MAX + 50):
-        board.take(SnapshotJob(a_job(f"many-{number}", progress_message="x" * 4_096)), NOW)
+        overview.update(SnapshotJob(a_job(f"many-{number}", progress_message="x" * 4_096)), NOW)
         later = NOW + timedelta(seconds=number)
-        board.take(SnapshotJob(a_job(f"later-{number}", State.RETRYING, next_retry_time=later)), NOW)
-        board.take(an_event(a_job(f"gone-{number}", State.CANCELLED), EventType.CANCELLED), NOW)
-    board.count(some_stats(*(f"type-{number}" for number in range(1_000)), PROCESSING=5_000), NOW)
+        overview.update(SnapshotJob(a_job(f"later-{number}", State.RETRYING, next_retry_time=later)), NOW)
+        overview.update(an_event(a_job(f"gone-{number}", State.CANCELLED), EventType.CANCELLED), NOW)
+    overview.set_counts(some_stats(*(f"type-{number}" for number in range(1_000)), PROCESSING=5_000), NOW)
 
-    assert len(board.running.all()) == len(board.retrying.all()) == JOBS_KEPT_MAX
-    assert len(board.events) == EVENTS_KEPT_MAX
-    assert len(board.job_types) == JOB_TYPES_KEPT_MAX
-    assert max(len(job.message) for job in board.running.all()) == NOTE_CHARACTERS_MAX
-    assert board.retrying.all()[0].id == "waiting" or board.retrying.all()[0].id == "later-0"
-    assert any("Running 8 of 5,000" in line for line in texts(board, 80, 24))
+    assert len(overview.running.all()) == len(overview.retrying.all()) == JOBS_KEPT_MAX
+    assert len(overview.events) == EVENTS_KEPT_MAX
+    assert len(overview.job_types) == JOB_TYPES_KEPT_MAX
+    assert max(len(job.message) for job in overview.running.all()) == NOTE_CHARACTERS_MAX
+    assert overview.retrying.all()[0].id == "waiting" or overview.retrying.all()[0].id == "later-0"
+    assert any("Running 8 of 5,000" in line for line in texts(overview, 80, 24))
 
 
 def test_the_longest_at_work_comes_first_and_an_attempt_without_a_worker_is_not_running() -> None:
-    board = Overview("here")
+    overview = Overview("here")
     for job_id, age, claimed in (("b", 5, True), ("a", 50, False), ("c", 20, True)):
         since = NOW - timedelta(seconds=age)
         job = a_job(job_id, start_time=since, claim_time=since if claimed else None, claimed=claimed)
-        board.take(SnapshotJob(job), NOW)
+        overview.update(SnapshotJob(job), NOW)
 
-    shown = "\n".join(texts(board, 120, 24))
+    shown = "\n".join(texts(overview, 120, 24))
 
-    assert [job.id for job in board.running.all()] == ["c", "b"]
+    assert [job.id for job in overview.running.all()] == ["c", "b"]
     assert "Running 2 ─" in shown
     assert "Retries 1, 1 waiting for a worker ─" in shown
     assert "waits 50s for a worker" in shown
 
 
 def test_an_older_copy_never_replaces_a_newer_one() -> None:
-    board = Overview("here")
-    board.take(SnapshotJob(a_job("first", version=5, progress=60)), NOW)
-    board.take(an_event(a_job("first", version=3, progress=20), EventType.PROGRESS), NOW)
-    board.take(an_event(a_job("first", State.RETRYING, version=4), EventType.RETRYING, delay=timedelta()), NOW)
+    overview = Overview("here")
+    overview.update(SnapshotJob(a_job("first", version=5, progress=60)), NOW)
+    overview.update(an_event(a_job("first", version=3, progress=20), EventType.PROGRESS), NOW)
+    overview.update(an_event(a_job("first", State.RETRYING, version=4), EventType.RETRYING, delay=timedelta()), NOW)
 
-    assert [(job.id, job.progress) for job in board.running.all()] == [("first", 60)]
-    assert board.retrying.all() == []
+    assert [(job.id, job.progress) for job in overview.running.all()] == [("first", 60)]
+    assert overview.retrying.all() == []
 
 
 def test_a_job_moves_with_its_state_and_leaves_with_its_end() -> None:
-    board = Overview("here")
-    board.take(an_event(a_job("first", version=1)), NOW)
-    board.take(an_event(a_job("first", State.RETRYING, version=2), EventType.RETRYING, delay=timedelta()), NOW)
-    assert (board.running.all(), [job.id for job in board.retrying.all()]) == ([], ["first"])
-    board.take(an_event(a_job("first", State.COMPLETED, version=3), EventType.COMPLETED), NOW)
-    assert (board.running.all(), board.retrying.all()) == ([], [])
+    overview = Overview("here")
+    overview.update(an_event(a_job("first", version=1)), NOW)
+    overview.update(an_event(a_job("first", State.RETRYING, version=2), EventType.RETRYING, delay=timedelta()), NOW)
+    assert (overview.running.all(), [job.id for job in overview.retrying.all()]) == ([], ["first"])
+    overview.update(an_event(a_job("first", State.COMPLETED, version=3), EventType.COMPLETED), NOW)
+    assert (overview.running.all(), overview.retrying.all()) == ([], [])
 
 
-def test_a_new_snapshot_forgets_what_was_held(board: Overview) -> None:
-    board.take(SnapshotStarted(), NOW)
+def test_a_new_snapshot_forgets_what_was_held(overview: Overview) -> None:
+    overview.update(SnapshotStarted(), NOW)
 
-    assert (board.running.all(), board.retrying.all(), board.is_live) == ([], [], False)
+    assert (overview.running.all(), overview.retrying.all(), overview.is_live) == ([], [], False)
 
 
-def test_the_rate_falls_when_nothing_comes(board: Overview) -> None:
-    assert board.rate(NOW) == 6.0
-    assert board.rate(NOW + timedelta(seconds=30)) == 0.0
+def test_the_rate_falls_when_nothing_comes(overview: Overview) -> None:
+    assert overview.event_rate(NOW) == 6.0
+    assert overview.event_rate(NOW + timedelta(seconds=30)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -243,23 +247,23 @@ def test_the_rate_falls_when_nothing_comes(board: Overview) -> None:
     ],
 )
 def test_what_matters_of_a_job_in_progress_is_noted(fields: dict[str, Any], note: str) -> None:
-    board = Overview("here")
-    board.take(SnapshotJob(a_job("first", **fields)), NOW)
+    overview = Overview("here")
+    overview.update(SnapshotJob(a_job("first", **fields)), NOW)
 
-    assert note in "\n".join(texts(board, 119, 24))
+    assert note in "\n".join(texts(overview, 119, 24))
 
 
 def test_bars_are_bounded_and_give_way_to_the_events() -> None:
-    bars = RunningJobs()
+    running = RunningJobs()
     for number in range(RUNNING_JOBS_MAX + 10):
-        bars.take(a_job(f"job-{number}"))
-    lines = bars.lines(80, 24, NOW)
+        running.update(a_job(f"job-{number}"))
+    lines = bars(running, 80, 24, NOW)
 
     assert len(lines) == 12
     assert lines[0].plain.startswith(f"Running 11 of {RUNNING_JOBS_MAX:,} ─")
     assert "job-10 " in lines[1].plain
-    bars.clear()
-    assert bars.lines(80, 24, NOW) == []
+    running.clear()
+    assert bars(running, 80, 24, NOW) == []
 
 
 def test_bars_leave_room_for_the_echo_of_ctrl_c() -> None:
@@ -274,18 +278,18 @@ def test_bars_leave_room_for_the_echo_of_ctrl_c() -> None:
 
 def test_the_counts_of_a_real_server_are_shown(server: JobstateServer, client: Client) -> None:
     client.create("resting")
-    board = Overview(server.address)
-    board.count(client.stats(), NOW)
+    overview = Overview(server.address)
+    overview.set_counts(client.stats(), NOW)
 
-    assert texts(board, 80, 24)[2].split()[0] == "1"
+    assert texts(overview, 80, 24)[2].split()[0] == "1"
 
 
 def test_a_state_in_capitals_counts_the_same_jobs_wherever_it_stands(server: JobstateServer, client: Client) -> None:
     client.fail(client.start(client.create("resting", id="rests")), "X")
     client.fail(client.start(client.create("resting", id="over")), "X", retryable=False)
-    board = Overview(server.address)
-    board.count(client.stats(), NOW)
-    lines = texts(board, 200, 50)
+    overview = Overview(server.address)
+    overview.set_counts(client.stats(), NOW)
+    lines = texts(overview, 200, 50)
     header = dict(zip(lines[1].split(), lines[2].split(), strict=True))
     head, row = (next(line for line in lines if word in line) for word in ("WAIT P95", "resting"))
     names = head.replace("WAIT P95", "WAIT").split()

@@ -157,7 +157,7 @@ def test_a_cursor_that_cannot_be_kept_ends_the_watch_and_says_why(
     result = run(server, "watch", "--no-follow", "--cursor-file", str(tmp_path / "missing" / "cursor"))
 
     assert result.code == 2
-    assert result.err.startswith(f"jobstate: cannot keep the cursor in {tmp_path}/missing/cursor: No such file")
+    assert result.err.startswith(f"jobstate: cannot store the cursor in {tmp_path}/missing/cursor: No such file")
 
 
 @pytest.mark.parametrize("content", ["two words", "ü", "x" * (CURSOR_BYTES_MAX + 1)])
@@ -169,7 +169,7 @@ def test_a_file_that_holds_something_else_is_not_overwritten(
     result = run(server, "watch", "--no-follow", "--cursor-file", str(file))
 
     assert result.code == 2
-    assert "holds something else than a cursor" in result.err
+    assert "does not contain a cursor" in result.err
     assert file.read_text("utf-8") == content
 
 
@@ -272,11 +272,11 @@ def test_a_watch_goes_on_over_a_restart_of_the_server_and_repeats_nothing(
         lived(client, "first")
         told = read_past(process.stdout, "processing-job.completed")
         server.stop()
-        away = read_past(process.stderr, "goes on when it is back")
+        away = read_past(process.stderr, "resumes when it is back")
         server.start()
         lived(client, "second")
         told += read_past(process.stdout, "processing-job.completed")
-        back = read_past(process.stderr, "is there")
+        back = read_past(process.stderr, "connected to")
     sequences = [json.loads(line)["event"]["sequence"] for line in told]
 
     assert sequences == [str(number) for number in range(1, 9)]
@@ -362,9 +362,9 @@ def test_at_a_terminal_an_outage_is_told_among_the_lines(server: JobstateServer,
     with at_terminal("--server", server.address, "watch", "--from-earliest") as terminal:
         terminal.until(lambda text: "first" in text)
         server.stop()
-        terminal.until(lambda text: "goes on when" in text)
+        terminal.until(lambda text: "resumes when" in text)
         server.start()
-        terminal.until(lambda text: "is there" in text)
+        terminal.until(lambda text: "connected to" in text)
 
 
 def test_a_signal_to_end_puts_the_terminal_back_in_order(server: JobstateServer, client: Client) -> None:

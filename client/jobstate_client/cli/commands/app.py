@@ -1,4 +1,4 @@
-"""The commands of ``jobstate`` under one roof, and what is done about everything that can go wrong in them."""
+"""The group of all commands, and how their errors become exit codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jobstate_client.errors import JobStateError
 
 
 class InOrder(click.Group):
-    """A group whose help lists commands in the order in which they are used, not by the alphabet."""
+    """A group whose help lists commands in the order of their use, not of the alphabet."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in order."""
@@ -35,9 +35,9 @@ class InOrder(click.Group):
 @common_to_all
 @click.version_option(package_name="jobstate-grpc", prog_name=PROGRAM)
 def cli() -> None:
-    """Create, report, follow and look after the jobs of a jobstate server.
+    """Create, report, watch and maintain the jobs of a jobstate server.
 
-    The options below may stand before the command or after it.
+    The options below may be given before the command or after it.
 
     \b
     Exit codes: 0 done · 1 the server refused · 2 wrong usage · 3 no server or no answer, try later
@@ -52,10 +52,10 @@ for _command in (watch, top, stats, types, maintenance, completion):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command. Returns its exit code; whatever goes wrong has been told on standard error."""
+    """Run one command. Returns its exit code; errors have been written to standard error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
-            # A bar or an umlaut must not end a command where the locale has no way to write it.
+            # A character that the locale cannot encode must not end a command.
             stream.reconfigure(errors="backslashreplace")
     try:
         if instruction := os.environ.get(VARIABLE):
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
         code = _invoke(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        _forget_output()
+        _discard_output()
         return Exit.BROKEN_PIPE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -99,17 +99,17 @@ def _invoke(arguments: Sequence[str]) -> int:
 def _report(error: JobStateError, ctx: click.Context) -> int:
     from jobstate_client.cli.commands.error_report import report
 
-    # What was told before comes first.
+    # What was written before the error comes first.
     sys.stdout.flush()
     return report(error, ctx)
 
 
-def _report_usage(told: str, hint: str, arguments: Sequence[str]) -> int:
+def _report_usage(message: str, hint: str, arguments: Sequence[str]) -> int:
     from jobstate_client.cli.commands.error_report import report_usage
 
-    # What is wrong may stand before --json, so that it has not been read as an option.
+    # The mistake may come before --json, which has then not been parsed.
     options = takewhile(lambda argument: argument != "--", arguments)
-    return report_usage(told, hint, as_json="--json" in options)
+    return report_usage(message, hint, as_json="--json" in options)
 
 
 def _refuse_bytes(argument: str) -> None:
@@ -119,7 +119,7 @@ def _refuse_bytes(argument: str) -> None:
         raise click.UsageError(f"the argument {argument!r} is not UTF-8") from None
 
 
-def _forget_output() -> None:
-    """Let the interpreter's last flush go nowhere: nobody reads any more."""
+def _discard_output() -> None:
+    """Send the last flush of the interpreter to /dev/null: nobody reads the output any more."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What the shell completes, beyond commands and options: job types and ids, asked of the server."""
+"""Shell completion of job types and job ids, which are looked up on the server."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 PROGRAM = "jobstate"
 VARIABLE = "_JOBSTATE_COMPLETE"
-"""The scripts set it when they ask for completions."""
+"""Set by the completion scripts of the shells."""
 
-PATIENCE_S = 1.0
-"""How long a person who pressed Tab waits for the server, unless --timeout is on the line. Then nothing is offered."""
+LOOKUP_TIMEOUT_S = 1.0
+"""How long completion waits for the server, unless --timeout is on the line. After that nothing is completed."""
 
 JOB_IDS_MAX = 100
-"""Newest jobs whose ids are looked through. More would be no help to anybody who reads them."""
+"""The newest jobs whose ids are completed. A longer list would not help."""
 
 _BASH = """\
 %(complete_func)s() {
     local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT} cut="" completion type value
-    # Ids may hold colons, at which bash breaks words. What stands before the last one is on the line already.
+    # Ids may contain colons, where bash splits words. The part before the last colon is already on the line.
     local word=${line##*[[:space:]=]}
     if [[ $COMP_WORDBREAKS == *:* && $word == *:* ]]; then
         cut=${word%%:*}:
@@ -62,12 +62,12 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 
 class Bash(BashComplete):
-    """Bash, told the line itself: its own words end at a colon, which ids may hold."""
+    """Bash, with the whole line passed in: bash splits words at colons, which ids may contain."""
 
     source_template = _BASH
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """The words before the one to complete, and that one."""
+        """The words before the word to complete, and that word."""
         line = os.environ["COMP_LINE"]
         words = split_arg_string(line)[1:]
         if not words or line[-1].isspace():
@@ -80,35 +80,35 @@ add_completion_class(Bash, "bash")
 
 
 def complete_job_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The job types that the server knows, by its settings or by its jobs."""
+    """The job types in the server's settings and of its jobs."""
 
-    def ask(client: Client) -> Iterable[tuple[str, str]]:
+    def look_up(client: Client) -> Iterable[tuple[str, str]]:
         known = {each.name for each in client.job_types().types} | set(client.stats().job_types)
         return ((name, "") for name in sorted(known))
 
-    return _asked(ctx, incomplete, ask)
+    return _completed(ctx, incomplete, look_up)
 
 
 def complete_job_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The ids of the newest jobs."""
 
-    def ask(client: Client) -> Iterable[tuple[str, str]]:
+    def look_up(client: Client) -> Iterable[tuple[str, str]]:
         newest = islice(client.list(page_size=JOB_IDS_MAX), JOB_IDS_MAX)
         return [(job.id, f"{job.job_type} {job.state}") for job in newest]
 
-    return _asked(ctx, incomplete, ask)
+    return _completed(ctx, incomplete, look_up)
 
 
-def _asked(
-    ctx: click.Context, incomplete: str, ask: Callable[[Client], Iterable[tuple[str, str]]]
+def _completed(
+    ctx: click.Context, incomplete: str, look_up: Callable[[Client], Iterable[tuple[str, str]]]
 ) -> list[CompletionItem]:
     from jobstate_client.errors import JobStateError
 
     try:
-        with connected(ctx, timeout=kept(ctx, "timeout") or PATIENCE_S) as client:
+        with connected(ctx, timeout=kept(ctx, "timeout") or LOOKUP_TIMEOUT_S) as client:
             return [
-                CompletionItem(safe(value), help=safe(told) or None)
-                for value, told in ask(client)
+                CompletionItem(safe(value), help=safe(description) or None)
+                for value, description in look_up(client)
                 if value.startswith(incomplete)
             ]
     except (JobStateError, OSError, click.ClickException):
@@ -119,11 +119,11 @@ def _asked(
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 @click.pass_context
 def completion(ctx: click.Context, /, shell: str) -> None:
-    """Print what makes SHELL complete commands, options, states, job types and ids.
+    """Print the script with which SHELL completes commands, options, states, job types and ids.
 
     \b
     bash: jobstate completion bash > ~/.local/share/bash-completion/completions/jobstate
-    zsh:  jobstate completion zsh > a file named _jobstate in a folder of $fpath
+    zsh:  jobstate completion zsh > _jobstate, in a folder of $fpath
     fish: jobstate completion fish > ~/.config/fish/completions/jobstate.fish
     """
     source = SHELLS[shell](ctx.find_root().command, {}, PROGRAM, VARIABLE).source()

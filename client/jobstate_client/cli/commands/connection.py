@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def connected(ctx: click.Context, **arguments: Any) -> Iterator[Client]:
-    """A client of the server that the options name, closed in the end."""
-    # What gRPC logs by itself is told by our own errors.
+    """A client of the server that the options name. It is closed at the end of the block."""
+    # gRPC's own log is switched off: our errors say the same.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from jobstate_client.sync.client import Client
 
@@ -32,6 +32,6 @@ def connected(ctx: click.Context, **arguments: Any) -> Iterator[Client]:
 
 
 def long_timeout(ctx: click.Context) -> dict[str, Any]:
-    """The timeout of a call that has a long one of its own, where another was asked for."""
+    """The --timeout as an argument for a call that has a long default of its own; empty if it was not given."""
     timeout = kept(ctx, "timeout")
     return {} if timeout is None else {"timeout": timeout}

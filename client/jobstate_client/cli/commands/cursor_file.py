@@ -1,4 +1,4 @@
-"""A cursor in a file, so that the next watch goes on where this one stopped."""
+"""Stores a cursor in a file, so that the next watch continues where this one stopped."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 import click
 
 CURSOR_BYTES_MAX = 4_096
-"""A cursor has some dozens. A longer file is something else, which is not to be overwritten."""
+"""A cursor has a few dozen bytes. A longer file is something else, and must not be overwritten."""
 
 
 class CursorFile:
-    """Where a cursor is kept. It is replaced whole: whoever reads it finds the old one or the new one."""
+    """A file with a cursor. It is replaced atomically: a reader finds the old cursor or the new one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._kept = ""
+        self._stored = ""
 
     def read(self) -> str:
-        """The cursor kept last; empty when there is no file yet."""
+        """The stored cursor; empty if there is no file yet."""
         try:
             with self._path.open("rb") as file:
                 content = file.read(CURSOR_BYTES_MAX + 1)
@@ -34,19 +34,19 @@ class CursorFile:
         except UnicodeDecodeError:
             text = "\n"
         if len(content) > CURSOR_BYTES_MAX or any(character.isspace() for character in text):
-            raise click.UsageError(f"{self._path} holds something else than a cursor; name another --cursor-file.")
-        self._kept = text
+            raise click.UsageError(f"{self._path} does not contain a cursor; name another --cursor-file.")
+        self._stored = text
         return text
 
-    def keep(self, cursor: str) -> None:
-        """Keep this cursor, so that it is found after a loss of power too."""
-        if not cursor or cursor == self._kept:
+    def write(self, cursor: str) -> None:
+        """Store this cursor durably: it is found even after a power failure."""
+        if not cursor or cursor == self._stored:
             return
         try:
             self._replace(cursor + "\n")
         except OSError as error:
-            raise click.UsageError(f"cannot keep the cursor in {self._path}: {error.strerror}") from error
-        self._kept = cursor
+            raise click.UsageError(f"cannot store the cursor in {self._path}: {error.strerror}") from error
+        self._stored = cursor
 
     def _replace(self, content: str) -> None:
         number, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)

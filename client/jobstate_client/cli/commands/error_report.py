@@ -17,7 +17,7 @@ from jobstate_client.views.text import safe
 
 
 def option_of(field: str, command: click.Command) -> str:
-    """What a field of the contract is called on the command line of this command; empty when it has nothing for it."""
+    """The option or argument of this command that sets a field of the contract; empty if it has none."""
     options = {opt.lstrip("-").replace("-", "_"): opt for each in command.params for opt in each.opts}
     named = {each.name: each.make_metavar(click.Context(command)) for each in command.params if each.name in each.opts}
     parts = [part for part in re.split(r"[.\[\]]+", field) if part and not part.isdigit()]
@@ -34,10 +34,10 @@ def option_of(field: str, command: click.Command) -> str:
 
 
 def report(error: e.JobStateError, ctx: click.Context) -> Exit:
-    """Tell people or programs of a failed call, on standard error. Returns the exit code."""
+    """Report a failed call. Returns the exit code."""
     at: click.Context = ctx.meta.get(CALLER, ctx)
     server = server_of(ctx)
-    told = hint(error, at.command_path)
+    advice = hint(error, at.command_path)
     violations = [(option_of(field, at.command), field, problem) for field, problem in error.violations]
     if kept(ctx, "json"):
         document = {
@@ -51,7 +51,7 @@ def report(error: e.JobStateError, ctx: click.Context) -> Exit:
             ],
             "retry_after": None if error.retry_after is None else error.retry_after.total_seconds(),
             "request_id": error.request_id or None,
-            "hint": told or None,
+            "hint": advice or None,
         }
         print(line({"error": document}), file=sys.stderr)
         return exit_code(error)
@@ -63,19 +63,19 @@ def report(error: e.JobStateError, ctx: click.Context) -> Exit:
         print(f"jobstate: {kind}{safe(message(error, server))}", file=sys.stderr)
         for option, field, problem in violations:
             print(f"  {safe(option or field)}: {safe(problem)}", file=sys.stderr)
-    if told:
-        print(f"  {safe(told)}", file=sys.stderr)
+    if advice:
+        print(f"  {safe(advice)}", file=sys.stderr)
     return exit_code(error)
 
 
-def report_usage(told: str, hint: str, *, as_json: bool) -> Exit:
-    """Tell people or programs what is wrong with the command line, on standard error. Returns the exit code."""
+def report_usage(message: str, hint: str, *, as_json: bool) -> Exit:
+    """Report what is wrong with the command line. Returns the exit code."""
     if as_json:
-        document: dict[str, Any] = {"reason": None, "code": None, "message": told, "metadata": {}, "violations": []}
+        document: dict[str, Any] = {"reason": None, "code": None, "message": message, "metadata": {}, "violations": []}
         document |= {"retry_after": None, "request_id": None, "hint": hint or None}
         print(line({"error": document}), file=sys.stderr)
     else:
-        print(f"jobstate: {safe(told)}", file=sys.stderr)
+        print(f"jobstate: {safe(message)}", file=sys.stderr)
         if hint:
             print(f"  {safe(hint)}", file=sys.stderr)
     return Exit.USAGE

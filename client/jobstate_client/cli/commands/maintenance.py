@@ -1,4 +1,4 @@
-"""``jobstate maintenance``: run a duty of the server now, or ask about them."""
+"""``jobstate maintenance``: run a task of the server now, or show its tasks and the health of the jobs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jobstate_client.views.text import count, counted, instant, span
 if TYPE_CHECKING:
     from jobstate_client.core.inspection import Health, Task, TaskResult
 
-dry_run_option = click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 
 
-@click.group(short_help="Run a duty of the server now, or check health.")
+@click.group(short_help="Run a task of the server now, or check health.")
 @common
 def maintenance() -> None:
-    """Run a periodic duty of the server now, or see how the jobs are."""
+    """Run a periodic task of the server now, or check the health of the jobs."""
 
 
 def _output(ctx: click.Context) -> Output:
@@ -41,38 +41,40 @@ def _print_result(output: Output, report: TaskResult, did: str, would: str, *, d
         output.text(Cell(f"  and {count(report.count - len(report.job_ids))} more", "dim"))
 
 
-@maintenance.command("check-stale", short_help="Fail the attempts that fell silent.")
+@maintenance.command("check-stale", short_help="Fail the attempts that stopped reporting.")
 @dry_run_option
 @common
 @click.pass_context
 def check_stale(ctx: click.Context, /, *, dry_run: bool) -> None:
-    """Fail the attempts of which nothing was heard for longer than their type allows."""
+    """Fail the attempts that have not reported for longer than their type allows."""
     with connected(ctx) as client:
         report = client.check_stale(dry_run=dry_run, **long_timeout(ctx))
-    _print_result(_output(ctx), report, "found stale and failed", "would be failed as stale", dry_run=dry_run)
+    _print_result(_output(ctx), report, "failed as stale", "would be failed as stale", dry_run=dry_run)
 
 
-@maintenance.command("retry-failed", short_help="Retry what rests in FAILED, see to what is overdue.")
+@maintenance.command("retry-failed", short_help="Retry what stays in FAILED, and do what is overdue.")
 @dry_run_option
 @common
 @click.pass_context
 def retry_failed(ctx: click.Context, /, *, dry_run: bool) -> None:
-    """Retry the jobs that rest in FAILED although their type retries by itself, and see to what is overdue."""
+    """Retry the jobs that stay in FAILED although their type retries automatically, and do what is overdue."""
     with connected(ctx) as client:
         report = client.retry_failed(dry_run=dry_run, **long_timeout(ctx))
-    _print_result(_output(ctx), report, "moved", "would be moved", dry_run=dry_run)
+    _print_result(_output(ctx), report, "changed", "would be changed", dry_run=dry_run)
 
 
 @maintenance.command(short_help="Delete jobs and events past their retention.")
 @click.option(
-    "--older-than", type=SPAN, help="Delete jobs final for this long; 1h or more. [default: the server's retention]"
+    "--older-than",
+    type=SPAN,
+    help="Delete jobs final for this long; at least 1h. [default: the server's retention]",
 )
 @click.option("--force", is_flag=True, help="Allow --older-than below 1h, down to 0, which deletes every final job.")
 @dry_run_option
 @common
 @click.pass_context
 def cleanup(ctx: click.Context, /, *, older_than: timedelta | None, force: bool, dry_run: bool) -> None:
-    """Delete jobs that have been final for long, and events beyond their retention."""
+    """Delete jobs and events that are past their retention."""
     with connected(ctx) as client:
         report = client.cleanup(older_than=older_than, force=force, dry_run=dry_run, **long_timeout(ctx))
     output = _output(ctx)
@@ -83,12 +85,12 @@ def cleanup(ctx: click.Context, /, *, older_than: timedelta | None, force: bool,
         output.text(f"{counted(report.jobs, 'job')} and {counted(report.events, 'event')} {did}.")
 
 
-@maintenance.command("check-health", short_help="Say how the jobs are doing.")
-@click.option("--exit-state", is_flag=True, help=f"Exit with {Exit.BAD_NEWS.value} unless the jobs are HEALTHY.")
+@maintenance.command("check-health", short_help="Check the health of the jobs.")
+@click.option("--exit-state", is_flag=True, help=f"Exit with {Exit.BAD_STATE.value} unless the jobs are HEALTHY.")
 @common
 @click.pass_context
 def check_health(ctx: click.Context, /, *, exit_state: bool) -> Exit:
-    """Say how the jobs are doing: what waits too long, what is overdue, how many fail."""
+    """Check the health of the jobs: what waits too long, what is overdue, how many fail."""
     with connected(ctx) as client:
         health = client.check_health()
     output = _output(ctx)
@@ -100,7 +102,7 @@ def check_health(ctx: click.Context, /, *, exit_state: bool) -> Exit:
         for problem in health.problems:
             output.text(f"  {problem}")
         output.fields(_health_fields(health))
-    return Exit.BAD_NEWS if exit_state and health.state is not HealthState.HEALTHY else Exit.DONE
+    return Exit.BAD_STATE if exit_state and health.state is not HealthState.HEALTHY else Exit.DONE
 
 
 def _health_fields(health: Health) -> list[tuple[str, str | Cell]]:
@@ -109,7 +111,7 @@ def _health_fields(health: Health) -> list[tuple[str, str | Cell]]:
         ("oldest queued", span(health.oldest_queued_age)),
         ("oldest due retry", span(health.oldest_unclaimed_age)),
         ("processing", count(health.processing)),
-        ("resting in FAILED", count(health.failed)),
+        ("staying in FAILED", count(health.failed)),
         ("overdue", count(health.overdue)),
         ("failure rate", f"{health.failure_rate:.1%}"),
         ("waiting to be written", count(health.backlog)),
@@ -119,19 +121,19 @@ def _health_fields(health: Health) -> list[tuple[str, str | Cell]]:
     ]
 
 
-@maintenance.command(short_help="List the server's periodic duties.")
+@maintenance.command(short_help="List the server's periodic tasks.")
 @common
 @click.pass_context
 def tasks(ctx: click.Context) -> None:
-    """Tell what the server does by itself: when each duty runs, when it last ran and what came of it."""
+    """List the periodic tasks of the server: when each runs next, when it last ran, and the outcome."""
     with connected(ctx) as client:
-        told = client.tasks()
+        listed = client.tasks()
     output = _output(ctx)
     if output.as_json:
-        output.document({"tasks": told})
+        output.document({"tasks": listed})
         return
     now = datetime.now(UTC)
-    output.table(_TASK_COLUMNS, [_task_row(task, now) for task in told])
+    output.table(_TASK_COLUMNS, [_task_row(task, now) for task in listed])
 
 
 _TASK_COLUMNS = (

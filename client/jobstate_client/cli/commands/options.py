@@ -1,4 +1,4 @@
-"""Options that every command has, and the kinds of values that options take."""
+"""The options of every command, and the types of option values."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 
 SPAN_MAX = timedelta(days=10_000)
-"""More than any span of the contract may be, and less than a message or a date can hold."""
+"""More than any span of the contract may be, and less than a Duration or a date can represent."""
 
 DOCUMENT_BYTES_MAX = 8 * 1024 * 1024
-"""Largest file read for a JSON option: as much as the server takes in one request."""
+"""Largest file that is read for a JSON option: the largest request that the server accepts."""
 
 _KEPT = "jobstate_client.cli."
 
 CALLER = "jobstate_client.cli:caller"
-"""Where the context of the command that calls the server is kept."""
+"""The key of the context of the command that calls the server."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
 _PART = r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)"
@@ -43,7 +43,7 @@ class SpanType(click.ParamType[timedelta]):
     name = "span"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it."""
+        """Parse the value."""
         if isinstance(value, timedelta):
             return value
         text = str(value).strip()
@@ -58,12 +58,12 @@ class SpanType(click.ParamType[timedelta]):
 
 
 class PatienceType(SpanType):
-    """A span above 0, for which something is waited."""
+    """A span above 0: how long to wait."""
 
     name = "span"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it."""
+        """Parse the value."""
         span = super().convert(value, param, ctx)
         if not span:
             self.fail("it must be longer than 0", param, ctx)
@@ -71,12 +71,12 @@ class PatienceType(SpanType):
 
 
 class MomentType(click.ParamType[datetime]):
-    """A time in UTC such as 2026-01-31 or 2026-01-31T08:30:00Z, or a span, which is that long ago."""
+    """A time in UTC such as 2026-01-31 or 2026-01-31T08:30:00Z, or a span, which means that long ago."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read it."""
+        """Parse the value."""
         if isinstance(value, datetime):
             return value
         text = str(value).strip()
@@ -92,12 +92,12 @@ class MomentType(click.ParamType[datetime]):
 
 
 class DocumentType(click.ParamType[dict[str, Any]]):
-    """A JSON object, as it is or in a file: @FILE, and @- for standard input."""
+    """A JSON object, or @FILE for one in a file, or @- for standard input."""
 
     name = "json"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        """Read it."""
+        """Parse the value."""
         if isinstance(value, dict):
             return value
         text = str(value)
@@ -119,14 +119,14 @@ class DocumentType(click.ParamType[dict[str, Any]]):
         except OSError as error:
             self.fail(f"cannot read {name}: {error.strerror}", param, ctx)
         if len(content) > DOCUMENT_BYTES_MAX:
-            self.fail(f"{name} holds more than {DOCUMENT_BYTES_MAX} bytes", param, ctx)
+            self.fail(f"{name} has more than {DOCUMENT_BYTES_MAX} bytes", param, ctx)
         try:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError:
             self.fail(f"{name} is not UTF-8", param, ctx)
 
     def _check(self, document: Mapping[str, Any], param: click.Parameter | None, ctx: click.Context | None) -> None:
-        """Refuse here what the library would: it says where."""
+        """Refuse what the library would refuse, with the path of the value."""
         from jobstate_client.core.documents import struct_from
 
         try:
@@ -136,7 +136,7 @@ class DocumentType(click.ParamType[dict[str, Any]]):
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number that JSON has")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 SPAN = SpanType()
@@ -148,7 +148,7 @@ READABLE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Keep a common option, which may stand before the command or after it; what is nearest to the end wins."""
+    """Store a common option, which may be given before the command or after it; the last one wins."""
     assert param.name is not None
     key = _KEPT + param.name
     given = ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
@@ -161,12 +161,12 @@ def _common(*names: str, **settings: Any) -> Callable[[F], F]:
 
 
 def common(command: F) -> F:
-    """Give a command the options that all have. Those of TLS are shown only in the help of ``jobstate`` itself."""
+    """Add the common options to a command. The TLS options are shown only in the help of ``jobstate`` itself."""
     return _with(command, hide_tls=True)
 
 
 def common_to_all(group: F) -> F:
-    """The same for ``jobstate`` itself."""
+    """Add the common options to ``jobstate`` itself."""
     return _with(group, hide_tls=False)
 
 
@@ -179,15 +179,17 @@ def _with(command: F, *, hide_tls: bool) -> F:
             type=ADDRESS,
             metavar="HOST:PORT",
             envvar="JOBSTATE_SERVER",
-            help=f"Where the server is; else JOBSTATE_SERVER of the environment, else {DEFAULT_SERVER}.",
+            help=f"Address of the server. [default: JOBSTATE_SERVER of the environment, or {DEFAULT_SERVER}]",
         ),
-        _common("--timeout", type=PATIENCE, help="How long a call may take, repeats included. [default: 30s]"),
-        _common("--json", is_flag=True, help="JSON for programs: one document, or one a line."),
-        _common("--tls", is_flag=True, help="Talk to a server that has a certificate this machine trusts.", **tls),
-        _common("--tls-root-certificates", help="Whom to trust instead, as PEM.", **file),
-        _common("--tls-certificate", help="Our own certificate, where the server asks for one, as PEM.", **file),
-        _common("--tls-private-key", help="The key of our own certificate, as PEM.", **file),
-        _common("--tls-server-name", metavar="NAME", help="The name in the server's certificate.", **tls),
+        _common("--timeout", type=PATIENCE, help="How long a call may take with its repeats. [default: 30s]"),
+        _common("--json", is_flag=True, help="Write JSON: one document, or one on each line."),
+        _common("--tls", is_flag=True, help="Use TLS, with a certificate that this machine trusts.", **tls),
+        _common("--tls-root-certificates", help="Certificates to trust instead, as PEM.", **file),
+        _common("--tls-certificate", help="The client's certificate, if the server asks for one, as PEM.", **file),
+        _common("--tls-private-key", help="The key of the client's certificate, as PEM.", **file),
+        _common(
+            "--tls-server-name", metavar="NAME", help="The name in the server's certificate, if it differs.", **tls
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -195,23 +197,23 @@ def _with(command: F, *, hide_tls: bool) -> F:
 
 
 def kept(ctx: click.Context, name: str) -> Any:
-    """The value of a common option, None when it was not given."""
+    """The value of a common option; None if it was not given."""
     return ctx.meta.get(_KEPT + name)
 
 
 def server_of(ctx: click.Context) -> str:
-    """Where the server is."""
+    """The address of the server."""
     return str(kept(ctx, "server") or DEFAULT_SERVER)
 
 
 def tls_of(ctx: click.Context) -> TLS | None:
-    """How to talk to the server: None is in clear text."""
+    """The TLS settings; None is without TLS."""
     fields = ("root_certificates", "certificate", "private_key", "server_name")
     given = {field: kept(ctx, f"tls_{field}") for field in fields}
     if kept(ctx, "tls") is None and not any(given.values()):
         return None
     if (given["certificate"] is None) is not (given["private_key"] is None):
-        raise click.UsageError("--tls-certificate and --tls-private-key belong together: give both, or neither.", ctx)
+        raise click.UsageError("--tls-certificate and --tls-private-key belong together: give both or neither.", ctx)
     from jobstate_client.core.channel import TLS
 
     return TLS(**(given | {"server_name": given["server_name"] or ""}))

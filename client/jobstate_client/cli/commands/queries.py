@@ -1,4 +1,4 @@
-"""Commands that read: get, list, stats, types."""
+"""The commands that read: get, list, stats, types."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from jobstate_client.cli.commands.connection import connected
 from jobstate_client.cli.commands.options import MOMENT, common, kept
 from jobstate_client.cli.terminal import json_output
 from jobstate_client.cli.terminal.output import Cell, Column, Output, Row, note, pretty, state_cell
+from jobstate_client.cli.terminal.statistics import write_statistics
 from jobstate_client.core.states import State
 from jobstate_client.views.phase import Phase, phase_of
-from jobstate_client.views.summaries import job_note, waiting
+from jobstate_client.views.summaries import job_note, waiting_time
 from jobstate_client.views.text import count, counted, instant, short_span, span
 
 if TYPE_CHECKING:
     from jobstate_client.core.inspection import Attempt, JobType, TypeStats
     from jobstate_client.core.values import Job
 
-SHOWN_TO_PEOPLE = 50
-"""Jobs that a terminal is shown unless --limit says otherwise: about as many as anybody reads."""
+TERMINAL_LIMIT = 50
+"""Jobs listed on a terminal unless --limit is given: about as many as anybody reads."""
 
 PAGE_SIZE_MAX = 1_000
-"""Of the contract: a larger page is not given."""
+"""The largest page of the contract."""
 
 STATES = [state.value for state in State if state is not State.UNKNOWN]
 
@@ -50,20 +51,22 @@ job_type_option = click.option(
 
 @click.command()
 @click.argument("job_id", metavar="ID", shell_complete=complete_job_ids)
-@click.option("--include-attempts", is_flag=True, help="Show its ended attempts too.")
+@click.option("--include-attempts", is_flag=True, help="Also show its ended attempts.")
 @common
 @click.pass_context
 def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool) -> None:
-    """Show one job, whole."""
+    """Show everything about one job."""
     with connected(ctx) as client:
         job = client.get(job_id)
         attempts: tuple[Attempt, ...] = client.attempts(job_id) if include_attempts else ()
-    # They are numbered from 1.
+    # Attempts are numbered from 1.
     omitted = attempts[0].number - 1 if attempts else 0
     output = Output(as_json=bool(kept(ctx, "json")))
     if output.as_json:
-        told = json_output.plain(job)
-        output.document(told | {"attempts": attempts, "attempts_omitted": omitted} if include_attempts else told)
+        document = json_output.plain(job)
+        output.document(
+            document | {"attempts": attempts, "attempts_omitted": omitted} if include_attempts else document
+        )
         return
     output.fields(_fields(job))
     if include_attempts:
@@ -78,7 +81,7 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "job type", job.job_type
     yield "source", job.source_id
     yield "state", state_cell(job.state)
-    # What a running job says of itself is the present. Afterwards it is only the last that it said.
+    # The message of a running job is current. Later it is only the last message.
     is_running = phase_of(job.state, claimed=job.claimed) is Phase.RUNNING
     if not is_running and job.state is not State.COMPLETED:
         yield "note", job_note(job)
@@ -90,7 +93,7 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "created", instant(job.create_time)
     yield "started", instant(job.start_time)
     yield "claimed", instant(job.claim_time) if job.attempt > 1 else ""
-    yield "waiting for", waiting(job)
+    yield "waiting for", waiting_time(job)
     yield "waited", span(job.waited)
     yield "updated", instant(job.update_time)
     yield "next retry", instant(job.next_retry_time)
@@ -104,8 +107,8 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "version", str(job.version)
     if job.last_error is not None:
         error = job.last_error
-        told = ": ".join(part for part in (error.code, error.message) if part)
-        yield "last error", f"of attempt {error.attempt}" + (f", {told}" if told else "")
+        text = ": ".join(part for part in (error.code, error.message) if part)
+        yield "last error", f"of attempt {error.attempt}" + (f", {text}" if text else "")
         yield "error details", pretty(error.details)
     yield "metadata", pretty(job.metadata)
     yield "result", pretty(job.result)
@@ -130,7 +133,7 @@ def _attempt_row(attempt: Attempt, job: Job) -> Row:
         attempt.claim_time,
         attempt.end_time,
     )
-    # Nobody claimed it: all of it was waiting.
+    # An attempt that nobody claimed was waiting all the time.
     waited = (claim or end) - ready if ready and (claim or end) else None  # type: ignore[operator]
     took = end - claim if end and claim else None
     error = attempt.error
@@ -150,23 +153,23 @@ def _attempt_row(attempt: Attempt, job: Job) -> Row:
 @click.command("list", short_help="List jobs by state, type, source and time.")
 @state_option
 @job_type_option
-@click.option("--source-id", default="", metavar="TEXT", help="Only jobs with exactly this source.")
+@click.option("--source-id", default="", metavar="TEXT", help="Only jobs with this source_id.")
 @click.option("--create-time-from", "created_from", type=MOMENT, help="Only jobs created then or later; 2h is 2 h ago.")
 @click.option("--create-time-to", "created_before", type=MOMENT, help="Only jobs created before then.")
-@click.option("--oldest-first", is_flag=True, help="Oldest first, in place of newest.")
+@click.option("--oldest-first", is_flag=True, help="List the oldest first.")
 @click.option(
     "--limit",
     type=click.IntRange(0),
-    help=f"Jobs to list at most; 0 lists all. [default: {SHOWN_TO_PEOPLE} at a terminal, else all]",
+    help=f"List at most so many jobs; 0 lists all. [default: {TERMINAL_LIMIT} on a terminal, else all]",
 )
 @common
 @click.pass_context
 def list_(ctx: click.Context, /, *, limit: int | None, **filters: Any) -> None:
-    """List the jobs that match every filter given, newest first."""
+    """List the jobs that match every given filter, newest first."""
     output = Output(as_json=bool(kept(ctx, "json")))
-    # Who gave a limit knows of it. Who did not is told when there is more, for which one more is asked for.
+    # Without --limit, a note says when there are more jobs; for that, one more is requested.
     is_cut = limit is None and output.is_terminal and not output.as_json
-    limit = SHOWN_TO_PEOPLE if is_cut else limit or 0
+    limit = TERMINAL_LIMIT if is_cut else limit or 0
     with connected(ctx) as client:
         jobs = client.list(**filters, page_size=min(limit + is_cut, PAGE_SIZE_MAX) if limit else PAGE_SIZE_MAX)
         shown = islice(jobs, limit) if limit else jobs
@@ -205,97 +208,44 @@ def _job_row(job: Job, now: datetime) -> Row:
     )
 
 
-@click.command(short_help="Count the jobs, and sum up all there ever were.")
+@click.command(short_help="Show statistics of the jobs.")
 @job_type_option
 @common
 @click.pass_context
 def stats(ctx: click.Context, /, job_types: Iterable[str]) -> None:
-    """Count the jobs stored now, and sum up all since the store began."""
+    """Count the jobs that are stored now, and sum up all since the store was created."""
     with connected(ctx) as client:
-        told = client.stats(list(job_types))
+        statistics = client.stats(list(job_types))
     output = Output(as_json=bool(kept(ctx, "json")))
     if output.as_json:
         output.document(
-            {"job_types": {name: _sums(each) for name, each in told.job_types.items()}, "total": _sums(told.total)}
+            {
+                "job_types": {name: _sums(each) for name, each in statistics.job_types.items()},
+                "total": _sums(statistics.total),
+            }
         )
         return
-    parts = [(name, told.job_types[name]) for name in sorted(told.job_types)] + [("all", told.total)]
-    now = datetime.now(UTC)
-    output.table(
-        _heads("NOT FINAL", *_LIVE, "OLDEST"),
-        [(name, *_counts(each, _LIVE), _oldest(each, now)) for name, each in parts],
-    )
-    output.text("")
-    output.table(_heads("FINAL, STILL STORED", *_FINAL), [(name, *_counts(each, _FINAL)) for name, each in parts])
-    output.text("")
-    others = sorted(state for state in told.total.stored if not state.is_known)
-    if others:
-        # Of a newer server.
-        output.table(_heads("OTHER STATES", *others), [(name, *_counts(each, others)) for name, each in parts])
-        output.text("")
-    output.table(_heads("WAITED FOR A WORKER", *_WAITS), [(name, *_wait_cells(each)) for name, each in parts])
-    output.text("")
-    output.table(_heads("EVER", *_SUMS), [(name, *_sum_cells(each)) for name, each in parts])
-
-
-_LIVE = (State.QUEUED, State.PROCESSING, State.RETRYING, State.FAILED)
-_FINAL = (State.COMPLETED, State.PERMANENTLY_FAILED, State.CANCELLED)
-
-_WAITS = ("MEAN", "P50", "P95", "P99")
-_SUMS = ("SUCCESS", "MEAN", "P50", "P95", "P99", "RETRIES", "TOKENS", "COST")
-
-
-def _heads(title: str, *numbers: str) -> list[Column]:
-    return [Column(title), *(Column(head, right=True, whole=True) for head in numbers)]
+    write_statistics(output, statistics)
 
 
 def _sums(stats: TypeStats) -> dict[str, Any]:
-    told: dict[str, Any] = json_output.plain(stats)
-    return told | {"stored": json_output.stored(stats.stored)}
-
-
-def _counts(stats: TypeStats, states: Iterable[State]) -> Iterator[Cell]:
-    for state in states:
-        number = stats.stored.get(state, 0)
-        yield Cell(count(number), "" if number else "dim")
-
-
-def _oldest(stats: TypeStats, now: datetime) -> str:
-    since = stats.oldest_queued_time
-    return "" if since is None else short_span((now - since).total_seconds())
-
-
-def _sum_cells(stats: TypeStats) -> Iterator[str]:
-    yield "" if stats.success_rate is None else f"{stats.success_rate:.1%}"
-    yield span(stats.duration_mean)
-    yield span(stats.duration_p50)
-    yield span(stats.duration_p95)
-    yield span(stats.duration_p99)
-    yield count(stats.retries)
-    yield count(stats.tokens)
-    yield f"{stats.cost:,.2f}"
-
-
-def _wait_cells(stats: TypeStats) -> Iterator[str]:
-    yield span(stats.wait_mean)
-    yield span(stats.wait_p50)
-    yield span(stats.wait_p95)
-    yield span(stats.wait_p99)
+    document: dict[str, Any] = json_output.plain(stats)
+    return document | {"stored": json_output.stored(stats.stored)}
 
 
 @click.command(short_help="List the job types with retries and timeouts.")
 @common
 @click.pass_context
 def types(ctx: click.Context) -> None:
-    """List the job types that the server's settings name, with their retries and timeouts."""
+    """List the job types in the server's settings, with their retries and timeouts."""
     with connected(ctx) as client:
-        told = client.job_types()
+        policies = client.job_types()
     output = Output(as_json=bool(kept(ctx, "json")))
     if output.as_json:
-        output.document({"job_types": told.types, "strict_job_types": told.strict})
+        output.document({"job_types": policies.types, "strict_job_types": policies.strict})
         return
-    output.table(_TYPE_COLUMNS, [_type_row(each) for each in told.types])
-    others = "is refused" if told.strict else "follows the type default"
+    output.table(_TYPE_COLUMNS, [_type_row(each) for each in policies.types])
+    others = "is refused" if policies.strict else "follows the policy named default"
     output.text(Cell(f"A job type that is not listed {others}.", "dim"))
 
 

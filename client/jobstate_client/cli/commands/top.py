@@ -1,4 +1,4 @@
-"""``jobstate top``: a screen that follows the jobs. ``topping.py`` does the work and is imported for it."""
+"""``jobstate top``: a live view of the jobs. ``top_view.py`` does the work, and is imported only for it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jobstate_client.cli.terminal.output import Output
 @common
 @click.pass_context
 def top(ctx: click.Context) -> None:
-    """Watch all jobs on one screen: counts, running jobs, retries to come, events. q or Ctrl-C leaves."""
+    """Watch all jobs on one screen: counts, running jobs, retries to come, events. q or Ctrl-C quits."""
     if kept(ctx, "json"):
-        raise click.UsageError("top is for people; programs take: jobstate watch --snapshot --json", ctx)
+        raise click.UsageError("top is for people; for programs there is: jobstate watch --snapshot --json", ctx)
     output = Output(as_json=False)
     if not (output.is_terminal and sys.stdin.isatty()) or output.console.is_dumb_terminal:
-        raise click.UsageError("top needs a terminal that can move its cursor; elsewhere take jobstate watch", ctx)
+        raise click.UsageError("top needs a terminal that can move its cursor; use jobstate watch instead", ctx)
     with connected(ctx) as client:
-        from jobstate_client.cli.terminal.top_view import Top
+        from jobstate_client.cli.terminal.top_view import TopView
 
-        Top(client, server_of(ctx), output.console).run()
+        TopView(client, server_of(ctx), output.console).run()

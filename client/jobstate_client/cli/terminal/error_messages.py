@@ -1,4 +1,4 @@
-"""What is said when a command fails: what happened, why, and what to do about it."""
+"""The messages of a failed command: what happened, why, and what to do."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from jobstate_client.cli.exits import Exit
 
 _HINTS: dict[type[e.JobStateError], str] = {
     e.UnknownJobType: "`jobstate types` lists the job types that this server takes.",
-    e.InvalidField: "Correct what is named above; `{command} --help` says what is expected.",
+    e.InvalidField: "Correct the field named above; `{command} --help` says what is expected.",
     e.MessageTooLarge: "Send less at once.",
-    e.JobNotFound: "Check the id with `jobstate list`. A job that ended long ago may have been deleted by cleanup.",
-    e.JobExists: "`jobstate get {job_id}` shows the job that has this id; choose another --id for a new one.",
-    e.TransitionNotAllowed: "Do not repeat it: go by the job's state. `jobstate get {job_id}` shows it.{possible}",
-    e.RetryNotAllowed: "Do not repeat it. Create a new job if the work is still wanted.",
-    e.AttemptSuperseded: "That attempt is over: stop its work and drop its results.",
-    e.AttemptRequired: "Name the attempt that your own start was answered with: --attempt N.",
-    e.RequestIdReused: "Take a new --request-id for a new call, or repeat the first one exactly.",
-    e.CursorExpired: "Leave the cursor out and begin anew with --snapshot, or with --from-earliest and a gap.",
-    e.CursorUnknown: "The cursor is of another store. Drop what was learnt from it, and begin anew with --snapshot.",
-    e.StoreUnavailable: "The store does not answer. Look at the server's log; try again later.",
-    e.TryLater: "Nothing is wrong with the command: try again later.",
-    e.InternalError: "Tell who runs the server the call_id {call_id}: its log has the cause under it.",
-    e.Unreachable: "Is it running there? Name another with --server HOST:PORT or JOBSTATE_SERVER.",
+    e.JobNotFound: "Check the id with `jobstate list`. Cleanup may have deleted a job that ended long ago.",
+    e.JobExists: "`jobstate get {job_id}` shows the job with this id; choose another --id for a new job.",
+    e.TransitionNotAllowed: "The job's state does not allow it. `jobstate get {job_id}` shows the job.{possible}",
+    e.RetryNotAllowed: "Do not repeat the command. Create a new job if the work is still wanted.",
+    e.AttemptSuperseded: "That attempt is over: stop its work and discard its results.",
+    e.AttemptRequired: "Name the attempt that your own start returned: --attempt N.",
+    e.RequestIdReused: "Use a new --request-id for a new call, or repeat the first call exactly.",
+    e.CursorExpired: "Watch again without the cursor: with --snapshot, or with --from-earliest and a gap.",
+    e.CursorUnknown: "The cursor belongs to another store. Watch again with --snapshot.",
+    e.StoreUnavailable: "The store does not answer. Look at the server's log, and try again later.",
+    e.TryLater: "The command is valid: try again later.",
+    e.InternalError: "Give the call_id {call_id} to the operator of the server: its log has the cause.",
+    e.Unreachable: "Is it running there? Name another server with --server HOST:PORT or JOBSTATE_SERVER.",
     e.DeadlineExceeded: "Try again, or give it longer with --timeout.",
-    e.ClientClosed: "The command was ending already: give it again.",
-    e.ClientForked: "This process is a copy of another one: run the command in a process of its own.",
+    e.ClientClosed: "The command was already ending: run it again.",
+    e.ClientForked: "This process was forked from one that used the client: run the command in a new process.",
 }
 
 _NEVER_BEGAN = (
     "Attempt {attempt} has not begun: the job is at attempt {current_attempt}. Write --attempt {current_attempt}."
 )
 _NOT_STARTED = "No attempt has begun: begin one with `jobstate start {job_id}`."
-_UNKNOWN_CALL = "What answers there is no jobstate server, or one too old for this command. Check --server."
+_UNKNOWN_CALL = "That server is not a jobstate server, or too old for this command. Check --server."
 
 COMMANDS = {
     "start": "start",
@@ -46,19 +46,19 @@ COMMANDS = {
     "expedite": "retry --immediately",
     "cancel": "cancel",
 }
-"""The command for each step that a refusal may name as allowed."""
+"""The command for each transition that an error may name as allowed."""
 
 _UNCERTAIN = (e.TransportError, e.StoreUnavailable, e.InternalError)
-"""After these it is unknown whether a change was made."""
+"""After these errors it is unknown whether a change was made."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
-    """Why no server was reached, found in gRPC's own words."""
+    """Why no server was reached, found in gRPC's message."""
 
     found: str
     """A regular expression."""
-    told: str
+    message: str
     hint: str
     exit: Exit = Exit.USAGE
 
@@ -67,7 +67,7 @@ _CAUSES = (
     _Cause(
         "WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG",
         "what listens at {server} does not speak TLS",
-        "Leave out --tls and the other options of TLS, or name a server that has a certificate.",
+        "Leave out --tls and the other TLS options, or name a server that has a certificate.",
     ),
     _Cause(
         "CERTIFICATE_VERIFY_FAILED",
@@ -81,12 +81,12 @@ _CAUSES = (
     ),
     _Cause(
         "Failed to create security handshaker",
-        "a certificate or key that was given cannot be used",
+        "the given certificate or key cannot be used",
         "The files of the --tls options must be PEM, and the key must belong to the certificate.",
     ),
     _Cause(
         "Tls handshake failed",
-        "{server} and this command do not agree on TLS",
+        "the TLS handshake with {server} failed",
         "Check the --tls options; a server may ask for --tls-certificate and --tls-private-key.",
     ),
     _Cause(
@@ -134,7 +134,7 @@ def exit_code(error: e.JobStateError) -> Exit:
 
 
 def hint(error: e.JobStateError, command: str = "jobstate COMMAND") -> str:
-    """What to do about it; empty when there is nothing to say."""
+    """What to do about the error; empty if there is nothing to say."""
     facts = {"call_id": "", "job_id": "JOB_ID", **error.metadata, "command": command, "possible": _possible(error)}
     found = _advice(error).format_map(facts)
     if error.request_id and isinstance(error, _UNCERTAIN) and not _cause(error):
@@ -160,12 +160,12 @@ def _advice(error: e.JobStateError) -> str:
 
 
 def message(error: e.JobStateError, server: str) -> str:
-    """What went wrong, for people: gRPC's own words are for programmers."""
+    """What went wrong, for people: gRPC's own messages are for programmers."""
     if cause := _cause(error):
-        return cause.told.format(server=server)
+        return cause.message.format(server=server)
     if isinstance(error, e.Unreachable):
-        cause_told = error.message.rpartition(": ")[2].strip(")]")
-        return f"no server answers at {server} ({cause_told})"
+        reason = error.message.rpartition(": ")[2].strip(")]")
+        return f"no server answers at {server} ({reason})"
     if isinstance(error, e.DeadlineExceeded):
         return f"{server} gave no answer in time"
     return error.message

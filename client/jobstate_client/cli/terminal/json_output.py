@@ -1,10 +1,11 @@
-"""Values as JSON for programs: every key always there, times as RFC 3339, spans in seconds, 64-bit numbers as text.
+"""Values as JSON for programs: every key is present, times are RFC 3339, spans are seconds, 64-bit numbers are texts.
 
-Everything beyond ASCII is escaped, so that a terminal has nothing to obey and no locale can break it.
+Everything beyond ASCII is escaped, so that it is safe for every terminal and locale.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -15,35 +16,27 @@ from jobstate_client.core.lazy import decode_all
 from jobstate_client.core.states import State
 from jobstate_client.views.text import exact
 
-INT64 = frozenset(
-    {
-        "backlog",
-        "cancelled",
-        "commands",
-        "commits",
-        "completed",
-        "count",
-        "estimated_tokens",
-        "events",
-        "failed",
-        "jobs",
-        "overdue",
-        "permanently_failed",
-        "processing",
-        "queued",
-        "result_count",
-        "retries",
-        "sequence",
-        "tokens",
-        "version",
-    }
-)
-"""Fields that are int64 in the contract. They are text, as in the JSON of protobuf: JavaScript, jq and many others have
-no whole numbers beyond 2^53, and would round them without a word."""
+
+@functools.cache
+def int64_fields() -> frozenset[str]:
+    """The fields that are int64 in the contract.
+
+    They are texts, as in the JSON format of protobuf: JavaScript, jq and many others have no integers beyond 2^53, and
+    would round them silently.
+    """
+    from jobstate.v1 import event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
+
+    return frozenset(
+        field.name
+        for module in (event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2)
+        for message in module.DESCRIPTOR.message_types_by_name.values()
+        for field in message.fields
+        if field.cpp_type == field.CPPTYPE_INT64
+    )
 
 
 def plain(value: Any) -> Any:
-    """The value in terms of JSON."""
+    """The value as JSON types."""
     match value:
         case datetime():
             return exact(value)
@@ -60,11 +53,11 @@ def plain(value: Any) -> Any:
 
 
 def _field(name: str, value: Any) -> Any:
-    return str(value) if name in INT64 and isinstance(value, int) else plain(value)
+    return str(value) if isinstance(value, int) and name in int64_fields() else plain(value)
 
 
 def stored(counts: Mapping[State, int]) -> dict[str, str]:
-    """The counts of jobs, of every state."""
+    """The number of stored jobs in every state."""
     known = {state.value: "0" for state in State if state is not State.UNKNOWN}
     return known | {state.value: str(number) for state, number in counts.items()}
 

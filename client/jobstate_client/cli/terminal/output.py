@@ -1,4 +1,4 @@
-"""Where results go: JSON for programs, tables and colour for people at a terminal, plain columns for a pipe."""
+"""Writes results: JSON for programs, coloured tables on a terminal, plain columns to a pipe."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobstate_client.cli.terminal import json_output
+from jobstate_client.cli.terminal.styles import STATE_STYLES
 from jobstate_client.core.states import State
 from jobstate_client.views.text import safe
 
@@ -21,23 +22,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GAP = 2
-"""Columns of a terminal between two columns of a table."""
+"""Terminal columns between two columns of a table."""
 
-SHORTENED_MIN = 8
-"""What is left of a column that is cut: less would tell nothing."""
+CUT_WIDTH_MIN = 8
+"""Width of a column that is cut: less would say nothing."""
 
 ROWS_AT_ONCE = 500
-"""Rows that are laid out together. A listing may be endless; its columns are as wide as these need."""
-
-STYLES = {
-    State.QUEUED: "blue",
-    State.PROCESSING: "cyan",
-    State.COMPLETED: "green",
-    State.FAILED: "red",
-    State.RETRYING: "yellow",
-    State.PERMANENTLY_FAILED: "bold red",
-    State.CANCELLED: "magenta",
-}
+"""Rows that are laid out together. A listing may be endless, and its columns fit these rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +37,16 @@ class Column:
 
     title: str
     right: bool = False
-    """Whether its cells stand at the right, as numbers do."""
+    """Whether its cells are aligned to the right, like numbers."""
     whole: bool = False
-    """Whether it is never shortened on a terminal: what would be useless in part."""
+    """Whether it is never cut on a terminal, because a part would be useless."""
     rank: int = 0
-    """On a terminal without room for all, the columns of the highest rank are left out first; 0 never is."""
+    """If a terminal is too narrow, the columns of the highest rank are left out first; 0 is always shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A text with a style of rich's."""
+    """A text with a style, as rich names it."""
 
     text: str
     style: str = ""
@@ -65,30 +56,30 @@ Row = Sequence[str | Cell]
 
 
 def state_cell(state: State) -> Cell:
-    """A state in its colour."""
-    return Cell(state.value, STYLES.get(state, ""))
+    """A state, in its colour."""
+    return Cell(state.value, STATE_STYLES.get(state, ""))
 
 
 class Output:
-    """Standard output, as this command writes it."""
+    """The standard output of a command."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person watches."""
+        """Whether standard output is a terminal."""
         return sys.stdout.isatty()
 
     @cached_property
     def console(self) -> Console:
-        """What writes to a terminal. It honours NO_COLOR, and asks the terminal for its size each time."""
+        """The rich console. It honours NO_COLOR, and reads the size of the terminal each time."""
         from rich.console import Console
 
         return Console(highlight=False, markup=False, emoji=False)
 
     def document(self, value: Any) -> None:
-        """Write one JSON document, on a line of its own."""
+        """Write one JSON document on one line."""
         sys.stdout.write(json_output.line(json_output.plain(value)) + "\n")
 
     def text(self, *parts: str | Cell) -> None:
@@ -96,22 +87,22 @@ class Output:
         self._write([_cell(part) for part in parts], "")
 
     def fields(self, pairs: Iterable[tuple[str, str | Cell]]) -> None:
-        """Write names and their values, leaving out what is empty."""
-        told = [(name, _cell(value)) for name, value in pairs if _cell(value).text]
-        width = max((len(name) for name, _ in told), default=0)
-        for name, value in told:
+        """Write names and their values. Empty values are left out."""
+        filled = [(name, _cell(value)) for name, value in pairs if _cell(value).text]
+        width = max((len(name) for name, _ in filled), default=0)
+        for name, value in filled:
             first, *others = value.text.split("\n")
             self._write([Cell(name.ljust(width), "dim"), Cell(first, value.style)], "  ")
             for other in others:
                 self._write([Cell(" " * width), Cell(other, value.style)], "  ")
 
     def table(self, columns: Sequence[Column], rows: Iterable[Row]) -> None:
-        """Write a table. Its rows may be an endless iterator; the heading comes even without any.
+        """Write a table. The rows may be an endless iterator; the heading is written even without rows.
 
-        A terminal gets it cut to its width, a pipe whole.
+        On a terminal it is cut to the width; to a pipe it is written whole.
         """
         heading = [[Cell(column.title, "dim") for column in columns]]
-        for some in _by(ROWS_AT_ONCE, rows):
+        for some in _in_lists(ROWS_AT_ONCE, rows):
             cells = heading + [[Cell(safe(each.text), each.style) for each in map(_cell, row)] for row in some]
             widths = _widths(columns, cells)
             if self.is_terminal:
@@ -142,11 +133,11 @@ class Output:
         from rich.cells import cell_len
 
         for row in rows:
-            told = []
+            texts = []
             for cell, column, width in zip(row, columns, widths, strict=True):
                 blank = " " * (width - cell_len(cell.text))
-                told.append(blank + cell.text if column.right else cell.text + blank)
-            sys.stdout.write((" " * GAP).join(told).rstrip() + "\n")
+                texts.append(blank + cell.text if column.right else cell.text + blank)
+            sys.stdout.write((" " * GAP).join(texts).rstrip() + "\n")
 
     def _write(self, parts: Sequence[Cell], between: str) -> None:
         if self.is_terminal:
@@ -158,16 +149,16 @@ class Output:
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> list[int]:
-    """The columns of a terminal that each column needs."""
+    """The width that each column needs."""
     from rich.cells import cell_len
 
     return [max((cell_len(row[index].text) for row in rows), default=0) for index in range(len(columns))]
 
 
 def _kept(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
-    """Which columns are shown, so that each can have as much room as it needs at least."""
+    """The columns that are shown, so that each has at least its minimal width."""
     kept = list(range(len(columns)))
-    least = [width if columns[i].whole else min(width, SHORTENED_MIN) for i, width in enumerate(widths)]
+    least = [width if columns[i].whole else min(width, CUT_WIDTH_MIN) for i, width in enumerate(widths)]
     while sum(least[i] + GAP for i in kept) - GAP > room:
         last = max(kept, key=lambda i: columns[i].rank)
         if columns[last].rank == 0:
@@ -177,11 +168,11 @@ def _kept(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[i
 
 
 def _fitting(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
-    """The widths, cut where a column may be, the widest first, until all fit or none may be cut any more."""
+    """The widths after cutting, the widest column first, until all fit or none can be cut."""
     fitting = list(widths)
     excess = sum(fitting) + GAP * (len(fitting) - 1) - room
     while excess > 0:
-        cut = [i for i, column in enumerate(columns) if not column.whole and fitting[i] > SHORTENED_MIN]
+        cut = [i for i, column in enumerate(columns) if not column.whole and fitting[i] > CUT_WIDTH_MIN]
         if not cut:
             break
         widest = max(cut, key=lambda i: fitting[i])
@@ -195,14 +186,14 @@ def _cell(part: str | Cell) -> Cell:
 
 
 def _text(cell: Cell) -> Text:
-    """The cell as rich draws it: made safe, and nothing in it is markup."""
+    """The cell as rich draws it: safe for a terminal, and without markup."""
     from rich.text import Text
 
     return Text(safe(cell.text), cell.style)
 
 
-def _by(size: int, items: Iterable[T]) -> Iterator[list[T]]:
-    """The items in lists of this size, at least one list."""
+def _in_lists(size: int, items: Iterable[T]) -> Iterator[list[T]]:
+    """The items in lists of this size; at least one list."""
     iterator = iter(items)
     some = list(islice(iterator, size))
     yield some
@@ -211,10 +202,10 @@ def _by(size: int, items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def pretty(document: dict[str, Any] | None) -> str:
-    """Free JSON for people, on several lines; empty when there is none."""
+    """A document for people, on several lines; empty if there is none."""
     return json.dumps(document, indent=2, ensure_ascii=False) if document else ""
 
 
 def note(text: str) -> None:
-    """Tell people something beside the result, on standard error."""
+    """Write a note for people to standard error."""
     print(f"jobstate: {safe(text)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Standard input, output and error, which whoever starts a command may have closed."""
+"""Opens standard input, output and error if they were closed when the command was started."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 
 
 def ensure_streams() -> None:
-    """Let those that are closed lead nowhere.
+    """Open /dev/null for those that are closed.
 
-    Python has None in their place. And the next file that was opened would get their number: what some library then
-    writes to standard error would go into it.
+    Python has None instead of a closed stream. And the next file to be opened would get its number: what a library
+    writes to standard error would go into that file.
     """
     for descriptor in range(3):
         try:

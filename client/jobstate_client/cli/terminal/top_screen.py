@@ -1,32 +1,29 @@
-"""The picture of ``jobstate top``: what the board knows, as exactly so many lines of so many columns."""
+"""Draws the overview of ``jobstate top``: exactly as many lines and columns as the terminal has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rich.cells import cell_len
 from rich.text import Text
 
-from jobstate_client.cli.terminal.layout import GAP, Part, event_line, heading, line, retry_line, running_line
-from jobstate_client.cli.terminal.output import STYLES
+from jobstate_client.cli.terminal.job_lines import event_line, retry_line, running_line
+from jobstate_client.cli.terminal.layout import GAP, Part, heading, line
+from jobstate_client.cli.terminal.styles import STATE_STYLES
 from jobstate_client.core.states import State
-from jobstate_client.views.overview import JOBS_KEPT_MAX, JobTypeRow, Overview
-from jobstate_client.views.phase import Phase
-from jobstate_client.views.text import clock, count, safe, short_span, span
+from jobstate_client.views.overview import JobTypeRow, Overview
+from jobstate_client.views.text import clock, count, safe, span
 
 SIDE_BY_SIDE_MIN = 150
-"""Columns from which events stand beside the jobs; below it they stand under them."""
-
-COUNTS_OLD_AFTER = timedelta(seconds=10)
-"""Age from which counts are marked as old: several refreshes have failed by then."""
+"""Columns from which events are shown beside the jobs; below that, they are shown under them."""
 
 JOB_TYPE_MIN = 14
-"""Columns that the name of a job type keeps; where there is no room, counts give way."""
+"""Columns that the name of a job type keeps; if there is no room, counts are left out."""
 
-HEADER_MIDDLE_MIN = 30
-"""Columns of the header that are kept for how the connection is; a long address gives way."""
+CONNECTION_MIN = 30
+"""Columns of the header that the state of the connection keeps; a long address is cut."""
 
 KEYS = "q quits"
 
@@ -53,65 +50,59 @@ _TYPE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a terminal, or of a part of it."""
+    """The size of a terminal, or of a part of it."""
 
     width: int
     height: int
 
 
-def frame(board: Overview, size: Size, now: datetime) -> list[Text]:
-    """The picture: ``size.height`` lines, none wider than ``size.width``."""
-    top = [_header(board, size.width, now), *_trouble(board, size.width), *_counts(board, size.width, now)]
+def frame(overview: Overview, size: Size, now: datetime, keys: str = KEYS) -> list[Text]:
+    """The screen: ``size.height`` lines, none wider than ``size.width``."""
+    top = [
+        _header(overview, size.width, now, keys),
+        *_outage(overview, size.width),
+        *_counts(overview, size.width, now),
+    ]
     rest = Size(size.width, max(0, size.height - len(top)))
-    body = _beside(board, rest, now) if size.width >= SIDE_BY_SIDE_MIN else _below(board, rest, now)
-    return [_cropped(line, size.width) for line in [*top, *body][: size.height]]
+    body = _side_by_side if size.width >= SIDE_BY_SIDE_MIN else _stacked
+    return [_cropped(text, size.width) for text in [*top, *body(overview, rest, now)][: size.height]]
 
 
-def _header(board: Overview, width: int, now: datetime) -> Text:
-    right = f"{clock(now)}  {KEYS}"
-    left = f"jobstate  {safe(board.server)}"
-    left_width = min(cell_len(left), max(0, width - len(right) - HEADER_MIDDLE_MIN))
+def _header(overview: Overview, width: int, now: datetime, keys: str) -> Text:
+    right = f"{clock(now)}  {keys}".rstrip()
+    left = f"jobstate  {safe(overview.server)}"
+    left_width = min(cell_len(left), max(0, width - len(right) - CONNECTION_MIN))
     middle = max(0, width - left_width - len(right) - 2 * GAP - 1)
-    told, style = _connection(board, now)
-    chosen = next((each for each in told if cell_len(each) <= middle), told[-1])
+    texts = overview.connection_texts(now)
+    connection = next((each for each in texts if cell_len(each) <= middle), texts[-1])
+    style = "bold red" if overview.away_since is not None else ("green" if overview.is_live else "yellow")
     return line(
-        Part(left, left_width, "bold"), Part("", 0), Part(chosen, middle, style), Part(right, len(right), "dim")
+        Part(left, left_width, "bold"), Part("", 0), Part(connection, middle, style), Part(right, len(right), "dim")
     )
 
 
-def _connection(board: Overview, now: datetime) -> tuple[Sequence[str], str]:
-    """How the connection is, from the longest way of saying it to the shortest."""
-    if board.away_since is not None:
-        again = "reconnecting" if board.was_there else "connecting"
-        since = f"{again} since {clock(board.away_since)}"
-        return (f"{since} ({short_span((now - board.away_since).total_seconds())})", since), "bold red"
-    if not board.is_live:
-        return ("reading the jobs …",), "yellow"
-    return (f"live, {board.rate(now):,.1f} events/s", "live"), "green"
+def _outage(overview: Overview, width: int) -> list[Text]:
+    """While the server is away, a line that says why."""
+    return [] if overview.away_since is None else [line(Part(overview.away_reason, width, "red"))]
 
 
-def _trouble(board: Overview, width: int) -> list[Text]:
-    """A line that says why the server is away, while it is."""
-    return [] if board.away_since is None else [line(Part(board.away_for, width, "red"))]
-
-
-def _counts(board: Overview, width: int, now: datetime) -> list[Text]:
-    """Two lines: the states, and under each how many jobs are in it."""
-    is_old = board.counted is not None and now - board.counted > COUNTS_OLD_AFTER
+def _counts(overview: Overview, width: int, now: datetime) -> list[Text]:
+    """Two lines: the states, and the number of jobs in each."""
+    is_old = overview.counts_are_old(now)
     names, numbers = [], []
     gap = 2 if width >= 80 else 1
     room = width
     for state in _STATES:
-        number = board.counts.get(state, 0)
-        told = "–" if board.counted is None else count(number)
-        columns = max(len(state.value), len(told)) + gap - GAP
+        number = overview.counts.get(state, 0)
+        text = "–" if overview.counted is None else count(number)
+        columns = max(len(state.value), len(text)) + gap - GAP
         if width >= SIDE_BY_SIDE_MIN:
             columns += 2
         columns = min(columns, max(0, room))
         room -= columns + GAP
         names.append(Part(state.value, columns, "dim"))
-        style = "dim" if not number or is_old else STYLES[state].removeprefix("bold ") + " bold"
-        numbers.append(Part(told, columns, style))
+        style = "dim" if not number or is_old else STATE_STYLES[state].removeprefix("bold ") + " bold"
+        numbers.append(Part(text, columns, style))
     return [line(*names), line(*numbers)]
 
 
@@ -120,80 +111,64 @@ def _cropped(text: Text, width: int) -> Text:
     return text
 
 
-def _below(board: Overview, size: Size, now: datetime) -> list[Text]:
-    """One under the other: running, retries, events, each with a share of the height that never changes."""
+def _stacked(overview: Overview, size: Size, now: datetime) -> list[Text]:
+    """Running jobs, retries and events below each other. Their heights never change."""
     retries = max(2, size.height * 18 // 100)
     running = max(2, size.height * 45 // 100)
     events = size.height - retries - running
     return [
-        *_running(board, Size(size.width, running), now),
-        *_retries(board, Size(size.width, retries), now),
-        *_events(board, Size(size.width, events)),
+        *_running(overview, Size(size.width, running), now),
+        *_retries(overview, Size(size.width, retries), now),
+        *_events(overview, Size(size.width, events)),
     ]
 
 
-def _beside(board: Overview, size: Size, now: datetime) -> list[Text]:
-    """Jobs at the left, job types and events at the right."""
+def _side_by_side(overview: Overview, size: Size, now: datetime) -> list[Text]:
+    """Jobs on the left, job types and events on the right."""
     left = size.width * 52 // 100
     right = size.width - left - 3
     retries = size.height * 30 // 100
     types = min(size.height, max(3, size.height * 30 // 100))
-    at_left = [
-        *_running(board, Size(left, size.height - retries), now),
-        *_retries(board, Size(left, retries), now),
+    left_lines = [
+        *_running(overview, Size(left, size.height - retries), now),
+        *_retries(overview, Size(left, retries), now),
     ]
-    at_right = [*_job_types(board, Size(right, types)), *_events(board, Size(right, size.height - types))]
-    return [_side_by_side(one, other, left) for one, other in zip(at_left, at_right, strict=True)]
+    right_lines = [*_job_types(overview, Size(right, types)), *_events(overview, Size(right, size.height - types))]
+    return [_joined(one, other, left) for one, other in zip(left_lines, right_lines, strict=True)]
 
 
-def _side_by_side(one: Text, other: Text, width: int) -> Text:
+def _joined(one: Text, other: Text, width: int) -> Text:
     text = one.copy()
     text.pad_right(max(0, width - text.cell_len))
     text.append("   ")
     return text.append_text(other)
 
 
-def _section(title: str, told: str, lines: Sequence[Text], size: Size) -> list[Text]:
-    """A heading and the lines, filled up or cut to the height."""
-    drawn = [heading(title, told, size.width), *lines][: max(0, size.height)]
+def _section(title: str, note: str, lines: Sequence[Text], size: Size) -> list[Text]:
+    """A heading and the lines, filled or cut to the height."""
+    drawn = [heading(title, note, size.width), *lines][: max(0, size.height)]
     return drawn + [line() for _ in range(size.height - len(drawn))]
 
 
-def _running(board: Overview, size: Size, now: datetime) -> list[Text]:
-    jobs = board.running.all()
-    shown = jobs[: max(0, size.height - 1)]
-    told = _of(len(shown), len(jobs), board.counts.get(State.PROCESSING, 0) - _waiting(board))
-    return _section("Running", told, [running_line(job, size.width, now) for job in shown], size)
+def _running(overview: Overview, size: Size, now: datetime) -> list[Text]:
+    shown = overview.running.all()[: max(0, size.height - 1)]
+    title = overview.running_title(len(shown))
+    return _section("Running", title, [running_line(job, size.width, now) for job in shown], size)
 
 
-def _retries(board: Overview, size: Size, now: datetime) -> list[Text]:
-    jobs = board.retrying.all()
-    shown = jobs[: max(0, size.height - 1)]
-    waiting = _waiting(board)
-    told = _of(len(shown), len(jobs), board.counts.get(State.RETRYING, 0) + waiting)
-    if waiting:
-        told += f", {count(waiting)} waiting for a worker"
-    return _section("Retries", told, [retry_line(job, size.width, now) for job in shown], size)
+def _retries(overview: Overview, size: Size, now: datetime) -> list[Text]:
+    shown = overview.retrying.all()[: max(0, size.height - 1)]
+    title = overview.retries_title(len(shown))
+    return _section("Retries", title, [retry_line(job, size.width, now) for job in shown], size)
 
 
-def _waiting(board: Overview) -> int:
-    """How many retries are due and wait for a worker. Their state is PROCESSING already."""
-    return sum(job.phase is Phase.WAITING for job in board.retrying.all())
-
-
-def _of(shown: int, known: int, counted: int) -> str:
-    """How many of how many are shown. Beyond those that are kept, only the server's count knows of more."""
-    number = max(known, counted) if known >= JOBS_KEPT_MAX else known
-    return f"{count(shown)} of {count(number)}" if number > shown else count(number)
-
-
-def _events(board: Overview, size: Size) -> list[Text]:
+def _events(overview: Overview, size: Size) -> list[Text]:
     room = max(0, size.height - 1)
-    shown = list(board.events)[-room:] if room else []
+    shown = list(overview.events)[-room:] if room else []
     return _section("Events", "newest last", [event_line(event, size.width) for event in shown], size)
 
 
-def _job_types(board: Overview, size: Size) -> list[Text]:
+def _job_types(overview: Overview, size: Size) -> list[Text]:
     columns = list(_TYPE_COLUMNS)
     for least in ("WAIT P95", "RETRYING", "SUCCESS", "FAILED"):
         if sum(width + GAP for _, width in columns) + JOB_TYPE_MIN <= size.width:
@@ -201,10 +176,9 @@ def _job_types(board: Overview, size: Size) -> list[Text]:
         columns = [column for column in columns if column[0] != least]
     name = max(0, size.width - sum(width + GAP for _, width in columns))
     head = line(Part("", name), *(Part(title, width, "dim", right=True) for title, width in columns))
-    shown = board.job_types[: max(0, size.height - 3)]
-    number = len(board.job_types) + board.job_types_left_out
-    told = f"{count(len(shown))} of {count(number)}" if number > len(shown) else count(number)
-    return _section("Job types", told, [head, *(_job_type(each, name, columns) for each in shown)], size)
+    shown = overview.job_types[: max(0, size.height - 3)]
+    lines = [head, *(_job_type(each, name, columns) for each in shown)]
+    return _section("Job types", overview.job_types_title(len(shown)), lines, size)
 
 
 def _job_type(each: JobTypeRow, name: int, columns: Sequence[tuple[str, int]]) -> Text:
@@ -219,7 +193,7 @@ def _job_type(each: JobTypeRow, name: int, columns: Sequence[tuple[str, int]]) -
     for title, width in columns:
         if title in numbers:
             number, state = numbers[title]
-            parts.append(Part(count(number), width, STYLES[state] if number else "dim", right=True))
+            parts.append(Part(count(number), width, STATE_STYLES[state] if number else "dim", right=True))
         elif title == "SUCCESS":
             parts.append(Part("" if each.success_rate is None else f"{each.success_rate:.1%}", width, right=True))
         else:

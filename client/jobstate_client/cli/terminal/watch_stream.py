@@ -1,4 +1,4 @@
-"""A watch that also tells where it is: after each response, and when the server is away."""
+"""A watch that also reports the end of each response, and every outage."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ResponseEnd:
-    """Everything of one response has been told, be it events or only a heartbeat."""
+    """All items of one response have been yielded. A heartbeat has none."""
 
     cursor: str
-    """Where to go on. Empty until the first SYNCED."""
+    """The position after the response. Empty until the first SYNCED."""
 
 
 class _ReportingSession(WatchSession):
-    def __init__(self, on_broken: Callable[[JobStateError], None], *arguments: Any, **options: Any) -> None:
+    def __init__(self, on_outage: Callable[[JobStateError], None], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._on_broken = on_broken
+        self._on_outage = on_outage
 
     def items(self, response: pb.WatchEventsResponse) -> Iterator[Any]:
         yield from super().items(response)
@@ -38,20 +38,20 @@ class _ReportingSession(WatchSession):
 
     def resume_delay_s(self, error: JobStateError) -> float:
         if not self._was_answered and exit_code(error) is Exit.USAGE:
-            # Such as a certificate that is not trusted: it would be the same the next time.
+            # For example a certificate that is not trusted: the next attempt would fail in the same way.
             raise error
-        wait = super().resume_delay_s(error)
-        self._on_broken(error)
-        return wait
+        delay = super().resume_delay_s(error)
+        self._on_outage(error)
+        return delay
 
 
-def follow(
-    client: Client, *, patience: Span | None = None, on_broken: Callable[[JobStateError], None], **arguments: Any
+def watch_stream(
+    client: Client, *, patience: Span | None = None, on_outage: Callable[[JobStateError], None], **arguments: Any
 ) -> Watch[Any]:
-    """``Client.watch`` whose items are followed by an ``ResponseEnd`` for each response; ``Synced`` always comes.
+    """``Client.watch`` with a ``ResponseEnd`` after the items of each response, and ``Synced`` without a snapshot too.
 
-    ``on_broken`` is called each time that the watch breaks off and will try to go on.
+    ``on_outage`` is called each time that the watch breaks off and is going to be resumed.
     """
     request = watch_request(**arguments)
-    session = _ReportingSession(on_broken, request, connect_s=client._timeout_s, patience=patience, emit_synced=True)
+    session = _ReportingSession(on_outage, request, connect_s=client._timeout_s, patience=patience, emit_synced=True)
     return client._open_watch(session)

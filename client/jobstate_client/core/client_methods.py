@@ -1,0 +1,54 @@
+"""The operations as methods of the two clients."""
+
+from __future__ import annotations
+
+from jobstate_client.core import maintenance, operations
+from jobstate_client.core.methods import async_listing, async_method, sync_listing, sync_method
+
+
+class SyncMethods:
+    """The operations of ``Client``."""
+
+    create = sync_method(operations.create)
+    create_many = sync_method(operations.create_many)
+    get = sync_method(operations.get)
+    attempts = sync_method(operations.attempts)
+    list = sync_listing(operations.list_jobs)
+    start = sync_method(operations.start)
+    progress = sync_method(operations.progress)
+    complete = sync_method(operations.complete)
+    fail = sync_method(operations.fail)
+    retry = sync_method(operations.retry)
+    cancel = sync_method(operations.cancel)
+    report_usage = sync_method(operations.report_usage)
+    stats = sync_method(operations.stats)
+    job_types = sync_method(operations.job_types)
+    check_stale = sync_method(maintenance.check_stale)
+    retry_failed = sync_method(maintenance.retry_failed)
+    cleanup = sync_method(maintenance.cleanup)
+    check_health = sync_method(maintenance.check_health)
+    tasks = sync_method(maintenance.tasks)
+
+
+class AsyncMethods:
+    """The operations of ``AsyncClient``, each a coroutine or an asynchronous iterator."""
+
+    create = async_method(operations.create)
+    create_many = async_method(operations.create_many)
+    get = async_method(operations.get)
+    attempts = async_method(operations.attempts)
+    list = async_listing(operations.list_jobs)
+    start = async_method(operations.start)
+    progress = async_method(operations.progress)
+    complete = async_method(operations.complete)
+    fail = async_method(operations.fail)
+    retry = async_method(operations.retry)
+    cancel = async_method(operations.cancel)
+    report_usage = async_method(operations.report_usage)
+    stats = async_method(operations.stats)
+    job_types = async_method(operations.job_types)
+    check_stale = async_method(maintenance.check_stale)
+    retry_failed = async_method(maintenance.retry_failed)
+    cleanup = async_method(maintenance.cleanup)
+    check_health = async_method(maintenance.check_health)
+    tasks = async_method(maintenance.tasks)
