@@ -52,6 +52,18 @@ def test_an_answer_that_never_came_is_asked_for_again(timer: DueTimer, committer
     assert committer.rings == 2
 
 
+def test_a_store_that_answers_slowly_is_waited_for(
+    timer: DueTimer, committer: Notification, clock: ManualClock
+) -> None:
+    """Whenever the watchdog looks, a request is under way or a timer is late, but each is another one."""
+    for _ in range(100):
+        timer.turn()
+        committer.on_due(clock.now() + SECOND, 0)
+        clock.advance(SECOND)
+
+    assert committer.rings == 101
+
+
 def test_a_store_that_does_not_answer_is_waited_for(timer: DueTimer, committer: Notification) -> None:
     for silence in range(100):
         committer.silence = silence + 1

@@ -81,7 +81,7 @@ class DueTimer:
             if next_due is not None and (self._next_due is None or next_due < self._next_due):
                 self._wait_until(next_due)
             return
-        self._ringing = False
+        self._ringing, self._unanswered = False, 0
         self._next_due = None
         if served == DUE_MAX:
             self._wake()
@@ -99,6 +99,7 @@ class DueTimer:
         self._timer = self._clock.call_later(wait, look)
 
     def _look(self) -> None:
+        self._unanswered = 0
         late = self._clock.monotonic() - self._rings_at
         if late > LATE_MIN:
             # A timer must not beat a report that has waited to be read.
