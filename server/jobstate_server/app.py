@@ -27,9 +27,10 @@ from jobstate_server.engine.membership import Membership
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.timekeeper import Timekeeper
 from jobstate_server.event_log.feed import EventFeed
-from jobstate_server.event_log.pages import CatchUp
+from jobstate_server.event_log.reader import EventLog
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.event_log.replication import Replication
+from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.maintenance.check_health import HEALTHY, CheckHealth
 from jobstate_server.maintenance.event_limit import EventLimit
 from jobstate_server.maintenance.job_health import HealthLimits
@@ -50,7 +51,8 @@ from jobstate_server.store.event_check import event_check
 from jobstate_server.store.opening import clock_for, open_store, shown, with_password
 from jobstate_server.store.records import TaskRun
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor
-from jobstate_server.watch.session import Watching
+from jobstate_server.watch.session import WatchSessions
+from jobstate_server.watch.snapshots import Snapshots
 from jobstate_server.wire.documents import merge_metadata
 
 log = logging.getLogger(__name__)
@@ -168,7 +170,9 @@ class Server:
         self.connections = self.calls.admission.connections
         self.connections.count_as_used(lambda: self.health_service.watching)
         refresh = None if self.replication is None else self.replication.refresh
-        watching = Watching(self.feed, CatchUp(self.catch_up_readers, store.log_id), refresh)
+        event_log = EventLog(self.feed, StoredPages(self.catch_up_readers, store.log_id), refresh)
+        self.snapshots = Snapshots(self.catch_up_readers)
+        watching = WatchSessions(event_log, self.snapshots)
         self.job_service = JobService(self.committer, self.readers, watching, job_types, clock)
         self._build_maintenance(job_types)
 

@@ -23,8 +23,7 @@ from jobstate_server.config import JobTypeSettings, Settings, load
 from jobstate_server.domain import errors, job_types
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.engine import committer, readers, writer
-from jobstate_server.event_log import feed
-from jobstate_server.event_log import pages as catch_up
+from jobstate_server.event_log import feed, pages
 from jobstate_server.maintenance import evict_inactive, task
 from jobstate_server.maintenance.registry import Schedules
 from jobstate_server.rpc import health, limits, reflection, validate
@@ -199,8 +198,8 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("`page_token`", limits, "PAGE_TOKEN_LENGTH_MAX", characters),
     ("values of a filter, but for `job_ids`", limits, "FILTER_VALUES_MAX", count),
     ("`job_ids` of a watch", limits, "WATCHED_JOBS_MAX", count),
-    ("events of a response of a watch, about", catch_up, "PAGE_EVENTS_MAX", count),
-    ("bytes of a response of a watch, about", catch_up, "PAGE_BYTES_MAX", size),
+    ("events of a response of a watch, about", pages, "PAGE_EVENTS_MAX", count),
+    ("bytes of a response of a watch, about", pages, "PAGE_BYTES_MAX", size),
     ("`heartbeat_interval`, at least; a shorter one is raised", limits, "HEARTBEAT_MIN", span),
     ("`heartbeat_interval`, unless asked otherwise", limits, "HEARTBEAT_DEFAULT", span),
     ("`heartbeat_interval`, at most; a longer one is lowered", limits, "HEARTBEAT_MAX", span),

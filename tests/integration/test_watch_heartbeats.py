@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.event_log.pages import CatchUp, Page
+from jobstate_server.event_log.pages import Page
+from jobstate_server.event_log.stored_pages import StoredPages
 
 from ..support.calls import EVENTS, SYNCED, create, span, watching
 from ..support.server import serving
@@ -21,13 +22,13 @@ async def test_heartbeats_come_while_a_page_of_the_log_is_read(path: Path, monke
     async with serving(path) as running:
         await create(running)
     may_read = asyncio.Event()
-    page = CatchUp.page
+    page = StoredPages.page
 
-    async def slow(self: CatchUp, *position: Any) -> Page:
+    async def slow(self: StoredPages, *position: Any) -> Page:
         await may_read.wait()
         return await page(self, *position)
 
-    monkeypatch.setattr(CatchUp, "page", slow)
+    monkeypatch.setattr(StoredPages, "page", slow)
     request = pb.WatchEventsRequest(start=pb.WATCH_START_EARLIEST, heartbeat_interval=span(1))
     # The server was started anew, so that what happened before is in its log alone.
     async with serving(path) as running, watching(running, request) as watch:

@@ -12,7 +12,7 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.event_log import feed
 from jobstate_server.rpc.byte_budget import ByteBudget
-from jobstate_server.watch.session import Watch
+from jobstate_server.watch.requests import Watch
 
 from ..support.calls import create, refused, struct
 from ..support.clock import PATIENCE_S
@@ -42,16 +42,16 @@ async def test_a_watcher_is_in_the_index_from_its_beginning_to_its_end_and_heart
 ) -> None:
     at = running.server.feed
     waiter = at.join(EventFilter(job_ids=frozenset(f"job-{number}" for number in range(1_000))))
-    buckets = dict(at._waiting)
+    index = {key: dict(groups) for key, groups in at._index.items()}
     waiting = asyncio.create_task(at.wait(waiter, SECOND))
     await asyncio.sleep(0)
-    waiter.fall_silent()
+    waiter.time_out()
     assert await waiting is None
 
-    assert at._waiting == buckets
-    assert all(at._waiting[key] is bucket for key, bucket in buckets.items())
+    assert at._index == index
     at.leave(waiter)
-    assert not at._waiting
+    assert not at._index
+    assert not at._groups
 
 
 async def test_snapshots_that_are_not_read_are_not_prepared_beyond_their_room(running: Running) -> None:

@@ -17,12 +17,14 @@ from jobstate_server.domain import commands as c
 from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log import replication as following
 from jobstate_server.event_log.feed import EventFeed
-from jobstate_server.event_log.pages import CatchUp
+from jobstate_server.event_log.reader import EventLog
+from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.store.errors import StoreUnreachable
 from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.postgres.transaction import PostgresTransaction
 from jobstate_server.store.records import Changes, Loaded, Notification
-from jobstate_server.watch.session import Watching
+from jobstate_server.watch.session import WatchSessions
+from jobstate_server.watch.snapshots import Snapshots
 
 from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.postgres import postgres_server
@@ -141,7 +143,9 @@ class Replica(Stage):
         self.store = store(database.url_of(name), clock)
         made, readers = feed_of(self.store, clock, feed), Readers(self.store, threads=1)
         self.replication = follower(Silence(), made, readers)
-        watching = Watching(made, CatchUp(readers, self.store.log_id), self.replication.refresh if refreshes else None)
+        refresh = self.replication.refresh if refreshes else None
+        event_log = EventLog(made, StoredPages(readers, self.store.log_id), refresh)
+        watching = WatchSessions(event_log, Snapshots(readers))
         super().__init__(self.store, clock, made, readers, watching, recorder, published=self.replication)
 
     def start(self) -> None:

@@ -27,14 +27,17 @@ from jobstate_server.engine.committer import Committer, Published
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import REQUEST_IDS_MAX
 from jobstate_server.event_log.feed import EventFeed
-from jobstate_server.event_log.pages import CatchUp
+from jobstate_server.event_log.reader import EventLog
 from jobstate_server.event_log.recent import RecentEvents
+from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import StoredEvent
 from jobstate_server.store.sqlite.store import SqliteStore
-from jobstate_server.watch.session import Watch, Watching
+from jobstate_server.watch.requests import Watch
+from jobstate_server.watch.session import WatchSessions
+from jobstate_server.watch.snapshots import Snapshots
 from jobstate_server.wire.documents import merge_metadata
 from jobstate_server.wire.jobs import encode_whole
 
@@ -133,7 +136,7 @@ class Stage:
         clock: Clock,
         feed: EventFeed,
         readers: Readers,
-        watching: Watching,
+        watching: WatchSessions,
         recorder: Recorder,
         *,
         published: Published,
@@ -233,7 +236,7 @@ class Rig(Stage):
         path: Path,
         *,
         store: type[SqliteStore] = SqliteStore,
-        catch_up: type[CatchUp] = CatchUp,
+        stored_pages: type[StoredPages] = StoredPages,
         feed: type[EventFeed] = EventFeed,
         recent: type[RecentEvents] = RecentEvents,
         recent_bytes: int = RING_BYTES,
@@ -247,7 +250,9 @@ class Rig(Stage):
         make_archive(path)
         self.hooked = HookedReaders(self.store)
         made = feed_of(self.store, self.clock, feed, recent, recent_bytes)
-        watching = Watching(made, catch_up(self.hooked, self.store.log_id))
+        event_log = EventLog(made, stored_pages(self.hooked, self.store.log_id))
+        self.snapshots = Snapshots(self.hooked)
+        watching = WatchSessions(event_log, self.snapshots)
         super().__init__(
             self.store, self.clock, made, self.hooked, watching, Recorder(), published=made, decider=decider
         )

@@ -22,14 +22,12 @@ from jobstate_server.app import Server
 from jobstate_server.clock import Clock, SystemClock
 from jobstate_server.config import Settings
 from jobstate_server.domain.durations import MILLISECOND
-from jobstate_server.event_log import pages as catch_up
-from jobstate_server.event_log import replication as follower
+from jobstate_server.event_log.pages import PageLimits
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.process import GAVE_UP
 from jobstate_server.rpc import limits
 from jobstate_server.store.opening import is_postgres
 from jobstate_server.store.reading import events as event_reads
-from jobstate_server.watch import session as stream
 
 from ..support.server import QUIET
 from .sabotage import sabotage
@@ -94,11 +92,9 @@ def make_everything_small(server: Server) -> None:
     """Lower limits that have no setting, because nobody but a test gains by lowering them."""
     recent = server.feed.recent
     server.feed.recent = RecentEvents(recent.head, recent.head_check, RING_BYTES)
-    lowered: list[tuple[object, str, int]] = [
-        (stream, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
-        (catch_up, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
-        (follower, "PAGE_EVENTS_MAX", EVENTS_AT_ONCE),
-        (catch_up, "SNAPSHOT_JOBS_MAX", EVENTS_AT_ONCE),
+    lowered: list[tuple[object, str, Any]] = [
+        (server.feed, "page_limits", PageLimits(events=EVENTS_AT_ONCE)),
+        (server.snapshots, "jobs_max", EVENTS_AT_ONCE),
         (event_reads, "EVENTS_SCANNED_MAX", 3 * EVENTS_AT_ONCE),
         (limits, "HEARTBEAT_MIN", 20 * MILLISECOND),
         (server.tasks.cleanup, "_event_retention_bytes", RETENTION_BYTES),

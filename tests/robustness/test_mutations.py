@@ -24,8 +24,9 @@ from jobstate_server.domain.errors import CursorExpired, InvalidField, Transitio
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.event_log.feed import EventFeed, Waiter
-from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, CatchUp, Page
-from jobstate_server.event_log.recent import Entry, RecentEvents
+from jobstate_server.event_log.pages import LogPosition, Page, PageLimits
+from jobstate_server.event_log.recent import LogEntry, RecentEvents
+from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.rpc import update_batch
 from jobstate_server.store.base import Reader
 from jobstate_server.store.sqlite.store import SqliteStore
@@ -54,30 +55,30 @@ class CommitsLater(SqliteStore):
         """Later."""
 
 
-class ResumesInclusive(CatchUp):
+class ResumesInclusive(StoredPages):
     """Resume inclusive: begins with the event that the cursor names."""
 
-    async def resume(self, text: str) -> Page:
-        page = await super().resume(text)
-        return page._replace(position=page.position - 1)
+    async def resume(self, cursor: str) -> LogPosition:
+        position = await super().resume(cursor)
+        return position._replace(sequence=position.sequence - 1)
 
 
 class ForgetsTheBell(EventFeed):
-    """Forget the bell between read and wait: what rings after the last look and before the wait is not heard."""
+    """Forget the bell between read and wait: what is published after the last look and before the wait is missed."""
 
-    async def wait(self, waiter: Waiter, silence: int) -> int | None:
+    async def wait(self, waiter: Waiter, max_wait: int) -> int | None:
         await asyncio.sleep(0)
-        return await super().wait(waiter, silence)
+        return await super().wait(waiter, max_wait)
 
 
 class DropsWhenFull(RecentEvents):
-    """Drop on a full buffer: who is behind the ring goes on with what is still in it."""
+    """Drop on a full buffer: a reader behind the recent events goes on with those that are left."""
 
     @property
     def tail(self) -> int:
         return 0
 
-    def after(self, sequence: int, limit: int) -> list[Entry]:
+    def after(self, sequence: int, limit: int) -> list[LogEntry]:
         kept = self._entries[self._dropped :]
         return [entry for entry in kept if entry.event.sequence > sequence][:limit]
 
@@ -85,16 +86,16 @@ class DropsWhenFull(RecentEvents):
 class BeatsAhead(EventFeed):
     """Heartbeat ahead of an unsent event: what is published between the end of the wait and the waking is passed."""
 
-    async def wait(self, waiter: Waiter, silence: int) -> int | None:
+    async def wait(self, waiter: Waiter, max_wait: int) -> int | None:
         waiter.__class__ = _Deaf
-        return await super().wait(waiter, silence)
+        return await super().wait(waiter, max_wait)
 
 
 class _Deaf(Waiter):
     __slots__ = ()
 
-    def fall_silent(self) -> None:
-        self.wake()
+    def time_out(self) -> None:
+        self.wake(None)
 
 
 class GoesByTheWallClock(SqliteStore):
@@ -107,15 +108,16 @@ class GoesByTheWallClock(SqliteStore):
             yield transaction
 
 
-class LooksAtTheHorizonFirst(CatchUp):
+class LooksAtTheHorizonFirst(StoredPages):
     """Horizon checked before the page: what retention removes in between is missing from it in silence."""
 
-    def _read_page(self, reader: Reader, after: int, wanted: EventFilter) -> Page:
+    def _read_page(self, reader: Reader, after: int, wanted: EventFilter, limits: PageLimits) -> Page:
         state = reader.log_state()
         if after < state.horizon:
-            raise CursorExpired(self._oldest_cursor(state.horizon, state.horizon_check))
-        page = reader.events(after, wanted, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
-        return Page(page.events, page.scanned, page.check)
+            raise CursorExpired(self._cursor(state.horizon, state.horizon_check))
+        page = reader.events(after, wanted, *limits)
+        end = LogPosition(page.scanned, page.check)
+        return Page(list(map(LogEntry, page.events)), end, self._cursor(*end))
 
 
 class HurriesWaitingJobs(Decider):
@@ -258,7 +260,7 @@ MUTATIONS = [
     Mutation(
         "resume inclusive",
         is_resumed_at_each_cursor,
-        {"catch_up": ResumesInclusive},
+        {"stored_pages": ResumesInclusive},
         {"unique", "reliable", "resumable", "bookmarkable"},
     ),
     Mutation(
@@ -283,7 +285,7 @@ MUTATIONS = [
     Mutation(
         "horizon checked before the page instead of after",
         is_compacted_under_the_reader,
-        {"catch_up": LooksAtTheHorizonFirst},
+        {"stored_pages": LooksAtTheHorizonFirst},
         {"reliable", "resumable", "bookmarkable"},
         {"recent_bytes": 0},
     ),

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from jobstate_server.domain.errors import StoreUnavailable
-from jobstate_server.event_log import pages as catch_up
 from jobstate_server.store.errors import OutcomeUnknown
 from jobstate_server.store.sqlite.store import SqliteStore
 
@@ -202,11 +201,9 @@ async def test_heartbeats_carry_a_filtered_watcher_past_a_compaction(path: Path)
     assert broken(rig.history()) == {}
 
 
-async def test_a_snapshot_taken_while_jobs_change_and_vanish_gives_the_right_copy(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(catch_up, "SNAPSHOT_JOBS_MAX", 3)
+async def test_a_snapshot_taken_while_jobs_change_and_vanish_gives_the_right_copy(path: Path) -> None:
     async with rigged(path) as rig:
+        rig.snapshots.jobs_max = 3
         rig.write(*several(10))
         rig.write(cancel("job-8"))
         follower = rig.follow(snapshot=True)

@@ -17,7 +17,7 @@ from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import Document, Job
 from jobstate_server.wire.documents import METADATA_BYTES_MAX, NESTING_MAX, encode, merge_metadata
-from jobstate_server.wire.events import encode_event, listed_event
+from jobstate_server.wire.events import complete_event, encode_event
 
 ODD_NANS = [struct.unpack("<d", bits)[0] for bits in (b"\x01" + b"\xff" * 7, b"\n" * 6 + b"\xf8\x7f")]
 """NaN has many bit patterns; newlines among them must not hide one."""
@@ -236,11 +236,11 @@ def test_a_watcher_can_read_every_document_that_was_accepted(depth: int) -> None
 
     job = Job(id="job", job_type="default", metadata=document)
     event = encode_event(Event(EventType.QUEUED, 1, "", None, job, with_metadata=True))
-    response = job_service_pb2.WatchEventsResponse.FromString(listed_event(event.payload, 1))
+    message = event_pb2.Event.FromString(complete_event(event.payload, 1))
 
-    assert response.events[0].job.metadata == Struct.FromString(document)
-    assert isinstance(response.events[0], event_pb2.Event)
-    assert isinstance(response.events[0].job, job_pb2.Job)
+    assert message.job.metadata == Struct.FromString(document)
+    assert isinstance(message, event_pb2.Event)
+    assert isinstance(message.job, job_pb2.Job)
 
 
 @pytest.mark.parametrize("levels", [1, NESTING_MAX - 1])

@@ -42,7 +42,7 @@ from jobstate_server.domain.job import (
 )
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.wire import times
-from jobstate_server.wire.events import encode_event, listed_event
+from jobstate_server.wire.events import complete_event, encode_event
 from jobstate_server.wire.jobs import (
     attempt_message,
     encode_job,
@@ -51,6 +51,7 @@ from jobstate_server.wire.jobs import (
     job_type_message,
     with_version,
 )
+from jobstate_server.wire.watch import events_response
 
 INTERNAL = {
     "principal",
@@ -202,9 +203,7 @@ def on_the_wire(job: Job, **changes: Any) -> Job:
 
 def parsed(type_: EventType, detail: Detail | None, sequence: int = 5, **flags: bool) -> event_pb2.Event:
     event = Event(type_, 1_700_000_000_000_009, "somebody", JobState.FAILED, FULL, detail, **flags)
-    response = job_service_pb2.WatchEventsResponse.FromString(listed_event(encode_event(event).payload, sequence))
-    assert len(response.events) == 1
-    return response.events[0]
+    return event_pb2.Event.FromString(complete_event(encode_event(event).payload, sequence))
 
 
 def test_every_field_of_a_job_is_on_the_wire_or_known_to_be_internal() -> None:
@@ -286,7 +285,7 @@ def test_the_remains_of_a_job_are_its_names_and_its_state_only() -> None:
 
 
 @pytest.mark.parametrize(("type_", "detail"), EVENTS)
-def test_a_listed_event_comes_back_with_its_sequence_and_the_same_as_the_jobs_version(
+def test_a_complete_event_comes_back_with_its_sequence_and_the_same_as_the_jobs_version(
     type_: EventType, detail: Detail | None
 ) -> None:
     event = parsed(type_, detail, sequence=123_456_789_012)
@@ -302,7 +301,7 @@ def test_a_listed_event_comes_back_with_its_sequence_and_the_same_as_the_jobs_ve
 
 
 @pytest.mark.parametrize(("type_", "detail"), EVENTS)
-def test_the_detail_of_a_listed_event_comes_back(type_: EventType, detail: Detail | None) -> None:
+def test_the_detail_of_an_event_comes_back(type_: EventType, detail: Detail | None) -> None:
     event = parsed(type_, detail)
 
     assert event.WhichOneof("detail") == DETAILS[type_][0]
@@ -386,11 +385,14 @@ def test_the_job_beside_an_encoded_event_is_the_job_within_it(type_: EventType) 
 
 
 @given(st.lists(sequences, max_size=8))
-def test_a_concatenation_of_listed_events_is_a_response_with_all_of_them_in_order(numbers: list[int]) -> None:
+def test_a_response_has_all_its_events_in_order(numbers: list[int]) -> None:
     payload = encode_event(Event(EventType.CANCELLED, 1, "", JobState.QUEUED, FULL, Cancelled(""))).payload
 
-    response = job_service_pb2.WatchEventsResponse.FromString(b"".join(listed_event(payload, n) for n in numbers))
+    response = job_service_pb2.WatchEventsResponse.FromString(
+        events_response([complete_event(payload, n) for n in numbers], "cursor")
+    )
 
+    assert (response.kind, response.cursor) == (job_service_pb2.WATCH_RESPONSE_KIND_EVENTS, "cursor")
     assert [event.sequence for event in response.events] == numbers
     assert [event.job.version for event in response.events] == numbers
 

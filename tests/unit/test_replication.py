@@ -18,6 +18,7 @@ from jobstate_server.domain.filters import EventFilter
 from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log import replication as module
 from jobstate_server.event_log.feed import EventFeed
+from jobstate_server.event_log.pages import PageLimits
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.event_log.replication import AHEAD_EVENTS_MAX, SILENT_ROUNDS_MAX, Replication
 from jobstate_server.store.errors import StoreError, StoreUnreachable
@@ -277,12 +278,10 @@ async def test_own_events_that_wait_are_bounded_and_those_beyond_are_read_from_t
     assert scene.replication._ahead_count == 0
 
 
-async def test_who_is_more_than_a_page_behind_skips_to_the_newest_event_and_rings_for_everybody(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_who_is_more_than_a_page_behind_skips_to_the_newest_event_and_rings_for_everybody() -> None:
     """Those who need what lies between read it from the log, each at its own pace."""
-    monkeypatch.setattr(module, "PAGE_EVENTS_MAX", 10)
     scene = Scene()
+    scene.feed.page_limits = PageLimits(events=10)
     assert scene.waiter is not None
     waiting = scene.waiter.wait()
     scene.log.append(11)
@@ -433,7 +432,6 @@ async def test_a_bell_that_says_nothing_for_some_rounds_makes_the_follower_look(
     scene.log.append(2)
     assert scene.waiter is not None
     notification = scene.waiter.wait()
-    scene.feed._waiting[scene.waiter.keys[0]] = {scene.waiter}
 
     async with listening(scene), asyncio.timeout(PATIENCE_S):
         for _ in range(SILENT_ROUNDS_MAX):

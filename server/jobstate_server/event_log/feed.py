@@ -1,10 +1,11 @@
-"""The hub: the bell. It says to waiting watchers that there is something for them, and where it begins.
+"""The feed: takes in new events and wakes the readers that wait for one of them.
 
-A watcher that waits has seen everything up to the head, so the first event that matches is the next one it needs: it is
-told that sequence and skips what lies between. Watchers are found by what they filter on, never by asking each.
+A reader that waits has seen everything up to the head, so the first event that passes its filter is the next one it
+needs: it is given that sequence and skips what lies before. Readers with equal filters form a group. Groups are found
+by what they filter on, and an event is held against each filter once, however many readers share it.
 
 Everything here happens on the event loop's thread without awaiting in between, so nothing can be published between a
-watcher's last look and its going to wait. Between the end of its wait and its waking something can, and is told too.
+reader's last look and the start of its wait. Between the end of its wait and its waking something can, and counts too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jobstate_server.clock import Clock
 from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.event_log.cursor import Cursor, encode_cursor
+from jobstate_server.event_log.pages import PageLimits
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.store.records import StoredEvent
 
@@ -30,61 +32,78 @@ RETRY_DELAY_S = 1.0
 _EVERYTHING: Hashable = ("everything",)
 
 
-class Waiter:
-    """One watcher's place at the bell."""
+class FilterGroup:
+    """The readers that have equal filters."""
 
-    __slots__ = ("_future", "keys", "matched", "size", "wanted")
+    __slots__ = ("keys", "members", "waiting", "wanted")
 
     def __init__(self, wanted: EventFilter) -> None:
         self.wanted = wanted
         self.keys = _keys(wanted)
-        self.size = _filter_bytes(wanted)
-        """What its filter takes of memory, about."""
-        self.matched: int | None = None
-        """The first sequence that matched since the watcher began to wait; None when something else woke it."""
-        self._future: asyncio.Future[None] | None = None
+        self.members = 0
+        self.waiting: dict[Waiter, None] = {}
+        """Those that wait, in the order in which they began to."""
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether the bell may ring for it."""
-        return self._future is not None
+    def wake(self, sequence: int | None) -> None:
+        """End every wait."""
+        waiting, self.waiting = self.waiting, {}
+        for waiter in waiting:
+            waiter.wake(sequence)
+
+
+class Waiter:
+    """One reader's place in the feed."""
+
+    __slots__ = ("_future", "group", "matched", "size")
+
+    def __init__(self, group: FilterGroup, size: int) -> None:
+        self.group = group
+        self.size = size
+        """About how many bytes its filter takes."""
+        self.matched: int | None = None
+        """The first sequence that passed the filter since the wait began; None if something else ended the wait."""
+        self._future: asyncio.Future[None] | None = None
 
     def wait(self) -> asyncio.Future[None]:
         """Begin to wait."""
         self.matched = None
         self._future = asyncio.get_running_loop().create_future()
+        self.group.waiting[self] = None
         return self._future
 
-    def wake(self, sequence: int | None = None) -> None:
-        """End the wait, if there is one."""
+    def wake(self, sequence: int | None) -> None:
+        """End the wait. Called by the group, which has forgotten that this one waits."""
         future, self._future = self._future, None
         if future is not None:
             self.matched = sequence
             if not future.done():
                 future.set_result(None)
 
-    def fall_silent(self) -> None:
-        """End the wait because nothing came. The bell may still ring until the watcher has woken."""
+    def time_out(self) -> None:
+        """End the wait because nothing came. Until the reader has woken, an event still counts."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
     def leave(self) -> None:
-        """Wait no more, because the watcher has woken or gone."""
+        """Wait no more, because the reader has woken or gone."""
         self._future = None
+        self.group.waiting.pop(self, None)
 
 
 class EventFeed:
-    """The ring of newest events, and the watchers that wait for more."""
+    """The recent events, and the readers that wait for more."""
 
     def __init__(self, log_id: str, recent: RecentEvents, clock: Clock) -> None:
         self.recent = recent
-        self.draining = False
-        self.setbacks = 0
-        """How often the log turned out to have lost events. Whoever saw them must have its position judged anew."""
+        self.page_limits = PageLimits()
+        self.is_draining = False
+        self.rewinds = 0
+        """How often the log turned out to have lost events. A reader's position must then be checked again."""
         self._log_id = log_id
         self._clock = clock
-        self._waiting: dict[Hashable, set[Waiter]] = {}
-        self._watchers: set[Waiter] = set()
+        self._groups: dict[EventFilter, FilterGroup] = {}
+        self._index: dict[Hashable, dict[FilterGroup, None]] = {}
+        self._waiters: set[Waiter] = set()
         self._filters_bytes = 0
 
     @property
@@ -94,57 +113,59 @@ class EventFeed:
 
     @property
     def watchers(self) -> int:
-        """How many watchers there are."""
-        return len(self._watchers)
+        """How many readers there are."""
+        return len(self._waiters)
 
     def cursor(self, sequence: int, check: int) -> str:
         """The cursor of a position in this log."""
         return encode_cursor(Cursor(self._log_id, sequence, check))
 
-    def head_cursor(self) -> str:
-        """The cursor of the head."""
-        return self.cursor(self.recent.head, self.recent.head_check)
-
     def join(self, wanted: EventFilter) -> Waiter:
-        """Take a place. Raises Overloaded when the filters have no room, Draining when the server is stopping."""
-        if self.draining:
+        """Take a place. Raises Overloaded if there is no room for the filter, Draining if the server is stopping."""
+        if self.is_draining:
             raise Draining(RETRY_DELAY_S)
         size = _filter_bytes(wanted)
         if self._filters_bytes + size > FILTERS_BYTES_MAX:
             raise Overloaded(f"the filters of all watches have {FILTERS_BYTES_MAX} bytes", RETRY_DELAY_S)
-        waiter = Waiter(wanted)
-        self._watchers.add(waiter)
+        group = self._groups.get(wanted)
+        if group is None:
+            group = self._groups[wanted] = FilterGroup(wanted)
+            for key in group.keys:
+                self._index.setdefault(key, {})[group] = None
+        group.members += 1
+        waiter = Waiter(group, size)
+        self._waiters.add(waiter)
         self._filters_bytes += size
-        for key in waiter.keys:
-            self._waiting.setdefault(key, set()).add(waiter)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Give the place back."""
         waiter.leave()
-        if waiter not in self._watchers:
+        if waiter not in self._waiters:
             return
-        self._watchers.discard(waiter)
+        self._waiters.discard(waiter)
         self._filters_bytes -= waiter.size
-        for key in waiter.keys:
-            self._forget(key, waiter)
+        waiter.group.members -= 1
+        if not waiter.group.members:
+            self._forget(waiter.group)
 
-    def _forget(self, key: Hashable, waiter: Waiter) -> None:
-        bucket = self._waiting.get(key)
-        if bucket is not None:
-            bucket.discard(waiter)
-            if not bucket:
-                del self._waiting[key]
+    def _forget(self, group: FilterGroup) -> None:
+        del self._groups[group.wanted]
+        for key in group.keys:
+            found = self._index[key]
+            del found[group]
+            if not found:
+                del self._index[key]
 
-    async def wait(self, waiter: Waiter, silence: int) -> int | None:
-        """Wait for an event that ``waiter`` wants; the watcher must have seen everything up to the head.
+    async def wait(self, waiter: Waiter, max_wait: int) -> int | None:
+        """Wait for an event that passes the filter. The reader must have seen everything up to the head.
 
-        Returns its sequence, or None after ``silence`` microseconds, or when the server begins to drain.
+        Returns its sequence, or None after ``max_wait`` microseconds, or when the server begins to drain.
         """
-        if self.draining:
+        if self.is_draining:
             return None
         future = waiter.wait()
-        timer = self._clock.call_later(silence, waiter.fall_silent)
+        timer = self._clock.call_later(max_wait, waiter.time_out)
         try:
             await future
         finally:
@@ -153,50 +174,47 @@ class EventFeed:
         return waiter.matched
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
-        """Take in the newest events, and ring for whoever wants one of them."""
+        """Take in the newest events, and wake every reader that wants one of them."""
         if events[0].sequence > self.head + 1:
-            # A commit of unknown outcome was made after all, and nobody was told of its events: the log has them.
+            # A commit of unknown outcome was made after all, and its events were never published: the log has them.
             self._wake_all()
         self.recent.append(events)
-        waiting = self._waiting
-        if not waiting:
+        index = self._index
+        if not index:
             return
-        for waiter in waiting.get(_EVERYTHING, ()):
-            waiter.wake(events[0].sequence)
-        for event in events if len(waiting) > (_EVERYTHING in waiting) else ():
+        for group in index.get(_EVERYTHING, ()):
+            group.wake(events[0].sequence)
+        for event in events if len(index) > (_EVERYTHING in index) else ():
             for key in (("job", event.job_id), ("source", event.source_id), ("job_type", event.job_type), event.type):
-                bucket = waiting.get(key)
-                if bucket is not None:
-                    _wake_bucket(bucket, event)
+                for group in index.get(key, ()):
+                    if group.waiting and passes(group.wanted, event):
+                        group.wake(event.sequence)
 
     def skip_to(self, head: int, head_check: int) -> None:
-        """Go on from a head beyond this one; what lies between is in the log."""
+        """Go on from a head beyond this one. What lies between is in the log."""
         self._wake_all()
-        self.recent.skip_to(head, head_check)
+        self.recent.reset(head, head_check)
 
-    def go_back(self, head: int, head_check: int) -> None:
-        """Go on from an earlier head: what was published after it is not in the log any more."""
-        self.setbacks += 1
+    def rewind(self, head: int, head_check: int) -> None:
+        """Go on from an earlier head: the log no longer has what was published after it."""
+        self.rewinds += 1
         self._wake_all()
-        self.recent.skip_to(head, head_check)
+        self.recent.reset(head, head_check)
 
     def _wake_all(self) -> None:
-        for waiter in self._watchers:
-            waiter.wake(self.head + 1)
+        for group in self._groups.values():
+            group.wake(self.head + 1)
 
     def drain(self) -> None:
-        """Tell every watcher that the server is stopping, and take no more."""
-        self.draining = True
-        for waiter in list(self._watchers):
-            waiter.wake()
+        """Wake every reader because the server is stopping, and admit no more."""
+        self.is_draining = True
+        for group in self._groups.values():
+            group.wake(None)
 
 
-def _wake_bucket(bucket: set[Waiter], event: StoredEvent) -> None:
-    for waiter in bucket:
-        if waiter.is_waiting and waiter.wanted.passes(
-            event.job_id, event.job_type, event.source_id, event.type, event.principal
-        ):
-            waiter.wake(event.sequence)
+def passes(wanted: EventFilter, event: StoredEvent) -> bool:
+    """Whether a filter passes an event."""
+    return wanted.passes(event.job_id, event.job_type, event.source_id, event.type, event.principal)
 
 
 def _filter_bytes(wanted: EventFilter) -> int:
@@ -205,7 +223,7 @@ def _filter_bytes(wanted: EventFilter) -> int:
 
 
 def _keys(wanted: EventFilter) -> tuple[Hashable, ...]:
-    """Under which keys a watcher waits: those of its narrowest filter."""
+    """Under which keys a group is found: those of its narrowest condition."""
     return (
         tuple(("job", job_id) for job_id in wanted.job_ids)
         or tuple(("source", source_id) for source_id in wanted.source_ids)

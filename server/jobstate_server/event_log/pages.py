@@ -1,127 +1,105 @@
-"""Catch-up: reading the log for watchers that are behind the ring, and judging their cursors.
+"""Pages of the log: the events after a position, encoded, as readers receive them.
 
-Watchers that want the same page at the same moment share one read.
+Readers with equal filters at the same position share a page, and whatever bytes are made of it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
-from jobstate_server.domain.errors import CursorExpired, CursorUnknown
-from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
-from jobstate_server.domain.job import Job
-from jobstate_server.engine.readers import Readers
-from jobstate_server.event_log.cursor import Cursor, decode_cursor, encode_cursor
-from jobstate_server.store.base import Reader
-from jobstate_server.store.event_check import event_check
-from jobstate_server.store.records import JobPage, StoredEvent
+from jobstate_server.event_log.recent import ENTRY_BYTES, LogEntry
 
 PAGE_EVENTS_MAX = 4_096
-"""Events of one response: with ordinary events about as many as its bytes allow."""
+"""Events of one page: with ordinary events about as many as its bytes allow."""
 
 PAGE_BYTES_MAX = 1024 * 1024
-"""Payload of one response, a quarter of what gRPC clients accept by default."""
+"""Payload of one page, a quarter of what gRPC clients accept by default."""
 
-SNAPSHOT_JOBS_MAX = 200
-"""Jobs of one snapshot page: some milliseconds of the interpreter, which callers wait for meanwhile."""
-
-T = TypeVar("T")
+SHARED_BYTES_MAX = 16 * 1024 * 1024
+"""Memory for pages that readers share: about five full ones, so that readers some pages apart still share them."""
 
 
-class Page(NamedTuple):
-    """Events after a position, in order."""
+class PageLimits(NamedTuple):
+    """How large a page may be."""
 
-    events: list[StoredEvent]
-    position: int
-    """Everything up to here has been looked at."""
+    events: int = PAGE_EVENTS_MAX
+    bytes: int = PAGE_BYTES_MAX
+    """Of payload. The first event of a page may exceed it."""
+
+
+class LogPosition(NamedTuple):
+    """A place in the log: everything up to ``sequence`` has been looked at."""
+
+    sequence: int
     check: int
-    """The check of the event at ``position``."""
+    """The check of the event there."""
 
 
-class CatchUp:
-    """Reads the log with readers of its own, so that a watcher far behind delays no Get."""
+class Page:
+    """The events after a position that pass a filter, in order. May have none."""
 
-    def __init__(self, readers: Readers, log_id: str) -> None:
-        self._readers = readers
-        self._log_id = log_id
-        self._under_way: dict[Hashable, asyncio.Future[Any]] = {}
+    __slots__ = ("_made", "cursor", "end", "entries")
 
-    async def page(self, after: int, wanted: EventFilter) -> Page:
-        """The wanted events after a position.
+    def __init__(self, entries: Sequence[LogEntry], end: LogPosition, cursor: str) -> None:
+        self.entries = entries
+        self.end = end
+        self.cursor = cursor
+        """The position at the end, as text."""
+        self._made: dict[Callable[[Page], bytes], bytes] = {}
 
-        Raises:
-            CursorExpired: retention has removed events after the position.
+    @property
+    def size(self) -> int:
+        """About how many bytes the page takes once a message has been made of it."""
+        payloads = sum([len(entry.event.payload) for entry in self.entries])
+        return ENTRY_BYTES * (1 + len(self.entries)) + 3 * payloads
+
+    def once(self, make: Callable[[Page], bytes]) -> bytes:
+        """What ``make`` makes of this page. It is made for the first reader and shared by the others."""
+        made = self._made.get(make)
+        if made is None:
+            made = self._made[make] = make(self)
+        return made
+
+
+class SharedPages:
+    """The pages that were read last by readers who may share them, bounded in bytes."""
+
+    def __init__(self, bytes_max: int = SHARED_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._pages: dict[tuple[Hashable, int], tuple[Page, int, bool]] = {}
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes the pages take."""
+        return self._bytes
+
+    def get(self, key: tuple[Hashable, int], head: int) -> Page | None:
+        """The page under this key, None if there is none or if the log has grown and it could now be longer.
+
+        Args:
+            key: who shares the page, and the position it begins after.
+            head: where the log ends.
         """
-        return await self._shared((after, wanted), lambda reader: self._read_page(reader, after, wanted))
+        found = self._pages.get(key)
+        if found is None:
+            return None
+        page, _, ended_early = found
+        return page if ended_early or page.end.sequence >= head else None
 
-    async def _shared(self, key: Hashable, read: Callable[[Reader], T]) -> T:
-        future: asyncio.Future[T] | None = self._under_way.get(key)
-        if future is None:
-            future = self._readers.run(read)
-            self._under_way[key] = future
-            future.add_done_callback(lambda done: self._has_read(key, done))
-        # Shielded: a watcher that goes away must not cancel the read for the others.
-        return await asyncio.shield(future)
+    def put(self, key: tuple[Hashable, int], page: Page, head: int) -> None:
+        """Keep a page, in place of the oldest ones if there is no room for all."""
+        self._remove(key)
+        size = page.size
+        if size > self._bytes_max:
+            return
+        while self._bytes + size > self._bytes_max:
+            self._remove(next(iter(self._pages)))
+        self._pages[key] = page, size, page.end.sequence < head
+        self._bytes += size
 
-    def _has_read(self, key: Hashable, done: asyncio.Future[Any]) -> None:
-        self._under_way.pop(key, None)
-        if not done.cancelled():
-            # Where everybody who waited has gone an error is nobody's, and no news for the log either.
-            done.exception()
-
-    def _read_page(self, reader: Reader, after: int, wanted: EventFilter) -> Page:
-        page = reader.events(after, wanted, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
-        # A page that retention has cut is void, never short.
-        if after < page.horizon:
-            raise CursorExpired(self._oldest_cursor(page.horizon, page.horizon_check))
-        return Page(page.events, page.scanned, page.check)
-
-    def _oldest_cursor(self, horizon: int, check: int) -> str:
-        return encode_cursor(Cursor(self._log_id, horizon, check))
-
-    async def resume(self, text: str) -> Page:
-        """The empty page at a cursor.
-
-        Raises:
-            CursorExpired: retention has removed events after it.
-            CursorUnknown: this log did not make it, or no longer has what it was made from.
-        """
-        return await self._readers.run(lambda reader: self._judge(reader, text), is_short=True)
-
-    def _judge(self, reader: Reader, text: str) -> Page:
-        cursor = decode_cursor(text)
-        event = reader.event(cursor.sequence) if cursor is not None else None
-        state = reader.log_state()
-        oldest = self._oldest_cursor(state.horizon, state.horizon_check)
-        if cursor is None:
-            raise CursorUnknown("it is not a cursor", oldest)
-        if cursor.log_id != self._log_id:
-            raise CursorUnknown("it was made by another store", oldest)
-        if cursor.sequence > state.head:
-            raise CursorUnknown("it is ahead of the log, which may have been restored from a backup", oldest)
-        if cursor.sequence < state.horizon:
-            raise CursorExpired(oldest)
-        if cursor.sequence == state.horizon:
-            check = state.horizon_check
-        else:
-            check = event_check(event.payload) if event is not None else -1
-        if check != cursor.check:
-            raise CursorUnknown("the log has another history, it may have been restored from a backup", oldest)
-        return Page([], cursor.sequence, check)
-
-    async def earliest(self) -> Page:
-        """The empty page before the oldest event kept."""
-        state = await self._readers.run(lambda reader: reader.log_state(), is_short=True)
-        return Page([], state.horizon, state.horizon_check)
-
-    async def snapshot_page(self, wanted: JobFilter, after: Position | None) -> JobPage:
-        """The next jobs of a snapshot."""
-        return await self._readers.run(
-            lambda reader: reader.list_jobs(wanted, Order.OLDEST_FIRST, after, SNAPSHOT_JOBS_MAX, PAGE_BYTES_MAX)
-        )
-
-    async def jobs(self, job_ids: frozenset[str], principal: str | None) -> tuple[dict[str, Job], int]:
-        """Those of the named jobs that exist, and a head of the log that is no older than what was read."""
-        return await self._readers.run(lambda reader: (reader.jobs(job_ids, principal), reader.log_state().head))
+    def _remove(self, key: tuple[Hashable, int]) -> None:
+        found = self._pages.pop(key, None)
+        if found is not None:
+            self._bytes -= found[1]

@@ -1,7 +1,7 @@
-"""The ring: the newest events of the log, kept in memory for whoever is near its head.
+"""The newest events of the log, kept in memory for readers near its head.
 
-A cache and nothing more: it holds a contiguous stretch up to the head, bounded in bytes; what is older is read from the
-log.
+A cache and nothing more: it holds the last events up to the head without a gap, bounded in bytes. Older events are read
+from the log.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from collections.abc import Sequence
 
 from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import StoredEvent
-from jobstate_server.wire.events import listed_event
+from jobstate_server.wire.events import complete_event
 
-_OVERHEAD = 256
+ENTRY_BYTES = 256
 """About what an entry costs besides its bytes."""
 
 
-class Entry:
-    """An event in the ring, and its encoding, made when the first watcher wants it and shared by all."""
+class LogEntry:
+    """An event of the log, and its encoding, which is made for the first reader and shared by all."""
 
-    __slots__ = ("_listed", "event")
+    __slots__ = ("_encoded", "event")
 
     def __init__(self, event: StoredEvent) -> None:
         self.event = event
-        self._listed: bytes | None = None
+        self._encoded: bytes | None = None
 
     @property
-    def listed(self) -> bytes:
-        """The complete event as an entry of a response."""
-        if self._listed is None:
-            self._listed = listed_event(self.event.payload, self.event.sequence)
-        return self._listed
+    def encoded(self) -> bytes:
+        """The complete ``jobstate.v1.Event``."""
+        if self._encoded is None:
+            self._encoded = complete_event(self.event.payload, self.event.sequence)
+        return self._encoded
 
 
 class RecentEvents:
@@ -42,34 +42,34 @@ class RecentEvents:
         self._head_check = head_check
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._entries: list[Entry] = []
+        self._entries: list[LogEntry] = []
         self._dropped = 0
-        """Entries at the front of the list that no longer count; cut off now and then, because that moves the rest."""
+        """Entries at the front that no longer count. Cutting them off moves the rest, so it is done now and then."""
 
     @property
     def tail(self) -> int:
-        """The newest sequence that is no longer here: a reader at or after it needs no log."""
+        """The newest sequence that is no longer here. A reader at or after it does not need the log."""
         return self.head - (len(self._entries) - self._dropped)
 
     @property
     def head_check(self) -> int:
         """The check of the event at the head."""
-        return self.check_at(self.head)
+        return self._head_check
 
     def append(self, events: Sequence[StoredEvent]) -> None:
-        """Add events beyond the head. Where they do not follow it at once the ring begins anew with them."""
+        """Add events after the head. If they do not follow it directly, the earlier entries are dropped."""
         if events[0].sequence <= self.head:
             raise ValueError(f"event {events[0].sequence} is not beyond the head {self.head}")
         if events[0].sequence > self.head + 1:
             self._entries, self._bytes, self._dropped = [], 0, 0
-        self._entries += map(Entry, events)
+        self._entries += map(LogEntry, events)
         self._bytes += sum(map(_size, events))
         self.head = events[-1].sequence
         self._head_check = event_check(events[-1].payload)
         self._drop_oldest()
 
-    def skip_to(self, head: int, head_check: int) -> None:
-        """Begin anew, empty, at another head."""
+    def reset(self, head: int, head_check: int) -> None:
+        """Drop everything and go on at another head."""
         self._entries, self._bytes, self._dropped = [], 0, 0
         self.head, self._head_check = head, head_check
 
@@ -81,18 +81,12 @@ class RecentEvents:
             del self._entries[: self._dropped]
             self._dropped = 0
 
-    def check_at(self, sequence: int) -> int:
-        """The check of an event at the head or in the ring."""
-        if sequence == self.head:
-            return self._head_check
-        return event_check(self._entries[self._dropped + sequence - self.tail - 1].event.payload)
-
-    def after(self, sequence: int, limit: int) -> list[Entry]:
+    def after(self, sequence: int, limit: int) -> list[LogEntry]:
         """At most ``limit`` entries that follow a sequence at or after the tail."""
         start = self._dropped + sequence - self.tail
         return self._entries[start : start + limit]
 
 
 def _size(event: StoredEvent) -> int:
-    """What an event costs in memory once it has been encoded for a watcher."""
-    return 2 * len(event.payload) + _OVERHEAD
+    """The bytes that an event takes in memory once it has been encoded for a reader."""
+    return 2 * len(event.payload) + ENTRY_BYTES

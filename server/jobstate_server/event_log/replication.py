@@ -15,7 +15,6 @@ from jobstate_server.domain.errors import Unavailable
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log.feed import EventFeed
-from jobstate_server.event_log.pages import PAGE_BYTES_MAX, PAGE_EVENTS_MAX
 from jobstate_server.store.base import Notifier, Reader
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.event_check import event_check
@@ -193,7 +192,7 @@ class Replication:
 
     async def _read_on(self) -> None:
         while self._feed.head < self._target:
-            if self._target - self._feed.head <= PAGE_EVENTS_MAX:
+            if self._target - self._feed.head <= self._feed.page_limits.events:
                 await self._read_page()
             else:
                 # Whoever needs what lies between reads it from the log, page by page.
@@ -201,9 +200,7 @@ class Replication:
 
     async def _read_page(self) -> None:
         after = self._feed.head
-        page = await self._readers.run(
-            lambda reader: reader.events(after, _EVERY_EVENT, PAGE_EVENTS_MAX, PAGE_BYTES_MAX)
-        )
+        page = await self._readers.run(lambda reader: reader.events(after, _EVERY_EVENT, *self._feed.page_limits))
         events = page.events
         if page.horizon > after or (page.scanned > after and not events):
             # Retention was faster: whoever still needs those events is told so by the log.
@@ -232,7 +229,7 @@ class Replication:
             log.error("the log has lost events", extra={"published": self._feed.head, "head": head})
             self._ahead, self._ahead_count = {}, 0
             self._target = head
-            self._feed.go_back(head, check)
+            self._feed.rewind(head, check)
 
     def _believe_the_log(self) -> None:
         """The bell was ahead of what can be read, as after a fail-over: the log ends here, so nobody waits for more."""

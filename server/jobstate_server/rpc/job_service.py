@@ -23,7 +23,8 @@ from jobstate_server.rpc.page_token import encode_page_token
 from jobstate_server.rpc.update_stream import UpdateStreams
 from jobstate_server.rpc.updates import command_of
 from jobstate_server.store.base import Reader
-from jobstate_server.watch.session import Watch, Watching
+from jobstate_server.watch.requests import Watch
+from jobstate_server.watch.session import WatchSessions
 from jobstate_server.wire import requests as convert
 from jobstate_server.wire.framing import embed, length_tag
 from jobstate_server.wire.job_ids import JobIds
@@ -44,7 +45,7 @@ class JobService:
         self,
         committer: Committer,
         readers: Readers,
-        watching: Watching,
+        watching: WatchSessions,
         job_types: JobTypes,
         clock: Clock,
     ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from jobstate.v1 import event_pb2, job_pb2, job_service_pb2
+from jobstate.v1 import event_pb2, job_pb2
 from jobstate_server.domain.events import (
     EVENT_NAMES,
     Cancelled,
@@ -29,7 +29,6 @@ _JOB = length_tag(event_pb2.Event.JOB_FIELD_NUMBER)
 _NO_METADATA = embed(length_tag(job_pb2.Job.METADATA_FIELD_NUMBER), b"")
 _JOB_VERSION = varint_tag(job_pb2.Job.VERSION_FIELD_NUMBER)
 _TIME = length_tag(event_pb2.Event.TIME_FIELD_NUMBER)
-_LISTED = length_tag(job_service_pb2.WatchEventsResponse.EVENTS_FIELD_NUMBER)
 
 _HEADS_CACHED = 4_096
 """Kinds of events times actors; an actor beyond that costs a microsecond."""
@@ -109,11 +108,10 @@ _DETAIL_FIELDS: dict[type, str] = {Started: "started", Cancelled: "cancelled"}
 """The details that may have nothing to say."""
 
 
-def listed_event(payload: bytes, sequence: int) -> bytes:
-    """The complete event, as one entry of ``WatchEventsResponse.events``.
+def complete_event(payload: bytes, sequence: int) -> bytes:
+    """The event as it is sent.
 
     The sequence and the job's version, which equal each other in an event, are appended; the parser merges them.
     """
     number = varint(sequence)
-    version = _JOB_VERSION + number
-    return embed(_LISTED, b"%b%b%b%b" % (payload, _SEQUENCE, number, embed(_JOB, version)))
+    return b"%b%b%b%b" % (payload, _SEQUENCE, number, embed(_JOB, _JOB_VERSION + number))

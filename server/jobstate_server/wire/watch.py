@@ -1,4 +1,4 @@
-"""Responses of a watch, encoded: the events in them are handed on as the log keeps them."""
+"""Responses of a watch, encoded. The events in them are sent as the log keeps them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jobstate_server.wire.jobs import encode_whole
 from jobstate_server.wire.times import set_span
 
 Kind = job_service_pb2.WatchResponseKind
+_EVENT = length_tag(job_service_pb2.WatchEventsResponse.EVENTS_FIELD_NUMBER)
 _JOBS = length_tag(job_service_pb2.WatchEventsResponse.JOBS_FIELD_NUMBER)
 _CURSOR = length_tag(job_service_pb2.WatchEventsResponse.CURSOR_FIELD_NUMBER)
 _EVENTS = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_EVENTS).SerializeToString()
@@ -20,9 +21,9 @@ _SYNCED = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_SYNC
 _HEARTBEAT = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_HEARTBEAT).SerializeToString()
 
 
-def events_response(listed: Iterable[bytes], cursor: str) -> bytes:
-    """EVENTS, of events as ``listed_event`` makes them."""
-    return b"".join((_EVENTS, *listed, embed(_CURSOR, cursor.encode())))
+def events_response(events: Iterable[bytes], cursor: str) -> bytes:
+    """EVENTS, of complete encoded events."""
+    return b"".join((_EVENTS, *[embed(_EVENT, event) for event in events], embed(_CURSOR, cursor.encode())))
 
 
 def snapshot_response(jobs: Sequence[Job]) -> bytes:
