@@ -91,7 +91,7 @@ class Replication:
             self.stream.code = "OK"
             return None
         except JobStateError as error:
-            self.stream.code, self.stream.reason = status_code(type(error)).name, error.reason
+            self.stream.code, self.stream.reason = status_code(error).name, error.reason
             self.stream.oldest_cursor = self._stage.recorder.note_cursor(error.facts.get("oldest_cursor", ""))
             return None
         message = pb.WatchEventsResponse.FromString(encoded)
@@ -164,7 +164,7 @@ class Stage:
         except JobStateError as error:
             outcome_told = UNKNOWN if isinstance(error, StoreUnavailable) else REFUSED
             call = Call(type(command).__name__, command.job_id, outcome_told, reason=error.reason)
-            call.code = status_code(type(error)).name
+            call.code = status_code(error).name
             self.calls.append(call)
             raise
         job = outcome.jobs[0]

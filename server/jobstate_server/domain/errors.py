@@ -25,14 +25,41 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from typing import ClassVar
+
+
+class ErrorKind(enum.Enum):
+    """What sort of refusal an error is: what is told of it, and how it travels, follows from this."""
+
+    INVALID = enum.auto()
+    """The request itself is wrong."""
+    NOT_FOUND = enum.auto()
+    EXISTS = enum.auto()
+    """What the request would make is there already."""
+    NOT_ALLOWED = enum.auto()
+    """The request is right, and the state of what it concerns forbids it."""
+    OUT_OF_RANGE = enum.auto()
+    """What is asked for is no longer kept."""
+    EXHAUSTED = enum.auto()
+    """There is no room for the request."""
+    UNAVAILABLE = enum.auto()
+    INTERNAL = enum.auto()
+    """A defect of ours."""
 
 
 class JobStateError(Exception):
     """The service refused or could not complete a call."""
 
     reason: ClassVar[str]
+    kind: ClassVar[ErrorKind]
+    violations: tuple[tuple[str, str], ...] = ()
+    """Fields of the request that are not acceptable, each with its problem."""
+    job_id = ""
+    """The job that the error is about, where it is about one."""
+    retry_delay_s: float | None = None
+    """After how many seconds the call had better be repeated, where nothing is wrong with it."""
 
     def __init__(self, message: str, **facts: object) -> None:
         super().__init__(message)
@@ -47,6 +74,7 @@ class InvalidField(JobStateError):
     """
 
     reason = "INVALID_FIELD"
+    kind = ErrorKind.INVALID
 
     def __init__(self, field: str, problem: str, *, others: tuple[tuple[str, str], ...] = (), **facts: object) -> None:
         super().__init__(f"{field}: {problem}", field=field, **facts)
@@ -86,6 +114,7 @@ class JobNotFound(JobStateError):
     """No job has this id: it was never created, or cleanup has removed it."""
 
     reason = "JOB_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"no job has the id {job_id!r}", job_id=job_id)
@@ -105,6 +134,7 @@ class JobExists(JobStateError):
     """A job with this id is stored already."""
 
     reason = "JOB_EXISTS"
+    kind = ErrorKind.EXISTS
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"a job with the id {job_id!r} exists already", job_id=job_id)
@@ -128,6 +158,7 @@ class TransitionNotAllowed(JobStateError):
     """The lifecycle has no step for this trigger from the job's state; nothing was changed."""
 
     reason = "TRANSITION_NOT_ALLOWED"
+    kind = ErrorKind.NOT_ALLOWED
 
     def __init__(self, job_id: str, state: str, trigger: str, allowed: tuple[str, ...], why: str = "") -> None:
         # The names of calls, for people who know those; the metadata keeps the lifecycle's own.
@@ -147,6 +178,7 @@ class RetryNotAllowed(JobStateError):
     """The job is PERMANENTLY_FAILED, so it cannot be retried."""
 
     reason = "RETRY_NOT_ALLOWED"
+    kind = ErrorKind.NOT_ALLOWED
 
     def __init__(self, job_id: str, why: str, retry_count: int, max_retries: int) -> None:
         super().__init__(
@@ -171,6 +203,7 @@ class AttemptSuperseded(_AttemptRefused):
     """The named attempt is not running: it ended, or another took its place. Its work must be discarded."""
 
     reason = "ATTEMPT_SUPERSEDED"
+    kind = ErrorKind.NOT_ALLOWED
 
     def __init__(self, job_id: str, attempt: int, current_attempt: int, state: str) -> None:
         super().__init__(
@@ -186,6 +219,7 @@ class AttemptRequired(_AttemptRefused):
     """The job has had more than one attempt, so the call must say which one it speaks for."""
 
     reason = "ATTEMPT_REQUIRED"
+    kind = ErrorKind.NOT_ALLOWED
 
     def __init__(self, job_id: str, current_attempt: int, state: str) -> None:
         super().__init__(
@@ -201,6 +235,7 @@ class RequestIdReused(JobStateError):
     """This request_id was used within the last 24 hours for another RPC, or with other content."""
 
     reason = "REQUEST_ID_REUSED"
+    kind = ErrorKind.EXISTS
 
     def __init__(self, request_id: str) -> None:
         super().__init__(
@@ -212,6 +247,7 @@ class CursorExpired(JobStateError):
     """Events after the cursor have been removed by retention, so the stream cannot be continued without a gap."""
 
     reason = "CURSOR_EXPIRED"
+    kind = ErrorKind.OUT_OF_RANGE
 
     def __init__(self, oldest_cursor: str) -> None:
         super().__init__(
@@ -224,6 +260,7 @@ class CursorUnknown(JobStateError):
     """The cursor was not made by this log: another server's, a restored store's, or mangled."""
 
     reason = "CURSOR_UNKNOWN"
+    kind = ErrorKind.NOT_ALLOWED
 
     def __init__(self, why: str, oldest_cursor: str) -> None:
         super().__init__(f"the cursor does not belong to this log: {why}", oldest_cursor=oldest_cursor)
@@ -233,6 +270,7 @@ class MessageTooLarge(JobStateError):
     """The request is larger than the server receives."""
 
     reason = "MESSAGE_TOO_LARGE"
+    kind = ErrorKind.EXHAUSTED
 
     def __init__(self, size: int, size_max: int) -> None:
         super().__init__(f"the request has {size} bytes, at most {size_max} are accepted", size=size, size_max=size_max)
@@ -250,18 +288,21 @@ class Overloaded(Unavailable):
     """A bounded queue or the number of concurrent calls is full; the call was not begun."""
 
     reason = "OVERLOADED"
+    kind = ErrorKind.EXHAUSTED
 
 
 class StoreUnavailable(Unavailable):
     """The store did not answer. Unless the message says otherwise, nothing was changed."""
 
     reason = "STORE_UNAVAILABLE"
+    kind = ErrorKind.UNAVAILABLE
 
 
 class Draining(Unavailable):
     """The server is stopping and takes no new work."""
 
     reason = "DRAINING"
+    kind = ErrorKind.UNAVAILABLE
 
     def __init__(self, retry_delay_s: float) -> None:
         super().__init__("the server is stopping; connect again", retry_delay_s)
@@ -271,6 +312,7 @@ class InternalError(JobStateError):
     """A defect of ours. The cause is in the server's log under ``call_id``, and only there."""
 
     reason = "INTERNAL"
+    kind = ErrorKind.INTERNAL
 
     def __init__(self, call_id: str) -> None:
         super().__init__(f"internal error; quote call_id {call_id} to the operator", call_id=call_id)

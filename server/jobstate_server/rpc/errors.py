@@ -1,4 +1,4 @@
-"""The one map from domain errors to gRPC statuses, and the details that go with each."""
+"""The one map from kinds of domain errors to gRPC statuses, and the details that go with each."""
 
 from __future__ import annotations
 
@@ -10,37 +10,26 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from jobstate_server.domain import errors as e
+from jobstate_server.domain.errors import ErrorKind, JobStateError
 
 DOMAIN = "jobstate"
 """The domain of every ErrorInfo of ours."""
 
-STATUS: dict[type[e.JobStateError], StatusCode] = {
-    e.InvalidField: StatusCode.INVALID_ARGUMENT,
-    e.JobNotFound: StatusCode.NOT_FOUND,
-    e.JobExists: StatusCode.ALREADY_EXISTS,
-    e.TransitionNotAllowed: StatusCode.FAILED_PRECONDITION,
-    e.RetryNotAllowed: StatusCode.FAILED_PRECONDITION,
-    e.AttemptSuperseded: StatusCode.FAILED_PRECONDITION,
-    e.AttemptRequired: StatusCode.FAILED_PRECONDITION,
-    e.RequestIdReused: StatusCode.ALREADY_EXISTS,
-    e.CursorExpired: StatusCode.OUT_OF_RANGE,
-    e.CursorUnknown: StatusCode.FAILED_PRECONDITION,
-    e.MessageTooLarge: StatusCode.RESOURCE_EXHAUSTED,
-    e.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
-    e.StoreUnavailable: StatusCode.UNAVAILABLE,
-    e.Draining: StatusCode.UNAVAILABLE,
-    e.InternalError: StatusCode.INTERNAL,
+_STATUS = {
+    ErrorKind.INVALID: StatusCode.INVALID_ARGUMENT,
+    ErrorKind.NOT_FOUND: StatusCode.NOT_FOUND,
+    ErrorKind.EXISTS: StatusCode.ALREADY_EXISTS,
+    ErrorKind.NOT_ALLOWED: StatusCode.FAILED_PRECONDITION,
+    ErrorKind.OUT_OF_RANGE: StatusCode.OUT_OF_RANGE,
+    ErrorKind.EXHAUSTED: StatusCode.RESOURCE_EXHAUSTED,
+    ErrorKind.UNAVAILABLE: StatusCode.UNAVAILABLE,
+    ErrorKind.INTERNAL: StatusCode.INTERNAL,
 }
-"""The status of each kind of error; a kind that is not here has that of its nearest ancestor."""
 
 
-def status_code(kind: type[e.JobStateError]) -> StatusCode:
-    """The status of a kind of error."""
-    for ancestor in kind.__mro__:
-        if ancestor in STATUS:
-            return STATUS[ancestor]
-    raise LookupError(f"{kind.__name__} has no status")
+def status_code(error: JobStateError | type[JobStateError]) -> StatusCode:
+    """The status of an error."""
+    return _STATUS[error.kind]
 
 
 STATUS_BYTES_MAX = 3_584
@@ -51,7 +40,7 @@ _TEXT_BYTES_MAX = 256, 64
 """To how many bytes the texts of a status are cut that would be larger; the second where the first is not enough."""
 
 
-def status_of(error: e.JobStateError) -> status_pb2.Status:
+def status_of(error: JobStateError) -> status_pb2.Status:
     """The whole status that a caller is answered with: code, message, ErrorInfo and what else fits.
 
     Of one that is too large for the headers of an answer the texts are cut, then the last violations left out.
@@ -61,15 +50,15 @@ def status_of(error: e.JobStateError) -> status_pb2.Status:
         if _header_bytes(status) <= STATUS_BYTES_MAX:
             break
         status = _status(error, partial(_cut, bytes_max=text_bytes_max))
-        violations = len(error.violations) if isinstance(error, e.InvalidField) else 0
+        violations = len(error.violations)
         while _header_bytes(status) > STATUS_BYTES_MAX and violations > 1:
             violations -= 1
             status = _status(error, partial(_cut, bytes_max=text_bytes_max), violations)
     return status
 
 
-def _status(error: e.JobStateError, cut: Callable[[str], str], violations_max: int | None = None) -> status_pb2.Status:
-    number: int = status_code(type(error)).value[0]
+def _status(error: JobStateError, cut: Callable[[str], str], violations_max: int | None = None) -> status_pb2.Status:
+    number: int = status_code(error).value[0]
     facts = {key: cut(value) for key, value in error.facts.items()}
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)
     details = (info, *_further_details(error, cut, violations_max))
@@ -91,30 +80,30 @@ def _cut(text: str, bytes_max: int) -> str:
 
 
 def _further_details(
-    error: e.JobStateError, cut: Callable[[str], str], violations_max: int | None = None
+    error: JobStateError, cut: Callable[[str], str], violations_max: int | None = None
 ) -> list[Message]:
-    if isinstance(error, e.InvalidField):
+    if error.violations:
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=cut(field), description=cut(problem))
             for field, problem in error.violations[:violations_max]
         ]
         return [error_details_pb2.BadRequest(field_violations=violations)]
-    if isinstance(error, (e.JobNotFound, e.JobExists)):
-        return [
-            error_details_pb2.ResourceInfo(
-                resource_type="jobstate.v1.Job", resource_name=error.job_id, description=cut(error.message)
-            )
-        ]
-    if isinstance(error, (e.TransitionNotAllowed, e.RetryNotAllowed, e.AttemptSuperseded, e.AttemptRequired)):
+    if error.retry_delay_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(error.retry_delay_s * 1_000))
+        return [retry]
+    if not error.job_id:
+        return []
+    if error.kind is ErrorKind.NOT_ALLOWED:
         violation = error_details_pb2.PreconditionFailure.Violation(
             type=error.reason, subject=error.job_id, description=cut(error.message)
         )
         return [error_details_pb2.PreconditionFailure(violations=[violation])]
-    if isinstance(error, e.Unavailable):
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(int(error.retry_delay_s * 1_000))
-        return [retry]
-    return []
+    return [
+        error_details_pb2.ResourceInfo(
+            resource_type="jobstate.v1.Job", resource_name=error.job_id, description=cut(error.message)
+        )
+    ]
 
 
 def _packed(message: Message) -> any_pb2.Any:

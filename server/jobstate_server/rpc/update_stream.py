@@ -206,7 +206,7 @@ def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, new_id: NewId) -
 def _fill_refusal(outcome: pb.UpdateOutcome, job_id: str, error: JobStateError) -> None:
     # What was sent as an id may be megabytes long, and its sender knows it.
     outcome.id = job_id[: limits.JOB_ID_LENGTH_MAX]
-    outcome.refusal.code = status_code(type(error)).value[0]
+    outcome.refusal.code = status_code(error).value[0]
     outcome.refusal.reason = error.reason
     outcome.refusal.message = error.message
     outcome.refusal.metadata.update(error.facts)
