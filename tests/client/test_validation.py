@@ -20,7 +20,7 @@ from jobstate_client.core.documents import duration, seconds, struct_from
 from jobstate_client.core.job_failure import fail_requests
 from jobstate_server.domain import job_types
 from jobstate_server.rpc import limits as server_limits
-from jobstate_server.rpc import updates
+from jobstate_server.rpc.requests import attempts
 from jobstate_server.wire import documents as server_documents
 
 from .support import done
@@ -109,7 +109,7 @@ def test_any_failure_becomes_a_request_that_the_server_takes(
 
     for request in fail_requests(job, "the-same-1", error, None):
         sent = pb.FailRequest.FromString(request.SerializeToString())
-        updates.command_of("fail", sent, _call(), lambda: "id")
+        attempts.fail(sent, _call(), lambda: "id")
         assert sent.error.code
         if type(code) is str and code and "\0" not in code and code.isascii() and len(code) <= 128:
             assert sent.error.code == code

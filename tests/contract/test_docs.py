@@ -26,7 +26,7 @@ from jobstate_server.engine import committer, readers, writer
 from jobstate_server.event_log import feed, pages
 from jobstate_server.maintenance import evict_inactive, task
 from jobstate_server.maintenance.registry import Schedules
-from jobstate_server.rpc import health, limits, reflection, validate
+from jobstate_server.rpc import health, limits, reflection
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.watch import session as stream
 from jobstate_server.wire import documents
@@ -260,8 +260,8 @@ def test_the_table_of_limits_has_the_numbers_of_the_code() -> None:
     longest_id = "a" * limits.JOB_ID_LENGTH_MAX
     found = [(what, write(getattr(module, name))) for what, module, name, write in LIMITS]
 
-    assert validate._ID.fullmatch(longest_id) is not None
-    assert validate._ID.fullmatch(longest_id + "a") is None
+    assert re.compile(limits.ID_PATTERN).fullmatch(longest_id) is not None
+    assert re.compile(limits.ID_PATTERN).fullmatch(longest_id + "a") is None
     assert rows == found
 
 

@@ -19,7 +19,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.filters import Position
 from jobstate_server.event_log.cursor import Cursor, decode_cursor, encode_cursor
-from jobstate_server.rpc.page_token import decode_page_token, encode_page_token
+from jobstate_server.rpc.requests.page_token import decode_page_token, encode_page_token
 
 from ..support.calls import ask, create, refused, watching_live
 from ..support.server import Running, serving

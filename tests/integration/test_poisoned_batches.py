@@ -8,7 +8,8 @@ import pytest
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.rpc import update_stream, updates
+from jobstate_server.rpc import update_stream
+from jobstate_server.rpc.requests import updates
 
 from ..support.calls import get
 from ..support.server import Running

@@ -8,9 +8,9 @@ from jobstate_server.maintenance.registry import Tasks
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule, TaskState
 from jobstate_server.maintenance.sweep import Run
-from jobstate_server.rpc import validate
 from jobstate_server.rpc.calls import Call
-from jobstate_server.wire.times import set_span, set_time, span_from
+from jobstate_server.rpc.requests.maintenance import cleanup_age
+from jobstate_server.wire.times import set_span, set_time
 
 
 class MaintenanceService:
@@ -32,8 +32,7 @@ class MaintenanceService:
         return pb.RetryFailedResponse(job_ids=report.job_ids, count=report.count).SerializeToString()
 
     async def Cleanup(self, request: pb.CleanupRequest, _call: Call) -> bytes:
-        validate.cleanup(request)
-        older_than = span_from(request.older_than) if request.HasField("older_than") else None
+        older_than = cleanup_age(request)
         async with self._run_locks.take(self._tasks.cleanup.name):
             report = await self._tasks.cleanup.run_once(Run(dry_run=request.dry_run), older_than=older_than)
         return pb.CleanupResponse(jobs=report.count, events=report.events).SerializeToString()

@@ -21,9 +21,9 @@ from jobstate_server.rpc import limits
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.calls import StreamCall, as_told
 from jobstate_server.rpc.errors import status_code
+from jobstate_server.rpc.requests.keys import NewId
+from jobstate_server.rpc.requests.updates import command_of_update
 from jobstate_server.rpc.update_batch import UnreadableUpdate, UpdateBatch, read_batch, reckoned_bytes
-from jobstate_server.rpc.updates import command_of_update
-from jobstate_server.wire.requests import NewId
 
 BATCHES_UNDER_WAY_MAX = 8
 """Batches of one stream that await their answer: enough to keep the committer busy over a slow network."""

@@ -1,0 +1,140 @@
+"""What is said of an attempt: Start, UpdateProgress, Complete, Fail and ReportUsage."""
+
+from __future__ import annotations
+
+from jobstate.v1 import job_pb2
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.job import Usage, cost_to_nano
+from jobstate_server.domain.job_types import RETRY_DELAY_MAX
+from jobstate_server.rpc import limits
+from jobstate_server.rpc.requests.keys import Caller, NewId, request_key
+from jobstate_server.rpc.requests.problems import Problems
+from jobstate_server.wire import documents
+from jobstate_server.wire.times import span_from
+
+_NO_USAGE = Usage()
+
+
+def start(request: pb.StartRequest, caller: Caller, _new_id: NewId) -> c.Start:
+    """The command in a Start. Raises InvalidField."""
+    problems = Problems()
+    problems.job_id("id", request.id)
+    problems.text("worker", request.worker, limits.WORKER_BYTES_MAX)
+    problems.request_id(request.request_id)
+    problems.refuse()
+    return c.Start(
+        job_id=request.id,
+        actor=caller.actor,
+        request=request_key(caller, "Start", request, request.request_id),
+        worker=request.worker,
+    )
+
+
+def update_progress(request: pb.UpdateProgressRequest, caller: Caller, _new_id: NewId) -> c.UpdateProgress:
+    """The command in an UpdateProgress. Raises InvalidField."""
+    problems = Problems()
+    attempt, usage = _attempt(request, problems)
+    progress = request.progress if request.HasField("progress") else None
+    if progress is not None:
+        problems.within("progress", progress, 0, 100)
+    problems.text("message", request.message, limits.TEXT_BYTES_MAX)
+    metadata = b""
+    if request.HasField("metadata"):
+        metadata = problems.document("metadata", request.metadata, documents.METADATA_BYTES_MAX)
+    problems.refuse()
+    return c.UpdateProgress(
+        job_id=request.id,
+        actor=caller.actor,
+        attempt=attempt,
+        usage=usage,
+        progress=progress,
+        message=request.message if request.HasField("message") else None,
+        metadata=metadata,
+    )
+
+
+def complete(request: pb.CompleteRequest, caller: Caller, _new_id: NewId) -> c.Complete:
+    """The command in a Complete. Raises InvalidField."""
+    problems = Problems()
+    attempt, usage = _attempt(request, problems)
+    problems.within("result_count", request.result_count, 0, limits.RESULT_COUNT_MAX)
+    problems.request_id(request.request_id)
+    result = b""
+    if request.HasField("result"):
+        result = problems.document("result", request.result, documents.RESULT_BYTES_MAX) or documents.EMPTY_RESULT
+    problems.refuse()
+    return c.Complete(
+        job_id=request.id,
+        actor=caller.actor,
+        request=request_key(caller, "Complete", request, request.request_id),
+        attempt=attempt,
+        usage=usage,
+        result_count=request.result_count if request.HasField("result_count") else None,
+        result=result,
+    )
+
+
+def fail(request: pb.FailRequest, caller: Caller, _new_id: NewId) -> c.Fail:
+    """The command in a Fail. Raises InvalidField."""
+    problems = Problems()
+    attempt, usage = _attempt(request, problems)
+    error = request.error
+    problems.text("error.code", error.code, limits.ERROR_CODE_BYTES_MAX)
+    problems.text("error.message", error.message, limits.TEXT_BYTES_MAX)
+    retry_delay = None
+    if request.HasField("retry_delay"):
+        problems.span("retry_delay", request.retry_delay, 0, RETRY_DELAY_MAX, "0 to 7 days")
+        retry_delay = span_from(request.retry_delay)
+        if request.HasField("retryable") and not request.retryable:
+            problems.add("retry_delay", "must not be given together with retryable = false")
+    problems.request_id(request.request_id)
+    details = b""
+    if error.HasField("details"):
+        details = problems.document("error.details", error.details, documents.DETAILS_BYTES_MAX)
+    problems.refuse()
+    return c.Fail(
+        job_id=request.id,
+        actor=caller.actor,
+        request=request_key(caller, "Fail", request, request.request_id),
+        attempt=attempt,
+        usage=usage,
+        code=error.code,
+        message=error.message,
+        details=details,
+        retryable=request.retryable if request.HasField("retryable") else True,
+        retry_delay=retry_delay,
+    )
+
+
+def report_usage(request: pb.ReportUsageRequest, caller: Caller, _new_id: NewId) -> c.ReportUsage:
+    """The command in a ReportUsage. Raises InvalidField."""
+    problems = Problems()
+    problems.job_id("id", request.id)
+    if request.attempt < 1:
+        problems.add("attempt", f"is {request.attempt}, must be 1 or more")
+    usage = _usage(request.usage, problems)
+    if usage == _NO_USAGE:
+        problems.add("usage", "must have tokens, cost or both")
+    problems.refuse()
+    return c.ReportUsage(job_id=request.id, actor=caller.actor, attempt=request.attempt, usage=usage)
+
+
+def _attempt(
+    request: pb.UpdateProgressRequest | pb.CompleteRequest | pb.FailRequest, problems: Problems
+) -> tuple[int | None, Usage]:
+    """What the reports of an attempt have in common: its number and its usage."""
+    problems.job_id("id", request.id)
+    attempt = request.attempt if request.HasField("attempt") else None
+    if attempt is not None and attempt < 1:
+        problems.add("attempt", f"is {attempt}, must be 1 or more")
+    return attempt, _usage(request.usage, problems) if request.HasField("usage") else _NO_USAGE
+
+
+def _usage(message: job_pb2.Usage, problems: Problems) -> Usage:
+    if not problems.usage(message):
+        return _NO_USAGE
+    return Usage(
+        tokens=message.tokens if message.HasField("tokens") else None,
+        cost_nano=cost_to_nano(message.cost) if message.HasField("cost") else None,
+    )

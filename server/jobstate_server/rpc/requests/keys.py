@@ -1,0 +1,33 @@
+"""Who calls, and the idempotency key of a call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from jobstate_server.domain import commands as c
+
+
+class Caller(Protocol):
+    """Who calls, as far as commands tell."""
+
+    principal: str
+    actor: str
+
+
+NewId = Callable[[], str]
+"""Makes an id for a job whose creator leaves it to the server."""
+
+
+def request_key(caller: Caller, rpc: str, message: Message, request_id: str) -> c.Request | None:
+    """The idempotency key of a call, None when the caller gave none.
+
+    The digest is of the deterministic re-serialisation, because two encodings of one message may differ.
+    """
+    if not request_id:
+        return None
+    digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
+    return c.Request(caller.principal, request_id, rpc, digest)

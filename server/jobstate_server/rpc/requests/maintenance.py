@@ -1,0 +1,19 @@
+"""Cleanup, the one maintenance request of which anything can be wrong."""
+
+from __future__ import annotations
+
+from jobstate.v1 import maintenance_service_pb2 as pb
+from jobstate_server.rpc import limits
+from jobstate_server.rpc.requests.problems import Problems
+from jobstate_server.wire.times import span_from
+
+
+def cleanup_age(request: pb.CleanupRequest) -> int | None:
+    """How old what a Cleanup removes has to be; None leaves it to the settings. Raises InvalidField."""
+    if not request.HasField("older_than"):
+        return None
+    problems = Problems()
+    low, rule = (0, "0 or more") if request.force else (limits.CLEANUP_AGE_MIN, "1 hour or more, unless force is set")
+    problems.span("older_than", request.older_than, low, limits.CLEANUP_AGE_MAX, rule + ", at most 10 years")
+    problems.refuse()
+    return span_from(request.older_than)

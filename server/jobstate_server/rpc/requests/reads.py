@@ -1,0 +1,81 @@
+"""Get, List and GetStats."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jobstate.v1 import job_pb2
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.filters import JobFilter, Order, Position
+from jobstate_server.domain.job import JobState
+from jobstate_server.rpc import limits
+from jobstate_server.rpc.requests.page_token import decode_page_token
+from jobstate_server.rpc.requests.problems import Problems
+from jobstate_server.wire.times import time_from
+
+
+class Page(NamedTuple):
+    """The page that a List asks for."""
+
+    wanted: JobFilter
+    order: Order
+    after: Position | None
+    """Where it begins, None at the start."""
+    limit: int
+    """The most jobs on it."""
+
+
+def get(request: pb.GetRequest) -> str:
+    """The id that a Get names. Raises InvalidField."""
+    problems = Problems()
+    problems.job_id("id", request.id)
+    problems.refuse()
+    return request.id
+
+
+def list_jobs(request: pb.ListRequest, principal: str | None, ahead: int) -> Page:
+    """The page that a List asks for.
+
+    Args:
+        ahead: by how much the store's time is ahead of the clock that callers go by.
+
+    Raises:
+        InvalidField: the request is not acceptable.
+    """
+    problems = Problems()
+    problems.known_values("states", request.states, job_pb2.JobState.values())
+    problems.values("job_types", request.job_types, limits.FILTER_VALUES_MAX, problems.job_type)
+    problems.source_id("source_id", request.source_id)
+    if request.HasField("create_time_from"):
+        problems.time("create_time_from", request.create_time_from)
+    if request.HasField("create_time_to"):
+        problems.time("create_time_to", request.create_time_to)
+    if request.page_size < 0:
+        problems.add("page_size", f"is {request.page_size}, must not be negative")
+    if request.order not in pb.ListOrder.values():
+        problems.add("order", f"{request.order} is not a value of this enum that can be asked for")
+    after = None
+    try:
+        after = decode_page_token(request)
+    except InvalidField as refusal:
+        problems.add(refusal.field, refusal.problem)
+    problems.refuse()
+    wanted = JobFilter(
+        states=tuple(sorted({JobState(state) for state in request.states})),
+        job_types=tuple(sorted(set(request.job_types))),
+        source_ids=(request.source_id,) if request.source_id else (),
+        create_time_from=time_from(request.create_time_from) + ahead if request.HasField("create_time_from") else None,
+        create_time_to=time_from(request.create_time_to) + ahead if request.HasField("create_time_to") else None,
+        principal=principal,
+    )
+    order = Order.OLDEST_FIRST if request.order == pb.LIST_ORDER_CREATE_TIME_ASC else Order.NEWEST_FIRST
+    return Page(wanted, order, after, min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX))
+
+
+def get_stats(request: pb.GetStatsRequest) -> frozenset[str]:
+    """The job types that a GetStats names; empty for all. Raises InvalidField."""
+    problems = Problems()
+    problems.values("job_types", request.job_types, limits.FILTER_VALUES_MAX, problems.job_type)
+    problems.refuse()
+    return frozenset(request.job_types)

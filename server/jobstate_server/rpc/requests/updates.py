@@ -1,0 +1,32 @@
+"""The commands in the updates of a stream, each of which is a request that has a call of its own too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.commands import Command
+from jobstate_server.domain.errors import InvalidField
+from jobstate_server.rpc.requests import attempts, create, lifecycle
+from jobstate_server.rpc.requests.keys import Caller, NewId
+
+_COMMANDS: Mapping[str, Callable[[Any, Caller, NewId], Command]] = {
+    "create": create.create,
+    "start": attempts.start,
+    "progress": attempts.update_progress,
+    "complete": attempts.complete,
+    "fail": attempts.fail,
+    "retry": lifecycle.retry,
+    "cancel": lifecycle.cancel,
+    "report_usage": attempts.report_usage,
+}
+"""By the names of ``JobUpdate.update``."""
+
+
+def command_of_update(update: pb.JobUpdate, caller: Caller, new_id: NewId) -> Command:
+    """The command in an update. Raises InvalidField."""
+    kind = update.WhichOneof("update")
+    if kind is None:
+        raise InvalidField("update", "must be one of " + ", ".join(_COMMANDS))
+    return _COMMANDS[kind](getattr(update, kind), caller, new_id)
