@@ -8,12 +8,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from typing import cast
 
-import grpc
-from grpc_channelz.v1 import channelz
-
-from jobstate.v1 import job_service_pb2, maintenance_service_pb2
 from jobstate_server.admin.probes import AdminPort, CannotListen
 from jobstate_server.clock import Clock
 from jobstate_server.config import Settings, is_loopback
@@ -37,14 +32,9 @@ from jobstate_server.maintenance.job_health import HealthLimits
 from jobstate_server.maintenance.registry import MaintenanceLimits, Tasks
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule
-from jobstate_server.rpc.calls import Calls
-from jobstate_server.rpc.health import SERVICE_NAME as HEALTH_SERVICE_NAME
-from jobstate_server.rpc.health import HealthService
 from jobstate_server.rpc.job_service import JobService
 from jobstate_server.rpc.maintenance_service import MaintenanceService
-from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
-from jobstate_server.rpc.reflection import Reflection
-from jobstate_server.rpc.transport import transport_options
+from jobstate_server.rpc.server import AddressNotUsable, GrpcServer
 from jobstate_server.store.base import Store
 from jobstate_server.store.caches import shared_out
 from jobstate_server.store.event_check import event_check
@@ -60,14 +50,6 @@ log = logging.getLogger(__name__)
 JOBS_HEALTH = "jobs"
 """Name under which gRPC health tells how the jobs are, apart from whether the service serves."""
 
-SERVICES = (
-    job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
-    maintenance_service_pb2.DESCRIPTOR.services_by_name["MaintenanceService"],
-)
-
-READ_ANSWERS_S = 2.0
-"""How long a stop waits for the last answers to be read, once all calls have been answered."""
-
 
 class CannotServe(Exception):
     """The server cannot be started. The message tells an operator what to change."""
@@ -75,20 +57,6 @@ class CannotServe(Exception):
 
 def _go_on(_why: str) -> None:
     """Leave a broken server as it is: it is a guest in somebody else's process, such as a test's."""
-
-
-class _ByName:
-    """A gRPC server for generated code to add services to, found by name only.
-
-    Generated code also registers each method by itself. grpc.aio then waits for every registered method before every
-    call, which with a dozen of them costs a tenth of what a call takes.
-    """
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
-
-    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
-        """Leave it at the handlers that are found by name."""
 
 
 class Server:
@@ -113,8 +81,7 @@ class Server:
         """Names this server among those that share its store."""
         self.address = ""
         """HOST:PORT once started."""
-        self._grpc: grpc.aio.Server | None = None
-        self.health_service = HealthService()
+        self._is_serving = False
         self.admin_port: AdminPort | None = None
         self._build()
         of_replicas = () if self.replication is None else (self.membership, self.replication)
@@ -128,10 +95,10 @@ class Server:
                 self.due_timer,
                 self.schedule,
                 self.timekeeper,
-                self.connections,
+                self.grpc.connections,
                 *of_replicas,
             ),
-            on_health=self._on_health,
+            on_health=self.grpc.set_serving,
             probe=self._look_at_jobs_health,
             give_up=give_up,
         )
@@ -166,15 +133,18 @@ class Server:
         self.membership = Membership(self.replica, self.committer, clock)
         if self.replication is not None:
             self.replication.on_due = self.due_timer.hear
-        self.calls = Calls(open_streams_max=settings.open_streams_max, requests_bytes_max=settings.requests_bytes_max)
-        self.connections = self.calls.admission.connections
-        self.connections.count_as_used(lambda: self.health_service.watching)
         refresh = None if self.replication is None else self.replication.refresh
         event_log = EventLog(self.feed, StoredPages(self.catch_up_readers, store.log_id), refresh)
         self.snapshots = Snapshots(self.catch_up_readers)
         watching = WatchSessions(event_log, self.snapshots)
         self.job_service = JobService(self.committer, self.readers, watching, job_types, clock)
         self._build_maintenance(job_types)
+        self.grpc = GrpcServer(
+            self.job_service,
+            self.maintenance_service,
+            open_streams_max=settings.open_streams_max,
+            requests_bytes_max=settings.requests_bytes_max,
+        )
 
     def _build_maintenance(self, job_types: JobTypes) -> None:
         settings = self._settings
@@ -221,9 +191,9 @@ class Server:
             CannotServe: the address cannot be listened on.
         """
         host, port = self._settings.address()
-        self._grpc = self._build_grpc(host)
+        self._is_serving = True
         try:
-            bound = self._listen(self._grpc, host, port)
+            bound = self._listen(host, port)
             self._listen_for_probes()
         except CannotServe:
             self.store.close()
@@ -245,30 +215,14 @@ class Server:
             await self.stop()
             raise CannotServe(f"cannot start: {why}") from error
         await self.supervisor.probe_store()
-        await self._grpc.start()
-        self._on_health(self.supervisor.health.is_serving)
-        self.health_service.set(JOBS_HEALTH, True)
+        await self.grpc.start()
+        self.grpc.set_serving(self.supervisor.health.is_serving)
+        self._on_jobs_health(True)
         await asyncio.wait((self._look_at_jobs_health(),), timeout=SILENT_TURNS_MAX)
         self.address = _joined(host, bound)
-        self.connections.port = bound
         log.info(
             "serving", extra={"address": self.address, "store": shown(self._settings.store), "log": self.store.log_id}
         )
-
-    def _build_grpc(self, host: str) -> grpc.aio.Server:
-        server = grpc.aio.server(options=transport_options())
-        for service, servicer in zip(SERVICES, (self.job_service, self.maintenance_service), strict=True):
-            self.calls.register(server, service, servicer)
-        by_name = cast("grpc.aio.Server", _ByName(server))
-        self.health_service.register(server)
-        names = [service.full_name for service in SERVICES] + [HEALTH_SERVICE_NAME, *REFLECTION_NAMES]
-        offer_channelz = self._settings.channelz
-        if offer_channelz if offer_channelz is not None else is_loopback(host):
-            channelz.add_channelz_servicer(by_name)
-            names.append("grpc.channelz.v1.Channelz")
-        self._reflection = Reflection(names)
-        self._reflection.register(server)
-        return server
 
     def _listen_for_probes(self) -> None:
         address = self._settings.admin_address()
@@ -283,33 +237,32 @@ class Server:
         self.admin_port.start()
         log.info("answering probes", extra={"address": _joined(address[0], self.admin_port.port)})
 
-    @staticmethod
-    def _listen(server: grpc.aio.Server, host: str, port: int) -> int:
-        address = _joined(host, port)
-        # gRPC would say that it failed but not why, and print lines of its own.
-        _check_address(host, port)
+    def _listen(self, host: str, port: int) -> int:
+        offers_channelz = self._settings.channelz
+        if offers_channelz is None:
+            offers_channelz = is_loopback(host)
         try:
-            return server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise CannotServe(f"cannot listen on {address}; choose another with --listen") from error
+            return self.grpc.listen(host, port, with_channelz=offers_channelz)
+        except AddressNotUsable as error:
+            address = _joined(host, port)
+            raise CannotServe(f"cannot listen on {address}: {error}; choose another with --listen") from error
 
     async def stop(self) -> None:
         """Stop within the shutdown grace: every answered change is durable, every watcher knows where to go on.
 
         Stopping a second time does nothing.
         """
-        if self._grpc is None:
+        if not self._is_serving:
             return
-        server, self._grpc = self._grpc, None
+        self._is_serving = False
         log.info("stopping", extra={"watchers": self.feed.watchers, "backlog": self.committer.backlog})
         self.supervisor.stop()
-        self.health_service.drain()
-        self._reflection.drain()
+        self.grpc.drain()
         self.timekeeper.stop()
         self.due_timer.stop()
         self.feed.drain()
         self.job_service.drain()
-        await self._end_calls(server)
+        await self.grpc.stop(self._settings.shutdown_grace / SECOND)
         await asyncio.gather(self.schedule.stop(), self.event_limit.stop())
         if self.replication is not None:
             await asyncio.gather(self.membership.stop(), self.replication.stop())
@@ -320,23 +273,8 @@ class Server:
             await asyncio.to_thread(self.admin_port.stop)
         log.info("stopped", extra={"commits": self.committer.counters.commits})
 
-    async def _end_calls(self, server: grpc.aio.Server) -> None:
-        stopping = asyncio.create_task(server.stop(self._settings.shutdown_grace / SECOND))
-        idle = asyncio.create_task(self.calls.idle())
-        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
-        # All has been answered: what is still open is not being read.
-        await asyncio.wait((stopping,), timeout=READ_ANSWERS_S)
-        if not stopping.done():
-            stopping.cancel()
-            await server.stop(None)
-        await idle
-
-    def _on_health(self, reachable: bool) -> None:
-        for name in ("", *(service.full_name for service in SERVICES)):
-            self.health_service.set(name, reachable)
-
     def _on_jobs_health(self, is_well: bool) -> None:
-        self.health_service.set(JOBS_HEALTH, is_well)
+        self.grpc.health.set(JOBS_HEALTH, is_well)
 
     def _look_at_jobs_health(self) -> asyncio.Future[Mapping[str, TaskRun]]:
         """Tell of the jobs what the latest check-health found, on whichever replica it ran, and before a restart."""
@@ -348,22 +286,10 @@ class Server:
         if looked.cancelled() or looked.exception() is not None:
             return
         run = looked.result().get(CheckHealth.name)
-        if run is not None and run.outcome and self._grpc is not None:
+        if run is not None and run.outcome and self._is_serving:
             self._on_jobs_health(run.outcome == HEALTHY)
 
 
 def _joined(host: str, port: int) -> str:
     """HOST:PORT, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _check_address(host: str, port: int) -> None:
-    """Ask the system whether the address can be listened on. Raises CannotServe with the system's reason."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            # As gRPC does: a port whose last connections are still dying can be taken.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise CannotServe(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --listen") from error

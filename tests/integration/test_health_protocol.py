@@ -66,7 +66,7 @@ async def unreading(address: str) -> AsyncIterator[None]:
 
 async def until_watched(running: Running, count: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while running.server.health_service.watchers < count:
+        while running.server.grpc.health.watchers < count:
             await health_of(running)
 
 
@@ -85,7 +85,7 @@ async def test_a_watcher_is_told_every_change(running: Running) -> None:
     answers = aiter(watch(running, "jobs"))
     told = [(await anext(answers)).status]
     for is_serving in (False, True):
-        running.server.health_service.set("jobs", is_serving)
+        running.server.grpc.health.set("jobs", is_serving)
         told.append((await anext(answers)).status)
 
     assert told == [SERVING, NOT_SERVING, SERVING]
@@ -106,7 +106,7 @@ async def test_who_does_not_read_holds_up_neither_the_news_nor_the_answers(runni
         assert (await anext(reading)).status == SERVING
         await until_watched(running, 2)
 
-        running.server.health_service.set("", False)
+        running.server.grpc.health.set("", False)
 
         assert (await anext(reading)).status == NOT_SERVING
         assert await health_of(running) == NOT_SERVING
@@ -130,7 +130,7 @@ async def test_watchers_are_bounded_for_each_connection_and_over_all(
         for call in open_ones:
             call.cancel()
         async with asyncio.timeout(PATIENCE_S):
-            while running.server.health_service.watchers:
+            while running.server.grpc.health.watchers:
                 await health_of(running)
         assert (await anext(aiter(watch(other)))).status == SERVING
 

@@ -88,7 +88,7 @@ def test_the_last_part_of_a_limit_is_kept_for_connections_that_have_none_open() 
 
 async def test_a_client_gets_in_while_others_leave_all_answers_unread(tmp_path: Path) -> None:
     async with serving(tmp_path / "jobs.db") as running:
-        open_calls = running.server.calls.admission.calls
+        open_calls = running.server.grpc.calls.admission.calls
         await create(running)
         # Enough of them for every call that may be open.
         async with crowd(running, 25, calls, Unreading):
@@ -104,7 +104,7 @@ async def test_connections_that_leave_answers_unread_are_ended_when_calls_are_re
 ) -> None:
     monkeypatch.setattr(admission, "UNREAD_S", 0.0)
     async with serving(tmp_path / "jobs.db") as running:
-        open_calls = running.server.calls.admission.calls
+        open_calls = running.server.grpc.calls.admission.calls
         open_calls.limit = 20
         await create(running)
         async with crowd(running, 1, calls, Unreading) as connections, asyncio.timeout(PATIENCE_S):
@@ -119,7 +119,7 @@ async def test_a_client_gets_in_while_requests_of_others_do_not_come(tmp_path: P
     async with serving(tmp_path / "jobs.db") as running:
         await create(running)
         async with crowd(running, 25, headers_of_calls), asyncio.timeout(PATIENCE_S):
-            assert await settled(lambda: running.server.calls.admission.calls.held) > 1_000
+            assert await settled(lambda: running.server.grpc.calls.admission.calls.held) > 1_000
             async with client_of(running.server.address) as late:
                 for _ in range(20):
                     await late.jobs.Get(pb.GetRequest(id="job"))
@@ -158,7 +158,7 @@ async def test_a_request_that_does_not_come_harms_nobody_while_there_are_places(
         async with crowd(running, 1, begin):
             for _ in range(20):
                 await get(running)
-            assert running.server.calls.admission.calls.held == 1
+            assert running.server.grpc.calls.admission.calls.held == 1
 
 
 async def test_a_client_can_watch_while_others_hold_all_streams(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def test_a_client_can_watch_while_others_hold_all_streams(tmp_path: Path) 
             connection.send(connection.open(headers("WatchEvents"), Nothing()), request, end=True)
 
     async with serving(tmp_path / "jobs.db", open_streams_max=300) as running:
-        streams = running.server.calls.admission.streams
+        streams = running.server.grpc.calls.admission.streams
         async with crowd(running, 10, begin):
             assert await settled(lambda: streams.held) > streams.limit * 0.9
             async with client_of(running.server.address) as late, asyncio.timeout(PATIENCE_S):

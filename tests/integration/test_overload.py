@@ -85,7 +85,7 @@ async def test_a_full_queue_does_not_refuse_what_the_server_does_by_itself(
 async def test_too_many_calls_at_once_are_refused_and_health_is_still_told(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running.server.calls.admission.calls, "limit", 4)
+    monkeypatch.setattr(running.server.grpc.calls.admission.calls, "limit", 4)
     async with held(running.server) as hold:
         creates = [asyncio.ensure_future(create(running, f"job-{number}")) for number in range(3)]
         await hold.has(3)

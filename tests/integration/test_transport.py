@@ -132,7 +132,7 @@ async def test_calls_of_which_only_the_headers_come_are_counted_and_give_their_p
         yield pb.GetRequest()
 
     async with serving(tmp_path / "jobs.db") as running:
-        calls = running.server.calls.admission.calls
+        calls = running.server.grpc.calls.admission.calls
         await create(running)
         async with grpc.aio.insecure_channel(running.server.address) as channel:
             get: Any = channel.stream_unary("/jobstate.v1.JobService/Get", pb.GetRequest.SerializeToString)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.app import SERVICES
+from jobstate_server.rpc.server import SERVICES
 
 from ..support.calls import complete, create, get, report
 from ..support.calls import start as start_job

@@ -27,12 +27,17 @@ class Reflection:
 
     def __init__(self, service_names: Sequence[str]) -> None:
         describe_v1()
-        self._servicer: Any = reflection.aio.ReflectionServicer(service_names)
+        self._names = list(service_names)
         self._streams = 0
         self._draining = asyncio.Event()
 
+    def add(self, service_name: str) -> None:
+        """Tell of one service more. Has to come before ``register``."""
+        self._names.append(service_name)
+
     def register(self, server: grpc.aio.Server) -> None:
         """Serve the protocol, by both of its names."""
+        self._servicer: Any = reflection.aio.ReflectionServicer(self._names)
         handler = grpc.stream_stream_rpc_method_handler(
             self._answers,
             request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
