@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2
 
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.maintenance.check_health import HealthReport
-from jobstate_server.rpc.calls import Call
+from jobstate_server.rpc.call import Call
 
 from ..support.calls import cancel, create, refused, start
 from ..support.clock import WatchedClock

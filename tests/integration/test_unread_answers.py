@@ -9,7 +9,7 @@ from contextlib import aclosing
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.rpc.byte_budget import ByteBudget
-from jobstate_server.rpc.calls import StreamCall
+from jobstate_server.rpc.call import StreamCall
 from jobstate_server.rpc.update_stream import BATCHES_UNDER_WAY_MAX, UpdateStreams
 from jobstate_server.wire.job_ids import JobIds
 

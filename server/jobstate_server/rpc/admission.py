@@ -7,8 +7,8 @@ handler reads. So all calls are served as streams of requests, unary ones as str
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 
@@ -45,23 +45,27 @@ class Admission:
         self.connections = Connections(connections_max())
         self.connections.count_as_used(lambda: (*self.calls.by_connection, *self.streams.by_connection))
 
-    def let_in(self, limit: FairLimit, connection: str) -> None:
+    def let_in(self, limits: tuple[FairLimit, ...], connection: str) -> None:
         """Count a call of this connection. Raises Overloaded when there is no room for it."""
         self.connections.called(connection)
-        if not limit.take(connection):
-            self._end_unread()
-            raise Overloaded(
-                f"too many such calls are under way, of {limit.limit} at most; repeat the call later", RETRY_DELAY_S
-            )
+        for number, limit in enumerate(limits):
+            if not limit.take(connection):
+                for taken in limits[:number]:
+                    taken.give_back(connection)
+                self._end_unread()
+                raise Overloaded(
+                    f"too many such calls are under way, of {limit.limit} at most; repeat the call later", RETRY_DELAY_S
+                )
 
     def answered(self, call: int, connection: str) -> None:
         """Take note that a call has been answered, and that its answer is not read yet."""
         self._answered[call] = asyncio.get_running_loop().time(), connection
 
-    def left(self, call: int, connection: str) -> None:
-        """Take note that a unary call is over."""
+    def leave(self, call: int, limits: tuple[FairLimit, ...], connection: str) -> None:
+        """Take note that a call which was let in is over."""
         self._answered.pop(call, None)
-        self.calls.give_back(connection)
+        for limit in limits:
+            limit.give_back(connection)
 
     def _end_unread(self) -> None:
         """End the connections on which an answer has not been read for long."""
@@ -108,79 +112,3 @@ async def in_time(taking: Awaitable[None]) -> None:
 
 def _too_slow() -> Overloaded:
     return Overloaded("the request did not come while others waited for its place", RETRY_DELAY_S)
-
-
-class Unary:
-    """The handler of one unary call. gRPC keeps it until the call is over, however it ends: so it counts the call.
-
-    It is callable and awaitable: gRPC asks of every handler, twice a call, whether it is asynchronous. What is
-    awaitable is so at once; of a method it looks at the code, which costs a twentieth of a call.
-    """
-
-    __slots__ = ("_admission", "_answer", "connection")
-
-    request_streaming = True
-    response_streaming = False
-    request_deserializer = response_serializer = None
-
-    def __init__(self, admission: Admission, answer: Callable[[Unary, Any], Coroutine[Any, Any, bytes]]) -> None:
-        self._admission = admission
-        self._answer = answer
-        self.connection = ""
-        """What the call came over, once it has been let in."""
-
-    @property
-    def stream_unary(self) -> Unary:
-        """Answers when it is called, as gRPC wants it."""
-        return self
-
-    def __call__(self, _requests: object, context: Any) -> Coroutine[Any, Any, bytes]:
-        """Answer."""
-        return self._answer(self, context)
-
-    def __await__(self) -> Generator[None, None, NoReturn]:
-        """Never called."""
-        raise NotImplementedError
-
-    def let_in(self, connection: str) -> None:
-        """Count the call. Raises Overloaded when there is no room for it."""
-        self._admission.let_in(self._admission.calls, connection)
-        self.connection = connection
-
-    def answered(self) -> None:
-        """Take note that the answer is to be read from now on."""
-        self._admission.answered(id(self), self.connection)
-
-    def __del__(self) -> None:
-        if self.connection:
-            self._admission.left(id(self), self.connection)
-
-
-class Stream:
-    """The handler of one call that is answered by a stream."""
-
-    __slots__ = ("_admission", "_answer", "_taken")
-
-    request_streaming = response_streaming = True
-    request_deserializer = response_serializer = None
-
-    def __init__(self, admission: Admission, answer: Any) -> None:
-        self._admission = admission
-        self._answer = answer
-        self._taken: list[tuple[FairLimit, str]] = []
-
-    async def stream_stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Answer."""
-        async for response in self._answer(self, requests, context):
-            yield response
-
-    def let_in(self, connection: str, *, updates: bool = False) -> None:
-        """Count the call. Raises Overloaded when there is no room for it."""
-        admission = self._admission
-        for limit in (admission.streams, admission.update_streams) if updates else (admission.streams,):
-            admission.let_in(limit, connection)
-            self._taken.append((limit, connection))
-
-    def __del__(self) -> None:
-        for limit, connection in self._taken:
-            limit.give_back(connection)

@@ -16,7 +16,7 @@ from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.shared_read import SharedRead
 from jobstate_server.engine.timekeeper import ahead_of_wall_clock
 from jobstate_server.rpc import limits
-from jobstate_server.rpc.calls import Call, StreamCall
+from jobstate_server.rpc.call import Call, StreamCall
 from jobstate_server.rpc.requests import attempts, create, lifecycle, reads
 from jobstate_server.rpc.requests.page_token import encode_page_token
 from jobstate_server.rpc.requests.watch import watch_events

@@ -8,7 +8,7 @@ from jobstate_server.maintenance.registry import Tasks
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule, TaskState
 from jobstate_server.maintenance.sweep import Run
-from jobstate_server.rpc.calls import Call
+from jobstate_server.rpc.call import Call
 from jobstate_server.rpc.requests.maintenance import cleanup_age
 from jobstate_server.wire.times import set_span, set_time
 

@@ -108,7 +108,7 @@ class GrpcServer:
             return
         server, self._server = self._server, None
         stopping = asyncio.create_task(server.stop(grace_s))
-        idle = asyncio.create_task(self.calls.idle())
+        idle = asyncio.create_task(self.calls.under_way.none())
         await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
         # All has been answered: what is still open is not being read.
         await asyncio.wait((stopping,), timeout=READ_ANSWERS_S)

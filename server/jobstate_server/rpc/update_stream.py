@@ -19,7 +19,7 @@ from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import RETRY_DELAY_S
 from jobstate_server.rpc import limits
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
-from jobstate_server.rpc.calls import StreamCall, as_told
+from jobstate_server.rpc.call import StreamCall, as_told
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.rpc.requests.keys import NewId
 from jobstate_server.rpc.requests.updates import command_of_update

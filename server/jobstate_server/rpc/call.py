@@ -1,0 +1,178 @@
+"""One call from its headers to its end: let in, answered or refused, counted. The same for calls of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+from grpc_status import rpc_status
+
+from jobstate_server.domain.errors import InternalError, JobStateError
+from jobstate_server.rpc.admission import Admission
+from jobstate_server.rpc.byte_budget import Share
+from jobstate_server.rpc.errors import status_of
+from jobstate_server.rpc.fair_limit import FairLimit
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@dataclass(slots=True)
+class Call:
+    """What a handler is told of its call besides the request."""
+
+    principal: str
+    """Whose jobs these are. Empty until there are identities."""
+    actor: str
+    """Who is written down as having caused the change."""
+    size: int
+    """Bytes of the request."""
+
+    @property
+    def sees(self) -> str | None:
+        """The principal whose jobs this call may see; None sees every job."""
+        return self.principal or None
+
+
+@dataclass(slots=True)
+class StreamCall(Call):
+    """What the handler of a stream is told besides."""
+
+    connection: str
+    """Names the connection, or what stands between, that the stream comes over."""
+    end: Callable[[JobStateError], None]
+    """Ends the stream with this error, also while the handler waits for the client to read."""
+    unread: Share | None = None
+    """What the stream's unread answers hold, where the handler bounds them by it."""
+
+
+class CallsUnderWay:
+    """Counts the calls whose handlers run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def begin(self) -> None:
+        """Count one more."""
+        self._count += 1
+        self._idle.clear()
+
+    def end(self) -> None:
+        """Count one less."""
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
+
+    async def none(self) -> None:
+        """Wait until there are none. gRPC's stop returns before cancelled handlers have ended."""
+        await self._idle.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method as its calls are served."""
+
+    under_way: CallsUnderWay
+    admission: Admission
+    limits: tuple[FairLimit, ...]
+    """What its calls are counted by."""
+    answer: Callable[[OpenCall, AsyncIterator[bytes], Context], Coroutine[Any, Any, Any]]
+    """Receives the request and answers: with the bytes of a unary answer, or by writing to the context."""
+
+
+class OpenCall:
+    """One call. gRPC keeps it until the call is over, however it ends: so it counts the call."""
+
+    __slots__ = ("_method", "connection")
+
+    request_streaming = True
+    request_deserializer = response_serializer = None
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+        self.connection = ""
+        """What the call came over, once it has been let in."""
+
+    async def _serve(self, requests: AsyncIterator[bytes], context: Context) -> Any:
+        method = self._method
+        method.under_way.begin()
+        try:
+            connection = context.peer()
+            method.admission.let_in(method.limits, connection)
+            self.connection = connection
+            return await method.answer(self, requests, context)
+        except Exception as error:
+            await _refuse(context, error)
+        finally:
+            method.under_way.end()
+
+    def answered(self) -> None:
+        """Take note that the answer is to be read from now on."""
+        self._method.admission.answered(id(self), self.connection)
+
+    def __del__(self) -> None:
+        if self.connection:
+            self._method.admission.leave(id(self), self._method.limits, self.connection)
+
+
+class UnaryCall(OpenCall):
+    """A call with one request and one answer.
+
+    It is callable and awaitable: gRPC asks of every handler, twice a call, whether it is asynchronous. What is
+    awaitable is so at once; of a method it looks at the code, which costs a twentieth of a call.
+    """
+
+    __slots__ = ()
+
+    response_streaming = False
+
+    @property
+    def stream_unary(self) -> UnaryCall:
+        """Answers when it is called, as gRPC wants it."""
+        return self
+
+    def __call__(self, requests: AsyncIterator[bytes], context: Context) -> Coroutine[Any, Any, bytes]:
+        """Answer."""
+        return self._serve(requests, context)
+
+    def __await__(self) -> Generator[None, None, NoReturn]:
+        """Never called."""
+        raise NotImplementedError
+
+
+class StreamingCall(OpenCall):
+    """A call that is answered by a stream."""
+
+    __slots__ = ()
+
+    response_streaming = True
+
+    async def stream_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Answer."""
+        await self._serve(requests, context)
+
+
+def as_told(error: Exception) -> JobStateError:
+    """What a caller is told of ``error``. What we did not foresee is logged, and told without its cause."""
+    if isinstance(error, JobStateError):
+        return error
+    call_id = secrets.token_hex(8)
+    log.error("a call failed", exc_info=error, extra={"call_id": call_id})
+    return InternalError(call_id)
+
+
+async def _refuse(context: Context, error: Exception) -> NoReturn:
+    """End the call with the status of ``error``."""
+    if isinstance(error, grpc.aio.AbortError | grpc.aio.BaseError):
+        # The call is over already: refused by us, or gone at the other end.
+        raise error
+    await context.abort_with_status(rpc_status.to_status(status_of(as_told(error))))
+    raise AssertionError("unreachable: abort_with_status raises")
