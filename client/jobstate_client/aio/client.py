@@ -210,7 +210,7 @@ class AsyncClient(AsyncMethods):
         self._closed.set()
         for watch in list(self._watches):
             watch.close()
-        if "_reporter" in vars(self):
+        if "_report_sender" in vars(self):
             await self._report_sender.close()
         if self._channel_given is None and "_channel" in vars(self):
             await self._channel.close()

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from jobstate.v1 import event_pb2, job_pb2, maintenance_service_pb2
 from jobstate_client.core import values as v
 from jobstate_client.core.documents import dict_from, span_from, time_from
-from jobstate_client.core.lazy import Decoders, lazy
+from jobstate_client.core.lazy import Decoders, decode_lazily, lazy
 from jobstate_client.core.states import AttemptOutcome, EventType, HealthState, RetryDecision, State
 
 E = TypeVar("E", State, EventType, RetryDecision, AttemptOutcome, HealthState)
@@ -145,9 +145,9 @@ _MESSAGES: dict[str, Callable[[Any], Any]] = {
     "jobstate.v1.JobError": job_error,
 }
 
-v.Job.decoders = decoders(v.Job, job_pb2.Job.DESCRIPTOR)
+decode_lazily(v.Job, decoders(v.Job, job_pb2.Job.DESCRIPTOR))
 _JOB_ERROR = decoders(v.JobError, job_pb2.JobError.DESCRIPTOR)
-v.Event.decoders = decoders(
+_EVENT = decoders(
     v.Event,
     event_pb2.Event.DESCRIPTOR,
     previous_state=lambda message: STATES[message.previous_state] if message.previous_state else None,
@@ -155,6 +155,7 @@ v.Event.decoders = decoders(
     sets_metadata=lambda message: message.job.HasField("metadata"),
     sets_result=lambda message: message.job.HasField("result"),
 )
+decode_lazily(v.Event, _EVENT)
 _DETAILS = {
     field.name: _detail_decoders(field.message_type)
     for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields
