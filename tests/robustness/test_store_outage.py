@@ -16,7 +16,7 @@ OUTAGE_S = 3.0
 ENDINGS = {("UNAVAILABLE", "STORE_UNAVAILABLE"), ("DEADLINE_EXCEEDED", "")}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 async def test_a_postgresql_that_is_stopped_under_load_costs_no_answer_and_is_found_again(tmp_path: Path) -> None:
     """Meanwhile health says NOT_SERVING, and callers are told when to come back or wait as long as they said."""
     with own_server() as postgres:

@@ -46,7 +46,7 @@ DISTURBANCES = (
 )
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 async def test_every_promise_holds_through_kills_stops_freezes_compactions_and_clock_moves(tmp_path: Path) -> None:
     history, counts = await torment(Scene.of_one(tmp_path), secrets.token_hex(4), DURATION_S, KILLS)
     verdicts, told = judge(history, tmp_path)
@@ -61,7 +61,7 @@ async def test_every_promise_holds_through_kills_stops_freezes_compactions_and_c
     assert {name for name, verdict in verdicts.items() if not verdict.checked} <= {"until_final"}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 async def test_every_promise_holds_for_replicas_while_they_and_postgresql_fall(tmp_path: Path) -> None:
     with own_server() as postgres:
         scene = Scene.of_replicas(tmp_path, postgres, REPLICAS)
