@@ -248,7 +248,7 @@ class _Handler(logging.Handler):
         return self.format(record)
 
 
-def _is_worth_logging(record: logging.LogRecord) -> bool:
+def is_worth_logging(record: logging.LogRecord) -> bool:
     """Whether gRPC reports more than a caller who left before the answer could be sent."""
     return not record.getMessage().startswith("ExecuteBatchError")
 
@@ -267,7 +267,7 @@ def configure(style: Literal["text", "json"], level: str) -> Writer:
     # At INFO these log every scheduled run and every transition; our own events say what matters of that.
     for noisy in ("apscheduler", "transitions"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_logging)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(is_worth_logging)
     return handler.writer
 
 

@@ -127,10 +127,10 @@ def _prepare_limits() -> None:
         )
     if soft != resource.RLIM_INFINITY and soft < FILES_RECOMMENDED:
         log.warning("the limit of open files is low, and each client connection takes one", extra={"limit": soft})
-    _check_threads()
+    check_threads()
 
 
-def _check_threads() -> None:
+def check_threads() -> None:
     """Check that enough threads can be started: gRPC hangs when it gets none. Raises CannotServe."""
     enough = threading.Event()
     started: list[threading.Thread] = []

@@ -199,7 +199,7 @@ def test_no_room_for_threads_refuses_the_start_with_a_sentence(monkeypatch: pyte
 
     monkeypatch.setattr(threading.Thread, "start", grudging)
     with pytest.raises(CannotServe, match="no more than 5 threads, and 32 are needed"):
-        process._check_threads()
+        process.check_threads()
 
     assert not any(thread.is_alive() for thread in started)
 
@@ -328,6 +328,6 @@ def test_a_caller_who_left_before_the_answer_is_no_news_of_grpcs() -> None:
     record = logging.makeLogRecord({"name": "grpc._cython.cygrpc", "levelno": logging.ERROR})
 
     record.msg, record.args = "ExecuteBatchError raised in core by servicer method [%s]", ("List",)
-    assert not logs._is_worth_logging(record)
+    assert not logs.is_worth_logging(record)
     record.msg, record.args = "Unexpected [%s] raised by servicer method [%s]", ("ValueError", "List")
-    assert logs._is_worth_logging(record)
+    assert logs.is_worth_logging(record)
