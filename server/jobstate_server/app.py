@@ -36,10 +36,11 @@ from jobstate_server.rpc.job_service import JobService
 from jobstate_server.rpc.maintenance_service import MaintenanceService
 from jobstate_server.rpc.server import AddressNotUsable, GrpcServer
 from jobstate_server.store.base import Store
-from jobstate_server.store.caches import shared_out
+from jobstate_server.store.cache_sizes import cache_sizes_of
 from jobstate_server.store.event_check import event_check
-from jobstate_server.store.opening import clock_for, open_store, shown, with_password
+from jobstate_server.store.factory import clock_for, open_store
 from jobstate_server.store.records import TaskRun
+from jobstate_server.store.urls import redacted, with_password
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor
 from jobstate_server.watch.session import WatchSessions
 from jobstate_server.watch.snapshots import Snapshots
@@ -115,7 +116,7 @@ class Server:
             reader.close()
         decider = Decider(job_types, merge_metadata, random.random, unnamed_types_max=settings.max_job_types)
         head_check = state.horizon_check if last is None else event_check(last.payload)
-        recent = RecentEvents(state.head, head_check, shared_out(settings.cache_bytes).recent_events)
+        recent = RecentEvents(state.head, head_check, cache_sizes_of(settings.cache_bytes).recent_events)
         self.feed = EventFeed(store.log_id, recent, clock)
         self.catch_up_readers = Readers(store, threads=1, name="catch-up-reader")
         notifier = store.open_notifier()
@@ -221,7 +222,8 @@ class Server:
         await asyncio.wait((self._look_at_jobs_health(),), timeout=SILENT_TURNS_MAX)
         self.address = _joined(host, bound)
         log.info(
-            "serving", extra={"address": self.address, "store": shown(self._settings.store), "log": self.store.log_id}
+            "serving",
+            extra={"address": self.address, "store": redacted(self._settings.store), "log": self.store.log_id},
         )
 
     def _listen_for_probes(self) -> None:

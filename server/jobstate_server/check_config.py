@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jobstate_server.config import JobTypeSettings, Settings, is_span, span_text
-from jobstate_server.store.opening import check_url, shown, with_password
+from jobstate_server.store.urls import check_url, redacted, with_password
 
 
 def told(settings: Settings) -> str:
@@ -29,7 +29,7 @@ def told(settings: Settings) -> str:
 def _lines(settings: Settings) -> Iterator[str]:
     tables: list[str] = []
     for name, field in Settings.model_fields.items():
-        value = shown(settings.store) if name == "store" else getattr(settings, name)
+        value = redacted(settings.store) if name == "store" else getattr(settings, name)
         if isinstance(value, BaseModel):
             tables += ["", f"[{name}]", *_of_table(value)]
         elif name != "job_types":

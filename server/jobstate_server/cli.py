@@ -145,18 +145,19 @@ def _fail(message: str) -> int:
 
 
 def _migrate(settings: Settings) -> int:
-    from jobstate_server.store.opening import clock_for, open_store, shown, with_password
+    from jobstate_server.store.factory import clock_for, open_store
+    from jobstate_server.store.urls import redacted, with_password
 
     url = with_password(settings.store, settings.store_password_file)
     open_store(url, clock_for(url)).close()
-    print(f"jobstate: {shown(settings.store)} is up to date")
+    print(f"jobstate: {redacted(settings.store)} is up to date")
     return 0
 
 
 def _back_up(settings: Settings, destination: Path) -> int:
     from jobstate_server.store.errors import StoreError
-    from jobstate_server.store.opening import is_postgres
     from jobstate_server.store.sqlite.backup import back_up
+    from jobstate_server.store.urls import is_postgres
 
     if is_postgres(settings.store):
         return _fail("a PostgreSQL database is backed up with its own tools, such as pg_dump: see docs/operations.md")
@@ -190,7 +191,7 @@ def _check(file: Path) -> int:
 def _copy(source: str, destination: str) -> int:
     from jobstate_server.store.copying.copy import copy_store
     from jobstate_server.store.errors import OutcomeUnknown, StoreError
-    from jobstate_server.store.opening import shown
+    from jobstate_server.store.urls import redacted
 
     try:
         copied = copy_store(source, destination, _tell_progress)
@@ -203,7 +204,7 @@ def _copy(source: str, destination: str) -> int:
         return INTERRUPTED
     for table, rows in copied:
         print(f"{table:<10}{rows:>15,} rows")
-    print(f"jobstate: {shown(destination)} now holds everything that is in {shown(source)}")
+    print(f"jobstate: {redacted(destination)} now holds everything that is in {redacted(source)}")
     return 0
 
 

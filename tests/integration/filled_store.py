@@ -13,7 +13,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.clock import SystemClock
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.store.base import Store
-from jobstate_server.store.opening import open_store
+from jobstate_server.store.factory import open_store
 
 from ..support.calls import SYNCED, cancel, complete, create, fail, report, retry, start, struct, watching
 from ..support.clock import WatchedClock

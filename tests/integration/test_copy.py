@@ -20,8 +20,8 @@ from jobstate_server.clock import SystemClock
 from jobstate_server.store.copying import copy as copying
 from jobstate_server.store.copying.copy import CannotCopy, SqliteView, copy_store
 from jobstate_server.store.errors import CannotOpen, StoreError
+from jobstate_server.store.factory import open_store
 from jobstate_server.store.models import EventRow, JobRow
-from jobstate_server.store.opening import open_store
 
 from ..store.support import contents, stored_events
 from ..support.calls import (

@@ -82,8 +82,8 @@ async def test_pages_that_retention_has_freed_are_given_back_where_they_are_many
     async with serving(path, event_retention_bytes=MEBIBYTE) as running:
         await merge(running, 120)
         await running.server.event_limit.keep()
-        given = await running.server.event_limit.give_back()
-        again = await running.server.event_limit.give_back()
+        given = await running.server.event_limit.release_pages()
+        again = await running.server.event_limit.release_pages()
 
     assert given * 4096 > 3 * MEBIBYTE
     assert again == 0
@@ -95,4 +95,4 @@ async def test_a_few_free_pages_are_kept_to_be_used_again(path: Path) -> None:
         await merge(running, 60)
         await running.server.event_limit.keep()
 
-        assert await running.server.event_limit.give_back() == 0
+        assert await running.server.event_limit.release_pages() == 0

@@ -78,17 +78,17 @@ async def test_a_notifier_that_is_left_without_an_answer_makes_a_new_connection(
 ) -> None:
     hung_up = asyncio.Event()
     loop = asyncio.get_running_loop()
-    hang_up = Postgres.hang_up
+    disconnect = Postgres.disconnect
 
     def noticed(database: Postgres) -> None:
-        hang_up(database)
+        disconnect(database)
         loop.call_soon_threadsafe(hung_up.set)
 
     url = postgres_server().new_store()
     async with serving_url(url) as one, serving_url(url) as other, watching_live(other) as watch:
         follower = other.server.replication
         assert follower is not None
-        monkeypatch.setattr(Postgres, "hang_up", noticed)
+        monkeypatch.setattr(Postgres, "disconnect", noticed)
         process = follower._notifier._database.process  # type: ignore[attr-defined]
         # Its thread stays where it is: the rounds that it goes on with are not seen.
         follower._rounds_seen = follower._rounds

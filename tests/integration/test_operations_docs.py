@@ -17,7 +17,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc
 from jobstate_server import cli
 from jobstate_server.clock import SystemClock
-from jobstate_server.store.opening import open_store
+from jobstate_server.store.factory import open_store
 from jobstate_server.store.postgres import connection
 
 from ..store.support import a_job, contents, keep_jobs

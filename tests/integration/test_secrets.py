@@ -11,7 +11,8 @@ import pytest
 from jobstate_server import cli
 from jobstate_server.clock import SystemClock
 from jobstate_server.store.errors import CannotOpen
-from jobstate_server.store.opening import open_store, shown, with_password
+from jobstate_server.store.factory import open_store
+from jobstate_server.store.urls import redacted, with_password
 
 from ..support.postgres import postgres_server
 
@@ -72,7 +73,7 @@ def test_no_part_of_a_password_is_told(url: str, capfd: pytest.CaptureFixture[st
     out, err = capfd.readouterr()
 
     assert out == ""
-    for told in (err, shown(url)):
+    for told in (err, redacted(url)):
         assert FIRST not in told
         assert LAST not in told
     assert "Traceback" not in err
@@ -96,7 +97,7 @@ SHOWN = {
 
 @pytest.mark.parametrize(("url", "told"), SHOWN.items())
 def test_where_a_url_leads_is_told(url: str, told: str) -> None:
-    assert shown(url) == told
+    assert redacted(url) == told
 
 
 # The password in a file.

@@ -116,7 +116,7 @@ class Silence:
     def wait(self, timeout_s: float) -> Notification | None:
         raise StoreUnreachable(f"nothing was heard for {timeout_s} s, nor will be")
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Nothing is waited for."""
 
     def close(self) -> None:

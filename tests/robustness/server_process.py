@@ -26,8 +26,8 @@ from jobstate_server.event_log.pages import PageLimits
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.process import GAVE_UP
 from jobstate_server.rpc import limits
-from jobstate_server.store.opening import is_postgres
 from jobstate_server.store.reading import events as event_reads
+from jobstate_server.store.urls import is_postgres
 
 from ..support.server import QUIET
 from .sabotage import sabotage

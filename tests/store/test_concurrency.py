@@ -206,10 +206,10 @@ def test_who_has_read_up_to_a_sequence_never_finds_something_new_at_or_below_it(
                 after = page.scanned
 
     with opened(backend.new_home(), ManualClock()) as store, ThreadPoolExecutor(3) as threads:
-        followers = [threads.submit(follow, store) for _ in range(2)]
+        readers = [threads.submit(follow, store) for _ in range(2)]
         in_time(threads.submit(write, store))
         expected = list(range(1, sum(size for size, kept in sizes if kept) + 1))
-        assert [in_time(follower) for follower in followers] == [expected, expected]
+        assert [in_time(reading) for reading in readers] == [expected, expected]
 
 
 def test_a_list_a_tally_and_a_job_with_its_event_never_show_half_a_commit(

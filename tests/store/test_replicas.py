@@ -1,4 +1,4 @@
-"""Replicas: who is heard, who has fallen silent, and whose unfinished runs may be taken over."""
+"""Replicas: which of them renew their leases, and whose unfinished runs may be taken over."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, Reader,
 from .support import Interruption, interrupt
 
 
-def hear(store: Store, *replicas: str) -> int:
-    """Let these be heard now. Returns when that was."""
+def renew(store: Store, *replicas: str) -> int:
+    """Renew the leases of these replicas. Returns the time of it."""
     with store.transaction() as transaction:
         for replica in replicas:
             transaction.renew(replica)
@@ -34,30 +34,30 @@ def finish(store: Store, token: str) -> None:
         transaction.finish_task("task", token, "done")
 
 
-def test_in_a_new_store_nobody_was_ever_heard(store: Store) -> None:
+def test_in_a_new_store_no_lease_was_ever_renewed(store: Store) -> None:
     assert last_renewed(store) is None
 
 
-def test_the_last_one_heard_counts_whoever_it_was(store: Store, clock: ManualClock) -> None:
-    hear(store, "one")
+def test_the_last_renewal_counts_whichever_replica_made_it(store: Store, clock: ManualClock) -> None:
+    renew(store, "one")
     clock.advance(SECOND)
-    latest = hear(store, "another")
+    latest = renew(store, "another")
     clock.advance(SECOND)
 
     assert last_renewed(store) == latest == clock.now() - SECOND
 
 
-def test_who_is_heard_again_is_heard_now(store: Store, clock: ManualClock) -> None:
-    hear(store, "one", "another")
+def test_a_renewal_replaces_the_one_before(store: Store, clock: ManualClock) -> None:
+    renew(store, "one", "another")
     clock.advance(5 * SECOND)
 
-    assert hear(store, "one") == last_renewed(store) == clock.now()
+    assert renew(store, "one") == last_renewed(store) == clock.now()
 
 
-def test_who_leaves_is_forgotten_and_the_others_are_not(store: Store, clock: ManualClock) -> None:
-    first = hear(store, "stays")
+def test_a_replica_that_leaves_is_forgotten_and_the_others_are_not(store: Store, clock: ManualClock) -> None:
+    first = renew(store, "stays")
     clock.advance(SECOND)
-    hear(store, "leaves")
+    renew(store, "leaves")
 
     with store.transaction() as transaction:
         transaction.leave("leaves")
@@ -65,8 +65,8 @@ def test_who_leaves_is_forgotten_and_the_others_are_not(store: Store, clock: Man
     assert last_renewed(store) == first
 
 
-def test_when_all_have_left_nobody_is_heard(store: Store) -> None:
-    hear(store, "one", "another")
+def test_when_all_have_left_there_is_no_renewal(store: Store) -> None:
+    renew(store, "one", "another")
 
     with store.transaction() as transaction:
         transaction.leave("one")
@@ -76,41 +76,41 @@ def test_when_all_have_left_nobody_is_heard(store: Store) -> None:
     assert last_renewed(store) is None
 
 
-def test_who_has_been_silent_for_long_is_forgotten_when_another_is_heard(store: Store, clock: ManualClock) -> None:
-    hear(store, "silent")
+def test_a_replica_silent_for_a_day_is_forgotten_when_another_renews(store: Store, clock: ManualClock) -> None:
+    renew(store, "silent")
     clock.advance(REPLICA_FORGOTTEN)
-    hear(store, "another")
+    renew(store, "another")
     with store.transaction() as transaction:
         transaction.leave("another")
     assert last_renewed(store) == clock.now() - REPLICA_FORGOTTEN
 
     clock.advance(1)
-    hear(store, "another")
+    renew(store, "another")
     with store.transaction() as transaction:
         transaction.leave("another")
 
     assert last_renewed(store) is None
 
 
-def test_what_is_taken_back_was_not_heard(store: Store) -> None:
+def test_a_renewal_that_is_rolled_back_does_not_count(store: Store) -> None:
     with pytest.raises(Interruption):
         interrupt(store, lambda transaction: transaction.renew("one"))
 
     assert last_renewed(store) is None
 
 
-def test_a_run_is_not_taken_over_while_its_replica_is_heard(store: Store, clock: ManualClock) -> None:
-    hear(store, "runs")
+def test_a_run_is_not_taken_over_while_its_replica_renews(store: Store, clock: ManualClock) -> None:
+    renew(store, "runs")
     assert claim(store, 10, "first", "runs")
     clock.advance(REPLICA_LEASE - 1)
 
     assert not claim(store, 10, "second", "heir")
 
 
-def test_a_run_is_taken_over_once_its_replica_was_silent_for_the_lease(
+def test_a_run_is_taken_over_once_the_lease_of_its_replica_has_run_out(
     store: Store, reader: Reader, clock: ManualClock
 ) -> None:
-    hear(store, "runs")
+    renew(store, "runs")
     claim(store, 10, "first", "runs")
     clock.advance(REPLICA_LEASE)
 
@@ -123,7 +123,7 @@ def test_a_run_is_taken_over_once_its_replica_was_silent_for_the_lease(
 
 
 def test_a_run_is_taken_over_at_once_when_its_replica_has_left(store: Store) -> None:
-    hear(store, "runs")
+    renew(store, "runs")
     claim(store, 10, "first", "runs")
     with store.transaction() as transaction:
         transaction.leave("runs")
@@ -131,28 +131,28 @@ def test_a_run_is_taken_over_at_once_when_its_replica_has_left(store: Store) -> 
     assert claim(store, 10, "second", "heir")
 
 
-def test_a_run_whose_replica_is_heard_again_keeps_it(store: Store, clock: ManualClock) -> None:
-    hear(store, "runs")
+def test_a_run_whose_replica_renews_again_is_kept(store: Store, clock: ManualClock) -> None:
+    renew(store, "runs")
     claim(store, 10, "first", "runs")
     clock.advance(REPLICA_LEASE - 1)
-    hear(store, "runs")
+    renew(store, "runs")
     clock.advance(REPLICA_LEASE - 1)
 
     assert not claim(store, 10, "second", "heir")
 
 
 def test_of_two_heirs_one_takes_a_run_over(store: Store, clock: ManualClock) -> None:
-    hear(store, "runs")
+    renew(store, "runs")
     claim(store, 10, "first", "runs")
     clock.advance(REPLICA_LEASE)
-    hear(store, "heir", "other heir")
+    renew(store, "heir", "other heir")
 
     assert claim(store, 10, "second", "heir")
     assert not claim(store, 10, "third", "other heir")
 
 
 def test_a_run_that_has_ended_is_never_taken_over(store: Store, clock: ManualClock) -> None:
-    hear(store, "runs")
+    renew(store, "runs")
     claim(store, 10, "first", "runs")
     finish(store, "first")
     clock.advance(REPLICA_FORGOTTEN)
@@ -163,7 +163,7 @@ def test_a_run_that_has_ended_is_never_taken_over(store: Store, clock: ManualClo
 def test_who_was_taken_over_from_cannot_end_the_run_of_its_heir(
     store: Store, reader: Reader, clock: ManualClock
 ) -> None:
-    hear(store, "runs")
+    renew(store, "runs")
     claim(store, 10, "first", "runs")
     clock.advance(REPLICA_LEASE)
     claim(store, 10, "second", "heir")
@@ -173,8 +173,8 @@ def test_who_was_taken_over_from_cannot_end_the_run_of_its_heir(
     assert reader.task_runs()["task"].end_time is None
 
 
-def test_a_run_for_a_later_instant_is_taken_whoever_is_heard(store: Store, reader: Reader) -> None:
-    hear(store, "runs")
+def test_a_run_for_a_later_instant_is_taken_whichever_replica_renews(store: Store, reader: Reader) -> None:
+    renew(store, "runs")
     claim(store, 10, "first", "runs")
 
     assert claim(store, 11, "second", "heir")

@@ -113,11 +113,11 @@ def test_the_job_types_that_ever_had_a_job_are_told(store: Store) -> None:
     keep(store, Changes(tallies=tallies))
 
     with store.transaction() as transaction:
-        assert transaction.job_types() == {"gone", "here", "with 'quote"}
-        assert transaction.job_types(["here", "gone", "never"]) == {"here", "gone"}
-        assert transaction.job_types([]) == set()
+        assert transaction.known_job_types() == {"gone", "here", "with 'quote"}
+        assert transaction.known_job_types(["here", "gone", "never"]) == {"here", "gone"}
+        assert transaction.known_job_types([]) == set()
 
 
 def test_a_store_without_jobs_has_no_job_types(store: Store) -> None:
     with store.transaction() as transaction:
-        assert transaction.job_types() == set()
+        assert transaction.known_job_types() == set()

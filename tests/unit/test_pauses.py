@@ -9,7 +9,7 @@ import pytest
 
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.durations import DAY, HOUR, SECOND
-from jobstate_server.engine.pauses import ALIVE_WITHIN, OUTAGE_MIN, REMOVAL_HELD, Pauses
+from jobstate_server.engine.pauses import ALIVE_WITHIN, OUTAGE_MIN, REMOVAL_SUSPENDED, Pauses
 from jobstate_server.store.base import Transaction
 
 GRACE = 30 * SECOND
@@ -23,7 +23,7 @@ class Noting:
     heard: int | None = None
     stored: int = 0
     moved_to: list[int] = field(default_factory=list)
-    spared_until: list[int] = field(default_factory=list)
+    grace_extended_to: list[int] = field(default_factory=list)
     held_until: list[int] = field(default_factory=list)
 
     def last_renewed(self, besides: str = "") -> int | None:
@@ -40,10 +40,10 @@ class Noting:
     def newest(self) -> int:
         return self.stored
 
-    def spare(self, until: int) -> None:
-        self.spared_until.append(until)
+    def extend_grace(self, until: int) -> None:
+        self.grace_extended_to.append(until)
 
-    def hold_removal(self, until: int) -> None:
+    def suspend_removal(self, until: int) -> None:
         self.held_until.append(until)
 
 
@@ -69,7 +69,7 @@ class Process:
     def moved_by(self, heard: int | None = None, began: int | None = None) -> int | None:
         """By how much limits are moved, None when they are not."""
         _, noting = self.begin(heard, began=began)
-        assert noting.spared_until == noting.moved_to
+        assert noting.grace_extended_to == noting.moved_to
         return noting.moved_to[0] - noting.now if noting.moved_to else None
 
 
@@ -179,10 +179,10 @@ def test_at_a_start_limits_are_moved_by_the_grace_unless_another_replica_serves(
 def test_removal_is_held_after_a_jump_of_more_than_a_day_at_a_start_or_later() -> None:
     process = Process(is_new=True)
     _, noting = process.begin(stored=process.clock.now() - DAY - 1)
-    assert noting.held_until == [noting.now + REMOVAL_HELD]
+    assert noting.held_until == [noting.now + REMOVAL_SUSPENDED]
     process.clock.step(2 * DAY)
     _, noting = process.begin()
-    assert noting.held_until == [noting.now + REMOVAL_HELD]
+    assert noting.held_until == [noting.now + REMOVAL_SUSPENDED]
 
     for stored in (0, ManualClock().now() - DAY, ManualClock().now()):
         _, noting = Process(is_new=True).begin(stored=stored)

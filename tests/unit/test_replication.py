@@ -106,7 +106,7 @@ class ScriptedBell:
             raise said
         return said
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Nothing is waited for."""
 
     def close(self) -> None:

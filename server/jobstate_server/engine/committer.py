@@ -166,7 +166,7 @@ class Committer:
         """A second has passed in which this process ran: answer whoever has waited too long. Called by the watchdog."""
         self._turn += 1
         if self.silence and self.silence % HANG_UP_TURNS == 0:
-            self._store.hang_up()
+            self._store.disconnect()
         for item in self._waiting_for_store():
             if self._turn - item.since > WAIT_TURNS_MAX:
                 item.fail(unanswered(WAIT_TURNS_MAX))

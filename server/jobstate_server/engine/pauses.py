@@ -32,7 +32,7 @@ paused with us."""
 JUMP_MIN = 1 * DAY
 """After a jump of more than this the clock may be wrong, and what it makes old need not be."""
 
-REMOVAL_HELD = 1 * DAY
+REMOVAL_SUSPENDED = 1 * DAY
 """How long nothing is removed by its age after a jump: time for an operator to see it."""
 
 
@@ -131,7 +131,7 @@ class Pauses:
         until = transaction.now + by
         self.grace_until = max(self.grace_until, until)
         moved = transaction.postpone_timeouts(until)
-        transaction.times().spare(until)
+        transaction.times().extend_grace(until)
         if moved:
             log.info("put off the timeouts of running attempts", extra={"attempts": moved})
 
@@ -140,7 +140,7 @@ class Pauses:
         log.warning(
             "time has jumped by more than a day: nothing is removed by its age for a day, unless Cleanup is called"
         )
-        transaction.times().hold_removal(transaction.now + REMOVAL_HELD)
+        transaction.times().suspend_removal(transaction.now + REMOVAL_SUSPENDED)
 
     def _note(self, pause: Pause | None) -> None:
         if pause is not None:

@@ -140,7 +140,7 @@ class Readers:
         with self._lock:
             for reader, read in self._in_hand.items():
                 if (age := self._turn - read.since) and age % HANG_UP_TURNS == 0:
-                    reader.hang_up()
+                    reader.disconnect()
 
     @property
     def silence(self) -> int:

@@ -203,9 +203,9 @@ class Writer:
         new = types.unknown(part.job_type for command in commands for part in _parts(command) if type(part) is Create)
         if not new:
             return
-        types.learn(transaction.job_types(new))
+        types.learn(transaction.known_job_types(new))
         if types.unknown(new) and not types.is_full:
-            types.learn(transaction.job_types())
+            types.learn(transaction.known_job_types())
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:

@@ -102,7 +102,7 @@ class Replication:
 
     def restart(self) -> None:
         """Listen again, and look at the log for what was missed meanwhile. A thread that hangs is left behind."""
-        self._notifier.hang_up()
+        self._notifier.disconnect()
         self._notifier = self._reopen() or self._notifier
         self._silent_turns = 0
         self._thread = self._new_thread()
@@ -114,7 +114,7 @@ class Replication:
         self._silent_turns = self._silent_turns + 1 if self._rounds == self._rounds_seen else 0
         self._rounds_seen = self._rounds
         if self._silent_turns and self._silent_turns % HANG_UP_TURNS == 0:
-            self._notifier.hang_up()
+            self._notifier.disconnect()
         if self._silent_turns > SILENT_TURNS_MAX:
             self._silent()
 

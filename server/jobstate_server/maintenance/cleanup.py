@@ -7,7 +7,7 @@ from jobstate_server.domain.commands import SERVER_ACTOR, Delete
 from jobstate_server.domain.filters import Position
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.maintenance.age import removal_is_held
+from jobstate_server.maintenance.age import removal_is_suspended
 from jobstate_server.maintenance.sweep import PAGE_JOBS_MAX, Run, pages, sweep
 from jobstate_server.maintenance.task import StillClaimed, TaskResult
 from jobstate_server.store.base import Reader
@@ -43,7 +43,7 @@ class Cleanup:
 
     async def run_scheduled(self, still_claimed: StillClaimed) -> str:
         run = Run(still_claimed=still_claimed)
-        if await removal_is_held(self._committer, self._clock):
+        if await removal_is_suspended(self._committer, self._clock):
             # What the log may take up in bytes has nothing to do with the time.
             events = await self._trim_events(0, run)
             return f"nothing was deleted for its age, because time has jumped; {events} events for their size"

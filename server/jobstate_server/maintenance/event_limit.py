@@ -64,7 +64,7 @@ class EventLimit:
         try:
             await self.keep()
             if gives_back:
-                await self.give_back()
+                await self.release_pages()
         except Unavailable as error:
             log.warning("the size of the log could not be limited", extra={"cause": error.message})
         except Exception:
@@ -85,10 +85,10 @@ class EventLimit:
         log.info("removed events beyond the limit of the log", extra={"events": removed})
         return removed
 
-    async def give_back(self) -> int:
+    async def release_pages(self) -> int:
         """Give unused pages back to the file system, where there are many. Returns how many."""
         given = 0
-        while count := await self._committer.run(lambda transaction: transaction.give_back(PAGES_AT_ONCE)):
+        while count := await self._committer.run(lambda transaction: transaction.release_pages(PAGES_AT_ONCE)):
             given += count
             self._progress_turn = self._turn
         return given

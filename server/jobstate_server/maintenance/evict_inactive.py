@@ -6,7 +6,7 @@ from jobstate_server.clock import Clock
 from jobstate_server.domain.durations import HOUR
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import REQUEST_ID_KEPT_MIN
-from jobstate_server.maintenance.age import removal_is_held
+from jobstate_server.maintenance.age import removal_is_suspended
 from jobstate_server.maintenance.task import StillClaimed, TaskResult, always_claimed
 
 REQUEST_ID_KEPT = 24 * HOUR
@@ -30,7 +30,7 @@ class EvictInactive:
         self._clock = clock
 
     async def run_scheduled(self, still_claimed: StillClaimed) -> str:
-        is_held = await removal_is_held(self._committer, self._clock)
+        is_held = await removal_is_suspended(self._committer, self._clock)
         result = await self.run_once(still_claimed=still_claimed, by_age=not is_held)
         why = "none for its age, because time has jumped; " if is_held else ""
         return f"{why}{result.requests} request ids forgotten"

@@ -65,14 +65,14 @@ class Notifier(Protocol):
             StoreUnreachable: nothing can be heard just now; the next call tries again.
         """
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """End the connection to a database that does not answer, from any thread: ``wait`` then raises."""
 
     def close(self) -> None:
         """Give back what the bell holds."""
 
 
-class Times(Protocol):
+class StoredTimes(Protocol):
     """What the store keeps about its own time. Part of a transaction."""
 
     def newest(self) -> int:
@@ -81,13 +81,13 @@ class Times(Protocol):
     def grace_until(self) -> int:
         """Until when no attempt is failed for time or silence, because limits could not be kept for a while."""
 
-    def spare(self, until: int) -> None:
+    def extend_grace(self, until: int) -> None:
         """Fail no attempt for time or silence before ``until``, on whichever replica. Never moves it back."""
 
-    def removal_held_until(self) -> int:
+    def removal_suspended_until(self) -> int:
         """Until when nothing is removed by its age, because time has jumped."""
 
-    def hold_removal(self, until: int) -> None:
+    def suspend_removal(self, until: int) -> None:
         """Remove nothing by its age before ``until``. Never moves it back."""
 
 
@@ -138,7 +138,7 @@ class Transaction(Protocol):
     def postpone_timeouts(self, until: int) -> int:
         """Move the ``due_time`` of running attempts that lies before ``until`` to ``until``. Returns how many."""
 
-    def times(self) -> Times:
+    def times(self) -> StoredTimes:
         """What the store keeps about its own time. Jobs that are to be locked too are locked first."""
 
     def check(self) -> None:
@@ -148,7 +148,7 @@ class Transaction(Protocol):
             StoreUnreachable: it does not.
         """
 
-    def job_types(self, among: Collection[str] | None = None) -> set[str]:
+    def known_job_types(self, among: Collection[str] | None = None) -> set[str]:
         """The job types of which there ever was a job: those of ``among``, or all.
 
         When all are asked for, no other transaction adds one until this one ends.
@@ -164,7 +164,7 @@ class Transaction(Protocol):
         transaction. Returns how many; 0 when none is to go any more.
         """
 
-    def give_back(self, limit: int) -> int:
+    def release_pages(self, limit: int) -> int:
         """Give at most ``limit`` unused pages back to the file system, where there are many. Returns how many."""
 
     def trim_requests(self, older_than: int, limit: int) -> int:
@@ -195,7 +195,7 @@ class Transaction(Protocol):
 
 
 class Reader(Protocol):
-    """A view for reading. Used by one thread at a time, but for ``interrupt`` and ``hang_up``."""
+    """A view for reading. Used by one thread at a time, but for ``interrupt`` and ``disconnect``."""
 
     def interrupt(self) -> None:
         """Break off what another thread is reading: it gets ReadInterrupted, as does every read until ``resume``."""
@@ -203,7 +203,7 @@ class Reader(Protocol):
     def resume(self) -> None:
         """Read again after an interrupt."""
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """End the connection to a database that does not answer: the thread that waits for it gets ConnectionLost."""
 
     def jobs(self, job_ids: Collection[str], principal: str | None) -> dict[str, Job]:
@@ -300,7 +300,7 @@ class Store(Protocol):
     def open_notifier(self) -> Notifier | None:
         """A bell of its own, for one thread; None when this server is the only one that writes."""
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """End the writer's connection to a database that does not answer, from any thread: its transaction fails.
 
         A write to a file that hangs in the kernel cannot be ended.

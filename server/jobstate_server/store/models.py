@@ -92,11 +92,11 @@ class EventRow(Model):
         strict_tables = True
 
 
-STRETCH_BITS = 12
-"""The log in stretches of 4,096 events: what a job has in it is found stretch by stretch. An index by job alone would
+SEGMENT_BITS = 12
+"""The log in segments of 4,096 events: what a job has in it is found segment by segment. An index by job alone would
 be written to in as many places as a commit has jobs; this one only where the log ends."""
 
-EventRow.add_index(SQL(f'("sequence" >> {STRETCH_BITS})'), EventRow.job_id, name="event_by_stretch")
+EventRow.add_index(SQL(f'("sequence" >> {SEGMENT_BITS})'), EventRow.job_id, name="event_by_segment")
 
 
 class LogRow(Model):
@@ -117,7 +117,7 @@ class LogRow(Model):
     clock_set = BigIntegerField(constraints=[SQL("DEFAULT 0")])
     # Until when no attempt is failed after a pause, and nothing is removed by its age after a jump.
     grace_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
-    removal_held_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    removal_suspended_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "log"
@@ -224,7 +224,7 @@ class ReplicaRow(Model):
     """A server that serves, or served, this store."""
 
     id = TextField(primary_key=True)
-    heard_time = BigIntegerField()
+    renew_time = BigIntegerField()
 
     class Meta:
         table_name = "replica"

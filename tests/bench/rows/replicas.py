@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from jobstate_server.store.postgres.arrays import Kind, array, register
+from jobstate_server.store.postgres.binary_arrays import Kind, array, register
 
 from ...support.postgres import own_server
 from .. import messages

@@ -1,1 +1,1 @@
-"""What only PostgreSQL has: other servers at the same tables, connections that break, a bell."""
+"""What only PostgreSQL has: other servers at the same tables, connections that break, notifications."""

@@ -84,10 +84,10 @@ class Recorder:
 @contextmanager
 def recorded(store: PostgresStore) -> Iterator[Recorder]:
     """Everything that the writer sends meanwhile."""
-    connection = store.database.wire
+    connection = store.database.raw_connection
     recorder = Recorder(connection)
-    store.database._wire = recorder  # type: ignore[assignment]
+    store.database._raw = recorder  # type: ignore[assignment]
     try:
         yield recorder
     finally:
-        store.database._wire = connection
+        store.database._raw = connection

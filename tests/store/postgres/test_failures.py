@@ -21,7 +21,7 @@ from jobstate_server.store.errors import (
     StoreUnreachable,
     TransactionConflict,
 )
-from jobstate_server.store.postgres.connection import READER_SETTINGS, Postgres, raise_as_ours
+from jobstate_server.store.postgres.connection import READER_SETTINGS, Postgres, raise_store_error
 from jobstate_server.store.postgres.reader import PostgresReader
 from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.reading.reader import SqlReader
@@ -89,7 +89,7 @@ def test_of_two_replicas_in_each_other_s_way_one_is_told_of_a_conflict_and_the_o
 @pytest.mark.parametrize("locked", ["SELECT 1 FROM job FOR UPDATE", "SELECT 1 FROM log FOR UPDATE"])
 def test_a_lock_that_is_not_got_in_time_is_a_conflict(url: str, store: PostgresStore, locked: str) -> None:
     keep_jobs(store, a_job())
-    store.database.wire.execute("SET lock_timeout = '20ms'")
+    store.database.raw_connection.execute("SET lock_timeout = '20ms'")
     with foreign(url) as connection, connection.transaction():
         connection.execute(locked.encode())
         with ended_by(TransactionConflict, store) as transaction:
@@ -112,8 +112,8 @@ def test_a_replica_frozen_in_a_transaction_holds_up_the_others_only_so_long(
 ) -> None:
     """PostgreSQL ends its connection, and what it has begun is undone."""
     keep_jobs(store, a_job())
-    assert store.database.wire.execute(f"SHOW {limit}".encode()).fetchone() in {("5s",), ("10s",)}
-    store.database.wire.execute(f"SET {limit} = '300ms'".encode())
+    assert store.database.raw_connection.execute(f"SHOW {limit}".encode()).fetchone() in {("5s",), ("10s",)}
+    store.database.raw_connection.execute(f"SET {limit} = '300ms'".encode())
 
     with ended_by(ConnectionLost, store) as transaction:
         transaction.write(Changes(updated=[ChangedJob(a_job(worker="frozen"), 0)], events=[an_event()]))
@@ -131,7 +131,7 @@ def test_so_does_one_frozen_in_a_pipeline_on_a_release_that_forgets_its_limit_th
         url = server.new_store()
         with opened_at(url) as frozen, opened_at(url) as other:
             keep_jobs(frozen, a_job())
-            frozen.database.wire.execute("SET idle_in_transaction_session_timeout = '300ms'")
+            frozen.database.raw_connection.execute("SET idle_in_transaction_session_timeout = '300ms'")
 
             with ended_by(ConnectionLost, frozen) as transaction:
                 transaction.load(["job"], (), 0)
@@ -148,7 +148,7 @@ def test_a_connection_that_broke_while_nobody_used_it_is_made_anew_unnoticed(sto
         assert keep_events(store, an_event()) == sequence
 
 
-@pytest.mark.parametrize("work", ["load", "write", "finish", "next_due", "last_heard", "trim_events"])
+@pytest.mark.parametrize("work", ["load", "write", "finish", "next_due", "last_renewed", "trim_events"])
 def test_a_connection_that_breaks_before_the_commit_keeps_nothing(store: PostgresStore, work: str) -> None:
     keep_jobs(store, a_job())
     before = contents(store)
@@ -157,7 +157,7 @@ def test_a_connection_that_breaks_before_the_commit_keeps_nothing(store: Postgre
         "write": lambda transaction: transaction.write(Changes(events=[an_event()])),
         "finish": lambda transaction: transaction.finish(Changes(events=[an_event()])),
         "next_due": lambda transaction: transaction.next_due(),
-        "last_heard": lambda transaction: transaction.last_renewed(),
+        "last_renewed": lambda transaction: transaction.last_renewed(),
         "trim_events": lambda transaction: transaction.trim_events(9, 0, 9),
     }
 
@@ -186,7 +186,7 @@ def test_a_connection_that_breaks_before_the_commit_is_asked_for_keeps_nothing_a
 def test_a_commit_whose_answer_is_lost_is_of_unknown_outcome_and_may_have_been_made(
     url: str, store: PostgresStore, monkeypatch: pytest.MonkeyPatch, end_with: str
 ) -> None:
-    connection = store.database.wire
+    connection = store.database.raw_connection
     execute, pipeline = connection.execute, connection.pipeline
 
     def lose_the_answer(query: Any, *values: Any, **options: Any) -> Any:
@@ -206,7 +206,7 @@ def test_a_commit_whose_answer_is_lost_is_of_unknown_outcome_and_may_have_been_m
     assert stored_job(store) == a_job(version=1)
 
 
-def test_who_overhears_that_the_connection_broke_is_not_told_that_it_was_kept(store: PostgresStore) -> None:
+def test_a_block_that_swallows_a_broken_connection_is_not_reported_as_committed(store: PostgresStore) -> None:
     """A new connection knows of no transaction, and would call its commit done."""
     with ended_by(OutcomeUnknown, store) as transaction:
         transaction.write(Changes(events=[an_event()]))
@@ -311,7 +311,7 @@ def test_a_row_that_is_there_is_the_writer_s_fault_where_it_never_looked(store: 
 )
 def test_what_postgresql_says_is_told_apart_by_its_state(state: str, expected: type[StoreError]) -> None:
     with pytest.raises(StoreError, match="played") as caught:
-        raise_as_ours(psycopg.errors.lookup(state)("played"))
+        raise_store_error(psycopg.errors.lookup(state)("played"))
 
     assert type(caught.value) is expected
 

@@ -1,4 +1,4 @@
-"""The bell: rings for what other replicas commit, also where notifications do not get through."""
+"""The notifier reports what other replicas commit, also where notifications do not get through."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ PATIENCE_S = 20.0
 """Nothing that works comes near."""
 
 NO_TIME_S = 0.05
-"""For a ring that must not come. It would be there already: what was committed before has been told."""
+"""Waits for a notification that must not come. It would be there already, after what was committed before it."""
 
 
 @pytest.fixture
 def notifier(store: PostgresStore) -> Iterator[PostgresNotifier]:
-    """The bell of ``store``, which listens."""
+    """The notifier of ``store``, which listens."""
     with closing(store.open_notifier()) as notifier:
         assert notifier.wait(PATIENCE_S) == Notification(0, None)
-        assert notifier.hears
+        assert notifier.is_listening
         yield notifier
 
 
-def heard(notifier: PostgresNotifier, head: int) -> list[int | None]:
-    """Listen until a head is told. Returns the due times told on the way."""
+def notified_until(notifier: PostgresNotifier, head: int) -> list[int | None]:
+    """Wait until a head is reported. Returns the due times reported on the way."""
     due = []
     while True:
         notification = notifier.wait(PATIENCE_S)
@@ -52,7 +52,7 @@ def due_at(moment: int | None, name: str = "job") -> Changes:
     return Changes(inserted=[ChangedJob(a_job(name, due_time=moment), 0)], events=[an_event(name)])
 
 
-def test_a_bell_rings_for_another_replica_s_commit_with_its_head_and_due_time(
+def test_a_notifier_reports_another_replica_s_commit_with_its_head_and_due_time(
     notifier: PostgresNotifier, other: PostgresStore
 ) -> None:
     keep(other, due_at(77))
@@ -61,7 +61,7 @@ def test_a_bell_rings_for_another_replica_s_commit_with_its_head_and_due_time(
     assert notifier.wait(NO_TIME_S) is None
 
 
-def test_a_commit_without_a_due_time_tells_none(notifier: PostgresNotifier, other: PostgresStore) -> None:
+def test_a_commit_without_a_due_time_reports_none(notifier: PostgresNotifier, other: PostgresStore) -> None:
     keep_events(other, an_event(), an_event())
 
     assert notifier.wait(PATIENCE_S) == Notification(2, None)
@@ -71,10 +71,10 @@ def test_the_earliest_due_time_of_several_commits_is_not_lost(notifier: Postgres
     for number, moment in enumerate((50, 20, None, 30)):
         keep(other, due_at(moment, f"{number}"))
 
-    assert min(moment for moment in heard(notifier, 4) if moment is not None) == 20
+    assert min(moment for moment in notified_until(notifier, 4) if moment is not None) == 20
 
 
-def test_a_bell_does_not_ring_for_what_this_replica_commits_itself(
+def test_a_notifier_does_not_report_what_this_replica_commits_itself(
     notifier: PostgresNotifier, store: PostgresStore, other: PostgresStore
 ) -> None:
     for _ in range(5):
@@ -96,20 +96,20 @@ def test_own_commits_do_not_end_the_wait(
     for _ in range(3):
         keep_events(store, an_event())
     told: list[float] = []
-    notifies = notifier._database.wire.notifies
+    notifies = notifier._database.raw_connection.notifies
 
     def noted(*, timeout: float, stop_after: int) -> Any:
         told.append(timeout)
         return notifies(timeout=NO_TIME_S, stop_after=stop_after)
 
-    monkeypatch.setattr(notifier._database.wire, "notifies", noted)
+    monkeypatch.setattr(notifier._database.raw_connection, "notifies", noted)
     monkeypatch.setattr(listening, "time", SimpleNamespace(monotonic=lambda: next(now)))
 
     assert notifier.wait(2.5) is None
     assert told == [2.5, 0.5]
 
 
-def test_a_change_that_is_no_event_does_not_ring(notifier: PostgresNotifier, other: PostgresStore) -> None:
+def test_a_change_that_is_no_event_is_not_reported(notifier: PostgresNotifier, other: PostgresStore) -> None:
     keep_jobs(other, a_job())
     with other.transaction() as transaction:
         transaction.renew("other")
@@ -117,7 +117,7 @@ def test_a_change_that_is_no_event_does_not_ring(notifier: PostgresNotifier, oth
     assert notifier.wait(NO_TIME_S) is None
 
 
-def test_what_is_taken_back_does_not_ring(notifier: PostgresNotifier, other: PostgresStore) -> None:
+def test_what_is_rolled_back_is_not_reported(notifier: PostgresNotifier, other: PostgresStore) -> None:
     with ended_by(Interruption, other) as transaction:
         transaction.write(Changes(events=[an_event()]))
         raise Interruption
@@ -125,14 +125,16 @@ def test_what_is_taken_back_does_not_ring(notifier: PostgresNotifier, other: Pos
     assert notifier.wait(NO_TIME_S) is None
 
 
-def test_a_bell_rings_once_when_it_begins_with_where_the_log_stands(store: PostgresStore, other: PostgresStore) -> None:
+def test_a_notifier_notifies_once_when_it_begins_with_where_the_log_stands(
+    store: PostgresStore, other: PostgresStore
+) -> None:
     keep(other, due_at(9))
     with closing(store.open_notifier()) as notifier:
         assert notifier.wait(PATIENCE_S) == Notification(1, 9)
         assert notifier.wait(NO_TIME_S) is None
 
 
-def test_a_bell_whose_connection_broke_says_so_and_then_rings_once_for_all_it_missed(
+def test_a_notifier_whose_connection_broke_says_so_and_then_notifies_once_for_all_it_missed(
     url: str, notifier: PostgresNotifier, other: PostgresStore
 ) -> None:
     for round_ in range(2):
@@ -148,7 +150,7 @@ def test_a_bell_whose_connection_broke_says_so_and_then_rings_once_for_all_it_mi
     assert notifier.wait(PATIENCE_S) == Notification(5, None)
 
 
-def test_what_another_release_tells_in_other_words_makes_the_bell_look(
+def test_a_notification_in_the_format_of_another_release_makes_the_notifier_poll(
     url: str, notifier: PostgresNotifier, store: PostgresStore, other: PostgresStore
 ) -> None:
     with foreign(url) as connection:
@@ -159,16 +161,16 @@ def test_what_another_release_tells_in_other_words_makes_the_bell_look(
     assert notifier.wait(PATIENCE_S) == Notification(1, None)
 
 
-def test_stores_in_one_database_do_not_hear_each_other(notifier: PostgresNotifier, store: PostgresStore) -> None:
+def test_stores_in_one_database_do_not_notify_each_other(notifier: PostgresNotifier, store: PostgresStore) -> None:
     with foreign(store._url) as connection:
         connection.execute(b"SELECT pg_notify('jobstate_000000000000', '7 ')")
 
     assert notifier.wait(NO_TIME_S) is None
 
 
-def deafened(notifier: PostgresNotifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def muted(notifier: PostgresNotifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no LISTEN get through, as a pooler in transaction mode does."""
-    monkeypatch.setattr(listening, "TRIAL_S", NO_TIME_S)
+    monkeypatch.setattr(listening, "PROBE_TIMEOUT_S", NO_TIME_S)
     connect = notifier._database._connect
 
     def connect_through_a_pooler() -> psycopg.Connection[Any]:
@@ -184,27 +186,27 @@ def deafened(notifier: PostgresNotifier, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(notifier._database, "_connect", connect_through_a_pooler)
 
 
-def test_a_bell_that_hears_nothing_finds_it_out_and_looks_instead(
+def test_a_notifier_that_gets_no_notifications_polls_instead(
     store: PostgresStore, other: PostgresStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(store.open_notifier()) as notifier:
-        deafened(notifier, monkeypatch)
+        muted(notifier, monkeypatch)
         assert notifier.wait(PATIENCE_S) == Notification(0, None)
-        assert not notifier.hears
+        assert not notifier.is_listening
         assert "polling instead" in caplog.text
 
         keep(other, due_at(31))
-        assert heard(notifier, 1)[-1] == 31
+        assert notified_until(notifier, 1)[-1] == 31
         assert notifier.wait(NO_TIME_S) is None
         keep_events(other, an_event())
-        assert heard(notifier, 2)[-1] == 31
+        assert notified_until(notifier, 2)[-1] == 31
 
 
-def test_a_deaf_bell_whose_connection_broke_looks_again(
+def test_a_polling_notifier_whose_connection_broke_polls_again(
     url: str, store: PostgresStore, other: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(store.open_notifier()) as notifier:
-        deafened(notifier, monkeypatch)
+        muted(notifier, monkeypatch)
         assert notifier.wait(PATIENCE_S) == Notification(0, None)
         keep_events(other, an_event())
         end_connection(url, notifier._database.process)
@@ -214,14 +216,14 @@ def test_a_deaf_bell_whose_connection_broke_looks_again(
         assert notifier.wait(PATIENCE_S) == Notification(1, None)
 
 
-def test_a_bell_that_cannot_connect_says_so_each_time(store: PostgresStore) -> None:
+def test_a_notifier_that_cannot_connect_says_so_each_time(store: PostgresStore) -> None:
     with closing(PostgresNotifier("postgresql://nobody@127.0.0.1:1/db", store.channel, lambda: None)) as notifier:
         for _ in range(2):
             with pytest.raises(StoreUnreachable, match="cannot connect"):
                 notifier.wait(NO_TIME_S)
 
 
-def test_a_closed_bell_has_no_connection_left(url: str, store: PostgresStore) -> None:
+def test_a_closed_notifier_has_no_connection_left(url: str, store: PostgresStore) -> None:
     notifier = store.open_notifier()
     notifier.wait(PATIENCE_S)
     process = notifier._database.process

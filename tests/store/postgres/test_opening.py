@@ -151,7 +151,7 @@ def test_a_store_goes_by_the_database_s_time_from_when_it_is_opened(url: str) ->
 def test_the_writer_works_under_its_own_settings_whatever_the_role_has(url: str) -> None:
     with opened_at(with_option(url, "default_transaction_isolation", "serializable")) as store:
         in_force = {
-            name: store.database.wire.execute("SELECT current_setting(%s)", (name,)).fetchone()
+            name: store.database.raw_connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
             for name in WRITER_SETTINGS
         }
 
@@ -165,7 +165,7 @@ def test_a_store_works_in_a_process_with_thousands_of_files_open(url: str) -> No
     held = [os.dup(0) for _ in range(1_100)]
     try:
         with opened_at(url) as store:
-            assert store.database.wire.fileno() > 1_024
+            assert store.database.raw_connection.fileno() > 1_024
             assert keep_events(store, an_event()) == 1
             assert keep_events(store, an_event()) == 2
     finally:

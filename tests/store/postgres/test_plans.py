@@ -182,7 +182,7 @@ def test_a_read_walks_an_index(
         pytest.param(EventFilter(), False, id="all"),
         pytest.param(EventFilter(principal="owner"), False, id="principal"),
         pytest.param(EventFilter(source_ids=frozenset({"a"}), types=frozenset({EventType.QUEUED})), False, id="source"),
-        # What jobs have in a few stretches of the log is put in order by sorting.
+        # What jobs have in a few segments of the log is put in order by sorting.
         pytest.param(EventFilter(job_ids=frozenset({"job-00001"})), True, id="job"),
         pytest.param(EventFilter(job_ids=frozenset({"job-00001", "job-02000"})), True, id="jobs"),
     ],
@@ -194,7 +194,7 @@ def test_events_are_read_by_way_of_an_index(
         page_of(reader, 5 if wanted.job_ids else STORED - 100, wanted, limit=50)
 
     check(steps, sorts=sorts)
-    index = "event_by_stretch" if wanted.job_ids else "event_pkey"
+    index = "event_by_segment" if wanted.job_ids else "event_pkey"
     assert any(index in step for step in steps)
 
 
@@ -229,8 +229,8 @@ def write(transaction: PostgresTransaction) -> None:
         pytest.param(lambda transaction: transaction.probe(), id="probe"),
         pytest.param(lambda transaction: transaction.claim_task("task", 9, "token", "replica"), id="claim_task"),
         pytest.param(lambda transaction: transaction.finish_task("task", "token", ""), id="finish_task"),
-        pytest.param(lambda transaction: transaction.renew("replica"), id="be_heard"),
-        pytest.param(lambda transaction: transaction.last_renewed(), id="last_heard"),
+        pytest.param(lambda transaction: transaction.renew("replica"), id="renew"),
+        pytest.param(lambda transaction: transaction.last_renewed(), id="last_renewed"),
     ],
 )
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
@@ -241,7 +241,7 @@ def test_the_writer_walks_an_index_whether_or_not_it_plans_anew(
         work(transaction)
         raise Interruption
     steps: list[str] = []
-    connection = store.database.wire
+    connection = store.database.raw_connection
     for query, values in recorder.statements:
         if query.split()[0] in {b"SELECT", b"UPDATE", b"DELETE", b"INSERT"}:
             connection.execute(f"SET plan_cache_mode = {plans}".encode())

@@ -43,7 +43,7 @@ def made_by_the_models(url: str) -> None:
             schema = model._schema  # type: ignore[attr-defined]
             text, _ = schema._create_table(safe=False).query()
             # What follows the columns are options of SQLite.
-            database.wire.execute(text[: text.rindex(")") + 1])
+            database.raw_connection.execute(text[: text.rindex(")") + 1])
             schema.create_indexes(safe=False)
 
 

@@ -260,14 +260,14 @@ def test_who_has_read_up_to_a_sequence_never_finds_something_new_at_or_below_it_
     done = threading.Event()
     with ExitStack() as stack, ThreadPoolExecutor(5) as threads:
         stores = [stack.enter_context(opened_at(url)) for _ in writers]
-        followers = [threads.submit(follow, store, done, wanted, limit) for store in stores[:2]]
+        readers = [threads.submit(follow, store, done, wanted, limit) for store in stores[:2]]
         try:
             writing = [threads.submit(write_all, store, sizes) for store, sizes in zip(stores, writers, strict=True)]
             kept = sorted(sequence for future in writing for sequence in in_time(future))
         finally:
             done.set()
         assert kept == list(range(1, len(kept) + 1))
-        assert [in_time(follower) for follower in followers] == [kept, kept]
+        assert [in_time(reading) for reading in readers] == [kept, kept]
 
 
 def test_what_one_replica_has_committed_every_other_reads_at_once(store: PostgresStore, other: PostgresStore) -> None:

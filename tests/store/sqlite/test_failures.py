@@ -14,7 +14,7 @@ from jobstate_server.domain.filters import JobFilter, Order
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.errors import OutcomeUnknown, StoreError, StoreUnreachable, TransactionConflict
 from jobstate_server.store.records import ChangedJob, Changes
-from jobstate_server.store.sqlite.connection import raise_as_ours
+from jobstate_server.store.sqlite.connection import raise_store_error
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support import UNBOUNDED, a_job, an_event, contents, keep, keep_events, page_of, stored_events
@@ -114,7 +114,7 @@ def test_a_commit_that_fails_keeps_nothing_and_leaves_the_store_usable(
 )
 def test_what_sqlite_says_is_told_apart_by_its_code(code: int, expected: type[StoreError]) -> None:
     with pytest.raises(StoreError, match="played") as caught:
-        raise_as_ours(failing("played", code))
+        raise_store_error(failing("played", code))
 
     assert type(caught.value) is expected
 

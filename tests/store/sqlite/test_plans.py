@@ -218,7 +218,7 @@ def test_a_read_walks_an_index(store: SqliteStore, reader: SqlReader, read: Call
         pytest.param(
             EventFilter(source_ids=frozenset({"a"}), types=frozenset({EventType.QUEUED})), False, id="source and kind"
         ),
-        # What jobs have in a few stretches of the log is put in order by sorting.
+        # What jobs have in a few segments of the log is put in order by sorting.
         pytest.param(EventFilter(job_ids=frozenset({"a"})), True, id="job"),
         pytest.param(EventFilter(job_ids=frozenset({"a"}), principal="owner"), True, id="job and principal"),
         pytest.param(EventFilter(job_ids=frozenset({"a", "b"})), True, id="jobs"),
@@ -232,7 +232,7 @@ def test_events_are_read_in_the_order_of_an_index(
         page_of(reader, 5, wanted)
 
     check(steps, sorts=sorts)
-    index = "event_by_stretch" if wanted.job_ids else "INTEGER PRIMARY KEY"
+    index = "event_by_segment" if wanted.job_ids else "INTEGER PRIMARY KEY"
     # The check of the last event looked at is found by its sequence.
     events = [step for step in steps if step.startswith("SEARCH event") and "LEFT-JOIN" not in step]
     assert events

@@ -20,9 +20,9 @@ from jobstate_server.clock import SystemClock
 from jobstate_server.store import migrate
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.models import TABLES, EventRow, HorizonRow, LogRow, ReplicaRow, SchemaRow
-from jobstate_server.store.opening import is_postgres, shown
 from jobstate_server.store.sqlite.file import StoreFile
 from jobstate_server.store.sqlite.store import SqliteStore
+from jobstate_server.store.urls import is_postgres, redacted
 
 BATCH_ROWS = 500
 """Rows held in memory at once. A job takes at most some 200 KB, so these are 100 MB at most, and 1 MB as a rule."""
@@ -87,7 +87,7 @@ def copy_store(source_url: str, destination_url: str, on_progress: Progress) -> 
     for url in (source_url, destination_url):
         _check_url(url)
     if source_url == destination_url:
-        raise CannotCopy(f"{shown(source_url)} cannot be copied to itself")
+        raise CannotCopy(f"{redacted(source_url)} cannot be copied to itself")
     with _opened(source_url, is_source=True) as source, _opened(destination_url, is_source=False) as destination:
         _check_empty(destination, destination_url)
         for model in _BEGUN:
@@ -101,7 +101,7 @@ def copy_store(source_url: str, destination_url: str, on_progress: Progress) -> 
 def _check_url(url: str) -> None:
     is_file = url.startswith("sqlite:///") and url != "sqlite:///"
     if not is_file and not is_postgres(url):
-        raise CannotCopy(f"{shown(url)!r} is no store; use sqlite:///jobs.db or postgresql://USER@HOST/DATABASE")
+        raise CannotCopy(f"{redacted(url)!r} is no store; use sqlite:///jobs.db or postgresql://USER@HOST/DATABASE")
 
 
 def _opened(url: str, *, is_source: bool) -> AbstractContextManager[View]:
@@ -122,17 +122,18 @@ def _opened(url: str, *, is_source: bool) -> AbstractContextManager[View]:
 def check_schema(view: View, url: str) -> None:
     """Refuse tables of another release than this one's: it may not know all that is in them. Raises CannotCopy."""
     if not view.has_table(SchemaRow._meta.table_name):
-        raise CannotCopy(f"{shown(url)} holds no store")
+        raise CannotCopy(f"{redacted(url)} holds no store")
     ((version,),) = _rows(view, SchemaRow.select(SchemaRow.version))
     known = migrate.migrations("sqlite")[-1].version
     if version > known:
         raise CannotCopy(
-            f"{shown(url)} has schema {version} and this program knows {known}: use the jobstate-server of that release"
+            f"{redacted(url)} has schema {version} and this program knows {known}:"
+            " use the jobstate-server of that release"
         )
     if version < known:
         raise CannotCopy(
-            f"{shown(url)} has schema {version} and this program copies {known}: bring it up to date first, with"
-            f" jobstate-server migrate --store {shown(url)}"
+            f"{redacted(url)} has schema {version} and this program copies {known}: bring it up to date first, with"
+            f" jobstate-server migrate --store {redacted(url)}"
         )
 
 
@@ -144,7 +145,7 @@ def _check_empty(view: View, url: str) -> None:
             query = query.where(begun[model])
         if _rows(view, query):
             raise CannotCopy(
-                f"{shown(url)} is not empty (table {model._meta.table_name}): copy into a new"
+                f"{redacted(url)} is not empty (table {model._meta.table_name}): copy into a new"
                 f" {'database or schema' if is_postgres(url) else 'file'}, nothing is ever overwritten"
             )
 

@@ -15,11 +15,12 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.store.base import REPLICA_LEASE
 from jobstate_server.store.copying.copy import BATCH_ROWS, COPIED, CannotCopy, View
 from jobstate_server.store.errors import OutcomeUnknown, StoreError
+from jobstate_server.store.factory import open_store
 from jobstate_server.store.models import SchemaRow
-from jobstate_server.store.opening import open_store, shown
 from jobstate_server.store.postgres.clock import NOW, Reading
-from jobstate_server.store.postgres.connection import Postgres, is_lost
-from jobstate_server.store.postgres.statements import LAST_HEARD
+from jobstate_server.store.postgres.connection import Postgres, is_connection_lost
+from jobstate_server.store.postgres.statements import LAST_RENEWED
+from jobstate_server.store.urls import redacted
 
 _SCHEMA = SchemaRow._meta.table_name
 
@@ -52,7 +53,7 @@ class PostgresView:
         try:
             yield
         except psycopg.Error as error:
-            raise StoreError(f"{shown(self._url)}: {' '.join(str(error).split())}") from error
+            raise StoreError(f"{redacted(self._url)}: {' '.join(str(error).split())}") from error
 
     def batches(self, query: ModelSelect[Any]) -> Generator[list[tuple[Any, ...]], None, None]:
         text, values = self._database.get_sql_context().sql(query).query()
@@ -93,13 +94,13 @@ class PostgresView:
         self._lock("ACCESS EXCLUSIVE", _SCHEMA)
         self._lock("SHARE ROW EXCLUSIVE", *(model._meta.table_name for model in COPIED))
         with self.explained():
-            (heard,) = self._connection.execute(LAST_HEARD, {"besides": ""}).fetchone() or (None,)
+            (renewed,) = self._connection.execute(LAST_RENEWED, {"besides": ""}).fetchone() or (None,)
             now = Reading(*(self._connection.execute(NOW).fetchone() or (0, 0, 0))).time
-        if heard is not None and now - heard < REPLICA_LEASE:
-            seconds = max(0, now - heard) / SECOND
+        if renewed is not None and now - renewed < REPLICA_LEASE:
+            seconds = max(0, now - renewed) / SECOND
             raise CannotCopy(
-                f"{shown(self._url)} is served (a server was heard {seconds:.1f} s ago): stop every jobstate-server on"
-                f" it; after one was killed wait {REPLICA_LEASE // SECOND} s"
+                f"{redacted(self._url)} is served (a server renewed its lease {seconds:.1f} s ago): stop every"
+                f" jobstate-server on it; after one was killed wait {REPLICA_LEASE // SECOND} s"
             )
 
     def _lock(self, mode: LiteralString, *tables: str) -> None:
@@ -111,7 +112,7 @@ class PostgresView:
             if not isinstance(error.__cause__, errors.LockNotAvailable):
                 raise
             raise CannotCopy(
-                f"{shown(self._url)} is in use by another program, a backup or another copy: let that end"
+                f"{redacted(self._url)} is in use by another program, a backup or another copy: let that end"
             ) from error
 
     def commit(self) -> None:
@@ -120,7 +121,7 @@ class PostgresView:
             with self.explained():
                 self._connection.execute("COMMIT")
         except StoreError as error:
-            if is_lost(error.__cause__ if isinstance(error.__cause__, psycopg.Error) else error):
+            if is_connection_lost(error.__cause__ if isinstance(error.__cause__, psycopg.Error) else error):
                 raise OutcomeUnknown(
                     f"{error}: lost while committing, so that the destination has everything or nothing; copy again,"
                     " which is refused when it has everything"
@@ -166,7 +167,7 @@ def postgres_destination(url: str, check: Callable[[View], None]) -> Iterator[Vi
 def _transaction(url: str) -> Iterator[PostgresView]:
     """A transaction that ends with its connection."""
     with closing(Postgres(url, _SETTINGS)) as database:
-        connection = database.wire
+        connection = database.raw_connection
         connection.execute(_NO_TRANSACTION_TIMEOUT)
         # What is committed before the locks are held is seen by every statement after; nothing is committed then.
         connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")

@@ -28,7 +28,7 @@ _READING = b"(extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock_of
 
 NOW = b"SELECT " + _READING + b" FROM log"
 _LOCK = b"SELECT 1 FROM log FOR UPDATE"
-_NEWEST = b"SELECT " + _READING + b", GREATEST(time, (SELECT max(heard_time) FROM replica)) FROM log"
+_NEWEST = b"SELECT " + _READING + b", GREATEST(time, (SELECT max(renew_time) FROM replica)) FROM log"
 _SET = b"UPDATE log SET clock_offset = %(offset)s, clock_set = %(database)s"
 
 Execute = Callable[..., "psycopg.Cursor[Any]"]

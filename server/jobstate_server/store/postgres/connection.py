@@ -16,7 +16,7 @@ from peewee import ModelSelect, OperationalError, PeeweeException, PostgresqlDat
 from psycopg import conninfo, errors
 
 from jobstate_server.store.errors import CannotOpen, ConnectionLost, StoreError, StoreUnreachable, TransactionConflict
-from jobstate_server.store.postgres.arrays import register
+from jobstate_server.store.postgres.binary_arrays import register
 
 VERSION_MIN = 140_000
 """PostgreSQL 14, the oldest that its makers still mend."""
@@ -94,7 +94,7 @@ class Postgres(PostgresqlDatabase):
         given = parsed(url)
         route = conninfo.make_conninfo(**{**_ROUTE, **{key: str(value) for key, value in given.items()}})
         self._settings = dict(settings)
-        self._wire: psycopg.Connection[Any] | None = None
+        self._raw: psycopg.Connection[Any] | None = None
         self._socket: socket.socket | None = None
         """The connection's, by a descriptor of our own: libpq's may be closed, and used anew, while another thread
         hangs up."""
@@ -117,7 +117,7 @@ class Postgres(PostgresqlDatabase):
         except BaseException:
             self._close(connection)
             raise
-        self._wire = connection
+        self._raw = connection
         return connection
 
     def _prepare(self, connection: psycopg.Connection[Any]) -> None:
@@ -138,57 +138,57 @@ class Postgres(PostgresqlDatabase):
         if before is not None:
             before.close()
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """End the connection from any thread: the one that waits for PostgreSQL gets ConnectionLost at once."""
         with self._holding_socket, suppress(OSError):
             if self._socket is not None:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     @property
-    def wire(self) -> psycopg.Connection[Any]:
-        """psycopg's connection, made anew if it has broken. Raises what ``reach`` raises."""
-        self.reach()
-        assert self._wire is not None
-        return self._wire
+    def raw_connection(self) -> psycopg.Connection[Any]:
+        """psycopg's connection, made anew if it has broken. Raises what ``ensure_connected`` raises."""
+        self.ensure_connected()
+        assert self._raw is not None
+        return self._raw
 
-    def reach(self) -> None:
+    def ensure_connected(self) -> None:
         """Make the connection anew if it has broken.
 
         Raises:
             StoreUnreachable: it cannot be made.
         """
-        if self._wire is not None and self._wire.broken:
+        if self._raw is not None and self._raw.broken:
             self.close()
-        if self._wire is None or self.is_closed():
+        if self._raw is None or self.is_closed():
             try:
                 self.connect()
             except (OperationalError, psycopg.Error) as error:
                 raise StoreUnreachable(f"cannot connect to PostgreSQL: {_said(error)}") from error
 
-    def live_wire(self) -> psycopg.Connection[Any]:
-        """``wire``, and made anew too if PostgreSQL has ended the connection while nobody used it."""
-        wire = self.wire
+    def live_connection(self) -> psycopg.Connection[Any]:
+        """``raw_connection``, and made anew too if PostgreSQL has ended the connection while nobody used it."""
+        connection = self.raw_connection
         poll = select.poll()
         # Not select.select, which knows no file beyond the thousandth: a server has a connection for each client too.
-        poll.register(wire.fileno(), select.POLLIN)
+        poll.register(connection.fileno(), select.POLLIN)
         if poll.poll(0):
             # What PostgreSQL says unasked is that it ends the connection; of anything else a new one is no worse.
             self.close()
-        return self.wire
+        return self.raw_connection
 
     @property
     def process(self) -> int | None:
         """PostgreSQL's process at the other end, None while there is none."""
-        wire = self._wire
-        return None if wire is None or wire.closed else wire.info.backend_pid
+        connection = self._raw
+        return None if connection is None or connection.closed else connection.info.backend_pid
 
     def rows(self, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
         """The rows of a query."""
         text, values = self.get_sql_context().sql(query).query()
-        return self.wire.execute(text.encode(), values).fetchall()
+        return self.raw_connection.execute(text.encode(), values).fetchall()
 
 
-def raise_as_ours(error: Exception) -> NoReturn:
+def raise_store_error(error: Exception) -> NoReturn:
     """Tell the passing from the lasting by PostgreSQL's own SQLSTATE."""
     cause = error
     if isinstance(error, PeeweeException):
@@ -197,14 +197,14 @@ def raise_as_ours(error: Exception) -> NoReturn:
     said = _said(cause)
     if isinstance(cause, _CONFLICTS):
         raise TransactionConflict(said) from error
-    if is_lost(cause):
+    if is_connection_lost(cause):
         raise ConnectionLost(said) from error
     if state.startswith(_UNREACHABLE):
         raise StoreUnreachable(said) from error
     raise StoreError(said) from error
 
 
-def is_lost(error: Exception) -> bool:
+def is_connection_lost(error: Exception) -> bool:
     """Whether the connection is gone: PostgreSQL has ended it, or nothing was heard of PostgreSQL at all."""
     state = getattr(error, "sqlstate", None) or ""
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, PeeweeException)) and not state:

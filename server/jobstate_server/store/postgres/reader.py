@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jobstate_server.domain.filters import JobFilter, Order, Position
-from jobstate_server.store.postgres.connection import Postgres, is_lost, raise_as_ours
+from jobstate_server.store.postgres.connection import Postgres, is_connection_lost, raise_store_error
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import JobPage
 
@@ -18,22 +18,22 @@ class PostgresReader(SqlReader):
         super().__init__(database, self._raise)
         self._postgres = database
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         # That it takes long is then PostgreSQL's fault, not the read's.
         self.resume()
-        self._postgres.hang_up()
+        self._postgres.disconnect()
 
     def _raise(self, error: Exception) -> NoReturn:
-        if is_lost(getattr(error, "orig", None) or error):
+        if is_connection_lost(getattr(error, "orig", None) or error):
             self._postgres.close()
-        raise_as_ours(error)
+        raise_store_error(error)
 
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
         # The transaction around its statements begins on a connection that is there.
-        self._postgres.reach()
+        self._postgres.ensure_connected()
         return super().list_jobs(wanted, order, after, limit, bytes_max)
 
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if not self._postgres.in_transaction():
-            self._postgres.reach()
+            self._postgres.ensure_connected()
         return super()._execute(text, values)

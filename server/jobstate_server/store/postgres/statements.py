@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow, TallyRow
-from jobstate_server.store.postgres.arrays import Kind, array, kind_of
+from jobstate_server.store.postgres.binary_arrays import Kind, array, kind_of
 from jobstate_server.store.rows import ATTEMPT_COLUMNS, EVENT_COLUMNS, JOB_COLUMNS, PROGRESS_COLUMNS, REQUEST_COLUMNS
 
 _TALLY_COLUMNS = tuple(TallyRow._meta.sorted_field_names)
@@ -164,17 +164,17 @@ CLAIM_TASK = (
     b" start_time = excluded.start_time, end_time = NULL, outcome = '', replica = excluded.replica"
     b" WHERE held.last_due < excluded.last_due OR held.last_due > %(absurd)s"
     b" OR (held.last_due = excluded.last_due AND held.end_time IS NULL"
-    b" AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.id = held.replica AND heard_time > %(alive_since)s))"
+    b" AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.id = held.replica AND renew_time > %(alive_since)s))"
     b" RETURNING 1"
 )
 TASK_IS_OURS = b"SELECT 1 FROM task_run WHERE name = %(name)s AND token = %(token)s"
 FINISH_TASK = (
     b"UPDATE task_run SET end_time = %(now)s, outcome = %(outcome)s WHERE name = %(name)s AND token = %(token)s"
 )
-BE_HEARD = (
-    b"INSERT INTO replica (id, heard_time) VALUES (%(replica)s, %(now)s)"
-    b" ON CONFLICT (id) DO UPDATE SET heard_time = excluded.heard_time"
+RENEW = (
+    b"INSERT INTO replica (id, renew_time) VALUES (%(replica)s, %(now)s)"
+    b" ON CONFLICT (id) DO UPDATE SET renew_time = excluded.renew_time"
 )
-FORGET_REPLICAS = b"DELETE FROM replica WHERE heard_time < %(before)s"
+FORGET_REPLICAS = b"DELETE FROM replica WHERE renew_time < %(before)s"
 LEAVE = b"DELETE FROM replica WHERE id = %(replica)s"
-LAST_HEARD = b"SELECT max(heard_time) FROM replica WHERE id <> %(besides)s"
+LAST_RENEWED = b"SELECT max(renew_time) FROM replica WHERE id <> %(besides)s"

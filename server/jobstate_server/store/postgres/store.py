@@ -27,8 +27,8 @@ from jobstate_server.store.postgres.connection import (
     Postgres,
     check_committed,
     check_server,
-    is_lost,
-    raise_as_ours,
+    is_connection_lost,
+    raise_store_error,
 )
 from jobstate_server.store.postgres.notifier import PostgresNotifier, channel_of
 from jobstate_server.store.postgres.reader import PostgresReader
@@ -56,11 +56,11 @@ class PostgresStore:
         try:
             # Tables may take longer to change than a batch may take to write, and who comes second waits for that.
             with closing(Postgres(url, {})) as unhurried:
-                check_server(unhurried.wire)
+                check_server(unhurried.raw_connection)
                 migrate.bring_up_to_date(unhurried, "postgres")
-            wire = self.database.wire
-            with wire.transaction():
-                self._time.begin(lambda text, **values: wire.execute(text, values))
+            connection = self.database.raw_connection
+            with connection.transaction():
+                self._time.begin(lambda text, **values: connection.execute(text, values))
             migrate.note_create_time(self.database, self._time.now())
             log_row = self.database.rows(LogRow.select(LogRow.id, LogRow.requests))[0]
             self.log_id: str = log_row[0]
@@ -74,7 +74,7 @@ class PostgresStore:
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:
-        connection = self.database.live_wire()
+        connection = self.database.live_connection()
         transaction = PostgresTransaction(self.database, connection, self._time, self.channel)
         try:
             yield transaction
@@ -94,9 +94,9 @@ class PostgresStore:
             committed = connection.execute(b"COMMIT")
         except psycopg.Error as error:
             self._roll_back(connection)
-            if is_lost(error):
+            if is_connection_lost(error):
                 raise OutcomeUnknown(str(error)) from error
-            raise_as_ours(error)
+            raise_store_error(error)
         check_committed(committed)
 
     def _roll_back(self, connection: psycopg.Connection[Any]) -> None:
@@ -112,8 +112,8 @@ class PostgresStore:
     def open_notifier(self) -> PostgresNotifier:
         return PostgresNotifier(self._url, self.channel, lambda: self.database.process)
 
-    def hang_up(self) -> None:
-        self.database.hang_up()
+    def disconnect(self) -> None:
+        self.database.disconnect()
 
     def close(self) -> None:
         self.database.close()
@@ -122,7 +122,7 @@ class PostgresStore:
 def _explain(error: BaseException) -> NoReturn:
     """Raise the store's own error for one of the driver's; any other as it is."""
     if isinstance(error, (psycopg.Error, PeeweeException)):
-        raise_as_ours(error)
+        raise_store_error(error)
     if isinstance(error, (struct.error, UnicodeEncodeError)):
         # It could not even be sent.
         raise StoreError(str(error)) from error

@@ -13,17 +13,17 @@ from psycopg.pq import TransactionStatus
 
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
-from jobstate_server.store.log_times import LogTimes
+from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.postgres import statements as sql
-from jobstate_server.store.postgres.arrays import Kind, array
+from jobstate_server.store.postgres.binary_arrays import Kind, array
 from jobstate_server.store.postgres.clock import NOW, DatabaseTime
 from jobstate_server.store.postgres.connection import (
     Postgres,
     check_committed,
     forgets_idle_limit,
-    is_lost,
+    is_connection_lost,
     one_row,
-    raise_as_ours,
+    raise_store_error,
 )
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes, Loaded
@@ -38,7 +38,7 @@ from jobstate_server.store.rows import (
     tally_values,
     usage_values,
 )
-from jobstate_server.store.used_types import job_types
+from jobstate_server.store.stored_times import LogRowTimes
 
 
 class PostgresTransaction:
@@ -130,7 +130,7 @@ class PostgresTransaction:
                 head = self._write(changes)
                 committed = connection.execute(b"COMMIT")
         except psycopg.Error as error:
-            if is_lost(error):
+            if is_connection_lost(error):
                 raise OutcomeUnknown(str(error)) from error
             raise
         check_committed(committed)
@@ -222,20 +222,20 @@ class PostgresTransaction:
     def postpone_timeouts(self, until: int) -> int:
         return self._execute(sql.POSTPONE, until=until).rowcount
 
-    def times(self) -> LogTimes:
+    def times(self) -> LogRowTimes:
         self._begin()
-        return LogTimes(self._database)
+        return LogRowTimes(self._database)
 
     def check(self) -> None:
         # Others write to it too, and the follower sees what they did.
         pass
 
-    def job_types(self, among: Collection[str] | None = None) -> set[str]:
+    def known_job_types(self, among: Collection[str] | None = None) -> set[str]:
         if among is None:
             # Whoever makes a type has the lock of the log when that becomes visible.
             self._execute(sql.LOCK_LOG)
         self._begin()
-        return job_types(self._database, among)
+        return known_job_types(self._database, among)
 
     def probe(self) -> None:
         # No caller's request id is this short.
@@ -246,7 +246,7 @@ class PostgresTransaction:
 
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
         self._execute(sql.LOCK_HORIZON)
-        reader = SqlReader(self._database, raise_as_ours)
+        reader = SqlReader(self._database, raise_store_error)
         state = reader.log_state()
         count, through, size = reader.trimmable(state, older_than, bytes_max, limit, TRIM_BYTES_MAX)
         if count:
@@ -257,7 +257,7 @@ class PostgresTransaction:
                 self._execute(sql.MOVE_HORIZON, through=through, event_check=crc32(last.payload), bytes=size)
         return count
 
-    def give_back(self, limit: int) -> int:
+    def release_pages(self, limit: int) -> int:
         # PostgreSQL's autovacuum does that by itself.
         del limit
         return 0
@@ -284,15 +284,15 @@ class PostgresTransaction:
         earliest = self._time.now()
         self._look_at_clock(self._execute(NOW), earliest)
         with self._pipeline():
-            self._execute(sql.BE_HEARD, replica=replica, now=self.now)
+            self._execute(sql.RENEW, replica=replica, now=self.now)
             self._execute(sql.FORGET_REPLICAS, before=self.now - REPLICA_FORGOTTEN)
 
     def leave(self, replica: str) -> None:
         self._execute(sql.LEAVE, replica=replica)
 
     def last_renewed(self, besides: str = "") -> int | None:
-        heard: int | None = one_row(self._execute(sql.LAST_HEARD, besides=besides))[0]
-        return heard
+        renewed: int | None = one_row(self._execute(sql.LAST_RENEWED, besides=besides))[0]
+        return renewed
 
 
 def _earliest_due(rows: Sequence[ChangedJob]) -> int | None:

@@ -30,7 +30,7 @@ class ReadConnection:
     def resume(self) -> None:
         self._is_interrupted = False
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         pass
 
     def close(self) -> None:

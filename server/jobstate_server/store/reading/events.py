@@ -13,18 +13,18 @@ from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import INT64_MAX
 from jobstate_server.store.base import EVENTS_SCANNED_MAX
 from jobstate_server.store.event_check import event_check
-from jobstate_server.store.models import STRETCH_BITS, EventRow, HorizonRow, LogRow
+from jobstate_server.store.models import SEGMENT_BITS, EventRow, HorizonRow, LogRow
 from jobstate_server.store.reading.connection import ReadConnection
 from jobstate_server.store.reading.expressions import row_by_row
 from jobstate_server.store.records import EventPage, LogState, StoredEvent
 from jobstate_server.store.rows import EVENT_COLUMNS
 
-_STRETCHES_AT_ONCE = 8
-"""Stretches of the log that one statement looks through for the events of jobs: 32,768 events, all of which may have to
+_SEGMENTS_AT_ONCE = 8
+"""Segments of the log that one statement looks through for the events of jobs: 32,768 events, all of which may have to
 be sorted."""
 
 _PROBES_AT_ONCE = 4_096
-"""Looks into the index of one such statement, one for each job and stretch: about 10 ms."""
+"""Looks into the index of one such statement, one for each job and segment: about 10 ms."""
 
 _EVENT_FIELDS = [getattr(EventRow, name) for name in EVENT_COLUMNS]
 
@@ -105,8 +105,8 @@ def _fitting(rows: Sequence[tuple[Any, ...]], bytes_max: int) -> int:
 def _scan_bound(after: int, wanted: EventFilter) -> int:
     """The last sequence that a page after this position looks at, wherever the log ends."""
     if wanted.job_ids:
-        stretches = max(1, min(_STRETCHES_AT_ONCE, _PROBES_AT_ONCE // len(wanted.job_ids)))
-        return (((after + 1 >> STRETCH_BITS) + stretches) << STRETCH_BITS) - 1
+        segments = max(1, min(_SEGMENTS_AT_ONCE, _PROBES_AT_ONCE // len(wanted.job_ids)))
+        return (((after + 1 >> SEGMENT_BITS) + segments) << SEGMENT_BITS) - 1
     return INT64_MAX if wanted.passes_all else after + EVENTS_SCANNED_MAX
 
 
@@ -125,16 +125,16 @@ def _end_query(bound: int) -> ModelSelect[Any]:
 def _events_query(after: int, bound: int, wanted: EventFilter, limit: int) -> ModelSelect[Any]:
     conditions = _event_conditions(wanted)
     if wanted.job_ids:
-        conditions.append(_in_stretches(range(after + 1 >> STRETCH_BITS, (bound >> STRETCH_BITS) + 1)))
+        conditions.append(_in_segments(range(after + 1 >> SEGMENT_BITS, (bound >> SEGMENT_BITS) + 1)))
     # Between two bounds of the sequence a planner would rather look at every event than at those of many jobs.
     sequence = row_by_row(EventRow.sequence) if wanted.job_ids else EventRow.sequence
     query = EventRow.select(*_EVENT_FIELDS).where(sequence > after, sequence <= bound, *conditions)
     return query.order_by(sequence).limit(limit)
 
 
-def _in_stretches(stretches: range) -> Expression:
-    """The events of these stretches, in the words of the index."""
-    return Expression(NodeList((EventRow.sequence, SQL(f">> {STRETCH_BITS}")), parens=True), OP.IN, tuple(stretches))
+def _in_segments(segments: range) -> Expression:
+    """The events of these segments, in the words of the index."""
+    return Expression(NodeList((EventRow.sequence, SQL(f">> {SEGMENT_BITS}")), parens=True), OP.IN, tuple(segments))
 
 
 def _event_conditions(wanted: EventFilter) -> list[Expression]:

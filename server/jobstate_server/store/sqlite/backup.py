@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from jobstate_server.store.errors import CannotOpen, StoreError
 from jobstate_server.store.sqlite.check import Checked, check_file
-from jobstate_server.store.sqlite.location import refuse_misplaced
+from jobstate_server.store.sqlite.path_checks import refuse_misplaced
 
 PARTIAL_SUFFIX = ".partial"
 """Ends the name of a backup that is being made. No server opens a file of such a name."""

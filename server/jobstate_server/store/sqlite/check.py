@@ -19,7 +19,7 @@ from jobstate_server.store.errors import StoreError
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, SchemaRow, TallyRow
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import LogState
-from jobstate_server.store.sqlite.location import refuse_misplaced
+from jobstate_server.store.sqlite.path_checks import refuse_misplaced
 
 DAMAGE_TOLD_MAX = 10
 """Damaged places told of one file: a file with more is not mended by hand."""

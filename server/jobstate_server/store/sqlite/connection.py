@@ -61,7 +61,7 @@ def explained(error: Exception) -> str:
     return f"{first}: {advice}" if advice else str(first)
 
 
-def raise_as_ours(error: PeeweeException) -> NoReturn:
+def raise_store_error(error: PeeweeException) -> NoReturn:
     """Tell the passing from the lasting by SQLite's own result code."""
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlite_errorcode", None)
@@ -97,7 +97,7 @@ class SqliteReader(SqlReader):
     """Reads on a connection of its own, but nothing from a file that is not the store's any more."""
 
     def __init__(self, database: SqliteDatabase, check: Callable[[], None]) -> None:
-        super().__init__(database, raise_as_ours)
+        super().__init__(database, raise_store_error)
         self._check = check
 
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jobstate_server.store.errors import CannotOpen, StoreUnreachable
-from jobstate_server.store.sqlite.location import refuse_orphaned_wal, refuse_other_names, resolved, size_of
+from jobstate_server.store.sqlite.path_checks import refuse_orphaned_wal, refuse_other_names, resolved, size_of
 
 log = logging.getLogger(__name__)
 

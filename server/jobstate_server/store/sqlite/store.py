@@ -18,14 +18,14 @@ from peewee import DatabaseError, PeeweeException
 from jobstate_server.clock import Clock
 from jobstate_server.store import migrate
 from jobstate_server.store.base import Notifier
-from jobstate_server.store.caches import CACHE_BYTES, shared_out
+from jobstate_server.store.cache_sizes import CACHE_BYTES, cache_sizes_of
 from jobstate_server.store.errors import CannotOpen, OutcomeUnknown, StoreError, StoreUnreachable
 from jobstate_server.store.models import LogRow
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.sqlite.backup import PARTIAL_SUFFIX
-from jobstate_server.store.sqlite.connection import CHECKPOINT_AT, SqliteReader, connect, explained, raise_as_ours
+from jobstate_server.store.sqlite.connection import CHECKPOINT_AT, SqliteReader, connect, explained, raise_store_error
 from jobstate_server.store.sqlite.file import FileLost, StoreFile
-from jobstate_server.store.sqlite.guard import Guard
+from jobstate_server.store.sqlite.file_monitor import FileMonitor
 from jobstate_server.store.sqlite.job_cache import JobCache
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.sqlite.transaction import SqliteTransaction
@@ -46,13 +46,13 @@ class SqliteStore:
         self.log_id: str
         self.requests_stored: int
         self._clock = clock
-        self._caches = shared_out(cache_bytes)
-        self._cache = JobCache(self._caches.jobs)
+        self._cache_sizes = cache_sizes_of(cache_bytes)
+        self._cache = JobCache(self._cache_sizes.jobs)
         self._file = StoreFile(path)
         self.path = self._file.path
         """Without symbolic links."""
         try:
-            self._database = connect(self._file.path, self._caches.writer_pages)
+            self._database = connect(self._file.path, self._cache_sizes.writer_pages)
             try:
                 self._begin()
             except BaseException:
@@ -75,7 +75,7 @@ class SqliteStore:
         self._clock.begin_at(newest)
         migrate.note_create_time(database, self._clock.now())
         self._statements = Statements(database)
-        reader = SqlReader(database, raise_as_ours)
+        reader = SqlReader(database, raise_store_error)
         state = reader.log_state()
         if state.head > state.horizon and reader.event(state.head) is None:
             raise CannotOpen(
@@ -83,17 +83,17 @@ class SqliteStore:
                 f" put in place of the file, and {self._file.path}-wal left beside it?"
             )
         self._heads: Collection[int] = (state.head,)
-        self._guard = Guard(self._file, database, CHECKPOINT_AT)
+        self._monitor = FileMonitor(self._file, database, CHECKPOINT_AT)
 
     @contextmanager
     def transaction(self) -> Iterator[SqliteTransaction]:
         database = self._database
         try:
-            self._guard.before()
+            self._monitor.check_before_transaction()
             database.begin("IMMEDIATE")
             try:
                 transaction = SqliteTransaction(database, self._statements, self._cache, self._clock.now(), self._heads)
-                if self._guard.lost:
+                if self._monitor.lost:
                     transaction.check()
                 yield transaction
             except BaseException:
@@ -108,14 +108,14 @@ class SqliteStore:
             transaction.refresh_cache()
             if transaction.requests_stored is not None:
                 self.requests_stored = transaction.requests_stored
-            self._guard.after()
+            self._monitor.check_after_commit()
         except FileLost as error:
-            self._guard.lose(error)
+            self._monitor.mark_lost(error)
             raise
         except DatabaseError as error:
-            raise_as_ours(error)
+            raise_store_error(error)
         except sqlite3.Error as error:
-            raise_as_ours(PeeweeException(error))
+            raise_store_error(PeeweeException(error))
 
     def _commit(self) -> None:
         try:
@@ -135,11 +135,11 @@ class SqliteStore:
             self._database.rollback()
 
     def open_reader(self) -> SqlReader:
-        self._guard.refuse_when_lost()
+        self._monitor.raise_if_lost()
         try:
-            database = connect(self.path, self._caches.reader_pages)
+            database = connect(self.path, self._cache_sizes.reader_pages)
         except PeeweeException as error:
-            raise_as_ours(error)
+            raise_store_error(error)
         except OSError as error:
             raise StoreUnreachable(f"{self.path} cannot be found any more ({error.strerror})") from error
         try:
@@ -147,14 +147,14 @@ class SqliteStore:
         except FileLost:
             database.close()
             raise
-        return SqliteReader(database, self._guard.refuse_when_lost)
+        return SqliteReader(database, self._monitor.raise_if_lost)
 
     def open_notifier(self) -> Notifier | None:
         return None
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         # A write that hangs in the kernel cannot be ended from here.
         pass
 
     def close(self) -> None:
-        self._guard.close()
+        self._monitor.close()

@@ -13,7 +13,7 @@ from peewee import ModelSelect, SqliteDatabase, fn
 from jobstate_server.domain.job import Job
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
-from jobstate_server.store.log_times import LogTimes
+from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.models import LogRow, ReplicaRow, TaskRunRow
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, TaskRun
@@ -30,11 +30,11 @@ from jobstate_server.store.rows import (
     tally_values,
     usage_values,
 )
-from jobstate_server.store.sqlite.connection import raise_as_ours
+from jobstate_server.store.sqlite.connection import raise_store_error
 from jobstate_server.store.sqlite.file import FileLost
 from jobstate_server.store.sqlite.job_cache import JobCache
 from jobstate_server.store.sqlite.statements import Statements
-from jobstate_server.store.used_types import job_types
+from jobstate_server.store.stored_times import LogRowTimes
 
 FREE_PAGES_KEPT = 4_096
 """Unused pages that a file keeps, 16 MiB, beside a quarter of its own size: they will be used again."""
@@ -194,11 +194,11 @@ class SqliteTransaction:
         self._written.clear()
         return self._connection.execute(self._statements.postpone, {"until": until}).rowcount
 
-    def times(self) -> LogTimes:
-        return LogTimes(self._database)
+    def times(self) -> LogRowTimes:
+        return LogRowTimes(self._database)
 
-    def job_types(self, among: Collection[str] | None = None) -> set[str]:
-        return job_types(self._database, among)
+    def known_job_types(self, among: Collection[str] | None = None) -> set[str]:
+        return known_job_types(self._database, among)
 
     def probe(self) -> None:
         # No caller's request id is this short.
@@ -207,7 +207,7 @@ class SqliteTransaction:
         self._statements.delete_requests.run(self._connection, [row[:2]])
 
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
-        reader = SqlReader(self._database, raise_as_ours)
+        reader = SqlReader(self._database, raise_store_error)
         count, through, size = reader.trimmable(reader.log_state(), older_than, bytes_max, limit, TRIM_BYTES_MAX)
         if count:
             last = reader.event(through)
@@ -217,7 +217,7 @@ class SqliteTransaction:
             self._connection.execute(self._statements.move_horizon, values)
         return count
 
-    def give_back(self, limit: int) -> int:
+    def release_pages(self, limit: int) -> int:
         (free,), (pages,) = (self._connection.execute(text).fetchone() for text in _PAGES)
         given = min(limit, int(free) - max(FREE_PAGES_KEPT, int(pages) // 4))
         if given <= 0:
@@ -237,7 +237,7 @@ class SqliteTransaction:
         return len(keys)
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
-        held = SqlReader(self._database, raise_as_ours).task_runs().get(name)
+        held = SqlReader(self._database, raise_store_error).task_runs().get(name)
         if held is not None and not self._can_claim(held, due):
             return False
         values = {
@@ -258,8 +258,8 @@ class SqliteTransaction:
         return held.last_due < due or is_absurd or (held.last_due == due and is_abandoned)
 
     def _is_alive(self, replica: str) -> bool:
-        heard = ReplicaRow.select(ReplicaRow.heard_time).where(ReplicaRow.id == replica)
-        rows = self._rows(heard)
+        renewed = ReplicaRow.select(ReplicaRow.renew_time).where(ReplicaRow.id == replica)
+        rows = self._rows(renewed)
         return bool(rows) and rows[0][0] > self.now - REPLICA_LEASE
 
     def finish_task(self, name: str, token: str, outcome: str) -> None:
@@ -267,20 +267,20 @@ class SqliteTransaction:
         self._database.execute(TaskRunRow.update(end_time=self.now, outcome=outcome).where(ours))
 
     def task_is_ours(self, name: str, token: str) -> bool:
-        runs = SqlReader(self._database, raise_as_ours).task_runs()
+        runs = SqlReader(self._database, raise_store_error).task_runs()
         return name in runs and runs[name].token == token
 
     def renew(self, replica: str) -> None:
-        query = ReplicaRow.insert(id=replica, heard_time=self.now)
+        query = ReplicaRow.insert(id=replica, renew_time=self.now)
         self._database.execute(
-            query.on_conflict(conflict_target=[ReplicaRow.id], update={ReplicaRow.heard_time: self.now})
+            query.on_conflict(conflict_target=[ReplicaRow.id], update={ReplicaRow.renew_time: self.now})
         )
-        forgotten = ReplicaRow.heard_time < self.now - REPLICA_FORGOTTEN
+        forgotten = ReplicaRow.renew_time < self.now - REPLICA_FORGOTTEN
         self._database.execute(ReplicaRow.delete().where(forgotten))
 
     def leave(self, replica: str) -> None:
         self._database.execute(ReplicaRow.delete().where(ReplicaRow.id == replica))
 
     def last_renewed(self, besides: str = "") -> int | None:
-        rows = self._rows(ReplicaRow.select(fn.MAX(ReplicaRow.heard_time)).where(ReplicaRow.id != besides))
+        rows = self._rows(ReplicaRow.select(fn.MAX(ReplicaRow.renew_time)).where(ReplicaRow.id != besides))
         return None if rows[0][0] is None else int(rows[0][0])

@@ -17,8 +17,8 @@ from jobstate_server.store.sqlite.file import FileLost, StoreFile
 log = logging.getLogger(__name__)
 
 
-class Guard:
-    """Looks after the file of one open store. Used by the thread that writes, but for ``refuse_when_lost``."""
+class FileMonitor:
+    """Looks after the file of one open store. Used by the thread that writes, but for ``raise_if_lost``."""
 
     def __init__(self, file: StoreFile, database: SqliteDatabase, checkpoint_at: int) -> None:
         """``checkpoint_at``: frames of the WAL at which SQLite copies them into the file. The tables are there."""
@@ -31,7 +31,7 @@ class Guard:
         ((head_page,),) = database.execute_sql("SELECT rootpage FROM sqlite_schema WHERE name = 'log'")
         file.watch(page_size, head_page)
 
-    def before(self) -> None:
+    def check_before_transaction(self) -> None:
         """Look before a transaction whose commit may make a checkpoint: in that, what others wrote would not be seen.
 
         Raises:
@@ -40,7 +40,7 @@ class Guard:
         if self.lost or self._file.is_checkpoint_near(self._checkpoint_at):
             self._file.check()
 
-    def after(self) -> None:
+    def check_after_commit(self) -> None:
         """Look after a commit, before anybody is told of it.
 
         Raises:
@@ -49,13 +49,13 @@ class Guard:
         try:
             self._file.check()
         except FileLost as error:
-            self.lose(error)
+            self.mark_lost(error)
             raise OutcomeUnknown(str(error)) from error
         if self.lost:
             log.info("the file of the store is as it was left: serving it again")
             self.lost = ""
 
-    def lose(self, error: FileLost) -> None:
+    def mark_lost(self, error: FileLost) -> None:
         """Serve nothing more, and save what can be saved without writing over what others have put there.
 
         A file that has only lost its WAL gets everything that was committed to it.
@@ -73,7 +73,7 @@ class Guard:
             if aside is not None:
                 log.warning("a write-ahead log that does not belong to the file was renamed", extra={"to": aside})
 
-    def refuse_when_lost(self) -> None:
+    def raise_if_lost(self) -> None:
         """Raise StoreUnreachable with the reason, while the file is lost."""
         if self.lost:
             raise StoreUnreachable(self.lost)

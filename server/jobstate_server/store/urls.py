@@ -1,4 +1,4 @@
-"""Which store a URL names, and how to open it."""
+"""The URLs of stores: which kind each names, its password, and how it is shown."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jobstate_server.clock import Clock, FollowingClock, SystemClock
-from jobstate_server.store.base import Store
-from jobstate_server.store.caches import CACHE_BYTES
 from jobstate_server.store.errors import CannotOpen
-from jobstate_server.store.sqlite.store import SqliteStore
 
 PASSWORD_BYTES_MAX = 1_024
 """A password in a file; more is another file."""
@@ -33,27 +29,8 @@ def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql://", "postgres://"))
 
 
-def clock_for(url: str) -> Clock:
-    """The clock that goes with a store: the database's where servers share one, the machine's where not."""
-    return FollowingClock(SystemClock()) if is_postgres(url) else SystemClock()
-
-
-def open_store(url: str, clock: Clock, cache_bytes: int = CACHE_BYTES) -> Store:
-    """Open the store that the URL names, made and brought up to date if need be.
-
-    Raises:
-        CannotOpen: with a sentence that says what to change.
-    """
-    if not is_postgres(url):
-        return SqliteStore(Path(url.removeprefix("sqlite:///")), clock, cache_bytes)
-    with _driver():
-        # Only who uses PostgreSQL needs its driver.
-        from jobstate_server.store.postgres.store import PostgresStore  # noqa: PLC0415
-    return PostgresStore(url, clock)
-
-
 @contextmanager
-def _driver() -> Iterator[None]:
+def postgres_driver() -> Iterator[None]:
     """Tell what to do where PostgreSQL's driver is not installed."""
     try:
         yield
@@ -87,12 +64,12 @@ def with_password(url: str, file: Path | None) -> str:
 def check_url(url: str) -> None:
     """Whether a store can be there at all; nothing is opened. Raises CannotOpen."""
     if is_postgres(url):
-        with _driver():
+        with postgres_driver():
             from jobstate_server.store.postgres.connection import parsed  # noqa: PLC0415
         parsed(url)
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """The URL for logs and messages: where it leads, as libpq reads it, and nothing that could be a secret."""
     if not is_postgres(url):
         return url if url.startswith("sqlite:///") else "…"

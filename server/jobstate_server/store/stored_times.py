@@ -7,8 +7,8 @@ from peewee import BigIntegerField, Database
 from jobstate_server.store.models import LogRow
 
 
-class LogTimes:
-    """A ``Times`` by peewee's queries. Belongs to one transaction."""
+class LogRowTimes:
+    """A ``StoredTimes`` by peewee's queries. Belongs to one transaction."""
 
     def __init__(self, database: Database) -> None:
         """``database`` must be in the transaction."""
@@ -20,14 +20,14 @@ class LogTimes:
     def grace_until(self) -> int:
         return self._value(LogRow.grace_until)
 
-    def removal_held_until(self) -> int:
-        return self._value(LogRow.removal_held_until)
+    def removal_suspended_until(self) -> int:
+        return self._value(LogRow.removal_suspended_until)
 
-    def spare(self, until: int) -> None:
+    def extend_grace(self, until: int) -> None:
         self._raise_to(LogRow.grace_until, until)
 
-    def hold_removal(self, until: int) -> None:
-        self._raise_to(LogRow.removal_held_until, until)
+    def suspend_removal(self, until: int) -> None:
+        self._raise_to(LogRow.removal_suspended_until, until)
 
     def _value(self, column: BigIntegerField) -> int:
         ((value,),) = self._database.execute(LogRow.select(column))

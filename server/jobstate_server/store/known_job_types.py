@@ -23,7 +23,7 @@ SELECT name FROM used WHERE name IS NOT NULL
 _NAMES_AT_ONCE = 256
 
 
-def job_types(database: Database, among: Collection[str] | None) -> set[str]:
+def known_job_types(database: Database, among: Collection[str] | None) -> set[str]:
     """Those of ``among`` that have ever had a job; all that have when it is None."""
     if among is None:
         return {name for (name,) in database.execute_sql(_ALL)}

@@ -9,7 +9,7 @@ CACHE_BYTES = 176 * 1024 * 1024
 _PARTS = 11
 
 
-class Caches(NamedTuple):
+class CacheSizes(NamedTuple):
     """Bytes that each cache may hold. A smaller one costs reads, never an answer."""
 
     writer_pages: int
@@ -22,7 +22,7 @@ class Caches(NamedTuple):
     """The newest events: by default some 40,000, which a watcher may lag behind before it reads from the log."""
 
 
-def shared_out(cache_bytes: int = CACHE_BYTES) -> Caches:
+def cache_sizes_of(cache_bytes: int = CACHE_BYTES) -> CacheSizes:
     """What each cache gets of so many bytes: by default 64, three times 16, 32 and 32 MiB."""
     part = cache_bytes // _PARTS
-    return Caches(writer_pages=4 * part, reader_pages=part, jobs=2 * part, recent_events=2 * part)
+    return CacheSizes(writer_pages=4 * part, reader_pages=part, jobs=2 * part, recent_events=2 * part)
