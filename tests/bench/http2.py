@@ -44,7 +44,7 @@ class Exchange(Protocol):
         """The stream is over; ``problem`` is ``OK`` or what the trailers said instead."""
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def _frame(kind: int, flags: int, stream: int, payload: bytes | memoryview) -> bytes:
     size = len(payload)
     return _FRAME.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
 
@@ -77,21 +77,21 @@ def framed(message: bytes) -> bytes:
 class Connection:
     """One connection. It never blocks once open: whoever drives it calls ``receive`` and ``flush`` when it may."""
 
-    def __init__(self, address: str) -> None:
-        """Connect, and exchange settings.
+    def __init__(self, address: str, patience_s: float | None = None) -> None:
+        """Connect, and exchange settings, each step within ``patience_s``.
 
         Raises:
             OSError: nobody listens.
             Broken: whoever listens does not speak HTTP/2.
         """
         host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host.strip("[]"), int(port)))
+        self.socket = socket.create_connection((host.strip("[]"), int(port)), patience_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = b""
         self._out = bytearray()
         self._next_stream = 1
         self._exchanges: dict[int, Exchange] = {}
-        self._unsent: deque[tuple[int, bytes, int]] = deque()
+        self._unsent: deque[tuple[int, memoryview, int]] = deque()
         self._window = self._initial_window = 65_535
         self._windows: dict[int, int] = {}
         self._unacknowledged = 0
@@ -130,7 +130,12 @@ class Connection:
 
     def send(self, stream: int, message: bytes | None, *, end: bool) -> None:
         """Send a message (None: none), as far as the peer's flow control allows now, the rest later."""
-        self._unsent.append((stream, b"" if message is None else framed(message), _END_STREAM if end else 0))
+        self.send_raw(stream, b"" if message is None else framed(message), end=end)
+
+    def send_raw(self, stream: int, body: bytes, *, end: bool) -> None:
+        """Send bytes that are framed already, or are no whole message."""
+        # A view, because a large body is sent in hundreds of pieces.
+        self._unsent.append((stream, memoryview(body), _END_STREAM if end else 0))
         self._send_allowed()
 
     def _send_allowed(self) -> None:

@@ -25,7 +25,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from ..support.server import Process, client_of, served
 from ..support.waiting import pause
 from .attackers import ATTACKS, Attackers
-from .process import resident_kib
+from .process import memory_kib
 
 JOBS = 2_000
 LARGE = "m" * 16_000
@@ -64,7 +64,8 @@ class _Target:
     admin: tuple[str, int]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -73,7 +74,7 @@ def _free_port() -> int:
 
 @asynccontextmanager
 async def _target(directory: Path) -> AsyncIterator[_Target]:
-    port = _free_port()
+    port = free_port()
     env = {
         "JOBSTATE_ADMIN_LISTEN": f"127.0.0.1:{port}",
         "JOBSTATE_SHUTDOWN_GRACE": f"{GRACE_S}s",
@@ -107,16 +108,21 @@ async def _behave(address: str, met: Met, seconds: float) -> None:
             met.took.append(time.monotonic() - began)
 
 
+async def lives(host: str, port: int) -> None:
+    """Ask the port for probes whether the server lives. Fails when it does not say so."""
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    assert b" 200 " in answer, answer
+
+
 async def _look(target: _Target, met: Met) -> None:
     """Look at memory and health, ten times a second."""
     while True:
-        met.memory_kib = max(met.memory_kib, resident_kib(target.process.process.pid))
+        met.memory_kib = max(met.memory_kib, memory_kib(target.process.process.pid))
         began = time.monotonic()
-        reader, writer = await asyncio.open_connection(*target.admin)
-        writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        answer = await reader.read()
-        writer.close()
-        assert b" 200 " in answer, answer
+        await lives(*target.admin)
         met.health_s = max(met.health_s, time.monotonic() - began)
         await pause(0.1)
 
@@ -125,7 +131,7 @@ async def _under(target: _Target, attacks: Sequence[str], name: str, seconds: fl
     met = Met(name)
     looking = asyncio.create_task(_look(target, met))
     try:
-        with Attackers(attacks, target.process.address):
+        with Attackers([ATTACKS[attack] for attack in attacks], target.process.address):
             # The attackers need a moment to start, and to fill what they fill.
             await pause(min(seconds / 3, 4.0) if attacks else 0)
             await _behave(target.process.address, met, seconds)

@@ -9,19 +9,15 @@ import os
 import random
 import struct
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 
 from jobstate.v1 import job_service_pb2 as pb
 
 from ..bench.drivers import headers
-from ..bench.http2 import Broken, Connection, framed, header_block
-from .attackers import BODY_BYTES, Crowd, Nothing, Unreading
+from ..bench.http2 import Connection, framed, header_block
+from .attackers import BODY_BYTES, Begin, Crowd, Nothing, Unreading, attack
 
 ATTACK_S = 1.0
 STREAMS = 50
-
-Begin = Callable[[Connection], None]
 
 
 def _flood(connection: Connection) -> None:
@@ -59,8 +55,7 @@ def _send_half(connection: Connection) -> None:
     """Requests of which the last byte never comes."""
     body = framed(bytes(1024 * 1024))[:-1]
     for _ in range(5):
-        connection._unsent.append((connection.open(headers("BatchCreate"), Nothing()), body, 0))
-    connection._send_allowed()
+        connection.send_raw(connection.open(headers("BatchCreate"), Nothing()), body, end=False)
     connection.flush()
 
 
@@ -96,12 +91,8 @@ def main() -> None:
     while True:
         name = rng.choice(list(ATTACKS))
         print(name, flush=True)
-        crowd = Crowd(rng.choice(addresses), rng.randrange(1, 4), *ATTACKS[name])
-        with suppress(OSError, Broken, KeyError):
-            crowd.run(ATTACK_S)
-        for connection in crowd._connections:
-            if connection is not None:
-                connection.close()
+        begin, kind = ATTACKS[name]
+        attack(rng.choice(addresses), [Crowd(1, begin, kind)] * rng.randrange(1, 4), 0.0, ATTACK_S)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Attackers: clients by hand-made HTTP/2 that take all they can get, and go on until they are told to stop.
 
-Each is a function that takes the server's address. A connection that the server closes is opened again.
+One process drives them all, without a thread or a wait of its own for any. What it sends is prepared beforehand, and a
+connection that the server closes is opened again a second later. So it is the server that the processors work for.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -32,10 +34,21 @@ STREAMS = 100
 BODY_BYTES = 8 * 1024 * 1024
 """A request as large as a server takes."""
 
-CONNECTION_S = 5.0
-"""How long an attack may keep a connection that nothing happens on before it opens another."""
+TURN_S = 0.02
+"""From one look at the connections to the next where several attacks share a process."""
 
-Attack = Callable[[str], None]
+AGAIN_S = 1.0
+"""After which a connection that was closed is opened again."""
+
+PATIENCE_S = 2.0
+"""How long a connection may take to open."""
+
+OPENED_A_TURN = 5
+
+CONNECTIONS_MAX = 60
+"""Connections of each crowd where several attacks share the thousand that a server takes."""
+
+Begin = Callable[[Connection], None]
 
 _DATA, _HEADERS, _RST_STREAM = 0, 1, 3
 _END_HEADERS, _END_STREAM = 4, 1
@@ -59,50 +72,122 @@ class Unreading(Connection):
         return b"".join(struct.pack(">HI", key, value) for key, value in {1: 0, 2: 0, 4: 0}.items())
 
 
+class Deaf(Connection):
+    """A connection on which nothing that comes is looked at."""
+
+    def receive(self) -> None:
+        """Take what has come. Raises Broken when the connection is over."""
+        if not self._acknowledged:
+            super().receive()
+            return
+        with suppress(BlockingIOError):
+            if not self.socket.recv(1 << 18):
+                raise Broken("the server closed the connection")
+
+
+class Silent(Deaf):
+    """A connection on which nothing is ever sent, not even HTTP/2's greeting."""
+
+    def __init__(self, address: str, patience_s: float | None = None) -> None:
+        host, _, port = address.rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), patience_s)
+        self.socket.setblocking(False)
+        self._acknowledged = True
+        self._out = bytearray()
+
+
+@dataclass
 class Crowd:
-    """Many connections, kept alive, opened anew where the server closes them."""
+    """Connections that all do the same."""
 
-    def __init__(self, address: str, count: int, begin: Callable[[Connection], None], kind: type[Connection]) -> None:
-        self._address, self._begin, self._kind = address, begin, kind
-        self._connections: list[Connection | None] = [None] * count
+    count: int
+    begin: Begin
+    kind: type[Connection] = Connection
+    again: Begin | None = None
+    """What each does at every turn, besides."""
 
-    def run(self, seconds: float = 3600.0) -> None:
-        """Attack."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            missing = [number for number, connection in enumerate(self._connections) if connection is None]
-            for number in missing[:20]:
-                with suppress(OSError, Broken):
-                    self._connections[number] = connection = self._kind(self._address)
-                    self._begin(connection)
-            self._turn(0.05 if missing else 0.5)
 
-    def _turn(self, seconds: float) -> None:
-        open_now = {connection.fileno(): number for number, connection in enumerate(self._connections) if connection}
-        poll = select.poll()
-        for number in open_now:
-            connection = self._connections[open_now[number]]
-            assert connection is not None
-            poll.register(number, select.POLLIN | (select.POLLOUT if connection.wants_to_write else 0))
-        for number, _ in poll.poll(seconds * 1_000):
-            at = open_now[number]
-            connection = self._connections[at]
-            assert connection is not None
-            try:
-                connection.receive()
-                connection.flush()
-            except (OSError, Broken, KeyError):
+class Place:
+    """Where one connection of a crowd is, or will be."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self.crowd = crowd
+        self.connection: Connection | None = None
+
+    def open(self, address: str) -> Connection | None:
+        """Connect, and begin. Returns the connection unless that failed."""
+        connection = None
+        try:
+            connection = self.crowd.kind(address, PATIENCE_S)
+            self.crowd.begin(connection)
+        except (OSError, Broken, KeyError):
+            if connection is not None:
                 connection.close()
-                self._connections[at] = None
+            return None
+        self.connection = connection
+        return connection
+
+    def turn(self, has_come: bool) -> bool:
+        """Read, write, go on. Returns whether the connection is still open."""
+        connection = self.connection
+        assert connection is not None
+        try:
+            if has_come:
+                connection.receive()
+            if self.crowd.again is not None:
+                self.crowd.again(connection)
+            connection.flush()
+        except (OSError, Broken, KeyError):
+            connection.close()
+            self.connection = None
+            return False
+        return True
 
 
-def _crowd(
-    address: str, connections: int, begin: Callable[[Connection], None], kind: type[Connection] = Connection
-) -> None:
-    Crowd(address, connections, begin, kind).run()
+def attack(address: str, crowds: Sequence[Crowd], turn_s: float, seconds: float = 3600.0) -> None:
+    """Attack, over a connection for each mention of a crowd. All are closed in the end."""
+    poll = select.epoll()
+    at: dict[int, Place] = {}
+    closed = deque((0.0, Place(crowd)) for crowd in crowds)
+    end = time.monotonic() + seconds
+    while (now := time.monotonic()) < end:
+        for _ in range(OPENED_A_TURN):
+            if not closed or closed[0][0] > now:
+                break
+            _, place = closed.popleft()
+            if (opened := place.open(address)) is None:
+                closed.append((now + AGAIN_S, place))
+            else:
+                at[opened.fileno()] = place
+                poll.register(opened.fileno(), select.EPOLLIN)
+        threading.Event().wait(turn_s)
+        come = {number for number, _ in poll.poll(0.0 if turn_s else 0.05)}
+        for number, place in tuple(at.items()):
+            connection = place.connection
+            assert connection is not None
+            has_work = number in come or connection.wants_to_write or place.crowd.again is not None
+            if has_work and not place.turn(number in come):
+                del at[number]
+                closed.append((now + AGAIN_S, place))
+    for place in at.values():
+        assert place.connection is not None
+        place.connection.close()
 
 
-def _each(method: str, body: bytes, streams: int = STREAMS) -> Callable[[Connection], None]:
+def mixed(crowds: Sequence[Crowd], most: int) -> list[Crowd]:
+    """Each crowd once for each of its connections, in turn, so that none waits for all of another."""
+    longest = min(most, max(crowd.count for crowd in crowds))
+    return [crowd for number in range(longest) for crowd in crowds if number < crowd.count]
+
+
+def one_by_one(crowds: Sequence[Crowd]) -> list[Crowd]:
+    """Each crowd once for each of its connections, a crowd after the other."""
+    return [crowd for crowd in crowds for _ in range(crowd.count)]
+
+
+def _each(method: str, body: bytes, streams: int = STREAMS) -> Begin:
+    """So many calls of a method."""
+
     def begin(connection: Connection) -> None:
         for _ in range(streams):
             connection.send(connection.open(headers(method), Nothing()), body, end=True)
@@ -111,7 +196,7 @@ def _each(method: str, body: bytes, streams: int = STREAMS) -> Callable[[Connect
     return begin
 
 
-def headers_only(address: str) -> None:
+def headers_only() -> list[Crowd]:
     """Calls of which only the headers come, as many as are let in."""
 
     def begin(connection: Connection) -> None:
@@ -119,71 +204,91 @@ def headers_only(address: str) -> None:
             connection.open(headers("Create"), Nothing())
         connection.flush()
 
-    _crowd(address, 400, begin)
+    return [Crowd(400, begin)]
 
 
-def unfinished_bodies(address: str) -> None:
+def unfinished_bodies() -> list[Crowd]:
     """Requests of the largest size, one byte short."""
     body = framed(bytes(BODY_BYTES))[:-1]
 
-    def begin(connection: Connection) -> None:
-        for _ in range(10):
-            stream = connection.open(headers("BatchCreate"), Nothing())
-            connection._unsent.append((stream, body, 0))
-            connection._send_allowed()
-        connection.flush()
+    def begin_of(method: str) -> Begin:
+        def begin(connection: Connection) -> None:
+            connection.send_raw(connection.open(headers(method), Nothing()), body, end=False)
+            connection.flush()
 
-    _crowd(address, 10, begin)
+        return begin
+
+    return [Crowd(20, begin_of("Create")), Crowd(20, begin_of("BatchCreate"))]
 
 
-def unread_pages(address: str) -> None:
+def unread_pages() -> list[Crowd]:
     """Pages of List that nobody reads."""
-    _crowd(address, 30, _each("List", pb.ListRequest(page_size=1_000).SerializeToString()), Unreading)
+    return [Crowd(30, _each("List", pb.ListRequest(page_size=1_000).SerializeToString()), Unreading)]
 
 
-def unread_answers(address: str) -> None:
+def unread_answers() -> list[Crowd]:
     """Answers of Get that nobody reads."""
-    _crowd(address, 60, _each("Get", pb.GetRequest(id="large-0").SerializeToString()), Unreading)
+    return [Crowd(60, _each("Get", pb.GetRequest(id="large-0").SerializeToString()), Unreading)]
 
 
-def unread_snapshots(address: str) -> None:
+def unread_snapshots() -> list[Crowd]:
     """Snapshots of watches that nobody reads."""
-    _crowd(address, 30, _each("WatchEvents", pb.WatchEventsRequest(snapshot=True).SerializeToString()), Unreading)
+    return [Crowd(30, _each("WatchEvents", pb.WatchEventsRequest(snapshot=True).SerializeToString()), Unreading)]
 
 
-def unread_updates(address: str) -> None:
+def unread_updates() -> list[Crowd]:
     """Streams of updates whose outcomes nobody reads."""
     update = pb.JobUpdate(progress=pb.UpdateProgressRequest(id="none", attempt=1))
-    batch = pb.StreamUpdatesRequest(updates=[update] * 1_000).SerializeToString()
+    batch = framed(pb.StreamUpdatesRequest(updates=[update] * 1_000).SerializeToString())
 
     def begin(connection: Connection) -> None:
         stream = connection.open(headers("StreamUpdates"), Nothing())
         for _ in range(200):
-            connection.send(stream, batch, end=False)
+            connection.send_raw(stream, batch, end=False)
         connection.flush()
 
-    _crowd(address, 32, begin, Unreading)
+    return [Crowd(32, begin, Unreading)]
 
 
-def large_batches(address: str) -> None:
+def _calls(block: bytes, body: bytes, streams: int = STREAMS) -> Begin:
+    """Calls, each followed by another as soon as it has been answered."""
+    message = framed(body)
+
+    def begin(connection: Connection) -> None:
+        class Again(Nothing):
+            def ended(self, problem: str) -> None:
+                connection.send_raw(connection.open(block, Again()), message, end=True)
+
+        for _ in range(streams):
+            connection.send_raw(connection.open(block, Again()), message, end=True)
+        connection.flush()
+
+    return begin
+
+
+def large_batches() -> list[Crowd]:
     """Honest callers whose batches are as large as may be."""
     item = pb.CreateRequest(job_type="x")
     item.metadata["text"] = "m" * 8_000
     body = pb.BatchCreateRequest(requests=[item] * 950).SerializeToString()
     assert len(body) < BODY_BYTES
+    return [Crowd(16, _calls(headers("BatchCreate"), body, 1))]
+
+
+def large_updates() -> list[Crowd]:
+    """Streams of updates, many over each connection, whose batches are as large as may be."""
+    update = pb.JobUpdate(progress=pb.UpdateProgressRequest(id="none", attempt=1, message="m" * 4_000))
+    batch = framed(pb.StreamUpdatesRequest(updates=[update] * 1_000).SerializeToString())
 
     def begin(connection: Connection) -> None:
-        class Again(Nothing):
-            def ended(self, problem: str) -> None:
-                connection.send(connection.open(headers("BatchCreate"), Again()), body, end=True)
-
-        connection.send(connection.open(headers("BatchCreate"), Again()), body, end=True)
+        for _ in range(20):
+            connection.send_raw(connection.open(headers("StreamUpdates"), Nothing()), batch, end=False)
         connection.flush()
 
-    _crowd(address, 16, begin)
+    return [Crowd(10, begin, Unreading)]
 
 
-def compressed(address: str) -> None:
+def compressed() -> list[Crowd]:
     """Requests that grow a thousandfold when they are unpacked."""
     packed = gzip.compress(bytes(BODY_BYTES), 9)
     block = headers("BatchCreate") + b"\0\x0dgrpc-encoding\x04gzip"
@@ -191,128 +296,76 @@ def compressed(address: str) -> None:
 
     def begin(connection: Connection) -> None:
         for _ in range(10):
-            connection._unsent.append((connection.open(block, Nothing()), body, _END_STREAM))
-        connection._send_allowed()
+            connection.send_raw(connection.open(block, Nothing()), body, end=True)
         connection.flush()
 
-    _crowd(address, 20, begin)
+    return [Crowd(20, begin)]
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def resets(address: str) -> None:
+def resets() -> list[Crowd]:
     """Calls that are reset at once, as fast as they can be made, over two connections."""
     block, body = headers("Get"), framed(pb.GetRequest(id="large-0").SerializeToString())
 
-    def begin(connection: Connection) -> None:
-        connection.socket.setblocking(True)
-        connection.socket.settimeout(1.0)
+    def again(connection: Connection) -> None:
+        if connection.wants_to_write:
+            return
+        for _ in range(200):
+            stream = connection._next_stream
+            connection._next_stream += 2
+            connection._out += _frame(_HEADERS, _END_HEADERS, stream, block) + _frame(_DATA, _END_STREAM, stream, body)
+            connection._out += _frame(_RST_STREAM, 0, stream, (8).to_bytes(4, "big"))
 
-    connections: list[Connection] = []
-    while True:
-        while len(connections) < 2:
-            with suppress(OSError, Broken):
-                connections.append(Connection(address))
-                begin(connections[-1])
-        for connection in tuple(connections):
-            out = bytearray()
-            for _ in range(200):
-                stream = connection._next_stream
-                connection._next_stream += 2
-                out += _frame(_HEADERS, _END_HEADERS, stream, block) + _frame(_DATA, _END_STREAM, stream, body)
-                out += _frame(_RST_STREAM, 0, stream, (8).to_bytes(4, "big"))
-            try:
-                connection.socket.sendall(out)
-                is_open = _emptied(connection.socket)
-            except OSError:
-                is_open = False
-            if is_open:
-                begin(connection)
-            else:
-                connection.close()
-                connections.remove(connection)
+    return [Crowd(2, lambda _: None, Deaf, again)]
 
 
-def _emptied(source: socket.socket) -> bool:
-    """Read what is there. Returns whether the connection is still open."""
-    source.setblocking(False)
-    try:
-        while source.recv(1 << 18):
-            pass
-    except BlockingIOError:
-        return True
-    return False
-
-
-def _flood(address: str, block: bytes, body: bytes, connections: int, streams: int) -> None:
-    """Calls, each followed by another as soon as it has been answered."""
-
-    def begin(connection: Connection) -> None:
-        class Again(Nothing):
-            def ended(self, problem: str) -> None:
-                connection.send(connection.open(block, Again()), body, end=True)
-
-        for _ in range(streams):
-            connection.send(connection.open(block, Again()), body, end=True)
-        connection.flush()
-
-    _crowd(address, connections, begin)
-
-
-def unknown_methods(address: str) -> None:
+def unknown_methods() -> list[Crowd]:
     """Calls of methods that there are not."""
-    _flood(address, header_block(SERVICE + "Nothing"), b"", 2, STREAMS)
+    return [Crowd(2, _calls(header_block(SERVICE + "Nothing"), b""))]
 
 
-def large_headers(address: str) -> None:
+def large_headers() -> list[Crowd]:
     """Calls with headers as large as are let in, and larger."""
     block = headers("Get") + b"".join(
         b"\0\x05x-%03d\x7f\x80\x1e" % n + bytes(4_095).replace(b"\0", b"v") for n in range(3)
     )
-    _flood(address, block, pb.GetRequest(id="large-0").SerializeToString(), 4, 20)
+    return [Crowd(4, _calls(block, pb.GetRequest(id="large-0").SerializeToString(), 20))]
 
 
-def calls(address: str) -> None:
+def calls() -> list[Crowd]:
     """Ordinary calls of Get, as many at once as two connections take."""
-    _flood(address, headers("Get"), pb.GetRequest(id="large-0").SerializeToString(), 2, STREAMS)
+    return [Crowd(2, _calls(headers("Get"), pb.GetRequest(id="large-0").SerializeToString()))]
 
 
-def silent_connections(address: str) -> None:
+def silent_connections() -> list[Crowd]:
     """Connections on which nothing is ever sent, not even HTTP/2's greeting, or nothing after it."""
-    host, _, port = address.rpartition(":")
-    held: list[socket.socket] = []
-    while True:
-        with suppress(OSError):
-            for number in range(1_500):
-                opened = socket.create_connection((host, int(port)), 1.0)
-                if number % 2:
-                    opened.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
-                held.append(opened)
-        threading.Event().wait(CONNECTION_S)
-        for opened in held[:750]:
-            opened.close()
-        del held[:750]
+    return [Crowd(750, lambda _: None, Silent), Crowd(750, lambda _: None)]
 
 
-def watchers_of_many_jobs(address: str) -> None:
+def _watch(connection: Connection, number: int) -> bytes:
+    names = [f"{id(connection)}-{number}-{job}-{'n' * 80}" for job in range(1_000)]
+    request = pb.WatchEventsRequest(job_ids=names)
+    request.heartbeat_interval.seconds = 1
+    return request.SerializeToString()
+
+
+def watchers_of_many_jobs() -> list[Crowd]:
     """Watches that name as many jobs as they may."""
 
     def begin(connection: Connection) -> None:
         for number in range(STREAMS):
-            names = [f"{id(connection)}-{number}-{job}-{'n' * 80}" for job in range(1_000)]
-            request = pb.WatchEventsRequest(job_ids=names)
-            request.heartbeat_interval.seconds = 1
-            connection.send(connection.open(headers("WatchEvents"), Nothing()), request.SerializeToString(), end=True)
+            connection.send(connection.open(headers("WatchEvents"), Nothing()), _watch(connection, number), end=True)
         connection.flush()
 
-    _crowd(address, 30, begin)
+    return [Crowd(30, begin)]
 
 
-ATTACKS: dict[str, Attack] = {
-    attack.__name__: attack
-    for attack in (
+ATTACKS: dict[str, Callable[[], list[Crowd]]] = {
+    each.__name__: each
+    for each in (
         headers_only,
         unfinished_bodies,
         unread_pages,
@@ -320,6 +373,7 @@ ATTACKS: dict[str, Attack] = {
         unread_snapshots,
         unread_updates,
         large_batches,
+        large_updates,
         compressed,
         resets,
         unknown_methods,
@@ -331,29 +385,34 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-def _attack(name: str, address: str) -> None:
-    os.nice(10)
-    ATTACKS[name](address)
+def _attack(crowds_of: Sequence[Callable[[], list[Crowd]]], address: str, *, in_order: bool) -> None:
+    os.nice(19)
+    crowds = [crowd for each in crowds_of for crowd in each()]
+    alone = len(crowds_of) == 1
+    order = one_by_one(crowds) if alone or in_order else mixed(crowds, CONNECTIONS_MAX)
+    attack(address, order, 0.0 if alone else TURN_S)
 
 
 class Attackers:
-    """Processes that attack, until the end of the ``with`` block."""
+    """A process that attacks, until the end of the ``with`` block."""
 
-    def __init__(self, names: Sequence[str], address: str) -> None:
+    def __init__(self, crowds_of: Sequence[Callable[[], list[Crowd]]], address: str, *, in_order: bool = False) -> None:
+        """``in_order``: each attack has all its connections before the next begins."""
         context = multiprocessing.get_context("spawn")
-        self._processes: list[BaseProcess] = [
-            context.Process(target=_attack, args=(name, address), daemon=True) for name in names
-        ]
+        self._process = context.Process(
+            target=_attack, args=(crowds_of, address), kwargs={"in_order": in_order}, daemon=True
+        )
+        self._has_work = bool(crowds_of)
 
     def __enter__(self) -> Self:
-        for process in self._processes:
-            process.start()
+        if self._has_work:
+            self._process.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self._processes:
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+        if self._has_work:
+            assert self._process.pid is not None
+            os.kill(self._process.pid, signal.SIGKILL)
+            self._process.join()

@@ -17,7 +17,7 @@ from jobstate_server.process import GAVE_UP
 from ..support.waiting import pause
 from .clients import CALL_TIMEOUT_S, Shared, Stubs
 from .history import MemorySample
-from .process import ServerProcess, resident_kib
+from .process import ServerProcess, memory_kib
 from .sabotage import ENDS_THE_PROCESS, RESTARTED
 
 STEPS_S = (1, 20, 70, 3_600, -1, -30, -3_600, -7_200)
@@ -126,7 +126,7 @@ class Nemesis:
         return next(stubs for each, stubs in zip(self._servers, self._stubs, strict=True) if each is server)
 
     def _sample(self) -> None:
-        self.memory += [MemorySample(server.pid, resident_kib(server.pid)) for server in self._servers]
+        self.memory += [MemorySample(server.pid, memory_kib(server.pid)) for server in self._servers]
 
     async def _kill(self) -> None:
         server = self._one()

@@ -46,10 +46,10 @@ TRACEBACK_MAX = 60
 """Lines in which a traceback names its exception."""
 
 
-def resident_kib(pid: int) -> int:
-    """The resident memory of a process."""
+def memory_kib(pid: int, what: str = "VmRSS") -> int:
+    """The resident memory of a process now; at its height as VmHWM."""
     for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{what}:"):
             return int(line.split()[1])
     return 0
 

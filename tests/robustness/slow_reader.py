@@ -17,7 +17,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from ..support.waiting import pause
 from .clients import Stubs
 from .history import History, MemorySample, Stream, Watcher, delivered
-from .process import ServerProcess, resident_kib
+from .process import ServerProcess, memory_kib
 from .recording import Recorder
 from .validators import broken
 
@@ -119,7 +119,7 @@ async def run(directory: Path, events: int, every_s: float, *, small: bool) -> O
             meanwhile = reader.received
             while reader.received < written:
                 await reader.read()
-            history.memory.append(MemorySample(server.pid, resident_kib(server.pid)))
+            history.memory.append(MemorySample(server.pid, memory_kib(server.pid)))
     finally:
         await server.stop()
     history.log, history.horizon = recorder.log(server.store)
@@ -143,7 +143,7 @@ async def _write(
     rounds = max(1, events // EVENTS_BETWEEN_SAMPLES)
     each = events // JOBS // rounds
     for _ in range(rounds):
-        history.memory.append(MemorySample(server.pid, resident_kib(server.pid)))
+        history.memory.append(MemorySample(server.pid, memory_kib(server.pid)))
         await asyncio.gather(*(report(index, each) for index in range(JOBS)))
     return JOBS * (2 + rounds * each)
 

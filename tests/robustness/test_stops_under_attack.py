@@ -55,7 +55,7 @@ async def test_a_server_under_attack_stops_in_time_and_loses_nothing_that_was_an
         answered = await fill(client)
         async with calling(client) as callers:
             await until(lambda: callers.ended > 5)
-            with Attackers([attack], server.address):
+            with Attackers([ATTACKS[attack]], server.address):
                 await attacked(server, callers, open_files(server.process.pid))
                 server.process.terminate()
                 async with asyncio.timeout(STOP_S + SLACK_S):
