@@ -84,6 +84,14 @@ class Calls:
         self.under_way = CallsUnderWay()
         self._ending: set[asyncio.Task[None]] = set()
         """Calls ended by us whose clients have not read so yet."""
+        self._is_closed = False
+
+    def close(self) -> None:
+        """gRPC's server is about to be destroyed: from now on calls are only cancelled.
+
+        Their contexts must not be used any more. gRPC does not check that its server is still there, and crashes.
+        """
+        self._is_closed = True
 
     def register(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
         """Serve every method of ``service`` by the servicer's method of the same name."""
@@ -185,13 +193,16 @@ class Calls:
         return partial(self._end_call, context, task)
 
     def _end_call(self, context: Context, task: asyncio.Task[Any], error: JobStateError) -> None:
-        # The status goes out behind what the client has not read; nobody here waits for that.
-        ending = asyncio.create_task(self._end(context, error))
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+        if not self._is_closed:
+            # The status goes out behind what the client has not read; nobody here waits for that.
+            ending = asyncio.create_task(self._end(context, error))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
         task.cancel()
 
     async def _end(self, context: Context, error: JobStateError) -> None:
+        if self._is_closed:
+            return
         connection = context.peer()
         try:
             # Refusing raises, here in a task where nobody is left to tell.

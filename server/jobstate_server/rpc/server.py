@@ -107,11 +107,15 @@ class GrpcServer:
         if self._server is None:
             return
         server, self._server = self._server, None
-        stopping = asyncio.create_task(server.stop(grace_s))
+        loop = asyncio.get_running_loop()
+        grace_ends = loop.time() + grace_s
+        # The grace is kept here, not by gRPC: ``close`` must come before gRPC destroys its server.
+        stopping = asyncio.create_task(server.stop(grace_s + 2 * READ_ANSWERS_S))
         idle = asyncio.create_task(self.calls.under_way.none())
-        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
-        # All has been answered: what is still open is not being read.
-        await asyncio.wait((stopping,), timeout=READ_ANSWERS_S)
+        await asyncio.wait((stopping, idle), timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        # If all has been answered, what is still open is not being read.
+        await asyncio.wait((stopping,), timeout=max(0.0, min(READ_ANSWERS_S, grace_ends - loop.time())))
+        self.calls.close()
         if not stopping.done():
             stopping.cancel()
             await server.stop(None)
