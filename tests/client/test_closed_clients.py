@@ -1,4 +1,4 @@
-"""Closing a client ends its watches, and everything else that is under way with one error of ours, at once."""
+"""Closing a client ends its watches, calls, waits and runs at once, with one error of ours."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_a_call_under_way_raises_that_the_client_was_closed_with_what_repe
     assert (error.request_id, async_error.value.request_id) == ("the-same-1", "the-same-1")
 
 
-def test_a_channel_that_was_closed_under_its_client_is_told_as_such(server: JobstateServer) -> None:
+def test_a_channel_that_was_closed_under_its_client_raises_that(server: JobstateServer) -> None:
     channel = grpc.insecure_channel(server.address)
     client = Client(channel=channel)
     client.create("default")

@@ -1,4 +1,4 @@
-"""Importing the library costs little beside importing gRPC, and nothing that only some need."""
+"""Importing the library costs little beside importing gRPC, and imports nothing that only some need."""
 
 from __future__ import annotations
 

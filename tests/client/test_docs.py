@@ -48,7 +48,7 @@ def test_an_example_runs(example: str, server: JobstateServer) -> None:
     run(example, server)
 
 
-def test_the_ten_lines_tell_the_life_of_a_job(server: JobstateServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_ten_lines_show_the_life_of_a_job(server: JobstateServer, capsys: pytest.CaptureFixture[str]) -> None:
     for example in examples(section("Ten lines")):
         run(example, server)
 
@@ -63,7 +63,7 @@ def test_the_ten_lines_are_no_more() -> None:
     assert len([line for line in first.splitlines() if line]) <= 10
 
 
-def test_the_example_of_the_readme_tells_the_life_of_a_job(
+def test_the_example_of_the_readme_shows_the_life_of_a_job(
     server: JobstateServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (example,) = [example for example in examples(README) if "jobstate_client" in example]

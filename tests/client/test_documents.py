@@ -1,4 +1,4 @@
-"""What users hand in as dicts, times and spans arrives as it was."""
+"""Dicts, times and spans arrive as they were sent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_whole_numbers_come_back_as_integers() -> None:
         (2**60, ValueError, "metadata.a.b[1]: 1152921504606846976 cannot be kept exactly"),
     ],
 )
-def test_what_cannot_travel_is_refused_with_its_place(value: Any, kind: type[Exception], told: str) -> None:
+def test_what_cannot_be_sent_is_refused_with_its_path(value: Any, kind: type[Exception], told: str) -> None:
     with pytest.raises(kind) as caught:
         struct_from({"a": {"b": [1, value]}}, "metadata")
 

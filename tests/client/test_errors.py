@@ -1,4 +1,4 @@
-"""Every reason of the contract has its error, with its facts as attributes; every error is exported."""
+"""Every reason of the contract is an error class, with its metadata as attributes; every error is exported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An exception inside a run fails the attempt with its code, and the event says what becomes of the job and why."""
+"""An exception in a run fails the attempt with its code, and the event says whether the job is retried, and why."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def is_retryable(error: BaseException) -> bool:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-async def test_an_exception_fails_the_attempt_and_the_event_tells_the_decision(
+async def test_an_exception_fails_the_attempt_and_the_event_has_the_decision(
     either: Any, client: Client, case: Case
 ) -> None:
     new = NewJob(case.job_type, max_retries=case.max_retries)

@@ -1,4 +1,4 @@
-"""A run that is alive is never taken for stale: it beats within what its type allows, whatever holds up its handler."""
+"""A run that is alive never goes stale: it sends heartbeats often enough, whatever blocks its handler."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def policy(name: str, threshold_s: float) -> JobType:
     return JobType(name, 3, None, zero, zero, 0.0, timedelta(seconds=threshold_s), True)
 
 
-def test_three_beats_arrive_within_the_timeouts_that_a_type_allows() -> None:
+def test_three_heartbeats_arrive_within_the_threshold_of_a_type() -> None:
     known = HeartbeatIntervals()
     known.update(JobTypes((policy("touchy", 10), policy("calm", 3_600), policy("default", 60)), strict=False))
 
@@ -72,7 +72,7 @@ def test_what_is_known_counts_for_a_while_and_stays_when_asking_fails() -> None:
     assert known.interval_s("touchy") == 10 / HEARTBEATS_PER_THRESHOLD
 
 
-async def test_a_run_beats_as_its_type_asks(either: Any) -> None:
+async def test_a_run_sends_heartbeats_as_often_as_its_type_needs(either: Any) -> None:
     for job_type, heartbeat_s in (("touchy", 0.25), ("calm", 30.0), ("default", 30.0)):
         async with Either(either.run(await done(either.create(job_type)))) as run:
             assert run._reports.heartbeat_s == heartbeat_s

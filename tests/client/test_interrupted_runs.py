@@ -1,4 +1,4 @@
-"""A run that is interrupted while it begins or ends loses no work and leaves no attempt behind."""
+"""A run that is interrupted while it begins or ends loses no work and leaves no attempt claimed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def leaving(client: AsyncClient, job: Any, begun: asyncio.Event, server: J
         begun.set()
 
 
-async def test_a_finished_run_that_is_cancelled_while_it_leaves_is_told_all_the_same(
+async def test_a_finished_run_that_is_cancelled_while_it_leaves_is_reported_all_the_same(
     async_client: AsyncClient, server: JobstateServer, client: Client
 ) -> None:
     job, begun = await async_client.create("default"), asyncio.Event()
@@ -190,7 +190,7 @@ def test_ctrl_c_while_a_job_is_created_starts_nothing(client: Client, monkeypatc
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it was sent", "after it was answered"])
 @pytest.mark.parametrize("fails", [False, True], ids=["completing", "failing"])
-def test_ctrl_c_while_a_run_leaves_tells_the_end_all_the_same(
+def test_ctrl_c_while_a_run_leaves_reports_the_end_all_the_same(
     client: Client, monkeypatch: pytest.MonkeyPatch, after: bool, fails: bool
 ) -> None:
     job = client.create("default")

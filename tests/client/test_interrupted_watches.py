@@ -1,4 +1,4 @@
-"""A read of a watch that is cancelled or interrupted loses nothing and ends nothing; an error is told again."""
+"""A cancelled or interrupted read of a watch loses nothing and ends nothing; an error is raised again."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_a_watch_whose_opening_was_cancelled_opens_when_asked_again(
     watch.close()
 
 
-async def test_a_cancelled_read_goes_on_over_a_restart(
+async def test_a_cancelled_read_continues_over_a_restart(
     async_client: AsyncClient, client: Client, server: JobstateServer
 ) -> None:
     async with async_client.watch() as watch:
@@ -94,7 +94,7 @@ async def test_two_tasks_may_wait_for_a_watch_and_each_item_goes_to_one(
     assert sorted(event.job.id for event in seen) == [f"job-{number}" for number in range(4)]
 
 
-async def test_a_watch_that_is_forgotten_while_a_cancelled_read_goes_on_is_collected(async_client: AsyncClient) -> None:
+async def test_a_watch_that_is_deleted_while_a_cancelled_read_continues_is_collected(async_client: AsyncClient) -> None:
     watch: Any = async_client.watch()
     await cancelled_read(watch)
     task, forgotten = watch._reading, weakref.ref(watch)
@@ -133,7 +133,7 @@ async def test_a_watch_that_failed_fails_again_and_does_not_seem_complete(either
             await following(watch)
 
 
-async def test_a_watch_that_was_told_all_is_complete_for_good(either: Any, client: Client) -> None:
+async def test_a_watch_that_has_ended_stays_ended(either: Any, client: Client) -> None:
     client.create("default")
     watch = either.watch(start="earliest", follow=False)
 
@@ -143,7 +143,7 @@ async def test_a_watch_that_was_told_all_is_complete_for_good(either: Any, clien
             await done(following(watch))
 
 
-def test_a_watch_of_a_client_that_nobody_holds_goes_on(server: JobstateServer, client: Client) -> None:
+def test_a_watch_of_a_client_that_nobody_holds_continues(server: JobstateServer, client: Client) -> None:
     watch = Client(server.address).watch(start="earliest")
     gc.collect()
     client.create("default", id="first")

@@ -1,4 +1,4 @@
-"""The job of a worker process that was killed, or held up, is found, retried, and done by another worker process."""
+"""The job of a worker process that was killed or stopped is retried and done by another worker process."""
 
 from __future__ import annotations
 

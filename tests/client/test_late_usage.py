@@ -1,4 +1,4 @@
-"""What an attempt used is booked although its last report was refused: by runs, by calls, by both clients."""
+"""The usage of an attempt is counted although its last report was refused: by runs, by calls, by both clients."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def test_a_run_that_was_superseded_books_what_it_used_also_when_its_body_f
     assert (attempt.tokens, attempt.cost) == (900, 0.125)
 
 
-async def test_a_run_without_usage_that_was_cancelled_tells_nothing_more(either: Any) -> None:
+async def test_a_run_without_usage_that_was_cancelled_reports_nothing_more(either: Any) -> None:
     job = await done(either.create("default"))
 
     async def work() -> None:
@@ -143,7 +143,7 @@ async def test_a_run_without_usage_that_was_cancelled_tells_nothing_more(either:
     assert events[-1].type is EventType.CANCELLED
 
 
-async def test_usage_is_told_by_hand_of_any_attempt(either: Any) -> None:
+async def test_usage_of_any_attempt_is_reported_by_hand(either: Any) -> None:
     job = await superseded(either)
 
     told = await done(either.report_usage(job, tokens=12))
@@ -158,7 +158,7 @@ async def test_usage_is_told_by_hand_of_any_attempt(either: Any) -> None:
             await done(either.report_usage(job.id, **wrong))
 
 
-def test_only_refusals_that_end_an_attempt_tell_usage() -> None:
+def test_only_refusals_that_end_an_attempt_report_usage() -> None:
     late = AttemptSuperseded("over")
     named = operations.complete("job", attempt=2, tokens=1)
 

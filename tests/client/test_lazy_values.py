@@ -1,4 +1,4 @@
-"""Jobs and events are decoded field by field, and nobody can tell."""
+"""Jobs and events that are decoded field by field behave like values that were made at once."""
 
 from __future__ import annotations
 

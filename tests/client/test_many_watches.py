@@ -1,4 +1,4 @@
-"""A client opens a further connection before the streams of one are used up, so that no watch waits without a word."""
+"""A client opens another connection before the streams of one are used up, so that no watch is blocked."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_more_watches_than_a_connection_takes_are_open_at_once_in_threads(
         assert all(await asyncio.to_thread(watched, at))
 
 
-def test_a_place_that_was_given_back_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_released_connection_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_connections, "WATCHES_PER_CONNECTION_MAX", 2)
     taken = WatchConnections()
 

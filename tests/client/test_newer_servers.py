@@ -1,4 +1,4 @@
-"""What a newer server tells keeps its name, or its number: in values, in counts, in errors and on the command line."""
+"""A value of a newer server keeps its name or its number: in values, counts, errors and on the command line."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_such_a_value_is_the_same_however_often_it_comes() -> None:
     assert pickle.loads(pickle.dumps(State.QUEUED)) is State.QUEUED  # noqa: S301
 
 
-def test_an_event_of_a_type_that_is_not_named_is_told_with_its_name() -> None:
+def test_an_event_of_an_unknown_type_has_its_name() -> None:
     event = decoding.event(EVENT)
 
     assert (event.type, event.name, event.previous_state) == ("UNKNOWN_77", "processing-job.moved", "UNKNOWN_99")
@@ -131,7 +131,7 @@ def told(capsys: pytest.CaptureFixture[str], address: str, *command: str) -> str
 
 
 @pytest.mark.parametrize("json", [(), ("--json",)])
-def test_the_command_line_tells_names_and_numbers(capsys: pytest.CaptureFixture[str], json: tuple[str, ...]) -> None:
+def test_the_command_line_shows_names_and_numbers(capsys: pytest.CaptureFixture[str], json: tuple[str, ...]) -> None:
     with newer_server() as address:
         stats = told(capsys, address, *json, "stats")
         listed = told(capsys, address, *json, "list")

@@ -1,4 +1,4 @@
-"""Both clients do everything that the service does, and the same."""
+"""Both clients have every operation of the service, and the same ones."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def test_a_job_is_taken_through_its_life(either: Any) -> None:
     assert (completed.estimated_tokens, completed.estimated_cost) == (20, 0.5)
 
 
-async def test_a_failure_tells_everything_and_is_retried(either: Any, server: JobstateServer) -> None:
+async def test_a_failure_has_every_fact_and_is_retried(either: Any, server: JobstateServer) -> None:
     job = await done(either.start(await done(either.create("clean_transcript"))))
     failed = await done(either.fail(job, "RATE_LIMITED", "too many", details={"limit": 5}, retry_delay=7.0))
     server.advance(7.0)
@@ -235,7 +235,7 @@ async def test_the_jobs_are_summed_up(either: Any) -> None:
     assert list(some.job_types) == ["default"]
 
 
-async def test_policies_tell_the_waits_before_retries(either: Any) -> None:
+async def test_policies_have_the_waits_before_retries(either: Any) -> None:
     known = await done(either.job_types())
     policy = next(policy for policy in known.types if policy.name == "clean_transcript")
 
@@ -243,7 +243,7 @@ async def test_policies_tell_the_waits_before_retries(either: Any) -> None:
     assert [policy.backoff_delay(count).total_seconds() for count in (0, 1, 2, 10, 5_000)] == [1, 2, 4, 30, 30]
 
 
-async def test_duties_are_run_and_report(either: Any, server: JobstateServer) -> None:
+async def test_maintenance_tasks_are_run_and_return_their_results(either: Any, server: JobstateServer) -> None:
     silent = await done(either.start(await done(either.create("clean_transcript", id="silent", attempt_timeout=0))))
     await done(either.cancel(await done(either.create("default", id="old"))))
     server.advance(timedelta(days=31))
@@ -295,5 +295,5 @@ async def test_states_and_kinds_of_events_are_named_in_any_case(either: Any) -> 
         either.list(states=["unknown"])
 
 
-def test_the_library_tells_its_version() -> None:
+def test_the_library_has_its_version() -> None:
     assert jobstate_client.__version__ == version("jobstate-grpc")

@@ -1,4 +1,4 @@
-"""A worker takes jobs in the order in which they became ready, and what waits for it loses nothing by that."""
+"""A worker takes jobs in the order in which they became ready, and a job loses nothing by waiting."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def completed(client: Client, count: int) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_busy_worker_with_a_long_backlog_completes_what_failed_once_and_nothing_goes_stale() -> None:
+def test_a_busy_worker_with_many_waiting_jobs_completes_what_failed_once_and_nothing_goes_stale() -> None:
     with serving(job_types={"clean_transcript": {"stale_threshold": f"{STALE_S}s"}}) as server:
         client = server.client()
         created = client.create_many(NewJob("clean_transcript") for _ in range(FAILING + OTHERS))

@@ -1,4 +1,4 @@
-"""One word for what happens to a job, in every view."""
+"""Every view uses the same phases."""
 
 from __future__ import annotations
 

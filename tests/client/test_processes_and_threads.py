@@ -1,4 +1,4 @@
-"""A client belongs to the process that uses it, and leaves no thread behind when nobody has it any more."""
+"""A client belongs to the process that uses it, and leaves no thread behind when it is garbage collected."""
 
 from __future__ import annotations
 

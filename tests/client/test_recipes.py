@@ -1,4 +1,4 @@
-"""Every program of docs/recipes.md does what it says, as a process of its own beside a server process."""
+"""Every program of docs/recipes.md does what it says, in its own process beside a server process."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_no_recipe_is_left_out() -> None:
     assert [heading for heading in headings if len(examples(section(heading, PAGE))) > 1] == ["Many jobs at once"]
 
 
-def test_waiting_tells_the_end_of_one_job_and_of_several(start: Start) -> None:
+def test_waiting_shows_the_end_of_one_job_and_of_several(start: Start) -> None:
     lines = said(start("Wait for a job"))
 
     assert re.fullmatch(r"\S+ CANCELLED None", lines[0])
@@ -116,7 +116,7 @@ def test_the_dashboard_follows_over_a_kill_of_the_server(start: Start, store: Pa
     assert set(lines) <= {"PROCESSING 1, QUEUED 2"}
 
 
-def test_the_worker_does_its_jobs_and_stops_when_told_to(start: Start, client: Client, tmp_path: Path) -> None:
+def test_the_worker_does_its_jobs_and_stops_when_asked_to(start: Start, client: Client, tmp_path: Path) -> None:
     (tmp_path / "episode.txt").write_text(" one \n two words \n", "utf-8")
     worker = start("A worker")
     client.create("clean_transcript", id="good", source_id="episode.txt")
@@ -133,7 +133,7 @@ def test_the_worker_does_its_jobs_and_stops_when_told_to(start: Start, client: C
     assert worker.process.returncode == 0
 
 
-def test_a_look_tells_what_has_ended_since_the_last_one(start: Start, client: Client) -> None:
+def test_a_look_shows_what_has_ended_since_the_last_one(start: Start, client: Client) -> None:
     def end(job_id: str) -> None:
         client.complete(client.start(client.create("default", id=job_id)))
 
@@ -236,7 +236,7 @@ def test_every_event_is_forwarded_though_forwarder_and_receiver_fail(
     assert taken == log
 
 
-def test_a_forwarder_that_runs_again_goes_on_where_it_was(
+def test_a_forwarder_that_runs_again_continues_where_it_was(
     start: Start, client: Client, receiver: Receiver, tmp_path: Path
 ) -> None:
     kept, cursor = tmp_path / "forwarded.cursor", ""

@@ -1,4 +1,4 @@
-"""Reports on their way: merged, in order, sent again when it is not known whether they arrived."""
+"""Reports are merged, sent in order, and sent again when it is unknown whether they arrived."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_a_report_that_was_refused_for_now_is_sent_again_before_the_ending(box: 
 @pytest.mark.parametrize(
     "reason", ["ATTEMPT_SUPERSEDED", "TRANSITION_NOT_ALLOWED", "JOB_NOT_FOUND", "ATTEMPT_REQUIRED"]
 )
-def test_an_attempt_that_is_over_is_told_and_nothing_more_is_sent_of_it(box: Box, reason: str) -> None:
+def test_an_attempt_that_is_over_raises_that_and_nothing_more_is_sent_of_it(box: Box, reason: str) -> None:
     reports = box.reports(heartbeat_s=1.0)
     box.report(reports, 10)
     box.send()
@@ -274,7 +274,7 @@ def test_an_ending_that_waits_for_a_report_that_is_refused_is_over_with_it(box: 
     assert box.send() == []
 
 
-def test_a_report_that_is_not_acceptable_is_told_once(box: Box) -> None:
+def test_a_rejected_report_raises_its_error_once(box: Box) -> None:
     reports = box.reports()
     box.report(reports, 10)
     box.send()
@@ -285,7 +285,7 @@ def test_a_report_that_is_not_acceptable_is_told_once(box: Box) -> None:
     box.report(reports, 20)
 
 
-def test_timeouts_is_broken_by_heartbeats(box: Box) -> None:
+def test_heartbeats_are_sent_between_reports(box: Box) -> None:
     reports = box.reports(heartbeat_s=30.0)
     box.reports("mute")
     box.now += 29.0
@@ -302,7 +302,7 @@ def test_timeouts_is_broken_by_heartbeats(box: Box) -> None:
     assert box.queue.next_batch_in_s(box.now) == 30.0
 
 
-def test_a_stream_that_is_refused_for_what_it_carried_tells_those_whose_it_was(box: Box) -> None:
+def test_a_stream_that_is_refused_for_what_it_carried_fails_those_whose_reports_it_carried(box: Box) -> None:
     culprit, other = box.reports("culprit"), box.reports("other")
     box.report(culprit, 10)
     box.send()
@@ -315,7 +315,7 @@ def test_a_stream_that_is_refused_for_what_it_carried_tells_those_whose_it_was(b
         box.report(culprit, 20)
 
 
-def test_waits_between_streams_grow_and_begin_anew_after_an_answer(box: Box) -> None:
+def test_waits_between_streams_grow_and_start_again_after_an_answer(box: Box) -> None:
     waits = [box.queue.stream_ended(errors.Unreachable("gone"), box.now) for _ in range(10)]
     reports = box.reports()
     box.report(reports, 10)

@@ -1,4 +1,4 @@
-"""The sender of reports goes on whatever happens to it, and every run hears the end of its own."""
+"""The report sender survives every failure, and every run gets the outcome of its end."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_answer_to_nothing_breaks_the_stream() -> None:
         ReportQueue().handle_response(pb.StreamUpdatesResponse(batch=1), 0.0)
 
 
-def test_an_update_that_cannot_be_sent_is_told_to_its_run_alone(
+def test_an_update_that_cannot_be_sent_fails_its_run_alone(
     two_attempts: tuple[ReportQueue, list[AttemptReports]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue, (culprit, other) = two_attempts
@@ -164,7 +164,7 @@ async def test_a_stream_that_cannot_be_opened_is_opened_again(either: Any, error
     assert left == [0]
 
 
-async def test_reports_go_on_when_grpc_gives_up_a_call_as_if_its_task_was_cancelled(
+async def test_reports_continue_when_grpc_gives_up_a_call_as_if_its_task_was_cancelled(
     async_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What grpc.aio does when it cannot write, behind a proxy whose server was killed."""
@@ -191,7 +191,7 @@ async def until_open(calls: list[Any]) -> None:
     await waiting.until(lambda: calls)
 
 
-async def test_a_reporting_task_that_was_cancelled_goes_on_for_its_runs(async_client: AsyncClient) -> None:
+async def test_a_reporting_task_that_was_cancelled_continues_for_its_runs(async_client: AsyncClient) -> None:
     async with async_client.run(await async_client.create("default")) as run:
         run.progress(10)
         await asyncio.sleep(0)
@@ -219,7 +219,7 @@ async def test_a_reporting_task_that_died_is_replaced(async_client: AsyncClient)
     assert (ended.state, ended.progress_message) == (State.COMPLETED, "went on")
 
 
-async def test_a_reporting_thread_that_died_is_replaced_and_that_is_said(
+async def test_a_reporting_thread_that_died_is_replaced_and_that_is_logged(
     client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)

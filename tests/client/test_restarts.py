@@ -1,4 +1,4 @@
-"""Watches of both clients tell everything once and in order while the server process is killed and restarted."""
+"""Watches of both clients yield everything once and in order while the server is killed and restarted."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def live(store: Path, address: str, watchers: list[Seen], turn: int) -> None:
 
 
 @pytest.mark.timeout(300)  # Each restart is a new process.
-async def test_both_watches_tell_everything_once_over_20_restarts(
+async def test_both_watches_yield_everything_once_over_20_restarts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_session, "RESUME_DELAY_S_MAX", 0.2)

@@ -1,4 +1,4 @@
-"""A run starts, reports and ends one attempt, whatever becomes of its body."""
+"""A run starts, reports and ends one attempt, whatever happens in its block."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_many_reports_become_few_events(either: Any, client: Client, job: 
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-async def test_an_exception_fails_the_attempt_and_goes_on(
+async def test_an_exception_fails_the_attempt_and_is_raised_on(
     either: Any, job: Any, error: BaseException, code: str, message: str | None, retryable: bool
 ) -> None:
     with pytest.raises(type(error)) as raised:
@@ -158,7 +158,7 @@ async def test_a_failure_carries_details_and_its_own_delay(either: Any, job: Any
     ],
     ids=["details that are not JSON", "a delay below zero", "too many details"],
 )
-async def test_a_failure_is_told_whatever_it_is_adorned_with(either: Any, job: Any, failure: JobFailure) -> None:
+async def test_a_failure_is_reported_whatever_it_carries(either: Any, job: Any, failure: JobFailure) -> None:
     with pytest.raises(JobFailure):
         async with Either(either.run(job)):
             raise failure
@@ -202,7 +202,9 @@ async def test_a_silent_run_learns_of_it_by_its_heartbeats(either: Any, client: 
         await work()
 
 
-async def test_a_result_that_comes_too_late_is_refused_and_told(either: Any, job: Any, server: JobstateServer) -> None:
+async def test_a_result_that_comes_too_late_is_refused_and_raised(
+    either: Any, job: Any, server: JobstateServer
+) -> None:
     second: Any = None
 
     async def work() -> None:
@@ -260,7 +262,7 @@ async def test_a_result_that_the_server_refuses_fails_the_attempt(either: Any, j
     assert (failed.state, failed.last_error.code) == (State.RETRYING, "INVALID_FIELD")
 
 
-async def test_a_last_report_that_is_refused_is_told_but_does_not_cost_the_work(either: Any) -> None:
+async def test_a_last_report_that_is_refused_is_raised_but_does_not_cost_the_work(either: Any) -> None:
     job = await done(either.create("default", metadata={"a": "x" * (DOCUMENT_BYTES_MAX // 2)}))
 
     with pytest.raises(InvalidField):
@@ -280,13 +282,13 @@ async def test_a_bad_report_is_refused_where_it_is_made(either: Any, job: Any) -
     assert (await done(either.get(job))).state is State.COMPLETED
 
 
-async def test_an_end_that_cannot_be_told_is_raised(either: Any, job: Any, server: JobstateServer) -> None:
+async def test_an_end_that_cannot_be_reported_is_raised(either: Any, job: Any, server: JobstateServer) -> None:
     with pytest.raises(Unreachable, match="the end of first could not be sent"):
         async with Either(either.run(job, patience=0.2)):
             server.stop()
 
 
-async def test_iterating_tells_how_far_it_has_come(either: Any, job: Any) -> None:
+async def test_iterating_reports_how_far_it_has_come(either: Any, job: Any) -> None:
     async with Either(either.run(job)) as run:
         seen = list(run.track("abcd"))
 

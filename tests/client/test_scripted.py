@@ -1,4 +1,4 @@
-"""The synchronous client against servers that do what real ones seldom do, by grpcio-testing and by hand."""
+"""The synchronous client against scripted servers, which do what real ones seldom do."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_facts_are_read_from_a_refusal(script: Script) -> None:
     assert refused().job_id == "first"
 
 
-def test_a_drained_watch_goes_on_from_the_cursor_it_was_given(script: Script) -> None:
+def test_a_drained_watch_continues_from_the_cursor_it_was_given(script: Script) -> None:
     watch = script.client.watch(start="earliest")
     with in_thread(lambda: [next(watch), next(watch)]) as events:
         request, call = script.stream()

@@ -1,4 +1,4 @@
-"""A watch whose stream is dead without a word is given up after three missing heartbeats, and goes on."""
+"""A watch whose stream is silently dead is resumed after three missing heartbeats."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def first_of(kind: Any, address: str, **options: Any) -> Any:
 
 
 @CLIENTS
-async def test_after_three_missing_heartbeats_a_watch_goes_on_where_it_was(kind: Any) -> None:
+async def test_after_three_missing_heartbeats_a_watch_continues_where_it_was(kind: Any) -> None:
     async with silent([SYNCED], [EVENT]) as server:
         event = await first_of(kind, server.address)
 

@@ -1,4 +1,4 @@
-"""Ten workers that follow the events of one server do each of 1,000 attempts once. The store has the last word."""
+"""Ten workers that watch one server do each of 1,000 attempts once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``jobstate_client.testing`` gives the tests of others a real server."""
+"""``jobstate_client.testing`` gives other tests a real server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_fixture_is_found_by_naming_the_plugin(jobstate_server: JobstateServ
     assert jobstate_server.client().create("default").state is State.QUEUED
 
 
-def test_time_passes_as_told_and_what_is_due_has_happened(jobstate_server: JobstateServer) -> None:
+def test_time_passes_by_advance_and_what_is_due_has_happened(jobstate_server: JobstateServer) -> None:
     client, before = jobstate_server.client(), jobstate_server.now
     jobs = client.create_many(NewJob("clean_transcript") for _ in range(300))
     for job in jobs:
@@ -62,7 +62,7 @@ async def test_there_is_an_asyncio_client_too(jobstate_server: JobstateServer) -
         assert (await client.create("default")).state is State.QUEUED
 
 
-def test_settings_that_cannot_work_are_told_and_leave_nothing_behind(tmp_path: Path) -> None:
+def test_settings_that_cannot_work_are_refused_and_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no_such_setting"):
         JobstateServer(tmp_path, no_such_setting=1)
 

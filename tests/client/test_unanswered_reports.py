@@ -1,4 +1,4 @@
-"""A batch of reports that is not answered makes a new stream: runs end although theirs was dead without a word."""
+"""A batch of reports that is not answered makes a new stream: runs end although their stream was silently dead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments are judged where they are given, by the server's own rules, and none is ignored."""
+"""Arguments are validated when they are given, by the server's own rules, and none is ignored."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ async def test_what_a_channel_has_already_is_refused_beside_it() -> None:
     ],
     ids=str,
 )
-async def test_the_terms_of_a_run_are_judged_when_it_is_made(either: Any, terms: Any) -> None:
+async def test_the_options_of_a_run_are_validated_when_it_is_made(either: Any, terms: Any) -> None:
     makes: list[Callable[[], Any]] = [
         lambda: either.run("first", **terms),
         lambda: either.worker(print, job_types=["work"], **terms),

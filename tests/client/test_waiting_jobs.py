@@ -1,4 +1,4 @@
-"""What a worker could start, as it learns of it."""
+"""The jobs that wait for a worker, as a worker learns of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def told(client: Client) -> Callable[[str], Job]:
     return lambda job_id: client.create("work", id=job_id)
 
 
-def test_the_backlog_holds_free_jobs_until_they_are_taken(client: Client, told: Callable[[str], Job]) -> None:
+def test_waiting_jobs_are_held_until_they_are_claimed(client: Client, told: Callable[[str], Job]) -> None:
     held = WaitingJobs()
     jobs = [told("a"), told("b")]
     for job in (*jobs, *jobs):
@@ -32,7 +32,7 @@ def test_the_backlog_holds_free_jobs_until_they_are_taken(client: Client, told: 
     assert not held.needs_listing
 
 
-def test_the_backlog_is_listed_again_when_it_overflowed_and_is_used_up(
+def test_the_jobs_are_listed_again_when_there_were_too_many_and_all_are_used_up(
     told: Callable[[str], Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting_jobs, "WAITING_JOBS_MAX", 1)
@@ -48,7 +48,7 @@ def test_the_backlog_is_listed_again_when_it_overflowed_and_is_used_up(
     assert held.needs_listing
 
 
-def test_the_backlog_chooses_in_the_order_in_which_jobs_became_ready_then_by_id(told: Callable[[str], Job]) -> None:
+def test_waiting_jobs_are_tried_in_the_order_in_which_they_became_ready_then_by_id(told: Callable[[str], Job]) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     ready = {"a": 30, "b": 10, "c": 20, "retry": 15, "tie-2": 40, "tie-1": 40}
     jobs = [replace(told(job_id), create_time=at + timedelta(seconds=ready[job_id])) for job_id in ready]
@@ -74,7 +74,7 @@ def test_a_retry_of_a_job_that_is_held_stands_where_its_wait_was_over(told: Call
     assert [held.pop() for _ in range(3)] == ["second", "first", None]
 
 
-def test_the_backlog_chooses_among_more_while_others_are_quicker(
+def test_the_choice_is_among_more_jobs_while_other_workers_are_faster(
     told: Callable[[str], Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting_jobs, "RANDOM_CHOICE_MAX", 2)

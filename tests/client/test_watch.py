@@ -1,4 +1,4 @@
-"""A watch tells everything once and in order, over restarts, crashes and drains, and knows where to go on."""
+"""A watch yields everything once and in order, over restarts, crashes and drains, and has its position."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def sequences_until(watch: Any, job_id: str) -> list[int]:
             return found
 
 
-async def test_events_tell_what_happened(either: Any, server: JobstateServer) -> None:
+async def test_events_have_what_happened(either: Any, server: JobstateServer) -> None:
     job = await done(either.start(await done(either.create("clean_transcript", id="first", metadata={"a": 1}))))
     await done(either.progress(job, 50, "half way"))
     await done(either.fail(job, "BROKEN", "it broke"))
@@ -132,7 +132,7 @@ async def test_the_cursor_waits_for_the_last_event_of_a_response(either: Any) ->
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_nothing_is_missed_or_told_twice_over_restarts(
+async def test_nothing_is_missed_or_yielded_twice_over_restarts(
     either: Any, client: Client, server: JobstateServer
 ) -> None:
     async with Either(either.watch()) as watch:
@@ -159,7 +159,7 @@ def change_and_restart(client: Client, server: JobstateServer) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_nothing_is_missed_or_told_twice_when_the_server_is_killed(tmp_path: Path) -> None:
+async def test_nothing_is_missed_or_yielded_twice_when_the_server_is_killed(tmp_path: Path) -> None:
     listen = ("--listen", f"127.0.0.1:{free_port()}")
     path = tmp_path / "jobs.db"
     ids = [f"job-{number}" for number in range(4)]
@@ -210,7 +210,7 @@ async def test_a_watch_until_final_ends_with_the_job(either: Any) -> None:
         assert [event.type for event in await items(watch)] == [EventType.COMPLETED]
 
 
-async def test_an_expired_cursor_is_told_to_the_caller(either: Any, server: JobstateServer) -> None:
+async def test_an_expired_cursor_is_raised_to_the_caller(either: Any, server: JobstateServer) -> None:
     job = await done(either.create("default"))
     watch = either.watch(start="earliest", follow=False)
     await items(watch)
@@ -255,7 +255,7 @@ async def test_a_task_that_watches_can_be_cancelled(async_client: Any) -> None:
         await watching_task
 
 
-def test_a_server_that_was_never_there_is_told_in_time() -> None:
+def test_a_server_that_was_never_there_is_reported_in_time() -> None:
     address = f"127.0.0.1:{free_port()}"
     with Client(address, timeout=0.3) as hasty, pytest.raises(Unreachable):
         next(hasty.watch())

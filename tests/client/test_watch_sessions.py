@@ -1,4 +1,4 @@
-"""The course of a watch, without a network: what is asked for, when the cursor moves, how long is waited."""
+"""A watch session without a network: what it requests, when the cursor moves, how long it waits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unreachable() -> errors.Unreachable:
     return errors.Unreachable("nobody there", code=grpc.StatusCode.UNAVAILABLE)
 
 
-def test_a_watch_from_a_cursor_begins_there_and_goes_on_from_what_was_handed_out() -> None:
+def test_a_watch_from_a_cursor_begins_there_and_continues_from_what_was_handed_out() -> None:
     watch = course(cursor="c0")
 
     assert (watch.cursor, watch.next_request().cursor) == ("c0", "c0")
@@ -49,7 +49,7 @@ def test_the_cursor_moves_with_the_last_event_of_a_response() -> None:
     assert cursors == ["c0", "c0", "c3"]
 
 
-def test_a_heartbeat_and_a_kind_of_a_later_server_move_the_cursor_and_tell_nothing() -> None:
+def test_a_heartbeat_and_a_kind_of_a_later_server_move_the_cursor_and_yield_nothing() -> None:
     watch = course()
 
     assert list(watch.items(response("HEARTBEAT", "c1"))) == []
@@ -94,7 +94,7 @@ def test_draining_is_waited_out_as_the_server_asked() -> None:
     assert watch.next_request().cursor == "c1"
 
 
-def test_waits_grow_to_their_limit_and_begin_anew_after_an_answer() -> None:
+def test_waits_grow_to_their_limit_and_start_again_after_an_answer() -> None:
     watch = course(connect_s=1e9)
     waits = [watch.resume_delay_s(unreachable()) for _ in range(20)]
     list(watch.items(response("HEARTBEAT", "c1")))

@@ -1,4 +1,4 @@
-"""Workers do every attempt once between them, fail what fails, and stop when told to."""
+"""Workers do every attempt once between them, fail what fails, and stop when asked to."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def events_until(client: Client, count: int, *types: EventType) -> list[Event]:
     return found
 
 
-def test_workers_go_on_over_restarts_of_the_server(
+def test_workers_continue_over_restarts_of_the_server(
     client: Client, server: JobstateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobstate_server.watch.session.RECONNECT_SPREAD", 1)
@@ -60,7 +60,7 @@ def test_workers_go_on_over_restarts_of_the_server(
     assert sorted(done) == sorted((f"job-{turn}-{number}", 1) for turn in range(3) for number in range(10))
 
 
-def test_a_handler_that_fails_fails_the_attempt_and_the_worker_goes_on(
+def test_a_handler_that_fails_fails_the_attempt_and_the_worker_continues(
     client: Client, server: JobstateServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def work(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""A worker goes on whatever its handlers raise, stops in order when told to, and never dies in silence."""
+"""A worker continues whatever its handlers raise, stops in order, and never dies silently."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def work_off(client: Any, handler: Callable[[Run], Any], count: int, concu
     [asyncio.CancelledError("mine"), Odd("oops"), GeneratorExit(), StopIteration(), StopAsyncIteration()],
     ids=lambda error: type(error).__name__,
 )
-async def test_any_exception_fails_its_attempt_and_the_worker_goes_on(
+async def test_any_exception_fails_its_attempt_and_the_worker_continues(
     either: Any, client: Client, error: BaseException
 ) -> None:
     def work(run: Run) -> dict[str, int]:
@@ -152,7 +152,7 @@ def call(function: Callable[[Run], Any], run: Run) -> Any:
     return function(run)
 
 
-def test_what_a_coroutine_leaves_in_a_worker_for_threads_is_told(client: Client) -> None:
+def test_a_coroutine_function_in_a_worker_for_threads_is_refused(client: Client) -> None:
     async def coroutine(run: Run) -> None:
         pass
 
@@ -331,7 +331,7 @@ def test_the_first_ctrl_c_stops_a_worker_in_order(tmp_path: Path, program: str) 
 
 
 @PROGRAMS
-def test_the_second_ctrl_c_gives_up_and_tells_so(tmp_path: Path, program: str) -> None:
+def test_the_second_ctrl_c_gives_up_and_says_so(tmp_path: Path, program: str) -> None:
     with server_process(tmp_path / "jobs.db") as (_, address), Client(address) as client:
         client.create("work", id="first")
         log = tmp_path / "worker.log"

@@ -1,4 +1,4 @@
-"""How tests run the command line: in this process, in one of its own, or in one of its own at a terminal."""
+"""Runs the command line for tests: in this process, in its own process, or in its own process on a terminal."""
 
 from __future__ import annotations
 

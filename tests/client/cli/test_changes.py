@@ -1,4 +1,4 @@
-"""Commands that change a job: what they do, say and refuse."""
+"""The commands that change a job: what they do, print and refuse."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_create_makes_a_job_of_everything_it_was_given(server: JobstateServer, c
     assert job.metadata == {"language": "en", "pages": [1, 2]}
 
 
-def test_a_whole_life_is_told_in_sentences(server: JobstateServer) -> None:
+def test_a_whole_life_is_shown_in_sentences(server: JobstateServer) -> None:
     run(server, "create", "clean_transcript", "--id", "first")
     told = [
         run(server, "start", "first", "--worker", "me").out,
@@ -51,7 +51,7 @@ def test_a_whole_life_is_told_in_sentences(server: JobstateServer) -> None:
     ]
 
 
-def test_usage_is_told_of_an_attempt_that_has_ended(server: JobstateServer, client: Client) -> None:
+def test_usage_of_an_ended_attempt_is_reported(server: JobstateServer, client: Client) -> None:
     job = client.start(client.create("clean_transcript", id="first"))
     client.cancel(job)
 
@@ -89,7 +89,7 @@ def test_usage_of_an_attempt_that_never_was_is_refused_by_its_option(server: Job
     assert "--attempt" in result.err
 
 
-def test_a_failure_tells_what_follows(server: JobstateServer, client: Client) -> None:
+def test_a_failure_says_what_follows(server: JobstateServer, client: Client) -> None:
     client.start(client.create("clean_transcript", id="first"))
     client.start(client.create("clean_transcript", id="second"))
     failed = run(
@@ -191,7 +191,7 @@ def test_a_refusal_is_json_on_standard_error_for_programs(server: JobstateServer
     assert error["hint"]
 
 
-def test_every_bad_field_is_told(server: JobstateServer) -> None:
+def test_every_invalid_field_is_shown(server: JobstateServer) -> None:
     result = run(server, "create", "bad type", "--id", "bad id")
 
     assert result.code == 1

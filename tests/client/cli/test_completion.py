@@ -1,4 +1,4 @@
-"""What the shell completes: states and options without a server, job types and ids with one."""
+"""Shell completion: states and options without a server, job types and ids with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/cli.md: every command runs as written, the table of exit codes is the code's, nothing is left out."""
+"""docs/cli.md: every command runs as written, the exit codes are the code's, and nothing is missing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_every_command_of_the_page_that_ends_runs_as_written(server: JobstateSer
 
 
 @pytest.mark.parametrize("line", FOLLOWING)
-def test_every_command_of_the_page_that_goes_on_runs_until_it_is_ended(
+def test_every_command_of_the_page_that_continues_runs_until_it_is_ended(
     line: str, server: JobstateServer, client: Client
 ) -> None:
     with at_terminal(*shlex.split(line)[1:], JOBSTATE_SERVER=server.address) as terminal:

@@ -1,4 +1,4 @@
-"""Exit codes, hints, and what is said when something goes wrong."""
+"""Exit codes, hints and error messages."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_only_what_may_succeed_later_exits_with_3(kind: type[errors.JobStateErro
 @pytest.mark.parametrize(
     "kind", [errors.Unreachable, errors.DeadlineExceeded, errors.StoreUnavailable, errors.InternalError]
 )
-def test_when_it_is_unknown_whether_a_change_was_made_its_request_id_is_told(kind: type[errors.JobStateError]) -> None:
+def test_when_it_is_unknown_whether_a_change_was_made_its_request_id_is_shown(kind: type[errors.JobStateError]) -> None:
     change, read = kind("it went wrong"), kind("it went wrong")
     change.request_id = "0123456789"
 
@@ -109,14 +109,14 @@ def test_an_address_of_any_kind_that_grpc_knows_is_taken(address: str) -> None:
     assert problem(address) == ""
 
 
-def test_an_address_of_the_environment_is_told_as_that() -> None:
+def test_an_address_of_the_environment_is_named_as_that() -> None:
     result = run_alone("list", env={"JOBSTATE_SERVER": "localhost"})
 
     assert result.code == 2
     assert "write localhost:50051 (in JOBSTATE_SERVER)" in result.err
 
 
-def test_what_does_not_speak_grpc_is_told_from_a_server_that_is_not_there() -> None:
+def test_what_does_not_speak_grpc_is_not_taken_for_a_server_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as web:
 
         def answer() -> None:
@@ -137,14 +137,16 @@ def test_what_does_not_speak_grpc_is_told_from_a_server_that_is_not_there() -> N
     assert "does not speak gRPC" in result.err
 
 
-def test_a_name_that_nobody_knows_is_told_as_that() -> None:
+def test_a_name_that_cannot_be_resolved_is_shown_as_that() -> None:
     result = run("no-such-host.invalid:1", "list", "--timeout", "5s")
 
     assert result.code == 3
     assert "the name in no-such-host.invalid:1 cannot be resolved" in result.err
 
 
-def test_an_attempt_that_has_not_begun_is_told_from_one_that_is_over(server: JobstateServer, client: Client) -> None:
+def test_an_attempt_that_has_not_begun_is_not_taken_for_one_that_is_over(
+    server: JobstateServer, client: Client
+) -> None:
     client.create("resting", id="first")
     early = run(server, "complete", "first", "--attempt", "7")
     client.start("first")

@@ -1,4 +1,4 @@
-"""``jobstate maintenance``: each task, what it tells and what it refuses."""
+"""``jobstate maintenance``: what each task prints and refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_check_stale_fails_silent_attempts(server: JobstateServer, client: Clien
     assert run(server, "maintenance", "check-stale").out == "0 jobs failed as stale.\n"
 
 
-def test_retry_failed_tells_what_it_moved(server: JobstateServer, client: Client) -> None:
+def test_retry_failed_shows_what_it_changed(server: JobstateServer, client: Client) -> None:
     client.fail(client.start(client.create("resting")), "RATE")
 
     assert run(server, "maintenance", "retry-failed").out == "0 jobs changed.\n"
@@ -71,7 +71,7 @@ def test_tasks_lists_what_runs_by_itself(server: JobstateServer) -> None:
     assert [task["name"] for task in run(server, "maintenance", "tasks", "--json").json["tasks"]] == names
 
 
-def test_the_duties_know_the_timeout_that_was_asked_for() -> None:
+def test_the_maintenance_tasks_have_the_timeout_that_was_given() -> None:
     result = run("127.0.0.1:1", "maintenance", "check-stale", "--timeout", "500ms")
 
     assert result.code == 3

@@ -1,4 +1,4 @@
-"""Options: where the server is, spans, times, TLS; and what help costs."""
+"""The common options: address, spans, times, TLS; and what help imports."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_installing_makes_a_program_of_it() -> None:
     )
 
 
-def test_the_version_is_told(server: JobstateServer) -> None:
+def test_the_version_is_shown(server: JobstateServer) -> None:
     assert run(server, "--version").out.startswith("jobstate, version ")
 
 

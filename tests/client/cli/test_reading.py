@@ -1,4 +1,4 @@
-"""Commands that read: get, list, stats, types."""
+"""The commands that read: get, list, stats, types."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fields_of(told: Result) -> dict[str, str]:
     return dict(re.split(r"  +", line, maxsplit=1) for line in told.out.splitlines() if re.search(r"\S  +\S", line))
 
 
-def test_get_tells_how_long_a_job_has_waited_and_never_counts_that_as_work(
+def test_get_shows_how_long_a_job_has_waited_and_never_counts_that_as_work(
     server: JobstateServer, client: Client
 ) -> None:
     client.create("clean_transcript", id="first")

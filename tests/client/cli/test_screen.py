@@ -1,4 +1,4 @@
-"""The picture of ``top`` and what it is drawn from: exact lines, bounded memory, and always right in the end."""
+"""The screen of ``top`` and its model: exact lines, bounded memory, correct in the end."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_markup_in_texts_is_shown_as_it_is(overview: Overview) -> None:
     assert "[bold red]x[/]" in "\n".join(texts(overview, 200, 50))
 
 
-def test_a_lost_server_is_told_with_since_when_and_why(overview: Overview) -> None:
+def test_an_outage_is_shown_with_its_beginning_and_its_reason(overview: Overview) -> None:
     overview.connection_lost("UNAVAILABLE", NOW)
     overview.connection_lost("DEADLINE", NOW + timedelta(seconds=70))
     later = NOW + timedelta(minutes=2)
@@ -315,7 +315,9 @@ def test_a_line_of_a_watch_never_stands_above_the_bar_that_it_ended() -> None:
     assert "Running" not in after
 
 
-def test_what_a_job_said_and_met_is_told_as_the_past_once_it_is_over(server: JobstateServer, client: Client) -> None:
+def test_the_message_and_error_of_a_job_that_has_ended_are_shown_as_the_last_ones(
+    server: JobstateServer, client: Client
+) -> None:
     job = client.start(client.create("clean_transcript", id="first"), worker="me")
     client.progress(job, 40, "cleaning part 4")
     running = run(server, "get", "first").out

@@ -1,4 +1,4 @@
-"""Texts for people: what is left of hostile ones, and how spans are written."""
+"""Texts for people: hostile texts made safe, and the format of spans."""
 
 from __future__ import annotations
 

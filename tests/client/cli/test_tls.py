@@ -1,4 +1,4 @@
-"""The options of TLS, against a server with a certificate that asks for the client's own."""
+"""The TLS options, with a server that has a certificate and asks for the client's."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_certificate_of_another_name_is_not_trusted(address: str, pems: Path) 
     assert "--tls-server-name NAME" in result.err
 
 
-def test_a_certificate_that_nobody_vouches_for_is_told_from_a_server_that_is_not_there(address: str) -> None:
+def test_a_certificate_that_is_not_trusted_is_not_taken_for_a_server_that_is_not_there(address: str) -> None:
     result = run_alone("--server", address, "--tls", "--timeout", "2s", "types")
 
     assert (result.code, result.out) == (2, "")

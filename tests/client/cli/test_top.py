@@ -1,4 +1,4 @@
-"""``jobstate top`` at a real terminal, with a real server."""
+"""``jobstate top`` on a real terminal, with a real server."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_top_follows_the_size_of_the_terminal(server: JobstateServer) -> None:
         terminal.until(lambda text: "Job types" in text)
 
 
-def test_top_tells_of_a_lost_server_and_goes_on_when_it_returns(server: JobstateServer, client: Client) -> None:
+def test_top_shows_an_outage_and_resumes_when_the_server_is_back(server: JobstateServer, client: Client) -> None:
     with at_terminal("--server", server.address, "top", columns=120) as terminal:
         terminal.until(lambda text: "live" in text)
         server.stop()
@@ -89,7 +89,7 @@ def test_top_tells_of_a_lost_server_and_goes_on_when_it_returns(server: Jobstate
         terminal.until(lambda text: "queued" in text and "first" in text and "live" in text)
 
 
-def test_top_reads_the_jobs_anew_when_its_cursor_is_good_no_longer(server: JobstateServer, client: Client) -> None:
+def test_top_lists_the_jobs_again_when_its_cursor_is_no_longer_valid(server: JobstateServer, client: Client) -> None:
     client.start(client.create("resting", id="old-one"))
     with at_terminal("--server", server.address, "top", columns=120) as terminal:
         terminal.until(lambda text: "old-one" in text)
@@ -103,7 +103,7 @@ def test_top_reads_the_jobs_anew_when_its_cursor_is_good_no_longer(server: Jobst
     assert "old-one" not in text[text.index("new-one") :].partition("Events")[0]
 
 
-def test_a_server_that_is_not_there_is_told_and_not_waited_for_for_ever() -> None:
+def test_a_server_that_is_not_there_is_reported_and_not_waited_for_for_ever() -> None:
     with at_terminal("--server", "127.0.0.1:1", "--timeout", "1s", "top") as terminal:
         code = terminal.end()
 

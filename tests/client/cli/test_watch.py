@@ -1,4 +1,4 @@
-"""``jobstate watch``: lines and JSON, filters, cursors, ends, and a server that goes away and comes back."""
+"""``jobstate watch``: lines and JSON, filters, cursors, ends, and outages of the server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def kinds(out: str) -> list[tuple[str, str]]:
 LIFE = ["queued", "started", "progress", "completed"]
 
 
-def test_a_life_is_told_line_by_line(server: JobstateServer, client: Client) -> None:
+def test_a_life_is_shown_line_by_line(server: JobstateServer, client: Client) -> None:
     lived(client, "first")
     result = run(server, "watch", "first", "--from-earliest", "--no-follow")
 
@@ -46,7 +46,7 @@ def test_a_life_is_told_line_by_line(server: JobstateServer, client: Client) -> 
     ]
 
 
-def test_failures_tell_what_was_decided(server: JobstateServer, client: Client) -> None:
+def test_failures_show_what_was_decided(server: JobstateServer, client: Client) -> None:
     client.fail(client.start(client.create("clean_transcript", id="first")), "RATE", "slow down", retry_delay=20)
     client.fail(client.start(client.create("clean_transcript", id="second")), "BAD_FILE", retryable=False)
     client.fail(client.start(client.create("resting", id="third")), "RATE")
@@ -65,7 +65,7 @@ def test_failures_tell_what_was_decided(server: JobstateServer, client: Client) 
     assert words["failed", "third"] == "RATE, waits for a retry or cancel"
 
 
-def test_json_is_one_document_a_line_with_the_cursor_to_go_on_with(server: JobstateServer, client: Client) -> None:
+def test_json_is_one_document_a_line_with_the_cursor_to_resume_from(server: JobstateServer, client: Client) -> None:
     lived(client, "first")
     lines = run(server, "watch", "--from-earliest", "--no-follow", "--json").json_lines
     later = run(server, "watch", "--no-follow", "--json", "--cursor", lines[-1]["cursor"])
@@ -93,7 +93,7 @@ def test_filters_choose_the_events(server: JobstateServer, client: Client) -> No
     ]
 
 
-def test_a_snapshot_tells_the_jobs_as_they_are(server: JobstateServer, client: Client) -> None:
+def test_a_snapshot_shows_the_jobs_as_they_are(server: JobstateServer, client: Client) -> None:
     client.create("resting", id="first")
     client.start(client.create("resting", id="second"))
     told = run(server, "watch", "--snapshot", "--no-follow")
@@ -105,7 +105,7 @@ def test_a_snapshot_tells_the_jobs_as_they_are(server: JobstateServer, client: C
     assert documents[3]["cursor"]
 
 
-def test_the_cursor_file_lets_the_next_watch_go_on_where_the_last_one_stopped(
+def test_the_cursor_file_lets_the_next_watch_continue_where_the_last_one_stopped(
     server: JobstateServer, client: Client, tmp_path: Path
 ) -> None:
     command = ["watch", "--no-follow", "--from-earliest", "--cursor-file", str(tmp_path / "cursor")]
@@ -214,7 +214,7 @@ def test_a_watch_of_an_unknown_job_until_it_is_final_is_refused(server: Jobstate
     assert "JOB_NOT_FOUND" in result.err
 
 
-def test_a_job_that_is_not_there_is_told_and_waited_for(server: JobstateServer, client: Client) -> None:
+def test_a_job_that_does_not_exist_is_reported_and_waited_for(server: JobstateServer, client: Client) -> None:
     client.create("resting", id="first")
     ended = run(server, "watch", "first", "nobody", "--no-follow")
     with started("watch", "later", "--server", server.address) as process:
@@ -263,7 +263,7 @@ def read_past(stream: IO[str], wanted: str) -> list[str]:
     raise AssertionError(f"{wanted!r} does not come: {lines}")
 
 
-def test_a_watch_goes_on_over_a_restart_of_the_server_and_repeats_nothing(
+def test_a_watch_continues_over_a_restart_of_the_server_and_repeats_nothing(
     server: JobstateServer, client: Client
 ) -> None:
     with started("--server", server.address, "watch", "--from-earliest", "--json") as process:
@@ -307,7 +307,7 @@ def test_nobody_reading_ends_a_listing_quietly(server: JobstateServer, client: C
     assert (code, errors) == (141, "")
 
 
-def test_a_server_that_never_comes_is_told_and_ends_in_time() -> None:
+def test_a_server_that_never_comes_is_reported_and_the_watch_ends_in_time() -> None:
     result = run_alone("--server", "127.0.0.1:1", "--timeout", "1s", "watch")
 
     assert result.code == 3
@@ -357,7 +357,7 @@ def test_bars_take_at_most_half_of_the_screen(server: JobstateServer, client: Cl
         terminal.until(lambda text: "Running 11 of 30" in text)
 
 
-def test_at_a_terminal_an_outage_is_told_among_the_lines(server: JobstateServer, client: Client) -> None:
+def test_at_a_terminal_an_outage_is_shown_among_the_lines(server: JobstateServer, client: Client) -> None:
     client.create("resting", id="first")
     with at_terminal("--server", server.address, "watch", "--from-earliest") as terminal:
         terminal.until(lambda text: "first" in text)
