@@ -52,7 +52,7 @@ TESTED_BY = {
 
 def rows() -> list[str]:
     """What each row says happens."""
-    section = PAGE.partition("### When the store goes\n")[2].partition("\n## ")[0]
+    section = PAGE.partition("### When the store fails\n")[2].partition("\n## ")[0]
     return re.findall(r"^\| (?!what happens|---)([^|]+) \|", section, re.MULTILINE)
 
 
