@@ -85,12 +85,12 @@ class Server:
         self._is_serving = False
         self.admin_port: AdminPort | None = None
         self._build()
-        of_replicas = () if self.replication is None else (self.membership, self.replication)
+        of_replicas = () if self.replication is None else (self.membership, self.replication.listener)
         self.supervisor = Supervisor(
             self.committer,
             self.readers,
             self.catch_up_readers,
-            restartable=() if self.replication is None else (self.replication,),
+            restartable=() if self.replication is None else (self.replication.listener,),
             ageing=(
                 self.event_limit,
                 self.due_timer,
@@ -133,7 +133,7 @@ class Server:
         self.readers = Readers(store)
         self.membership = Membership(self.replica, self.committer, clock)
         if self.replication is not None:
-            self.replication.on_due = self.due_timer.hear
+            self.replication.due_written.subscribe(self.due_timer.hear)
         refresh = None if self.replication is None else self.replication.refresh
         event_log = EventLog(self.feed, StoredPages(self.catch_up_readers, store.log_id), refresh)
         self.snapshots = Snapshots(self.catch_up_readers)

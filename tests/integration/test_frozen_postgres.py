@@ -39,7 +39,8 @@ def take_turns(running: Running, turns: int) -> None:
     server = running.server
     assert server.replication is not None
     for _ in range(turns):
-        for part in (server.committer, server.readers, server.catch_up_readers, server.replication, server.supervisor):
+        listener = server.replication.listener
+        for part in (server.committer, server.readers, server.catch_up_readers, listener, server.supervisor):
             part.turn()
 
 
@@ -86,18 +87,18 @@ async def test_a_notifier_that_is_left_without_an_answer_makes_a_new_connection(
 
     url = postgres_server().new_store()
     async with serving_url(url) as one, serving_url(url) as other, watching_live(other) as watch:
-        follower = other.server.replication
-        assert follower is not None
+        assert other.server.replication is not None
+        listener = other.server.replication.listener
         monkeypatch.setattr(Postgres, "disconnect", noticed)
-        process = follower._notifier._database.process  # type: ignore[attr-defined]
-        # Its thread stays where it is: the rounds that it goes on with are not seen.
-        follower._rounds_seen = follower._rounds
+        process = listener._notifier._database.process  # type: ignore[attr-defined]
+        # Its thread stays where it is: the waits that it goes on with are not counted.
+        listener._waits_seen = listener._waits
         for _ in range(HANG_UP_TURNS + 1):
-            follower._rounds_seen = follower._rounds
-            follower.turn()
+            listener._waits_seen = listener._waits
+            listener.turn()
         async with asyncio.timeout(PATIENCE_S):
             await hung_up.wait()
-        await until(lambda: follower._notifier._database.process not in {None, process})  # type: ignore[attr-defined]
+        await until(lambda: listener._notifier._database.process not in {None, process})  # type: ignore[attr-defined]
         await create(one, "heard")
         (event,) = await watch.events(1)
 

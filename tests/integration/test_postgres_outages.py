@@ -74,7 +74,8 @@ def take_turns(running: Running, turns: int) -> None:
     server = running.server
     assert server.replication is not None
     for _ in range(turns):
-        for part in (server.committer, server.readers, server.catch_up_readers, server.replication, server.supervisor):
+        listener = server.replication.listener
+        for part in (server.committer, server.readers, server.catch_up_readers, listener, server.supervisor):
             part.turn()
 
 

@@ -200,7 +200,7 @@ async def test_a_bell_alone_that_is_cut_costs_no_watcher_an_event() -> None:
         watch = await stack.enter_async_context(watching_live(other))
         assert other.server.replication is not None
         for number in range(3):
-            process = other.server.replication._notifier._database.process  # type: ignore[attr-defined]
+            process = other.server.replication.listener._notifier._database.process  # type: ignore[attr-defined]
             with psycopg.connect(url, autocommit=True) as operator:
                 operator.execute("SELECT pg_terminate_backend(%s, 20000)", (process,))
             await create(one, f"job-{number}")

@@ -20,6 +20,7 @@ from jobstate_server.clock import Clock
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.engine.pauses import HEARD_INTERVAL
+from jobstate_server.engine.subscribers import Subscribers
 from jobstate_server.maintenance.task import StillClaimed, Task
 from jobstate_server.store.base import REPLICA_LEASE
 from jobstate_server.store.postgres.store import PostgresStore
@@ -259,7 +260,7 @@ async def test_a_retry_that_one_replica_wrote_is_resumed_by_another_when_that_on
         await left.server.membership.stop()
     else:
         assert left.server.replication is not None
-        left.server.replication.on_due = lambda _: None
+        left.server.replication.due_written = Subscribers(lambda: None)
     await create(gone)
     await start(gone)
     async with watching_live(left) as watch:

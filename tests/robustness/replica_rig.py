@@ -1,7 +1,7 @@
-"""Replicas without a network: real stores, committers, followers and watches on one PostgreSQL, hearing on command.
+"""Replicas without a network: real stores, committers, replication and watches on one PostgreSQL, looking on command.
 
-No bell rings here. A test decides when a replica looks at what others have written (``Replica.hear``) and how far a
-transaction may go before it waits for others (``Gate``), and gets the history of all of them.
+There are no notifications here. A test decides when a replica looks at what others have written (``Replica.look``) and
+how far a transaction may go before it waits for others (``Gate``), and gets the history of all of them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
 from jobstate_server.engine.readers import Readers
-from jobstate_server.event_log import replication as following
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.reader import EventLog
+from jobstate_server.event_log.replication import Replication
 from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.store.errors import StoreUnreachable
 from jobstate_server.store.postgres.store import PostgresStore
@@ -110,11 +110,11 @@ class GatedStore(PostgresStore):
             yield transaction
 
 
-class Silence:
-    """A bell that is out of order."""
+class NoNotifier:
+    """A notifier that is out of order."""
 
     def wait(self, timeout_s: float) -> Notification | None:
-        raise StoreUnreachable(f"nothing was heard for {timeout_s} s, nor will be")
+        raise StoreUnreachable(f"nothing came for {timeout_s} s, nor will be")
 
     def disconnect(self) -> None:
         """Nothing is waited for."""
@@ -134,7 +134,7 @@ class Replica(Stage):
         recorder: Recorder,
         *,
         store: type[GatedStore] = GatedStore,
-        follower: type[following.Replication] = following.Replication,
+        replication: type[Replication] = Replication,
         feed: type[EventFeed] = EventFeed,
         refreshes: bool = True,
     ) -> None:
@@ -142,7 +142,7 @@ class Replica(Stage):
         self.clock = clock
         self.store = store(database.url_of(name), clock)
         made, readers = feed_of(self.store, clock, feed), Readers(self.store, threads=1)
-        self.replication = follower(Silence(), made, readers)
+        self.replication = replication(NoNotifier(), made, readers)
         refresh = self.replication.refresh if refreshes else None
         event_log = EventLog(made, StoredPages(readers, self.store.log_id), refresh)
         watching = WatchSessions(event_log, Snapshots(readers))
@@ -157,8 +157,8 @@ class Replica(Stage):
         await super().stop()
         self.store.close()
 
-    async def hear(self) -> None:
-        """Look at what others have written, as at the ring of a bell."""
+    async def look(self) -> None:
+        """Look at what others have written, as after a notification."""
         await self.replication.refresh()
 
     async def ask(self, command: c.Command) -> None:

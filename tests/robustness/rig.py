@@ -1,4 +1,4 @@
-"""A watch without a network: a real store, hub, catch-up and committer, and a hand on every moment between them.
+"""A watch without a network: a real store, feed, reader and committer, and a hand on every moment between them.
 
 A test decides when something is committed, when it is published, when retention strikes and when time passes, and gets
 a history to hold the promises to.
@@ -47,7 +47,7 @@ from .recording import Recorder, job_dict, make_archive, state_name
 
 HEARTBEAT = 30 * SECOND
 
-RING_BYTES = 1024 * 1024
+RECENT_BYTES = 1024 * 1024
 
 
 class HookedReaders(Readers):
@@ -74,7 +74,7 @@ class _HookedReader:
         return getattr(self._reader, name)
 
 
-class Replication:
+class OpenWatch:
     """One stream of a watcher, read response by response."""
 
     def __init__(self, stage: Stage, stream: Stream, watch: Watch) -> None:
@@ -150,7 +150,7 @@ class Stage:
         self.watching = watching
         self.decider = decider(JobTypes(), merge_metadata, lambda: 0.0)
         self.committer = Committer(store, self.decider, clock, published, restart_grace=0)
-        self._followers: list[Replication] = []
+        self._open_watches: list[OpenWatch] = []
 
     def start(self) -> None:
         """Begin to work."""
@@ -173,9 +173,7 @@ class Stage:
             Call(type(command).__name__, job.id, ANSWERED, version=job.version, attempt=job.attempt, state=state)
         )
 
-    def follow(
-        self, watcher: Watcher | str = "watcher", resumed_from: Stream | None = None, **asked: Any
-    ) -> Replication:
+    def follow(self, watcher: Watcher | str = "watcher", resumed_from: Stream | None = None, **asked: Any) -> OpenWatch:
         """Open a watch; ``asked`` are fields of ``Watch``."""
         if isinstance(watcher, str):
             watcher = Watcher(watcher)
@@ -195,13 +193,13 @@ class Stage:
             index = next(i for i, known in enumerate(watcher.streams) if known is resumed_from)
             stream.resumed_from = index, len(cursors) - 1 - cursors[::-1].index(watch.cursor)
         watcher.streams.append(stream)
-        self._followers.append(Replication(self, stream, watch))
-        return self._followers[-1]
+        self._open_watches.append(OpenWatch(self, stream, watch))
+        return self._open_watches[-1]
 
     async def stop(self) -> None:
         """End everything but the store."""
-        for follower in self._followers:
-            await follower.leave()
+        for watch in self._open_watches:
+            await watch.leave()
         await self.committer.stop()
         await self.readers.stop()
 
@@ -211,9 +209,9 @@ def feed_of(
     clock: Clock,
     feed: type[EventFeed] = EventFeed,
     recent: type[RecentEvents] = RecentEvents,
-    recent_bytes: int = RING_BYTES,
+    recent_bytes: int = RECENT_BYTES,
 ) -> EventFeed:
-    """A hub at the head of a log."""
+    """A feed at the head of a log."""
     with closing(store.open_reader()) as reader:
         state = reader.log_state()
         last = reader.event(state.head)
@@ -239,7 +237,7 @@ class Rig(Stage):
         stored_pages: type[StoredPages] = StoredPages,
         feed: type[EventFeed] = EventFeed,
         recent: type[RecentEvents] = RecentEvents,
-        recent_bytes: int = RING_BYTES,
+        recent_bytes: int = RECENT_BYTES,
         decider: type[Decider] = Decider,
     ) -> None:
         self.path = path

@@ -49,7 +49,7 @@ def _turn_of(server: Server, part: str) -> tuple[Any, str]:
             return server.event_limit, "keep"
         case "notifier":
             assert server.replication is not None
-            return server.replication._notifier, "wait"
+            return server.replication.listener._notifier, "wait"
     raise ValueError(part)
 
 

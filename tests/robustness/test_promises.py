@@ -18,7 +18,7 @@ from ..support.calls import struct
 from ..support.clock import PATIENCE_S
 from .history import DRAINING, EVENTS, HEARTBEAT, SNAPSHOT, SYNCED, Watcher
 from .rig import HEARTBEAT as SILENCE
-from .rig import Replication, Rig, cancel, complete, create, delete, progress, rigged, several, start
+from .rig import OpenWatch, Rig, cancel, complete, create, delete, progress, rigged, several, start
 from .validators import broken
 
 
@@ -60,7 +60,7 @@ async def test_resuming_at_the_newest_event_gives_only_what_comes_after_it(path:
 
 
 @pytest.mark.parametrize("recent_bytes", [0, 1_000, 2_000, 4_000, 1_000_000])
-async def test_every_cursor_gives_the_same_suffix_wherever_the_ring_ends(path: Path, recent_bytes: int) -> None:
+async def test_every_cursor_gives_the_same_suffix_wherever_the_recent_events_end(path: Path, recent_bytes: int) -> None:
     async with rigged(path, recent_bytes=recent_bytes) as rig:
         watcher = Watcher("watcher")
         cursors = await cursors_of_all(rig, watcher)
@@ -160,7 +160,7 @@ async def test_a_heartbeat_never_goes_back_behind_what_was_read_before_it_was_pu
     async with rigged(path, recent_bytes=0) as rig:
         rig.write(create("published"))
         rig.commit(create("committed"))
-        # What is behind the ring is read from the log, which is ahead of what is published.
+        # What is older than the recent events is read from the log, which is ahead of what is published.
         follower = rig.follow(earliest=True)
         await follower.through(2)
         synced = await follower.next()
@@ -457,7 +457,7 @@ async def test_draining_gives_every_watcher_a_cursor_wherever_it_is(path: Path) 
     assert broken(again.history()) == {}
 
 
-async def resumption(rig: Rig, watcher: Watcher, follower: Replication) -> list[int]:
+async def resumption(rig: Rig, watcher: Watcher, follower: OpenWatch) -> list[int]:
     """What a watcher gets that goes on where this one was drained."""
     return await rig.follow(watcher, follower.stream, cursor=follower.cursor, follow=False).rest()
 

@@ -180,7 +180,7 @@ REPLICA_MUTATIONS = [
     ReplicaMutation(
         "publish its own events before those of others",
         write_in_turns,
-        {"follower": PublishesAtOnce, "feed": SeesNoGap},
+        {"replication": PublishesAtOnce, "feed": SeesNoGap},
         {"reliable", "bookmarkable"},
     ),
 ]

@@ -21,7 +21,7 @@ from jobstate_server.engine import committer, membership, pauses, readers
 from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.pending import Pending
 from jobstate_server.engine.writer import Writer
-from jobstate_server.event_log import replication
+from jobstate_server.event_log import listener
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.maintenance import event_limit, schedule
 from jobstate_server.rpc import update_stream
@@ -142,7 +142,7 @@ def make_haste() -> None:
     schedule.LOOK_INTERVAL = 500 * MILLISECOND
     vars(membership)["HEARD_INTERVAL"] = pauses.HEARD_INTERVAL // 4
     event_limit.LOOK_TURNS = event_limit.STUCK_TURNS = 1
-    replication.STUCK_TURNS = 5
+    listener.STUCK_TURNS = 5
     committer.WAIT_TURNS_MAX = readers.WAIT_TURNS_MAX = 8
 
 

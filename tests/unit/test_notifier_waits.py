@@ -12,16 +12,16 @@ async def test_a_thread_that_has_died_is_named_replaced_and_what_it_missed_is_re
     scene.replication.start()
     scene.notifier.said.put(ValueError("a mistake of ours"))
     async with asyncio.timeout(PATIENCE_S):
-        await asyncio.to_thread(scene.replication._thread.join)
-    assert scene.replication.dead == ["notifier"]
+        await asyncio.to_thread(scene.replication.listener._thread.join)
+    assert scene.replication.listener.dead == ["notifier"]
     scene.log.append(2)
 
-    scene.replication.restart()
+    scene.replication.listener.restart()
     await scene.settled()
 
-    assert scene.replication.dead == []
+    assert scene.replication.listener.dead == []
     assert scene.feed.published == [1, 2]
-    scene.replication._stopping.set()
+    scene.replication.listener._stopping.set()
     scene.notifier.said.put(None)
     await scene.replication.stop()
-    assert scene.replication.dead == []
+    assert scene.replication.listener.dead == []

@@ -1,4 +1,4 @@
-"""The follower: own and others' events, published once each and in order, whatever comes when."""
+"""Replication: own and others' events, published once each and in order, whatever comes when."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.engine.readers import Readers
-from jobstate_server.event_log import replication as module
+from jobstate_server.event_log import listener
 from jobstate_server.event_log.feed import EventFeed
+from jobstate_server.event_log.listener import QUIET_WAITS_MAX
 from jobstate_server.event_log.pages import PageLimits
 from jobstate_server.event_log.recent import RecentEvents
-from jobstate_server.event_log.replication import AHEAD_EVENTS_MAX, SILENT_ROUNDS_MAX, Replication
+from jobstate_server.event_log.replication import HELD_EVENTS_MAX, Replication
 from jobstate_server.store.errors import StoreError, StoreUnreachable
 from jobstate_server.store.records import EventPage, LogState, Notification, StoredEvent
 
@@ -90,8 +91,8 @@ class ScriptedReaders:
         self.waiting.pop(0)()
 
 
-class ScriptedBell:
-    """A bell that says what the test has put in."""
+class ScriptedNotifier:
+    """A notifier that says what the test has put in."""
 
     def __init__(self) -> None:
         self.said: queue.SimpleQueue[Notification | Exception | None] = queue.SimpleQueue()
@@ -113,8 +114,8 @@ class ScriptedBell:
         self.is_closed = True
 
 
-class NotingHub(EventFeed):
-    """A hub that notes what it is told."""
+class RecordingFeed(EventFeed):
+    """A feed that records what is published."""
 
     def __init__(self) -> None:
         super().__init__("00" * 6, RecentEvents(0, 0, 1024 * 1024), ManualClock())
@@ -131,18 +132,18 @@ class NotingHub(EventFeed):
 
 
 class Scene:
-    """A follower among doubles, with one watcher of everything."""
+    """Replication among doubles, with one watcher of everything."""
 
     def __init__(self, *, watched: bool = True) -> None:
         self.log = Log()
         self.readers = ScriptedReaders(self.log)
-        self.feed = NotingHub()
-        self.notifier = ScriptedBell()
+        self.feed = RecordingFeed()
+        self.notifier = ScriptedNotifier()
         self.replication = Replication(self.notifier, self.feed, cast("Readers", self.readers))
         self.waiter = self.feed.join(EventFilter()) if watched else None
 
-    def rings(self) -> None:
-        """The bell tells how far the log reaches."""
+    def notify(self) -> None:
+        """Say how far the log reaches."""
         self.replication._notified(Notification(len(self.log.written), None))
 
     async def quiet(self) -> None:
@@ -169,11 +170,11 @@ async def test_own_events_that_follow_the_head_are_published_at_once_and_nothing
     assert scene.readers.reads == 0
 
 
-async def test_others_events_are_read_when_the_bell_rings() -> None:
+async def test_events_of_others_are_read_after_a_notification() -> None:
     scene = Scene()
     scene.log.append(3)
 
-    scene.rings()
+    scene.notify()
     await scene.quiet()
 
     assert scene.feed.published == [1, 2, 3]
@@ -197,7 +198,7 @@ async def test_own_events_published_while_a_page_is_read_are_not_published_again
     scene = Scene()
     scene.readers.is_prompt = False
     own = scene.log.append(2)
-    scene.rings()
+    scene.notify()
     await scene.quiet()
     scene.log.append(1)
 
@@ -208,11 +209,11 @@ async def test_own_events_published_while_a_page_is_read_are_not_published_again
     assert scene.feed.published == [1, 2, 3]
 
 
-async def test_own_events_that_were_read_before_they_are_told_are_not_published_again() -> None:
+async def test_own_events_that_were_read_before_they_are_handed_over_are_not_published_again() -> None:
     scene = Scene()
     own = scene.log.append(2)
     scene.log.append(1)
-    scene.rings()
+    scene.notify()
     await scene.quiet()
 
     scene.replication.publish(own)
@@ -223,7 +224,7 @@ async def test_own_events_that_were_read_before_they_are_told_are_not_published_
 async def test_own_events_that_were_read_for_a_watcher_who_has_gone_are_not_published_again() -> None:
     scene = Scene()
     own = scene.log.append(2)
-    scene.rings()
+    scene.notify()
     await scene.quiet()
     assert scene.waiter is not None
     scene.feed.leave(scene.waiter)
@@ -237,10 +238,10 @@ async def test_own_events_that_were_read_for_a_watcher_who_has_gone_are_not_publ
 async def test_while_nobody_watches_nothing_is_read_and_own_events_are_published_over_the_gap() -> None:
     scene = Scene(watched=False)
     scene.log.append(3)
-    scene.rings()
+    scene.notify()
     scene.replication.publish(scene.log.append(1))
     for _ in range(3):
-        scene.replication._silent()
+        scene.replication._look()
     await scene.quiet()
 
     assert scene.readers.reads == 0
@@ -248,12 +249,12 @@ async def test_while_nobody_watches_nothing_is_read_and_own_events_are_published
     assert scene.feed.recent.tail == 3
 
 
-async def test_silence_looks_at_the_log_for_whoever_watches() -> None:
-    """Nothing depends on the bell alone."""
+async def test_without_notifications_the_log_is_looked_at_for_whoever_watches() -> None:
+    """Nothing depends on notifications alone."""
     scene = Scene()
     scene.log.append(2)
 
-    scene.replication._silent()
+    scene.replication._look()
     await scene.quiet()
 
     assert scene.feed.published == [1, 2]
@@ -264,21 +265,21 @@ async def test_own_events_that_wait_are_bounded_and_those_beyond_are_read_from_t
     scene.readers.is_prompt = False
     scene.log.append(1)
     batch = 2_048
-    batches = AHEAD_EVENTS_MAX // batch + 3
+    batches = HELD_EVENTS_MAX // batch + 3
     for _ in range(batches):
         scene.replication.publish(scene.log.append(batch))
 
-    assert scene.replication._ahead_count <= AHEAD_EVENTS_MAX + batch
+    assert scene.replication._held_count <= HELD_EVENTS_MAX + batch
     await scene.settled()
 
     published = scene.feed.published
     assert published == sorted(set(published))
     assert scene.feed.head == 1 + batches * batch
-    assert scene.replication._ahead == {}
-    assert scene.replication._ahead_count == 0
+    assert scene.replication._held == {}
+    assert scene.replication._held_count == 0
 
 
-async def test_who_is_more_than_a_page_behind_skips_to_the_newest_event_and_rings_for_everybody() -> None:
+async def test_who_is_more_than_a_page_behind_skips_to_the_newest_event_and_wakes_everybody() -> None:
     """Those who need what lies between read it from the log, each at its own pace."""
     scene = Scene()
     scene.feed.page_limits = PageLimits(events=10)
@@ -286,7 +287,7 @@ async def test_who_is_more_than_a_page_behind_skips_to_the_newest_event_and_ring
     waiting = scene.waiter.wait()
     scene.log.append(11)
 
-    scene.rings()
+    scene.notify()
     await scene.quiet()
 
     assert (scene.feed.published, scene.feed.skipped_to, scene.feed.head) == ([], [11], 11)
@@ -298,7 +299,7 @@ async def test_events_that_retention_removed_before_they_were_read_are_skipped()
     scene.log.append(5)
     scene.log.horizon = 5
 
-    scene.rings()
+    scene.notify()
     await scene.quiet()
 
     assert (scene.feed.published, scene.feed.head) == ([], 5)
@@ -387,7 +388,7 @@ async def test_a_refresh_given_up_disturbs_no_other() -> None:
 
 @asynccontextmanager
 async def listening(scene: Scene) -> AsyncIterator[None]:
-    """The bell's thread at work, ended in the end."""
+    """The notifier's thread at work, ended in the end."""
     scene.replication.start()
     try:
         yield
@@ -402,7 +403,7 @@ async def listening(scene: Scene) -> AsyncIterator[None]:
 async def test_a_due_time_of_another_replica_is_handed_on() -> None:
     scene = Scene(watched=False)
     heard: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    scene.replication.on_due = heard.set_result
+    scene.replication.due_written.subscribe(heard.set_result)
 
     async with listening(scene), asyncio.timeout(PATIENCE_S):
         scene.notifier.said.put(Notification(0, None))
@@ -411,30 +412,30 @@ async def test_a_due_time_of_another_replica_is_handed_on() -> None:
 
 
 @pytest.mark.parametrize("error", [StoreUnreachable("played"), StoreError("played")], ids=["unreachable", "anything"])
-async def test_a_bell_that_cannot_be_heard_is_listened_to_again(
+async def test_a_notifier_that_cannot_be_reached_is_tried_again(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    monkeypatch.setattr(listener, "RETRY_S", 0.0)
     scene = Scene(watched=False)
     heard: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    scene.replication.on_due = heard.set_result
+    scene.replication.due_written.subscribe(heard.set_result)
 
     async with listening(scene), asyncio.timeout(PATIENCE_S):
         for said in (error, error, Notification(0, 5)):
             scene.notifier.said.put(said)
         assert await heard == 5
 
-    assert [record.message for record in caplog.records] == ["the bell cannot be heard"]
+    assert [record.message for record in caplog.records] == ["the notifier cannot be reached"]
 
 
-async def test_a_bell_that_says_nothing_for_some_rounds_makes_the_follower_look() -> None:
+async def test_after_some_waits_without_a_notification_the_log_is_looked_at() -> None:
     scene = Scene()
     scene.log.append(2)
     assert scene.waiter is not None
     notification = scene.waiter.wait()
 
     async with listening(scene), asyncio.timeout(PATIENCE_S):
-        for _ in range(SILENT_ROUNDS_MAX):
+        for _ in range(QUIET_WAITS_MAX):
             scene.notifier.said.put(None)
         await notification
 
@@ -445,45 +446,45 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("other"), st.integers(1, 4)),
         st.tuples(st.just("own"), st.integers(1, 4)),
-        st.tuples(st.sampled_from(["tell", "ring", "read", "turn", "silent", "leave", "join"]), st.just(0)),
+        st.tuples(st.sampled_from(["publish", "notify", "read", "turn", "look", "leave", "join"]), st.just(0)),
     ),
     max_size=60,
 )
 
 
 async def play(steps: Sequence[tuple[str, int]]) -> None:
-    """Play any course of commits, rings and reads, and check what a watcher who stays is told."""
+    """Play any sequence of commits, notifications and reads, and check what a watcher who stays is sent."""
     scene = Scene()
     scene.readers.is_prompt = False
-    untold: list[list[StoredEvent]] = []
+    unpublished: list[list[StoredEvent]] = []
     guests = []
     for step, count in steps:
         if step == "other":
             scene.log.append(count)
         elif step == "own":
-            untold.append(scene.log.append(count))
-        elif step == "tell" and untold:
-            scene.replication.publish(untold.pop(0))
-        elif step == "ring":
-            scene.rings()
+            unpublished.append(scene.log.append(count))
+        elif step == "publish" and unpublished:
+            scene.replication.publish(unpublished.pop(0))
+        elif step == "notify":
+            scene.notify()
         elif step == "read" and scene.readers.waiting:
             scene.readers.do_one()
         elif step == "turn":
             await asyncio.sleep(0)
-        elif step == "silent":
-            scene.replication._silent()
+        elif step == "look":
+            scene.replication._look()
         elif step == "join":
             guests.append(scene.feed.join(EventFilter()))
         elif step == "leave" and guests:
             scene.feed.leave(guests.pop())
-    for own in untold:
+    for own in unpublished:
         scene.replication.publish(own)
-    scene.rings()
+    scene.notify()
     await scene.settled()
 
     assert scene.feed.published == list(range(1, len(scene.log.written) + 1))
     assert scene.feed.skipped_to == []
-    assert (scene.replication._ahead, scene.replication._ahead_count, scene.replication._refreshing) == ({}, 0, [])
+    assert (scene.replication._held, scene.replication._held_count, scene.replication._refreshing) == ({}, 0, [])
 
 
 @settings(max_examples=300)
