@@ -144,6 +144,8 @@ async def test_a_request_that_does_not_come_while_others_wait_for_its_place_is_r
                     connection.receive()
                     connection.flush()
                 await pause(0.05)
+            open_calls = running.server.grpc.calls.admission.calls
+            await until(lambda: open_calls.held <= 400 - len(ends))
 
     assert all("grpc-status\\x018" in end for end in ends), set(ends)
 

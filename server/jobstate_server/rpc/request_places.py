@@ -41,6 +41,8 @@ class _Receiving:
 
     connection: str
     context: Any
+    task: asyncio.Task[Any]
+    """What serves the call."""
     since: float
     """When its headers came."""
     looks: int = 0
@@ -50,14 +52,18 @@ class _Receiving:
 
 
 class RequestPlaces:
-    """Receives requests, a few at a time. Belongs on the event loop's thread."""
+    """Receives requests, a few at a time. Belongs on the event loop's thread.
+
+    A place that becomes free goes to the connection on which the fewest calls wait, and there to the first. So a client
+    that makes a call at a time is not kept waiting by those that make many.
+    """
 
     def __init__(self, count: int, end_call: EndCall) -> None:
         self._count = count
         self._end_call = end_call
-        self._receiving: dict[asyncio.Task[Any], _Receiving] = {}
-        self._waiting: dict[asyncio.Task[Any], _Receiving] = {}
-        """Those that have waited longest first."""
+        self._receiving: dict[_Receiving, None] = {}
+        self._waiting: dict[str, dict[_Receiving, None]] = {}
+        """By connection; those that have waited longest first."""
         self._look: asyncio.TimerHandle | None = None
 
     async def receive(self, context: Any, connection: str) -> bytes:
@@ -69,18 +75,17 @@ class RequestPlaces:
         """
         task = asyncio.current_task()
         assert task is not None
-        now = asyncio.get_running_loop().time()
-        receiving = _Receiving(connection, context, now)
+        receiving = _Receiving(connection, context, task, asyncio.get_running_loop().time())
         try:
             if self._has_place(connection):
-                self._receiving[task] = receiving
+                self._receiving[receiving] = None
             else:
-                await self._wait(task, receiving)
+                await self._wait(receiving)
             raw = await context.read()
         finally:
-            self._receiving.pop(task, None)
+            self._receiving.pop(receiving, None)
             if self._waiting:
-                self._waiting.pop(task, None)
+                self._wait_no_more(receiving)
                 self._grant()
         if raw is grpc.aio.EOF:
             raise InvalidField("request", "is missing")
@@ -92,28 +97,36 @@ class RequestPlaces:
         taken = len(self._receiving)
         if taken <= (self._count - 1) // 2:
             return True
-        held = sum(receiving.connection == connection for receiving in self._receiving.values())
+        held = sum(receiving.connection == connection for receiving in self._receiving)
         return held < self._count - taken
 
-    async def _wait(self, task: asyncio.Task[Any], receiving: _Receiving) -> None:
+    async def _wait(self, receiving: _Receiving) -> None:
         loop = asyncio.get_running_loop()
         receiving.granted = loop.create_future()
-        self._waiting[task] = receiving
+        self._waiting.setdefault(receiving.connection, {})[receiving] = None
         if self._look is None:
             self._look = loop.call_later(_LOOK_S, self._end_stalled)
         await receiving.granted
 
+    def _wait_no_more(self, receiving: _Receiving) -> None:
+        waiting = self._waiting.get(receiving.connection)
+        if waiting is not None and receiving in waiting:
+            del waiting[receiving]
+            if not waiting:
+                del self._waiting[receiving.connection]
+
     def _grant(self) -> None:
-        """Give free places to those who wait, the latest first: the requests of the others ought to have come."""
-        for task, receiving in reversed(self._waiting.items()):
-            granted = receiving.granted
-            assert granted is not None
-            if granted.done() or not self._has_place(receiving.connection):
-                continue
-            del self._waiting[task]
-            self._receiving[task] = receiving
-            granted.set_result(None)
-            return
+        """Give a free place to one of those who wait."""
+        for connection in sorted(self._waiting, key=self._waiting_on):
+            if self._has_place(connection):
+                receiving = next(iter(self._waiting[connection]))
+                self._wait_no_more(receiving)
+                self._receiving[receiving] = None
+                _settle(receiving, None)
+                return
+
+    def _waiting_on(self, connection: str) -> int:
+        return len(self._waiting[connection])
 
     def _end_stalled(self) -> None:
         """End the calls whose requests do not come while others wait, and those that have waited too long."""
@@ -122,16 +135,29 @@ class RequestPlaces:
             return
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for task, receiving in tuple(self._receiving.items()):
+        for receiving in self._receiving:
             receiving.looks += 1
             if receiving.since <= now - BODY_S and receiving.looks >= LOOKS_MAX:
-                self._end_call(receiving.context, task, _too_slow())
-        for receiving in tuple(self._waiting.values()):
-            if receiving.since > now - WAIT_S:
-                break
-            if receiving.granted is not None and not receiving.granted.done():
-                receiving.granted.set_exception(Overloaded("there was no room for this call", RETRY_DELAY_S))
+                self._end_call(receiving.context, receiving.task, _too_slow())
+        for waiting in tuple(self._waiting.values()):
+            for receiving in tuple(waiting):
+                if receiving.since > now - WAIT_S:
+                    break
+                self._wait_no_more(receiving)
+                _settle(receiving, Overloaded("there was no room for this call", RETRY_DELAY_S))
         self._look = loop.call_later(_LOOK_S, self._end_stalled)
+
+
+def _settle(receiving: _Receiving, refusal: Overloaded | None) -> None:
+    """Let a call that waits for its place go on. One that was cancelled meanwhile gives the place back by itself."""
+    granted = receiving.granted
+    assert granted is not None
+    if granted.done():
+        return
+    if refusal is None:
+        granted.set_result(None)
+    else:
+        granted.set_exception(refusal)
 
 
 def _too_slow() -> Overloaded:
