@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 from google.rpc import error_details_pb2
@@ -16,6 +17,7 @@ from ..support.calls import Refusal, create, fail, get, health_of, refused, repo
 from ..support.clock import WatchedClock
 from ..support.held import held
 from ..support.server import Running
+from ..support.waiting import until
 
 
 def assert_overloaded(refusal: Refusal) -> None:
@@ -95,6 +97,24 @@ async def test_too_many_calls_at_once_are_refused_and_health_is_still_told(
         await asyncio.gather(*creates)
 
     assert (await get(running, "job-0")).id == "job-0"
+
+
+async def test_refused_and_cancelled_calls_give_their_places_back_without_garbage_collection(running: Running) -> None:
+    open_calls = running.server.grpc.calls.admission.calls
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            assert (await refused(get(running, "none"))).reason == "JOB_NOT_FOUND"
+        async with held(running.server) as hold:
+            creates = [asyncio.ensure_future(create(running, f"job-{number}")) for number in range(20)]
+            await hold.has(20)
+            for call in creates:
+                call.cancel()
+            await until(lambda: not open_calls.held)
+            hold.release()
+    finally:
+        gc.enable()
 
 
 async def test_too_many_reads_are_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

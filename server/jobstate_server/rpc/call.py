@@ -104,23 +104,34 @@ class OpenCall:
     async def _serve(self, requests: AsyncIterator[bytes], context: Context) -> Any:
         method = self._method
         method.under_way.begin()
+        is_answered = False
         try:
             connection = context.peer()
             method.admission.let_in(method.limits, connection)
             self.connection = connection
-            return await method.answer(self, requests, context)
+            answer = await method.answer(self, requests, context)
         except Exception as error:
             await _refuse(context, error)
+        else:
+            is_answered = True
+            return answer
         finally:
             method.under_way.end()
+            if not is_answered:
+                # What gRPC keeps of a refusal leads back to this call, so it would only be freed by garbage collection.
+                self._leave()
 
     def answered(self) -> None:
         """Take note that the answer is to be read from now on."""
         self._method.admission.answered(id(self), self.connection)
 
-    def __del__(self) -> None:
+    def _leave(self) -> None:
         if self.connection:
             self._method.admission.leave(id(self), self._method.limits, self.connection)
+            self.connection = ""
+
+    def __del__(self) -> None:
+        self._leave()
 
 
 class UnaryCall(OpenCall):

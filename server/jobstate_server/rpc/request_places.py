@@ -21,8 +21,8 @@ RETRY_DELAY_S = 0.5
 BODY_S = 1.0
 """Seconds after its headers for which a request may take to come while others wait for its place."""
 
-LOOKS_MAX = 3
-"""Looks that a request may have its place for, however late it got it: a tenth of a second, and longer when the loop is
+LOOKS_MAX = 4
+"""Looks that a request may have its place for, however late it got it: a fifth of a second, and longer when the loop is
 late itself. What was sent while it waited is received in a few milliseconds."""
 
 WAIT_S = 10.0
@@ -54,8 +54,9 @@ class _Receiving:
 class RequestPlaces:
     """Receives requests, a few at a time. Belongs on the event loop's thread.
 
-    A place that becomes free goes to the connection on which the fewest calls wait, and there to the first. So a client
-    that makes a call at a time is not kept waiting by those that make many.
+    A place that becomes free goes to the connection on which the fewest calls wait, of several such to the latest, and
+    there to the first call. So a client that makes a call at a time waits neither for those that make many nor for
+    those whose requests ought to have come long ago.
     """
 
     def __init__(self, count: int, end_call: EndCall) -> None:
@@ -117,7 +118,8 @@ class RequestPlaces:
 
     def _grant(self) -> None:
         """Give a free place to one of those who wait."""
-        for connection in sorted(self._waiting, key=self._waiting_on):
+        latest_first = list(reversed(self._waiting))
+        for connection in sorted(latest_first, key=self._waiting_on):
             if self._has_place(connection):
                 receiving = next(iter(self._waiting[connection]))
                 self._wait_no_more(receiving)
