@@ -58,18 +58,6 @@ def headers_of_calls(connection: Connection) -> None:
         connection.open(headers("Get"), Nothing())
 
 
-async def settled(count: Callable[[], int]) -> int:
-    """What is counted, once it has stayed the same for some turns of the loop."""
-    unchanged, before = 0, -1
-    async with asyncio.timeout(PATIENCE_S):
-        while unchanged < 10:
-            now = count()
-            unchanged = unchanged + 1 if now == before else 0
-            before = now
-            await pause(0.02)
-    return before
-
-
 def test_the_last_part_of_a_limit_is_kept_for_connections_that_have_none_open() -> None:
     limit = FairLimit(12, 4)
     assert [limit.take("a") for _ in range(10)] == [True] * 9 + [False]
@@ -92,7 +80,7 @@ async def test_a_client_gets_in_while_others_leave_all_answers_unread(tmp_path: 
         await create(running)
         # Enough of them for every call that may be open.
         async with crowd(running, 25, calls, Unreading):
-            assert await settled(lambda: open_calls.held) >= open_calls.limit * 0.75
+            await until(lambda: open_calls.held >= open_calls.limit * 0.75)
             async with client_of(running.server.address) as late, asyncio.timeout(PATIENCE_S):
                 for _ in range(20):
                     await late.jobs.Get(pb.GetRequest(id="job"))
@@ -119,7 +107,7 @@ async def test_a_client_gets_in_while_requests_of_others_do_not_come(tmp_path: P
     async with serving(tmp_path / "jobs.db") as running:
         await create(running)
         async with crowd(running, 25, headers_of_calls), asyncio.timeout(PATIENCE_S):
-            assert await settled(lambda: running.server.grpc.calls.admission.calls.held) > 1_000
+            await until(lambda: running.server.grpc.calls.admission.calls.held > 1_000)
             async with client_of(running.server.address) as late:
                 for _ in range(20):
                     await late.jobs.Get(pb.GetRequest(id="job"))
@@ -160,7 +148,7 @@ async def test_a_request_that_does_not_come_harms_nobody_while_there_are_places(
         async with crowd(running, 1, begin):
             for _ in range(20):
                 await get(running)
-            assert running.server.grpc.calls.admission.calls.held == 1
+            await until(lambda: running.server.grpc.calls.admission.calls.held == 1)
 
 
 async def test_a_client_can_watch_while_others_hold_all_streams(tmp_path: Path) -> None:
@@ -173,6 +161,6 @@ async def test_a_client_can_watch_while_others_hold_all_streams(tmp_path: Path) 
     async with serving(tmp_path / "jobs.db", open_streams_max=300) as running:
         streams = running.server.grpc.calls.admission.streams
         async with crowd(running, 10, begin):
-            assert await settled(lambda: streams.held) > streams.limit * 0.9
+            await until(lambda: streams.held > streams.limit * 0.9)
             async with client_of(running.server.address) as late, asyncio.timeout(PATIENCE_S):
                 await anext(aiter(late.jobs.WatchEvents(pb.WatchEventsRequest())))

@@ -17,6 +17,7 @@ from jobstate_server.rpc.admission import Admission
 from jobstate_server.rpc.byte_budget import Share
 from jobstate_server.rpc.errors import status_of
 from jobstate_server.rpc.fair_limit import FairLimit
+from jobstate_server.rpc.request_places import ReceivingCall
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +89,10 @@ class Method:
     """Receives the request and answers: with the bytes of a unary answer, or by writing to the context."""
 
 
-class OpenCall:
+class OpenCall(ReceivingCall):
     """One call. gRPC keeps it until the call is over, however it ends: so it counts the call."""
 
-    __slots__ = ("_method", "connection")
+    __slots__ = ("_method",)
 
     request_streaming = True
     request_deserializer = response_serializer = None
@@ -106,7 +107,7 @@ class OpenCall:
         method.under_way.begin()
         is_answered = False
         try:
-            connection = context.peer()
+            self.context, connection = context, context.peer()
             method.admission.let_in(method.limits, connection)
             self.connection = connection
             answer = await method.answer(self, requests, context)
@@ -116,6 +117,7 @@ class OpenCall:
             is_answered = True
             return answer
         finally:
+            self.context = None
             method.under_way.end()
             if not is_answered:
                 # What gRPC keeps of a refusal leads back to this call, so it would only be freed by garbage collection.

@@ -134,7 +134,7 @@ class Calls:
                 if is_batch:
                     raw, batch_share = await admission.batch(context, open_call.connection, self._ender(context))
                 else:
-                    raw = await admission.requests.receive(context, open_call.connection)
+                    raw = await admission.requests.receive(open_call)
                 reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight else 0)
                 if reserved:
                     # What nobody would read is not prepared.
@@ -167,7 +167,7 @@ class Calls:
     ) -> Answer:
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
             call = self._stream_call(context)
-            raw = await self.admission.requests.receive(context, open_call.connection)
+            raw = await self.admission.requests.receive(open_call)
             call.size, call.unread = len(raw), self._answer_share(context)
             responses = handler(parse(request_type, raw), call)
             # A watch lasts for days, and its request may be large.

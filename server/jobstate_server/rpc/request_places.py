@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -35,19 +34,20 @@ EndCall = Callable[[Any, "asyncio.Task[Any]", JobStateError], None]
 """Ends the call of a context, which a task serves, with an error."""
 
 
-@dataclass(slots=True, eq=False)
-class _Receiving:
-    """A call whose request is being received, or waits for a place."""
+class ReceivingCall:
+    """A call whose request is to be received."""
+
+    __slots__ = ("connection", "context", "granted", "looks", "since", "task")
 
     connection: str
     context: Any
-    task: asyncio.Task[Any]
-    """What serves the call."""
+    task: asyncio.Task[Any] | None
+    """What serves the call, while its request is received."""
     since: float
     """When its headers came."""
-    looks: int = 0
+    looks: int
     """How often it was seen to have a place that others wait for."""
-    granted: asyncio.Future[None] | None = None
+    granted: asyncio.Future[None] | None
     """Done when it gets its place; None when it had not to wait."""
 
 
@@ -62,31 +62,30 @@ class RequestPlaces:
     def __init__(self, count: int, end_call: EndCall) -> None:
         self._count = count
         self._end_call = end_call
-        self._receiving: dict[_Receiving, None] = {}
-        self._waiting: dict[str, dict[_Receiving, None]] = {}
+        self._receiving: dict[ReceivingCall, None] = {}
+        self._waiting: dict[str, dict[ReceivingCall, None]] = {}
         """By connection; those that have waited longest first."""
         self._look: asyncio.TimerHandle | None = None
 
-    async def receive(self, context: Any, connection: str) -> bytes:
+    async def receive(self, call: ReceivingCall) -> bytes:
         """The request of the call that the current task serves.
 
         Raises:
             InvalidField: there is none.
             Overloaded: no place became free for it.
         """
-        task = asyncio.current_task()
-        assert task is not None
-        receiving = _Receiving(connection, context, task, asyncio.get_running_loop().time())
+        call.task, call.since, call.looks = asyncio.current_task(), asyncio.get_running_loop().time(), 0
         try:
-            if self._has_place(connection):
-                self._receiving[receiving] = None
+            if self._has_place(call.connection):
+                self._receiving[call] = None
             else:
-                await self._wait(receiving)
-            raw = await context.read()
+                await self._wait(call)
+            raw = await call.context.read()
         finally:
-            self._receiving.pop(receiving, None)
+            call.task = None
+            self._receiving.pop(call, None)
             if self._waiting:
-                self._wait_no_more(receiving)
+                self._wait_no_more(call)
                 self._grant()
         if raw is grpc.aio.EOF:
             raise InvalidField("request", "is missing")
@@ -101,7 +100,7 @@ class RequestPlaces:
         held = sum(receiving.connection == connection for receiving in self._receiving)
         return held < self._count - taken
 
-    async def _wait(self, receiving: _Receiving) -> None:
+    async def _wait(self, receiving: ReceivingCall) -> None:
         loop = asyncio.get_running_loop()
         receiving.granted = loop.create_future()
         self._waiting.setdefault(receiving.connection, {})[receiving] = None
@@ -109,7 +108,7 @@ class RequestPlaces:
             self._look = loop.call_later(_LOOK_S, self._end_stalled)
         await receiving.granted
 
-    def _wait_no_more(self, receiving: _Receiving) -> None:
+    def _wait_no_more(self, receiving: ReceivingCall) -> None:
         waiting = self._waiting.get(receiving.connection)
         if waiting is not None and receiving in waiting:
             del waiting[receiving]
@@ -140,6 +139,7 @@ class RequestPlaces:
         for receiving in self._receiving:
             receiving.looks += 1
             if receiving.since <= now - BODY_S and receiving.looks >= LOOKS_MAX:
+                assert receiving.task is not None
                 self._end_call(receiving.context, receiving.task, _too_slow())
         for waiting in tuple(self._waiting.values()):
             for receiving in tuple(waiting):
@@ -150,7 +150,7 @@ class RequestPlaces:
         self._look = loop.call_later(_LOOK_S, self._end_stalled)
 
 
-def _settle(receiving: _Receiving, refusal: Overloaded | None) -> None:
+def _settle(receiving: ReceivingCall, refusal: Overloaded | None) -> None:
     """Let a call that waits for its place go on. One that was cancelled meanwhile gives the place back by itself."""
     granted = receiving.granted
     assert granted is not None
