@@ -187,7 +187,7 @@ def test_a_backup_killed_on_its_way_leaves_no_file_of_its_name_and_the_next_one_
 
     assert partial.exists()
     assert not destination.exists()
-    with pytest.raises(CannotOpen, match="a backup that was never finished"):
+    with pytest.raises(CannotOpen, match="is an unfinished backup"):
         SqliteStore(partial, ManualClock())
     assert check_file(partial).problems
 
@@ -237,7 +237,7 @@ def test_a_backup_overwrites_nothing(store: Path, tmp_path: Path) -> None:
     taken = tmp_path / "taken.db"
     taken.write_text("precious")
 
-    with pytest.raises(CannotBackUp, match="exists: nothing is ever overwritten"):
+    with pytest.raises(CannotBackUp, match="exists and is never overwritten"):
         back_up(store, taken, ignore)
 
     assert taken.read_text() == "precious"
@@ -249,7 +249,7 @@ def test_a_name_that_is_taken_while_the_backup_is_made_is_not_overwritten(store:
     def take(_done: int, _total: int) -> None:
         taken.write_text("precious")
 
-    with pytest.raises(CannotBackUp, match="has come to exist"):
+    with pytest.raises(CannotBackUp, match="was created in the meantime"):
         back_up(store, taken, take)
 
     assert taken.read_text() == "precious"
@@ -298,20 +298,20 @@ def test_check_calls_a_store_whole_while_a_server_uses_it(store: Path, capsys: p
 FAULTS: dict[str, tuple[str, str]] = {
     "a gap in the log": (
         "DELETE FROM event WHERE sequence = (SELECT max(sequence) - 1 FROM event)",
-        "where every one from 4 to",
+        "but should have every event from 4 to",
     ),
     "an end of the log that is gone": (
         "DELETE FROM event WHERE sequence = (SELECT max(sequence) FROM event)",
         "have a version whose event is not in the log",
     ),
-    "bytes that are not counted": ("UPDATE log SET bytes = bytes + 1", "bytes, and the log counts"),
+    "bytes that are not counted": ("UPDATE log SET bytes = bytes + 1", "bytes, but the log counts"),
     "statistics that miscount": (
         "UPDATE tally SET value = value + 1 WHERE measure = 1 AND value = 1",
-        "and the statistics count 2",
+        "but the statistics count 2",
     ),
     "a job that is gone": ("DELETE FROM job WHERE id = 'done'", "ended attempts belong to no job"),
     "another release": ("UPDATE schema SET version = 999", "it has schema 999"),
-    "no tables": ("DROP TABLE schema", "it holds no store"),
+    "no tables": ("DROP TABLE schema", "it is not a store"),
 }
 
 

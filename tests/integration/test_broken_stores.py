@@ -78,7 +78,7 @@ def spoil(path: Path, page: int) -> None:
 def test_a_store_that_finds_no_room_refuses_to_start_and_says_so(path: Path) -> None:
     said = sentence(started(f"sqlite:///{path}", little_room))
 
-    assert said.startswith(f"cannot use {path} as a store: disk I/O error: look at its disk, which may be full")
+    assert said.startswith(f"cannot use {path} as a store: disk I/O error: check the disk, which may be full")
 
 
 @pytest.mark.parametrize("length", [90, 20_000])

@@ -199,8 +199,8 @@ async def test_what_is_no_store_is_refused_in_a_sentence(
     calls = {
         f"sqlite:///{tmp_path}/missing.db": f"there is no file {tmp_path}/missing.db",
         f"sqlite:///{text}": f"{text}: file is not a database",
-        f"sqlite:///{other}": f"sqlite:///{other} holds no store",
-        places["postgres"](): "holds no store",
+        f"sqlite:///{other}": f"sqlite:///{other} is not a store",
+        places["postgres"](): "is not a store",
         "mysql://me:secret@host/jobs": "'…' is no store; use sqlite:///jobs.db or",
         "postgresql://me:secret@127.0.0.1:1/jobs": "cannot connect to PostgreSQL: connection failed",
     }
@@ -360,7 +360,7 @@ async def test_a_row_that_does_not_arrive_is_noticed_and_nothing_is_kept(
     await filled(source, clock)
     make_insert_lose(monkeypatch, JobRow, lambda rows: rows[1:])
 
-    with pytest.raises(CannotCopy, match="4 of 5 rows of table job have arrived"):
+    with pytest.raises(CannotCopy, match="4 of 5 rows of table job arrived"):
         copy_store(source, destination, ignore)
 
     assert await jobs_in(destination) == []

@@ -129,7 +129,7 @@ def test_a_file_that_holds_no_password_is_refused_without_what_it_holds(tmp_path
     file = tmp_path / "password"
     file.write_bytes(content)
 
-    with pytest.raises(CannotOpen, match="must hold a password of 1 to 1024 bytes, and nothing else") as refused:
+    with pytest.raises(CannotOpen, match="must contain a password of 1 to 1024 bytes and nothing else") as refused:
         with_password("postgresql://host", file)
 
     assert str(refused.value).count("\n") == 0
@@ -146,4 +146,4 @@ def test_a_password_file_that_is_not_there_or_not_needed_is_refused(
 
     (tmp_path / "none").write_text("secret")
     assert cli.main(["migrate", "--store", f"postgresql://ann:{FIRST}@host/jobs"]) == 1
-    assert "has a password already" in capfd.readouterr().err
+    assert "already has a password" in capfd.readouterr().err

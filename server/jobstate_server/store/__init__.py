@@ -1,1 +1,1 @@
-"""Where jobs, events and everything that must survive are kept. ``base`` is the specification."""
+"""Stores jobs, events and everything else that must survive a restart. ``base`` is the specification."""

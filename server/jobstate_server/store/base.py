@@ -1,15 +1,15 @@
-"""The store, in words: what a backend must do to be one. ``tests/store`` holds every backend to it.
+"""What every store backend must do. ``tests/store`` runs the same tests against each of them.
 
-A store is one write transaction at a time and any number of readers that never wait for it. It decides nothing: it is
-told which rows change, numbers the events, and keeps all of that or none of it.
+A store has one write transaction at a time and any number of readers, which never wait for it. It makes no decisions:
+the caller says which rows change, and the store numbers the events and keeps all of the change or none of it.
 
-Promises every backend keeps:
+Every backend promises:
 
-* **Durable.** When ``Store.transaction`` has ended without an exception, the change survives the loss of power.
+* **Durable.** Once ``Store.transaction`` has ended without an exception, the change survives a power loss.
 * **Atomic.** Jobs, events, attempts, request ids and tallies of one ``Transaction.write`` become visible together.
-* **Ordered.** Sequences are gapless, and an event with a lower sequence never becomes visible after a higher one: who
-  has read up to n can never find something new at or below n.
-* **Isolated reads.** A read sees whole commits, and neither waits for the writer nor makes it wait.
+* **Ordered.** Sequences have no gaps, and an event never becomes visible after one with a higher sequence. A reader
+  that has read up to n never finds a new event at or below n.
+* **Isolated reads.** A read sees whole commits. It does not wait for the writer, and the writer does not wait for it.
 """
 
 from __future__ import annotations
@@ -36,70 +36,71 @@ from jobstate_server.store.records import (
 )
 
 EVENTS_SCANNED_MAX = 10_000
-"""Sequences one ``Reader.events`` looks at when it filters: about 10 ms, so that a rare match delays nobody else."""
+"""Sequences that one filtered ``Reader.events`` scans: about 10 ms, so that a rare match does not delay other reads."""
 
 TRIM_BYTES_MAX = 2 * 1024 * 1024
-"""Payload that one transaction removes: some milliseconds, so that no writer waits long behind it."""
+"""Payload bytes that one transaction removes: a few milliseconds, so that no writer waits long."""
 
 REPLICA_LEASE = 10 * SECOND
-"""A replica that has not been heard for this long is taken for dead, and its tasks are taken over. Several times the
-interval at which replicas are heard, so that a busy one keeps its own."""
+"""A replica that has not renewed its lease for this long is considered dead, and others take over its tasks. Several
+times the renewal interval, so that a busy replica keeps its lease."""
 
 TASK_AHEAD_MAX = 1 * MINUTE
-"""How far ahead of now an instant may be when its run is claimed: clocks of replicas differ by less."""
+"""How far in the future a scheduled instant may be when its run is claimed. Clocks of replicas differ by less."""
 
 REPLICA_FORGOTTEN = 1 * DAY
-"""For this long a replica that is gone can be seen in the table."""
+"""How long a dead replica stays in the table, for operators to see."""
 
 
 class Notifier(Protocol):
-    """Tells one server of what any of them commits. Used by one thread.
+    """Notifies one server of the commits of all servers. Used by one thread.
 
-    A hint and no more: it may ring too often, and after it has been out of order it rings once for all it missed.
+    A notification is only a hint. There may be too many, and after an outage one notification stands for all that
+    were missed.
     """
 
     def wait(self, timeout_s: float) -> Notification | None:
-        """What has been committed since the last call, as one; None when nothing was for ``timeout_s`` seconds.
+        """Return what was committed since the last call, merged into one; None when nothing was for ``timeout_s``.
 
         Raises:
-            StoreUnreachable: nothing can be heard just now; the next call tries again.
+            StoreUnreachable: the connection failed; the next call makes a new one.
         """
 
     def disconnect(self) -> None:
-        """End the connection to a database that does not answer, from any thread: ``wait`` then raises."""
+        """Close the connection to a database that does not respond, from any thread. ``wait`` then raises."""
 
     def close(self) -> None:
-        """Give back what the bell holds."""
+        """Close the connections."""
 
 
 class StoredTimes(Protocol):
-    """What the store keeps about its own time. Part of a transaction."""
+    """The times that the store keeps about itself. Part of a transaction."""
 
     def newest(self) -> int:
-        """The newest time that earlier transactions have stored, 0 when none ever did."""
+        """The newest time that an earlier transaction stored, 0 when there was none."""
 
     def grace_until(self) -> int:
-        """Until when no attempt is failed for time or silence, because limits could not be kept for a while."""
+        """Until when no attempt fails for its timeout or for silence, because the server was paused or down."""
 
     def extend_grace(self, until: int) -> None:
-        """Fail no attempt for time or silence before ``until``, on whichever replica. Never moves it back."""
+        """Let no replica fail an attempt for its timeout or for silence before ``until``. Never shortens the grace."""
 
     def removal_suspended_until(self) -> int:
-        """Until when nothing is removed by its age, because time has jumped."""
+        """Until when nothing is removed because of its age, because the clock has jumped."""
 
     def suspend_removal(self, until: int) -> None:
-        """Remove nothing by its age before ``until``. Never moves it back."""
+        """Remove nothing because of its age before ``until``. Never shortens the suspension."""
 
 
 class Transaction(Protocol):
     """One write transaction. Used by one thread, the committer's."""
 
     now: int
-    """The time of this transaction in microseconds. Does not go back from one to the next, and moves on in ``load``:
-    what is decided on a job is not earlier than what was decided on it before, on whichever replica."""
+    """The time of this transaction in microseconds. It never goes back from one transaction to the next, and ``load``
+    moves it forward: a decision on a job is never earlier than the last one, whichever replica made that."""
 
     is_committed: bool
-    """Whether ``finish`` has committed it already."""
+    """Whether ``finish`` has already committed."""
 
     def load(
         self,
@@ -108,203 +109,201 @@ class Transaction(Protocol):
         due_limit: int,
         attempt_keys: Collection[tuple[str, int]] = (),
     ) -> Loaded:
-        """Read what will be decided on, and keep others from changing it until the transaction ends.
+        """Read what the caller decides on, and lock it until the transaction ends.
 
         Args:
-            attempt_keys: ended attempts of these jobs to read too, by job and number.
-            due_limit: also take at most this many jobs whose ``due_time`` has come, earliest first. Jobs that another
-                replica has in hand are passed over.
+            attempt_keys: ended attempts to read too, by job and number.
+            due_limit: also load up to this many jobs whose ``due_time`` has passed, earliest first. Jobs that another
+                replica has locked are skipped.
         """
 
     def write(self, changes: Changes) -> int:
         """Append the events and write all rows. Returns the sequence of the first event.
 
-        The events get consecutive sequences in their order. Without events nothing is numbered and the log's head
-        is returned plus one. Called at most once.
+        The events get consecutive sequences in their order. Without events, returns the head of the log plus one.
+        Called at most once.
         """
 
     def finish(self, changes: Changes) -> int:
-        """``write`` as the last thing of a transaction, which a store may commit together with it.
+        """Write as the last step of a transaction, so that a store can commit in the same round trip.
 
-        Nothing may follow. What was written is durable once the block of the transaction is left.
+        Nothing may follow. The change is durable once the block of the transaction has ended.
 
         Raises:
-            OutcomeUnknown: besides what ``write`` and the commit raise.
+            OutcomeUnknown: in addition to what ``write`` and the commit raise.
         """
 
     def next_due(self) -> int | None:
         """The earliest ``due_time`` of any job, None when there is none."""
 
     def postpone_timeouts(self, until: int) -> int:
-        """Move the ``due_time`` of running attempts that lies before ``until`` to ``until``. Returns how many."""
+        """Move every ``due_time`` of a running attempt that is before ``until`` to ``until``. Returns how many."""
 
     def times(self) -> StoredTimes:
-        """What the store keeps about its own time. Jobs that are to be locked too are locked first."""
+        """The times that the store keeps about itself. Lock jobs first, if the transaction locks any."""
 
     def check(self) -> None:
-        """Look whether the log stands where this server left it, where nobody else may write to it.
+        """Check that the log is where this server left it. Does nothing where several servers share a store.
 
         Raises:
-            StoreUnreachable: it does not.
+            StoreUnreachable: another program has written to the log.
         """
 
     def known_job_types(self, among: Collection[str] | None = None) -> set[str]:
-        """The job types of which there ever was a job: those of ``among``, or all.
+        """The job types that have ever had a job: those of ``among``, or all.
 
-        When all are asked for, no other transaction adds one until this one ends.
+        When asked for all, no other transaction can add one until this one ends.
         """
 
     def probe(self) -> None:
-        """Write 64 KiB and take them back: fails as any write does while there is no room for one."""
+        """Write 64 KiB and delete them again. Fails while the disk has no room for a write."""
 
     def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
-        """Remove the oldest events while they are older than a time or the log keeps more than ``bytes_max``.
+        """Remove the oldest events, while they are older than a time or the log holds more than ``bytes_max``.
 
-        At most ``limit`` of them and, but for the first, ``TRIM_BYTES_MAX`` of payload, moving the horizon in the same
-        transaction. Returns how many; 0 when none is to go any more.
+        Removes at most ``limit`` events and, after the first, at most ``TRIM_BYTES_MAX`` of payload, and moves the
+        horizon in the same transaction. Returns how many were removed; 0 when there is nothing left to remove.
         """
 
     def release_pages(self, limit: int) -> int:
-        """Give at most ``limit`` unused pages back to the file system, where there are many. Returns how many."""
+        """Return up to ``limit`` unused pages to the file system, if there are many. Returns how many."""
 
     def trim_requests(self, older_than: int, limit: int) -> int:
         """Forget at most ``limit`` request ids used before ``older_than``, the oldest first. Returns how many."""
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
-        """Take the run of a task for the scheduled instant ``due``. False when it, or a later one, is gone.
+        """Claim the run of a task for the scheduled instant ``due``. False when it, or a later one, is already claimed.
 
-        A run that has not ended can be taken over for the same instant, once nothing was heard of its replica for
-        ``REPLICA_LEASE``. An instant that lies more than ``TASK_AHEAD_MAX`` ahead of now says nothing: it was claimed
-        when a clock was wrong.
+        A run that has not ended can be taken over for the same instant, once its replica has not renewed its lease
+        for ``REPLICA_LEASE``. A claimed instant more than ``TASK_AHEAD_MAX`` ahead of now is ignored: it was claimed
+        while a clock was wrong.
         """
 
     def finish_task(self, name: str, token: str, outcome: str) -> None:
-        """Write down how the run that holds ``token`` ended; does nothing when another has taken over."""
+        """Record how the run with this ``token`` ended. Does nothing when another run has taken over."""
 
     def task_is_ours(self, name: str, token: str) -> bool:
-        """Whether the run still holds the task."""
+        """Whether the run with this token still holds the task."""
 
     def renew(self, replica: str) -> None:
-        """Note that this replica serves, now. Forgets those that have not been heard for ``REPLICA_FORGOTTEN``."""
+        """Renew the lease of this replica. Deletes leases older than ``REPLICA_FORGOTTEN``."""
 
     def leave(self, replica: str) -> None:
-        """Forget this replica, which serves no more."""
+        """Delete the lease of this replica, which is stopping."""
 
     def last_renewed(self, besides: str = "") -> int | None:
-        """When any replica, but for the one named, was heard last; None when none ever was."""
+        """When any replica except ``besides`` last renewed its lease; None when none has."""
 
 
 class Reader(Protocol):
-    """A view for reading. Used by one thread at a time, but for ``interrupt`` and ``disconnect``."""
+    """Reads committed data. Used by one thread at a time, except for ``interrupt`` and ``disconnect``."""
 
     def interrupt(self) -> None:
-        """Break off what another thread is reading: it gets ReadInterrupted, as does every read until ``resume``."""
+        """Stop the read of another thread. It raises ReadInterrupted, as does every read until ``resume``."""
 
     def resume(self) -> None:
-        """Read again after an interrupt."""
+        """Allow reads again after ``interrupt``."""
 
     def disconnect(self) -> None:
-        """End the connection to a database that does not answer: the thread that waits for it gets ConnectionLost."""
+        """Close the connection to a database that does not respond. The waiting thread gets ConnectionLost."""
 
     def jobs(self, job_ids: Collection[str], principal: str | None) -> dict[str, Job]:
-        """Those of the named jobs that exist and that ``principal`` (None: anybody) may see."""
+        """The named jobs, as far as they exist and ``principal`` may see them. None may see every job."""
 
     def attempts(self, job_id: str, through: int, limit: int, bytes_max: int) -> list[Attempt]:
-        """The latest ended attempts of a job of those with numbers up to ``through``, by number.
+        """The latest ended attempts of a job with numbers up to ``through``, in the order of their numbers.
 
-        At most ``limit`` and, but for the last, ``bytes_max``; no more rows than that are read.
+        At most ``limit`` and, apart from the latest, ``bytes_max``. No more rows than that are read.
         """
 
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
-        """At most ``limit`` jobs that come after ``after``; fewer once their documents exceed ``bytes_max``.
+        """The next page of jobs after ``after``: at most ``limit``, fewer when their documents exceed ``bytes_max``.
 
-        At least one if there is one, and then ``has_more`` is exact. ``limit`` is at least 1.
-
-        Rows read are bounded by the page and the number of states and job types asked
-        for, or by the number of jobs of one source.
+        A page has at least one job if there is one, and ``has_more`` is exact. ``limit`` is at least 1. The rows read
+        are bounded by the page and the number of states and job types asked for, or by the jobs of one source.
         """
 
     def log_state(self) -> LogState:
-        """A fresh look at the log."""
+        """The state of the log now."""
 
     def create_time(self) -> int:
-        """When the store was made, or first opened by a program that writes this down."""
+        """When the store was created, or first opened by a program that records this."""
 
     def event(self, sequence: int) -> StoredEvent | None:
-        """One event, None when it is not (or no longer) in the log."""
+        """One event; None when it is not, or no longer, in the log."""
 
     def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
-        """The wanted events after a sequence, at most ``limit`` and, but for the first, ``bytes_max`` of payload.
+        """The wanted events after a sequence: at most ``limit`` and, after the first, ``bytes_max`` of payload.
 
-        Looks at no more than ``EVENTS_SCANNED_MAX`` sequences unless an index leads straight to the wanted ones.
+        Scans at most ``EVENTS_SCANNED_MAX`` sequences, unless an index leads straight to the wanted events.
         The events, the head that bounds them and the horizon are of one snapshot.
         """
 
     def trimmable_events(self, older_than: int, bytes_max: int) -> int:
-        """How many events ``Transaction.trim_events`` would remove, without a limit."""
+        """How many events ``Transaction.trim_events`` would remove if it had no limit."""
 
     def tallies(self, job_types: Collection[str]) -> Tallies:
-        """All tallies of these job types, of every type when none is named."""
+        """All tallies of these job types; of every type when none is named."""
 
     def oldest_queued(self, job_type: str) -> int | None:
-        """Create time of the oldest QUEUED job of a type, None when none is queued."""
+        """Create time of the oldest QUEUED job of a type; None when there is none."""
 
     def oldest_unclaimed(self, job_type: str) -> int | None:
-        """Start time of the oldest attempt of a type that waits in PROCESSING for its worker, None when none does."""
+        """Start time of the oldest attempt of a type that waits in PROCESSING for a worker; None when none waits."""
 
     def has_claimed(self, job_type: str) -> bool:
-        """Whether a worker has a job of this type, as the newest 1,000 in PROCESSING tell."""
+        """Whether a worker has claimed a job of this type, judging by the newest 1,000 in PROCESSING."""
 
     def ended_since(self, time: int, limit: int) -> list[Ended]:
-        """The jobs that ended after a time and are still stored, the latest ``limit`` of them, by type and state."""
+        """Counts, by type and state, of the latest ``limit`` stored jobs that ended after a time."""
 
     def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[JobSummary]:
-        """Jobs of one type in one state, oldest first, read straight from an index."""
+        """Jobs of one type in one state, oldest first, found by an index."""
 
     def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[JobSummary]:
-        """Final jobs that ended before a time, in the order they ended (``after.create_time`` is a complete time)."""
+        """Final jobs that ended before a time, in the order they ended. ``after`` has a complete time."""
 
     def overdue(self, before: int) -> int:
-        """How many jobs have a ``due_time`` before this, counted up to 10,000."""
+        """How many jobs have a ``due_time`` before this time, counted up to 10,000."""
 
     def task_runs(self) -> Mapping[str, TaskRun]:
-        """The last run of every task that ever ran, by name."""
+        """The last run of each task that has run, by name."""
 
     def close(self) -> None:
-        """Give back what the reader holds."""
+        """Close the connection."""
 
 
 class Store(Protocol):
     """An open store."""
 
     log_id: str
-    """Names this log for as long as it lives; part of every cursor."""
+    """The name of this log, which never changes. Part of every cursor."""
 
     requests_stored: int
-    """How many request ids were stored when this server last appended, opened the store or forgot some. Counted by
-    all replicas together; what others have added since is not in it."""
+    """How many request ids of all replicas were stored when this server last appended, opened the store or removed
+    some. Does not include what other replicas have added since."""
 
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """Begin a write transaction; leaving the block commits it, an exception rolls it back.
+        """Begin a write transaction. The end of the block commits it; an exception rolls it back.
 
         Raises:
-            TransactionConflict: repeat the block from the start.
-            OutcomeUnknown: raised by the commit alone.
+            TransactionConflict: nothing was kept; repeat the block from the start.
+            OutcomeUnknown: the commit may or may not have happened. Raised by the commit only.
             StoreUnreachable: nothing was kept.
-            StoreError: nothing was kept, and one of the rows is the reason.
+            StoreError: nothing was kept, and one of the rows is the cause.
         """
 
     def open_reader(self) -> Reader:
-        """A reader of its own, for one thread."""
+        """Open a new reader, for one thread."""
 
     def open_notifier(self) -> Notifier | None:
-        """A bell of its own, for one thread; None when this server is the only one that writes."""
+        """Open a new notifier, for one thread; None when only this server writes to the store."""
 
     def disconnect(self) -> None:
-        """End the writer's connection to a database that does not answer, from any thread: its transaction fails.
+        """Close the writer's connection to a database that does not respond, from any thread. Its transaction fails.
 
-        A write to a file that hangs in the kernel cannot be ended.
+        A file write that hangs in the kernel cannot be stopped.
         """
 
     def close(self) -> None:
-        """Close the store; it must have no transaction and no reader open."""
+        """Close the store. No transaction or reader may be open."""

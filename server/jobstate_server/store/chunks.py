@@ -1,4 +1,4 @@
-"""Sequences in pieces."""
+"""Splits sequences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from collections.abc import Iterable, Sequence
 
 
 def chunks(values: Sequence[str], size: int) -> Iterable[Sequence[str]]:
-    """``values`` in pieces of at most ``size``."""
+    """Split ``values`` into pieces of at most ``size``."""
     for start in range(0, len(values), size):
         yield values[start : start + size]

@@ -1,31 +1,31 @@
-"""What a store raises. Callers tell by the class whether to try again."""
+"""The errors of a store. The class tells the caller whether to retry."""
 
 from __future__ import annotations
 
 
 class StoreError(Exception):
-    """The store refused what it was told to keep. Nothing of the transaction was kept; trying again will not help."""
+    """The store refused the change. Nothing of the transaction was kept, and a retry will fail too."""
 
 
 class StoreUnreachable(StoreError):
-    """The store cannot be used just now (disk full, input/output error, connection lost). Nothing was kept."""
+    """The store cannot be used at the moment (disk full, I/O error, connection lost). Nothing was kept."""
 
 
 class TransactionConflict(StoreUnreachable):
-    """Another writer was in the way (deadlock, lock timeout, a row it made first). Trying again may succeed."""
+    """The transaction conflicted with another writer (deadlock, lock timeout, duplicate row). A retry may succeed."""
 
 
 class ConnectionLost(TransactionConflict):
-    """The connection to the store broke. Nothing was kept; the next try makes a new one, and fails if it cannot."""
+    """The connection to the store broke. Nothing was kept. The next attempt makes a new connection."""
 
 
 class OutcomeUnknown(StoreUnreachable):
-    """The connection was lost while committing: the transaction is kept whole or not at all, nobody knows which."""
+    """The connection was lost during the commit. All of the transaction was kept, or none of it."""
 
 
 class ReadInterrupted(StoreError):
-    """The read was broken off by ``Reader.interrupt``."""
+    """The read was stopped by ``Reader.interrupt``."""
 
 
 class CannotOpen(StoreError):
-    """The store cannot be opened. The message tells an operator what to change."""
+    """The store cannot be opened. The message says what to change."""

@@ -1,4 +1,4 @@
-"""The check of an event, by which a log is told from another one with the same sequences."""
+"""The check of an event, which distinguishes a log from another one with the same sequences."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from zlib import crc32
 
 
 def event_check(payload: bytes) -> int:
-    """The CRC-32 of what the log keeps of an event."""
+    """The CRC-32 of the stored payload of an event."""
     return crc32(payload)

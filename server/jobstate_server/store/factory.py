@@ -12,19 +12,19 @@ from jobstate_server.store.urls import is_postgres, postgres_driver
 
 
 def clock_for(url: str) -> Clock:
-    """The clock that goes with a store: the database's where servers share one, the machine's where not."""
+    """The clock for a store: the database's clock where servers share a store, otherwise the machine's."""
     return FollowingClock(SystemClock()) if is_postgres(url) else SystemClock()
 
 
 def open_store(url: str, clock: Clock, cache_bytes: int = CACHE_BYTES) -> Store:
-    """Open the store that the URL names, made and brought up to date if need be.
+    """Open the store that the URL names. Creates it, or updates its tables, if necessary.
 
     Raises:
-        CannotOpen: with a sentence that says what to change.
+        CannotOpen: the message says what to change.
     """
     if not is_postgres(url):
         return SqliteStore(Path(url.removeprefix("sqlite:///")), clock, cache_bytes)
     with postgres_driver():
-        # Only who uses PostgreSQL needs its driver.
+        # The driver is installed only with PostgreSQL support.
         from jobstate_server.store.postgres.store import PostgresStore  # noqa: PLC0415
     return PostgresStore(url, clock)

@@ -1,4 +1,4 @@
-"""The job types of which there ever was a job, as both backends read them: every job was counted by its type."""
+"""Finds the job types that have ever had a job. Every job is counted in the tallies of its type."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WITH RECURSIVE used(name) AS (
 )
 SELECT name FROM used WHERE name IS NOT NULL
 """
-"""One look into the index for each type, however many rows it has."""
+"""One index lookup for each type, however many rows the type has."""
 
 _NAMES_AT_ONCE = 256
 
 
 def known_job_types(database: Database, among: Collection[str] | None) -> set[str]:
-    """Those of ``among`` that have ever had a job; all that have when it is None."""
+    """The types of ``among`` that have ever had a job; all such types when it is None."""
     if among is None:
         return {name for (name,) in database.execute_sql(_ALL)}
     found: set[str] = set()

@@ -1,7 +1,10 @@
-"""Migrations: numbered, forward only, each a file of SQL per dialect in ``migrations/``.
+"""Applies the migrations: numbered, forward only, in ``migrations/``.
 
-A migration adds; what it replaces is removed by a later release, so that old and new programs can use the database side
-by side meanwhile. ``schema.usable_from`` is the oldest migration a program must know to use the database at all.
+A migration is one SQL file (``0007_names.sql``), whose column types are names of ``TYPES`` in braces. Where
+the dialects need more than that, there is one file for each (``0006_time.sqlite.sql``).
+
+A migration adds, and a later release removes what it replaced, so that old and new programs can use the database side
+by side. ``schema.usable_from`` is the oldest migration that a program must know to use the database.
 """
 
 from __future__ import annotations
@@ -16,15 +19,29 @@ from peewee import Database
 from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.models import HorizonRow, LogRow, SchemaRow
 
-_FILE_NAME = re.compile(r"(\d{4})_\w+\.(\w+)\.sql")
+TYPES = {
+    "sqlite": {"integer": "INTEGER", "bigint": "INTEGER", "boolean": "INTEGER", "text": "TEXT", "bytes": "BLOB"},
+    "postgres": {
+        "integer": "INTEGER",
+        "bigint": "BIGINT",
+        "boolean": "BOOLEAN",
+        # Texts compare by their bytes, as in Python: pages are merged there.
+        "text": 'TEXT COLLATE "C"',
+        "bytes": "BYTEA",
+    },
+}
+"""The column types of each dialect, as the models have them."""
+
+_FILE_NAME = re.compile(r"(\d{4})_\w+?(?:\.(\w+))?\.sql")
+_TYPE = re.compile(r"\{(\w+)\}")
 _ADVISORY_LOCK = 0x6A6F_6273_7461_7465
-"""Key of the lock under which PostgreSQL's tables are changed: "jobstate" as a number, so that it is nobody else's."""
+"""Key of the PostgreSQL lock that a migration takes: "jobstate" as a number, so that no other program uses it."""
 _USABLE_FROM = re.compile(r"^-- usable_from: (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step. ``usable_from``: a program that knows fewer migrations than this cannot use the result."""
+    """One step. A program that knows fewer migrations than ``usable_from`` cannot use the result."""
 
     version: int
     usable_from: int
@@ -32,33 +49,38 @@ class Migration:
 
 
 def migrations(dialect: str) -> list[Migration]:
-    """Every migration for a dialect, in order."""
+    """All migrations of a dialect, in order."""
     found = []
     for file in resources.files("jobstate_server.store").joinpath("migrations").iterdir():
         match = _FILE_NAME.fullmatch(file.name)
-        if match is None or match[2] != dialect:
+        if match is None or match[2] not in {dialect, None}:
             continue
         text = file.read_text(encoding="utf-8")
         usable_from = _USABLE_FROM.search(text)
         if usable_from is None:
             raise ValueError(f"{file.name} lacks its line '-- usable_from: N'")
-        code = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
-        statements = tuple(part.strip() for part in code.split(";\n") if part.strip())
-        found.append(Migration(int(match[1]), int(usable_from[1]), statements))
+        found.append(Migration(int(match[1]), int(usable_from[1]), statements_of(text, dialect)))
     return sorted(found, key=lambda migration: migration.version)
 
 
+def statements_of(text: str, dialect: str) -> tuple[str, ...]:
+    """The statements of a migration's file, with the types of a dialect."""
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    code = _TYPE.sub(lambda name: TYPES[dialect][name[1]], code)
+    return tuple(part for piece in code.split(";\n") if (part := piece.strip().removesuffix(";")))
+
+
 def bring_up_to_date(database: Database, dialect: str) -> list[int]:
-    """Apply the migrations that the database lacks, in one transaction. Returns their numbers.
+    """Apply the missing migrations in one transaction. Returns their numbers.
 
     Raises:
-        CannotOpen: a newer program has changed the database beyond what this one may use.
+        CannotOpen: a newer program has changed the database so that this one cannot use it.
     """
     known = migrations(dialect)
     newest = known[-1].version
     with database.atomic():
         if dialect == "postgres":
-            # Replicas that start together take turns; the lock ends with the transaction.
+            # Replicas that start together wait for each other. The lock ends with the transaction.
             database.execute_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
         version, usable_from = _schema(database, dialect)
         if usable_from > newest:
@@ -81,7 +103,7 @@ def bring_up_to_date(database: Database, dialect: str) -> list[int]:
 
 
 def note_create_time(database: Database, now: int) -> None:
-    """Write down when the store was made, unless that was done."""
+    """Record when the store was created, unless that is recorded already."""
     ((known,),) = database.execute(LogRow.select(LogRow.create_time)).fetchall()
     if not known:
         database.execute(LogRow.update(create_time=now).where(LogRow.create_time == 0))
@@ -96,13 +118,13 @@ def _schema(database: Database, dialect: str) -> tuple[int, int]:
 
 def _has_schema(database: Database, dialect: str) -> bool:
     if dialect == "postgres":
-        # peewee would look in the schema "public" alone, and not where the search path leads.
+        # peewee would look only in the schema "public", and ignore the search path.
         return bool(database.execute_sql("SELECT to_regclass('schema') IS NOT NULL").fetchone()[0])
     return bool(database.table_exists("schema"))
 
 
 def _begin_log(database: Database) -> None:
-    """Name the log. The name is random, so that no cursor of another store can be taken for one of this."""
+    """Create the log with a random name, so that a cursor of another store is never accepted here."""
     log_id = uuid.uuid4().hex[:12]
     database.execute(LogRow.insert(id=log_id, head=0, bytes=0, requests=0))
     database.execute(HorizonRow.insert(id=log_id, sequence=0, event_check=0, bytes=0))

@@ -1,4 +1,4 @@
-"""The tables, as peewee models. Bound to a database only where a store opens one."""
+"""The tables, as peewee models. They are not bound to a database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobstate_server.domain.job import JobState
 
 
 class JobRow(Model):
-    """A job. One row each, rewritten in place."""
+    """A job: one row, rewritten in place."""
 
     id = TextField(primary_key=True)
     job_type = TextField()
@@ -58,26 +58,26 @@ class JobRow(Model):
         strict_tables = True
 
 
-# List pages, newest or oldest first, of everything, of a state, of a type and state, of a source.
+# For pages of jobs, newest or oldest first: of all jobs, of a state, of a type and state, of a source.
 JobRow.add_index(JobRow.create_time, JobRow.id, name="job_by_create_time")
 JobRow.add_index(JobRow.state, JobRow.create_time, JobRow.id, name="job_by_state")
 JobRow.add_index(JobRow.job_type, JobRow.state, JobRow.create_time, JobRow.id, name="job_by_type")
 JobRow.add_index(JobRow.source_id, JobRow.create_time, JobRow.id, name="job_by_source")
-# The due timer and cleanup. Partial, so that jobs with nothing due and unfinished jobs cost nothing here.
+# For the due timer and cleanup. Partial, so that jobs with nothing due and unfinished jobs cost nothing.
 JobRow.add_index(JobRow.due_time, JobRow.id, where=SQL("due_time IS NOT NULL"), name="job_by_due_time")
 JobRow.add_index(JobRow.complete_time, JobRow.id, where=SQL("complete_time IS NOT NULL"), name="job_by_complete_time")
 
 IS_UNCLAIMED = SQL(f"state = {int(JobState.PROCESSING)} AND NOT claimed")
-"""A retry that waits for its worker. Written with the very words of the index below, or it would not serve."""
+"""A retry that waits for a worker. Queries must use exactly this text, or SQLite does not use the index below."""
 
-# How long the oldest of them waits. A first attempt is never here: it is claimed as it begins.
+# For the age of the oldest one. A first attempt is never here: it is claimed when it starts.
 JobRow.add_index(JobRow.job_type, JobRow.start_time, where=IS_UNCLAIMED, name="job_by_unclaimed")
 
 
 class EventRow(Model):
-    """An event of the log. Written once, removed by retention from the oldest on."""
+    """An event of the log. Written once; retention removes the oldest."""
 
-    # Given by the log row, never by the database: a database would reuse the number of a removed last event.
+    # From the row of the log, never from the database, which would reuse the number of a removed last event.
     sequence = BigIntegerField(primary_key=True)
     time = BigIntegerField()
     job_id = TextField()
@@ -93,14 +93,14 @@ class EventRow(Model):
 
 
 SEGMENT_BITS = 12
-"""The log in segments of 4,096 events: what a job has in it is found segment by segment. An index by job alone would
-be written to in as many places as a commit has jobs; this one only where the log ends."""
+"""The log has segments of 4,096 events, and the events of a job are found segment by segment. A commit writes to this
+index only at the end of the log; to an index by job alone it would write in as many places as it has jobs."""
 
 EventRow.add_index(SQL(f'("sequence" >> {SEGMENT_BITS})'), EventRow.job_id, name="event_by_segment")
 
 
 class LogRow(Model):
-    """The head of the log: one row, updated by every transaction that appends, which is what orders commits.
+    """The head of the log: one row. Every transaction that appends updates it, which puts commits in order.
 
     ``requests``: how many request ids are stored.
     """
@@ -110,12 +110,12 @@ class LogRow(Model):
     bytes = BigIntegerField()
     create_time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
     requests = BigIntegerField(constraints=[SQL("DEFAULT 0")])
-    # The newest time of any commit; what follows it is not earlier.
+    # The newest time of any commit. No later commit has an earlier time.
     time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
-    # PostgreSQL: how far the store's time was ahead of the database's clock, and when that was by the latter.
+    # PostgreSQL: how far the store's time was ahead of the database's clock, and what that clock showed then.
     clock_offset = BigIntegerField(constraints=[SQL("DEFAULT 0")])
     clock_set = BigIntegerField(constraints=[SQL("DEFAULT 0")])
-    # Until when no attempt is failed after a pause, and nothing is removed by its age after a jump.
+    # Until when no attempt fails after a pause, and nothing is removed because of its age after a clock jump.
     grace_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
     removal_suspended_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
 
@@ -125,7 +125,7 @@ class LogRow(Model):
 
 
 class HorizonRow(Model):
-    """What retention has removed: one row, moved in the transaction that deletes."""
+    """How far retention has removed events: one row, updated in the transaction that deletes."""
 
     id = TextField(primary_key=True)
     sequence = BigIntegerField()
@@ -164,10 +164,10 @@ class AttemptRow(Model):
 
 
 class RequestRow(Model):
-    """A request id that was used. ``job_ids`` are separated by spaces, which no id contains.
+    """A used request id. Spaces separate ``job_ids``; no id contains one.
 
-    ``attempt`` is the one that a Start made. ``create_sequence`` is that of the first job, None where a program made
-    the row that did not know of it.
+    ``attempt`` is the one that a Start made. ``create_sequence`` is that of the first job; None in rows of older
+    programs.
     """
 
     principal = TextField()
@@ -221,7 +221,7 @@ class TaskRunRow(Model):
 
 
 class ReplicaRow(Model):
-    """A server that serves, or served, this store."""
+    """The lease of a server on this store."""
 
     id = TextField(primary_key=True)
     renew_time = BigIntegerField()
@@ -232,7 +232,7 @@ class ReplicaRow(Model):
 
 
 class SchemaRow(Model):
-    """Which migrations this database has had, and the oldest program that may still use it."""
+    """Which migrations this database has had, and the oldest program version that can still use it."""
 
     id = TextField(primary_key=True)
     version = IntegerField()

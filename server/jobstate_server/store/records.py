@@ -1,4 +1,4 @@
-"""What is passed to a store and what it returns, beside jobs and attempts."""
+"""The records that a store takes and returns, besides jobs and attempts."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class StoredEvent(NamedTuple):
 
 
 class ChangedJob(NamedTuple):
-    """A job row to write. ``last_event`` is the index in ``Changes.events`` of its last event there.
+    """A job row to write. ``last_event`` is the index of the job's last event in ``Changes.events``.
 
-    The job's version becomes that event's sequence, in place; with None it stays as it is. ``first_event`` is the
-    index of the event that told of its creation, for a job that is inserted: its sequence becomes create_sequence.
+    The store sets the job's version, in place, to the sequence of that event; with None the version stays.
+    ``first_event`` is the index of a new job's creation event: its sequence becomes ``create_sequence``.
     """
 
     job: Job
@@ -48,46 +48,46 @@ class ChangedJob(NamedTuple):
 
 
 class StoredRequest(NamedTuple):
-    """A request id that was used, and the jobs that its call concerned."""
+    """A used request id, and the jobs that its call was about."""
 
     request: Request
     job_ids: tuple[str, ...]
     time: int
     attempt: int = 0
-    """The attempt that the call made or claimed, 0 when it did neither."""
+    """The attempt that the call started or claimed; 0 when it did neither."""
     create_sequence: int | None = None
-    """That of the job, which tells it from a later one of the same id; None when it is not known."""
+    """The job's, which distinguishes it from a later job with the same id; None when it is not known."""
     created_event: int | None = None
-    """The index in ``Changes.events`` of the job's first event, when it is there: its sequence is written as
-    ``create_sequence``."""
+    """The index of the job's first event in ``Changes.events``, if it is there. The store writes that event's sequence
+    as ``create_sequence``."""
 
 
 @dataclass(slots=True)
 class Changes:
-    """Everything one transaction writes. Order of effect: deleted, inserted, then the rest."""
+    """Everything that one transaction writes. Deletions come first, then insertions, then the rest."""
 
     deleted: list[str] = field(default_factory=list)
     inserted: list[ChangedJob] = field(default_factory=list)
     updated: list[ChangedJob] = field(default_factory=list)
     progressed: list[ChangedJob] = field(default_factory=list)
-    """Jobs of which nothing changed but progress, message, metadata, usage, update time and heard time."""
+    """Jobs in which only progress, message, metadata, usage, update time and heard time changed."""
     events: list[NewEvent] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     amended: list[Attempt] = field(default_factory=list)
-    """Attempts of which a record is kept already: its usage becomes that of these."""
+    """Stored attempts whose usage changes to the usage given here."""
     requests: list[StoredRequest] = field(default_factory=list)
     tallies: dict[TallyKey, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a transaction read before deciding."""
+    """What a transaction read for a decision."""
 
     jobs: dict[str, Job]
     requests: dict[tuple[str, str], StoredRequest]
     due: list[Job]
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
-    """The ended attempts that were asked for, by job and number."""
+    """The requested ended attempts, by job and number."""
 
 
 class EventPage(NamedTuple):
@@ -105,16 +105,16 @@ class EventPage(NamedTuple):
 
 
 class LogState(NamedTuple):
-    """The log as it stands."""
+    """The state of the log."""
 
     head: int
-    """The newest sequence, 0 when nothing was ever written."""
+    """The newest sequence; 0 when nothing was ever written."""
     horizon: int
-    """The newest sequence that retention has removed, 0 when none was."""
+    """The newest sequence that retention has removed; 0 when it has removed none."""
     horizon_check: int
     """The check of the event at the horizon."""
     bytes: int
-    """Payload bytes of the events kept."""
+    """Payload bytes of the stored events."""
 
 
 class JobPage(NamedTuple):
@@ -146,29 +146,29 @@ class TaskRun(NamedTuple):
 
     name: str
     last_due: int
-    """The scheduled instant that was claimed last."""
+    """The last scheduled instant that was claimed."""
     token: str
     start_time: int
     end_time: int | None
     outcome: str
     replica: str
-    """Who runs it, or ran it."""
+    """The replica that runs it, or ran it."""
 
 
 class Ended(NamedTuple):
-    """Jobs of one type that ended in one state."""
+    """How many jobs of one type ended in one state."""
 
     job_type: str
     state: JobState
     jobs: int
     latest: int
-    """When the latest of them ended."""
+    """When the last of them ended."""
 
 
 class Notification(NamedTuple):
-    """What a bell tells: something was committed."""
+    """Something was committed."""
 
     head: int
-    """The log has events up to this sequence, or beyond."""
+    """The log has events up to this sequence, or further."""
     next_due: int | None
-    """The earliest due time that was written, None when none was."""
+    """The earliest due time that was written; None when none was."""

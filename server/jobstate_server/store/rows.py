@@ -1,4 +1,4 @@
-"""Between table rows and domain values. Every backend reads and writes its columns in the order given here."""
+"""Converts between table rows and domain values. Every backend uses the columns in the order given here."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ JOB_COLUMNS = _PLAIN_JOB_FIELDS + ERROR_COLUMNS
 """Columns of ``job`` in the order of ``job_values``."""
 
 REPORT_COLUMNS = ("version", "progress", "progress_message", "update_time", "heard_time")
-"""Columns that progress reports change; most change nothing else."""
+"""Columns that most progress reports change."""
 
 _SELDOM_COLUMNS = ("metadata", "estimated_tokens", "estimated_cost_nano", "attempt_tokens", "attempt_cost_nano")
 
 PROGRESS_COLUMNS = REPORT_COLUMNS + _SELDOM_COLUMNS
-"""Columns that a progress report can change; none of them is indexed."""
+"""All columns that a progress report can change. None of them is indexed."""
 
 _plain_values = itemgetter(*_PLAIN_JOB_FIELDS)
 _report_values = itemgetter(*REPORT_COLUMNS, "id")
@@ -47,14 +47,14 @@ assert set(PROGRESS_COLUMNS) == REPORTED | {"version"}, "not every field that is
 
 
 def error_values(error: JobError | None) -> tuple[Any, ...]:
-    """The error columns."""
+    """The values of ``ERROR_COLUMNS``."""
     if error is None:
         return (None,) * len(ERROR_COLUMNS)
     return (error.code, error.message, error.retryable, error.details, error.attempt, error.time)
 
 
 def error_from(values: tuple[Any, ...]) -> JobError | None:
-    """The error in the error columns, None when there was none."""
+    """The error in the values of ``ERROR_COLUMNS``; None when there was none."""
     code, message, retryable, details, attempt, time = values
     if code is None:
         return None
@@ -79,7 +79,7 @@ def report_values(job: Job) -> tuple[Any, ...]:
 
 
 def is_plain_report(before: Job, after: Job) -> bool:
-    """Whether reports of progress, which lead from one job to the other, changed ``REPORT_COLUMNS`` alone."""
+    """Whether progress reports changed only ``REPORT_COLUMNS`` between these two versions of a job."""
     return bool(_seldom(before.__dict__) == _seldom(after.__dict__))
 
 
@@ -93,7 +93,7 @@ def job_from(row: tuple[Any, ...]) -> Job:
 
 
 def summary_from(row: tuple[Any, ...]) -> JobSummary:
-    """The summary in a row of ``SUMMARY_COLUMNS``. SQLite has integers for booleans."""
+    """The summary in a row of ``SUMMARY_COLUMNS``. SQLite returns integers for booleans."""
     found = JobSummary._make(row)
     retryable = found.error_retryable
     return found._replace(claimed=bool(found.claimed), error_retryable=None if retryable is None else bool(retryable))
@@ -116,7 +116,7 @@ def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
 
 
 def usage_values(attempt: Attempt) -> tuple[Any, ...]:
-    """The key of an ended attempt, then what it used."""
+    """The key and the usage of an ended attempt."""
     return (attempt.job_id, attempt.number, attempt.tokens, attempt.cost_nano)
 
 
@@ -138,8 +138,11 @@ def attempt_from(row: tuple[Any, ...]) -> Attempt:
 
 
 def request_values(stored: StoredRequest, first: int | None = None) -> tuple[Any, ...]:
-    """The row of a used request id, in the order of ``REQUEST_COLUMNS``. ``first``: the sequence of the transaction's
-    first event, where it is known."""
+    """The row of a used request id, in the order of ``REQUEST_COLUMNS``.
+
+    Args:
+        first: the sequence of the transaction's first event, if it is known.
+    """
     request = stored.request
     return (
         request.principal,
@@ -161,5 +164,5 @@ def request_from(row: tuple[Any, ...]) -> StoredRequest:
 
 
 def tally_values(tallies: Mapping[TallyKey, int]) -> list[tuple[Any, ...]]:
-    """The rows of sums to add. One alone may exceed what a column holds, when a batch adds up several."""
+    """The rows of tallies to add. Each is capped at the largest value of a column."""
     return [(*key, min(INT64_MAX, value)) for key, value in tallies.items()]

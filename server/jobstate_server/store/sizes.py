@@ -1,4 +1,4 @@
-"""About how many bytes jobs and attempts have once encoded: what ``bytes_max`` of a page counts."""
+"""Approximate encoded sizes of jobs and attempts. ``bytes_max`` of a page counts these."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jobstate_server.domain.job import Attempt, Job
 
 
 def document_bytes(job: Job) -> int:
-    """About how many bytes a job has once encoded: what ``bytes_max`` of a list counts."""
+    """The approximate encoded size of a job."""
     size = 512 + len(job.metadata) + len(job.result) + len(job.progress_message) + len(job.cancel_reason)
     if job.last_error is not None:
         size += len(job.last_error.message) + len(job.last_error.details)
@@ -14,7 +14,7 @@ def document_bytes(job: Job) -> int:
 
 
 def attempt_bytes(attempt: Attempt) -> int:
-    """About how many bytes an attempt has once encoded."""
+    """The approximate encoded size of an attempt."""
     size = 256 + len(attempt.worker.encode())
     if attempt.error is not None:
         size += len(attempt.error.code.encode()) + len(attempt.error.message.encode()) + len(attempt.error.details)

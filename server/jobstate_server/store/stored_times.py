@@ -1,4 +1,4 @@
-"""What the row of the log holds about time, as both backends read and write it."""
+"""The times that the store keeps about itself, in the row of the log."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from jobstate_server.store.models import LogRow
 
 
 class LogRowTimes:
-    """A ``StoredTimes`` by peewee's queries. Belongs to one transaction."""
+    """A ``StoredTimes`` for both backends. Belongs to one transaction."""
 
     def __init__(self, database: Database) -> None:
-        """``database`` must be in the transaction."""
+        """``database`` must already be in the transaction."""
         self._database = database
 
     def newest(self) -> int:

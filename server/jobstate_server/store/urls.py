@@ -1,4 +1,4 @@
-"""The URLs of stores: which kind each names, its password, and how it is shown."""
+"""Store URLs: which backend each names, the password, and the form for logs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote
 from jobstate_server.store.errors import CannotOpen
 
 PASSWORD_BYTES_MAX = 1_024
-"""A password in a file; more is another file."""
+"""The longest password accepted from a file. A larger file is a wrong file."""
 
 _HARMLESS = {
     "user": re.compile(r"[\w.+-]*"),
@@ -20,8 +20,8 @@ _HARMLESS = {
     "port": re.compile(r"[0-9,]*"),
     "dbname": re.compile(r"[\w.+-]*"),
 }
-"""What is told of a URL, where it looks like what it is. A password that was not percent-encoded is read as any of
-these, in part."""
+"""The parts of a URL that may be logged, and how each must look. libpq may read a piece of a password that is not
+percent-encoded as any of these parts."""
 
 
 def is_postgres(url: str) -> bool:
@@ -31,7 +31,7 @@ def is_postgres(url: str) -> bool:
 
 @contextmanager
 def postgres_driver() -> Iterator[None]:
-    """Tell what to do where PostgreSQL's driver is not installed."""
+    """Report how to install PostgreSQL's driver when it is missing."""
     try:
         yield
     except ImportError as error:
@@ -41,10 +41,10 @@ def postgres_driver() -> Iterator[None]:
 
 
 def with_password(url: str, file: Path | None) -> str:
-    """The URL with the password that a file holds, a newline at its end left out; as it is when there is no file.
+    """The URL with the password from a file, without a newline at its end. Without a file, the URL as it is.
 
     Raises:
-        CannotOpen: the file cannot be read, or holds no password, or the URL has one already.
+        CannotOpen: the file cannot be read or has no password, or the URL has one already.
     """
     if file is None:
         return url
@@ -55,14 +55,14 @@ def with_password(url: str, file: Path | None) -> str:
         raise CannotOpen(f"store_password_file: cannot read {file}: {error.strerror}") from error
     password = password.removesuffix(b"\n").removesuffix(b"\r")
     if not password or len(password) > PASSWORD_BYTES_MAX or b"\0" in password or b"\n" in password:
-        raise CannotOpen(f"store_password_file: {file} must hold a password of 1 to 1024 bytes, and nothing else")
+        raise CannotOpen(f"store_password_file: {file} must contain a password of 1 to 1024 bytes and nothing else")
     if (_parsed(url) or {}).get("password"):
-        raise CannotOpen("store_password_file: the store's URL has a password already; leave one of them out")
+        raise CannotOpen("store_password_file: the store's URL already has a password; remove one of them")
     return f"{url}{'&' if '?' in url else '?'}password={quote(password, safe='')}"
 
 
 def check_url(url: str) -> None:
-    """Whether a store can be there at all; nothing is opened. Raises CannotOpen."""
+    """Check that the URL can name a store, without opening it. Raises CannotOpen."""
     if is_postgres(url):
         with postgres_driver():
             from jobstate_server.store.postgres.connection import parsed  # noqa: PLC0415
@@ -70,7 +70,7 @@ def check_url(url: str) -> None:
 
 
 def redacted(url: str) -> str:
-    """The URL for logs and messages: where it leads, as libpq reads it, and nothing that could be a secret."""
+    """The URL for logs and messages: user, host and database as libpq reads them, and nothing that may be secret."""
     if not is_postgres(url):
         return url if url.startswith("sqlite:///") else "…"
     parts = _parsed(url)
@@ -82,7 +82,7 @@ def redacted(url: str) -> str:
         return f"postgresql://{user}/{told['dbname']}?host={told['host']}"
     ports = told["port"].split(",")
     hosts = told["host"].split(",")
-    # One port is that of every host.
+    # A single port applies to every host.
     each = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
     places = [
         f"{_bracketed(host)}:{port}" if port else _bracketed(host) for host, port in zip(hosts, each, strict=True)
@@ -95,9 +95,9 @@ def _bracketed(host: str) -> str:
 
 
 def _parsed(url: str) -> dict[str, Any] | None:
-    """What libpq reads in the URL, None when it cannot, or is not there."""
+    """The parts of the URL as libpq reads them; None when libpq cannot read it or is not installed."""
     try:
-        import psycopg  # noqa: PLC0415 - only who uses PostgreSQL has it
+        import psycopg  # noqa: PLC0415 - installed only with PostgreSQL support
     except ImportError:
         return None
     try:

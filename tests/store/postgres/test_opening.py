@@ -66,7 +66,7 @@ class Scripted:
 
 
 def test_a_server_that_does_not_sync_is_refused() -> None:
-    with pytest.raises(CannotOpen, match="fsync = off, which loses answered changes"):
+    with pytest.raises(CannotOpen, match="fsync = off, which loses committed changes"):
         check_server(Scripted(VERSION_MIN, fsync="off"))  # type: ignore[arg-type]
 
 

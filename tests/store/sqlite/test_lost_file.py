@@ -137,7 +137,7 @@ def test_a_commit_that_does_not_follow_ours_is_refused_before_anything_is_commit
         keep_events(store, an_event())
         change_the_log(path)
         for _ in range(2):
-            with pytest.raises(StoreUnreachable, match="ends at event 2, and this server left it at 1") as caught:
+            with pytest.raises(StoreUnreachable, match="ends at event 2, but this server left it at event 1") as caught:
                 keep_events(store, an_event())
             assert not isinstance(caught.value, OutcomeUnknown)
         with closing(sqlite3.connect(path)) as connection:

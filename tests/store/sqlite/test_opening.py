@@ -278,7 +278,7 @@ def test_a_log_whose_newest_event_is_missing_is_refused(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM event WHERE sequence = 2")
 
-    with pytest.raises(CannotOpen, match="its log ends at event 2, which is missing"):
+    with pytest.raises(CannotOpen, match="event 2, the last of its log, is missing"):
         SqliteStore(path, ManualClock())
 
 
@@ -311,7 +311,7 @@ def test_a_file_that_others_may_read_is_told_and_served(path: Path, caplog: pyte
     with opened_at(path) as store:
         assert keep_events(store, an_event()) == 1
 
-    assert [record.getMessage() for record in caplog.records] == ["others may read the store: chmod 600 it"]
+    assert [record.getMessage() for record in caplog.records] == ["other users can read the store; run chmod 600 on it"]
 
 
 def test_a_store_is_found_again_through_a_link_with_all_that_a_killed_server_had_committed(path: Path) -> None:

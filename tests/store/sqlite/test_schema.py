@@ -48,6 +48,22 @@ def test_every_migration_can_be_used_by_a_program_that_knows_it() -> None:
     assert [migration.usable_from for migration in found] == sorted(migration.usable_from for migration in found)
 
 
+@pytest.mark.parametrize(
+    ("dialect", "types"),
+    [
+        ("sqlite", ("TEXT", "INTEGER", "BLOB", "INTEGER", "INTEGER")),
+        ("postgres", ('TEXT COLLATE "C"', "BIGINT", "BYTEA", "BOOLEAN", "INTEGER")),
+    ],
+)
+def test_one_file_is_a_migration_of_every_dialect(dialect: str, types: tuple[str, ...]) -> None:
+    names = ("text", "bigint", "bytes", "boolean", "integer")
+    text = "-- A new column.\n" + "".join(f'ALTER TABLE "job" ADD COLUMN "{name}" {{{name}}};\n' for name in names)
+
+    assert migrate.statements_of(text, dialect) == tuple(
+        f'ALTER TABLE "job" ADD COLUMN "{name}" {type_}' for name, type_ in zip(names, types, strict=True)
+    )
+
+
 def test_a_store_opened_again_is_not_migrated_again(path: Path) -> None:
     with opened_at(path) as store:
         assert migrate.bring_up_to_date(store._database, "sqlite") == []

@@ -1,7 +1,7 @@
-"""Copies a whole store into an empty one, of whichever kinds they are: the way from SQLite to PostgreSQL, or back.
+"""Copies a whole store into an empty one of either kind, to move from SQLite to PostgreSQL or back.
 
-The log keeps its name, its sequences and its events, so every cursor and every request id stays good. The copy is one
-transaction at the destination: it is there whole, or not at all. Meanwhile no server can change either side.
+The log keeps its name, sequences and events, so all cursors and request ids stay valid. The copy is one transaction at
+the destination, so it is kept whole or not at all. No server can change either side meanwhile.
 """
 
 from __future__ import annotations
@@ -25,63 +25,63 @@ from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.store.urls import is_postgres, redacted
 
 BATCH_ROWS = 500
-"""Rows held in memory at once. A job takes at most some 200 KB, so these are 100 MB at most, and 1 MB as a rule."""
+"""Rows in memory at once. A job has at most about 200 KB, so they take at most 100 MB, and usually 1 MB."""
 
 COPIED: tuple[type[Model], ...] = tuple(model for model in TABLES if model not in (SchemaRow, ReplicaRow))
-"""Every table but two: the destination has its own schema, and replicas of the source do not serve it."""
+"""All tables but two: the destination has its own schema version, and replicas of the source do not use it."""
 
 _READ_ONLY: dict[str, str | int] = {"query_only": 1}
 _DURABLE: dict[str, str | int] = {"synchronous": "full"}
 
 _BUSY_TIMEOUT_S = 5.0
-"""No server is at work; only a checkpoint of a foreign tool, or a backup, can be in the way for a moment."""
+"""No server uses the file. Only a checkpoint of another tool, or a backup, can hold a lock for a moment."""
 
 _BEGUN: tuple[type[Model], ...] = (LogRow, HorizonRow)
-"""Tables with a row each in a store to which nothing was ever written."""
+"""Tables that have one row even in an empty store."""
 
 
 class CannotCopy(StoreError):
-    """The copy was not made, and the destination is as it was. The message tells an operator what to change."""
+    """No copy was made, and the destination is unchanged. The message says what to change."""
 
 
 class Copied(NamedTuple):
-    """A table that was copied, and counted on both sides."""
+    """A copied table, whose rows were counted on both sides."""
 
     table: str
     rows: int
 
 
 class Progress(Protocol):
-    """Is told how far a copy has come."""
+    """Called with the progress of a copy."""
 
     def __call__(self, table: str, done: int, total: int) -> None:
-        """``done`` of ``total`` rows of a table have been read. What this raises ends the copy, and nothing is kept."""
+        """``done`` of ``total`` rows of a table have been read. An exception ends the copy, and nothing is kept."""
 
 
 class View(Protocol):
-    """One side of a copy, which does not change but through it."""
+    """One side of a copy. Nothing else can change it."""
 
     def batches(self, query: ModelSelect[Any]) -> Generator[list[tuple[Any, ...]], None, None]:
         """The rows of a query, at most ``BATCH_ROWS`` at a time. One query at a time."""
 
     def has_table(self, name: str) -> bool:
-        """Whether there is such a table."""
+        """Whether the table exists."""
 
     def insert(self, model: type[Model], rows: Iterable[tuple[Any, ...]]) -> None:
-        """Write whole rows, in the order of the model's columns."""
+        """Insert whole rows, in the order of the model's columns."""
 
     def empty(self, model: type[Model]) -> None:
-        """Remove every row of a table."""
+        """Delete every row of a table."""
 
 
 def copy_store(source_url: str, destination_url: str, on_progress: Progress) -> list[Copied]:
-    """Copy everything, and compare both sides before it counts.
+    """Copy everything, and compare both sides before the commit.
 
     Raises:
-        CannotCopy: the source is missing, served, or of another release; the destination is not empty; the sides
-            differ.
-        CannotOpen: the destination cannot be used as a store, or is served.
-        OutcomeUnknown: the connection was lost in the commit; the destination has everything or nothing.
+        CannotCopy: the source is missing, in use, or of another release; the destination is not empty; or the two sides
+            differ after the copy.
+        CannotOpen: the destination cannot be used as a store, or is in use.
+        OutcomeUnknown: the connection was lost during the commit. The destination has everything or nothing.
         StoreError: reading or writing failed. Nothing was kept.
     """
     for url in (source_url, destination_url):
@@ -94,7 +94,9 @@ def copy_store(source_url: str, destination_url: str, on_progress: Progress) -> 
             destination.empty(model)
         copied = [_copy_table(model, source, destination, on_progress) for model in COPIED]
         if _end_of_log(source) != _end_of_log(destination):
-            raise CannotCopy("the ends of the two logs differ after the copy: nothing was kept; is the source damaged?")
+            raise CannotCopy(
+                "the ends of the two logs differ after the copy, so nothing was kept; is the source damaged?"
+            )
         return copied
 
 
@@ -109,7 +111,7 @@ def _opened(url: str, *, is_source: bool) -> AbstractContextManager[View]:
         path = Path(url.removeprefix("sqlite:///"))
         return _sqlite_source(path) if is_source else _sqlite_destination(path)
     try:
-        # Only who uses PostgreSQL needs its driver.
+        # The driver is installed only with PostgreSQL support.
         from jobstate_server.store.copying.postgres import postgres_destination, postgres_source  # noqa: PLC0415
     except ImportError as error:
         raise CannotCopy(
@@ -120,9 +122,9 @@ def _opened(url: str, *, is_source: bool) -> AbstractContextManager[View]:
 
 
 def check_schema(view: View, url: str) -> None:
-    """Refuse tables of another release than this one's: it may not know all that is in them. Raises CannotCopy."""
+    """Refuse tables of another release, which may hold data that this one does not know. Raises CannotCopy."""
     if not view.has_table(SchemaRow._meta.table_name):
-        raise CannotCopy(f"{redacted(url)} holds no store")
+        raise CannotCopy(f"{redacted(url)} is not a store")
     ((version,),) = _rows(view, SchemaRow.select(SchemaRow.version))
     known = migrate.migrations("sqlite")[-1].version
     if version > known:
@@ -153,14 +155,14 @@ def _check_empty(view: View, url: str) -> None:
 def _copy_table(model: type[Model], source: View, destination: View, on_progress: Progress) -> Copied:
     name, total = model._meta.table_name, _count(source, model)
     with closing(source.batches(model.select(*model._meta.sorted_fields))) as everything:
-        destination.insert(model, _telling(everything, lambda done: on_progress(name, done, total)))
+        destination.insert(model, _with_progress(everything, lambda done: on_progress(name, done, total)))
     arrived = _count(destination, model)
     if arrived != total:
-        raise CannotCopy(f"{arrived:,} of {total:,} rows of table {name} have arrived: nothing was kept")
+        raise CannotCopy(f"{arrived:,} of {total:,} rows of table {name} arrived, so nothing was kept")
     return Copied(name, total)
 
 
-def _telling(batches: Iterable[list[tuple[Any, ...]]], tell: Callable[[int], None]) -> Iterator[tuple[Any, ...]]:
+def _with_progress(batches: Iterable[list[tuple[Any, ...]]], tell: Callable[[int], None]) -> Iterator[tuple[Any, ...]]:
     done = 0
     for rows in batches:
         done += len(rows)
@@ -174,12 +176,12 @@ def _count(view: View, model: type[Model]) -> int:
 
 
 def _rows(view: View, query: ModelSelect[Any]) -> list[tuple[Any, ...]]:
-    """All rows, of a query that has few."""
+    """All rows of a query that has few."""
     return [row for rows in view.batches(query) for row in rows]
 
 
 def _end_of_log(view: View) -> tuple[object, ...]:
-    """What a cursor is judged by: the log's name and head, the horizon, and the check of the newest event."""
+    """What cursors are checked against: the log's name and head, the horizon, and the check of the newest event."""
     log = _rows(view, LogRow.select(LogRow.id, LogRow.head, LogRow.bytes))
     horizon = _rows(view, HorizonRow.select(HorizonRow.sequence, HorizonRow.event_check, HorizonRow.bytes))
     newest = EventRow.select(EventRow.sequence, EventRow.payload).order_by(EventRow.sequence.desc()).limit(1)
@@ -188,11 +190,11 @@ def _end_of_log(view: View) -> tuple[object, ...]:
 
 
 class SqliteView:
-    """A file, on a connection of its own."""
+    """A SQLite file on its own connection."""
 
     def __init__(self, path: Path, pragmas: dict[str, str | int]) -> None:
         self._path = path
-        # Never made here: a misspelt source must not become an empty store.
+        # ``mode=rw`` never creates the file: a misspelt source must not become an empty store.
         name = f"file:{quote(str(path))}?mode=rw"
         self._database = SqliteDatabase(name, uri=True, pragmas=pragmas, timeout=_BUSY_TIMEOUT_S, thread_safe=False)
         with self._explained():
@@ -229,7 +231,7 @@ class SqliteView:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit in the end, or leave everything as it was."""
+        """Commit at the end of the block; an exception rolls back."""
         with self._explained():
             self._database.begin("IMMEDIATE")
         try:
@@ -249,7 +251,7 @@ class SqliteView:
 def _sqlite_source(path: Path) -> Iterator[View]:
     if not path.is_file():
         raise CannotCopy(f"there is no file {path}")
-    # Not opened as a store, which would bring it up to date: the lock keeps servers away.
+    # Not opened as a store, which would migrate it. The lock keeps servers away.
     with closing(StoreFile(path, make=False)) as file, closing(SqliteView(file.path, _READ_ONLY)) as view:
         check_schema(view, f"sqlite:///{path}")
         yield view

@@ -1,4 +1,4 @@
-"""PostgreSQL as one side of a copy; ``copying`` tells what a copy is."""
+"""PostgreSQL as one side of a copy. ``copy.py`` describes a copy."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from jobstate_server.store.urls import redacted
 _SCHEMA = SchemaRow._meta.table_name
 
 _SETTINGS = {
-    # Whoever holds a table for longer is another program at work on it, which an operator must see to.
+    # A table that stays locked for longer is in use by another program, and an operator must decide.
     "lock_timeout": "3s",
-    # The other side is read and counted meanwhile, and a table may be large. Nobody else can want this transaction's
-    # locks: no server serves.
+    # Reading and counting the other side may take long, and tables may be large. No server waits for the locks of this
+    # transaction.
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
@@ -36,11 +36,11 @@ _SETTINGS = {
 _NO_TRANSACTION_TIMEOUT = (
     b"SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'"
 )
-"""The whole copy is one transaction. Only PostgreSQL 17 and later know this setting."""
+"""The whole copy is one transaction. Only PostgreSQL 17 and later have this setting."""
 
 
 class PostgresView:
-    """A database, or a schema of one, in one transaction."""
+    """A database, or one of its schemas, in one transaction."""
 
     def __init__(self, url: str, database: Postgres, connection: psycopg.Connection[Any]) -> None:
         self._url = url
@@ -49,7 +49,7 @@ class PostgresView:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Raise StoreError, with the name of this side, for an error of PostgreSQL's."""
+        """Raise StoreError with the name of this side for an error of PostgreSQL."""
         try:
             yield
         except psycopg.Error as error:
@@ -57,7 +57,7 @@ class PostgresView:
 
     def batches(self, query: ModelSelect[Any]) -> Generator[list[tuple[Any, ...]], None, None]:
         text, values = self._database.get_sql_context().sql(query).query()
-        # A cursor with a name stays at the server, which sends no more rows than are asked for.
+        # A named cursor stays on the server, which sends only the rows that are fetched.
         with self.explained(), self._connection.cursor("batches") as cursor:
             cursor.execute(text.encode(), values)
             while rows := cursor.fetchmany(BATCH_ROWS):
@@ -75,7 +75,7 @@ class PostgresView:
             with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(table, names)) as copy:
                 for row in rows:
                     copy.write_row(row)
-            # Without this the first queries would be planned for the empty table that it was.
+            # Otherwise the first queries would be planned for an empty table.
             cursor.execute(sql.SQL("ANALYZE {}").format(table))
 
     def empty(self, model: type[Model]) -> None:
@@ -83,7 +83,7 @@ class PostgresView:
             self._connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(model._meta.table_name)))
 
     def check_is_free(self) -> None:
-        """Raises CannotCopy while another program holds the schema, as a copy does."""
+        """Raise CannotCopy if another program has locked the schema, as a copy does."""
         if self.has_table(_SCHEMA):
             self._lock("ACCESS SHARE", _SCHEMA)
 

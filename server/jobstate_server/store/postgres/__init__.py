@@ -1,1 +1,1 @@
-"""The store in a PostgreSQL database, shared by any number of servers."""
+"""The store in a PostgreSQL database, which any number of servers can share."""

@@ -1,6 +1,6 @@
-"""Columns of rows as arrays in PostgreSQL's binary format: a batch of any size is one value per column.
+"""Encodes columns as arrays in PostgreSQL's binary format, so that a batch of any size is one value per column.
 
-psycopg writes arrays element by element through Python objects, which costs several times what the statement does.
+psycopg writes arrays element by element through Python objects, which costs several times as much as the statement.
 The format is that of ``array_send`` in PostgreSQL's ``src/backend/utils/adt/arrayfuncs.c``.
 """
 
@@ -17,7 +17,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 _HEADER = Struct("!iiIii")
-"""Dimensions, flags, the elements' type, how many, the first one's index."""
+"""Dimensions, flags, type of the elements, their number, index of the first."""
 _LENGTH = Struct("!i")
 _INT8 = Struct("!iq")
 _BOOL = Struct("!i?")
@@ -25,7 +25,7 @@ _NULL = _LENGTH.pack(-1)
 
 
 class Kind(Enum):
-    """Types of columns: name, oid of the type, oid of its array (``pg_type.dat``)."""
+    """Column types: name, oid of the type, oid of its array type (``pg_type.dat``)."""
 
     INT8 = ("int8", 20, 1016)
     TEXT = ("text", 25, 1009)
@@ -43,13 +43,13 @@ _KINDS: tuple[tuple[type[Field], Kind], ...] = (
     (BlobField, Kind.BYTEA),
     (TextField, Kind.TEXT),
     (BigIntegerField, Kind.INT8),
-    # Narrowed by the assignment, with an error where it does not fit.
+    # The assignment narrows it, and fails when the value does not fit.
     (IntegerField, Kind.INT8),
 )
 
 
 def kind_of(field: Field) -> Kind:
-    """The type under which the values of a model's field travel."""
+    """The type that the values of a model's field are sent as."""
     return next(kind for type_, kind in _KINDS if isinstance(field, type_))
 
 
@@ -82,7 +82,7 @@ _ARRAYS: dict[Kind, type[_Array]] = {
 
 
 class _ArrayDumper(Dumper):
-    """Hands an encoded array on."""
+    """Sends an encoded array as it is."""
 
     format = Format.BINARY
 
@@ -96,13 +96,13 @@ _DUMPERS = {
 
 
 def register(connection: Connection[Any]) -> None:
-    """Teach a connection to send arrays made by ``array``."""
+    """Let a connection send the arrays that ``array`` makes."""
     for array_type, dumper in _DUMPERS.items():
         connection.adapters.register_dumper(array_type, dumper)
 
 
 def array(kind: Kind, values: Sequence[Any]) -> bytes:
-    """The values, of which some may be None, as an array; at least one.
+    """Encode at least one value as an array. Values may be None.
 
     Raises:
         struct.error: a number is beyond 64 bits.

@@ -1,7 +1,7 @@
-"""The time of a shared store: that of the database's clock, and an offset in the row of the log.
+"""The time of a shared store: the database's clock plus an offset in the row of the log.
 
-Every replica counts the time that passes, too. When the database's clock is set, whoever notices first changes the
-offset under the row of the log, so that the store's time goes on for all of them. The offset shrinks by itself.
+Every replica also counts elapsed time. When the database's clock is changed, the first replica that notices adjusts the
+offset while it holds the row of the log, so that the store's time continues for all replicas. The offset then shrinks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from jobstate_server.store.postgres.connection import one_row
 log = logging.getLogger(__name__)
 
 STEP_BACK_MIN = 100 * MILLISECOND
-"""A database whose clock is this much behind what we have counted was set back. In the two seconds between a replica's
-transactions clocks do not drift apart by more than a few milliseconds."""
+"""The database's clock was set back if it is this far behind the time that we counted. In the two seconds between a
+replica's transactions, clocks drift apart by a few milliseconds at most."""
 
 _READING = b"(extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock_offset, clock_set"
 
@@ -36,18 +36,18 @@ Execute = Callable[..., "psycopg.Cursor[Any]"]
 
 
 class Reading(NamedTuple):
-    """What the database said."""
+    """The database's clock, and the stored offset."""
 
     database: int
-    """Its clock."""
+    """The database's clock."""
     offset: int
-    """How far the store's time was ahead of it ..."""
+    """How far the store's time was ahead of the database's clock ..."""
     set_at: int
-    """... when its clock was this."""
+    """... when that clock showed this time."""
 
     @property
     def ahead(self) -> int:
-        """How far the store's time is ahead of the database's clock: it runs at 99 % of the speed until they meet."""
+        """How far the store's time is ahead of the database's clock. It runs at 99 % speed until they are equal."""
         return max(0, self.offset - max(0, self.database - self.set_at) // SLEW_DIVISOR)
 
     @property
@@ -57,18 +57,18 @@ class Reading(NamedTuple):
 
 
 class DatabaseTime:
-    """Keeps the clock of one server at the time of the store that it shares."""
+    """Keeps the clock of one server at the time of the shared store."""
 
     def __init__(self, clock: Clock) -> None:
-        """``clock``: any other than a ``FollowingClock``, a test's, goes by itself."""
+        """A ``clock`` that is not a ``FollowingClock``, such as a test's, runs by itself."""
         self._clock = clock
 
     def now(self) -> int:
-        """The store's time of this moment, as far as this server knows."""
+        """The store's current time, as far as this server knows."""
         return self._clock.now()
 
     def begin(self, execute: Execute) -> None:
-        """Take the store's time, which is not earlier than anything that the store holds. Within a transaction."""
+        """Set the clock to the store's time, which is never before any stored time. Call it in a transaction."""
         database, offset, set_at, newest = one_row(execute(_NEWEST))
         reading = Reading(database, offset, set_at)
         if not isinstance(self._clock, FollowingClock):
@@ -79,13 +79,13 @@ class DatabaseTime:
         self._clock.follow(reading.time, reading.ahead)
 
     def take(self, row: tuple[Any, ...], earliest: int, execute: Execute) -> int:
-        """The store's time, of which the database says what ``NOW`` asks for.
+        """Set the clock from the result of ``NOW``. Returns the store's time.
 
         Args:
-            earliest: what ``now`` was before the database was asked.
+            earliest: ``now`` before the statement was sent.
 
         Raises:
-            TransactionConflict: time has jumped ahead. What follows from that is to be done first.
+            TransactionConflict: time has jumped forward. The caller must handle the pause first.
         """
         clock = self._clock
         if not isinstance(clock, FollowingClock):
@@ -101,7 +101,7 @@ class DatabaseTime:
         return clock.now()
 
     def _corrected(self, execute: Execute, earliest: int) -> Reading:
-        """Make the store's time go on from where it is. Once: who comes second finds it as it should be."""
+        """Adjust the offset so that the store's time continues. Does nothing if another replica has already done so."""
         execute(_LOCK)
         if earliest:
             earliest = self._clock.now()
@@ -113,7 +113,7 @@ class DatabaseTime:
             return found
         execute(_SET, offset=wanted.offset, database=database)
         log.warning(
-            "the database's clock was set: the store's time goes on",
+            "the database's clock was changed; the store's time continues",
             extra={"ahead_s": round(wanted.ahead / 1_000_000, 3), "was_ahead_s": round(found.ahead / 1_000_000, 3)},
         )
         return wanted

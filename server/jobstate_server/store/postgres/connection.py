@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how each is made, and what its errors mean."""
+"""Opens connections to PostgreSQL, and translates PostgreSQL's errors into store errors."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from jobstate_server.store.errors import CannotOpen, ConnectionLost, StoreError,
 from jobstate_server.store.postgres.binary_arrays import register
 
 VERSION_MIN = 140_000
-"""PostgreSQL 14, the oldest that its makers still mend."""
+"""PostgreSQL 14, the oldest version that still gets fixes."""
 
 _ROUTE = {
     "application_name": "jobstate-server",
     "connect_timeout": "5",
-    # A peer that vanished without a word is noticed in about 15 s, not in two hours.
+    # A peer that vanished is detected in about 15 s, not in two hours.
     "keepalives_idle": "5",
     "keepalives_interval": "3",
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
-"""What every connection is made with, unless the URL says otherwise."""
+"""Defaults of every connection. The URL overrides them."""
 
 WRITER_SETTINGS = {
-    # What a replica reads after it has waited for a row, or for the log, is as the one before has left it.
+    # After it has waited for a row or the log, a replica reads what the last holder committed.
     "default_transaction_isolation": "read committed",
-    # For as long as this a writer waits for the rows, or the log, that another replica has in hand.
+    # How long a writer waits for rows, or the log, that another replica has locked.
     "lock_timeout": "3s",
-    # And this is how long a replica that is frozen in the middle of a transaction keeps them from the others, where it
-    # was not in a pipeline: see TRANSACTION_TIMEOUT.
+    # How long a replica that freezes in the middle of a transaction keeps its locks. Not in a pipeline: see
+    # TRANSACTION_TIMEOUT.
     "idle_in_transaction_session_timeout": "5s",
     "statement_timeout": "30s",
-    # The planner does not know how few rows an array has, and must never read a whole table for them.
+    # The planner does not know how few rows an array has, and must never scan a whole table for them.
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
 
 TRANSACTION_TIMEOUT = {"transaction_timeout": "10s"}
-"""For the writer, beside the others, from PostgreSQL 17 on, where it stands in for the limit that pipelines make
-PostgreSQL forget: see ``forgets_idle_limit``."""
+"""An additional writer setting for PostgreSQL 17 and later. It replaces the idle limit that PostgreSQL drops after a
+pipeline: see ``forgets_idle_limit``."""
 
 _KNOWS_TRANSACTION_TIMEOUT = 170_000
 
 READER_SETTINGS = {
     "statement_timeout": "30s",
-    # The plan that looks at the fewest rows is the best. Else the planner walks all jobs by their time for those of one
-    # state, believing that they lie evenly among the others, and passes a million when they do not.
+    # Makes the planner prefer the plan that reads the fewest rows. For the jobs of one state it would otherwise scan
+    # all jobs by time, assuming that they are spread evenly, and pass a million rows when they are not.
     "seq_page_cost": "0.01",
     "random_page_cost": "0.01",
 }
-"""Nothing that a writer could not live with: behind a pooler in transaction mode one gets the connections of the other,
-with whatever was set on them."""
+"""All of these are harmless for a writer: a pooler in transaction mode passes connections from readers to the writer,
+with their settings."""
 
 _CONFLICTS = (
     errors.DeadlockDetected,
@@ -77,11 +77,11 @@ _UNREACHABLE = (
     "58",  # input/output error
     "XX",  # internal error, data corrupted
 )
-"""Classes of SQLSTATE that say nothing against the rows: the same may succeed later."""
+"""Classes of SQLSTATE that do not blame the rows: the same transaction may succeed later."""
 
 
 class Postgres(PostgresqlDatabase):
-    """One connection to PostgreSQL, used by one thread at a time, made anew when it has broken."""
+    """One connection to PostgreSQL, used by one thread at a time. It reconnects after it has broken."""
 
     def __init__(self, url: str, settings: Mapping[str, str]) -> None:
         """
@@ -96,11 +96,11 @@ class Postgres(PostgresqlDatabase):
         self._settings = dict(settings)
         self._raw: psycopg.Connection[Any] | None = None
         self._socket: socket.socket | None = None
-        """The connection's, by a descriptor of our own: libpq's may be closed, and used anew, while another thread
-        hangs up."""
+        """The connection's socket on our own descriptor: libpq may close its descriptor, and the kernel reuse it,
+        while another thread disconnects."""
         self._holding_socket = threading.Lock()
         super().__init__(
-            # peewee wants a name; where the URL has none libpq takes the user's, or the environment's.
+            # peewee needs a name. Without one in the URL, libpq uses the user's name or the environment.
             str(given.get("dbname") or "default"),
             prefer_psycopg3=True,
             thread_safe=False,
@@ -139,23 +139,23 @@ class Postgres(PostgresqlDatabase):
             before.close()
 
     def disconnect(self) -> None:
-        """End the connection from any thread: the one that waits for PostgreSQL gets ConnectionLost at once."""
+        """Close the connection from any thread. A thread that waits for PostgreSQL gets ConnectionLost at once."""
         with self._holding_socket, suppress(OSError):
             if self._socket is not None:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     @property
     def raw_connection(self) -> psycopg.Connection[Any]:
-        """psycopg's connection, made anew if it has broken. Raises what ``ensure_connected`` raises."""
+        """psycopg's connection, made again if it has broken. Raises what ``ensure_connected`` raises."""
         self.ensure_connected()
         assert self._raw is not None
         return self._raw
 
     def ensure_connected(self) -> None:
-        """Make the connection anew if it has broken.
+        """Reconnect if the connection has broken.
 
         Raises:
-            StoreUnreachable: it cannot be made.
+            StoreUnreachable: the connection cannot be made.
         """
         if self._raw is not None and self._raw.broken:
             self.close()
@@ -166,19 +166,19 @@ class Postgres(PostgresqlDatabase):
                 raise StoreUnreachable(f"cannot connect to PostgreSQL: {_said(error)}") from error
 
     def live_connection(self) -> psycopg.Connection[Any]:
-        """``raw_connection``, and made anew too if PostgreSQL has ended the connection while nobody used it."""
+        """``raw_connection``, also made again if PostgreSQL closed the connection while it was idle."""
         connection = self.raw_connection
         poll = select.poll()
         # Not select.select, which knows no file beyond the thousandth: a server has a connection for each client too.
         poll.register(connection.fileno(), select.POLLIN)
         if poll.poll(0):
-            # What PostgreSQL says unasked is that it ends the connection; of anything else a new one is no worse.
+            # What PostgreSQL sends unasked is usually that it closes the connection. A new one is harmless otherwise.
             self.close()
         return self.raw_connection
 
     @property
     def process(self) -> int | None:
-        """PostgreSQL's process at the other end, None while there is none."""
+        """The process id of PostgreSQL's backend; None while there is no connection."""
         connection = self._raw
         return None if connection is None or connection.closed else connection.info.backend_pid
 
@@ -189,7 +189,7 @@ class Postgres(PostgresqlDatabase):
 
 
 def raise_store_error(error: Exception) -> NoReturn:
-    """Tell the passing from the lasting by PostgreSQL's own SQLSTATE."""
+    """Raise the store error that matches PostgreSQL's SQLSTATE."""
     cause = error
     if isinstance(error, PeeweeException):
         cause = getattr(error, "orig", None) or error
@@ -205,25 +205,25 @@ def raise_store_error(error: Exception) -> NoReturn:
 
 
 def is_connection_lost(error: Exception) -> bool:
-    """Whether the connection is gone: PostgreSQL has ended it, or nothing was heard of PostgreSQL at all."""
+    """Whether the connection is lost: PostgreSQL closed it, or did not respond at all."""
     state = getattr(error, "sqlstate", None) or ""
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, PeeweeException)) and not state:
         return True
-    # Ended by an operator, by a crash, by a limit of time, or while starting up.
+    # Closed by an operator, a crash, or a timeout, or refused during startup.
     return state.startswith("08") or state in {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 
 
 def forgets_idle_limit(connection: psycopg.Connection[Any]) -> bool:
-    """Whether nothing ends a transaction that idles after a pipeline.
+    """Whether no limit applies to a transaction that is idle after a pipeline.
 
-    psycopg ends a pipeline with a Flush, upon which PostgreSQL forgets that it was about to end an idle transaction.
-    From PostgreSQL 17 on there is a limit that it keeps.
+    psycopg ends a pipeline with a Flush message, at which PostgreSQL drops its idle-in-transaction timeout.
+    PostgreSQL 17 and later have a timeout that survives it.
     """
     return connection.info.server_version < _KNOWS_TRANSACTION_TIMEOUT
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:
-    """Refuse a server that would not keep the store's promises. Raises CannotOpen."""
+    """Refuse a server that cannot keep the store's promises. Raises CannotOpen."""
     version = connection.info.server_version
     if version < VERSION_MIN:
         raise CannotOpen(f"PostgreSQL {version // 10_000} is too old: jobstate-server needs {VERSION_MIN // 10_000}")
@@ -231,24 +231,24 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
         (value,) = connection.execute("SELECT current_setting(%s)", (setting,)).fetchone() or ("",)
         if value == wrong:
             raise CannotOpen(
-                f"PostgreSQL runs with {setting} = {wrong}, which loses answered changes in a crash: switch it on,"
-                " for this role at least"
+                f"PostgreSQL runs with {setting} = {wrong}, which loses committed changes in a crash; switch it on,"
+                " at least for this role"
             )
 
 
 def parsed(url: str) -> dict[str, Any]:
-    """What libpq reads in the URL. Raises CannotOpen when it cannot, or when a part could be half a password."""
+    """The parts of the URL as libpq reads them. Raises CannotOpen if it is invalid or a part may be half a password."""
     try:
         parts = dict(conninfo.conninfo_to_dict(url))
     except (psycopg.Error, ValueError) as error:
-        # What libpq quotes may be the password.
+        # libpq may quote the password.
         why = _said(error).partition('"')[0].rstrip(" :")
         raise CannotOpen(_UNREADABLE.format(why)) from None
-    # Of a password that was not percent-encoded libpq takes a part for the host, the port or the database, and would
-    # tell that part when it finds none.
+    # libpq reads a piece of a password that is not percent-encoded as host, port or database, and would show it in its
+    # error.
     hosts, ports, database = (str(parts.get(name) or "") for name in ("host", "port", "dbname"))
     if "@" in hosts + database or not re.fullmatch(r"[0-9,]*", ports):
-        raise CannotOpen(_UNREADABLE.format("its parts are not what they seem"))
+        raise CannotOpen(_UNREADABLE.format("one of its parts is invalid"))
     return parts
 
 
@@ -263,14 +263,14 @@ def _said(error: Exception) -> str:
 
 
 def check_committed(committed: psycopg.Cursor[Any]) -> None:
-    """Refuse to believe in a commit that PostgreSQL has turned into a rollback."""
+    """Raise StoreError if PostgreSQL turned the commit into a rollback."""
     if committed.statusmessage != "COMMIT":
-        raise StoreError("PostgreSQL has rolled the transaction back")
+        raise StoreError("PostgreSQL rolled back the transaction")
 
 
 def one_row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
-    """The row of a statement that always has one."""
+    """The row of a statement that always returns one."""
     row: tuple[Any, ...] | None = cursor.fetchone()
     if row is None:
-        raise StoreUnreachable("PostgreSQL answered with no row where there always is one")
+        raise StoreUnreachable("PostgreSQL returned no row for a statement that always returns one")
     return row

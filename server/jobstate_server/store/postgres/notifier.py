@@ -1,7 +1,7 @@
-"""The bell of a shared store: PostgreSQL's LISTEN, or looking again and again where that does not get through.
+"""Notifies a server of commits to a shared store, through PostgreSQL's LISTEN, or by polling where that does not work.
 
-Each commit notifies with the head of the log and the earliest due time it wrote. A pooler in transaction mode swallows
-notifications, so the bell tries itself once whenever it has connected.
+Each commit sends the head of the log and the earliest due time that it wrote. A pooler in transaction mode drops
+notifications, so the notifier sends itself one whenever it has connected.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from jobstate_server.store.records import Notification
 log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 1.0
-"""How long a notification of our own may take before the bell is thought deaf. It takes a millisecond."""
+"""How long the notifier waits for its own notification before it polls instead. Normally it takes a millisecond."""
 
 POLL_INTERVAL_S = 0.1
-"""How often a deaf bell looks at the log: half of the time within which a due job has to be noticed."""
+"""How often the log is polled when notifications do not arrive."""
 
 _POLL = b"SELECT log.head, (SELECT min(due_time) FROM job WHERE due_time IS NOT NULL) FROM log"
 _PROBE = "probe "
@@ -32,15 +32,15 @@ _SETTINGS = {"statement_timeout": "10s"}
 
 
 def channel_of(log_id: str) -> str:
-    """The channel on which the commits of a log are told; databases may hold several logs, in schemas."""
+    """The channel of a log's commits. A database may have several logs, one per schema."""
     return f"jobstate_{log_id}"
 
 
 class PostgresNotifier:
-    """A ``Bell`` on a connection of its own."""
+    """A ``Notifier`` on its own connection."""
 
     def __init__(self, url: str, channel: str, own_process: Callable[[], int | None]) -> None:
-        """``own_process`` tells PostgreSQL's process of this server's writer, whose commits need not be told here."""
+        """``own_process`` returns the backend process of this server's writer, whose commits are not reported."""
         self._channel = channel
         self._own_process = own_process
         self._database = Postgres(url, _SETTINGS)
@@ -56,7 +56,7 @@ class PostgresNotifier:
     def wait(self, timeout_s: float) -> Notification | None:
         try:
             if self._database.is_closed():
-                # What was told while nobody listened is not told again: look once.
+                # Notifications sent before LISTEN are lost, so poll once.
                 self._listen(self._database.raw_connection)
                 return self._poll()
             if self._is_listening:
@@ -69,25 +69,27 @@ class PostgresNotifier:
     def _listen(self, connection: psycopg.Connection[Any]) -> None:
         connection.execute(f'LISTEN "{self._channel}"'.encode())
         probe = f"{_PROBE}{secrets.token_hex(8)}"
-        # From another connection: a pooler passes on what comes while the listener's own statement is under way.
+        # From another connection: a pooler delivers notifications that arrive during the listener's own statement.
         with closing(self._prober):
             self._prober.raw_connection.execute(b"SELECT pg_notify(%s, %s)", (self._channel, probe))
-        told = connection.notifies(timeout=PROBE_TIMEOUT_S)
-        is_listening = any(notification.payload == probe for notification in _until(told, probe))
+        received = connection.notifies(timeout=PROBE_TIMEOUT_S)
+        is_listening = any(notification.payload == probe for notification in _until(received, probe))
         if not is_listening:
-            log.warning("PostgreSQL's notifications do not get through, a pooler may stand between: polling instead")
+            log.warning("PostgreSQL's notifications do not arrive, perhaps because of a pooler; polling instead")
         self._is_listening = is_listening
 
     def _receive(self, timeout_s: float) -> Notification | None:
         end = time.monotonic() + timeout_s
         while True:
-            told = list(self._database.raw_connection.notifies(timeout=max(0.0, end - time.monotonic()), stop_after=1))
+            received = list(
+                self._database.raw_connection.notifies(timeout=max(0.0, end - time.monotonic()), stop_after=1)
+            )
             own = self._own_process()
-            payloads = [one.payload for one in told if one.pid != own and not one.payload.startswith(_PROBE)]
+            payloads = [one.payload for one in received if one.pid != own and not one.payload.startswith(_PROBE)]
             try:
                 notifications = [_notified(payload) for payload in payloads]
             except ValueError:
-                # Another release tells it in other words.
+                # Another release uses another format.
                 return self._poll()
             if notifications:
                 due = [notification.next_due for notification in notifications if notification.next_due is not None]
@@ -118,8 +120,8 @@ class PostgresNotifier:
         self._database.close()
 
 
-def _until(told: Iterable[psycopg.Notify], last: str) -> Iterable[psycopg.Notify]:
-    for notification in told:
+def _until(received: Iterable[psycopg.Notify], last: str) -> Iterable[psycopg.Notify]:
+    for notification in received:
         yield notification
         if notification.payload == last:
             return

@@ -1,4 +1,4 @@
-"""Reads from PostgreSQL."""
+"""The reader of a PostgreSQL store."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jobstate_server.store.records import JobPage
 
 
 class PostgresReader(SqlReader):
-    """Reads on a connection of its own, which is made anew when it has broken."""
+    """Reads on its own connection, and reconnects after it has broken."""
 
     def __init__(self, database: Postgres) -> None:
         super().__init__(database, self._raise)
         self._postgres = database
 
     def disconnect(self) -> None:
-        # That it takes long is then PostgreSQL's fault, not the read's.
+        # The read takes long because of PostgreSQL, so the error is not ReadInterrupted.
         self.resume()
         self._postgres.disconnect()
 
@@ -29,7 +29,7 @@ class PostgresReader(SqlReader):
         raise_store_error(error)
 
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
-        # The transaction around its statements begins on a connection that is there.
+        # Its transaction needs a working connection from the start.
         self._postgres.ensure_connected()
         return super().list_jobs(wanted, order, after, limit, bytes_max)
 

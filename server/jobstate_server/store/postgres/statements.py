@@ -1,4 +1,4 @@
-"""The statements of PostgreSQL's write path: a batch is one statement per table, each column one array."""
+"""The statements of PostgreSQL's write path: one per table for a whole batch, with one array per column."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _kinds(model: type[Model], columns: Sequence[str]) -> dict[str, Kind]:
 
 
 class ManyRows:
-    """One statement that finds its rows as a table ``new``, whatever their number."""
+    """A statement that reads any number of rows from a table ``new``."""
 
     def __init__(self, text: str, kinds: dict[str, Kind]) -> None:
-        """``text`` has ``{rows}`` where the table stands."""
+        """``text`` has ``{rows}`` in place of the table."""
         self._kinds = tuple(kinds.items())
         arrays = ", ".join(f"%({name})s::{kind.type_name}[]" for name, kind in self._kinds)
         self._text = text.format(rows=f"unnest({arrays})").encode()
@@ -49,7 +49,7 @@ _VERSION = "COALESCE(numbered.first + new.last_event, new.version)"
 
 
 def _numbered(event: str) -> str:
-    """The sequence of the event of this transaction whose index is in that column, else what the row says."""
+    """The sequence of the event of this transaction with the index in this column; otherwise the row's value."""
     return f"COALESCE(numbered.first + new.{event}, new.create_sequence)"
 
 
@@ -80,8 +80,8 @@ def _insert_requests() -> ManyRows:
 insert_jobs = _insert_jobs()
 update_jobs = _update_jobs(_JOB_KINDS)
 update_progress = _update_jobs(_PROGRESS_KINDS)
-"""Rows of jobs end with the index of their last event in this transaction, None when their version stays; new ones
-also with that of their first."""
+"""Rows of jobs end with the index of the job's last event in this transaction, or None if its version stays. Rows of
+new jobs also have the index of the first event."""
 
 _EVENT_KINDS = {name: kind for name, kind in _kinds(EventRow, EVENT_COLUMNS).items() if name != "sequence"}
 insert_events = ManyRows(
@@ -98,7 +98,7 @@ update_usage = ManyRows(
     {"job_id": Kind.TEXT, "number": Kind.INT8, "tokens": Kind.INT8, "cost_nano": Kind.INT8},
 )
 insert_requests = _insert_requests()
-"""Rows end with the index of the job's first event in this transaction, None when it is older."""
+"""Rows end with the index of the job's first event in this transaction, or None if that is older."""
 add_tallies = ManyRows(
     f"INSERT INTO tally AS old ({', '.join(_TALLY_COLUMNS)}) SELECT * FROM {{rows}}"
     " ON CONFLICT (job_type, measure, bucket) DO UPDATE"
@@ -113,7 +113,7 @@ delete_attempts = ManyRows(
 _JOB_NAMES = ", ".join(f"job.{name}" for name in JOB_COLUMNS)
 _REQUEST_NAMES = ", ".join(f"request.{name}" for name in REQUEST_COLUMNS)
 
-# Job rows are always locked in the order of their ids, and before the log's row: nobody can wait in a circle.
+# Job rows are always locked in the order of their ids, and before the log's row, so there are no deadlocks.
 JOBS = f"SELECT {_JOB_NAMES} FROM job WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR UPDATE".encode()
 REQUESTS = (
     f"SELECT {_REQUEST_NAMES} FROM request"
@@ -126,7 +126,7 @@ ATTEMPTS = (
     " JOIN unnest(%(job_ids)s::text[], %(numbers)s::int8[]) AS wanted(job_id, number) USING (job_id, number)"
 ).encode()
 
-# A job that another replica has in hand is passed over; whoever has it will see what is due.
+# A job that another replica has locked is skipped; that replica handles what is due.
 _IS_DUE = "due_time IS NOT NULL"
 DUE = (
     f"SELECT {_JOB_NAMES} FROM job WHERE {_IS_DUE} AND due_time <= %(now)s"
@@ -139,7 +139,7 @@ POSTPONE = (
     " ORDER BY id FOR UPDATE) AS late WHERE job.id = late.id"
 ).encode()
 
-# Whoever has moved the head is the only one who appends until its commit: that is what orders commits, of all replicas.
+# After it has moved the head, only this transaction appends until it commits. This orders the commits of all replicas.
 ADVANCE_LOG = (
     b"UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s, requests = requests + %(requests)s,"
     b" time = GREATEST(time, %(now)s) RETURNING head, requests"

@@ -1,8 +1,8 @@
 """The shared store: one PostgreSQL database, any number of servers.
 
-PostgreSQL orders, stores and wakes; nothing here elects, votes or leads. Job rows are locked while they are decided on,
-so that replicas take turns at one job. The row of the log is locked from when events are numbered until the commit, so
-that they take turns at the log: that makes sequences gapless, and their order the order of commits.
+PostgreSQL provides the order, the storage and the notifications; there is no leader. A transaction locks the job rows
+that it decides on, so only one replica at a time changes a job. It locks the row of the log from the numbering of its
+events until the commit, so sequences have no gaps and follow the order of commits.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ class PostgresStore:
     """A ``Store`` in a PostgreSQL database."""
 
     def __init__(self, url: str, clock: Clock) -> None:
-        """Connect, and bring the tables up to date.
+        """Connect, and update the tables.
 
         Args:
             url: ``postgresql://…`` as libpq understands it.
-            clock: a ``FollowingClock`` is told the database's time, which then is that of all replicas.
+            clock: a ``FollowingClock`` is set to the database's time, which all replicas share.
 
         Raises:
-            CannotOpen: there is no such database, it would not keep the store's promises, or a newer program has
-                changed it beyond what this one may use.
+            CannotOpen: the database does not exist, it cannot keep the store's promises, or a newer program has changed
+                it so that this one cannot use it.
         """
         self._url = url
         self._time = DatabaseTime(clock)
         self.database = Postgres(url, WRITER_SETTINGS)
         try:
-            # Tables may take longer to change than a batch may take to write, and who comes second waits for that.
-            with closing(Postgres(url, {})) as unhurried:
-                check_server(unhurried.raw_connection)
-                migrate.bring_up_to_date(unhurried, "postgres")
+            # Without timeouts: a migration may take long, and other replicas wait for it.
+            with closing(Postgres(url, {})) as migrator:
+                check_server(migrator.raw_connection)
+                migrate.bring_up_to_date(migrator, "postgres")
             connection = self.database.raw_connection
             with connection.transaction():
                 self._time.begin(lambda text, **values: connection.execute(text, values))
@@ -87,7 +87,7 @@ class PostgresStore:
             self.requests_stored = transaction.requests_stored
 
     def _commit(self, connection: psycopg.Connection[Any]) -> None:
-        # The one that the transaction has begun on: a newer one would know of nothing to commit, and call that done.
+        # The connection of the transaction: a newer one would have nothing to commit, and report success.
         if connection.info.transaction_status is TransactionStatus.IDLE:
             return
         try:
@@ -100,7 +100,7 @@ class PostgresStore:
         check_committed(committed)
 
     def _roll_back(self, connection: psycopg.Connection[Any]) -> None:
-        """Leave the connection as good as new, or closed."""
+        """Leave the connection clean, or closed."""
         try:
             connection.rollback()
         except psycopg.Error:
@@ -120,10 +120,10 @@ class PostgresStore:
 
 
 def _explain(error: BaseException) -> NoReturn:
-    """Raise the store's own error for one of the driver's; any other as it is."""
+    """Raise the store error for an error of the driver, and any other error as it is."""
     if isinstance(error, (psycopg.Error, PeeweeException)):
         raise_store_error(error)
     if isinstance(error, (struct.error, UnicodeEncodeError)):
-        # It could not even be sent.
+        # The value cannot be encoded.
         raise StoreError(str(error)) from error
     raise error

@@ -42,23 +42,23 @@ from jobstate_server.store.stored_times import LogRowTimes
 
 
 class PostgresTransaction:
-    """One write transaction on the writer's connection."""
+    """A write transaction on the writer's connection."""
 
     def __init__(
         self, database: Postgres, connection: psycopg.Connection[Any], time: DatabaseTime, channel: str
     ) -> None:
-        """``connection``: the one that ``database`` has now. ``channel``: where commits are notified."""
+        """``connection``: the current one of ``database``. ``channel``: where to send notifications of commits."""
         self._database = database
         self._connection = connection
         self._time = time
         self._channel = channel
         self._has_looked = False
-        """Whether rows were looked for. One that is there all the same was made by another replica since."""
+        """Whether the transaction has looked for rows. A duplicate row was then written by another replica since."""
         self._has_begun = False
         self.is_committed = False
         self.requests_stored: int | None = None
-        """How many request ids there are, once this transaction has counted."""
-        # A close guess; the first look at the database corrects it.
+        """How many request ids are stored; None until this transaction has counted."""
+        # An estimate, which the first statement corrects.
         self.now = time.now()
 
     def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
@@ -66,7 +66,7 @@ class PostgresTransaction:
         return self._connection.execute(text, values, prepare=True)
 
     def _begin(self) -> None:
-        """Begin with the first statement, and in its round trip where that is part of a pipeline."""
+        """Send BEGIN with the first statement: in a pipeline it then needs no round trip of its own."""
         if not self._has_begun:
             self._has_begun = True
             self._connection.execute(b"BEGIN")
@@ -78,11 +78,11 @@ class PostgresTransaction:
             self._begin()
             yield connection
         if forgets_idle_limit(connection) and connection.info.transaction_status is TransactionStatus.INTRANS:
-            # A statement by itself reminds it.
+            # A statement outside the pipeline starts the timeout again.
             connection.execute(b"SELECT")
 
-    def _look_at_clock(self, told: psycopg.Cursor[Any], earliest: int) -> None:
-        self.now = self._time.take(one_row(told), earliest, self._execute)
+    def _set_clock(self, row: psycopg.Cursor[Any], earliest: int) -> None:
+        self.now = self._time.take(one_row(row), earliest, self._execute)
 
     def load(
         self,
@@ -105,11 +105,11 @@ class PostgresTransaction:
             if due_limit:
                 due = self._execute(sql.DUE, now=self.now, limit=due_limit)
             if attempt_keys:
-                # Whoever amends them has the lock of their job.
+                # Whoever changes them holds the lock of their job.
                 ids, numbers = zip(*attempt_keys, strict=True)
                 ended = self._execute(sql.ATTEMPTS, job_ids=array(Kind.TEXT, ids), numbers=array(Kind.INT8, numbers))
             time = self._execute(NOW)
-        self._look_at_clock(time, earliest)
+        self._set_clock(time, earliest)
         found = {} if jobs is None else {row[0]: job_from(row) for row in jobs}
         used = () if requests is None else map(request_from, requests)
         return Loaded(
@@ -153,7 +153,7 @@ class PostgresTransaction:
         return head
 
     def _numbered(self, changes: Changes, head: psycopg.Cursor[Any]) -> int:
-        """Give the jobs their versions. Returns the sequence of the first event."""
+        """Set the versions of the jobs. Returns the sequence of the first event."""
         reached, self.requests_stored = one_row(head)
         first = int(reached) - len(changes.events) + 1
         for job, last_event, first_event in (*changes.inserted, *changes.updated, *changes.progressed):
@@ -164,7 +164,7 @@ class PostgresTransaction:
         return first
 
     def _number(self, changes: Changes) -> psycopg.Cursor[Any]:
-        """Take the lock of the log and number the events; without need of either, only look at the head."""
+        """Lock the log and number the events. If neither is needed, only read the head."""
         rewritten_only = not (
             changes.events
             or changes.deleted
@@ -227,18 +227,18 @@ class PostgresTransaction:
         return LogRowTimes(self._database)
 
     def check(self) -> None:
-        # Others write to it too, and the follower sees what they did.
+        # Other replicas write to the log too, and replication reads what they wrote.
         pass
 
     def known_job_types(self, among: Collection[str] | None = None) -> set[str]:
         if among is None:
-            # Whoever makes a type has the lock of the log when that becomes visible.
+            # A transaction that adds a type holds the lock of the log until it commits.
             self._execute(sql.LOCK_LOG)
         self._begin()
         return known_job_types(self._database, among)
 
     def probe(self) -> None:
-        # No caller's request id is this short.
+        # Request ids of callers are longer.
         row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None)
         with self._pipeline():
             sql.insert_requests.run(self._connection, [row], events=0)
@@ -258,7 +258,7 @@ class PostgresTransaction:
         return count
 
     def release_pages(self, limit: int) -> int:
-        # PostgreSQL's autovacuum does that by itself.
+        # PostgreSQL's autovacuum does that.
         del limit
         return 0
 
@@ -282,7 +282,7 @@ class PostgresTransaction:
 
     def renew(self, replica: str) -> None:
         earliest = self._time.now()
-        self._look_at_clock(self._execute(NOW), earliest)
+        self._set_clock(self._execute(NOW), earliest)
         with self._pipeline():
             self._execute(sql.RENEW, replica=replica, now=self.now)
             self._execute(sql.FORGET_REPLICAS, before=self.now - REPLICA_FORGOTTEN)

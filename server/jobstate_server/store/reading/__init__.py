@@ -1,1 +1,1 @@
-"""Reads, the same on every SQL backend: built with peewee, run on a connection of the reader's own."""
+"""Reads, the same for every SQL backend: built with peewee, and run on the reader's own connection."""

@@ -1,4 +1,4 @@
-"""Runs queries on a connection of its own, and stops them when another thread asks for it."""
+"""Runs the queries of a reader, and stops them when another thread asks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jobstate_server.store.errors import ReadInterrupted
 
 
 class ReadConnection:
-    """One peewee database that is read. Backends open, isolate and close it."""
+    """A peewee database to read from. Backends open, isolate and close it."""
 
     def __init__(self, database: Database, translate: Callable[[PeeweeException], NoReturn]) -> None:
-        """``translate`` raises the store's own error for one of peewee's."""
+        """``translate`` raises the store error that stands for an error of peewee."""
         self._database = database
         self._translate = translate
         self._texts_by_ids: dict[int, str] = {}
@@ -22,10 +22,10 @@ class ReadConnection:
 
     def interrupt(self) -> None:
         self._is_interrupted = True
-        self._break_off()
+        self._stop_statement()
 
-    def _break_off(self) -> None:
-        """End the statement under way, from another thread. Without this the read ends before its next statement."""
+    def _stop_statement(self) -> None:
+        """Stop the running statement, from another thread. By default the read ends before its next statement."""
 
     def resume(self) -> None:
         self._is_interrupted = False
@@ -41,12 +41,12 @@ class ReadConnection:
 
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if self._is_interrupted:
-            raise ReadInterrupted("the read was broken off")
+            raise ReadInterrupted("the read was interrupted")
         try:
             rows: list[tuple[Any, ...]] = self._database.execute_sql(text, values).fetchall()
         except Exception as error:
             if self._is_interrupted:
-                raise ReadInterrupted("the read was broken off") from error
+                raise ReadInterrupted("the read was interrupted") from error
             if not isinstance(error, PeeweeException):
                 raise
             self._translate(error)

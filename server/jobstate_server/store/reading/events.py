@@ -1,4 +1,4 @@
-"""Reads of the event log."""
+"""Reads the event log."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from jobstate_server.store.records import EventPage, LogState, StoredEvent
 from jobstate_server.store.rows import EVENT_COLUMNS
 
 _SEGMENTS_AT_ONCE = 8
-"""Segments of the log that one statement looks through for the events of jobs: 32,768 events, all of which may have to
-be sorted."""
+"""Segments of the log that one statement searches for the events of named jobs: 32,768 events, which it may have to
+sort."""
 
 _PROBES_AT_ONCE = 4_096
-"""Looks into the index of one such statement, one for each job and segment: about 10 ms."""
+"""Index lookups of one such statement, one for each job and segment: about 10 ms."""
 
 _EVENT_FIELDS = [getattr(EventRow, name) for name in EVENT_COLUMNS]
 
 
 class EventReads(ReadConnection):
-    """Reads events, and where the log stands."""
+    """Reads events and the state of the log."""
 
     def log_state(self) -> LogState:
         query = LogRow.select(
@@ -60,7 +60,7 @@ class EventReads(ReadConnection):
         return EventPage(events, max(after, min(head, bound)), check, horizon, horizon_check)
 
     def _page(self, end: ModelSelect[Any], events: ModelSelect[Any]) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-        """The row of one query and the rows of another, of one moment. They have the same columns."""
+        """The row of one query and the rows of another, read at the same moment. They have the same columns."""
         rows = self._rows(end.union_all(Select((events.alias("page"),), [SQL("*")])))
         return rows.pop(next(index for index, row in enumerate(rows) if row[2] is None)), rows
 
@@ -76,9 +76,9 @@ class EventReads(ReadConnection):
     def trimmable(
         self, state: LogState, older_than: int, bytes_max: int, limit: int, at_once: int = INT64_MAX
     ) -> tuple[int, int, int]:
-        """Of the oldest ``limit`` events, and but for the first of at most ``at_once`` bytes, those that are to go.
+        """Which of the oldest ``limit`` events to remove: after the first, at most ``at_once`` bytes of payload.
 
-        Returns how many they are, the last one's sequence, and the bytes of their payloads.
+        Returns their number, the sequence of the last one, and the bytes of their payloads.
         """
         page = self._rows(
             EventRow.select(EventRow.sequence, EventRow.time, fn.LENGTH(EventRow.payload))
@@ -97,13 +97,13 @@ class EventReads(ReadConnection):
 
 
 def _fitting(rows: Sequence[tuple[Any, ...]], bytes_max: int) -> int:
-    """How many of these events have at most ``bytes_max`` of payload together: at least one if there is one."""
+    """How many of these events fit into ``bytes_max`` of payload: at least one if there is one."""
     sizes = [len(row[-1]) for row in rows]
     return len(rows) if sum(sizes) <= bytes_max else max(1, bisect(list(accumulate(sizes)), bytes_max))
 
 
 def _scan_bound(after: int, wanted: EventFilter) -> int:
-    """The last sequence that a page after this position looks at, wherever the log ends."""
+    """The last sequence that a page after this position scans, wherever the log ends."""
     if wanted.job_ids:
         segments = max(1, min(_SEGMENTS_AT_ONCE, _PROBES_AT_ONCE // len(wanted.job_ids)))
         return (((after + 1 >> SEGMENT_BITS) + segments) << SEGMENT_BITS) - 1
@@ -111,9 +111,9 @@ def _scan_bound(after: int, wanted: EventFilter) -> int:
 
 
 def _end_query(bound: int) -> ModelSelect[Any]:
-    """One row: head, horizon, the horizon's check, and the payload of the last event that a page looks at.
+    """One row: head, horizon, the horizon's check, and the payload of the last event that a page scans.
 
-    In the columns of an event, but without a job id.
+    It has the columns of an event, without a job id.
     """
     last = EventRow.alias("last")
     end = Case(None, [(LogRow.head < bound, LogRow.head)], bound)
@@ -126,14 +126,14 @@ def _events_query(after: int, bound: int, wanted: EventFilter, limit: int) -> Mo
     conditions = _event_conditions(wanted)
     if wanted.job_ids:
         conditions.append(_in_segments(range(after + 1 >> SEGMENT_BITS, (bound >> SEGMENT_BITS) + 1)))
-    # Between two bounds of the sequence a planner would rather look at every event than at those of many jobs.
+    # With two bounds on the sequence a planner would scan every event instead of those of many jobs.
     sequence = row_by_row(EventRow.sequence) if wanted.job_ids else EventRow.sequence
     query = EventRow.select(*_EVENT_FIELDS).where(sequence > after, sequence <= bound, *conditions)
     return query.order_by(sequence).limit(limit)
 
 
 def _in_segments(segments: range) -> Expression:
-    """The events of these segments, in the words of the index."""
+    """The events of these segments, written exactly as in the index."""
     return Expression(NodeList((EventRow.sequence, SQL(f">> {SEGMENT_BITS}")), parens=True), OP.IN, tuple(segments))
 
 

@@ -1,4 +1,4 @@
-"""Parts of queries that several reads use."""
+"""Expressions that several queries use."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from jobstate_server.store.models import JobRow
 
 
 def row_by_row(column: Field) -> Expression:
-    """The column's value, but with no index: keeps a planner from preferring the index of a wide condition."""
+    """The value of a column without its index, so that the planner does not choose the index of a broad condition."""
     return column.concat("") if isinstance(column, TextField) else column + 0
 
 
 def beyond(time: Field | Expression, after: Position, *, newest_first: bool) -> Expression:
-    """What a keyset page after this position may contain."""
+    """The rows that come after this position in a keyset page."""
     row, last = Tuple(time, JobRow.id), Tuple(after.create_time, after.job_id)
     later: Expression = row < last if newest_first else row > last
     return later

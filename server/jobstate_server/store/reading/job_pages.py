@@ -1,4 +1,4 @@
-"""Pages of jobs that pass a filter, newest or oldest first."""
+"""Reads pages of filtered jobs, newest or oldest first."""
 
 from __future__ import annotations
 
@@ -19,42 +19,43 @@ from jobstate_server.store.records import JobPage
 from jobstate_server.store.sizes import document_bytes
 
 _ROWS_AT_ONCE = 50
-"""Jobs fetched by one statement of a list: with the largest documents 50 of them are 6 MiB."""
+"""Jobs that one statement of a list fetches: 6 MiB with the largest documents."""
 
 KEYS_AT_FIRST_MIN = 16
-"""Keys read at first along each of several walks that are merged: a page takes few of most, and goes back for more."""
+"""Keys first read from each index range when several are merged. A page needs few from most ranges, and reads more
+from the others."""
 
 
 class JobPageReads(JobReads):
-    """Reads pages of jobs: first their keys from indexes, then the jobs."""
+    """Reads pages of jobs: first the keys from indexes, then the jobs."""
 
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
         newest_first = order is Order.NEWEST_FIRST
         try:
             with self._database.atomic():
-                walks = _walks(wanted)
-                # One key more than the page has room for tells whether there are more jobs.
+                ranges = _index_ranges(wanted)
+                # One key beyond the page shows whether there are more jobs.
                 sought = limit + 1
-                first = sought if len(walks) == 1 else max(KEYS_AT_FIRST_MIN, 2 * limit // len(walks))
-                runs = [self._keys(walk, wanted, newest_first, after, min(first, sought)) for walk in walks]
+                first = sought if len(ranges) == 1 else max(KEYS_AT_FIRST_MIN, 2 * limit // len(ranges))
+                runs = [self._keys(range_, wanted, newest_first, after, min(first, sought)) for range_ in ranges]
                 keys = list(islice(heapq.merge(*runs, reverse=newest_first), sought))
                 jobs = self._load_until([job_id for _, job_id in keys[:limit]], bytes_max)
                 return JobPage(jobs, has_more=len(jobs) < len(keys))
         except PeeweeException as error:
-            # Of the transaction around the statements: each of these tells its own.
+            # An error of the transaction itself. Each statement translates its own errors.
             self._translate(error)
 
     def _keys(
         self,
-        walk: Sequence[Expression],
+        range_: Sequence[Expression],
         wanted: JobFilter,
         newest_first: bool,
         after: Position | None,
         limit: int,
     ) -> Iterator[tuple[int, str]]:
-        """The keys along one index, read as far as they are taken."""
+        """The keys of one index range, read as they are needed."""
         while True:
-            rows = self._rows(_key_query(wanted, walk, newest_first, after, limit))
+            rows = self._rows(_key_query(wanted, range_, newest_first, after, limit))
             yield from rows
             if len(rows) < limit:
                 return
@@ -73,8 +74,8 @@ class JobPageReads(JobReads):
         return page
 
 
-def _walks(wanted: JobFilter) -> list[list[Expression]]:
-    """What is asked for, as walks along one index each, in the order of a page; merged they are the page."""
+def _index_ranges(wanted: JobFilter) -> list[list[Expression]]:
+    """The filter as index ranges, each in the order of the page. The merged ranges are the page."""
     if wanted.job_ids:
         return [[]]
     if wanted.source_ids:
@@ -88,26 +89,26 @@ def _walks(wanted: JobFilter) -> list[list[Expression]]:
 
 
 def _key_query(
-    wanted: JobFilter, walk: Sequence[Expression], newest_first: bool, after: Position | None, limit: int
+    wanted: JobFilter, range_: Sequence[Expression], newest_first: bool, after: Position | None, limit: int
 ) -> ModelSelect[Any]:
-    """The query for the keys of one walk after a position."""
+    """The query for the keys of one index range after a position."""
     query = JobRow.select(JobRow.create_time, JobRow.id).limit(limit)
-    # With ids named the time is hidden, or SQLite would rather walk the index of all jobs by time.
+    # With ids in the filter the time column is hidden: SQLite would otherwise scan the index of all jobs by time.
     time = row_by_row(JobRow.create_time) if wanted.job_ids else JobRow.create_time
     for condition in _job_conditions(wanted, newest_first, after):
         query = query.where(condition)
     if after is not None:
         query = query.where(beyond(time, after, newest_first=newest_first))
-    for condition in walk:
+    for condition in range_:
         query = query.where(condition)
     return query.order_by(time.desc(), JobRow.id.desc()) if newest_first else query.order_by(time, JobRow.id)
 
 
 def _job_conditions(wanted: JobFilter, newest_first: bool, after: Position | None) -> list[Expression]:
-    """What is looked at row by row, beside the index that is walked."""
+    """The conditions that are checked row by row, besides the index range."""
     conditions: list[Expression] = []
-    # A bound on the side that the position already bounds is hidden: with a third bound SQLite takes the index of the
-    # state alone for that of type and state.
+    # A bound on the side that the position already bounds is hidden: with a third bound SQLite chooses the index of the
+    # state instead of that of type and state.
     time, hidden = JobRow.create_time, row_by_row(JobRow.create_time)
     from_hidden = bool(wanted.job_ids) or (after is not None and not newest_first)
     to_hidden = bool(wanted.job_ids) or (after is not None and newest_first)
@@ -120,7 +121,7 @@ def _job_conditions(wanted: JobFilter, newest_first: bool, after: Position | Non
     if wanted.job_ids:
         conditions.append(JobRow.id.in_(list(wanted.job_ids)))
     if wanted.job_ids or wanted.source_ids:
-        # An id has one job and a source has few, so that no index is needed for the rest.
+        # An id has one job and a source has few, so the rest needs no index.
         if wanted.states:
             conditions.append(row_by_row(JobRow.state).in_([int(state) for state in wanted.states]))
         if wanted.job_types:

@@ -1,4 +1,4 @@
-"""Reads of jobs that are named, and of their ended attempts."""
+"""Reads jobs by id, and their ended attempts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobstate_server.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, attempt_fro
 from jobstate_server.store.sizes import attempt_bytes
 
 _IDS_AT_ONCE = 256
-"""Jobs read by one statement when they are named."""
+"""Jobs that one statement reads by id."""
 
 _JOB_FIELDS = [getattr(JobRow, name) for name in JOB_COLUMNS]
 
@@ -32,7 +32,7 @@ class JobReads(ReadConnection):
         return found
 
     def _by_ids(self, job_ids: Sequence[str]) -> tuple[str, list[str]]:
-        """The statement that reads these jobs. Its text is built once for every power of two; ids fill it up."""
+        """The statement that reads these jobs. Its text is built once per power of two; repeated ids fill it up."""
         size = 1 << (len(job_ids) - 1).bit_length()
         ids = [*job_ids, *[job_ids[0]] * (size - len(job_ids))]
         text = self._texts_by_ids.get(size)

@@ -1,4 +1,4 @@
-"""What the maintenance tasks read."""
+"""The reads of the maintenance tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SUMMARY_FIELDS = [getattr(JobRow, name) for name in SUMMARY_COLUMNS]
 
 
 class MaintenanceReads(ReadConnection):
-    """Reads the jobs that a task is about, and the runs of tasks."""
+    """Reads summaries of jobs, and the runs of tasks."""
 
     def _summaries(self, query: ModelSelect[Any]) -> list[JobSummary]:
         return [summary_from(row) for row in self._rows(query)]

@@ -1,4 +1,4 @@
-"""Reads of counts and ages, for GetStats and health."""
+"""Reads counts and ages, for GetStats and health checks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jobstate_server.store.reading.connection import ReadConnection
 from jobstate_server.store.records import Ended
 
 _CLAIMS_SOUGHT_MAX = 1_000
-"""Attempts that are looked at for one that a worker has: a millisecond. More than so many may wait beside it."""
+"""Attempts that are checked for one that a worker has claimed: a millisecond. More may be waiting."""
 
 _OVERDUE_COUNTED_MAX = 10_000
-"""More than this many overdue jobs is one finding, however many more there are."""
+"""Overdue jobs are counted up to this number. More would not change what an operator does."""
 
 
 class StatisticsReads(ReadConnection):
-    """Reads tallies and ages."""
+    """Reads tallies and the ages of jobs."""
 
     def tallies(self, job_types: Collection[str]) -> dict[TallyKey, int]:
         query = TallyRow.select(TallyRow.job_type, TallyRow.measure, TallyRow.bucket, TallyRow.value)

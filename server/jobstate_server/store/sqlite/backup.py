@@ -1,7 +1,7 @@
-"""Makes a backup of a SQLite store while a server uses it: consistent, checked, and there whole or not at all.
+"""Backs up a SQLite store while a server uses it. The backup is consistent, checked and complete.
 
-All pages are copied within one read transaction. SQLite's own shell begins anew whenever somebody writes in the
-meantime, which on a busy store is for ever (sqlite.org/backup.html); a copy that holds its snapshot never does.
+One read transaction copies all pages. The backup of SQLite's own shell starts again at every write, so on a busy store
+it never ends (sqlite.org/backup.html). A copy that holds its snapshot does not start again.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from jobstate_server.store.sqlite.check import Checked, check_file
 from jobstate_server.store.sqlite.path_checks import refuse_misplaced
 
 PARTIAL_SUFFIX = ".partial"
-"""Ends the name of a backup that is being made. No server opens a file of such a name."""
+"""The suffix of an unfinished backup. No server opens a file with it."""
 
 PAGES_AT_ONCE = 4_096
-"""Pages between two reports of progress: 16 MiB, some tenths of a second."""
+"""Pages between two progress reports: 16 MiB, some tenths of a second."""
 
 _BUSY_TIMEOUT_S = 5.0
-"""Nobody locks a reader of a WAL out, but for a moment while the log of a crashed server is recovered."""
+"""A reader waits for a lock only while the WAL of a crashed server is recovered."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP}
-"""What a file system answers that has no hard links."""
+"""The errors of a file system without hard links."""
 
 
 class CannotBackUp(StoreError):
-    """No backup was made. The message tells an operator what to change."""
+    """No backup was made. The message says what to change."""
 
 
 class BackedUp(NamedTuple):
-    """A backup that was made and checked."""
+    """A finished and checked backup."""
 
     path: Path
     bytes: int
@@ -47,15 +47,15 @@ class BackedUp(NamedTuple):
 
 
 Progress = Callable[[int, int], None]
-"""Is told how many bytes of how many are copied. What it raises ends the backup, and nothing is kept."""
+"""Called with the copied and the total bytes. An exception ends the backup, and nothing is kept."""
 
 
 def back_up(source: Path, destination: Path, on_progress: Progress) -> BackedUp:
     """Copy the store in ``source`` to ``destination``, which must not exist yet, and check the copy.
 
-    A server may serve the store meanwhile: it is not slowed but by the disk, and its WAL grows by what it writes until
-    the backup is done. The copy gets its name only when it is complete, checked and on disk; until then it is
-    ``destination`` with ``.partial`` at its end, which is removed when the backup fails.
+    A server may use the store meanwhile. Only the shared disk slows it, and its WAL grows until the backup is done. The
+    copy gets its name when it is complete, checked and on disk. Until then it is called ``destination`` plus
+    ``.partial``, and it is removed when the backup fails.
 
     Raises:
         CannotBackUp: nothing was kept.
@@ -67,7 +67,7 @@ def back_up(source: Path, destination: Path, on_progress: Progress) -> BackedUp:
     except CannotOpen as error:
         raise CannotBackUp(str(error)) from error
     if destination.exists():
-        raise CannotBackUp(f"{destination} exists: nothing is ever overwritten, choose another name")
+        raise CannotBackUp(f"{destination} already exists and is never overwritten; choose another name")
     partial = destination.with_name(destination.name + PARTIAL_SUFFIX)
     with _held(partial):
         try:
@@ -76,7 +76,7 @@ def back_up(source: Path, destination: Path, on_progress: Progress) -> BackedUp:
             size = _put_on_disk(partial)
             _give_name(partial, destination)
         except FileExistsError as error:
-            raise CannotBackUp(f"{destination} has come to exist in the meantime: choose another name") from error
+            raise CannotBackUp(f"{destination} was created in the meantime; choose another name") from error
         except (sqlite3.Error, OSError) as error:
             raise CannotBackUp(f"{source} cannot be copied to {destination}: {error}") from error
         finally:
@@ -87,7 +87,7 @@ def back_up(source: Path, destination: Path, on_progress: Progress) -> BackedUp:
 
 @contextmanager
 def _held(partial: Path) -> Iterator[None]:
-    """Make the file, for its owner alone, and keep other backups from it. What a killed backup left is taken over."""
+    """Create the file for its owner only, and lock it. Reuses the file of a backup that was killed."""
     try:
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -98,12 +98,12 @@ def _held(partial: Path) -> Iterator[None]:
         os.truncate(descriptor, 0)
         yield
     finally:
-        # After SQLite's last connection: closing a descriptor of a file drops all locks that the process has on it.
+        # After SQLite's last connection: closing a descriptor drops all locks of the process on that file.
         os.close(descriptor)
 
 
 def _locked(descriptor: int, partial: Path) -> bool:
-    """Take the lock. False when another backup has it, or had it and has just taken the file away."""
+    """Take the lock. False when another backup has it, or has just removed the file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(descriptor), partial.stat())
@@ -117,12 +117,12 @@ def _copy(source: Path, partial: Path, on_progress: Progress) -> None:
         closing(sqlite3.connect(name, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as original,
         closing(sqlite3.connect(partial, isolation_level=None)) as copy,
     ):
-        # A copy that fails is removed, and one that succeeds is brought to disk as a whole.
+        # A failed copy is removed, and a successful one is synced as a whole.
         copy.execute("PRAGMA journal_mode = off")
         copy.execute("PRAGMA synchronous = off")
         original.execute("PRAGMA query_only = 1")
         original.execute("BEGIN")
-        # The first read takes the snapshot, which holds until the connection is closed.
+        # The first read takes the snapshot, which lasts until the connection is closed.
         (page_size,) = original.execute("PRAGMA page_size").fetchone()
         original.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
@@ -130,7 +130,7 @@ def _copy(source: Path, partial: Path, on_progress: Progress) -> None:
             on_progress((total - remaining) * page_size, total * page_size)
 
         original.backup(copy, pages=PAGES_AT_ONCE, progress=tell)
-        # A backup is one file: nothing beside it to forget. A server turns the WAL on again.
+        # A backup is a single file, with no WAL to forget. A server switches WAL mode on again.
         copy.execute("PRAGMA journal_mode = delete")
 
 
@@ -138,7 +138,7 @@ def _check(partial: Path) -> Checked:
     checked = check_file(partial)
     if checked.problems:
         raise CannotBackUp(
-            "the copy is not whole, so the store itself is damaged or holds none; run jobstate-server check on it: "
+            "the copy is damaged, so the store itself is damaged or is not a store; run jobstate-server check on it: "
             + "; ".join(checked.problems)
         )
     return checked
@@ -154,9 +154,9 @@ def _put_on_disk(partial: Path) -> int:
 
 
 def _give_name(partial: Path, destination: Path) -> None:
-    """Give the file its name, so that it survives the loss of power. Raises FileExistsError when the name is taken."""
+    """Rename the file durably. Raises FileExistsError when the name is taken."""
     try:
-        # Unlike a rename, a link refuses a name that somebody has taken in the meantime.
+        # Unlike a rename, a link fails when the name was taken in the meantime.
         os.link(partial, destination)
         partial.unlink()
     except OSError as error:

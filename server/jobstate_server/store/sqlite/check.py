@@ -1,4 +1,4 @@
-"""Checks that a file holds a whole store: every page readable, the log gapless, and the counts equal to a recount."""
+"""Checks a store file: every page is readable, the log has no gaps, and the counts equal a recount."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from jobstate_server.store.records import LogState
 from jobstate_server.store.sqlite.path_checks import refuse_misplaced
 
 DAMAGE_TOLD_MAX = 10
-"""Damaged places told of one file: a file with more is not mended by hand."""
+"""Damaged places reported per file. Nobody repairs a file with more by hand."""
 
 _BUSY_TIMEOUT_S = 5.0
-"""A reader of a WAL waits only while a crashed writer's log is recovered."""
+"""A reader waits for a lock only while the WAL of a crashed server is recovered."""
 
 
 @dataclass(slots=True)
 class Checked:
-    """What a check found."""
+    """The result of a check."""
 
     jobs: int = 0
     events: int = 0
     problems: list[str] = field(default_factory=list)
-    """A sentence for each thing that is wrong. Empty: the store is whole."""
+    """A sentence for each problem. Empty when the store is sound."""
 
 
 def check_file(path: Path) -> Checked:
-    """Check a store that may be in use: everything is read in one transaction, and nothing is written.
+    """Check a store, which may be in use. Reads everything in one transaction, and writes nothing.
 
     Takes about as long as reading the file twice.
     """
@@ -58,7 +58,7 @@ def check_file(path: Path) -> Checked:
 
 @contextmanager
 def _snapshot(path: Path) -> Iterator[SqliteDatabase]:
-    """The file as it is at one moment. ``mode=rw`` never makes a file, and lets SQLite read the log beside it."""
+    """A snapshot of the file. ``mode=rw`` never creates a file, and lets SQLite read the WAL."""
     name = f"file:{quote(str(path))}?mode=rw"
     database = SqliteDatabase(name, uri=True, pragmas={"query_only": 1}, timeout=_BUSY_TIMEOUT_S, thread_safe=False)
     try:
@@ -73,12 +73,12 @@ def _check(database: SqliteDatabase, checked: Checked) -> None:
     damage = [text for (text,) in database.execute_sql(f"PRAGMA integrity_check({DAMAGE_TOLD_MAX})") if text != "ok"]
     checked.problems += [f"it is damaged: {text}" for text in damage]
     if not database.table_exists(SchemaRow._meta.table_name):
-        checked.problems.append("it holds no store: it is empty, a copy that was never finished, or something else")
+        checked.problems.append("it is not a store: it is empty, an unfinished copy, or something else")
         return
     ((version,),) = database.execute(SchemaRow.select(SchemaRow.version))
     known = migrate.migrations("sqlite")[-1].version
     if version != known:
-        checked.problems.append(f"it has schema {version} and this program checks {known}")
+        checked.problems.append(f"it has schema {version}, and this program checks schema {known}")
         return
     state = SqlReader(database, _raise).log_state()
     checked.events = _check_log(database, state, checked.problems)
@@ -96,7 +96,7 @@ def _one(database: SqliteDatabase, query: Any) -> tuple[Any, ...]:
 
 
 def _check_log(database: SqliteDatabase, state: LogState, problems: list[str]) -> int:
-    """Every sequence between horizon and head is there, once. Returns how many events there are."""
+    """Check that every sequence between horizon and head is there once. Returns how many events there are."""
     sums = EventRow.select(
         fn.COUNT(EventRow.sequence),
         fn.COALESCE(fn.MIN(EventRow.sequence), state.horizon + 1),
@@ -106,16 +106,16 @@ def _check_log(database: SqliteDatabase, state: LogState, problems: list[str]) -
     count, first, last, size = _one(database, sums)
     if (count, first, last) != (state.head - state.horizon, state.horizon + 1, state.head):
         problems.append(
-            f"the log has {count:,} events from {first} to {last}, where every one from {state.horizon + 1} to"
-            f" {state.head} belongs"
+            f"the log has {count:,} events from {first} to {last}, but should have every event from"
+            f" {state.horizon + 1} to {state.head}"
         )
     if size != state.bytes:
-        problems.append(f"the events hold {size:,} bytes, and the log counts {state.bytes:,}")
+        problems.append(f"the events have {size:,} bytes, but the log counts {state.bytes:,}")
     return int(count)
 
 
 def _check_jobs(database: SqliteDatabase, state: LogState, problems: list[str]) -> int:
-    """Every job's version is the sequence of an event of its own, and every ended attempt has its job."""
+    """Check that every job's version is the sequence of one of its events, and that every attempt has its job."""
     (count,) = _one(database, JobRow.select(fn.COUNT(JobRow.id)))
     is_last_event = (EventRow.sequence == JobRow.version) & (EventRow.job_id == JobRow.id)
     without = (
@@ -134,18 +134,18 @@ def _check_jobs(database: SqliteDatabase, state: LogState, problems: list[str]) 
 
 
 def _check_counts(database: SqliteDatabase, problems: list[str]) -> None:
-    """The counts of stored jobs that GetStats answers are those of the jobs that are there."""
+    """Check that the counts of GetStats equal a recount of the jobs."""
     grouped = JobRow.select(JobRow.job_type, JobRow.state, fn.COUNT(JobRow.id)).group_by(JobRow.job_type, JobRow.state)
     counted = {(job_type, state): count for job_type, state, count in database.execute(grouped)}
     stored = TallyRow.select(TallyRow.job_type, TallyRow.bucket, TallyRow.value).where(
         (TallyRow.measure == Measure.STORED) & (TallyRow.value != 0)
     )
-    told = {(job_type, state): value for job_type, state, value in database.execute(stored)}
-    for key in sorted(counted.keys() | told.keys()):
-        if counted.get(key, 0) != told.get(key, 0):
+    tallied = {(job_type, state): value for job_type, state, value in database.execute(stored)}
+    for key in sorted(counted.keys() | tallied.keys()):
+        if counted.get(key, 0) != tallied.get(key, 0):
             job_type, state = key
             name = JobState(state).name if state in list(JobState) else str(state)
             problems.append(
-                f"there are {counted.get(key, 0):,} jobs of type {job_type} in {name}, and the statistics count"
-                f" {told.get(key, 0):,}"
+                f"there are {counted.get(key, 0):,} jobs of type {job_type} in {name}, but the statistics count"
+                f" {tallied.get(key, 0):,}"
             )

@@ -1,4 +1,4 @@
-"""Connections to a SQLite store: how they are set up, and what SQLite says, told as the store's own errors."""
+"""Opens connections to a SQLite store, and translates SQLite's errors into store errors."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from jobstate_server.store.errors import StoreError, StoreUnreachable, Transacti
 from jobstate_server.store.reading.reader import SqlReader
 
 CHECKPOINT_AT = 4_000
-"""Pages of WAL, 16 MiB, after which they are copied into the file. The pages of a busy index are written by nearly
-every commit: the more commits one copy serves, the fewer times they are copied, and the file synchronised."""
+"""Pages of WAL, 16 MiB, at which SQLite copies them into the file. Nearly every commit writes the pages of a busy
+index, so the more commits share one checkpoint, the less is copied and synced."""
 
 _PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": "full",
     "temp_store": "memory",
     "wal_autocheckpoint": CHECKPOINT_AT,
-    # After a burst the WAL file is cut back to this; otherwise it keeps its greatest size for ever.
+    # After a burst the WAL file is truncated to this size; otherwise it would never shrink.
     "journal_size_limit": 64 * 1024 * 1024,
 }
 
 _BUSY_TIMEOUT_S = 5.0
-"""Nobody else writes; only a checkpoint of a foreign tool, or a backup, can be in the way for a moment."""
+"""No other server writes. Only a checkpoint of another tool, or a backup, can hold a lock for a moment."""
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -44,15 +44,15 @@ _UNREACHABLE = {
 
 _ADVICE = {
     **dict.fromkeys(_DAMAGED, "run jobstate-server check on the file, and restore a backup"),
-    **dict.fromkeys(_BUSY, "another program has it locked; end that one"),
-    sqlite3.SQLITE_FULL: "make room on its disk",
-    sqlite3.SQLITE_IOERR: "look at its disk, which may be full or broken",
+    **dict.fromkeys(_BUSY, "another program has locked it; stop that program"),
+    sqlite3.SQLITE_FULL: "free some disk space",
+    sqlite3.SQLITE_IOERR: "check the disk, which may be full or broken",
     sqlite3.SQLITE_READONLY: "the file and its directory must be writable",
 }
 
 
 def explained(error: Exception) -> str:
-    """What was wrong first, and what to do about it: where a rollback fails too, that is the last to be said."""
+    """The first error and what to do about it. When the rollback failed too, its error is not the cause."""
     first: BaseException = error
     while isinstance(first.__context__, (PeeweeException, sqlite3.Error, StoreError)):
         first = first.__context__
@@ -62,7 +62,7 @@ def explained(error: Exception) -> str:
 
 
 def raise_store_error(error: PeeweeException) -> NoReturn:
-    """Tell the passing from the lasting by SQLite's own result code."""
+    """Raise the store error that matches SQLite's result code."""
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
@@ -76,14 +76,14 @@ def raise_store_error(error: PeeweeException) -> NoReturn:
 
 
 def connect(path: Path, cache_bytes: int) -> SqliteDatabase:
-    """A connection of its own to the file, which must be there: none is ever made here.
+    """Open a new connection to the file, which must exist: this never creates one.
 
     Args:
-        cache_bytes: how much of the file it may keep in memory.
+        cache_bytes: how much of the file the connection may keep in memory.
     """
     name = f"file:{quote(str(path))}?mode=rw"
-    # What retention frees can be given back piece by piece. That is decided while the file is empty; asked for again it
-    # would be written again.
+    # Incremental vacuum lets retention return free pages in small steps. It can only be set while the file is empty,
+    # and setting it again would write to the file.
     is_empty = path.stat().st_size == 0
     pragmas = {**({"auto_vacuum": "incremental"} if is_empty else {}), **_PRAGMAS, "cache_size": -(cache_bytes // 1024)}
     database = SqliteDatabase(
@@ -94,7 +94,7 @@ def connect(path: Path, cache_bytes: int) -> SqliteDatabase:
 
 
 class SqliteReader(SqlReader):
-    """Reads on a connection of its own, but nothing from a file that is not the store's any more."""
+    """Reads on its own connection, and refuses to read once the store has lost its file."""
 
     def __init__(self, database: SqliteDatabase, check: Callable[[], None]) -> None:
         super().__init__(database, raise_store_error)
@@ -113,5 +113,5 @@ class SqliteReader(SqlReader):
             # Raised by the transaction itself: each statement translates its own errors.
             self._translate(error)
 
-    def _break_off(self) -> None:
+    def _stop_statement(self) -> None:
         self._database.connection().interrupt()

@@ -1,9 +1,9 @@
-"""The file of a SQLite store: which one it is, that nobody else serves it, and that it is still the one we opened.
+"""The file of a SQLite store: locks it, and checks that it is still the file that was opened.
 
-A lock on the file itself (its inode, by whichever name it is reached) keeps a second server away for as long as this
-process lives, however it dies. Nothing else in the process may open the file or its ``-shm``: closing any descriptor of
-them drops every lock that SQLite holds on them in this process. What has to be known of them is asked with ``stat``, or
-read from the descriptors that are kept here.
+A lock on the file (on its inode, whatever name leads to it) keeps a second server away while this process lives. The
+kernel drops it however the process ends. Nothing else in the process may open the file or its ``-shm``: closing any
+descriptor of them drops all of SQLite's locks on them in this process. Checks use ``stat`` and the descriptors that are
+kept open here.
 """
 
 from __future__ import annotations
@@ -26,62 +26,63 @@ from jobstate_server.store.sqlite.path_checks import refuse_orphaned_wal, refuse
 log = logging.getLogger(__name__)
 
 _MODE = 0o600
-"""Of a file that is made here. SQLite gives ``-wal`` and ``-shm`` the mode of the file."""
+"""The mode of a new file. SQLite gives ``-wal`` and ``-shm`` the same mode."""
 
 _WAL_HEADER = 32
 _FRAME_HEADER = 24
 _FRAME_SALTS = 8
 
-# The head of the index that SQLite keeps of the WAL, in ``-shm`` (https://sqlite.org/walformat.html).
+# The header of SQLite's index of the WAL, in ``-shm`` (https://sqlite.org/walformat.html).
 _INDEX = struct.Struct("=16xI12x8s56xI")
 
 
 class _WalState(NamedTuple):
-    """What the WAL holds."""
+    """The state of the WAL."""
 
     salts: bytes
-    """Others each time that the WAL is begun anew."""
+    """Random values that change whenever SQLite restarts the WAL."""
     copied: int
-    """Frames that have been copied into the file."""
+    """Frames that are already copied into the file."""
     frames: int
 
 
 _CHECKPOINT_IS_NEAR = 0.75
 
 _TICK_NS = 100_000_000
-"""Two changes of a directory within a tick of the kernel's clock, 10 ms at most, may leave it with the same time."""
+"""Two changes of a directory within one tick of the kernel's clock, at most 10 ms, can have the same time."""
 
 _NAMES_EVERY_NS = 1_000_000_000
-"""How often the names are looked at though the directory has not changed: something may be mounted over them."""
+"""How often the names are checked even if the directory has not changed: something may be mounted over them."""
 
 _held: set[tuple[int, int]] = set()
-"""The files that this process has open, by device and inode."""
+"""The store files that this process has open, by device and inode."""
 _holding = threading.Lock()
 
 
 class FileLost(StoreUnreachable):
-    """The file is not, or not any more, what this server serves. The message says what was seen."""
+    """The file is no longer the one that this server uses. The message says what was found."""
 
 
 class StoreFile:
-    """The file of one store, locked. Open it before SQLite does, and close it after SQLite's last connection."""
+    """The locked file of one store. Open it before SQLite does, and close it after SQLite's last connection."""
 
     def __init__(self, path: Path, *, make: bool = True) -> None:
-        """Lock the file. ``make``: make an empty one if there is none.
+        """Lock the file. With ``make``, create an empty one if it does not exist.
 
         Raises:
-            CannotOpen: another process has it, it has more than one name, it is no file, or its ``-wal`` has lost it.
+            CannotOpen: another process has it, it has several names, it is not a file, or its ``-wal`` belongs to
+                another file.
         """
         self._given = os.path.abspath(path)
         self.path = resolved(path)
-        """The file's own name, without symbolic links: SQLite's companions stand beside it."""
+        """The file's own path, without symbolic links. SQLite puts ``-wal`` and ``-shm`` beside it."""
         self._name, self._parent = str(self.path), str(self.path.parent)
         self._wal = f"{self.path}-wal"
         self._shm = f"{self.path}-shm"
         self._directory: tuple[int, ...] = ()
         self._named_at = 0
         self._damage = ""
-        """What has been done to the content of the files, which nothing mends while they are open."""
+        """How another program damaged the files. Nothing repairs that while they are open."""
         self._wal_descriptor: int | None = None
         self._shm_descriptor: int | None = None
         self._index: mmap.mmap | None = None
@@ -106,7 +107,7 @@ class StoreFile:
         try:
             found = path.stat()
         except OSError:
-            # Told below, unless it is that there is no such file.
+            # Reported below, unless the file does not exist.
             refuse_orphaned_wal(path, 0)
         else:
             if _identity(found) in _held:
@@ -134,10 +135,10 @@ class StoreFile:
         except OSError:
             is_same = False
         if not is_same:
-            raise CannotOpen(f"cannot use {path} as a store: it was replaced just now; start again")
+            raise CannotOpen(f"cannot use {path} as a store: it was replaced just now; try again")
 
     def _lock_wal(self) -> None:
-        """A server whose file was replaced keeps its WAL, which must not be applied to the file that is there now."""
+        """Lock the WAL. A server whose file was replaced still holds its WAL, which does not belong to the new file."""
         try:
             descriptor = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -149,18 +150,19 @@ class StoreFile:
         except OSError as error:
             os.close(descriptor)
             raise CannotOpen(
-                f"another jobstate-server is using {self._wal}, though not {self.path}: the file was replaced under it;"
-                " stop that server first"
+                f"another jobstate-server is using {self._wal}, but not {self.path}: the file was replaced while it was"
+                " running; stop that server first"
             ) from error
         if self._wal_descriptor is not None:
             os.close(self._wal_descriptor)
         self._wal_descriptor = descriptor
 
     def watch(self, page_size: int, head_page: int) -> None:
-        """Begin to look after the file, now that SQLite has it open and its tables are there.
+        """Start to check the file, once SQLite has opened it and its tables exist.
 
         Args:
-            head_page: number of the page that has the head of the log. It differs in any two states of the store.
+            head_page: the number of the page with the head of the log, which is different in any two states of the
+                store.
         """
         self._page_size = page_size
         self._head_page = head_page
@@ -174,7 +176,7 @@ class StoreFile:
         found = os.fstat(self._descriptor)
         self._remember(found)
         if found.st_mode & 0o077:
-            log.warning("others may read the store: chmod 600 it", extra={"file": self._name})
+            log.warning("other users can read the store; run chmod 600 on it", extra={"file": self._name})
 
     def _lock_wal_of_sqlite(self) -> None:
         held = self._wal_descriptor
@@ -190,22 +192,22 @@ class StoreFile:
         return os.pread(self._descriptor, self._page_size, (self._head_page - 1) * self._page_size)
 
     def is_checkpoint_near(self, frames: int) -> bool:
-        """Whether the next commit may copy the WAL, which SQLite does at this many frames, into the file."""
+        """Whether the next commit may start a checkpoint, which SQLite does at this many frames."""
         assert self._index is not None
         return _wal_state(self._index).frames > frames * _CHECKPOINT_IS_NEAR
 
     def check(self) -> None:
-        """Compare what stands under our names with what we have open. Some microseconds. By the writer's thread.
+        """Compare the files at our paths with the open ones. Takes some microseconds. Called by the writer's thread.
 
         Raises:
-            FileLost: the file or one of its companions was removed, replaced or overwritten.
+            FileLost: the file, ``-wal`` or ``-shm`` was removed, replaced or overwritten.
         """
         try:
             directory, file = os.stat(self._parent), os.stat(self._name)
         except OSError as error:
             raise _missing(error) from error
         if self._may_have_moved(directory):
-            # Until it has succeeded it is repeated.
+            # Repeated until it succeeds.
             self._directory = ()
             now = time.monotonic_ns()
             self.check_names()
@@ -218,10 +220,10 @@ class StoreFile:
         self._check_content(file)
 
     def _may_have_moved(self, directory: os.stat_result) -> bool:
-        """Whether our names may lead elsewhere since they were looked at, as the directory has changed.
+        """Whether our paths may lead elsewhere since the last check, because the directory has changed.
 
-        To ask for the WAL itself costs a tenth of a small commit: when its times were read, the next write has to store
-        them anew.
+        A ``stat`` of the WAL itself would cost a tenth of a small commit: after its times are read, the next write has
+        to store them again.
         """
         return (
             self._directory != (*_identity(directory), directory.st_mtime_ns)
@@ -231,7 +233,7 @@ class StoreFile:
         )
 
     def _check_wal(self) -> None:
-        """See that what was the newest frame of the WAL at the last look is still there."""
+        """Check that the newest frame of the WAL at the last check is still there."""
         assert self._index is not None
         assert self._wal_descriptor is not None
         state = _wal_state(self._index)
@@ -245,10 +247,10 @@ class StoreFile:
             raise FileLost(self._damage)
 
     def check_names(self) -> None:
-        """See that our names still lead to what we have open.
+        """Check that our paths still lead to the open files.
 
         Raises:
-            FileLost: they do not.
+            FileLost: a path leads elsewhere.
         """
         try:
             ours = {
@@ -264,10 +266,10 @@ class StoreFile:
             raise _missing(error) from error
 
     def _replaced(self, name: str) -> FileLost:
-        return FileLost(f"{name} leads to another file than the one that is served")
+        return FileLost(f"{name} leads to another file than the one that this server opened")
 
     def _check_content(self, file: os.stat_result) -> None:
-        """SQLite writes to the file in checkpoints only. Whatever else was written there must have changed nothing."""
+        """Check the file's content. Any write except a checkpoint must not have changed it."""
         assert self._index is not None
         if self._was_checkpointed():
             self._remember(file)
@@ -278,25 +280,25 @@ class StoreFile:
             self._written = file.st_mtime_ns
 
     def _was_checkpointed(self) -> bool:
-        """Whether SQLite has written to the file since the last look, for us or for anybody."""
+        """Whether a checkpoint, of any process, has written to the file since the last check."""
         assert self._index is not None
         salts, copied, frames = self._wal_state
         self._wal_state = _wal_state(self._index)
         if self._wal_state.salts != salts:
-            # A WAL is begun anew only when all of it is in the file.
+            # SQLite restarts the WAL only when all of it is in the file.
             return copied < frames or self._wal_state.copied > 0
         return self._wal_state.copied > copied
 
     def is_intact(self) -> bool:
-        """Whether the file under its name is ours and as SQLite wrote it, whatever has become of its companions.
+        """Whether the file at its path is ours and unchanged, whatever happened to ``-wal`` and ``-shm``.
 
         Raises:
-            OSError: it cannot be told.
+            OSError: the file cannot be checked.
         """
         return self._holds(lambda: self._check_content(self._ours()))
 
     def is_whole(self) -> bool:
-        """Whether the file is intact, and so is what SQLite has open of the WAL, by whichever name. Raises OSError."""
+        """Whether the file and the WAL that SQLite has open are intact. Raises OSError."""
         return not self._damage and self._holds(self._check_wal) and self.is_intact()
 
     def _ours(self) -> os.stat_result:
@@ -314,13 +316,13 @@ class StoreFile:
         return True
 
     def set_wal_aside(self) -> str | None:
-        """Rename a WAL that does not belong to the file beside it, which the next start would apply to that file.
+        """Rename a WAL that does not belong to the file beside it; the next start would apply it to that file.
 
-        Returns the new name, None when there was nothing to be done. Where the file is gone altogether the WAL stays:
-        it keeps a start from making a new store in its place.
+        Returns the new name, or None when there was nothing to do. When the file is gone the WAL stays: it prevents
+        a start from creating a new store in its place.
 
         Raises:
-            OSError: it could not be renamed.
+            OSError: the rename failed.
         """
         if not self.path.exists() or not size_of(self._wal):
             return None
@@ -332,7 +334,7 @@ class StoreFile:
         return aside
 
     def close(self) -> None:
-        """Give back the lock."""
+        """Release the lock."""
         with _holding:
             _held.discard(self._identity)
             self._release()
@@ -351,7 +353,7 @@ def _wal_state(index: mmap.mmap) -> _WalState:
 
 
 def _missing(error: OSError) -> FileLost:
-    return FileLost(f"{error.filename} cannot be found any more ({error.strerror})")
+    return FileLost(f"{error.filename} cannot be found ({error.strerror})")
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

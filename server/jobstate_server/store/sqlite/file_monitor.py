@@ -1,7 +1,7 @@
-"""What a SQLite store does about its file: look after every commit, and serve nothing from a file that is lost.
+"""Checks the file of a SQLite store after every commit, and stops all use of a file that is lost.
 
-A file that was removed, replaced or written to by others is an outage. It ends when the file is back under its name as
-we left it, and until then nothing is read, written or made.
+It is an outage when the file was removed, replaced or changed by another program. The outage ends when the file is back
+at its path, unchanged. Until then the store reads, writes and creates nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 
 class FileMonitor:
-    """Looks after the file of one open store. Used by the thread that writes, but for ``raise_if_lost``."""
+    """Checks the file of one open store. Used by the writer's thread, except for ``raise_if_lost``."""
 
     def __init__(self, file: StoreFile, database: SqliteDatabase, checkpoint_at: int) -> None:
-        """``checkpoint_at``: frames of the WAL at which SQLite copies them into the file. The tables are there."""
+        """The tables must exist. ``checkpoint_at``: frames of the WAL at which SQLite starts a checkpoint."""
         self.lost = ""
-        """Why the file is not served just now, empty while it is."""
+        """Why the file cannot be used at the moment; empty while it can."""
         self._file = file
         self._database = database
         self._checkpoint_at = checkpoint_at
@@ -32,19 +32,19 @@ class FileMonitor:
         file.watch(page_size, head_page)
 
     def check_before_transaction(self) -> None:
-        """Look before a transaction whose commit may make a checkpoint: in that, what others wrote would not be seen.
+        """Check before a transaction whose commit may start a checkpoint, which would hide what others wrote.
 
         Raises:
-            FileLost: the file is lost, or has been and is not back yet.
+            FileLost: the file is lost, or was lost and is not back yet.
         """
         if self.lost or self._file.is_checkpoint_near(self._checkpoint_at):
             self._file.check()
 
     def check_after_commit(self) -> None:
-        """Look after a commit, before anybody is told of it.
+        """Check after a commit, before any caller gets a response.
 
         Raises:
-            OutcomeUnknown: the commit went to a file that is lost.
+            OutcomeUnknown: the commit went to a lost file.
         """
         try:
             self._file.check()
@@ -52,13 +52,13 @@ class FileMonitor:
             self.mark_lost(error)
             raise OutcomeUnknown(str(error)) from error
         if self.lost:
-            log.info("the file of the store is as it was left: serving it again")
+            log.info("the store file is back and unchanged; using it again")
             self.lost = ""
 
     def mark_lost(self, error: FileLost) -> None:
-        """Serve nothing more, and save what can be saved without writing over what others have put there.
+        """Stop all use of the file, and save what can be saved without overwriting the files of others.
 
-        A file that has only lost its WAL gets everything that was committed to it.
+        If only the WAL was removed, everything committed to it is copied into the file.
         """
         if self.lost:
             return
@@ -68,21 +68,21 @@ class FileMonitor:
                 self._database.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             aside = self._file.set_wal_aside()
         except (OSError, PeeweeException):
-            log.exception("the write-ahead log is left as it is")
+            log.exception("could not save the write-ahead log; it is left as it is")
         else:
             if aside is not None:
-                log.warning("a write-ahead log that does not belong to the file was renamed", extra={"to": aside})
+                log.warning("renamed a write-ahead log that does not belong to the file", extra={"to": aside})
 
     def raise_if_lost(self) -> None:
-        """Raise StoreUnreachable with the reason, while the file is lost."""
+        """Raise StoreUnreachable with the reason if the file is lost."""
         if self.lost:
             raise StoreUnreachable(self.lost)
 
     def close(self) -> None:
-        """Close the last connection, and give back the lock."""
+        """Close the last connection and release the lock."""
         if self.lost:
-            # Closing it would write the WAL into a file that is not ours, and remove by its name what may be the WAL of
-            # another server. So connection and lock end with the process.
+            # Closing the connection would write the WAL into a file that is not ours, and remove what may be the WAL of
+            # another server. So the connection and the lock live as long as the process.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database.connection()))
             return
         self._database.close()

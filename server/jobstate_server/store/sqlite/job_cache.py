@@ -1,7 +1,7 @@
-"""Jobs in hand, kept in memory by a store that is the only writer of its database.
+"""Caches unfinished jobs for a store that is the only writer of its database.
 
-Only what a commit has made true gets in, so what is found here needs no reading. Final jobs leave: nothing more will be
-decided about them.
+The cache has only what was committed, so a job found here need not be read. Final jobs are dropped: no command will
+change them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from jobstate_server.domain.job import Job
 from jobstate_server.store.sizes import document_bytes
 
 _OVERHEAD = 1_024
-"""About what a job costs in memory besides its texts and documents."""
+"""Approximate memory of a job besides its texts and documents."""
 
 
 class JobCache:
-    """The jobs changed last, by id. Belongs to the writer's thread."""
+    """The most recently changed jobs, by id. Used only by the writer's thread."""
 
     def __init__(self, bytes_max: int) -> None:
         self._jobs: dict[str, Job] = {}
@@ -25,16 +25,16 @@ class JobCache:
         self._bytes_max = bytes_max
 
     def found(self, job_ids: Iterable[str]) -> dict[str, Job]:
-        """Those of the named jobs that are here."""
+        """The named jobs that are cached."""
         jobs = self._jobs
         return {job_id: jobs[job_id] for job_id in job_ids if job_id in jobs}
 
     def get(self, job_id: str) -> Job | None:
-        """The job as the database has it, None when it is not here."""
+        """The job as it is in the database; None when it is not cached."""
         return self._jobs.get(job_id)
 
     def keep(self, job: Job) -> None:
-        """Take in a job as it now is; the ones kept longest without a change make room for it."""
+        """Store the current version of a job. The least recently changed jobs make room for it."""
         job_id = job.id
         self.drop(job_id)
         if job.state.is_final:
@@ -47,12 +47,12 @@ class JobCache:
             self.drop(next(iter(self._jobs)))
 
     def drop(self, job_id: str) -> None:
-        """Forget a job."""
+        """Remove a job."""
         if self._jobs.pop(job_id, None) is not None:
             self._bytes -= self._sizes.pop(job_id)
 
     def clear(self) -> None:
-        """Forget every job."""
+        """Remove every job."""
         self._jobs.clear()
         self._sizes.clear()
         self._bytes = 0

@@ -1,4 +1,4 @@
-"""Where the file of a SQLite store may stand: where its write-ahead log is found beside it, by the same name."""
+"""Checks that the path of a SQLite store leads to its write-ahead log too, which SQLite looks for beside the file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jobstate_server.store.errors import CannotOpen
 
 
 def refuse_misplaced(path: Path) -> None:
-    """Refuse to read a file whose WAL is not found beside it: much of what was committed would be missing.
+    """Refuse to read a file without its WAL: many committed changes would be missing.
 
     Raises:
-        CannotOpen: with the reason.
+        CannotOpen: the message gives the reason.
     """
     path = resolved(path)
     found = path.stat()
@@ -21,27 +21,27 @@ def refuse_misplaced(path: Path) -> None:
 
 
 def refuse_other_names(path: Path, found: os.stat_result) -> None:
-    """Refuse a file that can be reached by a name beside which its WAL is missing. Raises CannotOpen."""
+    """Refuse a file that has another path, beside which its WAL is missing. Raises CannotOpen."""
     if found.st_nlink > 1:
         raise CannotOpen(
             f"cannot use {path} as a store: the file has {found.st_nlink} names (hard links), and SQLite keeps its"
-            " write-ahead log by name: what was committed under one is missing under another; remove the other names,"
-            " and use a symbolic link instead"
+            " write-ahead log beside one name: changes committed under that name are missing under the others; remove"
+            " the other names, and use a symbolic link instead"
         )
     if str(path) in _mount_points():
         raise CannotOpen(
-            f"cannot use {path} as a store: it is mounted as a single file, without the write-ahead log that belongs"
-            " beside it; mount its directory"
+            f"cannot use {path} as a store: it is mounted as a single file, without its write-ahead log; mount its"
+            " directory instead"
         )
 
 
 def refuse_orphaned_wal(path: Path, size: int) -> None:
-    """Refuse an empty or missing file beside a WAL, which SQLite would remove with all that was committed to it."""
+    """Refuse an empty or missing file beside a WAL: SQLite would delete the WAL and everything committed to it."""
     wal = f"{path}-wal"
     if size == 0 and size_of(wal) > 0:
         raise CannotOpen(
             f"cannot use {path} as a store: the file is {'empty' if path.exists() else 'missing'}, but {wal} has"
-            " changes that belong to it; put the file back, or move that one away to begin anew"
+            " changes that belong to it; restore the file, or move that log away to start a new store"
         )
 
 
@@ -54,7 +54,7 @@ def resolved(path: Path) -> Path:
 
 
 def size_of(name: str) -> int:
-    """How large the file is, 0 when there is none."""
+    """The size of the file; 0 when it does not exist."""
     try:
         return os.stat(name).st_size
     except OSError:
@@ -62,7 +62,7 @@ def size_of(name: str) -> int:
 
 
 def _mount_points() -> set[str]:
-    """Where anything is mounted, as this process sees it. Empty where the system does not tell."""
+    """The mount points that this process sees. Empty on systems without /proc."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
             escaped = [line.split(" ")[4] for line in lines]

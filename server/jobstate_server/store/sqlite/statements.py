@@ -1,7 +1,7 @@
-"""The statements of SQLite's write path.
+"""The statements of SQLite's write path, each built once.
 
-Each is built once. Rows are written many to a statement, because Python gives up the interpreter at every step of one:
-a row at a time, a busy event loop would take it away at every row.
+A statement writes many rows, because sqlite3 releases the interpreter lock for each statement. With one row per
+statement, a busy event loop would take the lock away at every row.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from jobstate_server.store.rows import (
 )
 
 _ROWS_AT_ONCE = (256, 64, 16, 4, 1)
-"""Rows of one statement: few sizes, so that each is prepared once. The largest binds 10,000 values, a third of what
-SQLite allows by default."""
+"""Rows per statement. There are few sizes, so that each statement is prepared once. The largest binds 10,000 values, a
+third of SQLite's default limit."""
 
 _NOTHING: dict[None, None] = {}
 
-# For a value that is not exactly an int, float, str or bytearray sqlite3 looks in four places whether somebody wants it
-# adapted, which costs more than binding it. A word on it in the first place ends the search.
+# For a value that is not exactly an int, float, str or bytearray, sqlite3 searches four places for an adapter, which
+# costs more than binding the value. An adapter in the first place ends the search.
 sqlite3.register_adapter(bytes, bytes)
 sqlite3.register_adapter(bool, int)
 sqlite3.register_adapter(JobState, int)
@@ -63,7 +63,7 @@ def _insert(table: str, columns: tuple[str, ...]) -> ManyRows:
 
 
 def _update(table: str, columns: tuple[str, ...]) -> ManyRows:
-    """Rows are the values of ``columns``, then the id. SQLite names those of VALUES column1, column2, …"""
+    """Rows are the values of ``columns``, then the id. SQLite names the columns of VALUES column1, column2, …"""
     values = ", ".join(f"{column} = new.column{number}" for number, column in enumerate(columns, 1))
     key = len(columns) + 1
     return ManyRows(f"UPDATE {table} SET {values} FROM ({{rows}}) AS new WHERE {table}.id = new.column{key}", key)
@@ -80,8 +80,8 @@ class Statements:
     insert_attempts = _insert("attempt", ATTEMPT_COLUMNS)
     insert_requests = _insert("request", REQUEST_COLUMNS)
     add_tallies = ManyRows(
-        # "WHERE true" tells the parser that ON begins no join. An overflowing sum becomes a float in SQLite, and the
-        # minimum brings it back.
+        # "WHERE true" tells the parser that ON does not start a join. A sum that overflows becomes a float, and MIN
+        # makes it an integer again.
         f"INSERT INTO tally ({', '.join(_TALLY_COLUMNS)}) SELECT * FROM ({{rows}}) WHERE true"
         " ON CONFLICT (job_type, measure, bucket) DO UPDATE"
         f" SET value = MIN({INT64_MAX}, tally.value + excluded.value)",
@@ -97,7 +97,7 @@ class Statements:
     delete_requests = ManyRows("DELETE FROM request WHERE (principal, request_id) IN ({rows})", 2)
 
     def __init__(self, database: SqliteDatabase) -> None:
-        """Build what is built with peewee, in this database's dialect."""
+        """Build the statements that peewee generates, in this database's dialect."""
         self._database = database
         self._build_jobs()
         self._build_requests()
@@ -105,7 +105,7 @@ class Statements:
 
     def _sql(self, query: Query) -> str:
         text, parameters = self._database.get_sql_context().sql(query).query()
-        assert not parameters, "a statement of the write path names all its values"
+        assert not parameters, "statements of the write path must name all their values"
         return str(text)
 
     def _build_jobs(self) -> None:
@@ -129,7 +129,7 @@ class Statements:
 
     def _build_requests(self) -> None:
         fields = [getattr(RequestRow, name) for name in REQUEST_COLUMNS]
-        # The whole key: by the id alone SQLite would scan the table, and find other principals' requests.
+        # The whole key: with the id alone SQLite would scan the table and find requests of other principals.
         wanted = SQL("(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys))")
         self.requests = self._sql(
             RequestRow.select(*fields).where(Tuple(RequestRow.principal, RequestRow.request_id).in_(wanted))

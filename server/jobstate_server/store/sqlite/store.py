@@ -1,8 +1,8 @@
-"""The embedded store: one SQLite file, one server.
+"""The embedded store: one SQLite file for one server.
 
-WAL, so that readers never wait for the writer; ``synchronous=FULL``, so that a commit survives the loss of power. Every
-commit is followed by a look at the file (``sqlite_file.py``): one that was removed, replaced or written to by others is
-an outage, and nothing that was committed to it is answered.
+WAL mode lets readers work without waiting for the writer, and with ``synchronous=FULL`` a commit survives a power loss.
+After every commit the store checks its file (``file_monitor.py``). A file that was removed, replaced or changed by
+another program is an outage, and no commit to it is answered as done.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class SqliteStore:
     """A ``Store`` in one file."""
 
     def __init__(self, path: Path, clock: Clock, cache_bytes: int = CACHE_BYTES) -> None:
-        """Open the file, make it if there is none, and bring its tables up to date.
+        """Open the file. Creates it if it does not exist, and updates its tables.
 
         Raises:
-            CannotOpen: the directory is missing or read-only, another server has the file, it is no database, or a
-                newer program has changed it beyond what this one may use.
+            CannotOpen: the directory is missing or read-only, another server has the file, the file is not a database,
+                or a newer program has changed it so that this one cannot use it.
         """
         if os.path.realpath(path).endswith(PARTIAL_SUFFIX):
-            raise CannotOpen(f"{path} is a backup that was never finished; use one whose name does not end so")
+            raise CannotOpen(f"{path} is an unfinished backup; use a finished one, whose name does not end so")
         self.log_id: str
         self.requests_stored: int
         self._clock = clock
@@ -79,8 +79,8 @@ class SqliteStore:
         state = reader.log_state()
         if state.head > state.horizon and reader.event(state.head) is None:
             raise CannotOpen(
-                f"cannot use {self.path} as a store: its log ends at event {state.head}, which is missing: was a backup"
-                f" put in place of the file, and {self._file.path}-wal left beside it?"
+                f"cannot use {self.path} as a store: event {state.head}, the last of its log, is missing; was the file"
+                f" replaced by a backup while {self._file.path}-wal stayed beside it?"
             )
         self._heads: Collection[int] = (state.head,)
         self._monitor = FileMonitor(self._file, database, CHECKPOINT_AT)
@@ -121,7 +121,7 @@ class SqliteStore:
         try:
             self._database.commit()
         except DatabaseError as error:
-            # A full disk is found out before anything is durable; any other failure of a commit leaves it open.
+            # A full disk is detected before anything is durable. After an I/O error the outcome is unknown.
             code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
             self._cache.clear()
             self._roll_back()
@@ -130,7 +130,7 @@ class SqliteStore:
             raise
 
     def _roll_back(self) -> None:
-        # SQLite has rolled back by itself after a full disk or an input/output error; a second time is an error.
+        # After a full disk or an I/O error SQLite has already rolled back, and a second rollback is an error.
         if self._database.connection().in_transaction:
             self._database.rollback()
 
@@ -141,7 +141,7 @@ class SqliteStore:
         except PeeweeException as error:
             raise_store_error(error)
         except OSError as error:
-            raise StoreUnreachable(f"{self.path} cannot be found any more ({error.strerror})") from error
+            raise StoreUnreachable(f"{self.path} cannot be found ({error.strerror})") from error
         try:
             self._file.check_names()
         except FileLost:
@@ -153,7 +153,7 @@ class SqliteStore:
         return None
 
     def disconnect(self) -> None:
-        # A write that hangs in the kernel cannot be ended from here.
+        # A write that hangs in the kernel cannot be stopped from here.
         pass
 
     def close(self) -> None:

@@ -37,23 +37,23 @@ from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.stored_times import LogRowTimes
 
 FREE_PAGES_KEPT = 4_096
-"""Unused pages that a file keeps, 16 MiB, beside a quarter of its own size: they will be used again."""
+"""Free pages that a file keeps for reuse: 16 MiB, or a quarter of its size if that is more."""
 
 _PAGES = ("PRAGMA freelist_count", "PRAGMA page_count")
 
 
 class SqliteTransaction:
-    """One write transaction on the writer's connection."""
+    """A write transaction on the writer's connection."""
 
     def __init__(
         self, database: SqliteDatabase, statements: Statements, cache: JobCache, now: int, heads: Collection[int]
     ) -> None:
-        """``heads``: where the log may stand, one sequence unless the outcome of the last commit is unknown."""
+        """``heads``: the possible heads of the log; one, unless the outcome of the last commit is unknown."""
         self.now = now
         self.is_committed = False
         self.heads = heads
         self.requests_stored: int | None = None
-        """How many request ids there are, once this transaction has counted."""
+        """How many request ids are stored; None until this transaction has counted."""
         self._cache = cache
         self._written: list[Job] = []
         self._deleted: list[str] = []
@@ -93,7 +93,7 @@ class SqliteTransaction:
         try:
             return self._write(changes)
         except (OverflowError, UnicodeEncodeError) as error:
-            # The driver cannot even bind the value, and does not say so with an error of its own.
+            # The driver cannot bind the value, and raises no error of its own for that.
             raise StoreError(str(error)) from error
 
     def finish(self, changes: Changes) -> int:
@@ -134,7 +134,7 @@ class SqliteTransaction:
         return first
 
     def _write_progress(self, jobs: list[Job]) -> None:
-        """Write what progress reports changed: of most jobs half the columns, and no document."""
+        """Write what progress reports changed: for most jobs half of the columns and no document."""
         reports, others = [], []
         for job in jobs:
             stored = self._cache.get(job.id)
@@ -146,13 +146,13 @@ class SqliteTransaction:
         self._statements.update_progress.run(self._connection, others)
 
     def _numbered(self, rows: list[ChangedJob], first: int) -> list[Job]:
-        """The jobs with their versions, also noted for the cache."""
+        """Set the versions of the jobs, and remember the jobs for the cache."""
         jobs = [job if last_event is None else job.numbered(first + last_event) for job, last_event, _ in rows]
         self._written += jobs
         return jobs
 
     def refresh_cache(self) -> None:
-        """Make the cache tell what this transaction wrote, once that is committed."""
+        """Update the cache with what this transaction wrote. Call it after the commit."""
         for job_id in self._deleted:
             self._cache.drop(job_id)
         for job in self._written:
@@ -164,7 +164,7 @@ class SqliteTransaction:
         return self._advance_log(count, size, len(changes.requests)) - count + 1
 
     def _advance_log(self, count: int, size: int, requests: int) -> int:
-        """Count what is appended, and the request ids that come or go. Returns the head."""
+        """Advance the head of the log, and count request ids that are added or removed. Returns the new head."""
         values = {"count": count, "bytes": size, "requests": requests, "now": self.now}
         cursor = self._connection.execute(self._statements.advance_log, values)
         head, self.requests_stored = cursor.fetchone()
@@ -180,8 +180,8 @@ class SqliteTransaction:
     def _check_head(self, head: int) -> None:
         if head not in self.heads:
             raise FileLost(
-                f"the log ends at event {head}, and this server left it at {max(self.heads)}: the store was changed by"
-                " another program"
+                f"the log ends at event {head}, but this server left it at event {max(self.heads)}: another program has"
+                " changed the store"
             )
 
     def next_due(self) -> int | None:
@@ -189,7 +189,7 @@ class SqliteTransaction:
         return None if row is None else int(row[0])
 
     def postpone_timeouts(self, until: int) -> int:
-        # What this transaction wrote is out of date too, so it must not be taken into the cache at the end.
+        # Jobs that this transaction wrote before are outdated too, so they must not enter the cache at the end.
         self._cache.clear()
         self._written.clear()
         return self._connection.execute(self._statements.postpone, {"until": until}).rowcount
@@ -201,7 +201,7 @@ class SqliteTransaction:
         return known_job_types(self._database, among)
 
     def probe(self) -> None:
-        # No caller's request id is this short.
+        # Request ids of callers are longer.
         row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None)
         self._statements.insert_requests.run(self._connection, [row])
         self._statements.delete_requests.run(self._connection, [row[:2]])
