@@ -32,6 +32,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    """The names for completion in a shell."""
+    return sorted({*globals(), *_exports()})
+
+
 def _version() -> str:
     """The version of the installed package; sources that are used without installing them have none."""
     metadata = import_module("importlib.metadata")

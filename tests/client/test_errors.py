@@ -182,4 +182,5 @@ def test_all_names_are_exported_sorted_and_there() -> None:
     assert names == sorted(names)
     assert len(set(jobstate_client.__all__)) == len(jobstate_client.__all__)
     assert all(hasattr(jobstate_client, name) for name in jobstate_client.__all__)
+    assert set(jobstate_client.__all__) <= set(dir(jobstate_client))
     assert {kind.__name__ for kind in get_args(jobstate_client.WatchItem)} <= set(jobstate_client.__all__)

@@ -1,10 +1,10 @@
-// The life of a job, from Go: create, start, report and complete it, with a watch beside it that goes on by itself when
-// the server restarts, and an error that the program reads.
+// The life of a job, in Go: create, start, report and complete it, with a watch that resumes by itself when the server
+// restarts, and an error that the program reads.
 //
 //	go run . 127.0.0.1:50051
 //
-// Every change carries a request_id, so that gRPC may repeat it when a connection breaks, and every report the attempt
-// that Start returned, so that it never counts for another worker's. watch/watch.go is made to be copied.
+// Every change has a request_id, so that gRPC may repeat it when a connection breaks. Every report names the attempt
+// that Start returned, so that it is never counted for another worker. watch/watch.go is made to be copied.
 package main
 
 import (
@@ -30,8 +30,8 @@ import (
 	jobstatev1 "github.com/jobstate/jobstate/generated/go/jobstate/v1"
 )
 
-// Calls wait for a server that is away, until their deadline, and are repeated when they are cut off (CANCELLED, when
-// that is in the very moment of a stop); a request_id makes that safe.
+// Calls wait until their deadline for a server that is away, and are repeated when their connection breaks (CANCELLED,
+// if the server stops at that moment). A request_id makes that safe.
 const repeating = `{"methodConfig": [{"name": [{"service": "jobstate.v1.JobService"}], "waitForReady": true, "retryPolicy": {
 	"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 3,
 	"retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}}]}`
@@ -51,12 +51,12 @@ func connect(address string) (*grpc.ClientConn, error) {
 	return grpc.NewClient(address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(repeating),
-		// By itself gRPC waits up to two minutes before it tries again to connect, longer than any restart.
+		// gRPC's default waits up to two minutes between attempts to connect, longer than any restart.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
-		// A quiet watch sends nothing: only pings notice that the other machine is gone.
+		// An idle watch sends nothing: only pings notice that the other machine is gone.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 	)
 }
@@ -104,7 +104,7 @@ func story(ctx context.Context, address string) error {
 	attempt := started.Job.Attempt
 	fmt.Println("started attempt", attempt)
 
-	// A report has no request_id: repeated, it says the same again.
+	// A report has no request_id: a repeat reports the same again.
 	reported, err := jobs.UpdateProgress(ctx, &jobstatev1.UpdateProgressRequest{
 		Id: id, Attempt: &attempt, Progress: proto.Int32(50), Message: proto.String("half way"),
 	})
@@ -121,7 +121,7 @@ func story(ctx context.Context, address string) error {
 	fmt.Println("completed")
 
 	_, err = jobs.Cancel(ctx, &jobstatev1.CancelRequest{Id: id, Reason: "too late", RequestId: uuid.NewString()})
-	if err := tellRefusal(err); err != nil {
+	if err := printRefusal(err); err != nil {
 		return err
 	}
 	if err := <-watched; err != nil {
@@ -131,11 +131,11 @@ func story(ctx context.Context, address string) error {
 	return nil
 }
 
-// tellRefusal prints why a step was not allowed. Any other outcome is an error.
+// printRefusal prints why a step was not allowed. Any other outcome is an error.
 //
-// A worker whose report is refused like this, or with ATTEMPT_SUPERSEDED, drops the work. If the report told usage, that
-// is not booked: send it with ReportUsage, which takes the id, the attempt and its totals in any state of the job.
-func tellRefusal(err error) error {
+// A worker whose report is refused like this, or with ATTEMPT_SUPERSEDED, discards the work. Usage in that report is
+// not counted: send it with ReportUsage, which accepts the id, the attempt and its totals in any state of the job.
+func printRefusal(err error) error {
 	if err == nil {
 		return errors.New("a completed job was cancelled")
 	}

@@ -1,4 +1,4 @@
-// Package watch follows the events of jobstate through lost connections and restarts of the server.
+// Package watch follows the events of jobstate over lost connections and restarts of the server.
 package watch
 
 import (
@@ -16,24 +16,24 @@ import (
 	jobstatev1 "github.com/jobstate/jobstate/generated/go/jobstate/v1"
 )
 
-// How long to wait before a watch that broke off goes on: a random time below a bound that doubles with each failure.
+// How long to wait before a broken watch is resumed: a random time below a bound that doubles with each failure.
 const (
 	waitMin = 200 * time.Millisecond
 	waitMax = 5 * time.Second
 )
 
 const (
-	heartbeat   = 30 * time.Second // A server that is there sends something that often, unless another interval is asked for.
-	firstAnswer = 30 * time.Second // How long the first answer may take.
+	heartbeat   = 30 * time.Second // The server sends something this often, unless the request sets another interval.
+	firstAnswer = 30 * time.Second // How long the first response may take.
 )
 
-// Follow opens a watch and calls handle with every response. When the stream breaks it goes on from the newest cursor,
-// so that no event is missed and none comes twice; so it does when three heartbeats are missing, because a proxy may
-// keep a connection to a server that is gone. Keep response.Cursor after having dealt with a response, and set it in
-// the request, to go on after a restart of your own.
+// Follow opens a watch and calls handle with every response. When the stream breaks, it resumes from the newest cursor,
+// so that no event is missed and none comes twice. It does the same when three heartbeats are missing, because a proxy
+// may keep a connection to a server that is gone. To continue after a restart of your own, store response.Cursor after
+// you have processed a response, and set it in the request.
 //
 // It returns nil when the watch has reached its end (until_final, or follow = false), and otherwise the error of
-// handle, of ctx, or one that going on would not mend, such as CURSOR_EXPIRED.
+// handle, of ctx, or one after which resuming would not help, such as CURSOR_EXPIRED.
 func Follow(
 	ctx context.Context,
 	jobs jobstatev1.JobServiceClient,
@@ -55,7 +55,7 @@ func Follow(
 			if response.Cursor != "" {
 				request.Position = &jobstatev1.WatchEventsRequest_Cursor{Cursor: response.Cursor}
 			}
-			// A server that stops says how long to wait, which spreads its watchers.
+			// A server that stops says how long to wait, so that its watchers do not all come back at once.
 			bound, wait = waitMin, response.ReconnectAfter.AsDuration()
 			return nil
 		})
@@ -114,8 +114,8 @@ func receive(
 	}
 }
 
-// passes tells whether to go on after this: the server stops, is away or overloaded, or the connection broke, which a
-// proxy between may show by the other codes.
+// passes says whether to resume after this error: the server stops, is away or overloaded, or the connection broke,
+// which a proxy may report with the other codes.
 func passes(err error) bool {
 	failure := status.Convert(err)
 	for _, detail := range failure.Details() {

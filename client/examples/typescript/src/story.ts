@@ -1,11 +1,11 @@
 /**
- * The life of a job, from TypeScript: create, start, report and complete it, with a watch beside it that goes on by
- * itself when the server restarts, and an error that the program reads.
+ * The life of a job, in TypeScript: create, start, report and complete it, with a watch that resumes by itself when the
+ * server restarts, and an error that the program reads.
  *
  *     npm ci && npm start -- 127.0.0.1:50051
  *
- * Every change carries a requestId, so that it may be repeated when a connection breaks, and every report the attempt
- * that start returned, so that it never counts for another worker's. watch.ts is made to be copied.
+ * Every change has a requestId, so that it may be repeated when a connection breaks. Every report names the attempt
+ * that start returned, so that it is never counted for another worker. watch.ts is made to be copied.
  */
 
 import { randomUUID } from "node:crypto";
@@ -18,7 +18,7 @@ import { follow, passes } from "./watch.js";
 
 const PAUSE_MAX_MS = 2_000;
 
-/** Repeats calls that are cut off, or find no server, until their deadline; a requestId makes that safe. */
+/** Repeats calls whose connection breaks, or that find no server, until their deadline. A requestId makes that safe. */
 const repeating: Interceptor = (next) => async (request) => {
   for (let boundMs = 100; ; boundMs = Math.min(2 * boundMs, PAUSE_MAX_MS)) {
     try {
@@ -37,7 +37,7 @@ async function story(address: string): Promise<void> {
     baseUrl: `http://${address}`,
     defaultTimeoutMs: 30_000,
     interceptors: [repeating],
-    // A quiet watch sends nothing: only pings notice that the other machine is gone.
+    // An idle watch sends nothing: only pings notice that the other machine is gone.
     pingIntervalMs: 30_000,
   });
   const jobs = createClient(JobService, transport);
@@ -57,7 +57,7 @@ async function story(address: string): Promise<void> {
   const attempt = started.job!.attempt;
   console.log(`started attempt ${attempt}`);
 
-  // A report has no requestId: repeated, it says the same again.
+  // A report has no requestId: a repeat reports the same again.
   const reported = await jobs.updateProgress({ id, attempt, progress: 50, message: "half way" });
   console.log(`progress ${reported.job!.progress} ${reported.job!.progressMessage}`);
 
@@ -68,7 +68,7 @@ async function story(address: string): Promise<void> {
     await jobs.cancel({ id, reason: "too late", requestId: randomUUID() });
     throw new Error("a completed job was cancelled");
   } catch (error) {
-    tellRefusal(error);
+    printRefusal(error);
   }
 
   console.log(`events: ${(await watching).join(", ")}`);
@@ -85,12 +85,12 @@ async function namesOf(jobs: Client<typeof JobService>, id: string): Promise<str
 }
 
 /**
- * Prints why a step was not allowed. Any other error goes on.
+ * Prints why a step was not allowed. Any other error is thrown on.
  *
- * A worker whose report is refused like this, or with ATTEMPT_SUPERSEDED, drops the work. If the report told usage, that
- * is not booked: send it with `jobs.reportUsage({ id, attempt, usage })`, which any state of the job takes.
+ * A worker whose report is refused like this, or with ATTEMPT_SUPERSEDED, discards the work. Usage in that report is
+ * not counted: send it with `jobs.reportUsage({ id, attempt, usage })`, which is accepted in any state of the job.
  */
-function tellRefusal(error: unknown): void {
+function printRefusal(error: unknown): void {
   const [info] = ConnectError.from(error).findDetails(ErrorInfoSchema);
   if (info?.reason !== "TRANSITION_NOT_ALLOWED") {
     throw error;

@@ -1,4 +1,4 @@
-/** Follows the events of jobstate through lost connections and restarts of the server. */
+/** Follows the events of jobstate over lost connections and restarts of the server. */
 
 import { setTimeout as pause } from "node:timers/promises";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
@@ -7,19 +7,19 @@ import { Code, ConnectError, type Client } from "@connectrpc/connect";
 import { WatchEventsRequestSchema, type JobService, type WatchEventsResponse } from "@jobstate/grpc";
 import { ErrorInfoSchema } from "@jobstate/grpc/google/rpc";
 
-// How long to wait before a watch that broke off goes on: a random time below a bound that doubles with each failure.
+// How long to wait before a broken watch is resumed: a random time below a bound that doubles with each failure.
 const WAIT_MIN_MS = 200;
 const WAIT_MAX_MS = 5_000;
 
-// A server that is there sends something at least that often, unless another interval is asked for.
+// The server sends something at least this often, unless the request sets another interval.
 const HEARTBEAT_MS = 30_000;
 
-// How long the first answer may take.
+// How long the first response may take.
 const FIRST_ANSWER_MS = 30_000;
 
 const TRY_LATER = new Set(["DRAINING", "OVERLOADED", "STORE_UNAVAILABLE"]);
 
-// How a connection that broke shows; as InvalidArgument when a message was cut in two.
+// The codes of a connection that broke; InvalidArgument if a message was cut in two.
 const BROKEN = new Set([
   Code.Unavailable,
   Code.Aborted,
@@ -39,13 +39,13 @@ export function passes(error: unknown): boolean {
 }
 
 /**
- * Opens a watch and yields every response. When the stream breaks it goes on from the newest cursor, so that no event
- * is missed and none comes twice; so it does when three heartbeats are missing, because a proxy may keep a connection to
- * a server that is gone. Keep `response.cursor` after having dealt with a response, and set it as the position of the
- * request, to go on after a restart of your own.
+ * Opens a watch and yields every response. When the stream breaks, it resumes from the newest cursor, so that no event
+ * is missed and none comes twice. It does the same when three heartbeats are missing, because a proxy may keep a
+ * connection to a server that is gone. To continue after a restart of your own, store `response.cursor` after you have
+ * processed a response, and set it as the position of the request.
  *
  * Ends when the watch has reached its end (`untilFinal`, or `follow: false`). Throws the reason of `signal`, or a
- * ConnectError that going on would not mend, such as CURSOR_EXPIRED. Leaving the loop over it closes the stream.
+ * ConnectError after which resuming would not help, such as CURSOR_EXPIRED. Leaving the loop over it closes the stream.
  */
 export async function* follow(
   jobs: Client<typeof JobService>,
@@ -66,7 +66,7 @@ export async function* follow(
           if (response.cursor !== "") {
             next.position = { case: "cursor", value: response.cursor };
           }
-          // A server that stops says how long to wait, which spreads its watchers.
+          // A server that stops says how long to wait, so that its watchers do not all come back at once.
           waitMs = response.reconnectAfter ? durationMs(response.reconnectAfter) : 0;
           boundMs = WAIT_MIN_MS;
         }
@@ -102,7 +102,7 @@ async function* received(
   let limitMs = FIRST_ANSWER_MS;
   try {
     for (;;) {
-      // Runs only while this waits for a response, not while it is dealt with.
+      // Runs only while this waits for a response, not while it is processed.
       const timer = setTimeout(() => silent.abort(), limitMs);
       const { done, value } = await responses.next().finally(() => clearTimeout(timer));
       if (done) {

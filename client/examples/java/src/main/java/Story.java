@@ -1,16 +1,16 @@
-// The life of a job, in Java: create it, start it, report progress, complete it, and watch all of it from beside.
+// The life of a job, in Java: create it, start it, report progress, complete it, and watch its events.
 //
 // With a server on 127.0.0.1:50051 (make serve), in this folder:
 //
 //     mvn -q -f ../../../generated/java install
 //     mvn -q compile exec:java -Dexec.args=127.0.0.1:50051
 //
-// What to take along into a program of your own:
+// What a program of your own needs as well:
 //
-//   - Every change carries a request_id, so that gRPC may repeat a call that was cut off: it changes nothing twice.
-//   - Every report carries the attempt that Start returned, so that it never counts for another worker's attempt.
-//   - The watch resumes from its cursor, over restarts of the server, without missing an event: see Watch.java.
-//   - A refusal is told by the reason in its ErrorInfo. Its message is for people.
+//   - Every change has a request_id, so that gRPC may repeat a call whose connection broke: it changes nothing twice.
+//   - Every report names the attempt that Start returned, so that it is never counted for another worker.
+//   - The watch resumes from its cursor after a restart of the server, without missing an event: see Watch.java.
+//   - A program reads the reason in the ErrorInfo of an error. The message is for people.
 
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.rpc.ErrorInfo;
@@ -40,8 +40,8 @@ public final class Story {
   private static final long DEADLINE_S = 30;
 
   /**
-   * What gRPC repeats by itself: calls that found no server, or that were cut off when it stopped. UNKNOWN is what
-   * grpc-java calls a connection that closed as it was about to write; this server never answers it.
+   * The codes that gRPC repeats by itself: calls that found no server, or whose connection broke when it stopped.
+   * UNKNOWN is grpc-java's code for a connection that closed before it could write; this server never sends it.
    */
   private static final Map<String, ?> RETRIES = Map.of("methodConfig", List.of(Map.of(
       "name", Stream.of("Create", "Start", "UpdateProgress", "Complete", "Cancel")
@@ -61,7 +61,7 @@ public final class Story {
     var channel = ManagedChannelBuilder.forTarget(target)
         .usePlaintext()
         .defaultServiceConfig(RETRIES)
-        .keepAliveTime(30, TimeUnit.SECONDS) // Else a watch would not notice a connection that died in silence.
+        .keepAliveTime(30, TimeUnit.SECONDS) // Otherwise a watch would not notice a dead connection.
         .build();
     try {
       new Story(channel).tell();
@@ -91,7 +91,7 @@ public final class Story {
         .setId(id).setWorker("worker-1").setRequestId(requestId()).build()).getJob().getAttempt();
     System.out.println("started attempt " + attempt);
 
-    // A report of progress has no request_id: a repeat ends in the same values.
+    // A progress report has no request_id: a repeat reports the same again.
     var job = jobs().updateProgress(UpdateProgressRequest.newBuilder()
         .setId(id).setAttempt(attempt).setProgress(50).setMessage("half way").build()).getJob();
     System.out.println("progress " + job.getProgress() + " " + job.getProgressMessage());
@@ -102,10 +102,10 @@ public final class Story {
   }
 
   /**
-   * Shows what a refusal tells.
+   * Shows what an error contains.
    *
-   * <p>A worker whose report is refused like this, or with ATTEMPT_SUPERSEDED, drops the work. If the report told usage,
-   * that is not booked: send it with reportUsage, which takes the attempt's totals in any state of the job.
+   * <p>A worker whose report is refused like this, or with ATTEMPT_SUPERSEDED, discards the work. Usage in that
+   * report is not counted: send it with reportUsage, which accepts the attempt's totals in any state of the job.
    */
   private void cancelTooLate(String id) {
     try {
@@ -131,7 +131,7 @@ public final class Story {
     return names;
   }
 
-  /** Calls wait for a server that is away, and take no longer than this in all. */
+  /** Calls wait for a server that is away, but take no longer than this in total. */
   private JobServiceBlockingStub jobs() {
     return JobServiceGrpc.newBlockingStub(channel).withWaitForReady().withDeadlineAfter(DEADLINE_S, TimeUnit.SECONDS);
   }

@@ -15,34 +15,34 @@ import java.util.concurrent.TimeUnit;
 import java.util.function.Predicate;
 import java.util.function.Supplier;
 
-/** Follows the events of jobstate through lost connections and restarts of the server. Made to be copied. */
+/** Follows the events of jobstate over lost connections and restarts of the server. Made to be copied. */
 public final class Watch {
   private static final long WAIT_MIN_MS = 200;
   private static final long WAIT_MAX_MS = 5_000;
 
-  /** How a watch ends that may go on: the server stops, is away or full, or something between them broke. */
+  /** The codes after which a watch is resumed: the server stops, is away or overloaded, or the connection broke. */
   private static final Set<Status.Code> PASSING = Set.of(
       Status.Code.UNAVAILABLE, Status.Code.RESOURCE_EXHAUSTED,
       Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.UNKNOWN);
 
-  /** A server that is there sends something at least every 30 seconds, unless another interval is asked for. */
+  /** The server sends something at least every 30 seconds, unless the request sets another interval. */
   private static final Duration HEARTBEAT = Duration.ofSeconds(30);
 
-  /** How long the first answer may take. */
+  /** How long the first response may take. */
   private static final Duration FIRST_ANSWER = Duration.ofSeconds(30);
 
   private Watch() {}
 
   /**
-   * Opens a watch and hands every response to {@code take}, in this thread. When the stream breaks it goes on from the
-   * newest cursor, so that no event is missed and none comes twice; so it does when three heartbeats are missing, because
-   * a proxy may keep a connection to a server that is gone. To go on after a restart of your own, keep the cursor of a
-   * response after having dealt with it, and set it in the request.
+   * Opens a watch and passes every response to {@code take}, in this thread. When the stream breaks, it resumes from
+   * the newest cursor, so that no event is missed and none comes twice. It does the same when three heartbeats are missing,
+   * because a proxy may keep a connection to a server that is gone. To continue after a restart of your own, store the
+   * cursor of a response after you have processed it, and set it in the request.
    *
    * <p>Returns when {@code take} says false, or when the watch is at its end ({@code until_final}, or {@code follow} =
    * false).
    *
-   * @throws StatusRuntimeException what going on would not mend, such as CURSOR_EXPIRED
+   * @throws StatusRuntimeException an error after which resuming would not help, such as CURSOR_EXPIRED
    * @throws InterruptedException when the thread is interrupted, which ends a watch at any time
    */
   public static void follow(ManagedChannel channel, WatchEventsRequest from, Predicate<WatchEventsResponse> take)
@@ -93,7 +93,7 @@ public final class Watch {
     }
   }
 
-  /** Does something about a step that takes too long. */
+  /** Acts on a step that takes too long. */
   private static final class Timer implements AutoCloseable {
     private final ScheduledExecutorService executor = Executors.newSingleThreadScheduledExecutor(task -> {
       var thread = new Thread(task, "watch-timer");
