@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from jobstate_server.admin.probes import AdminPort, CannotListen
 from jobstate_server.clock import Clock
 from jobstate_server.config import Settings, is_loopback
-from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.membership import Membership
@@ -103,7 +103,7 @@ class Server:
             probe=self._look_at_jobs_health,
             give_up=give_up,
         )
-        self.committer.on_reachable = self.supervisor.on_reachable
+        self.committer.reachable_changed.subscribe(self.supervisor.on_reachable)
 
     def _build(self) -> None:
         settings, clock, store = self._settings, self.clock, self.store
@@ -125,15 +125,15 @@ class Server:
             if notifier is None
             else Replication(notifier, self.feed, self.catch_up_readers, reopen=store.open_notifier)
         )
-        published = self.replication or self.feed
         self.timekeeper = Timekeeper(clock)
         limits = {"restart_grace": settings.restart_grace, "request_ids_max": settings.request_ids_max}
-        self.committer = Committer(store, decider, clock, published, **limits, replica=self.replica)
+        self.committer = Committer(store, decider, clock, **limits, replica=self.replica)
+        self.committer.events_written.subscribe((self.replication or self.feed).publish)
         self.due_timer = DueTimer(self.committer, clock)
         self.readers = Readers(store)
-        self.membership = Membership(self.replica, self.committer, clock)
+        self.membership = Membership(self.replica, self.committer, self.due_timer, clock)
         if self.replication is not None:
-            self.replication.due_written.subscribe(self.due_timer.hear)
+            self.replication.due_written.subscribe(self.due_timer.note_other_replica)
         refresh = None if self.replication is None else self.replication.refresh
         event_log = EventLog(self.feed, StoredPages(self.catch_up_readers, store.log_id), refresh)
         self.snapshots = Snapshots(self.catch_up_readers)
@@ -167,6 +167,7 @@ class Server:
             self.committer,
             self.readers,
             self.clock,
+            due_timer=self.due_timer,
             job_types=job_types,
             on_jobs_health=self._on_jobs_health,
         )

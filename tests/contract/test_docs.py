@@ -22,7 +22,7 @@ from jobstate.v1 import error_reason_pb2, event_pb2, job_pb2, job_service_pb2, m
 from jobstate_server.config import JobTypeSettings, Settings, load
 from jobstate_server.domain import errors, job_types
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
-from jobstate_server.engine import committer, readers, writer
+from jobstate_server.engine import readers, write_queue, writer
 from jobstate_server.event_log import feed, pages
 from jobstate_server.maintenance import evict_inactive, task
 from jobstate_server.maintenance.registry import Schedules
@@ -242,8 +242,8 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
         "STREAMS_BYTES_MAX",
         size,
     ),
-    ("changes waiting to be written; then `OVERLOADED`", committer, "QUEUE_ROWS_MAX", count),
-    ("bytes of changes waiting to be written; then `OVERLOADED`", committer, "QUEUE_BYTES_MAX", size),
+    ("changes waiting to be written; then `OVERLOADED`", write_queue, "QUEUE_ROWS_MAX", count),
+    ("bytes of changes waiting to be written; then `OVERLOADED`", write_queue, "QUEUE_BYTES_MAX", size),
     ("reads waiting; then `OVERLOADED`", readers, "READS_WAITING_MAX", count),
     ("`older_than` of a `Cleanup`, at least, unless forced", limits, "CLEANUP_AGE_MIN", span),
     ("`older_than` of a `Cleanup`, at most", limits, "CLEANUP_AGE_MAX", span),

@@ -17,6 +17,7 @@ from jobstate_server.store.factory import open_store
 
 from ..support.calls import SYNCED, cancel, complete, create, fail, report, retry, start, struct, watching
 from ..support.clock import WatchedClock
+from ..support.reads import reads
 from ..support.server import Client, Running, serving
 from .support import events_after
 
@@ -94,4 +95,4 @@ def requests_of(store: Store) -> dict[Any, Any]:
     """The request ids that ``fill`` uses."""
     keys = [("", f"request-{job_id}") for job_id in ("cancelled", "running", "waiting", "queued")]
     with store.transaction() as transaction:
-        return transaction.load([], keys, 0).requests
+        return transaction.load(reads(request_keys=keys)).requests

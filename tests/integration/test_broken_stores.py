@@ -160,7 +160,7 @@ async def test_a_lock_of_another_program_makes_health_tell_and_nothing_is_lost_w
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             waiting = asyncio.ensure_future(create(running, "during", request_id="request-1"))
-            await until(lambda: server.committer._in_hand)
+            await until(lambda: server.committer._under_way)
             for _ in range(max(SILENT_TURNS_MAX, PROBE_TURNS)):
                 server.committer.turn()
             server.supervisor.turn()

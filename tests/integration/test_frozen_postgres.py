@@ -56,7 +56,7 @@ async def test_while_postgresql_is_frozen_health_and_callers_are_told_and_all_go
                 asyncio.ensure_future(create(running, "during", request_id="request-1")),
                 asyncio.ensure_future(get(running, "before")),
             ]
-            await until(lambda: server.committer._in_hand and server.readers._in_hand)
+            await until(lambda: server.committer._under_way and server.readers._in_hand)
             take_turns(running, SILENT_TURNS_MAX)
             assert await health_of(running) == NOT_SERVING
             assert server.supervisor.liveness() is None

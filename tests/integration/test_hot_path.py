@@ -15,10 +15,10 @@ import pytest
 
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job import Usage
 from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.writer import Writer
 from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.wire.documents import merge_metadata
@@ -43,7 +43,7 @@ class Traced:
     def commit(self, make: Callable[[int], c.Command], count: int = BATCH) -> list[str]:
         """Commit a batch, and return the statements that took."""
         self.statements.clear()
-        written = self.writer.commit([make(number) for number in range(count)], serve_due=False)
+        written = self.writer.commit([make(number) for number in range(count)])
         refused = [verdict for verdict in written.verdicts if isinstance(verdict, JobStateError)]
         assert refused == []
         return list(self.statements)
@@ -139,7 +139,7 @@ def test_a_refused_command_costs_its_neighbours_no_second_transaction(traced: Tr
     traced.commit(create)
     before = traced.writer.counters.commits
 
-    written = traced.writer.commit([start(1), start(1), start(2), start(999)], serve_due=False)
+    written = traced.writer.commit([start(1), start(1), start(2), start(999)])
 
     assert traced.writer.counters.commits - before == 1
     assert [isinstance(verdict, JobStateError) for verdict in written.verdicts] == [False, True, False, True]

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.engine import committer, readers
+from jobstate_server.engine import readers, write_queue
 
 from ..support.calls import Refusal, create, fail, get, health_of, refused, report, start
 from ..support.clock import WatchedClock
@@ -30,7 +30,7 @@ def assert_overloaded(refusal: Refusal) -> None:
 async def test_a_tenth_of_the_queue_is_kept_for_changes_of_state(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer, "QUEUE_ROWS_MAX", 20)
+    monkeypatch.setattr(write_queue, "QUEUE_ROWS_MAX", 20)
     for job_id in ("running", "one", "two", "three"):
         await create(running, job_id)
     await start(running, "running")
@@ -53,7 +53,7 @@ async def test_a_tenth_of_the_queue_is_kept_for_changes_of_state(
 
 
 async def test_the_queue_is_bounded_in_bytes_too(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(committer, "QUEUE_BYTES_MAX", 10_000)
+    monkeypatch.setattr(write_queue, "QUEUE_BYTES_MAX", 10_000)
     async with held(running.server) as hold:
         first = asyncio.ensure_future(create(running, "first", source_id="s" * 200))
         await hold.has(1)
@@ -71,7 +71,7 @@ async def test_a_full_queue_does_not_refuse_what_the_server_does_by_itself(
     await create(running)
     await start(running)
     due = (await fail(running)).next_retry_time
-    monkeypatch.setattr(committer, "QUEUE_ROWS_MAX", 1)
+    monkeypatch.setattr(write_queue, "QUEUE_ROWS_MAX", 1)
     async with held(running.server) as hold:
         other = asyncio.ensure_future(create(running, "other"))
         await hold.has(1)

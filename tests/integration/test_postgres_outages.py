@@ -120,7 +120,7 @@ async def test_a_network_that_swallows_everything_is_told_after_five_seconds_and
             server = running.server
             network.swallow()
             asking = asyncio.ensure_future(asked(running))
-            await until(lambda: server.committer._in_hand and server.readers._in_hand)
+            await until(lambda: server.committer._under_way and server.readers._in_hand)
             take_turns(running, SILENT_TURNS_MAX)
             assert await health_of(running) == NOT_SERVING
             assert server.supervisor.liveness() is None

@@ -15,11 +15,11 @@ import pytest
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
-from jobstate_server.domain.commands import Command
-from jobstate_server.domain.decide import Decider
-from jobstate_server.domain.decision import Decision
-from jobstate_server.domain.job import Job
-from jobstate_server.engine.committer import BATCH_ROWS_MAX
+from jobstate_server.domain.commands import Command, JobCommand
+from jobstate_server.domain.plan import Plan
+from jobstate_server.domain.rules.decider import Decider
+from jobstate_server.domain.view import View
+from jobstate_server.engine.write_queue import BATCH_ROWS_MAX
 
 from ..support.calls import (
     Refusal,
@@ -157,10 +157,10 @@ async def test_a_command_that_cannot_be_decided_is_refused_alone_among_200(
 ) -> None:
     decide = Decider.decide
 
-    def decide_or_fail(decider: Decider, job: Job | None, command: Command, *when: Any) -> Decision | None:
-        if command.job_id == "poisoned":
+    def decide_or_fail(decider: Decider, command: Command, view: View) -> Plan | None:
+        if isinstance(command, JobCommand) and command.job_id == "poisoned":
             raise RuntimeError(SECRET)
-        return decide(decider, job, command, *when)
+        return decide(decider, command, view)
 
     async with serving(path) as running:
         await running_jobs(running, "poisoned", *GOOD)
@@ -252,10 +252,10 @@ async def test_a_call_cancelled_while_it_is_committed_is_done_whole(
     decide = Decider.decide
     began, gate = threading.Event(), threading.Event()
 
-    def decide_slowly(decider: Decider, job: Job | None, command: Command, *when: Any) -> Decision | None:
+    def decide_slowly(decider: Decider, command: Command, view: View) -> Plan | None:
         began.set()
         assert gate.wait(PATIENCE_S)
-        return decide(decider, job, command, *when)
+        return decide(decider, command, view)
 
     async with held(running.server) as hold:
         monkeypatch.setattr(Decider, "decide", decide_slowly)

@@ -11,7 +11,7 @@ import pytest
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.engine import committer
+from jobstate_server.engine import write_queue
 
 from ..support.calls import refusal_of, refused
 from ..support.server import Client, Running, client_of, serving
@@ -172,7 +172,7 @@ async def test_a_batch_that_is_too_large_ends_the_stream_after_the_answers_befor
 async def test_a_full_queue_makes_the_stream_wait_and_loses_nothing(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer, "QUEUE_ROWS_MAX", 200)
+    monkeypatch.setattr(write_queue, "QUEUE_ROWS_MAX", 200)
     batches = [[create(f"job-{batch}-{number}") for number in range(90)] for batch in range(20)]
 
     answers = await sent(running, batches)

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.message import Message
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.rules.decider import Decider
 
 from ..support.calls import Refusal, ask, complete, refusal_of
 from ..support.server import Running

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.reads import Reads
+from jobstate_server.engine.due_timer import DUE_MAX
 from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.reader import EventLog
@@ -73,14 +75,8 @@ class GatedTransaction(PostgresTransaction):
     gate: Gate
     url: str
 
-    def load(
-        self,
-        job_ids: Collection[str],
-        request_keys: Collection[tuple[str, str]],
-        due_limit: int,
-        attempt_keys: Collection[tuple[str, int]] = (),
-    ) -> Loaded:
-        loaded = super().load(job_ids, request_keys, due_limit, attempt_keys)
+    def load(self, reads: Reads) -> Loaded:
+        loaded = super().load(reads)
         self.gate.pass_by(LOADED)
         return loaded
 
@@ -146,7 +142,7 @@ class Replica(Stage):
         refresh = self.replication.refresh if refreshes else None
         event_log = EventLog(made, StoredPages(readers, self.store.log_id), refresh)
         watching = WatchSessions(event_log, Snapshots(readers))
-        super().__init__(self.store, clock, made, readers, watching, recorder, published=self.replication)
+        super().__init__(self.store, clock, made, readers, watching, recorder, events_written=self.replication.publish)
 
     def start(self) -> None:
         super().start()
@@ -161,22 +157,13 @@ class Replica(Stage):
         """Look at what others have written, as after a notification."""
         await self.replication.refresh()
 
-    async def ask(self, command: c.Command) -> None:
+    async def ask(self, command: c.JobCommand) -> None:
         """Have a change made, or be refused it; either way it is noted."""
         await asyncio.gather(self.call(command), return_exceptions=True)
 
     async def serve_due(self) -> None:
         """Have done what has fallen due, and wait until it is."""
-        served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def told(next_due: int | None, count: int | None) -> None:
-            del next_due
-            if count is not None and not served.done():
-                served.set_result(None)
-
-        self.committer.on_due = told
-        self.committer.ring_due()
-        await served
+        await self.committer.submit_own(c.ServeDue(actor=c.SERVER_ACTOR, limit=DUE_MAX))
 
 
 class Replicas:

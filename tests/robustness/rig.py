@@ -7,7 +7,7 @@ a history to hold the promises to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
@@ -16,14 +16,14 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError, StoreUnavailable
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order
 from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.batch import Batch
-from jobstate_server.engine.committer import Committer, Published
+from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import REQUEST_IDS_MAX
 from jobstate_server.event_log.feed import EventFeed
@@ -42,6 +42,7 @@ from jobstate_server.wire.documents import merge_metadata
 from jobstate_server.wire.jobs import encode_whole
 
 from ..support.clock import PATIENCE_S, WatchedClock
+from ..support.reads import reads
 from .history import ANSWERED, REFUSED, UNKNOWN, Call, History, Response, Stream, Watcher
 from .recording import Recorder, job_dict, make_archive, state_name
 
@@ -139,7 +140,7 @@ class Stage:
         watching: WatchSessions,
         recorder: Recorder,
         *,
-        published: Published,
+        events_written: Callable[[Sequence[StoredEvent]], None],
         decider: type[Decider] = Decider,
     ) -> None:
         self.recorder = recorder
@@ -149,7 +150,8 @@ class Stage:
         self.readers = readers
         self.watching = watching
         self.decider = decider(JobTypes(), merge_metadata, lambda: 0.0)
-        self.committer = Committer(store, self.decider, clock, published, restart_grace=0)
+        self.committer = Committer(store, self.decider, clock, restart_grace=0)
+        self.committer.events_written.subscribe(events_written)
         self._open_watches: list[OpenWatch] = []
 
     def start(self) -> None:
@@ -157,7 +159,7 @@ class Stage:
         self.committer.start()
         self.readers.start()
 
-    async def call(self, command: c.Command) -> None:
+    async def call(self, command: c.JobCommand) -> None:
         """Have the committer make a change, and note its answer, or its refusal, which is raised."""
         try:
             outcome = await self.committer.submit(command, 0)
@@ -252,13 +254,20 @@ class Rig(Stage):
         self.snapshots = Snapshots(self.hooked)
         watching = WatchSessions(event_log, self.snapshots)
         super().__init__(
-            self.store, self.clock, made, self.hooked, watching, Recorder(), published=made, decider=decider
+            self.store,
+            self.clock,
+            made,
+            self.hooked,
+            watching,
+            Recorder(),
+            events_written=made.publish,
+            decider=decider,
         )
 
-    def commit(self, *commands: c.Command) -> int:
+    def commit(self, *commands: c.JobCommand) -> int:
         """Make these changes durable, and tell nobody yet. Returns the newest sequence."""
         with self.store.transaction() as transaction:
-            loaded = transaction.load({command.job_id for command in commands}, (), 0)
+            loaded = transaction.load(reads({command.job_id for command in commands}))
             batch = Batch(self.decider, transaction.now, loaded, REQUEST_IDS_MAX)
             for command in commands:
                 batch.decide(command)
@@ -273,7 +282,7 @@ class Rig(Stage):
         self.feed.publish(self.unpublished)
         self.unpublished = []
 
-    def write(self, *commands: c.Command) -> int:
+    def write(self, *commands: c.JobCommand) -> int:
         """Commit and publish. Returns the newest sequence."""
         newest = self.commit(*commands)
         self.publish()

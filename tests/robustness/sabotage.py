@@ -28,7 +28,7 @@ def sabotage(server: Server, part: str) -> None:
         threading.Event().wait(BLOCKED_S)
         return
     if part == "delivery":
-        _fail_at_use(server.committer, "_published", "publish")
+        _raise_once(server.committer.events_written, "notify")
     elif part == "membership":
         _fail_at_use(server.membership, "_committer", "run")
     else:
@@ -44,7 +44,7 @@ def _turn_of(server: Server, part: str) -> tuple[Any, str]:
         case "catch-up reader":
             return server.catch_up_readers._queue, "take"
         case "due timer":
-            return server.due_timer, "_wake"
+            return server.due_timer, "serve_due"
         case "event limit":
             return server.event_limit, "keep"
         case "notifier":

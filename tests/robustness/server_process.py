@@ -111,7 +111,7 @@ def clock_of(options: argparse.Namespace) -> Clock | None:
 
 def leave_what_is_due(server: Server) -> None:
     """Serve nothing that falls due, so that what is read in the end stays as it is."""
-    server.committer.ring_due = lambda: None  # type: ignore[method-assign]
+    server.due_timer.serve_due = lambda: None  # type: ignore[method-assign]
 
 
 def build(options: argparse.Namespace, writer: logs.Writer) -> Server:

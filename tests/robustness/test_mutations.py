@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.decide import Decider
-from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.durations import HOUR, MINUTE
 from jobstate_server.domain.errors import CursorExpired, InvalidField, TransitionNotAllowed
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.plan import Change
+from jobstate_server.domain.rules.decider import Decider
+from jobstate_server.engine.due_timer import DUE_MAX
 from jobstate_server.event_log.feed import EventFeed, Waiter
 from jobstate_server.event_log.pages import LogPosition, Page, PageLimits
 from jobstate_server.event_log.recent import LogEntry, RecentEvents
@@ -123,15 +124,19 @@ class LooksAtTheHorizonFirst(StoredPages):
 class HurriesWaitingJobs(Decider):
     """The clocks of a retry run while it waits for a worker."""
 
-    def _mark_stale(self, job: Job, command: c.MarkStale, now: int) -> Decision | None:
-        return super()._mark_stale(job.evolve(claimed=True, claim_time=now), command, now)
+    def change(self, job: Job | None, command: c.JobCommand, now: int) -> Change | None:
+        if job is not None and isinstance(command, c.MarkStale):
+            job = job.evolve(claimed=True, claim_time=now)
+        return super().change(job, command, now)
 
 
 class HandsOutTwice(Decider):
     """Whoever asks for an attempt is given it, though another has it."""
 
-    def _start(self, job: Job, command: c.Start, now: int) -> Decision:
-        return super()._start(job.evolve(claimed=False), command, now)
+    def change(self, job: Job | None, command: c.JobCommand, now: int) -> Change | None:
+        if job is not None and isinstance(command, c.Start):
+            job = job.evolve(claimed=False)
+        return super().change(job, command, now)
 
 
 async def is_killed_after_telling(rig: Rig) -> None:
@@ -219,7 +224,7 @@ async def is_worked_by_nobody(rig: Rig) -> None:
     for command in (create("job"), start("job"), fail("job")):
         await rig.call(command)
     rig.clock.advance(HOUR)
-    rig.committer.ring_due()
+    await rig.committer.submit_own(c.ServeDue(actor=c.SERVER_ACTOR, limit=DUE_MAX))
     job = await rig.readers.get("job", None)
     while job.state is not JobState.PROCESSING:
         job = await rig.readers.get("job", None)

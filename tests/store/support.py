@@ -169,10 +169,10 @@ def an_error(**changes: Any) -> JobError:
 
 
 def a_request(
-    request_id: str = "request", *, principal: str = "owner", time: int = 1, jobs: str = "job"
+    request_id: str = "request", *, principal: str = "owner", time: int = 1, job_id: str = "job"
 ) -> StoredRequest:
-    """A used request id. ``jobs`` are the ids of its jobs, separated by spaces."""
-    return StoredRequest(Request(principal, request_id, "Create", b"digest"), tuple(jobs.split()), time)
+    """A used request id."""
+    return StoredRequest(Request(principal, request_id, "Create", b"digest"), job_id, time)
 
 
 def summary_of(job: Job) -> JobSummary:

@@ -20,6 +20,7 @@ from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.records import ChangedJob, Changes
 
+from ..support.reads import reads
 from .support import (
     ANY_JOB,
     MODERATELY,
@@ -133,7 +134,7 @@ def test_no_read_waits_for_an_open_transaction(store: Store, threads: ThreadPool
             reader.task_runs()
 
     with store.transaction() as transaction:
-        transaction.load(["job"], [], 10)
+        transaction.load(reads(["job"], due=10))
         transaction.write(Changes(updated=[ChangedJob(a_job(worker="w"), 0)], events=[an_event()]))
         transaction.trim_events(100, 0, 1)
 

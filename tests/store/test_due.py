@@ -6,16 +6,18 @@ import pytest
 
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.job import JobState
+from jobstate_server.domain.reads import Due
 from jobstate_server.store.base import Store
 from jobstate_server.store.records import Changes
 
+from ..support.reads import reads
 from .support import a_job, keep, keep_jobs, stored_job, unversioned
 
 
 def due_ids(store: Store, limit: int = 1_000) -> list[str]:
     """The jobs that a new transaction finds due, in its order."""
     with store.transaction() as transaction:
-        return [job.id for job in transaction.load([], [], limit).due]
+        return transaction.load(reads(due=limit)).selected.get(Due(limit), [])
 
 
 def next_due(store: Store) -> int | None:
@@ -60,9 +62,9 @@ def test_due_jobs_are_loaded_whole_and_beside_the_named_ones(store: Store) -> No
     keep_jobs(store, a_job("a", due_time=1, metadata=b"m"), a_job("b"))
 
     with store.transaction() as transaction:
-        loaded = transaction.load(["a", "b"], [], 10)
+        loaded = transaction.load(reads(["a", "b"], due=10))
 
-    assert loaded.due == [a_job("a", due_time=1, metadata=b"m")]
+    assert loaded.selected == {Due(10): ["a"]}
     assert loaded.jobs == {"a": a_job("a", due_time=1, metadata=b"m"), "b": a_job("b")}
 
 
@@ -125,7 +127,7 @@ def test_postponing_moves_what_this_transaction_wrote(store: Store) -> None:
         assert transaction.postpone_timeouts(10) == 1
 
     with store.transaction() as transaction:
-        assert transaction.load(["job"], [], 0).jobs == {"job": job.evolve(worker="w", due_time=10)}
+        assert transaction.load(reads(["job"])).jobs == {"job": job.evolve(worker="w", due_time=10)}
     assert stored_job(store) == job.evolve(worker="w", due_time=10)
 
 

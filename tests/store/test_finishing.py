@@ -9,6 +9,7 @@ from jobstate_server.store.base import Store
 from jobstate_server.store.errors import StoreError, StoreUnreachable
 from jobstate_server.store.records import ChangedJob, Changes
 
+from ..support.reads import reads
 from .support import (
     Home,
     Interruption,
@@ -29,7 +30,7 @@ from .support import (
 def finish(store: Store, changes: Changes) -> int:
     """Write in a transaction that looks before and does nothing after."""
     with store.transaction() as transaction:
-        transaction.load(["job"], [], 0)
+        transaction.load(reads(["job"]))
         return transaction.finish(changes)
 
 
@@ -38,7 +39,7 @@ def everything() -> Changes:
         inserted=[ChangedJob(a_job("new"), 1)],
         events=[an_event("new"), an_event("new")],
         attempts=[an_attempt("new")],
-        requests=[a_request(jobs="new")],
+        requests=[a_request(job_id="new")],
     )
 
 

@@ -11,6 +11,7 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.records import ChangedJob, Changes
 
+from ..support.reads import reads
 from .support import (
     Backend,
     Home,
@@ -36,7 +37,7 @@ def test_everything_written_is_there_after_reopening(home: Home, clock: ManualCl
                 inserted=[ChangedJob(a_job(due_time=4), 1)],
                 events=[an_event(), an_event()],
                 attempts=[an_attempt()],
-                requests=[a_request(jobs="job other")],
+                requests=[a_request(job_id="other")],
                 tallies={("type", Measure.STORED, 1): 1},
             ),
         )
@@ -48,12 +49,12 @@ def test_everything_written_is_there_after_reopening(home: Home, clock: ManualCl
     with opened(home, clock) as store:
         assert contents(store) == before
         with store.transaction() as transaction:
-            loaded = transaction.load(["job"], [("owner", "request")], 10)
+            loaded = transaction.load(reads(["job"], request_keys=[("owner", "request")], due=10))
             assert transaction.next_due() == 4
             assert not transaction.claim_task("task", 5, "other", "replica")
             assert transaction.task_is_ours("task", "token")
         assert loaded.jobs == {"job": a_job(due_time=4, version=2)}
-        assert loaded.requests == {("owner", "request"): a_request(jobs="job other")}
+        assert loaded.requests == {("owner", "request"): a_request(job_id="other")}
 
 
 def test_events_are_numbered_on_after_reopening(home: Home, clock: ManualClock) -> None:

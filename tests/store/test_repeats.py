@@ -10,6 +10,7 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.records import ChangedJob, Changes, StoredRequest
 
+from ..support.reads import reads
 from .support import (
     Home,
     Interruption,
@@ -30,7 +31,7 @@ from .support import (
 def used(store: Store, *requests: StoredRequest) -> dict[str, StoredRequest]:
     """What is stored of these request ids."""
     with store.transaction() as transaction:
-        found = transaction.load((), [stored.request.key for stored in requests], 0).requests
+        found = transaction.load(reads(request_keys=[stored.request.key for stored in requests])).requests
     return {key[1]: stored for key, stored in found.items()}
 
 
@@ -118,7 +119,7 @@ def test_a_transaction_reads_the_ended_attempts_that_it_asks_for(store: Store) -
     keep(store, Changes(attempts=attempts))
 
     with store.transaction() as transaction:
-        loaded = transaction.load(["job"], (), 0, [("job", 2), ("other", 1), ("other", 2), ("none", 1)])
+        loaded = transaction.load(reads(["job"], attempt_keys=[("job", 2), ("other", 1), ("other", 2), ("none", 1)]))
 
     assert loaded.attempts == {("job", 2): attempts[1], ("other", 1): attempts[2]}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobstate_server.store.base import Store
 from jobstate_server.store.records import Changes
 
+from ..support.reads import reads
 from .support import a_request, keep
 
 
@@ -16,7 +17,7 @@ def trim(store: Store, older_than: int, limit: int = 1_000) -> int:
 def kept(store: Store, *keys: tuple[str, str]) -> set[tuple[str, str]]:
     """Which of these are stored."""
     with store.transaction() as transaction:
-        return set(transaction.load([], keys, 0).requests)
+        return set(transaction.load(reads(request_keys=keys)).requests)
 
 
 def test_request_ids_used_before_a_time_are_forgotten(store: Store) -> None:
@@ -42,10 +43,12 @@ def test_forgetting_one_principal_s_request_id_keeps_the_same_id_of_another(stor
 
 
 def test_a_forgotten_request_id_may_be_used_again(store: Store) -> None:
-    keep(store, Changes(requests=[a_request(jobs="old")]))
+    keep(store, Changes(requests=[a_request(job_id="old")]))
     trim(store, 5)
 
-    keep(store, Changes(requests=[a_request(jobs="new")]))
+    keep(store, Changes(requests=[a_request(job_id="new")]))
 
     with store.transaction() as transaction:
-        assert transaction.load([], [("owner", "request")], 0).requests == {("owner", "request"): a_request(jobs="new")}
+        assert transaction.load(reads(request_keys=[("owner", "request")])).requests == {
+            ("owner", "request"): a_request(job_id="new")
+        }

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.reads import Due
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import Reader, Store, Transaction
 from jobstate_server.store.errors import StoreError, StoreUnreachable
 from jobstate_server.store.records import ChangedJob, Changes, StoredRequest
 
+from ..support.reads import reads
 from .support import (
     MODERATELY,
     Backend,
@@ -51,7 +53,7 @@ def everything(suffix: str) -> Changes:
 def requests_in(store: Store, *request_ids: str) -> set[str]:
     """Which of these request ids of "owner" are stored."""
     with store.transaction() as transaction:
-        found = transaction.load([], [("owner", request_id) for request_id in request_ids], 0).requests
+        found = transaction.load(reads(request_keys=[("owner", request_id) for request_id in request_ids])).requests
     return {request_id for _, request_id in found}
 
 
@@ -201,21 +203,23 @@ def test_a_transaction_sees_what_was_committed_before_it(store: Store) -> None:
     keep(store, everything("a"))
 
     with store.transaction() as transaction:
-        loaded = transaction.load(["job-a", "missing"], [("owner", "request-a"), ("owner", "missing")], 10)
+        loaded = transaction.load(
+            reads(["job-a", "missing"], request_keys=[("owner", "request-a"), ("owner", "missing")], due=10)
+        )
 
     expected = a_job("job-a", due_time=1, version=1)
     assert loaded.jobs == {"job-a": expected}
     assert loaded.requests == {("owner", "request-a"): a_request("request-a")}
-    assert loaded.due == [expected]
+    assert loaded.selected == {Due(10): ["job-a"]}
 
 
 def test_loading_nothing_finds_nothing(store: Store) -> None:
     keep(store, everything("a"))
 
     with store.transaction() as transaction:
-        loaded = transaction.load([], [], 0)
+        loaded = transaction.load(reads())
 
-    assert (loaded.jobs, loaded.requests, loaded.due) == ({}, {}, [])
+    assert (loaded.jobs, loaded.requests, loaded.selected) == ({}, {}, {})
 
 
 def test_a_transaction_that_writes_nothing_changes_nothing(store: Store) -> None:
@@ -223,7 +227,7 @@ def test_a_transaction_that_writes_nothing_changes_nothing(store: Store) -> None
     before = contents(store)
 
     with store.transaction() as transaction:
-        transaction.load(["job-a"], [], 10)
+        transaction.load(reads(["job-a"], due=10))
 
     assert contents(store) == before
 
@@ -233,7 +237,7 @@ def test_a_thousand_jobs_are_loaded_with_one_call(store: Store) -> None:
     keep_jobs(store, *jobs.values())
 
     with store.transaction() as transaction:
-        assert transaction.load([*jobs, "missing"], [], 0).jobs == jobs
+        assert transaction.load(reads([*jobs, "missing"])).jobs == jobs
 
 
 def test_an_exception_in_the_block_passes_through_and_leaves_nothing(store: Store) -> None:
@@ -307,7 +311,7 @@ def refused_writes() -> dict[str, Changes]:
         "a request id that exists": Changes(
             inserted=good.inserted,
             events=good.events,
-            requests=[*good.requests, a_request("request-a", jobs="else")],
+            requests=[*good.requests, a_request("request-a", job_id="else")],
             tallies=good.tallies,
         ),
         "a number beyond 64 bits": Changes(
@@ -346,15 +350,15 @@ def test_a_store_works_on_after_a_refused_write(store: Store) -> None:
 
 
 def test_two_principals_may_use_the_same_request_id(store: Store) -> None:
-    one = a_request(principal="one", jobs="a b c")
-    two = a_request(principal="two", jobs="d")
+    one = a_request(principal="one", job_id="a")
+    two = a_request(principal="two", job_id="d")
 
     keep(store, Changes(requests=[one]))
     keep(store, Changes(requests=[two]))
 
     with store.transaction() as transaction:
         keys = [("one", "request"), ("two", "request")]
-        assert transaction.load([], keys, 0).requests == {keys[0]: one, keys[1]: two}
+        assert transaction.load(reads(request_keys=keys)).requests == {keys[0]: one, keys[1]: two}
 
 
 def test_only_the_requests_asked_for_are_loaded(store: Store) -> None:
@@ -362,7 +366,7 @@ def test_only_the_requests_asked_for_are_loaded(store: Store) -> None:
         store,
         Changes(
             requests=[
-                StoredRequest(Request(principal, request_id, "Create", b""), ("job",), 1)
+                StoredRequest(Request(principal, request_id, "Create", b""), "job", 1)
                 for principal in ("one", "two")
                 for request_id in ("x", "y")
             ]
@@ -370,7 +374,7 @@ def test_only_the_requests_asked_for_are_loaded(store: Store) -> None:
     )
 
     with store.transaction() as transaction:
-        found = transaction.load([], [("one", "x"), ("two", "y"), ("three", "x")], 0).requests
+        found = transaction.load(reads(request_keys=[("one", "x"), ("two", "y"), ("three", "x")])).requests
 
     assert set(found) == {("one", "x"), ("two", "y")}
 
@@ -441,7 +445,7 @@ def test_what_a_transaction_loads_is_what_was_kept_last_and_what_a_reader_reads(
 
             def work(transaction: Transaction, step: Step = step) -> None:
                 nonlocal after
-                loaded = transaction.load(IDS, [], 0).jobs
+                loaded = transaction.load(reads(IDS)).jobs
                 assert loaded == model
                 after = take(transaction, step, loaded.get(step.job_id))
 
@@ -460,5 +464,5 @@ def test_what_a_transaction_loads_is_what_was_kept_last_and_what_a_reader_reads(
                             model[job_id] = job.evolve(due_time=max(job.due_time, step.number))
 
             with store.transaction() as transaction:
-                assert transaction.load(IDS, [], 0).jobs == model
+                assert transaction.load(reads(IDS)).jobs == model
             assert reader.jobs(IDS, None) == model

@@ -19,7 +19,7 @@ from jobstate_server.admin import probes
 from jobstate_server.domain.durations import MILLISECOND
 from jobstate_server.engine import committer, membership, pauses, readers
 from jobstate_server.engine.due_timer import DueTimer
-from jobstate_server.engine.pending import Pending
+from jobstate_server.engine.write_queue import QueuedCommands
 from jobstate_server.engine.writer import Writer
 from jobstate_server.event_log import listener
 from jobstate_server.event_log.feed import EventFeed
@@ -86,7 +86,7 @@ async def task(fault: str) -> None:
 PARTS = {
     "committer": Turn(Writer, "commit", thread),
     "delivery": Turn(EventFeed, "publish", callback),
-    "results": Turn(Pending, "settle", callback),
+    "results": Turn(QueuedCommands, "resolve", callback),
     "loop": Turn(JobService, "Get", callback),
     "reader": Turn(readers, "_read", thread, lambda _: threading.current_thread().name.startswith("reader-")),
     "catch-up reader": Turn(readers, "_read", thread, lambda _: threading.current_thread().name.startswith("catch-up")),

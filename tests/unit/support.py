@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.decide import Decider
-from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import InvalidField, JobStateError
 from jobstate_server.domain.job import Job, JobError, JobState
 from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobType, JobTypes
+from jobstate_server.domain.plan import Change
+from jobstate_server.domain.rules.decider import Decider
 
 NOW = 5_000 * SECOND
 TIMEOUT = 60 * SECOND
@@ -110,11 +110,11 @@ def an_unclaimed_job() -> Job:
     return a_job(JobState.PROCESSING, claimed=False, claim_time=None, worker="", attempt_deadline=None, due_time=None)
 
 
-def decide(job: Job | None, command: c.Command, *, now: int = NOW, decider: Decider | None = None) -> Decision:
+def decide(job: Job | None, command: c.JobCommand, *, now: int = NOW, decider: Decider | None = None) -> Change:
     """The decision, after making sure that the job it was made from is left as it was."""
     before = dict(vars(job)) if job is not None else None
 
-    decision = (decider or a_decider()).decide(job, command, now)
+    decision = (decider or a_decider()).change(job, command, now)
 
     assert (dict(vars(job)) if job is not None else None) == before
     assert decision is not None
@@ -122,12 +122,14 @@ def decide(job: Job | None, command: c.Command, *, now: int = NOW, decider: Deci
     return decision
 
 
-def refused(error: type[_Refusal], job: Job | None, command: c.Command, *, decider: Decider | None = None) -> _Refusal:
+def refused(
+    error: type[_Refusal], job: Job | None, command: c.JobCommand, *, decider: Decider | None = None
+) -> _Refusal:
     """The refusal, after making sure that it left the job as it was."""
     before = dict(vars(job)) if job is not None else None
 
     with pytest.raises(error) as refusal:
-        (decider or a_decider()).decide(job, command, NOW)
+        (decider or a_decider()).change(job, command, NOW)
 
     assert type(refusal.value) is error
     assert (dict(vars(job)) if job is not None else None) == before
@@ -138,7 +140,7 @@ def is_dropped(job: Job | None, command: c.ServerCommand, *, now: int = NOW) -> 
     """Whether this decision of the server counts as overtaken, after making sure that it left the job as it was."""
     before = dict(vars(job)) if job is not None else None
 
-    decision = a_decider().decide(job, command, now)
+    decision = a_decider().change(job, command, now)
 
     assert (dict(vars(job)) if job is not None else None) == before
     return decision is None

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from jobstate_server.engine.batching import Batcher
 
+from ..support.waiting import until
+
 FULL = 8
 
 
@@ -22,7 +24,7 @@ class Thread:
 
     async def begin(self) -> None:
         """Have the first batch under way."""
-        self.batcher.came(1, urgent=True)
+        self.batcher.came(1)
         await asyncio.sleep(0)
         assert self.handed == 1
 
@@ -64,12 +66,11 @@ def test_a_busy_thread_is_handed_one_batch_ahead_and_no_more() -> None:
 def test_a_thread_that_has_its_next_batch_is_handed_nothing_less_than_a_full_one() -> None:
     async def check(thread: Thread) -> None:
         thread.batcher.came(FULL)
-        thread.batcher.returned(FULL, FULL - 1, urgent=True)
+        thread.batcher.returned(FULL, FULL - 1)
         await asyncio.sleep(0)
         assert thread.handed == 2
 
-        thread.batcher.returned(FULL, FULL - 1, urgent=True)
-        await asyncio.sleep(0)
-        assert thread.handed == 3
+        thread.batcher.returned(FULL, FULL - 1)
+        await until(lambda: thread.handed == 3)
 
     on_a_loop(check)

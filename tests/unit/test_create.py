@@ -25,7 +25,7 @@ def test_create_sets_what_was_asked_and_leaves_the_rest_at_its_beginning() -> No
         a_create(source_id="source", principal="principal", metadata=b"{new}", max_retries=9, timeout=7 * SECOND),
     )
 
-    assert decision.job == Job(
+    assert decision.after == Job(
         id="job",
         job_type="clean_transcript",
         source_id="source",
@@ -38,7 +38,7 @@ def test_create_sets_what_was_asked_and_leaves_the_rest_at_its_beginning() -> No
         update_time=NOW,
         heard_time=NOW,
     )
-    assert decision.events == (Event(EventType.QUEUED, NOW, "somebody", None, decision.job, with_metadata=True),)
+    assert decision.events == (Event(EventType.QUEUED, NOW, "somebody", None, decision.after, with_metadata=True),)
     assert decision.ended is None
 
 
@@ -57,7 +57,7 @@ def test_create_sets_what_was_asked_and_leaves_the_rest_at_its_beginning() -> No
 def test_create_takes_from_the_type_what_was_not_asked(
     job_type: str, asked: dict[str, Any], max_retries: int, timeout: int | None
 ) -> None:
-    job = decide(None, a_create(job_type, **asked)).job
+    job = decide(None, a_create(job_type, **asked)).after
 
     assert job is not None
     assert (job.job_type, job.max_retries, job.timeout) == (job_type, max_retries, timeout)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.decide import ATTEMPT_TIMEOUT, STALE
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.events import (
     Cancelled,
@@ -27,6 +26,8 @@ from jobstate_server.domain.events import (
 )
 from jobstate_server.domain.job import Attempt, AttemptOutcome, Job, JobError, JobState, Usage
 from jobstate_server.domain.lifecycle import Trigger
+from jobstate_server.domain.rules.due import ATTEMPT_TIMEOUT
+from jobstate_server.domain.rules.server import STALE
 
 from .support import MOVED, NOW, TIMEOUT, a_job, an_unclaimed_job, decide
 
@@ -87,7 +88,7 @@ class Case:
     triggers: str
     """The steps that it takes."""
     job: Job
-    command: c.Command
+    command: c.JobCommand
     changes: dict[str, Any]
     """Every field that changes, but for ``update_time``."""
     told: list[Told]
@@ -414,7 +415,7 @@ def test_every_trigger_of_the_lifecycle_is_in_a_case() -> None:
 def test_a_command_changes_exactly_the_fields_it_should(case: Case) -> None:
     decision = decide(case.job, case.command)
 
-    assert changed(case.job, decision.job) == case.changes | {"update_time": NOW}
+    assert changed(case.job, decision.after) == case.changes | {"update_time": NOW}
 
 
 @every_case
@@ -429,7 +430,7 @@ def test_a_command_tells_exactly_its_events_in_order(case: Case) -> None:
 def test_the_last_event_carries_the_job_as_it_is_after_the_command(case: Case) -> None:
     decision = decide(case.job, case.command)
 
-    assert decision.events[-1].job == decision.job
+    assert decision.events[-1].job == decision.after
 
 
 @every_case

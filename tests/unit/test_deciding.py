@@ -22,7 +22,7 @@ def test_the_failed_event_of_a_job_given_up_shows_it_in_failed_and_not_complete_
 def test_a_sign_of_life_moves_the_heard_time_and_nothing_else_and_makes_no_event() -> None:
     decision = decide(a_job(PROCESSING), c.UpdateProgress(**NAMES, attempt=2))
 
-    assert changed(a_job(PROCESSING), decision.job) == {"heard_time": NOW}
+    assert changed(a_job(PROCESSING), decision.after) == {"heard_time": NOW}
     assert (decision.events, decision.ended) == ((), None)
 
 
@@ -31,7 +31,7 @@ def test_a_retry_of_a_job_that_is_retrying_already_changes_and_tells_nothing() -
 
     decision = decide(job, c.Retry(**NAMES))
 
-    assert decision.job == job
+    assert decision.after == job
     assert (decision.events, decision.ended) == ((), None)
 
 
@@ -42,7 +42,7 @@ def test_delete_leaves_names_and_state_only_and_only_in_the_event(state: JobStat
     decision = decide(job, c.Delete(**NAMES, attempt=2, completed_before=NOW))
 
     remains = Job(id="job", job_type="clean_transcript", source_id="source", principal="principal", state=state)
-    assert (decision.job, decision.ended) == (None, None)
+    assert (decision.after, decision.ended) == (None, None)
     (event,) = decision.events
     assert (event.type, event.previous_state, event.detail) == (EventType.DELETED, state, None)
     assert event.job == remains

@@ -1,33 +1,55 @@
-"""The due timer begins anew where a failure has cut its course, and rings no more often than it must."""
+"""The due timer begins anew where a failure has cut its course, and has due jobs served no more often than it must."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Iterator
 from typing import cast
 
 import pytest
 
 from jobstate_server.clock import ManualClock
+from jobstate_server.domain.commands import ServeDue
 from jobstate_server.domain.durations import SECOND
+from jobstate_server.domain.errors import StoreUnavailable
+from jobstate_server.engine.batch import Outcome
 from jobstate_server.engine.committer import Committer
-from jobstate_server.engine.due_timer import UNANSWERED_TURNS_MAX, DueTimer
+from jobstate_server.engine.due_timer import DUE_MAX, RETRY_FAILED_DUE_AFTER, UNANSWERED_TURNS_MAX, DueTimer
+from jobstate_server.engine.subscribers import Subscribers
 
 
-class Notification:
-    """A committer that counts how often it is rung, and answers when a test says so."""
+class Answering:
+    """A committer that keeps what it is asked, and answers when a test says so."""
 
-    def __init__(self) -> None:
-        self.rings = 0
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.asked: list[asyncio.Future[Outcome]] = []
         self.silence = 0
-        self.on_due: Callable[[int | None, int | None], None] = lambda next_due, served: None
+        self.due_written: Subscribers[[int]] = Subscribers(lambda: None)
 
-    def ring_due(self) -> None:
-        self.rings += 1
+    def submit_own(self, command: ServeDue) -> asyncio.Future[Outcome]:
+        assert command.limit == DUE_MAX
+        self.asked.append(self._loop.create_future())
+        return self.asked[-1]
+
+    def answer(self, answer: Outcome | Exception) -> None:
+        """Answer what was asked last."""
+        if isinstance(answer, Exception):
+            self.asked[-1].set_exception(answer)
+        else:
+            self.asked[-1].set_result(answer)
+        self._loop.run_until_complete(asyncio.sleep(0))
+
+    def tell_next_due(self, next_due: int | None, served: int = 0, failed: int = 0) -> None:
+        """Answer that so many were served, and when the next falls due."""
+        self.answer(Outcome((), served=served, failed=failed, next_due=next_due))
 
 
 @pytest.fixture
-def committer() -> Notification:
-    return Notification()
+def committer() -> Iterator[Answering]:
+    loop = asyncio.new_event_loop()
+    yield Answering(loop)
+    loop.close()
 
 
 @pytest.fixture
@@ -36,46 +58,44 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def timer(committer: Notification, clock: ManualClock) -> DueTimer:
+def timer(committer: Answering, clock: ManualClock) -> DueTimer:
     timer = DueTimer(cast("Committer", committer), clock)
     timer.start()
     return timer
 
 
-def test_an_answer_that_never_came_is_asked_for_again(timer: DueTimer, committer: Notification) -> None:
+def test_an_answer_that_never_came_is_asked_for_again(timer: DueTimer, committer: Answering) -> None:
     for _ in range(UNANSWERED_TURNS_MAX):
         timer.turn()
-    assert committer.rings == 1
+    assert len(committer.asked) == 1
 
     timer.turn()
 
-    assert committer.rings == 2
+    assert len(committer.asked) == 2
 
 
-def test_a_store_that_answers_slowly_is_waited_for(
-    timer: DueTimer, committer: Notification, clock: ManualClock
-) -> None:
+def test_a_store_that_answers_slowly_is_waited_for(timer: DueTimer, committer: Answering, clock: ManualClock) -> None:
     """Whenever the watchdog looks, a request is under way or a timer is late, but each is another one."""
     for _ in range(100):
         timer.turn()
-        committer.on_due(clock.now() + SECOND, 0)
+        committer.tell_next_due(clock.now() + SECOND)
         clock.advance(SECOND)
 
-    assert committer.rings == 101
+    assert len(committer.asked) == 101
 
 
-def test_a_store_that_does_not_answer_is_waited_for(timer: DueTimer, committer: Notification) -> None:
+def test_a_store_that_does_not_answer_is_waited_for(timer: DueTimer, committer: Answering) -> None:
     for silence in range(100):
         committer.silence = silence + 1
         timer.turn()
 
-    assert committer.rings == 1
+    assert len(committer.asked) == 1
 
 
 def test_a_timer_that_was_lost_on_its_way_is_set_again(
-    timer: DueTimer, committer: Notification, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    timer: DueTimer, committer: Answering, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    committer.on_due(clock.now() + 2 * SECOND, 0)
+    committer.tell_next_due(clock.now() + 2 * SECOND)
     with monkeypatch.context() as patched:
         patched.setattr(timer, "_wait_until", lambda _due: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -83,21 +103,76 @@ def test_a_timer_that_was_lost_on_its_way_is_set_again(
     clock.advance(SECOND)
     for _ in range(UNANSWERED_TURNS_MAX):
         timer.turn()
-    assert committer.rings == 1
+    assert len(committer.asked) == 1
 
     timer.turn()
 
-    assert committer.rings == 2
+    assert len(committer.asked) == 2
 
 
-def test_one_that_waits_or_is_stopped_is_left_alone(
-    timer: DueTimer, committer: Notification, clock: ManualClock
-) -> None:
-    committer.on_due(clock.now() + 60 * SECOND, 0)
+def test_one_that_waits_or_is_stopped_is_left_alone(timer: DueTimer, committer: Answering, clock: ManualClock) -> None:
+    committer.tell_next_due(clock.now() + 60 * SECOND)
     for _ in range(20):
         timer.turn()
     timer.stop()
     for _ in range(20):
         timer.turn()
 
-    assert committer.rings == 1
+    assert len(committer.asked) == 1
+
+
+def test_while_as_many_are_served_as_may_be_at_once_the_next_are_served_at_once(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    committer.tell_next_due(clock.now(), served=DUE_MAX - 1, failed=1)
+    clock.advance(0)
+
+    assert len(committer.asked) == 2
+
+
+@pytest.mark.parametrize("served", [0, 5])
+def test_a_job_that_cannot_be_served_is_tried_again_later_and_not_at_once(
+    timer: DueTimer, committer: Answering, clock: ManualClock, served: int
+) -> None:
+    committer.tell_next_due(clock.now(), served=served, failed=DUE_MAX if not served else 1)
+
+    clock.advance(RETRY_FAILED_DUE_AFTER - 1)
+    assert len(committer.asked) == 1
+    clock.advance(1)
+    assert len(committer.asked) == 2
+
+
+def test_a_store_that_cannot_be_written_is_tried_again_later(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    committer.answer(StoreUnavailable("played", 0.5))
+
+    clock.advance(RETRY_FAILED_DUE_AFTER - 1)
+    assert len(committer.asked) == 1
+    clock.advance(1)
+    assert len(committer.asked) == 2
+
+
+def test_a_due_time_that_was_written_before_the_answer_came_is_not_lost(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    committer.due_written.notify(clock.now() + 2 * SECOND)
+    committer.tell_next_due(clock.now() + 60 * SECOND)
+
+    clock.advance(2 * SECOND)
+
+    assert len(committer.asked) == 2
+
+
+def test_an_earlier_due_time_moves_the_timer_and_a_later_one_does_not(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    committer.tell_next_due(None)
+    committer.due_written.notify(clock.now() + 5 * SECOND)
+    committer.due_written.notify(clock.now() + 9 * SECOND)
+    committer.due_written.notify(clock.now() + 2 * SECOND)
+
+    clock.advance(2 * SECOND - 1)
+    assert len(committer.asked) == 1
+    clock.advance(1)
+    assert len(committer.asked) == 2

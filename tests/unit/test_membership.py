@@ -12,17 +12,18 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.engine.alarm import LATE_TURNS_MAX
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.membership import Membership
 from jobstate_server.engine.pauses import HEARD_INTERVAL
 from jobstate_server.store.base import REPLICA_LEASE
 
 
 class Noting:
-    """A committer, and the transactions that it gives, which only note what they are asked."""
+    """A committer with its transactions, and a due timer. All only note what they are asked."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.rings = 0
+        self.served = 0
         self.silence = 0
         self.error: Exception | None = None
 
@@ -36,8 +37,8 @@ class Noting:
             future.set_result(None)
         return future
 
-    def ring_due(self) -> None:
-        self.rings += 1
+    def serve_due(self) -> None:
+        self.served += 1
 
     def renew(self, replica: str) -> None:
         self.said.append(f"{replica} is here")
@@ -48,7 +49,7 @@ class Noting:
 
 def a_presence() -> tuple[Membership, Noting, ManualClock]:
     committer, clock = Noting(), ManualClock()
-    return Membership("one", cast("Committer", committer), clock), committer, clock
+    return Membership("one", cast("Committer", committer), cast("DueTimer", committer), clock), committer, clock
 
 
 async def pass_time(clock: ManualClock, intervals: int) -> None:
@@ -76,7 +77,7 @@ async def test_a_replica_looks_at_every_interval_at_what_is_due() -> None:
     membership.start()
     await pass_time(clock, 3)
 
-    assert committer.rings == 3
+    assert committer.served == 3
 
 
 async def test_a_replica_that_stops_says_so_and_is_heard_no_more() -> None:
@@ -88,7 +89,7 @@ async def test_a_replica_that_stops_says_so_and_is_heard_no_more() -> None:
     await pass_time(clock, 3)
 
     assert committer.said == ["one is here", "one is here", "one leaves"]
-    assert committer.rings == 1
+    assert committer.served == 1
 
 
 async def test_a_replica_that_could_not_make_itself_heard_tries_again_and_stops_all_the_same() -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.events import Claimed, Event, Started
 from jobstate_server.domain.job import Attempt, Job, Usage
+from jobstate_server.domain.plan import Change
 from jobstate_server.domain.statistics import Measure, TallyKey, tally_deltas
 
 from .support import TOO_LARGE, a_decider
@@ -266,7 +266,7 @@ class Jobs(RuleBasedStateMachine):
         current = self.jobs[job_id].attempt if job_id in self.jobs else 1
         return {"current": current, "none": None, "previous": max(0, current - 1), "next": current + 1}[name]
 
-    def send(self, command: c.Command, model_does: Callable[[Model], list[str]]) -> None:
+    def send(self, command: c.JobCommand, model_does: Callable[[Model], list[str]]) -> None:
         """Do it to both, and compare what came of it."""
         job_id = command.job_id
         model = replace(self.models[job_id], now=self.now) if job_id in self.models else None
@@ -286,23 +286,23 @@ class Jobs(RuleBasedStateMachine):
             self.models[job_id] = model
             self.keep(job_id, decision)
 
-    def ask(self, command: c.Command) -> tuple[Decision | None, list[str] | str]:
+    def ask(self, command: c.JobCommand) -> tuple[Change | None, list[str] | str]:
         """The decision and the names of its events, or None and why there is none."""
         try:
-            decision = self.decider.decide(self.jobs.get(command.job_id), command, self.now)
+            decision = self.decider.change(self.jobs.get(command.job_id), command, self.now)
         except JobStateError as error:
             return None, error.reason
         return decision, "dropped" if decision is None else [event.type.name for event in decision.events]
 
-    def keep(self, job_id: str, decision: Decision) -> None:
+    def keep(self, job_id: str, decision: Change) -> None:
         assert decision.before is self.jobs.get(job_id)
         self.events.setdefault(job_id, []).extend(decision.events)
         self.log.extend(decision.events)
         self.ended.setdefault(job_id, []).extend([decision.ended] if decision.ended else [])
         for key, delta in tally_deltas(decision):
             self.tallies[key] += delta
-        if decision.job is not None:
-            self.jobs[job_id] = decision.job
+        if decision.after is not None:
+            self.jobs[job_id] = decision.after
 
     @rule(span=spans)
     def time_passes(self, span: int) -> None:
@@ -408,7 +408,7 @@ class Jobs(RuleBasedStateMachine):
         old = model is not None and model.completed is not None and model.completed < limit
         assert outcome == (["DELETED"] if old and model is not None and model.attempt == attempt else "dropped")
         if decision is not None:
-            assert decision.job is None
+            assert decision.after is None
             self.keep(job_id, decision)
             for kept in (self.jobs, self.models, self.events, self.ended):
                 kept.pop(job_id)

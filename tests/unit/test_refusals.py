@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.decide import Decider
-from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.durations import DAY, SECOND
 from jobstate_server.domain.errors import (
     AttemptRequired,
@@ -21,6 +19,8 @@ from jobstate_server.domain.errors import (
 from jobstate_server.domain.events import Failed, Retrying
 from jobstate_server.domain.job import FINAL_STATES, INT64_MAX, Job, JobError, JobState, Usage
 from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.plan import Change
+from jobstate_server.domain.rules.decider import Decider
 
 from .support import (
     JOB_TYPES,
@@ -63,7 +63,7 @@ def facts_of_fence(attempt: int, current: int, state: str) -> dict[str, str]:
     ],
     ids=lambda command: type(command).__name__,
 )
-def test_a_call_for_a_job_that_is_not_there_is_refused(command: c.Command) -> None:
+def test_a_call_for_a_job_that_is_not_there_is_refused(command: c.JobCommand) -> None:
     assert refused(JobNotFound, None, command).facts == {"job_id": "gone"}
 
 
@@ -158,7 +158,7 @@ def test_a_report_to_a_final_job_is_refused_by_the_lifecycle_whatever_attempt_it
     ids=["start", "cancel", "retry", "retry_immediately"],
 )
 def test_a_call_that_the_state_does_not_allow_is_refused_and_named(
-    command: c.Command, trigger: str, states: set[JobState]
+    command: c.JobCommand, trigger: str, states: set[JobState]
 ) -> None:
     for state in states:
         facts = refused(TransitionNotAllowed, a_job(state), command).facts
@@ -167,7 +167,7 @@ def test_a_call_that_the_state_does_not_allow_is_refused_and_named(
 
 
 def test_a_start_that_lost_the_race_learns_that_the_attempt_has_a_worker() -> None:
-    won = decide(an_unclaimed_job(), c.Start(job_id="job", worker="first")).job
+    won = decide(an_unclaimed_job(), c.Start(job_id="job", worker="first")).after
 
     refusal = refused(TransitionNotAllowed, won, c.Start(job_id="job", worker="second"))
 
@@ -207,14 +207,14 @@ def test_a_usage_that_is_not_more_than_what_was_reported_adds_nothing(how: str) 
     }[how]
     job = a_job(JobState.PROCESSING)
 
-    after = decide(job, c.UpdateProgress(job_id="job", attempt=2, usage=usage)).job
+    after = decide(job, c.UpdateProgress(job_id="job", attempt=2, usage=usage)).after
 
     assert after == job.evolve(update_time=NOW, heard_time=NOW)
 
 
 def test_usage_is_summed_over_attempts_and_counted_once_within_each() -> None:
     job: Job | None = a_job(JobState.PROCESSING, attempt=1, estimated_tokens=0, attempt_tokens=0, retry_count=0)
-    steps: list[tuple[int, c.Command]] = [
+    steps: list[tuple[int, c.JobCommand]] = [
         (10, c.UpdateProgress(job_id="job", attempt=1, usage=Usage(tokens=10))),
         (30, c.UpdateProgress(job_id="job", attempt=1, usage=Usage(tokens=30))),
         (30, c.UpdateProgress(job_id="job", attempt=1, usage=Usage(tokens=20))),
@@ -224,7 +224,7 @@ def test_usage_is_summed_over_attempts_and_counted_once_within_each() -> None:
         (43, c.Complete(job_id="job", attempt=2, usage=Usage(tokens=8))),
     ]
     for total, command in steps:
-        job = decide(job, command).job
+        job = decide(job, command).after
 
         assert job is not None
         assert job.estimated_tokens == total
@@ -234,7 +234,7 @@ def test_usage_is_summed_over_attempts_and_counted_once_within_each() -> None:
 def test_sums_of_usage_stop_at_the_greatest_that_can_be_held(part: str) -> None:
     job = a_job(JobState.PROCESSING, **{f"estimated_{part}": INT64_MAX - 5})
 
-    after = decide(job, c.Complete(job_id="job", attempt=2, usage=Usage(**{part: 1_000_000}))).job
+    after = decide(job, c.Complete(job_id="job", attempt=2, usage=Usage(**{part: 1_000_000}))).after
 
     assert after is not None
     assert getattr(after, f"estimated_{part}") == INT64_MAX
@@ -242,13 +242,13 @@ def test_sums_of_usage_stop_at_the_greatest_that_can_be_held(part: str) -> None:
 
 
 def test_a_duration_stops_at_the_greatest_that_can_be_held() -> None:
-    after = decide(a_job(JobState.PROCESSING, duration=INT64_MAX - 5), c.Cancel(job_id="job")).job
+    after = decide(a_job(JobState.PROCESSING, duration=INT64_MAX - 5), c.Cancel(job_id="job")).after
 
     assert after is not None
     assert after.duration == INT64_MAX
 
 
-def waits(decision: Decision) -> list[int]:
+def waits(decision: Change) -> list[int]:
     """Every wait that the events of a decision tell."""
     found = []
     for event in decision.events:
@@ -277,8 +277,8 @@ def test_a_delay_given_with_the_failure_is_neither_capped_nor_spread_and_serves_
     given = decide(job, c.Fail(job_id="job", attempt=2, retry_delay=1_000 * SECOND), decider=decider)
     assert waits(given) == [1_000 * SECOND] * 3
 
-    assert given.job is not None
-    again = given.job.evolve(state=JobState.PROCESSING, next_retry_time=None)
+    assert given.after is not None
+    again = given.after.evolve(state=JobState.PROCESSING, next_retry_time=None)
     assert waits(decide(again, c.Fail(job_id="job", attempt=2), decider=decider)) == [2_900_000] * 3
 
 
@@ -342,8 +342,8 @@ def test_a_resume_is_dropped_when_the_wait_was_made_longer() -> None:
 
 
 def test_silence_is_broken_by_a_sign_of_life_and_by_a_claim() -> None:
-    alive = decide(a_job(JobState.PROCESSING), c.UpdateProgress(job_id="job", attempt=2)).job
-    claimed = decide(an_unclaimed_job(), c.Start(job_id="job")).job
+    alive = decide(a_job(JobState.PROCESSING), c.UpdateProgress(job_id="job", attempt=2)).after
+    claimed = decide(an_unclaimed_job(), c.Start(job_id="job")).after
 
     assert is_dropped(alive, SEEN[2][1])
     assert is_dropped(claimed, SEEN[2][1])

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.decide import Decider
 from jobstate_server.domain.durations import DAY
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import FINAL_STATES, INT64_MAX, Job, JobState, Usage
+from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import (
     Measure,
     Statistics,
@@ -70,7 +70,7 @@ class Scene:
         self.now += 1 + len(self.history) * 997 % 50_000
         job = self.jobs.get(job_id)
         try:
-            decision = self.decider.decide(job, self.command(what, job_id, detail), self.now)
+            decision = self.decider.change(job, self.command(what, job_id, detail), self.now)
         except JobStateError:
             return
         if decision is None:
@@ -78,16 +78,16 @@ class Scene:
         self.history += decision.events
         for key, delta in tally_deltas(decision):
             self.tallies[key] += delta
-        if decision.job is None:
+        if decision.after is None:
             del self.jobs[job_id]
         else:
-            self.jobs[job_id] = self.ever[job_id, decision.job.create_time] = decision.job
+            self.jobs[job_id] = self.ever[job_id, decision.after.create_time] = decision.after
 
-    def command(self, what: str, job_id: str, detail: Any) -> c.Command:
+    def command(self, what: str, job_id: str, detail: Any) -> c.JobCommand:
         job = self.jobs.get(job_id)
         attempt, due = (job.attempt, job.due_time or 0) if job else (0, 0)
         self.now = max(self.now, due) if what == "resume" else self.now
-        commands: dict[str, Callable[[], c.Command]] = {
+        commands: dict[str, Callable[[], c.JobCommand]] = {
             "create": lambda: c.Create(job_id=job_id, job_type=TYPES[detail.tokens is None]),
             "start": lambda: c.Start(job_id=job_id),
             "progress": lambda: c.UpdateProgress(job_id=job_id, attempt=attempt, usage=detail),

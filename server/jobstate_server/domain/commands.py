@@ -1,11 +1,12 @@
-"""Commands: what a caller, or the server itself, wants done to a job. Values only; ``decide`` says what they do."""
+"""Commands: what a caller, or the server itself, wants done. Values only; ``domain.rules`` decides what they change."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeVar, dataclass_transform
+from typing import ClassVar, TypeVar, dataclass_transform
 
 from jobstate_server.domain.job import Document, Usage
+from jobstate_server.domain.reads import Due, Reads
 
 SERVER_ACTOR = "server"
 """Actor of whatever the server decides by itself."""
@@ -40,13 +41,35 @@ def _command(cls: type[C]) -> type[C]:
 class Command:
     """What every command has."""
 
-    job_id: str
+    is_report: ClassVar[bool] = False
+    """Whether it may be refused sooner than others while the server is busy: the next report makes up for it."""
+
     actor: str = ""
-    request: Request | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the queue's limits it counts as."""
+        return 1
+
+    def add_reads(self, reads: Reads) -> None:
+        """Add what has to be read before this command can be decided."""
 
 
 @_command
-class Create(Command):
+class JobCommand(Command):
+    """A command for one job."""
+
+    job_id: str
+    request: Request | None = None
+
+    def add_reads(self, reads: Reads) -> None:
+        reads.job_ids.add(self.job_id)
+        if self.request is not None:
+            reads.request_keys.add(self.request.key)
+
+
+@_command
+class Create(JobCommand):
     """Bring a job into being. None takes the job type's value; ``no_timeout`` overrides its timeout with none."""
 
     job_type: str
@@ -57,23 +80,35 @@ class Create(Command):
     timeout: int | None = None
     no_timeout: bool = False
 
+    def add_reads(self, reads: Reads) -> None:
+        JobCommand.add_reads(self, reads)
+        reads.job_types.add(self.job_type)
+
 
 @_command
 class BatchCreate(Command):
-    """Bring all of these into being, or none. ``job_id`` is that of the first."""
+    """Bring all of these into being, or none."""
 
     creates: tuple[Create, ...]
 
+    @property
+    def rows(self) -> int:
+        return len(self.creates)
+
+    def add_reads(self, reads: Reads) -> None:
+        for create in self.creates:
+            create.add_reads(reads)
+
 
 @_command
-class Start(Command):
+class Start(JobCommand):
     """Begin the first attempt, or claim one that the server resumed."""
 
     worker: str = ""
 
 
 @_command
-class AttemptCommand(Command):
+class AttemptCommand(JobCommand):
     """A command of the worker of one attempt. ``attempt`` None: not named."""
 
     attempt: int | None = None
@@ -85,6 +120,8 @@ class UpdateProgress(AttemptCommand):
     """Report how far the attempt is. With nothing but the job and the attempt it says "I am alive".
 
     Like every report it claims the attempt, if nobody has yet."""
+
+    is_report: ClassVar[bool] = True
 
     progress: int | None = None
     message: str | None = None
@@ -116,30 +153,34 @@ class Fail(AttemptCommand):
 
 
 @_command
-class ReportUsage(Command):
+class ReportUsage(JobCommand):
     """Say what an attempt has used in total, whether it is running or has ended."""
 
     attempt: int
     usage: Usage
 
+    def add_reads(self, reads: Reads) -> None:
+        JobCommand.add_reads(self, reads)
+        reads.attempt_keys.add((self.job_id, self.attempt))
+
 
 @_command
-class Retry(Command):
+class Retry(JobCommand):
     """Send a FAILED job to RETRYING; ``immediately`` skips the wait, or what is left of it."""
 
     immediately: bool = False
 
 
 @_command
-class Cancel(Command):
+class Cancel(JobCommand):
     """End a job that is not final yet."""
 
     reason: str = ""
 
 
 @_command
-class ServerCommand(Command):
-    """A decision of the server. It names what was seen, and is dropped in silence if that has changed since."""
+class ServerCommand(JobCommand):
+    """A decision of the server about one job. It names what was seen, and does nothing if that has changed since."""
 
     attempt: int
 
@@ -175,3 +216,13 @@ class Delete(ServerCommand):
     """Remove a final job that ended before ``completed_before``."""
 
     completed_before: int
+
+
+@_command
+class ServeDue(Command):
+    """Do what has fallen due by itself, the earliest first: resume retries and fail attempts that took too long."""
+
+    limit: int
+
+    def add_reads(self, reads: Reads) -> None:
+        reads.selections.add(Due(self.limit))

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from jobstate_server.domain.decision import Decision
 from jobstate_server.domain.job import FINAL_STATES, Job, JobState, saturating_add
+from jobstate_server.domain.plan import Change
 
 
 class Measure(IntEnum):
@@ -57,15 +57,15 @@ def bucket_duration(bucket: int) -> int:
     return round(_GROWTH**bucket)
 
 
-def tally_deltas(decision: Decision) -> list[tuple[TallyKey, int]]:
-    """What a decision adds to the tallies."""
-    before, after = decision.before, decision.job
-    if decision.is_report and before is not None and after is not None:
+def tally_deltas(change: Change) -> list[tuple[TallyKey, int]]:
+    """What the change of one job adds to the tallies."""
+    before, after = change.before, change.after
+    if change.is_report and before is not None and after is not None:
         return _usage_deltas(before, after)
     deltas: list[tuple[TallyKey, int]] = []
     if before is not None and after is not None and after.claimed and not before.claimed:
         deltas.extend(_wait_deltas(after))
-    if before is not None and after is not None and before.state is after.state and not decision.ended:
+    if before is not None and after is not None and before.state is after.state and not change.ended:
         deltas.extend(_usage_deltas(before, after))
         return deltas
     if before is not None:

@@ -1,4 +1,4 @@
-"""Gathering: when what callers have asked for is handed to a thread, a batch at a time.
+"""Batching: when what callers have asked for is given to a thread, a batch at a time.
 
 Two threads that each want the interpreter for every call spend more time waiting for it than working. So a thread is
 given a batch, never a call; and an idle thread is given one at once only when as many calls have come as were there the
@@ -33,7 +33,7 @@ class Batcher:
         """
         self._hand_over = hand_over
         self._full = full
-        self._handed = 0
+        self._batches = 0
         """Batches that the thread has: the one that it works on and, at the most, the next."""
         self._expected = 0
         """Calls of the last batch and those that had come while it was worked on."""
@@ -44,14 +44,14 @@ class Batcher:
         self._arranged: asyncio.Handle | None = None
         self._is_soon = False
 
-    def came(self, waiting: int, *, urgent: bool = False) -> None:
-        """Something has come, and so much is waiting now. ``urgent``: do not wait for more."""
+    def came(self, waiting: int) -> None:
+        """Something has come, and so much is waiting now."""
         self._waiting = waiting
-        if self._handed or self._is_soon:
-            if self._handed == 1 and waiting >= self._full:
+        if self._batches or self._is_soon:
+            if self._batches == 1 and waiting >= self._full:
                 self._go()
             return
-        if urgent or waiting >= self._expected:
+        if waiting >= self._expected:
             if self._arranged is not None:
                 self._arranged.cancel()
             self._is_soon = True
@@ -80,15 +80,15 @@ class Batcher:
     def _go(self) -> None:
         self._arranged = None
         self._is_soon = False
-        self._handed += 1
+        self._batches += 1
         self._hand_over()
 
-    def returned(self, done: int, waiting: int, *, urgent: bool = False) -> None:
+    def returned(self, done: int, waiting: int) -> None:
         """The thread has done a batch of so many, and so much is waiting. Call it before telling the callers."""
-        self._handed -= 1
+        self._batches -= 1
         self._expected = min(GATHER_ENOUGH, done + waiting)
-        if waiting >= (self._full if self._handed else GATHER_ENOUGH):
+        if waiting >= (self._full if self._batches else GATHER_ENOUGH):
             # At once, so that the thread works while the loop sends the answers.
             self._go()
-        elif waiting or urgent:
-            self.came(waiting, urgent=urgent)
+        elif waiting:
+            self.came(waiting)

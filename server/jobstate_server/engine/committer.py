@@ -11,18 +11,26 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from jobstate_server.clock import Clock
-from jobstate_server.domain.commands import BatchCreate, Command, UpdateProgress
-from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.commands import Command
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import Draining, Overloaded
+from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.batching import Batcher
-from jobstate_server.engine.pending import DUE_CHECK, Handed, Item, Pending, Work, settle
+from jobstate_server.engine.subscribers import Subscribers
+from jobstate_server.engine.write_queue import (
+    BATCH_ROWS_MAX,
+    QueuedCommands,
+    QueuedWork,
+    QueuedWrite,
+    WriteBatch,
+    WriteQueue,
+    resolve,
+)
 from jobstate_server.engine.writer import (
     REQUEST_IDS_MAX,
     RETRY_DELAY_S,
@@ -37,18 +45,6 @@ from jobstate_server.store.errors import StoreUnreachable
 from jobstate_server.store.records import StoredEvent
 
 log = logging.getLogger(__name__)
-
-BATCH_ROWS_MAX = 512
-"""Commands of one transaction. Beyond this a commit is no cheaper per row, and the first waits for the last."""
-
-BATCH_BYTES_MAX = 4 * 1024 * 1024
-"""Request bytes of one transaction, so that large metadata cannot make a commit slow for its neighbours."""
-
-QUEUE_ROWS_MAX = 8_192
-"""Commands waiting: half a second of work. A caller who would wait longer is better told so."""
-
-QUEUE_BYTES_MAX = 32 * 1024 * 1024
-"""Request bytes waiting: what the queue may cost in memory."""
 
 PROGRESS_SHARE = 0.9
 """Progress reports may fill the queue to this share; the rest is kept for changes of state."""
@@ -74,13 +70,6 @@ PROBE_INTERVAL = 2 * SECOND
 T = TypeVar("T")
 
 
-class Published(Protocol):
-    """Whoever is told of events once they are durable."""
-
-    def publish(self, events: Sequence[StoredEvent]) -> None:
-        """Called on the event loop, in the order of sequences, before any of the calls that made them is answered."""
-
-
 class Committer:
     """Has commands written. Its methods belong on the event loop's thread."""
 
@@ -89,7 +78,6 @@ class Committer:
         store: Store,
         decider: Decider,
         clock: Clock,
-        published: Published,
         *,
         restart_grace: int,
         request_ids_max: int = REQUEST_IDS_MAX,
@@ -104,10 +92,13 @@ class Committer:
         self.store_reachable = True
         self.store_problem = ""
         """Why the store cannot be used, empty while it can."""
-        self.on_reachable: Callable[[bool], None] = lambda reachable: None
-        """Told when the store can no longer be written and when it can again."""
-        self.on_due: Callable[[int | None, int | None], None] = lambda next_due, served: None
-        """Told the earliest due time a commit has written and how many due jobs it served."""
+        self.reachable_changed: Subscribers[[bool]] = Subscribers(self._fail_delivery)
+        """Notified with False when the store can no longer be written, and with True when it can again."""
+        self.events_written: Subscribers[[Sequence[StoredEvent]]] = Subscribers(self._fail_delivery)
+        """Notified of events once they are durable, in the order of sequences, before the calls that made them are
+        answered."""
+        self.due_written: Subscribers[[int]] = Subscribers(self._fail_delivery)
+        """Notified of the earliest due time that a commit has written."""
         self._writer = Writer(
             store,
             decider,
@@ -118,23 +109,18 @@ class Committer:
         )
         self._store = store
         self._clock = clock
-        self._published = published
-        self._gathered: deque[Item] = deque()
-        self._handed: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
-        self._in_hand: deque[Handed] = deque()
+        self._queue = WriteQueue()
+        self._batches: queue.SimpleQueue[WriteBatch | None] = queue.SimpleQueue()
+        """Gives batches to the thread; None ends it."""
+        self._under_way: deque[WriteBatch] = deque()
         """What the thread was given and has not returned: the batch it works on and, at the most, the next."""
         self._turn = 0
         self._commits_seen = 0
-        self._broken = ""
-        """What of this part failed beyond mending, if anything did."""
+        self._delivery_failed = False
+        """Whether results could not be delivered, which nothing can make up for."""
         self._batcher = Batcher(self._hand_over, BATCH_ROWS_MAX)
         self._idle = asyncio.Event()
         self._idle.set()
-        self._rows_waiting = 0
-        self._bytes_waiting = 0
-        self._rows_gathered = 0
-        """Of the rows that wait, those that the thread has not been given."""
-        self._wanting_room: deque[asyncio.Future[None]] = deque()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
@@ -142,7 +128,7 @@ class Committer:
     @property
     def backlog(self) -> int:
         """Commands waiting or being committed."""
-        return self._rows_waiting
+        return self._queue.rows
 
     @property
     def counters(self) -> Counters:
@@ -152,15 +138,15 @@ class Committer:
     @property
     def dead(self) -> list[str]:
         """The thread, once it has ended though nobody told it to, or what gives its results to callers."""
-        if self._broken:
-            return [self._broken]
+        if self._delivery_failed:
+            return ["delivery"]
         has_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping
         return [self._thread.name] if has_died else []
 
     @property
     def silence(self) -> int:
         """For how many seconds, in which this process ran, the store has not answered."""
-        return self._turn - self._in_hand[0].since if self._in_hand else 0
+        return self._turn - self._under_way[0].since if self._under_way else 0
 
     def turn(self) -> None:
         """A second has passed in which this process ran: answer whoever has waited too long. Called by the watchdog."""
@@ -171,9 +157,9 @@ class Committer:
             if self._turn - item.since > WAIT_TURNS_MAX:
                 item.fail(unanswered(WAIT_TURNS_MAX))
 
-    def _waiting_for_store(self) -> list[Pending]:
-        in_hand = [item for handed in self._in_hand for item in handed.pending]
-        return in_hand + [item for item in self._gathered if isinstance(item, Pending)]
+    def _waiting_for_store(self) -> list[QueuedCommands]:
+        under_way = [item for batch in self._under_way for item in batch.commands]
+        return under_way + self._queue.queued_commands
 
     @property
     def commit_seconds(self) -> Iterable[float]:
@@ -206,8 +192,8 @@ class Committer:
             Overloaded: the queue is full; nothing was begun.
             Draining: the server is stopping.
         """
-        rows = len(command.creates) if isinstance(command, BatchCreate) else 1
-        if not self._has_room(rows, size, PROGRESS_SHARE if isinstance(command, UpdateProgress) else 1.0):
+        rows = command.rows
+        if not self._queue.has_room(rows, size, PROGRESS_SHARE if command.is_report else 1.0):
             raise Overloaded("too many changes are waiting to be written; repeat the call later", RETRY_DELAY_S)
         return self._enqueue((command,), rows, size, is_many=False)
 
@@ -220,32 +206,23 @@ class Committer:
         Raises:
             Draining: the server is stopping.
         """
-        while not self._has_room(len(commands), size, STREAM_SHARE) and self._rows_waiting and not self._stopping:
-            assert self._loop is not None
-            room: asyncio.Future[None] = self._loop.create_future()
-            self._wanting_room.append(room)
-            await room
+        while self._queue.rows and not self._queue.has_room(len(commands), size, STREAM_SHARE) and not self._stopping:
+            await self._queue.room()
         return self._enqueue(commands, len(commands), size, is_many=True)
 
     def submit_own(self, command: Command) -> asyncio.Future[Outcome]:
         """Have a command of the server's own committed. Never refused for load: its makers bound themselves."""
         return self._enqueue((command,), 1, 0, is_many=False)
 
-    def _has_room(self, rows: int, size: int, share: float) -> bool:
-        has_rows = self._rows_waiting + rows <= QUEUE_ROWS_MAX * share
-        return has_rows and self._bytes_waiting + size <= QUEUE_BYTES_MAX * share
-
     def _enqueue(self, commands: Sequence[Command], rows: int, size: int, *, is_many: bool) -> asyncio.Future[Any]:
         future = self._future()
-        self._rows_waiting += rows
-        self._bytes_waiting += size
-        self._gather(Pending(commands, future, rows=rows, size=size, is_many=is_many, since=self._turn))
+        self._put(QueuedCommands(commands, future, rows=rows, size=size, is_many=is_many, since=self._turn))
         return future
 
     def run(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """Have ``work`` done in a transaction of its own. It should take no more than about 20 ms."""
         future: asyncio.Future[T] = self._future()
-        self._gather(Work(work, future))
+        self._put(QueuedWork(work, future))
         return future
 
     def probe(self) -> asyncio.Future[None]:
@@ -257,11 +234,6 @@ class Committer:
             raise Draining(RETRY_DELAY_S)
         assert self._loop is not None
         return self._loop.create_future()
-
-    def ring_due(self) -> None:
-        """Say that something may have fallen due."""
-        if not self._stopping:
-            self._gather(DUE_CHECK)
 
     async def stop(self) -> bool:
         """Commit what is waiting, take nothing more, end the thread.
@@ -275,7 +247,7 @@ class Committer:
                 for item in self._waiting_for_store():
                     item.fail(unanswered(self.silence))
                 return False
-        self._handed.put(None)
+        self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
         return True
 
@@ -286,38 +258,16 @@ class Committer:
         idle.cancel()
         return self._idle.is_set()
 
-    def _gather(self, item: Item) -> None:
-        self._gathered.append(item)
-        if isinstance(item, Pending):
-            self._rows_gathered += item.rows
+    def _put(self, item: QueuedWrite) -> None:
+        self._queue.put(item)
         self._idle.clear()
-        self._batcher.came(self._rows_gathered, urgent=not isinstance(item, Pending))
+        self._batcher.came(self._queue.waiting)
 
     def _hand_over(self) -> None:
-        handed = self._take()
-        handed.since = self._turn
-        self._in_hand.append(handed)
-        self._handed.put(handed)
-
-    def _take(self) -> Handed:
-        """Take what belongs in one transaction off the front of the queue."""
-        handed = Handed()
-        rows = size = 0
-        while self._gathered and handed.work is None:
-            item = self._gathered[0]
-            if isinstance(item, Pending):
-                rows += item.rows
-                size += item.size
-                if handed.pending and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
-                    break
-                handed.pending.append(item)
-                self._rows_gathered -= item.rows
-            elif isinstance(item, Work):
-                handed.work = item
-            else:
-                handed.serve_due = True
-            self._gathered.popleft()
-        return handed
+        batch = self._queue.take()
+        batch.since = self._turn
+        self._under_way.append(batch)
+        self._batches.put(batch)
 
     def _run(self) -> None:
         try:
@@ -328,78 +278,60 @@ class Committer:
 
     def _serve(self) -> None:
         """The thread."""
-        while (handed := self._handed.get()) is not None:
+        while (batch := self._batches.get()) is not None:
             # Whoever has gone is not served; from here on everything is done whole.
-            wanted = [item for item in handed.pending if not item.future.done()]
-            written = self._writer.commit([command for item in wanted for command in item.commands], handed.serve_due)
-            worked = None if handed.work is None else self._work(handed.work)
+            wanted = [item for item in batch.commands if not item.future.done()]
+            written = self._writer.commit([command for item in wanted for command in item.commands])
+            result = None if batch.work is None else self._work(batch.work)
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._deliver, handed, wanted, written, worked)
+            self._loop.call_soon_threadsafe(self._deliver, batch, wanted, written, result)
 
-    def _work(self, work: Work) -> Any:
+    def _work(self, work: QueuedWork) -> Any:
         try:
             return self._writer.work(work.run)
         except Exception as error:
             return error
 
-    def _deliver(self, handed: Handed, wanted: Sequence[Pending], written: Written, worked: Any) -> None:
-        """Back on the event loop, tell everybody. Callers are answered even when something of ours fails on the way."""
-        self._take_back(handed)
-        with self._survived():
-            if wanted or written.due_served is not None:
-                self._set_problem(written.problem)
-        with self._survived():
-            if written.events and not self._broken:
-                self._published.publish(written.events)
-        self._settle(wanted, iter(written.verdicts))
-        if handed.work is not None:
-            self._deliver_work(handed.work, worked)
-        with self._survived():
-            if written.next_due is not None or written.due_served is not None:
-                self.on_due(written.next_due, written.due_served)
-        while self._wanting_room:
-            room = self._wanting_room.popleft()
-            if not room.done():
-                room.set_result(None)
-
-    def _settle(self, wanted: Sequence[Pending], verdicts: Iterator[Verdict]) -> None:
+    def _deliver(self, batch: WriteBatch, wanted: Sequence[QueuedCommands], written: Written, result: Any) -> None:
+        """Back on the event loop, give results to everybody. An error of ours on the way stops no answer."""
+        self._batch_done(batch)
+        if wanted:
+            self._set_problem(written.problem)
+        if written.events and not self._delivery_failed:
+            self.events_written.notify(written.events)
+        verdicts = iter(written.verdicts)
         for item in wanted:
             try:
-                item.settle(verdicts)
+                item.resolve(verdicts)
             except Exception:
-                self._break()
+                self._fail_delivery()
+        if batch.work is not None:
+            self._deliver_work(batch.work, result)
+        if written.earliest_due is not None:
+            self.due_written.notify(written.earliest_due)
+        self._queue.notify_waiting()
 
-    def _take_back(self, handed: Handed) -> None:
-        """The thread has done this: make room, and let what has gathered go."""
-        self._in_hand.popleft()
-        if self._in_hand:
-            self._in_hand[0].since = self._turn
-        rows = sum(item.rows for item in handed.pending)
-        self._rows_waiting -= rows
-        self._bytes_waiting -= sum(item.size for item in handed.pending)
-        if not self._gathered and not self._rows_waiting:
+    def _batch_done(self, batch: WriteBatch) -> None:
+        """The thread has done this: make room, and let what has come meanwhile go."""
+        self._under_way.popleft()
+        if self._under_way:
+            self._under_way[0].since = self._turn
+        rows = self._queue.done(batch)
+        if self._queue.is_empty:
             self._idle.set()
-        is_urgent = any(not isinstance(item, Pending) for item in self._gathered)
-        self._batcher.returned(rows, self._rows_gathered, urgent=is_urgent)
+        self._batcher.returned(rows, self._queue.waiting)
 
-    @contextmanager
-    def _survived(self) -> Iterator[None]:
-        """Go on after a failure of ours, which leaves this process unfit to serve: the watchdog ends it."""
-        try:
-            yield
-        except Exception:
-            self._break()
-
-    def _break(self) -> None:
-        self._broken = "delivery"
+    def _fail_delivery(self) -> None:
+        """Go on after an error of ours that leaves this process unfit to serve: the watchdog ends it."""
+        self._delivery_failed = True
         log.exception("the results of a commit could not be delivered")
 
-    def _deliver_work(self, work: Work, worked: Any) -> None:
-        is_unreachable = isinstance(worked, StoreUnreachable)
+    def _deliver_work(self, work: QueuedWork, result: Any) -> None:
+        is_unreachable = isinstance(result, StoreUnreachable)
         if is_unreachable:
-            self._set_problem(str(worked))
+            self._set_problem(str(result))
         if not work.future.done():
-            settle(work.future, unavailable(worked) if is_unreachable else worked)
+            resolve(work.future, unavailable(result) if is_unreachable else result)
 
     def _set_problem(self, problem: str) -> None:
         self.store_problem = problem
@@ -407,7 +339,7 @@ class Committer:
         if reachable == self.store_reachable:
             return
         self.store_reachable = reachable
-        self.on_reachable(reachable)
+        self.reachable_changed.notify(reachable)
         if not reachable:
             self._clock.call_later(PROBE_INTERVAL, self._probe)
 

@@ -1,20 +1,28 @@
-"""The due timer: rings the committer when the earliest due time of any job has come.
+"""The due timer: has due jobs served when the earliest due time of any job has come.
 
 Due times are data, in the store; this only waits for the next one. It forgets nothing that matters: after a restart, a
-clock step or a lost ring the store is asked again.
+clock step or a lost timer the store is asked again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
 from jobstate_server.clock import Clock, Timer
+from jobstate_server.domain.commands import SERVER_ACTOR, ServeDue
 from jobstate_server.domain.durations import MILLISECOND, SECOND
+from jobstate_server.engine.batch import Outcome
 from jobstate_server.engine.committer import Committer
-from jobstate_server.engine.writer import DUE_MAX
 
 log = logging.getLogger(__name__)
+
+DUE_MAX = 128
+"""Due jobs served in one batch, so that callers wait behind few of them, however many fall due at once."""
+
+RETRY_FAILED_DUE_AFTER = 1 * SECOND
+"""When to try again to serve due jobs that could not be served."""
 
 UNANSWERED_TURNS_MAX = 5
 """Seconds for which a timer is overdue, or the committer answers others but not this: then it is lost."""
@@ -40,67 +48,90 @@ class DueTimer:
         self._clock = clock
         self._next_due: int | None = None
         self._timer: Timer | None = None
-        self._rings_at = 0
-        self._ringing = False
+        self._timer_ends = 0
+        self._serving: asyncio.Future[Outcome] | None = None
         self._unanswered = 0
         self._is_stopped = False
-        committer.on_due = self._on_due
+        committer.due_written.subscribe(self._note)
 
     def start(self) -> None:
         """Ask the store what is due, and go on from there."""
-        self._wake()
+        self.serve_due()
 
     def stop(self) -> None:
-        """Ring no more."""
+        """Serve nothing more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._ringing = self._is_stopped = True
+        self._is_stopped = True
 
     def turn(self) -> None:
         """Restart after a failure has ended the chain of timers. Called by the watchdog once a second."""
-        is_late = not self._ringing and self._next_due is not None and self._clock.monotonic() > self._rings_at
-        is_waiting = is_late or (self._ringing and not self._committer.silence)
+        is_late = self._next_due is not None and self._clock.monotonic() > self._timer_ends
+        is_waiting = is_late if self._serving is None else not self._committer.silence
         self._unanswered = self._unanswered + 1 if is_waiting else 0
         if not self._is_stopped and self._unanswered > UNANSWERED_TURNS_MAX:
             log.error("the due timer had stopped; it was restarted")
-            self._ringing, self._unanswered = False, 0
-            self._wake()
+            self._serving, self._unanswered = None, 0
+            self.serve_due()
 
-    def hear(self, next_due: int) -> None:
-        """Take note of the earliest due time that a commit of any replica has written."""
-        self._on_due(next_due + BACKUP_DELAY, None)
+    def note_other_replica(self, next_due: int) -> None:
+        """Take note of the earliest due time that a commit of another replica has written."""
+        self._note(next_due + BACKUP_DELAY)
 
-    def _wake(self) -> None:
-        if not self._ringing:
-            self._ringing = True
-            self._committer.ring_due()
-
-    def _on_due(self, next_due: int | None, served: int | None) -> None:
-        if served is None:
-            # An ordinary commit wrote a due time: it matters if it is the earliest.
-            if next_due is not None and (self._next_due is None or next_due < self._next_due):
-                self._wait_until(next_due)
+    def serve_due(self) -> None:
+        """Have the jobs served that are due now, whatever the timer knows of them."""
+        if self._serving is not None or self._is_stopped:
             return
-        self._ringing, self._unanswered = False, 0
+        # What is noted from here on may be missing from the answer.
         self._next_due = None
-        if served == DUE_MAX:
-            self._wake()
-        elif next_due is not None:
-            self._wait_until(next_due)
+        self._serving = serving = self._committer.submit_own(ServeDue(actor=SERVER_ACTOR, limit=DUE_MAX))
+        serving.add_done_callback(self._served)
+
+    def _note(self, due: int) -> None:
+        if self._next_due is None or due < self._next_due:
+            self._next_due = due
+            if self._serving is None:
+                self._wait_until(due)
+
+    def _served(self, serving: asyncio.Future[Outcome]) -> None:
+        if serving is not self._serving or self._is_stopped:
+            return
+        has_more, next_due = self._look_at(serving)
+        # Only now: what fails before this is noticed because the answer seems to be missing.
+        self._serving, self._unanswered = None, 0
+        if has_more:
+            self.serve_due()
+            return
+        if next_due is not None and (self._next_due is None or next_due < self._next_due):
+            self._next_due = next_due
+        if self._next_due is not None:
+            self._wait_until(self._next_due)
+
+    def _look_at(self, serving: asyncio.Future[Outcome]) -> tuple[bool, int | None]:
+        """Whether more are due at this moment, and when jobs are to be served next, as far as this answer tells."""
+        now = self._clock.now()
+        if serving.cancelled() or serving.exception() is not None:
+            # The committer has logged why.
+            return False, now + RETRY_FAILED_DUE_AFTER
+        outcome = serving.result()
+        has_more = outcome.served > 0 and outcome.served + outcome.failed == DUE_MAX
+        if outcome.failed and outcome.next_due is not None and outcome.next_due <= now:
+            # What could not be served is due still. It is tried again, but not at once.
+            return has_more, now + RETRY_FAILED_DUE_AFTER
+        return has_more, outcome.next_due
 
     def _wait_until(self, due: int) -> None:
-        self._next_due = due
         if self._timer is not None:
             self._timer.cancel()
         self._look_after(min(max(0, due - self._clock.now()), SLEEP_MAX), self._look)
 
     def _look_after(self, wait: int, look: Callable[[], None]) -> None:
-        self._rings_at = self._clock.monotonic() + wait
+        self._timer_ends = self._clock.monotonic() + wait
         self._timer = self._clock.call_later(wait, look)
 
     def _look(self) -> None:
         self._unanswered = 0
-        late = self._clock.monotonic() - self._rings_at
+        late = self._clock.monotonic() - self._timer_ends
         if late > LATE_MIN:
             # A timer must not beat a report that has waited to be read.
             self._look_after(min(late, LATE_WAIT_MAX), self._look_now)
@@ -112,6 +143,6 @@ class DueTimer:
         if self._next_due is None:
             return
         if self._next_due <= self._clock.now():
-            self._wake()
+            self.serve_due()
         else:
             self._wait_until(self._next_due)

@@ -12,6 +12,7 @@ import logging
 from jobstate_server.clock import Clock
 from jobstate_server.engine.alarm import Alarm
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.pauses import HEARD_INTERVAL
 
 log = logging.getLogger(__name__)
@@ -23,9 +24,10 @@ LEAVE_WAIT_S = 0.5
 class Membership:
     """Keeps the lease of one replica."""
 
-    def __init__(self, replica: str, committer: Committer, clock: Clock) -> None:
+    def __init__(self, replica: str, committer: Committer, due_timer: DueTimer, clock: Clock) -> None:
         self._replica = replica
         self._committer = committer
+        self._due_timer = due_timer
         self._alarm = Alarm(clock)
         self._renewing: asyncio.Future[None] | None = None
         self._is_stopping = False
@@ -69,5 +71,5 @@ class Membership:
             future.exception()
         if not self._is_stopping:
             # What was due may have been in the hands of a replica that died before it was done.
-            self._committer.ring_due()
+            self._due_timer.serve_due()
             self._alarm.set(HEARD_INTERVAL, self._renew)

@@ -10,17 +10,18 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from jobstate_server.clock import Clock
-from jobstate_server.domain.commands import BatchCreate, Command, Create, ReportUsage
-from jobstate_server.domain.decide import Decider
-from jobstate_server.domain.durations import HOUR, SECOND
-from jobstate_server.domain.errors import InternalError, JobStateError, StoreUnavailable
-from jobstate_server.engine.batch import Batch, Outcome, Verdict
+from jobstate_server.domain.commands import Command
+from jobstate_server.domain.durations import HOUR
+from jobstate_server.domain.errors import InternalError, StoreUnavailable
+from jobstate_server.domain.reads import Reads
+from jobstate_server.domain.rules.decider import Decider
+from jobstate_server.engine.batch import Batch, Verdict
 from jobstate_server.engine.pauses import Pauses
 from jobstate_server.store.base import Store, Transaction
 from jobstate_server.store.errors import OutcomeUnknown, StoreError, StoreUnreachable, TransactionConflict
@@ -28,14 +29,8 @@ from jobstate_server.store.records import Loaded, StoredEvent
 
 log = logging.getLogger(__name__)
 
-DUE_MAX = 128
-"""Due jobs taken into one batch, so that callers wait behind few of them, however many fall due at once."""
-
-RETRY_FAILED_DUE_AFTER = 1 * SECOND
-"""When to look again at due jobs that could not be served."""
-
 CONFLICT_TRIES_MAX = 5
-"""Times a transaction is repeated when another writer was in the way."""
+"""Times a transaction that conflicts with other writers is tried."""
 
 RETRY_DELAY_S = 0.5
 """When to come back after a refusal that is nobody's fault: about the time the queue takes to drain."""
@@ -64,7 +59,6 @@ class Counters:
 
     commits: int = 0
     commands: int = 0
-    refusals: int = 0
     events: int = 0
 
 
@@ -75,10 +69,8 @@ class Written:
     verdicts: list[Verdict]
     """One for each command, in order."""
     events: list[StoredEvent]
-    next_due: int | None
-    """The earliest due time this batch wrote; that of the whole store when it served what was due."""
-    due_served: int | None
-    """How many due jobs were served; None when the batch was not asked to."""
+    earliest_due: int | None
+    """The earliest due time that this batch wrote."""
     problem: str = ""
     """Why the store could not be used, empty when it could."""
 
@@ -121,86 +113,77 @@ class Writer:
         """How many request ids more are stored than there should be, as far as this server has seen."""
         return self._store.requests_stored - self._request_ids_max
 
-    def commit(self, commands: Sequence[Command], serve_due: bool) -> Written:
-        """Commit these together; if one of them is what the store refuses, halve until it stands alone."""
-        if not commands and not serve_due:
-            return Written([], [], None, None)
+    def commit(self, commands: Sequence[Command]) -> Written:
+        """Commit these together; if the store refuses one of them, halve the batch until that one stands alone."""
+        if not commands:
+            return Written([], [], None)
         try:
-            return _trying(lambda: self._commit_once(commands, serve_due))
+            return _trying(lambda: self._commit_once(commands))
         except StoreUnreachable as error:
-            written = self._refuse_all(commands, unavailable(error), serve_due)
-            written.problem = str(error)
-            return written
+            return Written([unavailable(error)] * len(commands), [], None, str(error))
         except Exception:
             if len(commands) > 1:
-                return self._commit_halves(commands, serve_due)
+                return self._commit_halves(commands)
             call_id = secrets.token_hex(8)
-            what = type(commands[0]).__name__ if commands else "due jobs"
+            what = type(commands[0]).__name__
             log.exception("the store refused a change", extra={"call_id": call_id, "command": what})
-            return self._refuse_all(commands, InternalError(call_id), serve_due)
+            return Written([InternalError(call_id)], [], None)
 
-    def _commit_halves(self, commands: Sequence[Command], serve_due: bool) -> Written:
+    def _commit_halves(self, commands: Sequence[Command]) -> Written:
         middle = len(commands) // 2
-        first = self.commit(commands[:middle], serve_due)
-        second = self.commit(commands[middle:], False)
-        due = [moment for moment in (first.next_due, second.next_due) if moment is not None]
+        first = self.commit(commands[:middle])
+        second = self.commit(commands[middle:])
+        due = [moment for moment in (first.earliest_due, second.earliest_due) if moment is not None]
         return Written(
             first.verdicts + second.verdicts,
             first.events + second.events,
             min(due, default=None),
-            first.due_served,
             first.problem or second.problem,
         )
 
-    def _refuse_all(self, commands: Sequence[Command], error: JobStateError, serve_due: bool) -> Written:
-        refused: list[Verdict] = [error] * len(commands)
-        if not serve_due:
-            return Written(refused, [], None, None)
-        return Written(refused, [], self._clock.now() + RETRY_FAILED_DUE_AFTER, 0)
-
-    def _commit_once(self, commands: Sequence[Command], serve_due: bool) -> Written:
+    def _commit_once(self, commands: Sequence[Command]) -> Written:
         began = time.perf_counter()
+        reads = Reads()
+        for command in commands:
+            command.add_reads(reads)
         with self._transaction() as transaction:
-            loaded = _load(transaction, commands, DUE_MAX if serve_due else 0)
-            room = self._room_for_requests(transaction, commands)
-            self._look_at_types(transaction, commands)
+            loaded = _load(transaction, reads)
+            room = self._room_for_requests(transaction, len(reads.request_keys))
+            self._look_at_types(transaction, reads.job_types)
             batch = Batch(self._decider, transaction.now, loaded, room)
             for command in commands:
                 batch.decide(command)
-            batch.decide_due(loaded.due)
-            first, new_events = batch.write(transaction, is_last=not serve_due)
-            verdicts = batch.verdicts(first)
-            acted = sum(map(_acted, verdicts[len(commands) :]))
-            next_due = transaction.next_due() if serve_due else batch.earliest_due()
-            if serve_due and acted < len(loaded.due) < DUE_MAX and next_due is not None and next_due <= transaction.now:
-                # What should have been served is due still: deciding it failed. It is tried again, but not at once.
-                next_due = transaction.now + RETRY_FAILED_DUE_AFTER
+            first, new_events = batch.write(transaction, is_last=not reads.selections)
+            next_due = transaction.next_due() if reads.selections else None
+            verdicts = batch.verdicts(first, next_due)
         self._decider.unnamed_types.keep()
         self.commit_seconds.append((self._clock.monotonic(), time.perf_counter() - began))
         events = [StoredEvent(first + index, *event) for index, event in enumerate(new_events)]
-        self._count(verdicts, events)
-        return Written(verdicts[: len(commands)], events, next_due, acted if serve_due else None)
+        self.counters.commits += 1
+        self.counters.commands += len(verdicts)
+        self.counters.events += len(events)
+        return Written(verdicts, events, batch.earliest_due())
 
-    def _room_for_requests(self, transaction: Transaction, commands: Sequence[Command]) -> int:
+    def _room_for_requests(self, transaction: Transaction, new: int) -> int:
         """How many request ids may be stored, after the oldest have made room as far as they may.
 
         Counted by what this server has last seen: what other replicas have added since shows with the next commit.
+
+        Args:
+            new: how many request ids this batch brings at most.
         """
         room = -self.requests_surplus
-        if room >= BATCH_REQUESTS_MAX:
-            return room
-        new = sum(part.request is not None for command in commands for part in _parts(command))
-        if new and room < new:
+        if room < BATCH_REQUESTS_MAX and new and room < new:
             # Where there are far too many, as after the setting was lowered, they become fewer with every commit.
             oldest = transaction.now - REQUEST_ID_KEPT_MIN
             room = max(room, 0) + transaction.trim_requests(oldest, new + REQUESTS_MADE_ROOM)
         return room
 
-    def _look_at_types(self, transaction: Transaction, commands: Sequence[Command]) -> None:
+    def _look_at_types(self, transaction: Transaction, job_types: Collection[str]) -> None:
         """Ask the store for job types that this server has not met, which other replicas may have made."""
         types = self._decider.unnamed_types
         types.begin()
-        new = types.unknown(part.job_type for command in commands for part in _parts(command) if type(part) is Create)
+        new = types.unknown(job_types)
         if not new:
             return
         types.learn(transaction.known_job_types(new))
@@ -219,7 +202,7 @@ class Writer:
                         self._check_time(transaction)
                         break
                 self._pauses.made_up()
-                self._decider.spare_until = self._pauses.grace_until
+                self._decider.context.grace_until = self._pauses.grace_until
                 began = self._clock.monotonic()
         except StoreUnreachable:
             self._pauses.lost(began)
@@ -231,12 +214,6 @@ class Writer:
         if not transaction.is_committed and self._pauses.has_new():
             raise TransactionConflict("this process was held up in the middle of a transaction")
 
-    def _count(self, verdicts: Sequence[Verdict], events: Sequence[StoredEvent]) -> None:
-        self.counters.commits += 1
-        self.counters.commands += len(verdicts)
-        self.counters.refusals += sum(isinstance(verdict, JobStateError) for verdict in verdicts)
-        self.counters.events += len(events)
-
     def work(self, run: Callable[[Transaction], T]) -> T:
         """Do ``run`` in a transaction of its own. Raises what it raises, and StoreUnreachable."""
         return _trying(lambda: self._work_once(run))
@@ -247,7 +224,7 @@ class Writer:
 
 
 def _trying(commit: Callable[[], T]) -> T:
-    """Repeat what another writer was in the way of."""
+    """Repeat a transaction that conflicted with another writer."""
     for tries_left in reversed(range(CONFLICT_TRIES_MAX)):
         try:
             return commit()
@@ -257,31 +234,13 @@ def _trying(commit: Callable[[], T]) -> T:
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _load(transaction: Transaction, commands: Sequence[Command], due_limit: int) -> Loaded:
-    job_ids: set[str] = set()
-    request_keys: set[tuple[str, str]] = set()
-    attempt_keys: set[tuple[str, int]] = set()
-    for command in commands:
-        for part in _parts(command):
-            job_ids.add(part.job_id)
-            if part.request is not None:
-                request_keys.add(part.request.key)
-            if isinstance(part, ReportUsage):
-                attempt_keys.add((part.job_id, part.attempt))
-    loaded = transaction.load(job_ids, request_keys, due_limit, attempt_keys)
+def _load(transaction: Transaction, reads: Reads) -> Loaded:
+    loaded = transaction.load(reads)
     # A repeated Create that left the id to the server names its job only in the request row.
-    named = {job_id for stored in loaded.requests.values() for job_id in stored.job_ids}
-    if named - loaded.jobs.keys():
-        loaded.jobs.update(transaction.load(named - loaded.jobs.keys(), (), 0).jobs)
+    named = {stored.job_id for stored in loaded.requests.values()} - loaded.jobs.keys()
+    if named:
+        loaded.jobs.update(transaction.load(Reads(job_ids=named)).jobs)
     return loaded
-
-
-def _parts(command: Command) -> Sequence[Command]:
-    return command.creates if isinstance(command, BatchCreate) else (command,)
-
-
-def _acted(verdict: Verdict) -> bool:
-    return isinstance(verdict, Outcome) and verdict.acted
 
 
 def unavailable(error: StoreError) -> StoreUnavailable:

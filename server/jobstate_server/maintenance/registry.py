@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from jobstate_server.clock import Clock
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.check_health import CheckHealth
 from jobstate_server.maintenance.check_stale import CheckStale
@@ -54,12 +55,13 @@ class Tasks:
         readers: Readers,
         clock: Clock,
         *,
+        due_timer: DueTimer,
         job_types: JobTypes,
         on_jobs_health: Callable[[bool], None],
     ) -> None:
         """``on_jobs_health`` is called after each scheduled check-health, with whether it found nothing wrong."""
         self.check_stale = CheckStale(schedules.check_stale, committer, readers, job_types, clock)
-        self.retry_failed = RetryFailed(schedules.retry_failed, committer, readers, job_types)
+        self.retry_failed = RetryFailed(schedules.retry_failed, committer, readers, job_types, due_timer)
         self.evict_inactive = EvictInactive(schedules.evict_inactive, committer, clock)
         self.cleanup = Cleanup(
             schedules.cleanup,

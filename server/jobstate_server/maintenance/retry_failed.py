@@ -7,6 +7,7 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lifecycle import retry_is_allowed
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.sweep import Run, jobs_in_state, sweep
 from jobstate_server.maintenance.task import StillClaimed, TaskResult
@@ -16,14 +17,17 @@ from jobstate_server.store.records import JobSummary
 class RetryFailed:
     """Sends retryable jobs to RETRYING: those that came to rest before auto_retry was switched on for their type.
 
-    It also has the committer look at everything that is due, in case a timer was lost.
+    It also has due jobs served, in case a timer was lost.
     """
 
     name = "retry-failed"
 
-    def __init__(self, schedule: str, committer: Committer, readers: Readers, job_types: JobTypes) -> None:
+    def __init__(
+        self, schedule: str, committer: Committer, readers: Readers, job_types: JobTypes, due_timer: DueTimer
+    ) -> None:
         self.schedule = schedule
         self._committer = committer
+        self._due_timer = due_timer
         self._readers = readers
         self._job_types = job_types
 
@@ -35,7 +39,7 @@ class RetryFailed:
         """Retry what rests now."""
         result = await sweep(jobs_in_state(self._readers, JobState.FAILED), self._retry, self._committer, run)
         if not run.dry_run:
-            self._committer.ring_due()
+            self._due_timer.serve_due()
         return result
 
     def _retry(self, job: JobSummary) -> RetryResting | None:

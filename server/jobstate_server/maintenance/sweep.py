@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from jobstate_server.domain.commands import Command
+from jobstate_server.domain.commands import JobCommand
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure
@@ -36,7 +36,7 @@ class Run:
 
 async def sweep(
     jobs: AsyncIterator[list[JobSummary]],
-    command_for: Callable[[JobSummary], Command | None],
+    command_for: Callable[[JobSummary], JobCommand | None],
     committer: Committer,
     run: Run,
 ) -> TaskResult:
@@ -84,7 +84,7 @@ def _creation(job: JobSummary) -> Position:
     return Position(job.create_time, job.id)
 
 
-async def _act(committer: Committer, commands: Sequence[Command], still_claimed: StillClaimed) -> list[bool]:
+async def _act(committer: Committer, commands: Sequence[JobCommand], still_claimed: StillClaimed) -> list[bool]:
     """Have the committer decide these, in slices. Says of each whether it changed anything; stops once not claimed."""
     changed: list[bool] = []
     for start in range(0, len(commands), SLICE_COMMANDS_MAX):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.commands import Command, Create
+from jobstate_server.domain.commands import Create, JobCommand
 from jobstate_server.domain.errors import Draining, JobStateError, Overloaded
 from jobstate_server.engine.batch import Verdict
 from jobstate_server.engine.committer import Committer
@@ -54,7 +54,7 @@ class _Batch:
         self, batch: UpdateBatch, call: StreamCall, committer: Committer, new_id: NewId, size: int
     ) -> None:
         """Have the commands in this batch committed, once there is room for them."""
-        commands: list[Command] = []
+        commands: list[JobCommand] = []
         for index, update in enumerate(batch.updates):
             if isinstance(update, UnreadableUpdate):
                 self._refused[index] = _Refused(*update)
@@ -194,7 +194,7 @@ def _unread() -> Overloaded:
     return Overloaded("the answers were not read while others waited for their memory", RETRY_DELAY_S)
 
 
-def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, new_id: NewId) -> Command | _Refused:
+def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, new_id: NewId) -> JobCommand | _Refused:
     try:
         return command_of_update(update, call, new_id)
     except Exception as error:

@@ -21,6 +21,7 @@ from typing import Protocol
 from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import Attempt, Job, JobState
+from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.statistics import Tallies
 from jobstate_server.store.records import (
     Changes,
@@ -102,20 +103,8 @@ class Transaction(Protocol):
     is_committed: bool
     """Whether ``finish`` has already committed."""
 
-    def load(
-        self,
-        job_ids: Collection[str],
-        request_keys: Collection[tuple[str, str]],
-        due_limit: int,
-        attempt_keys: Collection[tuple[str, int]] = (),
-    ) -> Loaded:
-        """Read what the caller decides on, and lock it until the transaction ends.
-
-        Args:
-            attempt_keys: ended attempts to read too, by job and number.
-            due_limit: also load up to this many jobs whose ``due_time`` has passed, earliest first. Jobs that another
-                replica has locked are skipped.
-        """
+    def load(self, reads: Reads) -> Loaded:
+        """Read what the caller decides on, and lock it until the transaction ends."""
 
     def write(self, changes: Changes) -> int:
         """Append the events and write all rows. Returns the sequence of the first event.

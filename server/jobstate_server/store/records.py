@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import Attempt, Job, JobState
+from jobstate_server.domain.reads import Selection
 from jobstate_server.domain.statistics import TallyKey
 
 
@@ -48,10 +49,10 @@ class ChangedJob(NamedTuple):
 
 
 class StoredRequest(NamedTuple):
-    """A used request id, and the jobs that its call was about."""
+    """A used request id, and the job that its call was about."""
 
     request: Request
-    job_ids: tuple[str, ...]
+    job_id: str
     time: int
     attempt: int = 0
     """The attempt that the call started or claimed; 0 when it did neither."""
@@ -84,8 +85,10 @@ class Loaded:
     """What a transaction read for a decision."""
 
     jobs: dict[str, Job]
+    """The jobs that were named or selected, by id."""
     requests: dict[tuple[str, str], StoredRequest]
-    due: list[Job]
+    selected: dict[Selection, list[str]] = field(default_factory=dict)
+    """The ids of the jobs that each selection found, in its order."""
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     """The requested ended attempts, by job and number."""
 

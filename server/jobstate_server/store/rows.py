@@ -149,7 +149,7 @@ def request_values(stored: StoredRequest, first: int | None = None) -> tuple[Any
         request.request_id,
         request.rpc,
         request.digest,
-        " ".join(stored.job_ids),
+        stored.job_id,
         stored.time,
         stored.attempt,
         stored.create_sequence if first is None or stored.created_event is None else first + stored.created_event,
@@ -158,9 +158,8 @@ def request_values(stored: StoredRequest, first: int | None = None) -> tuple[Any
 
 def request_from(row: tuple[Any, ...]) -> StoredRequest:
     """The used request id in a row of ``REQUEST_COLUMNS``."""
-    principal, request_id, rpc, digest, job_ids, time, attempt, create_sequence = row
-    listed = tuple(job_ids.split(" ")) if job_ids else ()
-    return StoredRequest(Request(principal, request_id, rpc, bytes(digest)), listed, time, attempt, create_sequence)
+    principal, request_id, rpc, digest, job_id, time, attempt, create_sequence = row
+    return StoredRequest(Request(principal, request_id, rpc, bytes(digest)), job_id, time, attempt, create_sequence)
 
 
 def tally_values(tallies: Mapping[TallyKey, int]) -> list[tuple[Any, ...]]:

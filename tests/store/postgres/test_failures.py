@@ -28,6 +28,7 @@ from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes, Loaded
 
 from ...support.postgres import OLDER, own_server
+from ...support.reads import reads
 from ..support import (
     ANY_JOB,
     PATIENCE_S,
@@ -56,7 +57,7 @@ def end(store: PostgresStore) -> None:
 def load(store: PostgresStore, *job_ids: str) -> Loaded:
     """Load in a transaction of its own."""
     with store.transaction() as transaction:
-        return transaction.load(job_ids, (), 0)
+        return transaction.load(reads(job_ids))
 
 
 def test_of_two_replicas_in_each_other_s_way_one_is_told_of_a_conflict_and_the_other_goes_on(url: str) -> None:
@@ -67,9 +68,9 @@ def test_of_two_replicas_in_each_other_s_way_one_is_told_of_a_conflict_and_the_o
     def work(store: PostgresStore, *job_ids: str) -> str:
         try:
             with store.transaction() as transaction:
-                transaction.load(job_ids[:1], (), 0)
+                transaction.load(reads(job_ids[:1]))
                 first_loaded.wait()
-                transaction.load(job_ids[1:], (), 0)
+                transaction.load(reads(job_ids[1:]))
                 transaction.write(Changes(events=[an_event()]))
         except ConnectionLost:
             return "lost"
@@ -93,7 +94,7 @@ def test_a_lock_that_is_not_got_in_time_is_a_conflict(url: str, store: PostgresS
     with foreign(url) as connection, connection.transaction():
         connection.execute(locked.encode())
         with ended_by(TransactionConflict, store) as transaction:
-            transaction.load(["job"], (), 0)
+            transaction.load(reads(["job"]))
             transaction.finish(Changes(updated=[ChangedJob(a_job(worker="w"), 0)], events=[an_event()]))
 
     assert stored_job(store) == a_job()
@@ -102,7 +103,7 @@ def test_a_lock_that_is_not_got_in_time_is_a_conflict(url: str, store: PostgresS
 
 FROZEN = {
     "idle": ("idle_in_transaction_session_timeout", lambda transaction: transaction.next_due()),
-    "in a pipeline": ("transaction_timeout", lambda transaction: transaction.load(["job"], (), 0)),
+    "in a pipeline": ("transaction_timeout", lambda transaction: transaction.load(reads(["job"]))),
 }
 
 
@@ -134,7 +135,7 @@ def test_so_does_one_frozen_in_a_pipeline_on_a_release_that_forgets_its_limit_th
             frozen.database.raw_connection.execute("SET idle_in_transaction_session_timeout = '300ms'")
 
             with ended_by(ConnectionLost, frozen) as transaction:
-                transaction.load(["job"], (), 0)
+                transaction.load(reads(["job"]))
                 keep(other, Changes(updated=[ChangedJob(a_job(worker="other"), 0)], events=[an_event()]))
                 transaction.next_due()
 
@@ -153,7 +154,7 @@ def test_a_connection_that_breaks_before_the_commit_keeps_nothing(store: Postgre
     keep_jobs(store, a_job())
     before = contents(store)
     works: dict[str, Callable[[Any], object]] = {
-        "load": lambda transaction: transaction.load(["job"], (), 10),
+        "load": lambda transaction: transaction.load(reads(["job"], due=10)),
         "write": lambda transaction: transaction.write(Changes(events=[an_event()])),
         "finish": lambda transaction: transaction.finish(Changes(events=[an_event()])),
         "next_due": lambda transaction: transaction.next_due(),
@@ -250,7 +251,7 @@ def test_a_row_that_does_not_fit_is_the_row_s_fault_whatever_follows_it(
     before = contents(store)
 
     with ended_by(StoreError, store) as transaction:
-        transaction.load(["new"], [("owner", "new")], 10)
+        transaction.load(reads(["new"], request_keys=[("owner", "new")], due=10))
         getattr(transaction, end_with)(changes)
 
     assert contents(store) == before
@@ -269,7 +270,7 @@ def test_a_row_that_another_replica_made_since_the_load_is_a_conflict(
     store: PostgresStore, other: PostgresStore, changes: Changes, end_with: str
 ) -> None:
     with ended_by(TransactionConflict, store) as transaction:
-        found = transaction.load(["new"], [("owner", "new")], 0)
+        found = transaction.load(reads(["new"], request_keys=[("owner", "new")]))
         assert (found.jobs, found.requests) == ({}, {})
         keep(other, crowded())
         getattr(transaction, end_with)(changes)

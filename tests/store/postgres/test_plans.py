@@ -19,6 +19,7 @@ from jobstate_server.store.postgres.transaction import PostgresTransaction
 from jobstate_server.store.records import ChangedJob, Changes
 
 from ...support.postgres import postgres_server
+from ...support.reads import reads
 from ..support import UNBOUNDED, Interruption, a_job, a_request, an_attempt, an_event, keep, page_of, unversioned
 from .support import ended_by, foreign, opened_at, recorded
 
@@ -199,7 +200,7 @@ def test_events_are_read_by_way_of_an_index(
 
 
 def write(transaction: PostgresTransaction) -> None:
-    transaction.load(["job-00001", "job-00002"], [("owner", "request-1")], 10)
+    transaction.load(reads(["job-00001", "job-00002"], request_keys=[("owner", "request-1")], due=10))
     transaction.write(
         Changes(
             deleted=["job-00003"],
@@ -218,10 +219,10 @@ def write(transaction: PostgresTransaction) -> None:
     "work",
     [
         pytest.param(write, id="load and write"),
-        pytest.param(lambda transaction: transaction.load([f"job-{n:05}" for n in range(512)], [], 0), id="load 512"),
-        pytest.param(lambda transaction: transaction.load([], [], 0, [("job-00001", 1)]), id="load attempts"),
+        pytest.param(lambda transaction: transaction.load(reads([f"job-{n:05}" for n in range(512)])), id="load 512"),
+        pytest.param(lambda transaction: transaction.load(reads(attempt_keys=[("job-00001", 1)])), id="load attempts"),
         pytest.param(lambda transaction: transaction.write(Changes(amended=[an_attempt("job-00001")])), id="amend"),
-        pytest.param(lambda transaction: transaction.load([], [], 128), id="load due"),
+        pytest.param(lambda transaction: transaction.load(reads(due=128)), id="load due"),
         pytest.param(lambda transaction: transaction.next_due(), id="next_due"),
         pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),
         pytest.param(lambda transaction: transaction.trim_events(9, 0, 10), id="trim_events"),

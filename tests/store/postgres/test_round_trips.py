@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from jobstate_server.clock import ManualClock
-from jobstate_server.domain.commands import Create, Start, UpdateProgress
-from jobstate_server.domain.decide import Decider
+from jobstate_server.domain.commands import Create, ServeDue, Start, UpdateProgress
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobTypes
+from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.engine.batch import Outcome
 from jobstate_server.engine.writer import Writer
@@ -16,6 +16,7 @@ from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.wire.documents import merge_metadata
 
+from ...support.reads import reads
 from ..support import a_job, a_request, an_attempt, an_event, keep, keep_jobs
 from .support import Recorder, recorded
 
@@ -47,7 +48,9 @@ def test_a_batch_of_every_kind_of_row_is_a_statement_for_each_kind(store: Postgr
     keep_jobs(store, *map(a_job, jobs))
 
     with recorded(store) as recorder, store.transaction() as transaction:
-        loaded = transaction.load(jobs, [("owner", f"{number}") for number in range(count)], 128)
+        loaded = transaction.load(
+            reads(jobs, request_keys=[("owner", f"{number}") for number in range(count)], due=128)
+        )
         assert len(loaded.jobs) == len(jobs)
         transaction.finish(a_batch(count))
 
@@ -63,11 +66,11 @@ def test_a_batch_of_progress_reports_is_eight_statements_in_two_round_trips(stor
     decider = Decider(JobTypes(SHIPPED_JOB_TYPES), merge_metadata, lambda: 0.0)
     writer = Writer(store, decider, clock, restart_grace=30 * SECOND)
     names = [f"job-{number}" for number in range(count)]
-    writer.commit([Create(job_id=name, actor="", job_type="default") for name in names], False)
-    writer.commit([Start(job_id=name, actor="") for name in names], False)
+    writer.commit([Create(job_id=name, actor="", job_type="default") for name in names])
+    writer.commit([Start(job_id=name, actor="") for name in names])
 
     with recorded(store) as recorder:
-        written = writer.commit([UpdateProgress(job_id=name, actor="", progress=5) for name in names], False)
+        written = writer.commit([UpdateProgress(job_id=name, actor="", progress=5) for name in names])
 
     assert all(isinstance(verdict, Outcome) for verdict in written.verdicts)
     assert len(written.events) == count
@@ -79,7 +82,7 @@ def test_a_report_that_somebody_is_alive_neither_locks_the_log_nor_rings(store: 
     keep_jobs(store, a_job())
 
     with recorded(store) as recorder, store.transaction() as transaction:
-        transaction.load(["job"], (), 0)
+        transaction.load(reads(["job"]))
         transaction.finish(Changes(progressed=[ChangedJob(a_job(heard_time=5), None)]))
 
     assert not [text for text in sent(recorder) if text.startswith("UPDATE log") or "pg_notify" in text]
@@ -90,10 +93,11 @@ def test_a_look_at_what_is_due_when_nothing_is_writes_nothing(store: PostgresSto
     keep(store, Changes(events=[an_event()]))
     decider = Decider(JobTypes(SHIPPED_JOB_TYPES), merge_metadata, lambda: 0.0)
     writer = Writer(store, decider, ManualClock(), restart_grace=0)
-    writer.commit([], True)
+    look = [ServeDue(limit=128)]
+    writer.commit(look)
 
     with recorded(store) as recorder:
-        written = writer.commit([], True)
+        written = writer.commit(look)
 
-    assert (written.due_served, written.events) == (0, [])
+    assert (written.verdicts, written.events) == ([Outcome(())], [])
     assert {text.split()[0] for text in sent(recorder)} == {"BEGIN", "SELECT", "COMMIT"}

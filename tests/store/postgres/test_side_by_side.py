@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import TypeVar
@@ -15,6 +16,7 @@ from jobstate_server.clock import FollowingClock, ManualClock
 from jobstate_server.domain.durations import DAY, HOUR, SECOND
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import JobState
+from jobstate_server.domain.reads import Due, Reads
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import Store
 from jobstate_server.store.errors import TransactionConflict
@@ -22,6 +24,7 @@ from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.records import ChangedJob, Changes
 
 from ...support.postgres import postgres_server
+from ...support.reads import reads
 from ..support import (
     MODERATELY,
     PATIENCE_S,
@@ -65,11 +68,11 @@ def test_who_waits_for_a_job_that_another_replica_has_in_hand_gets_it_as_that_on
 
     def load_worker() -> str:
         with other.transaction() as transaction:
-            return transaction.load(["job"], (), 0).jobs["job"].worker
+            return transaction.load(reads(["job"])).jobs["job"].worker
 
     with ThreadPoolExecutor(1) as threads:
         with store.transaction() as transaction:
-            transaction.load(["job"], (), 0)
+            transaction.load(reads(["job"]))
             loading = threads.submit(load_worker)
             until_it_waits(url, other.database.process)
             transaction.write(Changes(updated=[ChangedJob(a_job(worker="first"), 0)], events=[an_event()]))
@@ -87,7 +90,7 @@ def test_who_waits_for_a_job_decides_at_a_later_time_than_who_had_it_before(
 
     def load_time(store: PostgresStore) -> int:
         with store.transaction() as transaction:
-            transaction.load(["job"], (), 0)
+            transaction.load(reads(["job"]))
             return transaction.now
 
     with (
@@ -97,10 +100,10 @@ def test_who_waits_for_a_job_decides_at_a_later_time_than_who_had_it_before(
     ):
         for _ in range(5):
             with one.transaction() as transaction:
-                transaction.load(["job"], (), 0)
+                transaction.load(reads(["job"]))
                 loading = threads.submit(load_time, another)
                 until_it_waits(url, another.database.process)
-                transaction.load(["job"], (), 0)
+                transaction.load(reads(["job"]))
                 decided = transaction.now
             assert in_time(loading) > decided
             assert load_time(one) > decided
@@ -110,12 +113,12 @@ def test_due_jobs_that_another_replica_has_in_hand_are_passed_over(store: Postgr
     keep_jobs(store, *[a_job(f"{number:03}", due_time=number, state=JobState.RETRYING) for number in range(10)])
 
     with store.transaction() as one, other.transaction() as another:
-        first = [job.id for job in one.load((), (), 4).due]
-        second = [job.id for job in another.load((), (), 4).due]
+        first = one.load(reads(due=4)).selected[Due(4)]
+        second = another.load(reads(due=4)).selected[Due(4)]
         # What is due next leaves out what the other has in hand, too.
         assert another.next_due() == 4
     with store.transaction() as one:
-        again = [job.id for job in one.load((), (), 4).due]
+        again = one.load(reads(due=4)).selected[Due(4)]
 
     assert (first, second) == (["000", "001", "002", "003"], ["004", "005", "006", "007"])
     assert again == first
@@ -128,13 +131,13 @@ def race(stores: list[PostgresStore], changes: Changes, keys: list[tuple[str, st
     def work(store: Store) -> str:
         try:
             with store.transaction() as transaction:
-                found = transaction.load(["new"], keys, 0)
+                found = transaction.load(reads(["new"], request_keys=keys))
                 assert (found.jobs, found.requests) == ({}, {})
                 looked.wait()
                 transaction.finish(changes)
         except TransactionConflict:
             with store.transaction() as transaction:
-                found = transaction.load(["new"], keys, 0)
+                found = transaction.load(reads(["new"], request_keys=keys))
                 return "found" if found.jobs or found.requests else "nothing"
         return "made"
 
@@ -193,6 +196,17 @@ def test_replicas_that_add_to_one_tally_lose_nothing(url: str) -> None:
         assert contents(stores[0]).tallies == {("type", Measure.TOKENS, 0): 90, ("type", Measure.RETRIES, 0): 180}
 
 
+class InOrder(set[str]):
+    """A set that is read in the order of the names that it was made from."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self._names = names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+
 def test_replicas_that_change_the_same_jobs_in_different_order_do_not_stand_in_each_other_s_way(url: str) -> None:
     """Rows are locked in the order of their ids, whatever the order they are asked for in."""
     names = [f"job-{number:02}" for number in range(20)]
@@ -200,7 +214,7 @@ def test_replicas_that_change_the_same_jobs_in_different_order_do_not_stand_in_e
     def work(store: PostgresStore, order: list[str]) -> None:
         for _ in range(15):
             with store.transaction() as transaction:
-                found = transaction.load(order, (), 0).jobs
+                found = transaction.load(Reads(job_ids=InOrder(order))).jobs
                 changed = [found[name].evolve(result_count=found[name].result_count + 1) for name in order]
                 transaction.finish(Changes(updated=unversioned(changed), events=[an_event()]))
 
@@ -289,7 +303,7 @@ def test_a_postponed_timeout_of_a_job_that_another_replica_ends_meanwhile_ends_w
 
     with ThreadPoolExecutor(1) as threads:
         with store.transaction() as transaction:
-            transaction.load(["job"], (), 0)
+            transaction.load(reads(["job"]))
             postponing = threads.submit(postpone)
             until_it_waits(url, other.database.process)
             ended = a_job(state=JobState.COMPLETED, due_time=None, complete_time=SECOND)

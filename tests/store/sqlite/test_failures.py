@@ -17,6 +17,7 @@ from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.sqlite.connection import raise_store_error
 from jobstate_server.store.sqlite.store import SqliteStore
 
+from ...support.reads import reads
 from ..support import UNBOUNDED, a_job, an_event, contents, keep, keep_events, page_of, stored_events
 
 
@@ -99,7 +100,7 @@ def test_a_commit_that_fails_keeps_nothing_and_leaves_the_store_usable(
     assert type(caught.value) is expected
     assert contents(store) == before
     with store.transaction() as transaction:
-        assert transaction.load(["1-0"], [], 0).jobs == {}
+        assert transaction.load(reads(["1-0"])).jobs == {}
     assert keep(store, large(1)) == 2
 
 

@@ -17,6 +17,7 @@ from jobstate_server.store.rows import PROGRESS_COLUMNS
 from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.store.sqlite.transaction import SqliteTransaction
 
+from ...support.reads import reads
 from ..support import UNBOUNDED, a_job, a_request, an_attempt, an_event, keep, keep_jobs, page_of
 
 GROWING_TABLES = {"job", "event", "attempt", "request"}
@@ -257,11 +258,11 @@ def write(transaction: SqliteTransaction) -> None:
     "work",
     [
         pytest.param(write, id="write"),
-        pytest.param(lambda transaction: transaction.load(["a", "b"], [], 0), id="load jobs"),
-        pytest.param(lambda transaction: transaction.load([], [("a", "b"), ("c", "d")], 0), id="load requests"),
-        pytest.param(lambda transaction: transaction.load([], [], 0, [("a", 1), ("b", 2)]), id="load attempts"),
+        pytest.param(lambda transaction: transaction.load(reads(["a", "b"])), id="load jobs"),
+        pytest.param(lambda transaction: transaction.load(reads(request_keys=[("a", "b")])), id="load requests"),
+        pytest.param(lambda transaction: transaction.load(reads(attempt_keys=[("a", 1)])), id="load attempts"),
         pytest.param(lambda transaction: transaction.write(Changes(amended=[an_attempt("a")])), id="amend"),
-        pytest.param(lambda transaction: transaction.load([], [], 128), id="load due"),
+        pytest.param(lambda transaction: transaction.load(reads(due=128)), id="load due"),
         pytest.param(lambda transaction: transaction.next_due(), id="next_due"),
         pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),
         pytest.param(lambda transaction: transaction.trim_events(9, 0, 10), id="trim_events"),

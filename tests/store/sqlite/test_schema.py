@@ -18,6 +18,7 @@ from jobstate_server.store.models import TABLES
 from jobstate_server.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, attempt_values, job_values
 from jobstate_server.store.sqlite.store import SqliteStore
 
+from ...support.reads import reads
 from ..support import a_job, an_attempt, an_event, keep_events
 from .support import opened_at
 
@@ -171,5 +172,5 @@ def test_the_request_ids_that_are_there_are_counted_when_the_store_is_migrated(p
     with opened_at(path) as store:
         assert store.requests_stored == 2
         with store.transaction() as transaction:
-            found = transaction.load((), [("owner", "one")], 0).requests["owner", "one"]
+            found = transaction.load(reads(request_keys=[("owner", "one")])).requests["owner", "one"]
         assert (found.attempt, found.create_sequence) == (1, None)

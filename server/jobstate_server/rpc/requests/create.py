@@ -30,7 +30,7 @@ def batch_create(request: pb.BatchCreateRequest, caller: Caller, new_id: NewId) 
             if problems.are_enough:
                 break
     problems.refuse()
-    return c.BatchCreate(job_id=creates[0].job_id, actor=caller.actor, creates=tuple(creates))
+    return c.BatchCreate(actor=caller.actor, creates=tuple(creates))
 
 
 def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: Problems, prefix: str) -> c.Create:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.commands import Command
+from jobstate_server.domain.commands import JobCommand
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.rpc.requests import attempts, create, lifecycle
 from jobstate_server.rpc.requests.keys import Caller, NewId
 
-_COMMANDS: Mapping[str, Callable[[Any, Caller, NewId], Command]] = {
+_COMMANDS: Mapping[str, Callable[[Any, Caller, NewId], JobCommand]] = {
     "create": create.create,
     "start": attempts.start,
     "progress": attempts.update_progress,
@@ -24,7 +24,7 @@ _COMMANDS: Mapping[str, Callable[[Any, Caller, NewId], Command]] = {
 """By the names of ``JobUpdate.update``."""
 
 
-def command_of_update(update: pb.JobUpdate, caller: Caller, new_id: NewId) -> Command:
+def command_of_update(update: pb.JobUpdate, caller: Caller, new_id: NewId) -> JobCommand:
     """The command in an update. Raises InvalidField."""
     kind = update.WhichOneof("update")
     if kind is None:

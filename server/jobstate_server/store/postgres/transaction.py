@@ -11,6 +11,8 @@ import psycopg
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
+from jobstate_server.domain.job import Job
+from jobstate_server.domain.reads import Reads, Selection
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
 from jobstate_server.store.known_job_types import known_job_types
@@ -84,38 +86,36 @@ class PostgresTransaction:
     def _set_clock(self, row: psycopg.Cursor[Any], earliest: int) -> None:
         self.now = self._time.take(one_row(row), earliest, self._execute)
 
-    def load(
-        self,
-        job_ids: Collection[str],
-        request_keys: Collection[tuple[str, str]],
-        due_limit: int,
-        attempt_keys: Collection[tuple[str, int]] = (),
-    ) -> Loaded:
+    def load(self, reads: Reads) -> Loaded:
         self._has_looked = True
-        jobs = requests = due = ended = None
+        jobs = requests = ended = None
         earliest = self._time.now()
         with self._pipeline():
-            if job_ids:
-                jobs = self._execute(sql.JOBS, ids=array(Kind.TEXT, list(job_ids)))
-            if request_keys:
-                principals, request_ids = zip(*request_keys, strict=True)
+            if reads.job_ids:
+                jobs = self._execute(sql.JOBS, ids=array(Kind.TEXT, list(reads.job_ids)))
+            if reads.request_keys:
+                principals, request_ids = zip(*reads.request_keys, strict=True)
                 requests = self._execute(
                     sql.REQUESTS, principals=array(Kind.TEXT, principals), request_ids=array(Kind.TEXT, request_ids)
                 )
-            if due_limit:
-                due = self._execute(sql.DUE, now=self.now, limit=due_limit)
-            if attempt_keys:
+            due = {
+                selection: self._execute(sql.DUE, now=self.now, limit=selection.limit) for selection in reads.selections
+            }
+            if reads.attempt_keys:
                 # Whoever changes them holds the lock of their job.
-                ids, numbers = zip(*attempt_keys, strict=True)
+                ids, numbers = zip(*reads.attempt_keys, strict=True)
                 ended = self._execute(sql.ATTEMPTS, job_ids=array(Kind.TEXT, ids), numbers=array(Kind.INT8, numbers))
             time = self._execute(NOW)
         self._set_clock(time, earliest)
         found = {} if jobs is None else {row[0]: job_from(row) for row in jobs}
+        selected: dict[Selection, list[str]] = {}
+        for selection, rows in due.items():
+            selected[selection] = [_add_job(found, row) for row in rows]
         used = () if requests is None else map(request_from, requests)
         return Loaded(
             found,
             {stored.request.key: stored for stored in used},
-            [] if due is None else list(map(job_from, due)),
+            selected,
             {} if ended is None else {(row[0], row[1]): attempt_from(row) for row in ended},
         )
 
@@ -297,3 +297,10 @@ class PostgresTransaction:
 
 def _earliest_due(rows: Sequence[ChangedJob]) -> int | None:
     return min((job.due_time for job, _, _ in rows if job.due_time is not None), default=None)
+
+
+def _add_job(jobs: dict[str, Job], row: tuple[Any, ...]) -> str:
+    """Add the job in this row, unless it is there already. Returns its id."""
+    if row[0] not in jobs:
+        jobs[row[0]] = job_from(row)
+    return str(row[0])

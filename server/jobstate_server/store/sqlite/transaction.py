@@ -11,6 +11,7 @@ from zlib import crc32
 from peewee import ModelSelect, SqliteDatabase, fn
 
 from jobstate_server.domain.job import Job
+from jobstate_server.domain.reads import Reads, Selection
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.known_job_types import known_job_types
@@ -61,33 +62,33 @@ class SqliteTransaction:
         self._connection: sqlite3.Connection = database.connection()
         self._statements = statements
 
-    def load(
-        self,
-        job_ids: Collection[str],
-        request_keys: Collection[tuple[str, str]],
-        due_limit: int,
-        attempt_keys: Collection[tuple[str, int]] = (),
-    ) -> Loaded:
+    def load(self, reads: Reads) -> Loaded:
         execute = self._connection.execute
-        jobs = self._cache.found(job_ids)
-        missing = [job_id for job_id in job_ids if job_id not in jobs]
+        jobs = self._cache.found(reads.job_ids)
+        missing = [job_id for job_id in reads.job_ids if job_id not in jobs]
         if missing:
             rows = execute(self._statements.jobs, {"ids": json.dumps(missing)}).fetchall()
             jobs.update((job.id, job) for job in map(job_from, rows))
         requests = {}
-        if request_keys:
-            wanted = json.dumps(list(request_keys))
+        if reads.request_keys:
+            wanted = json.dumps(list(reads.request_keys))
             found = map(request_from, execute(self._statements.requests, {"keys": wanted}).fetchall())
             requests = {stored.request.key: stored for stored in found}
-        due = []
-        if due_limit:
-            due = [job_from(row) for row in execute(self._statements.due, {"now": self.now, "limit": due_limit})]
+        selected: dict[Selection, list[str]] = {}
+        for selection in reads.selections:
+            due = [
+                job_from(row)
+                for row in execute(self._statements.due, {"now": self.now, "limit": selection.limit}).fetchall()
+            ]
+            selected[selection] = [job.id for job in due]
+            for job in due:
+                jobs.setdefault(job.id, job)
         attempts = {}
-        if attempt_keys:
-            wanted = json.dumps(list(attempt_keys))
+        if reads.attempt_keys:
+            wanted = json.dumps(list(reads.attempt_keys))
             ended = map(attempt_from, execute(self._statements.attempts, {"keys": wanted}).fetchall())
             attempts = {(attempt.job_id, attempt.number): attempt for attempt in ended}
-        return Loaded(jobs, requests, due, attempts)
+        return Loaded(jobs, requests, selected, attempts)
 
     def write(self, changes: Changes) -> int:
         try:

@@ -1,14 +1,16 @@
-"""What attempts have used: totals that can only grow, whether the attempt still runs or has long ended."""
+"""What attempts have used: totals that can only grow, whether the attempt still runs or has ended long ago."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.decision import Decision
-from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.errors import InvalidField, JobNotFound
 from jobstate_server.domain.events import Event, EventType, Used
 from jobstate_server.domain.job import Attempt, Job, Usage, saturating_add
+from jobstate_server.domain.plan import Change, Plan
+from jobstate_server.domain.rules.context import PlanRules, RuleContext
+from jobstate_server.domain.view import View
 
 
 def with_usage(job: Job, usage: Usage) -> dict[str, int]:
@@ -28,16 +30,27 @@ def with_usage(job: Job, usage: Usage) -> dict[str, int]:
     return changes
 
 
-def report_usage(job: Job, command: c.ReportUsage, ended: Attempt | None, now: int) -> Decision:
-    """Put what an attempt used into the books, in whatever state the job is.
+def report_usage(_context: RuleContext, command: c.ReportUsage, view: View) -> Plan:
+    """Add what an attempt has used to its job, whatever state that is in.
 
-    It is no report of a worker at work: it claims nothing, and breaks no silence. When nothing grows, nothing changes.
+    Raises:
+        JobNotFound
+        InvalidField: the job has had no such attempt.
+    """
+    job = view.jobs.get(command.job_id)
+    if job is None:
+        raise JobNotFound(command.job_id)
+    ended = view.ended_attempt(command.job_id, command.attempt)
+    return Plan((_used(job, command, ended, max(view.now, job.update_time)),))
+
+
+def _used(job: Job, command: c.ReportUsage, ended: Attempt | None, now: int) -> Change:
+    """What the report changes.
+
+    It does not claim the attempt and does not count as a sign of life. When nothing grows, nothing changes.
 
     Args:
         ended: the record of the attempt, if it has ended.
-
-    Raises:
-        InvalidField: the job has had no such attempt.
     """
     number = command.attempt
     if not 1 <= number <= job.attempt:
@@ -54,8 +67,11 @@ def report_usage(job: Job, command: c.ReportUsage, ended: Attempt | None, now: i
         tokens = changes.pop("attempt_tokens", ended.tokens)
         cost_nano = changes.pop("attempt_cost_nano", ended.cost_nano)
     if not changes:
-        return Decision(job, job, ())
+        return Change(job, job)
     after = job.evolve(update_time=now, **changes)
     event = Event(EventType.USAGE, now, command.actor, job.state, after, Used(number, tokens, cost_nano))
     amended = None if ended is None else replace(ended, tokens=tokens, cost_nano=cost_nano)
-    return Decision(job, after, (event,), amended=amended)
+    return Change(job, after, (event,), amended=amended)
+
+
+PLAN_RULES: PlanRules = {c.ReportUsage: report_usage}

@@ -1,0 +1,30 @@
+"""What commands need to read before they can be decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Due(NamedTuple):
+    """Selects jobs whose ``due_time`` has come, earliest first, without those that another replica has locked."""
+
+    limit: int
+
+
+Selection = Due
+"""Selects jobs by a condition instead of by their ids."""
+
+
+@dataclass(slots=True)
+class Reads:
+    """What a batch of commands reads. Every command adds its part, so that the store reads all of it at once."""
+
+    job_ids: set[str] = field(default_factory=set)
+    request_keys: set[tuple[str, str]] = field(default_factory=set)
+    """Principals and request ids that may have been used before."""
+    attempt_keys: set[tuple[str, int]] = field(default_factory=set)
+    """Ended attempts, by job and number."""
+    selections: set[Selection] = field(default_factory=set)
+    job_types: set[str] = field(default_factory=set)
+    """Types of which jobs are to be created. It has to be known whether jobs of them ever existed."""

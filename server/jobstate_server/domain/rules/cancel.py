@@ -1,0 +1,31 @@
+"""How a job is cancelled."""
+
+from __future__ import annotations
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.events import Cancelled, EventType
+from jobstate_server.domain.job import AttemptOutcome, Job, JobState
+from jobstate_server.domain.lifecycle import Trigger
+from jobstate_server.domain.plan import Change
+from jobstate_server.domain.rules.attempt import end_attempt
+from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
+
+
+def cancel(_context: RuleContext, job: Job, command: c.Cancel, now: int) -> Change:
+    """End a job that is not final yet, and its attempt if one is running."""
+    draft = Draft(job, command, now)
+    state = draft.take(Trigger.CANCEL)
+    if job.state is JobState.PROCESSING:
+        end_attempt(draft, AttemptOutcome.CANCELLED, None)
+    draft.set(
+        state=state,
+        cancel_reason=command.reason,
+        complete_time=now,
+        next_retry_time=None,
+        due_time=None,
+    )
+    draft.emit(EventType.CANCELLED, job.state, Cancelled(command.reason))
+    return draft.change()
+
+
+JOB_RULES: JobRules = {c.Cancel: cancel}

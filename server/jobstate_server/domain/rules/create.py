@@ -1,0 +1,96 @@
+"""How jobs are created, alone or many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.errors import InvalidField, JobExists, RequestIdReused, UnknownJobType
+from jobstate_server.domain.events import Event, EventType
+from jobstate_server.domain.job import Job
+from jobstate_server.domain.plan import Change, Plan
+from jobstate_server.domain.rules.context import JobRules, PlanRules, RuleContext
+from jobstate_server.domain.rules.repeats import answered_again
+from jobstate_server.domain.view import EarlierCall, View
+
+
+def create(context: RuleContext, existing: Job | None, command: c.Create, now: int) -> Change:
+    """Create one job.
+
+    Raises:
+        JobExists, UnknownJobType, InvalidField
+    """
+    if existing is not None:
+        raise JobExists(command.job_id)
+    context.unnamed_types.check([command.job_type])
+    policy = context.job_types.policy(command.job_type)
+    timeout = policy.timeout if command.timeout is None else command.timeout
+    job = Job(
+        id=command.job_id,
+        job_type=command.job_type,
+        source_id=command.source_id,
+        principal=command.principal,
+        metadata=context.merge(b"", command.metadata) if command.metadata else b"",
+        max_retries=policy.max_retries if command.max_retries is None else command.max_retries,
+        timeout=None if command.no_timeout else timeout,
+        create_time=now,
+        update_time=now,
+        heard_time=now,
+    )
+    event = Event(EventType.QUEUED, now, command.actor, None, job, with_metadata=bool(job.metadata))
+    return Change(None, job, (event,), request=command.request)
+
+
+def batch_create(context: RuleContext, command: c.BatchCreate, view: View) -> Plan:
+    """Create all of these jobs, or none. Errors name the request that they concern."""
+    requests = [create.request for create in command.creates]
+    earlier = [None if request is None else view.earlier_call(request) for request in requests]
+    if any(earlier):
+        return _answered_again(earlier)
+    view.check_request_room(len(requests) - requests.count(None))
+    _refuse_doubles(command)
+    changes = []
+    for index, part in enumerate(command.creates):
+        try:
+            changes.append(create(context, view.jobs.get(part.job_id), part, view.now))
+        except InvalidField as refusal:
+            raise refusal.within(f"requests[{index}]") from refusal
+    _check_types(context, command)
+    return Plan(tuple(changes), answered=len(changes))
+
+
+def _answered_again(earlier: Sequence[EarlierCall | None]) -> Plan:
+    changes = []
+    for call in earlier:
+        if call is None:
+            # Some of these calls were made before and some were not: this is another batch than that one.
+            raise RequestIdReused(next(known.request_id for known in earlier if known is not None))
+        changes.append(answered_again(call))
+    return Plan(tuple(changes), answered=len(changes))
+
+
+def _refuse_doubles(batch: c.BatchCreate) -> None:
+    """Refuse a batch that names an id or a request id twice."""
+    ids: set[str] = set()
+    keys: set[tuple[str, str]] = set()
+    for part in batch.creates:
+        if part.job_id in ids:
+            raise JobExists(part.job_id)
+        ids.add(part.job_id)
+        if part.request is not None:
+            if part.request.key in keys:
+                raise RequestIdReused(part.request.request_id)
+            keys.add(part.request.key)
+
+
+def _check_types(context: RuleContext, batch: c.BatchCreate) -> None:
+    """Refuse a batch whose job types are too many together, though each alone may be used."""
+    job_types = [part.job_type for part in batch.creates]
+    try:
+        context.unnamed_types.check(job_types)
+    except UnknownJobType as refusal:
+        raise refusal.within(f"requests[{job_types.index(refusal.job_type)}]") from refusal
+
+
+JOB_RULES: JobRules = {c.Create: create}
+PLAN_RULES: PlanRules = {c.BatchCreate: batch_create}

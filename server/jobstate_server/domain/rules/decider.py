@@ -1,0 +1,86 @@
+"""From a command and what the store holds to what changes: finds the rule of a command and applies it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.errors import JobNotFound
+from jobstate_server.domain.job import Job
+from jobstate_server.domain.job_types import JobTypes, UnnamedTypes
+from jobstate_server.domain.plan import Change, Plan
+from jobstate_server.domain.rules import attempt, cancel, claim, create, due, retry, server, usage
+from jobstate_server.domain.rules.context import JobRules, MergeDocuments, PlanRules, RuleContext
+from jobstate_server.domain.rules.repeats import repeat
+from jobstate_server.domain.view import View
+
+JOB_RULES: JobRules = {
+    **create.JOB_RULES,
+    **claim.JOB_RULES,
+    **attempt.JOB_RULES,
+    **retry.JOB_RULES,
+    **cancel.JOB_RULES,
+    **due.JOB_RULES,
+    **server.JOB_RULES,
+}
+
+PLAN_RULES: PlanRules = {
+    **create.PLAN_RULES,
+    **due.PLAN_RULES,
+    **usage.PLAN_RULES,
+}
+
+
+class Decider:
+    """Applies the rules with the policies in force. Pure, but for the randomness it is given."""
+
+    def __init__(
+        self,
+        job_types: JobTypes,
+        merge_documents: MergeDocuments,
+        random: Callable[[], float],
+        *,
+        unnamed_types_max: int = 1_000,
+    ) -> None:
+        """
+        Args:
+            random: numbers from 0 up to 1, for the jitter of the backoff.
+            unnamed_types_max: how many job types without a policy of their own may be used; each takes rows of
+                statistics for ever.
+        """
+        self.unnamed_types = UnnamedTypes(job_types, unnamed_types_max)
+        self.context = RuleContext(job_types, merge_documents, random, self.unnamed_types)
+
+    def decide(self, command: c.Command, view: View) -> Plan | None:
+        """What ``command`` does. None for a command of the server that has been overtaken.
+
+        Raises:
+            JobStateError: the command is refused and nothing changes.
+        """
+        plan_rule = PLAN_RULES.get(type(command))
+        if plan_rule is not None:
+            return plan_rule(self.context, command, view)
+        assert isinstance(command, c.JobCommand)
+        if command.request is not None:
+            earlier = view.earlier_call(command.request)
+            if earlier is not None:
+                return Plan((repeat(command, earlier, view.now),))
+            view.check_request_room(1)
+        job = view.jobs.get(command.job_id)
+        # Clocks of replicas differ a little; the times of one job never go back.
+        now = view.now if job is None or job.update_time <= view.now else job.update_time
+        change = self.change(job, command, now)
+        return None if change is None else Plan((change,))
+
+    def change(self, job: Job | None, command: c.JobCommand, now: int) -> Change | None:
+        """What ``command`` does to ``job`` (None: there is none by that id) at ``now``.
+
+        Raises:
+            JobNotFound, JobExists, InvalidField, UnknownJobType, TransitionNotAllowed, RetryNotAllowed,
+            AttemptSuperseded, AttemptRequired: the command is refused and nothing changes.
+        """
+        if job is None and type(command) is not c.Create:
+            if isinstance(command, c.ServerCommand):
+                return None
+            raise JobNotFound(command.job_id)
+        return JOB_RULES[type(command)](self.context, job, command, now)

@@ -1,0 +1,54 @@
+"""What the server does when a time has come: the wait for a retry is over, or an attempt took too long."""
+
+from __future__ import annotations
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.job import Job, JobError, JobState
+from jobstate_server.domain.lifecycle import Facts, Trigger, next_state
+from jobstate_server.domain.plan import Change, Plan
+from jobstate_server.domain.reads import Due
+from jobstate_server.domain.rules.attempt import fail_attempt
+from jobstate_server.domain.rules.context import Draft, JobRules, PlanRules, RuleContext
+from jobstate_server.domain.rules.retry import resume as begin_resumed
+from jobstate_server.domain.view import View
+
+ATTEMPT_TIMEOUT = "ATTEMPT_TIMEOUT"
+"""Error code of an attempt that outlasted its timeout."""
+
+
+def serve_due(_context: RuleContext, command: c.ServeDue, view: View) -> Plan:
+    """Resume or time out each job that is still due, one command a job."""
+    commands: list[c.Command] = []
+    for job_id in view.selected(Due(command.limit)):
+        job = view.jobs.get(job_id)
+        # A command of this batch may have changed it since it was selected.
+        if job is not None and job.due_time is not None and job.due_time <= view.now:
+            kind = c.Resume if job.state is JobState.RETRYING else c.TimeOut
+            commands.append(kind(job_id=job_id, actor=command.actor, attempt=job.attempt, due_time=job.due_time))
+    return Plan((), 0, tuple(commands))
+
+
+def resume(_context: RuleContext, job: Job, command: c.Resume, now: int) -> Change | None:
+    """Begin the next attempt of a job whose wait is over. No worker has it yet."""
+    overtaken = job.attempt != command.attempt or job.due_time != command.due_time
+    if overtaken or next_state(Trigger.RESUME, Facts(job, now)) is None:
+        return None
+    draft = Draft(job, command, now)
+    begin_resumed(draft, Trigger.RESUME)
+    return draft.change()
+
+
+def time_out(context: RuleContext, job: Job, command: c.TimeOut, now: int) -> Change | None:
+    """Fail an attempt that has outlasted its timeout."""
+    overtaken = job.attempt != command.attempt or job.due_time != command.due_time
+    if overtaken or job.state is not JobState.PROCESSING or command.due_time > now:
+        return None
+    draft = Draft(job, command, now)
+    seconds = f"{(job.timeout or 0) / 1_000_000:.6f}".rstrip("0").rstrip(".")
+    error = JobError(ATTEMPT_TIMEOUT, f"the attempt outlasted its timeout of {seconds} s", True, b"", job.attempt, now)
+    fail_attempt(context, draft, error)
+    return draft.change()
+
+
+JOB_RULES: JobRules = {c.Resume: resume, c.TimeOut: time_out}
+PLAN_RULES: PlanRules = {c.ServeDue: serve_due}

@@ -1,0 +1,34 @@
+"""How a call is answered that repeats an earlier one with the same request id."""
+
+from __future__ import annotations
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.errors import JobNotFound
+from jobstate_server.domain.lifecycle import Trigger
+from jobstate_server.domain.plan import Change
+from jobstate_server.domain.rules.attempt import check_attempt
+from jobstate_server.domain.view import EarlierCall
+
+
+def answered_again(earlier: EarlierCall) -> Change:
+    """The job of the earlier call as it is now. Raises JobNotFound when it was deleted since."""
+    if earlier.job is None:
+        raise JobNotFound.deleted(earlier.job_id)
+    return Change(earlier.job, earlier.job)
+
+
+def repeat(command: c.JobCommand, earlier: EarlierCall, now: int) -> Change:
+    """What a repeat of ``command`` is answered with.
+
+    A worker who repeats Start takes the attempt of the answer for its own, so it is answered only while the attempt
+    that the first call started or claimed is running.
+
+    Raises:
+        JobNotFound: the job was deleted since.
+        TransitionNotAllowed, AttemptSuperseded: as for a report that names the attempt of the first call.
+    """
+    change = answered_again(earlier)
+    if isinstance(command, c.Start) and change.after is not None:
+        named = c.AttemptCommand(job_id=change.after.id, attempt=earlier.attempt)
+        check_attempt(change.after, named, Trigger.START, now)
+    return change

@@ -1,0 +1,81 @@
+"""When a failed job is retried, how long it waits and how it is resumed."""
+
+from __future__ import annotations
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.errors import RetryNotAllowed
+from jobstate_server.domain.events import EventType, RetryDecision, Retrying, Started
+from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.lifecycle import Facts, Trigger, can_retry
+from jobstate_server.domain.plan import Change
+from jobstate_server.domain.rules.claim import begin_attempt
+from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
+
+
+def retry_decision(context: RuleContext, job: Job, now: int) -> RetryDecision:
+    """Whether a job in FAILED is retried, or why not."""
+    if can_retry(Facts(job, now)):
+        if context.job_types.policy(job.job_type).auto_retry:
+            return RetryDecision.WILL_RETRY
+        return RetryDecision.AWAITING_RETRY_CALL
+    if job.last_error is not None and job.last_error.retryable:
+        return RetryDecision.LIMIT_REACHED
+    return RetryDecision.NOT_RETRYABLE
+
+
+def retry_wait(context: RuleContext, job: Job) -> int:
+    """Microseconds until the next attempt: the delay given with the failure, or the backoff of the job's type."""
+    if job.retry_delay is not None:
+        return job.retry_delay
+    return context.job_types.policy(job.job_type).backoff_delay(job.retry_count, context.random())
+
+
+def wait_for_retry(draft: Draft, wait: int) -> None:
+    """Take the step from FAILED to RETRYING."""
+    previous = draft.job.state
+    state = draft.take(Trigger.RETRY)
+    due = draft.now + wait
+    draft.set(
+        state=state,
+        retry_count=draft.job.retry_count + 1,
+        retry_delay=None,
+        next_retry_time=due,
+        due_time=due,
+    )
+    draft.emit(EventType.RETRYING, previous, Retrying(wait, due))
+
+
+def resume(draft: Draft, trigger: Trigger) -> None:
+    """Begin the attempt that the job has waited for."""
+    previous, due = draft.job.state, draft.job.next_retry_time
+    # Not ``now``: retries resumed late, or many in one commit, keep the order in which their waits ended.
+    start_time = draft.now if due is None else min(draft.now, due)
+    begin_attempt(draft, draft.take(trigger), start_time)
+    draft.emit(EventType.STARTED, previous, Started(resumed=True))
+
+
+def retry(context: RuleContext, job: Job, command: c.Retry, now: int) -> Change:
+    """Retry a job that rests in FAILED; with ``immediately`` also end the wait of one in RETRYING."""
+    draft = Draft(job, command, now)
+    if job.state is JobState.PERMANENTLY_FAILED:
+        why = "limit reached" if job.last_error is not None and job.last_error.retryable else "not retryable"
+        raise RetryNotAllowed(job.id, why, job.retry_count, job.max_retries)
+    if job.state is not JobState.RETRYING:
+        draft.take(Trigger.RETRY)
+        wait_for_retry(draft, 0 if command.immediately else retry_wait(context, job))
+    if command.immediately:
+        resume(draft, Trigger.EXPEDITE)
+    return draft.change()
+
+
+def retry_resting(context: RuleContext, job: Job, command: c.RetryResting, now: int) -> Change | None:
+    """Retry a job that rests in FAILED although its type retries by itself."""
+    resting = job.state is JobState.FAILED and job.attempt == command.attempt
+    if not resting or retry_decision(context, job, now) is not RetryDecision.WILL_RETRY:
+        return None
+    draft = Draft(job, command, now)
+    wait_for_retry(draft, retry_wait(context, job))
+    return draft.change()
+
+
+JOB_RULES: JobRules = {c.Retry: retry, c.RetryResting: retry_resting}

@@ -1,0 +1,41 @@
+"""What maintenance has the server decide: failing stale attempts and deleting old jobs."""
+
+from __future__ import annotations
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.events import Event, EventType, StaleDetected
+from jobstate_server.domain.job import Job, JobError, JobState
+from jobstate_server.domain.plan import Change
+from jobstate_server.domain.rules.attempt import fail_attempt
+from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
+
+STALE = "STALE"
+"""Error code of an attempt that has not reported for the type's stale threshold."""
+
+
+def mark_stale(context: RuleContext, job: Job, command: c.MarkStale, now: int) -> Change | None:
+    """Fail an attempt that has not reported for too long."""
+    overtaken = job.attempt != command.attempt or job.heard_time != command.heard_time
+    if overtaken or now < context.grace_until or job.state is not JobState.PROCESSING or not job.claimed:
+        return None
+    draft = Draft(job, command, now)
+    threshold = context.job_types.policy(job.job_type).stale_threshold
+    draft.set()
+    draft.emit(EventType.STALE_DETECTED, job.state, StaleDetected(job.heard_time, threshold))
+    silence = (now - job.heard_time) / 1_000_000
+    error = JobError(STALE, f"nothing was heard of the attempt for {silence:.0f} s", True, b"", job.attempt, now)
+    fail_attempt(context, draft, error)
+    return draft.change()
+
+
+def delete(_context: RuleContext, job: Job, command: c.Delete, now: int) -> Change | None:
+    """Delete a job that ended long ago. Its event keeps what names the job, and its state."""
+    gone = job.complete_time is None or job.complete_time >= command.completed_before
+    if gone or job.attempt != command.attempt or not job.state.is_final:
+        return None
+    remains = Job(id=job.id, job_type=job.job_type, source_id=job.source_id, principal=job.principal, state=job.state)
+    event = Event(EventType.DELETED, now, command.actor, job.state, remains)
+    return Change(job, None, (event,), request=command.request)
+
+
+JOB_RULES: JobRules = {c.MarkStale: mark_stale, c.Delete: delete}

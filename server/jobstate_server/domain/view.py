@@ -1,0 +1,45 @@
+"""What the rules can see of the store while they decide a command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from jobstate_server.domain.commands import Request
+from jobstate_server.domain.job import Attempt, Job
+from jobstate_server.domain.reads import Selection
+
+
+class EarlierCall(NamedTuple):
+    """A call that was made before with the same request id."""
+
+    request_id: str
+    job_id: str
+    job: Job | None
+    """The job as it is now. None once it is deleted, also when another job has its id."""
+    attempt: int
+    """The attempt that the call started or claimed, 0 when it did neither."""
+
+
+class View(Protocol):
+    """Jobs, attempts and request ids as the commands decided so far have left them."""
+
+    @property
+    def now(self) -> int:
+        """The time of the transaction, in microseconds."""
+
+    @property
+    def jobs(self) -> Mapping[str, Job]:
+        """The jobs that were read or changed, by id."""
+
+    def selected(self, selection: Selection) -> Sequence[str]:
+        """The ids of the jobs that a selection found when the transaction began."""
+
+    def ended_attempt(self, job_id: str, number: int) -> Attempt | None:
+        """The record of an ended attempt."""
+
+    def earlier_call(self, request: Request) -> EarlierCall | None:
+        """The call that ``request`` repeats. Raises RequestIdReused when the id was used for another call."""
+
+    def check_request_room(self, count: int) -> None:
+        """Raise Overloaded when no ``count`` more request ids can be kept."""

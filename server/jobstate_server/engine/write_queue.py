@@ -1,0 +1,175 @@
+"""The queue between the event loop and the thread that writes, and its limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from jobstate_server.domain.commands import Command
+from jobstate_server.domain.errors import JobStateError
+from jobstate_server.engine.batch import Verdict
+from jobstate_server.store.base import Transaction
+
+BATCH_ROWS_MAX = 512
+"""Commands of one transaction. Beyond this a commit is no cheaper per row, and the first waits for the last."""
+
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+"""Request bytes of one transaction, so that large metadata cannot make a commit slow for its neighbours."""
+
+QUEUE_ROWS_MAX = 8_192
+"""Commands waiting: half a second of work. A caller who would wait longer is better told so."""
+
+QUEUE_BYTES_MAX = 32 * 1024 * 1024
+"""Request bytes waiting: what the queue may cost in memory."""
+
+
+class QueuedCommands:
+    """Commands, and the future of whoever waits for them."""
+
+    __slots__ = ("commands", "future", "is_many", "rows", "since", "size")
+
+    def __init__(
+        self,
+        commands: Sequence[Command],
+        future: asyncio.Future[Any],
+        *,
+        rows: int,
+        size: int,
+        is_many: bool,
+        since: int,
+    ) -> None:
+        self.commands = commands
+        self.future = future
+        self.rows = rows
+        self.size = size
+        self.is_many = is_many
+        self.since = since
+        """The turn of the watchdog in which they came."""
+
+    def resolve(self, verdicts: Iterator[Verdict]) -> None:
+        """Take the verdicts of these commands, which are next, and give them to whoever waits."""
+        own = list(islice(verdicts, len(self.commands))) if self.is_many else next(verdicts)
+        if not self.future.done():
+            resolve(self.future, own)
+
+    def fail(self, error: JobStateError) -> None:
+        """Tell whoever still waits that nothing is known of these commands."""
+        if not self.future.done():
+            resolve(self.future, [error] * len(self.commands) if self.is_many else error)
+
+
+class QueuedWork:
+    """Work to do in a transaction of its own: what maintenance needs of the store besides commands."""
+
+    __slots__ = ("future", "run")
+
+    def __init__(self, run: Callable[[Transaction], Any], future: asyncio.Future[Any]) -> None:
+        self.run = run
+        self.future = future
+
+
+QueuedWrite = QueuedCommands | QueuedWork
+
+
+@dataclass(slots=True)
+class WriteBatch:
+    """What the thread does next: one transaction of commands, then perhaps some work in another."""
+
+    commands: list[QueuedCommands] = field(default_factory=list)
+    work: QueuedWork | None = None
+    since: int = 0
+    """The turn of the watchdog in which the thread could begin it."""
+
+
+class WriteQueue:
+    """What waits to be written, within limits. Belongs on the event loop's thread."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Rows of commands that wait or are being written."""
+        self.waiting = 0
+        """What the thread has not been given yet: rows of commands, and pieces of work."""
+        self._bytes = 0
+        self._work = 0
+        """Pieces of work that wait or are being done."""
+        self._queued: deque[QueuedWrite] = deque()
+        self._waiting_for_room: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits and nothing is being written."""
+        return not (self.rows or self._work)
+
+    @property
+    def queued_commands(self) -> list[QueuedCommands]:
+        """The commands that the thread has not been given."""
+        return [item for item in self._queued if isinstance(item, QueuedCommands)]
+
+    def has_room(self, rows: int, size: int, share: float) -> bool:
+        """Whether so much more fits into this share of the queue."""
+        has_rows = self.rows + rows <= QUEUE_ROWS_MAX * share
+        return has_rows and self._bytes + size <= QUEUE_BYTES_MAX * share
+
+    async def room(self) -> None:
+        """Wait until something has been written."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting_for_room.append(future)
+        await future
+
+    def put(self, item: QueuedWrite) -> None:
+        """Add to the queue, whether or not there is room."""
+        self._queued.append(item)
+        if isinstance(item, QueuedWork):
+            self._work += 1
+            self.waiting += 1
+        else:
+            self.rows += item.rows
+            self._bytes += item.size
+            self.waiting += item.rows
+
+    def take(self) -> WriteBatch:
+        """Take what belongs in one transaction off the front of the queue."""
+        batch = WriteBatch()
+        rows = size = 0
+        while self._queued and batch.work is None:
+            item = self._queued[0]
+            if isinstance(item, QueuedWork):
+                batch.work = item
+                self.waiting -= 1
+            else:
+                rows += item.rows
+                size += item.size
+                if batch.commands and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
+                    break
+                batch.commands.append(item)
+                self.waiting -= item.rows
+            self._queued.popleft()
+        return batch
+
+    def done(self, batch: WriteBatch) -> int:
+        """The thread has written this batch, which no longer takes room. Returns how many callers it answers."""
+        rows = sum(item.rows for item in batch.commands)
+        work = int(batch.work is not None)
+        self.rows -= rows
+        self._work -= work
+        self._bytes -= sum(item.size for item in batch.commands)
+        return rows + work
+
+    def notify_waiting(self) -> None:
+        """Let those who wait for room look again."""
+        while self._waiting_for_room:
+            waiting = self._waiting_for_room.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+
+
+def resolve(future: asyncio.Future[Any], value: Any) -> None:
+    """Give a future that is not done its value, or its error."""
+    if isinstance(value, Exception):
+        future.set_exception(value)
+    else:
+        future.set_result(value)
