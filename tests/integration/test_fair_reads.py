@@ -68,7 +68,7 @@ async def test_gets_are_answered_while_as_many_long_reads_are_wanted_as_there_ar
         await under_way(gates[0])
 
         async with asyncio.timeout(PATIENCE_S):
-            assert (await readers.get("job", None)).id == "job"
+            assert (await readers.get("job")).id == "job"
             assert await readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20), is_short=True) == []
 
         assert not any(future.done() for future in long)
@@ -145,9 +145,9 @@ async def test_who_has_waited_for_half_a_minute_is_told_that_the_store_does_not_
         for gate in gates:
             await under_way(gate)
         waiting: list[asyncio.Future[Any]] = [readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20))]
-        waiting.append(readers.get("job", None))
+        waiting.append(readers.get("job"))
         await asyncio.sleep(0)
-        waiting += [readers.get("job", None) for _ in range(3)]
+        waiting += [readers.get("job") for _ in range(3)]
         for _ in range(WAIT_TURNS_MAX + 1):
             readers.turn()
 
@@ -157,7 +157,7 @@ async def test_who_has_waited_for_half_a_minute_is_told_that_the_store_does_not_
         assert readers.silence == WAIT_TURNS_MAX + 1
         for gate in gates:
             gate.open()
-        assert (await readers.get("job", None)).id == "job"
+        assert (await readers.get("job")).id == "job"
         await turned_until(readers, lambda: readers.silence == 0 and readers._waiting == 0)
 
 

@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
 from jobstate.v1 import maintenance_service_pb2 as mpb
+from jobstate_server.domain.caller import ANONYMOUS
 from jobstate_server.maintenance.check_health import HealthReport
 from jobstate_server.rpc.call import Call
 
@@ -90,7 +91,7 @@ async def test_callers_who_ask_for_health_together_share_one_report(
         return runs[-1]
 
     monkeypatch.setattr(check, "run_once", slow)
-    service, call = running.server.maintenance_service, Call("", "", 0)
+    service, call = running.server.maintenance_service, Call(ANONYMOUS, 0)
     calls = [asyncio.create_task(service.CheckHealth(mpb.CheckHealthRequest(), call)) for _ in range(20)]
     await called.wait()
     calls[0].cancel()

@@ -16,8 +16,10 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.clock import SystemClock
+from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.durations import HOUR, MILLISECOND, MINUTE, SECOND
 from jobstate_server.domain.job import Job
+from jobstate_server.domain.reach import Reach
 from jobstate_server.rpc.calls import Calls
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.sqlite.store import SqliteStore
@@ -381,24 +383,23 @@ async def test_a_job_keeps_what_it_was_created_with_when_its_types_policy_change
 # Visibility.
 
 
-async def test_a_caller_with_a_name_sees_its_own_jobs_only(
+async def test_a_caller_with_a_reach_sees_jobs_within_it_only(
     path: Path, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caller = "alice"
+    alice, bob = (Caller(name, name, Reach(source_ids=(name,))) for name in ("alice", "bob"))
+    caller = alice
     initialise = Calls.__init__
-    monkeypatch.setattr(
-        Calls, "__init__", lambda calls, **limits: initialise(calls, lambda _: (caller, caller), **limits)
-    )
+    monkeypatch.setattr(Calls, "__init__", lambda calls, **limits: initialise(calls, lambda _: caller, **limits))
     async with serving(path, clock) as running:
-        await create(running, "hers")
+        await create(running, "hers", source_id="alice")
         async with watching_live(running) as hers:
-            caller = "bob"
-            await create(running, "his")
+            caller = bob
+            await create(running, "his", source_id="bob")
 
             assert [job.id for job in await listed(running)] == ["his"]
             assert (await refused(get(running, "hers"))).reason == "JOB_NOT_FOUND"
             assert [event.job.id for event in await history(running)] == ["his"]
-            caller = "alice"
+            caller = alice
             assert [job.id for job in await listed(running)] == ["hers"]
             await start(running, "hers")
             (event,) = await hers.events(1)

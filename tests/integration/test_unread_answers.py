@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.caller import ANONYMOUS
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.rpc.byte_budget import ByteBudget
 from jobstate_server.rpc.call import StreamCall
@@ -35,7 +36,7 @@ class Sender:
 
 
 def call_of(connection: str, end: Callable[[JobStateError], None] = lambda error: None) -> StreamCall:
-    return StreamCall("", "", 0, connection, end)
+    return StreamCall(ANONYMOUS, 0, connection, end)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.reads import Reads
 from jobstate_server.engine.due_timer import DUE_MAX
 from jobstate_server.engine.readers import Readers
@@ -163,7 +164,7 @@ class Replica(Stage):
 
     async def serve_due(self) -> None:
         """Have done what has fallen due, and wait until it is."""
-        await self.committer.submit_own(c.ServeDue(actor=c.SERVER_ACTOR, limit=DUE_MAX))
+        await self.committer.submit_own(c.ServeDue(caller=SERVER, limit=DUE_MAX))
 
 
 class Replicas:

@@ -16,6 +16,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError, StoreUnavailable
 from jobstate_server.domain.events import EventType
@@ -368,7 +369,7 @@ def cancel(job_id: str) -> c.Cancel:
 
 def delete(job_id: str, attempt: int = 0) -> c.Delete:
     """Remove it, as cleanup does."""
-    return c.Delete(job_id=job_id, actor=c.SERVER_ACTOR, attempt=attempt, completed_before=2**62)
+    return c.Delete(job_id=job_id, caller=SERVER, attempt=attempt, completed_before=2**62)
 
 
 def several(count: int, prefix: str = "job") -> list[c.Create]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.durations import HOUR, MINUTE
 from jobstate_server.domain.errors import CursorExpired, InvalidField, TransitionNotAllowed
 from jobstate_server.domain.filters import EventFilter
@@ -224,15 +225,13 @@ async def is_worked_by_nobody(rig: Rig) -> None:
     for command in (create("job"), start("job"), fail("job")):
         await rig.call(command)
     rig.clock.advance(HOUR)
-    await rig.committer.submit_own(c.ServeDue(actor=c.SERVER_ACTOR, limit=DUE_MAX))
-    job = await rig.readers.get("job", None)
+    await rig.committer.submit_own(c.ServeDue(caller=SERVER, limit=DUE_MAX))
+    job = await rig.readers.get("job")
     while job.state is not JobState.PROCESSING:
-        job = await rig.readers.get("job", None)
+        job = await rig.readers.get("job")
     rig.clock.advance(6 * HOUR)
     heard = job.heard_time
-    await rig.committer.submit_own(
-        c.MarkStale(job_id="job", actor=c.SERVER_ACTOR, attempt=job.attempt, heard_time=heard)
-    )
+    await rig.committer.submit_own(c.MarkStale(job_id="job", caller=SERVER, attempt=job.attempt, heard_time=heard))
 
 
 async def is_asked_twice_for_an_attempt(rig: Rig) -> None:

@@ -228,7 +228,7 @@ def keep_events(store: Store, *events: NewEvent) -> int:
 def stored_job(store: Store, job_id: str = "job") -> Job | None:
     """The job as a new reader sees it."""
     with reading(store) as reader:
-        return reader.jobs([job_id], None).get(job_id)
+        return reader.jobs([job_id]).get(job_id)
 
 
 def page_of(

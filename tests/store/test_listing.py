@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.reach import EVERYTHING, Reach
+from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.records import Changes
 from jobstate_server.store.sizes import document_bytes
@@ -57,6 +59,11 @@ def pages_of(reader: Reader, wanted: JobFilter, order: Order, limit: int) -> Ite
         yield jobs
 
 
+def keep_types(store: Store, *names: str) -> None:
+    """Let it be known that there are jobs of these types."""
+    keep(store, Changes(tallies={(name, Measure.STORED, 1): 1 for name in names or NAMES}))
+
+
 def wants(wanted: JobFilter, job: Job) -> bool:
     """The model of a filter."""
     return (
@@ -66,7 +73,7 @@ def wants(wanted: JobFilter, job: Job) -> bool:
         and (not wanted.source_ids or job.source_id in wanted.source_ids)
         and (wanted.create_time_from is None or job.create_time >= wanted.create_time_from)
         and (wanted.create_time_to is None or job.create_time < wanted.create_time_to)
-        and (wanted.principal is None or job.principal == wanted.principal)
+        and wanted.reach.admits(job.job_type, job.source_id)
     )
 
 
@@ -83,7 +90,6 @@ many_jobs = st.lists(
         ids,
         job_type=st.sampled_from(NAMES),
         source_id=st.sampled_from(NAMES),
-        principal=st.sampled_from(NAMES),
         state=st.sampled_from(JobState),
         create_time=st.integers(0, 4),
     ),
@@ -97,6 +103,10 @@ def some(values: st.SearchStrategy[str], most: int = 3) -> st.SearchStrategy[tup
     return st.just(()) | st.lists(values, max_size=most).map(tuple)
 
 
+patterns = st.sampled_from([*NAMES, *(f"{name}*" for name in NAMES), "*"])
+
+reaches = st.just(EVERYTHING) | st.builds(Reach, st.none() | some(patterns), st.none() | some(patterns))
+
 job_filters = st.builds(
     JobFilter,
     job_ids=some(ids, 8),
@@ -105,7 +115,7 @@ job_filters = st.builds(
     source_ids=some(st.sampled_from(NAMES)),
     create_time_from=st.none() | st.integers(-1, 5),
     create_time_to=st.none() | st.integers(-1, 5),
-    principal=st.none() | st.sampled_from(NAMES),
+    reach=reaches,
 )
 
 
@@ -118,6 +128,7 @@ def test_pages_together_are_the_jobs_that_the_filter_wants_in_order(
     backend: Backend, jobs: list[Job], asked: list[tuple[JobFilter, Order, int]]
 ) -> None:
     with opened(backend.new_home(), ManualClock()) as store, reading(store) as reader:
+        keep_types(store)
         keep_jobs(store, *jobs)
         for wanted, order, limit in asked:
             expected = in_order([job for job in jobs if wants(wanted, job)], order)
@@ -142,6 +153,7 @@ def test_jobs_that_come_between_pages_make_no_other_job_appear_twice_or_never(
     known = {job.id for job in before}
     coming = [job for job in during if job.id not in known]
     with opened(backend.new_home(), ManualClock()) as store, reading(store) as reader:
+        keep_types(store)
         keep_jobs(store, *before)
         found: list[Job] = []
 
@@ -207,12 +219,13 @@ def test_the_lower_bound_of_the_create_time_is_included_and_the_upper_is_not(sto
     ],
     ids=["all", "ids", "state", "type", "source", "ids and source"],
 )
-def test_a_principal_lists_no_jobs_of_another_whatever_else_it_asks_for(
+def test_jobs_out_of_reach_are_not_listed_whatever_else_is_asked_for(
     store: Store, reader: Reader, wanted: JobFilter
 ) -> None:
-    keep_jobs(store, a_job("a", principal="one"), a_job("b", principal="two"))
+    keep_types(store, "type", "other")
+    keep_jobs(store, a_job("a"), a_job("b", job_type="other", source_id="elsewhere"))
 
-    def seen_by(principal: str | None) -> list[str]:
+    def seen_within(reach: Reach) -> list[str]:
         return listed(
             reader,
             JobFilter(
@@ -220,14 +233,17 @@ def test_a_principal_lists_no_jobs_of_another_whatever_else_it_asks_for(
                 states=wanted.states,
                 job_types=wanted.job_types,
                 source_ids=wanted.source_ids,
-                principal=principal,
+                reach=reach,
             ),
         )
 
-    assert seen_by("one") == ["a"]
-    assert seen_by("two") == ["b"]
-    assert seen_by("") == []
-    assert seen_by(None) == ["a", "b"]
+    everything = seen_within(EVERYTHING)
+    assert seen_within(Reach(("ty*",))) == [job_id for job_id in everything if job_id == "a"]
+    assert seen_within(Reach(("other",))) == [job_id for job_id in everything if job_id == "b"]
+    assert seen_within(Reach(None, ("source",))) == [job_id for job_id in everything if job_id == "a"]
+    assert seen_within(Reach(None, ("else*",))) == [job_id for job_id in everything if job_id == "b"]
+    assert seen_within(Reach(("type",), ("elsewhere",))) == []
+    assert seen_within(Reach(())) == []
 
 
 def test_a_page_ends_before_its_documents_exceed_the_bytes(store: Store, reader: Reader) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter
+from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.store.base import EVENTS_SCANNED_MAX, TRIM_BYTES_MAX, Reader, Store
 from jobstate_server.store.records import Changes, EventPage, LogState, NewEvent, StoredEvent
 
@@ -145,7 +146,11 @@ def test_the_events_after_a_sequence_exclude_it(store: Store, reader: Reader) ->
 def test_a_page_at_the_head_is_empty_and_stays_there(store: Store, reader: Reader) -> None:
     keep_events(store, *numbered(5))
 
-    for wanted in (ANY_EVENT, EventFilter(principal="nobody"), EventFilter(job_ids=frozenset({"job"}))):
+    for wanted in (
+        ANY_EVENT,
+        EventFilter(reach=Reach(None, ("nobody",))),
+        EventFilter(job_ids=frozenset({"job"})),
+    ):
         assert page_of(reader, 5, wanted) == EventPage([], 5, crc32(b"0004"), 0, 0)
 
 
@@ -162,7 +167,7 @@ def test_a_page_beyond_the_head_does_not_go_back(store: Store, reader: Reader) -
     [
         pytest.param(ANY_EVENT, 100, 5, id="all"),
         pytest.param(ANY_EVENT, 1, 3, id="cut"),
-        pytest.param(EventFilter(principal="nobody"), 100, 5, id="none"),
+        pytest.param(EventFilter(reach=Reach(None, ("nobody",))), 100, 5, id="none"),
         pytest.param(EventFilter(job_types=frozenset({"odd"})), 100, 5, id="some"),
         pytest.param(EventFilter(job_ids=frozenset({"job-2"})), 100, 5, id="of a job"),
     ],
@@ -247,29 +252,39 @@ def test_the_events_of_named_jobs_are_found_at_any_distance(store: Store, reader
     assert page.scanned == EVENTS_SCANNED_MAX + 6
 
 
-def test_a_principal_sees_no_events_of_another(store: Store, reader: Reader) -> None:
-    keep_events(store, an_event(principal="one"), an_event(principal="two"), an_event(principal=""))
+def test_events_of_jobs_out_of_reach_are_not_seen(store: Store, reader: Reader) -> None:
+    keep_events(
+        store,
+        an_event(job_type="render_film", source_id="one"),
+        an_event(job_type="render_text", source_id="two"),
+        an_event(job_type="Render_text", source_id=""),
+    )
 
-    def seen_by(principal: str | None) -> list[int]:
-        return [event.sequence for event in page_of(reader, 0, EventFilter(principal=principal)).events]
+    def seen_within(reach: Reach) -> list[int]:
+        return [event.sequence for event in page_of(reader, 0, EventFilter(reach=reach)).events]
 
-    assert seen_by("one") == [1]
-    assert seen_by("two") == [2]
-    assert seen_by("") == [3]
-    assert seen_by(None) == [1, 2, 3]
+    assert seen_within(Reach(("render_*",))) == [1, 2]
+    assert seen_within(Reach(("render_text", "Render_text"))) == [2, 3]
+    assert seen_within(Reach(("render_*",), ("two", "o*e"))) == [2]
+    assert seen_within(Reach(None, ("o*",))) == [1]
+    assert seen_within(Reach(None, ("",))) == [3]
+    assert seen_within(Reach((), None)) == []
+    assert seen_within(EVERYTHING) == [1, 2, 3]
 
 
-def test_naming_a_job_does_not_show_the_events_of_another_principal(store: Store, reader: Reader) -> None:
-    keep_events(store, an_event("a", principal="one"), an_event("a", principal="two"))
+def test_naming_a_job_does_not_show_events_out_of_reach(store: Store, reader: Reader) -> None:
+    keep_events(store, an_event("a", source_id="one"), an_event("a", source_id="two"))
 
-    page = page_of(reader, 0, EventFilter(job_ids=frozenset({"a"}), principal="one"))
+    page = page_of(reader, 0, EventFilter(job_ids=frozenset({"a"}), reach=Reach(source_ids=("one",))))
 
-    assert [event.principal for event in page.events] == ["one"]
+    assert [event.source_id for event in page.events] == ["one"]
 
 
 def some(values: st.SearchStrategy[str]) -> st.SearchStrategy[frozenset[str]]:
     return st.frozensets(values, max_size=2)
 
+
+patterns = st.sampled_from([*NAMES, *(f"{name}*" for name in NAMES), "*"])
 
 new_events = st.builds(
     NewEvent,
@@ -282,23 +297,23 @@ new_events = st.builds(
     payload=st.binary(max_size=20),
 )
 
+reaches = st.just(EVERYTHING) | st.builds(
+    Reach, st.none() | some(patterns).map(tuple), st.none() | some(patterns).map(tuple)
+)
+
 event_filters = st.builds(
     EventFilter,
     job_ids=some(st.sampled_from(NAMES)),
     job_types=some(st.sampled_from(NAMES)),
     source_ids=some(st.sampled_from(NAMES)),
     types=st.frozensets(st.sampled_from(EventType), max_size=8),
-    principal=st.none() | st.sampled_from(NAMES),
+    reach=reaches,
 )
 
 
 def passing(events: Sequence[StoredEvent], wanted: EventFilter) -> list[StoredEvent]:
     """The model of a filter."""
-    return [
-        event
-        for event in events
-        if wanted.passes(event.job_id, event.job_type, event.source_id, event.type, event.principal)
-    ]
+    return [event for event in events if wanted.passes(event.job_id, event.job_type, event.source_id, event.type)]
 
 
 @MODERATELY
@@ -410,11 +425,13 @@ def test_trimming_leaves_jobs_alone(store: Store, reader: Reader) -> None:
 
     trim(store, older_than=1_000)
 
-    assert reader.jobs(["job"], None) == {"job": a_job()}
+    assert reader.jobs(["job"]) == {"job": a_job()}
 
 
 @pytest.mark.parametrize(
-    "wanted", [ANY_EVENT, EventFilter(principal="owner"), EventFilter(job_ids=frozenset({"job"}))], ids=repr
+    "wanted",
+    [ANY_EVENT, EventFilter(reach=Reach(None, ("s*",))), EventFilter(job_ids=frozenset({"job"}))],
+    ids=repr,
 )
 def test_a_page_tells_the_horizon(store: Store, reader: Reader, wanted: EventFilter) -> None:
     keep_events(store, *numbered(5))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.reach import Reach
 from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.records import Changes, JobSummary
 
@@ -21,25 +22,25 @@ from .support import ALL_STATES, MODERATELY, Backend, a_job, keep, keep_jobs, op
 def test_those_of_the_named_jobs_that_exist_are_found(store: Store, reader: Reader) -> None:
     keep_jobs(store, a_job("a"), a_job("b"), a_job("c"))
 
-    assert reader.jobs(["a", "missing", "c"], None) == {"a": a_job("a"), "c": a_job("c")}
-    assert reader.jobs(["a", "a"], None) == {"a": a_job("a")}
-    assert reader.jobs([], None) == {}
+    assert reader.jobs(["a", "missing", "c"]) == {"a": a_job("a"), "c": a_job("c")}
+    assert reader.jobs(["a", "a"]) == {"a": a_job("a")}
+    assert reader.jobs([]) == {}
 
 
 def test_a_thousand_jobs_are_found_with_one_call(store: Store, reader: Reader) -> None:
     jobs = {f"{number}": a_job(f"{number}") for number in range(1_000)}
     keep_jobs(store, *jobs.values())
 
-    assert reader.jobs(list(jobs), None) == jobs
+    assert reader.jobs(list(jobs)) == jobs
 
 
-def test_a_principal_sees_no_jobs_of_another(store: Store, reader: Reader) -> None:
-    keep_jobs(store, a_job("a", principal="one"), a_job("b", principal="two"), a_job("c", principal=""))
+def test_jobs_out_of_reach_are_not_found(store: Store, reader: Reader) -> None:
+    keep_jobs(store, a_job("a", source_id="one"), a_job("b", source_id="two"), a_job("c", job_type="other"))
 
-    assert set(reader.jobs(["a", "b", "c"], "one")) == {"a"}
-    assert set(reader.jobs(["a", "b", "c"], "two")) == {"b"}
-    assert set(reader.jobs(["a", "b", "c"], "")) == {"c"}
-    assert set(reader.jobs(["a", "b", "c"], None)) == {"a", "b", "c"}
+    assert set(reader.jobs(["a", "b", "c"], Reach(source_ids=("one",)))) == {"a"}
+    assert set(reader.jobs(["a", "b", "c"], Reach(("type",), ("t*", "one")))) == {"a", "b"}
+    assert set(reader.jobs(["a", "b", "c"], Reach(("other",)))) == {"c"}
+    assert set(reader.jobs(["a", "b", "c"])) == {"a", "b", "c"}
 
 
 def test_ids_are_told_apart_by_case_and_by_every_byte(store: Store, reader: Reader) -> None:
@@ -47,7 +48,7 @@ def test_ids_are_told_apart_by_case_and_by_every_byte(store: Store, reader: Read
     keep_jobs(store, *[a_job(job_id) for job_id in ids])
 
     for job_id in ids:
-        assert reader.jobs([job_id], None) == {job_id: a_job(job_id)}
+        assert reader.jobs([job_id]) == {job_id: a_job(job_id)}
 
 
 def test_the_oldest_queued_job_of_a_type_is_told_by_its_create_time(store: Store, reader: Reader) -> None:

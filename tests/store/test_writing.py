@@ -139,7 +139,7 @@ def test_a_deleted_job_takes_its_attempts_with_it(store: Store, reader: Reader) 
 
     keep(store, Changes(deleted=["a"]))
 
-    assert reader.jobs(["a", "b"], None) == {"b": a_job("b")}
+    assert reader.jobs(["a", "b"]) == {"b": a_job("b")}
     assert attempts_of(reader, "a") == []
     assert attempts_of(reader, "b") == [an_attempt("b")]
 
@@ -465,4 +465,4 @@ def test_what_a_transaction_loads_is_what_was_kept_last_and_what_a_reader_reads(
 
             with store.transaction() as transaction:
                 assert transaction.load(reads(IDS)).jobs == model
-            assert reader.jobs(IDS, None) == model
+            assert reader.jobs(IDS) == model

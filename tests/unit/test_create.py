@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import InvalidField, JobExists, UnknownJobType
 from jobstate_server.domain.events import Event, EventType
@@ -16,13 +17,13 @@ from .support import NOW, TOO_LARGE, a_decider, a_job, decide, refused
 
 
 def a_create(job_type: str = "clean_transcript", **more: Any) -> c.Create:
-    return c.Create(job_id="job", actor="somebody", job_type=job_type, **more)
+    return c.Create(job_id="job", job_type=job_type, caller=Caller("principal", "somebody"), **more)
 
 
 def test_create_sets_what_was_asked_and_leaves_the_rest_at_its_beginning() -> None:
     decision = decide(
         None,
-        a_create(source_id="source", principal="principal", metadata=b"{new}", max_retries=9, timeout=7 * SECOND),
+        a_create(source_id="source", metadata=b"{new}", max_retries=9, timeout=7 * SECOND),
     )
 
     assert decision.after == Job(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.events import (
     Cancelled,
@@ -36,7 +37,7 @@ FATAL = JobError("E_NEW", "a new failure", False, b"details", 2, NOW)
 OVERDUE = JobError(ATTEMPT_TIMEOUT, "the attempt outlasted its timeout of 60 s", True, b"", 2, NOW)
 SILENT = JobError(STALE, "nothing was heard of the attempt for 10 s", True, b"", 2, NOW)
 
-NAMES: dict[str, Any] = {"job_id": "job", "actor": "somebody"}
+NAMES: dict[str, Any] = {"job_id": "job", "caller": Caller(actor="somebody")}
 FAILURE: dict[str, Any] = NAMES | {"attempt": 2, "code": "E_NEW", "message": "a new failure", "details": b"details"}
 USAGE = Usage(tokens=150, cost_nano=250)
 

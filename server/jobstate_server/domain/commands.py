@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar, dataclass_transform
 
+from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.job import Document, Usage
 from jobstate_server.domain.reads import Due, Reads
-
-SERVER_ACTOR = "server"
-"""Actor of whatever the server decides by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Command:
     is_report: ClassVar[bool] = False
     """Whether it may be refused sooner than others while the server is busy: the next report makes up for it."""
 
-    actor: str = ""
+    caller: Caller = ANONYMOUS
 
     @property
     def rows(self) -> int:
@@ -74,7 +72,6 @@ class Create(JobCommand):
 
     job_type: str
     source_id: str = ""
-    principal: str = ""
     metadata: Document = b""
     max_retries: int | None = None
     timeout: int | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.job import JobState
+from jobstate_server.domain.reach import EVERYTHING, Reach
 
 
 class Order(IntEnum):
@@ -19,7 +20,7 @@ class Order(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs to list. ``principal`` None sees every principal's."""
+    """Which jobs to list, of those within reach."""
 
     job_ids: tuple[str, ...] = ()
     states: tuple[JobState, ...] = ()
@@ -29,7 +30,25 @@ class JobFilter:
     """Inclusive."""
     create_time_to: int | None = None
     """Exclusive."""
-    principal: str | None = None
+    reach: Reach = EVERYTHING
+
+    def within_reach(self, known_types: Iterable[str]) -> JobFilter | None:
+        """The same jobs, with the types and sources within reach named where they can be. None: no job at all.
+
+        Args:
+            known_types: the types of which there ever was a job.
+        """
+        reach, job_types, source_ids = self.reach, self.job_types, self.source_ids
+        if reach.job_types is not None:
+            job_types = tuple(name for name in sorted(job_types or known_types) if reach.admits_type(name))
+            if not job_types:
+                return None
+        sources = source_ids or reach.named_sources
+        if reach.source_ids is not None and sources is not None:
+            source_ids = tuple(name for name in sources if reach.admits_source(name))
+            if not source_ids:
+                return None
+        return replace(self, job_types=job_types, source_ids=source_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +61,27 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """Which events to watch. ``principal`` None sees every principal's."""
+    """Which events to watch, of those of jobs within reach."""
 
     job_ids: frozenset[str] = frozenset()
     job_types: frozenset[str] = frozenset()
     source_ids: frozenset[str] = frozenset()
     types: frozenset[EventType] = frozenset()
-    principal: str | None = None
+    reach: Reach = EVERYTHING
 
     @property
     def passes_all(self) -> bool:
         """Whether this filter drops nothing."""
         return self == _EVERYTHING
 
-    def passes(self, job_id: str, job_type: str, source_id: str, type_: int, principal: str) -> bool:
+    def passes(self, job_id: str, job_type: str, source_id: str, type_: int) -> bool:
         """Whether an event with these properties is wanted."""
         return (
             _wants(self.job_ids, job_id)
             and _wants(self.job_types, job_type)
             and _wants(self.source_ids, source_id)
             and _wants(self.types, type_)
-            and (self.principal is None or self.principal == principal)
+            and (self.reach is EVERYTHING or self.reach.admits(job_type, source_id))
         )
 
 

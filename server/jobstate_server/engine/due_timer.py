@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable
 
 from jobstate_server.clock import Clock, Timer
-from jobstate_server.domain.commands import SERVER_ACTOR, ServeDue
+from jobstate_server.domain.caller import SERVER
+from jobstate_server.domain.commands import ServeDue
 from jobstate_server.domain.durations import MILLISECOND, SECOND
 from jobstate_server.engine.batch import Outcome
 from jobstate_server.engine.committer import Committer
@@ -84,7 +85,7 @@ class DueTimer:
             return
         # What is noted from here on may be missing from the answer.
         self._next_due = None
-        self._serving = serving = self._committer.submit_own(ServeDue(actor=SERVER_ACTOR, limit=DUE_MAX))
+        self._serving = serving = self._committer.submit_own(ServeDue(caller=SERVER, limit=DUE_MAX))
         serving.add_done_callback(self._served)
 
     def _note(self, due: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from jobstate_server.domain.errors import Draining, InternalError, JobNotFound, Overloaded, StoreUnavailable
 from jobstate_server.domain.job import Job
+from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.engine.batching import Batcher
 from jobstate_server.engine.read_queue import QueuedRead, ReadQueue
 from jobstate_server.store.base import Reader, Store
@@ -53,8 +54,8 @@ _RETRY_DELAY_S = 0.5
 
 T = TypeVar("T")
 
-_Get = tuple[str, str | None, asyncio.Future[Job], int]
-"""The job's id, the principal who asks, who waits for it, and since which turn."""
+_Get = tuple[str, Reach, asyncio.Future[Job], int]
+"""The job's id, the reach of the caller, who waits for it, and since which turn."""
 
 
 class Readers:
@@ -178,10 +179,10 @@ class Readers:
         """Read one row: fails as any read would where the store cannot be read."""
         return self.run(lambda reader: reader.log_state(), is_short=True)
 
-    def get(self, job_id: str, principal: str | None) -> asyncio.Future[Job]:
+    def get(self, job_id: str, reach: Reach = EVERYTHING) -> asyncio.Future[Job]:
         """One job, read together with the others wanted at this moment. Raises JobNotFound besides ``run``'s errors."""
         future: asyncio.Future[Job] = self._admit()
-        self._gets.append((job_id, principal, future, self._turn))
+        self._gets.append((job_id, reach, future, self._turn))
         self._batcher.came(len(self._gets))
         return future
 
@@ -267,12 +268,12 @@ def _read(reader: Reader, read: Callable[[Reader], T]) -> T:
 
 
 def _read_jobs(reader: Reader, wanted: Sequence[_Get]) -> list[Job | JobNotFound]:
-    found = reader.jobs({get[0] for get in wanted}, None)
-    return [_seen(found.get(job_id), job_id, principal) for job_id, principal, _, _ in wanted]
+    found = reader.jobs({get[0] for get in wanted})
+    return [_seen(found.get(job_id), job_id, reach) for job_id, reach, _, _ in wanted]
 
 
-def _seen(job: Job | None, job_id: str, principal: str | None) -> Job | JobNotFound:
-    if job is None or (principal is not None and job.principal != principal):
+def _seen(job: Job | None, job_id: str, reach: Reach) -> Job | JobNotFound:
+    if job is None or not (reach is EVERYTHING or reach.admits(job.job_type, job.source_id)):
         return JobNotFound(job_id)
     return job
 

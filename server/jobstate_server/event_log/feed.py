@@ -214,7 +214,7 @@ class EventFeed:
 
 def passes(wanted: EventFilter, event: StoredEvent) -> bool:
     """Whether a filter passes an event."""
-    return wanted.passes(event.job_id, event.job_type, event.source_id, event.type, event.principal)
+    return wanted.passes(event.job_id, event.job_type, event.source_id, event.type)
 
 
 def _filter_bytes(wanted: EventFilter) -> int:

@@ -6,7 +6,8 @@ Waiting for a worker is not silence: an attempt that nobody has claimed is left 
 from __future__ import annotations
 
 from jobstate_server.clock import Clock
-from jobstate_server.domain.commands import SERVER_ACTOR, MarkStale
+from jobstate_server.domain.caller import SERVER
+from jobstate_server.domain.commands import MarkStale
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.engine.committer import Committer
@@ -42,7 +43,7 @@ class CheckStale:
         def mark_stale(job: JobSummary) -> MarkStale | None:
             if not self._is_stale(job, grace_until):
                 return None
-            return MarkStale(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt, heard_time=job.heard_time)
+            return MarkStale(job_id=job.id, caller=SERVER, attempt=job.attempt, heard_time=job.heard_time)
 
         return await sweep(jobs_in_state(self._readers, JobState.PROCESSING), mark_stale, self._committer, run)
 

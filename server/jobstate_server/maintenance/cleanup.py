@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from jobstate_server.clock import Clock
-from jobstate_server.domain.commands import SERVER_ACTOR, Delete
+from jobstate_server.domain.caller import SERVER
+from jobstate_server.domain.commands import Delete
 from jobstate_server.domain.filters import Position
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
@@ -68,7 +69,7 @@ class Cleanup:
             return reader.finished_jobs(completed_before, after, PAGE_JOBS_MAX)
 
         def delete(job: JobSummary) -> Delete:
-            return Delete(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt, completed_before=completed_before)
+            return Delete(job_id=job.id, caller=SERVER, attempt=job.attempt, completed_before=completed_before)
 
         return await sweep(pages(self._readers, read, _completion), delete, self._committer, run)
 

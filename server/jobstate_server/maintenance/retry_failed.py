@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jobstate_server.domain.commands import SERVER_ACTOR, RetryResting
+from jobstate_server.domain.caller import SERVER
+from jobstate_server.domain.commands import RetryResting
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lifecycle import retry_is_allowed
@@ -46,4 +47,4 @@ class RetryFailed:
         may_retry = retry_is_allowed(bool(job.error_retryable), job.retry_count, job.max_retries)
         if not may_retry or not self._job_types.policy(job.job_type).auto_retry:
             return None
-        return RetryResting(job_id=job.id, actor=SERVER_ACTOR, attempt=job.attempt)
+        return RetryResting(job_id=job.id, caller=SERVER, attempt=job.attempt)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import grpc
 from grpc_status import rpc_status
 
+from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.errors import InternalError, JobStateError
 from jobstate_server.rpc.admission import Admission
 from jobstate_server.rpc.byte_budget import Share
@@ -28,17 +29,9 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 class Call:
     """What a handler is told of its call besides the request."""
 
-    principal: str
-    """Whose jobs these are. Empty until there are identities."""
-    actor: str
-    """Who is written down as having caused the change."""
+    caller: Caller
     size: int
     """Bytes of the request."""
-
-    @property
-    def sees(self) -> str | None:
-        """The principal whose jobs this call may see; None sees every job."""
-        return self.principal or None
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
+from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.errors import InvalidField, JobStateError, MessageTooLarge
 from jobstate_server.rpc.admission import Admission, in_time
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
@@ -57,14 +58,14 @@ _BATCH = "BatchCreate"
 Answer = Callable[[OpenCall, AsyncIterator[bytes], Context], Coroutine[Any, Any, Any]]
 """Receives a call's request and answers it."""
 
-Identify = Callable[[Context], tuple[str, str]]
-"""Finds out (principal, actor) of a call, or raises what refuses it. It comes before everything else, so that whoever
+Identify = Callable[[Context], Caller]
+"""Finds out who calls, or raises what refuses the call. It comes before everything else, so that whoever
 may not call learns nothing about what exists."""
 
 
-def anonymous(_context: Context) -> tuple[str, str]:
+def anonymous(_context: Context) -> Caller:
     """Nobody in particular: there are no identities yet."""
-    return "", ""
+    return ANONYMOUS
 
 
 class Calls:
@@ -140,8 +141,8 @@ class Calls:
                     # What nobody would read is not prepared.
                     share = self._answer_share(context)
                     await in_time(share.take(reserved))
-                principal, actor = self._identify(context)
-                encoded = await handler(parse(request_type, raw), Call(principal, actor, len(raw)))
+                call = Call(self._identify(context), len(raw))
+                encoded = await handler(parse(request_type, raw), call)
                 if share is not None or len(encoded) > ANSWER_BYTES_COUNTED:
                     share = share or self._answer_share(context)
                     share.resize(reserved, len(encoded))
@@ -183,8 +184,7 @@ class Calls:
         return answer
 
     def _stream_call(self, context: Context) -> StreamCall:
-        principal, actor = self._identify(context)
-        return StreamCall(principal, actor, 0, context.peer(), self._ender(context))
+        return StreamCall(self._identify(context), 0, context.peer(), self._ender(context))
 
     def _ender(self, context: Context) -> Callable[[JobStateError], None]:
         """What ends this call with an error, also while its handler waits for the client."""

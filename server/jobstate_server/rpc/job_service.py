@@ -10,6 +10,7 @@ from jobstate_server.domain.commands import Command
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.statistics import TallyKey, statistics
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
@@ -59,15 +60,15 @@ class JobService:
         self._update_streams.drain()
 
     async def Create(self, request: pb.CreateRequest, call: Call) -> bytes:
-        return await self._change(create.create(request, call, self._new_id), call)
+        return await self._change(create.create(request, call.caller, self._new_id), call)
 
     async def BatchCreate(self, request: pb.BatchCreateRequest, call: Call) -> bytes:
-        outcome = await self._committer.submit(create.batch_create(request, call, self._new_id), call.size)
+        outcome = await self._committer.submit(create.batch_create(request, call.caller, self._new_id), call.size)
         created = [pb.CreatedJob(id=job.id, version=job.version) for job in outcome.jobs]
         return pb.BatchCreateResponse(jobs=created).SerializeToString()
 
     async def Get(self, request: pb.GetRequest, call: Call) -> bytes:
-        job = await self._readers.get(reads.get(request), call.sees)
+        job = await self._readers.get(reads.get(request), call.caller.reach)
         answer = embed(_JOB, encode_whole(job))
         if not request.include_attempts:
             return answer
@@ -82,7 +83,7 @@ class JobService:
         return answer + rest.SerializeToString()
 
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:
-        page = reads.list_jobs(request, call.sees, ahead_of_wall_clock(self._clock))
+        page = reads.list_jobs(request, call.caller.reach, ahead_of_wall_clock(self._clock))
         jobs, has_more = await self._readers.run(lambda reader: reader.list_jobs(*page, limits.RESPONSE_BYTES_MAX))
         answer = b"".join(embed(_JOBS, encode_whole(job)) for job in jobs)
         if has_more:
@@ -91,10 +92,10 @@ class JobService:
         return answer
 
     async def Start(self, request: pb.StartRequest, call: Call) -> bytes:
-        return await self._change(attempts.start(request, call, self._new_id), call)
+        return await self._change(attempts.start(request, call.caller, self._new_id), call)
 
     async def UpdateProgress(self, request: pb.UpdateProgressRequest, call: Call) -> bytes:
-        command = attempts.update_progress(request, call, self._new_id)
+        command = attempts.update_progress(request, call.caller, self._new_id)
         outcome = await self._committer.submit(command, call.size)
         job = outcome.jobs[0]
         # The event has just been encoded with exactly what this answer carries.
@@ -102,19 +103,19 @@ class JobService:
         return embed(_JOB, with_version(encoded, job.version))
 
     async def Complete(self, request: pb.CompleteRequest, call: Call) -> bytes:
-        return await self._change(attempts.complete(request, call, self._new_id), call)
+        return await self._change(attempts.complete(request, call.caller, self._new_id), call)
 
     async def Fail(self, request: pb.FailRequest, call: Call) -> bytes:
-        return await self._change(attempts.fail(request, call, self._new_id), call)
+        return await self._change(attempts.fail(request, call.caller, self._new_id), call)
 
     async def ReportUsage(self, request: pb.ReportUsageRequest, call: Call) -> bytes:
-        return await self._change(attempts.report_usage(request, call, self._new_id), call)
+        return await self._change(attempts.report_usage(request, call.caller, self._new_id), call)
 
     async def Retry(self, request: pb.RetryRequest, call: Call) -> bytes:
-        return await self._change(lifecycle.retry(request, call, self._new_id), call)
+        return await self._change(lifecycle.retry(request, call.caller, self._new_id), call)
 
     async def Cancel(self, request: pb.CancelRequest, call: Call) -> bytes:
-        return await self._change(lifecycle.cancel(request, call, self._new_id), call)
+        return await self._change(lifecycle.cancel(request, call.caller, self._new_id), call)
 
     async def _change(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size)
@@ -124,28 +125,30 @@ class JobService:
         return self._update_streams.answers(requests, call)
 
     async def WatchEvents(self, request: pb.WatchEventsRequest, call: StreamCall) -> AsyncIterator[bytes]:
-        watch = watch_events(request, call.sees)
+        watch = watch_events(request, call.caller.reach)
         # It may be large, and a watch lasts for days.
         del request
         async for response in self._watching.stream(watch, call.unread):
             yield response
 
-    async def GetStats(self, request: pb.GetStatsRequest, _call: Call) -> bytes:
-        job_types = reads.get_stats(request)
-        if not job_types:
+    async def GetStats(self, request: pb.GetStatsRequest, call: Call) -> bytes:
+        reach = call.caller.reach
+        job_types = reads.get_stats(request, reach)
+        if not job_types and reach is EVERYTHING:
             return await self._statistics.get()
-        return await self._readers.run(lambda reader: _read_statistics(reader, job_types))
+        return await self._readers.run(lambda reader: _read_statistics(reader, job_types, reach))
 
     async def ListJobTypes(self, _request: pb.ListJobTypesRequest, _call: Call) -> bytes:
         types = [job_type_message(job_type) for job_type in self._job_types.all()]
         return pb.ListJobTypesResponse(job_types=types, strict_job_types=self._job_types.strict).SerializeToString()
 
 
-def _read_statistics(reader: Reader, job_types: Collection[str]) -> bytes:
-    """The encoded sums of each type that ever had a job, and of all together."""
+def _read_statistics(reader: Reader, job_types: Collection[str], reach: Reach = EVERYTHING) -> bytes:
+    """The encoded sums of each type within reach that ever had a job, and of all together."""
     by_type: dict[str, list[tuple[TallyKey, int]]] = {}
     for item in reader.tallies(job_types).items():
-        by_type.setdefault(item[0][0], []).append(item)
+        if reach.admits_type(item[0][0]):
+            by_type.setdefault(item[0][0], []).append(item)
     answer = pb.GetStatsResponse()
     oldest: list[int] = []
     for job_type in sorted(by_type):

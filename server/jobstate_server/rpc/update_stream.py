@@ -196,7 +196,7 @@ def _unread() -> Overloaded:
 
 def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, new_id: NewId) -> JobCommand | _Refused:
     try:
-        return command_of_update(update, call, new_id)
+        return command_of_update(update, call.caller, new_id)
     except Exception as error:
         # Whatever is wrong with an update is told in its place, and the others of its batch go on.
         kind = update.WhichOneof("update")

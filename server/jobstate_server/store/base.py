@@ -21,6 +21,7 @@ from typing import Protocol
 from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import Attempt, Job, JobState
+from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.statistics import Tallies
 from jobstate_server.store.records import (
@@ -196,8 +197,8 @@ class Reader(Protocol):
     def disconnect(self) -> None:
         """Close the connection to a database that does not respond. The waiting thread gets ConnectionLost."""
 
-    def jobs(self, job_ids: Collection[str], principal: str | None) -> dict[str, Job]:
-        """The named jobs, as far as they exist and ``principal`` may see them. None may see every job."""
+    def jobs(self, job_ids: Collection[str], reach: Reach = EVERYTHING) -> dict[str, Job]:
+        """The named jobs, as far as they exist and are within reach."""
 
     def attempts(self, job_id: str, through: int, limit: int, bytes_max: int) -> list[Attempt]:
         """The latest ended attempts of a job with numbers up to ``through``, in the order of their numbers.

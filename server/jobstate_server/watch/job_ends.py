@@ -15,7 +15,7 @@ _ENDING = frozenset({EventType.COMPLETED, EventType.PERMANENTLY_FAILED, EventTyp
 def with_ends(wanted: EventFilter) -> EventFilter:
     """The filter that passes the ends of the named jobs too, whether or not they are to be sent."""
     types = wanted.types and wanted.types | _ENDING
-    return EventFilter(job_ids=wanted.job_ids, types=types, principal=wanted.principal)
+    return EventFilter(job_ids=wanted.job_ids, types=types, reach=wanted.reach)
 
 
 class JobEnds:

@@ -25,7 +25,7 @@ class Snapshots:
             job_ids=tuple(wanted.job_ids),
             job_types=tuple(wanted.job_types),
             source_ids=tuple(wanted.source_ids),
-            principal=wanted.principal,
+            reach=wanted.reach,
         )
         return await self._readers.run(
             lambda reader: reader.list_jobs(jobs, Order.OLDEST_FIRST, after, self.jobs_max, PAGE_BYTES_MAX)
@@ -34,5 +34,5 @@ class Snapshots:
     async def named(self, wanted: EventFilter) -> tuple[dict[str, Job], int]:
         """Those of the named jobs that exist, and a head of the log that is no older than what was read."""
         return await self._readers.run(
-            lambda reader: (reader.jobs(wanted.job_ids, wanted.principal), reader.log_state().head)
+            lambda reader: (reader.jobs(wanted.job_ids, wanted.reach), reader.log_state().head)
         )

@@ -325,7 +325,7 @@ def _postgres_of(reader: SqlReader) -> Postgres:
 
 READS = [
     pytest.param(lambda reader: reader.log_state(), id="log_state"),
-    pytest.param(lambda reader: reader.jobs(["job"], None), id="jobs"),
+    pytest.param(lambda reader: reader.jobs(["job"]), id="jobs"),
     pytest.param(page_of, id="events"),
     pytest.param(lambda reader: reader.list_jobs(ANY_JOB, Order.NEWEST_FIRST, None, 10, UNBOUNDED), id="list_jobs"),
 ]
@@ -355,7 +355,7 @@ def test_a_list_whose_connection_breaks_half_way_can_be_read_again(
         def lose_it(*_: object) -> Any:
             monkeypatch.undo()
             end_connection(url, _postgres_of(reader).process)
-            return reader.jobs(["job"], None)
+            return reader.jobs(["job"])
 
         monkeypatch.setattr(reader, "_load_until", lose_it)
         with pytest.raises(ConnectionLost):

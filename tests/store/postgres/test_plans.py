@@ -12,6 +12,7 @@ import pytest
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
+from jobstate_server.domain.reach import Reach
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.postgres.reader import PostgresReader
 from jobstate_server.store.postgres.store import PostgresStore
@@ -96,7 +97,7 @@ def check(steps: Collection[str], *, sorts: bool = False) -> None:
 
 LISTS = [
     pytest.param(JobFilter(), "job_by_create_time", id="all"),
-    pytest.param(JobFilter(principal="owner"), "job_by_create_time", id="principal"),
+    pytest.param(JobFilter(reach=Reach(source_ids=("s*",))), "job_by_create_time", id="reach"),
     pytest.param(JobFilter(states=(JobState.QUEUED,)), "job_by_state", id="state"),
     pytest.param(JobFilter(states=tuple(JobState)), "job_by_state", id="states"),
     pytest.param(JobFilter(job_types=("type-1", "type-2")), "job_by_type", id="types"),
@@ -148,7 +149,7 @@ def test_a_list_of_named_jobs_looks_at_no_others(
 
 
 READS = [
-    pytest.param(lambda reader: reader.jobs(["job-00001", "job-00002"], None), id="jobs"),
+    pytest.param(lambda reader: reader.jobs(["job-00001", "job-00002"]), id="jobs"),
     pytest.param(lambda reader: reader.attempts("job-00001", 10_000, 100, 2**20), id="attempts"),
     pytest.param(lambda reader: reader.log_state(), id="log_state"),
     pytest.param(lambda reader: reader.event(1), id="event"),
@@ -181,7 +182,7 @@ def test_a_read_walks_an_index(
     ("wanted", "sorts"),
     [
         pytest.param(EventFilter(), False, id="all"),
-        pytest.param(EventFilter(principal="owner"), False, id="principal"),
+        pytest.param(EventFilter(reach=Reach(source_ids=("s*",))), False, id="reach"),
         pytest.param(EventFilter(source_ids=frozenset({"a"}), types=frozenset({EventType.QUEUED})), False, id="source"),
         # What jobs have in a few segments of the log is put in order by sorting.
         pytest.param(EventFilter(job_ids=frozenset({"job-00001"})), True, id="job"),

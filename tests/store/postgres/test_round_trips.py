@@ -66,11 +66,11 @@ def test_a_batch_of_progress_reports_is_eight_statements_in_two_round_trips(stor
     decider = Decider(JobTypes(SHIPPED_JOB_TYPES), merge_metadata, lambda: 0.0)
     writer = Writer(store, decider, clock, restart_grace=30 * SECOND)
     names = [f"job-{number}" for number in range(count)]
-    writer.commit([Create(job_id=name, actor="", job_type="default") for name in names])
-    writer.commit([Start(job_id=name, actor="") for name in names])
+    writer.commit([Create(job_id=name, job_type="default") for name in names])
+    writer.commit([Start(job_id=name) for name in names])
 
     with recorded(store) as recorder:
-        written = writer.commit([UpdateProgress(job_id=name, actor="", progress=5) for name in names])
+        written = writer.commit([UpdateProgress(job_id=name, progress=5) for name in names])
 
     assert all(isinstance(verdict, Outcome) for verdict in written.verdicts)
     assert len(written.events) == count

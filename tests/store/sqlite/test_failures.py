@@ -124,7 +124,7 @@ def test_what_sqlite_says_is_told_apart_by_its_code(code: int, expected: type[St
     "read",
     [
         pytest.param(lambda reader: reader.log_state(), id="log_state"),
-        pytest.param(lambda reader: reader.jobs(["job"], None), id="jobs"),
+        pytest.param(lambda reader: reader.jobs(["job"]), id="jobs"),
         pytest.param(page_of, id="events"),
         pytest.param(
             lambda reader: reader.list_jobs(JobFilter(), Order.NEWEST_FIRST, None, 10, UNBOUNDED), id="list_jobs"

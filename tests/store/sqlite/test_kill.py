@@ -39,7 +39,7 @@ def test_after_kill_9_every_acknowledged_write_is_there_and_the_log_is_gapless(p
     with opened_at(path) as store, reading(store) as reader:
         log = reader.log_state()
         for number, first, count in writes:
-            jobs = reader.jobs([f"{number}-{part}" for part in range(count)], None)
+            jobs = reader.jobs([f"{number}-{part}" for part in range(count)])
             assert {(job.id, job.version) for job in jobs.values()} == {
                 (f"{number}-{part}", first + part) for part in range(count)
             }

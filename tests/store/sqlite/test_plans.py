@@ -11,6 +11,7 @@ import pytest
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
+from jobstate_server.domain.reach import Reach
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.rows import PROGRESS_COLUMNS
@@ -67,14 +68,14 @@ def check(steps: Collection[str], *, walks: Collection[str] = (), sorts: bool = 
 
 LISTS = [
     pytest.param(JobFilter(), "job_by_create_time", id="all"),
-    pytest.param(JobFilter(principal="owner"), "job_by_create_time", id="principal"),
+    pytest.param(JobFilter(reach=Reach(source_ids=("s*",))), "job_by_create_time", id="reach"),
     pytest.param(JobFilter(states=(JobState.QUEUED,)), "job_by_state", id="state"),
-    pytest.param(JobFilter(states=tuple(JobState), principal="owner"), "job_by_state", id="states"),
+    pytest.param(JobFilter(states=tuple(JobState), reach=Reach(source_ids=("s*",))), "job_by_state", id="states"),
     pytest.param(JobFilter(job_types=("type",)), "job_by_type", id="type"),
-    pytest.param(JobFilter(job_types=("a", "b"), principal="owner"), "job_by_type", id="types"),
+    pytest.param(JobFilter(job_types=("a", "b"), reach=Reach(source_ids=("s*",))), "job_by_type", id="types"),
     pytest.param(JobFilter(job_types=("a", "b"), states=tuple(JobState)), "job_by_type", id="types and states"),
     pytest.param(JobFilter(source_ids=("source",)), "job_by_source", id="source"),
-    pytest.param(JobFilter(source_ids=("a", "b"), principal="owner"), "job_by_source", id="sources"),
+    pytest.param(JobFilter(source_ids=("a", "b"), reach=Reach(source_ids=("s*",))), "job_by_source", id="sources"),
     pytest.param(JobFilter(source_ids=("a",), states=(JobState.QUEUED,)), "job_by_source", id="source and state"),
     pytest.param(JobFilter(source_ids=("a",), states=tuple(JobState)), "job_by_source", id="source and states"),
     pytest.param(JobFilter(source_ids=("a",), job_types=("type",)), "job_by_source", id="source and type"),
@@ -104,7 +105,7 @@ def within(wanted: JobFilter, span: tuple[int | None, int | None]) -> JobFilter:
         states=wanted.states,
         job_types=wanted.job_types,
         source_ids=wanted.source_ids,
-        principal=wanted.principal,
+        reach=wanted.reach,
         create_time_from=span[0],
         create_time_to=span[1],
     )
@@ -140,9 +141,9 @@ def test_a_list_walks_the_index_made_for_it(
         JobFilter(),
         JobFilter(states=(JobState.QUEUED,), job_types=("type",)),
         JobFilter(source_ids=("source",)),
-        JobFilter(principal="owner"),
+        JobFilter(reach=Reach(source_ids=("s*",))),
     ],
-    ids=["ids alone", "state and type", "source", "principal"],
+    ids=["ids alone", "state and type", "source", "reach"],
 )
 def test_a_list_of_named_jobs_looks_at_no_others(
     store: SqliteStore,
@@ -158,7 +159,7 @@ def test_a_list_of_named_jobs_looks_at_no_others(
         states=also.states,
         job_types=also.job_types,
         source_ids=also.source_ids,
-        principal=also.principal,
+        reach=also.reach,
     )
 
     with planned(reader) as steps:
@@ -183,8 +184,8 @@ def test_the_jobs_of_a_page_are_fetched_by_their_ids(store: SqliteStore, reader:
 @pytest.mark.parametrize(
     "read",
     [
-        pytest.param(lambda reader: reader.jobs(["a", "b"], None), id="jobs"),
-        pytest.param(lambda reader: reader.jobs(["a", "b"], "owner"), id="jobs of a principal"),
+        pytest.param(lambda reader: reader.jobs(["a", "b"]), id="jobs"),
+        pytest.param(lambda reader: reader.jobs(["a", "b"], Reach(source_ids=("s*",))), id="jobs within reach"),
         pytest.param(lambda reader: reader.attempts("job", 10_000, 100, 2**20), id="attempts"),
         pytest.param(lambda reader: reader.log_state(), id="log_state"),
         pytest.param(lambda reader: reader.event(1), id="event"),
@@ -214,14 +215,14 @@ def test_a_read_walks_an_index(store: SqliteStore, reader: SqlReader, read: Call
     ("wanted", "sorts"),
     [
         pytest.param(EventFilter(), False, id="all"),
-        pytest.param(EventFilter(principal="owner"), False, id="principal"),
+        pytest.param(EventFilter(reach=Reach(source_ids=("s*",))), False, id="reach"),
         pytest.param(EventFilter(job_types=frozenset({"a", "b"})), False, id="types"),
         pytest.param(
             EventFilter(source_ids=frozenset({"a"}), types=frozenset({EventType.QUEUED})), False, id="source and kind"
         ),
         # What jobs have in a few segments of the log is put in order by sorting.
         pytest.param(EventFilter(job_ids=frozenset({"a"})), True, id="job"),
-        pytest.param(EventFilter(job_ids=frozenset({"a"}), principal="owner"), True, id="job and principal"),
+        pytest.param(EventFilter(job_ids=frozenset({"a"}), reach=Reach(source_ids=("s*",))), True, id="job and reach"),
         pytest.param(EventFilter(job_ids=frozenset({"a", "b"})), True, id="jobs"),
         pytest.param(EventFilter(job_ids=frozenset(map(str, range(1_000)))), True, id="a thousand jobs"),
     ],

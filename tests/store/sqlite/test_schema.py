@@ -85,7 +85,7 @@ def test_attempts_claimed_before_claims_had_a_time_are_taken_to_be_claimed_when_
         _insert_as_then(database, "attempt", ended)
 
     with opened_at(path) as store, closing(store.open_reader()) as reader:
-        jobs = reader.jobs(["job", "waits"], None)
+        jobs = reader.jobs(["job", "waits"])
         assert (jobs["job"].claim_time, jobs["waits"].claim_time) == (7, None)
         assert [attempt.claim_time for attempt in reader.attempts("job", 1, 10, 1_000)] == [3]
         assert reader.oldest_unclaimed("type") == 7

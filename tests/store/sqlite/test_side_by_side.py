@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain.filters import EventFilter
+from jobstate_server.domain.reach import Reach
 from jobstate_server.store.errors import TransactionConflict
 from jobstate_server.store.sqlite.store import SqliteStore
 
@@ -27,11 +28,11 @@ def test_commits_are_synced_and_readers_have_the_write_ahead_log(store: SqliteSt
 def test_a_reader_in_the_middle_of_a_read_does_not_hold_up_a_commit(store: SqliteStore) -> None:
     keep_jobs(store, a_job("a"), a_job("b"))
     with closing(store.open_reader()) as reader, reader._database.atomic():
-        assert set(reader.jobs(["a", "b", "c"], None)) == {"a", "b"}
+        assert set(reader.jobs(["a", "b", "c"])) == {"a", "b"}
 
         keep_jobs(store, a_job("c"))
 
-        assert set(reader.jobs(["a", "b", "c"], None)) == {"a", "b"}
+        assert set(reader.jobs(["a", "b", "c"])) == {"a", "b"}
     assert stored_job(store, "c") == a_job("c")
 
 
@@ -48,7 +49,9 @@ def test_a_foreign_writer_in_the_way_is_told_as_a_conflict_and_passes(store: Sql
 
 @pytest.mark.parametrize("statement", [0, 1], ids=["before the first statement", "between the two"])
 @pytest.mark.parametrize(
-    "wanted", [EventFilter(), EventFilter(principal="owner"), EventFilter(job_ids=frozenset({"job"}))], ids=repr
+    "wanted",
+    [EventFilter(), EventFilter(reach=Reach(None, ("s*",))), EventFilter(job_ids=frozenset({"job"}))],
+    ids=repr,
 )
 def test_retention_that_strikes_within_a_page_comes_before_all_of_it_or_after(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, wanted: EventFilter, statement: int

@@ -56,7 +56,7 @@ def update_progress(context: RuleContext, job: Job, command: c.UpdateProgress, n
     if command.metadata:
         changes["metadata"] = context.merge(job.metadata, command.metadata)
     after = claimed.reported(update_time=now, heard_time=now, **changes)
-    event = Event(EventType.PROGRESS, now, command.actor, job.state, after, None, bool(command.metadata))
+    event = Event(EventType.PROGRESS, now, command.caller.actor, job.state, after, None, bool(command.metadata))
     # Nearly every report is one event and no claim.
     events = (event,) if claimed is job else (*draft.events, event)
     return Change(job, after, events, None, claimed is job, None, command.request)

@@ -12,6 +12,7 @@ from jobstate_server.domain.job import Attempt, Document, Job, JobState
 from jobstate_server.domain.job_types import JobTypes, UnnamedTypes
 from jobstate_server.domain.lifecycle import Trigger, allowed_triggers, next_state
 from jobstate_server.domain.plan import Change, Plan
+from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.domain.view import View
 
 MergeDocuments = Callable[[Document, Document], Document]
@@ -37,6 +38,15 @@ class RuleContext:
         self.unnamed_types = unnamed_types
         self.grace_until = 0
         """No attempt is failed as stale before this: limits could not be kept for a while."""
+
+
+def visible_job(command: JobCommand, view: View) -> Job | None:
+    """The job that a command names. None when there is none, or it is out of the caller's reach."""
+    job = view.jobs.get(command.job_id)
+    reach = command.caller.reach
+    if reach is EVERYTHING or job is None or reach.admits(job.job_type, job.source_id):
+        return job
+    return None
 
 
 class Draft:
@@ -71,7 +81,7 @@ class Draft:
 
     def emit(self, type_: EventType, previous: JobState, detail: Detail | None = None, **flags: bool) -> None:
         """Add an event that shows the job as it is at this step."""
-        self.events.append(Event(type_, self.now, self.command.actor, previous, self.job, detail, **flags))
+        self.events.append(Event(type_, self.now, self.command.caller.actor, previous, self.job, detail, **flags))
 
     def change(self) -> Change:
         """Everything that the steps have changed."""

@@ -9,6 +9,7 @@ from jobstate_server.domain.errors import InvalidField, JobExists, RequestIdReus
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.plan import Change, Plan
+from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.domain.rules.context import JobRules, PlanRules, RuleContext
 from jobstate_server.domain.rules.repeats import answered_again
 from jobstate_server.domain.view import EarlierCall, View
@@ -18,8 +19,10 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
     """Create one job.
 
     Raises:
-        JobExists, UnknownJobType, InvalidField
+        JobExists: whether or not the caller may see that job: the caller has chosen the id.
+        UnknownJobType, InvalidField
     """
+    _check_reach(command)
     if existing is not None:
         raise JobExists(command.job_id)
     context.unnamed_types.check([command.job_type])
@@ -29,7 +32,7 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
         id=command.job_id,
         job_type=command.job_type,
         source_id=command.source_id,
-        principal=command.principal,
+        principal=command.caller.principal,
         metadata=context.merge(b"", command.metadata) if command.metadata else b"",
         max_retries=policy.max_retries if command.max_retries is None else command.max_retries,
         timeout=None if command.no_timeout else timeout,
@@ -37,8 +40,19 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
         update_time=now,
         heard_time=now,
     )
-    event = Event(EventType.QUEUED, now, command.actor, None, job, with_metadata=bool(job.metadata))
+    event = Event(EventType.QUEUED, now, command.caller.actor, None, job, with_metadata=bool(job.metadata))
     return Change(None, job, (event,), request=command.request)
+
+
+def _check_reach(command: c.Create) -> None:
+    """Refuse a job that its creator could not see."""
+    reach = command.caller.reach
+    if reach is EVERYTHING:
+        return
+    if not reach.admits_type(command.job_type):
+        raise InvalidField("job_type", f"{command.job_type!r} is not a type that this caller may use")
+    if not reach.admits_source(command.source_id):
+        raise InvalidField("source_id", f"{command.source_id!r} is not a source that this caller may use")
 
 
 def batch_create(context: RuleContext, command: c.BatchCreate, view: View) -> Plan:
@@ -46,7 +60,7 @@ def batch_create(context: RuleContext, command: c.BatchCreate, view: View) -> Pl
     requests = [create.request for create in command.creates]
     earlier = [None if request is None else view.earlier_call(request) for request in requests]
     if any(earlier):
-        return _answered_again(earlier)
+        return _answered_again(command, earlier)
     view.check_request_room(len(requests) - requests.count(None))
     _refuse_doubles(command)
     changes = []
@@ -59,13 +73,13 @@ def batch_create(context: RuleContext, command: c.BatchCreate, view: View) -> Pl
     return Plan(tuple(changes), answered=len(changes))
 
 
-def _answered_again(earlier: Sequence[EarlierCall | None]) -> Plan:
+def _answered_again(command: c.BatchCreate, earlier: Sequence[EarlierCall | None]) -> Plan:
     changes = []
     for call in earlier:
         if call is None:
             # Some of these calls were made before and some were not: this is another batch than that one.
             raise RequestIdReused(next(known.request_id for known in earlier if known is not None))
-        changes.append(answered_again(call))
+        changes.append(answered_again(call, command.caller))
     return Plan(tuple(changes), answered=len(changes))
 
 

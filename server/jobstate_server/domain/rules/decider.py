@@ -10,7 +10,7 @@ from jobstate_server.domain.job import Job
 from jobstate_server.domain.job_types import JobTypes, UnnamedTypes
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.rules import attempt, cancel, claim, create, due, retry, server, usage
-from jobstate_server.domain.rules.context import JobRules, MergeDocuments, PlanRules, RuleContext
+from jobstate_server.domain.rules.context import JobRules, MergeDocuments, PlanRules, RuleContext, visible_job
 from jobstate_server.domain.rules.repeats import repeat
 from jobstate_server.domain.view import View
 
@@ -66,7 +66,8 @@ class Decider:
             if earlier is not None:
                 return Plan((repeat(command, earlier, view.now),))
             view.check_request_room(1)
-        job = view.jobs.get(command.job_id)
+        # An id that is taken by a job out of reach is taken all the same.
+        job = view.jobs.get(command.job_id) if type(command) is c.Create else visible_job(command, view)
         # Clocks of replicas differ a little; the times of one job never go back.
         now = view.now if job is None or job.update_time <= view.now else job.update_time
         change = self.change(job, command, now)

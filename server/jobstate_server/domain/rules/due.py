@@ -24,7 +24,7 @@ def serve_due(_context: RuleContext, command: c.ServeDue, view: View) -> Plan:
         # A command of this batch may have changed it since it was selected.
         if job is not None and job.due_time is not None and job.due_time <= view.now:
             kind = c.Resume if job.state is JobState.RETRYING else c.TimeOut
-            commands.append(kind(job_id=job_id, actor=command.actor, attempt=job.attempt, due_time=job.due_time))
+            commands.append(kind(job_id=job_id, caller=command.caller, attempt=job.attempt, due_time=job.due_time))
     return Plan((), 0, tuple(commands))
 
 

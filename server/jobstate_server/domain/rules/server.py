@@ -34,7 +34,7 @@ def delete(_context: RuleContext, job: Job, command: c.Delete, now: int) -> Chan
     if gone or job.attempt != command.attempt or not job.state.is_final:
         return None
     remains = Job(id=job.id, job_type=job.job_type, source_id=job.source_id, principal=job.principal, state=job.state)
-    event = Event(EventType.DELETED, now, command.actor, job.state, remains)
+    event = Event(EventType.DELETED, now, command.caller.actor, job.state, remains)
     return Change(job, None, (event,), request=command.request)
 
 

@@ -9,7 +9,7 @@ from jobstate_server.domain.errors import InvalidField, JobNotFound
 from jobstate_server.domain.events import Event, EventType, Used
 from jobstate_server.domain.job import Attempt, Job, Usage, saturating_add
 from jobstate_server.domain.plan import Change, Plan
-from jobstate_server.domain.rules.context import PlanRules, RuleContext
+from jobstate_server.domain.rules.context import PlanRules, RuleContext, visible_job
 from jobstate_server.domain.view import View
 
 
@@ -37,7 +37,7 @@ def report_usage(_context: RuleContext, command: c.ReportUsage, view: View) -> P
         JobNotFound
         InvalidField: the job has had no such attempt.
     """
-    job = view.jobs.get(command.job_id)
+    job = visible_job(command, view)
     if job is None:
         raise JobNotFound(command.job_id)
     ended = view.ended_attempt(command.job_id, command.attempt)
@@ -69,7 +69,7 @@ def _used(job: Job, command: c.ReportUsage, ended: Attempt | None, now: int) -> 
     if not changes:
         return Change(job, job)
     after = job.evolve(update_time=now, **changes)
-    event = Event(EventType.USAGE, now, command.actor, job.state, after, Used(number, tokens, cost_nano))
+    event = Event(EventType.USAGE, now, command.caller.actor, job.state, after, Used(number, tokens, cost_nano))
     amended = None if ended is None else replace(ended, tokens=tokens, cost_nano=cost_nano)
     return Change(job, after, (event,), amended=amended)
 

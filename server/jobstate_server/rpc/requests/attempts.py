@@ -5,10 +5,11 @@ from __future__ import annotations
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.job import Usage, cost_to_nano
 from jobstate_server.domain.job_types import RETRY_DELAY_MAX
 from jobstate_server.rpc import limits
-from jobstate_server.rpc.requests.keys import Caller, NewId, request_key
+from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.wire import documents
 from jobstate_server.wire.times import span_from
@@ -25,7 +26,7 @@ def start(request: pb.StartRequest, caller: Caller, _new_id: NewId) -> c.Start:
     problems.refuse()
     return c.Start(
         job_id=request.id,
-        actor=caller.actor,
+        caller=caller,
         request=request_key(caller, "Start", request, request.request_id),
         worker=request.worker,
     )
@@ -45,7 +46,7 @@ def update_progress(request: pb.UpdateProgressRequest, caller: Caller, _new_id: 
     problems.refuse()
     return c.UpdateProgress(
         job_id=request.id,
-        actor=caller.actor,
+        caller=caller,
         attempt=attempt,
         usage=usage,
         progress=progress,
@@ -66,7 +67,7 @@ def complete(request: pb.CompleteRequest, caller: Caller, _new_id: NewId) -> c.C
     problems.refuse()
     return c.Complete(
         job_id=request.id,
-        actor=caller.actor,
+        caller=caller,
         request=request_key(caller, "Complete", request, request.request_id),
         attempt=attempt,
         usage=usage,
@@ -95,7 +96,7 @@ def fail(request: pb.FailRequest, caller: Caller, _new_id: NewId) -> c.Fail:
     problems.refuse()
     return c.Fail(
         job_id=request.id,
-        actor=caller.actor,
+        caller=caller,
         request=request_key(caller, "Fail", request, request.request_id),
         attempt=attempt,
         usage=usage,
@@ -117,7 +118,7 @@ def report_usage(request: pb.ReportUsageRequest, caller: Caller, _new_id: NewId)
     if usage == _NO_USAGE:
         problems.add("usage", "must have tokens, cost or both")
     problems.refuse()
-    return c.ReportUsage(job_id=request.id, actor=caller.actor, attempt=request.attempt, usage=usage)
+    return c.ReportUsage(job_id=request.id, caller=caller, attempt=request.attempt, usage=usage)
 
 
 def _attempt(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.job_types import MAX_RETRIES_MAX, TIMEOUT_MAX
 from jobstate_server.rpc import limits
-from jobstate_server.rpc.requests.keys import Caller, NewId, request_key
+from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.wire import documents
 from jobstate_server.wire.times import span_from
@@ -30,7 +31,7 @@ def batch_create(request: pb.BatchCreateRequest, caller: Caller, new_id: NewId) 
             if problems.are_enough:
                 break
     problems.refuse()
-    return c.BatchCreate(actor=caller.actor, creates=tuple(creates))
+    return c.BatchCreate(caller=caller, creates=tuple(creates))
 
 
 def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: Problems, prefix: str) -> c.Create:
@@ -52,8 +53,7 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
     problems.request_id(request.request_id, prefix + "request_id")
     return c.Create(
         job_id=request.id or new_id(),
-        actor=caller.actor,
-        principal=caller.principal,
+        caller=caller,
         request=request_key(caller, "Create", request, request.request_id),
         job_type=request.job_type,
         source_id=request.source_id,

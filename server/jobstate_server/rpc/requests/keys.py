@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Protocol
 
 from google.protobuf.message import Message
 
 from jobstate_server.domain import commands as c
-
-
-class Caller(Protocol):
-    """Who calls, as far as commands tell."""
-
-    principal: str
-    actor: str
-
+from jobstate_server.domain.caller import Caller
 
 NewId = Callable[[], str]
 """Makes an id for a job whose creator leaves it to the server."""

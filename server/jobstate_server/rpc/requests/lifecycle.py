@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import Caller
 from jobstate_server.rpc import limits
-from jobstate_server.rpc.requests.keys import Caller, NewId, request_key
+from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
 
 
@@ -17,7 +18,7 @@ def retry(request: pb.RetryRequest, caller: Caller, _new_id: NewId) -> c.Retry:
     problems.refuse()
     return c.Retry(
         job_id=request.id,
-        actor=caller.actor,
+        caller=caller,
         request=request_key(caller, "Retry", request, request.request_id),
         immediately=request.immediately,
     )
@@ -32,7 +33,7 @@ def cancel(request: pb.CancelRequest, caller: Caller, _new_id: NewId) -> c.Cance
     problems.refuse()
     return c.Cancel(
         job_id=request.id,
-        actor=caller.actor,
+        caller=caller,
         request=request_key(caller, "Cancel", request, request.request_id),
         reason=request.reason,
     )

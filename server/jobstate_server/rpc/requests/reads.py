@@ -9,6 +9,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
+from jobstate_server.domain.reach import Reach
 from jobstate_server.rpc import limits
 from jobstate_server.rpc.requests.page_token import decode_page_token
 from jobstate_server.rpc.requests.problems import Problems
@@ -34,7 +35,7 @@ def get(request: pb.GetRequest) -> str:
     return request.id
 
 
-def list_jobs(request: pb.ListRequest, principal: str | None, ahead: int) -> Page:
+def list_jobs(request: pb.ListRequest, reach: Reach, ahead: int) -> Page:
     """The page that a List asks for.
 
     Args:
@@ -47,6 +48,8 @@ def list_jobs(request: pb.ListRequest, principal: str | None, ahead: int) -> Pag
     problems.known_values("states", request.states, job_pb2.JobState.values())
     problems.values("job_types", request.job_types, limits.FILTER_VALUES_MAX, problems.job_type)
     problems.source_id("source_id", request.source_id)
+    if not request.source_id and not reach.lists_sources:
+        problems.add("source_id", "must be given: this caller sees only some sources")
     if request.HasField("create_time_from"):
         problems.time("create_time_from", request.create_time_from)
     if request.HasField("create_time_to"):
@@ -67,15 +70,17 @@ def list_jobs(request: pb.ListRequest, principal: str | None, ahead: int) -> Pag
         source_ids=(request.source_id,) if request.source_id else (),
         create_time_from=time_from(request.create_time_from) + ahead if request.HasField("create_time_from") else None,
         create_time_to=time_from(request.create_time_to) + ahead if request.HasField("create_time_to") else None,
-        principal=principal,
+        reach=reach,
     )
     order = Order.OLDEST_FIRST if request.order == pb.LIST_ORDER_CREATE_TIME_ASC else Order.NEWEST_FIRST
     return Page(wanted, order, after, min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX))
 
 
-def get_stats(request: pb.GetStatsRequest) -> frozenset[str]:
+def get_stats(request: pb.GetStatsRequest, reach: Reach) -> frozenset[str]:
     """The job types that a GetStats names; empty for all. Raises InvalidField."""
     problems = Problems()
     problems.values("job_types", request.job_types, limits.FILTER_VALUES_MAX, problems.job_type)
+    if reach.source_ids is not None:
+        problems.add("job_types", "statistics are kept by job type, and this caller sees only some sources")
     problems.refuse()
     return frozenset(request.job_types)

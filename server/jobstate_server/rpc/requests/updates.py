@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.commands import JobCommand
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.rpc.requests import attempts, create, lifecycle
-from jobstate_server.rpc.requests.keys import Caller, NewId
+from jobstate_server.rpc.requests.keys import NewId
 
 _COMMANDS: Mapping[str, Callable[[Any, Caller, NewId], JobCommand]] = {
     "create": create.create,

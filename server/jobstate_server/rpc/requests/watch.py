@@ -6,13 +6,14 @@ from jobstate.v1 import event_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter
+from jobstate_server.domain.reach import Reach
 from jobstate_server.rpc import limits
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.watch.requests import Watch
 from jobstate_server.wire.times import span_from
 
 
-def watch_events(request: pb.WatchEventsRequest, principal: str | None) -> Watch:
+def watch_events(request: pb.WatchEventsRequest, reach: Reach) -> Watch:
     """The watch that is asked for; its cursor is judged later. Raises InvalidField."""
     problems = Problems()
     problems.values("job_ids", request.job_ids, limits.WATCHED_JOBS_MAX, problems.job_id)
@@ -26,6 +27,8 @@ def watch_events(request: pb.WatchEventsRequest, principal: str | None) -> Watch
     if request.progress not in pb.WatchProgress.values():
         problems.add("progress", f"{request.progress} is not a value of this enum that can be asked for")
     _combinations(request, problems)
+    if request.snapshot and not (request.job_ids or request.source_ids or reach.lists_sources):
+        problems.add("source_ids", "must be given for a snapshot: this caller sees only some sources")
     interval = limits.HEARTBEAT_DEFAULT
     if request.HasField("heartbeat_interval"):
         # Whatever is asked for is brought within our bounds.
@@ -38,7 +41,7 @@ def watch_events(request: pb.WatchEventsRequest, principal: str | None) -> Watch
             job_types=frozenset(request.job_types),
             source_ids=frozenset(request.source_ids),
             types=frozenset(EventType(type_) for type_ in request.types),
-            principal=principal,
+            reach=reach,
         ),
         cursor=request.cursor,
         earliest=request.start == pb.WATCH_START_EARLIEST,

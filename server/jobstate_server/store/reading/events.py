@@ -15,7 +15,7 @@ from jobstate_server.store.base import EVENTS_SCANNED_MAX
 from jobstate_server.store.event_check import event_check
 from jobstate_server.store.models import SEGMENT_BITS, EventRow, HorizonRow, LogRow
 from jobstate_server.store.reading.connection import ReadConnection
-from jobstate_server.store.reading.expressions import row_by_row
+from jobstate_server.store.reading.expressions import matches, row_by_row
 from jobstate_server.store.records import EventPage, LogState, StoredEvent
 from jobstate_server.store.rows import EVENT_COLUMNS
 
@@ -147,6 +147,8 @@ def _event_conditions(wanted: EventFilter) -> list[Expression]:
         conditions.append(EventRow.source_id.in_(sorted(wanted.source_ids)))
     if wanted.types:
         conditions.append(EventRow.type.in_(sorted(int(type_) for type_ in wanted.types)))
-    if wanted.principal is not None:
-        conditions.append(EventRow.principal == wanted.principal)
+    if wanted.reach.job_types is not None:
+        conditions.append(matches(EventRow.job_type, wanted.reach.job_types))
+    if wanted.reach.source_ids is not None:
+        conditions.append(matches(EventRow.source_id, wanted.reach.source_ids))
     return conditions

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from peewee import Expression, Field, TextField, Tuple
+from collections.abc import Sequence
+
+from peewee import Expression, Field, TextField, Tuple, fn
 
 from jobstate_server.domain.filters import Position
 from jobstate_server.store.models import JobRow
@@ -18,3 +20,12 @@ def beyond(time: Field | Expression, after: Position, *, newest_first: bool) -> 
     row, last = Tuple(time, JobRow.id), Tuple(after.create_time, after.job_id)
     later: Expression = row < last if newest_first else row > last
     return later
+
+
+def matches(column: Field, patterns: Sequence[str]) -> Expression:
+    """Whether a text is one of these names, or begins with one that ends in ``*``. Looked at row by row."""
+    hidden = row_by_row(column)
+    either: Expression = hidden.in_([name for name in patterns if not name.endswith("*")])
+    for prefix in [name[:-1] for name in patterns if name.endswith("*")]:
+        either |= fn.SUBSTR(column, 1, len(prefix)) == prefix
+    return either

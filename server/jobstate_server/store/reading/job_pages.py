@@ -11,9 +11,11 @@ from peewee import Expression, ModelSelect, PeeweeException
 
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.store.chunks import chunks
+from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.models import JobRow
-from jobstate_server.store.reading.expressions import beyond, row_by_row
+from jobstate_server.store.reading.expressions import beyond, matches, row_by_row
 from jobstate_server.store.reading.jobs import JobReads
 from jobstate_server.store.records import JobPage
 from jobstate_server.store.sizes import document_bytes
@@ -33,6 +35,12 @@ class JobPageReads(JobReads):
         newest_first = order is Order.NEWEST_FIRST
         try:
             with self._database.atomic():
+                if wanted.reach is not EVERYTHING:
+                    # The types within reach are then read like those that the caller names.
+                    narrowed = wanted.within_reach(known_job_types(self._database, None))
+                    if narrowed is None:
+                        return JobPage([], has_more=False)
+                    wanted = narrowed
                 ranges = _index_ranges(wanted)
                 # One key beyond the page shows whether there are more jobs.
                 sought = limit + 1
@@ -65,7 +73,7 @@ class JobPageReads(JobReads):
         page: list[Job] = []
         size = 0
         for some in chunks(job_ids, _ROWS_AT_ONCE):
-            found = self.jobs(some, None)
+            found = self.jobs(some)
             for job_id in some:
                 size += document_bytes(found[job_id])
                 if page and size > bytes_max:
@@ -116,8 +124,8 @@ def _job_conditions(wanted: JobFilter, newest_first: bool, after: Position | Non
         conditions.append((hidden if from_hidden else time) >= wanted.create_time_from)
     if wanted.create_time_to is not None:
         conditions.append((hidden if to_hidden else time) < wanted.create_time_to)
-    if wanted.principal is not None:
-        conditions.append(JobRow.principal == wanted.principal)
+    if wanted.reach.source_ids is not None:
+        conditions.append(matches(JobRow.source_id, wanted.reach.source_ids))
     if wanted.job_ids:
         conditions.append(JobRow.id.in_(list(wanted.job_ids)))
     if wanted.job_ids or wanted.source_ids:

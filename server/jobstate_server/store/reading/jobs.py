@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from jobstate_server.domain.job import Attempt, Job
+from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.store.chunks import chunks
 from jobstate_server.store.models import AttemptRow, JobRow
 from jobstate_server.store.reading.connection import ReadConnection
@@ -22,12 +23,12 @@ _ATTEMPT_FIELDS = [getattr(AttemptRow, name) for name in ATTEMPT_COLUMNS]
 class JobReads(ReadConnection):
     """Reads jobs by their ids."""
 
-    def jobs(self, job_ids: Collection[str], principal: str | None) -> dict[str, Job]:
+    def jobs(self, job_ids: Collection[str], reach: Reach = EVERYTHING) -> dict[str, Job]:
         found: dict[str, Job] = {}
         for some in chunks(list(job_ids), _IDS_AT_ONCE):
             for row in self._execute(*self._by_ids(some)):
                 job = job_from(row)
-                if principal is None or job.principal == principal:
+                if reach is EVERYTHING or reach.admits(job.job_type, job.source_id):
                     found[job.id] = job
         return found
 
