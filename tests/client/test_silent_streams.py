@@ -17,8 +17,8 @@ from jobstate_client import AsyncClient, Client, Unreachable
 from jobstate_client.core import watch_session
 from jobstate_client.core.watch_request import watch_request
 from jobstate_client.core.watch_session import WatchSession
+from jobstate_server.domain import limits
 from jobstate_server.domain.durations import SECOND
-from jobstate_server.rpc import limits
 
 from .support import PATIENCE_S
 

@@ -15,24 +15,23 @@ from jobstate_client import InvalidField, JobFailure
 from jobstate_client.core import limits
 from jobstate_client.core.documents import struct_from
 from jobstate_client.core.job_failure import fail_requests
-from jobstate_server.domain import job_types
+from jobstate_server.domain import limits as server_limits
 from jobstate_server.domain.caller import ANONYMOUS
-from jobstate_server.rpc import limits as server_limits
 from jobstate_server.rpc.requests import attempts
 from jobstate_server.wire import documents as server_documents
 
 
 def test_the_limits_are_the_servers() -> None:
-    assert limits.DOCUMENT_BYTES_MAX == server_documents.METADATA_BYTES_MAX == server_documents.RESULT_BYTES_MAX
-    assert limits.DETAILS_BYTES_MAX == server_documents.DETAILS_BYTES_MAX
-    assert limits.NESTING_MAX == server_documents.NESTING_MAX
+    assert limits.DOCUMENT_BYTES_MAX == server_limits.METADATA_BYTES_MAX == server_limits.RESULT_BYTES_MAX
+    assert limits.DETAILS_BYTES_MAX == server_limits.DETAILS_BYTES_MAX
+    assert limits.NESTING_MAX == server_limits.NESTING_MAX
     assert limits.TEXT_BYTES_MAX == server_limits.TEXT_BYTES_MAX
     assert limits.CODE_BYTES_MAX == server_limits.ERROR_CODE_BYTES_MAX
     assert limits.WORKER_BYTES_MAX == server_limits.WORKER_BYTES_MAX
     assert limits.TOKENS_MAX == server_limits.TOKENS_MAX
     assert limits.COST_MAX == server_limits.COST_MAX
     assert limits.RESULT_COUNT_MAX == server_limits.RESULT_COUNT_MAX
-    assert limits.RETRY_DELAY_S_MAX * 1_000_000 == job_types.RETRY_DELAY_MAX
+    assert limits.RETRY_DELAY_S_MAX * 1_000_000 == server_limits.RETRY_DELAY_MAX
 
 
 def huge() -> int:
@@ -70,12 +69,12 @@ def test_a_document_that_the_client_takes_is_taken_by_the_server(value: Any) -> 
         taken = struct_from({"a": value}, "metadata")
     except (TypeError, ValueError, InvalidField):
         return
-    server_documents.encode(taken, "metadata", server_documents.METADATA_BYTES_MAX)
+    server_documents.encode(taken, "metadata", server_limits.METADATA_BYTES_MAX)
 
 
 def test_a_document_may_be_as_deep_as_the_server_takes_it_and_no_deeper() -> None:
     deepest = struct_from(wrapped(1, 16), "metadata")
-    server_documents.encode(deepest, "metadata", server_documents.METADATA_BYTES_MAX)
+    server_documents.encode(deepest, "metadata", server_limits.METADATA_BYTES_MAX)
 
     bottoms: list[Any] = [1, {}, []]
     for bottom in bottoms:

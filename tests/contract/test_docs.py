@@ -20,16 +20,16 @@ from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import error_reason_pb2, event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_server.config import JobTypeSettings, Settings, load
-from jobstate_server.domain import errors, job_types
+from jobstate_server.domain import errors, limits
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.engine import readers, write_queue, writer
 from jobstate_server.event_log import feed, pages
 from jobstate_server.maintenance import evict_inactive, task
 from jobstate_server.maintenance.registry import Schedules
-from jobstate_server.rpc import health, limits, reflection
+from jobstate_server.rpc import health, reflection
+from jobstate_server.rpc import limits as transport
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.watch import session as stream
-from jobstate_server.wire import documents
 
 from .support import ROOT
 
@@ -161,21 +161,21 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("`worker`", limits, "WORKER_BYTES_MAX", size),
     ("`message`, `error.message`, `reason`: each", limits, "TEXT_BYTES_MAX", size),
     ("`error.code`", limits, "ERROR_CODE_BYTES_MAX", size),
-    ("`error.details`", documents, "DETAILS_BYTES_MAX", size),
-    ("`metadata` of a job, after merging", documents, "METADATA_BYTES_MAX", size),
-    ("`result`", documents, "RESULT_BYTES_MAX", size),
+    ("`error.details`", limits, "DETAILS_BYTES_MAX", size),
+    ("`metadata` of a job, after merging", limits, "METADATA_BYTES_MAX", size),
+    ("`result`", limits, "RESULT_BYTES_MAX", size),
     (
         "nesting of objects and lists in these three, which are the first level themselves",
-        documents,
+        limits,
         "NESTING_MAX",
         levels,
     ),
     ("`result_count`", limits, "RESULT_COUNT_MAX", count),
     ("`usage.tokens` of an attempt", limits, "TOKENS_MAX", count),
     ("`usage.cost` of an attempt", limits, "COST_MAX", count),
-    ("`max_retries`", job_types, "MAX_RETRIES_MAX", count),
-    ("`timeout` of an attempt", job_types, "TIMEOUT_MAX", span),
-    ("`retry_delay`", job_types, "RETRY_DELAY_MAX", span),
+    ("`max_retries`", limits, "MAX_RETRIES_MAX", count),
+    ("`timeout` of an attempt", limits, "TIMEOUT_MAX", span),
+    ("`retry_delay`", limits, "RETRY_DELAY_MAX", span),
     ("`request_id`, at least", limits, "REQUEST_ID_LENGTH_MIN", characters),
     ("`request_id`, at most", limits, "REQUEST_ID_LENGTH_MAX", characters),
     ("how long a `request_id` is remembered", evict_inactive, "REQUEST_ID_KEPT", span),
@@ -215,30 +215,30 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("reflection streams; then `RESOURCE_EXHAUSTED`", reflection, "STREAMS_MAX", count),
     (
         "connections of one server, unless the system allows fewer files; more are closed as they come",
-        limits,
+        transport,
         "CONNECTIONS_MAX",
         count,
     ),
     (
         "calls and streams of one connection at once; the client's gRPC lets the next one wait",
-        limits,
+        transport,
         "CONNECTION_STREAMS_MAX",
         count,
     ),
-    ("calls under way at once, until their answers are read; then `OVERLOADED`", limits, "CALLS_MAX", count),
-    ("watches and streams open at once; then `OVERLOADED`", limits, "OPEN_STREAMS_MAX", count),
-    ("bytes of requests on their way and of batches in hand; then they wait", limits, "REQUESTS_BYTES_MAX", size),
-    ("bytes of answers that have not been read; then no more are prepared", limits, "ANSWERS_BYTES_MAX", size),
-    ("`StreamUpdates` streams at once; then `OVERLOADED`", limits, "STREAMS_MAX", count),
+    ("calls under way at once, until their answers are read; then `OVERLOADED`", transport, "CALLS_MAX", count),
+    ("watches and streams open at once; then `OVERLOADED`", transport, "OPEN_STREAMS_MAX", count),
+    ("bytes of requests on their way and of batches in hand; then they wait", transport, "REQUESTS_BYTES_MAX", size),
+    ("bytes of answers that have not been read; then no more are prepared", transport, "ANSWERS_BYTES_MAX", size),
+    ("`StreamUpdates` streams at once; then `OVERLOADED`", transport, "STREAMS_MAX", count),
     (
         "bytes of batches under way and unread answers, of one connection; then its streams wait",
-        limits,
+        transport,
         "STREAMS_CONNECTION_BYTES_MAX",
         size,
     ),
     (
         "bytes of batches under way and unread answers, of all streams; then they wait",
-        limits,
+        transport,
         "STREAMS_BYTES_MAX",
         size,
     ),
@@ -265,7 +265,7 @@ def test_the_table_of_limits_has_the_numbers_of_the_code() -> None:
     assert rows == found
 
 
-@pytest.mark.parametrize("module", [limits, documents], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [limits, transport], ids=lambda module: module.__name__)
 def test_the_table_of_limits_leaves_none_out(module: ModuleType) -> None:
     listed = {name for _, owner, name, _ in LIMITS if owner is module}
     named = {name for name in vars(module) if re.fullmatch(r"[A-Z_]+_(MAX|MIN|DEFAULT)", name)}

@@ -14,6 +14,7 @@ import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
+from jobstate_server.domain.limits import REQUEST_BYTES_MAX
 from jobstate_server.rpc import limits, transport
 from jobstate_server.rpc.connections import IDLE_TURNS, UNUSED_TURNS, Connections, end_connections
 
@@ -99,7 +100,7 @@ async def test_a_request_a_little_too_large_is_refused_with_a_reason_and_one_far
     tmp_path: Path,
 ) -> None:
     async with serving(tmp_path / "jobs.db") as running:
-        little = pb.CreateRequest(job_type="x", source_id="s" * limits.REQUEST_BYTES_MAX)
+        little = pb.CreateRequest(job_type="x", source_id="s" * REQUEST_BYTES_MAX)
         assert (await refused(running.jobs.Create(little))).reason == "MESSAGE_TOO_LARGE"
         far = pb.CreateRequest(job_type="x", source_id="s" * limits.TRANSPORT_BYTES_MAX)
         with pytest.raises(grpc.aio.AioRpcError) as refusal:

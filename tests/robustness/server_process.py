@@ -21,11 +21,11 @@ from jobstate_server import logs
 from jobstate_server.app import Server
 from jobstate_server.clock import Clock, SystemClock
 from jobstate_server.config import Settings
+from jobstate_server.domain import limits
 from jobstate_server.domain.durations import MILLISECOND
 from jobstate_server.event_log.pages import PageLimits
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.process import GAVE_UP
-from jobstate_server.rpc import limits
 from jobstate_server.store.reading import events as event_reads
 from jobstate_server.store.urls import is_postgres
 

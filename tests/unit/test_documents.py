@@ -16,7 +16,8 @@ from jobstate.v1 import event_pb2, job_pb2, job_service_pb2
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import Document, Job
-from jobstate_server.wire.documents import METADATA_BYTES_MAX, NESTING_MAX, encode, merge_metadata
+from jobstate_server.domain.limits import METADATA_BYTES_MAX, NESTING_MAX
+from jobstate_server.wire.documents import encode, merge_metadata
 from jobstate_server.wire.events import complete_event, encode_event
 
 ODD_NANS = [struct.unpack("<d", bits)[0] for bits in (b"\x01" + b"\xff" * 7, b"\n" * 6 + b"\xf8\x7f")]

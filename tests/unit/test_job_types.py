@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.job_types import (
     DEFAULT_JOB_TYPE,
-    MAX_RETRIES_MAX,
-    RETRY_DELAY_MAX,
     SHIPPED_JOB_TYPES,
-    TIMEOUT_MAX,
     JobType,
     JobTypes,
 )
+from jobstate_server.domain.limits import MAX_RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX
 
 DOCS = Path(__file__).parents[2] / "docs" / "lifecycle.md"
 

@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from jobstate_server.domain.durations import DAY, MINUTE, SECOND
+from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import UnknownJobType
+from jobstate_server.domain.limits import MAX_RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX
 
 DEFAULT_JOB_TYPE = "default"
 """Name of the policy for job types the config does not name."""
-
-MAX_RETRIES_MAX = 1_000
-"""Beyond this a job is not retried but polled; the backoff's doubling is long capped by then."""
-
-TIMEOUT_MAX = 30 * DAY
-"""An attempt longer than the retention of finished jobs cannot be told from a forgotten one."""
-
-RETRY_DELAY_MAX = 7 * DAY
-"""The event retention: a watcher may have lost sight of a job that waits longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from grpc_status import rpc_status
 
 from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.errors import InvalidField, JobStateError, MessageTooLarge
+from jobstate_server.domain.limits import REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX
 from jobstate_server.rpc.admission import Admission, in_time
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.call import (
@@ -34,14 +35,7 @@ from jobstate_server.rpc.call import (
 )
 from jobstate_server.rpc.errors import status_of
 from jobstate_server.rpc.fair_limit import FairLimit
-from jobstate_server.rpc.limits import (
-    ANSWERS_BYTES_MAX,
-    OPEN_STREAMS_MAX,
-    REQUEST_BYTES_MAX,
-    REQUESTS_BYTES_MAX,
-    RESPONSE_BYTES_MAX,
-    UNREAD_S,
-)
+from jobstate_server.rpc.limits import ANSWERS_BYTES_MAX, OPEN_STREAMS_MAX, REQUESTS_BYTES_MAX, UNREAD_S
 
 ANSWER_BYTES_COUNTED = 8 * 1024
 """An answer, smaller ones are not counted: those of all calls that may be open have 16 MiB."""

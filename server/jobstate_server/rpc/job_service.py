@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.clock import Clock
+from jobstate_server.domain import limits
 from jobstate_server.domain.commands import Command
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import JobState
@@ -16,7 +17,6 @@ from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.shared_read import SharedRead
 from jobstate_server.engine.timekeeper import ahead_of_wall_clock
-from jobstate_server.rpc import limits
 from jobstate_server.rpc.call import Call, StreamCall
 from jobstate_server.rpc.requests import attempts, create, lifecycle, reads
 from jobstate_server.rpc.requests.page_token import encode_page_token

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain import limits
 from jobstate_server.domain.errors import InvalidField, MessageTooLarge
-from jobstate_server.rpc import limits
+from jobstate_server.rpc.limits import OUTCOME_BYTES
 from jobstate_server.wire.framing import fields
 
 _BATCH = pb.StreamUpdatesRequest.BATCH_FIELD_NUMBER
@@ -61,7 +62,7 @@ def read_batch(raw: bytes) -> UpdateBatch:
 
 def reckoned_bytes(raw: bytes) -> int:
     """What a batch and its answer may take, before it is parsed. An update has two bytes or more."""
-    return len(raw) + min(len(raw) // 2, limits.BATCH_ITEMS_MAX) * limits.OUTCOME_BYTES
+    return len(raw) + min(len(raw) // 2, limits.BATCH_ITEMS_MAX) * OUTCOME_BYTES
 
 
 def _read_apart(raw: bytes) -> UpdateBatch:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain import limits
 from jobstate_server.domain.commands import Create, JobCommand
 from jobstate_server.domain.errors import Draining, JobStateError, Overloaded
 from jobstate_server.engine.batch import Verdict
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import RETRY_DELAY_S
-from jobstate_server.rpc import limits
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.call import StreamCall, as_told
 from jobstate_server.rpc.errors import status_code

@@ -12,19 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.job import Document
-
-METADATA_BYTES_MAX = 64 * 1024
-"""Encoded size of a job's metadata, after merging. It is stored in the job and sent with every List."""
-
-RESULT_BYTES_MAX = 64 * 1024
-"""Encoded size of a result: enough to describe one, too little to be one. Keep results where they belong."""
-
-DETAILS_BYTES_MAX = 8 * 1024
-"""Encoded size of an error's details, which every event of the failed job carries."""
-
-NESTING_MAX = 16
-"""Levels of objects and lists in a document, which is the first itself. Each costs three of the 100 levels that
-protobuf parsers accept, and a watcher's message holds the document four levels down."""
+from jobstate_server.domain.limits import METADATA_BYTES_MAX, NESTING_MAX
 
 # A number_value is tag 0x11 and a little-endian double; NaN and infinities have all exponent bits set. A match may be
 # chance bytes of a text, so it only says that a walk through the document is needed.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
+from jobstate_server.domain import limits
 from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.job import Usage, cost_to_nano
-from jobstate_server.domain.job_types import RETRY_DELAY_MAX
-from jobstate_server.rpc import limits
+from jobstate_server.domain.limits import RETRY_DELAY_MAX
 from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.wire import documents
@@ -42,7 +42,7 @@ def update_progress(request: pb.UpdateProgressRequest, caller: Caller, _new_id: 
     problems.text("message", request.message, limits.TEXT_BYTES_MAX)
     metadata = b""
     if request.HasField("metadata"):
-        metadata = problems.document("metadata", request.metadata, documents.METADATA_BYTES_MAX)
+        metadata = problems.document("metadata", request.metadata, limits.METADATA_BYTES_MAX)
     problems.refuse()
     return c.UpdateProgress(
         job_id=request.id,
@@ -63,7 +63,7 @@ def complete(request: pb.CompleteRequest, caller: Caller, _new_id: NewId) -> c.C
     problems.request_id(request.request_id)
     result = b""
     if request.HasField("result"):
-        result = problems.document("result", request.result, documents.RESULT_BYTES_MAX) or documents.EMPTY_RESULT
+        result = problems.document("result", request.result, limits.RESULT_BYTES_MAX) or documents.EMPTY_RESULT
     problems.refuse()
     return c.Complete(
         job_id=request.id,
@@ -92,7 +92,7 @@ def fail(request: pb.FailRequest, caller: Caller, _new_id: NewId) -> c.Fail:
     problems.request_id(request.request_id)
     details = b""
     if error.HasField("details"):
-        details = problems.document("error.details", error.details, documents.DETAILS_BYTES_MAX)
+        details = problems.document("error.details", error.details, limits.DETAILS_BYTES_MAX)
     problems.refuse()
     return c.Fail(
         job_id=request.id,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
+from jobstate_server.domain import limits
 from jobstate_server.domain.caller import Caller
-from jobstate_server.domain.job_types import MAX_RETRIES_MAX, TIMEOUT_MAX
-from jobstate_server.rpc import limits
+from jobstate_server.domain.limits import MAX_RETRIES_MAX, TIMEOUT_MAX
 from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
-from jobstate_server.wire import documents
 from jobstate_server.wire.times import span_from
 
 
@@ -42,7 +41,7 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
     problems.source_id(prefix + "source_id", request.source_id)
     metadata = b""
     if request.HasField("metadata"):
-        metadata = problems.document(prefix + "metadata", request.metadata, documents.METADATA_BYTES_MAX)
+        metadata = problems.document(prefix + "metadata", request.metadata, limits.METADATA_BYTES_MAX)
     max_retries = request.max_retries if request.HasField("max_retries") else None
     if max_retries is not None:
         problems.within(prefix + "max_retries", max_retries, 0, MAX_RETRIES_MAX)

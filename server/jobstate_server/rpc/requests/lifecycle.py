@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
+from jobstate_server.domain import limits
 from jobstate_server.domain.caller import Caller
-from jobstate_server.rpc import limits
 from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
 

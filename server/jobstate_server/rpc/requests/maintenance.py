@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobstate.v1 import maintenance_service_pb2 as pb
-from jobstate_server.rpc import limits
+from jobstate_server.domain import limits
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.wire.times import span_from
 

@@ -10,7 +10,7 @@ import re
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.filters import Position
-from jobstate_server.rpc.limits import ID_PATTERN, PAGE_TOKEN_LENGTH_MAX
+from jobstate_server.domain.limits import ID_PATTERN, PAGE_TOKEN_LENGTH_MAX
 
 _ID = re.compile(ID_PATTERN)
 

@@ -11,9 +11,9 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstate.v1 import job_pb2
+from jobstate_server.domain import limits
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.job import Document
-from jobstate_server.rpc import limits
 from jobstate_server.wire import documents
 from jobstate_server.wire.documents import PROBLEMS_MAX
 from jobstate_server.wire.times import nanos_of

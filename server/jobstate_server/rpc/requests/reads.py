@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain import limits
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
-from jobstate_server.rpc import limits
 from jobstate_server.rpc.requests.page_token import decode_page_token
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.wire.times import time_from

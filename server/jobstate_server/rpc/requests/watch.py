@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from jobstate.v1 import event_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain import limits
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.reach import Reach
-from jobstate_server.rpc import limits
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.watch.requests import Watch
 from jobstate_server.wire.times import span_from

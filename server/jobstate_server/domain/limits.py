@@ -1,0 +1,101 @@
+"""The limits of the contract, each with its reason. docs/errors.md lists them for users."""
+
+from __future__ import annotations
+
+from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
+
+MEBIBYTE = 1024 * 1024
+
+REQUEST_BYTES_MAX = 8 * MEBIBYTE
+"""A request. A batch of 1,000 ordinary creates has half a MiB; a quarter GiB of memory serves 32 of the largest."""
+
+BATCH_ITEMS_MAX = 1_000
+"""Items of a batch: twice what one transaction takes in, so that a batch never holds up others for long."""
+
+ATTEMPTS_MAX = 100
+"""Attempts that a Get returns, the latest. They end at RESPONSE_BYTES_MAX too."""
+
+PAGE_SIZE_DEFAULT = 50
+PAGE_SIZE_MAX = 1_000
+"""Jobs of a page. A page ends at RESPONSE_BYTES_MAX too."""
+
+RESPONSE_BYTES_MAX = MEBIBYTE
+"""A page: a quarter of what gRPC clients accept by default."""
+
+PAGE_TOKEN_LENGTH_MAX = 512
+"""Characters of a page token; ours have at most 300."""
+
+JOB_ID_LENGTH_MAX = 128
+"""Characters of a job's id: room for a URN or two UUIDs; every event and index entry carries it."""
+
+ID_PATTERN = rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{JOB_ID_LENGTH_MAX - 1}}}"
+"""A job's id, safe in URLs, file names, shells and labels."""
+
+JOB_TYPE_LENGTH_MAX = 64
+"""Characters of a job type: it is part of every index, tally and label."""
+
+SOURCE_ID_BYTES_MAX = 256
+"""Bytes of a source id: room for a URI of ordinary length; it is indexed."""
+
+WORKER_BYTES_MAX = 128
+"""Bytes of a worker's name."""
+
+TEXT_BYTES_MAX = 4 * 1024
+"""Bytes of a message or reason. It is for people, and is carried by events; data belongs into details or metadata."""
+
+ERROR_CODE_BYTES_MAX = 128
+"""Bytes of an error's code."""
+
+REQUEST_ID_LENGTH_MIN = 8
+"""Characters of a request id: shorter ones collide by accident."""
+
+REQUEST_ID_LENGTH_MAX = 128
+
+COST_MAX = 1_000_000_000.0
+"""Cost of one attempt: in nano-units it still fits an int64."""
+
+TOKENS_MAX = 10**15
+"""Tokens of one attempt: beyond any model, and sums of thousands stay within an int64."""
+
+RESULT_COUNT_MAX = 2**53 - 1
+"""The largest integer every client language holds exactly."""
+
+WATCHED_JOBS_MAX = 1_000
+"""Jobs one watch may name: each is an entry of an index."""
+
+FILTER_VALUES_MAX = 100
+"""Values of any other filter: a List walks an index for each pair of type and state."""
+
+
+HEARTBEAT_MIN = 1 * SECOND
+HEARTBEAT_DEFAULT = 30 * SECOND
+"""Below the idle limit of common proxies, 60 s."""
+HEARTBEAT_MAX = 5 * MINUTE
+
+CLEANUP_AGE_MIN = 1 * HOUR
+"""The youngest job that cleanup removes without force: whoever waits for it has had an hour to see that it ended."""
+
+CLEANUP_AGE_MAX = 3_650 * DAY
+"""Ten years; a larger number is a mistake of units."""
+
+MAX_RETRIES_MAX = 1_000
+"""Beyond this a job is not retried but polled; the backoff's doubling is long capped by then."""
+
+TIMEOUT_MAX = 30 * DAY
+"""An attempt longer than the retention of finished jobs cannot be told from a forgotten one."""
+
+RETRY_DELAY_MAX = 7 * DAY
+"""The event retention: a watcher may have lost sight of a job that waits longer."""
+
+METADATA_BYTES_MAX = 64 * 1024
+"""Encoded size of a job's metadata, after merging. It is stored in the job and sent with every List."""
+
+RESULT_BYTES_MAX = 64 * 1024
+"""Encoded size of a result: enough to describe one, too little to be one. Keep results where they belong."""
+
+DETAILS_BYTES_MAX = 8 * 1024
+"""Encoded size of an error's details, which every event of the failed job carries."""
+
+NESTING_MAX = 16
+"""Levels of objects and lists in a document, which is the first itself. Each costs three of the 100 levels that
+protobuf parsers accept, and a watcher's message holds the document four levels down."""
