@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_client import InvalidField, JobFailure
-from jobstate_client.core import limits
-from jobstate_client.core.documents import struct_from
+from jobstate_client import TLS, AsyncClient, Client, InvalidField, JobFailure, JobStateError, NewJob
+from jobstate_client.core import limits, validation
+from jobstate_client.core.documents import duration, seconds, struct_from
 from jobstate_client.core.job_failure import fail_requests
 from jobstate_server.domain import limits as server_limits
 from jobstate_server.domain.caller import ANONYMOUS
 from jobstate_server.rpc.requests import attempts
 from jobstate_server.wire import documents as server_documents
+
+from .support import done
 
 
 def test_the_limits_are_the_servers() -> None:

@@ -16,7 +16,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.engine.committer import PROBE_INTERVAL
-from jobstate_server.engine.pauses import ALIVE_WITHIN, HEARD_INTERVAL, OUTAGE_MIN
+from jobstate_server.engine.downtime import ALIVE_WITHIN, OUTAGE_MIN, RENEW_INTERVAL
 
 from ..support.calls import (
     Refusal,
@@ -130,8 +130,8 @@ async def test_timeouts_that_passed_while_postgresql_was_away_are_postponed(post
         await create(running, "job", "clean_transcript")
         await start(running)
         async with stopped(postgres):
-            await clock.armed(HEARD_INTERVAL)
-            clock.advance(HEARD_INTERVAL)
+            await clock.armed(RENEW_INTERVAL)
+            clock.advance(RENEW_INTERVAL)
             await until_health_is(running, NOT_SERVING)
             clock.advance(2 * MINUTE)
         await clock.armed(PROBE_INTERVAL)

@@ -19,7 +19,7 @@ from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.clock import Clock
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.engine.pauses import HEARD_INTERVAL
+from jobstate_server.engine.downtime import RENEW_INTERVAL
 from jobstate_server.engine.subscribers import Subscribers
 from jobstate_server.maintenance.task import StillClaimed, Task
 from jobstate_server.store.base import REPLICA_LEASE
@@ -289,8 +289,8 @@ async def test_a_retry_in_the_hands_of_a_replica_that_dies_is_resumed_by_another
                 assert (await get(running)).state == job_pb2.JOB_STATE_RETRYING
                 dying.rollback()
 
-            await clock.armed(HEARD_INTERVAL - SECOND)
-            clock.advance(HEARD_INTERVAL - SECOND)
+            await clock.armed(RENEW_INTERVAL - SECOND)
+            clock.advance(RENEW_INTERVAL - SECOND)
             (started,) = await watch.events(1)
 
     assert started.started.resumed

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from jobstate_server import cli, process
 from jobstate_server.app import Server
-from jobstate_server.engine.committer import QUEUE_BYTES_MAX
+from jobstate_server.engine.write_queue import QUEUE_BYTES_MAX
 from jobstate_server.event_log.feed import FILTERS_BYTES_MAX
 from jobstate_server.rpc.limits import CALLS_MAX, TRANSPORT_BYTES_MAX
 from jobstate_server.store.sqlite.store import SqliteStore
@@ -35,7 +35,7 @@ def levels(server: Server) -> Levels:
     requests = len(admission.requests._receiving) * TRANSPORT_BYTES_MAX + admission._batches.held
     return {
         "recent events": (recent._bytes, recent._bytes_max),
-        "changes waiting to be written": (server.committer._bytes_waiting, QUEUE_BYTES_MAX),
+        "changes waiting to be written": (server.committer.backlog_bytes, QUEUE_BYTES_MAX),
         "jobs in hand": (jobs._bytes, jobs._bytes_max),
         "requests": (requests, settings.requests_bytes_max),
         "batches of StreamUpdates": (updates.held, updates._limit),

@@ -17,7 +17,7 @@ from typing import Any
 from jobstate_server import cli, clock, logs
 from jobstate_server.admin import probes
 from jobstate_server.domain.durations import MILLISECOND
-from jobstate_server.engine import committer, membership, pauses, readers
+from jobstate_server.engine import committer, downtime, membership, readers
 from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.write_queue import QueuedCommands
 from jobstate_server.engine.writer import Writer
@@ -140,7 +140,7 @@ def arm_on_request(armed: threading.Event) -> None:
 def make_haste() -> None:
     """Parts that turn every half minute would break long after they are armed, and be given up longer after that."""
     schedule.LOOK_INTERVAL = 500 * MILLISECOND
-    vars(membership)["HEARD_INTERVAL"] = pauses.HEARD_INTERVAL // 4
+    vars(membership)["RENEW_INTERVAL"] = downtime.RENEW_INTERVAL // 4
     event_limit.LOOK_TURNS = event_limit.STUCK_TURNS = 1
     listener.STUCK_TURNS = 5
     committer.WAIT_TURNS_MAX = readers.WAIT_TURNS_MAX = 8

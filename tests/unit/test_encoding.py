@@ -242,7 +242,7 @@ def test_a_report_is_encoded_though_the_job_was_encoded_before_it(name: str) -> 
     encode_job(EMPTY)
     job = EMPTY.reported(**{name: getattr(FULL, name)})
 
-    assert job.stem
+    assert job.cached_encoding
     assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
 
 

@@ -12,9 +12,9 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.engine.alarm import LATE_TURNS_MAX
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.downtime import RENEW_INTERVAL
 from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.membership import Membership
-from jobstate_server.engine.pauses import HEARD_INTERVAL
 from jobstate_server.store.base import REPLICA_LEASE
 
 
@@ -57,7 +57,7 @@ async def pass_time(clock: ManualClock, intervals: int) -> None:
     for _ in range(intervals):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        clock.advance(HEARD_INTERVAL)
+        clock.advance(RENEW_INTERVAL)
 
 
 async def test_a_replica_is_heard_at_once_and_then_at_every_interval() -> None:
@@ -108,7 +108,7 @@ async def test_a_replica_that_could_not_make_itself_heard_tries_again_and_stops_
 
 
 def test_a_replica_may_miss_some_intervals_before_it_is_taken_for_dead() -> None:
-    assert REPLICA_LEASE >= 4 * HEARD_INTERVAL
+    assert REPLICA_LEASE >= 4 * RENEW_INTERVAL
 
 
 async def test_a_chain_of_timers_that_a_failure_has_cut_begins_anew_once_it_is_late(
@@ -120,7 +120,7 @@ async def test_a_chain_of_timers_that_a_failure_has_cut_begins_anew_once_it_is_l
         patched.setattr(committer, "run", lambda _work: 1 / 0)
         await asyncio.sleep(0)
         with pytest.raises(ZeroDivisionError):
-            clock.advance(HEARD_INTERVAL)
+            clock.advance(RENEW_INTERVAL)
     membership._renewing = None
     clock.advance(1)
 

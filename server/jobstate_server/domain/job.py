@@ -115,9 +115,9 @@ class Job:
     duration: int = 0
     cancel_reason: str = ""
 
-    stem = b""
-    """Of no meaning here, and no field: what an encoder made of all fields but those of ``REPORTED``, or empty. Kept
-    with the job because most changes leave it good."""
+    cached_encoding = b""
+    """Not a field: all fields but those of ``REPORTED`` as an encoder wrote them, or empty. A report leaves it valid,
+    so that the events of reports need not be encoded whole."""
 
     @property
     def ready_time(self) -> int:
@@ -127,17 +127,17 @@ class Job:
     def evolve(self, **changes: Any) -> Self:
         """A copy with ``changes``. Copies all fields at once, several times faster than dataclasses.replace."""
         values = self.__dict__ | changes
-        values.pop("stem", None)
+        values.pop("cached_encoding", None)
         return self.from_fields(values)
 
     def reported(self, **changes: Any) -> Self:
         """A copy with ``changes``, all of them of fields named in ``REPORTED``."""
         return self.from_fields(self.__dict__ | changes)
 
-    def keep_stem(self, stem: bytes) -> bytes:
-        """Remember, in place, what this job's stem is. Returns it."""
-        self.__dict__["stem"] = stem
-        return stem
+    def cache_encoding(self, encoded: bytes) -> bytes:
+        """Set ``cached_encoding`` in place. Returns it."""
+        self.__dict__["cached_encoding"] = encoded
+        return encoded
 
     def numbered(self, version: int) -> Self:
         """This very job, whose version has only now become known.

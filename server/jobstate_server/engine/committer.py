@@ -87,7 +87,7 @@ class Committer:
         Args:
             restart_grace: microseconds by which limits that passed while the store was not served are put off at most.
             request_ids_max: how many request ids may be stored.
-            replica: the name under which this server makes itself heard to others.
+            replica: the name under which this server renews its lease.
         """
         self.store_reachable = True
         self.store_problem = ""
@@ -129,6 +129,11 @@ class Committer:
     def backlog(self) -> int:
         """Commands waiting or being committed."""
         return self._queue.rows
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of their requests."""
+        return self._queue.size
 
     @property
     def counters(self) -> Counters:

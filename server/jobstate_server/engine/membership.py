@@ -12,8 +12,8 @@ import logging
 from jobstate_server.clock import Clock
 from jobstate_server.engine.alarm import Alarm
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.downtime import RENEW_INTERVAL
 from jobstate_server.engine.due_timer import DueTimer
-from jobstate_server.engine.pauses import HEARD_INTERVAL
 
 log = logging.getLogger(__name__)
 
@@ -72,4 +72,4 @@ class Membership:
         if not self._is_stopping:
             # What was due may have been in the hands of a replica that died before it was done.
             self._due_timer.serve_due()
-            self._alarm.set(HEARD_INTERVAL, self._renew)
+            self._alarm.set(RENEW_INTERVAL, self._renew)

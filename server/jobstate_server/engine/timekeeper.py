@@ -1,7 +1,7 @@
 """The timekeeper: reads the clock several times a second, so that a pause of the process is noticed.
 
-The committer deals with pauses (``engine/pauses.py``). The timekeeper also logs when the store's time differs from the
-wall clock, and when they agree again.
+The committer deals with pauses (``engine/downtime.py``). The timekeeper also logs when the store's time differs from
+the wall clock, and when they agree again.
 """
 
 from __future__ import annotations

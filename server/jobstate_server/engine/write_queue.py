@@ -93,7 +93,7 @@ class WriteQueue:
         """Rows of commands that wait or are being written."""
         self.waiting = 0
         """What the thread has not been given yet: rows of commands, and pieces of work."""
-        self._bytes = 0
+        self.size = 0
         self._work = 0
         """Pieces of work that wait or are being done."""
         self._queued: deque[QueuedWrite] = deque()
@@ -112,7 +112,7 @@ class WriteQueue:
     def has_room(self, rows: int, size: int, share: float) -> bool:
         """Whether so much more fits into this share of the queue."""
         has_rows = self.rows + rows <= QUEUE_ROWS_MAX * share
-        return has_rows and self._bytes + size <= QUEUE_BYTES_MAX * share
+        return has_rows and self.size + size <= QUEUE_BYTES_MAX * share
 
     async def room(self) -> None:
         """Wait until something has been written."""
@@ -128,7 +128,7 @@ class WriteQueue:
             self.waiting += 1
         else:
             self.rows += item.rows
-            self._bytes += item.size
+            self.size += item.size
             self.waiting += item.rows
 
     def take(self) -> WriteBatch:
@@ -156,7 +156,7 @@ class WriteQueue:
         work = int(batch.work is not None)
         self.rows -= rows
         self._work -= work
-        self._bytes -= sum(item.size for item in batch.commands)
+        self.size -= sum(item.size for item in batch.commands)
         return rows + work
 
     def notify_waiting(self) -> None:

@@ -22,7 +22,7 @@ from jobstate_server.domain.errors import InternalError, StoreUnavailable
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.batch import Batch, Verdict
-from jobstate_server.engine.pauses import Pauses
+from jobstate_server.engine.downtime import Downtime
 from jobstate_server.store.base import Store, Transaction
 from jobstate_server.store.errors import OutcomeUnknown, StoreError, StoreUnreachable, TransactionConflict
 from jobstate_server.store.records import Loaded, StoredEvent
@@ -92,7 +92,7 @@ class Writer:
         Args:
             restart_grace: microseconds by which limits that passed while the store was not served are put off at most.
             request_ids_max: how many request ids may be stored.
-            replica: the name under which this server makes itself heard to others.
+            replica: the name under which this server renews its lease.
         """
         self._request_ids_max = request_ids_max
         self.counters = Counters()
@@ -101,12 +101,12 @@ class Writer:
         self._store = store
         self._decider = decider
         self._clock = clock
-        self._pauses = Pauses(clock, restart_grace=restart_grace, replica=replica)
+        self._downtime = Downtime(clock, restart_grace=restart_grace, replica=replica)
 
     @property
     def grace_until(self) -> int:
         """Until when this server has moved limits because of a pause."""
-        return self._pauses.grace_until
+        return self._downtime.grace_until
 
     @property
     def requests_surplus(self) -> int:
@@ -197,21 +197,21 @@ class Writer:
         try:
             while True:
                 with self._store.transaction() as transaction:
-                    if not self._pauses.make_up(transaction, began):
+                    if not self._downtime.compensate(transaction, began):
                         yield transaction
                         self._check_time(transaction)
                         break
-                self._pauses.made_up()
-                self._decider.context.grace_until = self._pauses.grace_until
+                self._downtime.compensated()
+                self._decider.context.grace_until = self._downtime.grace_until
                 began = self._clock.monotonic()
         except StoreUnreachable:
-            self._pauses.lost(began)
+            self._downtime.store_lost(began)
             raise
-        self._pauses.done(began)
+        self._downtime.committed(began)
 
     def _check_time(self, transaction: Transaction) -> None:
         """Begin anew when there was a pause meanwhile: others would believe that this server has kept the limits."""
-        if not transaction.is_committed and self._pauses.has_new():
+        if not transaction.is_committed and self._downtime.has_new():
             raise TransactionConflict("this process was held up in the middle of a transaction")
 
     def work(self, run: Callable[[Transaction], T]) -> T:

@@ -41,7 +41,11 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
     )
     if job.estimated_cost_nano:
         report.estimated_cost = job.estimated_cost_nano / NANO
-    parts = [job.stem or _stem(job), report.SerializeToString(), time_field(_UPDATE_TIME, job.update_time)]
+    parts = [
+        job.cached_encoding or _encode_unreported(job),
+        report.SerializeToString(),
+        time_field(_UPDATE_TIME, job.update_time),
+    ]
     if metadata and job.metadata:
         parts.append(embed(_METADATA, job.metadata))
     if result and job.result:
@@ -49,8 +53,8 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
     return b"".join(parts)
 
 
-def _stem(job: Job) -> bytes:
-    """What every report leaves as it is but the documents, kept with the job for the events of the next ones."""
+def _encode_unreported(job: Job) -> bytes:
+    """The fields that no report changes, but for the documents. Cached with the job for the events of later reports."""
     message = job_pb2.Job(
         id=job.id,
         job_type=job.job_type,
@@ -83,7 +87,7 @@ def _stem(job: Job) -> bytes:
         parts.append(time_field(_NEXT_RETRY_TIME, job.next_retry_time))
     if job.attempt_deadline is not None:
         parts.append(time_field(_ATTEMPT_DEADLINE, job.attempt_deadline))
-    return job.keep_stem(b"".join(parts))
+    return job.cache_encoding(b"".join(parts))
 
 
 def encode_remains(job: Job) -> bytes:

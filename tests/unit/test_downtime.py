@@ -9,7 +9,7 @@ import pytest
 
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.durations import DAY, HOUR, SECOND
-from jobstate_server.engine.pauses import ALIVE_WITHIN, OUTAGE_MIN, REMOVAL_SUSPENDED, Pauses
+from jobstate_server.engine.downtime import ALIVE_WITHIN, OUTAGE_MIN, REMOVAL_SUSPENDED, Downtime
 from jobstate_server.store.base import Transaction
 
 GRACE = 30 * SECOND
@@ -52,18 +52,18 @@ class Process:
 
     def __init__(self, *, is_new: bool = False) -> None:
         self.clock = ManualClock()
-        self.pauses = Pauses(self.clock, restart_grace=GRACE, replica="ours")
+        self.downtime = Downtime(self.clock, restart_grace=GRACE, replica="ours")
         if not is_new:
-            self.pauses.made_up()
+            self.downtime.compensated()
 
     def begin(self, heard: int | None = None, stored: int = 0, began: int | None = None) -> tuple[bool, Noting]:
         """Begin a transaction. ``heard``: how long ago another replica was."""
         now = self.clock.now()
         noting = Noting(now, None if heard is None else now - heard, stored)
         began = self.clock.monotonic() if began is None else began
-        found = self.pauses.make_up(cast("Transaction", noting), began)
+        found = self.downtime.compensate(cast("Transaction", noting), began)
         if found:
-            self.pauses.made_up()
+            self.downtime.compensated()
         return found, noting
 
     def moved_by(self, heard: int | None = None, began: int | None = None) -> int | None:
@@ -93,7 +93,7 @@ def test_what_was_not_committed_is_made_up_for_by_the_next_transaction() -> None
     process = Process()
     process.clock.pause(8 * SECOND)
     lost = Noting(process.clock.now())
-    process.pauses.make_up(cast("Transaction", lost), process.clock.monotonic())
+    process.downtime.compensate(cast("Transaction", lost), process.clock.monotonic())
 
     assert process.moved_by() == 8 * SECOND
 
@@ -101,11 +101,11 @@ def test_what_was_not_committed_is_made_up_for_by_the_next_transaction() -> None
 def test_a_pause_in_the_middle_of_a_transaction_is_seen_at_its_end() -> None:
     process = Process()
     process.begin()
-    assert not process.pauses.has_new()
+    assert not process.downtime.has_new()
 
     process.clock.pause(8 * SECOND)
 
-    assert process.pauses.has_new()
+    assert process.downtime.has_new()
     assert process.moved_by() == 8 * SECOND
 
 
@@ -138,9 +138,9 @@ def test_a_replica_that_was_heard_as_a_short_pause_began_may_have_paused_too() -
 def test_an_outage_counts_from_the_first_transaction_that_failed() -> None:
     process = Process()
     began = process.clock.monotonic()
-    process.pauses.lost(began)
+    process.downtime.store_lost(began)
     process.clock.advance(10 * SECOND)
-    process.pauses.lost(process.clock.monotonic())
+    process.downtime.store_lost(process.clock.monotonic())
     process.clock.advance(10 * SECOND)
 
     assert process.moved_by() == 20 * SECOND
@@ -149,7 +149,7 @@ def test_an_outage_counts_from_the_first_transaction_that_failed() -> None:
 
 def test_a_connection_that_is_made_anew_in_a_moment_is_no_outage() -> None:
     process = Process()
-    process.pauses.lost(process.clock.monotonic())
+    process.downtime.store_lost(process.clock.monotonic())
     process.clock.advance(OUTAGE_MIN)
 
     assert process.moved_by() is None
@@ -163,7 +163,7 @@ def test_a_transaction_that_could_not_begin_or_end_for_long_is_a_pause() -> None
 
     began = process.clock.monotonic()
     process.clock.advance(4 * SECOND)
-    process.pauses.done(began)
+    process.downtime.committed(began)
     assert process.moved_by() == 4 * SECOND
 
 

@@ -1,8 +1,8 @@
-"""Pauses: times in which this process could keep no limits, and what has to be made up for after each.
+"""Downtime: times in which this process could not enforce limits, and the grace that jobs get for each.
 
-A process that was frozen, whose machine slept or whose store was away has failed nobody in time, and nobody could
-report to it. When it is back its timers must not win against reports that waited meanwhile: before anything else is
-done, limits that have passed are moved. Belongs on the committer's thread.
+A process that was frozen, whose machine slept or whose store was unreachable could take no reports. Its timers must not
+win against reports that waited meanwhile: limits that have passed are moved before anything else is done. Belongs on
+the committer's thread.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from jobstate_server.store.base import Transaction
 
 log = logging.getLogger(__name__)
 
-HEARD_INTERVAL = 2 * SECOND
-"""How often a replica of a shared store makes itself heard."""
+RENEW_INTERVAL = 2 * SECOND
+"""How often a replica of a shared store renews its lease."""
 
 OUTAGE_MIN = 1 * SECOND
-"""A store that could not be written for this long was not served; a broken connection is made anew in less."""
+"""A store that could not be written for this long counts as down; a broken connection is replaced in less."""
 
 ALIVE_WITHIN = 3 * SECOND
-"""A replica that was heard this shortly before was at work: one that is is heard every two seconds."""
+"""A replica that renewed its lease this recently was working: it does so every two seconds."""
 
 FROZEN_TOGETHER = 1 * SECOND
-"""Replicas that are held up together are so within this time. Who was heard so soon after our own pause began may have
-paused with us."""
+"""Replicas that freeze together do so within this time. One that renewed its lease so soon after our own pause began
+may have paused with us."""
 
 JUMP_MIN = 1 * DAY
-"""After a jump of more than this the clock may be wrong, and what it makes old need not be."""
+"""After a jump of more than this the clock may be wrong, and what looks old need not be."""
 
 REMOVAL_SUSPENDED = 1 * DAY
 """How long nothing is removed by its age after a jump: time for an operator to see it."""
 
 
-class Pauses:
-    """Finds pauses, and makes up for them in a transaction."""
+class Downtime:
+    """Finds downtime, and moves limits in a transaction to compensate for it."""
 
     def __init__(self, clock: Clock, *, restart_grace: int, replica: str = "") -> None:
         """
         Args:
             restart_grace: microseconds by which limits are moved at the most.
-            replica: the name under which this server makes itself heard to others.
+            replica: the name under which this server renews its lease.
         """
         self.grace_until = 0
         """Until when this server has moved limits."""
@@ -55,31 +55,32 @@ class Pauses:
         self._lost_since: int | None = None
 
     def has_new(self) -> bool:
-        """Whether there was a pause that is yet to be made up for."""
+        """Whether there was a pause that has not been compensated yet."""
         self._note(self._clock.take_pause())
         return self._pending is not None
 
-    def lost(self, began: int) -> None:
-        """The store could not be reached in a transaction that was begun at ``began``, by the monotonic clock."""
+    def store_lost(self, began: int) -> None:
+        """The store could not be reached in a transaction that began at ``began``, by the monotonic clock."""
         if self._lost_since is None:
             self._lost_since = began
 
-    def done(self, began: int) -> None:
-        """A transaction that was begun at ``began`` is durable."""
+    def committed(self, began: int) -> None:
+        """A transaction that began at ``began`` is durable."""
         self._lost_since = None
         passed = self._clock.monotonic() - began
         if passed > PAUSE_MIN:
             self._note(Pause(self._clock.now() - passed, passed))
 
-    def make_up(self, transaction: Transaction, began: int) -> bool:
-        """Make up for pauses before this transaction. False when there is nothing to do.
+    def compensate(self, transaction: Transaction, began: int) -> bool:
+        """Move limits for downtime before this transaction. False when there is nothing to do.
 
-        Else it is to be committed with nothing else in it, since many jobs were locked, and told to ``made_up``.
+        Otherwise commit the transaction with nothing else in it, because many jobs are locked, and then call
+        ``compensated``.
 
         Args:
-            began: when it was tried to begin the transaction, by the monotonic clock.
+            began: when the transaction was to begin, by the monotonic clock.
         """
-        # Only now: whatever is judged in this transaction is judged by a time before this look.
+        # Only now: this transaction decides by a time that is earlier than this look.
         self.has_new()
         if self._is_new:
             self._begin(transaction)
@@ -91,41 +92,41 @@ class Pauses:
             self._move_limits(transaction, min(pause.length, self._restart_grace))
             log.warning("limits could not be kept for a while", extra={"seconds": round(pause.length / SECOND, 3)})
             if pause.length > JUMP_MIN:
-                self._hold_removal(transaction)
+                self._suspend_removal(transaction)
         return True
 
-    def made_up(self) -> None:
-        """What ``make_up`` has done is durable."""
+    def compensated(self) -> None:
+        """What ``compensate`` has done is durable."""
         self._is_new = False
         self._pending = None
         self._lost_since = None
 
     def _begin(self, transaction: Transaction) -> None:
         """The first transaction follows a time in which this process did not serve; another replica may have."""
-        heard, newest = transaction.last_renewed(), transaction.times().newest()
-        silence = None if heard is None else max(0, transaction.now - heard)
-        if silence is None or silence > ALIVE_WITHIN:
+        renewed, newest = transaction.last_renewed(), transaction.times().newest()
+        age = None if renewed is None else max(0, transaction.now - renewed)
+        if age is None or age > ALIVE_WITHIN:
             self._move_limits(transaction, self._restart_grace)
-        elif silence:
-            # Whoever was heard last may be the one that we replace, killed a moment ago.
-            self._move_limits(transaction, min(silence, self._restart_grace))
+        elif age:
+            # The replica that renewed last may be the one that we replace, killed a moment ago.
+            self._move_limits(transaction, min(age, self._restart_grace))
         if newest and transaction.now - newest > JUMP_MIN:
-            self._hold_removal(transaction)
+            self._suspend_removal(transaction)
 
     def _whole(self, now: int, began: int) -> Pause | None:
-        """Everything that is yet to be made up for, as one."""
+        """All downtime that has not been compensated yet, as one pause."""
         pause = self._pending
         monotonic = self._clock.monotonic()
-        # Else it took long only to begin: something was in the way.
+        # Otherwise the transaction only had to wait for its turn.
         since, length_min = (began, PAUSE_MIN) if self._lost_since is None else (self._lost_since, OUTAGE_MIN)
         if monotonic - since > length_min:
             pause = Pause(now - (monotonic - since), monotonic - since).joined(pause)
         return pause
 
     def _others_served(self, transaction: Transaction, pause: Pause) -> bool:
-        """Whether another replica has kept the limits meanwhile."""
-        heard = transaction.last_renewed(self._replica)
-        return heard is not None and heard > max(pause.since + FROZEN_TOGETHER, transaction.now - ALIVE_WITHIN)
+        """Whether another replica has enforced the limits meanwhile."""
+        renewed = transaction.last_renewed(self._replica)
+        return renewed is not None and renewed > max(pause.since + FROZEN_TOGETHER, transaction.now - ALIVE_WITHIN)
 
     def _move_limits(self, transaction: Transaction, by: int) -> None:
         until = transaction.now + by
@@ -136,7 +137,7 @@ class Pauses:
             log.info("put off the timeouts of running attempts", extra={"attempts": moved})
 
     @staticmethod
-    def _hold_removal(transaction: Transaction) -> None:
+    def _suspend_removal(transaction: Transaction) -> None:
         log.warning(
             "time has jumped by more than a day: nothing is removed by its age for a day, unless Cleanup is called"
         )
