@@ -12,7 +12,7 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.commands import ServeDue
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import StoreUnavailable
-from jobstate_server.engine.batch import Outcome
+from jobstate_server.engine.batch import DueOutcome, Outcome
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import DUE_MAX, RETRY_FAILED_DUE_AFTER, UNANSWERED_TURNS_MAX, DueTimer
 from jobstate_server.engine.subscribers import Subscribers
@@ -42,7 +42,7 @@ class Answering:
 
     def tell_next_due(self, next_due: int | None, served: int = 0, failed: int = 0) -> None:
         """Answer that so many were served, and when the next falls due."""
-        self.answer(Outcome((), served=served, failed=failed, next_due=next_due))
+        self.answer(DueOutcome((), served=served, failed=failed, next_due=next_due))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from jobstate_server.domain.filters import EventFilter, JobFilter
 from jobstate_server.domain.job import Job, JobError, JobState, Usage
 from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.reads import Due
-from jobstate_server.engine.batch import Batch, Outcome, Verdict
+from jobstate_server.engine.batch import Batch, DueOutcome, Outcome, Verdict
 from jobstate_server.store.records import Loaded, StoredRequest
 
 from .support import NOW, a_decider, a_job
@@ -119,7 +119,7 @@ def test_the_server_serves_every_due_job() -> None:
     batch.decide(c.ServeDue(limit=1, caller=SERVER))
 
     (outcome,) = batch.verdicts(1)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, DueOutcome)
     assert (outcome.served, outcome.failed) == (1, 0)
     assert batch.jobs["job"].state is JobState.PROCESSING
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jobstate_server.domain.commands import Command, Request
@@ -36,12 +36,18 @@ class Outcome:
     """The first job as its last event carries it, without its version. None when this command made no event."""
     acted: bool = True
     """False for a command of the server that has been overtaken."""
+
+
+@dataclass(slots=True)
+class DueOutcome(Outcome):
+    """What came of a command that serves due jobs."""
+
     served: int = 0
-    """How many of the commands that followed from this one did something."""
+    """How many of the commands that followed from it did something."""
     failed: int = 0
     """How many of them did nothing."""
     next_due: int | None = None
-    """When the next job of the whole store falls due, for a command that serves due jobs; None when none does."""
+    """When the next job of the whole store falls due; None when none does."""
 
 
 Verdict = Outcome | JobStateError
@@ -76,7 +82,7 @@ class Batch:
         self._verdicts: list[Verdict] = []
         self._unnumbered: list[tuple[Job, int]] = []
         """The jobs of the outcomes, each with the index of the event that gives it its version."""
-        self._serving: list[Outcome] = []
+        self._serving: list[DueOutcome] = []
         """The outcomes that are to report when the next job falls due."""
 
     def decide(self, command: Command) -> None:
@@ -100,22 +106,28 @@ class Batch:
             return InternalError(call_id)
 
     def _carry_out(self, plan: Plan) -> Outcome:
-        encoded = [[encode_event(event) for event in change.events] for change in plan.changes]
-        for change, events in zip(plan.changes, encoded, strict=True):
-            self._apply(change, events)
-        if plan.commands is not None:
-            return self._decide_following(plan.commands)
-        jobs = [change.after for change in plan.changes[: plan.answered] if change.after is not None]
-        for job in jobs:
-            last_event = self._last_event.get(job.id)
-            if last_event is not None:
-                self._unnumbered.append((job, last_event))
-        return Outcome(tuple(jobs), encoded[0][-1].job if encoded and encoded[0] else None)
+        changes, answered, commands = plan
+        encoded = [encode_event(event) for change in changes for event in change.events]
+        taken = iter(encoded)
+        for change in changes:
+            self._apply(change, taken)
+        if commands is not None:
+            return self._decide_following(commands)
+        jobs = []
+        for change in changes[:answered]:
+            job = change.after
+            if job is not None:
+                jobs.append(job)
+                last_event = self._last_event.get(job.id)
+                if last_event is not None:
+                    self._unnumbered.append((job, last_event))
+        own_events = len(changes[0].events) if changes else 0
+        return Outcome(tuple(jobs), encoded[own_events - 1].job if own_events else None)
 
     def _decide_following(self, commands: Sequence[Command]) -> Outcome:
         verdicts = [self._verdict(command) for command in commands]
         served = sum(isinstance(verdict, Outcome) and verdict.acted for verdict in verdicts)
-        outcome = Outcome((), served=served, failed=len(verdicts) - served)
+        outcome = DueOutcome((), served=served, failed=len(verdicts) - served)
         self._serving.append(outcome)
         return outcome
 
@@ -157,42 +169,51 @@ class Batch:
                 return attempt
         return self._attempts.get((job_id, number))
 
-    def _apply(self, change: Change, encoded: Sequence[EncodedEvent]) -> None:
-        """Take a finished change into the view. Nothing here can fail half way."""
-        job = change.after or change.before
+    def _apply(self, change: Change, encoded: Iterator[EncodedEvent]) -> None:
+        """Take a finished change into the view, with its events, which are next. Nothing here can fail half way."""
+        before, after, events, ended, is_report, amended, request = change
+        job = after or before
         assert job is not None
-        if change.after is not change.before:
-            self._take(job.id, change, encoded)
+        if after is not before:
+            job_id, all_events = job.id, self._changes.events
+            if before is None:
+                self._first_event[job_id] = len(all_events)
+            for event in events:
+                self._last_event[job_id] = len(all_events)
+                seen = event.job
+                all_events.append(
+                    NewEvent(
+                        event.time,
+                        job_id,
+                        seen.job_type,
+                        seen.source_id,
+                        seen.principal,
+                        int(event.type),
+                        next(encoded).payload,
+                    )
+                )
+            if after is None:
+                self._forget(job_id)
+            else:
+                self._keep(after, is_new=before is None, is_report=is_report)
             if deltas := tally_deltas(change):
                 merge_tallies(self._changes.tallies, deltas)
-        if change.ended is not None:
-            self._changes.attempts.append(change.ended)
-        if change.amended is not None:
-            self._amend(change.amended)
-        if change.request is not None:
-            self._remember(change.request, job, change)
+        if ended is not None:
+            self._changes.attempts.append(ended)
+        if amended is not None:
+            self._amend(amended)
+        if request is not None:
+            self._remember(request, job, change)
 
-    def _take(self, job_id: str, change: Change, encoded: Sequence[EncodedEvent]) -> None:
-        all_events = self._changes.events
-        if change.before is None:
-            self._first_event[job_id] = len(all_events)
-        for event, (payload, _) in zip(change.events, encoded, strict=True):
-            self._last_event[job_id] = len(all_events)
-            job = event.job
-            all_events.append(
-                NewEvent(event.time, job_id, job.job_type, job.source_id, job.principal, int(event.type), payload)
-            )
-        after = change.after
-        if after is None:
-            self._forget(job_id)
-            return
-        self.jobs[job_id] = after
-        if not change.is_report:
-            self._touched[job_id] = _CHANGED
-        elif job_id not in self._touched:
-            self._touched[job_id] = _PROGRESSED
-        if change.before is None:
-            self._decider.unnamed_types.add(after.job_type)
+    def _keep(self, job: Job, *, is_new: bool, is_report: bool) -> None:
+        """The job was created or changed."""
+        self.jobs[job.id] = job
+        if not is_report:
+            self._touched[job.id] = _CHANGED
+        elif job.id not in self._touched:
+            self._touched[job.id] = _PROGRESSED
+        if is_new:
+            self._decider.unnamed_types.add(job.job_type)
 
     def _forget(self, job_id: str) -> None:
         """The job was deleted."""

@@ -14,7 +14,7 @@ from jobstate_server.clock import Clock, Timer
 from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.commands import ServeDue
 from jobstate_server.domain.durations import MILLISECOND, SECOND
-from jobstate_server.engine.batch import Outcome
+from jobstate_server.engine.batch import DueOutcome, Outcome
 from jobstate_server.engine.committer import Committer
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class DueTimer:
             # The committer has logged why.
             return False, now + RETRY_FAILED_DUE_AFTER
         outcome = serving.result()
+        assert isinstance(outcome, DueOutcome)
         has_more = outcome.served > 0 and outcome.served + outcome.failed == DUE_MAX
         if outcome.failed and outcome.next_due is not None and outcome.next_due <= now:
             # What could not be served is due still. It is tried again, but not at once.

@@ -10,7 +10,7 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobTypes
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.engine.batch import Outcome
+from jobstate_server.engine.batch import DueOutcome, Outcome
 from jobstate_server.engine.writer import Writer
 from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.records import ChangedJob, Changes
@@ -99,5 +99,5 @@ def test_a_look_at_what_is_due_when_nothing_is_writes_nothing(store: PostgresSto
     with recorded(store) as recorder:
         written = writer.commit(look)
 
-    assert (written.verdicts, written.events) == ([Outcome(())], [])
+    assert (written.verdicts, written.events) == ([DueOutcome(())], [])
     assert {text.split()[0] for text in sent(recorder)} == {"BEGIN", "SELECT", "COMMIT"}

@@ -57,10 +57,8 @@ class Decider:
         Raises:
             JobStateError: the command is refused and nothing changes.
         """
-        plan_rule = PLAN_RULES.get(type(command))
-        if plan_rule is not None:
-            return plan_rule(self.context, command, view)
-        assert isinstance(command, c.JobCommand)
+        if not isinstance(command, c.JobCommand) or type(command) in PLAN_RULES:
+            return PLAN_RULES[type(command)](self.context, command, view)
         if command.request is not None:
             earlier = view.earlier_call(command.request)
             if earlier is not None:
