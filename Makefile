@@ -18,8 +18,10 @@ SEED ?=
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 
 # Each file of tests runs in one process, so that what its tests share, a server or a build, is made once. The files
-# begin in the order of tests/conftest.py, which puts those that take longest first.
-PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# begin in the order of tests/conftest.py, which puts those that take longest first. When a process crashes, the run
+# ends: pytest-xdist hands the rest of its file to a new one, and then waits for ever.
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart 0
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
