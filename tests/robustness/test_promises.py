@@ -101,7 +101,7 @@ async def test_the_oldest_cursor_of_an_expiry_leads_to_everything_that_is_kept(p
     assert broken(rig.history()) == {}
 
 
-async def test_compaction_while_a_page_is_read_is_told_and_never_a_gap(path: Path) -> None:
+async def test_compaction_while_a_page_is_read_is_an_error_and_never_a_gap(path: Path) -> None:
     async with rigged(path, recent_bytes=0) as rig:
         watcher = Watcher("watcher")
         cursors = await cursors_of_all(rig, watcher)

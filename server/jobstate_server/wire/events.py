@@ -74,6 +74,8 @@ def _head(event_type: EventType, actor: str, previous_state: int) -> bytes:
 def _fill_detail(message: event_pb2.Event, event: Event) -> None:
     match event.detail:
         case Started(resumed, waited):
+            # Set even when it is empty, so that the oneof says which type of detail this is. So is ``cancelled``.
+            message.started.SetInParent()
             message.started.resumed = resumed
             if waited is not None:
                 set_span(message.started.waited, waited)
@@ -91,6 +93,7 @@ def _fill_detail(message: event_pb2.Event, event: Event) -> None:
         case PermanentlyFailed(decision):
             message.permanently_failed.decision = event_pb2.RetryDecision.ValueType(decision)
         case Cancelled(reason):
+            message.cancelled.SetInParent()
             message.cancelled.reason = reason
         case StaleDetected(heard_time, stale_threshold):
             set_time(message.stale_detected.heard_time, heard_time)
@@ -99,13 +102,6 @@ def _fill_detail(message: event_pb2.Event, event: Event) -> None:
             message.usage.attempt = attempt
             message.usage.usage.tokens = tokens
             message.usage.usage.cost = cost_nano / NANO
-    # An empty detail is set all the same, so that the oneof tells which kind it is.
-    if message.WhichOneof("detail") is None:
-        getattr(message, _DETAIL_FIELDS[type(event.detail)]).SetInParent()
-
-
-_DETAIL_FIELDS: dict[type, str] = {Started: "started", Cancelled: "cancelled"}
-"""The details that may have nothing to say."""
 
 
 def complete_event(payload: bytes, sequence: int) -> bytes:
@@ -114,4 +110,4 @@ def complete_event(payload: bytes, sequence: int) -> bytes:
     The sequence and the job's version, which equal each other in an event, are appended; the parser merges them.
     """
     number = varint(sequence)
-    return b"%b%b%b%b" % (payload, _SEQUENCE, number, embed(_JOB, _JOB_VERSION + number))
+    return b"".join((payload, _SEQUENCE, number, _JOB, varint(len(_JOB_VERSION) + len(number)), _JOB_VERSION, number))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from jobstate.v1 import event_pb2, job_service_pb2
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.job import Job
-from jobstate_server.wire.framing import embed, length_tag
+from jobstate_server.wire.framing import embed, length_tag, varint
 from jobstate_server.wire.jobs import encode_whole
 from jobstate_server.wire.times import set_span
 
@@ -21,9 +21,18 @@ _SYNCED = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_SYNC
 _HEARTBEAT = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_HEARTBEAT).SerializeToString()
 
 
+_PREFIXES = tuple(_EVENT + varint(length) for length in range(2_048))
+"""What stands before an event of a response, for all lengths but those of the largest: looked up, not put together."""
+
+
 def events_response(events: Iterable[bytes], cursor: str) -> bytes:
     """EVENTS, of complete encoded events."""
-    return b"".join((_EVENTS, *[embed(_EVENT, event) for event in events], embed(_CURSOR, cursor.encode())))
+    parts = [_EVENTS]
+    for event in events:
+        length = len(event)
+        parts += (_PREFIXES[length] if length < len(_PREFIXES) else _EVENT + varint(length), event)
+    parts.append(embed(_CURSOR, cursor.encode()))
+    return b"".join(parts)
 
 
 def snapshot_response(jobs: Sequence[Job]) -> bytes:
