@@ -74,20 +74,20 @@ def redacted(url: str) -> str:
     if not is_postgres(url):
         return url if url.startswith("sqlite:///") else "…"
     parts = _parsed(url)
-    told = {} if parts is None else {name: str(parts.get(name) or "") for name in _HARMLESS}
-    if not told or not all(rule.fullmatch(told[name]) for name, rule in _HARMLESS.items()):
+    shown = {} if parts is None else {name: str(parts.get(name) or "") for name in _HARMLESS}
+    if not shown or not all(rule.fullmatch(shown[name]) for name, rule in _HARMLESS.items()):
         return "postgresql://…"
-    user = f"{told['user']}@" if told["user"] else ""
-    if told["host"].startswith("/"):
-        return f"postgresql://{user}/{told['dbname']}?host={told['host']}"
-    ports = told["port"].split(",")
-    hosts = told["host"].split(",")
+    user = f"{shown['user']}@" if shown["user"] else ""
+    if shown["host"].startswith("/"):
+        return f"postgresql://{user}/{shown['dbname']}?host={shown['host']}"
+    ports = shown["port"].split(",")
+    hosts = shown["host"].split(",")
     # A single port applies to every host.
     each = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
     places = [
         f"{_bracketed(host)}:{port}" if port else _bracketed(host) for host, port in zip(hosts, each, strict=True)
     ]
-    return f"postgresql://{user}{','.join(places)}/{told['dbname']}"
+    return f"postgresql://{user}{','.join(places)}/{shown['dbname']}"
 
 
 def _bracketed(host: str) -> str:
