@@ -31,7 +31,7 @@ from typing import ClassVar
 
 
 class ErrorKind(enum.Enum):
-    """What sort of refusal an error is: what is told of it, and how it travels, follows from this."""
+    """What sort of refusal an error is: what callers are sent, and how, follows from this."""
 
     INVALID = enum.auto()
     """The request itself is wrong."""
@@ -192,7 +192,7 @@ class RetryNotAllowed(JobStateError):
 
 
 class _AttemptRefused(JobStateError):
-    """What both refusals of the fence tell."""
+    """What both refusals of an attempt have in common."""
 
     def __init__(self, message: str, job_id: str, attempt: int, current_attempt: int, state: str) -> None:
         super().__init__(message, job_id=job_id, attempt=attempt, current_attempt=current_attempt, state=state)

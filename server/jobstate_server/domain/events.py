@@ -111,7 +111,7 @@ class StaleDetected:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What one attempt has used in total, as told outside its reports of progress."""
+    """What one attempt has used in total, as reported outside its reports of progress."""
 
     attempt: int
     tokens: int

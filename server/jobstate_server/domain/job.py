@@ -79,7 +79,7 @@ class Job:
     state: JobState = JobState.QUEUED
     version: int = 0
     create_sequence: int = 0
-    """The sequence of the event that told of its creation: tells the job from another of the same id. 0 in jobs made
+    """The sequence of the event that reported its creation. It distinguishes jobs with the same id. 0 in jobs made
     before this was kept."""
     progress: int = 0
     progress_message: str = ""

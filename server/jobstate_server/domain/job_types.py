@@ -40,8 +40,8 @@ class JobType:
             (not 0 < self.stale_threshold <= TIMEOUT_MAX, "stale_threshold must be above 0 and at most 30 days"),
             (not 0.0 <= self.jitter <= 1.0, "jitter must be 0 to 1"),
         ]
-        if told := [problem for wrong, problem in problems if wrong]:
-            raise ValueError(f"job type {self.name!r}: {'; '.join(told)}")
+        if found := [problem for wrong, problem in problems if wrong]:
+            raise ValueError(f"job type {self.name!r}: {'; '.join(found)}")
 
     def backoff_delay(self, retry_count: int, random: float = 0.0) -> int:
         """Microseconds to wait before the next attempt of a job that has been retried ``retry_count`` times.
@@ -151,7 +151,7 @@ class UnnamedTypes:
         self._known.update(name for name in names if not self._job_types.names(name))
 
     def unknown(self, names: Iterable[str]) -> set[str]:
-        """Those of which only the store can tell whether they may be used."""
+        """The types of which only the store knows whether they may be used."""
         if self._job_types.strict:
             return set()
         return {name for name in names if not self._job_types.names(name)} - self._known

@@ -17,7 +17,7 @@ from transitions.extensions import GraphMachine
 
 from jobstate_server.domain.job import FINAL_STATES, Job, JobState
 
-# transitions logs some fifteen lines per step, several at INFO; the decisions are told by our own events.
+# transitions logs some fifteen lines per step, several at INFO; the decisions are reported by our own events.
 logging.getLogger("transitions").setLevel(logging.WARNING)
 
 
@@ -51,7 +51,7 @@ class Known(Protocol):
 
 
 class Facts(NamedTuple):
-    """A job and the time, for whoever has nothing better to show to guards."""
+    """A job and the time: what guards look at, where no ``Draft`` is at hand."""
 
     job: Job
     now: int

@@ -82,7 +82,7 @@ MAX_RETRIES_MAX = 1_000
 """Beyond this a job is not retried but polled; the backoff's doubling is long capped by then."""
 
 TIMEOUT_MAX = 30 * DAY
-"""An attempt longer than the retention of finished jobs cannot be told from a forgotten one."""
+"""An attempt longer than the retention of finished jobs cannot be distinguished from a forgotten one."""
 
 RETRY_DELAY_MAX = 7 * DAY
 """The event retention: a watcher may have lost sight of a job that waits longer."""

@@ -35,4 +35,4 @@ class Plan(NamedTuple):
     """How many of the changes, from the first, the caller is answered with. The others follow from them."""
     commands: tuple[Command, ...] | None = None
     """Commands to decide next, each by itself: one that fails stops no other. None for a command that serves no
-    selection; its outcome does not tell when the next job falls due."""
+    selection; its outcome does not say when the next job falls due."""

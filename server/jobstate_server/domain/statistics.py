@@ -1,4 +1,4 @@
-"""Statistics: what each change adds to the tallies, and what the tallies tell.
+"""Statistics: what each change adds to the tallies, and what follows from the tallies.
 
 A tally is a sum by (job type, measure, bucket). ``STORED`` counts jobs that are stored now; everything else is
 cumulative and never reduced, not even when cleanup deletes the job.
@@ -104,7 +104,7 @@ def _usage_deltas(before: Job, after: Job) -> list[tuple[TallyKey, int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What the tallies tell of one job type, or of all together."""
+    """The figures of one job type, or of all together."""
 
     job_type: str
     stored: Mapping[JobState, int]

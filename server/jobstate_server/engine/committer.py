@@ -142,7 +142,7 @@ class Committer:
 
     @property
     def dead(self) -> list[str]:
-        """The thread, once it has ended though nobody told it to, or what gives its results to callers."""
+        """The thread once it has ended without being stopped, or the delivery of results once that has failed."""
         if self._delivery_failed:
             return ["delivery"]
         has_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping
@@ -243,7 +243,7 @@ class Committer:
     async def stop(self) -> bool:
         """Commit what is waiting, take nothing more, end the thread.
 
-        False when the store does not answer: whoever waits has been told so, and the thread still has it in hand.
+        False when the store does not answer: callers have got an error, and the thread is still busy.
         """
         self._stopping = True
         while not await self._becomes_idle():

@@ -1,7 +1,7 @@
 """Reads, off the event loop: a few threads with a reader each. Gets that wait together are read together.
 
-A read is bounded in rows by its maker and in time here: who has waited or read for too long is told so. What nobody
-waits for any more is dropped, or broken off where it has begun.
+A read is bounded in rows by its maker and in time here: a caller who has waited or read for too long gets an error.
+What nobody waits for any more is dropped, or interrupted once it has begun.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HANG_UP_TURNS = 15
 """Seconds after which the connection that a read waits on is ended, where the store is at the end of one."""
 
 STOP_WAIT_S = 0.1
-"""How long a stop waits for a thread before it tells it again to end."""
+"""How long a stop waits for a thread before it interrupts the thread again."""
 
 STOP_TRIES_MAX = 5
 """How often. A store that does not answer must not hold up a stop."""
@@ -151,7 +151,7 @@ class Readers:
 
     @property
     def dead(self) -> list[str]:
-        """The names of threads that have ended, though nobody told them to."""
+        """The names of threads that ended although they were not stopped."""
         return [thread.name for thread in self._threads if thread.ident is not None and not thread.is_alive()]
 
     def restart(self) -> None:

@@ -21,7 +21,7 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 """Request bytes of one transaction, so that large metadata cannot make a commit slow for its neighbours."""
 
 QUEUE_ROWS_MAX = 8_192
-"""Commands waiting: half a second of work. A caller who would wait longer is better told so."""
+"""Commands waiting: half a second of work. A caller who would wait longer gets an error at once instead."""
 
 QUEUE_BYTES_MAX = 32 * 1024 * 1024
 """Request bytes waiting: what the queue may cost in memory."""

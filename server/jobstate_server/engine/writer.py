@@ -244,7 +244,7 @@ def _load(transaction: Transaction, reads: Reads) -> Loaded:
 
 
 def unavailable(error: StoreError) -> StoreUnavailable:
-    """What callers are told when the store cannot be used; the cause is in the log."""
+    """The error of calls while the store cannot be used; the cause is in the log."""
     log.error("the store cannot be written", extra={"cause": str(error)})
     if isinstance(error, OutcomeUnknown):
         return StoreUnavailable(
@@ -255,7 +255,7 @@ def unavailable(error: StoreError) -> StoreUnavailable:
 
 
 def unanswered(seconds: int) -> StoreUnavailable:
-    """What callers are told whose change the store has neither made nor refused for so long."""
+    """The error of a call whose change the store has neither made nor refused for so long."""
     return StoreUnavailable(
         f"the store has not answered for {seconds} s: the outcome is unknown, repeat with the same request_id",
         RETRY_DELAY_S,

@@ -1,0 +1,162 @@
+"""One batch: commands see each other, one that fails leaves no trace, and a plan may change many jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import SERVER
+from jobstate_server.domain.errors import InternalError, JobExists
+from jobstate_server.domain.job import Job, JobError, JobState
+from jobstate_server.domain.plan import Change, Plan
+from jobstate_server.domain.reads import Due
+from jobstate_server.domain.rules import decider as deciding
+from jobstate_server.domain.rules.decider import Decider
+from jobstate_server.engine.batch import Batch, DueOutcome, Outcome
+from jobstate_server.store.records import Changes, Loaded
+
+from .support import NOW, a_decider, a_job
+
+SERVE = c.ServeDue(limit=10, caller=SERVER)
+
+
+class Writing:
+    """A transaction that keeps what it is to write."""
+
+    def __init__(self) -> None:
+        self.changes = Changes()
+
+    def finish(self, changes: Changes) -> int:
+        self.changes = changes
+        return 1
+
+
+def due_job(job_id: str, **changes: Any) -> Job:
+    """A job whose wait for a retry is over."""
+    error = JobError("BROKEN", "", True, b"", 1, NOW)
+    return a_job(JobState.RETRYING, id=job_id, metadata=b"", **{"last_error": error, **changes})
+
+
+def a_batch(*jobs: Job, decider: Decider | None = None) -> Batch:
+    """A batch that has found these jobs due."""
+    loaded = Loaded({job.id: job for job in jobs}, {}, {Due(10): [job.id for job in jobs]})
+    return Batch(decider or a_decider(), NOW, loaded, requests_room=10)
+
+
+def written(batch: Batch) -> Changes:
+    """What the batch has a transaction write."""
+    transaction: Any = Writing()
+    batch.write(transaction, is_last=True)
+    changes: Changes = transaction.changes
+    return changes
+
+
+def served(batch: Batch) -> tuple[int, int]:
+    """How many due jobs were served, and how many could not be."""
+    batch.decide(SERVE)
+    outcome = batch.verdicts(1, next_due=NOW)[-1]
+    assert isinstance(outcome, DueOutcome)
+    assert outcome.next_due == NOW
+    return outcome.served, outcome.failed
+
+
+class RaisesForOne(Decider):
+    """A rule that fails on one job."""
+
+    def change(self, job: Job | None, command: c.JobCommand, now: int) -> Change | None:
+        if command.job_id == "bad":
+            raise ZeroDivisionError
+        return super().change(job, command, now)
+
+
+def test_a_due_job_whose_rule_raises_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    base = a_decider()
+    decider = RaisesForOne(base.context.job_types, base.context.merge, lambda: 0.0)
+    batch = a_batch(due_job("first"), due_job("bad"), due_job("last"), decider=decider)
+
+    assert served(batch) == (2, 1)
+    assert [row.job.id for row in written(batch).updated] == ["first", "last"]
+    assert [record.__dict__["job"] for record in caplog.records] == ["bad"]
+
+
+def test_a_due_job_that_cannot_be_encoded_stops_no_other() -> None:
+    unreadable = JobError("BROKEN", "", True, b"\xff", 1, NOW)
+    batch = a_batch(due_job("bad", last_error=unreadable), due_job("good"))
+
+    assert served(batch) == (1, 1)
+    assert [row.job.id for row in written(batch).updated] == ["good"]
+    assert batch.jobs["bad"].state is JobState.RETRYING
+
+
+def test_a_due_job_that_a_command_before_has_changed_is_not_served() -> None:
+    batch = a_batch(due_job("cancelled"), due_job("due"))
+    batch.decide(c.Cancel(job_id="cancelled"))
+
+    assert served(batch) == (1, 0)
+    assert batch.jobs["cancelled"].state is JobState.CANCELLED
+
+
+def test_due_jobs_are_served_once_however_often_a_batch_asks() -> None:
+    batch = a_batch(due_job("one"), due_job("other"))
+
+    assert served(batch) == (2, 0)
+    assert served(batch) == (0, 0)
+
+
+def test_a_batch_of_creates_that_is_refused_leaves_no_trace() -> None:
+    batch = a_batch(due_job("taken"))
+    creates = tuple(c.Create(job_id=job_id, job_type="default") for job_id in ("new", "taken"))
+
+    batch.decide(c.BatchCreate(creates=creates))
+
+    (verdict,) = batch.verdicts(1)
+    assert isinstance(verdict, JobExists)
+    assert set(batch.jobs) == {"taken"}
+    assert written(batch) == Changes()
+
+
+class CancelTogether(c.Command):
+    """A command that no caller has: cancels the first two jobs and answers with one."""
+
+    __slots__ = ()
+
+
+def cancel_together(context: Any, _command: CancelTogether, view: Any) -> Plan:
+    cancel = deciding.JOB_RULES[c.Cancel]
+    jobs = list(view.jobs.values())
+    found = [cancel(context, job, c.Cancel(job_id=job.id), view.now) for job in jobs]
+    return Plan(tuple(change for change in found if change is not None), answered=1)
+
+
+@pytest.fixture
+def cancels_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(deciding.PLAN_RULES, CancelTogether, cancel_together)
+
+
+@pytest.mark.usefixtures("cancels_together")
+def test_a_plan_changes_many_jobs_and_answers_with_those_that_were_asked_for() -> None:
+    batch = a_batch(due_job("asked for"), due_job("follows"))
+
+    batch.decide(CancelTogether())
+
+    changes = written(batch)
+    (outcome,) = batch.verdicts(1)
+    assert isinstance(outcome, Outcome)
+    assert [(job.id, job.version) for job in outcome.jobs] == [("asked for", 1)]
+    assert [event.job_id for event in changes.events] == ["asked for", "follows"]
+    assert [row.job.state for row in changes.updated] == [JobState.CANCELLED] * 2
+    assert sorted(changes.tallies.values()) == [-2, 2, 2]
+
+
+@pytest.mark.usefixtures("cancels_together")
+def test_a_plan_of_which_one_change_cannot_be_encoded_leaves_no_trace() -> None:
+    unreadable = JobError("BROKEN", "", True, b"\xff", 1, NOW)
+    batch = a_batch(due_job("good"), due_job("bad", last_error=unreadable))
+
+    batch.decide(CancelTogether())
+
+    assert isinstance(batch.verdicts(1)[0], InternalError)
+    assert {job.state for job in batch.jobs.values()} == {JobState.RETRYING}
+    assert written(batch) == Changes()
