@@ -115,7 +115,7 @@ def report_usage(request: pb.ReportUsageRequest, caller: Caller, _new_id: NewId)
     if request.attempt < 1:
         problems.add("attempt", f"is {request.attempt}, must be 1 or more")
     usage = _usage(request.usage, problems)
-    if usage == _NO_USAGE:
+    if not (request.usage.HasField("tokens") or request.usage.HasField("cost")):
         problems.add("usage", "must have tokens, cost or both")
     problems.refuse()
     return c.ReportUsage(job_id=request.id, caller=caller, attempt=request.attempt, usage=usage)
