@@ -10,14 +10,18 @@ import re
 from importlib import import_module
 from typing import Any
 
-_EXPORT = re.compile(r"^from (\S+) import (\w+) as ", re.MULTILINE)
+_EXPORT = re.compile(r"^from (\S+) import (\w+|\*)", re.MULTILINE)
 
 
 @functools.cache
 def _exports() -> dict[str, str]:
     """The module of each public name."""
     stub = pkgutil.get_data(__name__, "__init__.pyi") or b""
-    return {name: module for module, name in _EXPORT.findall(stub.decode())}
+    exports = {}
+    for module, name in _EXPORT.findall(stub.decode()):
+        names = import_module(module).__all__ if name == "*" else [name]
+        exports |= dict.fromkeys(names, module)
+    return exports
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,7 @@
-"""Every public name and the module that defines it: the one table of exports, for type checkers and at run time."""
+"""Every public name and the module that defines it: the one table of exports, for type checkers and at run time.
+
+The errors are those of ``errors.__all__``.
+"""
 
 from jobstate_client.aio.client import AsyncClient as AsyncClient
 from jobstate_client.aio.watch import AsyncWatch as AsyncWatch
@@ -31,31 +34,7 @@ from jobstate_client.core.values import SnapshotJob as SnapshotJob
 from jobstate_client.core.values import SnapshotStarted as SnapshotStarted
 from jobstate_client.core.values import Synced as Synced
 from jobstate_client.core.values import WatchItem as WatchItem
-from jobstate_client.errors import AttemptRequired as AttemptRequired
-from jobstate_client.errors import AttemptSuperseded as AttemptSuperseded
-from jobstate_client.errors import ClientClosed as ClientClosed
-from jobstate_client.errors import ClientForked as ClientForked
-from jobstate_client.errors import CursorExpired as CursorExpired
-from jobstate_client.errors import CursorUnknown as CursorUnknown
-from jobstate_client.errors import DeadlineExceeded as DeadlineExceeded
-from jobstate_client.errors import Draining as Draining
-from jobstate_client.errors import InternalError as InternalError
-from jobstate_client.errors import InvalidField as InvalidField
-from jobstate_client.errors import JobCancelled as JobCancelled
-from jobstate_client.errors import JobExists as JobExists
-from jobstate_client.errors import JobNotFound as JobNotFound
-from jobstate_client.errors import JobStateError as JobStateError
-from jobstate_client.errors import MessageTooLarge as MessageTooLarge
-from jobstate_client.errors import Overloaded as Overloaded
-from jobstate_client.errors import Refused as Refused
-from jobstate_client.errors import RequestIdReused as RequestIdReused
-from jobstate_client.errors import RetryNotAllowed as RetryNotAllowed
-from jobstate_client.errors import StoreUnavailable as StoreUnavailable
-from jobstate_client.errors import TransitionNotAllowed as TransitionNotAllowed
-from jobstate_client.errors import TransportError as TransportError
-from jobstate_client.errors import TryLater as TryLater
-from jobstate_client.errors import UnknownJobType as UnknownJobType
-from jobstate_client.errors import Unreachable as Unreachable
+from jobstate_client.errors import *  # noqa: F403 - errors.__all__ names them
 from jobstate_client.sync.client import Client as Client
 from jobstate_client.sync.watch import Watch as Watch
 from jobstate_client.sync.worker import Worker as Worker

@@ -47,6 +47,34 @@ if TYPE_CHECKING:
 
     import grpc
 
+__all__ = [
+    "AttemptRequired",
+    "AttemptSuperseded",
+    "ClientClosed",
+    "ClientForked",
+    "CursorExpired",
+    "CursorUnknown",
+    "DeadlineExceeded",
+    "Draining",
+    "InternalError",
+    "InvalidField",
+    "JobCancelled",
+    "JobExists",
+    "JobNotFound",
+    "JobStateError",
+    "MessageTooLarge",
+    "Overloaded",
+    "Refused",
+    "RequestIdReused",
+    "RetryNotAllowed",
+    "StoreUnavailable",
+    "TransitionNotAllowed",
+    "TransportError",
+    "TryLater",
+    "UnknownJobType",
+    "Unreachable",
+]
+
 T = TypeVar("T")
 
 

@@ -59,12 +59,10 @@ class JobstateServer:
             manual_time: time passes only by ``advance``; otherwise the server follows the machine's clock.
             settings: the server's settings (docs/operations.md), such as ``job_types={"my_type": {"max_retries": 1}}``.
         """
-        tasks = ("check_stale", "retry_failed", "evict_inactive", "cleanup", "check_health")
         defaults: dict[str, Any] = {
             "listen": "127.0.0.1:0",
             "store": f"sqlite:///{folder / 'jobs.db'}",
             "shutdown_grace": "1s",
-            "schedules": dict.fromkeys(tasks, _NEVER),
         }
         self._settings = defaults | settings
         self._clock = _manual_clock() if manual_time else None
@@ -134,10 +132,12 @@ class JobstateServer:
     async def _start(self) -> None:
         from jobstate_server.app import Server
         from jobstate_server.config import Settings
+        from jobstate_server.maintenance.registry import Schedules
 
         if self._server is not None:
             return
-        server = Server(Settings(**self._settings), self._clock)
+        schedules = dict.fromkeys(Schedules.model_fields, _NEVER)
+        server = Server(Settings(**{"schedules": schedules, **self._settings}), self._clock)
         await server.start()
         self._server, self.address = server, server.address
         self._settings["listen"] = server.address

@@ -29,6 +29,8 @@ import enum
 from collections.abc import Iterable
 from typing import ClassVar
 
+from jobstate_server.domain.lifecycle import CALLS
+
 
 class ErrorKind(enum.Enum):
     """What sort of refusal an error is: what callers are sent, and how, follows from this."""
@@ -141,19 +143,6 @@ class JobExists(JobStateError):
         self.job_id = job_id
 
 
-_CALLS = {
-    "start": "Start",
-    "claim": "Start",
-    "progress": "UpdateProgress",
-    "complete": "Complete",
-    "fail": "Fail",
-    "retry": "Retry",
-    "expedite": "Retry with immediately",
-    "cancel": "Cancel",
-}
-"""The call that brings about each step of the lifecycle."""
-
-
 class TransitionNotAllowed(JobStateError):
     """The lifecycle has no step for this trigger from the job's state; nothing was changed."""
 
@@ -162,10 +151,10 @@ class TransitionNotAllowed(JobStateError):
 
     def __init__(self, job_id: str, state: str, trigger: str, allowed: tuple[str, ...], why: str = "") -> None:
         # The names of calls, for people who know those; the metadata keeps the lifecycle's own.
-        calls = dict.fromkeys(_CALLS.get(name, name) for name in allowed)
+        calls = dict.fromkeys(CALLS.get(name, name) for name in allowed)
         possible = ", ".join(calls) if calls else "nothing, the state is final"
         super().__init__(
-            f"job {job_id!r} is {state}{why}: {_CALLS.get(trigger, trigger)} is not allowed (allowed: {possible})",
+            f"job {job_id!r} is {state}{why}: {CALLS.get(trigger, trigger)} is not allowed (allowed: {possible})",
             job_id=job_id,
             state=state,
             trigger=trigger,

@@ -39,6 +39,18 @@ class Trigger(StrEnum):
 SERVER_TRIGGERS = frozenset({Trigger.GIVE_UP, Trigger.RESUME})
 """Only the server pulls these; they are never offered to a caller as allowed."""
 
+CALLS: dict[str, str] = {
+    Trigger.START: "Start",
+    Trigger.CLAIM: "Start",
+    Trigger.PROGRESS: "UpdateProgress",
+    Trigger.COMPLETE: "Complete",
+    Trigger.FAIL: "Fail",
+    Trigger.RETRY: "Retry",
+    Trigger.EXPEDITE: "Retry with immediately",
+    Trigger.CANCEL: "Cancel",
+}
+"""The call that pulls each of the others, as refusals name it."""
+
 
 class Known(Protocol):
     """What guards look at."""

@@ -72,7 +72,7 @@ def _id_and_type(job: JobRow, widths: Widths) -> Sequence[Part]:
 def event_line(event: EventRow, width: int) -> Text:
     """An event: time, name, job, and its details."""
     job_type = 20 if width >= 110 else 0
-    parts = [Part(clock(event.time), 9, "dim"), Part(event.name, 18, EVENT_STYLES.get(event.type, ""))]
+    parts = [Part(clock(event.time), 9, "dim"), Part(event.name, 18, EVENT_STYLES.get(event.type, "dim"))]
     parts.append(Part(event.job_id, id_width(width), middle=True))
     if job_type:
         parts.append(Part(event.job_type, job_type, "dim"))

@@ -18,13 +18,11 @@ EVENT_STYLES = {
     EventType.QUEUED: STATE_STYLES[State.QUEUED],
     EventType.STARTED: STATE_STYLES[State.PROCESSING],
     EventType.CLAIMED: STATE_STYLES[State.PROCESSING],
-    EventType.PROGRESS: "dim",
     EventType.COMPLETED: STATE_STYLES[State.COMPLETED],
     EventType.FAILED: STATE_STYLES[State.FAILED],
     EventType.RETRYING: STATE_STYLES[State.RETRYING],
     EventType.PERMANENTLY_FAILED: STATE_STYLES[State.PERMANENTLY_FAILED],
     EventType.CANCELLED: STATE_STYLES[State.CANCELLED],
     EventType.STALE_DETECTED: STATE_STYLES[State.RETRYING],
-    EventType.DELETED: "dim",
-    EventType.USAGE: "dim",
 }
+"""Events of other types are dim."""

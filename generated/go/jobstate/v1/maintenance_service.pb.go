@@ -679,7 +679,7 @@ func (x *ListTasksResponse) GetTasks() []*Task {
 // Task is one maintenance task of the server. Over all servers on one store, each scheduled run happens once.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the task: check-stale, retry-failed, evict-inactive, cleanup or check-health.
+	// Name of the task, such as check-stale.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// When it runs, as a crontab expression in UTC, such as "*/5 * * * *" or "0 2 * * *".
 	Schedule string `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`

@@ -361,7 +361,7 @@ class Task(_message.Message):
     LAST_DURATION_FIELD_NUMBER: _builtins.int
     NEXT_RUN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the task: check-stale, retry-failed, evict-inactive, cleanup or check-health."""
+    """Name of the task, such as check-stale."""
     schedule: _builtins.str
     """When it runs, as a crontab expression in UTC, such as "*/5 * * * *" or "0 2 * * *"."""
     last_outcome: _builtins.str

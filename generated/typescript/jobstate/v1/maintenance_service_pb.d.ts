@@ -330,7 +330,7 @@ export declare const ListTasksResponseSchema: GenMessage<ListTasksResponse>;
  */
 export declare type Task = Message<"jobstate.v1.Task"> & {
   /**
-   * Name of the task: check-stale, retry-failed, evict-inactive, cleanup or check-health.
+   * Name of the task, such as check-stale.
    *
    * @generated from field: string name = 1;
    */
