@@ -28,7 +28,7 @@ def sabotage(server: Server, part: str) -> None:
         threading.Event().wait(BLOCKED_S)
         return
     if part == "delivery":
-        _raise_once(server.committer.events_written, "notify")
+        server.committer.events_written.subscribe(_fail)
     elif part == "membership":
         _fail_at_use(server.membership, "_committer", "run")
     else:
@@ -51,6 +51,10 @@ def _turn_of(server: Server, part: str) -> tuple[Any, str]:
             assert server.replication is not None
             return server.replication.listener._notifier, "wait"
     raise ValueError(part)
+
+
+def _fail(*_: Any) -> None:
+    raise Sabotaged("delivery")
 
 
 def _raise_once(owner: Any, name: str) -> None:

@@ -298,7 +298,15 @@ class Committer:
             return error
 
     def _deliver(self, batch: WriteBatch, wanted: Sequence[QueuedCommands], written: Written, result: Any) -> None:
-        """Back on the event loop, give results to everybody. An error of ours on the way stops no answer."""
+        """Back on the event loop, return results to all callers. A failure here leaves this process unfit to serve."""
+        try:
+            self._deliver_results(batch, wanted, written, result)
+        except Exception:
+            self._fail_delivery()
+
+    def _deliver_results(
+        self, batch: WriteBatch, wanted: Sequence[QueuedCommands], written: Written, result: Any
+    ) -> None:
         self._batch_done(batch)
         if wanted:
             self._set_problem(written.problem)
