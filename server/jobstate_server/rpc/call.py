@@ -180,5 +180,20 @@ async def _refuse(context: Context, error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError | grpc.aio.BaseError):
         # The call is over already: refused by us, or gone at the other end.
         raise error
-    await context.abort_with_status(rpc_status.to_status(status_of(as_told(error))))
+    await abort(context, as_told(error))
+
+
+async def abort(context: Context, error: JobStateError) -> NoReturn:
+    """End the call with the status of an error of ours. Raises AbortError, for gRPC."""
+    try:
+        await context.abort_with_status(rpc_status.to_status(status_of(error)))
+    except grpc.aio.AbortError as aborted:
+        # gRPC keeps this error with the call, and its traceback keeps the call: a circle, in which the call would stay
+        # and be counted until the collector comes. Not at once, because the error is on its way through those frames.
+        asyncio.get_running_loop().call_soon(_forget_frames, aborted)
+        raise
     raise AssertionError("unreachable: abort_with_status raises")
+
+
+def _forget_frames(error: BaseException) -> None:
+    error.__traceback__ = error.__context__ = None

@@ -16,7 +16,6 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_status import rpc_status
 
 from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.errors import InvalidField, JobStateError, MessageTooLarge
@@ -32,8 +31,8 @@ from jobstate_server.rpc.call import (
     StreamCall,
     StreamingCall,
     UnaryCall,
+    abort,
 )
-from jobstate_server.rpc.errors import status_of
 from jobstate_server.rpc.fair_limit import FairLimit
 from jobstate_server.rpc.limits import ANSWERS_BYTES_MAX, OPEN_STREAMS_MAX, REQUESTS_BYTES_MAX, UNREAD_S
 
@@ -136,7 +135,9 @@ class Calls:
                     share = self._answer_share(context)
                     await in_time(share.take(reserved))
                 call = Call(self._identify(context), len(raw))
-                encoded = await handler(parse(request_type, raw), call)
+                answering = handler(parse(request_type, raw), call)
+                del raw
+                encoded = await answering
                 if share is not None or len(encoded) > ANSWER_BYTES_COUNTED:
                     share = share or self._answer_share(context)
                     share.resize(reserved, len(encoded))
@@ -202,7 +203,7 @@ class Calls:
             # Refusing raises, here in a task where nobody is left to tell.
             with suppress(grpc.aio.AbortError, grpc.aio.BaseError):
                 async with asyncio.timeout(UNREAD_S):
-                    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+                    await abort(context, error)
         except TimeoutError:
             self.admission.connections.end(connection)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.clock import Clock
@@ -59,11 +59,16 @@ class JobService:
         """End the streams of updates: what has come is answered, no more is taken."""
         self._update_streams.drain()
 
-    async def Create(self, request: pb.CreateRequest, call: Call) -> bytes:
-        return await self._change(create.create(request, call.caller, self._new_id), call)
+    # What changes something waits to be written without its request, which takes as much memory as its command.
 
-    async def BatchCreate(self, request: pb.BatchCreateRequest, call: Call) -> bytes:
-        outcome = await self._committer.submit(create.batch_create(request, call.caller, self._new_id), call.size)
+    def Create(self, request: pb.CreateRequest, call: Call) -> Awaitable[bytes]:
+        return self._change(create.create(request, call.caller, self._new_id), call)
+
+    def BatchCreate(self, request: pb.BatchCreateRequest, call: Call) -> Awaitable[bytes]:
+        return self._create_batch(create.batch_create(request, call.caller, self._new_id), call)
+
+    async def _create_batch(self, command: Command, call: Call) -> bytes:
+        outcome = await self._committer.submit(command, call.size)
         created = [pb.CreatedJob(id=job.id, version=job.version) for job in outcome.jobs]
         return pb.BatchCreateResponse(jobs=created).SerializeToString()
 
@@ -91,31 +96,33 @@ class JobService:
             answer += pb.ListResponse(next_page_token=token).SerializeToString()
         return answer
 
-    async def Start(self, request: pb.StartRequest, call: Call) -> bytes:
-        return await self._change(attempts.start(request, call.caller, self._new_id), call)
+    def Start(self, request: pb.StartRequest, call: Call) -> Awaitable[bytes]:
+        return self._change(attempts.start(request, call.caller, self._new_id), call)
 
-    async def UpdateProgress(self, request: pb.UpdateProgressRequest, call: Call) -> bytes:
-        command = attempts.update_progress(request, call.caller, self._new_id)
+    def UpdateProgress(self, request: pb.UpdateProgressRequest, call: Call) -> Awaitable[bytes]:
+        return self._report_progress(attempts.update_progress(request, call.caller, self._new_id), call)
+
+    async def _report_progress(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size)
         job = outcome.jobs[0]
         # The event has just been encoded with exactly what this answer carries.
         encoded = outcome.encoded or encode_job(job, metadata=False, result=False)
         return embed(_JOB, with_version(encoded, job.version))
 
-    async def Complete(self, request: pb.CompleteRequest, call: Call) -> bytes:
-        return await self._change(attempts.complete(request, call.caller, self._new_id), call)
+    def Complete(self, request: pb.CompleteRequest, call: Call) -> Awaitable[bytes]:
+        return self._change(attempts.complete(request, call.caller, self._new_id), call)
 
-    async def Fail(self, request: pb.FailRequest, call: Call) -> bytes:
-        return await self._change(attempts.fail(request, call.caller, self._new_id), call)
+    def Fail(self, request: pb.FailRequest, call: Call) -> Awaitable[bytes]:
+        return self._change(attempts.fail(request, call.caller, self._new_id), call)
 
-    async def ReportUsage(self, request: pb.ReportUsageRequest, call: Call) -> bytes:
-        return await self._change(attempts.report_usage(request, call.caller, self._new_id), call)
+    def ReportUsage(self, request: pb.ReportUsageRequest, call: Call) -> Awaitable[bytes]:
+        return self._change(attempts.report_usage(request, call.caller, self._new_id), call)
 
-    async def Retry(self, request: pb.RetryRequest, call: Call) -> bytes:
-        return await self._change(lifecycle.retry(request, call.caller, self._new_id), call)
+    def Retry(self, request: pb.RetryRequest, call: Call) -> Awaitable[bytes]:
+        return self._change(lifecycle.retry(request, call.caller, self._new_id), call)
 
-    async def Cancel(self, request: pb.CancelRequest, call: Call) -> bytes:
-        return await self._change(lifecycle.cancel(request, call.caller, self._new_id), call)
+    def Cancel(self, request: pb.CancelRequest, call: Call) -> Awaitable[bytes]:
+        return self._change(lifecycle.cancel(request, call.caller, self._new_id), call)
 
     async def _change(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size)

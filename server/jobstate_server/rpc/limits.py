@@ -30,17 +30,22 @@ REQUESTS_BYTES_MAX = 64 * MEBIBYTE
 BATCH_WEIGHT = 3
 """What a batch in hand takes of memory, in its own bytes: as it came, as it was parsed, as it will be written."""
 
-ANSWERS_BYTES_MAX = 64 * MEBIBYTE
-"""Answers that have been prepared and not read; one connection may have a quarter."""
+ANSWERS_BYTES_MAX = 32 * MEBIBYTE
+"""Answers that have been prepared and not read; one connection may have a quarter. gRPC keeps a second copy."""
 
 STREAMS_MAX = 1_024
 """StreamUpdates streams open at once, the last quarter for connections that have none open."""
 
-STREAMS_BYTES_MAX = 64 * MEBIBYTE
-"""Batches under way and answers not yet read, of all StreamUpdates streams: eight batches of the largest."""
+STREAMS_BYTES_MAX = 32 * MEBIBYTE
+"""Batches under way and answers not yet read, of all StreamUpdates streams: four of the largest batches. In
+memory they are there twice: parsed, and for a moment as they came."""
 
 STREAMS_CONNECTION_BYTES_MAX = STREAMS_BYTES_MAX // 4
-"""Of that, what one connection may hold: two of the largest batches, and no three can shut out a fourth."""
+"""Of that, what one connection may hold: one of the largest batches, and no three can shut out a fourth."""
+
+STREAMS_WAITING_BYTES_MAX = 16 * MEBIBYTE
+"""Batches that gRPC has received and that wait for room among those under way: one of every stream, if each has 16 KiB.
+A stream whose batch comes beyond that ends with OVERLOADED."""
 
 OUTCOME_BYTES = 512
 """What an update's outcome is reckoned at before it is known: a refusal with its message. Others take a tenth."""

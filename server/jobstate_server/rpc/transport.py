@@ -30,6 +30,8 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Streams that have ended, such as by a reset, and whose calls our loop has yet to see: gRPC refuses more of them.
     ("grpc.http.overload_protection", 1),
     ("grpc.http2.max_deallocating_streams", ENDED_STREAMS_MAX),
+    # What gRPC receives before a stream is read would grow with the throughput of its connection, for each stream.
+    ("grpc.http2.bdp_probe", 0),
     # A thousandth of the bytes would be counted on the way in. A request that is compressed ends UNIMPLEMENTED.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     # Of more than 1,000 calls that come at once gRPC would cancel some without a word; we refuse with OVERLOADED.

@@ -50,10 +50,8 @@ class _Batch:
         self._refused: dict[int, _Refused] = {}
         self._verdicts: asyncio.Future[list[Verdict]] | None = None
 
-    async def hand_on(
-        self, batch: UpdateBatch, call: StreamCall, committer: Committer, new_id: NewId, size: int
-    ) -> None:
-        """Have the commands in this batch committed, once there is room for them."""
+    def commands(self, batch: UpdateBatch, call: StreamCall, new_id: NewId) -> list[JobCommand]:
+        """The commands in this batch, whose refusals are noted."""
         commands: list[JobCommand] = []
         for index, update in enumerate(batch.updates):
             if isinstance(update, UnreadableUpdate):
@@ -66,6 +64,10 @@ class _Batch:
                 commands.append(command)
                 # The request itself is not kept: it may be large, and its client may never read the answer.
                 self._ids.append(command.job_id if type(command) is not Create else update.create.id)
+        return commands
+
+    async def hand_on(self, commands: list[JobCommand], committer: Committer, size: int) -> None:
+        """Have these commands committed, once there is room for them."""
         self._verdicts = verdicts = await committer.submit_many(commands, size)
         verdicts.add_done_callback(self._decided)
 
@@ -170,10 +172,14 @@ class UpdateStreams:
         try:
             async for raw in requests:
                 size = reckoned_bytes(raw)
-                await share.take(size)
+                await share.take(size, received=len(raw))
                 read = read_batch(raw)
                 batch = _Batch(share, size, read.number)
-                await batch.hand_on(read, call, self._committer, self._new_id, len(raw))
+                commands, size = batch.commands(read, call, self._new_id), len(raw)
+                # What waits for its turn to be written is the commands alone.
+                del raw, read
+                await batch.hand_on(commands, self._committer, size)
+                del commands
                 try:
                     await under_way.put(batch)
                 except asyncio.CancelledError:
