@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import grpc
 import pytest
 
 from jobstate_server.domain.errors import Overloaded
@@ -23,6 +24,8 @@ class Context:
 
     async def abort_with_status(self, _status: object) -> None:
         self.used.append("abort_with_status")
+        # As gRPC's does.
+        raise grpc.aio.AbortError
 
 
 async def end(calls: Calls, context: Context, *, closing: bool = False) -> None:
