@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.logs import is_worth_logging
 from jobstate_server.rpc import admission
 from jobstate_server.rpc.fair_limit import FairLimit
 
@@ -72,6 +74,15 @@ def test_the_last_part_of_a_limit_is_kept_for_connections_that_have_none_open() 
         for _ in range(count):
             limit.give_back(connection)
     assert (limit.held, limit.by_connection) == (0, {})
+
+
+@pytest.fixture(autouse=True)
+def _unlogged_answers() -> Iterator[None]:
+    """Lines that a server does not log are not kept here either: their tracebacks would keep calls open."""
+    of_grpc = logging.getLogger("grpc._cython.cygrpc")
+    of_grpc.addFilter(is_worth_logging)
+    yield
+    of_grpc.removeFilter(is_worth_logging)
 
 
 async def test_a_client_gets_in_while_others_leave_all_answers_unread(tmp_path: Path) -> None:
