@@ -212,7 +212,7 @@ class Server:
         try:
             await self.schedule.start()
         except JobStateError as error:
-            why = self.readers.trouble or error.message
+            why = self.readers.store_problem or error.message
             # Its threads would outlive the event loop that they hand their results to.
             await self.stop()
             raise CannotServe(f"cannot start: {why}") from error

@@ -134,7 +134,7 @@ async def test_a_read_that_takes_too_long_is_broken_off_and_its_caller_is_told(p
         with pytest.raises(Overloaded, match="the read took longer than 10 s; ask for less at once"):
             await endlessly
 
-        assert readers.trouble is None, "a read that was too dear says nothing against the store"
+        assert readers.store_problem is None, "a read that was too dear says nothing against the store"
         assert await readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20)) == []
 
 
@@ -197,7 +197,7 @@ async def test_reads_that_fail_make_health_tell_until_one_succeeds(
     await create(running)
     server = running.server
     assert await health_of(running) == 1
-    server.readers.trouble = "the store cannot be read: disk I/O error"
+    server.readers.store_problem = "the store cannot be read: disk I/O error"
     server.supervisor.turn()
     assert server.supervisor.health.problems == ["the store cannot be read: disk I/O error"]
     assert await health_of(running) == 2

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.engine.committer import HANG_UP_TURNS
+from jobstate_server.engine.committer import DISCONNECT_TURNS
 from jobstate_server.store.postgres.connection import Postgres
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX
 
@@ -56,11 +56,11 @@ async def test_while_postgresql_is_frozen_health_and_callers_are_told_and_all_go
                 asyncio.ensure_future(create(running, "during", request_id="request-1")),
                 asyncio.ensure_future(get(running, "before")),
             ]
-            await until(lambda: server.committer._under_way and server.readers._in_hand)
+            await until(lambda: server.committer._under_way and server.readers._running)
             take_turns(running, SILENT_TURNS_MAX)
             assert await health_of(running) == NOT_SERVING
             assert server.supervisor.liveness() is None
-            take_turns(running, HANG_UP_TURNS - SILENT_TURNS_MAX)
+            take_turns(running, DISCONNECT_TURNS - SILENT_TURNS_MAX)
 
             # No more turns are taken by hand: what ends these calls is that their connections were ended.
             for call in calls:
@@ -93,7 +93,7 @@ async def test_a_notifier_that_is_left_without_an_answer_makes_a_new_connection(
         process = listener._notifier._database.process  # type: ignore[attr-defined]
         # Its thread stays where it is: the waits that it goes on with are not counted.
         listener._waits_seen = listener._waits
-        for _ in range(HANG_UP_TURNS + 1):
+        for _ in range(DISCONNECT_TURNS + 1):
             listener._waits_seen = listener._waits
             listener.turn()
         async with asyncio.timeout(PATIENCE_S):

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.engine.committer import HANG_UP_TURNS, WAIT_TURNS_MAX
+from jobstate_server.engine.committer import DISCONNECT_TURNS, WAIT_TURNS_MAX
 from jobstate_server.supervision.supervisor import PROBE_TURNS, SILENT_TURNS_MAX
 
 from ..support.calls import Refusal, create, get, health_of, refused, until_health_is, watching_live
@@ -120,13 +120,13 @@ async def test_a_network_that_swallows_everything_is_told_after_five_seconds_and
             server = running.server
             network.swallow()
             asking = asyncio.ensure_future(asked(running))
-            await until(lambda: server.committer._under_way and server.readers._in_hand)
+            await until(lambda: server.committer._under_way and server.readers._running)
             take_turns(running, SILENT_TURNS_MAX)
             assert await health_of(running) == NOT_SERVING
             assert server.supervisor.liveness() is None
             assert server.supervisor.health.problems[0].startswith("the store has not answered for ")
 
-            take_turns(running, HANG_UP_TURNS - SILENT_TURNS_MAX)
+            take_turns(running, DISCONNECT_TURNS - SILENT_TURNS_MAX)
             # No more turns are taken by hand: that their connections were ended ends these calls, not their age.
             refusals = await asking
             assert briefs(refusals) == [STORE_UNAVAILABLE] * 2

@@ -283,7 +283,7 @@ async def test_a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing(running
 
     assert refusal.brief == ("UNAVAILABLE", "STORE_UNAVAILABLE")
     assert refusal.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
-    assert refusal.message == "the store cannot be written just now; nothing was changed"
+    assert refusal.message == "the store cannot be written at the moment; nothing was changed"
     assert answered
     assert [await get(running, job.id) for job in answered] == answered
     assert (await refused(get(running, f"job-{len(answered)}"))).reason == "JOB_NOT_FOUND"

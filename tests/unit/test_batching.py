@@ -24,7 +24,7 @@ class Thread:
 
     async def begin(self) -> None:
         """Have the first batch under way."""
-        self.batcher.came(1)
+        self.batcher.arrived(1)
         await asyncio.sleep(0)
         assert self.handed == 1
 
@@ -41,10 +41,10 @@ def on_a_loop(check: Callable[[Thread], Awaitable[None]]) -> None:
 def test_a_busy_thread_is_handed_its_next_batch_once_that_is_full() -> None:
     async def check(thread: Thread) -> None:
         for waiting in range(1, FULL):
-            thread.batcher.came(waiting)
+            thread.batcher.arrived(waiting)
         assert thread.handed == 1
 
-        thread.batcher.came(FULL)
+        thread.batcher.arrived(FULL)
         assert thread.handed == 2
 
     on_a_loop(check)
@@ -52,9 +52,9 @@ def test_a_busy_thread_is_handed_its_next_batch_once_that_is_full() -> None:
 
 def test_a_busy_thread_is_handed_one_batch_ahead_and_no_more() -> None:
     async def check(thread: Thread) -> None:
-        thread.batcher.came(FULL)
-        thread.batcher.came(FULL)
-        thread.batcher.came(2 * FULL)
+        thread.batcher.arrived(FULL)
+        thread.batcher.arrived(FULL)
+        thread.batcher.arrived(2 * FULL)
         assert thread.handed == 2
 
         thread.batcher.returned(FULL, FULL)
@@ -65,7 +65,7 @@ def test_a_busy_thread_is_handed_one_batch_ahead_and_no_more() -> None:
 
 def test_a_thread_that_has_its_next_batch_is_handed_nothing_less_than_a_full_one() -> None:
     async def check(thread: Thread) -> None:
-        thread.batcher.came(FULL)
+        thread.batcher.arrived(FULL)
         thread.batcher.returned(FULL, FULL - 1)
         await asyncio.sleep(0)
         assert thread.handed == 2

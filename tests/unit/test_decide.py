@@ -34,8 +34,8 @@ from .support import MOVED, NOW, TIMEOUT, a_job, an_unclaimed_job, decide
 
 ERROR = JobError("E_NEW", "a new failure", True, b"details", 2, NOW)
 FATAL = JobError("E_NEW", "a new failure", False, b"details", 2, NOW)
-OVERDUE = JobError(ATTEMPT_TIMEOUT, "the attempt outlasted its timeout of 60 s", True, b"", 2, NOW)
-SILENT = JobError(STALE, "nothing was heard of the attempt for 10 s", True, b"", 2, NOW)
+OVERDUE = JobError(ATTEMPT_TIMEOUT, "the attempt exceeded its timeout of 60 s", True, b"", 2, NOW)
+SILENT = JobError(STALE, "the attempt has not reported for 10 s", True, b"", 2, NOW)
 
 NAMES: dict[str, Any] = {"job_id": "job", "caller": Caller(actor="somebody")}
 FAILURE: dict[str, Any] = NAMES | {"attempt": 2, "code": "E_NEW", "message": "a new failure", "details": b"details"}

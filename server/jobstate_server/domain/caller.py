@@ -1,4 +1,4 @@
-"""Who asks for something."""
+"""Who makes a call."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from jobstate_server.domain.reach import EVERYTHING, Reach
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The caller of a command or read. Made once for an identity, not for every call."""
+    """The caller of a command or read. One object for each identity, not for each call."""
 
     principal: str = ""
-    """Whose request ids and jobs these are; empty without an identity."""
+    """Owns request ids and jobs. Empty without an identity."""
     actor: str = ""
-    """Who is written into events as having caused a change."""
+    """The actor in the events that the caller's changes make."""
     reach: Reach = EVERYTHING
 
 
 ANONYMOUS = Caller()
-"""Whoever calls while there are no identities."""
+"""The caller of every call while there are no identities."""
 
 SERVER = Caller(actor="server")
-"""The server itself, in whatever it decides by itself."""
+"""The server, as the caller of its own commands."""

@@ -1,4 +1,4 @@
-"""Commands: what a caller, or the server itself, wants done. Values only; ``domain.rules`` decides what they change."""
+"""Commands of callers, and of the server itself. Values only; ``domain.rules`` decides what they change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Request:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What is unique: a principal's own request ids."""
+        """The unique key: each principal has its own request ids."""
         return self.principal, self.request_id
 
 
@@ -30,27 +30,27 @@ C = TypeVar("C")
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 def _command(cls: type[C]) -> type[C]:
-    """A dataclass that the type checker alone holds to be frozen: one is made for every call, and making it takes three
-    times as long when Python holds it too."""
+    """A dataclass that is frozen only for the type checker. One is made for every call, and a dataclass that is frozen
+    at run time takes three times as long to make."""
     return dataclass(slots=True, kw_only=True)(cls)
 
 
 @_command
 class Command:
-    """What every command has."""
+    """The base of all commands."""
 
     is_report: ClassVar[bool] = False
-    """Whether it may be refused sooner than others while the server is busy: the next report makes up for it."""
+    """Whether it is refused before other commands when the server is overloaded: the next report makes up for it."""
 
     caller: Caller = ANONYMOUS
 
     @property
     def rows(self) -> int:
-        """How many rows of the queue's limits it counts as."""
+        """How many rows it counts in the limits of the queue."""
         return 1
 
     def add_reads(self, reads: Reads) -> None:
-        """Add what has to be read before this command can be decided."""
+        """Add what must be read before this command can be decided."""
 
 
 @_command
@@ -68,7 +68,7 @@ class JobCommand(Command):
 
 @_command
 class Create(JobCommand):
-    """Bring a job into being. None takes the job type's value; ``no_timeout`` overrides its timeout with none."""
+    """Create a job. None means the job type's value. ``no_timeout`` overrides the type's timeout with none."""
 
     job_type: str
     source_id: str = ""
@@ -84,7 +84,7 @@ class Create(JobCommand):
 
 @_command
 class BatchCreate(Command):
-    """Bring all of these into being, or none."""
+    """Create all of these jobs, or none."""
 
     creates: tuple[Create, ...]
 
@@ -99,14 +99,14 @@ class BatchCreate(Command):
 
 @_command
 class Start(JobCommand):
-    """Begin the first attempt, or claim one that the server resumed."""
+    """Start the first attempt, or claim one that the server resumed."""
 
     worker: str = ""
 
 
 @_command
 class AttemptCommand(JobCommand):
-    """A command of the worker of one attempt. ``attempt`` None: not named."""
+    """A command of the worker of an attempt. ``attempt`` is None if the caller does not name it."""
 
     attempt: int | None = None
     usage: Usage = field(default=Usage())
@@ -114,9 +114,9 @@ class AttemptCommand(JobCommand):
 
 @_command
 class UpdateProgress(AttemptCommand):
-    """Report how far the attempt is. With nothing but the job and the attempt it says "I am alive".
+    """Report progress. With nothing but the job and the attempt it is a heartbeat.
 
-    Like every report it claims the attempt, if nobody has yet."""
+    Like every report it claims the attempt if no worker has yet."""
 
     is_report: ClassVar[bool] = True
 
@@ -126,13 +126,13 @@ class UpdateProgress(AttemptCommand):
 
     @property
     def is_heartbeat(self) -> bool:
-        """Whether nothing but life is reported: no event of its own."""
+        """Whether it reports nothing but that the worker is alive. A heartbeat makes no event."""
         return self.progress is None and self.message is None and not self.metadata and self.usage == Usage()
 
 
 @_command
 class Complete(AttemptCommand):
-    """End the job well."""
+    """Complete the job."""
 
     result_count: int | None = None
     result: Document = b""
@@ -140,7 +140,7 @@ class Complete(AttemptCommand):
 
 @_command
 class Fail(AttemptCommand):
-    """End the attempt badly. ``retry_delay`` wins over the job type's backoff."""
+    """Fail the attempt. ``retry_delay`` takes precedence over the job type's backoff."""
 
     code: str = ""
     message: str = ""
@@ -151,7 +151,7 @@ class Fail(AttemptCommand):
 
 @_command
 class ReportUsage(JobCommand):
-    """Say what an attempt has used in total, whether it is running or has ended."""
+    """Report the total usage of an attempt, whether it is running or has ended."""
 
     attempt: int
     usage: Usage
@@ -163,61 +163,61 @@ class ReportUsage(JobCommand):
 
 @_command
 class Retry(JobCommand):
-    """Send a FAILED job to RETRYING; ``immediately`` skips the wait, or what is left of it."""
+    """Move a FAILED job to RETRYING. ``immediately`` skips the wait, or the rest of it."""
 
     immediately: bool = False
 
 
 @_command
 class Cancel(JobCommand):
-    """End a job that is not final yet."""
+    """Cancel a job that is not in a final state."""
 
     reason: str = ""
 
 
 @_command
 class ServerCommand(JobCommand):
-    """A decision of the server about one job. It names what was seen, and does nothing if that has changed since."""
+    """A command of the server for one job. It names what the server saw, and does nothing if that has changed since."""
 
     attempt: int
 
 
 @_command
 class Resume(ServerCommand):
-    """The wait of a RETRYING job is over."""
+    """Start the next attempt of a RETRYING job whose wait is over."""
 
     due_time: int
 
 
 @_command
 class TimeOut(ServerCommand):
-    """The claimed attempt has outlasted its timeout."""
+    """Fail a claimed attempt that has exceeded its timeout."""
 
     due_time: int
 
 
 @_command
 class MarkStale(ServerCommand):
-    """Nothing was heard of the claimed attempt since ``heard_time``."""
+    """Fail a claimed attempt that has not reported since ``heard_time``."""
 
     heard_time: int
 
 
 @_command
 class RetryResting(ServerCommand):
-    """A retryable job rests in FAILED although its type retries by itself."""
+    """Retry a retryable job that is in FAILED although its type retries automatically."""
 
 
 @_command
 class Delete(ServerCommand):
-    """Remove a final job that ended before ``completed_before``."""
+    """Delete a job in a final state that ended before ``completed_before``."""
 
     completed_before: int
 
 
 @_command
 class ServeDue(Command):
-    """Do what has fallen due by itself, the earliest first: resume retries and fail attempts that took too long."""
+    """Serve due jobs, the earliest first: start retries, and fail attempts that have exceeded their timeout."""
 
     limit: int
 

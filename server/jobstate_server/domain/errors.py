@@ -1,26 +1,26 @@
-"""Every error a caller can be answered with, as one tree that knows nothing of gRPC.
+"""Every error that a caller can get, as one tree that does not depend on gRPC.
 
     JobStateError
     ├── InvalidField            a value of the request is not acceptable
-    │   └── UnknownJobType      strict_job_types is on and the config does not name the type
+    │   └── UnknownJobType      the server does not accept this job type
     ├── JobNotFound
     ├── JobExists
-    ├── TransitionNotAllowed    the lifecycle has no such step from the job's state
+    ├── TransitionNotAllowed    the lifecycle does not allow this step from the job's state
     ├── RetryNotAllowed         the job is PERMANENTLY_FAILED
     ├── AttemptSuperseded       the named attempt is not the running one
     ├── AttemptRequired         the job has been retried, so the caller must name its attempt
-    ├── RequestIdReused         the same request_id came with another call or content
+    ├── RequestIdReused         the request_id was used before for a different call or content
     ├── CursorExpired           the events after the cursor are beyond retention
     ├── CursorUnknown           the cursor does not belong to this log
     ├── MessageTooLarge
-    ├── Unavailable             nothing was wrong with the call; repeat it later
+    ├── Unavailable             nothing is wrong with the call; repeat it later
     │   ├── Overloaded
     │   ├── StoreUnavailable
     │   └── Draining
     └── InternalError           a defect of ours; the cause is in the log only
 
-``reason`` is the name in ``jobstate.v1.ErrorReason`` less its prefix. ``facts`` become the metadata of the
-``ErrorInfo``: whatever value the message mentions is in them too, because programs read facts and people read messages.
+``reason`` is the name in ``jobstate.v1.ErrorReason`` without its prefix. ``facts`` become the metadata of the
+``ErrorInfo``. Every value in the message is also in the facts, because programs read facts and people read messages.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from jobstate_server.domain.lifecycle import CALLS
 
 
 class ErrorKind(enum.Enum):
-    """What sort of refusal an error is: what callers are sent, and how, follows from this."""
+    """The kind of an error. It decides which gRPC status callers get."""
 
     INVALID = enum.auto()
     """The request itself is wrong."""
     NOT_FOUND = enum.auto()
     EXISTS = enum.auto()
-    """What the request would make is there already."""
+    """What the request would create exists already."""
     NOT_ALLOWED = enum.auto()
-    """The request is right, and the state of what it concerns forbids it."""
+    """The request is valid, but the state of the job or log does not allow it."""
     OUT_OF_RANGE = enum.auto()
-    """What is asked for is no longer kept."""
+    """The data asked for are no longer stored."""
     EXHAUSTED = enum.auto()
-    """There is no room for the request."""
+    """A limit or a queue leaves no room for the request."""
     UNAVAILABLE = enum.auto()
     INTERNAL = enum.auto()
     """A defect of ours."""
@@ -57,11 +57,11 @@ class JobStateError(Exception):
     reason: ClassVar[str]
     kind: ClassVar[ErrorKind]
     violations: tuple[tuple[str, str], ...] = ()
-    """Fields of the request that are not acceptable, each with its problem."""
+    """The fields of the request that are not acceptable, each with its problem."""
     job_id = ""
-    """The job that the error is about, where it is about one."""
+    """The job that the error is about, if any."""
     retry_delay_s: float | None = None
-    """After how many seconds the call had better be repeated, where nothing is wrong with it."""
+    """After how many seconds to repeat the call. None if a repeat would not help."""
 
     def __init__(self, message: str, **facts: object) -> None:
         super().__init__(message)
@@ -85,20 +85,20 @@ class InvalidField(JobStateError):
         self.violations = ((field, problem), *others)
 
     def within(self, prefix: str) -> InvalidField:
-        """The same refusal, of fields nested in ``prefix``."""
+        """The same error for fields nested in ``prefix``."""
         others = tuple((f"{prefix}.{field}", problem) for field, problem in self.violations[1:])
         facts = {key: value for key, value in self.facts.items() if key != "field"}
         return InvalidField(f"{prefix}.{self.field}", self.problem, others=others, **facts)
 
     def joined(self, others: Iterable[InvalidField]) -> InvalidField:
-        """This refusal, and what the others found besides."""
+        """This error with the violations of the others added."""
         found = tuple(violation for other in others for violation in other.violations)
         facts = {key: value for key, value in self.facts.items() if key != "field"}
         return InvalidField(self.field, self.problem, others=self.violations[1:] + found, **facts)
 
 
 class UnknownJobType(InvalidField):
-    """The config does not name this job type, and ``strict_job_types`` (or the limit of unnamed types) forbids it."""
+    """The config does not name this job type, and ``strict_job_types`` or the limit of unnamed types refuses it."""
 
     reason = "UNKNOWN_JOB_TYPE"
 
@@ -113,7 +113,7 @@ class UnknownJobType(InvalidField):
 
 
 class JobNotFound(JobStateError):
-    """No job has this id: it was never created, or cleanup has removed it."""
+    """No job has this id: it was never created, or cleanup has deleted it."""
 
     reason = "JOB_NOT_FOUND"
     kind = ErrorKind.NOT_FOUND
@@ -124,7 +124,7 @@ class JobNotFound(JobStateError):
 
     @classmethod
     def deleted(cls, job_id: str) -> JobNotFound:
-        """The refusal of a repeat: the job that its call concerned was deleted since. Says so in its facts."""
+        """The error of a repeated call whose job has been deleted since. The fact ``deleted`` is ``true``."""
         refusal = cls(job_id)
         refusal.message = f"this request_id was used for job {job_id!r}, which has been deleted since"
         refusal.args = (refusal.message,)
@@ -144,13 +144,13 @@ class JobExists(JobStateError):
 
 
 class TransitionNotAllowed(JobStateError):
-    """The lifecycle has no step for this trigger from the job's state; nothing was changed."""
+    """The lifecycle does not allow this trigger in the job's state. Nothing was changed."""
 
     reason = "TRANSITION_NOT_ALLOWED"
     kind = ErrorKind.NOT_ALLOWED
 
     def __init__(self, job_id: str, state: str, trigger: str, allowed: tuple[str, ...], why: str = "") -> None:
-        # The names of calls, for people who know those; the metadata keeps the lifecycle's own.
+        # The message has the names of calls, which people know; the facts have the names of the triggers.
         calls = dict.fromkeys(CALLS.get(name, name) for name in allowed)
         possible = ", ".join(calls) if calls else "nothing, the state is final"
         super().__init__(
@@ -181,7 +181,7 @@ class RetryNotAllowed(JobStateError):
 
 
 class _AttemptRefused(JobStateError):
-    """What both refusals of an attempt have in common."""
+    """The base of the errors about an attempt."""
 
     def __init__(self, message: str, job_id: str, attempt: int, current_attempt: int, state: str) -> None:
         super().__init__(message, job_id=job_id, attempt=attempt, current_attempt=current_attempt, state=state)
@@ -189,7 +189,7 @@ class _AttemptRefused(JobStateError):
 
 
 class AttemptSuperseded(_AttemptRefused):
-    """The named attempt is not running: it ended, or another took its place. Its work must be discarded."""
+    """The named attempt is not running: it has ended, or another has replaced it. Its work must be discarded."""
 
     reason = "ATTEMPT_SUPERSEDED"
     kind = ErrorKind.NOT_ALLOWED
@@ -246,7 +246,7 @@ class CursorExpired(JobStateError):
 
 
 class CursorUnknown(JobStateError):
-    """The cursor was not made by this log: another server's, a restored store's, or mangled."""
+    """This log did not issue the cursor: it is from another server, a restored store, or damaged."""
 
     reason = "CURSOR_UNKNOWN"
     kind = ErrorKind.NOT_ALLOWED
@@ -266,7 +266,7 @@ class MessageTooLarge(JobStateError):
 
 
 class Unavailable(JobStateError):
-    """Nothing is wrong with the call: repeat it after ``retry_delay_s`` seconds."""
+    """Nothing is wrong with the call. Repeat it after ``retry_delay_s`` seconds."""
 
     def __init__(self, message: str, retry_delay_s: float, **facts: object) -> None:
         super().__init__(message, **facts)
@@ -274,7 +274,7 @@ class Unavailable(JobStateError):
 
 
 class Overloaded(Unavailable):
-    """A bounded queue or the number of concurrent calls is full; the call was not begun."""
+    """A queue is full, or too many calls are open. The call was not begun."""
 
     reason = "OVERLOADED"
     kind = ErrorKind.EXHAUSTED

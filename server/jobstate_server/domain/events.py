@@ -1,4 +1,4 @@
-"""Events: what happened to a job, in the words watchers read."""
+"""Events: what happened to a job, with the names that watchers see."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Started:
     resumed: bool
     """The server began it after a wait, and nobody has claimed it yet."""
     waited: int | None = None
-    """How long the job waited for the worker that began it. None when resumed."""
+    """How long the job waited for the worker that started it. None when resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The error, and what follows from it."""
+    """The error, and whether the job is retried."""
 
     error: JobError
     decision: RetryDecision
@@ -89,7 +89,7 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True)
 class PermanentlyFailed:
-    """Why the job was given up."""
+    """Why the job is not retried."""
 
     decision: RetryDecision
 
@@ -103,7 +103,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class StaleDetected:
-    """When the attempt was last heard of, and how long its type allows it to be silent."""
+    """When the attempt last reported, and how long its type allows it to be silent."""
 
     heard_time: int
     stale_threshold: int
@@ -111,7 +111,7 @@ class StaleDetected:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What one attempt has used in total, as reported outside its reports of progress."""
+    """The total usage of an attempt, reported by ReportUsage."""
 
     attempt: int
     tokens: int
@@ -128,7 +128,7 @@ class Event(NamedTuple):
     time: int
     actor: str
     previous_state: JobState | None
-    """The state before, None for a job that has just come to be."""
+    """The state before. None for a job that was just created."""
     job: Job
     """The job right after this event."""
     detail: Detail | None = None

@@ -1,4 +1,4 @@
-"""Which jobs and events a reader wants: OR within a field, AND between fields; an empty field asks for nothing."""
+"""Which jobs and events a reader wants: OR within a field, AND between fields. An empty field does not restrict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobstate_server.domain.reach import EVERYTHING, Reach
 
 
 class Order(IntEnum):
-    """Order of a list of jobs. Equal times are ordered by id, the same way round."""
+    """The order of a list of jobs. Jobs with equal times are ordered by id, in the same direction."""
 
     NEWEST_FIRST = 1
     OLDEST_FIRST = 2
@@ -20,7 +20,7 @@ class Order(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs to list, of those within reach."""
+    """Which of the jobs within reach to list."""
 
     job_ids: tuple[str, ...] = ()
     states: tuple[JobState, ...] = ()
@@ -33,10 +33,12 @@ class JobFilter:
     reach: Reach = EVERYTHING
 
     def within_reach(self, known_types: Iterable[str]) -> JobFilter | None:
-        """The same jobs, with the types and sources within reach named where they can be. None: no job at all.
+        """The same filter with the types and sources within reach named, where they can be listed.
+
+        None if no job can match.
 
         Args:
-            known_types: the types of which there ever was a job.
+            known_types: the types that ever had a job.
         """
         reach, job_types, source_ids = self.reach, self.job_types, self.source_ids
         if reach.job_types is not None:
@@ -53,7 +55,7 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a page of jobs ended: the next one begins right after."""
+    """Where a page of jobs ended. The next page begins right after it."""
 
     create_time: int
     job_id: str
@@ -61,7 +63,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """Which events to watch, of those of jobs within reach."""
+    """Which events of the jobs within reach to watch."""
 
     job_ids: frozenset[str] = frozenset()
     job_types: frozenset[str] = frozenset()
@@ -71,11 +73,11 @@ class EventFilter:
 
     @property
     def passes_all(self) -> bool:
-        """Whether this filter drops nothing."""
+        """Whether every event passes this filter."""
         return self == _EVERYTHING
 
     def passes(self, job_id: str, job_type: str, source_id: str, type_: int) -> bool:
-        """Whether an event with these properties is wanted."""
+        """Whether an event with these properties passes."""
         return (
             _wants(self.job_ids, job_id)
             and _wants(self.job_types, job_type)

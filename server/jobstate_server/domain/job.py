@@ -1,4 +1,4 @@
-"""The job and what belongs to it, as immutable values.
+"""The job and its parts, as immutable values.
 
 Times are microseconds since the epoch, spans are microseconds, money is whole nano-units of the user's currency, and
 free JSON is an opaque encoded document that only ``wire`` can read.
@@ -17,11 +17,11 @@ NANO = 1_000_000_000
 """Nano-units in one unit of money."""
 
 INT64_MAX = 2**63 - 1
-"""Sums of tokens, cost and durations stop here instead of overflowing what stores and the wire can hold."""
+"""The maximum of sums of tokens, cost and durations, which is what stores and the wire can hold."""
 
 
 class JobState(IntEnum):
-    """Where a job is. The numbers are stored and are those of ``jobstate.v1.JobState``."""
+    """The state of a job. The numbers are stored and are those of ``jobstate.v1.JobState``."""
 
     QUEUED = 1
     PROCESSING = 2
@@ -33,7 +33,7 @@ class JobState(IntEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing leads out of this state."""
+        """Whether no step leads out of this state."""
         return self in FINAL_STATES
 
 
@@ -62,7 +62,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an attempt has used so far, in total. None leaves that part as it was."""
+    """The total usage of an attempt so far. None leaves a part as it was."""
 
     tokens: int | None = None
     cost_nano: int | None = None
@@ -70,7 +70,7 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job as it stands. Made anew by every change; see ``evolve``."""
+    """One job at one moment. Every change makes a new object; see ``evolve``."""
 
     id: str
     job_type: str
@@ -88,14 +88,14 @@ class Job:
     result_count: int = 0
     attempt: int = 0
     claimed: bool = False
-    """Whether a worker has taken the running attempt. False for an attempt that the server resumed."""
+    """Whether a worker has claimed the running attempt. False for an attempt that the server resumed."""
     worker: str = ""
     retry_count: int = 0
     max_retries: int = 0
     timeout: int | None = None
     last_error: JobError | None = None
     retry_delay: int | None = None
-    """The delay that came with the last failure and wins over the backoff. Cleared by the retry it serves."""
+    """The delay given with the last failure, which takes precedence over the backoff. The next retry clears it."""
     estimated_tokens: int = 0
     estimated_cost_nano: int = 0
     attempt_tokens: int = 0
@@ -104,28 +104,28 @@ class Job:
     update_time: int = 0
     start_time: int | None = None
     claim_time: int | None = None
-    """When a worker took the attempt: timeout, staleness and duration count from here. None while unclaimed."""
+    """When a worker claimed the attempt. Timeout, staleness and duration count from here. None while unclaimed."""
     complete_time: int | None = None
     next_retry_time: int | None = None
     attempt_deadline: int | None = None
     due_time: int | None = None
-    """When the server must act by itself: the retry's time or the attempt's deadline, later after an outage of ours."""
+    """When the server must act: the time of the retry or the deadline of the attempt, postponed after an outage."""
     heard_time: int = 0
-    """When anything was last heard of the claimed attempt; the stale threshold counts from here."""
+    """When the claimed attempt last reported. The stale threshold counts from here."""
     duration: int = 0
     cancel_reason: str = ""
 
     cached_encoding = b""
-    """Not a field: all fields but those of ``REPORTED`` as an encoder wrote them, or empty. A report leaves it valid,
-    so that the events of reports need not be encoded whole."""
+    """Not a field: the encoding of all fields except those in ``REPORTED``, or empty. It stays valid after a report,
+    so that the event of a report need not encode the whole job."""
 
     @property
     def ready_time(self) -> int:
-        """Since when the attempt could be claimed: the job's creation, or the end of the wait for the retry."""
+        """Since when a worker could claim the attempt: the job's creation, or the end of the wait for the retry."""
         return self.create_time if self.attempt <= 1 or self.start_time is None else self.start_time
 
     def evolve(self, **changes: Any) -> Self:
-        """A copy with ``changes``. Copies all fields at once, several times faster than dataclasses.replace."""
+        """A copy with ``changes``. It copies all fields at once, several times faster than dataclasses.replace."""
         values = self.__dict__ | changes
         values.pop("cached_encoding", None)
         return self.from_fields(values)
@@ -140,22 +140,22 @@ class Job:
         return encoded
 
     def numbered(self, version: int) -> Self:
-        """This very job, whose version has only now become known.
+        """Set the version, which is known only after the event is numbered. Returns this job.
 
-        Sets it in place, which saves a copy of every job written: only for a job that has just been made and that
-        nobody else has seen.
+        It is set in place, which saves a copy of every written job. Call it only for a job that was just made and that
+        no other code holds yet.
         """
         self.__dict__["version"] = version
         return self
 
     def created(self, sequence: int) -> Self:
-        """This very job, whose ``create_sequence`` has only now become known. As with ``numbered``."""
+        """Set ``create_sequence``, like the version in ``numbered``. Returns this job."""
         self.__dict__["create_sequence"] = sequence
         return self
 
     @classmethod
     def from_fields(cls, values: dict[str, Any]) -> Self:
-        """The job with exactly these fields, all of them given. The job takes ``values`` for its own."""
+        """The job with these fields, of which none may be missing. The job owns ``values`` from then on."""
         new = object.__new__(cls)
         object.__setattr__(new, "__dict__", values)
         return new
@@ -176,7 +176,7 @@ REPORTED = frozenset(
         "heard_time",
     }
 )
-"""The fields that a report of progress can change, besides the version."""
+"""The fields, besides the version, that a progress report can change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,10 +196,10 @@ class Attempt:
 
 
 def cost_to_nano(cost: float) -> int:
-    """Money as whole nano-units, rounded once, half to even. ``cost`` is finite and within 0 … 10⁹."""
+    """Money in whole nano-units, rounded once, half to even. ``cost`` is finite and within 0 … 10⁹."""
     return round(cost * NANO)
 
 
 def saturating_add(total: int, amount: int) -> int:
-    """``total + amount``, kept within 0 … 2⁶³-1."""
+    """``total + amount``, limited to 0 … 2⁶³-1."""
     return max(0, min(INT64_MAX, total + amount))

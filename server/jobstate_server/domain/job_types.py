@@ -1,4 +1,4 @@
-"""Job types: the policy a job follows unless its Create says otherwise."""
+"""Job types: the policy of a job unless its Create overrides it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobstate_server.domain.errors import UnknownJobType
 from jobstate_server.domain.limits import MAX_RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX
 
 DEFAULT_JOB_TYPE = "default"
-"""Name of the policy for job types the config does not name."""
+"""The name of the policy for job types that the config does not name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class JobType:
     auto_retry: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a policy that cannot work. Raises ValueError with a sentence that names the type and the setting."""
+        """Refuse a policy that cannot work. Raises ValueError with a message that names the type and the setting."""
         problems = [
             (not 0 <= self.max_retries <= MAX_RETRIES_MAX, f"max_retries must be 0 to {MAX_RETRIES_MAX}"),
             (
@@ -48,9 +48,9 @@ class JobType:
 
         Args:
             retry_count: retries before this one, from 0.
-            random: a number from 0 up to 1 that picks the point within the jitter.
+            random: a number from 0 up to 1 that selects the point within the jitter.
         """
-        # Doubling more often than the span has bits cannot change the minimum, but would build enormous integers.
+        # More doublings than the span has bits cannot change the minimum, but would make enormous integers.
         delay = min(self.max_delay, self.base_delay << min(retry_count, 64))
         return delay + int(delay * self.jitter * random)
 
@@ -89,7 +89,7 @@ SHIPPED_JOB_TYPES = (
         stale_threshold=15 * MINUTE,
     ),
 )
-"""The policies every server has. The config file overrides them setting by setting and adds others."""
+"""The policies that every server has. The config file overrides them setting by setting, and adds others."""
 
 
 class JobTypes:
@@ -115,14 +115,14 @@ class JobTypes:
 
 
 class UnnamedTypes:
-    """The job types without a policy of their own that came to be, and whether another may.
+    """The job types in use that have no policy of their own, and whether another may be added.
 
-    Which there are is a fact of the store, and a type that is in it stays. Here is what is known of it, and what the
-    transaction under way adds, which counts only once that is committed.
+    They are stored, and a stored type stays. This object holds the types that this server knows of, and those that the
+    current transaction adds, which count only once it is committed.
     """
 
     def __init__(self, job_types: JobTypes, limit: int) -> None:
-        """``limit``: how many may come to be; each costs rows of statistics for ever."""
+        """``limit``: how many may be used. Each takes rows of statistics for ever."""
         self._job_types = job_types
         self._limit = limit
         self._known: set[str] = set()
@@ -130,34 +130,34 @@ class UnnamedTypes:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many are known as may come to be, so that the store need not be asked for the others."""
+        """Whether as many are known as may be used, so that the store need not be asked for others."""
         return len(self._known) >= self._limit
 
     def begin(self) -> None:
-        """A transaction begins: what another added that was not committed does not count."""
+        """A transaction begins. Types that an uncommitted transaction added do not count."""
         self._new = set()
 
     def add(self, name: str) -> None:
-        """The transaction under way makes a job of this type."""
+        """The current transaction creates a job of this type."""
         if not self._job_types.names(name):
             self._new.add(name)
 
     def keep(self) -> None:
-        """The transaction was committed."""
+        """The transaction was committed: its types are known from now on."""
         self._known |= self._new
 
     def learn(self, names: Iterable[str]) -> None:
-        """There are jobs of these types in the store, or were."""
+        """The store has, or had, jobs of these types."""
         self._known.update(name for name in names if not self._job_types.names(name))
 
     def unknown(self, names: Iterable[str]) -> set[str]:
-        """The types of which only the store knows whether they may be used."""
+        """The types for which the store must be asked whether they may be used."""
         if self._job_types.strict:
             return set()
         return {name for name in names if not self._job_types.names(name)} - self._known
 
     def check(self, names: Iterable[str]) -> None:
-        """Refuse job types that may not be used, alone or together. Raises UnknownJobType for the first of them."""
+        """Refuse job types that may not be used, alone or together. Raises UnknownJobType for the first one."""
         new = set(self._new)
         for name in names:
             if self._job_types.names(name):

@@ -1,7 +1,7 @@
 """The lifecycle: which trigger leads from which state to which, and under what guard.
 
-``STEPS`` is the table that docs, wire and tests are held to. One shared ``transitions`` machine is built from it and
-decides; it has no model, keeps no state and does no I/O, so any thread may ask it.
+``STEPS`` is the table that docs, wire and tests are checked against. One shared ``transitions`` machine is built from
+it. The machine has no model, keeps no state and does no I/O, so any thread may use it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from transitions.extensions import GraphMachine
 
 from jobstate_server.domain.job import FINAL_STATES, Job, JobState
 
-# transitions logs some fifteen lines per step, several at INFO; the decisions are reported by our own events.
+# transitions logs some fifteen lines per step, several at INFO; our own events report the decisions.
 logging.getLogger("transitions").setLevel(logging.WARNING)
 
 
 class Trigger(StrEnum):
-    """What can happen to a stored job."""
+    """What can change the state of a stored job."""
 
     START = "start"
     CLAIM = "claim"
@@ -37,7 +37,7 @@ class Trigger(StrEnum):
 
 
 SERVER_TRIGGERS = frozenset({Trigger.GIVE_UP, Trigger.RESUME})
-"""Only the server pulls these; they are never offered to a caller as allowed."""
+"""Only the server uses these. Errors never name them as allowed."""
 
 CALLS: dict[str, str] = {
     Trigger.START: "Start",
@@ -53,7 +53,7 @@ CALLS: dict[str, str] = {
 
 
 class Known(Protocol):
-    """What guards look at."""
+    """What guards check."""
 
     @property
     def job(self) -> Job: ...
@@ -63,7 +63,7 @@ class Known(Protocol):
 
 
 class Facts(NamedTuple):
-    """A job and the time: what guards look at, where no ``Draft`` is at hand."""
+    """A job and the time, for guards, where there is no ``Draft``."""
 
     job: Job
     now: int
@@ -73,7 +73,7 @@ Guard = Callable[[Known], bool]
 
 
 def is_unclaimed(facts: Known) -> bool:
-    """The server resumed the running attempt and no worker has taken it: no clock runs."""
+    """The server resumed the running attempt and no worker has claimed it, so no timeout counts."""
     return not facts.job.claimed
 
 
@@ -84,7 +84,7 @@ def can_retry(facts: Known) -> bool:
 
 
 def retry_is_allowed(error_retryable: bool, retry_count: int, max_retries: int) -> bool:
-    """Whether a job that failed with such an error may run again."""
+    """Whether a job that failed with this error may run again."""
     return error_retryable and retry_count < max_retries
 
 
@@ -148,7 +148,7 @@ _Way = tuple[tuple[Guard, ...], JobState]
 
 
 def _compile(machine: Machine) -> dict[tuple[JobState, Trigger], tuple[_Way, ...]]:
-    """The machine's own transitions as a dictionary: the same decision forty times faster than running them."""
+    """The machine's transitions as a dictionary: a lookup is forty times faster than to run them."""
     ways: dict[tuple[JobState, Trigger], tuple[_Way, ...]] = {}
     for name, event in machine.events.items():
         for source, found in event.transitions.items():
@@ -174,7 +174,7 @@ def next_state(trigger: Trigger, facts: Known) -> JobState | None:
 
 
 def allowed_triggers(facts: Known) -> tuple[str, ...]:
-    """What a caller could do with the job now, in the order of the table."""
+    """The triggers that a caller may use on the job now, in the order of the table."""
     return tuple(
         trigger.value
         for trigger in Trigger
@@ -183,7 +183,7 @@ def allowed_triggers(facts: Known) -> tuple[str, ...]:
 
 
 def mermaid() -> str:
-    """The state diagram in Mermaid, drawn by ``transitions`` from the same table."""
+    """The state diagram in Mermaid, which ``transitions`` draws from the same table."""
     diagram = GraphMachine(
         states=_states(),
         transitions=_transitions(),

@@ -7,47 +7,47 @@ from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 MEBIBYTE = 1024 * 1024
 
 REQUEST_BYTES_MAX = 8 * MEBIBYTE
-"""A request. A batch of 1,000 ordinary creates has half a MiB; a quarter GiB of memory serves 32 of the largest."""
+"""A request. A batch of 1,000 ordinary creates takes half a MiB; a quarter GiB of memory holds 32 of the largest."""
 
 BATCH_ITEMS_MAX = 1_000
-"""Items of a batch: twice what one transaction takes in, so that a batch never holds up others for long."""
+"""Items of a batch: twice as many as one transaction takes, so that a batch never delays others for long."""
 
 ATTEMPTS_MAX = 100
-"""Attempts that a Get returns, the latest. They end at RESPONSE_BYTES_MAX too."""
+"""Attempts that a Get returns, the latest ones. RESPONSE_BYTES_MAX limits them too."""
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
-"""Jobs of a page. A page ends at RESPONSE_BYTES_MAX too."""
+"""Jobs of a page. RESPONSE_BYTES_MAX limits a page too."""
 
 RESPONSE_BYTES_MAX = MEBIBYTE
-"""A page: a quarter of what gRPC clients accept by default."""
+"""A page: a quarter of the message size that gRPC clients accept by default."""
 
 PAGE_TOKEN_LENGTH_MAX = 512
 """Characters of a page token; ours have at most 300."""
 
 JOB_ID_LENGTH_MAX = 128
-"""Characters of a job's id: room for a URN or two UUIDs; every event and index entry carries it."""
+"""Characters of a job's id: room for a URN or two UUIDs. Every event and index entry has it."""
 
 ID_PATTERN = rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{JOB_ID_LENGTH_MAX - 1}}}"
 """A job's id, safe in URLs, file names, shells and labels."""
 
 JOB_TYPE_LENGTH_MAX = 64
-"""Characters of a job type: it is part of every index, tally and label."""
+"""Characters of a job type, which is part of every index, tally and label."""
 
 SOURCE_ID_BYTES_MAX = 256
-"""Bytes of a source id: room for a URI of ordinary length; it is indexed."""
+"""Bytes of a source id: room for a URI of ordinary length. It is indexed."""
 
 WORKER_BYTES_MAX = 128
 """Bytes of a worker's name."""
 
 TEXT_BYTES_MAX = 4 * 1024
-"""Bytes of a message or reason. It is for people, and is carried by events; data belongs into details or metadata."""
+"""Bytes of a message or reason. It is for people, and events contain it; data belong in details or metadata."""
 
 ERROR_CODE_BYTES_MAX = 128
 """Bytes of an error's code."""
 
 REQUEST_ID_LENGTH_MIN = 8
-"""Characters of a request id: shorter ones collide by accident."""
+"""Characters of a request id at least: shorter ones collide by accident."""
 
 REQUEST_ID_LENGTH_MAX = 128
 
@@ -55,13 +55,13 @@ COST_MAX = 1_000_000_000.0
 """Cost of one attempt: in nano-units it still fits an int64."""
 
 TOKENS_MAX = 10**15
-"""Tokens of one attempt: beyond any model, and sums of thousands stay within an int64."""
+"""Tokens of one attempt: more than any model uses, and sums of thousands still fit an int64."""
 
 RESULT_COUNT_MAX = 2**53 - 1
-"""The largest integer every client language holds exactly."""
+"""The largest integer that every client language represents exactly."""
 
 WATCHED_JOBS_MAX = 1_000
-"""Jobs one watch may name: each is an entry of an index."""
+"""Jobs that one watch may name: each is an entry of an index."""
 
 FILTER_VALUES_MAX = 100
 """Values of any other filter: a List walks an index for each pair of type and state."""
@@ -73,29 +73,29 @@ HEARTBEAT_DEFAULT = 30 * SECOND
 HEARTBEAT_MAX = 5 * MINUTE
 
 CLEANUP_AGE_MIN = 1 * HOUR
-"""The youngest job that cleanup removes without force: whoever waits for it has had an hour to see that it ended."""
+"""The youngest job that cleanup deletes without force: its watchers have had an hour to see that it ended."""
 
 CLEANUP_AGE_MAX = 3_650 * DAY
-"""Ten years; a larger number is a mistake of units."""
+"""Ten years. A larger number is a mistake in the unit."""
 
 MAX_RETRIES_MAX = 1_000
-"""Beyond this a job is not retried but polled; the backoff's doubling is long capped by then."""
+"""With more retries the job is polling, not retrying; by then the backoff has long reached its maximum."""
 
 TIMEOUT_MAX = 30 * DAY
 """An attempt longer than the retention of finished jobs cannot be distinguished from a forgotten one."""
 
 RETRY_DELAY_MAX = 7 * DAY
-"""The event retention: a watcher may have lost sight of a job that waits longer."""
+"""The event retention: the events of a job that waits longer may be gone before it is retried."""
 
 METADATA_BYTES_MAX = 64 * 1024
-"""Encoded size of a job's metadata, after merging. It is stored in the job and sent with every List."""
+"""Encoded size of a job's metadata after merging. It is stored in the job and sent with every List."""
 
 RESULT_BYTES_MAX = 64 * 1024
-"""Encoded size of a result: enough to describe one, too little to be one. Keep results where they belong."""
+"""Encoded size of a result: enough to describe a result, too little to store one. Store results elsewhere."""
 
 DETAILS_BYTES_MAX = 8 * 1024
-"""Encoded size of an error's details, which every event of the failed job carries."""
+"""Encoded size of an error's details, which every event of the failed job contains."""
 
 NESTING_MAX = 16
-"""Levels of objects and lists in a document, which is the first itself. Each costs three of the 100 levels that
-protobuf parsers accept, and a watcher's message holds the document four levels down."""
+"""Levels of objects and lists in a document, which is itself the first. Each takes three of the 100 levels that
+protobuf parsers accept, and in a watcher's message the document is four levels down."""

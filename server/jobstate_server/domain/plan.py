@@ -10,29 +10,29 @@ from jobstate_server.domain.job import Attempt, Job
 
 
 class Change(NamedTuple):
-    """What becomes of one job. Tallies, events and rows follow from it."""
+    """The change of one job. Tallies, events and rows are derived from it."""
 
     before: Job | None
     """None when the job is created."""
     after: Job | None
-    """None once the job is deleted. The same object as ``before`` when nothing changed."""
+    """None when the job is deleted. The same object as ``before`` when nothing changed."""
     events: tuple[Event, ...] = ()
     ended: Attempt | None = None
-    """The attempt that this change ended, if it ended one."""
+    """The attempt that this change ended, if any."""
     is_report: bool = False
-    """Whether nothing changed but the fields of ``REPORTED``."""
+    """Whether only fields in ``REPORTED`` changed."""
     amended: Attempt | None = None
-    """An attempt that had ended before, with the usage that was reported now."""
+    """An attempt that ended before, with the usage that is reported now."""
     request: Request | None = None
-    """The request id to remember with the job."""
+    """The request id to store with the job."""
 
 
 class Plan(NamedTuple):
-    """Everything a command does: all of it or nothing."""
+    """All changes of a command. They are applied together or not at all."""
 
     changes: tuple[Change, ...]
     answered: int = 1
-    """How many of the changes, from the first, the caller is answered with. The others follow from them."""
+    """How many of the changes, from the first, are in the response. The others follow from them."""
     commands: tuple[Command, ...] | None = None
-    """Commands to decide next, each by itself: one that fails stops no other. None for a command that serves no
-    selection; its outcome does not say when the next job falls due."""
+    """Commands to decide next, independently of each other. None for a command that does not serve a selection; its
+    outcome does not say when the next job is due."""

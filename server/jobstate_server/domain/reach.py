@@ -42,7 +42,7 @@ class Reach:
 
 
 EVERYTHING = Reach()
-"""The reach of callers without limits. One object, so that looking whether there are limits costs an ``is``."""
+"""The reach of callers without limits. There is one object, so that an ``is`` shows whether there are limits."""
 
 
 def _matches(patterns: Iterable[str], name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What commands need to read before they can be decided."""
+"""What must be read before commands can be decided."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Selection = Due
 
 @dataclass(slots=True)
 class Reads:
-    """What a batch of commands reads. Every command adds its part, so that the store reads all of it at once."""
+    """What a batch of commands reads. Every command adds its part, and the store reads everything at once."""
 
     job_ids: set[str] = field(default_factory=set)
     request_keys: set[tuple[str, str]] = field(default_factory=set)
@@ -27,4 +27,4 @@ class Reads:
     """Ended attempts, by job and number."""
     selections: set[Selection] = field(default_factory=set)
     job_types: set[str] = field(default_factory=set)
-    """Types of which jobs are to be created. It has to be known whether jobs of them ever existed."""
+    """Types of the jobs to create. The rules need to know whether these types ever had a job."""

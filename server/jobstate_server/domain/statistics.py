@@ -1,7 +1,7 @@
-"""Statistics: what each change adds to the tallies, and what follows from the tallies.
+"""Statistics: what each change adds to the tallies, and the figures that are computed from them.
 
-A tally is a sum by (job type, measure, bucket). ``STORED`` counts jobs that are stored now; everything else is
-cumulative and never reduced, not even when cleanup deletes the job.
+A tally is a sum by (job type, measure, bucket). ``STORED`` counts the jobs that are stored now. All other tallies are
+cumulative and never decrease, not even when cleanup deletes the job.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TallyKey = tuple[str, Measure, int]
 Tallies = Mapping[TallyKey, int]
 
 _GROWTH = 1.05
-"""Each histogram bucket is 5 % wider than the one below: that is the error of a percentile."""
+"""Each histogram bucket is 5 % wider than the one below, which is the error of a percentile."""
 
 _LOG_GROWTH = math.log(_GROWTH)
 
@@ -58,7 +58,7 @@ def bucket_duration(bucket: int) -> int:
 
 
 def tally_deltas(change: Change) -> list[tuple[TallyKey, int]]:
-    """What the change of one job adds to the tallies."""
+    """What a change adds to the tallies."""
     before, after = change.before, change.after
     if change.is_report and before is not None and after is not None:
         return _usage_deltas(before, after)
@@ -87,7 +87,7 @@ def tally_deltas(change: Change) -> list[tuple[TallyKey, int]]:
 
 
 def _wait_deltas(claimed: Job) -> list[tuple[TallyKey, int]]:
-    """What a claim adds: of every attempt how long it waited."""
+    """What a claim adds: how long the attempt waited."""
     waited = 0 if claimed.claim_time is None else max(0, claimed.claim_time - claimed.ready_time)
     job_type = claimed.job_type
     return [((job_type, Measure.WAIT, 0), waited), ((job_type, Measure.WAIT_HISTOGRAM, duration_bucket(waited)), 1)]
@@ -104,13 +104,13 @@ def _usage_deltas(before: Job, after: Job) -> list[tuple[TallyKey, int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """The figures of one job type, or of all together."""
+    """The figures of one job type, or of all types together."""
 
     job_type: str
     stored: Mapping[JobState, int]
     ended: Mapping[JobState, int]
     success_rate: float | None
-    """Completed, of those that completed or failed permanently. None before the first."""
+    """The share of completed jobs among those that completed or failed permanently. None before the first one."""
     duration_mean: int | None
     duration_p50: int | None
     duration_p95: int | None
@@ -154,7 +154,7 @@ def statistics(job_type: str, tallies: Iterable[tuple[TallyKey, int]]) -> Statis
 
 
 def percentile(histogram: Mapping[int, int], fraction: float) -> int | None:
-    """The duration that ``fraction`` of those counted do not exceed, to within one bucket; None of nothing."""
+    """The duration that ``fraction`` of the counted ones do not exceed, to within one bucket. None without any."""
     total = sum(histogram.values())
     if total <= 0:
         return None
@@ -168,6 +168,6 @@ def percentile(histogram: Mapping[int, int], fraction: float) -> int | None:
 
 
 def merge_tallies(into: dict[TallyKey, int], deltas: Iterable[tuple[TallyKey, int]]) -> None:
-    """Add ``deltas`` up in ``into``."""
+    """Add ``deltas`` to ``into``."""
     for key, delta in deltas:
         into[key] = into.get(key, 0) + delta

@@ -1,9 +1,9 @@
-"""The course of the store's time: what it is, given the wall clock and the time that has passed.
+"""The store's time, computed from the wall clock and the elapsed time.
 
-Times in the store must neither go back nor stand still, and a wall clock may do both. So the store's time is counted by
-the time that passes, which nobody can set, and led towards the wall clock: slowly where it is ahead of that, so that
-nobody's wait becomes a different one, and at once where the wall clock has gone ahead, since then time has passed that
-nobody has counted.
+Times in the store must not go back or stand still, and a wall clock may do both. So the store's time counts elapsed
+time, which nobody can set, and is moved towards the wall clock. If it is ahead of the wall clock it runs a little
+slower until they agree, so that no wait changes noticeably. If the wall clock is ahead, time has passed that was not
+counted, and the store's time jumps to the wall clock.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 PAUSE_MIN = 2_000_000
-"""Microseconds. A process that was held up for longer has kept no limits meanwhile; a busy one is held up for less. And
-as far as this the wall clock may be ahead without being taken for set: less is caught up with in a few minutes."""
+"""Microseconds. A process that was suspended for longer has not enforced limits meanwhile; a busy process pauses for
+less. If the wall clock is ahead by less than this, the store's time does not jump: it catches up in a few minutes."""
 
 SLEW_DIVISOR = 100
-"""The store's time runs at most a hundredth faster or slower than time passes: a wait of a minute is kept to within a
-second, and a wall clock that was set back by an hour is met after four days."""
+"""The store's time runs at most 1 % faster or slower than time passes. A wait of a minute is then right to within a
+second, and four days after a wall clock was set back by an hour both agree."""
 
 
 class Pause(NamedTuple):
-    """A time in which this process kept no limits. Times of the store, in microseconds."""
+    """A period in which this process did not enforce limits. In microseconds of the store's time."""
 
     since: int
     length: int
 
     def joined(self, other: Pause | None) -> Pause:
-        """Both as one, from the earlier beginning to the later end."""
+        """One pause from the earlier beginning to the later end."""
         if other is None:
             return self
         since = min(self.since, other.since)
@@ -34,18 +34,18 @@ class Pause(NamedTuple):
 
 
 class StoreTime:
-    """The store's time of one process. Everything is in microseconds; not for several threads at once."""
+    """The store's time of one process. All values are in microseconds. Not thread-safe."""
 
     def __init__(self, wall: int, passed: int) -> None:
         """Begin at the wall clock's time.
 
         Args:
-            wall: microseconds since the epoch, as the wall clock has them.
-            passed: microseconds since a fixed moment, which also pass while the machine sleeps.
+            wall: the wall clock, in microseconds since the epoch.
+            passed: microseconds since a fixed moment, including those in which the machine sleeps.
         """
         self._time = wall
         self._fraction = 0
-        """Of a microsecond, in hundredths: else many small steps would add up to another speed."""
+        """The fraction of a microsecond, in hundredths. Without it many small steps would add up to another speed."""
         self._passed = passed
         self._wall = wall
         self._attended: int | None = None
@@ -57,11 +57,11 @@ class StoreTime:
         return self._time - self._wall
 
     def begin_at(self, newest: int) -> None:
-        """Go on from ``newest``, the newest time that the store holds, where that is later."""
+        """Continue from ``newest``, the newest time in the store, if that is later."""
         self._time = max(self._time, newest)
 
     def read(self, wall: int, passed: int) -> int:
-        """The store's time now. ``wall`` must have been read before ``passed``."""
+        """The store's time now. Read ``wall`` before ``passed``."""
         elapsed = max(0, passed - self._passed)
         self._passed += elapsed
         self._wall = wall
@@ -70,7 +70,7 @@ class StoreTime:
             self._note(Pause(straight, wall - straight))
             self._time, self._fraction = wall, 0
         elif wall < straight:
-            # At 99 % of the speed, until they meet.
+            # At 99 % of the speed, until both agree.
             whole, self._fraction = divmod(elapsed * (SLEW_DIVISOR - 1) + self._fraction, SLEW_DIVISOR)
             self._time = max(wall, self._time + whole)
         else:
@@ -80,13 +80,13 @@ class StoreTime:
         return self._time
 
     def attend(self) -> None:
-        """Note that limits are kept at the moment last read. A gap between two such moments is a pause."""
+        """Note that limits were enforced at the time last read. A gap between two such times is a pause."""
         if self._attended is not None:
             self._look_for_gap()
         self._attended = self._passed
 
     def disregard(self) -> None:
-        """Nobody attends from now on."""
+        """No limits are enforced from now on, so a gap is no pause."""
         self._attended = None
 
     def _look_for_gap(self) -> None:
@@ -97,7 +97,7 @@ class StoreTime:
             self._attended = self._passed
 
     def take_pause(self) -> Pause | None:
-        """The pauses since the last call, as one. Whoever asks may be the first to run after one."""
+        """All pauses since the last call, as one. The caller may be the first to run after a pause."""
         if self._attended is not None:
             self._look_for_gap()
         pause, self._pause = self._pause, None

@@ -1,4 +1,4 @@
-"""Other people's texts inside our messages."""
+"""How values of callers are shown in messages."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ _QUOTED_MAX = 60
 
 
 def quoted(value: str) -> str:
-    """A value as an error shows it. A long one is cut."""
+    """A value as an error shows it. Long values are cut."""
     return repr(value) if len(value) <= _QUOTED_MAX else repr(value[:_QUOTED_MAX]) + "…"

@@ -1,4 +1,4 @@
-"""What the rules can see of the store while they decide a command."""
+"""What the rules see of the store while they decide a command."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from jobstate_server.domain.reads import Selection
 
 
 class EarlierCall(NamedTuple):
-    """A call that was made before with the same request id."""
+    """An earlier call with the same request id."""
 
     request_id: str
     job_id: str
     job: Job | None
-    """The job as it is now. None once it is deleted, also when another job has its id."""
+    """The job as it is now. None once it is deleted, even if another job has its id now."""
     attempt: int
-    """The attempt that the call started or claimed, 0 when it did neither."""
+    """The attempt that the call started or claimed. 0 if it did neither."""
 
 
 class View(Protocol):
-    """Jobs, attempts and request ids as the commands decided so far have left them."""
+    """Jobs, attempts and request ids after the commands that are decided so far."""
 
     @property
     def now(self) -> int:
@@ -42,4 +42,4 @@ class View(Protocol):
         """The call that ``request`` repeats. Raises RequestIdReused when the id was used for another call."""
 
     def check_request_room(self, count: int) -> None:
-        """Raise Overloaded when no ``count`` more request ids can be kept."""
+        """Raise Overloaded unless ``count`` more request ids can be stored."""

@@ -1,1 +1,1 @@
-"""What makes things happen: the committer, the due timer, the readers."""
+"""Carries out commands and reads: the committer, the due timer, the readers."""

@@ -1,4 +1,4 @@
-"""A timer that can be looked after: it knows when it should have run, so that no chain of timers ends unnoticed."""
+"""A timer that knows when it should have run, so that the end of a chain of timers is noticed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from jobstate_server.clock import Clock, Timer
 
 LATE_TURNS_MAX = 3
-"""Seconds for which a timer may be late. A busy event loop is late by less."""
+"""Seconds by which a timer may be late. A busy event loop delays a timer by less."""
 
 
 class Alarm:
-    """One timer, set again and again. Belongs on the event loop's thread."""
+    """A timer that is set repeatedly. Call it on the event loop's thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -20,7 +20,7 @@ class Alarm:
         self._late_turns = 0
 
     def set(self, delay: int, callback: Callable[[], None]) -> None:
-        """Call back after ``delay`` microseconds, and not as set before."""
+        """Call back after ``delay`` microseconds. Replaces what was set before."""
         self.cancel()
         self._due = self._clock.monotonic() + max(0, delay)
         self._timer = self._clock.call_later(delay, callback)
@@ -33,9 +33,9 @@ class Alarm:
         self._late_turns = 0
 
     def is_lost(self) -> bool:
-        """Whether the alarm is long overdue and has neither been set again nor cancelled. Ask once a second.
+        """Whether the alarm is long overdue and was neither set again nor cancelled. Call it once a second.
 
-        So it is lost, too, when its callback failed before it set the alarm again.
+        It is also lost if its callback failed before it set the alarm again.
         """
         is_late = self._due is not None and self._clock.monotonic() > self._due
         self._late_turns = self._late_turns + 1 if is_late else 0

@@ -1,7 +1,7 @@
-"""One batch of commands, decided against one view of the store and written as one transaction.
+"""One batch of commands, decided against one view of the store and written in one transaction.
 
-Commands are decided in order and see each other. A refused command, or one whose deciding or encoding fails, leaves no
-trace: its plan is made whole before anything of it enters the view.
+Commands are decided in order, and each sees the changes of those before it. A command that is refused, or fails while
+it is decided or encoded, changes nothing: its plan is complete before any of it is applied to the view.
 """
 
 from __future__ import annotations
@@ -28,39 +28,40 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a command that was not refused."""
+    """The outcome of a command that was not refused."""
 
     jobs: tuple[Job, ...]
-    """The jobs that the caller is answered with, as they now are; none once deleted."""
+    """The jobs of the answer, as they are now. A deleted job is not among them."""
     encoded: bytes | None = None
-    """The first job as its last event carries it, without its version. None when this command made no event."""
+    """The first job as its last event contains it, without its version. None if this command made no event."""
     acted: bool = True
-    """False for a command of the server that has been overtaken."""
+    """False for a command of the server that did nothing, because the job had changed since."""
 
 
 @dataclass(slots=True)
 class DueOutcome(Outcome):
-    """What came of a command that serves due jobs."""
+    """The outcome of a command that serves due jobs."""
 
     served: int = 0
-    """How many of the commands that followed from it did something."""
+    """How many of its commands, one for each due job, did something."""
     failed: int = 0
     """How many of them did nothing."""
     next_due: int | None = None
-    """When the next job of the whole store falls due; None when none does."""
+    """When the next job in the store is due. None if none is."""
 
 
 Verdict = Outcome | JobStateError
 
 REQUESTS_FULL_DELAY_S = 5.0
-"""When to come back while request ids are full of young ones: room comes as they age, not as the queue drains."""
+"""When to repeat a call while there is no room for its request id. Room comes as request ids age, not as the queue
+drains, so this is longer than other delays."""
 
 _PROGRESSED = 1
 _CHANGED = 2
 
 
 class Batch:
-    """The view of one transaction. What ``domain.view.View`` says of its methods holds here."""
+    """The view of one transaction. ``domain.view.View`` documents the methods that the rules use."""
 
     def __init__(self, decider: Decider, now: int, loaded: Loaded, requests_room: int) -> None:
         """``requests_room``: how many more request ids may be stored."""
@@ -77,16 +78,16 @@ class Batch:
         self._deleted: list[str] = []
         self._last_event: dict[str, int] = {}
         self._first_event: dict[str, int] = {}
-        """By id of the jobs created here: the index of the event that reports it."""
+        """By id of the jobs created in this batch: the index of the event that reports the creation."""
         self._changes = Changes()
         self._verdicts: list[Verdict] = []
         self._unnumbered: list[tuple[Job, int]] = []
-        """The jobs of the outcomes, each with the index of the event that gives it its version."""
+        """The jobs of the outcomes, each with the index of the event whose sequence is its version."""
         self._serving: list[DueOutcome] = []
-        """The outcomes that are to report when the next job falls due."""
+        """The outcomes that need to report when the next job is due."""
 
     def decide(self, command: Command) -> None:
-        """Decide one command and take its changes into the view, or note its refusal."""
+        """Decide one command, and apply its changes to the view or store its refusal."""
         self._verdicts.append(self._verdict(command))
 
     def _verdict(self, command: Command) -> Verdict:
@@ -146,7 +147,7 @@ class Batch:
         return EarlierCall(request.request_id, stored.job_id, job, stored.attempt)
 
     def _is_older(self, job: Job, stored: StoredRequest) -> bool:
-        """Whether the job was there when the call was made."""
+        """Whether the job existed when the call was made."""
         first_event = self._first_event.get(job.id)
         if first_event is not None or stored.created_event is not None:
             return first_event == stored.created_event
@@ -156,7 +157,7 @@ class Batch:
 
     def check_request_room(self, count: int) -> None:
         if count > self._requests_room:
-            # Repeated, such a call would be done twice.
+            # Without a stored request id, a repeat of the call would be carried out again.
             raise Overloaded(
                 "as many request ids as request_ids_max allows were used within the last hour; repeat the call later,"
                 " or without request_id",
@@ -170,7 +171,7 @@ class Batch:
         return self._attempts.get((job_id, number))
 
     def _apply(self, change: Change, encoded: Iterator[EncodedEvent]) -> None:
-        """Take a finished change into the view, with its events, which are next. Nothing here can fail half way."""
+        """Apply a change to the view, with its events, which are the next in ``encoded``. No step of this can fail."""
         before, after, events, ended, is_report, amended, request = change
         job = after or before
         assert job is not None
@@ -225,7 +226,7 @@ class Batch:
             self._deleted.append(job_id)
 
     def _remember(self, request: Request, job: Job, change: Change) -> None:
-        """Keep a request id, so that a repeat of its call is recognised."""
+        """Store a request id, so that a repeat of its call is recognised."""
         was_claimed = change.before is not None and change.before.claimed
         attempt = job.attempt if job.claimed and not was_claimed else 0
         stored = StoredRequest(request, job.id, self.now, attempt, job.create_sequence, self._first_event.get(job.id))
@@ -234,7 +235,7 @@ class Batch:
         self._changes.requests.append(stored)
 
     def _amend(self, attempt: Attempt) -> None:
-        """Keep the usage of an attempt that has ended, in this batch or before."""
+        """Change the usage of an attempt that has ended, in this batch or before."""
         key = attempt.job_id, attempt.number
         ended = self._changes.attempts
         for index, known in enumerate(ended):
@@ -245,9 +246,9 @@ class Batch:
         self._amended.add(key)
 
     def write(self, transaction: Transaction, *, is_last: bool) -> tuple[int, list[NewEvent]]:
-        """Write everything that changed. Returns the sequence of the first event, and the events.
+        """Write all changes. Returns the sequence of the first event, and the events.
 
-        ``is_last``: nothing else is done in this transaction.
+        ``is_last``: whether this is the last statement of the transaction.
         """
         changes = self._changes
         deleted = set(self._deleted)
@@ -272,10 +273,10 @@ class Batch:
         return min(due, default=None)
 
     def verdicts(self, first_sequence: int, next_due: int | None = None) -> list[Verdict]:
-        """What came of each command, in order, with the versions their jobs now have.
+        """The verdict for each command, in order, with the versions that the jobs have now.
 
         Args:
-            next_due: when the next job of the whole store falls due, where the batch served due jobs.
+            next_due: when the next job in the store is due, if the batch served due jobs.
         """
         for job, last_event in self._unnumbered:
             job.numbered(first_sequence + last_event)

@@ -1,7 +1,7 @@
-"""The committer: the process's only way to write. Many commands become one durable transaction.
+"""The committer: the only writer of the process. It writes many commands in one durable transaction.
 
-Calls put commands into a bounded queue and wait. A thread takes what has gathered, decides the commands in order,
-writes once, and wakes the event loop once for all of them: while one batch is being made durable, the next one gathers.
+Calls put commands into a bounded queue and wait. A thread takes a batch from the queue, decides its commands in order,
+writes once, and wakes the event loop once for all of them. While one batch is written, the next one gathers.
 """
 
 from __future__ import annotations
@@ -47,31 +47,32 @@ from jobstate_server.store.records import StoredEvent
 log = logging.getLogger(__name__)
 
 PROGRESS_SHARE = 0.9
-"""Progress reports may fill the queue to this share; the rest is kept for changes of state."""
+"""Progress reports may fill this share of the queue. The rest is reserved for changes of state."""
 
 STREAM_SHARE = 0.5
-"""Streams may fill the queue to this share: they can wait, a unary call can only be refused."""
+"""Streams may fill this share of the queue: they can wait, while a unary call can only be refused."""
 
 WAIT_TURNS_MAX = 30
-"""Seconds that a caller waits for a store that does not answer; whether the change is made they can then not know."""
+"""Seconds that a caller waits for a store that does not answer. The caller then gets an error that says that the
+outcome is unknown."""
 
-HANG_UP_TURNS = 15
-"""Seconds after which the connection that a commit waits on is ended, where the store is at the end of one."""
+DISCONNECT_TURNS = 15
+"""Seconds after which the connection that a commit waits for is closed, if the store has connections."""
 
 STOP_WAIT_S = 1.0
-"""How long a stop waits for one commit, which takes milliseconds. A store that does not answer must not hold it up."""
+"""How long a stop waits for one commit, which takes milliseconds. A store that does not answer must not delay it."""
 
 LATENCIES_RECENT = 10 * MINUTE
-"""How long a slow commit is held against the store."""
+"""How long a commit counts in ``commit_seconds``."""
 
 PROBE_INTERVAL = 2 * SECOND
-"""How often a store that could not be written is tried again while nobody calls."""
+"""How often to try a store that could not be written, while there are no calls."""
 
 T = TypeVar("T")
 
 
 class Committer:
-    """Has commands written. Its methods belong on the event loop's thread."""
+    """Writes commands. Call its methods on the event loop's thread."""
 
     def __init__(
         self,
@@ -85,13 +86,13 @@ class Committer:
     ) -> None:
         """
         Args:
-            restart_grace: microseconds by which limits that passed while the store was not served are put off at most.
+            restart_grace: microseconds by which limits are postponed at most after a time in which no server ran.
             request_ids_max: how many request ids may be stored.
             replica: the name under which this server renews its lease.
         """
         self.store_reachable = True
         self.store_problem = ""
-        """Why the store cannot be used, empty while it can."""
+        """Why the store cannot be used. Empty while it can."""
         self.reachable_changed: Subscribers[[bool]] = Subscribers(self._fail_delivery)
         """Notified with False when the store can no longer be written, and with True when it can again."""
         self.events_written: Subscribers[[Sequence[StoredEvent]]] = Subscribers(self._fail_delivery)
@@ -111,13 +112,13 @@ class Committer:
         self._clock = clock
         self._queue = WriteQueue()
         self._batches: queue.SimpleQueue[WriteBatch | None] = queue.SimpleQueue()
-        """Gives batches to the thread; None ends it."""
+        """Gives batches to the thread. None ends it."""
         self._under_way: deque[WriteBatch] = deque()
-        """What the thread was given and has not returned: the batch it works on and, at the most, the next."""
+        """The batches that the thread has: the current one and at most the next."""
         self._turn = 0
         self._commits_seen = 0
         self._delivery_failed = False
-        """Whether results could not be delivered, which nothing can make up for."""
+        """Whether results could not be delivered. The process must then end."""
         self._batcher = Batcher(self._hand_over, BATCH_ROWS_MAX)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -127,7 +128,7 @@ class Committer:
 
     @property
     def backlog(self) -> int:
-        """Commands waiting or being committed."""
+        """Commands that wait or are being committed."""
         return self._queue.rows
 
     @property
@@ -137,12 +138,12 @@ class Committer:
 
     @property
     def counters(self) -> Counters:
-        """What has been done since the process began."""
+        """Counts since the process started."""
         return self._writer.counters
 
     @property
     def dead(self) -> list[str]:
-        """The thread once it has ended without being stopped, or the delivery of results once that has failed."""
+        """The thread if it has ended without a stop, or the delivery of results if that has failed."""
         if self._delivery_failed:
             return ["delivery"]
         has_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping
@@ -154,9 +155,12 @@ class Committer:
         return self._turn - self._under_way[0].since if self._under_way else 0
 
     def turn(self) -> None:
-        """A second has passed in which this process ran: answer whoever has waited too long. Called by the watchdog."""
+        """A second has passed in which this process ran: refuse calls that have waited too long.
+
+        Called by the watchdog.
+        """
         self._turn += 1
-        if self.silence and self.silence % HANG_UP_TURNS == 0:
+        if self.silence and self.silence % DISCONNECT_TURNS == 0:
             self._store.disconnect()
         for item in self._waiting_for_store():
             if self._turn - item.since > WAIT_TURNS_MAX:
@@ -168,33 +172,33 @@ class Committer:
 
     @property
     def commit_seconds(self) -> Iterable[float]:
-        """How long the latest commits took, at most 1,000 and none older than ``LATENCIES_RECENT``."""
+        """The durations of the latest commits: at most 1,000, none older than ``LATENCIES_RECENT``."""
         since = self._clock.monotonic() - LATENCIES_RECENT
         return tuple(seconds for ended, seconds in tuple(self._writer.commit_seconds) if ended > since)
 
     @property
     def requests_surplus(self) -> int:
-        """How many request ids more are stored than ``request_ids_max`` allows; negative while there is room."""
+        """How many more request ids are stored than ``request_ids_max`` allows. Negative while there is room."""
         return self._writer.requests_surplus
 
     @property
     def grace_until(self) -> int:
-        """Until when this server has moved limits because of a pause."""
+        """Until when this server has postponed limits because of a pause."""
         return self._writer.grace_until
 
     def start(self) -> None:
-        """Begin to commit, telling results to the running event loop."""
+        """Start the thread. Results are delivered on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def submit(self, command: Command, size: int) -> asyncio.Future[Outcome]:
-        """Have a command committed. ``size``: bytes of the request, for the bounds of the queue.
+        """Commit a command. ``size``: bytes of the request, for the limits of the queue.
 
-        The future resolves when the change is durable, or raises the refusal. Cancelling it drops the command if it has
-        not been begun; otherwise it is done whole.
+        The future resolves when the change is durable, or raises the refusal. If it is cancelled before the thread
+        takes the command, the command is dropped; otherwise it is carried out completely.
 
         Raises:
-            Overloaded: the queue is full; nothing was begun.
+            Overloaded: the queue is full. Nothing was begun.
             Draining: the server is stopping.
         """
         rows = command.rows
@@ -203,10 +207,10 @@ class Committer:
         return self._enqueue((command,), rows, size, is_many=False)
 
     async def submit_many(self, commands: Sequence[Command], size: int) -> asyncio.Future[list[Verdict]]:
-        """Have several commands committed in order, once there is room for them.
+        """Commit several commands in order, after there is room for them in the queue.
 
-        The future resolves to the verdict of each when all are durable. They are no transaction: each may be refused
-        alone. Commands are at most a batch of the contract, so that they find room in an empty queue.
+        The future resolves to the verdict of each command when all are durable. They are not one transaction: each may
+        be refused alone. There are at most as many commands as in a batch of the contract, so an empty queue has room.
 
         Raises:
             Draining: the server is stopping.
@@ -216,7 +220,8 @@ class Committer:
         return self._enqueue(commands, len(commands), size, is_many=True)
 
     def submit_own(self, command: Command) -> asyncio.Future[Outcome]:
-        """Have a command of the server's own committed. Never refused for load: its makers bound themselves."""
+        """Commit a command of the server. It is never refused as overloaded, because the parts of the server limit how
+        many they submit."""
         return self._enqueue((command,), 1, 0, is_many=False)
 
     def _enqueue(self, commands: Sequence[Command], rows: int, size: int, *, is_many: bool) -> asyncio.Future[Any]:
@@ -225,13 +230,13 @@ class Committer:
         return future
 
     def run(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
-        """Have ``work`` done in a transaction of its own. It should take no more than about 20 ms."""
+        """Run ``work`` in a transaction of its own. It should not take more than about 20 ms."""
         future: asyncio.Future[T] = self._future()
         self._put(QueuedWork(work, future))
         return future
 
     def probe(self) -> asyncio.Future[None]:
-        """Begin and end a transaction that changes nothing: fails as any change would where the store is not there."""
+        """Run a transaction that changes nothing. It fails like any change if the store is unreachable."""
         return self.run(lambda transaction: transaction.check())
 
     def _future(self) -> asyncio.Future[Any]:
@@ -241,14 +246,14 @@ class Committer:
         return self._loop.create_future()
 
     async def stop(self) -> bool:
-        """Commit what is waiting, take nothing more, end the thread.
+        """Refuse new commands, commit the waiting ones and end the thread.
 
-        False when the store does not answer: callers have got an error, and the thread is still busy.
+        False if the store does not answer. The callers then got an error, and the thread is still busy.
         """
         self._stopping = True
         while not await self._becomes_idle():
             if not self.counters.commits > self._commits_seen:
-                log.error("stopping without the store, which does not answer")
+                log.error("stopping although the store does not answer")
                 for item in self._waiting_for_store():
                     item.fail(unanswered(self.silence))
                 return False
@@ -266,7 +271,7 @@ class Committer:
     def _put(self, item: QueuedWrite) -> None:
         self._queue.put(item)
         self._idle.clear()
-        self._batcher.came(self._queue.waiting)
+        self._batcher.arrived(self._queue.waiting)
 
     def _hand_over(self) -> None:
         batch = self._queue.take()
@@ -284,7 +289,7 @@ class Committer:
     def _serve(self) -> None:
         """The thread."""
         while (batch := self._batches.get()) is not None:
-            # Whoever has gone is not served; from here on everything is done whole.
+            # Cancelled commands are dropped here. The others are carried out, even if they are cancelled later.
             wanted = [item for item in batch.commands if not item.future.done()]
             written = self._writer.commit([command for item in wanted for command in item.commands])
             result = None if batch.work is None else self._work(batch.work)
@@ -298,7 +303,7 @@ class Committer:
             return error
 
     def _deliver(self, batch: WriteBatch, wanted: Sequence[QueuedCommands], written: Written, result: Any) -> None:
-        """Back on the event loop, return results to all callers. A failure here leaves this process unfit to serve."""
+        """Deliver the results, on the event loop. After a failure here this process is unfit to serve."""
         try:
             self._deliver_results(batch, wanted, written, result)
         except Exception:
@@ -325,7 +330,7 @@ class Committer:
         self._queue.notify_waiting()
 
     def _batch_done(self, batch: WriteBatch) -> None:
-        """The thread has done this: make room, and let what has come meanwhile go."""
+        """The thread has done this batch: release its room, and start the next."""
         self._under_way.popleft()
         if self._under_way:
             self._under_way[0].since = self._turn
@@ -335,7 +340,7 @@ class Committer:
         self._batcher.returned(rows, self._queue.waiting)
 
     def _fail_delivery(self) -> None:
-        """Go on after an error of ours that leaves this process unfit to serve: the watchdog ends it."""
+        """Note a defect that makes this process unfit to serve. The watchdog ends it."""
         self._delivery_failed = True
         log.exception("the results of a commit could not be delivered")
 
@@ -357,7 +362,7 @@ class Committer:
             self._clock.call_later(PROBE_INTERVAL, self._probe)
 
     def _probe(self) -> None:
-        """Try the store again, for as long as it takes."""
+        """Try the store again, until it can be written."""
         if self.store_reachable or self._stopping:
             return
         self.run(lambda transaction: transaction.probe()).add_done_callback(self._probed)

@@ -1,8 +1,8 @@
-"""Downtime: times in which this process could not enforce limits, and the grace that jobs get for each.
+"""Downtime: periods in which this process could not enforce limits, and the grace that jobs get for them.
 
-A process that was frozen, whose machine slept or whose store was unreachable could take no reports. Its timers must not
-win against reports that waited meanwhile: limits that have passed are moved before anything else is done. Belongs on
-the committer's thread.
+A process could not receive reports while it was frozen, its machine slept or its store was unreachable. Its timers must
+not overtake the reports that waited meanwhile, so limits that have passed are postponed first. Runs on the committer's
+thread.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ OUTAGE_MIN = 1 * SECOND
 """A store that could not be written for this long counts as down; a broken connection is replaced in less."""
 
 ALIVE_WITHIN = 3 * SECOND
-"""A replica that renewed its lease this recently was working: it does so every two seconds."""
+"""A replica that renewed its lease within this time was working: it renews every two seconds."""
 
 FROZEN_TOGETHER = 1 * SECOND
-"""Replicas that freeze together do so within this time. One that renewed its lease so soon after our own pause began
-may have paused with us."""
+"""Replicas that freeze together do so within this time. A replica that renewed its lease this soon after our own pause
+began may have paused too."""
 
 JUMP_MIN = 1 * DAY
-"""After a jump of more than this the clock may be wrong, and what looks old need not be."""
+"""After a jump of more than this the clock may be wrong, and what seems old may not be."""
 
 REMOVAL_SUSPENDED = 1 * DAY
-"""How long nothing is removed by its age after a jump: time for an operator to see it."""
+"""How long nothing is removed by its age after a jump, so that an operator has time to notice."""
 
 
 class Downtime:
-    """Finds downtime, and moves limits in a transaction to compensate for it."""
+    """Detects downtime, and postpones limits in a transaction to compensate for it."""
 
     def __init__(self, clock: Clock, *, restart_grace: int, replica: str = "") -> None:
         """
         Args:
-            restart_grace: microseconds by which limits are moved at the most.
+            restart_grace: microseconds by which limits are postponed at most.
             replica: the name under which this server renews its lease.
         """
         self.grace_until = 0
-        """Until when this server has moved limits."""
+        """Until when this server has postponed limits."""
         self._clock = clock
         self._restart_grace = restart_grace
         self._replica = replica
@@ -72,15 +72,15 @@ class Downtime:
             self._note(Pause(self._clock.now() - passed, passed))
 
     def compensate(self, transaction: Transaction, began: int) -> bool:
-        """Move limits for downtime before this transaction. False when there is nothing to do.
+        """Postpone limits for downtime before this transaction. False if there is nothing to do.
 
         Otherwise commit the transaction with nothing else in it, because many jobs are locked, and then call
         ``compensated``.
 
         Args:
-            began: when the transaction was to begin, by the monotonic clock.
+            began: when the transaction should have begun, by the monotonic clock.
         """
-        # Only now: this transaction decides by a time that is earlier than this look.
+        # Not earlier: the time of this transaction must be earlier than this check.
         self.has_new()
         if self._is_new:
             self._begin(transaction)
@@ -90,25 +90,25 @@ class Downtime:
             return False
         if not self._others_served(transaction, pause):
             self._move_limits(transaction, min(pause.length, self._restart_grace))
-            log.warning("limits could not be kept for a while", extra={"seconds": round(pause.length / SECOND, 3)})
+            log.warning("limits could not be enforced for a while", extra={"seconds": round(pause.length / SECOND, 3)})
             if pause.length > JUMP_MIN:
                 self._suspend_removal(transaction)
         return True
 
     def compensated(self) -> None:
-        """What ``compensate`` has done is durable."""
+        """The changes of ``compensate`` are durable."""
         self._is_new = False
         self._pending = None
         self._lost_since = None
 
     def _begin(self, transaction: Transaction) -> None:
-        """The first transaction follows a time in which this process did not serve; another replica may have."""
+        """Compensate for the time before the first transaction, in which another replica may have served."""
         renewed, newest = transaction.last_renewed(), transaction.times().newest()
         age = None if renewed is None else max(0, transaction.now - renewed)
         if age is None or age > ALIVE_WITHIN:
             self._move_limits(transaction, self._restart_grace)
         elif age:
-            # The replica that renewed last may be the one that we replace, killed a moment ago.
+            # The replica that renewed last may be the one that this process replaces, killed a moment ago.
             self._move_limits(transaction, min(age, self._restart_grace))
         if newest and transaction.now - newest > JUMP_MIN:
             self._suspend_removal(transaction)
@@ -117,7 +117,7 @@ class Downtime:
         """All downtime that has not been compensated yet, as one pause."""
         pause = self._pending
         monotonic = self._clock.monotonic()
-        # Otherwise the transaction only had to wait for its turn.
+        # After a shorter time the transaction only waited for its turn.
         since, length_min = (began, PAUSE_MIN) if self._lost_since is None else (self._lost_since, OUTAGE_MIN)
         if monotonic - since > length_min:
             pause = Pause(now - (monotonic - since), monotonic - since).joined(pause)
@@ -134,7 +134,7 @@ class Downtime:
         moved = transaction.postpone_timeouts(until)
         transaction.times().extend_grace(until)
         if moved:
-            log.info("put off the timeouts of running attempts", extra={"attempts": moved})
+            log.info("postponed the timeouts of running attempts", extra={"attempts": moved})
 
     @staticmethod
     def _suspend_removal(transaction: Transaction) -> None:

@@ -1,7 +1,7 @@
-"""The due timer: has due jobs served when the earliest due time of any job has come.
+"""The due timer: serves due jobs at the earliest due time of any job.
 
-Due times are data, in the store; this only waits for the next one. It forgets nothing that matters: after a restart, a
-clock step or a lost timer the store is asked again.
+Due times are stored; the timer only waits for the next one. It cannot lose any: after a restart, a clock step or a lost
+timer it asks the store again.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from jobstate_server.engine.committer import Committer
 log = logging.getLogger(__name__)
 
 DUE_MAX = 128
-"""Due jobs served in one batch, so that callers wait behind few of them, however many fall due at once."""
+"""Due jobs served in one batch, so that callers wait behind few of them, however many are due at once."""
 
 RETRY_FAILED_DUE_AFTER = 1 * SECOND
-"""When to try again to serve due jobs that could not be served."""
+"""How long to wait before due jobs that could not be served are tried again."""
 
 UNANSWERED_TURNS_MAX = 5
-"""Seconds for which a timer is overdue, or the committer answers others but not this: then it is lost."""
+"""After this many seconds the timer counts as lost, if it is overdue, or the committer answers others but not it."""
 
 SLEEP_MAX = 1 * SECOND
-"""Longest wait before the store's time is looked at again, so that a jump of it is seen within a second."""
+"""The longest wait before the store's time is read again, so that a jump is noticed within a second."""
 
 LATE_MIN = 100 * MILLISECOND
-"""A loop that runs a timer so late has been held up, and calls have come meanwhile that it has not seen."""
+"""A loop that runs a timer this late was blocked, and has not yet seen the calls that arrived meanwhile."""
 
 LATE_WAIT_MAX = 2 * SECOND
-"""How long such calls are waited for at the most. After longer pauses the limits themselves are moved."""
+"""How long to wait for such calls at most. After longer pauses the limits themselves are postponed."""
 
 BACKUP_DELAY = 50 * MILLISECOND
-"""What another replica has written is served by that one; this one looks so much later, in case that one has died."""
+"""A replica serves the due times that it has written. The others check this much later, in case it has died."""
 
 
 class DueTimer:
-    """Waits for the earliest due time."""
+    """Waits for the earliest due time and has due jobs served."""
 
     def __init__(self, committer: Committer, clock: Clock) -> None:
         self._committer = committer
@@ -56,11 +56,11 @@ class DueTimer:
         committer.due_written.subscribe(self._note)
 
     def start(self) -> None:
-        """Ask the store what is due, and go on from there."""
+        """Ask the store which jobs are due, and serve them from now on."""
         self.serve_due()
 
     def stop(self) -> None:
-        """Serve nothing more."""
+        """Serve no more jobs."""
         if self._timer is not None:
             self._timer.cancel()
         self._is_stopped = True
@@ -76,14 +76,14 @@ class DueTimer:
             self.serve_due()
 
     def note_other_replica(self, next_due: int) -> None:
-        """Take note of the earliest due time that a commit of another replica has written."""
+        """Note the earliest due time that a commit of another replica has written."""
         self._note(next_due + BACKUP_DELAY)
 
     def serve_due(self) -> None:
-        """Have the jobs served that are due now, whatever the timer knows of them."""
+        """Serve the jobs that are due now, including those that the timer does not know of."""
         if self._serving is not None or self._is_stopped:
             return
-        # What is noted from here on may be missing from the answer.
+        # The answer may not include due times that are noted from here on.
         self._next_due = None
         self._serving = serving = self._committer.submit_own(ServeDue(caller=SERVER, limit=DUE_MAX))
         serving.add_done_callback(self._served)
@@ -97,8 +97,8 @@ class DueTimer:
     def _served(self, serving: asyncio.Future[Outcome]) -> None:
         if serving is not self._serving or self._is_stopped:
             return
-        has_more, next_due = self._look_at(serving)
-        # Only now: what fails before this is noticed because the answer seems to be missing.
+        has_more, next_due = self._next_after(serving)
+        # Not earlier: if something above fails, the answer seems to be missing, and ``turn`` notices that.
         self._serving, self._unanswered = None, 0
         if has_more:
             self.serve_due()
@@ -108,8 +108,8 @@ class DueTimer:
         if self._next_due is not None:
             self._wait_until(self._next_due)
 
-    def _look_at(self, serving: asyncio.Future[Outcome]) -> tuple[bool, int | None]:
-        """Whether more are due at this moment, and when jobs are to be served next, as far as this answer tells."""
+    def _next_after(self, serving: asyncio.Future[Outcome]) -> tuple[bool, int | None]:
+        """Whether more jobs are due now, and when to serve jobs next, according to this answer."""
         now = self._clock.now()
         if serving.cancelled() or serving.exception() is not None:
             # The committer has logged why.
@@ -118,29 +118,29 @@ class DueTimer:
         assert isinstance(outcome, DueOutcome)
         has_more = outcome.served > 0 and outcome.served + outcome.failed == DUE_MAX
         if outcome.failed and outcome.next_due is not None and outcome.next_due <= now:
-            # What could not be served is due still. It is tried again, but not at once.
+            # Jobs that could not be served are still due. Try them again, but not at once.
             return has_more, now + RETRY_FAILED_DUE_AFTER
         return has_more, outcome.next_due
 
     def _wait_until(self, due: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._look_after(min(max(0, due - self._clock.now()), SLEEP_MAX), self._look)
+        self._set_timer(min(max(0, due - self._clock.now()), SLEEP_MAX), self._timer_ended)
 
-    def _look_after(self, wait: int, look: Callable[[], None]) -> None:
+    def _set_timer(self, wait: int, callback: Callable[[], None]) -> None:
         self._timer_ends = self._clock.monotonic() + wait
-        self._timer = self._clock.call_later(wait, look)
+        self._timer = self._clock.call_later(wait, callback)
 
-    def _look(self) -> None:
+    def _timer_ended(self) -> None:
         self._unanswered = 0
         late = self._clock.monotonic() - self._timer_ends
         if late > LATE_MIN:
-            # A timer must not beat a report that has waited to be read.
-            self._look_after(min(late, LATE_WAIT_MAX), self._look_now)
+            # A timer must not overtake a report that waits to be read.
+            self._set_timer(min(late, LATE_WAIT_MAX), self._check)
         else:
-            self._look_now()
+            self._check()
 
-    def _look_now(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         if self._next_due is None:
             return

@@ -1,7 +1,7 @@
 """Membership: a replica of a shared store renews its lease, so that the others know that it is alive.
 
-A replica that does not loses its scheduled tasks to the others. When none does, the store is not served, and the first
-one to come back treats that time as an outage.
+If it does not renew the lease, the others take over its scheduled tasks. If no replica renews its lease, the store is
+not served, and the first replica that returns treats that time as an outage.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jobstate_server.engine.due_timer import DueTimer
 log = logging.getLogger(__name__)
 
 LEAVE_WAIT_S = 0.5
-"""How long a stop waits to give up the lease. A store that does not answer must not hold it up."""
+"""How long a stop waits to give up the lease. A store that does not answer must not delay it."""
 
 
 class Membership:
-    """Keeps the lease of one replica."""
+    """Renews the lease of one replica."""
 
     def __init__(self, replica: str, committer: Committer, due_timer: DueTimer, clock: Clock) -> None:
         self._replica = replica
@@ -37,14 +37,14 @@ class Membership:
         self._renew()
 
     async def stop(self) -> None:
-        """Give up the lease, so that the others need not wait until it ends."""
+        """Give up the lease, so that the others need not wait until it expires."""
         self._is_stopping = True
         self._alarm.cancel()
         if self._committer.silence:
-            # The store does not answer. The lease ends by itself.
+            # The store does not answer. The lease will expire.
             return
         replica = self._replica
-        # If this fails the lease ends by itself.
+        # If this fails, the lease will expire.
         leaving = self._committer.run(lambda transaction: transaction.leave(replica))
         await asyncio.wait((leaving,), timeout=LEAVE_WAIT_S)
         leaving.cancel()
@@ -67,9 +67,9 @@ class Membership:
     def _renewed(self, future: asyncio.Future[None]) -> None:
         self._renewing = None
         if not future.cancelled():
-            # The committer has logged why, if it failed; the next time may succeed.
+            # If it failed, the committer has logged why, and the next renewal may succeed.
             future.exception()
         if not self._is_stopping:
-            # What was due may have been in the hands of a replica that died before it was done.
+            # A replica may have died before it served the due jobs that it had locked.
             self._due_timer.serve_due()
             self._alarm.set(RENEW_INTERVAL, self._renew)

@@ -1,4 +1,5 @@
-"""The queue between the event loop and the threads that read: short reads first, and dear ones never on all threads."""
+"""The queue between the event loop and the threads that read. Short reads come first, and one thread is reserved for
+them."""
 
 from __future__ import annotations
 
@@ -14,20 +15,20 @@ from jobstate_server.store.base import Reader
 
 @dataclass(slots=True, eq=False)
 class QueuedRead:
-    """A read, and who waits for it."""
+    """A read and the callers that wait for it."""
 
     run: Callable[[Reader], Sequence[Any]]
-    """Returns a value, or an error, for each who waits."""
+    """Returns a value or an error for each future."""
     futures: Sequence[asyncio.Future[Any]]
     is_short: bool
     """It reads a few rows by their keys."""
-    is_gathered: bool
-    """It answers several callers whose wishes were gathered."""
+    is_batch: bool
+    """It is a batch of Gets."""
     since: int
-    """The turn of the watchdog in which it was put here; then the one in which a thread began it."""
+    """The turn of the watchdog in which it was queued, and later the one in which a thread began it."""
 
-    def settle(self, results: Sequence[Any]) -> None:
-        """Tell everybody who still waits."""
+    def resolve(self, results: Sequence[Any]) -> None:
+        """Give the results to the callers that still wait."""
         for future, result in zip(self.futures, results, strict=True):
             if future.done():
                 continue
@@ -37,17 +38,17 @@ class QueuedRead:
                 future.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        """Tell everybody who still waits that there is no answer."""
-        self.settle([error] * len(self.futures))
+        """Give the error to all callers that still wait."""
+        self.resolve([error] * len(self.futures))
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anybody still waits."""
+        """Whether any caller still waits."""
         return any(not future.done() for future in self.futures)
 
 
 class ReadQueue:
-    """Gives reads to threads. Every method may be called from any thread."""
+    """Gives reads to threads. Thread-safe."""
 
     def __init__(self, threads: int) -> None:
         self._changed = threading.Condition()
@@ -55,7 +56,7 @@ class ReadQueue:
         self._long: deque[QueuedRead] = deque()
         self._long_running = 0
         self._long_running_max = max(1, threads - 1)
-        """One thread is kept for short reads, where there are several."""
+        """If there are several threads, one is reserved for short reads."""
         self._is_closed = False
 
     def put(self, read: QueuedRead) -> None:
@@ -65,7 +66,7 @@ class ReadQueue:
             self._changed.notify()
 
     def take(self) -> QueuedRead | None:
-        """Wait for the next read that this thread may begin. None once the queue is closed."""
+        """Wait for the next read that this thread may begin. None if the queue is closed."""
         with self._changed:
             while not self._is_closed:
                 if self._short:
@@ -77,24 +78,24 @@ class ReadQueue:
             return None
 
     def done(self, read: QueuedRead) -> None:
-        """The thread that took the read has ended it, however."""
+        """The thread that took the read has ended it, with a result or an error."""
         if not read.is_short:
             with self._changed:
                 self._long_running -= 1
                 self._changed.notify()
 
     def drop(self, is_dropped: Callable[[QueuedRead], bool]) -> list[QueuedRead]:
-        """Take these reads out of the queue."""
+        """Remove these reads from the queue, and return them."""
         with self._changed:
             dropped = [read for lane in (self._short, self._long) for read in lane if is_dropped(read)]
             if dropped:
-                gone = set(map(id, dropped))
-                self._short = deque(read for read in self._short if id(read) not in gone)
-                self._long = deque(read for read in self._long if id(read) not in gone)
+                dropped_ids = set(map(id, dropped))
+                self._short = deque(read for read in self._short if id(read) not in dropped_ids)
+                self._long = deque(read for read in self._long if id(read) not in dropped_ids)
             return dropped
 
     def close(self) -> list[QueuedRead]:
-        """Have every thread end when it is done with the read in hand. Returns the reads that nobody will begin."""
+        """End every thread after its current read. Returns the reads that no thread will begin."""
         with self._changed:
             self._is_closed = True
             left = [*self._short, *self._long]

@@ -1,7 +1,7 @@
-"""Reads, off the event loop: a few threads with a reader each. Gets that wait together are read together.
+"""Reads outside the event loop: a few threads, each with a reader. Gets that wait together are read together.
 
-A read is bounded in rows by its maker and in time here: a caller who has waited or read for too long gets an error.
-What nobody waits for any more is dropped, or interrupted once it has begun.
+The caller limits the rows of a read. Here its time is limited: a call that has waited or read for too long gets an
+error. A read for which no caller waits any more is dropped, or interrupted if it has begun.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from jobstate_server.store.records import LogState
 log = logging.getLogger(__name__)
 
 READER_THREADS = 2
-"""One may be busy with a long page while the other answers Gets; more would only contend for the interpreter."""
+"""One may read a long page while the other answers Gets. More threads would only compete for the interpreter."""
 
 READS_WAITING_MAX = 4_096
-"""Reads waiting, some tenths of a second of work."""
+"""Reads that may wait: some tenths of a second of work."""
 
 GETS_AT_ONCE_MAX = 256
-"""Jobs read by one statement."""
+"""Jobs that one statement reads."""
 
 WAIT_TURNS_MAX = 30
-"""Seconds that a caller waits for the store, whose outcome they can then no longer count on."""
+"""Seconds that a caller waits for the store. The caller then gets an error."""
 
 READ_TURNS_MAX = 10
-"""Seconds that one read may take. The largest page takes a tenth of one; what takes longer holds up all others."""
+"""Seconds that one read may take. The largest page takes a tenth of a second; longer reads delay all others."""
 
-HANG_UP_TURNS = 15
-"""Seconds after which the connection that a read waits on is ended, where the store is at the end of one."""
+DISCONNECT_TURNS = 15
+"""Seconds after which the connection that a read waits for is closed, if the store has connections."""
 
 STOP_WAIT_S = 0.1
-"""How long a stop waits for a thread before it interrupts the thread again."""
+"""How long a stop waits for a thread before it interrupts it again."""
 
 STOP_TRIES_MAX = 5
-"""How often. A store that does not answer must not hold up a stop."""
+"""How often a stop interrupts the threads. A store that does not answer must not delay it further."""
 
 _RETRY_DELAY_S = 0.5
 
 T = TypeVar("T")
 
 _Get = tuple[str, Reach, asyncio.Future[Job], int]
-"""The job's id, the reach of the caller, who waits for it, and since which turn."""
+"""The job's id, the caller's reach, the future of the answer, and the turn in which it was queued."""
 
 
 class Readers:
-    """Runs reads for the event loop. Its methods belong on the event loop's thread."""
+    """Runs reads for the event loop. Call its methods on the event loop's thread."""
 
     def __init__(self, store: Store, threads: int = READER_THREADS, name: str = "reader") -> None:
-        """``name`` begins the names of its threads."""
+        """``name``: the prefix of the threads' names."""
         self._store = store
         self._name = name
         self._queue = ReadQueue(threads)
@@ -72,30 +72,30 @@ class Readers:
         self._turn = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        self._in_hand: dict[Reader, QueuedRead] = {}
-        """What each thread is reading."""
-        self.trouble: str | None = None
-        """Why the store could not be read the last time, as a sentence; None when it could."""
+        self._running: dict[Reader, QueuedRead] = {}
+        """The current read of each thread."""
+        self.store_problem: str | None = None
+        """Why the last read could not read the store, as a sentence. None if it could."""
         self._threads = [self._thread(index) for index in range(threads)]
 
     def _thread(self, index: int) -> threading.Thread:
         return threading.Thread(target=self._run, name=f"{self._name}-{index}", daemon=True)
 
     def start(self) -> None:
-        """Begin to read, telling results to the running event loop."""
+        """Start the threads. Results are delivered on the running event loop."""
         self._loop = asyncio.get_running_loop()
         for thread in self._threads:
             thread.start()
 
     async def stop(self) -> bool:
-        """Refuse what is waiting, break off what is being read, end the threads.
+        """Refuse the waiting reads, interrupt the current ones and end the threads.
 
-        False when the store does not answer, and a thread still has it in hand.
+        False if the store does not answer, so that a thread is still reading.
         """
         for read in self._queue.close():
             read.fail(Draining(_RETRY_DELAY_S))
         for _ in range(STOP_TRIES_MAX):
-            # Again and again: an interrupt that comes between two statements is lost.
+            # Repeated, because an interrupt between two statements has no effect.
             self._interrupt(lambda read: True)
             for thread in self._threads:
                 await asyncio.to_thread(thread.join, STOP_WAIT_S)
@@ -104,86 +104,87 @@ class Readers:
         return False
 
     def turn(self) -> None:
-        """A second has passed in which this process ran: end what has waited or read for too long.
+        """A second has passed in which this process ran: end reads that have waited or run for too long.
 
-        Called by the watchdog, so that a process that was frozen ages nothing.
+        Called by the watchdog, so that time in which the process was frozen does not count.
         """
         self._turn += 1
         self._drop_gets()
         for read in self._queue.drop(lambda read: not read.is_wanted or self._turn - read.since > WAIT_TURNS_MAX):
             self._refuse(read, _unanswered())
         self._interrupt(lambda read: not read.is_wanted or self._turn - read.since > READ_TURNS_MAX)
-        self._hang_up()
+        self._disconnect_silent()
         with self._lock:
-            stuck = [read for read in self._in_hand.values() if self._turn - read.since > WAIT_TURNS_MAX]
+            stuck = [read for read in self._running.values() if self._turn - read.since > WAIT_TURNS_MAX]
         for read in stuck:
-            # Its thread cannot be ended from here; who waits is not held up by it.
+            # The thread cannot be ended from here, but its callers need not wait for it.
             read.fail(_unanswered())
 
     def _refuse(self, read: QueuedRead, error: Exception) -> None:
-        """End a read that no thread has begun."""
+        """Refuse a read that no thread has begun."""
         self._ended(read)
         read.fail(error)
 
     def _ended(self, read: QueuedRead) -> None:
-        """Make room for others, and let the next Gets go."""
+        """Release the room of the read. After a batch of Gets the next one may start."""
         self._waiting -= len(read.futures)
-        if read.is_gathered:
+        if read.is_batch:
             self._batcher.returned(len(read.futures), len(self._gets))
 
     def _interrupt(self, is_over: Callable[[QueuedRead], bool]) -> None:
         with self._lock:
-            for reader, read in self._in_hand.items():
+            for reader, read in self._running.items():
                 if is_over(read):
                     reader.interrupt()
 
-    def _hang_up(self) -> None:
+    def _disconnect_silent(self) -> None:
+        """Close connections that have not answered for long."""
         with self._lock:
-            for reader, read in self._in_hand.items():
-                if (age := self._turn - read.since) and age % HANG_UP_TURNS == 0:
+            for reader, read in self._running.items():
+                if (age := self._turn - read.since) and age % DISCONNECT_TURNS == 0:
                     reader.disconnect()
 
     @property
     def silence(self) -> int:
         """For how many seconds, in which this process ran, the store has not answered a read of a few rows."""
         with self._lock:
-            return max((self._turn - read.since for read in self._in_hand.values() if read.is_short), default=0)
+            return max((self._turn - read.since for read in self._running.values() if read.is_short), default=0)
 
     @property
     def dead(self) -> list[str]:
-        """The names of threads that ended although they were not stopped."""
+        """The names of threads that have ended without a stop."""
         return [thread.name for thread in self._threads if thread.ident is not None and not thread.is_alive()]
 
     def restart(self) -> None:
-        """Put a new thread in the place of each that has died."""
+        """Replace every thread that has died."""
         for index, thread in enumerate(self._threads):
             if thread.ident is not None and not thread.is_alive():
                 self._threads[index] = self._thread(index)
                 self._threads[index].start()
 
     def run(self, read: Callable[[Reader], T], *, is_short: bool = False) -> asyncio.Future[T]:
-        """Have ``read`` done by a reader. Cancelling the future drops the read, or breaks it off.
+        """Run ``read`` on a thread. Cancelling the future drops the read, or interrupts it.
 
         Args:
-            is_short: it reads a few rows by their keys. Such reads do not stand behind pages and sums.
+            is_short: it reads a few rows by their keys. Such reads do not wait behind pages and sums.
 
         Raises (also through the future):
             Overloaded: too many reads are waiting, or this one took too long.
-            StoreUnavailable: the store cannot be read just now.
+            StoreUnavailable: the store cannot be read at the moment.
         """
         future: asyncio.Future[T] = self._admit()
         self._queue.put(QueuedRead(lambda reader: (read(reader),), (future,), is_short, False, self._turn))
         return future
 
     def probe(self) -> asyncio.Future[LogState]:
-        """Read one row: fails as any read would where the store cannot be read."""
+        """Read one row. It fails like any read if the store cannot be read."""
         return self.run(lambda reader: reader.log_state(), is_short=True)
 
     def get(self, job_id: str, reach: Reach = EVERYTHING) -> asyncio.Future[Job]:
-        """One job, read together with the others wanted at this moment. Raises JobNotFound besides ``run``'s errors."""
+        """One job, read in one batch with the other waiting Gets. Raises JobNotFound and what ``run`` raises."""
         future: asyncio.Future[Job] = self._admit()
         self._gets.append((job_id, reach, future, self._turn))
-        self._batcher.came(len(self._gets))
+        self._batcher.arrived(len(self._gets))
         return future
 
     def _hand_over_gets(self) -> None:
@@ -192,17 +193,17 @@ class Readers:
         self._queue.put(QueuedRead(lambda reader: _read_jobs(reader, wanted), futures, True, True, self._turn))
 
     def _drop_gets(self) -> None:
-        """End Gets that have waited too long, or for nobody, behind those that a thread has in hand."""
-        kept: deque[_Get] = deque()
+        """End queued Gets that have waited too long or whose caller no longer waits."""
+        remaining: deque[_Get] = deque()
         for get in self._gets:
             _, _, future, since = get
             if not future.done() and self._turn - since <= WAIT_TURNS_MAX:
-                kept.append(get)
+                remaining.append(get)
                 continue
             self._waiting -= 1
             if not future.done():
                 future.set_exception(_unanswered())
-        self._gets = kept
+        self._gets = remaining
 
     def _admit(self) -> asyncio.Future[Any]:
         if self._waiting >= READS_WAITING_MAX:
@@ -214,9 +215,9 @@ class Readers:
 
     def _deliver(self, read: QueuedRead, results: Sequence[Any]) -> None:
         self._ended(read)
-        read.settle(results)
+        read.resolve(results)
 
-    # What follows runs on the readers' threads.
+    # The methods below run on the readers' threads.
 
     def _run(self) -> None:
         reader = self._store.open_reader()
@@ -224,7 +225,7 @@ class Readers:
             while (read := self._queue.take()) is not None:
                 self._serve(reader, read)
         except BaseException:
-            # The watchdog sees that the thread is gone; nobody else would hear why.
+            # The watchdog only notices that the thread has ended; the reason must be logged here.
             log.exception("a reader's thread has died")
         finally:
             reader.close()
@@ -237,42 +238,42 @@ class Readers:
             self._queue.done(read)
             assert self._loop is not None
             with suppress(RuntimeError):
-                # The loop is closed: the server has stopped without waiting for a store that did not answer.
+                # RuntimeError: the loop is closed, because the server did not wait for a store that did not answer.
                 self._loop.call_soon_threadsafe(self._deliver, read, results)
 
     def _results(self, reader: Reader, read: QueuedRead) -> Sequence[Any]:
         with self._lock:
             reader.resume()
             read.since = self._turn
-            self._in_hand[reader] = read
+            self._running[reader] = read
         try:
             results = _read(reader, read.run)
         except Exception as failure:
             if isinstance(failure, StoreError) and not isinstance(failure, ReadInterrupted):
-                self.trouble = f"the store cannot be read: {failure}"
+                self.store_problem = f"the store cannot be read: {failure}"
             return [_explained(failure)] * len(read.futures)
         else:
-            self.trouble = None
+            self.store_problem = None
             return results
         finally:
             with self._lock:
-                del self._in_hand[reader]
+                del self._running[reader]
 
 
 def _read(reader: Reader, read: Callable[[Reader], T]) -> T:
     try:
         return read(reader)
     except ConnectionLost:
-        # It may have broken while nobody used it. A read changes nothing, so it is begun anew on the next connection.
+        # The connection may have broken while it was idle. A read changes nothing, so it is repeated on a new one.
         return read(reader)
 
 
 def _read_jobs(reader: Reader, wanted: Sequence[_Get]) -> list[Job | JobNotFound]:
     found = reader.jobs({get[0] for get in wanted})
-    return [_seen(found.get(job_id), job_id, reach) for job_id, reach, _, _ in wanted]
+    return [_visible(found.get(job_id), job_id, reach) for job_id, reach, _, _ in wanted]
 
 
-def _seen(job: Job | None, job_id: str, reach: Reach) -> Job | JobNotFound:
+def _visible(job: Job | None, job_id: str, reach: Reach) -> Job | JobNotFound:
     if job is None or not (reach is EVERYTHING or reach.admits(job.job_type, job.source_id)):
         return JobNotFound(job_id)
     return job
@@ -287,5 +288,5 @@ def _explained(failure: Exception) -> Exception:
         return Overloaded(f"the read took longer than {READ_TURNS_MAX} s; ask for less at once", _RETRY_DELAY_S)
     if isinstance(failure, StoreUnreachable):
         log.error("the store cannot be read", extra={"cause": str(failure)})
-        return StoreUnavailable("the store cannot be read just now", _RETRY_DELAY_S)
+        return StoreUnavailable("the store cannot be read at the moment", _RETRY_DELAY_S)
     return failure

@@ -1,4 +1,4 @@
-"""A dear read for many callers: those who ask together share one answer, and it never takes more than its share."""
+"""An expensive read with many callers. Calls that arrive together share one answer, and its CPU time is limited."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jobstate_server.engine.readers import Readers
 from jobstate_server.store.base import Reader
 
 IDLE_PER_BUSY = 4
-"""Pause after a read, in times of the processor time that it took: a flood of callers costs a fifth of a core."""
+"""The pause after a read, as a multiple of its processor time. So many callers together take a fifth of a core."""
 
 T = TypeVar("T")
 
 
 class SharedRead(Generic[T]):
-    """One read at a time, begun after everybody who shares its answer has asked. Belongs on the event loop's thread."""
+    """One read at a time. It begins after all calls that share its answer. Call it on the event loop's thread."""
 
     def __init__(self, readers: Readers, read: Callable[[Reader], T]) -> None:
         self._readers = readers
@@ -28,11 +28,11 @@ class SharedRead(Generic[T]):
         """When the next read may begin, in the event loop's time."""
 
     async def get(self) -> T:
-        """The answer of the next read to begin. Raises what ``Readers.run`` raises."""
+        """The answer of the next read. Raises what ``Readers.run`` raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._run())
             self._next.add_done_callback(_retrieved)
-        # Shielded: a caller who goes away must not cancel the read for the others.
+        # Shielded, because a cancelled caller must not cancel the read of the others.
         return await asyncio.shield(self._next)
 
     async def _run(self) -> T:
@@ -51,6 +51,6 @@ class SharedRead(Generic[T]):
 
 
 def _retrieved(read: asyncio.Task[T]) -> None:
-    """Where everybody who waited has gone, an error is nobody's."""
+    """Retrieve the error, so that asyncio does not log it if every caller was cancelled."""
     if not read.cancelled():
         read.exception()

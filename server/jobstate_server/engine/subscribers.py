@@ -1,4 +1,4 @@
-"""Who is called when something happens."""
+"""Subscribers that are notified of something."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ P = ParamSpec("P")
 
 
 class Subscribers(Generic[P]):
-    """Callables that are notified in the order in which they subscribed. Belongs on the event loop's thread."""
+    """Callables that are notified in the order in which they subscribed. Call it on the event loop's thread."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         """``on_error``: called within the ``except`` block when a subscriber raises. The others are still notified."""
@@ -17,7 +17,7 @@ class Subscribers(Generic[P]):
         self._subscribers: list[Callable[P, object]] = []
 
     def subscribe(self, subscriber: Callable[P, object]) -> None:
-        """Have ``subscriber`` called from now on."""
+        """Notify ``subscriber`` from now on."""
         self._subscribers.append(subscriber)
 
     def notify(self, *args: P.args, **kwargs: P.kwargs) -> None:

@@ -61,11 +61,11 @@ class Timekeeper:
         ahead = ahead_of_wall_clock(self._clock)
         if ahead and (self._logged_ahead is None or ahead > self._logged_ahead + AHEAD_MIN):
             seconds = {"ahead_s": round(ahead / SECOND, 3)}
-            log.warning("the clock was set back; the store's time is ahead of the clock and goes on", extra=seconds)
+            log.warning("the clock was set back: the store's time is ahead of the clock until both agree", extra=seconds)
             self._logged_ahead = ahead
         elif ahead:
             assert self._logged_ahead is not None
-            # That it came nearer by itself is not logged; another step of the clock is.
+            # A lead that shrinks is not logged, but another step of the clock is.
             self._logged_ahead = min(self._logged_ahead, ahead)
         elif self._logged_ahead is not None:
             log.info("the store's time and the clock agree again")

@@ -15,20 +15,20 @@ from jobstate_server.engine.batch import Verdict
 from jobstate_server.store.base import Transaction
 
 BATCH_ROWS_MAX = 512
-"""Commands of one transaction. Beyond this a commit is no cheaper per row, and the first waits for the last."""
+"""Commands of one transaction. With more a commit is no cheaper per row, and the first command waits for the last."""
 
 BATCH_BYTES_MAX = 4 * 1024 * 1024
-"""Request bytes of one transaction, so that large metadata cannot make a commit slow for its neighbours."""
+"""Request bytes of one transaction, so that large metadata cannot make a commit slow for the other commands."""
 
 QUEUE_ROWS_MAX = 8_192
-"""Commands waiting: half a second of work. A caller who would wait longer gets an error at once instead."""
+"""Commands that may wait: half a second of work. A caller that would wait longer gets an error at once instead."""
 
 QUEUE_BYTES_MAX = 32 * 1024 * 1024
-"""Request bytes waiting: what the queue may cost in memory."""
+"""Request bytes that may wait: the memory that the queue may take."""
 
 
 class QueuedCommands:
-    """Commands, and the future of whoever waits for them."""
+    """Commands and the future of the call that waits for them."""
 
     __slots__ = ("commands", "future", "is_many", "rows", "since", "size")
 
@@ -48,22 +48,22 @@ class QueuedCommands:
         self.size = size
         self.is_many = is_many
         self.since = since
-        """The turn of the watchdog in which they came."""
+        """The turn of the watchdog in which they were queued."""
 
     def resolve(self, verdicts: Iterator[Verdict]) -> None:
-        """Take the verdicts of these commands, which are next, and give them to whoever waits."""
+        """Take the next verdicts, which belong to these commands, and give them to the call."""
         own = list(islice(verdicts, len(self.commands))) if self.is_many else next(verdicts)
         if not self.future.done():
             resolve(self.future, own)
 
     def fail(self, error: JobStateError) -> None:
-        """Tell whoever still waits that nothing is known of these commands."""
+        """Answer with an error that says that the outcome of these commands is unknown."""
         if not self.future.done():
             resolve(self.future, [error] * len(self.commands) if self.is_many else error)
 
 
 class QueuedWork:
-    """Work to do in a transaction of its own: what maintenance needs of the store besides commands."""
+    """Work in a transaction of its own: what maintenance does in the store besides commands."""
 
     __slots__ = ("future", "run")
 
@@ -77,7 +77,7 @@ QueuedWrite = QueuedCommands | QueuedWork
 
 @dataclass(slots=True)
 class WriteBatch:
-    """What the thread does next: one transaction of commands, then perhaps some work in another."""
+    """A batch for the thread: one transaction of commands, and optionally some work in another one."""
 
     commands: list[QueuedCommands] = field(default_factory=list)
     work: QueuedWork | None = None
@@ -86,13 +86,13 @@ class WriteBatch:
 
 
 class WriteQueue:
-    """What waits to be written, within limits. Belongs on the event loop's thread."""
+    """What waits to be written, within limits. Call it on the event loop's thread."""
 
     def __init__(self) -> None:
         self.rows = 0
         """Rows of commands that wait or are being written."""
         self.waiting = 0
-        """What the thread has not been given yet: rows of commands, and pieces of work."""
+        """What the thread does not have yet: rows of commands, and pieces of work."""
         self.size = 0
         self._work = 0
         """Pieces of work that wait or are being done."""
@@ -106,16 +106,16 @@ class WriteQueue:
 
     @property
     def queued_commands(self) -> list[QueuedCommands]:
-        """The commands that the thread has not been given."""
+        """The commands that the thread does not have yet."""
         return [item for item in self._queued if isinstance(item, QueuedCommands)]
 
     def has_room(self, rows: int, size: int, share: float) -> bool:
-        """Whether so much more fits into this share of the queue."""
+        """Whether this much more fits into this share of the queue."""
         has_rows = self.rows + rows <= QUEUE_ROWS_MAX * share
         return has_rows and self.size + size <= QUEUE_BYTES_MAX * share
 
     async def room(self) -> None:
-        """Wait until something has been written."""
+        """Wait until something has been written, which makes room."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting_for_room.append(future)
         await future
@@ -132,7 +132,7 @@ class WriteQueue:
             self.waiting += item.rows
 
     def take(self) -> WriteBatch:
-        """Take what belongs in one transaction off the front of the queue."""
+        """Take the next batch from the front of the queue."""
         batch = WriteBatch()
         rows = size = 0
         while self._queued and batch.work is None:
@@ -151,7 +151,7 @@ class WriteQueue:
         return batch
 
     def done(self, batch: WriteBatch) -> int:
-        """The thread has written this batch, which no longer takes room. Returns how many callers it answers."""
+        """The thread has written this batch: release its room. Returns the number of its commands and work."""
         rows = sum(item.rows for item in batch.commands)
         work = int(batch.work is not None)
         self.rows -= rows
@@ -160,7 +160,7 @@ class WriteQueue:
         return rows + work
 
     def notify_waiting(self) -> None:
-        """Let those who wait for room look again."""
+        """Wake the calls that wait for room, so that they check again."""
         while self._waiting_for_room:
             waiting = self._waiting_for_room.popleft()
             if not waiting.done():
@@ -168,7 +168,7 @@ class WriteQueue:
 
 
 def resolve(future: asyncio.Future[Any], value: Any) -> None:
-    """Give a future that is not done its value, or its error."""
+    """Set the result, or the error, of a future that is not done."""
     if isinstance(value, Exception):
         future.set_exception(value)
     else:

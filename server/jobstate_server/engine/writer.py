@@ -1,7 +1,7 @@
-"""The writer: takes commands through one transaction, on the committer's thread.
+"""The writer: carries out commands in one transaction, on the committer's thread.
 
-Nothing here knows of the event loop. However a transaction fails, every command gets a verdict, and only the one that
-is to blame gets a bad one.
+It does not depend on the event loop. However a transaction fails, every command gets a verdict, and only the command
+that caused the failure gets an error.
 """
 
 from __future__ import annotations
@@ -30,32 +30,33 @@ from jobstate_server.store.records import Loaded, StoredEvent
 log = logging.getLogger(__name__)
 
 CONFLICT_TRIES_MAX = 5
-"""Times a transaction that conflicts with other writers is tried."""
+"""How often a transaction that conflicts with other writers is tried."""
 
 RETRY_DELAY_S = 0.5
-"""When to come back after a refusal that is nobody's fault: about the time the queue takes to drain."""
+"""When to repeat a call that was refused although nothing is wrong with it: about the time the queue takes to drain."""
 
 REQUEST_IDS_MAX = 10_000_000
-"""Request ids stored unless the settings say otherwise."""
+"""The default of how many request ids may be stored."""
 
 REQUEST_ID_KEPT_MIN = 1 * HOUR
-"""However many request ids come, each is remembered for so long: longer than our clients repeat one call."""
+"""However many request ids are used, each is stored for at least this long, which is longer than our clients repeat a
+call."""
 
 REQUESTS_MADE_ROOM = 256
-"""Request ids that are forgotten beyond need, so that not every commit has to: about a millisecond."""
+"""Request ids that are deleted beyond need, which takes about a millisecond, so that not every commit has to delete."""
 
 BATCH_REQUESTS_MAX = 2_048
-"""More request ids than one transaction can bring: with so much room nothing needs to be counted."""
+"""More request ids than one transaction can add. With this much room they need not be counted."""
 
 LATENCIES_KEPT = 1_000
-"""Commit durations kept for the percentile that check-health reports."""
+"""Commit durations that are stored for the percentile that check-health reports."""
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Counters:
-    """What has been done since the process began."""
+    """Counts since the process started."""
 
     commits: int = 0
     commands: int = 0
@@ -64,7 +65,7 @@ class Counters:
 
 @dataclass(slots=True)
 class Written:
-    """What came of a batch."""
+    """The outcome of a batch."""
 
     verdicts: list[Verdict]
     """One for each command, in order."""
@@ -72,7 +73,7 @@ class Written:
     earliest_due: int | None
     """The earliest due time that this batch wrote."""
     problem: str = ""
-    """Why the store could not be used, empty when it could."""
+    """Why the store could not be used. Empty if it could."""
 
 
 class Writer:
@@ -90,7 +91,7 @@ class Writer:
     ) -> None:
         """
         Args:
-            restart_grace: microseconds by which limits that passed while the store was not served are put off at most.
+            restart_grace: microseconds by which limits are postponed at most after a time in which no server ran.
             request_ids_max: how many request ids may be stored.
             replica: the name under which this server renews its lease.
         """
@@ -105,20 +106,20 @@ class Writer:
 
     @property
     def grace_until(self) -> int:
-        """Until when this server has moved limits because of a pause."""
+        """Until when this server has postponed limits because of a pause."""
         return self._downtime.grace_until
 
     @property
     def requests_surplus(self) -> int:
-        """How many request ids more are stored than there should be, as far as this server has seen."""
+        """How many more request ids are stored than allowed, as last seen by this server."""
         return self._store.requests_stored - self._request_ids_max
 
     def commit(self, commands: Sequence[Command]) -> Written:
-        """Commit these together; if the store refuses one of them, halve the batch until that one stands alone."""
+        """Commit these together. If the store refuses a command, split the batch in halves until that one is alone."""
         if not commands:
             return Written([], [], None)
         try:
-            return _trying(lambda: self._commit_once(commands))
+            return _retry_conflicts(lambda: self._commit_once(commands))
         except StoreUnreachable as error:
             return Written([unavailable(error)] * len(commands), [], None, str(error))
         except Exception:
@@ -133,7 +134,7 @@ class Writer:
         middle = len(commands) // 2
         first = self.commit(commands[:middle])
         second = self.commit(commands[middle:])
-        due = [moment for moment in (first.earliest_due, second.earliest_due) if moment is not None]
+        due = [time for time in (first.earliest_due, second.earliest_due) if time is not None]
         return Written(
             first.verdicts + second.verdicts,
             first.events + second.events,
@@ -149,7 +150,7 @@ class Writer:
         with self._transaction() as transaction:
             loaded = _load(transaction, reads)
             room = self._room_for_requests(transaction, len(reads.request_keys))
-            self._look_at_types(transaction, reads.job_types)
+            self._learn_job_types(transaction, reads.job_types)
             batch = Batch(self._decider, transaction.now, loaded, room)
             for command in commands:
                 batch.decide(command)
@@ -165,22 +166,22 @@ class Writer:
         return Written(verdicts, events, batch.earliest_due())
 
     def _room_for_requests(self, transaction: Transaction, new: int) -> int:
-        """How many request ids may be stored, after the oldest have made room as far as they may.
+        """How many more request ids may be stored, after the oldest ones that may be deleted are deleted.
 
-        Counted by what this server has last seen: what other replicas have added since shows with the next commit.
+        It counts from what this server last saw. It sees what other replicas have added since at the next commit.
 
         Args:
-            new: how many request ids this batch brings at most.
+            new: how many request ids this batch adds at most.
         """
         room = -self.requests_surplus
         if room < BATCH_REQUESTS_MAX and new and room < new:
-            # Where there are far too many, as after the setting was lowered, they become fewer with every commit.
+            # If there are far too many, as after the setting was lowered, every commit deletes some.
             oldest = transaction.now - REQUEST_ID_KEPT_MIN
             room = max(room, 0) + transaction.trim_requests(oldest, new + REQUESTS_MADE_ROOM)
         return room
 
-    def _look_at_types(self, transaction: Transaction, job_types: Collection[str]) -> None:
-        """Ask the store for job types that this server has not met, which other replicas may have made."""
+    def _learn_job_types(self, transaction: Transaction, job_types: Collection[str]) -> None:
+        """Ask the store for job types that this server does not know, which other replicas may have added."""
         types = self._decider.unnamed_types
         types.begin()
         new = types.unknown(job_types)
@@ -192,7 +193,7 @@ class Writer:
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:
-        """A transaction, before which what pauses make necessary was done."""
+        """A transaction, after downtime was compensated in one of its own."""
         began = self._clock.monotonic()
         try:
             while True:
@@ -210,20 +211,20 @@ class Writer:
         self._downtime.committed(began)
 
     def _check_time(self, transaction: Transaction) -> None:
-        """Begin anew when there was a pause meanwhile: others would believe that this server has kept the limits."""
+        """Repeat the transaction if there was a pause during it: replicas would assume that limits were enforced."""
         if not transaction.is_committed and self._downtime.has_new():
             raise TransactionConflict("this process was held up in the middle of a transaction")
 
     def work(self, run: Callable[[Transaction], T]) -> T:
-        """Do ``run`` in a transaction of its own. Raises what it raises, and StoreUnreachable."""
-        return _trying(lambda: self._work_once(run))
+        """Run ``run`` in a transaction of its own. Raises what it raises, and StoreUnreachable."""
+        return _retry_conflicts(lambda: self._work_once(run))
 
     def _work_once(self, run: Callable[[Transaction], T]) -> T:
         with self._transaction() as transaction:
             return run(transaction)
 
 
-def _trying(commit: Callable[[], T]) -> T:
+def _retry_conflicts(commit: Callable[[], T]) -> T:
     """Repeat a transaction that conflicted with another writer."""
     for tries_left in reversed(range(CONFLICT_TRIES_MAX)):
         try:
@@ -236,7 +237,7 @@ def _trying(commit: Callable[[], T]) -> T:
 
 def _load(transaction: Transaction, reads: Reads) -> Loaded:
     loaded = transaction.load(reads)
-    # A repeated Create that left the id to the server names its job only in the request row.
+    # A repeated Create without an id has the id of its job only in the request row.
     named = {stored.job_id for stored in loaded.requests.values()} - loaded.jobs.keys()
     if named:
         loaded.jobs.update(transaction.load(Reads(job_ids=named)).jobs)
@@ -244,18 +245,18 @@ def _load(transaction: Transaction, reads: Reads) -> Loaded:
 
 
 def unavailable(error: StoreError) -> StoreUnavailable:
-    """The error of calls while the store cannot be used; the cause is in the log."""
+    """The error of calls while the store cannot be written. The cause is logged."""
     log.error("the store cannot be written", extra={"cause": str(error)})
     if isinstance(error, OutcomeUnknown):
         return StoreUnavailable(
             "the store was lost while committing: the outcome is unknown, repeat with the same request_id",
             RETRY_DELAY_S,
         )
-    return StoreUnavailable("the store cannot be written just now; nothing was changed", RETRY_DELAY_S)
+    return StoreUnavailable("the store cannot be written at the moment; nothing was changed", RETRY_DELAY_S)
 
 
 def unanswered(seconds: int) -> StoreUnavailable:
-    """The error of a call whose change the store has neither made nor refused for so long."""
+    """The error of a call for which the store has not answered for this long."""
     return StoreUnavailable(
         f"the store has not answered for {seconds} s: the outcome is unknown, repeat with the same request_id",
         RETRY_DELAY_S,

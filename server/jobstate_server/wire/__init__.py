@@ -1,1 +1,1 @@
-"""Between the domain and ``jobstate.v1``: the only room that knows both."""
+"""Converts between the domain and ``jobstate.v1``."""

@@ -1,6 +1,6 @@
-"""Free JSON, kept as encoded ``google.protobuf.Struct``: it is merged and handed on as bytes.
+"""Free JSON, stored as an encoded ``google.protobuf.Struct``. It is merged and sent as bytes.
 
-Turning a Struct into a dict and back costs twenty microseconds and gains nothing: nobody here looks inside.
+To turn a Struct into a dict and back takes twenty microseconds and has no use: the server does not read documents.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.job import Document
 from jobstate_server.domain.limits import METADATA_BYTES_MAX, NESTING_MAX
 
-# A number_value is tag 0x11 and a little-endian double; NaN and infinities have all exponent bits set. A match may be
-# chance bytes of a text, so it only says that a walk through the document is needed.
+# A number_value is tag 0x11 and a little-endian double; NaN and infinities have all exponent bits set. A match may also
+# be part of a text, so it only means that the values of the document must be checked.
 _MAYBE_NOT_FINITE = re.compile(rb"\x11.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 
-# An entry whose value is an empty message: a Value that is nothing at all, not even null.
+# An entry whose value is an empty message: a Value without a kind, which is not even null.
 _MAYBE_EMPTY = b"\x12\x00"
 
 _PATH_CUT_AT = 200
-"""Characters of a path told in a refusal: keys are the caller's and may be long, statuses travel in headers."""
+"""Characters of a path in an error. Keys are the caller's and may be long, and statuses are sent in headers."""
 
 PROBLEMS_MAX = 20
-"""Problems told of one document, or of one request: a person corrects no more at a time."""
+"""Problems reported for one document, or one request: a person does not correct more at a time."""
 
 EMPTY_RESULT = b"\x78\x00"
-"""How a result without a key is kept: what is stored as nothing is no result. A field that Struct does not have."""
+"""How a result without keys is stored, because empty bytes mean no result. It is a field that Struct does not have."""
 
 _STRUCT_TAG = b"\x2a"
 _LIST_TAG = b"\x32"
 
 
 def encode(document: Struct, field: str, bytes_max: int) -> Document:
-    """The document as it is kept.
+    """The document as it is stored.
 
     Raises:
-        InvalidField: it is too large, or nested too deeply, or numbers in it are NaN or infinite, each of which is
-            named.
+        InvalidField: it is too large or nested too deeply, or values in it are empty, NaN or infinite. The error names
+            each of those.
     """
     encoded = document.SerializeToString(deterministic=True)
     if len(encoded) > bytes_max:
         size = len(encoded)
         raise InvalidField(
-            field, f"has {size} bytes encoded, at most {bytes_max} are kept", size=size, size_max=bytes_max
+            field, f"has {size} bytes encoded, at most {bytes_max} are stored", size=size, size_max=bytes_max
         )
-    # Bytes that could open an object or a list: the document is one itself, so fewer cannot nest too deeply.
+    # Bytes that may begin an object or a list. The document is an object itself, so with fewer it is not too deep.
     openings = encoded.count(_STRUCT_TAG) + encoded.count(_LIST_TAG)
     if openings >= NESTING_MAX or _MAYBE_EMPTY in encoded or _MAYBE_NOT_FINITE.search(encoded):
         _check_values(document, field)
@@ -69,7 +69,7 @@ def merge_metadata(base: Document, patch: Document) -> Document:
     if size > METADATA_BYTES_MAX:
         raise InvalidField(
             "metadata",
-            f"would have {size} bytes once merged, at most {METADATA_BYTES_MAX} are kept",
+            f"would have {size} bytes once merged, at most {METADATA_BYTES_MAX} are stored",
             size=size,
             size_max=METADATA_BYTES_MAX,
         )
@@ -77,7 +77,7 @@ def merge_metadata(base: Document, patch: Document) -> Document:
 
 
 def _check_values(document: Struct, field: str) -> None:
-    """Refuse numbers that are not finite, and nesting that readers could not follow."""
+    """Refuse empty values, numbers that are not finite, and nesting that readers could not parse."""
     problems: dict[str, str] = {}
     waiting = [(f"{field}.{key}", value, 1) for key, value in document.fields.items()]
     while waiting and len(problems) < PROBLEMS_MAX:

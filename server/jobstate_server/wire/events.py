@@ -1,4 +1,4 @@
-"""Events as ``jobstate.v1.Event``, encoded once when they are written and handed on as bytes ever after."""
+"""Events as ``jobstate.v1.Event``, encoded once when they are written and sent as bytes from then on."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _JOB_VERSION = varint_tag(job_pb2.Job.VERSION_FIELD_NUMBER)
 _TIME = length_tag(event_pb2.Event.TIME_FIELD_NUMBER)
 
 _HEADS_CACHED = 4_096
-"""Kinds of events times actors; an actor beyond that costs a microsecond."""
+"""Types of events times actors. Each encoding that is not cached takes a microsecond."""
 
 
 class EncodedEvent(NamedTuple):
-    """An event as the log keeps it, and the job in it for whoever answers with that job."""
+    """An event as the log stores it, and the job in it for the answer to the call."""
 
     payload: bytes
     """The event without its sequence and without the job's version."""
@@ -50,7 +50,7 @@ def encode_event(event: Event) -> EncodedEvent:
     else:
         job = encode_job(event.job, metadata=event.with_metadata, result=event.with_result)
         if event.with_metadata and not event.job.metadata:
-            # Emptied by this change: present and empty, or nobody could tell that from unchanged.
+            # This change emptied it. It must be present and empty, to be distinct from unchanged.
             job += _NO_METADATA
     parts = [_head(event.type, event.actor, event.previous_state or 0), time_field(_TIME, event.time), embed(_JOB, job)]
     if event.detail is not None:
@@ -62,7 +62,7 @@ def encode_event(event: Event) -> EncodedEvent:
 
 @lru_cache(_HEADS_CACHED)
 def _head(event_type: EventType, actor: str, previous_state: int) -> bytes:
-    """What the events of one kind and one actor have in common."""
+    """The fields that events of one type, actor and previous state have in common."""
     return event_pb2.Event(
         type=event_pb2.EventType.ValueType(event_type),
         name=EVENT_NAMES[event_type],
@@ -74,7 +74,7 @@ def _head(event_type: EventType, actor: str, previous_state: int) -> bytes:
 def _fill_detail(message: event_pb2.Event, event: Event) -> None:
     match event.detail:
         case Started(resumed, waited):
-            # Set even when it is empty, so that the oneof says which type of detail this is. So is ``cancelled``.
+            # Set even if it is empty, so that the oneof shows the type of the detail. The same holds for ``cancelled``.
             message.started.SetInParent()
             message.started.resumed = resumed
             if waited is not None:
@@ -107,7 +107,7 @@ def _fill_detail(message: event_pb2.Event, event: Event) -> None:
 def complete_event(payload: bytes, sequence: int) -> bytes:
     """The event as it is sent.
 
-    The sequence and the job's version, which equal each other in an event, are appended; the parser merges them.
+    The sequence and the job's version are equal in an event. Both are appended, and the parser merges them.
     """
     number = varint(sequence)
     return b"".join((payload, _SEQUENCE, number, _JOB, varint(len(_JOB_VERSION) + len(number)), _JOB_VERSION, number))

@@ -1,7 +1,7 @@
-"""Protobuf's own wire format, as far as encoded messages are put together without decoding them.
+"""The wire format of Protobuf, as far as it is needed to join encoded messages without decoding them.
 
-A message is a concatenation of fields; a field given twice is merged (messages) or replaced (numbers) by whoever
-parses. So an encoded event can be finished by appending its sequence, and a list of encoded messages is their
+A message is a concatenation of fields. If a field occurs twice, the parser merges it (messages) or takes the last one
+(numbers). So an encoded event is completed by appending its sequence, and a list of encoded messages is their
 concatenation.
 Source: protobuf.dev, "Encoding", sections "Message Structure" and "Last One Wins".
 """
@@ -29,7 +29,7 @@ def _varint(value: int) -> bytes:
 
 
 _SMALL_COUNT = 2_048
-"""Tags, and the lengths of all but the largest jobs and events: looked up, not computed."""
+"""Tags, and the lengths of all but the largest jobs and events, are looked up instead of computed."""
 
 _SMALL = tuple(map(_varint, range(_SMALL_COUNT)))
 
@@ -50,12 +50,12 @@ def embed(tag: bytes, message: bytes) -> bytes:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The number and value of each top-level field, in order: an int of a varint, else the bytes as they stand.
+    """The number and value of each top-level field, in order. The value of a varint is an int, all others are bytes.
 
-    What is inside the fields is not looked at.
+    It does not parse the bytes of a field.
 
     Raises:
-        ValueError: these bytes are no message, whatever its type.
+        ValueError: these bytes are not a message of any type.
     """
     at, end = 0, len(message)
     while at < end:
@@ -72,7 +72,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             case 5:
                 length = 4
             case _:
-                # Groups, which proto3 does not have.
+                # A group, which proto3 does not have.
                 raise ValueError("a field of an unknown kind")
         if at + length > end:
             raise ValueError("a field is cut short")

@@ -1,4 +1,4 @@
-"""Ids for jobs whose creator leaves them to the server."""
+"""Ids for jobs that are created without an id."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 
 _COUNTER_BITS = 10
-"""Ids of one microsecond are counted: 1,024 of them, after which the next microsecond is begun early."""
+"""The counter of the ids of one microsecond. After 1,024 ids the next microsecond is used early."""
 
 _RANDOM_BITS = 62 - _COUNTER_BITS
-"""What tells the ids of two servers apart that were made in the same microsecond as the same number."""
+"""Distinguishes the ids of two servers that have the same microsecond and the same counter."""
 
 
 class JobIds:
@@ -22,7 +22,7 @@ class JobIds:
     """
 
     def __init__(self, now: Callable[[], int]) -> None:
-        """``now`` tells the time in microseconds."""
+        """``now`` returns the time in microseconds."""
         self._now = now
         self._latest = 0
         """Microseconds and counter of the id made last, as one number."""

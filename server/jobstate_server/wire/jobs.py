@@ -35,7 +35,7 @@ def fill_error(target: job_pb2.JobError, error: JobError) -> None:
 
 
 def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes:
-    """The job without its version, which is known only once its last event is numbered."""
+    """The job without its version, which is known only after its last event is numbered."""
     report = job_pb2.Job(
         progress=job.progress, progress_message=job.progress_message, estimated_tokens=job.estimated_tokens
     )
@@ -54,7 +54,7 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
 
 
 def _encode_unreported(job: Job) -> bytes:
-    """The fields that no report changes, but for the documents. Cached with the job for the events of later reports."""
+    """All fields that no report changes, without the documents. Cached in the job for the events of later reports."""
     message = job_pb2.Job(
         id=job.id,
         job_type=job.job_type,
@@ -91,18 +91,18 @@ def _encode_unreported(job: Job) -> bytes:
 
 
 def encode_remains(job: Job) -> bytes:
-    """What a ``.deleted`` event tells of its job."""
+    """The fields of a deleted job that its ``.deleted`` event has."""
     state = job_pb2.JobState.ValueType(job.state)
     return job_pb2.Job(id=job.id, job_type=job.job_type, source_id=job.source_id, state=state).SerializeToString()
 
 
 def with_version(encoded: bytes, version: int) -> bytes:
-    """The encoded job, complete."""
+    """The encoded job with its version."""
     return b"%b%b%b" % (encoded, _VERSION, varint(version))
 
 
 def encode_whole(job: Job) -> bytes:
-    """The job with everything."""
+    """The job with all its fields."""
     return with_version(encode_job(job), job.version)
 
 

@@ -10,7 +10,7 @@ from jobstate_server.wire.times import set_span, set_time
 
 
 def statistics_message(sums: Statistics, oldest_queued: int | None) -> pb.JobTypeStats:
-    """What GetStats tells of one job type, or of all."""
+    """The statistics of one job type, or of all, as GetStats returns them."""
     message = pb.JobTypeStats(
         job_type=sums.job_type,
         completed=sums.ended[JobState.COMPLETED],

@@ -11,11 +11,11 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.wire.framing import embed
 
 _FIELDS_CACHED = 16_384
-"""A job's times are encoded with each of its events, and a batch shares its time: nearly all are found. About 4 MB."""
+"""Every event of a job encodes the same times, and a batch has one time, so nearly all are cached. About 4 MB."""
 
 
 def set_time(target: Timestamp, time: int) -> None:
-    """Fill a Timestamp in place: half the cost of making one and copying it in."""
+    """Fill a Timestamp in place. To make one and copy it takes twice as long."""
     seconds, micros = divmod(time, SECOND)
     target.seconds = seconds
     target.nanos = micros * 1_000
@@ -45,15 +45,15 @@ def span_field(tag: bytes, span: int) -> bytes:
 
 
 def time_from(message: Timestamp) -> int:
-    """Microseconds since the epoch, rounded up: a bound between two of our times keeps them on its two sides."""
+    """Microseconds since the epoch, rounded up, so that a bound between two of our times still separates them."""
     return message.seconds * SECOND - (-message.nanos // 1_000)
 
 
 def nanos_of(message: Duration) -> int:
-    """Nanoseconds, as they were sent."""
+    """The duration in nanoseconds, without rounding."""
     return message.seconds * 1_000_000_000 + message.nanos
 
 
 def span_from(message: Duration) -> int:
-    """Microseconds of a duration that is not negative, rounded up: what is above nothing stays above nothing."""
+    """Microseconds of a duration that is not negative, rounded up, so that a positive duration never becomes 0."""
     return -(-nanos_of(message) // 1_000)

@@ -1,4 +1,4 @@
-"""Responses of a watch, encoded. The events in them are sent as the log keeps them."""
+"""Encoded responses of a watch. Their events are sent as the log stores them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _HEARTBEAT = job_service_pb2.WatchEventsResponse(kind=Kind.WATCH_RESPONSE_KIND_H
 
 
 _PREFIXES = tuple(_EVENT + varint(length) for length in range(2_048))
-"""What stands before an event of a response, for all lengths but those of the largest: looked up, not put together."""
+"""The tag and length before an event in a response, for all lengths but the largest: looked up instead of encoded."""
 
 
 def events_response(events: Iterable[bytes], cursor: str) -> bytes:
-    """EVENTS, of complete encoded events."""
+    """EVENTS with these complete encoded events."""
     parts = [_EVENTS]
     for event in events:
         length = len(event)
@@ -36,7 +36,7 @@ def events_response(events: Iterable[bytes], cursor: str) -> bytes:
 
 
 def snapshot_response(jobs: Sequence[Job]) -> bytes:
-    """SNAPSHOT, of whole jobs."""
+    """SNAPSHOT with these jobs, complete."""
     return b"".join((_SNAPSHOT, *(embed(_JOBS, encode_whole(job)) for job in jobs)))
 
 
@@ -58,5 +58,5 @@ def draining_response(cursor: str, reconnect_after: int) -> bytes:
 
 
 def carries_metadata(event_type: int, payload: bytes) -> bool:
-    """Whether a progress event of the log carries metadata."""
+    """Whether an event of the log is a progress event with metadata."""
     return event_type == EventType.PROGRESS and event_pb2.Event.FromString(payload).job.HasField("metadata")

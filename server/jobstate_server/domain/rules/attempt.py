@@ -41,7 +41,7 @@ def _reported(job: Job, command: c.AttemptCommand, trigger: Trigger, now: int) -
 
 
 def update_progress(context: RuleContext, job: Job, command: c.UpdateProgress, now: int) -> Change:
-    """Take note of how far the attempt is."""
+    """Store the reported progress."""
     draft = _reported(job, command, Trigger.PROGRESS, now)
     draft.take(Trigger.PROGRESS)
     claimed = draft.job
@@ -63,7 +63,7 @@ def update_progress(context: RuleContext, job: Job, command: c.UpdateProgress, n
 
 
 def complete(_context: RuleContext, job: Job, command: c.Complete, now: int) -> Change:
-    """End the job well."""
+    """Complete the job."""
     draft = _reported(job, command, Trigger.COMPLETE, now)
     state = draft.take(Trigger.COMPLETE)
     changes: dict[str, Any] = with_usage(job, command.usage)
@@ -79,7 +79,7 @@ def complete(_context: RuleContext, job: Job, command: c.Complete, now: int) -> 
 
 
 def fail(context: RuleContext, job: Job, command: c.Fail, now: int) -> Change:
-    """End the attempt badly."""
+    """Fail the attempt."""
     draft = _reported(job, command, Trigger.FAIL, now)
     usage = with_usage(job, command.usage)
     if usage:
@@ -109,7 +109,7 @@ def end_attempt(draft: Draft, outcome: AttemptOutcome, error: JobError | None) -
 
 
 def fail_attempt(context: RuleContext, draft: Draft, error: JobError, retry_delay: int | None = None) -> None:
-    """Take the step ``fail`` and, in the same commit, the step that follows from it by itself."""
+    """Take the step ``fail`` and, in the same commit, the automatic step after it."""
     previous = draft.job.state
     state = draft.take(Trigger.FAIL)
     end_attempt(draft, AttemptOutcome.FAILED, error)

@@ -12,7 +12,7 @@ from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
 
 
 def cancel(_context: RuleContext, job: Job, command: c.Cancel, now: int) -> Change:
-    """End a job that is not final yet, and its attempt if one is running."""
+    """Cancel a job that is not in a final state, and end its attempt if one is running."""
     draft = Draft(job, command, now)
     state = draft.take(Trigger.CANCEL)
     if job.state is JobState.PROCESSING:

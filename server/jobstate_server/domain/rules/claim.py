@@ -1,4 +1,4 @@
-"""How an attempt begins and how a worker gets it."""
+"""How an attempt starts and how a worker claims it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
 
 
 def start(_context: RuleContext, job: Job, command: c.Start, now: int) -> Change:
-    """Begin the first attempt, or claim one that the server resumed."""
+    """Start the first attempt, or claim one that the server resumed."""
     draft = Draft(job, command, now)
     if job.state is JobState.PROCESSING:
         draft.take(Trigger.CLAIM, asked_as=Trigger.START)
@@ -24,7 +24,7 @@ def start(_context: RuleContext, job: Job, command: c.Start, now: int) -> Change
 
 
 def begin_attempt(draft: Draft, state: JobState, start_time: int) -> None:
-    """Begin the next attempt, which no worker has yet."""
+    """Start the next attempt, which no worker has claimed yet."""
     draft.set(
         state=state,
         attempt=draft.job.attempt + 1,
@@ -44,7 +44,7 @@ def begin_attempt(draft: Draft, state: JobState, start_time: int) -> None:
 
 
 def claim(draft: Draft, worker: str) -> None:
-    """Give the attempt that the server resumed to a worker. All its limits count from here."""
+    """Claim the attempt that the server resumed for a worker. All its limits count from here."""
     _give_to_worker(draft, worker)
     waited = max(0, draft.now - draft.job.ready_time)
     draft.emit(EventType.CLAIMED, JobState.PROCESSING, Claimed(worker, waited))

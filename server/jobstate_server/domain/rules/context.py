@@ -1,4 +1,4 @@
-"""What every rule is given besides the job and the command, and how it builds up its change."""
+"""What every rule gets besides the job and the command, and how it builds its change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.domain.view import View
 
 MergeDocuments = Callable[[Document, Document], Document]
-"""Merges a patch into a document, key by key, or raises InvalidField. The rules do not read documents."""
+"""Merges a patch into a document key by key, or raises InvalidField. The rules themselves do not read documents."""
 
 
 class RuleContext:
@@ -37,11 +37,11 @@ class RuleContext:
         """Numbers from 0 up to 1, for the jitter of the backoff."""
         self.unnamed_types = unnamed_types
         self.grace_until = 0
-        """No attempt is failed as stale before this: limits could not be kept for a while."""
+        """No attempt is failed as stale before this time, because limits could not be enforced for a while."""
 
 
 def visible_job(command: JobCommand, view: View) -> Job | None:
-    """The job that a command names. None when there is none, or it is out of the caller's reach."""
+    """The job that a command names. None if it does not exist or is out of the caller's reach."""
     job = view.jobs.get(command.job_id)
     reach = command.caller.reach
     if reach is EVERYTHING or job is None or reach.admits(job.job_type, job.source_id):
@@ -50,7 +50,7 @@ def visible_job(command: JobCommand, view: View) -> Job | None:
 
 
 class Draft:
-    """A job on its way through the steps of one command, with the events so far."""
+    """A job between the steps of one command, with the events so far."""
 
     __slots__ = ("before", "command", "ended", "events", "job", "now")
 
@@ -62,7 +62,7 @@ class Draft:
         self.ended: Attempt | None = None
 
     def take(self, trigger: Trigger, asked_as: Trigger | None = None) -> JobState:
-        """The state ``trigger`` leads to. Raises TransitionNotAllowed, naming what the caller asked for."""
+        """The state that ``trigger`` leads to. Raises TransitionNotAllowed, which names the caller's trigger."""
         target = next_state(trigger, self)
         if target is None:
             why = "" if self.job.state is not JobState.PROCESSING else " and its attempt has a worker"
@@ -80,16 +80,16 @@ class Draft:
         self.job = self.job.evolve(update_time=self.now, **changes)
 
     def emit(self, type_: EventType, previous: JobState, detail: Detail | None = None, **flags: bool) -> None:
-        """Add an event that shows the job as it is at this step."""
+        """Add an event with the job as it is at this step."""
         self.events.append(Event(type_, self.now, self.command.caller.actor, previous, self.job, detail, **flags))
 
     def change(self) -> Change:
-        """Everything that the steps have changed."""
+        """All changes of the steps."""
         return Change(self.before, self.job, tuple(self.events), self.ended, False, None, self.command.request)
 
 
 JobRules = dict[type[Command], Callable[[RuleContext, Any, Any, int], Change | None]]
-"""The rules of commands that look at one job and change no other."""
+"""The rules of commands that read and change one job."""
 
 PlanRules = dict[type[Command], Callable[[RuleContext, Any, View], Plan]]
-"""The rules of commands that look at more."""
+"""The rules of all other commands."""

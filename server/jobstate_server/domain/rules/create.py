@@ -19,7 +19,7 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
     """Create one job.
 
     Raises:
-        JobExists: whether or not the caller may see that job: the caller has chosen the id.
+        JobExists: also for a job that the caller may not see, because the caller has chosen the id.
         UnknownJobType, InvalidField
     """
     _check_reach(command)
@@ -56,7 +56,7 @@ def _check_reach(command: c.Create) -> None:
 
 
 def batch_create(context: RuleContext, command: c.BatchCreate, view: View) -> Plan:
-    """Create all of these jobs, or none. Errors name the request that they concern."""
+    """Create all of these jobs, or none. Errors name the request that they are about."""
     requests = [create.request for create in command.creates]
     earlier = [None if request is None else view.earlier_call(request) for request in requests]
     if any(earlier):
@@ -77,7 +77,7 @@ def _answered_again(command: c.BatchCreate, earlier: Sequence[EarlierCall | None
     changes = []
     for call in earlier:
         if call is None:
-            # Some of these calls were made before and some were not: this is another batch than that one.
+            # Some of these calls were made before and some were not, so this is a different batch.
             raise RequestIdReused(next(known.request_id for known in earlier if known is not None))
         changes.append(answered_again(call, command.caller))
     return Plan(tuple(changes), answered=len(changes))
@@ -98,7 +98,7 @@ def _refuse_doubles(batch: c.BatchCreate) -> None:
 
 
 def _check_types(context: RuleContext, batch: c.BatchCreate) -> None:
-    """Refuse a batch whose job types are too many together, though each alone may be used."""
+    """Refuse a batch with too many new job types, even if each of them alone may be used."""
     job_types = [part.job_type for part in batch.creates]
     try:
         context.unnamed_types.check(job_types)

@@ -1,4 +1,4 @@
-"""From a command and what the store holds to what changes: finds the rule of a command and applies it."""
+"""Finds the rule of a command and applies it to what the store holds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PLAN_RULES: PlanRules = {
 
 
 class Decider:
-    """Applies the rules with the policies in force. Pure, but for the randomness it is given."""
+    """Applies the rules with the policies in force. Pure, except for the random numbers it is given."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Decider:
         """
         Args:
             random: numbers from 0 up to 1, for the jitter of the backoff.
-            unnamed_types_max: how many job types without a policy of their own may be used; each takes rows of
+            unnamed_types_max: how many job types without a policy of their own may be used. Each takes rows of
                 statistics for ever.
         """
         self.unnamed_types = UnnamedTypes(job_types, unnamed_types_max)
@@ -64,15 +64,15 @@ class Decider:
             if earlier is not None:
                 return Plan((repeat(command, earlier, view.now),))
             view.check_request_room(1)
-        # An id that is taken by a job out of reach is taken all the same.
+        # An id is in use even if the job that has it is out of reach.
         job = view.jobs.get(command.job_id) if type(command) is c.Create else visible_job(command, view)
-        # Clocks of replicas differ a little; the times of one job never go back.
+        # The clocks of replicas differ a little. The times of one job never go back.
         now = view.now if job is None or job.update_time <= view.now else job.update_time
         change = self.change(job, command, now)
         return None if change is None else Plan((change,))
 
     def change(self, job: Job | None, command: c.JobCommand, now: int) -> Change | None:
-        """What ``command`` does to ``job`` (None: there is none by that id) at ``now``.
+        """What ``command`` does to ``job`` at ``now``. ``job`` is None if no job has that id.
 
         Raises:
             JobNotFound, JobExists, InvalidField, UnknownJobType, TransitionNotAllowed, RetryNotAllowed,

@@ -1,4 +1,4 @@
-"""What the server does when a time has come: the wait for a retry is over, or an attempt took too long."""
+"""What the server does with due jobs: it starts the retry when the wait is over, and fails attempts that timed out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from jobstate_server.domain.rules.retry import resume as begin_resumed
 from jobstate_server.domain.view import View
 
 ATTEMPT_TIMEOUT = "ATTEMPT_TIMEOUT"
-"""Error code of an attempt that outlasted its timeout."""
+"""The error code of an attempt that exceeded its timeout."""
 
 
 def serve_due(_context: RuleContext, command: c.ServeDue, view: View) -> Plan:
-    """Resume or time out each job that is still due, one command a job."""
+    """Resume or time out each job that is still due, with one command for each job."""
     commands: list[c.Command] = []
     for job_id in view.selected(Due(command.limit)):
         job = view.jobs.get(job_id)
-        # A command of this batch may have changed it since it was selected.
+        # A command of this batch may have changed the job since it was selected.
         if job is not None and job.due_time is not None and job.due_time <= view.now:
             kind = c.Resume if job.state is JobState.RETRYING else c.TimeOut
             commands.append(kind(job_id=job_id, caller=command.caller, attempt=job.attempt, due_time=job.due_time))
@@ -29,7 +29,7 @@ def serve_due(_context: RuleContext, command: c.ServeDue, view: View) -> Plan:
 
 
 def resume(_context: RuleContext, job: Job, command: c.Resume, now: int) -> Change | None:
-    """Begin the next attempt of a job whose wait is over. No worker has it yet."""
+    """Start the next attempt of a job whose wait is over. No worker has claimed it yet."""
     overtaken = job.attempt != command.attempt or job.due_time != command.due_time
     if overtaken or next_state(Trigger.RESUME, Facts(job, now)) is None:
         return None
@@ -39,13 +39,13 @@ def resume(_context: RuleContext, job: Job, command: c.Resume, now: int) -> Chan
 
 
 def time_out(context: RuleContext, job: Job, command: c.TimeOut, now: int) -> Change | None:
-    """Fail an attempt that has outlasted its timeout."""
+    """Fail an attempt that has exceeded its timeout."""
     overtaken = job.attempt != command.attempt or job.due_time != command.due_time
     if overtaken or job.state is not JobState.PROCESSING or command.due_time > now:
         return None
     draft = Draft(job, command, now)
     seconds = f"{(job.timeout or 0) / 1_000_000:.6f}".rstrip("0").rstrip(".")
-    error = JobError(ATTEMPT_TIMEOUT, f"the attempt outlasted its timeout of {seconds} s", True, b"", job.attempt, now)
+    error = JobError(ATTEMPT_TIMEOUT, f"the attempt exceeded its timeout of {seconds} s", True, b"", job.attempt, now)
     fail_attempt(context, draft, error)
     return draft.change()
 

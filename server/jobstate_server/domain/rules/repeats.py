@@ -1,4 +1,4 @@
-"""How a call is answered that repeats an earlier one with the same request id."""
+"""The answer to a call that repeats an earlier one with the same request id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def answered_again(earlier: EarlierCall, caller: Caller) -> Change:
     """The job of the earlier call as it is now.
 
     Raises:
-        JobNotFound: it was deleted since, or is out of the caller's reach.
+        JobNotFound: it has been deleted since, or is out of the caller's reach.
     """
     if earlier.job is None:
         raise JobNotFound.deleted(earlier.job_id)
@@ -25,13 +25,13 @@ def answered_again(earlier: EarlierCall, caller: Caller) -> Change:
 
 
 def repeat(command: c.JobCommand, earlier: EarlierCall, now: int) -> Change:
-    """What a repeat of ``command`` is answered with.
+    """The answer to a repeat of ``command``.
 
-    A worker who repeats Start takes the attempt of the answer for its own, so it is answered only while the attempt
-    that the first call started or claimed is running.
+    A worker that repeats Start works on the attempt in the answer. So a repeated Start is answered only while the
+    attempt that the first call started or claimed is running.
 
     Raises:
-        JobNotFound: the job was deleted since, or is out of the caller's reach.
+        JobNotFound: the job has been deleted since, or is out of the caller's reach.
         TransitionNotAllowed, AttemptSuperseded: as for a report that names the attempt of the first call.
     """
     change = answered_again(earlier, command.caller)

@@ -13,7 +13,7 @@ from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
 
 
 def retry_decision(context: RuleContext, job: Job, now: int) -> RetryDecision:
-    """Whether a job in FAILED is retried, or why not."""
+    """Whether a FAILED job is retried, or why not."""
     if can_retry(Facts(job, now)):
         if context.job_types.policy(job.job_type).auto_retry:
             return RetryDecision.WILL_RETRY
@@ -46,7 +46,7 @@ def wait_for_retry(draft: Draft, wait: int) -> None:
 
 
 def resume(draft: Draft, trigger: Trigger) -> None:
-    """Begin the attempt that the job has waited for."""
+    """Start the attempt that the job has waited for."""
     previous, due = draft.job.state, draft.job.next_retry_time
     # Not ``now``: retries resumed late, or many in one commit, keep the order in which their waits ended.
     start_time = draft.now if due is None else min(draft.now, due)
@@ -55,7 +55,7 @@ def resume(draft: Draft, trigger: Trigger) -> None:
 
 
 def retry(context: RuleContext, job: Job, command: c.Retry, now: int) -> Change:
-    """Retry a job that rests in FAILED; with ``immediately`` also end the wait of one in RETRYING."""
+    """Retry a FAILED job. With ``immediately`` also end the wait of a RETRYING job."""
     draft = Draft(job, command, now)
     if job.state is JobState.PERMANENTLY_FAILED:
         why = "limit reached" if job.last_error is not None and job.last_error.retryable else "not retryable"
@@ -69,7 +69,7 @@ def retry(context: RuleContext, job: Job, command: c.Retry, now: int) -> Change:
 
 
 def retry_resting(context: RuleContext, job: Job, command: c.RetryResting, now: int) -> Change | None:
-    """Retry a job that rests in FAILED although its type retries by itself."""
+    """Retry a job that is in FAILED although its type retries automatically."""
     resting = job.state is JobState.FAILED and job.attempt == command.attempt
     if not resting or retry_decision(context, job, now) is not RetryDecision.WILL_RETRY:
         return None

@@ -1,4 +1,4 @@
-"""What maintenance has the server decide: failing stale attempts and deleting old jobs."""
+"""The commands of maintenance: fail stale attempts and delete old jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobstate_server.domain.rules.attempt import fail_attempt
 from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
 
 STALE = "STALE"
-"""Error code of an attempt that has not reported for the type's stale threshold."""
+"""The error code of an attempt that has not reported for longer than the stale threshold of its type."""
 
 
 def mark_stale(context: RuleContext, job: Job, command: c.MarkStale, now: int) -> Change | None:
@@ -23,15 +23,15 @@ def mark_stale(context: RuleContext, job: Job, command: c.MarkStale, now: int) -
     draft.set()
     draft.emit(EventType.STALE_DETECTED, job.state, StaleDetected(job.heard_time, threshold))
     silence = (now - job.heard_time) / 1_000_000
-    error = JobError(STALE, f"nothing was heard of the attempt for {silence:.0f} s", True, b"", job.attempt, now)
+    error = JobError(STALE, f"the attempt has not reported for {silence:.0f} s", True, b"", job.attempt, now)
     fail_attempt(context, draft, error)
     return draft.change()
 
 
 def delete(_context: RuleContext, job: Job, command: c.Delete, now: int) -> Change | None:
-    """Delete a job that ended long ago. Its event keeps what names the job, and its state."""
-    gone = job.complete_time is None or job.complete_time >= command.completed_before
-    if gone or job.attempt != command.attempt or not job.state.is_final:
+    """Delete a job that ended long ago. The event has its identifying fields and its state."""
+    overtaken = job.attempt != command.attempt or not job.state.is_final
+    if overtaken or job.complete_time is None or job.complete_time >= command.completed_before:
         return None
     remains = Job(id=job.id, job_type=job.job_type, source_id=job.source_id, principal=job.principal, state=job.state)
     event = Event(EventType.DELETED, now, command.caller.actor, job.state, remains)

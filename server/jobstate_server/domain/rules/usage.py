@@ -1,4 +1,4 @@
-"""What attempts have used: totals that can only grow, whether the attempt still runs or has ended long ago."""
+"""The usage of attempts: totals that can only grow, while an attempt runs and after it has ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobstate_server.domain.view import View
 
 
 def with_usage(job: Job, usage: Usage) -> dict[str, int]:
-    """The fields that change when the running attempt has used this much in total.
+    """The fields that change when this is the total usage of the running attempt.
 
     A total can only grow: a report that arrives late, or twice, adds nothing.
     """
@@ -31,11 +31,11 @@ def with_usage(job: Job, usage: Usage) -> dict[str, int]:
 
 
 def report_usage(_context: RuleContext, command: c.ReportUsage, view: View) -> Plan:
-    """Add what an attempt has used to its job, whatever state that is in.
+    """Add the usage of an attempt to its job, whatever the state of the job.
 
     Raises:
         JobNotFound
-        InvalidField: the job has had no such attempt.
+        InvalidField: the job never had this attempt.
     """
     job = visible_job(command, view)
     if job is None:
@@ -45,9 +45,9 @@ def report_usage(_context: RuleContext, command: c.ReportUsage, view: View) -> P
 
 
 def _used(job: Job, command: c.ReportUsage, ended: Attempt | None, now: int) -> Change:
-    """What the report changes.
+    """The change that the report makes, which is none if no total grows.
 
-    It does not claim the attempt and does not count as a sign of life. When nothing grows, nothing changes.
+    It does not claim the attempt and does not count as a heartbeat.
 
     Args:
         ended: the record of the attempt, if it has ended.
@@ -56,7 +56,7 @@ def _used(job: Job, command: c.ReportUsage, ended: Attempt | None, now: int) -> 
     if not 1 <= number <= job.attempt:
         raise InvalidField("attempt", f"is {number}, but job {job.id!r} has begun {job.attempt} attempts so far")
     if number == job.attempt:
-        # Until the next begins, the job itself has the totals of its last attempt.
+        # Until the next attempt starts, the job itself has the totals of its last attempt.
         changes = with_usage(job, command.usage)
         tokens = changes.get("attempt_tokens", job.attempt_tokens)
         cost_nano = changes.get("attempt_cost_nano", job.attempt_cost_nano)
