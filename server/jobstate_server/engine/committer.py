@@ -283,11 +283,11 @@ class Committer:
         try:
             self._serve()
         except BaseException:
-            # The watchdog sees that the thread is gone; nobody else would hear why.
+            # The watchdog only notices that the thread has ended; the reason must be logged here.
             log.exception("the committer's thread has died")
 
     def _serve(self) -> None:
-        """The thread."""
+        """Carry out batches, on the thread."""
         while (batch := self._batches.get()) is not None:
             # Cancelled commands are dropped here. The others are carried out, even if they are cancelled later.
             wanted = [item for item in batch.commands if not item.future.done()]

@@ -61,7 +61,9 @@ class Timekeeper:
         ahead = ahead_of_wall_clock(self._clock)
         if ahead and (self._logged_ahead is None or ahead > self._logged_ahead + AHEAD_MIN):
             seconds = {"ahead_s": round(ahead / SECOND, 3)}
-            log.warning("the clock was set back: the store's time is ahead of the clock until both agree", extra=seconds)
+            log.warning(
+                "the clock was set back: the store's time is ahead of the clock until both agree", extra=seconds
+            )
             self._logged_ahead = ahead
         elif ahead:
             assert self._logged_ahead is not None
