@@ -73,7 +73,7 @@ class Supervisor:
         await asyncio.wait(probes, timeout=SILENT_TURNS_MAX * TURN_S)
         for probe in probes:
             probe.add_done_callback(_retrieve_error)
-        self.health.report("reads", self._readers.trouble)
+        self.health.report("reads", self._readers.store_problem)
 
     def on_reachable(self, is_reachable: bool) -> None:
         """Report whether the store can be written."""
@@ -85,7 +85,7 @@ class Supervisor:
         silence = max(self._committer.silence, self._readers.silence, self._catch_up_readers.silence)
         is_silent = silence >= SILENT_TURNS_MAX
         self.health.report("silence", f"the store has not answered for {silence} s" if is_silent else None)
-        self.health.report("reads", self._readers.trouble or self._catch_up_readers.trouble)
+        self.health.report("reads", self._readers.store_problem or self._catch_up_readers.store_problem)
         self._turn += 1
         if self._turn % PROBE_TURNS == 0 and not silence:
             # A probe that fails is reported as any other change or read that fails.
