@@ -124,7 +124,7 @@ async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path, monkeypa
 def test_fewer_files_mean_fewer_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (512, 512))
 
-    assert transport.connections_max() == 512 - transport.FILES_KEPT
+    assert transport.connections_max() == 512 - transport.FILES_RESERVED
 
 
 async def test_calls_of_which_only_the_headers_come_are_counted_and_give_their_places_back(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Which calls are let in, decided at their headers: before a request is received and before an answer is prepared.
+"""Which calls are admitted. It is decided at their headers, before the request is received.
 
-gRPC receives the request of a unary call before any code of ours runs, and the request of a stream only when its
-handler reads. So all calls are served as streams of requests, unary ones as streams of one.
+gRPC receives the request of a unary call before any of our code runs, and the requests of a stream only when its
+handler reads. So all calls are served as streams of requests, and unary calls as streams of one request.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from jobstate_server.rpc.limits import BATCH_WEIGHT, CALLS_MAX, STREAMS_MAX, TRA
 from jobstate_server.rpc.request_places import RETRY_DELAY_S, EndCall, RequestPlaces
 from jobstate_server.rpc.transport import connections_max
 
-_LOOK_S = 1.0
-"""At least so long between two looks for answers that are not read."""
+_CHECK_INTERVAL_S = 1.0
+"""Seconds, at least, between two checks for answers that are not read."""
 
 
 class Admission:
-    """The calls that are open, and the room for requests. Belongs on the event loop's thread."""
+    """The open calls and the room for requests. Call it on the event loop's thread."""
 
     def __init__(self, requests_bytes_max: int, open_streams_max: int, end_call: EndCall) -> None:
-        """Five eighths of the bytes are for single requests, three for batches.
+        """Five eighths of the bytes are for single requests, and three eighths for batches.
 
-        All of them are reckoned as large as gRPC lets them be until they have come.
+        Until a request has arrived, it counts as the largest message that gRPC accepts.
         """
         eighth = requests_bytes_max // 8
         self.calls = FairLimit(CALLS_MAX, 4)
-        """Unary calls that are open: until their answer has been read."""
+        """Unary calls, which are open until their answer has been read."""
         self.streams = FairLimit(open_streams_max, 16)
         self.update_streams = FairLimit(STREAMS_MAX, 4)
         self.requests = RequestPlaces(max(1, 5 * eighth // TRANSPORT_BYTES_MAX), end_call)
         self._batches = ByteBudget(3 * eighth, 3 * eighth // 4)
         self._answered: dict[int, tuple[float, str]] = {}
-        """When each call was answered whose answer has not been read, the oldest first, and over which connection."""
-        self._looked = 0.0
+        """When each call with an unread answer was answered, and its connection. The oldest come first."""
+        self._last_check = 0.0
         self.connections = Connections(connections_max())
         self.connections.count_as_used(lambda: (*self.calls.by_connection, *self.streams.by_connection))
 
-    def let_in(self, limits: tuple[FairLimit, ...], connection: str) -> None:
-        """Count a call of this connection. Raises Overloaded when there is no room for it."""
+    def admit(self, limits: tuple[FairLimit, ...], connection: str) -> None:
+        """Count a call of this connection. Raises Overloaded if there is no room for it."""
         self.connections.called(connection)
         for number, limit in enumerate(limits):
             if not limit.take(connection):
@@ -54,15 +54,15 @@ class Admission:
                     taken.give_back(connection)
                 self._end_unread()
                 raise Overloaded(
-                    f"too many such calls are under way, of {limit.limit} at most; repeat the call later", RETRY_DELAY_S
+                    f"too many such calls are open (at most {limit.limit}); repeat the call later", RETRY_DELAY_S
                 )
 
     def answered(self, call: int, connection: str) -> None:
-        """Take note that a call has been answered, and that its answer is not read yet."""
+        """Note that a call has been answered, and that its answer is unread."""
         self._answered[call] = asyncio.get_running_loop().time(), connection
 
-    def leave(self, call: int, limits: tuple[FairLimit, ...], connection: str) -> None:
-        """Take note that a call which was let in is over."""
+    def release(self, call: int, limits: tuple[FairLimit, ...], connection: str) -> None:
+        """Note that an admitted call is over."""
         self._answered.pop(call, None)
         for limit in limits:
             limit.give_back(connection)
@@ -70,19 +70,20 @@ class Admission:
     def _end_unread(self) -> None:
         """End the connections on which an answer has not been read for long."""
         now = asyncio.get_running_loop().time()
-        if now - self._looked < _LOOK_S:
+        if now - self._last_check < _CHECK_INTERVAL_S:
             return
-        self._looked = now
+        self._last_check = now
         for since, connection in self._answered.values():
             if since > now - UNREAD_S:
                 break
             self.connections.end(connection)
 
     async def batch(self, context: Any, connection: str, end: Callable[[JobStateError], None]) -> tuple[bytes, Share]:
-        """Receive the one request of a call, once there is room for it. The share is to be closed with the call.
+        """Receive the request of a BatchCreate, after there is room for it. Close the share at the end of the call.
 
         Raises:
-            InvalidField: there is none.
+            InvalidField: there is no request.
+            Overloaded: there was no room in time.
         """
         share = self._batches.share(connection, lambda: end(_too_slow()))
         raw = None
@@ -102,7 +103,7 @@ class Admission:
 
 
 async def in_time(taking: Awaitable[None]) -> None:
-    """Wait for room. Raises Overloaded when there is none for so long that the caller had better repeat the call."""
+    """Wait for room. Raises Overloaded after ``UNREAD_S``: the caller should then repeat the call."""
     try:
         async with asyncio.timeout(UNREAD_S):
             await taking
@@ -111,4 +112,4 @@ async def in_time(taking: Awaitable[None]) -> None:
 
 
 def _too_slow() -> Overloaded:
-    return Overloaded("the request did not come while others waited for its place", RETRY_DELAY_S)
+    return Overloaded("the request did not arrive while others waited for its place", RETRY_DELAY_S)

@@ -1,7 +1,7 @@
-"""Memory for what streams have under way, in bytes: shared by all, of which one connection gets a part.
+"""A budget of memory, in bytes, for the batches and answers of all streams. One connection may take a part of it.
 
-A stream takes what a batch holds and gives it back when the answer has gone out. While there is nothing left it is not
-read any further, and gRPC's flow control makes its client wait.
+A stream takes the bytes of a batch and gives them back when the answer is sent. While none are left it is not read, and
+gRPC's flow control makes its client wait.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from jobstate_server.rpc.limits import (
 )
 
 RETRY_DELAY_S = 1.0
-"""How long a client whose batch found no room is asked to wait: other batches are written meanwhile."""
+"""When to repeat a batch for which there was no room: other batches are written meanwhile."""
 
 
 class Share:
-    """What one stream holds."""
+    """The bytes that one stream holds."""
 
     def __init__(self, budget: ByteBudget, connection: str, on_stalled: Callable[[], object]) -> None:
         self._budget = budget
         self.connection = connection
         self.on_stalled = on_stalled
-        """Called when others wait for what this stream holds while its client does not read."""
+        """Called when others wait for the bytes of this stream while its client does not read."""
         self.held = 0
         self.unread_since: float | None = None
-        """Since when an answer waits for the client to read it; None when none does."""
+        """Since when an answer waits for the client to read it. None if none does."""
 
     async def take(self, size: int, received: int = 0) -> None:
-        """Hold this many bytes more, once there is room for them.
+        """Wait for room for this many more bytes, and take them.
 
         Args:
-            received: bytes that are in memory while this waits, because gRPC has received them already.
+            received: the bytes that are in memory during the wait, because gRPC has received them already.
 
         Raises:
-            Overloaded: too many received bytes wait.
+            Overloaded: too many received bytes are waiting.
         """
         await self._budget.take(self, size, received)
 
     def resize(self, old: int, new: int) -> None:
-        """Hold ``new`` bytes in place of ``old`` that were taken. Never waits: what is there is there."""
+        """Hold ``new`` bytes instead of ``old`` that were taken. Never waits, because the bytes exist already."""
         self._budget.add(self, new - old)
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Share:
 
 
 class ByteBudget:
-    """The bytes of all streams. Its methods belong on the event loop's thread."""
+    """The bytes of all streams. Call its methods on the event loop's thread."""
 
     def __init__(
         self,
@@ -85,19 +85,19 @@ class ByteBudget:
         return len(self._waiting)
 
     def share(self, connection: str, on_stalled: Callable[[], object]) -> Share:
-        """The share of a stream that begins."""
+        """The share of a new stream."""
         share = Share(self, connection, on_stalled)
         self._shares[share] = None
         return share
 
     def _has_room(self, share: Share, size: int) -> bool:
         of_connection = self._by_connection[share.connection]
-        # Whoever holds nothing gets what it needs of an empty budget, however much that is.
+        # A connection that holds nothing gets all it needs from an empty budget, however much that is.
         has_connection = not of_connection or of_connection + size <= self._of_connection
         return has_connection and (not self.held or self.held + size <= self._limit)
 
     def add(self, share: Share, size: int) -> None:
-        """Count bytes more, or fewer, that a stream holds."""
+        """Add to the bytes that a stream holds. ``size`` may be negative."""
         share.held += size
         self.held += size
         self._by_connection[share.connection] += size
@@ -105,7 +105,7 @@ class ByteBudget:
             self._wake()
 
     async def take(self, share: Share, size: int, received: int = 0) -> None:
-        """Wait for room, in turn among those who wait for the same; then count."""
+        """Wait for room in order of arrival, and count the bytes. See ``Share.take``."""
         if self._has_room(share, size):
             self.add(share, size)
             return
@@ -139,18 +139,18 @@ class ByteBudget:
                 self.add(share, size)
 
     def _end_stalled(self, waiting: Share, size: int) -> None:
-        """End the streams that have not been read for too long and hold what this one waits for."""
+        """End the streams that hold the bytes this one waits for, and whose clients have not read for too long."""
         before = asyncio.get_running_loop().time() - self._unread_s
         is_full = self.held + size > self._limit
         for share in self._shares:
             is_unread = share.unread_since is not None and share.unread_since <= before
-            is_in_the_way = is_full or share.connection == waiting.connection
-            if is_unread and is_in_the_way and share is not waiting:
+            is_blocking = is_full or share.connection == waiting.connection
+            if is_unread and is_blocking and share is not waiting:
                 share.unread_since = None
                 share.on_stalled()
 
     def close(self, share: Share) -> None:
-        """Forget a stream, also what it waits for."""
+        """Remove a stream, and end its wait."""
         self._shares.pop(share, None)
         for waiting in tuple(self._waiting):
             if waiting[0] is share:

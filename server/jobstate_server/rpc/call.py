@@ -1,4 +1,4 @@
-"""One call from its headers to its end: let in, answered or refused, counted. The same for calls of every kind."""
+"""One call from its headers to its end: admitted or refused, counted, answered. The same for calls of every kind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 @dataclass(slots=True)
 class Call:
-    """What a handler is told of its call besides the request."""
+    """What a handler gets besides the request."""
 
     caller: Caller
     size: int
@@ -36,18 +36,18 @@ class Call:
 
 @dataclass(slots=True)
 class StreamCall(Call):
-    """What the handler of a stream is told besides."""
+    """What the handler of a stream gets besides."""
 
     connection: str
-    """Names the connection, or what stands between, that the stream comes over."""
+    """The peer of the connection on which the stream arrived: the client or a proxy."""
     end: Callable[[JobStateError], None]
     """Ends the stream with this error, also while the handler waits for the client to read."""
     unread: Share | None = None
-    """What the stream's unread answers hold, where the handler bounds them by it."""
+    """The bytes of the stream's unread answers, if the handler limits them."""
 
 
 class CallsUnderWay:
-    """Counts the calls whose handlers run."""
+    """Counts the calls whose handlers are running."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -72,18 +72,18 @@ class CallsUnderWay:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method as its calls are served."""
+    """What the calls of a method have in common."""
 
     under_way: CallsUnderWay
     admission: Admission
     limits: tuple[FairLimit, ...]
-    """What its calls are counted by."""
+    """The limits in which its calls count."""
     answer: Callable[[OpenCall, AsyncIterator[bytes], Context], Coroutine[Any, Any, Any]]
-    """Receives the request and answers: with the bytes of a unary answer, or by writing to the context."""
+    """Receives the request and answers it: it returns the bytes of a unary answer, or writes to the context."""
 
 
 class OpenCall(ReceivingCall):
-    """One call. gRPC keeps it until the call is over, however it ends: so it counts the call."""
+    """One call. It counts in the limits until gRPC drops it, which is when the call is over, however it ends."""
 
     __slots__ = ("_method",)
 
@@ -93,7 +93,7 @@ class OpenCall(ReceivingCall):
     def __init__(self, method: Method) -> None:
         self._method = method
         self.connection = ""
-        """What the call came over, once it has been let in."""
+        """The connection on which the call arrived. Empty until it is admitted."""
 
     async def _serve(self, requests: AsyncIterator[bytes], context: Context) -> Any:
         method = self._method
@@ -101,7 +101,7 @@ class OpenCall(ReceivingCall):
         is_answered = False
         try:
             self.context, connection = context, context.peer()
-            method.admission.let_in(method.limits, connection)
+            method.admission.admit(method.limits, connection)
             self.connection = connection
             answer = await method.answer(self, requests, context)
         except Exception as error:
@@ -113,27 +113,27 @@ class OpenCall(ReceivingCall):
             self.context = None
             method.under_way.end()
             if not is_answered:
-                # What gRPC keeps of a refusal leads back to this call, so it would only be freed by garbage collection.
-                self._leave()
+                # gRPC's record of a refusal refers to this call, which only the garbage collector would free.
+                self._release()
 
     def answered(self) -> None:
-        """Take note that the answer is to be read from now on."""
+        """Note that the call is answered, and that the answer is unread from now on."""
         self._method.admission.answered(id(self), self.connection)
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         if self.connection:
-            self._method.admission.leave(id(self), self._method.limits, self.connection)
+            self._method.admission.release(id(self), self._method.limits, self.connection)
             self.connection = ""
 
     def __del__(self) -> None:
-        self._leave()
+        self._release()
 
 
 class UnaryCall(OpenCall):
     """A call with one request and one answer.
 
-    It is callable and awaitable: gRPC asks of every handler, twice a call, whether it is asynchronous. What is
-    awaitable is so at once; of a method it looks at the code, which costs a twentieth of a call.
+    It is callable and awaitable, because gRPC checks twice for every call whether the handler is asynchronous. An
+    awaitable object passes at once. For a method it inspects the code, which takes a twentieth of the time of a call.
     """
 
     __slots__ = ()
@@ -142,7 +142,7 @@ class UnaryCall(OpenCall):
 
     @property
     def stream_unary(self) -> UnaryCall:
-        """Answers when it is called, as gRPC wants it."""
+        """The handler that gRPC calls, which is this object."""
         return self
 
     def __call__(self, requests: AsyncIterator[bytes], context: Context) -> Coroutine[Any, Any, bytes]:
@@ -155,7 +155,7 @@ class UnaryCall(OpenCall):
 
 
 class StreamingCall(OpenCall):
-    """A call that is answered by a stream."""
+    """A call that is answered with a stream."""
 
     __slots__ = ()
 
@@ -166,8 +166,8 @@ class StreamingCall(OpenCall):
         await self._serve(requests, context)
 
 
-def as_told(error: Exception) -> JobStateError:
-    """What a caller is told of ``error``. What we did not foresee is logged, and told without its cause."""
+def public_error(error: Exception) -> JobStateError:
+    """The error that the caller gets for ``error``. Unexpected errors are logged, and the caller does not see them."""
     if isinstance(error, JobStateError):
         return error
     call_id = secrets.token_hex(8)
@@ -178,18 +178,18 @@ def as_told(error: Exception) -> JobStateError:
 async def _refuse(context: Context, error: Exception) -> NoReturn:
     """End the call with the status of ``error``."""
     if isinstance(error, grpc.aio.AbortError | grpc.aio.BaseError):
-        # The call is over already: refused by us, or gone at the other end.
+        # The call is over: it was refused, or the client has cancelled it or disconnected.
         raise error
-    await abort(context, as_told(error))
+    await abort(context, public_error(error))
 
 
 async def abort(context: Context, error: JobStateError) -> NoReturn:
-    """End the call with the status of an error of ours. Raises AbortError, for gRPC."""
+    """End the call with the status of ``error``. Raises AbortError, which gRPC expects."""
     try:
         await context.abort_with_status(rpc_status.to_status(status_of(error)))
     except grpc.aio.AbortError as aborted:
-        # gRPC keeps this error with the call, and its traceback keeps the call: a circle, in which the call would stay
-        # and be counted until the collector comes. Not at once, because the error is on its way through those frames.
+        # gRPC stores this error with the call, and its traceback refers to the call. In that cycle the call would
+        # exist, and count, until the next garbage collection. Not at once: the error still passes through the frames.
         asyncio.get_running_loop().call_soon(_forget_frames, aborted)
         raise
     raise AssertionError("unreachable: abort_with_status raises")

@@ -1,7 +1,7 @@
-"""What is done with the calls of each kind: how a request is received, parsed and answered.
+"""How the calls of each kind are served: how a request is received, parsed and answered.
 
-Requests arrive as bytes and answers leave as bytes: the size of a request is checked here, where a refusal can carry
-its ErrorInfo, and events and jobs go out as they were encoded when they were written.
+Requests and answers are bytes. The size of a request is checked here, so that the refusal can have an ErrorInfo. Events
+and jobs are sent as they were encoded when they were written.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ from jobstate_server.rpc.fair_limit import FairLimit
 from jobstate_server.rpc.limits import ANSWERS_BYTES_MAX, OPEN_STREAMS_MAX, REQUESTS_BYTES_MAX, UNREAD_S
 
 ANSWER_BYTES_COUNTED = 8 * 1024
-"""An answer, smaller ones are not counted: those of all calls that may be open have 16 MiB."""
+"""Smaller answers are not counted: those of all calls that may be open have 16 MiB together."""
 
 ANSWER_BYTES_RESERVED = 192 * 1024
-"""What an answer is reckoned at before it is known, once half of their room is taken: one with the largest job."""
+"""The assumed size of an answer before it is known, once half of the room is taken: one with the largest job."""
 
 _RESERVED = {"List": RESPONSE_BYTES_MAX, "GetStats": RESPONSE_BYTES_MAX}
-"""By method: answers that are large as a rule."""
+"""The assumed size by method, for methods whose answers are usually large."""
 
 _BATCH = "BatchCreate"
-"""The method whose requests are large as a rule."""
+"""The method whose requests are usually large."""
 
 Answer = Callable[[OpenCall, AsyncIterator[bytes], Context], Coroutine[Any, Any, Any]]
-"""Receives a call's request and answers it."""
+"""Receives the request of a call and answers it."""
 
 Identify = Callable[[Context], Caller]
-"""Finds out who calls, or raises what refuses the call. It comes before everything else, so that whoever
-may not call learns nothing about what exists."""
+"""Identifies the caller, or raises an error that refuses the call. It runs before everything else, so that a caller
+without access learns nothing about what exists."""
 
 
 def anonymous(_context: Context) -> Caller:
-    """Nobody in particular: there are no identities yet."""
+    """The anonymous caller: there are no identities yet."""
     return ANONYMOUS
 
 
 class Calls:
-    """Wraps handlers, lets calls in, and knows which are under way."""
+    """Wraps handlers, admits calls, and counts those that are running."""
 
     def __init__(
         self,
@@ -74,35 +74,35 @@ class Calls:
         self._identify = identify
         self.admission = Admission(requests_bytes_max, open_streams_max, self._end_call)
         self.answers = ByteBudget(ANSWERS_BYTES_MAX, ANSWERS_BYTES_MAX // 4, UNREAD_S)
-        """Answers that have not been read."""
+        """The answers that have not been read."""
         self.under_way = CallsUnderWay()
         self._ending: set[asyncio.Task[None]] = set()
-        """Calls ended by us whose clients have not read so yet."""
+        """Calls that the server has ended and whose clients have not read the status yet."""
         self._is_closed = False
 
     def close(self) -> None:
-        """gRPC's server is about to be destroyed: from now on calls are only cancelled.
+        """Only cancel calls from now on, because gRPC's server is about to be destroyed.
 
-        Their contexts must not be used any more. gRPC does not check that its server is still there, and crashes.
+        Their contexts must not be used any more: gRPC does not check that its server still exists, and crashes.
         """
         self._is_closed = True
 
     def register(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
-        """Serve every method of ``service`` by the servicer's method of the same name."""
-        admit = {
-            f"/{service.full_name}/{method.name}": self._admit(method, getattr(servicer, method.name))
+        """Serve every method of ``service`` with the servicer's method of the same name."""
+        new_call = {
+            f"/{service.full_name}/{method.name}": self._new_call(method, getattr(servicer, method.name))
             for method in service.methods
         }
-        server.add_generic_rpc_handlers((_Service(admit),))
+        server.add_generic_rpc_handlers((_Service(new_call),))
 
-    def _admit(self, method: MethodDescriptor, handler: Callable[..., Any]) -> Callable[[], OpenCall]:
-        """What makes a call of this method, when its headers have come."""
+    def _new_call(self, method: MethodDescriptor, handler: Callable[..., Any]) -> Callable[[], OpenCall]:
+        """Returns the function that makes a call of this method, after its headers have arrived."""
         request_type: type[Message] = GetMessageClass(method.input_type)
         admission = self.admission
         kind: type[OpenCall] = StreamingCall
         limits: tuple[FairLimit, ...] = (admission.streams,)
         if method.client_streaming:
-            # Requests of a stream are parsed by the handler, which has to go on when one of them cannot be.
+            # The handler parses the requests of a stream, because it must continue after one that cannot be parsed.
             limits, answer = (admission.streams, admission.update_streams), self._updates(handler)
         elif method.server_streaming:
             answer = self._stream(handler, request_type)
@@ -131,7 +131,7 @@ class Calls:
                     raw = await admission.requests.receive(open_call)
                 reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight else 0)
                 if reserved:
-                    # What nobody would read is not prepared.
+                    # Wait for room before the answer is prepared.
                     share = self._answer_share(context)
                     await in_time(share.take(reserved))
                 call = Call(self._identify(context), len(raw))
@@ -151,10 +151,10 @@ class Calls:
         return answer
 
     def _answer_share(self, context: Context) -> Share:
-        """What an answer of this call holds until it has been read."""
+        """The share of an answer of this call, until the answer has been read."""
         peer = context.peer()
         share = self.answers.share(peer, lambda: self.admission.connections.end(peer))
-        # Its type says that it is told a context of other types.
+        # The type of the callback has a context with other types.
         context.add_done_callback(cast("Any", lambda _context: share.close()))
         return share
 
@@ -166,7 +166,7 @@ class Calls:
             raw = await self.admission.requests.receive(open_call)
             call.size, call.unread = len(raw), self._answer_share(context)
             responses = handler(parse(request_type, raw), call)
-            # A watch lasts for days, and its request may be large.
+            # A watch may last for days, and its request may be large.
             del raw
             await _write(responses, context)
 
@@ -182,14 +182,14 @@ class Calls:
         return StreamCall(self._identify(context), 0, context.peer(), self._ender(context))
 
     def _ender(self, context: Context) -> Callable[[JobStateError], None]:
-        """What ends this call with an error, also while its handler waits for the client."""
+        """Returns a function that ends this call with an error, also while its handler waits for the client."""
         task = asyncio.current_task()
         assert task is not None
         return partial(self._end_call, context, task)
 
     def _end_call(self, context: Context, task: asyncio.Task[Any], error: JobStateError) -> None:
         if not self._is_closed:
-            # The status goes out behind what the client has not read; nobody here waits for that.
+            # The status is sent after what the client has not read yet, so this does not wait for it.
             ending = asyncio.create_task(self._end(context, error))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
@@ -200,7 +200,7 @@ class Calls:
             return
         connection = context.peer()
         try:
-            # Refusing raises, here in a task where nobody is left to tell.
+            # ``abort`` raises, and no caller of this task needs the error.
             with suppress(grpc.aio.AbortError, grpc.aio.BaseError):
                 async with asyncio.timeout(UNREAD_S):
                     await abort(context, error)
@@ -217,21 +217,21 @@ async def _write(responses: AsyncGenerator[bytes, None], context: Context) -> No
 class _Service(grpc.GenericRpcHandler):
     """Finds a method by its name."""
 
-    def __init__(self, admit: dict[str, Callable[[], OpenCall]]) -> None:
-        self._admit = admit
+    def __init__(self, new_call: dict[str, Callable[[], OpenCall]]) -> None:
+        self._new_call = new_call
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The handler of a call whose headers have come, None when there is no such method here."""
-        admit = self._admit.get(handler_call_details.method)
-        return None if admit is None else admit()
+        """The handler of a call whose headers have arrived. None if there is no such method."""
+        new_call = self._new_call.get(handler_call_details.method)
+        return None if new_call is None else new_call()
 
 
 def parse(request_type: type[Message], raw: bytes) -> Message:
     """The request in these bytes.
 
     Raises:
-        MessageTooLarge: there are too many of them.
-        InvalidField: they are not such a message.
+        MessageTooLarge: there are too many bytes.
+        InvalidField: the bytes are not an encoded message of this type.
     """
     if len(raw) > REQUEST_BYTES_MAX:
         raise MessageTooLarge(len(raw), REQUEST_BYTES_MAX)

@@ -1,4 +1,4 @@
-"""The one map from kinds of domain errors to gRPC statuses, and the details that go with each."""
+"""Maps kinds of domain errors to gRPC statuses, and adds the details of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grpc import StatusCode
 from jobstate_server.domain.errors import ErrorKind, JobStateError
 
 DOMAIN = "jobstate"
-"""The domain of every ErrorInfo of ours."""
+"""The domain in every ErrorInfo of jobstate."""
 
 _STATUS = {
     ErrorKind.INVALID: StatusCode.INVALID_ARGUMENT,
@@ -33,17 +33,17 @@ def status_code(error: JobStateError | type[JobStateError]) -> StatusCode:
 
 
 STATUS_BYTES_MAX = 3_584
-"""What a status may take of the headers of an answer: proxies take 4 KiB of them, and some 200 bytes are not ours.
-nginx would answer 502 in place of a larger one."""
+"""Bytes that a status may take in the headers of an answer: proxies accept 4 KiB of headers, and some 200 bytes are not
+ours. nginx would replace a larger answer with a 502."""
 
 _TEXT_BYTES_MAX = 256, 64
-"""To how many bytes the texts of a status are cut that would be larger; the second where the first is not enough."""
+"""Bytes to which the texts of a status that is too large are cut. The second applies if the first is not enough."""
 
 
 def status_of(error: JobStateError) -> status_pb2.Status:
-    """The whole status that a caller is answered with: code, message, ErrorInfo and what else fits.
+    """The status that the caller gets: code, message, ErrorInfo and further details.
 
-    Of one that is too large for the headers of an answer the texts are cut, then the last violations left out.
+    If it is too large for the headers of an answer, its texts are cut, and then the last violations are left out.
     """
     status = _status(error, lambda text: text)
     for text_bytes_max in _TEXT_BYTES_MAX:
@@ -66,7 +66,7 @@ def _status(error: JobStateError, cut: Callable[[str], str], violations_max: int
 
 
 def _header_bytes(status: status_pb2.Status) -> int:
-    """What a status takes as headers: the message, percent-encoded, and all of it in base64."""
+    """The size of a status in headers: the message, percent-encoded, and the whole status in base64."""
     message = sum(1 if 32 <= byte < 127 and byte != 37 else 3 for byte in status.message.encode())
     encoded: int = status.ByteSize()
     return message + (encoded + 2) // 3 * 4

@@ -1,27 +1,27 @@
-"""A limit of what all connections may have open, whose last part is kept for connections that have nothing open."""
+"""A limit of what all connections may have open. Its last part is reserved for connections that have nothing open."""
 
 from __future__ import annotations
 
 
 class FairLimit:
-    """Counts what is open. gRPC keeps a single connection to CONNECTION_STREAMS_MAX; this keeps many of them from
-    taking everything."""
+    """Counts what is open. gRPC limits a single connection to CONNECTION_STREAMS_MAX; this prevents that several
+    connections together take everything."""
 
-    def __init__(self, limit: int, kept_part: int) -> None:
+    def __init__(self, limit: int, reserved_part: int) -> None:
         """
         Args:
-            kept_part: one in so many is kept for connections that have none open.
+            reserved_part: ``limit // reserved_part`` are reserved for connections that have none open.
         """
         self.limit = limit
-        self._kept_part = kept_part
+        self._reserved_part = reserved_part
         self.held = 0
         self.by_connection: dict[str, int] = {}
-        """How many each connection has open. Those that have none are not in it."""
+        """How many each connection has open. Connections without any are not in it."""
 
     def take(self, connection: str) -> bool:
-        """Count one more. Returns whether there is room for it; it is not counted otherwise."""
+        """Count one more. Returns False, and does not count it, if there is no room."""
         held = self.by_connection.get(connection, 0)
-        if self.held >= (self.limit - self.limit // self._kept_part if held else self.limit):
+        if self.held >= (self.limit - self.limit // self._reserved_part if held else self.limit):
             return False
         self.held += 1
         self.by_connection[connection] = held + 1

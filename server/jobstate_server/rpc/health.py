@@ -1,6 +1,6 @@
-"""The standard gRPC health protocol, grpc.health.v1, such that nobody who asks can hold up the others or a stop.
+"""The standard gRPC health protocol, grpc.health.v1. No client can delay the others or a stop.
 
-The library's own servicer writes to each watcher with a lock held: one that does not read stops the news for all.
+The library's own servicer holds a lock while it writes to each watcher, so that one that does not read blocks all.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from grpc_health.v1 import health_pb2
 SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 WATCHERS_MAX = 1_000
-"""Open Watch streams, some 27 KiB each: every replica of a fleet of proxies, and more than any other caller needs."""
+"""Open Watch streams, some 27 KiB each: enough for a fleet of proxies, and more than any other caller needs."""
 
 WATCHERS_CONNECTION_MAX = WATCHERS_MAX // 4
-"""Of one connection, so that none can take the places of all others."""
+"""Open Watch streams of one connection, so that no connection can take all of them."""
 
 REQUEST_BYTES_MAX = 4 * 1024
-"""A request: the name of a service. A watch keeps it."""
+"""A request: the name of a service. It stays in memory during a watch."""
 
-LAST_WORD_S = 1.0
-"""How long a stopping server waits for a watcher to read that it stops."""
+STOP_WRITE_S = 1.0
+"""How long a stopping server waits for a watcher to read the last status."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -34,7 +34,7 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class _Context(Protocol):
-    """What is used of gRPC's context."""
+    """The part of gRPC's context that is used here."""
 
     def peer(self) -> str: ...
 
@@ -44,14 +44,14 @@ class _Context(Protocol):
 
 
 class HealthService:
-    """What each service's health is, and who watches it."""
+    """The health of each service, and its watchers."""
 
     def __init__(self) -> None:
         self._statuses: dict[str, int] = {}
         self._watchers: Counter[str] = Counter()
-        """By connection."""
-        self._news = asyncio.Event()
-        """Replaced when it is set: whoever waited looks again."""
+        """How many Watch streams each connection has open."""
+        self._changed = asyncio.Event()
+        """Set when a status changes, and replaced by a new one."""
         self._draining = asyncio.Event()
 
     @property
@@ -61,7 +61,7 @@ class HealthService:
 
     @property
     def watching(self) -> Collection[str]:
-        """The connections that have one open."""
+        """The connections that have a Watch stream open."""
         return self._watchers
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -74,20 +74,20 @@ class HealthService:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
 
     def set(self, service: str, is_serving: bool) -> None:
-        """Tell how a service is; the empty name is the whole server. Has no effect once the server stops."""
+        """Set the status of a service, or with an empty name of the server. No effect once the server is stopping."""
         if not self._draining.is_set():
             self._statuses[service] = _SERVING if is_serving else _NOT_SERVING
-            self._tell()
+            self._notify()
 
     def drain(self) -> None:
-        """The server stops: nothing is serving any more, and the watches end."""
+        """The server is stopping: set every status to NOT_SERVING and end the watches."""
         self._statuses = dict.fromkeys(self._statuses, _NOT_SERVING)
         self._draining.set()
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def _check(self, raw: bytes, context: _Context) -> bytes:
         service = await _service_of(raw, context)
@@ -97,7 +97,7 @@ class HealthService:
         return _answer(status)
 
     async def _list(self, _raw: bytes, _context: _Context) -> bytes:
-        # The stubs of the types do not know of it yet.
+        # The type stubs do not have this message yet.
         answer: Any = health_pb2.HealthListResponse()  # type: ignore[attr-defined]
         for service, status in self._statuses.items():
             answer.statuses[service].status = status
@@ -107,36 +107,36 @@ class HealthService:
     async def _watch(self, raw: bytes, context: _Context) -> None:
         service, connection = await _service_of(raw, context), context.peer()
         if self.watchers >= WATCHERS_MAX or self._watchers[connection] >= WATCHERS_CONNECTION_MAX:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch the health already")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many health watches are open")
         self._watchers[connection] += 1
         try:
-            await self._follow(service, context)
+            await self._send_changes(service, context)
         finally:
             self._watchers -= Counter([connection])
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
 
-    async def _follow(self, service: str, context: _Context) -> None:
-        """Tell how the service is, again and again, until the server stops."""
-        told: int | None = None
+    async def _send_changes(self, service: str, context: _Context) -> None:
+        """Send the status of the service, and every change, until the server stops."""
+        sent: int | None = None
         while True:
-            news, is_last = self._news, self._draining.is_set()
+            changed, is_last = self._changed, self._draining.is_set()
             status = self._statuses.get(service, _UNKNOWN)
-            if status != told:
-                told = status
-                if not await self._is_written(_answer(status), context):
+            if status != sent:
+                sent = status
+                if not await self._write(_answer(status), context):
                     return
             if is_last:
                 return
-            await news.wait()
+            await changed.wait()
 
-    async def _is_written(self, answer: bytes, context: _Context) -> bool:
-        """Send this. Who does not read it is not waited for by a server that stops."""
+    async def _write(self, answer: bytes, context: _Context) -> bool:
+        """Send this. Returns False if the client does not read it while the server is stopping."""
         writing = asyncio.ensure_future(context.write(answer))
         draining = asyncio.ensure_future(self._draining.wait())
         try:
             if not self._draining.is_set():
                 await asyncio.wait({writing, draining}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({writing}, timeout=LAST_WORD_S)
+            await asyncio.wait({writing}, timeout=STOP_WRITE_S)
             is_written = writing.done()
         finally:
             draining.cancel()

@@ -1,4 +1,4 @@
-"""``jobstate.v1.JobService``: each call is validated, converted, handed on, and its answer converted."""
+"""``jobstate.v1.JobService``: validates and converts each request, carries it out, and converts the answer."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class JobService:
         self._update_streams = UpdateStreams(committer, self._new_id)
 
     def drain(self) -> None:
-        """End the streams of updates: what has come is answered, no more is taken."""
+        """End the StreamUpdates streams: batches that were read are answered, and no more are read."""
         self._update_streams.drain()
 
-    # What changes something waits to be written without its request, which takes as much memory as its command.
+    # Calls that change a job do not hold their request while they wait, because it takes as much memory as the command.
 
     def Create(self, request: pb.CreateRequest, call: Call) -> Awaitable[bytes]:
         return self._change(create.create(request, call.caller, self._new_id), call)
@@ -77,7 +77,7 @@ class JobService:
         answer = embed(_JOB, encode_whole(job))
         if not request.include_attempts:
             return answer
-        # An attempt that ended between the two reads is newer than the job as it is answered.
+        # An attempt that ended between the two reads is newer than the job in the answer.
         through = job.attempt - (job.state is JobState.PROCESSING)
         listed = await self._readers.run(
             lambda reader: reader.attempts(job.id, through, limits.ATTEMPTS_MAX, limits.RESPONSE_BYTES_MAX),
@@ -105,7 +105,7 @@ class JobService:
     async def _report_progress(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size)
         job = outcome.jobs[0]
-        # The event has just been encoded with exactly what this answer carries.
+        # The event was just encoded with the same fields as this answer.
         encoded = outcome.encoded or encode_job(job, metadata=False, result=False)
         return embed(_JOB, with_version(encoded, job.version))
 
@@ -151,7 +151,7 @@ class JobService:
 
 
 def _read_statistics(reader: Reader, job_types: Collection[str], reach: Reach = EVERYTHING) -> bytes:
-    """The encoded sums of each type within reach that ever had a job, and of all together."""
+    """The encoded statistics of each type within reach that ever had a job, and of all types together."""
     by_type: dict[str, list[tuple[TallyKey, int]]] = {}
     for item in reader.tallies(job_types).items():
         if reach.admits_type(item[0][0]):

@@ -1,6 +1,6 @@
-"""gRPC's reflection, by which grpcurl and others learn the contract: bounded, and not in the way of a stop.
+"""gRPC server reflection, from which grpcurl and other tools read the contract. It is limited and cannot delay a stop.
 
-The protocol has two names, v1 and v1alpha, whose messages are the same. The library has the older one alone (1.85).
+The protocol has two names, v1 and v1alpha, with the same messages. The library has only the older one (1.85).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ V1 = V1ALPHA.replace(".v1alpha.", ".v1.")
 SERVICE_NAMES = (V1, V1ALPHA)
 
 STREAMS_MAX = 100
-"""Open streams. A tool asks for a second or two and is gone."""
+"""Open streams. A tool needs one for a second or two."""
 
 
 class Reflection:
@@ -32,11 +32,11 @@ class Reflection:
         self._draining = asyncio.Event()
 
     def add(self, service_name: str) -> None:
-        """Tell of one service more. Has to come before ``register``."""
+        """Describe one more service. Call it before ``register``."""
         self._names.append(service_name)
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Serve the protocol, by both of its names."""
+        """Serve the protocol under both names."""
         self._servicer: Any = reflection.aio.ReflectionServicer(self._names)
         handler = grpc.stream_stream_rpc_method_handler(
             self._answers,
@@ -49,7 +49,7 @@ class Reflection:
         )
 
     def drain(self) -> None:
-        """The server stops: end the streams."""
+        """The server is stopping: end the streams."""
         self._draining.set()
 
     async def _answers(self, requests: AsyncIterable[Any], context: Any) -> AsyncIterator[Any]:
@@ -83,7 +83,7 @@ class Reflection:
 
 
 def describe_v1() -> None:
-    """Let v1 be described too, unless another library has done so."""
+    """Add the description of v1, unless another library has added it."""
     pool = descriptor_pool.Default()
     name = reflection_pb2.DESCRIPTOR.name.replace("/v1alpha/", "/v1/")
     with suppress(KeyError):
@@ -103,5 +103,5 @@ def describe_v1() -> None:
 
 
 async def _next(requests: AsyncIterator[Any]) -> Any:
-    """The next request, None at the end: a task cannot end with StopAsyncIteration."""
+    """The next request. None at the end, because a task cannot raise StopAsyncIteration."""
     return await anext(requests, None)

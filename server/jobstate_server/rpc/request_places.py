@@ -1,8 +1,8 @@
-"""Places for requests that are being received: gRPC takes memory for the whole of a message as soon as it is read.
+"""Places for requests that are being received: gRPC takes memory for a whole message as soon as the server reads it.
 
-It does not say how large a message is before all of it has come, so each place is reckoned as large as gRPC lets a
-message be, and there are few of them. Who waits for one has sent the first 64 KiB of the request meanwhile, which is
-all of it as a rule.
+It does not say how large a message is before all of it has arrived. So each place counts as much memory as the largest
+message that gRPC accepts, and there are few places. While a call waits for a place, the client can send the first 64
+KiB of the request, which usually is all of it.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from jobstate_server.domain.errors import InvalidField, JobStateError, Overloade
 RETRY_DELAY_S = 0.5
 
 BODY_S = 1.0
-"""Seconds after its headers for which a request may take to come while others wait for its place."""
+"""Seconds after its headers in which a request must arrive while others wait for its place."""
 
-LOOKS_MAX = 4
-"""Looks that a request may have its place for, however late it got it: a fifth of a second, and longer when the loop is
-late itself. What was sent while it waited is received in a few milliseconds."""
+CHECKS_MAX = 4
+"""Checks during which a request may keep its place, however late it got it: a fifth of a second, and longer if the loop
+is late. A request that was sent while the call waited is received in a few milliseconds."""
 
 WAIT_S = 10.0
 """Seconds for which a call waits for a place."""
 
-_LOOK_S = 0.05
-"""Between two looks for requests that do not come."""
+_CHECK_INTERVAL_S = 0.05
+"""Seconds between two checks for requests that do not arrive."""
 
 EndCall = Callable[[Any, "asyncio.Task[Any]", JobStateError], None]
-"""Ends the call of a context, which a task serves, with an error."""
+"""Ends the call of this context and task with an error."""
 
 
 class ReceivingCall:
-    """A call whose request is to be received."""
+    """A call whose request has to be received."""
 
-    __slots__ = ("connection", "context", "granted", "looks", "since", "task")
+    __slots__ = ("checks", "connection", "context", "granted", "since", "task")
 
     connection: str
     context: Any
     task: asyncio.Task[Any] | None
-    """What serves the call, while its request is received."""
+    """The task that serves the call, while its request is received."""
     since: float
-    """When its headers came."""
-    looks: int
-    """How often it was seen to have a place that others wait for."""
+    """When its headers arrived."""
+    checks: int
+    """How many checks found it in a place while others waited."""
     granted: asyncio.Future[None] | None
-    """Done when it gets its place; None when it had not to wait."""
+    """Done when the call gets its place. None if it did not have to wait."""
 
 
 class RequestPlaces:
-    """Receives requests, a few at a time. Belongs on the event loop's thread.
+    """Receives requests, a few at a time. Call it on the event loop's thread.
 
-    A place that becomes free goes to the connection on which the fewest calls wait, of several such to the latest, and
-    there to the first call. So a client that makes a call at a time waits neither for those that make many nor for
-    those whose requests ought to have come long ago.
+    A free place goes to the connection on which the fewest calls wait. Among equals it goes to the connection that
+    began to wait last, and there to the first call. So a client that makes one call at a time waits neither for clients
+    that make many calls nor for those whose requests are long overdue.
     """
 
     def __init__(self, count: int, end_call: EndCall) -> None:
@@ -64,17 +64,17 @@ class RequestPlaces:
         self._end_call = end_call
         self._receiving: dict[ReceivingCall, None] = {}
         self._waiting: dict[str, dict[ReceivingCall, None]] = {}
-        """By connection; those that have waited longest first."""
-        self._look: asyncio.TimerHandle | None = None
+        """By connection. Those that have waited longest come first."""
+        self._next_check: asyncio.TimerHandle | None = None
 
     async def receive(self, call: ReceivingCall) -> bytes:
         """The request of the call that the current task serves.
 
         Raises:
-            InvalidField: there is none.
-            Overloaded: no place became free for it.
+            InvalidField: there is no request.
+            Overloaded: the call got no place in time.
         """
-        call.task, call.since, call.looks = asyncio.current_task(), asyncio.get_running_loop().time(), 0
+        call.task, call.since, call.checks = asyncio.current_task(), asyncio.get_running_loop().time(), 0
         try:
             if self._has_place(call.connection):
                 self._receiving[call] = None
@@ -85,7 +85,7 @@ class RequestPlaces:
             call.task = None
             self._receiving.pop(call, None)
             if self._waiting:
-                self._wait_no_more(call)
+                self._stop_waiting(call)
                 self._grant()
         if raw is grpc.aio.EOF:
             raise InvalidField("request", "is missing")
@@ -93,7 +93,7 @@ class RequestPlaces:
         return request
 
     def _has_place(self, connection: str) -> bool:
-        """Whether there is a place for a call of this connection: it may have as many as are free."""
+        """Whether a call of this connection gets a place: a connection may have as many places as are free."""
         taken = len(self._receiving)
         if taken <= (self._count - 1) // 2:
             return True
@@ -104,11 +104,11 @@ class RequestPlaces:
         loop = asyncio.get_running_loop()
         receiving.granted = loop.create_future()
         self._waiting.setdefault(receiving.connection, {})[receiving] = None
-        if self._look is None:
-            self._look = loop.call_later(_LOOK_S, self._end_stalled)
+        if self._next_check is None:
+            self._next_check = loop.call_later(_CHECK_INTERVAL_S, self._end_stalled)
         await receiving.granted
 
-    def _wait_no_more(self, receiving: ReceivingCall) -> None:
+    def _stop_waiting(self, receiving: ReceivingCall) -> None:
         waiting = self._waiting.get(receiving.connection)
         if waiting is not None and receiving in waiting:
             del waiting[receiving]
@@ -116,42 +116,42 @@ class RequestPlaces:
                 del self._waiting[receiving.connection]
 
     def _grant(self) -> None:
-        """Give a free place to one of those who wait."""
+        """Give a free place to a waiting call."""
         latest_first = list(reversed(self._waiting))
-        for connection in sorted(latest_first, key=self._waiting_on):
+        for connection in sorted(latest_first, key=self._waiting_count):
             if self._has_place(connection):
                 receiving = next(iter(self._waiting[connection]))
-                self._wait_no_more(receiving)
+                self._stop_waiting(receiving)
                 self._receiving[receiving] = None
-                _settle(receiving, None)
+                _resolve(receiving, None)
                 return
 
-    def _waiting_on(self, connection: str) -> int:
+    def _waiting_count(self, connection: str) -> int:
         return len(self._waiting[connection])
 
     def _end_stalled(self) -> None:
-        """End the calls whose requests do not come while others wait, and those that have waited too long."""
-        self._look = None
+        """End the calls whose requests do not arrive while others wait, and those that have waited too long."""
+        self._next_check = None
         if not self._waiting:
             return
         loop = asyncio.get_running_loop()
         now = loop.time()
         for receiving in self._receiving:
-            receiving.looks += 1
-            if receiving.since <= now - BODY_S and receiving.looks >= LOOKS_MAX:
+            receiving.checks += 1
+            if receiving.since <= now - BODY_S and receiving.checks >= CHECKS_MAX:
                 assert receiving.task is not None
                 self._end_call(receiving.context, receiving.task, _too_slow())
         for waiting in tuple(self._waiting.values()):
             for receiving in tuple(waiting):
                 if receiving.since > now - WAIT_S:
                     break
-                self._wait_no_more(receiving)
-                _settle(receiving, Overloaded("there was no room for this call", RETRY_DELAY_S))
-        self._look = loop.call_later(_LOOK_S, self._end_stalled)
+                self._stop_waiting(receiving)
+                _resolve(receiving, Overloaded("there was no room for this call", RETRY_DELAY_S))
+        self._next_check = loop.call_later(_CHECK_INTERVAL_S, self._end_stalled)
 
 
-def _settle(receiving: ReceivingCall, refusal: Overloaded | None) -> None:
-    """Let a call that waits for its place go on. One that was cancelled meanwhile gives the place back by itself."""
+def _resolve(receiving: ReceivingCall, refusal: Overloaded | None) -> None:
+    """Wake a call that waits for its place, with the refusal if any. A cancelled call gives the place back itself."""
     granted = receiving.granted
     assert granted is not None
     if granted.done():
@@ -163,4 +163,4 @@ def _settle(receiving: ReceivingCall, refusal: Overloaded | None) -> None:
 
 
 def _too_slow() -> Overloaded:
-    return Overloaded("the request did not come while others waited for its place", RETRY_DELAY_S)
+    return Overloaded("the request did not arrive while others waited for its place", RETRY_DELAY_S)

@@ -27,29 +27,29 @@ SERVICES = (
 )
 
 READ_ANSWERS_S = 2.0
-"""How long a stop waits for the last answers to be read, once all calls have been answered."""
+"""How long a stop waits until the last answers are read, after all calls have been answered."""
 
 
 class AddressNotUsable(Exception):
-    """The address cannot be listened on. The message says why."""
+    """The server cannot listen on the address. The message says why."""
 
 
 class _ByName:
-    """A gRPC server for generated code to add services to, found by name only.
+    """A gRPC server to which generated code adds services, which are then only found by name.
 
-    Generated code also registers each method by itself. grpc.aio then waits for every registered method before every
-    call, which with a dozen of them costs a tenth of what a call takes.
+    Generated code also registers each method. grpc.aio then waits for every registered method before every call, which
+    with a dozen methods takes a tenth of the time of a call.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
 
     def add_registered_method_handlers(self, service: str, handlers: object) -> None:
-        """Leave it at the handlers that are found by name."""
+        """Do nothing: the methods are found by name."""
 
 
 class GrpcServer:
-    """Serves callers. Its methods belong on the event loop."""
+    """The server for callers. Call its methods on the event loop's thread."""
 
     def __init__(
         self, jobs: JobService, maintenance: MaintenanceService, *, open_streams_max: int, requests_bytes_max: int
@@ -64,10 +64,10 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
 
     def listen(self, host: str, port: int, *, with_channelz: bool) -> int:
-        """Take the address; nothing is answered yet. Returns the port.
+        """Bind the address without answering calls yet. Returns the port.
 
         Raises:
-            AddressNotUsable: it cannot be listened on.
+            AddressNotUsable: the server cannot listen on it.
         """
         server = grpc.aio.server(options=transport_options())
         for service in SERVICES:
@@ -77,43 +77,43 @@ class GrpcServer:
             channelz.add_channelz_servicer(cast("grpc.aio.Server", _ByName(server)))
             self._reflection.add("grpc.channelz.v1.Channelz")
         self._reflection.register(server)
-        # gRPC would say that it failed but not why, and print lines of its own.
+        # gRPC would not say why it failed, and would print lines of its own.
         _check_address(host, port)
         try:
             bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         except RuntimeError as error:
-            raise AddressNotUsable("it is taken") from error
+            raise AddressNotUsable("it is in use") from error
         self._server = server
         self.connections.port = bound
         return bound
 
     async def start(self) -> None:
-        """Answer calls. ``listen`` comes first."""
+        """Answer calls. Call ``listen`` first."""
         assert self._server is not None
         await self._server.start()
 
     def set_serving(self, is_serving: bool) -> None:
-        """Tell by gRPC health whether the services serve."""
+        """Set the gRPC health status of the services."""
         for name in ("", *(service.full_name for service in SERVICES)):
             self.health.set(name, is_serving)
 
     def drain(self) -> None:
-        """The server stops: nothing is serving any more, and the streams that only tell of the server end."""
+        """The server is stopping: health becomes NOT_SERVING, and the streams of health and reflection end."""
         self.health.drain()
         self._reflection.drain()
 
     async def stop(self, grace_s: float) -> None:
-        """Take no more calls, and end those that are open once they are answered or the grace is over."""
+        """Refuse new calls, and wait until the open calls are answered, or end them when the grace is over."""
         if self._server is None:
             return
         server, self._server = self._server, None
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + grace_s
-        # The grace is kept here, not by gRPC: ``close`` must come before gRPC destroys its server.
+        # The grace is timed here, not in gRPC, because ``close`` must be called before gRPC destroys its server.
         stopping = asyncio.create_task(server.stop(grace_s + 2 * READ_ANSWERS_S))
         idle = asyncio.create_task(self.calls.under_way.none())
         await asyncio.wait((stopping, idle), timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-        # If all has been answered, what is still open is not being read.
+        # If all calls are answered, the clients of those that are still open are not reading.
         await asyncio.wait((stopping,), timeout=max(0.0, min(READ_ANSWERS_S, grace_ends - loop.time())))
         self.calls.close()
         if not stopping.done():
@@ -123,11 +123,11 @@ class GrpcServer:
 
 
 def _check_address(host: str, port: int) -> None:
-    """Ask the system whether the address can be listened on. Raises AddressNotUsable with the system's reason."""
+    """Check that the server can listen on the address. Raises AddressNotUsable with the reason of the system."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
-            # As gRPC does: a port whose last connections are still dying can be taken.
+            # Like gRPC: a port whose last connections are still closing can be used.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:

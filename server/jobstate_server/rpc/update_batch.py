@@ -1,4 +1,4 @@
-"""A batch of StreamUpdates, read so that an update that cannot be parsed harms none beside it."""
+"""Parses a batch of StreamUpdates so that an update that cannot be parsed does not affect the others."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from jobstate_server.wire.framing import fields
 _BATCH = pb.StreamUpdatesRequest.BATCH_FIELD_NUMBER
 _UPDATES = pb.StreamUpdatesRequest.UPDATES_FIELD_NUMBER
 _ID = pb.CreateRequest.ID_FIELD_NUMBER
-"""The same in every request that an update can hold."""
+"""It is the same in every request that an update can have."""
 
 WHOLE_BYTES_MAX = limits.MEBIBYTE
-"""A larger batch is parsed update by update: parsed as a whole, its smallest values would take ten times its bytes."""
+"""A larger batch is parsed update by update. As a whole, a batch of very small values would take ten times its size."""
 
 
 class UnreadableUpdate(NamedTuple):
     """An update that cannot be parsed."""
 
     id: str
-    """Of its job, as far as that can be read."""
+    """The id of its job, as far as it can be read."""
     refusal: InvalidField
 
 
 class UpdateBatch(NamedTuple):
-    """A batch as it came."""
+    """A parsed batch."""
 
     number: int
     updates: Iterable[pb.JobUpdate | UnreadableUpdate]
-    """To be gone through once."""
+    """Can be iterated only once."""
 
 
 def read_batch(raw: bytes) -> UpdateBatch:
     """The batch in these bytes.
 
-    It is parsed as a whole, and update by update only where that fails or where it is large.
+    It is parsed as a whole, or update by update if that fails or the batch is large.
 
     Raises:
         MessageTooLarge: there are too many bytes.
-        InvalidField: these bytes are no batch, or there are too many updates in it.
+        InvalidField: these bytes are not a batch, or it has too many updates.
     """
     if len(raw) > limits.REQUEST_BYTES_MAX:
         raise MessageTooLarge(len(raw), limits.REQUEST_BYTES_MAX)
@@ -60,8 +60,8 @@ def read_batch(raw: bytes) -> UpdateBatch:
     return _read_apart(raw)
 
 
-def reckoned_bytes(raw: bytes) -> int:
-    """What a batch and its answer may take, before it is parsed. An update has two bytes or more."""
+def estimated_bytes(raw: bytes) -> int:
+    """The most that a batch and its answer take, before it is parsed. An update has at least two bytes."""
     return len(raw) + min(len(raw) // 2, limits.BATCH_ITEMS_MAX) * OUTCOME_BYTES
 
 
@@ -94,7 +94,7 @@ def _read_update(encoded: bytes) -> pb.JobUpdate | UnreadableUpdate:
 
 
 def _id_in(encoded: bytes) -> str:
-    """The id of the job that an update names, empty where there is none to be read."""
+    """The id of the job that an update names. Empty if it cannot be read."""
     found = b""
     try:
         for _, request in fields(encoded):
@@ -102,6 +102,6 @@ def _id_in(encoded: bytes) -> str:
                 if field == _ID and isinstance(value, bytes):
                     found = value
     except ValueError:
-        # What comes before the damage counts.
+        # Use what was found before the damage.
         pass
     return found.decode(errors="replace")

@@ -1,7 +1,7 @@
-"""One StreamUpdates stream: batches in, outcomes out in the same order, several batches under way at once.
+"""A StreamUpdates stream: it receives batches and answers them in the same order, several at a time.
 
-Reading waits while the committer's queue is full, while too many batches await their answer, or while the client leaves
-too many bytes of answers unread. gRPC's flow control then makes the client wait: that is the back-pressure.
+It does not read while the committer's queue is full, while too many batches wait for their answers, or while the client
+has too many bytes of unread answers. gRPC's flow control then makes the client wait, which is the back-pressure.
 """
 
 from __future__ import annotations
@@ -19,39 +19,40 @@ from jobstate_server.engine.batch import Verdict
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import RETRY_DELAY_S
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
-from jobstate_server.rpc.call import StreamCall, as_told
+from jobstate_server.rpc.call import StreamCall, public_error
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.rpc.requests.keys import NewId
 from jobstate_server.rpc.requests.updates import command_of_update
-from jobstate_server.rpc.update_batch import UnreadableUpdate, UpdateBatch, read_batch, reckoned_bytes
+from jobstate_server.rpc.update_batch import UnreadableUpdate, UpdateBatch, estimated_bytes, read_batch
 
 BATCHES_UNDER_WAY_MAX = 8
-"""Batches of one stream that await their answer: enough to keep the committer busy over a slow network."""
+"""Batches of one stream that wait for their answers: enough to keep the committer busy over a slow network."""
 
 
 class _Refused(NamedTuple):
-    """An update that never became a command."""
+    """An update that was refused before it became a command."""
 
     id: str
     error: JobStateError
 
 
 class _Batch:
-    """A batch whose commands have been handed on; its answer is encoded as soon as they are decided."""
+    """A batch. Its answer is encoded as soon as its commands are decided."""
 
     def __init__(self, share: Share, size: int, number: int) -> None:
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.held = size
-        """Bytes of the stream's share: reckoned while the batch is under way, then of the answer until it is read."""
+        """Bytes in the stream's share: an estimate until the batch is decided, then the answer's size until it is
+        read."""
         self._share = share
         self._number = number
         self._ids: list[str] = []
-        """Those that the updates of the commands name."""
+        """The job ids in the updates of the commands."""
         self._refused: dict[int, _Refused] = {}
         self._verdicts: asyncio.Future[list[Verdict]] | None = None
 
     def commands(self, batch: UpdateBatch, call: StreamCall, new_id: NewId) -> list[JobCommand]:
-        """The commands in this batch, whose refusals are noted."""
+        """The commands in this batch. Updates that are refused are stored for the answer."""
         commands: list[JobCommand] = []
         for index, update in enumerate(batch.updates):
             if isinstance(update, UnreadableUpdate):
@@ -62,12 +63,12 @@ class _Batch:
                 self._refused[index] = command
             else:
                 commands.append(command)
-                # The request itself is not kept: it may be large, and its client may never read the answer.
+                # The request itself is not stored: it may be large, and the client may never read the answer.
                 self._ids.append(command.job_id if type(command) is not Create else update.create.id)
         return commands
 
-    async def hand_on(self, commands: list[JobCommand], committer: Committer, size: int) -> None:
-        """Have these commands committed, once there is room for them."""
+    async def submit(self, commands: list[JobCommand], committer: Committer, size: int) -> None:
+        """Submit these commands to the committer, after there is room for them."""
         self._verdicts = verdicts = await committer.submit_many(commands, size)
         verdicts.add_done_callback(self._decided)
 
@@ -104,20 +105,20 @@ class _Batch:
         return answer.SerializeToString()
 
     def drop(self) -> None:
-        """Nobody is there to hear of it any more: what has not been begun is not done."""
+        """Drop the batch, because its client is gone. Commands that the committer has not begun are cancelled."""
         if self._verdicts is not None:
             self._verdicts.cancel()
         if not self.answer.cancel() and not self.answer.cancelled():
-            # Looked at, so that asyncio does not report it.
+            # Retrieved, so that asyncio does not log it.
             self.answer.exception()
 
 
 _Answerable = _Batch | Exception | None
-"""A batch, what broke the stream off, or its end."""
+"""A batch, the error that ends the stream, or None at the end of the stream."""
 
 
 class UpdateStreams:
-    """Makes the streams of updates of a server."""
+    """The StreamUpdates streams of a server."""
 
     def __init__(self, committer: Committer, new_id: NewId, budget: ByteBudget | None = None) -> None:
         self._committer = committer
@@ -126,15 +127,15 @@ class UpdateStreams:
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
-        """The server stops: streams take no more batches and answer those they have."""
+        """The server is stopping: read no more batches, and answer those that were read."""
         self._draining.set()
 
     async def answers(self, requests: AsyncIterator[bytes], call: StreamCall) -> AsyncIterator[bytes]:
         """The encoded answers to a stream of encoded batches.
 
         Raises:
-            InvalidField, MessageTooLarge: a batch is too large, or is none; those before it have been answered.
-            Draining: the server is stopping; those before it have been answered.
+            InvalidField, MessageTooLarge: a batch is invalid or too large. Those before it have been answered.
+            Draining: the server is stopping. The batches that were read have been answered.
         """
         loop = asyncio.get_running_loop()
         share = self._budget.share(call.connection, lambda: call.end(_unread()))
@@ -171,14 +172,14 @@ class UpdateStreams:
     ) -> None:
         try:
             async for raw in requests:
-                size = reckoned_bytes(raw)
+                size = estimated_bytes(raw)
                 await share.take(size, received=len(raw))
                 read = read_batch(raw)
                 batch = _Batch(share, size, read.number)
                 commands, size = batch.commands(read, call, self._new_id), len(raw)
-                # What waits for its turn to be written is the commands alone.
+                # Only the commands wait in memory until they are written.
                 del raw, read
-                await batch.hand_on(commands, self._committer, size)
+                await batch.submit(commands, self._committer, size)
                 del commands
                 try:
                     await under_way.put(batch)
@@ -197,20 +198,20 @@ class UpdateStreams:
 
 
 def _unread() -> Overloaded:
-    return Overloaded("the answers were not read while others waited for their memory", RETRY_DELAY_S)
+    return Overloaded("the answers were not read while others waited for memory", RETRY_DELAY_S)
 
 
 def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, new_id: NewId) -> JobCommand | _Refused:
     try:
         return command_of_update(update, call.caller, new_id)
     except Exception as error:
-        # Whatever is wrong with an update is told in its place, and the others of its batch go on.
+        # The error is reported in the outcome of this update. The others of its batch are not affected.
         kind = update.WhichOneof("update")
-        return _Refused(getattr(update, kind).id if kind is not None else "", as_told(error))
+        return _Refused(getattr(update, kind).id if kind is not None else "", public_error(error))
 
 
 def _fill_refusal(outcome: pb.UpdateOutcome, job_id: str, error: JobStateError) -> None:
-    # What was sent as an id may be megabytes long, and its sender knows it.
+    # The id in the update may be megabytes long, and the sender knows it.
     outcome.id = job_id[: limits.JOB_ID_LENGTH_MAX]
     outcome.refusal.code = status_code(error).value[0]
     outcome.refusal.reason = error.reason

@@ -1,1 +1,1 @@
-"""Requests, a module for each family: what is wrong with one, and the command or filter that it stands for."""
+"""Requests, a module for each family: each is validated and converted to a command or filter."""

@@ -1,4 +1,4 @@
-"""What is said of an attempt: Start, UpdateProgress, Complete, Fail and ReportUsage."""
+"""The requests about an attempt: Start, UpdateProgress, Complete, Fail and ReportUsage."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def report_usage(request: pb.ReportUsageRequest, caller: Caller, _new_id: NewId)
 def _attempt(
     request: pb.UpdateProgressRequest | pb.CompleteRequest | pb.FailRequest, problems: Problems
 ) -> tuple[int | None, Usage]:
-    """What the reports of an attempt have in common: its number and its usage."""
+    """The fields that all reports of an attempt have: its number and its usage."""
     problems.job_id("id", request.id)
     attempt = request.attempt if request.HasField("attempt") else None
     if attempt is not None and attempt < 1:

@@ -34,7 +34,7 @@ def batch_create(request: pb.BatchCreateRequest, caller: Caller, new_id: NewId) 
 
 
 def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: Problems, prefix: str) -> c.Create:
-    """The command; makes the id when the caller leaves it to the server. Means nothing when there are problems."""
+    """The command, with a new id if the request has none. It is not valid if there are problems."""
     if request.id:
         problems.job_id(prefix + "id", request.id)
     problems.job_type(prefix + "job_type", request.job_type)

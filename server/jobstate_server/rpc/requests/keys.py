@@ -1,4 +1,4 @@
-"""Who calls, and the idempotency key of a call."""
+"""The idempotency key of a call."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jobstate_server.domain import commands as c
 from jobstate_server.domain.caller import Caller
 
 NewId = Callable[[], str]
-"""Makes an id for a job whose creator leaves it to the server."""
+"""Makes an id for a job that is created without one."""
 
 
 def request_key(caller: Caller, rpc: str, message: Message, request_id: str) -> c.Request | None:
-    """The idempotency key of a call, None when the caller gave none.
+    """The idempotency key of a call. None if the call has no request_id.
 
     The digest is of the deterministic re-serialisation, because two encodings of one message may differ.
     """

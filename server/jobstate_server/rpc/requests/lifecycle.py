@@ -1,4 +1,4 @@
-"""What is asked for from outside an attempt: Retry and Cancel."""
+"""The requests of operators and users: Retry and Cancel."""
 
 from __future__ import annotations
 

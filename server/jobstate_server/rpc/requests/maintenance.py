@@ -1,4 +1,4 @@
-"""Cleanup, the one maintenance request of which anything can be wrong."""
+"""Cleanup, the only maintenance request that can be invalid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobstate_server.wire.times import span_from
 
 
 def cleanup_age(request: pb.CleanupRequest) -> int | None:
-    """How old what a Cleanup removes has to be; None leaves it to the settings. Raises InvalidField."""
+    """The minimum age of what a Cleanup deletes. None means the setting. Raises InvalidField."""
     if not request.HasField("older_than"):
         return None
     problems = Problems()

@@ -1,4 +1,4 @@
-"""Page tokens: where a listing stands, tied to the filter it was made for."""
+"""Page tokens: the position in a listing, valid only with the filter and order of that listing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def encode_page_token(request: pb.ListRequest, last: Position) -> str:
 
 
 def decode_page_token(request: pb.ListRequest) -> Position | None:
-    """Where the request's page begins, None at the start.
+    """The position after which the page begins. None for the first page.
 
     Raises:
         InvalidField: no server made this token, or it was made for another filter or order.
@@ -37,7 +37,7 @@ def decode_page_token(request: pb.ListRequest) -> Position | None:
         digest, create_time, job_id = json.loads(content)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidField("page_token", "was not made by this service") from error
-    # Booleans are integers to Python, and not to a database.
+    # Booleans are integers in Python, but not in a database.
     is_time = type(create_time) is int and abs(create_time) < 2**63
     if not (is_time and isinstance(job_id, str) and _ID.fullmatch(job_id)):
         raise InvalidField("page_token", "was not made by this service")
@@ -47,7 +47,7 @@ def decode_page_token(request: pb.ListRequest) -> Position | None:
 
 
 def _digest(request: pb.ListRequest) -> str:
-    """What must stay the same from page to page: everything but the page itself."""
+    """A digest of the fields that must be the same for every page: all except page size and token."""
     filters = pb.ListRequest()
     filters.CopyFrom(request)
     filters.ClearField("page_size")

@@ -1,4 +1,4 @@
-"""The problems of one request: every one is found, and named by its field."""
+"""Finds all problems of a request, each with its field."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Problems:
     def __init__(self) -> None:
         self._found: list[tuple[str, str]] = []
         self._facts: dict[str, str] = {}
-        """What programs are told of the first."""
+        """The facts of the first problem."""
 
     def add(self, field: str, problem: str) -> None:
-        """Note a problem."""
+        """Add a problem."""
         if len(self._found) < PROBLEMS_MAX:
             self._found.append((field, problem))
 
     @property
     def are_enough(self) -> bool:
-        """Whether so many were found that no more are told."""
+        """Whether so many were found that no more are reported."""
         return len(self._found) >= PROBLEMS_MAX
 
     def refuse(self) -> None:
@@ -55,7 +55,7 @@ class Problems:
             raise InvalidField(*first, others=tuple(others), **self._facts)
 
     def document(self, field: str, document: Struct, bytes_max: int) -> Document:
-        """Free JSON. Returns it as it is kept."""
+        """Free JSON. Returns it as it is stored."""
         try:
             return documents.encode(document, field, bytes_max)
         except InvalidField as refusal:
@@ -89,7 +89,7 @@ class Problems:
 
     def text(self, field: str, value: str, bytes_max: int) -> None:
         """Free text."""
-        # A character has at most four bytes, so most texts need no encoding to be measured.
+        # A character has at most four bytes, so the size of most texts is known without encoding them.
         if len(value) * 4 > bytes_max and len(value.encode()) > bytes_max:
             self.add(field, f"has {len(value.encode())} bytes, at most {bytes_max} are allowed")
         elif "\0" in value:
@@ -106,7 +106,7 @@ class Problems:
             self.add(field, f"is {value}, must be {low} to {high}")
 
     def span(self, field: str, value: Duration, low: int, high: int, rule: str) -> None:
-        """A duration from 0 up with bounds, in microseconds, that ``rule`` tells in words; judged as it was sent."""
+        """A duration within bounds in microseconds, checked without rounding. ``rule``: the bounds in words."""
         is_valid = 0 <= value.nanos <= 999_999_999
         if not is_valid and value.seconds > 0:
             self.add(field, "must be a valid Duration, with nanos from 0 to 999,999,999")
@@ -114,14 +114,14 @@ class Problems:
             self.add(field, f"must be {rule}")
 
     def time(self, field: str, value: Timestamp) -> None:
-        """A moment between the years 1 and 9999, as Timestamp's own documentation has it."""
+        """A time between the years 1 and 9999, as Timestamp is documented."""
         if not 0 <= value.nanos <= 999_999_999 or not -62_135_596_800 <= value.seconds <= 253_402_300_799:
             self.add(field, "must be a valid Timestamp, from year 1 to 9999")
 
     def known(self, field: str, value: int, names: Sequence[int]) -> None:
         """A number that must be a named value of its enum, and not UNSPECIFIED."""
         if value not in names or value == 0:
-            self.add(field, f"{value} is not a value of this enum that can be asked for")
+            self.add(field, f"{value} is not a valid value of this enum")
 
     def count(self, field: str, count: int, high: int, low: int = 0) -> bool:
         """The length of a list. Returns whether it is acceptable."""
@@ -130,7 +130,7 @@ class Problems:
         return low <= count <= high
 
     def source_id(self, field: str, value: str) -> None:
-        """Where a job comes from."""
+        """The source of a job."""
         self.text(field, value, limits.SOURCE_ID_BYTES_MAX)
 
     def usage(self, usage: job_pb2.Usage) -> bool:

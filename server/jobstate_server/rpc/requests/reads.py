@@ -17,14 +17,14 @@ from jobstate_server.wire.times import time_from
 
 
 class Page(NamedTuple):
-    """The page that a List asks for."""
+    """The page that a List requests."""
 
     wanted: JobFilter
     order: Order
     after: Position | None
-    """Where it begins, None at the start."""
+    """The position after which it begins. None for the first page."""
     limit: int
-    """The most jobs on it."""
+    """The maximum number of jobs on it."""
 
 
 def get(request: pb.GetRequest) -> str:
@@ -36,10 +36,10 @@ def get(request: pb.GetRequest) -> str:
 
 
 def list_jobs(request: pb.ListRequest, reach: Reach, ahead: int) -> Page:
-    """The page that a List asks for.
+    """The page that a List requests.
 
     Args:
-        ahead: by how much the store's time is ahead of the clock that callers go by.
+        ahead: by how much the store's time is ahead of the wall clock, which callers use.
 
     Raises:
         InvalidField: the request is not acceptable.
@@ -57,7 +57,7 @@ def list_jobs(request: pb.ListRequest, reach: Reach, ahead: int) -> Page:
     if request.page_size < 0:
         problems.add("page_size", f"is {request.page_size}, must not be negative")
     if request.order not in pb.ListOrder.values():
-        problems.add("order", f"{request.order} is not a value of this enum that can be asked for")
+        problems.add("order", f"{request.order} is not a valid value of this enum")
     after = None
     try:
         after = decode_page_token(request)
@@ -81,6 +81,6 @@ def get_stats(request: pb.GetStatsRequest, reach: Reach) -> frozenset[str]:
     problems = Problems()
     problems.values("job_types", request.job_types, limits.FILTER_VALUES_MAX, problems.job_type)
     if reach.source_ids is not None:
-        problems.add("job_types", "statistics are kept by job type, and this caller sees only some sources")
+        problems.add("job_types", "statistics are stored by job type, and this caller sees only some sources")
     problems.refuse()
     return frozenset(request.job_types)

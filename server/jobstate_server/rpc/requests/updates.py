@@ -1,4 +1,4 @@
-"""The commands in the updates of a stream, each of which is a request that has a call of its own too."""
+"""The commands in the updates of a stream. Each update is a request that also has a unary call."""
 
 from __future__ import annotations
 

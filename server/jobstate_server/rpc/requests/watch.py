@@ -14,7 +14,7 @@ from jobstate_server.wire.times import span_from
 
 
 def watch_events(request: pb.WatchEventsRequest, reach: Reach) -> Watch:
-    """The watch that is asked for; its cursor is judged later. Raises InvalidField."""
+    """The watch in a WatchEvents; its cursor is checked later. Raises InvalidField."""
     problems = Problems()
     problems.values("job_ids", request.job_ids, limits.WATCHED_JOBS_MAX, problems.job_id)
     problems.values("job_types", request.job_types, limits.FILTER_VALUES_MAX, problems.job_type)
@@ -23,15 +23,15 @@ def watch_events(request: pb.WatchEventsRequest, reach: Reach) -> Watch:
     if request.WhichOneof("position") == "cursor" and not request.cursor:
         problems.add("cursor", "must not be empty; leave it unset to begin at the end of the log")
     if request.start not in pb.WatchStart.values():
-        problems.add("start", f"{request.start} is not a value of this enum that can be asked for")
+        problems.add("start", f"{request.start} is not a valid value of this enum")
     if request.progress not in pb.WatchProgress.values():
-        problems.add("progress", f"{request.progress} is not a value of this enum that can be asked for")
+        problems.add("progress", f"{request.progress} is not a valid value of this enum")
     _combinations(request, problems)
     if request.snapshot and not (request.job_ids or request.source_ids or reach.lists_sources):
         problems.add("source_ids", "must be given for a snapshot: this caller sees only some sources")
     interval = limits.HEARTBEAT_DEFAULT
     if request.HasField("heartbeat_interval"):
-        # Whatever is asked for is brought within our bounds.
+        # A value outside the bounds is replaced by the nearest bound.
         problems.span("heartbeat_interval", request.heartbeat_interval, 0, 2**63, "0 or more")
         interval = min(max(span_from(request.heartbeat_interval), limits.HEARTBEAT_MIN), limits.HEARTBEAT_MAX)
     problems.refuse()
@@ -54,7 +54,7 @@ def watch_events(request: pb.WatchEventsRequest, reach: Reach) -> Watch:
 
 
 def _combinations(request: pb.WatchEventsRequest, problems: Problems) -> None:
-    """What cannot be asked for together."""
+    """Check for fields that cannot be combined."""
     if request.snapshot and request.start == pb.WATCH_START_EARLIEST:
         problems.add("snapshot", "must not be given together with start = EARLIEST")
     if request.until_final and not request.job_ids:
