@@ -28,8 +28,7 @@ from jobstate_server.event_log.replication import Replication
 from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.maintenance.check_health import HEALTHY, CheckHealth
 from jobstate_server.maintenance.event_limit import EventLimit
-from jobstate_server.maintenance.job_health import HealthLimits
-from jobstate_server.maintenance.registry import MaintenanceLimits, Tasks
+from jobstate_server.maintenance.registry import Tasks
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule
 from jobstate_server.rpc.job_service import JobService
@@ -149,21 +148,9 @@ class Server:
 
     def _build_maintenance(self, job_types: JobTypes) -> None:
         settings = self._settings
-        limits = MaintenanceLimits(
-            job_retention=settings.job_retention,
-            event_retention=settings.event_retention,
-            event_retention_bytes=settings.event_retention_bytes,
-            health=HealthLimits(
-                failure_rate_max=settings.health_failure_rate_max,
-                failures_judged_min=settings.health_failures_judged_min,
-                unworked_max=settings.health_unworked_max,
-                overdue_max=settings.health_overdue_max,
-                commit_latency_max=settings.health_commit_latency_max,
-            ),
-        )
         self.tasks = Tasks(
             settings.schedules,
-            limits,
+            settings.maintenance_limits(),
             self.committer,
             self.readers,
             self.clock,

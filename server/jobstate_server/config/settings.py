@@ -23,7 +23,8 @@ from jobstate_server.config.values import (
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.domain.job_types import DEFAULT_JOB_TYPE, SHIPPED_JOB_TYPES, JobType, JobTypes
 from jobstate_server.domain.texts import quoted
-from jobstate_server.maintenance.registry import Schedules
+from jobstate_server.maintenance.job_health import HealthLimits
+from jobstate_server.maintenance.registry import MaintenanceLimits, Schedules
 
 _JOB_TYPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
@@ -167,6 +168,21 @@ class Settings(BaseModel):
             )
         if path.rpartition("/")[2] in {"", ".", ".."}:
             raise ValueError(f"store: {quoted(path)} is a directory; name a file in it, as in sqlite:///jobs.db")
+
+    def maintenance_limits(self) -> MaintenanceLimits:
+        """The limits that maintenance tasks follow."""
+        return MaintenanceLimits(
+            job_retention=self.job_retention,
+            event_retention=self.event_retention,
+            event_retention_bytes=self.event_retention_bytes,
+            health=HealthLimits(
+                failure_rate_max=self.health_failure_rate_max,
+                failures_judged_min=self.health_failures_judged_min,
+                unworked_max=self.health_unworked_max,
+                overdue_max=self.health_overdue_max,
+                commit_latency_max=self.health_commit_latency_max,
+            ),
+        )
 
     def policies(self) -> JobTypes:
         """The job types in force."""
