@@ -1,1 +1,1 @@
-"""The jobstate server. docs/architecture.md tells how its rooms hang together."""
+"""The jobstate server. docs/architecture.md describes its packages."""

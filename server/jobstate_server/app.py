@@ -1,4 +1,4 @@
-"""The composition root: builds the server from its settings, owns every part, starts and stops them in order."""
+"""The composition root: builds the server from its settings, owns every part, and starts and stops them in order."""
 
 from __future__ import annotations
 
@@ -48,27 +48,27 @@ from jobstate_server.wire.documents import merge_metadata
 log = logging.getLogger(__name__)
 
 JOBS_HEALTH = "jobs"
-"""Name under which gRPC health tells how the jobs are, apart from whether the service serves."""
+"""The name under which gRPC health reports the health of the jobs, independently of that of the service."""
 
 
 class CannotServe(Exception):
-    """The server cannot be started. The message tells an operator what to change."""
+    """The server cannot start. The message says what to change."""
 
 
-def _go_on(_why: str) -> None:
-    """Leave a broken server as it is: it is a guest in somebody else's process, such as a test's."""
+def _ignore(_why: str) -> None:
+    """Do nothing about a broken server, because the process is not its own, for example a test's."""
 
 
 class Server:
-    """A jobstate server. Build, ``start``, and ``stop`` belong on one event loop."""
+    """A jobstate server. Build, start and stop it on one event loop."""
 
     def __init__(
-        self, settings: Settings, clock: Clock | None = None, *, give_up: Callable[[str], None] = _go_on
+        self, settings: Settings, clock: Clock | None = None, *, give_up: Callable[[str], None] = _ignore
     ) -> None:
-        """Open the store and put everything together; nothing runs yet.
+        """Open the store and build all parts, without starting any.
 
         Args:
-            give_up: ends the process, when a part without which nothing is answered has died. Told why, on any thread.
+            give_up: ends the process when a vital part has died. Called with the reason, on any thread.
 
         Raises:
             CannotOpen: the store cannot be opened.
@@ -78,9 +78,9 @@ class Server:
         url = with_password(settings.store, settings.store_password_file)
         self.store: Store = open_store(url, self.clock, settings.cache_bytes)
         self.replica = f"{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
-        """Names this server among those that share its store."""
+        """The name of this server among those that share its store."""
         self.address = ""
-        """HOST:PORT once started."""
+        """HOST:PORT after the start."""
         self._is_serving = False
         self.admin_port: AdminPort | None = None
         self._build()
@@ -99,7 +99,7 @@ class Server:
                 *of_replicas,
             ),
             on_health=self.grpc.set_serving,
-            probe=self._look_at_jobs_health,
+            probe=self._read_jobs_health,
             give_up=give_up,
         )
         self.committer.reachable_changed.subscribe(self.supervisor.on_reachable)
@@ -174,10 +174,10 @@ class Server:
         self.maintenance_service = MaintenanceService(self.tasks, self.schedule, self.run_locks)
 
     async def start(self) -> None:
-        """Begin to serve.
+        """Start to serve.
 
         Raises:
-            CannotServe: the address cannot be listened on.
+            CannotServe: the server cannot listen on the address.
         """
         host, port = self._settings.address()
         self._is_serving = True
@@ -200,14 +200,14 @@ class Server:
             await self.schedule.start()
         except JobStateError as error:
             why = self.readers.store_problem or error.message
-            # Its threads would outlive the event loop that they hand their results to.
+            # Otherwise the threads would outlive the event loop to which they deliver their results.
             await self.stop()
             raise CannotServe(f"cannot start: {why}") from error
         await self.supervisor.probe_store()
         await self.grpc.start()
         self.grpc.set_serving(self.supervisor.health.is_serving)
         self._on_jobs_health(True)
-        await asyncio.wait((self._look_at_jobs_health(),), timeout=SILENT_TURNS_MAX)
+        await asyncio.wait((self._read_jobs_health(),), timeout=SILENT_TURNS_MAX)
         self.address = _joined(host, bound)
         log.info(
             "serving",
@@ -238,9 +238,9 @@ class Server:
             raise CannotServe(f"cannot listen on {address}: {error}; choose another with --listen") from error
 
     async def stop(self) -> None:
-        """Stop within the shutdown grace: every answered change is durable, every watcher knows where to go on.
+        """Stop within the shutdown grace: every answered change is durable, and every watcher has a cursor to resume.
 
-        Stopping a second time does nothing.
+        A second call does nothing.
         """
         if not self._is_serving:
             return
@@ -263,19 +263,19 @@ class Server:
             await asyncio.to_thread(self.admin_port.stop)
         log.info("stopped", extra={"commits": self.committer.counters.commits})
 
-    def _on_jobs_health(self, is_well: bool) -> None:
-        self.grpc.health.set(JOBS_HEALTH, is_well)
+    def _on_jobs_health(self, is_healthy: bool) -> None:
+        self.grpc.health.set(JOBS_HEALTH, is_healthy)
 
-    def _look_at_jobs_health(self) -> asyncio.Future[Mapping[str, TaskRun]]:
-        """Tell of the jobs what the latest check-health found, on whichever replica it ran, and before a restart."""
-        looked = self.readers.run(lambda reader: reader.task_runs())
-        looked.add_done_callback(self._take_jobs_health)
-        return looked
+    def _read_jobs_health(self) -> asyncio.Future[Mapping[str, TaskRun]]:
+        """Report the outcome of the latest check-health, on whichever replica it ran, also before a restart."""
+        task_runs = self.readers.run(lambda reader: reader.task_runs())
+        task_runs.add_done_callback(self._report_jobs_health)
+        return task_runs
 
-    def _take_jobs_health(self, looked: asyncio.Future[Mapping[str, TaskRun]]) -> None:
-        if looked.cancelled() or looked.exception() is not None:
+    def _report_jobs_health(self, task_runs: asyncio.Future[Mapping[str, TaskRun]]) -> None:
+        if task_runs.cancelled() or task_runs.exception() is not None:
             return
-        run = looked.result().get(CheckHealth.name)
+        run = task_runs.result().get(CheckHealth.name)
         if run is not None and run.outcome and self._is_serving:
             self._on_jobs_health(run.outcome == HEALTHY)
 

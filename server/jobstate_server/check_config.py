@@ -1,4 +1,4 @@
-"""The settings in force, as a settings file would have them, without secrets."""
+"""The settings in force, in the format of a settings file, without secrets."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jobstate_server.config import JobTypeSettings, Settings, is_span, span_text
 from jobstate_server.store.urls import check_url, redacted, with_password
 
 
-def told(settings: Settings) -> str:
-    """Every setting with its value, defaults too, in TOML.
+def settings_as_toml(settings: Settings) -> str:
+    """All settings with their values, including defaults, in TOML.
 
-    Of the store it tells where it leads, as logs do. Unset ones stand in comments.
+    The URL of the store is without its password, as in logs. Settings that are unset are comments.
 
     Raises:
-        CannotOpen: the store's URL cannot be read, or the file of its password cannot.
+        CannotOpen: the URL of the store is not valid, or its password file cannot be read.
     """
     check_url(with_password(settings.store, settings.store_password_file))
     return "\n".join(_lines(settings)) + "\n"
@@ -53,5 +53,5 @@ def _line(name: str, value: Any, field: FieldInfo) -> str:
         return f"# {name} is unset"
     if isinstance(value, int) and is_span(field):
         return f'{name} = "{span_text(value)}"'
-    # JSON's texts, numbers and booleans are TOML's.
+    # Strings, numbers and booleans are the same in JSON and TOML.
     return f"{name} = {json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)}"

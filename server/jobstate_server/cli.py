@@ -34,11 +34,11 @@ PROGRESS_BYTES = 256 * 1024 * 1024
 """Bytes between two lines of progress: some seconds of work. A multiple of the pages that are copied at once."""
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
+"""The exit code after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 it could not be done, 2 the call was wrong, 130 Ctrl-C."""
+    """Run the command line. Returns the exit code: 0 success, 1 failure, 2 wrong arguments, 130 Ctrl-C."""
     ensure_streams()
     options = _parser().parse_args(arguments)
     if options.command != "serve":
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, signals: Signals | None = None) -> int:
     try:
-        # Imported late, so that help is instant and a missing library is told instead of traced.
+        # Imported late, so that help is instant and a missing library gives a message instead of a traceback.
         from jobstate_server.config import BadSettings, load
         from jobstate_server.store.errors import CannotOpen
     except ModuleNotFoundError as error:
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jobstate-server",
         description="Keeps the state of asynchronous jobs, over gRPC.",
-        epilog="Every setting can also stand in a TOML file (--config) or in the environment, as JOBSTATE_LISTEN.",
+        epilog="Every setting can also be in a TOML file (--config) or in the environment, such as JOBSTATE_LISTEN.",
     )
     parser.add_argument("--version", action="version", version=f"jobstate-server {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -110,12 +110,14 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("lifecycle", help="print the state diagram of a job, in Mermaid")
     for command in (serve, migrate, backup, check_config):
         command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
-        command.add_argument("--store", metavar="URL", help="where jobs are kept (default sqlite:///jobs.db)")
+        command.add_argument("--store", metavar="URL", help="where jobs are stored (default sqlite:///jobs.db)")
         command.add_argument("--log-format", choices=("text", "json"), help="how logs are written (default text)")
         command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
     for command in (serve, check_config):
         command.add_argument(
-            "--listen", metavar="HOST:PORT", help="where to serve; port 0 picks one (default 127.0.0.1:50051)"
+            "--listen",
+            metavar="HOST:PORT",
+            help="the address to serve on; port 0 takes a free one (default 127.0.0.1:50051)",
         )
         command.add_argument(
             "--insecure",
@@ -133,9 +135,9 @@ def _version() -> str:
 
 
 def _check_config(settings: Settings) -> int:
-    from jobstate_server.check_config import told
+    from jobstate_server.check_config import settings_as_toml
 
-    sys.stdout.write(told(settings))
+    sys.stdout.write(settings_as_toml(settings))
     return 0
 
 
@@ -162,7 +164,7 @@ def _back_up(settings: Settings, destination: Path) -> int:
     if is_postgres(settings.store):
         return _fail("a PostgreSQL database is backed up with its own tools, such as pg_dump: see docs/operations.md")
     try:
-        made = back_up(Path(settings.store.removeprefix("sqlite:///")), destination, _tell_backup_progress)
+        made = back_up(Path(settings.store.removeprefix("sqlite:///")), destination, _print_backup_progress)
     except StoreError as error:
         return _fail(f"no backup was made: {error}")
     except KeyboardInterrupt:
@@ -172,8 +174,8 @@ def _back_up(settings: Settings, destination: Path) -> int:
     return 0
 
 
-def _tell_backup_progress(done: int, total: int) -> None:
-    """A line whenever another ``PROGRESS_BYTES`` are copied: none for a small store."""
+def _print_backup_progress(done: int, total: int) -> None:
+    """Print a line after every ``PROGRESS_BYTES``. A small store prints none."""
     if done % PROGRESS_BYTES == 0 and done < total:
         print(f"{done:,} of {total:,} bytes", file=sys.stderr, flush=True)
 
@@ -194,13 +196,13 @@ def _copy(source: str, destination: str) -> int:
     from jobstate_server.store.urls import redacted
 
     try:
-        copied = copy_store(source, destination, _tell_progress)
+        copied = copy_store(source, destination, _print_copy_progress)
     except OutcomeUnknown as error:
         return _fail(str(error))
     except StoreError as error:
         return _fail(f"nothing was copied: {error}")
     except KeyboardInterrupt:
-        _fail("interrupted: nothing was copied, unless it was the last moment; copy again, which tells")
+        _fail("interrupted: nothing was copied, unless the copy had just ended; run it again to find out")
         return INTERRUPTED
     for table, rows in copied:
         print(f"{table:<10}{rows:>15,} rows")
@@ -208,14 +210,14 @@ def _copy(source: str, destination: str) -> int:
     return 0
 
 
-def _tell_progress(table: str, done: int, total: int) -> None:
-    """A line whenever another ``PROGRESS_ROWS`` rows are on their way: none for a small store."""
+def _print_copy_progress(table: str, done: int, total: int) -> None:
+    """Print a line after every ``PROGRESS_ROWS``. A small store prints none."""
     if done % PROGRESS_ROWS == 0:
         print(f"{table}: {done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
 
 def _serve(settings: Settings, signals: Signals) -> int:
-    # What gRPC's core writes to standard error by itself, its threads write, and wait for whoever reads it.
+    # gRPC's core writes its own messages to standard error, and its threads block if nobody reads them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from jobstate_server.process import serve
 

@@ -1,4 +1,4 @@
-"""Time as the domain sees it: whole microseconds since the Unix epoch, UTC, from a clock that is handed in."""
+"""Clocks: the store's time, in whole microseconds since the Unix epoch, UTC."""
 
 from __future__ import annotations
 
@@ -14,49 +14,50 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.store_time import SLEW_DIVISOR, Pause, StoreTime
 
 _PASSING = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""The clock that nobody can set. On Linux the one that goes on while the machine sleeps; macOS's other one does too."""
+"""A clock that nobody can set. It must continue while the machine sleeps: on Linux that is CLOCK_BOOTTIME, on macOS
+CLOCK_MONOTONIC."""
 
 
 class Timer(Protocol):
     """A callback that has not run yet."""
 
     def cancel(self) -> None:
-        """Never run it. Cancelling twice, or after it ran, does nothing."""
+        """Do not run it. To cancel it twice, or after it ran, has no effect."""
 
 
 class Clock(Protocol):
-    """The one source of time of a process: the time of its store."""
+    """The only source of time in a process: the time of its store."""
 
     def now(self) -> int:
         """The store's time in microseconds since the epoch.
 
-        It never goes back and never stands still, whatever the wall clock does: see ``StoreTime``.
+        It never goes back and never stands still, whatever the wall clock does. See ``StoreTime``.
         """
 
     def ahead(self) -> int:
         """By how much the store's time is ahead of the wall clock, in microseconds."""
 
     def monotonic(self) -> int:
-        """Microseconds since a fixed moment, unmoved by changes of the wall clock, passing while the machine sleeps."""
+        """Microseconds since a fixed moment. Independent of the wall clock, and continues while the machine sleeps."""
 
     def begin_at(self, newest: int) -> None:
-        """Go on from the newest time that the store holds, where that is later than now."""
+        """Continue from the newest time in the store, if that is later than now."""
 
     def take_pause(self) -> Pause | None:
-        """The times since the last call in which this process kept no limits, as one."""
+        """All periods since the last call in which this process did not enforce limits, as one."""
 
     def call_later(self, delay: int, callback: Callable[[], None]) -> Timer:
-        """Run ``callback`` on the running event loop after ``delay`` microseconds (at once when not positive)."""
+        """Run ``callback`` on the running event loop after ``delay`` microseconds, or at once if it is not positive."""
 
     def attend(self, interval: int, callback: Callable[[], None]) -> Timer:
-        """Keep an eye on the time, on the running event loop, every ``interval``, and run ``callback`` each time.
+        """Read the time and run ``callback`` on the running event loop, every ``interval`` microseconds.
 
-        Between two such turns that are far apart there was a pause.
+        If two of these turns are far apart, there was a pause between them.
         """
 
 
 class _Turns:
-    """Calls back on the event loop again and again."""
+    """A callback that runs on the event loop at an interval."""
 
     def __init__(self, interval: int, turn: Callable[[], None], ended: Callable[[], None]) -> None:
         self._interval = interval / SECOND
@@ -74,11 +75,11 @@ class _Turns:
 
 
 class _CountedClock:
-    """A clock that keeps the store's time by a wall clock and by the time that passes."""
+    """A clock that computes the store's time from a wall clock and the elapsed time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._course = StoreTime(self._wall(), self.monotonic())
+        self._store_time = StoreTime(self._wall(), self.monotonic())
 
     def _wall(self) -> int:
         raise NotImplementedError
@@ -87,9 +88,9 @@ class _CountedClock:
         raise NotImplementedError
 
     def _read(self) -> int:
-        # In this order, so that a process that is held up between the two does not take itself for late.
+        # In this order. Otherwise a process that is suspended between the two reads would detect a jump.
         wall = self._wall()
-        return self._course.read(wall, self.monotonic())
+        return self._store_time.read(wall, self.monotonic())
 
     def now(self) -> int:
         with self._lock:
@@ -98,30 +99,30 @@ class _CountedClock:
     def ahead(self) -> int:
         with self._lock:
             self._read()
-            return self._course.ahead
+            return self._store_time.ahead
 
     def begin_at(self, newest: int) -> None:
         with self._lock:
             self._read()
-            self._course.begin_at(newest)
+            self._store_time.begin_at(newest)
 
     def take_pause(self) -> Pause | None:
         with self._lock:
             self._read()
-            return self._course.take_pause()
+            return self._store_time.take_pause()
 
     def _attend(self) -> None:
         with self._lock:
             self._read()
-            self._course.attend()
+            self._store_time.attend()
 
     def _disregard(self) -> None:
         with self._lock:
-            self._course.disregard()
+            self._store_time.disregard()
 
 
 class SystemClock(_CountedClock):
-    """The store's time by the machine's clocks."""
+    """The store's time from the clocks of this machine."""
 
     def _wall(self) -> int:
         return time.time_ns() // 1_000
@@ -141,49 +142,49 @@ class SystemClock(_CountedClock):
 
 
 class FollowingClock(_CountedClock):
-    """The time of a store that is kept elsewhere, as last told, and our own count since."""
+    """The time of a database on another machine: the last time that it reported, plus the time elapsed since."""
 
     def __init__(self, own: Clock) -> None:
-        """``own`` tells the time until another is told, and counts what passes."""
+        """``own``: the time until the database reports one, and the source of elapsed time."""
         self._own = own
-        self._told: tuple[int, int, int] | None = None
-        """The time that was told, by how much it was ahead of its wall clock, and when that was by our own count."""
-        self._is_asked = False
+        self._reported: tuple[int, int, int] | None = None
+        """The reported time, by how much it was ahead of the database's wall clock, and when it was reported."""
+        self._was_read = False
         super().__init__()
 
     def now(self) -> int:
-        self._is_asked = True
+        self._was_read = True
         return super().now()
 
-    def follow(self, told: int, ahead: int = 0) -> None:
-        """Take ``told`` for the store's time of this moment, or of one shortly before.
+    def follow(self, time: int, ahead: int = 0) -> None:
+        """Use ``time``, which the database has just reported, as the store's time of this moment.
 
         Args:
-            ahead: by how much it is ahead of the wall clock that it is counted by.
+            ahead: by how much ``time`` is ahead of the database's wall clock.
         """
         with self._lock:
             passed = self.monotonic()
-            if self._told is None and not self._is_asked:
-                # Nobody has had our own time from us, which may be ahead of this.
-                self._course = StoreTime(told, passed)
-            self._told = told, ahead, passed
-            self._course.read(told, passed)
-            # What is decided on a job is not earlier than what others have decided before.
-            self._course.begin_at(told)
+            if self._reported is None and not self._was_read:
+                # Our own time may be ahead of the reported one, but nothing has used it yet.
+                self._store_time = StoreTime(time, passed)
+            self._reported = time, ahead, passed
+            self._store_time.read(time, passed)
+            # Changes of a job must not be earlier than those that other servers have made before.
+            self._store_time.begin_at(time)
 
     def _wall(self) -> int:
-        """The time that would be told now."""
-        if self._told is None:
+        """The time that the database would report now."""
+        if self._reported is None:
             return self._own.now()
-        told, ahead, at = self._told
+        time, ahead, at = self._reported
         passed = self.monotonic() - at
-        return told + passed - min(ahead, passed // SLEW_DIVISOR)
+        return time + passed - min(ahead, passed // SLEW_DIVISOR)
 
     def monotonic(self) -> int:
         return self._own.monotonic()
 
     def ahead(self) -> int:
-        return 0 if self._told is None else self._told[1]
+        return 0 if self._reported is None else self._reported[1]
 
     def call_later(self, delay: int, callback: Callable[[], None]) -> Timer:
         return self._own.call_later(delay, callback)
@@ -198,7 +199,7 @@ class FollowingClock(_CountedClock):
 
 
 class _Ending:
-    """A timer with something to do when it is cancelled."""
+    """A timer that calls back when it is cancelled."""
 
     def __init__(self, timer: Timer, ended: Callable[[], None]) -> None:
         self._timer = timer
@@ -218,7 +219,7 @@ class _ManualTimer:
 
 
 class ManualClock(_CountedClock):
-    """A clock that moves only when told to, for tests. What moves it belongs on the event loop's thread."""
+    """A clock for tests, which a test moves. Move it on the event loop's thread."""
 
     def __init__(self, start: int = 1_700_000_000 * SECOND) -> None:
         self._wall_time = start
@@ -240,14 +241,14 @@ class ManualClock(_CountedClock):
         return timer
 
     def attend(self, interval: int, callback: Callable[[], None]) -> Timer:
-        """As the protocol says, but the callback runs once at the end of each ``advance``, however long that was."""
+        """As in the protocol, but the callback runs once at the end of each ``advance``, however long that is."""
         del interval
         timer = _ManualTimer(callback)
         self._attending.append(timer)
         return timer
 
     def advance(self, delta: int) -> None:
-        """Let ``delta`` microseconds pass, running every timer at its own moment."""
+        """Let ``delta`` microseconds pass, and run every timer at its time."""
         until = self._monotonic + delta
         while self._timers and self._timers[0][0] <= until:
             due, _, timer = heapq.heappop(self._timers)
@@ -264,12 +265,12 @@ class ManualClock(_CountedClock):
         self._monotonic += delta
 
     def step(self, delta: int) -> None:
-        """Set the wall clock forward, or back, as an operator or NTP would: no timer's time passes."""
+        """Set the wall clock forward or back, as an operator or NTP would. No time passes for timers."""
         self.now()
         self._wall_time += delta
 
     def pause(self, length: int) -> None:
-        """Let time pass while the process is held up: no timer runs, though it may be due when the pause is over."""
+        """Let time pass while the process is suspended: no timer runs, but timers may be due after the pause."""
         self._attend()
         self._pass(length)
         self._attend()

@@ -1,4 +1,4 @@
-"""The server as a process: what it needs from the system, what it prints, and how it ends."""
+"""The server process: the limits that it needs from the system, what it prints, and how it exits."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from jobstate_server.supervision.stop_deadline import StopDeadline
 log = logging.getLogger(__name__)
 
 FILES_NEEDED = 256
-"""Open files that the server needs at least: for the store, its readers, gRPC, and some connections."""
+"""The minimum of open files: for the store, its readers, gRPC, and some connections."""
 
 FILES_RECOMMENDED = 4_096
-"""With fewer a warning is logged: each client connection takes one."""
+"""With fewer open files a warning is logged: each client connection takes one."""
 
 THREADS_NEEDED = 32
 """Threads that the server and gRPC start on a small machine."""
 
 GAVE_UP = 70
-"""Exit code of a server of which a part has died or hangs: EX_SOFTWARE of sysexits.h."""
+"""The exit code when a vital part has died or hangs: EX_SOFTWARE of sysexits.h."""
 
 STOP_EXTRA_S = 1.9
-"""Beyond ``shutdown_grace``: how long an ordered stop may take before the process ends at once."""
+"""Seconds that a stop may take beyond ``shutdown_grace`` before the process exits at once."""
 
 _FLUSH_S = 1.0
-"""How long the process waits at its end for its log to be written."""
+"""How long the process waits for its log to be written before it exits."""
 
 _LAST_FLUSH_S = 0.1
 """The same after the deadline of a stop has passed."""
@@ -73,7 +73,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 
 async def _serve(settings: Settings, signals: Signals, writer: logs.Writer) -> None:
     def give_up(_why: str) -> None:
-        """Exit at once, so that the process is started again. Everything answered is on disk."""
+        """Exit at once, so that the process is restarted. Everything that was answered is on disk."""
         writer.flush(_FLUSH_S)
         os._exit(GAVE_UP)
 
@@ -90,8 +90,8 @@ async def _serve(settings: Settings, signals: Signals, writer: logs.Writer) -> N
         await server.start()
     except (OSError, RuntimeError, MemoryError) as error:
         raise CannotServe(f"cannot start: {str(error) or type(error).__name__}") from error
-    # The ring and the cache keep a hundred thousand objects that live long and refer to nothing in circles: looking for
-    # circles among them after every few hundred new ones took a tenth of the server's time.
+    # The recent events and the caches hold a hundred thousand long-lived objects without reference cycles. To search
+    # them for cycles after every few hundred new objects took a tenth of the server's time.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
     _announce(f"jobstate: serving on {server.address}\n")
@@ -112,7 +112,7 @@ def _announce(line: str) -> None:
 
 
 def _prepare_limits() -> None:
-    """Raise the limit of open files as far as allowed. Raises CannotServe when that is too low."""
+    """Raise the limit of open files as far as allowed. Raises CannotServe if that is not enough."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:

@@ -202,7 +202,7 @@ def test_a_backup_that_is_interrupted_leaves_nothing(
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_tell_backup_progress", interrupt)
+    monkeypatch.setattr(cli, "_print_backup_progress", interrupt)
 
     assert cli.main(["backup", "--store", f"sqlite:///{store}", "--to", str(tmp_path / "backup.db")]) == 130
 

@@ -336,7 +336,7 @@ async def test_ctrl_c_leaves_nothing_and_ends_with_130(
         if table == "tally":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_tell_progress", interrupt)
+    monkeypatch.setattr(cli, "_print_copy_progress", interrupt)
 
     assert cli.main(["copy", "--from", source, "--to", destination]) == 130
     assert "interrupted: nothing was copied" in capsys.readouterr().err

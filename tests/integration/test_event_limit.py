@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobstate_server.maintenance.event_limit import LOOK_TURNS
+from jobstate_server.maintenance.event_limit import CHECK_TURNS
 from jobstate_server.store.base import TRIM_BYTES_MAX
 from jobstate_server.store.sqlite import transaction as sqlite
 
@@ -43,19 +43,19 @@ async def test_a_log_that_outgrew_its_limit_is_cut_back_without_a_cleanup(path: 
         assert await log_bytes(running) > 3 * MEBIBYTE
         before = running.server.committer.counters.commits
 
-        removed = await running.server.event_limit.keep()
+        removed = await running.server.event_limit.trim()
 
         assert MEBIBYTE - 2 * len(LARGE) < await log_bytes(running) <= MEBIBYTE
         assert removed > 60 - MEBIBYTE // len(LARGE) - 2
         assert (await get(running)).metadata["number"] == 59
         assert running.server.committer.counters.commits == before, "no change of a job was needed for it"
-        assert await running.server.event_limit.keep() == 0
+        assert await running.server.event_limit.trim() == 0
 
 
 async def test_others_are_served_between_two_slices(path: Path) -> None:
     async with serving(path, event_retention_bytes=MEBIBYTE) as running:
         await merge(running, 3 * TRIM_BYTES_MAX // len(LARGE))
-        keeping = asyncio.create_task(running.server.event_limit.keep())
+        keeping = asyncio.create_task(running.server.event_limit.trim())
         await create(running, "other")
 
         assert not keeping.done(), "the change waited for one slice, not for all"
@@ -65,7 +65,7 @@ async def test_others_are_served_between_two_slices(path: Path) -> None:
 async def test_the_watchdogs_turns_have_the_log_looked_at(path: Path) -> None:
     async with serving(path, event_retention_bytes=MEBIBYTE) as running:
         await merge(running, 30)
-        for _ in range(LOOK_TURNS):
+        for _ in range(CHECK_TURNS):
             running.server.event_limit.turn()
         run = running.server.event_limit._run
         assert run is not None
@@ -81,7 +81,7 @@ async def test_pages_that_retention_has_freed_are_given_back_where_they_are_many
     monkeypatch.setattr(sqlite, "FREE_PAGES_KEPT", 64)
     async with serving(path, event_retention_bytes=MEBIBYTE) as running:
         await merge(running, 120)
-        await running.server.event_limit.keep()
+        await running.server.event_limit.trim()
         given = await running.server.event_limit.release_pages()
         again = await running.server.event_limit.release_pages()
 
@@ -93,6 +93,6 @@ async def test_pages_that_retention_has_freed_are_given_back_where_they_are_many
 async def test_a_few_free_pages_are_kept_to_be_used_again(path: Path) -> None:
     async with serving(path, event_retention_bytes=MEBIBYTE) as running:
         await merge(running, 60)
-        await running.server.event_limit.keep()
+        await running.server.event_limit.trim()
 
         assert await running.server.event_limit.release_pages() == 0

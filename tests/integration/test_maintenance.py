@@ -314,7 +314,7 @@ async def test_a_task_that_fails_is_written_down_as_failed_and_its_cause_logged(
     await running.server.schedule.run_claimed(task, clock.now())
 
     runs = await running.server.readers.run(lambda reader: reader.task_runs())
-    assert runs["broken"].outcome == "failed; the log tells why"
+    assert runs["broken"].outcome == "failed; the log says why"
     assert "it broke" in caplog.text
 
 

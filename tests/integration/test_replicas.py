@@ -490,7 +490,7 @@ async def test_replicas_and_their_successors_agree_on_how_the_jobs_are(url: str)
         first = three[0].server
         await first.schedule.run_claimed(first.tasks.check_health, first.clock.now())
         for replica in three:
-            await replica.server._look_at_jobs_health()
+            await replica.server._read_jobs_health()
             assert await health_of(replica, "jobs") == NOT_SERVING
 
     async with replicas(url, 1) as (successor,):

@@ -9,7 +9,7 @@ import pytest
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.durations import MINUTE, SECOND
-from jobstate_server.maintenance.schedule import LOOK_INTERVAL
+from jobstate_server.maintenance.schedule import CHECK_INTERVAL
 
 from ..support.calls import (
     EVENTS,
@@ -159,7 +159,7 @@ async def test_heartbeats_come_as_often_as_asked_within_bounds(
     async with watching_live(running, heartbeat_interval=asked) as watch:
         for _ in range(2):
             # The schedule of the tasks looks at the time every 30 s too.
-            await clock.armed(interval, 2 if interval == LOOK_INTERVAL else 1)
+            await clock.armed(interval, 2 if interval == CHECK_INTERVAL else 1)
             clock.advance(interval)
             assert (await watch.response()).kind == HEARTBEAT
 

@@ -46,7 +46,7 @@ def _turn_of(server: Server, part: str) -> tuple[Any, str]:
         case "due timer":
             return server.due_timer, "serve_due"
         case "event limit":
-            return server.event_limit, "keep"
+            return server.event_limit, "trim"
         case "notifier":
             assert server.replication is not None
             return server.replication.listener._notifier, "wait"

@@ -92,7 +92,7 @@ PARTS = {
     "catch-up reader": Turn(readers, "_read", thread, lambda _: threading.current_thread().name.startswith("catch-up")),
     "due timer": Turn(DueTimer, "_timer_ended", timer),
     "schedule": Turn(schedule.Schedule, "_run_due", timer),
-    "event limit": Turn(event_limit.EventLimit, "keep", task),
+    "event limit": Turn(event_limit.EventLimit, "trim", task),
     "turn": Turn(event_limit.EventLimit, "turn", callback),
     "timekeeper": Turn(clock._Turns, "_run", timer),
     "log writer": Turn(logs.Writer, "_write", thread),
@@ -139,9 +139,9 @@ def arm_on_request(armed: threading.Event) -> None:
 
 def make_haste() -> None:
     """Parts that turn every half minute would break long after they are armed, and be given up longer after that."""
-    schedule.LOOK_INTERVAL = 500 * MILLISECOND
+    schedule.CHECK_INTERVAL = 500 * MILLISECOND
     vars(membership)["RENEW_INTERVAL"] = downtime.RENEW_INTERVAL // 4
-    event_limit.LOOK_TURNS = event_limit.STUCK_TURNS = 1
+    event_limit.CHECK_TURNS = event_limit.STUCK_TURNS = 1
     listener.STUCK_TURNS = 5
     committer.WAIT_TURNS_MAX = readers.WAIT_TURNS_MAX = 8
 

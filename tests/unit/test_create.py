@@ -129,7 +129,7 @@ def test_a_type_counts_within_its_transaction_and_afterwards_only_if_that_is_com
     types.begin()
     assert types.unknown(["one", "default"]) == {"one"}
     types.add("two")
-    types.keep()
+    types.commit()
     assert types.is_full
     assert types.unknown(["one", "two"]) == {"one"}
     types.begin()

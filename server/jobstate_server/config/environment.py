@@ -1,6 +1,6 @@
 """Settings in the environment, such as ``JOBSTATE_LISTEN`` and ``JOBSTATE_SCHEDULES__CLEANUP``.
 
-Names are exact. A variable that looks like a setting but is none is refused, because it would be ignored in silence.
+Names are exact. A variable that looks like a setting but is none is refused, because it would be ignored silently.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _paths(variable: str, value: str) -> Iterator[tuple[str, ...]]:
         return
     exact = variable_of((name.lower(), *(part.lower() for part in parts)))
     if variable != exact:
-        raise BadVariable(f"the environment sets {variable}; write {exact}, as variables are told apart by case")
+        raise BadVariable(f"the environment sets {variable}; write {exact}, as names of variables are case-sensitive")
     if name == "SCHEDULES":
         yield _of_schedules(variable, parts)
     elif parts:
@@ -113,5 +113,5 @@ def _of_job_type(variable: str, parts: list[str]) -> tuple[str, ...]:
             f" {exact} for {name!r}, and set types with capital letters in a file"
         )
     if variable != exact:
-        raise BadVariable(f"the environment sets {variable}; write {exact}, as variables are told apart by case")
+        raise BadVariable(f"the environment sets {variable}; write {exact}, as names of variables are case-sensitive")
     return ("job_types", name, setting)

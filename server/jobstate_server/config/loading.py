@@ -25,7 +25,7 @@ _PROBLEMS_MAX = 20
 
 
 class BadSettings(Exception):
-    """The settings cannot work. The message tells an operator what to change."""
+    """The settings cannot work. The message says what to change."""
 
 
 def load(file: Path | None, flags: Mapping[str, Any]) -> Settings:

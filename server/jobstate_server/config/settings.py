@@ -139,7 +139,7 @@ class Settings(BaseModel):
         if admin is not None and not self.insecure_admin and not is_loopback(admin[0]):
             raise ValueError(
                 f"admin_listen: {self.admin_listen} can be reached from other machines; set insecure_admin = true to"
-                " tell them how this server is"
+                " show them the health of this server"
             )
 
     def address(self) -> tuple[str, int]:

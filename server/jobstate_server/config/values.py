@@ -15,7 +15,7 @@ _UNITS = {"ms": MILLISECOND, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR,
 _SPAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)?")
 
 SPAN_MAX = 3_650 * DAY
-"""Ten years. A longer span was meant in another unit, and sums of times stay far within 64 bits."""
+"""Ten years. A longer span is a mistake in the unit, and with this one sums of times stay far within 64 bits."""
 
 
 def span(value: object) -> int:
@@ -28,7 +28,7 @@ def span(value: object) -> int:
             raise ValueError(f'{quoted(value)} is not a span; write one such as "30s", "5min", "24h" or "7d"')
         micros = float(match[1]) * _UNITS[match[2]]
     elif abs(value) > SPAN_MAX:
-        # Compared as it is: an integer may be too large to become a float.
+        # Compared without conversion, because an integer may be too large for a float.
         micros = math.copysign(math.inf, value)
     else:
         micros = float(value) * SECOND
@@ -36,12 +36,12 @@ def span(value: object) -> int:
         raise ValueError("must not be negative")
     if not micros <= SPAN_MAX:
         raise ValueError("must be at most 3650d")
-    # A span above zero stays above zero, because zero has a meaning of its own.
+    # A positive span stays positive, because zero has a meaning of its own.
     return max(round(micros), 1) if micros > 0 else 0
 
 
 def span_text(micros: int) -> str:
-    """A span as it is written, in the largest unit that it has a whole number of."""
+    """A span as text, in the largest unit of which it is a whole number."""
     for unit in ("d", "h", "min", "s", "ms"):
         if micros and micros % _UNITS[unit] == 0:
             return f"{micros // _UNITS[unit]}{unit}"
@@ -64,23 +64,23 @@ Fraction = Annotated[float, BeforeValidator(_not_a_bool)]
 """A number; not ``true``."""
 
 
-def at_most(high: int, told: str) -> AfterValidator:
-    """The longest span that a setting may have, and how that is said."""
+def at_most(high: int, text: str) -> AfterValidator:
+    """The longest span that a setting may have, and the same as text."""
 
     def check(value: int) -> int:
         if value > high:
-            raise ValueError(f"must be at most {told}")
+            raise ValueError(f"must be at most {text}")
         return value
 
     return AfterValidator(check)
 
 
-def at_least(low: int, told: str) -> AfterValidator:
-    """The shortest span that a setting may have, how that is said, and why."""
+def at_least(low: int, text: str) -> AfterValidator:
+    """The shortest span that a setting may have, and a text that states and explains it."""
 
     def check(value: int) -> int:
         if value < low:
-            raise ValueError(f"must be {told}")
+            raise ValueError(f"must be {text}")
         return value
 
     return AfterValidator(check)

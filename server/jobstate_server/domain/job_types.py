@@ -142,7 +142,7 @@ class UnnamedTypes:
         if not self._job_types.names(name):
             self._new.add(name)
 
-    def keep(self) -> None:
+    def commit(self) -> None:
         """The transaction was committed: its types are known from now on."""
         self._known |= self._new
 

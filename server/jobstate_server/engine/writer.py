@@ -157,7 +157,7 @@ class Writer:
             first, new_events = batch.write(transaction, is_last=not reads.selections)
             next_due = transaction.next_due() if reads.selections else None
             verdicts = batch.verdicts(first, next_due)
-        self._decider.unnamed_types.keep()
+        self._decider.unnamed_types.commit()
         self.commit_seconds.append((self._clock.monotonic(), time.perf_counter() - began))
         events = [StoredEvent(first + index, *event) for index, event in enumerate(new_events)]
         self.counters.commits += 1

@@ -12,11 +12,11 @@ from jobstate_server.maintenance.cleanup import EVENTS_AT_ONCE
 
 log = logging.getLogger(__name__)
 
-LOOK_TURNS = 5
+CHECK_TURNS = 5
 """Seconds between two checks of the log: it exceeds its limit by what is written in between."""
 
 STUCK_TURNS = 60
-"""Seconds without progress after which a look is broken off. All that it waits for is answered in half of that."""
+"""Seconds without progress after which a check is cancelled. What it waits for is answered in half of that."""
 
 GIVE_BACK_TURNS = 60
 """Seconds between two checks for pages to give back."""
@@ -34,45 +34,45 @@ class EventLimit:
         self._bytes_max = event_retention_bytes
         self._turn = 0
         self._progress_turn = 0
-        """The last turn in which a look began or got further."""
+        """The last turn in which a check began or made progress."""
         self._run: asyncio.Task[None] | None = None
 
     def turn(self) -> None:
-        """Check every ``LOOK_TURNS`` seconds, one check at a time. Called by the watchdog, every second."""
+        """Check every ``CHECK_TURNS`` seconds, one check at a time. Called by the watchdog, every second."""
         self._turn += 1
         if self._run is not None and not self._run.done():
-            self._break_off_when_stuck(self._run)
-        elif self._turn % LOOK_TURNS == 0:
+            self._cancel_if_stuck(self._run)
+        elif self._turn % CHECK_TURNS == 0:
             self._progress_turn = self._turn
-            self._run = asyncio.create_task(self._look(self._turn % GIVE_BACK_TURNS == 0))
+            self._run = asyncio.create_task(self._check(self._turn % GIVE_BACK_TURNS == 0))
 
-    def _break_off_when_stuck(self, run: asyncio.Task[None]) -> None:
+    def _cancel_if_stuck(self, run: asyncio.Task[None]) -> None:
         is_stuck = self._turn - self._progress_turn > STUCK_TURNS
-        # A store that does not answer is told of by health, and answers in the end.
+        # If the store does not answer, health reports it, and the check ends with an error.
         if is_stuck and not self._committer.silence:
             log.error("the limit of the log had stopped; it was restarted")
             self._run = None
             run.cancel()
 
     async def stop(self) -> None:
-        """Check no more."""
+        """Stop checking."""
         if self._run is not None:
             self._run.cancel()
             await asyncio.gather(self._run, return_exceptions=True)
 
-    async def _look(self, gives_back: bool) -> None:
+    async def _check(self, gives_back: bool) -> None:
         try:
-            await self.keep()
+            await self.trim()
             if gives_back:
                 await self.release_pages()
         except Unavailable as error:
             log.warning("the size of the log could not be limited", extra={"cause": error.message})
         except Exception:
-            # The next check starts from nothing. Without this line nobody would learn why this one failed.
+            # The next check starts from the beginning. This line is the only record of why this one failed.
             log.exception("the size of the log could not be limited")
 
-    async def keep(self) -> int:
-        """Remove the oldest events until the log keeps no more than its limit. Returns how many were removed."""
+    async def trim(self) -> int:
+        """Remove the oldest events until the log is within its limit. Returns how many were removed."""
         state = await self._readers.run(lambda reader: reader.log_state(), is_short=True)
         removed = 0
         if state.bytes <= self._bytes_max:

@@ -28,11 +28,17 @@ from jobstate_server.store.records import TaskRun
 
 log = logging.getLogger(__name__)
 
-_LOOKS_BACK = (timedelta(hours=1), timedelta(days=1), timedelta(days=32), timedelta(days=366), timedelta(days=9 * 366))
+_LOOK_BACK_SPANS = (
+    timedelta(hours=1),
+    timedelta(days=1),
+    timedelta(days=32),
+    timedelta(days=366),
+    timedelta(days=9 * 366),
+)
 """How far back to search for the latest instant, step by step: frequent instants are found at once, and rare ones are
 few. The rarest is 29 February, with eight years between two around 2100."""
 
-LOOK_INTERVAL = 30 * SECOND
+CHECK_INTERVAL = 30 * SECOND
 """Longest wait before reading the time again: when time jumps past an instant, that is noticed within this."""
 
 
@@ -99,7 +105,7 @@ class Schedule:
 
     def _wake_later(self) -> None:
         wait = min(self._next_instants.values()) - self._clock.now()
-        self._alarm.set(min(wait, LOOK_INTERVAL), self._run_due)
+        self._alarm.set(min(wait, CHECK_INTERVAL), self._run_due)
 
     def _run_due(self) -> None:
         """Run the tasks whose instants have come. Of several instants of one task only the latest is run."""
@@ -181,7 +187,7 @@ class Schedule:
     def _latest_instant(self, task: Task) -> int | None:
         """The latest scheduled instant up to now, None when there was none."""
         now = _moment(self._clock.now())
-        for span in _LOOKS_BACK:
+        for span in _LOOK_BACK_SPANS:
             latest = None
             instant = self._next(task, now - span)
             while instant <= now:
@@ -235,7 +241,7 @@ class Schedule:
             raise
         except Exception:
             log.exception("a task failed", extra={"task": task.name})
-            return "failed; the log tells why"
+            return "failed; the log says why"
 
 
 def _moment(time: int) -> datetime:
