@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
-from jobstate_server.rpc.limits import CONNECTION_STREAMS_MAX
+from jobstate_server.rpc.transport_limits import CONNECTION_STREAMS_MAX
 
 from .http2 import Connection, Messages, header_block
 from .messages import SERVICE, Request

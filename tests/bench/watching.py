@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.rpc.limits import CONNECTION_STREAMS_MAX
+from jobstate_server.rpc.transport_limits import CONNECTION_STREAMS_MAX
 
 from .drivers import Poller, Tally, connected, headers
 from .http2 import Connection, Messages

@@ -28,7 +28,7 @@ from jobstate_server.event_log import feed, pages
 from jobstate_server.maintenance import evict_inactive, task
 from jobstate_server.maintenance.registry import Schedules
 from jobstate_server.rpc import health, reflection
-from jobstate_server.rpc import limits as transport
+from jobstate_server.rpc import transport_limits as transport
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.watch import session as stream
 

@@ -15,10 +15,10 @@ import pytest
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
+from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.commands import Command, JobCommand
 from jobstate_server.domain.plan import Plan
 from jobstate_server.domain.rules.decider import Decider
-from jobstate_server.domain.view import View
 from jobstate_server.engine.write_queue import BATCH_ROWS_MAX
 
 from ..support.calls import (

@@ -13,7 +13,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.reach import Reach
-from jobstate_server.rpc.calls import Calls
+from jobstate_server.rpc.serving import Calls
 
 from ..support.calls import cancel, complete, create, fail, get, history, refused, report, retry, start
 from ..support.server import Running, serving

@@ -20,7 +20,7 @@ from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.durations import HOUR, MILLISECOND, MINUTE, SECOND
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.reach import Reach
-from jobstate_server.rpc.calls import Calls
+from jobstate_server.rpc.serving import Calls
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.sqlite.store import SqliteStore
 

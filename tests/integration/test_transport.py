@@ -15,7 +15,8 @@ import pytest
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
 from jobstate_server.domain.limits import REQUEST_BYTES_MAX
-from jobstate_server.rpc import limits, transport
+from jobstate_server.rpc import transport
+from jobstate_server.rpc import transport_limits as limits
 from jobstate_server.rpc.connections import IDLE_TURNS, UNUSED_TURNS, Connections, end_connections
 
 from ..bench.drivers import headers

@@ -16,7 +16,7 @@ from jobstate_server import cli, process
 from jobstate_server.app import Server
 from jobstate_server.engine.write_queue import QUEUE_BYTES_MAX
 from jobstate_server.event_log.feed import FILTERS_BYTES_MAX
-from jobstate_server.rpc.limits import CALLS_MAX, TRANSPORT_BYTES_MAX
+from jobstate_server.rpc.transport_limits import CALLS_MAX, TRANSPORT_BYTES_MAX
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.waiting import pause

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from jobstate_server.domain.errors import Overloaded
-from jobstate_server.rpc.calls import Calls
+from jobstate_server.rpc.serving import Calls
 
 
 class Context:

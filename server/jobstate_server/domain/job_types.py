@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from jobstate_server.domain.backoff import backoff_delay
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import UnknownJobType
 from jobstate_server.domain.limits import MAX_RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX
@@ -50,9 +51,7 @@ class JobType:
             retry_count: retries before this one, from 0.
             random: a number from 0 up to 1 that selects the point within the jitter.
         """
-        # More doublings than the span has bits cannot change the minimum, but would make enormous integers.
-        delay = min(self.max_delay, self.base_delay << min(retry_count, 64))
-        return delay + int(delay * self.jitter * random)
+        return backoff_delay(self.base_delay, self.max_delay, retry_count, jitter=self.jitter, random=random)
 
 
 SHIPPED_JOB_TYPES = (

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from jobstate_server.domain.batch_view import EarlierCall
 from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.errors import InternalError, JobStateError, Overloaded, RequestIdReused
 from jobstate_server.domain.job import Attempt, Job
@@ -18,7 +19,6 @@ from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reads import Reads, Selection
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import merge_tallies, tally_deltas
-from jobstate_server.domain.view import EarlierCall
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
 from jobstate_server.wire.events import EncodedEvent, encode_event

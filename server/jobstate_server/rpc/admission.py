@@ -16,9 +16,9 @@ from jobstate_server.domain.errors import InvalidField, JobStateError, Overloade
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.connections import Connections
 from jobstate_server.rpc.fair_limit import FairLimit
-from jobstate_server.rpc.limits import BATCH_WEIGHT, CALLS_MAX, STREAMS_MAX, TRANSPORT_BYTES_MAX, UNREAD_S
 from jobstate_server.rpc.request_places import RETRY_DELAY_S, EndCall, RequestPlaces
 from jobstate_server.rpc.transport import connections_max
+from jobstate_server.rpc.transport_limits import BATCH_WEIGHT, CALLS_MAX, STREAMS_MAX, TRANSPORT_BYTES_MAX, UNREAD_S
 
 _CHECK_INTERVAL_S = 1.0
 """Seconds, at least, between two checks for answers that are not read."""

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from jobstate_server.domain.errors import Overloaded
-from jobstate_server.rpc.limits import (
+from jobstate_server.rpc.transport_limits import (
     STREAMS_BYTES_MAX,
     STREAMS_CONNECTION_BYTES_MAX,
     STREAMS_WAITING_BYTES_MAX,

@@ -11,7 +11,6 @@ import grpc
 from grpc_channelz.v1 import channelz
 
 from jobstate.v1 import job_service_pb2, maintenance_service_pb2
-from jobstate_server.rpc.calls import Calls
 from jobstate_server.rpc.connections import Connections
 from jobstate_server.rpc.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from jobstate_server.rpc.health import HealthService
@@ -19,6 +18,7 @@ from jobstate_server.rpc.job_service import JobService
 from jobstate_server.rpc.maintenance_service import MaintenanceService
 from jobstate_server.rpc.reflection import SERVICE_NAMES as REFLECTION_NAMES
 from jobstate_server.rpc.reflection import Reflection
+from jobstate_server.rpc.serving import Calls
 from jobstate_server.rpc.transport import transport_options
 
 SERVICES = (

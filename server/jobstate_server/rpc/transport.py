@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from jobstate_server.rpc.limits import CONNECTION_STREAMS_MAX, CONNECTIONS_MAX, TRANSPORT_BYTES_MAX
+from jobstate_server.rpc.transport_limits import CONNECTION_STREAMS_MAX, CONNECTIONS_MAX, TRANSPORT_BYTES_MAX
 
 FILES_RESERVED = 128
 """Open files that are not for callers: the store, its readers, gRPC's own, the port for probes."""

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import limits
 from jobstate_server.domain.errors import InvalidField, MessageTooLarge
-from jobstate_server.rpc.limits import OUTCOME_BYTES
+from jobstate_server.rpc.transport_limits import OUTCOME_BYTES
 from jobstate_server.wire.framing import fields
 
 _BATCH = pb.StreamUpdatesRequest.BATCH_FIELD_NUMBER

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.commands import Command, JobCommand
 from jobstate_server.domain.errors import TransitionNotAllowed
 from jobstate_server.domain.events import Detail, Event, EventType
@@ -13,7 +14,6 @@ from jobstate_server.domain.job_types import JobTypes, UnnamedTypes
 from jobstate_server.domain.lifecycle import Trigger, allowed_triggers, next_state
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reach import EVERYTHING
-from jobstate_server.domain.view import View
 
 MergeDocuments = Callable[[Document, Document], Document]
 """Merges a patch into a document key by key, or raises InvalidField. The rules themselves do not read documents."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.batch_view import EarlierCall, View
 from jobstate_server.domain.errors import InvalidField, JobExists, RequestIdReused, UnknownJobType
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import Job
@@ -12,7 +13,6 @@ from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.domain.rules.context import JobRules, PlanRules, RuleContext
 from jobstate_server.domain.rules.repeats import answered_again
-from jobstate_server.domain.view import EarlierCall, View
 
 
 def create(context: RuleContext, existing: Job | None, command: c.Create, now: int) -> Change:

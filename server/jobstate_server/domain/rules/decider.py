@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.errors import JobNotFound
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.job_types import JobTypes, UnnamedTypes
 from jobstate_server.domain.plan import Change, Plan
-from jobstate_server.domain.rules import attempt, cancel, claim, create, due, retry, server, usage
+from jobstate_server.domain.rules import attempt, cancel, claim, create, due, maintenance, retry, usage
 from jobstate_server.domain.rules.context import JobRules, MergeDocuments, PlanRules, RuleContext, visible_job
 from jobstate_server.domain.rules.repeats import repeat
-from jobstate_server.domain.view import View
 
 JOB_RULES: JobRules = {
     **create.JOB_RULES,
@@ -21,7 +21,7 @@ JOB_RULES: JobRules = {
     **retry.JOB_RULES,
     **cancel.JOB_RULES,
     **due.JOB_RULES,
-    **server.JOB_RULES,
+    **maintenance.JOB_RULES,
 }
 
 PLAN_RULES: PlanRules = {

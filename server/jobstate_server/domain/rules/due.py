@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.job import Job, JobError, JobState
 from jobstate_server.domain.lifecycle import Facts, Trigger, next_state
 from jobstate_server.domain.plan import Change, Plan
@@ -10,7 +11,6 @@ from jobstate_server.domain.reads import Due
 from jobstate_server.domain.rules.attempt import fail_attempt
 from jobstate_server.domain.rules.context import Draft, JobRules, PlanRules, RuleContext
 from jobstate_server.domain.rules.retry import resume as begin_resumed
-from jobstate_server.domain.view import View
 
 ATTEMPT_TIMEOUT = "ATTEMPT_TIMEOUT"
 """The error code of an attempt that exceeded its timeout."""

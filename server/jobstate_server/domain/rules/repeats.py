@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.batch_view import EarlierCall
 from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.errors import JobNotFound
 from jobstate_server.domain.lifecycle import Trigger
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.attempt import check_attempt
-from jobstate_server.domain.view import EarlierCall
 
 
 def answered_again(earlier: EarlierCall, caller: Caller) -> Change:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.errors import InvalidField, JobNotFound
 from jobstate_server.domain.events import Event, EventType, Used
 from jobstate_server.domain.job import Attempt, Job, Usage, saturating_add
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.rules.context import PlanRules, RuleContext, visible_job
-from jobstate_server.domain.view import View
 
 
 def with_usage(job: Job, usage: Usage) -> dict[str, int]:

@@ -27,6 +27,7 @@ from jobstate_server.store.postgres.connection import (
     one_row,
     raise_store_error,
 )
+from jobstate_server.store.postgres.event_sequences import take_sequences
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes, Loaded
 from jobstate_server.store.rows import (
@@ -147,7 +148,9 @@ class PostgresTransaction:
             raise
 
     def _write(self, changes: Changes) -> psycopg.Cursor[Any]:
-        head = self._number(changes)
+        head = take_sequences(self._execute, changes, self.now)
+        if changes.events:
+            sql.insert_events.run(self._connection, changes.events, events=len(changes.events))
         self._write_jobs(changes)
         self._write_rest(changes)
         return head
@@ -162,25 +165,6 @@ class PostgresTransaction:
             if first_event is not None:
                 job.created(first + first_event)
         return first
-
-    def _number(self, changes: Changes) -> psycopg.Cursor[Any]:
-        """Lock the log and number the events. If neither is needed, only read the head."""
-        rewritten_only = not (
-            changes.events
-            or changes.deleted
-            or changes.inserted
-            or changes.attempts
-            or changes.requests
-            or changes.tallies
-        )
-        if rewritten_only:
-            return self._execute(sql.HEAD)
-        size = sum(len(event.payload) for event in changes.events)
-        requests = len(changes.requests)
-        head = self._execute(sql.ADVANCE_LOG, events=len(changes.events), bytes=size, requests=requests, now=self.now)
-        if changes.events:
-            sql.insert_events.run(self._connection, changes.events, events=len(changes.events))
-        return head
 
     def _write_jobs(self, changes: Changes) -> None:
         connection, count = self._connection, len(changes.events)

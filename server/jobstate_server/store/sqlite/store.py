@@ -102,12 +102,12 @@ class SqliteStore:
             try:
                 self._commit()
             except OutcomeUnknown:
-                self._heads = {*self._heads, *transaction.heads}
+                self._heads = {*self._heads, *transaction.sequences.heads}
                 raise
-            self._heads = transaction.heads
+            self._heads = transaction.sequences.heads
             transaction.refresh_cache()
-            if transaction.requests_stored is not None:
-                self.requests_stored = transaction.requests_stored
+            if transaction.sequences.requests_stored is not None:
+                self.requests_stored = transaction.sequences.requests_stored
             self._monitor.check_after_commit()
         except FileLost as error:
             self._monitor.mark_lost(error)

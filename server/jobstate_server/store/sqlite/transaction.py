@@ -32,7 +32,7 @@ from jobstate_server.store.rows import (
     usage_values,
 )
 from jobstate_server.store.sqlite.connection import raise_store_error
-from jobstate_server.store.sqlite.file import FileLost
+from jobstate_server.store.sqlite.event_sequences import EventSequences
 from jobstate_server.store.sqlite.job_cache import JobCache
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.stored_times import LogRowTimes
@@ -52,15 +52,13 @@ class SqliteTransaction:
         """``heads``: the possible heads of the log; one, unless the outcome of the last commit is unknown."""
         self.now = now
         self.is_committed = False
-        self.heads = heads
-        self.requests_stored: int | None = None
-        """How many request ids are stored; None until this transaction has counted."""
         self._cache = cache
         self._written: list[Job] = []
         self._deleted: list[str] = []
         self._database = database
         self._connection: sqlite3.Connection = database.connection()
         self._statements = statements
+        self.sequences = EventSequences(self._connection, statements.advance_log, heads)
 
     def load(self, reads: Reads) -> Loaded:
         execute = self._connection.execute
@@ -102,7 +100,7 @@ class SqliteTransaction:
 
     def _write(self, changes: Changes) -> int:
         connection, statements = self._connection, self._statements
-        first = self._number(changes)
+        first = self.sequences.take(changes.events, self.now, requests=len(changes.requests))
         if changes.deleted:
             ids = [(job_id,) for job_id in changes.deleted]
             statements.delete_jobs.run(connection, ids)
@@ -159,31 +157,9 @@ class SqliteTransaction:
         for job in self._written:
             self._cache.keep(job)
 
-    def _number(self, changes: Changes) -> int:
-        count = len(changes.events)
-        size = sum(len(event.payload) for event in changes.events)
-        return self._advance_log(count, size, len(changes.requests)) - count + 1
-
-    def _advance_log(self, count: int, size: int, requests: int) -> int:
-        """Advance the head of the log, and count request ids that are added or removed. Returns the new head."""
-        values = {"count": count, "bytes": size, "requests": requests, "now": self.now}
-        cursor = self._connection.execute(self._statements.advance_log, values)
-        head, self.requests_stored = cursor.fetchone()
-        cursor.close()
-        self._check_head(int(head) - count)
-        self.heads = (int(head),)
-        return int(head)
-
     def check(self) -> None:
         ((head,),) = self._rows(LogRow.select(LogRow.head))
-        self._check_head(head)
-
-    def _check_head(self, head: int) -> None:
-        if head not in self.heads:
-            raise FileLost(
-                f"the log ends at event {head}, but this server left it at event {max(self.heads)}: another program has"
-                " changed the store"
-            )
+        self.sequences.check(head)
 
     def next_due(self) -> int | None:
         row = self._connection.execute(self._statements.next_due).fetchone()
@@ -234,7 +210,7 @@ class SqliteTransaction:
         values = {"older_than": older_than, "limit": limit}
         keys = self._connection.execute(self._statements.old_requests, values).fetchall()
         self._statements.delete_requests.run(self._connection, keys)
-        self._advance_log(0, 0, -len(keys))
+        self.sequences.take((), self.now, requests=-len(keys))
         return len(keys)
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:

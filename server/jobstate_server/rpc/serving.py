@@ -34,7 +34,7 @@ from jobstate_server.rpc.call import (
     abort,
 )
 from jobstate_server.rpc.fair_limit import FairLimit
-from jobstate_server.rpc.limits import ANSWERS_BYTES_MAX, OPEN_STREAMS_MAX, REQUESTS_BYTES_MAX, UNREAD_S
+from jobstate_server.rpc.transport_limits import ANSWERS_BYTES_MAX, OPEN_STREAMS_MAX, REQUESTS_BYTES_MAX, UNREAD_S
 
 ANSWER_BYTES_COUNTED = 8 * 1024
 """Smaller answers are not counted: those of all calls that may be open have 16 MiB together."""

@@ -9,7 +9,7 @@ from jobstate_server.domain.events import EventType
 from jobstate_server.domain.job import Job, JobState
 
 from .support import NOW, a_job, decide
-from .test_decide import FAILED, FAILURE, GIVEN_UP, NAMES, PROCESSING, RETRYING, changed
+from .test_rules import FAILED, FAILURE, GIVEN_UP, NAMES, PROCESSING, RETRYING, changed
 
 
 def test_the_failed_event_of_a_job_given_up_shows_it_in_failed_and_not_complete_yet() -> None:

@@ -28,7 +28,7 @@ from jobstate_server.domain.events import (
 from jobstate_server.domain.job import Attempt, AttemptOutcome, Job, JobError, JobState, Usage
 from jobstate_server.domain.lifecycle import Trigger
 from jobstate_server.domain.rules.due import ATTEMPT_TIMEOUT
-from jobstate_server.domain.rules.server import STALE
+from jobstate_server.domain.rules.maintenance import STALE
 
 from .support import MOVED, NOW, TIMEOUT, a_job, an_unclaimed_job, decide
 
