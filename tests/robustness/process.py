@@ -36,6 +36,7 @@ PART_IS_BROKEN = (
     "has stopped and is restarted",
     "had stopped",
     "could not be delivered",
+    "could not be limited",
     "Exception in callback",
     "never retrieved",
     "not serving",

@@ -49,7 +49,7 @@ JOB_TYPES: dict[str, dict[str, Any]] = {
 """Job types whose retries, timeouts and silences pass within a run."""
 
 EVENTS_AT_ONCE = 40
-RING_BYTES = 64 * 1024
+RECENT_BYTES = 64 * 1024
 RETENTION_BYTES = 128 * 1024
 
 FLUSH_S = 2.0
@@ -91,7 +91,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def make_everything_small(server: Server) -> None:
     """Lower limits that have no setting, because nobody but a test gains by lowering them."""
     recent = server.feed.recent
-    server.feed.recent = RecentEvents(recent.head, recent.head_check, RING_BYTES)
+    server.feed.recent = RecentEvents(recent.head, recent.head_check, RECENT_BYTES)
     lowered: list[tuple[object, str, Any]] = [
         (server.feed, "page_limits", PageLimits(events=EVENTS_AT_ONCE)),
         (server.snapshots, "jobs_max", EVENTS_AT_ONCE),
@@ -111,7 +111,9 @@ def clock_of(options: argparse.Namespace) -> Clock | None:
 
 def leave_what_is_due(server: Server) -> None:
     """Serve nothing that falls due, so that what is read in the end stays as it is."""
+    # The watchdog would restart a timer that serves nothing.
     server.due_timer.serve_due = lambda: None  # type: ignore[method-assign]
+    server.due_timer.turn = lambda: None  # type: ignore[method-assign]
 
 
 def build(options: argparse.Namespace, writer: logs.Writer) -> Server:

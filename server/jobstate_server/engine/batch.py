@@ -61,7 +61,7 @@ _CHANGED = 2
 
 
 class Batch:
-    """The view of one transaction. ``domain.view.View`` documents the methods that the rules use."""
+    """The view of one transaction. ``domain.batch_view.View`` documents the methods that the rules use."""
 
     def __init__(self, decider: Decider, now: int, loaded: Loaded, requests_room: int) -> None:
         """``requests_room``: how many more request ids may be stored."""
