@@ -1,7 +1,7 @@
 """The echo: the emptiest grpc.aio server that parses the same requests and sends answers as large. The limit itself.
 
 It listens with the server's own options, so that neither gains by those. Two more methods serve the row on fan-out:
-watchers that wait, and a bell that makes each of them get so many events, one per message, as fast as grpc.aio can.
+watchers that wait, and a call that makes each of them get so many events, one per message, as fast as grpc.aio can.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _echo(answer: Message) -> Any:
 
 
 class _FanOut:
-    """Watchers of the echo, and the bell that sets them off."""
+    """Watchers of the echo, and the call that notifies them."""
 
     def __init__(self) -> None:
         self._notified = asyncio.Event()

@@ -237,7 +237,7 @@ async def test_a_source_or_destination_that_is_served_is_refused(kind: str, plac
     with opened(other):
         pass
     async with serving_at(one, None) as running:
-        # Answered once the server has been heard.
+        # Answered once the server has renewed its lease.
         await create(running)
         for source, destination in ((one, other), (other, one)):
             with pytest.raises(StoreError, match=r"another jobstate-server is using|is served"):

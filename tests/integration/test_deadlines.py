@@ -1,4 +1,4 @@
-"""An attempt that outlasts its timeout fails by itself, and one that nothing is heard of is found stale."""
+"""An attempt that exceeds its timeout fails, and one that does not report is found stale."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ async def test_no_timeout_runs_before_somebody_claims_the_attempt(running: Runni
     assert micros(job.attempt_deadline) == clock.now() + MINUTE
 
 
-async def test_an_attempt_that_nothing_is_heard_of_is_stale(running: Running, clock: WatchedClock) -> None:
+async def test_an_attempt_that_does_not_report_is_stale(running: Running, clock: WatchedClock) -> None:
     await create(running)
     await start(running)
-    heard = clock.now()
+    reported = clock.now()
     clock.advance(15 * MINUTE - 1)
     assert await stale(running) == []
 
@@ -71,7 +71,7 @@ async def test_an_attempt_that_nothing_is_heard_of_is_stale(running: Running, cl
 
     (*_, detected, failed, retrying) = await history(running)
     assert names([detected, failed, retrying]) == ["stale.detected", "failed", "retrying"]
-    assert micros(detected.stale_detected.heard_time) == heard
+    assert micros(detected.stale_detected.heard_time) == reported
     assert micros(detected.stale_detected.stale_threshold) == 15 * MINUTE
     assert (failed.failed.error.code, failed.failed.error.retryable) == ("STALE", True)
     assert detected.sequence + 2 == failed.sequence + 1 == retrying.sequence

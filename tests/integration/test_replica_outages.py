@@ -193,7 +193,7 @@ async def test_an_outage_shorter_than_it_takes_to_notice_postpones_nothing() -> 
     assert running.server.committer.grace_until == grace
 
 
-async def test_a_bell_alone_that_is_cut_costs_no_watcher_an_event() -> None:
+async def test_a_notifier_alone_that_is_cut_costs_no_watcher_an_event() -> None:
     url = postgres_server().new_store()
     async with AsyncExitStack() as stack:
         one, other = [await stack.enter_async_context(serving_url(url)) for _ in range(2)]

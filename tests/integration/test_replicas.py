@@ -247,7 +247,7 @@ async def test_a_replica_nobody_watches_on_reads_no_events_and_misses_none_once_
 # Time.
 
 
-@pytest.mark.parametrize("way", ["told by the bell", "found by looking"])
+@pytest.mark.parametrize("way", ["by a notification", "by polling"])
 async def test_a_retry_that_one_replica_wrote_is_resumed_by_another_when_that_one_is_gone(
     pair: list[Running], way: str
 ) -> None:
@@ -256,7 +256,7 @@ async def test_a_retry_that_one_replica_wrote_is_resumed_by_another_when_that_on
         await settled(replica)
     gone.server.due_timer.stop()
     await gone.server.membership.stop()
-    if way == "told by the bell":
+    if way == "by a notification":
         await left.server.membership.stop()
     else:
         assert left.server.replication is not None

@@ -27,7 +27,7 @@ _OURS = "FROM pg_stat_activity WHERE application_name = %s"
 
 VICTIMS = {
     "every connection": _OURS,
-    "the bell": f"{_OURS} AND (query LIKE 'SELECT log.head%%' OR query LIKE 'LISTEN%%')",
+    "the notifier": f"{_OURS} AND (query LIKE 'SELECT log.head%%' OR query LIKE 'LISTEN%%')",
     "what is at work": f"{_OURS} AND state <> 'idle'",
 }
 """Which connections of a replica are cut at once. Each of its connections carries its name."""

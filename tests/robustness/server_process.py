@@ -1,7 +1,7 @@
 """A server of its own process, made to be mistreated: a clock that others move, and everything small that can be.
 
-With a small ring, small pages and short retention a run of seconds passes all the edges that a real server meets in
-weeks: falling back from ring to log, pages that end in the middle, compaction under a reader.
+With few recent events, small pages and short retention a run of seconds passes all the edges that a real server meets
+in weeks: falling back from recent events to the log, pages that end in the middle, compaction under a reader.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ MESSAGE = "m" * 200
 """Makes an event some 300 bytes, so that what is unread is far more than a connection holds."""
 
 GROWTH_MAX_KIB = 64 * 1024
-"""For a server with a small ring and few events: pages of SQLite's caches, and little else."""
+"""For a server with few recent events: pages of SQLite's caches, and little else."""
 
 CACHES_MAX_KIB = 256 * 1024
-"""For one as it is used: SQLite's caches of the writer and of catching up, 64 MiB each, and a full ring."""
+"""For one as it is used: SQLite's caches of the writer and of catching up, 64 MiB each, and all recent events."""
 
 SLOWER = 3
 """How many times as fast as the reader the writer is at least, however slow the machine makes it."""

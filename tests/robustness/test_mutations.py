@@ -65,8 +65,8 @@ class ResumesInclusive(StoredPages):
         return position._replace(sequence=position.sequence - 1)
 
 
-class ForgetsTheBell(EventFeed):
-    """Forget the bell between read and wait: what is published after the last look and before the wait is missed."""
+class LosesTheNotification(EventFeed):
+    """Lose the notification between read and wait: what is published just before the wait is missed."""
 
     async def wait(self, waiter: Waiter, max_wait: int) -> int | None:
         await asyncio.sleep(0)
@@ -178,7 +178,7 @@ async def is_told_right_after_a_look(rig: Rig) -> None:
 
 
 async def is_overrun(rig: Rig) -> None:
-    """More is written than the ring holds while a watcher is busy with one response."""
+    """More is written than the recent events hold while a watcher is busy with one response."""
     follower = rig.follow()
     await follower.next()
 
@@ -268,9 +268,9 @@ MUTATIONS = [
         {"unique", "reliable", "resumable", "bookmarkable"},
     ),
     Mutation(
-        "forget the bell between read and wait",
+        "lose the notification between read and wait",
         is_told_right_after_a_look,
-        {"feed": ForgetsTheBell},
+        {"feed": LosesTheNotification},
         {"reliable", "bookmarkable"},
     ),
     Mutation(

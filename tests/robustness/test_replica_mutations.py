@@ -118,8 +118,8 @@ async def resume_one_job_at_once(replicas: Replicas) -> None:
     await held
 
 
-async def are_asked_for_the_rest_before_they_have_heard(replicas: Replicas) -> None:
-    """A watcher takes its cursor to a replica that has not heard of what was written since."""
+async def are_asked_for_the_rest_before_they_were_notified(replicas: Replicas) -> None:
+    """A watcher takes its cursor to a replica that was not notified yet of what was written since."""
     watcher = Watcher("watcher")
     follower = replicas.one.follow(watcher)
     await replicas.one.call(create("seen"))
@@ -131,7 +131,7 @@ async def are_asked_for_the_rest_before_they_have_heard(replicas: Replicas) -> N
 
 
 async def write_in_turns(replicas: Replicas) -> None:
-    """A replica writes right after the other one, of which it has not heard yet."""
+    """A replica writes right after the other one, of which it was not notified yet."""
     one, other = replicas.one, replicas.other
     follower = other.follow()
     await follower.next()
@@ -173,7 +173,7 @@ REPLICA_MUTATIONS = [
     ),
     ReplicaMutation(
         "judge a cursor without a fresh look at the log",
-        are_asked_for_the_rest_before_they_have_heard,
+        are_asked_for_the_rest_before_they_were_notified,
         {"refreshes": False},
         {"resumable"},
     ),

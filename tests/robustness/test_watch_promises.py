@@ -338,8 +338,8 @@ async def test_until_final_sees_the_end_of_a_job_that_the_other_filters_leave_ou
 
 
 async def test_a_page_that_expires_after_its_watcher_has_gone_is_no_error_to_anybody(path: Path) -> None:
-    unheard: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     reached, gone = threading.Event(), threading.Event()
     async with rigged(path, recent_bytes=0) as rig:
         rig.write(*several(10))
@@ -362,7 +362,7 @@ async def test_a_page_that_expires_after_its_watcher_has_gone_is_no_error_to_any
         del reading
         gc.collect()
 
-    assert unheard == []
+    assert errors == []
 
 
 async def test_what_a_commit_of_unknown_outcome_wrote_is_told_with_the_next_commit(path: Path) -> None:

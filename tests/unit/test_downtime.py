@@ -20,7 +20,7 @@ class Noting:
     """A transaction, and what the store keeps about time, which only note what they are asked."""
 
     now: int
-    heard: int | None = None
+    renewed: int | None = None
     stored: int = 0
     moved_to: list[int] = field(default_factory=list)
     grace_extended_to: list[int] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Noting:
 
     def last_renewed(self, besides: str = "") -> int | None:
         del besides
-        return self.heard
+        return self.renewed
 
     def postpone_timeouts(self, until: int) -> int:
         self.moved_to.append(until)
@@ -56,19 +56,19 @@ class Process:
         if not is_new:
             self.downtime.compensated()
 
-    def begin(self, heard: int | None = None, stored: int = 0, began: int | None = None) -> tuple[bool, Noting]:
-        """Begin a transaction. ``heard``: how long ago another replica was."""
+    def begin(self, renewed: int | None = None, stored: int = 0, began: int | None = None) -> tuple[bool, Noting]:
+        """Begin a transaction. ``renewed``: how long ago another replica renewed its lease."""
         now = self.clock.now()
-        noting = Noting(now, None if heard is None else now - heard, stored)
+        noting = Noting(now, None if renewed is None else now - renewed, stored)
         began = self.clock.monotonic() if began is None else began
         found = self.downtime.compensate(cast("Transaction", noting), began)
         if found:
             self.downtime.compensated()
         return found, noting
 
-    def moved_by(self, heard: int | None = None, began: int | None = None) -> int | None:
+    def moved_by(self, renewed: int | None = None, began: int | None = None) -> int | None:
         """By how much limits are moved, None when they are not."""
-        _, noting = self.begin(heard, began=began)
+        _, noting = self.begin(renewed, began=began)
         assert noting.grace_extended_to == noting.moved_to
         return noting.moved_to[0] - noting.now if noting.moved_to else None
 
@@ -110,29 +110,31 @@ def test_a_pause_in_the_middle_of_a_transaction_is_seen_at_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heard", "others_served"),
+    ("renewed", "others_served"),
     [
         (0, True),
         (2 * SECOND, True),
         (ALIVE_WITHIN - 1, True),
-        # It was heard, but not lately: it has paused as well.
+        # It renewed its lease, but not lately: it has paused as well.
         (ALIVE_WITHIN + 1, False),
         (9 * SECOND, False),
         (None, False),
     ],
 )
-def test_a_pause_counts_unless_another_replica_was_heard_at_its_end(heard: int | None, others_served: bool) -> None:
+def test_a_pause_counts_unless_another_replica_renewed_its_lease_at_its_end(
+    renewed: int | None, others_served: bool
+) -> None:
     process = Process()
     process.clock.pause(8 * SECOND)
 
-    assert (process.moved_by(heard) is None) is others_served
+    assert (process.moved_by(renewed) is None) is others_served
 
 
-def test_a_replica_that_was_heard_as_a_short_pause_began_may_have_paused_too() -> None:
+def test_a_replica_that_renewed_its_lease_as_a_short_pause_began_may_have_paused_too() -> None:
     process = Process()
     process.clock.pause(int(2.5 * SECOND))
 
-    assert process.moved_by(heard=2 * SECOND) == 2.5 * SECOND
+    assert process.moved_by(renewed=2 * SECOND) == 2.5 * SECOND
 
 
 def test_an_outage_counts_from_the_first_transaction_that_failed() -> None:
@@ -168,12 +170,12 @@ def test_a_transaction_that_could_not_begin_or_end_for_long_is_a_pause() -> None
 
 
 @pytest.mark.parametrize(
-    ("heard", "moved"), [(None, GRACE), (HOUR, GRACE), (ALIVE_WITHIN + 1, GRACE), (2 * SECOND, 2 * SECOND), (0, None)]
+    ("renewed", "moved"), [(None, GRACE), (HOUR, GRACE), (ALIVE_WITHIN + 1, GRACE), (2 * SECOND, 2 * SECOND), (0, None)]
 )
 def test_at_a_start_limits_are_moved_by_the_grace_unless_another_replica_serves(
-    heard: int | None, moved: int | None
+    renewed: int | None, moved: int | None
 ) -> None:
-    assert Process(is_new=True).moved_by(heard) == moved
+    assert Process(is_new=True).moved_by(renewed) == moved
 
 
 def test_removal_is_held_after_a_jump_of_more_than_a_day_at_a_start_or_later() -> None:

@@ -1,4 +1,4 @@
-"""The due timer begins anew where a failure has cut its course, and has due jobs served no more often than it must."""
+"""The due timer restarts after a failure has ended its chain of timers, and serves no more often than needed."""
 
 from __future__ import annotations
 

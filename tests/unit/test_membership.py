@@ -1,4 +1,4 @@
-"""Presence: a replica is heard at intervals for as long as it serves, and says good-bye."""
+"""Membership: a replica renews its lease at intervals for as long as it serves, and gives it up when it stops."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Noting:
         self.said.append(f"{replica} leaves")
 
 
-def a_presence() -> tuple[Membership, Noting, ManualClock]:
+def a_membership() -> tuple[Membership, Noting, ManualClock]:
     committer, clock = Noting(), ManualClock()
     return Membership("one", cast("Committer", committer), cast("DueTimer", committer), clock), committer, clock
 
@@ -60,8 +60,8 @@ async def pass_time(clock: ManualClock, intervals: int) -> None:
         clock.advance(RENEW_INTERVAL)
 
 
-async def test_a_replica_is_heard_at_once_and_then_at_every_interval() -> None:
-    membership, committer, clock = a_presence()
+async def test_a_replica_renews_its_lease_at_once_and_then_at_every_interval() -> None:
+    membership, committer, clock = a_membership()
 
     membership.start()
     assert committer.said == ["one is here"]
@@ -72,7 +72,7 @@ async def test_a_replica_is_heard_at_once_and_then_at_every_interval() -> None:
 
 async def test_a_replica_looks_at_every_interval_at_what_is_due() -> None:
     """A replica that died with it in hand tells nobody."""
-    membership, committer, clock = a_presence()
+    membership, committer, clock = a_membership()
 
     membership.start()
     await pass_time(clock, 3)
@@ -80,8 +80,8 @@ async def test_a_replica_looks_at_every_interval_at_what_is_due() -> None:
     assert committer.served == 3
 
 
-async def test_a_replica_that_stops_says_so_and_is_heard_no_more() -> None:
-    membership, committer, clock = a_presence()
+async def test_a_replica_that_stops_gives_up_its_lease_and_renews_it_no_more() -> None:
+    membership, committer, clock = a_membership()
     membership.start()
     await pass_time(clock, 1)
 
@@ -92,8 +92,8 @@ async def test_a_replica_that_stops_says_so_and_is_heard_no_more() -> None:
     assert committer.served == 1
 
 
-async def test_a_replica_that_could_not_make_itself_heard_tries_again_and_stops_all_the_same() -> None:
-    membership, committer, clock = a_presence()
+async def test_a_replica_that_could_not_renew_its_lease_tries_again_and_stops_all_the_same() -> None:
+    membership, committer, clock = a_membership()
     membership.start()
     committer.error = StoreUnavailable("played", 0.5)
     await pass_time(clock, 2)
@@ -114,7 +114,7 @@ def test_a_replica_may_miss_some_intervals_before_it_is_taken_for_dead() -> None
 async def test_a_chain_of_timers_that_a_failure_has_cut_begins_anew_once_it_is_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    membership, committer, clock = a_presence()
+    membership, committer, clock = a_membership()
     membership.start()
     with monkeypatch.context() as patched:
         patched.setattr(committer, "run", lambda _work: 1 / 0)

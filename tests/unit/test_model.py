@@ -60,7 +60,7 @@ class Model:
     claimed_at: int | None = None
     waits: tuple[int, ...] = ()
     """How long each attempt that was claimed had waited."""
-    heard: int = 0
+    heard_time: int = 0
     completed: int | None = None
     progress: int = 0
     message: str = ""
@@ -82,7 +82,7 @@ class Model:
             "retry_count": self.retries,
             "next_retry_time": self.retry_time,
             "due_time": self.due,
-            "heard_time": self.heard,
+            "heard_time": self.heard_time,
             "complete_time": self.completed,
             "progress": self.progress,
             "progress_message": self.message,
@@ -108,12 +108,12 @@ class Model:
         self.state, self.claimed, self.claimed_at = "PROCESSING", False, None
         self.attempt += 1
         self.progress, self.message, self.attempt_tokens = 0, "", 0
-        self.heard = self.now
+        self.heard_time = self.now
         self.retry_time = self.due = None
 
     def claim(self) -> None:
         self.waits += (self.now - (self.created if self.attempt == 1 else self.started),)
-        self.claimed, self.claimed_at, self.heard = True, self.now, self.now
+        self.claimed, self.claimed_at, self.heard_time = True, self.now, self.now
         self.due = None if self.timeout is None else self.now + self.timeout
 
     def report(self, command: c.AttemptCommand) -> list[str]:
@@ -144,7 +144,7 @@ class Model:
         told = self.report(command)
         if command.metadata == TOO_LARGE:
             raise RefusedByModelError("INVALID_FIELD")
-        self.heard = self.now
+        self.heard_time = self.now
         self.use(command)
         self.progress = self.progress if command.progress is None else command.progress
         self.message = self.message if command.message is None else command.message
@@ -219,7 +219,7 @@ class Model:
         return self.go_wrong(True, None)
 
     def mark_stale(self, command: c.MarkStale) -> list[str]:
-        self.still(self.state == "PROCESSING" and self.claimed and self.heard == command.heard_time)
+        self.still(self.state == "PROCESSING" and self.claimed and self.heard_time == command.heard_time)
         self.still(self.attempt == command.attempt)
         return ["STALE_DETECTED", *self.go_wrong(True, None)]
 
@@ -320,7 +320,7 @@ class Jobs(RuleBasedStateMachine):
         retries, seconds, _, _, _ = POLICIES[job_type]
         timeout = 7 * SECOND if own_timeout else seconds and seconds * SECOND
         retries = retries if max_retries is None else max_retries
-        self.models[job_id] = Model(job_type, retries, timeout, self.now, created=self.now, heard=self.now)
+        self.models[job_id] = Model(job_type, retries, timeout, self.now, created=self.now, heard_time=self.now)
         self.keep(job_id, decision)
 
     @rule(job_id=job_ids)
@@ -475,7 +475,7 @@ class Jobs(RuleBasedStateMachine):
     @invariant()
     def taking_the_job_of_every_event_ends_in_the_job(self) -> None:
         for job_id, job in self.jobs.items():
-            # A sign of life makes no event: when the attempt was last heard of is not for watchers.
+            # A heartbeat makes no event: when the attempt last reported is not for watchers.
             assert self.events[job_id][-1].job.evolve(heard_time=job.heard_time) == job
             assert self.events[job_id][0].previous_state is None
             for earlier, later in zip(self.events[job_id], self.events[job_id][1:], strict=False):

@@ -352,7 +352,7 @@ async def test_a_refresh_fails_when_the_log_cannot_be_read_and_the_next_one_work
 
 
 async def test_a_refresh_does_not_wait_for_events_that_the_log_no_longer_has() -> None:
-    """As after a fail-over to a database that had not heard of them."""
+    """As after a fail-over to a database that did not have them."""
     scene = Scene()
     scene.readers.is_prompt = False
     scene.log.append(3)
@@ -402,13 +402,13 @@ async def listening(scene: Scene) -> AsyncIterator[None]:
 
 async def test_a_due_time_of_another_replica_is_handed_on() -> None:
     scene = Scene(watched=False)
-    heard: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    scene.replication.due_written.subscribe(heard.set_result)
+    notified: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    scene.replication.due_written.subscribe(notified.set_result)
 
     async with listening(scene), asyncio.timeout(PATIENCE_S):
         scene.notifier.said.put(Notification(0, None))
         scene.notifier.said.put(Notification(0, 1_234))
-        assert await heard == 1_234
+        assert await notified == 1_234
 
 
 @pytest.mark.parametrize("error", [StoreUnreachable("played"), StoreError("played")], ids=["unreachable", "anything"])
@@ -417,13 +417,13 @@ async def test_a_notifier_that_cannot_be_reached_is_tried_again(
 ) -> None:
     monkeypatch.setattr(listener, "RETRY_S", 0.0)
     scene = Scene(watched=False)
-    heard: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    scene.replication.due_written.subscribe(heard.set_result)
+    notified: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    scene.replication.due_written.subscribe(notified.set_result)
 
     async with listening(scene), asyncio.timeout(PATIENCE_S):
         for said in (error, error, Notification(0, 5)):
             scene.notifier.said.put(said)
-        assert await heard == 5
+        assert await notified == 5
 
     assert [record.message for record in caplog.records] == ["the notifier cannot be reached"]
 

@@ -1,4 +1,4 @@
-"""The course of the store's time: it never goes back, never stands still, and is led to the wall clock."""
+"""The store's time: it never goes back, never stands still, and moves towards the wall clock."""
 
 from __future__ import annotations
 
@@ -21,55 +21,55 @@ steps = st.lists(
 @given(steps)
 def test_time_passes_at_99_to_101_percent_but_where_the_wall_clock_has_gone_ahead(moves: list[tuple[int, int]]) -> None:
     wall = passed = 400 * DAY
-    course = StoreTime(wall, passed)
-    time = course.read(wall, passed)
+    store_time = StoreTime(wall, passed)
+    time = store_time.read(wall, passed)
     for delta, step in moves:
         wall, passed = wall + delta + step, passed + delta
-        before, time = time, course.read(wall, passed)
+        before, time = time, store_time.read(wall, passed)
         if wall > before + delta + PAUSE_MIN:
             assert time == wall
-            assert course.take_pause() == Pause(before + delta, wall - before - delta)
+            assert store_time.take_pause() == Pause(before + delta, wall - before - delta)
         else:
             # One microsecond for the rounding.
             assert delta * 0.99 - 1 <= time - before <= delta * 1.01 + 1
-            assert course.take_pause() is None
+            assert store_time.take_pause() is None
 
 
 @given(st.integers(-HOUR, PAUSE_MIN), st.integers(1, 10_000_000))
 def test_time_meets_the_wall_clock_and_stays_with_it(step: int, stride: int) -> None:
-    course = StoreTime(400 * DAY, 0)
+    store_time = StoreTime(400 * DAY, 0)
     wall = 400 * DAY + step
     for number in range(1, 10):
-        course.read(wall + number * stride, number * stride)
+        store_time.read(wall + number * stride, number * stride)
     passed = 9 * stride + 101 * abs(step)
-    course.read(wall + passed, passed)
+    store_time.read(wall + passed, passed)
 
-    assert course.read(wall + passed + 7, passed + 7) == wall + passed + 7
-    assert course.ahead == 0
+    assert store_time.read(wall + passed + 7, passed + 7) == wall + passed + 7
+    assert store_time.ahead == 0
 
 
 def test_many_small_steps_add_up_to_the_same_speed_as_one() -> None:
-    course = StoreTime(400 * DAY, 0)
-    found = [course.read(399 * DAY + passed, passed) for passed in range(1, 100_001)]
+    store_time = StoreTime(400 * DAY, 0)
+    found = [store_time.read(399 * DAY + passed, passed) for passed in range(1, 100_001)]
 
     assert found[-1] == 400 * DAY + 99_000
 
 
 def test_a_wait_of_a_minute_is_kept_to_within_a_second_however_far_the_wall_clock_was_set_back() -> None:
     for step in (SECOND, HOUR, 60 * DAY):
-        course = StoreTime(400 * DAY, 0)
-        assert 59 * SECOND <= course.read(400 * DAY - step + MINUTE, MINUTE) - 400 * DAY <= MINUTE
+        store_time = StoreTime(400 * DAY, 0)
+        assert 59 * SECOND <= store_time.read(400 * DAY - step + MINUTE, MINUTE) - 400 * DAY <= MINUTE
 
 
 def test_what_was_read_before_a_process_was_held_up_does_not_move_time_ahead() -> None:
     """The wall clock is read first: it may be old when the time that has passed is read, never the reverse."""
-    course = StoreTime(400 * DAY, 0)
+    store_time = StoreTime(400 * DAY, 0)
 
-    course.read(400 * DAY, HOUR)
-    time = course.read(400 * DAY + HOUR, HOUR)
+    store_time.read(400 * DAY, HOUR)
+    time = store_time.read(400 * DAY + HOUR, HOUR)
 
     assert 400 * DAY + HOUR * 0.98 <= time <= 400 * DAY + HOUR
-    assert course.read(400 * DAY + HOUR + MINUTE, HOUR + MINUTE) <= 400 * DAY + HOUR + MINUTE
+    assert store_time.read(400 * DAY + HOUR + MINUTE, HOUR + MINUTE) <= 400 * DAY + HOUR + MINUTE
 
 
 def test_pauses_that_nobody_has_asked_for_are_one_from_the_first_to_the_last() -> None:
