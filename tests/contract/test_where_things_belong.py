@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 
-from jobstate.v1 import error_reason_pb2, job_pb2, job_service_pb2
+from jobstate.v1 import error_reason_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_server.config import Settings
 from jobstate_server.domain.events import EVENT_NAMES, Detail, EventType
 from jobstate_server.domain.lifecycle import Trigger
@@ -44,6 +44,26 @@ def newest(numbers: Iterable[tuple[str, int]]) -> str:
     return max(numbers, key=lambda pair: pair[1])[0]
 
 
+def newest_rpc() -> tuple[str, str]:
+    """The last RPC of JobService whose requests are checked, and its operation in the client."""
+    checks = "".join(path.read_text("utf-8") for path in (ROOT / BASES[1] / "rpc/requests").glob("*.py"))
+    methods = job_service_pb2.DESCRIPTOR.services_by_name["JobService"].methods
+    rpc = [method.name for method in methods if f"pb.{method.name}Request" in checks][-1]
+    operations = (ROOT / BASES[2] / "core/operations.py").read_text("utf-8").split("\ndef ")
+    (operation,) = (text.partition("(")[0] for text in operations if f'"{rpc}"' in text)
+    return rpc, operation
+
+
+def newest_task() -> str:
+    """The last task that has no RPC: one with an RPC is named wherever the RPC is."""
+    rpcs = maintenance_service_pb2.DESCRIPTOR.services_by_name["MaintenanceService"].methods_by_name
+    return [name for name in Schedules.model_fields if camel(name) not in rpcs][-1]
+
+
+def camel(name: str) -> str:
+    return name.title().replace("_", "")
+
+
 def kinds() -> list[Kind]:
     field = newest((field.name, field.number) for field in job_pb2.Job.DESCRIPTOR.fields)
     detail = get_args(Detail)[-1].__name__
@@ -52,9 +72,8 @@ def kinds() -> list[Kind]:
     error = next(kind.__name__ for kind in kinds_of_error() if kind.reason == reason)
     setting = list(Settings.model_fields)[list(Settings.model_fields).index("schedules") - 1]
     trigger = list(Trigger)[-1]
-    # RPCs and tasks have no numbers. These are the newest RPC that checks fields and the newest task without an RPC.
-    assert "ReportUsage" in job_service_pb2.DESCRIPTOR.services_by_name["JobService"].methods_by_name
-    assert "evict_inactive" in Schedules.model_fields
+    rpc, operation = newest_rpc()
+    task = newest_task()
     return [
         Kind("a field of a job", 7, rf"\b{field}\b"),
         Kind(
@@ -64,9 +83,9 @@ def kinds() -> list[Kind]:
             rf"|\b{detail}\(|\b{event.name} = ['\"]|\"{event.name}: ",
         ),
         Kind("an error", 5, rf"ERROR_REASON_{reason}\b|\b{error}\b|`{reason}`"),
-        Kind("an RPC", 8, r"\bReportUsage|\boperations\.report_usage\b"),
+        Kind("an RPC", 8, rf"\b{rpc}|\boperations\.{operation}\b"),
         Kind("a setting", 3, rf"\b{setting}\b"),
-        Kind("a maintenance task", 3, r"\bevict[_-]inactive\b|\bEvictInactive\b"),
+        Kind("a maintenance task", 3, rf"\b{task}\b|\b{camel(task)}\b"),
         Kind(
             "a step of the lifecycle",
             4,
