@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from time import monotonic
+from typing import Any, NoReturn
 
 import grpc
 
@@ -48,18 +49,19 @@ class Admission:
     def admit(self, limits: tuple[FairLimit, ...], connection: str) -> None:
         """Count a call of this connection. Raises Overloaded if there is no room for it."""
         self.connections.called(connection)
-        for number, limit in enumerate(limits):
+        for limit in limits:
             if not limit.take(connection):
-                for taken in limits[:number]:
-                    taken.give_back(connection)
-                self._end_unread()
-                raise Overloaded(
-                    f"too many such calls are open (at most {limit.limit}); repeat the call later", RETRY_DELAY_S
-                )
+                self._refuse(limits, limit, connection)
+
+    def _refuse(self, limits: tuple[FairLimit, ...], full: FairLimit, connection: str) -> NoReturn:
+        for taken in limits[: limits.index(full)]:
+            taken.give_back(connection)
+        self._end_unread()
+        raise Overloaded(f"too many such calls are open (at most {full.limit}); repeat the call later", RETRY_DELAY_S)
 
     def answered(self, call: int, connection: str) -> None:
         """Note that a call has been answered, and that its answer is unread."""
-        self._answered[call] = asyncio.get_running_loop().time(), connection
+        self._answered[call] = monotonic(), connection
 
     def release(self, call: int, limits: tuple[FairLimit, ...], connection: str) -> None:
         """Note that an admitted call is over."""
@@ -69,7 +71,7 @@ class Admission:
 
     def _end_unread(self) -> None:
         """End the connections on which an answer has not been read for long."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         if now - self._last_check < _CHECK_INTERVAL_S:
             return
         self._last_check = now

@@ -65,6 +65,8 @@ class ByteBudget:
         waiting_max: int = STREAMS_WAITING_BYTES_MAX,
     ) -> None:
         self.held = 0
+        self.is_tight = False
+        """Whether half of the bytes are held."""
         self._limit = limit
         self._of_connection = of_connection
         self._unread_s = unread_s
@@ -73,11 +75,6 @@ class ByteBudget:
         self._by_connection: Counter[str] = Counter()
         self._shares: dict[Share, None] = {}
         self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
-
-    @property
-    def is_tight(self) -> bool:
-        """Whether half of the bytes are held."""
-        return self.held * 2 > self._limit
 
     @property
     def waiting(self) -> int:
@@ -100,6 +97,7 @@ class ByteBudget:
         """Add to the bytes that a stream holds. ``size`` may be negative."""
         share.held += size
         self.held += size
+        self.is_tight = self.held * 2 > self._limit
         self._by_connection[share.connection] += size
         if size < 0:
             self._wake()

@@ -51,23 +51,24 @@ class CallsUnderWay:
 
     def __init__(self) -> None:
         self._count = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
+        """Set when none is running. None unless somebody waits for that."""
 
     def begin(self) -> None:
         """Count one more."""
         self._count += 1
-        self._idle.clear()
 
     def end(self) -> None:
         """Count one less."""
         self._count -= 1
-        if not self._count:
+        if self._idle is not None and not self._count:
             self._idle.set()
 
     async def none(self) -> None:
         """Wait until there are none. gRPC's stop returns before cancelled handlers have ended."""
-        await self._idle.wait()
+        while self._count:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class OpenCall(ReceivingCall):
     __slots__ = ("_method",)
 
     request_streaming = True
+    response_streaming: bool
     request_deserializer = response_serializer = None
 
     def __init__(self, method: Method) -> None:
@@ -108,6 +110,8 @@ class OpenCall(ReceivingCall):
             await _refuse(context, error)
         else:
             is_answered = True
+            if not self.response_streaming:
+                method.admission.answered(id(self), connection)
             return answer
         finally:
             self.context = None
@@ -116,17 +120,14 @@ class OpenCall(ReceivingCall):
                 # gRPC's record of a refusal refers to this call, which only the garbage collector would free.
                 self._release()
 
-    def answered(self) -> None:
-        """Note that the call is answered, and that the answer is unread from now on."""
-        self._method.admission.answered(id(self), self.connection)
-
     def _release(self) -> None:
         if self.connection:
             self._method.admission.release(id(self), self._method.limits, self.connection)
             self.connection = ""
 
     def __del__(self) -> None:
-        self._release()
+        if self.connection:
+            self._release()
 
 
 class UnaryCall(OpenCall):
@@ -145,9 +146,7 @@ class UnaryCall(OpenCall):
         """The handler that gRPC calls, which is this object."""
         return self
 
-    def __call__(self, requests: AsyncIterator[bytes], context: Context) -> Coroutine[Any, Any, bytes]:
-        """Answer."""
-        return self._serve(requests, context)
+    __call__ = OpenCall._serve
 
     def __await__(self) -> Generator[None, None, NoReturn]:
         """Never called."""

@@ -43,6 +43,8 @@ class Connections:
         self._open_calls: list[Callable[[], Iterable[str]]] = []
         self._called: set[str] = set()
         """Peers that have made a call since the last turn."""
+        self.called: Callable[[str], None] = self._called.add
+        """Notes a call of a peer. Not a method, because every call comes by here."""
         self._used: set[Address] = set()
         """Peers that have ever made a call."""
         self._idle: dict[Address, int] = {}
@@ -52,10 +54,6 @@ class Connections:
     def count_as_used(self, open_calls: Callable[[], Iterable[str]]) -> None:
         """Never close connections for others whose peers, as gRPC names them, are in ``open_calls()``."""
         self._open_calls.append(open_calls)
-
-    def called(self, peer: str) -> None:
-        """Note a call."""
-        self._called.add(peer)
 
     def end(self, peer: str) -> None:
         """Close the connection of a peer, which ends all of its calls.
@@ -74,7 +72,8 @@ class Connections:
 
     def turn(self) -> None:
         """A second has passed: if connections become scarce, close those without calls."""
-        called, self._called = self._called, set()
+        called = set(self._called)
+        self._called.clear()
         self._used.update(filter(None, map(_address, called)))
         if not self.port or (len(_open_files()) < self._tight and len(self._used) < 4 * self._tight):
             self._idle.clear()

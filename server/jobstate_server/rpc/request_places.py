@@ -8,12 +8,11 @@ KiB of the request, which usually is all of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
-import grpc
-
-from jobstate_server.domain.errors import InvalidField, JobStateError, Overloaded
+from jobstate_server.domain.errors import JobStateError, Overloaded
 
 RETRY_DELAY_S = 0.5
 
@@ -61,41 +60,44 @@ class RequestPlaces:
 
     def __init__(self, count: int, end_call: EndCall) -> None:
         self._count = count
+        self._unconditional = (count - 1) // 2 + 1
+        """With fewer places taken, any call gets one."""
         self._end_call = end_call
         self._receiving: dict[ReceivingCall, None] = {}
         self._waiting: dict[str, dict[ReceivingCall, None]] = {}
         """By connection. Those that have waited longest come first."""
         self._next_check: asyncio.TimerHandle | None = None
 
-    async def receive(self, call: ReceivingCall) -> bytes:
-        """The request of the call that the current task serves.
+    def reading(self, call: ReceivingCall) -> Awaitable[Any]:
+        """Reads the request of the call that the current task serves, or EOF. Call ``give_back`` after it, in any case.
 
-        Raises:
-            InvalidField: there is no request.
+        Raises (through the result):
             Overloaded: the call got no place in time.
         """
-        call.task, call.since, call.checks = asyncio.current_task(), asyncio.get_running_loop().time(), 0
-        try:
-            if self._has_place(call.connection):
-                self._receiving[call] = None
-            else:
-                await self._wait(call)
-            raw = await call.context.read()
-        finally:
-            call.task = None
-            self._receiving.pop(call, None)
-            if self._waiting:
-                self._stop_waiting(call)
-                self._grant()
-        if raw is grpc.aio.EOF:
-            raise InvalidField("request", "is missing")
-        request: bytes = raw
-        return request
+        call.task, call.since, call.checks = asyncio.current_task(), monotonic(), 0
+        # No coroutine of ours comes between where there is room, as for nearly every call.
+        if len(self._receiving) < self._unconditional or self._has_place(call.connection):
+            self._receiving[call] = None
+            reading: Awaitable[Any] = call.context.read()
+            return reading
+        return self._wait_and_read(call)
+
+    def give_back(self, call: ReceivingCall) -> None:
+        """Free the place of a call whose request has been read, or will not be read."""
+        call.task = None
+        self._receiving.pop(call, None)
+        if self._waiting:
+            self._stop_waiting(call)
+            self._grant()
+
+    async def _wait_and_read(self, call: ReceivingCall) -> Any:
+        await self._wait(call)
+        return await call.context.read()
 
     def _has_place(self, connection: str) -> bool:
         """Whether a call of this connection gets a place: a connection may have as many places as are free."""
         taken = len(self._receiving)
-        if taken <= (self._count - 1) // 2:
+        if taken < self._unconditional:
             return True
         held = sum(receiving.connection == connection for receiving in self._receiving)
         return held < self._count - taken
@@ -135,7 +137,7 @@ class RequestPlaces:
         if not self._waiting:
             return
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = monotonic()
         for receiving in self._receiving:
             receiving.checks += 1
             if receiving.since <= now - BODY_S and receiving.checks >= CHECKS_MAX:

@@ -120,7 +120,7 @@ class Calls:
         is_batch: bool,
         reserve: int,
     ) -> Answer:
-        answers, admission = self.answers, self.admission
+        answers, admission, places = self.answers, self.admission, self.admission.requests
 
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> bytes:
             batch_share = share = None
@@ -128,7 +128,12 @@ class Calls:
                 if is_batch:
                     raw, batch_share = await admission.batch(context, open_call.connection, self._ender(context))
                 else:
-                    raw = await admission.requests.receive(open_call)
+                    try:
+                        raw = await places.reading(open_call)
+                    finally:
+                        places.give_back(open_call)
+                    if raw is grpc.aio.EOF:
+                        raise InvalidField("request", "is missing")
                 reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight else 0)
                 if reserved:
                     # Wait for room before the answer is prepared.
@@ -142,7 +147,6 @@ class Calls:
                     share = share or self._answer_share(context)
                     share.resize(reserved, len(encoded))
                     share.unread_since = asyncio.get_running_loop().time()
-                open_call.answered()
                 return encoded
             finally:
                 if batch_share is not None:
@@ -161,9 +165,16 @@ class Calls:
     def _stream(
         self, handler: Callable[[Any, StreamCall], AsyncGenerator[bytes, None]], request_type: type[Message]
     ) -> Answer:
+        places = self.admission.requests
+
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
             call = self._stream_call(context)
-            raw = await self.admission.requests.receive(open_call)
+            try:
+                raw = await places.reading(open_call)
+            finally:
+                places.give_back(open_call)
+            if raw is grpc.aio.EOF:
+                raise InvalidField("request", "is missing")
             call.size, call.unread = len(raw), self._answer_share(context)
             responses = handler(parse(request_type, raw), call)
             # A watch may last for days, and its request may be large.
