@@ -270,7 +270,7 @@ async def test_before_its_first_scheduled_run_a_task_has_no_last_run(running: Ru
 OUTCOMES = {
     "check-stale": "1 stale",
     "retry-failed": "0 retried",
-    "evict-inactive": "1 request ids forgotten",
+    "evict-inactive": "1 request ids deleted",
     "cleanup": "1 jobs and 4 events deleted",
     "check-health": "healthy",
 }

@@ -36,13 +36,13 @@ ACCEPTED = (
 )
 
 REFUSED = {
-    "0 2 * * 0": "'0' is no weekday here; write names",
-    "0 2 * * 7": "'7' is no weekday here",
-    "0 2 * * 1-5": "'1-5' is no weekday here",
-    "0 2 * * */2": "'*/2' is no weekday here",
-    "0 2 * * mon-fri/2": "'mon-fri/2' is no weekday here",
-    "0 2 * * mon#1": "is no weekday here",
-    "0 2 * * monday": "'monday' is no weekday here",
+    "0 2 * * 0": "'0' is not a weekday here; write names",
+    "0 2 * * 7": "'7' is not a weekday here",
+    "0 2 * * 1-5": "'1-5' is not a weekday here",
+    "0 2 * * */2": "'*/2' is not a weekday here",
+    "0 2 * * mon-fri/2": "'mon-fri/2' is not a weekday here",
+    "0 2 * * mon#1": "is not a weekday here",
+    "0 2 * * monday": "'monday' is not a weekday here",
     "0 2 * * sun-tue": "weekdays run from mon to sun",
     "0 2 1 * mon": "leave one of the two *",
     "0 2 */2 * mon": "leave one of the two *",

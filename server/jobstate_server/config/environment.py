@@ -91,7 +91,7 @@ def _is_of_kubernetes(variable: str, value: str) -> bool:
 
 def _of_schedules(variable: str, parts: list[str]) -> tuple[str, ...]:
     if len(parts) != 1:
-        raise BadVariable(f"the environment sets {variable}; set each schedule by itself, as {SCHEDULES}__CLEANUP")
+        raise BadVariable(f"the environment sets {variable}; set each schedule separately, as {SCHEDULES}__CLEANUP")
     if parts[0].lower() not in Schedules.model_fields:
         raise BadVariable(f"the environment sets {variable}, but there is no such setting")
     return ("schedules", parts[0].lower())

@@ -18,10 +18,10 @@ FILE_BYTES_MAX = 4 * 1024 * 1024
 """Size of a settings file. One with 10,000 job types and every setting has half of that."""
 
 _COMPARED = ({"listen", "insecure"}, {"admin_listen", "insecure_admin"}, {"base_delay", "max_delay"})
-"""Settings that are compared with each other. When one is wrong by itself, the comparison is skipped."""
+"""Settings that are compared with each other. If one of them is not valid, the comparison is skipped."""
 
 _PROBLEMS_MAX = 20
-"""Problems reported at once. Nobody corrects more at a time."""
+"""Problems that are reported at once: a person does not correct more at a time."""
 
 
 class BadSettings(Exception):
@@ -57,7 +57,7 @@ Place = tuple[str, ...]
 def _validated(content: dict[str, Any]) -> tuple[Settings | None, list[tuple[Place, str]]]:
     """The settings if they can work, and each problem with its place.
 
-    Values are compared with each other only once each is right by itself. To report every problem at once, the wrong
+    Values are compared with each other only once each of them is valid. To report every problem at once, the wrong
     values are left out and the rest is validated again.
     """
     problems: list[tuple[Place, str]] = []

@@ -65,12 +65,12 @@ class Settings(BaseModel):
     listen: str = "127.0.0.1:50051"
     """Address to serve on, HOST:PORT. Port 0 picks a free one. An address beyond loopback needs ``insecure``."""
     insecure: bool = False
-    """Serve beyond loopback without TLS. Anybody who reaches the port may do anything."""
+    """Serve beyond loopback without TLS. Everybody who can reach the port may do everything."""
     admin_listen: str | None = None
     """A second address, HOST:PORT, for /livez, /readyz and gRPC health. Unset: none. An address beyond loopback needs
     ``insecure_admin``."""
     insecure_admin: bool = False
-    """Serve ``admin_listen`` beyond loopback. Anybody who reaches the port learns the server's health."""
+    """Serve ``admin_listen`` beyond loopback. Everybody who can reach the port sees the server's health."""
     channelz: bool | None = None
     """Serve channelz, gRPC's own diagnostics. Unset: only on loopback."""
     store: str = "sqlite:///jobs.db"
@@ -82,29 +82,29 @@ class Settings(BaseModel):
     """How long a stopping server waits for calls to end."""
     restart_grace: Annotated[Span, at_most(DAY, "1d")] = 30 * SECOND
     """How long after a start no attempt is failed, so that workers can reconnect."""
-    job_retention: Annotated[
-        Span, at_least(HOUR, "1h or more, so that whoever waits for a job can see that it ended")
-    ] = 30 * DAY
+    job_retention: Annotated[Span, at_least(HOUR, "1h or more, so that watchers of a job can see that it ended")] = (
+        30 * DAY
+    )
     event_retention: Annotated[Span, at_least(MINUTE, "1min or more, so that a watcher can reconnect")] = 7 * DAY
     event_retention_bytes: Annotated[Whole, Field(ge=1024**2, le=2**53)] = 2 * 1024**3
     request_ids_max: Annotated[Whole, Field(ge=1_000, le=1_000_000_000)] = 10_000_000
-    """How many request ids are remembered. Beyond that the oldest are forgotten before their 24 hours are over, but
-    never within their first hour: then calls with a new one are refused with OVERLOADED."""
+    """How many request ids are stored. Beyond that the oldest are deleted before their 24 hours are over, but never
+    within their first hour. If that leaves no room, calls with a new request id are refused with OVERLOADED."""
     open_streams_max: Annotated[Whole, Field(ge=10, le=100_000)] = 3_000
     """How many watches and StreamUpdates streams may be open at once. Each takes some 30 KiB."""
     requests_bytes_max: Annotated[Whole, Field(ge=16 * 1024**2, le=2**40)] = 64 * 1024**2
-    """Bytes of requests on their way and of batches in hand; what comes beyond it waits."""
+    """Bytes of requests that are being received and of BatchCreates. Further requests wait."""
     cache_bytes: Annotated[Whole, Field(ge=16 * 1024**2, le=2**40)] = 176 * 1024**2
-    """Bytes of what is kept in memory so that it need not be read: pages of a SQLite file, jobs, recent events."""
+    """Bytes of the caches: pages of a SQLite file, jobs, recent events."""
     strict_job_types: bool = False
     max_job_types: Annotated[Whole, Field(ge=0, le=100_000)] = 1_000
     """How many job types without a policy of their own may exist."""
     health_failure_rate_max: Fraction = 0.5
     """Share of a type's jobs that ended within an hour above which permanent failures are a problem."""
     health_failures_judged_min: Annotated[Whole, Field(ge=1, le=10_000)] = 10
-    """With fewer ended jobs than this the rate is not judged."""
+    """With fewer ended jobs than this the rate is not checked."""
     health_unworked_max: Span = 15 * MINUTE
-    """How long a job may wait while nobody works on any of its type."""
+    """How long a job may wait while no worker works on jobs of its type."""
     health_overdue_max: Span = 1 * MINUTE
     """How late the server may act on a retry or timeout."""
     health_commit_latency_max: Span = 1 * SECOND
@@ -158,12 +158,12 @@ class Settings(BaseModel):
         path = self.store.removeprefix("sqlite:///")
         if path == self.store or not path:
             raise ValueError(
-                f"store: {_without_secrets(self.store)} is no store; use sqlite:///jobs.db (beside the working"
+                f"store: {_without_secrets(self.store)} is not a store; use sqlite:///jobs.db (beside the working"
                 " directory), sqlite:////var/lib/jobstate/jobs.db (absolute) or postgresql://USER@HOST/DATABASE"
             )
         if path.startswith((":memory:", "file:")) or "?" in path or "\0" in path:
             raise ValueError(
-                f"store: {quoted(path)} is no path of a file; jobs are kept in an ordinary file, named without"
+                f"store: {quoted(path)} is not the path of a file; jobs are stored in an ordinary file, named without"
                 " parameters, as in sqlite:////var/lib/jobstate/jobs.db"
             )
         if path.rpartition("/")[2] in {"", ".", ".."}:
@@ -218,7 +218,7 @@ def _host_and_port(setting: str, value: str) -> tuple[str, int]:
 
 
 def _without_secrets(store: str) -> str:
-    """A text that is no store, as far as no password can be in it."""
+    """A value that is not a store, without the parts that may have a password."""
     if _PATH_WITHOUT_SECRETS.fullmatch(store):
         return quoted(store)
     scheme = re.match(r"[a-z][a-z0-9+]*:/*", store)

@@ -56,7 +56,7 @@ class Started:
     """An attempt began."""
 
     resumed: bool
-    """The server began it after a wait, and nobody has claimed it yet."""
+    """The server started it after a wait, and no worker has claimed it yet."""
     waited: int | None = None
     """How long the job waited for the worker that started it. None when resumed."""
 

@@ -155,7 +155,7 @@ class Job:
 
     @classmethod
     def from_fields(cls, values: dict[str, Any]) -> Self:
-        """The job with these fields, of which none may be missing. The job owns ``values`` from then on."""
+        """The job with these fields. All fields are required. The job owns ``values`` from then on."""
         new = object.__new__(cls)
         object.__setattr__(new, "__dict__", values)
         return new

@@ -213,7 +213,7 @@ class Writer:
     def _check_time(self, transaction: Transaction) -> None:
         """Repeat the transaction if there was a pause during it: replicas would assume that limits were enforced."""
         if not transaction.is_committed and self._downtime.has_new():
-            raise TransactionConflict("this process was held up in the middle of a transaction")
+            raise TransactionConflict("this process was suspended in the middle of a transaction")
 
     def work(self, run: Callable[[Transaction], T]) -> T:
         """Run ``run`` in a transaction of its own. Raises what it raises, and StoreUnreachable."""

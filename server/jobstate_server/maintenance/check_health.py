@@ -1,7 +1,7 @@
-"""check-health: looks at the jobs as an operator would, and reports what is wrong with them.
+"""check-health: checks the jobs as an operator would, and reports the problems.
 
-It judges the jobs, not the service. Whether this process can commit and read is in its gRPC health, which failing jobs
-must not take down.
+It checks the jobs, not the service. gRPC health reports whether this process can commit and read, and failing jobs must
+not change that.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ HEALTHY = "healthy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthReport:
-    """How the jobs are."""
+    """The health of the jobs."""
 
     problems: tuple[str, ...]
     oldest_queued_age: int | None
     oldest_unclaimed_age: int | None
-    """How long the oldest attempt that nobody has claimed has been waiting."""
+    """How long the oldest unclaimed attempt has been waiting."""
     stored: Mapping[JobState, int]
     overdue: int
     failure_rate: float
-    """Permanently failed of all that completed or failed so within ``RECENT``."""
+    """The share of permanently failed jobs among those that completed or failed permanently within ``RECENT``."""
     backlog: int
     commit_latency_p99: int
     commits: int
@@ -62,7 +62,7 @@ class _StoreFacts:
 
 
 class CheckHealth:
-    """Reports how the jobs are, and logs what is wrong."""
+    """Reports the health of the jobs, and logs the problems."""
 
     name = "check-health"
 
@@ -88,7 +88,7 @@ class CheckHealth:
         del still_claimed
         report = await self.run_once()
         for problem in report.problems:
-            log.warning("the jobs are not well", extra={"problem": problem})
+            log.warning("the jobs are not healthy", extra={"problem": problem})
         self._on_outcome(not report.problems)
         return "; ".join(report.problems) or HEALTHY
 
@@ -103,7 +103,7 @@ class CheckHealth:
         self._shared_run = None
 
     async def run_once(self) -> HealthReport:
-        """Look at the jobs now."""
+        """Check the jobs now."""
         now, limits = self._clock.now(), self._limits
         facts = await self._readers.run(lambda reader: _read(reader, now, limits))
         latencies = sorted(self._committer.commit_seconds)

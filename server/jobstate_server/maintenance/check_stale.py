@@ -1,6 +1,6 @@
 """check-stale: fails claimed attempts that have not reported for their type's stale threshold.
 
-Waiting for a worker is not silence: an attempt that nobody has claimed is left alone, however long it waits.
+Waiting for a worker is not silence: an attempt that no worker has claimed never becomes stale.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CheckStale:
 
     async def run_once(self, run: Run) -> TaskResult:
         """Fail what is stale now."""
-        # A pause is noticed by the first transaction after it, on whichever replica, and must not pass for silence.
+        # The first transaction after a pause notices it, on whichever replica. A pause must not count as silence.
         grace_until = await self._committer.run(lambda transaction: transaction.times().grace_until())
 
         def mark_stale(job: JobSummary) -> MarkStale | None:

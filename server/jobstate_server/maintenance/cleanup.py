@@ -45,7 +45,7 @@ class Cleanup:
     async def run_scheduled(self, still_claimed: StillClaimed) -> str:
         run = Run(still_claimed=still_claimed)
         if await removal_is_suspended(self._committer, self._clock):
-            # What the log may take up in bytes has nothing to do with the time.
+            # The limit of the log in bytes does not depend on the time.
             events = await self._trim_events(0, run)
             return f"nothing was deleted for its age, because time has jumped; {events} events for their size"
         result = await self.run_once(run)

@@ -1,4 +1,4 @@
-"""Crontab expressions as the schedules of maintenance tasks take them: in UTC, and with one meaning to everybody."""
+"""Crontab expressions for the schedules of maintenance tasks: in UTC, and unambiguous."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DAYS = re.compile(r"(mon|tue|wed|thu|fri|sat|sun)(?:-(mon|tue|wed|thu|fri|sat|s
 
 
 def crontab(value: object) -> str:
-    """A crontab expression that has one meaning everywhere, and that comes at some time.
+    """A crontab expression that has the same meaning everywhere and occurs at some time.
 
     Programs disagree about which days 0, 1 and 7 are, and whether two day fields are joined by "and" or by "or". Both
     are refused.
@@ -58,7 +58,7 @@ def _check_weekday(expression: str, part: str) -> None:
     match = _DAYS.fullmatch(part)
     if match is None:
         raise ValueError(
-            f"{quoted(expression)}: {quoted(part)} is no weekday here; write names, such as sun or mon-fri: programs"
+            f"{quoted(expression)}: {quoted(part)} is not a weekday here; write names, such as sun or mon-fri: programs"
             " differ in which day a number is"
         )
     if match[2] and _WEEKDAYS.index(match[1].lower()) > _WEEKDAYS.index(match[2].lower()):

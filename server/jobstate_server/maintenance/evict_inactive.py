@@ -1,4 +1,4 @@
-"""evict-inactive: forgets request ids past their time."""
+"""evict-inactive: deletes request ids past their time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from jobstate_server.maintenance.age import removal_is_suspended
 from jobstate_server.maintenance.task import StillClaimed, TaskResult, always_claimed
 
 REQUEST_ID_KEPT = 24 * HOUR
-"""How long a request id is remembered: longer than any client retries one call."""
+"""How long a request id is stored: longer than any client retries a call."""
 
 _REQUESTS_AT_ONCE = 1_000
-"""Request ids forgotten in one transaction: about 5 ms."""
+"""Request ids deleted in one transaction: about 5 ms."""
 
 
 class EvictInactive:
-    """Forgets request ids past their time, and the oldest of those beyond their number.
+    """Deletes request ids past their time, and the oldest of those beyond their number.
 
-    Memory holds nothing per job that would need the same.
+    The server holds nothing in memory per job that would need the same.
     """
 
     name = "evict-inactive"
@@ -33,10 +33,10 @@ class EvictInactive:
         is_held = await removal_is_suspended(self._committer, self._clock)
         result = await self.run_once(still_claimed=still_claimed, by_age=not is_held)
         why = "none for its age, because time has jumped; " if is_held else ""
-        return f"{why}{result.requests} request ids forgotten"
+        return f"{why}{result.requests} request ids deleted"
 
     async def run_once(self, *, still_claimed: StillClaimed = always_claimed, by_age: bool = True) -> TaskResult:
-        """Forget ids past their time, if ``by_age``, then the oldest of those beyond ``request_ids_max``."""
+        """Delete ids past their time, if ``by_age``, then the oldest of those beyond ``request_ids_max``."""
         result = TaskResult()
         older_than = self._clock.now() - REQUEST_ID_KEPT
         while by_age and await still_claimed():

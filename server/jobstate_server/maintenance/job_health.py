@@ -10,10 +10,10 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.store.records import Ended
 
 RECENT = 1 * HOUR
-"""How far back jobs count. Finished jobs are kept for at least this long."""
+"""How far back jobs count. Finished jobs are stored for at least this long."""
 
 RECENT_JOBS_MAX = 10_000
-"""Only the latest so many of the jobs that ended recently are looked at: some tenths of a second of a reader."""
+"""The jobs that ended recently of which the latest are read: some tenths of a second of a reader."""
 
 TYPES_NAMED_MAX = 10
 """Job types that problems of one kind name, the worst first. The rest are counted."""
@@ -24,7 +24,7 @@ SLOW_COMMITS_MIN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthLimits:
-    """What is beyond these is a problem. Spans are microseconds. Each is a setting, named ``health_…``."""
+    """The limits beyond which there is a problem. Spans are microseconds. Each is a setting, named ``health_…``."""
 
     failure_rate_max: float = 0.5
     failures_judged_min: int = 10
@@ -42,7 +42,7 @@ class Waiting:
     """Since when the oldest of them has been waiting."""
     is_retry: bool
     is_worked: bool
-    """Whether somebody works on jobs of this type."""
+    """Whether a worker works on jobs of this type."""
 
 
 def failure_rate(ended: Iterable[Ended]) -> tuple[float, int]:
@@ -56,7 +56,7 @@ def failure_rate(ended: Iterable[Ended]) -> tuple[float, int]:
 
 
 def failing(ended: Sequence[Ended], limits: HealthLimits) -> list[str]:
-    """A problem for each type of which too many jobs failed permanently."""
+    """A problem for each type with too many permanently failed jobs."""
     by_type: dict[str, list[Ended]] = {}
     for some in ended:
         by_type.setdefault(some.job_type, []).append(some)
@@ -73,7 +73,7 @@ def failing(ended: Sequence[Ended], limits: HealthLimits) -> list[str]:
 
 
 def unworked(waiting: Iterable[Waiting], now: int, limits: HealthLimits) -> list[str]:
-    """A problem for each type whose jobs wait and that no worker works on. A backlog that is worked on is none."""
+    """A problem for each type whose jobs wait while no worker works on them. A backlog with workers is no problem."""
     found = []
     for jobs in waiting:
         age = now - jobs.oldest

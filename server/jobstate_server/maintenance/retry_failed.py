@@ -1,4 +1,4 @@
-"""retry-failed: the net below the timers. Retries jobs that rest in FAILED although their type retries by itself."""
+"""retry-failed: a safety net for the timers. Retries jobs that are FAILED although their type retries automatically."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from jobstate_server.store.records import JobSummary
 
 
 class RetryFailed:
-    """Sends retryable jobs to RETRYING: those that came to rest before auto_retry was switched on for their type.
+    """Moves retryable jobs to RETRYING: those that failed before auto_retry was switched on for their type.
 
-    It also has due jobs served, in case a timer was lost.
+    It also serves due jobs, in case a timer was lost.
     """
 
     name = "retry-failed"
@@ -37,7 +37,7 @@ class RetryFailed:
         return f"{result.count} retried"
 
     async def run_once(self, run: Run) -> TaskResult:
-        """Retry what rests now."""
+        """Retry these jobs now."""
         result = await sweep(jobs_in_state(self._readers, JobState.FAILED), self._retry, self._committer, run)
         if not run.dry_run:
             self._due_timer.serve_due()

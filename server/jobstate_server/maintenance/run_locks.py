@@ -1,4 +1,4 @@
-"""One run of a maintenance task at a time: a sweep costs what a thousand calls do, so no two of them overlap."""
+"""One run of a maintenance task at a time: a sweep costs as much as a thousand calls, so two must not overlap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RETRY_DELAY_S = 1.0
 
 
 class RunLocks:
-    """A lock for each task. Belongs on the event loop's thread."""
+    """A lock for each task. Call it on the event loop's thread."""
 
     def __init__(self) -> None:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

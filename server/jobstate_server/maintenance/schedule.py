@@ -126,7 +126,7 @@ class Schedule:
             )
 
     async def look_for_abandoned(self) -> None:
-        """Run again what replicas have begun whose lease is over."""
+        """Run again the tasks that replicas have begun whose lease is over."""
         try:
             last_runs = await self._readers.run(lambda reader: reader.task_runs(), is_short=True)
             for task in self.tasks:
@@ -147,7 +147,7 @@ class Schedule:
         run.add_done_callback(self._runs.discard)
 
     def turn(self) -> None:
-        """Run what is due where a failure has lost the timer. Called by the watchdog, every second."""
+        """Run what is due if a failure has lost the timer. Called by the watchdog, every second."""
         if self._is_running and self._alarm.is_lost():
             log.error("the schedule had stopped; it was restarted")
             self._run_due()

@@ -1,4 +1,4 @@
-"""A sweep: reads jobs page by page and has the committer act, in slices, on those that need it."""
+"""A sweep: reads jobs page by page, and submits commands for those that need one, in slices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Run:
     """How a sweep is run."""
 
     dry_run: bool = False
-    """Only say what would be done."""
+    """Only report what would be done."""
     still_claimed: StillClaimed = always_claimed
 
 
@@ -40,7 +40,7 @@ async def sweep(
     committer: Committer,
     run: Run,
 ) -> TaskResult:
-    """Have the committer decide ``command_for`` each job; None leaves the job alone. Counts those that changed.
+    """Submit ``command_for`` each job to the committer, unless it is None. Counts the jobs that changed.
 
     Ends early once the run is no longer claimed.
     """

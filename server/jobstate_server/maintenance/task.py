@@ -1,4 +1,4 @@
-"""What every maintenance task is: a name, a schedule, and one run that says what it did."""
+"""The interface of a maintenance task: a name, a schedule, and a run that reports what it did."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 JOB_IDS_RETURNED_MAX = 100
-"""Job ids that a result names: enough to look at, never a large answer."""
+"""Job ids in a result: enough to inspect, never a large answer."""
 
 StillClaimed = Callable[[], Awaitable[bool]]
 """Asked before every slice: whether this run still holds the task. Another replica takes over a run that seems dead."""
@@ -43,4 +43,4 @@ class Task(Protocol):
     """When it runs, as a crontab expression in UTC."""
 
     async def run_scheduled(self, still_claimed: StillClaimed) -> str:
-        """Run once. Returns what was done, in words."""
+        """Run once. Returns a text that says what was done."""

@@ -1,4 +1,4 @@
-"""The stop deadline: ends a process that was told to stop and has not stopped in time."""
+"""The stop deadline: ends a process that has not stopped in time after a signal to stop."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ SILENT_TURNS_MAX = 5
 """Seconds for which the store may leave a change or a read unanswered before health turns to NOT_SERVING."""
 
 PROBE_TURNS = 5
-"""Seconds between two probes of the store. While nobody calls, a lost store is noticed within this time."""
+"""Seconds between two probes of the store. Without calls, a lost store is noticed within this time."""
 
 
 class Supervisor:

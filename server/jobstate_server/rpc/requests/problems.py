@@ -66,7 +66,7 @@ class Problems:
             return b""
 
     def values(self, field: str, values: Sequence[str], high: int, check: Callable[[str, str], None]) -> None:
-        """A list of texts, each of which is checked."""
+        """A list of strings. Each is checked."""
         if self.count(field, len(values), high):
             for index, value in enumerate(values):
                 check(f"{field}[{index}]", value)
