@@ -84,7 +84,7 @@ def test_no_secret_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("arguments", "phrase"),
     [
         (["--listen", "0.0.0.0:1"], "other machines"),
-        (["--store", "mysql:///jobs"], "is no store"),
+        (["--store", "mysql:///jobs"], "is not a store"),
         (["--store", "postgresql://ann:a@b@host/jobs"], "percent-encoded"),
         (["--store", "postgresql://ann@[host/jobs"], "its URL cannot be read"),
         (["--config", "nowhere.toml"], "cannot read nowhere.toml"),

@@ -13,7 +13,7 @@ RECENT = 1 * HOUR
 """How far back jobs count. Finished jobs are stored for at least this long."""
 
 RECENT_JOBS_MAX = 10_000
-"""The jobs that ended recently of which the latest are read: some tenths of a second of a reader."""
+"""At most this many of the jobs that ended recently are read, the latest: some tenths of a second of a reader."""
 
 TYPES_NAMED_MAX = 10
 """Job types that problems of one kind name, the worst first. The rest are counted."""
