@@ -18,7 +18,7 @@ from jobstate_server.domain.durations import MINUTE
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.replication import Replication
 from jobstate_server.store.postgres import statements as sql
-from jobstate_server.store.records import Changes, StoredEvent
+from jobstate_server.store.records import StoredEvent
 
 from ..support.clock import PATIENCE_S
 from .history import History, Watcher
@@ -30,15 +30,11 @@ from .validators import broken
 class NumbersBeforeItsTurn(GatedTransaction):
     """The log is not locked until the commit: numbers are given in an order that commits need not keep."""
 
-    def _number(self, changes: Changes) -> psycopg.Cursor[Any]:
-        size = sum(len(event.payload) for event in changes.events)
-        with psycopg.connect(self.url, autocommit=True) as other:
-            values = {"events": len(changes.events), "bytes": size, "requests": len(changes.requests), "now": self.now}
-            other.execute(sql.ADVANCE_LOG, values)
-        sql.insert_events.run(self._connection, changes.events, events=len(changes.events))
-        return self._execute(sql.HEAD)
-
     def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
+        if text == sql.ADVANCE_LOG:
+            with psycopg.connect(self.url, autocommit=True) as other:
+                other.execute(text, values)
+            return super()._execute(sql.HEAD)
         return super()._execute(b"SELECT 1" if text == sql.LOCK_LOG else text, **values)
 
 
