@@ -67,7 +67,8 @@ class CallsUnderWay:
     async def none(self) -> None:
         """Wait until there are none. gRPC's stop returns before cancelled handlers have ended."""
         while self._count:
-            self._idle = asyncio.Event()
+            if self._idle is None or self._idle.is_set():
+                self._idle = asyncio.Event()
             await self._idle.wait()
 
 
