@@ -78,7 +78,7 @@ async def test_a_store_that_does_not_answer_makes_a_server_unready_but_not_dead(
 
 async def test_a_part_that_died_makes_a_server_dead(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving_probes(path) as (running, port):
-        monkeypatch.setattr(running.server.committer, "_broken", "delivery")
+        monkeypatch.setattr(running.server.committer, "_delivery_failed", True)
 
         assert await asked(port, "/livez") == (503, "the thread delivery has died")
         assert (await asked(port, "/readyz"))[0] == 503

@@ -93,7 +93,7 @@ async def test_a_server_works_with_the_pages_role_and_every_query_of_the_page_an
     assert len(answers) == 7
     ((head, oldest, _),) = next(rows for query, rows in answers.items() if " FROM log, horizon" in query)
     assert (head, oldest) == (1, 1)
-    ((_, silent),) = next(rows for query, rows in answers.items() if query.endswith("heard_time DESC"))
+    ((_, silent),) = next(rows for query, rows in answers.items() if query.endswith("renew_time DESC"))
     assert silent.total_seconds() < 10
 
 
