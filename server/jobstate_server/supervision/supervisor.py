@@ -73,7 +73,15 @@ class Supervisor:
         await asyncio.wait(probes, timeout=SILENT_TURNS_MAX * TURN_S)
         for probe in probes:
             probe.add_done_callback(_retrieve_error)
+        self._report_start(probes)
         self.health.report("reads", self._readers.store_problem)
+
+    def _report_start(self, probes: Sequence[asyncio.Future[Any]]) -> None:
+        """Report a store that has not answered the first probes, until it has."""
+        waiting = [probe for probe in probes if not probe.done()]
+        self.health.report("start", "the store has not answered since the start" if waiting else None)
+        if waiting:
+            waiting[0].add_done_callback(lambda _: self._report_start(waiting))
 
     def on_reachable(self, is_reachable: bool) -> None:
         """Report whether the store can be written."""
