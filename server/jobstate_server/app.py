@@ -8,6 +8,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 from jobstate_server.admin.probes import AdminPort, CannotListen
 from jobstate_server.clock import Clock
@@ -41,6 +42,7 @@ from jobstate_server.store.factory import clock_for, open_store
 from jobstate_server.store.records import TaskRun
 from jobstate_server.store.urls import redacted, with_password
 from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX, Supervisor
+from jobstate_server.supervision.watchdog import Ageing
 from jobstate_server.watch.session import WatchSessions
 from jobstate_server.watch.snapshots import Snapshots
 from jobstate_server.wire.documents import merge_metadata
@@ -90,29 +92,22 @@ class Server:
             self.readers,
             self.catch_up_readers,
             restartable=() if self.replication is None else (self.replication.listener,),
-            ageing=(
-                self.event_limit,
-                self.due_timer,
-                self.schedule,
-                self.timekeeper,
-                self.grpc.connections,
-                *of_replicas,
-            ),
+            ageing=(*self._timed_parts(), *of_replicas),
             on_health=self.grpc.set_serving,
             probe=self._read_jobs_health,
             give_up=give_up,
         )
         self.committer.reachable_changed.subscribe(self.supervisor.on_reachable)
 
+    def _timed_parts(self) -> tuple[Ageing, ...]:
+        return (self.event_limit, self.due_timer, self.schedule, self.timekeeper, self.grpc.connections)
+
     def _build(self) -> None:
         settings, clock, store = self._settings, self.clock, self.store
         job_types = settings.policies()
-        reader = store.open_reader()
-        try:
+        with closing(store.open_reader()) as reader:
             state = reader.log_state()
             last = reader.event(state.head)
-        finally:
-            reader.close()
         decider = Decider(job_types, merge_metadata, random.random, unnamed_types_max=settings.max_job_types)
         head_check = state.horizon_check if last is None else event_check(last.payload)
         recent = RecentEvents(state.head, head_check, cache_sizes_of(settings.cache_bytes).recent_events)

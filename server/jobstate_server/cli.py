@@ -114,11 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--log-format", choices=("text", "json"), help="how logs are written (default text)")
         command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
     for command in (serve, check_config):
-        command.add_argument(
-            "--listen",
-            metavar="HOST:PORT",
-            help="the address to serve on; port 0 takes a free one (default 127.0.0.1:50051)",
-        )
+        listen = "the address to serve on; port 0 takes a free one (default 127.0.0.1:50051)"
+        command.add_argument("--listen", metavar="HOST:PORT", help=listen)
         command.add_argument(
             "--insecure",
             action=argparse.BooleanOptionalAction,

@@ -180,8 +180,7 @@ class AsyncReportSender:
             # gRPC ends a call like this when it cannot write to it, or when the channel was closed.
             error = answer_timed_out() if self._timed_out else TransportError("gRPC gave up the stream of reports")
         except (KeyboardInterrupt, SystemExit):
-            # Raised by a signal handler: the program ends.
-            raise
+            raise  # By a signal handler: the program ends.
         except BaseException as failure:
             # Whatever it is, the runs of this client need the task.
             log.exception("the stream of reports failed; opening another")

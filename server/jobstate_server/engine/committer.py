@@ -74,6 +74,16 @@ T = TypeVar("T")
 class Committer:
     """Writes commands. Call its methods on the event loop's thread."""
 
+    store_problem: str
+    """Why the store cannot be used. Empty while it can."""
+    reachable_changed: Subscribers[[bool]]
+    """Notified with False when the store can no longer be written, and with True when it can again."""
+    events_written: Subscribers[[Sequence[StoredEvent]]]
+    """Notified of events once they are durable, in the order of sequences, before the calls that made them are
+    answered."""
+    due_written: Subscribers[[int]]
+    """Notified of the earliest due time that a commit has written."""
+
     def __init__(
         self,
         store: Store,
@@ -90,23 +100,12 @@ class Committer:
             request_ids_max: how many request ids may be stored.
             replica: the name under which this server renews its lease.
         """
-        self.store_reachable = True
-        self.store_problem = ""
-        """Why the store cannot be used. Empty while it can."""
-        self.reachable_changed: Subscribers[[bool]] = Subscribers(self._fail_delivery)
-        """Notified with False when the store can no longer be written, and with True when it can again."""
-        self.events_written: Subscribers[[Sequence[StoredEvent]]] = Subscribers(self._fail_delivery)
-        """Notified of events once they are durable, in the order of sequences, before the calls that made them are
-        answered."""
-        self.due_written: Subscribers[[int]] = Subscribers(self._fail_delivery)
-        """Notified of the earliest due time that a commit has written."""
+        self.store_reachable, self.store_problem = True, ""
+        self.reachable_changed = Subscribers(self._fail_delivery)
+        self.events_written = Subscribers(self._fail_delivery)
+        self.due_written = Subscribers(self._fail_delivery)
         self._writer = Writer(
-            store,
-            decider,
-            clock,
-            restart_grace=restart_grace,
-            request_ids_max=request_ids_max,
-            replica=replica,
+            store, decider, clock, restart_grace=restart_grace, request_ids_max=request_ids_max, replica=replica
         )
         self._store = store
         self._clock = clock

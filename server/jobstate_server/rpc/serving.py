@@ -132,8 +132,7 @@ class Calls:
                         raw = await places.reading(open_call)
                     finally:
                         places.give_back(open_call)
-                    if raw is grpc.aio.EOF:
-                        raise InvalidField("request", "is missing")
+                    _check_received(raw)
                 reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight else 0)
                 if reserved:
                     # Wait for room before the answer is prepared.
@@ -173,8 +172,7 @@ class Calls:
                 raw = await places.reading(open_call)
             finally:
                 places.give_back(open_call)
-            if raw is grpc.aio.EOF:
-                raise InvalidField("request", "is missing")
+            _check_received(raw)
             call.size, call.unread = len(raw), self._answer_share(context)
             responses = handler(parse(request_type, raw), call)
             # A watch may last for days, and its request may be large.
@@ -235,6 +233,11 @@ class _Service(grpc.GenericRpcHandler):
         """The handler of a call whose headers have arrived. None if there is no such method."""
         new_call = self._new_call.get(handler_call_details.method)
         return None if new_call is None else new_call()
+
+
+def _check_received(raw: object) -> None:
+    if raw is grpc.aio.EOF:
+        raise InvalidField("request", "is missing")
 
 
 def parse(request_type: type[Message], raw: bytes) -> Message:
