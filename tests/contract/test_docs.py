@@ -243,12 +243,6 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
         "STREAMS_BYTES_MAX",
         size,
     ),
-    (
-        "bytes of batches received while there is no room for them, of all streams; then `OVERLOADED`",
-        transport,
-        "STREAMS_WAITING_BYTES_MAX",
-        size,
-    ),
     ("changes waiting to be written; then `OVERLOADED`", write_queue, "QUEUE_ROWS_MAX", count),
     ("bytes of changes waiting to be written; then `OVERLOADED`", write_queue, "QUEUE_BYTES_MAX", size),
     ("reads waiting; then `OVERLOADED`", readers, "READS_WAITING_MAX", count),

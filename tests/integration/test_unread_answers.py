@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
-import pytest
-
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.caller import ANONYMOUS
-from jobstate_server.domain.errors import JobStateError, Overloaded
+from jobstate_server.domain.errors import JobStateError
 from jobstate_server.rpc.byte_budget import ByteBudget
 from jobstate_server.rpc.call import StreamCall
 from jobstate_server.rpc.update_stream import BATCHES_UNDER_WAY_MAX, UpdateStreams
@@ -113,20 +111,3 @@ async def test_a_batch_larger_than_all_of_the_memory_passes_alone() -> None:
         await share.take(1_000)
 
     assert budget.held == 1_000
-
-
-async def test_a_batch_that_comes_while_too_many_bytes_of_others_wait_is_refused_at_once() -> None:
-    budget = ByteBudget(limit=100, of_connection=100, waiting_max=50)
-    first, second, third = (budget.share(connection, lambda: None) for connection in "abc")
-    await first.take(100, received=100)
-    waiting = asyncio.create_task(second.take(40, received=40))
-    await until(lambda: budget.waiting == 1)
-
-    with pytest.raises(Overloaded):
-        await third.take(40, received=40)
-    first.resize(100, 0)
-    async with asyncio.timeout(PATIENCE_S):
-        await waiting
-        await third.take(40, received=40)
-
-    assert budget.held == 80

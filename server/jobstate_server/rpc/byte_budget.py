@@ -10,16 +10,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 
-from jobstate_server.domain.errors import Overloaded
-from jobstate_server.rpc.transport_limits import (
-    STREAMS_BYTES_MAX,
-    STREAMS_CONNECTION_BYTES_MAX,
-    STREAMS_WAITING_BYTES_MAX,
-    UNREAD_S,
-)
-
-RETRY_DELAY_S = 1.0
-"""When to repeat a batch for which there was no room: other batches are written meanwhile."""
+from jobstate_server.rpc.transport_limits import STREAMS_BYTES_MAX, STREAMS_CONNECTION_BYTES_MAX, UNREAD_S
 
 
 class Share:
@@ -34,16 +25,9 @@ class Share:
         self.unread_since: float | None = None
         """Since when an answer waits for the client to read it. None if none does."""
 
-    async def take(self, size: int, received: int = 0) -> None:
-        """Wait for room for this many more bytes, and take them.
-
-        Args:
-            received: the bytes that are in memory during the wait, because gRPC has received them already.
-
-        Raises:
-            Overloaded: too many received bytes are waiting.
-        """
-        await self._budget.take(self, size, received)
+    async def take(self, size: int) -> None:
+        """Hold this many bytes more, once there is room for them."""
+        await self._budget.take(self, size)
 
     def resize(self, old: int, new: int) -> None:
         """Hold ``new`` bytes instead of ``old`` that were taken. Never waits, because the bytes exist already."""
@@ -62,7 +46,6 @@ class ByteBudget:
         limit: int = STREAMS_BYTES_MAX,
         of_connection: int = STREAMS_CONNECTION_BYTES_MAX,
         unread_s: float = UNREAD_S,
-        waiting_max: int = STREAMS_WAITING_BYTES_MAX,
     ) -> None:
         self.held = 0
         self.is_tight = False
@@ -70,8 +53,6 @@ class ByteBudget:
         self._limit = limit
         self._of_connection = of_connection
         self._unread_s = unread_s
-        self._waiting_max = waiting_max
-        self._waiting_bytes = 0
         self._by_connection: Counter[str] = Counter()
         self._shares: dict[Share, None] = {}
         self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
@@ -102,20 +83,11 @@ class ByteBudget:
         if size < 0:
             self._wake()
 
-    async def take(self, share: Share, size: int, received: int = 0) -> None:
-        """Wait for room in order of arrival, and count the bytes. See ``Share.take``."""
+    async def take(self, share: Share, size: int) -> None:
+        """Wait for room, in turn among those who wait for the same; then count."""
         if self._has_room(share, size):
             self.add(share, size)
             return
-        if self._waiting_bytes + received > self._waiting_max:
-            raise Overloaded("too many batches wait for memory; send this one again later", RETRY_DELAY_S)
-        self._waiting_bytes += received
-        try:
-            await self._wait(share, size)
-        finally:
-            self._waiting_bytes -= received
-
-    async def _wait(self, share: Share, size: int) -> None:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((share, size, granted))
         try:

@@ -44,10 +44,6 @@ there twice: parsed, and for a moment as they were received."""
 STREAMS_CONNECTION_BYTES_MAX = STREAMS_BYTES_MAX // 4
 """The part of it that one connection may hold: one of the largest batches, and no three can block a fourth."""
 
-STREAMS_WAITING_BYTES_MAX = 16 * MEBIBYTE
-"""Bytes of batches that gRPC has received and that wait for room in ``STREAMS_BYTES_MAX``: one of every stream, if each
-has 16 KiB. A stream with a batch beyond that ends with OVERLOADED."""
-
 OUTCOME_BYTES = 512
 """The assumed size of an outcome before it is known: a refusal with its message. Other outcomes take a tenth."""
 

@@ -173,7 +173,7 @@ class UpdateStreams:
         try:
             async for raw in requests:
                 size = estimated_bytes(raw)
-                await share.take(size, received=len(raw))
+                await share.take(size)
                 read = read_batch(raw)
                 batch = _Batch(share, size, read.number)
                 commands, size = batch.commands(read, call, self._new_id), len(raw)

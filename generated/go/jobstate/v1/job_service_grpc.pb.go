@@ -189,9 +189,8 @@ type JobServiceClient interface {
 	// Errors of an update are in its outcome, also when the update cannot be parsed. The stream itself ends with
 	// INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
 	// RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
-	// ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, when the batches of all streams wait for
-	// more memory than the server has for them, or when the client does not read its answers while others wait for the
-	// memory that they take.
+	// ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
+	// answers while others wait for the memory that they take.
 	StreamUpdates(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamUpdatesRequest, StreamUpdatesResponse], error)
 	// WatchEvents streams every matching change as it happens, from now, from the oldest event kept, or from where an
 	// earlier watch stopped.
@@ -547,9 +546,8 @@ type JobServiceServer interface {
 	// Errors of an update are in its outcome, also when the update cannot be parsed. The stream itself ends with
 	// INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
 	// RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
-	// ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, when the batches of all streams wait for
-	// more memory than the server has for them, or when the client does not read its answers while others wait for the
-	// memory that they take.
+	// ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
+	// answers while others wait for the memory that they take.
 	StreamUpdates(grpc.BidiStreamingServer[StreamUpdatesRequest, StreamUpdatesResponse]) error
 	// WatchEvents streams every matching change as it happens, from now, from the oldest event kept, or from where an
 	// earlier watch stopped.

@@ -193,9 +193,8 @@ class JobServiceStub:
     Errors of an update are in its outcome, also when the update cannot be parsed. The stream itself ends with
     INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
     RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
-    ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, when the batches of all streams wait for
-    more memory than the server has for them, or when the client does not read its answers while others wait for the
-    memory that they take.
+    ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
+    answers while others wait for the memory that they take.
     """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchEventsRequest, _job_service_pb2.WatchEventsResponse]
     """WatchEvents streams every matching change as it happens, from now, from the oldest event kept, or from where an
@@ -395,9 +394,8 @@ class JobServiceAsyncStub(JobServiceStub):
     Errors of an update are in its outcome, also when the update cannot be parsed. The stream itself ends with
     INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
     RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
-    ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, when the batches of all streams wait for
-    more memory than the server has for them, or when the client does not read its answers while others wait for the
-    memory that they take.
+    ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
+    answers while others wait for the memory that they take.
     """
     WatchEvents: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchEventsRequest, _job_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """WatchEvents streams every matching change as it happens, from now, from the oldest event kept, or from where an
@@ -666,9 +664,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors of an update are in its outcome, also when the update cannot be parsed. The stream itself ends with
         INVALID_ARGUMENT (INVALID_FIELD) on a batch of more than 1,000 updates or on a message that is no batch,
         RESOURCE_EXHAUSTED (MESSAGE_TOO_LARGE) or UNAVAILABLE (DRAINING); the batches before have then been answered. It
-        ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, when the batches of all streams wait for
-        more memory than the server has for them, or when the client does not read its answers while others wait for the
-        memory that they take.
+        ends with RESOURCE_EXHAUSTED (OVERLOADED) when too many streams are open, or when the client does not read its
+        answers while others wait for the memory that they take.
         """
 
     @_abc_1.abstractmethod
