@@ -85,3 +85,13 @@ async def live_out(client: Client, job_id: str = "job", job_type: str = "default
     await create(client, job_id, job_type, **fields)
     await start(client, job_id)
     await complete(client, job_id)
+
+
+def take_turns(running: Running, turns: int) -> None:
+    """Let as many seconds pass for the parts that wait for the store."""
+    server = running.server
+    assert server.replication is not None
+    for _ in range(turns):
+        listener = server.replication.listener
+        for part in (server.committer, server.readers, server.catch_up_readers, listener, server.supervisor):
+            part.turn()

@@ -20,8 +20,9 @@ from jobstate_server.supervision.supervisor import SILENT_TURNS_MAX
 from ..support.calls import create, get, health_of, refused, until_health_is, watching_live
 from ..support.clock import PATIENCE_S
 from ..support.postgres import PostgresServer, own_server, postgres_server
-from ..support.server import Running, client_of, serving_url
+from ..support.server import client_of, serving_url
 from ..support.waiting import until
+from .support import take_turns
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -32,16 +33,6 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL that these tests may freeze."""
     with own_server() as server:
         yield server
-
-
-def take_turns(running: Running, turns: int) -> None:
-    """Let as many seconds pass for the parts that wait for the store."""
-    server = running.server
-    assert server.replication is not None
-    for _ in range(turns):
-        listener = server.replication.listener
-        for part in (server.committer, server.readers, server.catch_up_readers, listener, server.supervisor):
-            part.turn()
 
 
 async def test_while_postgresql_is_frozen_health_and_callers_are_told_and_all_goes_on_by_itself_when_it_thaws(

@@ -22,6 +22,7 @@ from ..support.postgres import PostgresServer, own_server
 from ..support.server import Running, serving_url
 from ..support.tcp_proxy import TcpProxy, tcp_proxy
 from ..support.waiting import until
+from .support import take_turns
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -67,16 +68,6 @@ def network_to(upstream: str) -> Iterator[Network]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(PATIENCE_S)
         loop.close()
-
-
-def take_turns(running: Running, turns: int) -> None:
-    """Let as many seconds pass for the parts that wait for the store."""
-    server = running.server
-    assert server.replication is not None
-    for _ in range(turns):
-        listener = server.replication.listener
-        for part in (server.committer, server.readers, server.catch_up_readers, listener, server.supervisor):
-            part.turn()
 
 
 @asynccontextmanager
