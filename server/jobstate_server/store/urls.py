@@ -65,6 +65,7 @@ def check_url(url: str) -> None:
     """Check that the URL can name a store, without opening it. Raises CannotOpen."""
     if is_postgres(url):
         with postgres_driver():
+            # The driver is installed only with PostgreSQL support.
             from jobstate_server.store.postgres.connection import parsed  # noqa: PLC0415
         parsed(url)
 

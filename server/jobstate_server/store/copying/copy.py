@@ -18,11 +18,11 @@ from peewee import SQL, Model, ModelSelect, PeeweeException, SqliteDatabase, fn
 
 from jobstate_server.clock import SystemClock
 from jobstate_server.store import migrate
-from jobstate_server.store.errors import StoreError
+from jobstate_server.store.errors import CannotOpen, StoreError
 from jobstate_server.store.models import TABLES, EventRow, HorizonRow, LogRow, ReplicaRow, SchemaRow
 from jobstate_server.store.sqlite.file import StoreFile
 from jobstate_server.store.sqlite.store import SqliteStore
-from jobstate_server.store.urls import is_postgres, redacted
+from jobstate_server.store.urls import is_postgres, postgres_driver, redacted
 
 BATCH_ROWS = 500
 """Rows in memory at once. A job has at most about 200 KB, so they take at most 100 MB, and usually 1 MB."""
@@ -111,12 +111,11 @@ def _opened(url: str, *, is_source: bool) -> AbstractContextManager[View]:
         path = Path(url.removeprefix("sqlite:///"))
         return _sqlite_source(path) if is_source else _sqlite_destination(path)
     try:
-        # The driver is installed only with PostgreSQL support.
-        from jobstate_server.store.copying.postgres import postgres_destination, postgres_source  # noqa: PLC0415
-    except ImportError as error:
-        raise CannotCopy(
-            f"PostgreSQL's driver cannot be loaded ({error}); install it with: pip install 'jobstate-grpc[postgres]'"
-        ) from error
+        with postgres_driver():
+            # The driver is installed only with PostgreSQL support.
+            from jobstate_server.store.copying.postgres import postgres_destination, postgres_source  # noqa: PLC0415
+    except CannotOpen as error:
+        raise CannotCopy(str(error)) from error
     opened = postgres_source if is_source else postgres_destination
     return opened(url, lambda view: check_schema(view, url))
 
