@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 JobRef = str | v.Job
 """A job, or its id."""
 
-STATE_NUMBERS = {state: number for number, state in decoding.STATES.items()}
+STATE_NUMBERS = {state: job_pb2.JobState.ValueType(number) for number, state in decoding.STATES.items()}
 
 
 def new_request_id() -> str:
@@ -149,7 +149,7 @@ def list_jobs(
     read.
     """
     request = pb.ListRequest(
-        states=[STATE_NUMBERS[State.parse(state)] for state in validation.names(states, "states")],  # type: ignore[misc]
+        states=[STATE_NUMBERS[State.parse(state)] for state in validation.names(states, "states")],
         job_types=validation.names(job_types, "job_types"),
         source_id=source_id,
         create_time_from=None if created_from is None else timestamp(created_from),
@@ -237,7 +237,7 @@ def complete(
     return Call("Complete", request, decoding.job_in, timeout)
 
 
-def fail(  # noqa: PLR0913
+def fail(  # noqa: PLR0913 - the parts of a failure, most by keyword
     job: JobRef,
     code: str = "",
     message: str = "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, Protocol, TypeVar, overload
 
+from jobstate.v1 import event_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client.core.decoding import EVENT_TYPES
 from jobstate_client.core.documents import duration
@@ -13,7 +14,7 @@ from jobstate_client.core.states import EventType
 from jobstate_client.core.validation import names
 from jobstate_client.core.values import Span
 
-EVENT_TYPE_NUMBERS = {type_: number for number, type_ in EVENT_TYPES.items()}
+EVENT_TYPE_NUMBERS = {type_: event_pb2.EventType.ValueType(number) for number, type_ in EVENT_TYPES.items()}
 
 Start = Literal["latest", "earliest"]
 
@@ -23,7 +24,7 @@ EventsT_co = TypeVar("EventsT_co", covariant=True)
 ItemsT_co = TypeVar("ItemsT_co", covariant=True)
 
 
-def watch_request(  # noqa: PLR0913
+def watch_request(  # noqa: PLR0913 - the arguments of a watch, by keyword
     *,
     job_ids: Iterable[JobRef] = (),
     job_types: Iterable[str] = (),
@@ -46,7 +47,7 @@ def watch_request(  # noqa: PLR0913
         job_ids=[id_of(job) for job in names(job_ids, "job_ids")],
         job_types=names(job_types, "job_types"),
         source_ids=names(source_ids, "source_ids"),
-        types=[EVENT_TYPE_NUMBERS[EventType.parse(type_)] for type_ in names(types, "types")],  # type: ignore[misc]
+        types=[EVENT_TYPE_NUMBERS[EventType.parse(type_)] for type_ in names(types, "types")],
         snapshot=snapshot,
         until_final=until_final,
         heartbeat_interval=None if heartbeat_interval is None else duration(heartbeat_interval, "heartbeat_interval"),
