@@ -15,7 +15,10 @@ JOB_TYPE = "bench"
 METADATA = {f"key-{number}": "v" * 12 for number in range(8)}
 """200 bytes once encoded, which every job carries."""
 
-LIFECYCLE_CALLS = 6
+PERCENTAGES = (25, 50, 75)
+"""What the reports of one life say."""
+
+LIFECYCLE_CALLS = 3 + len(PERCENTAGES)
 
 _TIMES = ("create_time", "update_time", "start_time", "claim_time")
 
@@ -49,12 +52,12 @@ def complete_request(job_id: str) -> pb.CompleteRequest:
     return pb.CompleteRequest(id=job_id, attempt=1, result_count=12)
 
 
-def lifecycle(job_id: str) -> list[pb.JobUpdate]:
-    """All the updates of one job: the six that a lifecycle is counted by."""
+def lifecycle(job_id: str, reports: int = len(PERCENTAGES)) -> list[pb.JobUpdate]:
+    """All the updates of one job: the six that a lifecycle is counted by, or fewer with fewer reports."""
     return [
         pb.JobUpdate(create=create_request(job_id)),
         pb.JobUpdate(start=start_request(job_id)),
-        *[pb.JobUpdate(progress=progress_request(job_id, progress)) for progress in (25, 50, 75)],
+        *[pb.JobUpdate(progress=progress_request(job_id, progress)) for progress in PERCENTAGES[:reports]],
         pb.JobUpdate(complete=complete_request(job_id)),
     ]
 
@@ -62,9 +65,9 @@ def lifecycle(job_id: str) -> list[pb.JobUpdate]:
 _METHODS = {"create": "Create", "start": "Start", "progress": "UpdateProgress", "complete": "Complete"}
 
 
-def lifecycle_calls(job_id: str) -> list[Request]:
+def lifecycle_calls(job_id: str, reports: int = len(PERCENTAGES)) -> list[Request]:
     """The same as calls of their own."""
-    kinds = [(str(update.WhichOneof("update")), update) for update in lifecycle(job_id)]
+    kinds = [(str(update.WhichOneof("update")), update) for update in lifecycle(job_id, reports)]
     return [Request(_METHODS[kind], getattr(update, kind).SerializeToString()) for kind, update in kinds]
 
 
@@ -92,11 +95,11 @@ def progress_batches(job_ids: Sequence[str], size: int, count: int) -> list[byte
     return batches
 
 
-def lifecycle_batches(job_ids: Sequence[str], size: int) -> list[bytes]:
+def lifecycle_batches(job_ids: Sequence[str], size: int, reports: int = len(PERCENTAGES)) -> list[bytes]:
     """Batches as a worker with ``size`` jobs in hand sends them: one step of all of these, then the next step."""
     batches: list[bytes] = []
     for start in range(0, len(job_ids), size):
-        lives = [lifecycle(job_id) for job_id in job_ids[start : start + size]]
+        lives = [lifecycle(job_id, reports) for job_id in job_ids[start : start + size]]
         for step in zip(*lives, strict=True):
             batches.append(batch(len(batches), step))
     return batches

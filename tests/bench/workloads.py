@@ -9,7 +9,7 @@ from typing import Protocol
 
 from . import messages
 from .bench import Bench
-from .messages import LIFECYCLE_CALLS, Request
+from .messages import LIFECYCLE_CALLS, PERCENTAGES, Request
 from .processes import JobServer, Target
 from .samples import Finding, Sample, ratios, spread
 
@@ -62,13 +62,14 @@ class Lifecycles:
 
     unit = "lifecycles"
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, reports: int = len(PERCENTAGES)) -> None:
         self._bench = bench
+        self._reports = reports
 
     def run(self, target: Target) -> Sample:
         prefix, count = self._bench.name("life-"), self._bench.sizes.lifecycles
-        chains = [messages.lifecycle_calls(f"{prefix}-{number}") for number in range(count)]
-        events = count * LIFECYCLE_CALLS
+        chains = [messages.lifecycle_calls(f"{prefix}-{number}", self._reports) for number in range(count)]
+        events = sum(map(len, chains))
         sample = observed(self._bench, target, lambda: self._bench.load.calls(target.address, chains), events)
         return replace(sample, ops=count)
 
@@ -97,14 +98,17 @@ class StreamLifecycles:
 
     unit = "lifecycles"
 
-    def __init__(self, bench: Bench, batch: int = BATCH) -> None:
+    def __init__(self, bench: Bench, batch: int = BATCH, reports: int = len(PERCENTAGES)) -> None:
         self._bench = bench
         self._batch = batch
+        self._reports = reports
 
     def run(self, target: Target) -> Sample:
         prefix, count = self._bench.name("swift-"), self._bench.sizes.stream_lifecycles
         streams = [
-            messages.lifecycle_batches([f"{prefix}-{stream}-{number}" for number in range(count)], self._batch)
+            messages.lifecycle_batches(
+                [f"{prefix}-{stream}-{number}" for number in range(count)], self._batch, self._reports
+            )
             for stream in range(CONNECTIONS)
         ]
         lives = count * CONNECTIONS
@@ -112,7 +116,7 @@ class StreamLifecycles:
             self._bench,
             target,
             lambda: self._bench.load.batches(target.address, streams),
-            lives * LIFECYCLE_CALLS,
+            lives * (LIFECYCLE_CALLS - len(PERCENTAGES) + self._reports),
         )
         if isinstance(target, JobServer):
             done = target.count("SELECT count(*) FROM job WHERE id LIKE ? AND state = 3", f"{prefix}-%")
