@@ -106,7 +106,7 @@ bench: $(READY) ## Measure every number of docs/benchmarks.md; ROWS='unary get' 
 	@$(BIN)/python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick)
 
 .PHONY: bench-peers
-bench-peers: $(READY) ## Measure the alternatives to jobstate, which are installed in .bench
+bench-peers: $(READY) ## Measure jobstate and its alternatives, which are installed in .bench; PEERS='river celery' selects some
 	@$(BIN)/python -m tests.bench.peers $(if $(PEERS),--peers $(PEERS)) $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick)
 
 .PHONY: build

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -16,94 +15,140 @@ from rich.table import Table
 
 from .. import figures, machine, messages
 from ..bench import QUICK, Bench, Sizes, bench
-from ..messages import LIFECYCLE_CALLS
-from ..processes import ROOT
+from ..messages import LIFECYCLE_CALLS, PERCENTAGES
+from ..processes import ROOT, Echo, stopping
 from ..rows import ROWS
 from ..samples import ratios, spread
-from ..workloads import Calls, Lifecycles, StreamLifecycles
-from .scratch import NotInstalled, PeerFailed
-from .systems import PEERS, Setting
+from ..workloads import Calls
+from .install import NotInstalled
+from .ours import jobstate
+from .services import PeerFailed
+from .setting import REPORTS, Setting, Trial, Work
+from .systems import bullmq, celery, graphile, procrastinate, river
 
-_HEADS = ("system", "versions", "setting", "durable", "lifecycles/s", "× echo ÷ 6")
+PEERS: dict[str, Callable[[Trial], list[Setting]]] = {
+    "bullmq": bullmq,
+    "celery": celery,
+    "procrastinate": procrastinate,
+    "river": river,
+    "graphile": graphile,
+}
+"""Each installs its system and finds its quickest settings."""
+
 _QUICK_JOBS = 200
+_RUNS = 5
+_HEADS = ("system", "how", "durable", "jobs/s", "× echo ÷ 3", "with 3 reports: jobs/s", "× echo ÷ 6")
+
+
+@dataclass
+class Measured:
+    """A setting and its samples, by how many reports each job made."""
+
+    setting: Setting
+    rates: dict[int, list[float]] = field(default_factory=lambda: {reports: [] for reports in REPORTS})
+    echoes: dict[int, list[float]] = field(default_factory=lambda: {reports: [] for reports in REPORTS})
+    """Of the echo right before each, in as many calls as such a job takes."""
+
+    def cells(self) -> tuple[str, ...]:
+        """A row of the table."""
+        one = self.setting
+        row = [one.system, one.way, one.durable]
+        for reports in REPORTS:
+            row += [spread(self.rates[reports]), spread(ratios(self.rates[reports], self.echoes[reports]), " ×")]
+        return tuple(row)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peers", description=__doc__)
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), metavar="NAME", help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--runs", type=int, default=None, help="samples of each (default 5, quick: 1)")
+    parser.add_argument("--runs", type=int, default=None, help=f"samples of each (default {_RUNS}, quick: 1)")
     parser.add_argument("--quick", action="store_true", help="few jobs, to check the harness; writes no page")
     return parser
 
 
-def _settings(names: Sequence[str], run: Bench, stack: ExitStack) -> list[Setting]:
-    """Every peer at every setting, running until the stack ends. One that cannot be had is told, and left out."""
-    settings = []
+def _settings(names: Sequence[str], trial: Trial) -> tuple[list[Setting], dict[str, str]]:
+    """Every setting of every peer; and why a peer is missing, by its name."""
+    settings, missing = [], {}
     for name in names:
-        run.say(f"{name} ...")
+        trial.say(f"{name} ...")
         try:
-            settings += PEERS[name](run.folder, stack, run.say)
+            settings += PEERS[name](trial)
         except (NotInstalled, PeerFailed, OSError, subprocess.SubprocessError) as error:
-            run.say(f"  left out: {error}")
-    return settings
+            missing[name] = " ".join(str(error).split())
+            trial.say(f"  left out: {error}")
+    return settings, missing
 
 
-def _ours(run: Bench, stack: ExitStack) -> tuple[list[Setting], Callable[[], float]]:
-    """jobstate both ways, and the echo that all are held against: its calls per second, divided by six."""
-    server, echo = stack.enter_context(run.server_and_echo())
-    unary, stream = Lifecycles(run), StreamLifecycles(run)
-    calls = Calls(run, ["any"], messages.progress_call)
-    versions = f"{version('jobstate-grpc')}, SQLite {sqlite3.sqlite_version}"
-    setting = "as shipped (synchronous FULL)"
-    return [
-        Setting("**jobstate**, `StreamUpdates`", versions, setting, "yes", lambda _: stream.run(server).rate, 0),
-        Setting("**jobstate**, unary", versions, setting, "yes", lambda _: unary.run(server).rate, 0),
-    ], lambda: calls.run(echo).rate / LIFECYCLE_CALLS
-
-
-def _measured(settings: list[Setting], echo: Callable[[], float], run: Bench, *, quick: bool) -> list[tuple[str, ...]]:
-    rates: list[list[float]] = [[] for _ in settings]
-    echoes: list[list[float]] = [[] for _ in settings]
+def _measure(every: list[Measured], echo: Callable[[], float], run: Bench, *, quick: bool) -> dict[str, str]:
+    """Take the samples in turn. A system that fails is taken off the list, and the reason returned by its name."""
+    failed: dict[str, str] = {}
     for number in range(run.runs):
         run.say(f"round {number + 1} of {run.runs}")
-        for index, setting in enumerate(settings):
-            echoes[index].append(echo())
-            rates[index].append(setting.run(_QUICK_JOBS if quick else setting.jobs))
-    rows = [
-        (one.system, one.version, one.setting, one.durable, spread(rate), spread(ratios(rate, bare), " ×"))
-        for one, rate, bare in zip(settings, rates, echoes, strict=True)
-    ]
-    every_echo = [rate for bare in echoes for rate in bare]
-    return [*rows, ("echo ÷ 6", "", "six empty calls", "", spread(every_echo), "1 ×")]
+        for measured in list(every):
+            for reports in REPORTS:
+                bare = echo() / (LIFECYCLE_CALLS - len(PERCENTAGES) + reports)
+                jobs = measured.setting.jobs // (2 if reports else 1)
+                try:
+                    rate = measured.setting.run(Work(_QUICK_JOBS if quick else jobs, reports))
+                except PeerFailed as error:
+                    run.say(f"  left out: {error}")
+                    failed[f"{measured.setting.system}, {measured.setting.way}"] = " ".join(str(error).split())
+                    every.remove(measured)
+                    break
+                measured.echoes[reports].append(bare)
+                measured.rates[reports].append(rate)
+    return failed
 
 
-def _text(rows: list[tuple[str, ...]], runs: int) -> str:
-    about = f"Measured on {machine.today()}, commit {machine.commit()}."
+def _rows(every: list[Measured]) -> list[tuple[str, ...]]:
+    last = ["echo", "empty calls", ""]
+    for reports in REPORTS:
+        last += [spread([bare for measured in every for bare in measured.echoes[reports]]), "1 ×"]
+    return [*(measured.cells() for measured in every), tuple(last)]
+
+
+def _text(rows: list[tuple[str, ...]], every: list[Measured], missing: dict[str, str], runs: int) -> str:
+    versions = dict.fromkeys(measured.setting.versions for measured in every)
+    marks = {
+        "{runs}": str(runs),
+        "{about}": f"Measured on {machine.today()}, commit {machine.commit()}.",
+        "{table}": figures.table(rows, _HEADS),
+        "{versions}": "\n".join(f"- {one}" for one in versions),
+        "{missing}": "\n".join(f"- Missing: **{name}**, because {why}" for name, why in missing.items())
+        or "None is missing.",
+    }
     page = Path(__file__).with_name("page.md").read_text("utf-8")
-    marks = {"{runs}": str(runs), "{about}": about, "{table}": figures.table(rows, _HEADS)}
     for mark, part in marks.items():
         page = page.replace(mark, part)
     return page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Install, measure, print, write."""
+    """Install, measure, print, write. Returns 1 when a peer is missing."""
     options = _parser().parse_args(arguments)
-    runs = options.runs or (1 if options.quick else 5)
+    runs = options.runs or (1 if options.quick else _RUNS)
     with bench(runs, QUICK if options.quick else Sizes()) as run, ExitStack() as stack:
-        ours, echo = _ours(run, stack)
-        peers = _settings(options.peers if options.peers is not None else list(PEERS), run, stack)
-        rows = _measured([*ours, *peers], echo, run, quick=options.quick)
+        peers, missing = _settings(
+            options.peers if options.peers is not None else list(PEERS), Trial(run.folder, run.say, options.quick)
+        )
+        empty = Echo(run.folder)
+        stack.enter_context(stopping(empty))
+        calls = Calls(run, ["any"], messages.progress_call)
+        every = [Measured(setting) for setting in [*jobstate(run, stack), *peers]]
+        missing |= _measure(every, lambda: calls.run(empty).rate, run, quick=options.quick)
+    rows = _rows(every)
     shown = Table(*_HEADS)
     for row in rows:
         shown.add_row(*(cell.replace("*", "") for cell in row))
     Console(width=None if sys.stdout.isatty() else 180).print(shown)
+    for name, why in missing.items():
+        print(f"missing: {name}: {why}", file=sys.stderr)
     if not options.quick:
         kept = figures.kept()
-        kept["peers"] = {"text": _text(rows, runs)}
+        kept["peers"] = {"text": _text(rows, every, missing, runs)}
         figures.keep(kept, list(ROWS))
         print(f"written to {figures.PAGE.relative_to(ROOT)}")
-    return 0
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":

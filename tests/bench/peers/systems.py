@@ -1,171 +1,198 @@
-"""The peers: how each is set up, and one sample of it. page.md says what each is made to do."""
+"""The peers that are queues on Redis and PostgreSQL: how each is set up, and one sample of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from . import scratch
-from .scratch import HERE, PeerFailed, background, json_of
+from . import install
+from .install import NODE_PACKAGES, PROGRAMS, PYTHON_PACKAGES, RIVER
+from .services import PeerFailed, background, postgres, postgres_version, redis, redis_version, sample
+from .setting import Run, Setting, Trial, Work
 
+AT_ONCE = 1_000
+"""How many jobs one call gives away, where a peer can do that."""
+
+_ONE = "one job in each call, 64 calls under way"
 _CELERY_WORKER = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING")
 
-Say = Callable[[str], None]
-Run = Callable[[int], float]
-"""Takes so many jobs through their lives, and returns how many a second that was."""
+
+def _redis_setting(*, durable: bool) -> str:
+    return "Redis with AOF, fsync always" if durable else "Redis as shipped"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A peer, set up one way."""
-
-    system: str
-    version: str
-    setting: str
-    durable: str
-    """Whether what it has answered survives the loss of power."""
-    run: Run
-    jobs: int
-    """Of one sample: a few seconds' worth."""
-
-
-def best(runs: Sequence[tuple[str, Run]], jobs: int, say: Say) -> tuple[str, Run]:
-    """Of several ways to run a peer the quickest, so that each is shown at its best."""
-    rates = []
-    for name, run in runs:
-        rates.append(run(jobs))
-        say(f"    {name}: {rates[-1]:,.0f}/s")
-    return runs[rates.index(max(rates))]
-
-
-def _bullmq_run(home: Path, port: int, concurrency: int, pipelining: int) -> Run:
-    def run(jobs: int) -> float:
-        json_of(["redis-cli", "-p", str(port), "--raw", "EVAL", _FLUSH, "0"])
-        told = json_of(["node", "bullmq_work.mjs", *map(str, (port, jobs, concurrency, pipelining))], cwd=home)
-        return told["jobs"] / told["seconds"]
-
-    return run
-
-
-def _bullmq(folder: Path, stack: ExitStack, say: Say) -> list[Setting]:
-    settings = []
-    home = scratch.node_modules()
-    version = f"{scratch.node_version('bullmq')}, ioredis {scratch.node_version('ioredis')}"
-    version += f", Redis {scratch.redis_version()}"
-    for durable in (True, False):
-        port = stack.enter_context(scratch.redis(folder / f"bullmq-{durable}", durable=durable))
-
-        ways = [
-            (
-                f"concurrency {concurrency}{', auto-pipelining' if pipelining else ''}",
-                _bullmq_run(home, port, concurrency, pipelining),
-            )
-            for concurrency in (64, 250, 1_000)
-            for pipelining in (0, 1)
-        ]
-        say(f"  BullMQ, {'durable' if durable else 'default'}:")
-        name, run = best(ways, 2_000, say)
-        settings.append(Setting("BullMQ", version, _redis_setting(durable) + name, _yes(durable), run, 10_000))
-    return settings
-
-
-_FLUSH = 'redis.call(\'FLUSHALL\') return \'{"jobs": 0, "readable": 0, "failed": 0}\''
-
-
-def _redis_setting(durable: bool) -> str:
-    return "AOF, fsync always; " if durable else "Redis as shipped; "
-
-
-def _yes(durable: bool) -> str:
+def _yes(*, durable: bool) -> str:
     return "yes" if durable else "no"
 
 
-@contextmanager
-def _celery_worker(pool: Sequence[str], env: dict[str, str], log: Path) -> Iterator[None]:
-    command: list[str | Path] = [
-        scratch.environment() / "celery",
-        "-A",
-        "celery_work",
-        "worker",
-        *pool,
-        *_CELERY_WORKER,
-    ]
-    with background(command, log, env, HERE):
-        # Its first job tells when it has come up.
-        json_of([scratch.environment() / "python", "celery_work.py", "1"], env, HERE)
-        yield
+# BullMQ
 
 
-def _celery_run(pool: Sequence[str], env: dict[str, str], folder: Path) -> Run:
-    def run(jobs: int) -> float:
-        with _celery_worker(pool, env, folder / "celery.log"):
-            told = json_of([scratch.environment() / "python", "celery_work.py", str(jobs)], env, HERE)
-            return told["jobs"] / told["seconds"]
+def _bullmq_run(trial: Trial, at_once: int, concurrency: int, pipelining: int, *, durable: bool) -> Run:
+    def run(work: Work) -> float:
+        with redis(trial.new("bullmq"), durable=durable) as port:
+            numbers = (port, work.jobs, work.reports, concurrency, pipelining, at_once)
+            return sample([*install.node_program("bullmq_work"), *map(str, numbers)], work.jobs)
 
     return run
 
 
-def _celery(folder: Path, stack: ExitStack, say: Say) -> list[Setting]:
+def bullmq(trial: Trial) -> list[Setting]:
+    """One job or 1,000 in a call, on a Redis that fsyncs and on one as it is shipped."""
+    install.node("BullMQ")
+    versions = f"BullMQ {NODE_PACKAGES['bullmq']}, ioredis {NODE_PACKAGES['ioredis']}, Redis {redis_version()}"
     settings = []
-    version = f"{scratch.python_version('celery')}, Redis {scratch.redis_version()}"
+    for durable in (True, False):
+        for at_once, how in ((AT_ONCE, f"`addBulk` of {AT_ONCE:,}"), (1, _ONE)):
+            trial.say(f"  BullMQ, {_redis_setting(durable=durable)}, {how}:")
+            ways = [
+                (
+                    f"concurrency {concurrency}{', auto-pipelining' if pipelining else ''}",
+                    _bullmq_run(trial, at_once, concurrency, pipelining, durable=durable),
+                )
+                for concurrency in (64, 250)
+                for pipelining in (0, 1)
+            ]
+            name, run = trial.best(ways, 2_000)
+            way = f"{_redis_setting(durable=durable)}; {how}; {name}"
+            settings.append(Setting("BullMQ", versions, way, _yes(durable=durable), run, 15_000))
+    return settings
+
+
+# Celery
+
+
+@contextmanager
+def _celery_worker(pool: Sequence[str], env: dict[str, str], log: Path, warm_up: int) -> Iterator[None]:
+    celery = install.python("Celery") / "celery"
+    command: list[str | Path] = [celery, "-A", "celery_work", "worker", *pool, *_CELERY_WORKER]
+    with background(command, log, env, PROGRAMS):
+        # Its first jobs tell when it has come up.
+        _celery_sample(warm_up, env)
+        yield
+
+
+def _celery_sample(jobs: int, env: dict[str, str]) -> float:
+    return sample([install.python("Celery") / "python", "celery_work.py", str(jobs)], jobs, env, PROGRAMS)
+
+
+def _celery_run(trial: Trial, pool: Sequence[str], *, durable: bool) -> Run:
+    def run(work: Work) -> float:
+        with redis(trial.new("celery"), durable=durable) as port:
+            env = {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0", "BENCH_REPORTS": str(work.reports)}
+            with _celery_worker(pool, env, trial.new("celery.log"), work.jobs // 10 + 1):
+                return _celery_sample(work.jobs, env)
+
+    return run
+
+
+def celery(trial: Trial) -> list[Setting]:
+    """One job in a call, on a Redis that fsyncs and on one as it is shipped."""
+    install.python("Celery")
+    versions = f"Celery {PYTHON_PACKAGES['celery[redis,gevent]']}, Redis {redis_version()}"
     pools = {
         "prefork, 2 processes": ("-P", "prefork", "-c", "2"),
         "threads, 16": ("-P", "threads", "-c", "16"),
         "gevent, 100": ("-P", "gevent", "-c", "100"),
     }
+    settings = []
     for durable in (True, False):
-        port = stack.enter_context(scratch.redis(folder / f"celery-{durable}", durable=durable))
-        env = {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0"}
-
-        say(f"  Celery, {'durable' if durable else 'default'}:")
-        name, run = best([(name, _celery_run(pool, env, folder)) for name, pool in pools.items()], 300, say)
-        setting = f"{_redis_setting(durable)}{name}, prefetch 128"
-        settings.append(Setting("Celery", version, setting, _yes(durable), run, 2_000))
+        trial.say(f"  Celery, {_redis_setting(durable=durable)}:")
+        ways = [(name, _celery_run(trial, pool, durable=durable)) for name, pool in pools.items()]
+        name, run = trial.best(ways, 300)
+        way = f"{_redis_setting(durable=durable)}; one job in each call, one call after the other; {name}; prefetch 128"
+        settings.append(Setting("Celery", versions, way, _yes(durable=durable), run, 2_000))
     return settings
 
 
-def _procrastinate_program(*arguments: str) -> list[str | Path]:
-    return [scratch.environment() / "python", HERE / "procrastinate_work.py", *arguments]
+# Procrastinate
 
 
-def _procrastinate_run(concurrency: int, env: dict[str, str], log: Path) -> Run:
-    def run(jobs: int) -> float:
-        with background(_procrastinate_program("worker", str(concurrency)), log, env):
-            # Its first job tells when it has come up.
-            json_of(_procrastinate_program("client", "1"), env)
-            told = json_of(_procrastinate_program("client", str(jobs)), env)
-            return told["jobs"] / told["seconds"]
+def _procrastinate_program(*arguments: str | int) -> list[str | Path]:
+    program = PROGRAMS / "procrastinate_work.py"
+    return [install.python("Procrastinate") / "python", program, *map(str, arguments)]
+
+
+def _procrastinate_run(trial: Trial, at_once: int, concurrency: int) -> Run:
+    def run(work: Work) -> float:
+        log = trial.new("procrastinate.log")
+        with postgres() as url:
+            env = {"BENCH_POSTGRES": url}
+            with background(_procrastinate_program("schema"), log, env) as schema:
+                if schema.wait(60):
+                    raise PeerFailed(log.read_text("utf-8")[-2000:])
+            with background(_procrastinate_program("worker", concurrency, work.reports), log, env):
+                # Its first jobs tell when it has come up.
+                first = work.jobs // 10 + 1
+                sample(_procrastinate_program("client", first, work.reports, at_once), first, env)
+                return sample(_procrastinate_program("client", work.jobs, work.reports, at_once), work.jobs, env)
 
     return run
 
 
-def _procrastinate(folder: Path, stack: ExitStack, say: Say) -> list[Setting]:
+def procrastinate(trial: Trial) -> list[Setting]:
+    """One job or 1,000 in a call."""
+    install.python("Procrastinate")
+    versions = f"Procrastinate {PYTHON_PACKAGES['procrastinate']}, PostgreSQL {postgres_version()}"
     settings = []
-    for durable in (True, False):
-        uri, running = stack.enter_context(scratch.postgres(folder / f"postgres-{durable}", durable=durable))
-        env = {"BENCH_POSTGRES": uri}
-        log = folder / "procrastinate.log"
-        with background(_procrastinate_program("schema"), log, env) as schema:
-            if schema.wait(60):
-                raise PeerFailed(log.read_text("utf-8")[-2000:])
-
-        say(f"  Procrastinate, {'as shipped' if durable else 'synchronous_commit off'}:")
-        name, run = best(
-            [(f"concurrency {concurrency}", _procrastinate_run(concurrency, env, log)) for concurrency in (8, 30)],
-            200,
-            say,
-        )
-        version = f"{scratch.python_version('procrastinate')}, PostgreSQL {running}"
-        setting = ("as shipped; " if durable else "synchronous_commit off; ") + name
-        settings.append(Setting("Procrastinate", version, setting, _yes(durable), run, 1_500))
+    for at_once, how in ((AT_ONCE, f"`batch_defer_async` of {AT_ONCE:,}"), (1, _ONE)):
+        trial.say(f"  Procrastinate, {how}:")
+        ways = [(f"concurrency {number}", _procrastinate_run(trial, at_once, number)) for number in (8, 30)]
+        name, run = trial.best(ways, 200)
+        settings.append(Setting("Procrastinate", versions, f"{how}; {name}", "yes", run, 1_500))
     return settings
 
 
-PEERS: dict[str, Callable[[Path, ExitStack, Say], list[Setting]]] = {
-    "bullmq": _bullmq,
-    "celery": _celery,
-    "procrastinate": _procrastinate,
-}
-"""Each starts its system in a folder, once for each setting, to run until the stack ends."""
+# River
+
+
+def _river_run(at_once: int, max_workers: int) -> Run:
+    def run(work: Work) -> float:
+        with postgres() as url:
+            numbers = (work.jobs, work.reports, max_workers, at_once)
+            return sample([install.river(), *map(str, numbers)], work.jobs, {"BENCH_POSTGRES": url})
+
+    return run
+
+
+def river(trial: Trial) -> list[Setting]:
+    """One job or 1,000 in a call; its worker fetches and completes in batches by itself."""
+    install.river()
+    versions = f"River {RIVER['github.com/riverqueue/river']}, pgx, PostgreSQL {postgres_version()}"
+    settings = []
+    for at_once, how, jobs in ((AT_ONCE, f"`InsertManyFast` of {AT_ONCE:,}", 30_000), (1, _ONE, 10_000)):
+        trial.say(f"  River, {how}:")
+        ways = [(f"{number:,} workers", _river_run(at_once, number)) for number in (100, 500, 2_000)]
+        name, run = trial.best(ways, 3_000)
+        way = f"{how}; batch completer; fetches at most every 2 ms; {name}"
+        settings.append(Setting("River", versions, way, "yes", run, jobs))
+    return settings
+
+
+# Graphile Worker
+
+
+def _graphile_run(at_once: int, concurrency: int) -> Run:
+    def run(work: Work) -> float:
+        with postgres() as url:
+            numbers = (work.jobs, work.reports, concurrency, at_once)
+            command = [*install.node_program("graphile_work"), *map(str, numbers)]
+            return sample(command, work.jobs, {"BENCH_POSTGRES": url})
+
+    return run
+
+
+def graphile(trial: Trial) -> list[Setting]:
+    """One job in a call, fetched and completed alone; or all that in batches, set as its own page on speed has it."""
+    install.node("Graphile Worker")
+    versions = f"Graphile Worker {NODE_PACKAGES['graphile-worker']}, Node.js {NODE_PACKAGES['node']}"
+    versions += f", PostgreSQL {postgres_version()}"
+    batches = f"`addJobs` of {AT_ONCE:,}; `localQueue` of 500, `completeJobBatchDelay` 0"
+    settings = []
+    for at_once, how, jobs in ((AT_ONCE, batches, 30_000), (1, f"{_ONE}; no batches", 3_000)):
+        trial.say(f"  Graphile Worker, {how}:")
+        ways = [(f"concurrency {number}", _graphile_run(at_once, number)) for number in (24, 64)]
+        name, run = trial.best(ways, 1_000)
+        settings.append(Setting("Graphile Worker", versions, f"{how}; {name}", "yes", run, jobs))
+    return settings

@@ -1,6 +1,8 @@
 """One sample of Procrastinate, in its own environment: the task, its worker, and the client that defers and waits.
 
-Usage: python procrastinate_work.py schema | worker CONCURRENCY | client JOBS. The client prints one line of JSON.
+Usage: python procrastinate_work.py schema | worker CONCURRENCY REPORTS | client JOBS REPORTS AT_ONCE, and the database
+in BENCH_POSTGRES. AT_ONCE is how many jobs one call defers; with 1, 64 calls are under way. The client prints a line of
+JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Any
 
 import procrastinate
 
-DEFERRED_AT_ONCE = 1_000
+IN_FLIGHT = 64
+PERCENTAGES = (25, 50, 75)
+WITHIN_S = 300
 
 TABLE = "CREATE TABLE bench_progress (job_id bigint PRIMARY KEY, percent int NOT NULL, message text NOT NULL)"
 REPORT = (
@@ -22,39 +26,53 @@ REPORT = (
     " ON CONFLICT (job_id) DO UPDATE SET percent = excluded.percent, message = excluded.message"
 )
 DONE = "SELECT count(*) AS count FROM procrastinate_jobs WHERE status = 'succeeded'"
+ONCE = DONE + " AND attempts = 1"
+STORED = (
+    "SELECT count(*) AS count FROM procrastinate_jobs JOIN bench_progress ON job_id = id"
+    " WHERE status = 'succeeded' AND attempts = 1 AND percent = 75"
+)
 
 connector: Any = procrastinate.PsycopgConnector(conninfo=os.environ["BENCH_POSTGRES"], min_size=4, max_size=20)
 app: Any = procrastinate.App(connector=connector)
 
 
 async def work(context: Any, metadata: dict[str, str]) -> None:
-    """Three reports into a table of one's own: Procrastinate has no progress."""
+    """Reports into a table of one's own: Procrastinate has no progress."""
     del metadata
-    for percent in (25, 50, 75):
+    for percent in PERCENTAGES[: context.additional_context["reports"]]:
         await connector.execute_query_async(REPORT, job_id=context.job.id, percent=percent)
 
 
 task: Any = app.task(name="work", pass_context=True)(work)
 
 
-async def _client(count: int) -> None:
+async def _defer(count: int, at_once: int) -> None:
+    """Give the jobs away, so many in a call."""
     metadata = {f"key-{number}": "v" * 12 for number in range(8)}
+    if at_once > 1:
+        for first in range(0, count, at_once):
+            await task.batch_defer_async(*[{"metadata": metadata}] * min(at_once, count - first))
+        return
+    numbers = iter(range(count))
+
+    async def caller() -> None:
+        for _ in numbers:
+            await task.defer_async(metadata=metadata)
+
+    await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
+
+
+async def _client(count: int, reports: int, at_once: int) -> None:
     before = (await connector.execute_query_one_async(DONE))["count"]
     began = time.monotonic()
-    for first in range(0, count, DEFERRED_AT_ONCE):
-        some = min(DEFERRED_AT_ONCE, count - first)
-        await task.batch_defer_async(*[{"metadata": metadata}] * some)
+    await _defer(count, at_once)
     done = 0
-    while done < count and time.monotonic() < began + 300:
+    while done < count and time.monotonic() < began + WITHIN_S:
         await _pause()
         done = (await connector.execute_query_one_async(DONE))["count"] - before
     seconds = time.monotonic() - began
-    reported = await connector.execute_query_one_async(
-        "SELECT count(*) AS count FROM procrastinate_jobs JOIN bench_progress ON job_id = id"
-        " WHERE status = 'succeeded' AND percent = 75"
-    )
-    readable = reported["count"] - before
-    print(json.dumps({"jobs": done, "seconds": seconds, "readable": readable, "failed": 0}))
+    (stored,) = (await connector.execute_query_one_async(STORED if reports else ONCE)).values()
+    print(json.dumps({"jobs": done, "seconds": seconds, "stored": stored - before, "failed": 0}))
 
 
 async def _pause() -> None:
@@ -72,9 +90,13 @@ async def main() -> None:
             await app.schema_manager.apply_schema_async()
             await connector.execute_query_async(TABLE)
         elif what == "worker":
-            await app.run_worker_async(concurrency=int(numbers[0]), fetch_job_polling_interval=0.1)
+            concurrency, reports = map(int, numbers)
+            context = {"reports": reports}
+            await app.run_worker_async(
+                concurrency=concurrency, fetch_job_polling_interval=0.1, additional_context=context
+            )
         else:
-            await _client(int(numbers[0]))
+            await _client(*map(int, numbers))
 
 
 if __name__ == "__main__":
