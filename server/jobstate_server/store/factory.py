@@ -27,4 +27,4 @@ def open_store(url: str, clock: Clock, cache_bytes: int = CACHE_BYTES) -> Store:
     with postgres_driver():
         # The driver is installed only with PostgreSQL support.
         from jobstate_server.store.postgres.store import PostgresStore  # noqa: PLC0415
-    return PostgresStore(url, clock)
+    return PostgresStore(url, clock, cache_bytes)

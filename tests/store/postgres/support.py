@@ -43,6 +43,14 @@ def end_connection(url: str, process: int | None) -> None:
             pass
 
 
+def until_it_waits(url: str, process: int | None) -> None:
+    """Return when this process of PostgreSQL waits for a lock."""
+    waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+    with foreign(url) as connection:
+        while connection.execute(waits, (process,)).fetchone() != (True,):
+            pass
+
+
 @contextmanager
 def ended_by(error: type[Exception], store: PostgresStore) -> Iterator[PostgresTransaction]:
     """A transaction that must end with this very error."""

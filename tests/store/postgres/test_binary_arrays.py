@@ -27,6 +27,7 @@ VALUES: dict[Kind, st.SearchStrategy[Any]] = {
     Kind.TEXT: TEXTS | st.sampled_from(["", "NULL", "null", "{}", '"', "'", "\\", "{a,b}", "\t\n", "€", "𝕁", " "]),
     Kind.BYTEA: st.binary() | st.sampled_from([b"", b"\0", b"\\x00", bytes(range(256)), b"NULL"]),
     Kind.BOOL: st.booleans(),
+    Kind.XID: st.integers(0, 2**32 - 1),
 }
 
 
@@ -39,7 +40,9 @@ def connection() -> Iterator[psycopg.Connection[Any]]:
 
 def came_back(connection: psycopg.Connection[Any], kind: Kind, values: Sequence[Any]) -> list[Any]:
     """The values as PostgreSQL has understood them, one row each."""
-    statement = b"SELECT value FROM unnest(%%s::%s[]) AS value" % kind.type_name.encode()
+    # psycopg knows no numbers of transactions.
+    read = b"value::text::int8" if kind is Kind.XID else b"value"
+    statement = b"SELECT %s FROM unnest(%%s::%s[]) AS value" % (read, kind.type_name.encode())
     return [value for (value,) in connection.execute(statement, (array(kind, values),), binary=True)]
 
 

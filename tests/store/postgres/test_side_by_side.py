@@ -44,7 +44,7 @@ from ..support import (
     stored_job,
     unversioned,
 )
-from .support import foreign, opened_at, rows
+from .support import opened_at, rows, until_it_waits
 
 T = TypeVar("T")
 
@@ -52,14 +52,6 @@ T = TypeVar("T")
 def in_time(future: Future[T]) -> T:
     """What a thread found; fails when it waits for something that does not come."""
     return future.result(PATIENCE_S)
-
-
-def until_it_waits(url: str, process: int | None) -> None:
-    """Return when this process of PostgreSQL waits for a lock."""
-    waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
-    with foreign(url) as connection:
-        while connection.execute(waits, (process,)).fetchone() != (True,):
-            pass
 
 
 def test_who_waits_for_a_job_that_another_replica_has_in_hand_gets_it_as_that_one_left_it(

@@ -21,6 +21,7 @@ _HEADER = Struct("!iiIii")
 _LENGTH = Struct("!i")
 _INT8 = Struct("!iq")
 _BOOL = Struct("!i?")
+_XID = Struct("!iI")
 _NULL = _LENGTH.pack(-1)
 
 
@@ -31,6 +32,7 @@ class Kind(Enum):
     TEXT = ("text", 25, 1009)
     BYTEA = ("bytea", 17, 1001)
     BOOL = ("bool", 16, 1000)
+    XID = ("xid", 28, 1011)
 
     def __init__(self, type_name: str, oid: int, array_oid: int) -> None:
         self.type_name = type_name
@@ -73,11 +75,16 @@ class _BoolArray(_Array):
     pass
 
 
+class _XidArray(_Array):
+    pass
+
+
 _ARRAYS: dict[Kind, type[_Array]] = {
     Kind.INT8: _Int8Array,
     Kind.TEXT: _TextArray,
     Kind.BYTEA: _ByteaArray,
     Kind.BOOL: _BoolArray,
+    Kind.XID: _XidArray,
 }
 
 
@@ -119,6 +126,9 @@ def _elements(kind: Kind, values: Sequence[Any]) -> list[bytes]:
     if kind is Kind.BOOL:
         pack = _BOOL.pack
         return [_NULL if value is None else pack(1, value) for value in values]
+    if kind is Kind.XID:
+        pack = _XID.pack
+        return [_NULL if value is None else pack(4, value) for value in values]
     if kind is Kind.TEXT:
         values = [None if value is None else value.encode() for value in values]
     length = _LENGTH.pack

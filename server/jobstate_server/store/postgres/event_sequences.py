@@ -20,7 +20,8 @@ class Execute(Protocol):
 def take_sequences(execute: Execute, changes: Changes, now: int) -> psycopg.Cursor[Any]:
     """Lock the log and advance its head by the events of ``changes``. If nothing is appended, only read the head.
 
-    Returns a cursor with the new head: the sequence of the last event. The others come before it, without a gap.
+    Returns a cursor with the new head, which is the sequence of the last event (the others come before it, without a
+    gap), the number of stored request ids, and the number of the transaction.
     """
     appends = (
         changes.events or changes.deleted or changes.inserted or changes.attempts or changes.requests or changes.tallies

@@ -113,8 +113,17 @@ delete_attempts = ManyRows(
 _JOB_NAMES = ", ".join(f"job.{name}" for name in JOB_COLUMNS)
 _REQUEST_NAMES = ", ".join(f"request.{name}" for name in REQUEST_COLUMNS)
 
-# Job rows are always locked in the order of their ids, and before the log's row, so there are no deadlocks.
-JOBS = f"SELECT {_JOB_NAMES} FROM job WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR UPDATE".encode()
+# Job rows are always locked in the order of their ids, and before the log's row, so there are no deadlocks. Here it is
+# the order of the array: the subquery of a lateral join runs once for each of its elements, in turn.
+JOBS = (
+    f"SELECT known.id, {', '.join(f'stored.{name}' for name in JOB_COLUMNS if name != 'id')}"
+    " FROM unnest(%(ids)s::text[], %(transactions)s::xid[], %(versions)s::int8[]) AS known(id, transaction, version)"
+    f" LEFT JOIN LATERAL (SELECT {_JOB_NAMES}, job.xmin AS transaction FROM job WHERE job.id = known.id FOR UPDATE)"
+    " AS stored ON true"
+    " WHERE stored.transaction IS DISTINCT FROM known.transaction OR stored.version IS DISTINCT FROM known.version"
+).encode()
+"""Locks the named jobs. Returns those that are not as known; all other columns of one that was deleted are NULL."""
+
 REQUESTS = (
     f"SELECT {_REQUEST_NAMES} FROM request"
     " JOIN unnest(%(principals)s::text[], %(request_ids)s::text[]) AS wanted(principal, request_id)"
@@ -142,9 +151,9 @@ POSTPONE = (
 # After it has moved the head, only this transaction appends until it commits. This orders the commits of all replicas.
 ADVANCE_LOG = (
     b"UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s, requests = requests + %(requests)s,"
-    b" time = GREATEST(time, %(now)s) RETURNING head, requests"
+    b" time = GREATEST(time, %(now)s) RETURNING head, requests, pg_current_xact_id()::xid"
 )
-HEAD = b"SELECT head, requests FROM log"
+HEAD = b"SELECT head, requests, pg_current_xact_id()::xid FROM log"
 LOCK_LOG = b"SELECT 1 FROM log FOR UPDATE"
 NOTIFY = b"SELECT pg_notify(%(channel)s, head::text || ' ' || %(next_due)s) FROM log"
 

@@ -18,6 +18,7 @@ from psycopg.pq import TransactionStatus
 
 from jobstate_server.clock import Clock
 from jobstate_server.store import migrate
+from jobstate_server.store.cache_sizes import CACHE_BYTES, cache_sizes_of
 from jobstate_server.store.errors import CannotOpen, OutcomeUnknown, StoreError
 from jobstate_server.store.models import LogRow
 from jobstate_server.store.postgres.clock import DatabaseTime
@@ -30,6 +31,7 @@ from jobstate_server.store.postgres.connection import (
     is_connection_lost,
     raise_store_error,
 )
+from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.postgres.notifier import PostgresNotifier, channel_of
 from jobstate_server.store.postgres.reader import PostgresReader
 from jobstate_server.store.postgres.transaction import PostgresTransaction
@@ -39,7 +41,7 @@ from jobstate_server.store.reading.reader import SqlReader
 class PostgresStore:
     """A ``Store`` in a PostgreSQL database."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, cache_bytes: int = CACHE_BYTES) -> None:
         """Connect, and update the tables.
 
         Args:
@@ -51,6 +53,9 @@ class PostgresStore:
                 it so that this one cannot use it.
         """
         self._url = url
+        self._known = KnownJobs(cache_sizes_of(cache_bytes).jobs)
+        self._known_through: psycopg.Connection[Any] | None = None
+        """The connection over which the known jobs were written."""
         self._time = DatabaseTime(clock)
         self.database = Postgres(url, WRITER_SETTINGS)
         try:
@@ -75,7 +80,10 @@ class PostgresStore:
     @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:
         connection = self.database.live_connection()
-        transaction = PostgresTransaction(self.database, connection, self._time, self.channel)
+        if connection is not self._known_through:
+            self._known.clear()
+            self._known_through = connection
+        transaction = PostgresTransaction(self.database, connection, self._known, self._time, self.channel)
         try:
             yield transaction
         except BaseException as error:
@@ -83,6 +91,7 @@ class PostgresStore:
             _explain(error)
         if not transaction.is_committed:
             self._commit(connection)
+        transaction.update_known()
         if transaction.requests_stored is not None:
             self.requests_stored = transaction.requests_stored
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
@@ -28,6 +28,7 @@ from jobstate_server.store.postgres.connection import (
     raise_store_error,
 )
 from jobstate_server.store.postgres.event_sequences import take_sequences
+from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes, Loaded
 from jobstate_server.store.rows import (
@@ -48,10 +49,20 @@ class PostgresTransaction:
     """A write transaction on the writer's connection."""
 
     def __init__(
-        self, database: Postgres, connection: psycopg.Connection[Any], time: DatabaseTime, channel: str
+        self,
+        database: Postgres,
+        connection: psycopg.Connection[Any],
+        known: KnownJobs,
+        time: DatabaseTime,
+        channel: str,
     ) -> None:
         """``connection``: the current one of ``database``. ``channel``: where to send notifications of commits."""
         self._database = database
+        self._known = known
+        self._written: list[Job] = []
+        self._deleted: list[str] = []
+        self._number = 0
+        """PostgreSQL's number of this transaction, once it has written."""
         self._connection = connection
         self._time = time
         self._channel = channel
@@ -91,9 +102,10 @@ class PostgresTransaction:
         self._has_looked = True
         jobs = requests = ended = None
         earliest = self._time.now()
+        found = self._known.found(reads.job_ids)
         with self._pipeline():
             if reads.job_ids:
-                jobs = self._execute(sql.JOBS, ids=array(Kind.TEXT, list(reads.job_ids)))
+                jobs = self._lock_jobs(sorted(reads.job_ids), found)
             if reads.request_keys:
                 principals, request_ids = zip(*reads.request_keys, strict=True)
                 requests = self._execute(
@@ -108,7 +120,11 @@ class PostgresTransaction:
                 ended = self._execute(sql.ATTEMPTS, job_ids=array(Kind.TEXT, ids), numbers=array(Kind.INT8, numbers))
             time = self._execute(NOW)
         self._set_clock(time, earliest)
-        found = {} if jobs is None else {row[0]: job_from(row) for row in jobs}
+        for row in jobs or ():
+            if row[1] is None:
+                del found[row[0]]
+            else:
+                found[row[0]] = job_from(row)
         selected: dict[Selection, list[str]] = {}
         for selection, rows in due.items():
             selected[selection] = [_add_job(found, row) for row in rows]
@@ -118,6 +134,15 @@ class PostgresTransaction:
             {stored.request.key: stored for stored in used},
             selected,
             {} if ended is None else {(row[0], row[1]): attempt_from(row) for row in ended},
+        )
+
+    def _lock_jobs(self, job_ids: list[str], known: Mapping[str, Job]) -> psycopg.Cursor[Any]:
+        versions = [job.version if (job := known.get(job_id)) is not None else None for job_id in job_ids]
+        return self._execute(
+            sql.JOBS,
+            ids=array(Kind.TEXT, job_ids),
+            transactions=array(Kind.XID, self._known.transactions(job_ids)),
+            versions=array(Kind.INT8, versions),
         )
 
     def write(self, changes: Changes) -> int:
@@ -157,14 +182,22 @@ class PostgresTransaction:
 
     def _numbered(self, changes: Changes, head: psycopg.Cursor[Any]) -> int:
         """Set the versions of the jobs. Returns the sequence of the first event."""
-        reached, self.requests_stored = one_row(head)
+        reached, self.requests_stored, number = one_row(head)
         first = int(reached) - len(changes.events) + 1
         for job, last_event, first_event in (*changes.inserted, *changes.updated, *changes.progressed):
             if last_event is not None:
                 job.numbered(first + last_event)
             if first_event is not None:
                 job.created(first + first_event)
+            self._written.append(job)
+        self._deleted, self._number = changes.deleted, int(number)
         return first
+
+    def update_known(self) -> None:
+        """Remember what this transaction wrote. Call it after the commit."""
+        for job_id in self._deleted:
+            self._known.drop(job_id)
+        self._known.keep_written(self._written, self._number)
 
     def _write_jobs(self, changes: Changes) -> None:
         connection, count = self._connection, len(changes.events)
@@ -249,7 +282,7 @@ class PostgresTransaction:
     def trim_requests(self, older_than: int, limit: int) -> int:
         trimmed = self._execute(sql.TRIM_REQUESTS, older_than=older_than, limit=limit).rowcount
         counted = self._execute(sql.ADVANCE_LOG, events=0, bytes=0, requests=-trimmed, now=self.now)
-        _, self.requests_stored = one_row(counted)
+        _, self.requests_stored, _ = one_row(counted)
         return trimmed
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:

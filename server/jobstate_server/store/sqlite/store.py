@@ -20,13 +20,13 @@ from jobstate_server.store import migrate
 from jobstate_server.store.base import Notifier
 from jobstate_server.store.cache_sizes import CACHE_BYTES, cache_sizes_of
 from jobstate_server.store.errors import CannotOpen, OutcomeUnknown, StoreError, StoreUnreachable
+from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.models import LogRow
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.sqlite.backup import PARTIAL_SUFFIX
 from jobstate_server.store.sqlite.connection import CHECKPOINT_AT, SqliteReader, connect, explained, raise_store_error
 from jobstate_server.store.sqlite.file import FileLost, StoreFile
 from jobstate_server.store.sqlite.file_monitor import FileMonitor
-from jobstate_server.store.sqlite.job_cache import JobCache
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.sqlite.transaction import SqliteTransaction
 

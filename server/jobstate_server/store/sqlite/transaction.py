@@ -14,6 +14,7 @@ from jobstate_server.domain.job import Job
 from jobstate_server.domain.reads import Reads, Selection
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
+from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.models import LogRow, ReplicaRow, TaskRunRow
 from jobstate_server.store.reading.reader import SqlReader
@@ -33,7 +34,6 @@ from jobstate_server.store.rows import (
 )
 from jobstate_server.store.sqlite.connection import raise_store_error
 from jobstate_server.store.sqlite.event_sequences import EventSequences
-from jobstate_server.store.sqlite.job_cache import JobCache
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.stored_times import LogRowTimes
 

@@ -1,7 +1,7 @@
-"""Caches unfinished jobs for a store that is the only writer of its database.
+"""Caches unfinished jobs for the writer of a store.
 
-The cache has only what was committed, so a job found here need not be read. Final jobs are dropped: no command will
-change them.
+The cache has only what this server committed, so a job found here need not be read, unless another server may have
+changed it since. Final jobs are dropped: no command will change them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class JobCache:
         return {job_id: jobs[job_id] for job_id in job_ids if job_id in jobs}
 
     def get(self, job_id: str) -> Job | None:
-        """The job as it is in the database; None when it is not cached."""
+        """The job as this server committed it; None when it is not cached."""
         return self._jobs.get(job_id)
 
     def keep(self, job: Job) -> None:
