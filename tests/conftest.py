@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -57,3 +58,11 @@ def logging_left_alone() -> Iterator[None]:
     for handler in root.handlers[:]:
         if type(handler).__module__ == "jobstate_server.logs":
             root.removeHandler(handler)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """A collector that comes as rarely as that of a busy server."""
+    gc.disable()
+    yield
+    gc.enable()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Iterator
+import tracemalloc
 
 import grpc
 import pytest
@@ -12,19 +11,14 @@ import pytest
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.event_log import feed
 
+from ..bench.drivers import headers
+from ..robustness.attackers import Nothing, Unreading
 from ..support.calls import refused
 from ..support.clock import PATIENCE_S
 from ..support.server import Running
+from ..support.waiting import until
 
 CALLS = 20
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """A collector that comes as rarely as that of a busy server."""
-    gc.disable()
-    yield
-    gc.enable()
 
 
 async def over(running: Running) -> None:
@@ -55,3 +49,28 @@ async def test_watches_that_were_refused_are_not_counted_as_open(
         assert (await refused(anext(aiter(watch)))).reason == "OVERLOADED"
 
     await over(running)
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_what_streams_have_sent_is_not_kept_after_their_end(running: Running) -> None:
+    update = pb.JobUpdate(progress=pb.UpdateProgressRequest(id="none", attempt=1, message="m" * 1_000))
+    batch = pb.StreamUpdatesRequest(updates=[update] * 1_000).SerializeToString()
+    streams = running.server.grpc.calls.admission.update_streams
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(10):
+            connection = await asyncio.to_thread(Unreading, running.server.address)
+            stream = connection.open(headers("StreamUpdates"), Nothing())
+            connection.send(stream, batch, end=False)
+            connection.send(stream, batch, end=False)
+            answered = running.server.committer.counters.commands
+            while running.server.committer.counters.commands == answered:
+                connection.receive()
+                connection.flush()
+                await running.server.readers.probe()
+            connection.close()
+            await until(lambda: not streams.held)
+        await until(lambda: tracemalloc.get_traced_memory()[0] - before < 5 * len(batch))
+    finally:
+        tracemalloc.stop()

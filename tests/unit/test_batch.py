@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
 
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.caller import SERVER
-from jobstate_server.domain.errors import InternalError, JobExists
+from jobstate_server.domain.errors import InternalError, JobExists, JobNotFound
 from jobstate_server.domain.job import Job, JobError, JobState
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reads import Due
@@ -115,6 +116,18 @@ def test_a_batch_of_creates_that_is_refused_leaves_no_trace() -> None:
     assert isinstance(verdict, JobExists)
     assert set(batch.jobs) == {"taken"}
     assert written(batch) == Changes()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_refusal_does_not_keep_its_batch() -> None:
+    batch = a_batch()
+    batch.decide(c.Cancel(job_id="none"))
+    verdicts, kept = batch.verdicts(1), weakref.ref(batch)
+    assert isinstance(verdicts[0], JobNotFound)
+
+    del batch
+
+    assert kept() is None
 
 
 class CancelTogether(c.Command):

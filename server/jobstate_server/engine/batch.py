@@ -95,7 +95,9 @@ class Batch:
             plan = self._decider.decide(command, self)
             return Outcome((), acted=False) if plan is None else self._carry_out(plan)
         except JobStateError as refusal:
-            return refusal
+            # Without the traceback, whose frames have this batch and all its commands. They would refer to each other,
+            # and megabytes would stay in memory until the next full garbage collection.
+            return refusal.with_traceback(None)
         except Exception:
             call_id = secrets.token_hex(8)
             reads = Reads()

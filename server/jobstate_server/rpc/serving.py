@@ -182,8 +182,8 @@ class Calls:
         return answer
 
     def _updates(self, handler: Callable[[AsyncIterator[bytes], StreamCall], AsyncGenerator[bytes, None]]) -> Answer:
-        async def answer(_open_call: OpenCall, requests: AsyncIterator[bytes], context: Context) -> None:
-            await _write(handler(requests, self._stream_call(context)), context)
+        async def answer(_open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
+            await _write(handler(_Requests(context), self._stream_call(context)), context)
 
         return answer
 
@@ -215,6 +215,25 @@ class Calls:
                     await abort(context, error)
         except TimeoutError:
             self.admission.connections.end(connection)
+
+
+class _Requests:
+    """The requests of a stream, in order.
+
+    gRPC's own iterator keeps the latest one in memory until the next garbage collection after the stream's end.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> bytes:
+        request: Any = await self._context.read()
+        if request is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return cast("bytes", request)
 
 
 async def _write(responses: AsyncGenerator[bytes, None], context: Context) -> None:

@@ -186,6 +186,10 @@ class UpdateStreams:
                 except asyncio.CancelledError:
                     batch.drop()
                     raise
+        except asyncio.CancelledError:
+            # Not raised: the task would keep it, with the frames that have the batch, and they refer to the task. In
+            # such a cycle a batch would stay in memory until the next full garbage collection.
+            return
         except Exception as error:
             await under_way.put(error)
         else:
@@ -207,7 +211,9 @@ def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, new_id: NewId) -
     except Exception as error:
         # The error is reported in the outcome of this update. The others of its batch are not affected.
         kind = update.WhichOneof("update")
-        return _Refused(getattr(update, kind).id if kind is not None else "", public_error(error))
+        # Without the traceback, whose frames have the batch, as the batch has the refusal.
+        refusal = public_error(error).with_traceback(None)
+        return _Refused(getattr(update, kind).id if kind is not None else "", refusal)
 
 
 def _fill_refusal(outcome: pb.UpdateOutcome, job_id: str, error: JobStateError) -> None:
