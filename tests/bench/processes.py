@@ -19,6 +19,8 @@ import psycopg
 
 from jobstate.v1 import maintenance_service_pb2 as maintenance
 from jobstate.v1 import maintenance_service_pb2_grpc
+from jobstate_server.domain.durations import SECOND
+from jobstate_server.engine.downtime import RENEW_INTERVAL
 
 ROOT = Path(__file__).resolve().parents[2]
 _SCHEDULED = 2
@@ -99,6 +101,8 @@ class Counters:
     commits: int
     commands: int
     head: int
+    at: float
+    """When they were read, on the monotonic clock."""
 
 
 class Database(Protocol):
@@ -162,7 +166,12 @@ class JobServer(Target):
         with grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             stub = maintenance_service_pb2_grpc.MaintenanceServiceStub(channel)
             health = stub.CheckHealth(maintenance.CheckHealthRequest())
-        return Counters(health.commits, health.commands, self.count("SELECT head FROM log"))
+        return Counters(health.commits, health.commands, self.count("SELECT head FROM log"), time.monotonic())
+
+    def looks_max(self, seconds: float) -> int:
+        """How many commands of its own it has in this time at most, if nothing is due."""
+        del seconds
+        return 0
 
     def count(self, query: str, *values: object) -> int:
         """One number out of the store."""
@@ -191,8 +200,15 @@ class Replicas(JobServer):
     def counters(self) -> Counters:
         counted = [server.counters() for server in self.servers]
         return Counters(
-            sum(one.commits for one in counted), sum(one.commands for one in counted), max(one.head for one in counted)
+            sum(one.commits for one in counted),
+            sum(one.commands for one in counted),
+            max(one.head for one in counted),
+            time.monotonic(),
         )
+
+    def looks_max(self, seconds: float) -> int:
+        # Each looks for due jobs when it renews its lease, in case another has died.
+        return len(self.servers) * (1 + int(seconds * SECOND / RENEW_INTERVAL))
 
 
 class Echo(Target):
