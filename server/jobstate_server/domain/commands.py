@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, TypeVar, dataclass_transform
 
 from jobstate_server.domain.caller import ANONYMOUS, Caller
@@ -28,11 +28,12 @@ class Request:
 C = TypeVar("C")
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def _command(cls: type[C]) -> type[C]:
     """A dataclass that is frozen only for the type checker. One is made for every call, and a dataclass that is frozen
-    at run time takes three times as long to make."""
-    return dataclass(slots=True, kw_only=True)(cls)
+    at run time takes three times as long to make. Arguments by name take as long again, so the commands of every call
+    get theirs by position."""
+    return dataclass(slots=True)(cls)
 
 
 @_command
@@ -42,7 +43,10 @@ class Command:
     is_report: ClassVar[bool] = False
     """Whether it is refused before other commands when the server is overloaded: the next report makes up for it."""
 
-    caller: Caller = ANONYMOUS
+    @property
+    def caller(self) -> Caller:
+        """Who gives it."""
+        raise NotImplementedError
 
     @property
     def rows(self) -> int:
@@ -58,6 +62,7 @@ class JobCommand(Command):
     """A command for one job."""
 
     job_id: str
+    caller: Caller = ANONYMOUS
     request: Request | None = None
 
     def add_reads(self, reads: Reads) -> None:
@@ -70,6 +75,7 @@ class JobCommand(Command):
 class Create(JobCommand):
     """Create a job. None means the job type's value. ``no_timeout`` overrides the type's timeout with none."""
 
+    _: KW_ONLY
     job_type: str
     source_id: str = ""
     metadata: Document = b""
@@ -87,6 +93,7 @@ class BatchCreate(Command):
     """Create all of these jobs, or none."""
 
     creates: tuple[Create, ...]
+    caller: Caller = ANONYMOUS
 
     @property
     def rows(self) -> int:
@@ -153,6 +160,7 @@ class Fail(AttemptCommand):
 class ReportUsage(JobCommand):
     """Report the total usage of an attempt, whether it is running or has ended."""
 
+    _: KW_ONLY
     attempt: int
     usage: Usage
 
@@ -179,6 +187,7 @@ class Cancel(JobCommand):
 class ServerCommand(JobCommand):
     """A command of the server for one job. It names what the server saw, and does nothing if that has changed since."""
 
+    _: KW_ONLY
     attempt: int
 
 
@@ -186,6 +195,7 @@ class ServerCommand(JobCommand):
 class Resume(ServerCommand):
     """Start the next attempt of a RETRYING job whose wait is over."""
 
+    _: KW_ONLY
     due_time: int
 
 
@@ -193,6 +203,7 @@ class Resume(ServerCommand):
 class TimeOut(ServerCommand):
     """Fail a claimed attempt that has exceeded its timeout."""
 
+    _: KW_ONLY
     due_time: int
 
 
@@ -200,6 +211,7 @@ class TimeOut(ServerCommand):
 class MarkStale(ServerCommand):
     """Fail a claimed attempt that has not reported since ``heard_time``."""
 
+    _: KW_ONLY
     heard_time: int
 
 
@@ -212,6 +224,7 @@ class RetryResting(ServerCommand):
 class Delete(ServerCommand):
     """Delete a job in a final state that ended before ``completed_before``."""
 
+    _: KW_ONLY
     completed_before: int
 
 
@@ -220,6 +233,7 @@ class ServeDue(Command):
     """Serve due jobs, the earliest first: start retries, and fail attempts that have exceeded their timeout."""
 
     limit: int
+    caller: Caller = ANONYMOUS
 
     def add_reads(self, reads: Reads) -> None:
         reads.selections.add(Due(self.limit))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
@@ -29,19 +29,19 @@ _REQUEST_ID_RULE = (
 
 
 class Problems:
-    """The problems of one request."""
+    """The problems of one request.
 
-    __slots__ = ("_facts", "_found")
+    Nearly all have none, so this is cheap to make and to ask.
+    """
 
-    def __init__(self) -> None:
-        self._found: list[tuple[str, str]] = []
-        self._facts: dict[str, str] = {}
-        """The facts of the first problem."""
+    _found: Sequence[tuple[str, str]] = ()
+    _facts: Mapping[str, str] = {}
+    """The facts of the first problem."""
 
     def add(self, field: str, problem: str) -> None:
         """Add a problem."""
         if len(self._found) < PROBLEMS_MAX:
-            self._found.append((field, problem))
+            self._found = (*self._found, (field, problem))
 
     @property
     def are_enough(self) -> bool:
