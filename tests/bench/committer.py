@@ -65,7 +65,7 @@ RECENT_BYTES = 32 * 1024 * 1024
 PARTS: Sequence[tuple[str, object, str]] = (
     ("parse", update_stream, "read_batch"),
     ("parse", serving, "parse"),
-    ("check", update_stream, "_command_or_refusal"),
+    ("check", update_stream, "command_of_update"),
     ("check", create, "create"),
     *[("check", attempts, name) for name in ("start", "update_progress", "complete")],
     ("decide", Decider, "decide"),

@@ -15,7 +15,8 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import limits
 from jobstate_server.domain.commands import Create, JobCommand
 from jobstate_server.domain.errors import Draining, JobStateError, Overloaded
-from jobstate_server.engine.batch import Verdict
+from jobstate_server.domain.job import JobState
+from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import RETRY_DELAY_S
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
@@ -46,25 +47,28 @@ class _Batch:
         read."""
         self._share = share
         self._number = number
-        self._ids: list[str] = []
-        """The job ids in the updates of the commands."""
-        self._refused: dict[int, _Refused] = {}
+        self._updates: list[str | _Refused] = []
+        """What the answer needs of each update: the id of its job, or why it became no command."""
         self._verdicts: asyncio.Future[list[Verdict]] | None = None
 
     def commands(self, batch: UpdateBatch, call: StreamCall, new_id: NewId) -> list[JobCommand]:
         """The commands in this batch. Updates that are refused are stored for the answer."""
         commands: list[JobCommand] = []
-        for index, update in enumerate(batch.updates):
+        updates, caller = self._updates, call.caller
+        for update in batch.updates:
             if isinstance(update, UnreadableUpdate):
-                self._refused[index] = _Refused(*update)
+                updates.append(_Refused(*update))
                 continue
-            command = _command_or_refusal(update, call, new_id)
-            if isinstance(command, _Refused):
-                self._refused[index] = command
+            try:
+                command = command_of_update(update, caller, new_id)
+            except Exception as error:
+                # The error is reported in the outcome of this update. The others of its batch are not affected.
+                # Without the traceback, whose frame has the batch, as the batch has the refusal.
+                updates.append(_Refused(_id_in(update), public_error(error).with_traceback(None)))
             else:
                 commands.append(command)
                 # The request itself is not stored: it may be large, and the client may never read the answer.
-                self._ids.append(command.job_id if type(command) is not Create else update.create.id)
+                updates.append(command.job_id if type(command) is not Create else update.create.id)
         return commands
 
     async def submit(self, commands: list[JobCommand], committer: Committer, size: int) -> None:
@@ -90,18 +94,22 @@ class _Batch:
 
     def _encode(self, verdicts: Sequence[Verdict]) -> bytes:
         answer = pb.StreamUpdatesResponse(batch=self._number)
-        decided = iter(zip(self._ids, verdicts, strict=True))
-        add, refused = answer.outcomes.add, self._refused
-        for index in range(len(verdicts) + len(refused)):
-            if refused and index in refused:
-                _fill_refusal(add(), *refused[index])
+        add, decided = answer.outcomes.add, iter(verdicts)
+        for update in self._updates:
+            outcome = add()
+            if isinstance(update, _Refused):
+                _fill_refusal(outcome, *update)
                 continue
-            job_id, verdict = next(decided)
-            if isinstance(verdict, JobStateError):
-                _fill_refusal(add(), job_id, verdict)
-            else:
+            verdict = next(decided)
+            if isinstance(verdict, Outcome):
+                # Set one by one, which takes two thirds of the time of arguments by name.
                 job = verdict.jobs[0]
-                add(id=job.id, version=job.version, attempt=job.attempt, state=job_pb2.JobState.ValueType(job.state))
+                outcome.id = job.id
+                outcome.version = job.version
+                outcome.attempt = job.attempt
+                outcome.state = _STATES[job.state]
+            else:
+                _fill_refusal(outcome, update, verdict)
         return answer.SerializeToString()
 
     def drop(self) -> None:
@@ -112,6 +120,8 @@ class _Batch:
             # Retrieved, so that asyncio does not log it.
             self.answer.exception()
 
+
+_STATES = {state: job_pb2.JobState.ValueType(state) for state in JobState}
 
 _Answerable = _Batch | Exception | None
 """A batch, the error that ends the stream, or None at the end of the stream."""
@@ -205,15 +215,9 @@ def _unread() -> Overloaded:
     return Overloaded("the answers were not read while others waited for memory", RETRY_DELAY_S)
 
 
-def _command_or_refusal(update: pb.JobUpdate, call: StreamCall, new_id: NewId) -> JobCommand | _Refused:
-    try:
-        return command_of_update(update, call.caller, new_id)
-    except Exception as error:
-        # The error is reported in the outcome of this update. The others of its batch are not affected.
-        kind = update.WhichOneof("update")
-        # Without the traceback, whose frames have the batch, as the batch has the refusal.
-        refusal = public_error(error).with_traceback(None)
-        return _Refused(getattr(update, kind).id if kind is not None else "", refusal)
+def _id_in(update: pb.JobUpdate) -> str:
+    kind = update.WhichOneof("update")
+    return getattr(update, kind).id if kind is not None else ""
 
 
 def _fill_refusal(outcome: pb.UpdateOutcome, job_id: str, error: JobStateError) -> None:
