@@ -83,7 +83,7 @@ def test_a_due_job_whose_rule_raises_stops_no_other(caplog: pytest.LogCaptureFix
 
 
 def test_a_due_job_that_cannot_be_encoded_stops_no_other() -> None:
-    unreadable = JobError("BROKEN", "", True, b"\xff", 1, NOW)
+    unreadable = JobError("BROKEN", "half of a pair: \ud800", True, b"", 1, NOW)
     batch = a_batch(due_job("bad", last_error=unreadable), due_job("good"))
 
     assert served(batch) == (1, 1)
@@ -165,7 +165,7 @@ def test_a_plan_changes_many_jobs_and_answers_with_those_that_were_asked_for() -
 
 @pytest.mark.usefixtures("cancels_together")
 def test_a_plan_of_which_one_change_cannot_be_encoded_leaves_no_trace() -> None:
-    unreadable = JobError("BROKEN", "", True, b"\xff", 1, NOW)
+    unreadable = JobError("BROKEN", "half of a pair: \ud800", True, b"", 1, NOW)
     batch = a_batch(due_job("good"), due_job("bad", last_error=unreadable))
 
     batch.decide(CancelTogether())

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +52,8 @@ from jobstate_server.wire.jobs import (
 )
 from jobstate_server.wire.watch import events_response
 
+from .strategies import a_document, job_details, jobs, moments, texts
+
 INTERNAL = {
     "principal",
     "create_sequence",
@@ -63,12 +64,6 @@ INTERNAL = {
     "heard_time",
 }
 """Fields of a job that the wire does not have."""
-
-
-def a_document(**content: Any) -> bytes:
-    made = Struct()
-    made.update(content)
-    return made.SerializeToString(deterministic=True)
 
 
 ERROR = JobError("E_CODE", "what went wrong", True, a_document(stage="upload"), 3, 1_700_000_003_000_001)
@@ -222,6 +217,11 @@ def test_a_whole_job_comes_back_in_every_field(job: Job) -> None:
     assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
 
 
+@given(jobs)
+def test_any_job_comes_back_in_every_field(job: Job) -> None:
+    assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
+
+
 @pytest.mark.parametrize("name", sorted(FROM_WIRE))
 def test_each_field_of_a_job_comes_back_by_itself(name: str) -> None:
     job = EMPTY.evolve(**{name: getattr(FULL, name)})
@@ -242,7 +242,7 @@ def test_a_report_is_encoded_though_the_job_was_encoded_before_it(name: str) -> 
     encode_job(EMPTY)
     job = EMPTY.reported(**{name: getattr(FULL, name)})
 
-    assert job.cached_encoding
+    assert job.unreported_encoding
     assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
 
 
@@ -300,11 +300,7 @@ def test_a_complete_event_comes_back_with_its_sequence_and_the_same_as_the_jobs_
         assert job_from(event.job) == on_the_wire(FULL, version=event.sequence, metadata=b"", result=b"")
 
 
-@pytest.mark.parametrize(("type_", "detail"), EVENTS)
-def test_the_detail_of_an_event_comes_back(type_: EventType, detail: Detail | None) -> None:
-    event = parsed(type_, detail)
-
-    assert event.WhichOneof("detail") == DETAILS[type_][0]
+def assert_has_detail(event: event_pb2.Event, detail: Detail | None) -> None:
     match detail:
         case None:
             pass
@@ -332,6 +328,31 @@ def test_the_detail_of_an_event_comes_back(type_: EventType, detail: Detail | No
         case Used(attempt, tokens, cost_nano):
             assert event.usage.attempt == attempt
             assert event.usage.usage == job_pb2.Usage(tokens=tokens, cost=cost_nano / NANO)
+
+
+@pytest.mark.parametrize(("type_", "detail"), EVENTS)
+def test_the_detail_of_an_event_comes_back(type_: EventType, detail: Detail | None) -> None:
+    event = parsed(type_, detail)
+
+    assert event.WhichOneof("detail") == DETAILS[type_][0]
+    assert_has_detail(event, detail)
+
+
+@given(st.sampled_from(EventType), texts, st.none() | st.sampled_from(JobState), moments, jobs, job_details)
+def test_any_event_comes_back(
+    type_: EventType, actor: str, previous: JobState | None, time: int, job: Job, detail: Detail | None
+) -> None:
+    event = event_pb2.Event.FromString(
+        complete_event(encode_event(Event(type_, time, actor, previous, job, detail)).payload, 5)
+    )
+
+    assert (event.type, event.name, event.actor) == (type_.value, EVENT_NAMES[type_], actor)
+    assert event.previous_state == (previous or 0)
+    assert times.time_from(event.time) == time
+    if type_ is not EventType.DELETED:
+        assert job_from(event.job) == on_the_wire(job, version=5, metadata=b"", result=b"")
+    assert (event.WhichOneof("detail") is None) == (detail is None)
+    assert_has_detail(event, detail)
 
 
 def test_there_is_a_detail_to_try_for_every_type_of_event_and_every_field_of_the_oneof() -> None:

@@ -60,6 +60,28 @@ def test_a_span_comes_back(span: int) -> None:
     assert message.ToMicroseconds() == span
 
 
+@given(st.integers(0, TIME_MAX) | st.integers(0, TIME_MAX // SECOND).map(lambda seconds: seconds * SECOND))
+def test_an_encoded_time_or_span_is_that_of_protobuf(micros: int) -> None:
+    moment, span = Timestamp(), Duration()
+    times.set_time(moment, micros)
+    times.set_span(span, micros)
+
+    assert times.encoded_time(micros) == framing.embed(b"", moment.SerializeToString())
+    assert times.encoded_span(micros) == framing.embed(b"", span.SerializeToString())
+
+
+@given(st.text(max_size=300))
+def test_a_text_is_that_of_protobuf(value: str) -> None:
+    assert framing.text(framing.length_tag(1), value) == job_pb2.Job(id=value).SerializeToString()
+
+
+@given(st.floats(allow_nan=False).filter(bool))
+def test_a_floating_point_field_is_that_of_protobuf(value: float) -> None:
+    tag = framing.double_tag(job_pb2.Job.ESTIMATED_COST_FIELD_NUMBER)
+
+    assert tag + framing.double(value) == job_pb2.Job(estimated_cost=value).SerializeToString()
+
+
 def test_a_time_of_zero_is_set_all_the_same() -> None:
     message = event_pb2.Event()
     times.set_time(message.time, 0)

@@ -115,7 +115,10 @@ class Job:
     duration: int = 0
     cancel_reason: str = ""
 
-    cached_encoding = b""
+    terms_encoding = b""
+    """Not a field: the encoding of the fields in ``TERMS``, or empty. All later versions of the job have it too."""
+
+    unreported_encoding = b""
     """Not a field: the encoding of all fields except those in ``REPORTED``, or empty. It stays valid after a report,
     so that the event of a report need not encode the whole job."""
 
@@ -127,17 +130,18 @@ class Job:
     def evolve(self, **changes: Any) -> Self:
         """A copy with ``changes``. It copies all fields at once, several times faster than dataclasses.replace."""
         values = self.__dict__ | changes
-        values.pop("cached_encoding", None)
+        values.pop("unreported_encoding", None)
+        if not TERMS.isdisjoint(changes):
+            values.pop("terms_encoding", None)
         return self.from_fields(values)
 
     def reported(self, **changes: Any) -> Self:
         """A copy with ``changes``, all of them of fields named in ``REPORTED``."""
         return self.from_fields(self.__dict__ | changes)
 
-    def cache_encoding(self, encoded: bytes) -> bytes:
-        """Set ``cached_encoding`` in place. Returns it."""
-        self.__dict__["cached_encoding"] = encoded
-        return encoded
+    def cache(self, name: str, encoded: bytes) -> None:
+        """Set ``terms_encoding`` or ``unreported_encoding`` in place."""
+        self.__dict__[name] = encoded
 
     def numbered(self, version: int) -> Self:
         """Set the version, which is known only after the event is numbered. Returns this job.
@@ -162,6 +166,9 @@ class Job:
 
 
 JOB_FIELDS = tuple(field.name for field in fields(Job))
+
+TERMS = frozenset({"id", "job_type", "source_id", "max_retries", "timeout", "create_time"})
+"""The fields that are set when a job is created and never change."""
 
 REPORTED = frozenset(
     {

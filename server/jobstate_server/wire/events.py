@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate_server.domain.events import (
     EVENT_NAMES,
     Cancelled,
     Claimed,
+    Detail,
     Event,
     EventType,
     Failed,
@@ -20,9 +22,9 @@ from jobstate_server.domain.events import (
     Used,
 )
 from jobstate_server.domain.job import NANO
-from jobstate_server.wire.framing import embed, length_tag, varint, varint_tag
-from jobstate_server.wire.jobs import encode_job, encode_remains, fill_error
-from jobstate_server.wire.times import set_span, set_time, time_field
+from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
+from jobstate_server.wire.jobs import encode_error, encode_job, encode_remains
+from jobstate_server.wire.times import encoded_span, encoded_time
 
 _SEQUENCE = varint_tag(event_pb2.Event.SEQUENCE_FIELD_NUMBER)
 _JOB = length_tag(event_pb2.Event.JOB_FIELD_NUMBER)
@@ -52,11 +54,12 @@ def encode_event(event: Event) -> EncodedEvent:
         if event.with_metadata and not event.job.metadata:
             # This change emptied it. It must be present and empty, to be distinct from unchanged.
             job += _NO_METADATA
-    parts = [_head(event.type, event.actor, event.previous_state or 0), time_field(_TIME, event.time), embed(_JOB, job)]
-    if event.detail is not None:
-        message = event_pb2.Event()
-        _fill_detail(message, event)
-        parts.append(message.SerializeToString())
+    head = _head(event.type, event.actor, event.previous_state or 0)
+    parts = [head, _TIME, encoded_time(event.time), _JOB, varint(len(job)), job]
+    detail = event.detail
+    if detail is not None:
+        tag, encode = _DETAILS[type(detail)]
+        parts.append(embed(tag, encode(detail)))
     return EncodedEvent(b"".join(parts), job)
 
 
@@ -71,37 +74,75 @@ def _head(event_type: EventType, actor: str, previous_state: int) -> bytes:
     ).SerializeToString()
 
 
-def _fill_detail(message: event_pb2.Event, event: Event) -> None:
-    match event.detail:
-        case Started(resumed, waited):
-            # Set even if it is empty, so that the oneof shows the type of the detail. The same holds for ``cancelled``.
-            message.started.SetInParent()
-            message.started.resumed = resumed
-            if waited is not None:
-                set_span(message.started.waited, waited)
-        case Claimed(worker, waited):
-            message.claimed.worker = worker
-            set_span(message.claimed.waited, waited)
-        case Failed(error, decision, next_retry_time):
-            fill_error(message.failed.error, error)
-            message.failed.decision = event_pb2.RetryDecision.ValueType(decision)
-            if next_retry_time is not None:
-                set_time(message.failed.next_retry_time, next_retry_time)
-        case Retrying(delay, next_retry_time):
-            set_span(message.retrying.delay, delay)
-            set_time(message.retrying.next_retry_time, next_retry_time)
-        case PermanentlyFailed(decision):
-            message.permanently_failed.decision = event_pb2.RetryDecision.ValueType(decision)
-        case Cancelled(reason):
-            message.cancelled.SetInParent()
-            message.cancelled.reason = reason
-        case StaleDetected(heard_time, stale_threshold):
-            set_time(message.stale_detected.heard_time, heard_time)
-            set_span(message.stale_detected.stale_threshold, stale_threshold)
-        case Used(attempt, tokens, cost_nano):
-            message.usage.attempt = attempt
-            message.usage.usage.tokens = tokens
-            message.usage.usage.cost = cost_nano / NANO
+_IS_RESUMED = varint_tag(event_pb2.StartedDetail.RESUMED_FIELD_NUMBER) + TRUE
+_STARTED_WAITED = length_tag(event_pb2.StartedDetail.WAITED_FIELD_NUMBER)
+_CLAIMED_WORKER = length_tag(event_pb2.ClaimedDetail.WORKER_FIELD_NUMBER)
+_CLAIMED_WAITED = length_tag(event_pb2.ClaimedDetail.WAITED_FIELD_NUMBER)
+_FAILED_ERROR = length_tag(event_pb2.FailedDetail.ERROR_FIELD_NUMBER)
+_FAILED_DECISION = varint_tag(event_pb2.FailedDetail.DECISION_FIELD_NUMBER)
+_FAILED_NEXT_RETRY_TIME = length_tag(event_pb2.FailedDetail.NEXT_RETRY_TIME_FIELD_NUMBER)
+_RETRYING_DELAY = length_tag(event_pb2.RetryingDetail.DELAY_FIELD_NUMBER)
+_RETRYING_NEXT_RETRY_TIME = length_tag(event_pb2.RetryingDetail.NEXT_RETRY_TIME_FIELD_NUMBER)
+_GIVEN_UP_DECISION = varint_tag(event_pb2.PermanentlyFailedDetail.DECISION_FIELD_NUMBER)
+_CANCELLED_REASON = length_tag(event_pb2.CancelledDetail.REASON_FIELD_NUMBER)
+_STALE_HEARD_TIME = length_tag(event_pb2.StaleDetectedDetail.HEARD_TIME_FIELD_NUMBER)
+_STALE_THRESHOLD = length_tag(event_pb2.StaleDetectedDetail.STALE_THRESHOLD_FIELD_NUMBER)
+_USED_ATTEMPT = varint_tag(event_pb2.UsageDetail.ATTEMPT_FIELD_NUMBER)
+_USED_USAGE = length_tag(event_pb2.UsageDetail.USAGE_FIELD_NUMBER)
+_USED_TOKENS = varint_tag(job_pb2.Usage.TOKENS_FIELD_NUMBER)
+_USED_COST = double_tag(job_pb2.Usage.COST_FIELD_NUMBER)
+
+
+def _started(detail: Started) -> bytes:
+    resumed = _IS_RESUMED if detail.resumed else b""
+    return resumed if detail.waited is None else resumed + _STARTED_WAITED + encoded_span(detail.waited)
+
+
+def _claimed(detail: Claimed) -> bytes:
+    return text(_CLAIMED_WORKER, detail.worker) + _CLAIMED_WAITED + encoded_span(detail.waited)
+
+
+def _failed(detail: Failed) -> bytes:
+    failed = embed(_FAILED_ERROR, encode_error(detail.error)) + _FAILED_DECISION + varint(detail.decision)
+    if detail.next_retry_time is None:
+        return failed
+    return failed + _FAILED_NEXT_RETRY_TIME + encoded_time(detail.next_retry_time)
+
+
+def _retrying(detail: Retrying) -> bytes:
+    delay = _RETRYING_DELAY + encoded_span(detail.delay)
+    return delay + _RETRYING_NEXT_RETRY_TIME + encoded_time(detail.next_retry_time)
+
+
+def _permanently_failed(detail: PermanentlyFailed) -> bytes:
+    return _GIVEN_UP_DECISION + varint(detail.decision)
+
+
+def _cancelled(detail: Cancelled) -> bytes:
+    return text(_CANCELLED_REASON, detail.reason)
+
+
+def _stale_detected(detail: StaleDetected) -> bytes:
+    heard = _STALE_HEARD_TIME + encoded_time(detail.heard_time)
+    return heard + _STALE_THRESHOLD + encoded_span(detail.stale_threshold)
+
+
+def _used(detail: Used) -> bytes:
+    usage = _USED_TOKENS + varint(detail.tokens) + _USED_COST + double(detail.cost_nano / NANO)
+    return _USED_ATTEMPT + varint(detail.attempt) + embed(_USED_USAGE, usage)
+
+
+_DETAILS: dict[type[Detail], tuple[bytes, Callable[[Any], bytes]]] = {
+    Started: (length_tag(event_pb2.Event.STARTED_FIELD_NUMBER), _started),
+    Claimed: (length_tag(event_pb2.Event.CLAIMED_FIELD_NUMBER), _claimed),
+    Failed: (length_tag(event_pb2.Event.FAILED_FIELD_NUMBER), _failed),
+    Retrying: (length_tag(event_pb2.Event.RETRYING_FIELD_NUMBER), _retrying),
+    PermanentlyFailed: (length_tag(event_pb2.Event.PERMANENTLY_FAILED_FIELD_NUMBER), _permanently_failed),
+    Cancelled: (length_tag(event_pb2.Event.CANCELLED_FIELD_NUMBER), _cancelled),
+    StaleDetected: (length_tag(event_pb2.Event.STALE_DETECTED_FIELD_NUMBER), _stale_detected),
+    Used: (length_tag(event_pb2.Event.USAGE_FIELD_NUMBER), _used),
+}
+"""The tag of each detail and how its content is encoded. An empty one is present too, and shows its type."""
 
 
 def complete_event(payload: bytes, sequence: int) -> bytes:

@@ -9,8 +9,10 @@ Source: protobuf.dev, "Encoding", sections "Message Structure" and "Last One Win
 from __future__ import annotations
 
 from collections.abc import Iterator
+from struct import Struct
 
 _VARINT = 0
+_FIXED64 = 1
 _LENGTH_DELIMITED = 2
 
 
@@ -20,13 +22,16 @@ def varint(value: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    out = bytearray()
+    out = b""
     while value > 127:
-        out.append(value & 127 | 128)
+        out += _CONTINUED[value & 127]
         value >>= 7
-    out.append(value)
-    return bytes(out)
+    return out + _LAST[value]
 
+
+_LAST = tuple(bytes([digit]) for digit in range(128))
+_CONTINUED = tuple(bytes([digit | 128]) for digit in range(128))
+"""The bytes of a varint: seven bits each, and whether more follow."""
 
 _SMALL_COUNT = 2_048
 """Tags, and the lengths of all but the largest jobs and events, are looked up instead of computed."""
@@ -39,14 +44,35 @@ def varint_tag(field: int) -> bytes:
     return varint(field << 3 | _VARINT)
 
 
+def double_tag(field: int) -> bytes:
+    """The tag of a floating-point field."""
+    return varint(field << 3 | _FIXED64)
+
+
 def length_tag(field: int) -> bytes:
     """The tag of a message, string or bytes field."""
     return varint(field << 3 | _LENGTH_DELIMITED)
 
 
+TRUE = varint(1)
+"""The value of a boolean field. One that is false is not encoded."""
+
+double = Struct("<d").pack
+"""The value of a floating-point field."""
+
+
 def embed(tag: bytes, message: bytes) -> bytes:
     """An encoded message as a field of another."""
     return b"%b%b%b" % (tag, varint(len(message)), message)
+
+
+def text(tag: bytes, value: str) -> bytes:
+    """A text as a field of a message. Empty for an empty text, which is not encoded.
+
+    Raises:
+        UnicodeEncodeError: half of a surrogate pair.
+    """
+    return embed(tag, value.encode()) if value else b""
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -6,46 +6,70 @@ from jobstate.v1 import job_pb2
 from jobstate_server.domain.job import NANO, Attempt, Job, JobError
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.wire.documents import EMPTY_RESULT
-from jobstate_server.wire.framing import embed, length_tag, varint, varint_tag
-from jobstate_server.wire.times import set_span, set_time, span_field, time_field
+from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
+from jobstate_server.wire.times import encoded_span, encoded_time, set_span, set_time
 
+_ID = length_tag(job_pb2.Job.ID_FIELD_NUMBER)
+_JOB_TYPE = length_tag(job_pb2.Job.JOB_TYPE_FIELD_NUMBER)
+_SOURCE_ID = length_tag(job_pb2.Job.SOURCE_ID_FIELD_NUMBER)
+_STATE = varint_tag(job_pb2.Job.STATE_FIELD_NUMBER)
+_PROGRESS = varint_tag(job_pb2.Job.PROGRESS_FIELD_NUMBER)
+_PROGRESS_MESSAGE = length_tag(job_pb2.Job.PROGRESS_MESSAGE_FIELD_NUMBER)
+_ATTEMPT = varint_tag(job_pb2.Job.ATTEMPT_FIELD_NUMBER)
 _VERSION = varint_tag(job_pb2.Job.VERSION_FIELD_NUMBER)
-_METADATA = length_tag(job_pb2.Job.METADATA_FIELD_NUMBER)
-_RESULT = length_tag(job_pb2.Job.RESULT_FIELD_NUMBER)
+_WORKER = length_tag(job_pb2.Job.WORKER_FIELD_NUMBER)
+_RETRY_COUNT = varint_tag(job_pb2.Job.RETRY_COUNT_FIELD_NUMBER)
+_MAX_RETRIES = varint_tag(job_pb2.Job.MAX_RETRIES_FIELD_NUMBER)
 _CREATE_TIME = length_tag(job_pb2.Job.CREATE_TIME_FIELD_NUMBER)
 _UPDATE_TIME = length_tag(job_pb2.Job.UPDATE_TIME_FIELD_NUMBER)
 _START_TIME = length_tag(job_pb2.Job.START_TIME_FIELD_NUMBER)
-_CLAIM_TIME = length_tag(job_pb2.Job.CLAIM_TIME_FIELD_NUMBER)
 _COMPLETE_TIME = length_tag(job_pb2.Job.COMPLETE_TIME_FIELD_NUMBER)
 _NEXT_RETRY_TIME = length_tag(job_pb2.Job.NEXT_RETRY_TIME_FIELD_NUMBER)
 _ATTEMPT_DEADLINE = length_tag(job_pb2.Job.ATTEMPT_DEADLINE_FIELD_NUMBER)
 _TIMEOUT = length_tag(job_pb2.Job.TIMEOUT_FIELD_NUMBER)
 _DURATION = length_tag(job_pb2.Job.DURATION_FIELD_NUMBER)
+_LAST_ERROR = length_tag(job_pb2.Job.LAST_ERROR_FIELD_NUMBER)
+_ESTIMATED_TOKENS = varint_tag(job_pb2.Job.ESTIMATED_TOKENS_FIELD_NUMBER)
+_ESTIMATED_COST = double_tag(job_pb2.Job.ESTIMATED_COST_FIELD_NUMBER)
+_RESULT_COUNT = varint_tag(job_pb2.Job.RESULT_COUNT_FIELD_NUMBER)
+_CANCEL_REASON = length_tag(job_pb2.Job.CANCEL_REASON_FIELD_NUMBER)
+_METADATA = length_tag(job_pb2.Job.METADATA_FIELD_NUMBER)
+_RESULT = length_tag(job_pb2.Job.RESULT_FIELD_NUMBER)
+_IS_CLAIMED = varint_tag(job_pb2.Job.CLAIMED_FIELD_NUMBER) + TRUE
+_CLAIM_TIME = length_tag(job_pb2.Job.CLAIM_TIME_FIELD_NUMBER)
+
+_ERROR_CODE = length_tag(job_pb2.JobError.CODE_FIELD_NUMBER)
+_ERROR_MESSAGE = length_tag(job_pb2.JobError.MESSAGE_FIELD_NUMBER)
+_IS_RETRYABLE = varint_tag(job_pb2.JobError.RETRYABLE_FIELD_NUMBER) + TRUE
+_ERROR_DETAILS = length_tag(job_pb2.JobError.DETAILS_FIELD_NUMBER)
+_ERROR_ATTEMPT = varint_tag(job_pb2.JobError.ATTEMPT_FIELD_NUMBER)
+_ERROR_TIME = length_tag(job_pb2.JobError.TIME_FIELD_NUMBER)
 
 
-def fill_error(target: job_pb2.JobError, error: JobError) -> None:
-    """Fill a JobError in place."""
-    target.code = error.code
-    target.message = error.message
-    target.retryable = error.retryable
-    target.attempt = error.attempt
-    set_time(target.time, error.time)
+def encode_error(error: JobError) -> bytes:
+    """A JobError."""
+    parts = [text(_ERROR_CODE, error.code), text(_ERROR_MESSAGE, error.message)]
+    if error.retryable:
+        parts.append(_IS_RETRYABLE)
     if error.details:
-        target.details.MergeFromString(error.details)
+        parts.append(embed(_ERROR_DETAILS, error.details))
+    if error.attempt:
+        parts.append(_ERROR_ATTEMPT + varint(error.attempt))
+    parts.append(_ERROR_TIME + encoded_time(error.time))
+    return b"".join(parts)
 
 
 def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes:
     """The job without its version, which is known only after its last event is numbered."""
-    report = job_pb2.Job(
-        progress=job.progress, progress_message=job.progress_message, estimated_tokens=job.estimated_tokens
-    )
+    parts = [job.unreported_encoding or _encode_unreported(job), _UPDATE_TIME, encoded_time(job.update_time)]
+    if job.progress:
+        parts.append(_PROGRESS + varint(job.progress))
+    if job.progress_message:
+        parts.append(text(_PROGRESS_MESSAGE, job.progress_message))
+    if job.estimated_tokens:
+        parts.append(_ESTIMATED_TOKENS + varint(job.estimated_tokens))
     if job.estimated_cost_nano:
-        report.estimated_cost = job.estimated_cost_nano / NANO
-    parts = [
-        job.cached_encoding or _encode_unreported(job),
-        report.SerializeToString(),
-        time_field(_UPDATE_TIME, job.update_time),
-    ]
+        parts.append(_ESTIMATED_COST + double(job.estimated_cost_nano / NANO))
     if metadata and job.metadata:
         parts.append(embed(_METADATA, job.metadata))
     if result and job.result:
@@ -55,45 +79,56 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
 
 def _encode_unreported(job: Job) -> bytes:
     """All fields that no report changes, without the documents. Cached in the job for the events of later reports."""
-    message = job_pb2.Job(
-        id=job.id,
-        job_type=job.job_type,
-        source_id=job.source_id,
-        state=job_pb2.JobState.ValueType(job.state),
-        attempt=job.attempt,
-        worker=job.worker,
-        retry_count=job.retry_count,
-        max_retries=job.max_retries,
-        result_count=job.result_count,
-        cancel_reason=job.cancel_reason,
-        claimed=job.claimed,
-    )
+    parts = [job.terms_encoding or _encode_terms(job), _STATE, varint(job.state)]
+    if job.attempt:
+        parts.append(_ATTEMPT + varint(job.attempt))
+    if job.claimed:
+        parts.append(_IS_CLAIMED)
+    if job.worker:
+        parts.append(text(_WORKER, job.worker))
+    if job.retry_count:
+        parts.append(_RETRY_COUNT + varint(job.retry_count))
+    if job.result_count:
+        parts.append(_RESULT_COUNT + varint(job.result_count))
+    if job.cancel_reason:
+        parts.append(text(_CANCEL_REASON, job.cancel_reason))
     if job.last_error is not None:
-        fill_error(message.last_error, job.last_error)
-    parts = [
-        message.SerializeToString(),
-        time_field(_CREATE_TIME, job.create_time),
-        span_field(_DURATION, job.duration),
-    ]
-    if job.timeout is not None:
-        parts.append(span_field(_TIMEOUT, job.timeout))
+        parts.append(embed(_LAST_ERROR, encode_error(job.last_error)))
     if job.start_time is not None:
-        parts.append(time_field(_START_TIME, job.start_time))
+        parts.append(_START_TIME + encoded_time(job.start_time))
     if job.claim_time is not None:
-        parts.append(time_field(_CLAIM_TIME, job.claim_time))
+        parts.append(_CLAIM_TIME + encoded_time(job.claim_time))
     if job.complete_time is not None:
-        parts.append(time_field(_COMPLETE_TIME, job.complete_time))
+        parts.append(_COMPLETE_TIME + encoded_time(job.complete_time))
     if job.next_retry_time is not None:
-        parts.append(time_field(_NEXT_RETRY_TIME, job.next_retry_time))
+        parts.append(_NEXT_RETRY_TIME + encoded_time(job.next_retry_time))
     if job.attempt_deadline is not None:
-        parts.append(time_field(_ATTEMPT_DEADLINE, job.attempt_deadline))
-    return job.cache_encoding(b"".join(parts))
+        parts.append(_ATTEMPT_DEADLINE + encoded_time(job.attempt_deadline))
+    parts.append(_DURATION + encoded_span(job.duration))
+    encoded = b"".join(parts)
+    job.cache("unreported_encoding", encoded)
+    return encoded
+
+
+def _encode_terms(job: Job) -> bytes:
+    """The fields that never change. Cached in the job for all its events."""
+    parts = [_encode_names(job), _CREATE_TIME, encoded_time(job.create_time)]
+    if job.max_retries:
+        parts.append(_MAX_RETRIES + varint(job.max_retries))
+    if job.timeout is not None:
+        parts.append(_TIMEOUT + encoded_span(job.timeout))
+    encoded = b"".join(parts)
+    job.cache("terms_encoding", encoded)
+    return encoded
+
+
+def _encode_names(job: Job) -> bytes:
+    return text(_ID, job.id) + text(_JOB_TYPE, job.job_type) + text(_SOURCE_ID, job.source_id)
 
 
 def encode_remains(job: Job) -> bytes:
     """The fields of a deleted job that its ``.deleted`` event has."""
-    state = job_pb2.JobState.ValueType(job.state)
-    return job_pb2.Job(id=job.id, job_type=job.job_type, source_id=job.source_id, state=state).SerializeToString()
+    return _encode_names(job) + _STATE + varint(job.state)
 
 
 def with_version(encoded: bytes, version: int) -> bytes:
@@ -117,7 +152,7 @@ def attempt_message(attempt: Attempt) -> job_pb2.Attempt:
     message.usage.tokens = attempt.tokens
     message.usage.cost = attempt.cost_nano / NANO
     if attempt.error is not None:
-        fill_error(message.error, attempt.error)
+        message.error.MergeFromString(encode_error(attempt.error))
     return message
 
 
