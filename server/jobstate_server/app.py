@@ -91,7 +91,10 @@ class Server:
             self.committer,
             self.readers,
             self.catch_up_readers,
-            restartable=() if self.replication is None else (self.replication.listener,),
+            restartable=(
+                self.grpc.receive_buffers,
+                *(() if self.replication is None else (self.replication.listener,)),
+            ),
             ageing=(*self._timed_parts(), *of_replicas),
             on_health=self.grpc.set_serving,
             probe=self._read_jobs_health,
@@ -100,7 +103,14 @@ class Server:
         self.committer.reachable_changed.subscribe(self.supervisor.on_reachable)
 
     def _timed_parts(self) -> tuple[Ageing, ...]:
-        return (self.event_limit, self.due_timer, self.schedule, self.timekeeper, self.grpc.connections)
+        return (
+            self.event_limit,
+            self.due_timer,
+            self.schedule,
+            self.timekeeper,
+            self.grpc.connections,
+            self.grpc.receive_buffers,
+        )
 
     def _build(self) -> None:
         settings, clock, store = self._settings, self.clock, self.store
@@ -139,6 +149,7 @@ class Server:
             self.maintenance_service,
             open_streams_max=settings.open_streams_max,
             requests_bytes_max=settings.requests_bytes_max,
+            cache_bytes=settings.cache_bytes,
         )
 
     def _build_maintenance(self, job_types: JobTypes) -> None:

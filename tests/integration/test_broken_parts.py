@@ -61,6 +61,7 @@ RESTARTS = {
     "catch-up reader": {DIES: RESTARTED + "catch-up-reader-0"},
     "notifier": {DIES: RESTARTED + "notifier", HANGS: RESTARTED + "notifier"},
     "admin port": {DIES: RESTARTED + "admin-port", HANGS: RESTARTED + "admin-port"},
+    "receive buffers": dict.fromkeys((DIES, HANGS), RESTARTED + "receive-buffers"),
     "log writer": {DIES: "log lines were lost"},
     "due timer": dict.fromkeys((DIES, HANGS), "the due timer had stopped; it was restarted"),
     "schedule": dict.fromkeys((DIES, HANGS), "the schedule had stopped; it was restarted"),

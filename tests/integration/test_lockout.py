@@ -129,9 +129,11 @@ async def test_a_client_gets_in_while_requests_of_others_do_not_come(tmp_path: P
                     await late.jobs.Get(pb.GetRequest(id="job"))
 
 
-async def test_a_request_that_does_not_come_while_others_wait_for_its_place_is_refused(tmp_path: Path) -> None:
+async def test_requests_that_do_not_come_are_ended_when_calls_are_refused_for_them(tmp_path: Path) -> None:
     async with serving(tmp_path / "jobs.db") as running:
         await create(running)
+        open_calls = running.server.grpc.calls.admission.calls
+        open_calls.limit = 200
         ends: list[str] = []
 
         class Told(Nothing):
@@ -143,18 +145,18 @@ async def test_a_request_that_does_not_come_while_others_wait_for_its_place_is_r
                 connection.open(headers("Get"), Told())
 
         async with crowd(running, 4, begin) as connections, asyncio.timeout(PATIENCE_S):
-            while len(ends) < 100:
+            while len(ends) < 400:
                 for connection in connections:
                     connection.receive()
                     connection.flush()
                 await pause(0.05)
-            open_calls = running.server.grpc.calls.admission.calls
-            await until(lambda: open_calls.held <= 400 - len(ends))
+            await until(lambda: not open_calls.held)
 
     assert all("grpc-status\\x018" in end for end in ends), set(ends)
+    assert sum("did not arrive" in end for end in ends) >= 150
 
 
-async def test_a_request_that_does_not_come_harms_nobody_while_there_are_places(tmp_path: Path) -> None:
+async def test_a_request_that_does_not_come_is_left_alone_while_no_call_is_refused(tmp_path: Path) -> None:
     async with serving(tmp_path / "jobs.db") as running:
         await create(running)
 

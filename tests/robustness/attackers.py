@@ -221,6 +221,19 @@ def unfinished_bodies() -> list[Crowd]:
     return [Crowd(20, begin_of("Create")), Crowd(20, begin_of("BatchCreate"))]
 
 
+def unfinished_probes() -> list[Crowd]:
+    """The same of methods that are not about jobs."""
+    body = framed(bytes(BODY_BYTES))[:-1]
+    methods = ("/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+
+    def begin(connection: Connection) -> None:
+        for method in methods * 5:
+            connection.send_raw(connection.open(header_block(method), Nothing()), body, end=False)
+        connection.flush()
+
+    return [Crowd(10, begin)]
+
+
 def unread_pages() -> list[Crowd]:
     """Pages of List that nobody reads."""
     return [Crowd(30, _each("List", pb.ListRequest(page_size=1_000).SerializeToString()), Unreading)]
@@ -368,6 +381,7 @@ ATTACKS: dict[str, Callable[[], list[Crowd]]] = {
     for each in (
         headers_only,
         unfinished_bodies,
+        unfinished_probes,
         unread_pages,
         unread_answers,
         unread_snapshots,

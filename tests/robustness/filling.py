@@ -111,6 +111,6 @@ def requests() -> list[Crowd]:
 STAGES: tuple[dict[str, Callable[[], list[Crowd]]], ...] = (
     {"watches and streams": watches, "changes waiting to be written": changes},
     {"batches of StreamUpdates": updates, "answers": answers},
-    {"requests": requests, "calls": calls},
+    {"batches in hand": requests, "calls": calls},
 )
 """By the part that is filled, one stage after the other: none keeps out what comes later."""

@@ -16,7 +16,7 @@ from jobstate_server import cli, process
 from jobstate_server.app import Server
 from jobstate_server.engine.write_queue import QUEUE_BYTES_MAX
 from jobstate_server.event_log.feed import FILTERS_BYTES_MAX
-from jobstate_server.rpc.transport_limits import CALLS_MAX, TRANSPORT_BYTES_MAX
+from jobstate_server.rpc.transport_limits import CALLS_MAX
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.waiting import pause
@@ -32,12 +32,11 @@ def levels(server: Server) -> Levels:
     settings = server._settings
     recent, jobs, answers = server.feed.recent, server.store._cache, server.grpc.calls.answers
     admission, updates = server.grpc.calls.admission, server.job_service._update_streams._budget
-    requests = len(admission.requests._receiving) * TRANSPORT_BYTES_MAX + admission._batches.held
     return {
         "recent events": (recent._bytes, recent._bytes_max),
         "changes waiting to be written": (server.committer.backlog_bytes, QUEUE_BYTES_MAX),
         "jobs in hand": (jobs._bytes, jobs._bytes_max),
-        "requests": (requests, settings.requests_bytes_max),
+        "batches in hand": (admission._batches.held, admission._batches._limit),
         "batches of StreamUpdates": (updates.held, updates._limit),
         "answers": (answers.held, answers._limit),
         "watches and streams": (admission.streams.held, settings.open_streams_max),

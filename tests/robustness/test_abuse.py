@@ -23,7 +23,7 @@ from ..support.clock import PATIENCE_S
 from ..support.server import Client, client_of
 from ..support.waiting import pause
 from .abuse import free_port, lives
-from .attackers import Attackers
+from .attackers import Attackers, large_updates, unfinished_bodies, unfinished_probes
 from .filling import STAGES
 from .measured_server import Levels
 from .process import ROOT, memory_kib
@@ -161,4 +161,23 @@ async def test_a_server_all_parts_of_which_are_full_at_once_stays_within_the_mem
         height = memory_kib(server.process.pid, "VmHWM")
 
     print(f"{before // 1024} MiB with full caches, {height // 1024} MiB with everything full")
+    assert height < STATED_MIB * 1024
+
+
+@pytest.mark.timeout(120)
+async def test_a_server_to_which_everyone_sends_much_at_once_stays_within_the_memory_that_is_stated(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    async with measured(tmp_path) as server, client_of(server.address) as client:
+        await fill_caches(client)
+        with Attackers((large_updates, unfinished_bodies, unfinished_probes), server.address):
+            async with asyncio.timeout(PATIENCE_S):
+                # Those whose connections are closed come again.
+                while log.read_text("utf-8").count("sent more than there was memory for") < 5:
+                    await lives("127.0.0.1", server.probes)
+                    assert (await served(lambda: get(client, "large-1"))).id == "large-1"
+        height = memory_kib(server.process.pid, "VmHWM")
+
+    print(f"{height // 1024} MiB")
     assert height < STATED_MIB * 1024

@@ -27,6 +27,7 @@ from jobstate_server.maintenance import event_limit, schedule
 from jobstate_server.rpc import update_stream
 from jobstate_server.rpc.health import HealthService
 from jobstate_server.rpc.job_service import JobService
+from jobstate_server.rpc.receive_buffers import ReceiveBuffers
 from jobstate_server.store.postgres.notifier import PostgresNotifier
 from jobstate_server.supervision.watchdog import Watchdog
 
@@ -97,6 +98,7 @@ PARTS = {
     "timekeeper": Turn(clock._Turns, "_run", timer),
     "log writer": Turn(logs.Writer, "_write", thread),
     "admin port": Turn(probes._Server, "service_actions", thread),
+    "receive buffers": Turn(ReceiveBuffers, "check", thread),
     "watchdog": Turn(Watchdog, "take_turn", thread),
     "health watch": Turn(HealthService, "_send_changes", task),
     "update stream": Turn(update_stream._Batch, "submit", task),

@@ -17,28 +17,70 @@ from jobstate_server.domain.errors import InvalidField, JobStateError, Overloade
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.connections import Connections
 from jobstate_server.rpc.fair_limit import FairLimit
-from jobstate_server.rpc.request_places import RETRY_DELAY_S, EndCall, RequestPlaces
+from jobstate_server.rpc.receive_buffers import CALL_BYTES, ReceiveBuffers
 from jobstate_server.rpc.transport import connections_max
-from jobstate_server.rpc.transport_limits import BATCH_WEIGHT, CALLS_MAX, STREAMS_MAX, TRANSPORT_BYTES_MAX, UNREAD_S
+from jobstate_server.rpc.transport_limits import (
+    BATCH_WEIGHT,
+    CALLS_MAX,
+    REQUEST_S,
+    STREAMS_MAX,
+    TRANSPORT_BYTES_MAX,
+    UNREAD_S,
+)
 
-_CHECK_INTERVAL_S = 1.0
+RETRY_DELAY_S = 0.5
+
+CHECKS_MAX = 4
+"""Checks during which a request may be missing, however old its call is: a fifth of a second, and longer if the loop is
+late."""
+
+CHECKS_AFTER_REFUSAL = 40
+"""Checks after a call was refused because too many are open: two seconds."""
+
+_CHECK_INTERVAL_S = 0.05
+"""Seconds between two checks for requests that do not arrive."""
+
+_UNREAD_CHECK_INTERVAL_S = 1.0
 """Seconds, at least, between two checks for answers that are not read."""
+
+EndCall = Callable[[Any, "asyncio.Task[Any]", JobStateError], None]
+"""Ends the call of this context and task with an error."""
+
+
+class ReceivingCall:
+    """A call whose request has to be received."""
+
+    __slots__ = ("checks", "connection", "context", "since", "task")
+
+    connection: str
+    context: Any
+    task: asyncio.Task[Any] | None
+    """The task that serves the call, while its request is received."""
+    since: float
+    """When its headers arrived."""
+    checks: int
+    """How many checks found that the request was missing."""
 
 
 class Admission:
     """The open calls and the room for requests. Call it on the event loop's thread."""
 
-    def __init__(self, requests_bytes_max: int, open_streams_max: int, end_call: EndCall) -> None:
+    def __init__(self, requests_bytes_max: int, open_streams_max: int, memory_short: int, end_call: EndCall) -> None:
         """Five eighths of the bytes are for single requests, and three eighths for batches.
 
-        Until a request has arrived, it counts as the largest message that gRPC accepts.
+        Until a batch has arrived, it counts as the largest message that gRPC accepts.
         """
         eighth = requests_bytes_max // 8
         self.calls = FairLimit(CALLS_MAX, 4)
         """Unary calls, which are open until their answer has been read."""
         self.streams = FairLimit(open_streams_max, 16)
         self.update_streams = FairLimit(STREAMS_MAX, 4)
-        self.requests = RequestPlaces(max(1, 5 * eighth // TRANSPORT_BYTES_MAX), end_call)
+        self.buffers = ReceiveBuffers(5 * eighth, memory_short)
+        self._end_call = end_call
+        self._receiving: dict[ReceivingCall, None] = {}
+        """The calls whose requests have not arrived. The oldest come first."""
+        self._checks_left = 0
+        self._next_check: asyncio.TimerHandle | None = None
         self._batches = ByteBudget(3 * eighth, 3 * eighth // 4)
         self._answered: dict[int, tuple[float, str]] = {}
         """When each call with an unread answer was answered, and its connection. The oldest come first."""
@@ -49,6 +91,7 @@ class Admission:
     def admit(self, limits: tuple[FairLimit, ...], connection: str) -> None:
         """Count a call of this connection. Raises Overloaded if there is no room for it."""
         self.connections.called(connection)
+        self.buffers.count_read(connection, CALL_BYTES)
         for limit in limits:
             if not limit.take(connection):
                 self._refuse(limits, limit, connection)
@@ -57,7 +100,41 @@ class Admission:
         for taken in limits[: limits.index(full)]:
             taken.give_back(connection)
         self._end_unread()
+        self._checks_left = CHECKS_AFTER_REFUSAL
+        if self._next_check is None:
+            self._next_check = asyncio.get_running_loop().call_later(_CHECK_INTERVAL_S, self._end_late)
         raise Overloaded(f"too many such calls are open (at most {full.limit}); repeat the call later", RETRY_DELAY_S)
+
+    def receiving(self, call: ReceivingCall) -> Awaitable[Any]:
+        """Reads the request of the call that the current task serves, or EOF. Call ``received`` after it, in any case.
+
+        The request comes when it comes. It is ended when it is late and calls are refused for it.
+        """
+        call.task, call.since, call.checks = asyncio.current_task(), monotonic(), 0
+        self._receiving[call] = None
+        reading: Awaitable[Any] = call.context.read()
+        return reading
+
+    def received(self, call: ReceivingCall) -> None:
+        """Note that the request of a call has arrived, or will not be read."""
+        call.task = None
+        self._receiving.pop(call, None)
+
+    def _end_late(self) -> None:
+        """End the calls whose requests do not arrive, while others are refused."""
+        self._next_check = None
+        before = monotonic() - REQUEST_S
+        for call in tuple(self._receiving):
+            if call.since > before:
+                break
+            call.checks += 1
+            if call.checks >= CHECKS_MAX:
+                assert call.task is not None
+                self._receiving.pop(call)
+                self._end_call(call.context, call.task, _too_slow())
+        self._checks_left -= 1
+        if self._checks_left > 0:
+            self._next_check = asyncio.get_running_loop().call_later(_CHECK_INTERVAL_S, self._end_late)
 
     def answered(self, call: int, connection: str) -> None:
         """Note that a call has been answered, and that its answer is unread."""
@@ -72,7 +149,7 @@ class Admission:
     def _end_unread(self) -> None:
         """End the connections on which an answer has not been read for long."""
         now = monotonic()
-        if now - self._last_check < _CHECK_INTERVAL_S:
+        if now - self._last_check < _UNREAD_CHECK_INTERVAL_S:
             return
         self._last_check = now
         for since, connection in self._answered.values():
@@ -94,7 +171,9 @@ class Admission:
             share.unread_since = asyncio.get_running_loop().time()
             received = await context.read()
             share.unread_since = None
-            raw = None if received is grpc.aio.EOF else received
+            if received is not grpc.aio.EOF:
+                raw = received
+                self.buffers.count_read(connection, len(raw))
         finally:
             if raw is None:
                 share.close()
@@ -114,4 +193,4 @@ async def in_time(taking: Awaitable[None]) -> None:
 
 
 def _too_slow() -> Overloaded:
-    return Overloaded("the request did not arrive while others waited for its place", RETRY_DELAY_S)
+    return Overloaded("the request did not arrive while others waited", RETRY_DELAY_S)

@@ -14,11 +14,10 @@ from grpc_status import rpc_status
 
 from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.errors import InternalError, JobStateError
-from jobstate_server.rpc.admission import Admission
+from jobstate_server.rpc.admission import Admission, ReceivingCall
 from jobstate_server.rpc.byte_budget import Share
 from jobstate_server.rpc.errors import status_of
 from jobstate_server.rpc.fair_limit import FairLimit
-from jobstate_server.rpc.request_places import ReceivingCall
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +41,8 @@ class StreamCall(Call):
     """The peer of the connection on which the stream arrived: the client or a proxy."""
     end: Callable[[JobStateError], None]
     """Ends the stream with this error, also while the handler waits for the client to read."""
+    count_read: Callable[[int], object] = lambda _size: None
+    """Counts bytes of requests that the handler has read and found room for."""
     unread: Share | None = None
     """The bytes of the stream's unread answers, if the handler limits them."""
 

@@ -66,7 +66,7 @@ class Connections:
 
     def _end_all(self) -> None:
         peers, self._ending = self._ending, set()
-        ended = end_connections(filter(None, map(_address, peers)))
+        ended = end_connections(filter(None, map(address_of, peers)))
         if ended:
             log.warning("connections were closed because answers were not read", extra={"connections": ended})
 
@@ -74,13 +74,13 @@ class Connections:
         """A second has passed: if connections become scarce, close those without calls."""
         called = set(self._called)
         self._called.clear()
-        self._used.update(filter(None, map(_address, called)))
+        self._used.update(filter(None, map(address_of, called)))
         if not self.port or (len(_open_files()) < self._tight and len(self._used) < 4 * self._tight):
             self._idle.clear()
             return
-        present = {peer for peer, port, _ in _connected() if port == self.port}
+        present = {peer for peer, port, _ in connected() if port == self.port}
         self._used &= present
-        busy = set(filter(None, map(_address, called.union(*(open_calls() for open_calls in self._open_calls)))))
+        busy = set(filter(None, map(address_of, called.union(*(open_calls() for open_calls in self._open_calls)))))
         self._idle = {peer: self._idle.get(peer, 0) + 1 for peer in present - busy}
         surplus = len(present) - self._aim if len(present) >= self._tight else 0
         if surplus > 0 and (without_calls := self._without_calls(surplus)):
@@ -101,7 +101,7 @@ def end_connections(peers: Iterable[Address]) -> int:
     """
     wanted: Collection[Address] = set(peers)
     ended = 0
-    for _, _, number in [found for found in _connected() if found[0] in wanted]:
+    for _, _, number in [found for found in connected() if found[0] in wanted]:
         # A duplicate descriptor, because another file may have got this number meanwhile.
         with suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
             if _peer(connection) in wanted:
@@ -110,7 +110,7 @@ def end_connections(peers: Iterable[Address]) -> int:
     return ended
 
 
-def _connected() -> Iterator[tuple[Address, int, int]]:
+def connected() -> Iterator[tuple[Address, int, int]]:
     """Peer, local port and descriptor of every TCP connection of this process."""
     for number in map(int, _open_files()):
         try:
@@ -141,7 +141,7 @@ def _peer(connection: socket.socket) -> Address:
     return host.removeprefix(_IPV4_IN_IPV6), port
 
 
-def _address(peer: str) -> Address | None:
+def address_of(peer: str) -> Address | None:
     """Host and port in ``ipv4:HOST:PORT`` or ``ipv6:%5BHOST%5D:PORT``. None for any other peer."""
     family, _, rest = urllib.parse.unquote(peer).partition(":")
     host, _, port = rest.rpartition(":")

@@ -52,12 +52,22 @@ class GrpcServer:
     """The server for callers. Call its methods on the event loop's thread."""
 
     def __init__(
-        self, jobs: JobService, maintenance: MaintenanceService, *, open_streams_max: int, requests_bytes_max: int
+        self,
+        jobs: JobService,
+        maintenance: MaintenanceService,
+        *,
+        open_streams_max: int,
+        requests_bytes_max: int,
+        cache_bytes: int,
     ) -> None:
+        """``cache_bytes``: memory that is taken by what need not be read again, which is not short for it."""
         self._servicers: Mapping[str, object] = {"JobService": jobs, "MaintenanceService": maintenance}
-        self.calls = Calls(open_streams_max=open_streams_max, requests_bytes_max=requests_bytes_max)
+        self.calls = Calls(
+            open_streams_max=open_streams_max, requests_bytes_max=requests_bytes_max, cache_bytes=cache_bytes
+        )
         self.health = HealthService()
         self.connections: Connections = self.calls.admission.connections
+        self.receive_buffers = self.calls.admission.buffers
         self.connections.count_as_used(lambda: self.health.watching)
         names = [service.full_name for service in SERVICES]
         self._reflection = Reflection([*names, HEALTH_SERVICE_NAME, *REFLECTION_NAMES])
@@ -84,13 +94,14 @@ class GrpcServer:
         except RuntimeError as error:
             raise AddressNotUsable("it is in use") from error
         self._server = server
-        self.connections.port = bound
+        self.connections.port = self.receive_buffers.port = bound
         return bound
 
     async def start(self) -> None:
         """Answer calls. Call ``listen`` first."""
         assert self._server is not None
         await self._server.start()
+        self.receive_buffers.start()
 
     def set_serving(self, is_serving: bool) -> None:
         """Set the gRPC health status of the services."""
@@ -107,6 +118,7 @@ class GrpcServer:
         if self._server is None:
             return
         server, self._server = self._server, None
+        self.receive_buffers.stop()
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + grace_s
         # The grace is timed here, not in gRPC, because ``close`` must be called before gRPC destroys its server.

@@ -34,7 +34,14 @@ from jobstate_server.rpc.call import (
     abort,
 )
 from jobstate_server.rpc.fair_limit import FairLimit
-from jobstate_server.rpc.transport_limits import ANSWERS_BYTES_MAX, OPEN_STREAMS_MAX, REQUESTS_BYTES_MAX, UNREAD_S
+from jobstate_server.rpc.transport_limits import (
+    ANSWERS_BYTES_MAX,
+    MEMORY_SHORT,
+    OPEN_STREAMS_MAX,
+    REQUESTS_BYTES_MAX,
+    STREAM_BYTES,
+    UNREAD_S,
+)
 
 ANSWER_BYTES_COUNTED = 8 * 1024
 """Smaller answers are not counted: those of all calls that may be open have 16 MiB together."""
@@ -70,9 +77,11 @@ class Calls:
         *,
         open_streams_max: int = OPEN_STREAMS_MAX,
         requests_bytes_max: int = REQUESTS_BYTES_MAX,
+        cache_bytes: int = 0,
     ) -> None:
         self._identify = identify
-        self.admission = Admission(requests_bytes_max, open_streams_max, self._end_call)
+        memory_short = MEMORY_SHORT + cache_bytes + requests_bytes_max + open_streams_max * STREAM_BYTES
+        self.admission = Admission(requests_bytes_max, open_streams_max, memory_short, self._end_call)
         self.answers = ByteBudget(ANSWERS_BYTES_MAX, ANSWERS_BYTES_MAX // 4, UNREAD_S)
         """The answers that have not been read."""
         self.under_way = CallsUnderWay()
@@ -120,7 +129,7 @@ class Calls:
         is_batch: bool,
         reserve: int,
     ) -> Answer:
-        answers, admission, places = self.answers, self.admission, self.admission.requests
+        answers, admission = self.answers, self.admission
 
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> bytes:
             batch_share = share = None
@@ -129,10 +138,11 @@ class Calls:
                     raw, batch_share = await admission.batch(context, open_call.connection, self._ender(context))
                 else:
                     try:
-                        raw = await places.reading(open_call)
+                        raw = await admission.receiving(open_call)
                     finally:
-                        places.give_back(open_call)
+                        admission.received(open_call)
                     _check_received(raw)
+                    admission.buffers.count_read(open_call.connection, len(raw))
                 reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight else 0)
                 if reserved:
                     # Wait for room before the answer is prepared.
@@ -164,15 +174,16 @@ class Calls:
     def _stream(
         self, handler: Callable[[Any, StreamCall], AsyncGenerator[bytes, None]], request_type: type[Message]
     ) -> Answer:
-        places = self.admission.requests
+        admission = self.admission
 
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
             call = self._stream_call(context)
             try:
-                raw = await places.reading(open_call)
+                raw = await admission.receiving(open_call)
             finally:
-                places.give_back(open_call)
+                admission.received(open_call)
             _check_received(raw)
+            admission.buffers.count_read(open_call.connection, len(raw))
             call.size, call.unread = len(raw), self._answer_share(context)
             responses = handler(parse(request_type, raw), call)
             # A watch may last for days, and its request may be large.
@@ -188,7 +199,9 @@ class Calls:
         return answer
 
     def _stream_call(self, context: Context) -> StreamCall:
-        return StreamCall(self._identify(context), 0, context.peer(), self._ender(context))
+        connection = context.peer()
+        count_read = partial(self.admission.buffers.count_read, connection)
+        return StreamCall(self._identify(context), 0, connection, self._ender(context), count_read)
 
     def _ender(self, context: Context) -> Callable[[JobStateError], None]:
         """Returns a function that ends this call with an error, also while its handler waits for the client."""

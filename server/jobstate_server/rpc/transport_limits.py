@@ -25,11 +25,22 @@ OPEN_STREAMS_MAX = 3_000
 """The default of the Watches and StreamUpdates streams that may be open. Each takes some 30 KiB. The last sixteenth is
 reserved for connections that have none open."""
 
+STREAM_BYTES = 30 * 1024
+"""Memory that an open stream takes."""
+
 REQUESTS_BYTES_MAX = 64 * MEBIBYTE
-"""The default of the bytes of requests that are being received and of BatchCreates: six of the largest requests."""
+"""The default of the bytes of requests that have not been read while memory is short, and of BatchCreates."""
 
 BATCH_WEIGHT = 3
 """The memory that a BatchCreate takes, as a multiple of its bytes: received, parsed, and as it will be written."""
+
+REQUEST_S = 1.0
+"""Seconds after its headers in which a request must arrive while other calls are refused because too many are open. Its
+first 64 KiB, which usually is all of it, need no answer from the server."""
+
+MEMORY_SHORT = 184 * MEBIBYTE
+"""Memory is short when the process has this much and what the settings give to caches, requests and streams: by default
+512 MiB, two thirds of the most that a server takes."""
 
 ANSWERS_BYTES_MAX = 32 * MEBIBYTE
 """Bytes of answers that have not been read. One connection may have a quarter. gRPC has a second copy of them."""

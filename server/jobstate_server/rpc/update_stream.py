@@ -184,6 +184,7 @@ class UpdateStreams:
             async for raw in requests:
                 size = estimated_bytes(raw)
                 await share.take(size)
+                call.count_read(len(raw))
                 read = read_batch(raw)
                 batch = _Batch(share, size, read.number)
                 commands, size = batch.commands(read, call, self._new_id), len(raw)
