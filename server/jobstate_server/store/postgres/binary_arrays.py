@@ -6,7 +6,7 @@ The format is that of ``array_send`` in PostgreSQL's ``src/backend/utils/adt/arr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from struct import Struct
 from typing import Any
@@ -19,9 +19,6 @@ from psycopg.pq import Format
 _HEADER = Struct("!iiIii")
 """Dimensions, flags, type of the elements, their number, index of the first."""
 _LENGTH = Struct("!i")
-_INT8 = Struct("!iq")
-_BOOL = Struct("!i?")
-_XID = Struct("!iI")
 _NULL = _LENGTH.pack(-1)
 
 
@@ -39,6 +36,13 @@ class Kind(Enum):
         self.oid = oid
         self.array_oid = array_oid
 
+
+_FIXED: dict[Kind, tuple[int, Callable[[int, Any], bytes]]] = {
+    Kind.INT8: (8, Struct("!iq").pack),
+    Kind.BOOL: (1, Struct("!i?").pack),
+    Kind.XID: (4, Struct("!iI").pack),
+}
+"""Of the kinds whose values have one size: the size, and what packs it and a value."""
 
 _KINDS: tuple[tuple[type[Field], Kind], ...] = (
     (BooleanField, Kind.BOOL),
@@ -115,21 +119,18 @@ def array(kind: Kind, values: Sequence[Any]) -> bytes:
         struct.error: a number is beyond 64 bits.
         UnicodeEncodeError: a text has a lone surrogate.
     """
-    header = _HEADER.pack(1, 0, kind.oid, len(values), 1)
-    return _ARRAYS[kind](header + b"".join(_elements(kind, values)))
+    count = len(values)
+    # Most columns of a batch have the same value in every row, such as the time.
+    is_same = values.count(values[0]) == count
+    elements = _elements(kind, values[:1]) * count if is_same else _elements(kind, values)
+    return _ARRAYS[kind](_HEADER.pack(1, 0, kind.oid, count, 1) + b"".join(elements))
 
 
 def _elements(kind: Kind, values: Sequence[Any]) -> list[bytes]:
-    if kind is Kind.INT8:
-        pack = _INT8.pack
-        return [_NULL if value is None else pack(8, value) for value in values]
-    if kind is Kind.BOOL:
-        pack = _BOOL.pack
-        return [_NULL if value is None else pack(1, value) for value in values]
-    if kind is Kind.XID:
-        pack = _XID.pack
-        return [_NULL if value is None else pack(4, value) for value in values]
-    if kind is Kind.TEXT:
-        values = [None if value is None else value.encode() for value in values]
-    length = _LENGTH.pack
-    return [_NULL if value is None else length(len(value)) + value for value in values]
+    if kind is Kind.TEXT or kind is Kind.BYTEA:
+        if kind is Kind.TEXT:
+            values = [None if value is None else value.encode() for value in values]
+        length = _LENGTH.pack
+        return [_NULL if value is None else length(len(value)) + value for value in values]
+    size, pack = _FIXED[kind]
+    return [_NULL if value is None else pack(size, value) for value in values]
