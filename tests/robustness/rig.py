@@ -22,6 +22,7 @@ from jobstate_server.domain.errors import JobStateError, StoreUnavailable
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order
 from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.committer import Committer
@@ -43,7 +44,6 @@ from jobstate_server.wire.documents import merge_metadata
 from jobstate_server.wire.jobs import encode_whole
 
 from ..support.clock import PATIENCE_S, WatchedClock
-from ..support.reads import reads
 from .history import ANSWERED, REFUSED, UNKNOWN, Call, History, Response, Stream, Watcher
 from .recording import Recorder, job_dict, make_archive, state_name
 
@@ -265,10 +265,13 @@ class Rig(Stage):
             decider=decider,
         )
 
-    def commit(self, *commands: c.JobCommand) -> int:
+    def commit(self, *commands: c.Command) -> int:
         """Make these changes durable, and tell nobody yet. Returns the newest sequence."""
+        wanted = Reads()
+        for command in commands:
+            command.add_reads(wanted)
         with self.store.transaction() as transaction:
-            loaded = transaction.load(reads({command.job_id for command in commands}))
+            loaded = transaction.load(wanted)
             batch = Batch(self.decider, transaction.now, loaded, REQUEST_IDS_MAX)
             for command in commands:
                 batch.decide(command)
@@ -283,7 +286,7 @@ class Rig(Stage):
         self.feed.publish(self.unpublished)
         self.unpublished = []
 
-    def write(self, *commands: c.JobCommand) -> int:
+    def write(self, *commands: c.Command) -> int:
         """Commit and publish. Returns the newest sequence."""
         newest = self.commit(*commands)
         self.publish()
@@ -367,9 +370,9 @@ def cancel(job_id: str) -> c.Cancel:
     return c.Cancel(job_id=job_id)
 
 
-def delete(job_id: str, attempt: int = 0) -> c.Delete:
-    """Remove it, as cleanup does."""
-    return c.Delete(job_id=job_id, caller=SERVER, attempt=attempt, completed_before=2**62)
+def delete_oldest() -> c.DeleteFinished:
+    """Remove the job that ended first, as cleanup does."""
+    return c.DeleteFinished(caller=SERVER, before=2**62, after=None, limit=1)
 
 
 def several(count: int, prefix: str = "job") -> list[c.Create]:

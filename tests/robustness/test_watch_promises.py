@@ -18,7 +18,7 @@ from ..support.calls import struct
 from ..support.clock import PATIENCE_S
 from .history import DRAINING, EVENTS, HEARTBEAT, SNAPSHOT, SYNCED, Watcher
 from .rig import HEARTBEAT as SILENCE
-from .rig import OpenWatch, Rig, cancel, complete, create, delete, progress, rigged, several, start
+from .rig import OpenWatch, Rig, cancel, complete, create, delete_oldest, progress, rigged, several, start
 from .validators import broken
 
 
@@ -210,7 +210,7 @@ async def test_a_snapshot_taken_while_jobs_change_and_vanish_gives_the_right_cop
         await follower.next()
 
         rig.write(start("job-1"), start("job-5"), complete("job-5"), create("new"))
-        rig.write(delete("job-8"), cancel("job-9"))
+        rig.write(delete_oldest(), cancel("job-9"))
         response = await follower.next()
         while response is not None and response.kind == SNAPSHOT:
             response = await follower.next()
@@ -299,7 +299,7 @@ async def test_until_final_counts_a_job_that_was_deleted_meanwhile(path: Path) -
         await follower.leave()
 
         rig.write(cancel("job-0"))
-        rig.write(delete("job-0"))
+        rig.write(delete_oldest())
         resumed = rig.follow(watcher, follower.stream, cursor=follower.cursor, until_final=True)
         await resumed.rest()
 

@@ -17,7 +17,7 @@ from .support import a_job, keep, keep_jobs, stored_job, unversioned
 def due_ids(store: Store, limit: int = 1_000) -> list[str]:
     """The jobs that a new transaction finds due, in its order."""
     with store.transaction() as transaction:
-        return transaction.load(reads(due=limit)).selected.get(Due(limit), [])
+        return transaction.load(reads(due=limit)).due.get(Due(limit), [])
 
 
 def next_due(store: Store) -> int | None:
@@ -64,7 +64,7 @@ def test_due_jobs_are_loaded_whole_and_beside_the_named_ones(store: Store) -> No
     with store.transaction() as transaction:
         loaded = transaction.load(reads(["a", "b"], due=10))
 
-    assert loaded.selected == {Due(10): ["a"]}
+    assert loaded.due == {Due(10): ["a"]}
     assert loaded.jobs == {"a": a_job("a", due_time=1, metadata=b"m"), "b": a_job("b")}
 
 

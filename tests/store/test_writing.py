@@ -210,7 +210,7 @@ def test_a_transaction_sees_what_was_committed_before_it(store: Store) -> None:
     expected = a_job("job-a", due_time=1, version=1)
     assert loaded.jobs == {"job-a": expected}
     assert loaded.requests == {("owner", "request-a"): a_request("request-a")}
-    assert loaded.selected == {Due(10): ["job-a"]}
+    assert loaded.due == {Due(10): ["job-a"]}
 
 
 def test_loading_nothing_finds_nothing(store: Store) -> None:
@@ -219,7 +219,7 @@ def test_loading_nothing_finds_nothing(store: Store) -> None:
     with store.transaction() as transaction:
         loaded = transaction.load(reads())
 
-    assert (loaded.jobs, loaded.requests, loaded.selected) == ({}, {}, {})
+    assert (loaded.jobs, loaded.requests, loaded.due) == ({}, {}, {})
 
 
 def test_a_transaction_that_writes_nothing_changes_nothing(store: Store) -> None:

@@ -10,7 +10,7 @@ import pytest
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import InvalidField, JobStateError
-from jobstate_server.domain.job import Job, JobError, JobState
+from jobstate_server.domain.job import FinishedJob, Job, JobError, JobState
 from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobType, JobTypes
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.decider import Decider
@@ -103,6 +103,12 @@ def a_job(state: JobState, **changes: Any) -> Job:
         duration=5 * SECOND,
     )
     return lived.evolve(**_STATE_FIELDS[state]).evolve(**changes)
+
+
+def finished(job: Job) -> FinishedJob:
+    """What a deletion reads of a job that has ended."""
+    assert job.complete_time is not None
+    return FinishedJob(job.id, job.job_type, job.source_id, job.principal, job.state, job.complete_time)
 
 
 def an_unclaimed_job() -> Job:

@@ -10,15 +10,17 @@ import pytest
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.errors import InternalError, JobExists, JobNotFound
-from jobstate_server.domain.job import Job, JobError, JobState
+from jobstate_server.domain.events import EventType
+from jobstate_server.domain.job import Attempt, AttemptOutcome, Job, JobError, JobState, Usage
 from jobstate_server.domain.plan import Change, Plan
-from jobstate_server.domain.reads import Due
+from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.domain.rules import decider as deciding
 from jobstate_server.domain.rules.decider import Decider
-from jobstate_server.engine.batch import Batch, DueOutcome, Outcome
+from jobstate_server.domain.statistics import Measure
+from jobstate_server.engine.batch import Batch, DeletedOutcome, DueOutcome, Outcome
 from jobstate_server.store.records import Changes, Loaded
 
-from .support import NOW, a_decider, a_job
+from .support import NOW, a_decider, a_job, finished
 
 SERVE = c.ServeDue(limit=10, caller=SERVER)
 
@@ -104,6 +106,110 @@ def test_due_jobs_are_served_once_however_often_a_batch_asks() -> None:
 
     assert served(batch) == (2, 0)
     assert served(batch) == (0, 0)
+
+
+FIRST, SECOND = (Finished(NOW, None, limit) for limit in (10, 11))
+
+
+def a_cleanup(*jobs: Job, named: tuple[Job, ...] = ()) -> Batch:
+    """A batch in which two selections have found these jobs finished, and commands have named some of them."""
+    found = [finished(job) for job in jobs]
+    loaded = Loaded({job.id: job for job in named}, {}, finished={FIRST: found, SECOND: found})
+    return Batch(a_decider(), NOW, loaded, requests_room=10)
+
+
+def delete(batch: Batch, selection: Finished = FIRST) -> list[str]:
+    """The ids of the jobs that are deleted, in order."""
+    batch.decide(c.DeleteFinished(caller=SERVER, before=NOW, after=None, limit=selection.limit))
+    outcome = batch.verdicts(1)[-1]
+    assert isinstance(outcome, DeletedOutcome)
+    return [job.id for job in outcome.deleted]
+
+
+def ended(job_id: str, state: JobState = JobState.COMPLETED) -> Job:
+    """A job that has ended."""
+    return a_job(state, id=job_id, metadata=b"", last_error=None)
+
+
+def test_every_finished_job_is_deleted_with_an_event_of_its_own_in_order() -> None:
+    batch = a_cleanup(ended("b"), ended("a", JobState.CANCELLED), ended("c"))
+
+    assert delete(batch) == ["b", "a", "c"]
+
+    changes = written(batch)
+    assert changes.deleted == ["b", "a", "c"]
+    assert [(event.job_id, event.type, event.time) for event in changes.events] == [
+        (job_id, EventType.DELETED, NOW) for job_id in ("b", "a", "c")
+    ]
+    assert {(event.job_type, event.source_id, event.principal) for event in changes.events} == {
+        ("clean_transcript", "source", "principal")
+    }
+    assert changes.tallies == {
+        ("clean_transcript", Measure.STORED, JobState.COMPLETED): -2,
+        ("clean_transcript", Measure.STORED, JobState.CANCELLED): -1,
+    }
+
+
+def test_a_job_is_deleted_once_however_often_a_batch_finds_it() -> None:
+    batch = a_cleanup(ended("one"), ended("other"))
+
+    assert delete(batch) == ["one", "other"]
+    assert delete(batch, SECOND) == []
+    assert written(batch).deleted == ["one", "other"]
+
+
+def test_commands_after_a_deletion_do_not_find_the_job() -> None:
+    job = ended("job")
+    batch = a_cleanup(job, named=(job,))
+    delete(batch)
+
+    batch.decide(c.Cancel(job_id="job"))
+    batch.decide(c.Create(job_id="job", job_type="default"))
+
+    _, refused, created = batch.verdicts(1)
+    assert isinstance(refused, JobNotFound)
+    assert isinstance(created, Outcome)
+    changes = written(batch)
+    assert (changes.deleted, [row.job.state for row in changes.inserted]) == (["job"], [JobState.QUEUED])
+
+
+def test_a_job_whose_usage_came_before_its_deletion_is_not_written_again() -> None:
+    job = ended("job")
+    attempt = Attempt(
+        job_id="job",
+        number=1,
+        start_time=1,
+        claim_time=1,
+        end_time=2,
+        outcome=AttemptOutcome.COMPLETED,
+        worker="",
+        tokens=0,
+        cost_nano=0,
+        error=None,
+    )
+    loaded = Loaded({"job": job}, {}, finished={FIRST: [finished(job)]}, attempts={("job", 1): attempt})
+    batch = Batch(a_decider(), NOW, loaded, requests_room=10)
+    batch.decide(c.ReportUsage(job_id="job", attempt=1, usage=Usage(tokens=5)))
+
+    assert delete(batch) == ["job"]
+
+    changes = written(batch)
+    assert (changes.deleted, changes.updated, changes.progressed) == (["job"], [], [])
+    assert [event.type for event in changes.events] == [EventType.USAGE, EventType.DELETED]
+
+
+def test_the_server_s_own_work_is_told_its_part_of_the_time_by_its_events() -> None:
+    running = a_job(JobState.PROCESSING, id="running", metadata=b"", last_error=None)
+    batch = a_cleanup(*[ended(f"{number}") for number in range(3)], named=(running,))
+    batch.decide(c.UpdateProgress(job_id="running", attempt=2, progress=60))
+    delete(batch)
+    written(batch)
+
+    _, outcome = batch.verdicts(1)
+    batch.share_time(1_000)
+
+    assert isinstance(outcome, DeletedOutcome)
+    assert (outcome.spent, outcome.others) == (750, 1)
 
 
 def test_a_batch_of_creates_that_is_refused_leaves_no_trace() -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.events import EventType
-from jobstate_server.domain.job import Job, JobState
 
 from .support import NOW, a_job, decide
 from .test_rules import FAILED, FAILURE, GIVEN_UP, NAMES, PROCESSING, RETRYING, changed
@@ -33,16 +29,3 @@ def test_a_retry_of_a_job_that_is_retrying_already_changes_and_tells_nothing() -
 
     assert decision.after == job
     assert (decision.events, decision.ended) == ((), None)
-
-
-@pytest.mark.parametrize("state", [JobState.COMPLETED, GIVEN_UP, JobState.CANCELLED], ids=lambda state: state.name)
-def test_delete_leaves_names_and_state_only_and_only_in_the_event(state: JobState) -> None:
-    job = a_job(state)
-
-    decision = decide(job, c.Delete(**NAMES, attempt=2, completed_before=NOW))
-
-    remains = Job(id="job", job_type="clean_transcript", source_id="source", principal="principal", state=state)
-    assert (decision.after, decision.ended) == (None, None)
-    (event,) = decision.events
-    assert (event.type, event.previous_state, event.detail) == (EventType.DELETED, state, None)
-    assert event.job == remains

@@ -40,8 +40,9 @@ from jobstate_server.domain.job import (
     JobState,
 )
 from jobstate_server.domain.job_types import JobType
+from jobstate_server.domain.plan import Deletion
 from jobstate_server.wire import times
-from jobstate_server.wire.events import complete_event, encode_event
+from jobstate_server.wire.events import complete_event, encode_deletion, encode_event
 from jobstate_server.wire.jobs import (
     attempt_message,
     encode_job,
@@ -53,6 +54,7 @@ from jobstate_server.wire.jobs import (
 from jobstate_server.wire.watch import events_response
 
 from .strategies import a_document, job_details, jobs, moments, texts
+from .support import finished
 
 INTERNAL = {
     "principal",
@@ -126,7 +128,6 @@ DETAILS: dict[EventType, tuple[str | None, list[Detail | None]]] = {
     ),
     EventType.CANCELLED: ("cancelled", [Cancelled("changed my mind"), Cancelled("")]),
     EventType.STALE_DETECTED: ("stale_detected", [StaleDetected(3 * SECOND, 300 * SECOND)]),
-    EventType.DELETED: (None, [None]),
     EventType.USAGE: ("usage", [Used(2, 10**15, 10**18), Used(1, 0, 0)]),
 }
 """The field of ``Event.detail`` of every type, and details to put there."""
@@ -272,7 +273,7 @@ def test_the_version_is_appended_to_an_encoded_job(version: int) -> None:
 
 
 def test_the_remains_of_a_job_are_its_names_and_its_state_only() -> None:
-    assert job_from(job_pb2.Job.FromString(encode_remains(FULL))) == on_the_wire(
+    assert job_from(job_pb2.Job.FromString(encode_remains(finished(FULL)))) == on_the_wire(
         Job(
             id=FULL.id,
             job_type=FULL.job_type,
@@ -296,8 +297,7 @@ def test_a_complete_event_comes_back_with_its_sequence_and_the_same_as_the_jobs_
     assert event.actor == "somebody"
     assert times.time_from(event.time) == 1_700_000_000_000_009
     assert event.previous_state == JobState.FAILED.value
-    if type_ is not EventType.DELETED:
-        assert job_from(event.job) == on_the_wire(FULL, version=event.sequence, metadata=b"", result=b"")
+    assert job_from(event.job) == on_the_wire(FULL, version=event.sequence, metadata=b"", result=b"")
 
 
 def assert_has_detail(event: event_pb2.Event, detail: Detail | None) -> None:
@@ -338,7 +338,14 @@ def test_the_detail_of_an_event_comes_back(type_: EventType, detail: Detail | No
     assert_has_detail(event, detail)
 
 
-@given(st.sampled_from(EventType), texts, st.none() | st.sampled_from(JobState), moments, jobs, job_details)
+@given(
+    st.sampled_from(sorted(set(EventType) - {EventType.DELETED})),
+    texts,
+    st.none() | st.sampled_from(JobState),
+    moments,
+    jobs,
+    job_details,
+)
 def test_any_event_comes_back(
     type_: EventType, actor: str, previous: JobState | None, time: int, job: Job, detail: Detail | None
 ) -> None:
@@ -349,21 +356,25 @@ def test_any_event_comes_back(
     assert (event.type, event.name, event.actor) == (type_.value, EVENT_NAMES[type_], actor)
     assert event.previous_state == (previous or 0)
     assert times.time_from(event.time) == time
-    if type_ is not EventType.DELETED:
-        assert job_from(event.job) == on_the_wire(job, version=5, metadata=b"", result=b"")
+    assert job_from(event.job) == on_the_wire(job, version=5, metadata=b"", result=b"")
     assert (event.WhichOneof("detail") is None) == (detail is None)
     assert_has_detail(event, detail)
 
 
 def test_there_is_a_detail_to_try_for_every_type_of_event_and_every_field_of_the_oneof() -> None:
-    assert set(DETAILS) == set(EventType)
+    assert set(DETAILS) == set(EventType) - {EventType.DELETED}
     fields = {field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["detail"].fields}
     assert {field for field, _ in DETAILS.values() if field} == fields
 
 
 def test_a_deleted_event_carries_names_state_and_version_only() -> None:
-    event = parsed(EventType.DELETED, None, sequence=77, with_metadata=True, with_result=True)
+    (payload,) = encode_deletion(Deletion([finished(FULL)], 1_700_000_000_000_009, "somebody"))
+    event = event_pb2.Event.FromString(complete_event(payload, 77))
 
+    assert (event.sequence, event.type, event.name) == (77, EventType.DELETED.value, EVENT_NAMES[EventType.DELETED])
+    assert (event.actor, event.previous_state) == ("somebody", JobState.RETRYING.value)
+    assert times.time_from(event.time) == 1_700_000_000_000_009
+    assert event.WhichOneof("detail") is None
     assert MessageToDict(event.job) == {
         "id": FULL.id,
         "jobType": FULL.job_type,
@@ -397,9 +408,8 @@ def test_the_event_of_a_new_job_has_no_previous_state() -> None:
     assert event_pb2.Event.FromString(payload).previous_state == job_pb2.JOB_STATE_UNSPECIFIED
 
 
-@pytest.mark.parametrize("type_", [EventType.PROGRESS, EventType.DELETED])
-def test_the_job_beside_an_encoded_event_is_the_job_within_it(type_: EventType) -> None:
-    encoded = encode_event(Event(type_, 1, "", JobState.PROCESSING, FULL, with_metadata=True))
+def test_the_job_beside_an_encoded_event_is_the_job_within_it() -> None:
+    encoded = encode_event(Event(EventType.PROGRESS, 1, "", JobState.PROCESSING, FULL, with_metadata=True))
 
     assert event_pb2.Event.FromString(encoded.payload).job == job_pb2.Job.FromString(encoded.job)
     assert job_pb2.Job.FromString(encoded.job).version == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import settings
@@ -17,9 +18,9 @@ from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.events import Claimed, Event, Started
 from jobstate_server.domain.job import Attempt, Job, Usage
 from jobstate_server.domain.plan import Change
-from jobstate_server.domain.statistics import Measure, TallyKey, tally_deltas
+from jobstate_server.domain.statistics import Measure, TallyKey, deletion_deltas, tally_deltas
 
-from .support import TOO_LARGE, a_decider
+from .support import TOO_LARGE, a_decider, finished
 
 FINAL = ("COMPLETED", "PERMANENTLY_FAILED", "CANCELLED")
 
@@ -301,8 +302,7 @@ class Jobs(RuleBasedStateMachine):
         self.ended.setdefault(job_id, []).extend([decision.ended] if decision.ended else [])
         for key, delta in tally_deltas(decision):
             self.tallies[key] += delta
-        if decision.after is not None:
-            self.jobs[job_id] = decision.after
+        self.jobs[job_id] = decision.after
 
     @rule(span=spans)
     def time_passes(self, span: int) -> None:
@@ -399,19 +399,22 @@ class Jobs(RuleBasedStateMachine):
         command = c.RetryResting(job_id=job_id, attempt=self.seen[job_id].attempt if job_id in self.seen else 0)
         self.send(command, lambda model: model.retry_resting(command))
 
-    @precondition(lambda self: self.seen)
-    @rule(job_id=job_ids, age=st.sampled_from([0, SECOND]))
-    def cleanup_deletes(self, job_id: str, age: int) -> None:
-        attempt = self.seen[job_id].attempt if job_id in self.seen else 0
-        model, limit = self.models.get(job_id), self.now - age
-        decision, outcome = self.ask(c.Delete(job_id=job_id, attempt=attempt, completed_before=limit))
-        old = model is not None and model.completed is not None and model.completed < limit
-        assert outcome == (["DELETED"] if old and model is not None and model.attempt == attempt else "dropped")
-        if decision is not None:
-            assert decision.after is None
-            self.keep(job_id, decision)
+    @rule(age=st.sampled_from([0, SECOND]))
+    def cleanup_deletes(self, age: int) -> None:
+        limit = self.now - age
+        old = [job for job in self.jobs.values() if job.complete_time is not None and job.complete_time < limit]
+        view: Any = SimpleNamespace(now=self.now, finished=lambda _selection: [finished(job) for job in old])
+        plan = self.decider.decide(c.DeleteFinished(before=limit, after=None, limit=9), view)
+        deletion = plan.deletion if plan is not None else None
+        assert deletion is not None
+        assert {job.id for job in deletion.jobs} == {
+            job_id for job_id, model in self.models.items() if model.completed is not None and model.completed < limit
+        }
+        for key, delta in deletion_deltas(deletion.jobs):
+            self.tallies[key] += delta
+        for job in old:
             for kept in (self.jobs, self.models, self.events, self.ended):
-                kept.pop(job_id)
+                kept.pop(job.id)
 
     @invariant()
     def every_job_is_what_the_model_says(self) -> None:

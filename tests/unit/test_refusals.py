@@ -291,7 +291,6 @@ SEEN: list[tuple[Job, c.ServerCommand]] = [
     (a_job(JobState.PROCESSING), c.TimeOut(job_id="job", attempt=2, due_time=MOVED)),
     (a_job(JobState.PROCESSING), c.MarkStale(job_id="job", attempt=2, heard_time=NOW - 10 * SECOND)),
     (a_job(JobState.FAILED), c.RetryResting(job_id="job", attempt=2)),
-    (a_job(JobState.COMPLETED), c.Delete(job_id="job", attempt=2, completed_before=NOW)),
 ]
 """Each decision of the server, with the job it was made about."""
 
@@ -321,8 +320,7 @@ def test_a_decision_of_the_server_is_dropped_when_it_is_about_another_attempt(
 @every_server_command
 def test_a_decision_of_the_server_is_dropped_in_every_other_state(job: Job, command: c.ServerCommand) -> None:
     for state in set(JobState) - {job.state}:
-        if not (isinstance(command, c.Delete) and state.is_final):
-            assert is_dropped(job.evolve(state=state), command)
+        assert is_dropped(job.evolve(state=state), command)
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["Resume", "TimeOut"])
@@ -359,11 +357,3 @@ def test_the_server_lets_a_job_rest_whose_type_does_not_retry_by_itself_or_that_
 
     assert is_dropped(job.evolve(job_type="manual"), command)
     assert is_dropped(job.evolve(retry_count=3), command)
-
-
-def test_delete_is_dropped_for_a_job_that_ended_at_the_limit_or_later() -> None:
-    job = a_job(JobState.COMPLETED)
-    ended = job.complete_time or 0
-
-    assert is_dropped(job, c.Delete(job_id="job", attempt=2, completed_before=ended))
-    assert not is_dropped(job, c.Delete(job_id="job", attempt=2, completed_before=ended + 1))

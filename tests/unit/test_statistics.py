@@ -21,13 +21,14 @@ from jobstate_server.domain.statistics import (
     Statistics,
     TallyKey,
     bucket_duration,
+    deletion_deltas,
     duration_bucket,
     percentile,
     statistics,
     tally_deltas,
 )
 
-from .support import a_decider
+from .support import a_decider, finished
 
 TYPES = ("clean_transcript", "manual")
 
@@ -69,6 +70,9 @@ class Scene:
             self.do(("start", job_id, detail))
         self.now += 1 + len(self.history) * 997 % 50_000
         job = self.jobs.get(job_id)
+        if what == "delete":
+            self.delete(job_id)
+            return
         try:
             decision = self.decider.change(job, self.command(what, job_id, detail), self.now)
         except JobStateError:
@@ -78,10 +82,12 @@ class Scene:
         self.history += decision.events
         for key, delta in tally_deltas(decision):
             self.tallies[key] += delta
-        if decision.after is None:
-            del self.jobs[job_id]
-        else:
-            self.jobs[job_id] = self.ever[job_id, decision.after.create_time] = decision.after
+        self.jobs[job_id] = self.ever[job_id, decision.after.create_time] = decision.after
+
+    def delete(self, job_id: str) -> None:
+        if self.jobs[job_id].state.is_final:
+            for key, delta in deletion_deltas([finished(self.jobs.pop(job_id))]):
+                self.tallies[key] += delta
 
     def command(self, what: str, job_id: str, detail: Any) -> c.JobCommand:
         job = self.jobs.get(job_id)
@@ -98,7 +104,6 @@ class Scene:
             "retry now": lambda: c.Retry(job_id=job_id, immediately=True),
             "resume": lambda: c.Resume(job_id=job_id, attempt=attempt, due_time=due),
             "cancel": lambda: c.Cancel(job_id=job_id),
-            "delete": lambda: c.Delete(job_id=job_id, attempt=attempt, completed_before=self.now),
         }
         return commands[what]()
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from jobstate_server.domain.commands import Request
-from jobstate_server.domain.job import Attempt, Job
-from jobstate_server.domain.reads import Selection
+from jobstate_server.domain.job import Attempt, FinishedJob, Job
+from jobstate_server.domain.reads import Due, Finished
 
 
 class EarlierCall(NamedTuple):
@@ -32,8 +32,11 @@ class View(Protocol):
     def jobs(self) -> Mapping[str, Job]:
         """The jobs that were read or changed, by id."""
 
-    def selected(self, selection: Selection) -> Sequence[str]:
+    def due(self, selection: Due) -> Sequence[str]:
         """The ids of the jobs that a selection found when the transaction began."""
+
+    def finished(self, selection: Finished) -> Sequence[FinishedJob]:
+        """The jobs that a selection found when the transaction began, without those deleted since."""
 
     def ended_attempt(self, job_id: str, number: int) -> Attempt | None:
         """The record of an ended attempt."""

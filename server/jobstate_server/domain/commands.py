@@ -6,8 +6,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, TypeVar, dataclass_transform
 
 from jobstate_server.domain.caller import ANONYMOUS, Caller
+from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import Document, Usage
-from jobstate_server.domain.reads import Due, Reads
+from jobstate_server.domain.reads import Due, Finished, Reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,14 +222,6 @@ class RetryResting(ServerCommand):
 
 
 @_command
-class Delete(ServerCommand):
-    """Delete a job in a final state that ended before ``completed_before``."""
-
-    _: KW_ONLY
-    completed_before: int
-
-
-@_command
 class ServeDue(Command):
     """Serve due jobs, the earliest first: start retries, and fail attempts that have exceeded their timeout."""
 
@@ -237,3 +230,21 @@ class ServeDue(Command):
 
     def add_reads(self, reads: Reads) -> None:
         reads.selections.add(Due(self.limit))
+
+
+@_command
+class DeleteFinished(Command):
+    """Delete jobs that ended before ``before``, in the order in which they ended, from after a position on."""
+
+    before: int
+    after: Position | None
+    limit: int
+    caller: Caller = ANONYMOUS
+
+    @property
+    def selection(self) -> Finished:
+        """The jobs to delete."""
+        return Finished(self.before, self.after, self.limit)
+
+    def add_reads(self, reads: Reads) -> None:
+        reads.selections.add(self.selection)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 Document = bytes
 """Encoded free JSON. Empty means none."""
@@ -200,6 +200,17 @@ class Attempt:
     tokens: int
     cost_nano: int
     error: JobError | None
+
+
+class FinishedJob(NamedTuple):
+    """What remains of a finished job once it is deleted, and what its deletion needs to know of it."""
+
+    id: str
+    job_type: str
+    source_id: str
+    principal: str
+    state: JobState
+    complete_time: int
 
 
 def cost_to_nano(cost: float) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.events import Event
-from jobstate_server.domain.job import Attempt, Job
+from jobstate_server.domain.job import Attempt, FinishedJob, Job
 
 
 class Change(NamedTuple):
@@ -14,8 +15,8 @@ class Change(NamedTuple):
 
     before: Job | None
     """None when the job is created."""
-    after: Job | None
-    """None when the job is deleted. The same object as ``before`` when nothing changed."""
+    after: Job
+    """The same object as ``before`` when nothing changed."""
     events: tuple[Event, ...] = ()
     ended: Attempt | None = None
     """The attempt that this change ended, if any."""
@@ -27,6 +28,14 @@ class Change(NamedTuple):
     """The request id to store with the job."""
 
 
+class Deletion(NamedTuple):
+    """Jobs to delete, each with an event of its own."""
+
+    jobs: Sequence[FinishedJob]
+    time: int
+    actor: str
+
+
 class Plan(NamedTuple):
     """All changes of a command. They are applied together or not at all."""
 
@@ -36,3 +45,4 @@ class Plan(NamedTuple):
     commands: tuple[Command, ...] | None = None
     """Commands to decide next, independently of each other. None for a command that does not serve a selection; its
     outcome does not say when the next job is due."""
+    deletion: Deletion | None = None

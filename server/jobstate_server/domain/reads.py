@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from jobstate_server.domain.filters import Position
+
 
 class Due(NamedTuple):
     """Selects jobs whose ``due_time`` has come, earliest first, without those that another replica has locked."""
@@ -12,7 +14,16 @@ class Due(NamedTuple):
     limit: int
 
 
-Selection = Due
+class Finished(NamedTuple):
+    """Selects jobs that ended before a time, earliest first, without those that another replica has locked."""
+
+    before: int
+    after: Position | None
+    """The last job of the selection before this one. None for the first."""
+    limit: int
+
+
+Selection = Due | Finished
 """Selects jobs by a condition instead of by their ids."""
 
 

@@ -7,12 +7,12 @@ cumulative and never decrease, not even when cleanup deletes the job.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from jobstate_server.domain.job import FINAL_STATES, Job, JobState, saturating_add
+from jobstate_server.domain.job import FINAL_STATES, FinishedJob, Job, JobState, saturating_add
 from jobstate_server.domain.plan import Change
 
 
@@ -60,18 +60,16 @@ def bucket_duration(bucket: int) -> int:
 def tally_deltas(change: Change) -> list[tuple[TallyKey, int]]:
     """What a change adds to the tallies."""
     before, after = change.before, change.after
-    if change.is_report and before is not None and after is not None:
+    if change.is_report and before is not None:
         return _usage_deltas(before, after)
     deltas: list[tuple[TallyKey, int]] = []
-    if before is not None and after is not None and after.claimed and not before.claimed:
+    if before is not None and after.claimed and not before.claimed:
         deltas.extend(_wait_deltas(after))
-    if before is not None and after is not None and before.state is after.state and not change.ended:
+    if before is not None and before.state is after.state and not change.ended:
         deltas.extend(_usage_deltas(before, after))
         return deltas
     if before is not None:
         deltas.append(((before.job_type, Measure.STORED, before.state), -1))
-    if after is None:
-        return deltas
     job_type = after.job_type
     deltas.append(((job_type, Measure.STORED, after.state), 1))
     if after.state.is_final:
@@ -165,6 +163,12 @@ def percentile(histogram: Mapping[int, int], fraction: float) -> int | None:
         if seen >= rank:
             return bucket_duration(bucket)
     return bucket_duration(max(histogram))
+
+
+def deletion_deltas(jobs: Iterable[FinishedJob]) -> list[tuple[TallyKey, int]]:
+    """What the deletion of these jobs adds to the tallies."""
+    deleted = Counter((job.job_type, job.state) for job in jobs)
+    return [((job_type, Measure.STORED, state), -count) for (job_type, state), count in deleted.items()]
 
 
 def merge_tallies(into: dict[TallyKey, int], deltas: Iterable[tuple[TallyKey, int]]) -> None:

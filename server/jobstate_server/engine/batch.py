@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from jobstate_server.domain.batch_view import EarlierCall
 from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.errors import InternalError, JobStateError, Overloaded, RequestIdReused
-from jobstate_server.domain.job import Attempt, Job
-from jobstate_server.domain.plan import Change, Plan
-from jobstate_server.domain.reads import Reads, Selection
+from jobstate_server.domain.events import EventType
+from jobstate_server.domain.job import Attempt, FinishedJob, Job
+from jobstate_server.domain.plan import Change, Deletion, Plan
+from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.rules.decider import Decider
-from jobstate_server.domain.statistics import merge_tallies, tally_deltas
+from jobstate_server.domain.statistics import deletion_deltas, merge_tallies, tally_deltas
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
-from jobstate_server.wire.events import EncodedEvent, encode_event
+from jobstate_server.wire.events import EncodedEvent, encode_deletion, encode_event
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,18 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class DueOutcome(Outcome):
+class SliceOutcome(Outcome):
+    """The outcome of a slice of the server's own work: a command that changes many jobs."""
+
+    spent: int = 0
+    """Microseconds of the committer's time: of what the transaction took, as much as its part of the events."""
+    others: int = 0
+    """How many other commands the batch had."""
+    events: int = 0
+
+
+@dataclass(slots=True)
+class DueOutcome(SliceOutcome):
     """The outcome of a command that serves due jobs."""
 
     served: int = 0
@@ -48,6 +60,13 @@ class DueOutcome(Outcome):
     """How many of them did nothing."""
     next_due: int | None = None
     """When the next job in the store is due. None if none is."""
+
+
+@dataclass(slots=True)
+class DeletedOutcome(SliceOutcome):
+    """The outcome of a command that deletes finished jobs."""
+
+    deleted: Sequence[FinishedJob] = ()
 
 
 Verdict = Outcome | JobStateError
@@ -70,7 +89,8 @@ class Batch:
         self._requests_room = requests_room
         self._decider = decider
         self._stored = frozenset(self.jobs)
-        self._selected = loaded.selected
+        self._due = loaded.due
+        self._finished = loaded.finished
         self._requests = dict(loaded.requests)
         self._attempts = loaded.attempts
         self._amended: set[tuple[str, int]] = set()
@@ -83,8 +103,8 @@ class Batch:
         self._verdicts: list[Verdict] = []
         self._unnumbered: list[tuple[Job, int]] = []
         """The jobs of the outcomes, each with the index of the event whose sequence is its version."""
-        self._serving: list[DueOutcome] = []
-        """The outcomes that need to report when the next job is due."""
+        self._slices: list[SliceOutcome] = []
+        """The outcomes of the server's own work, which need to report what it took."""
 
     def decide(self, command: Command) -> None:
         """Decide one command, and apply its changes to the view or store its refusal."""
@@ -109,7 +129,9 @@ class Batch:
             return InternalError(call_id)
 
     def _carry_out(self, plan: Plan) -> Outcome:
-        changes, answered, commands = plan
+        changes, answered, commands, deletion = plan
+        if deletion is not None:
+            return self._delete(deletion)
         encoded = [encode_event(event) for change in changes for event in change.events]
         taken = iter(encoded)
         for change in changes:
@@ -119,23 +141,45 @@ class Batch:
         jobs = []
         for change in changes[:answered]:
             job = change.after
-            if job is not None:
-                jobs.append(job)
-                last_event = self._last_event.get(job.id)
-                if last_event is not None:
-                    self._unnumbered.append((job, last_event))
+            jobs.append(job)
+            last_event = self._last_event.get(job.id)
+            if last_event is not None:
+                self._unnumbered.append((job, last_event))
         own_events = len(changes[0].events) if changes else 0
         return Outcome(tuple(jobs), encoded[own_events - 1].job if own_events else None)
 
     def _decide_following(self, commands: Sequence[Command]) -> Outcome:
+        events_before = len(self._changes.events)
         verdicts = [self._verdict(command) for command in commands]
         served = sum(isinstance(verdict, Outcome) and verdict.acted for verdict in verdicts)
         outcome = DueOutcome((), served=served, failed=len(verdicts) - served)
-        self._serving.append(outcome)
+        outcome.events = len(self._changes.events) - events_before
+        self._slices.append(outcome)
         return outcome
 
-    def selected(self, selection: Selection) -> Sequence[str]:
-        return self._selected.get(selection, ())
+    def _delete(self, deletion: Deletion) -> Outcome:
+        """Delete jobs. No step after the encoding can fail."""
+        jobs, time, _ = deletion
+        payloads = encode_deletion(deletion)
+        deleted = int(EventType.DELETED)
+        self._changes.events.extend(
+            NewEvent(time, job.id, job.job_type, job.source_id, job.principal, deleted, payload)
+            for job, payload in zip(jobs, payloads, strict=True)
+        )
+        for job in jobs:
+            self._forget(job.id)
+        merge_tallies(self._changes.tallies, deletion_deltas(jobs))
+        outcome = DeletedOutcome((), deleted=jobs, events=len(jobs))
+        self._slices.append(outcome)
+        return outcome
+
+    def due(self, selection: Due) -> Sequence[str]:
+        return self._due.get(selection, ())
+
+    def finished(self, selection: Finished) -> Sequence[FinishedJob]:
+        found = self._finished.get(selection, ())
+        deleted = set(self._deleted)
+        return [job for job in found if job.id not in deleted] if deleted else found
 
     def earlier_call(self, request: Request) -> EarlierCall | None:
         stored = self._requests.get(request.key)
@@ -175,10 +219,8 @@ class Batch:
     def _apply(self, change: Change, encoded: Iterator[EncodedEvent]) -> None:
         """Apply a change to the view, with its events, which are the next in ``encoded``. No step of this can fail."""
         before, after, events, ended, is_report, amended, request = change
-        job = after or before
-        assert job is not None
         if after is not before:
-            job_id, all_events = job.id, self._changes.events
+            job_id, all_events = after.id, self._changes.events
             if before is None:
                 self._first_event[job_id] = len(all_events)
             for event in events:
@@ -195,10 +237,7 @@ class Batch:
                         next(encoded).payload,
                     )
                 )
-            if after is None:
-                self._forget(job_id)
-            else:
-                self._keep(after, is_new=before is None, is_report=is_report)
+            self._keep(after, is_new=before is None, is_report=is_report)
             if deltas := tally_deltas(change):
                 merge_tallies(self._changes.tallies, deltas)
         if ended is not None:
@@ -206,7 +245,7 @@ class Batch:
         if amended is not None:
             self._amend(amended)
         if request is not None:
-            self._remember(request, job, change)
+            self._remember(request, after, change)
 
     def _keep(self, job: Job, *, is_new: bool, is_report: bool) -> None:
         """The job was created or changed."""
@@ -219,13 +258,12 @@ class Batch:
             self._decider.unnamed_types.add(job.job_type)
 
     def _forget(self, job_id: str) -> None:
-        """The job was deleted."""
-        del self.jobs[job_id]
-        self._touched.pop(job_id, None)
-        self._last_event.pop(job_id, None)
-        self._first_event.pop(job_id, None)
-        if job_id in self._stored:
-            self._deleted.append(job_id)
+        """The job, which was stored, is deleted."""
+        self._deleted.append(job_id)
+        if self.jobs.pop(job_id, None) is not None:
+            self._touched.pop(job_id, None)
+            self._last_event.pop(job_id, None)
+            self._first_event.pop(job_id, None)
 
     def _remember(self, request: Request, job: Job, change: Change) -> None:
         """Store a request id, so that a repeat of its call is recognised."""
@@ -282,6 +320,13 @@ class Batch:
         """
         for job, last_event in self._unnumbered:
             job.numbered(first_sequence + last_event)
-        for outcome in self._serving:
-            outcome.next_due = next_due
+        for outcome in self._slices:
+            outcome.others = len(self._verdicts) - 1
+            if isinstance(outcome, DueOutcome):
+                outcome.next_due = next_due
         return self._verdicts
+
+    def share_time(self, spent: int) -> None:
+        """Tell the server's own work its part of the microseconds that the transaction took, by its events."""
+        for outcome in self._slices:
+            outcome.spent = spent * outcome.events // max(1, len(self._changes.events))

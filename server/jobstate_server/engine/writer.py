@@ -17,9 +17,9 @@ from typing import TypeVar
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import Command
-from jobstate_server.domain.durations import HOUR
+from jobstate_server.domain.durations import HOUR, SECOND
 from jobstate_server.domain.errors import InternalError, StoreUnavailable
-from jobstate_server.domain.reads import Reads
+from jobstate_server.domain.reads import Due, Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.batch import Batch, Verdict
 from jobstate_server.engine.downtime import Downtime
@@ -154,11 +154,14 @@ class Writer:
             batch = Batch(self._decider, transaction.now, loaded, room)
             for command in commands:
                 batch.decide(command)
-            first, new_events = batch.write(transaction, is_last=not reads.selections)
-            next_due = transaction.next_due() if reads.selections else None
+            serves_due = any(isinstance(selection, Due) for selection in reads.selections)
+            first, new_events = batch.write(transaction, is_last=not serves_due)
+            next_due = transaction.next_due() if serves_due else None
             verdicts = batch.verdicts(first, next_due)
         self._decider.unnamed_types.commit()
-        self.commit_seconds.append((self._clock.monotonic(), time.perf_counter() - began))
+        seconds = time.perf_counter() - began
+        batch.share_time(round(seconds * SECOND))
+        self.commit_seconds.append((self._clock.monotonic(), seconds))
         events = [StoredEvent(first + index, *event) for index, event in enumerate(new_events)]
         self.counters.commits += 1
         self.counters.commands += len(verdicts)

@@ -20,6 +20,7 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import Unavailable
 from jobstate_server.engine.alarm import Alarm
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.pace import pause
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.task import StillClaimed, Task
@@ -210,7 +211,7 @@ class Schedule:
             log.warning("a task could not run", extra={"task": task.name, "cause": error.message})
             return
         while not await self._has_ended(task, token):
-            await self._pause()
+            await pause(self._clock, REPLICA_LEASE)
 
     async def _has_ended(self, task: Task, token: str) -> bool:
         """Run a task that is claimed. False when the store failed before the end of the run was recorded."""
@@ -227,11 +228,6 @@ class Schedule:
             return False
         log.info("a task has run", extra={"task": task.name, "outcome": outcome})
         return True
-
-    async def _pause(self) -> None:
-        over = asyncio.Event()
-        self._clock.call_later(REPLICA_LEASE, over.set)
-        await over.wait()
 
     @staticmethod
     async def _outcome(task: Task, still_claimed: StillClaimed) -> str:

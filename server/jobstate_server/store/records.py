@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jobstate_server.domain.commands import Request
-from jobstate_server.domain.job import Attempt, Job, JobState
-from jobstate_server.domain.reads import Selection
+from jobstate_server.domain.job import Attempt, FinishedJob, Job, JobState
+from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.domain.statistics import TallyKey
 
 
@@ -87,8 +87,9 @@ class Loaded:
     jobs: dict[str, Job]
     """The jobs that were named or selected, by id."""
     requests: dict[tuple[str, str], StoredRequest]
-    selected: dict[Selection, list[str]] = field(default_factory=dict)
+    due: dict[Due, list[str]] = field(default_factory=dict)
     """The ids of the jobs that each selection found, in its order."""
+    finished: dict[Finished, list[FinishedJob]] = field(default_factory=dict)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     """The requested ended attempts, by job and number."""
 

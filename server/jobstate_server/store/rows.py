@@ -7,7 +7,19 @@ from operator import itemgetter
 from typing import Any
 
 from jobstate_server.domain.commands import Request
-from jobstate_server.domain.job import INT64_MAX, JOB_FIELDS, REPORTED, Attempt, AttemptOutcome, Job, JobError, JobState
+from jobstate_server.domain.filters import Position
+from jobstate_server.domain.job import (
+    INT64_MAX,
+    JOB_FIELDS,
+    REPORTED,
+    Attempt,
+    AttemptOutcome,
+    FinishedJob,
+    Job,
+    JobError,
+    JobState,
+)
+from jobstate_server.domain.reads import Finished
 from jobstate_server.domain.statistics import TallyKey
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow
 from jobstate_server.store.records import JobSummary, StoredRequest
@@ -37,6 +49,8 @@ _progress_values = itemgetter(*PROGRESS_COLUMNS, "id")
 _seldom = itemgetter(*_SELDOM_COLUMNS)
 
 SUMMARY_COLUMNS = JobSummary._fields
+
+FINISHED_COLUMNS = FinishedJob._fields
 
 EVENT_COLUMNS = tuple(EventRow._meta.sorted_field_names)
 ATTEMPT_COLUMNS = tuple(AttemptRow._meta.sorted_field_names)
@@ -97,6 +111,19 @@ def summary_from(row: tuple[Any, ...]) -> JobSummary:
     found = JobSummary._make(row)
     retryable = found.error_retryable
     return found._replace(claimed=bool(found.claimed), error_retryable=None if retryable is None else bool(retryable))
+
+
+def finished_from(row: tuple[Any, ...]) -> FinishedJob:
+    """The job in a row of ``FINISHED_COLUMNS``."""
+    job_id, job_type, source_id, principal, state, complete_time = row
+    return FinishedJob(job_id, job_type, source_id, principal, _STATES[state], complete_time)
+
+
+def finished_values(selection: Finished) -> dict[str, Any]:
+    """The parameters of a statement that selects finished jobs."""
+    after = selection.after or Position(-1, "")
+    values = {"before": selection.before, "after_time": after.create_time, "after_id": after.job_id}
+    return {**values, "limit": selection.limit}
 
 
 def attempt_values(attempt: Attempt) -> tuple[Any, ...]:

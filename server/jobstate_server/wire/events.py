@@ -22,6 +22,7 @@ from jobstate_server.domain.events import (
     Used,
 )
 from jobstate_server.domain.job import NANO
+from jobstate_server.domain.plan import Deletion
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
 from jobstate_server.wire.jobs import encode_error, encode_job, encode_remains
 from jobstate_server.wire.times import encoded_span, encoded_time
@@ -47,13 +48,10 @@ class EncodedEvent(NamedTuple):
 
 def encode_event(event: Event) -> EncodedEvent:
     """Encode an event that has no sequence yet."""
-    if event.type is EventType.DELETED:
-        job = encode_remains(event.job)
-    else:
-        job = encode_job(event.job, metadata=event.with_metadata, result=event.with_result)
-        if event.with_metadata and not event.job.metadata:
-            # This change emptied it. It must be present and empty, to be distinct from unchanged.
-            job += _NO_METADATA
+    job = encode_job(event.job, metadata=event.with_metadata, result=event.with_result)
+    if event.with_metadata and not event.job.metadata:
+        # This change emptied it. It must be present and empty, to be distinct from unchanged.
+        job += _NO_METADATA
     head = _head(event.type, event.actor, event.previous_state or 0)
     parts = [head, _TIME, encoded_time(event.time), _JOB, varint(len(job)), job]
     detail = event.detail
@@ -61,6 +59,15 @@ def encode_event(event: Event) -> EncodedEvent:
         tag, encode = _DETAILS[type(detail)]
         parts.append(embed(tag, encode(detail)))
     return EncodedEvent(b"".join(parts), job)
+
+
+def encode_deletion(deletion: Deletion) -> list[bytes]:
+    """The ``.deleted`` events of these jobs, without their sequences and the jobs' versions."""
+    time = _TIME + encoded_time(deletion.time)
+    return [
+        b"".join((_head(EventType.DELETED, deletion.actor, job.state), time, embed(_JOB, encode_remains(job))))
+        for job in deletion.jobs
+    ]
 
 
 @lru_cache(_HEADS_CACHED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobstate.v1 import job_pb2
-from jobstate_server.domain.job import NANO, Attempt, Job, JobError
+from jobstate_server.domain.job import NANO, Attempt, FinishedJob, Job, JobError
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.wire.documents import EMPTY_RESULT
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
@@ -122,11 +122,11 @@ def _encode_terms(job: Job) -> bytes:
     return encoded
 
 
-def _encode_names(job: Job) -> bytes:
+def _encode_names(job: Job | FinishedJob) -> bytes:
     return text(_ID, job.id) + text(_JOB_TYPE, job.job_type) + text(_SOURCE_ID, job.source_id)
 
 
-def encode_remains(job: Job) -> bytes:
+def encode_remains(job: FinishedJob) -> bytes:
     """The fields of a deleted job that its ``.deleted`` event has."""
     return _encode_names(job) + _STATE + varint(job.state)
 

@@ -13,6 +13,7 @@ from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
+from jobstate_server.domain.reads import Finished
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.postgres.reader import PostgresReader
 from jobstate_server.store.postgres.store import PostgresStore
@@ -216,6 +217,9 @@ def write(transaction: PostgresTransaction) -> None:
     )
 
 
+FINISHED = Finished(2_000, Position(500, "job-00500"), 128)
+
+
 @pytest.mark.parametrize(
     "work",
     [
@@ -224,6 +228,7 @@ def write(transaction: PostgresTransaction) -> None:
         pytest.param(lambda transaction: transaction.load(reads(attempt_keys=[("job-00001", 1)])), id="load attempts"),
         pytest.param(lambda transaction: transaction.write(Changes(amended=[an_attempt("job-00001")])), id="amend"),
         pytest.param(lambda transaction: transaction.load(reads(due=128)), id="load due"),
+        pytest.param(lambda transaction: transaction.load(reads(finished=FINISHED)), id="load finished"),
         pytest.param(lambda transaction: transaction.next_due(), id="next_due"),
         pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),
         pytest.param(lambda transaction: transaction.trim_events(9, 0, 10), id="trim_events"),

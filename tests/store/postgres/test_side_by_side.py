@@ -17,7 +17,7 @@ from jobstate_server.domain.durations import DAY, HOUR, SECOND
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
-from jobstate_server.domain.reads import Due, Reads
+from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import Store
 from jobstate_server.store.errors import TransactionConflict
@@ -102,16 +102,29 @@ def test_who_waits_for_a_job_decides_at_a_later_time_than_who_had_it_before(
             assert load_time(one) > decided
 
 
+def test_finished_jobs_that_another_replica_has_in_hand_are_passed_over(
+    store: PostgresStore, other: PostgresStore
+) -> None:
+    keep_jobs(store, *[a_job(f"{number}", complete_time=number, state=JobState.COMPLETED) for number in range(6)])
+    selection = Finished(9, None, 2)
+
+    with store.transaction() as one, other.transaction() as another:
+        first = one.load(reads(finished=selection)).finished[selection]
+        second = another.load(reads(finished=selection)).finished[selection]
+
+    assert ([job.id for job in first], [job.id for job in second]) == (["0", "1"], ["2", "3"])
+
+
 def test_due_jobs_that_another_replica_has_in_hand_are_passed_over(store: PostgresStore, other: PostgresStore) -> None:
     keep_jobs(store, *[a_job(f"{number:03}", due_time=number, state=JobState.RETRYING) for number in range(10)])
 
     with store.transaction() as one, other.transaction() as another:
-        first = one.load(reads(due=4)).selected[Due(4)]
-        second = another.load(reads(due=4)).selected[Due(4)]
+        first = one.load(reads(due=4)).due[Due(4)]
+        second = another.load(reads(due=4)).due[Due(4)]
         # What is due next leaves out what the other has in hand, too.
         assert another.next_due() == 4
     with store.transaction() as one:
-        again = one.load(reads(due=4)).selected[Due(4)]
+        again = one.load(reads(due=4)).due[Due(4)]
 
     assert (first, second) == (["000", "001", "002", "003"], ["004", "005", "006", "007"])
     assert again == first

@@ -12,6 +12,7 @@ from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
+from jobstate_server.domain.reads import Finished
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.rows import PROGRESS_COLUMNS
@@ -255,6 +256,9 @@ def write(transaction: SqliteTransaction) -> None:
     )
 
 
+FINISHED = Finished(2_000, Position(500, "job-00500"), 128)
+
+
 @pytest.mark.parametrize(
     "work",
     [
@@ -264,6 +268,7 @@ def write(transaction: SqliteTransaction) -> None:
         pytest.param(lambda transaction: transaction.load(reads(attempt_keys=[("a", 1)])), id="load attempts"),
         pytest.param(lambda transaction: transaction.write(Changes(amended=[an_attempt("a")])), id="amend"),
         pytest.param(lambda transaction: transaction.load(reads(due=128)), id="load due"),
+        pytest.param(lambda transaction: transaction.load(reads(finished=FINISHED)), id="load finished"),
         pytest.param(lambda transaction: transaction.next_due(), id="next_due"),
         pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),
         pytest.param(lambda transaction: transaction.trim_events(9, 0, 10), id="trim_events"),

@@ -27,6 +27,7 @@ JOB_RULES: JobRules = {
 PLAN_RULES: PlanRules = {
     **create.PLAN_RULES,
     **due.PLAN_RULES,
+    **maintenance.PLAN_RULES,
     **usage.PLAN_RULES,
 }
 

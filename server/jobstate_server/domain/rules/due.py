@@ -19,7 +19,7 @@ ATTEMPT_TIMEOUT = "ATTEMPT_TIMEOUT"
 def serve_due(_context: RuleContext, command: c.ServeDue, view: View) -> Plan:
     """Resume or time out each job that is still due, with one command for each job."""
     commands: list[c.Command] = []
-    for job_id in view.selected(Due(command.limit)):
+    for job_id in view.due(Due(command.limit)):
         job = view.jobs.get(job_id)
         # A command of this batch may have changed the job since it was selected.
         if job is not None and job.due_time is not None and job.due_time <= view.now:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.events import Event, EventType, StaleDetected
+from jobstate_server.domain.batch_view import View
+from jobstate_server.domain.events import EventType, StaleDetected
 from jobstate_server.domain.job import Job, JobError, JobState
-from jobstate_server.domain.plan import Change
+from jobstate_server.domain.plan import Change, Deletion, Plan
 from jobstate_server.domain.rules.attempt import fail_attempt
-from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
+from jobstate_server.domain.rules.context import Draft, JobRules, PlanRules, RuleContext
 
 STALE = "STALE"
 """The error code of an attempt that has not reported for longer than the stale threshold of its type."""
@@ -28,14 +29,10 @@ def mark_stale(context: RuleContext, job: Job, command: c.MarkStale, now: int) -
     return draft.change()
 
 
-def delete(_context: RuleContext, job: Job, command: c.Delete, now: int) -> Change | None:
-    """Delete a job that ended long ago. The event has its identifying fields and its state."""
-    overtaken = job.attempt != command.attempt or not job.state.is_final
-    if overtaken or job.complete_time is None or job.complete_time >= command.completed_before:
-        return None
-    remains = Job(id=job.id, job_type=job.job_type, source_id=job.source_id, principal=job.principal, state=job.state)
-    event = Event(EventType.DELETED, now, command.caller.actor, job.state, remains)
-    return Change(job, None, (event,), request=command.request)
+def delete_finished(_context: RuleContext, command: c.DeleteFinished, view: View) -> Plan:
+    """Delete jobs that ended long ago. No step leads out of a final state, so what was selected is still finished."""
+    return Plan((), 0, deletion=Deletion(view.finished(command.selection), view.now, command.caller.actor))
 
 
-JOB_RULES: JobRules = {c.MarkStale: mark_stale, c.Delete: delete}
+JOB_RULES: JobRules = {c.MarkStale: mark_stale}
+PLAN_RULES: PlanRules = {c.DeleteFinished: delete_finished}

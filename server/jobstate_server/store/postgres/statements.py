@@ -11,7 +11,14 @@ from psycopg import Connection
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow, TallyRow
 from jobstate_server.store.postgres.binary_arrays import Kind, array, kind_of
-from jobstate_server.store.rows import ATTEMPT_COLUMNS, EVENT_COLUMNS, JOB_COLUMNS, PROGRESS_COLUMNS, REQUEST_COLUMNS
+from jobstate_server.store.rows import (
+    ATTEMPT_COLUMNS,
+    EVENT_COLUMNS,
+    FINISHED_COLUMNS,
+    JOB_COLUMNS,
+    PROGRESS_COLUMNS,
+    REQUEST_COLUMNS,
+)
 
 _TALLY_COLUMNS = tuple(TallyRow._meta.sorted_field_names)
 
@@ -140,6 +147,11 @@ _IS_DUE = "due_time IS NOT NULL"
 DUE = (
     f"SELECT {_JOB_NAMES} FROM job WHERE {_IS_DUE} AND due_time <= %(now)s"
     " ORDER BY due_time, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
+).encode()
+FINISHED = (
+    f"SELECT {', '.join(FINISHED_COLUMNS)} FROM job WHERE complete_time IS NOT NULL AND complete_time < %(before)s"
+    " AND (complete_time, id) > (%(after_time)s::int8, %(after_id)s::text)"
+    " ORDER BY complete_time, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()
 NEXT_DUE = f"SELECT due_time FROM job WHERE {_IS_DUE} ORDER BY due_time LIMIT 1 FOR SHARE SKIP LOCKED".encode()
 POSTPONE = (

@@ -12,7 +12,7 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.job import Job
-from jobstate_server.domain.reads import Reads, Selection
+from jobstate_server.domain.reads import Finished, Reads, Selection
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
 from jobstate_server.store.known_job_types import known_job_types
@@ -34,6 +34,8 @@ from jobstate_server.store.records import ChangedJob, Changes, Loaded
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
+    finished_from,
+    finished_values,
     job_from,
     job_values,
     progress_values,
@@ -111,9 +113,7 @@ class PostgresTransaction:
                 requests = self._execute(
                     sql.REQUESTS, principals=array(Kind.TEXT, principals), request_ids=array(Kind.TEXT, request_ids)
                 )
-            due = {
-                selection: self._execute(sql.DUE, now=self.now, limit=selection.limit) for selection in reads.selections
-            }
+            selected = [(selection, self._select(selection)) for selection in reads.selections]
             if reads.attempt_keys:
                 # Whoever changes them holds the lock of their job.
                 ids, numbers = zip(*reads.attempt_keys, strict=True)
@@ -125,16 +125,21 @@ class PostgresTransaction:
                 del found[row[0]]
             else:
                 found[row[0]] = job_from(row)
-        selected: dict[Selection, list[str]] = {}
-        for selection, rows in due.items():
-            selected[selection] = [_add_job(found, row) for row in rows]
         used = () if requests is None else map(request_from, requests)
-        return Loaded(
-            found,
-            {stored.request.key: stored for stored in used},
-            selected,
-            {} if ended is None else {(row[0], row[1]): attempt_from(row) for row in ended},
-        )
+        loaded = Loaded(found, {stored.request.key: stored for stored in used})
+        for selection, rows in selected:
+            if isinstance(selection, Finished):
+                loaded.finished[selection] = [finished_from(row) for row in rows]
+            else:
+                loaded.due[selection] = [_add_job(found, row) for row in rows]
+        if ended is not None:
+            loaded.attempts.update(((row[0], row[1]), attempt_from(row)) for row in ended)
+        return loaded
+
+    def _select(self, selection: Selection) -> psycopg.Cursor[Any]:
+        if isinstance(selection, Finished):
+            return self._execute(sql.FINISHED, **finished_values(selection))
+        return self._execute(sql.DUE, now=self.now, limit=selection.limit)
 
     def _lock_jobs(self, job_ids: list[str], known: Mapping[str, Job]) -> psycopg.Cursor[Any]:
         versions = [job.version if (job := known.get(job_id)) is not None else None for job_id in job_ids]

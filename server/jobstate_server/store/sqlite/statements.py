@@ -19,6 +19,7 @@ from jobstate_server.store.models import AttemptRow, EventRow, HorizonRow, JobRo
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
     EVENT_COLUMNS,
+    FINISHED_COLUMNS,
     JOB_COLUMNS,
     PROGRESS_COLUMNS,
     REPORT_COLUMNS,
@@ -116,6 +117,14 @@ class Statements:
             JobRow.select(*fields)
             .where(is_due, JobRow.due_time <= SQL(":now"))
             .order_by(JobRow.due_time, JobRow.id)
+            .limit(SQL(":limit"))
+        )
+        ended = JobRow.complete_time.is_null(False) & (JobRow.complete_time < SQL(":before"))
+        follows = Tuple(JobRow.complete_time, JobRow.id) > Tuple(SQL(":after_time"), SQL(":after_id"))
+        self.finished = self._sql(
+            JobRow.select(*[getattr(JobRow, name) for name in FINISHED_COLUMNS])
+            .where(ended, follows)
+            .order_by(JobRow.complete_time, JobRow.id)
             .limit(SQL(":limit"))
         )
         self.next_due = self._sql(

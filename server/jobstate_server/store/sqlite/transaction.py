@@ -11,7 +11,7 @@ from zlib import crc32
 from peewee import ModelSelect, SqliteDatabase, fn
 
 from jobstate_server.domain.job import Job
-from jobstate_server.domain.reads import Reads, Selection
+from jobstate_server.domain.reads import Finished, Reads, Selection
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.job_cache import JobCache
@@ -22,6 +22,8 @@ from jobstate_server.store.records import ChangedJob, Changes, Loaded, TaskRun
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
+    finished_from,
+    finished_values,
     is_plain_report,
     job_from,
     job_values,
@@ -72,21 +74,27 @@ class SqliteTransaction:
             wanted = json.dumps(list(reads.request_keys))
             found = map(request_from, execute(self._statements.requests, {"keys": wanted}).fetchall())
             requests = {stored.request.key: stored for stored in found}
-        selected: dict[Selection, list[str]] = {}
+        loaded = Loaded(jobs, requests)
         for selection in reads.selections:
-            due = [
-                job_from(row)
-                for row in execute(self._statements.due, {"now": self.now, "limit": selection.limit}).fetchall()
-            ]
-            selected[selection] = [job.id for job in due]
-            for job in due:
-                jobs.setdefault(job.id, job)
-        attempts = {}
+            self._select(selection, loaded)
         if reads.attempt_keys:
             wanted = json.dumps(list(reads.attempt_keys))
             ended = map(attempt_from, execute(self._statements.attempts, {"keys": wanted}).fetchall())
-            attempts = {(attempt.job_id, attempt.number): attempt for attempt in ended}
-        return Loaded(jobs, requests, selected, attempts)
+            loaded.attempts.update(((attempt.job_id, attempt.number), attempt) for attempt in ended)
+        return loaded
+
+    def _select(self, selection: Selection, loaded: Loaded) -> None:
+        """Add the jobs that this selection finds."""
+        execute = self._connection.execute
+        if isinstance(selection, Finished):
+            rows = execute(self._statements.finished, finished_values(selection)).fetchall()
+            loaded.finished[selection] = list(map(finished_from, rows))
+            return
+        rows = execute(self._statements.due, {"now": self.now, "limit": selection.limit}).fetchall()
+        due = list(map(job_from, rows))
+        loaded.due[selection] = [job.id for job in due]
+        for job in due:
+            loaded.jobs.setdefault(job.id, job)
 
     def write(self, changes: Changes) -> int:
         try:

@@ -1,0 +1,67 @@
+"""The pace of work in bulk: its share while others wait, and the size of its slices."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobstate_server.domain.durations import MILLISECOND, SECOND
+from jobstate_server.engine.pace import (
+    PAUSE_MAX,
+    SLICE_ROWS_FIRST,
+    SLICE_ROWS_MIN,
+    SLICE_TIME,
+    SLICE_TIME_ALONE,
+    Pace,
+)
+
+ROWS_MAX = 512
+
+
+@given(st.sampled_from([0.1, 0.2, 0.5, 1.0]), st.lists(st.integers(0, 90 * MILLISECOND), min_size=1))
+def test_while_others_wait_the_work_takes_its_share_of_the_time_and_no_more(share: float, spans: list[int]) -> None:
+    pace = Pace(share, ROWS_MAX)
+
+    pauses = sum(pace.after(pace.rows, spent, others=1) for spent in spans)
+
+    assert sum(spans) == pytest.approx(share * (sum(spans) + pauses), abs=len(spans))
+
+
+@given(st.lists(st.integers(0, 10 * SECOND)))
+def test_when_nobody_waits_the_next_slice_follows_at_once(spans: list[int]) -> None:
+    pace = Pace(0.2, ROWS_MAX)
+
+    assert not any(pace.after(pace.rows, spent, others=0) for spent in spans)
+
+
+def test_a_slice_that_the_disk_held_up_does_not_stop_the_work_for_long() -> None:
+    assert Pace(0.2, ROWS_MAX).after(64, 60 * SECOND, others=1) == PAUSE_MAX
+
+
+@pytest.mark.parametrize(("others", "slice_time"), [(1, SLICE_TIME), (0, SLICE_TIME_ALONE)])
+@pytest.mark.parametrize("row_time", [13, 170, 291])
+def test_slices_become_as_large_as_their_time_allows(others: int, slice_time: int, row_time: int) -> None:
+    pace = Pace(0.2, 10_000)
+
+    for _ in range(20):
+        pace.after(pace.rows, pace.rows * row_time, others)
+
+    assert pace.rows == pytest.approx(slice_time / row_time, abs=1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10 * SECOND), st.booleans())))
+def test_a_slice_has_at_most_twice_the_rows_of_the_last_one_and_stays_within_its_bounds(
+    slices: list[tuple[int, bool]],
+) -> None:
+    pace = Pace(0.2, ROWS_MAX)
+    assert pace.rows == SLICE_ROWS_FIRST
+
+    for spent, has_others in slices:
+        before = pace.rows
+        pace.after(before, spent, others=int(has_others))
+        assert SLICE_ROWS_MIN <= pace.rows <= min(2 * before, ROWS_MAX)
+
+
+def test_the_first_slice_is_no_larger_than_any_other() -> None:
+    assert Pace(0.2, 10).rows == 10
