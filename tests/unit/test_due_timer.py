@@ -10,7 +10,7 @@ import pytest
 
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.commands import ServeDue
-from jobstate_server.domain.durations import SECOND
+from jobstate_server.domain.durations import MILLISECOND, SECOND
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.engine.batch import DueOutcome, Outcome
 from jobstate_server.engine.committer import Committer
@@ -25,10 +25,15 @@ class Answering:
         self._loop = loop
         self.asked: list[asyncio.Future[Outcome]] = []
         self.silence = 0
+        self.backlog = 0
+        """Commands of others that wait."""
+        self.limit = 0
+        """How many jobs were to be served at most, as asked last."""
         self.due_written: Subscribers[[int]] = Subscribers(lambda: None)
 
     def submit_own(self, command: ServeDue) -> asyncio.Future[Outcome]:
-        assert command.limit == DUE_MAX
+        assert command.limit <= DUE_MAX
+        self.limit = command.limit
         self.asked.append(self._loop.create_future())
         return self.asked[-1]
 
@@ -121,20 +126,47 @@ def test_one_that_waits_or_is_stopped_is_left_alone(timer: DueTimer, committer: 
     assert len(committer.asked) == 1
 
 
-def test_while_as_many_are_served_as_may_be_at_once_the_next_are_served_at_once(
+def test_while_as_many_are_served_as_were_asked_for_the_next_are_served_at_once(
     timer: DueTimer, committer: Answering, clock: ManualClock
 ) -> None:
-    committer.tell_next_due(clock.now(), served=DUE_MAX - 1, failed=1)
+    committer.tell_next_due(clock.now(), served=committer.limit - 1, failed=1)
     clock.advance(0)
 
     assert len(committer.asked) == 2
+
+
+@pytest.mark.parametrize(("others", "backlog"), [(1, 0), (0, 1)], ids=["in the batch", "waiting"])
+def test_due_jobs_take_half_of_the_time_while_callers_wait(
+    timer: DueTimer, committer: Answering, clock: ManualClock, others: int, backlog: int
+) -> None:
+    committer.backlog = backlog
+    spent = 7 * MILLISECOND
+
+    committer.answer(DueOutcome((), spent=spent, others=others, served=committer.limit, next_due=clock.now()))
+    clock.advance(spent - 1)
+    assert len(committer.asked) == 1
+    clock.advance(1)
+    assert len(committer.asked) == 2
+
+
+def test_a_due_time_that_is_noted_meanwhile_does_not_shorten_the_pause(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    spent = 7 * MILLISECOND
+    committer.answer(DueOutcome((), spent=spent, others=1, served=committer.limit, next_due=clock.now()))
+
+    committer.due_written.notify(clock.now() + 1)
+    committer.due_written.notify(clock.now() - SECOND)
+    clock.advance(spent - 1)
+
+    assert len(committer.asked) == 1
 
 
 @pytest.mark.parametrize("served", [0, 5])
 def test_a_job_that_cannot_be_served_is_tried_again_later_and_not_at_once(
     timer: DueTimer, committer: Answering, clock: ManualClock, served: int
 ) -> None:
-    committer.tell_next_due(clock.now(), served=served, failed=DUE_MAX if not served else 1)
+    committer.tell_next_due(clock.now(), served=served, failed=committer.limit if not served else 1)
 
     clock.advance(RETRY_FAILED_DUE_AFTER - 1)
     assert len(committer.asked) == 1
