@@ -79,14 +79,16 @@ class _Cleaning:
 def cleanup(bench: Bench) -> list[Finding]:
     """A cleanup of everything stored, under load; then what is left of it without load."""
     count, seconds = bench.sizes.stored[-1], bench.sizes.window_s
-    mine, others, deleted, calm, busy = [], [], [], [], []
+    mine, others, deleted, calm, busy, calm_p99 = [], [], [], [], [], []
     final = "SELECT count(*) FROM job WHERE state = 3"
     with bench.server_and_echo(count) as (server, echo):
         job_ids = bench.live_jobs(server)
         head = server.counters().head
         for _ in range(bench.runs):
             others.append(_load(bench, echo, job_ids, seconds).took_at(_P99))
-            calm.append(_load(bench, server, job_ids, seconds).rate)
+            undisturbed = _load(bench, server, job_ids, seconds)
+            calm.append(undisturbed.rate)
+            calm_p99.append(undisturbed.took_at(_P99))
             left, cleaning = server.count(final), _Cleaning(server)
             sample = _load(bench, server, job_ids, seconds)
             until = min(time.monotonic(), cleaning.ended)
@@ -103,7 +105,7 @@ def cleanup(bench: Bench) -> list[Finding]:
         gone = server.count("SELECT count(*) FROM event WHERE sequence > ? AND type = 11", head)
         if gone != count:
             raise Untrue(f"{count} jobs are gone, but the log tells of {gone}")
-    note = f"rounds of {seconds:g} s of one cleanup, the echo between them; our load process"
+    note = f"rounds of {seconds:g} s of one cleanup; p99 when none runs: {spread(calm_p99, ' ms', 1e3)}"
     rate = f"{spread(deleted, ' jobs/s')} under load" + (f", {alone:,.0f} without" if left else "")
     return [
         _finding(f"cleanup of {count:,} jobs", mine, others[: len(mine)], note),
