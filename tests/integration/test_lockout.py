@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from jobstate_server.rpc.fair_limit import FairLimit
 from ..bench.drivers import headers
 from ..bench.http2 import Connection
 from ..robustness.attackers import Nothing, Unreading
-from ..support.calls import create, get
+from ..support.calls import create, get, struct
 from ..support.clock import PATIENCE_S
 from ..support.server import Running, client_of, serving
 from ..support.waiting import pause, until
@@ -167,6 +168,36 @@ async def test_a_request_that_does_not_come_is_left_alone_while_no_call_is_refus
             for _ in range(20):
                 await get(running)
             await until(lambda: running.server.grpc.calls.admission.calls.held == 1)
+
+
+@pytest.mark.parametrize("method", ["List", "WatchEvents"])
+async def test_a_client_is_answered_while_others_leave_all_that_may_be_unread_unread(
+    tmp_path: Path, method: str
+) -> None:
+    request: Any = pb.ListRequest() if method == "List" else pb.WatchEventsRequest(snapshot=True)
+
+    def begin(connection: Connection) -> None:
+        for _ in range(20):
+            connection.send(connection.open(headers(method), Nothing()), request.SerializeToString(), end=True)
+
+    def get_large(connection: Connection) -> None:
+        for _ in range(20):
+            body = pb.GetRequest(id="0").SerializeToString()
+            connection.send(connection.open(headers("Get"), Nothing()), body, end=True)
+
+    async with serving(tmp_path / "jobs.db") as running:
+        answers = running.server.grpc.calls.answers
+        # Nobody is ended for it.
+        answers._unread_s = 1e9
+        text = struct(text="m" * 60_000)
+        for number in range(20):
+            await create(running, f"{number}", metadata=text)
+        async with crowd(running, 8, begin, Unreading), crowd(running, 6, get_large, Unreading):
+            await until(lambda: len(answers._waiting) == 14)
+            async with client_of(running.server.address) as late, asyncio.timeout(PATIENCE_S):
+                for _ in range(20):
+                    assert (await get(late, "0")).metadata == text
+            assert len(answers._waiting) == 14
 
 
 async def test_a_client_can_watch_while_others_hold_all_streams(tmp_path: Path) -> None:

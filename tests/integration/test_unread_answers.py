@@ -9,7 +9,7 @@ from contextlib import aclosing
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.caller import ANONYMOUS
 from jobstate_server.domain.errors import JobStateError
-from jobstate_server.rpc.byte_budget import ByteBudget
+from jobstate_server.rpc.byte_budget import LITTLE, ByteBudget
 from jobstate_server.rpc.call import StreamCall
 from jobstate_server.rpc.update_stream import BATCHES_UNDER_WAY_MAX, UpdateStreams
 from jobstate_server.wire.job_ids import JobIds
@@ -111,3 +111,46 @@ async def test_a_batch_larger_than_all_of_the_memory_passes_alone() -> None:
         await share.take(1_000)
 
     assert budget.held == 1_000
+
+
+async def test_the_reserve_is_for_connections_that_hold_nothing_and_need_little() -> None:
+    budget = ByteBudget(limit=400, of_connection=300, reserve=4 * LITTLE)
+    a, b, c = (budget.share(name, lambda: None) for name in "abc")
+    await a.take(290)
+
+    waiting = [asyncio.ensure_future(taking) for taking in (a.take(3), b.take(50))]
+    await asyncio.sleep(0)
+    assert budget.waiting == 2
+    await c.take(3)
+    waiting.append(asyncio.ensure_future(c.take(20)))
+    await asyncio.sleep(0)
+    assert (budget.held, budget.waiting) == (293, 3)
+
+    a.resize(290, 0)
+    await asyncio.gather(*waiting)
+    assert budget.held == 76
+    for share in (a, b, c):
+        share.close()
+    assert (budget.held, budget.waiting) == (0, 0)
+
+
+async def test_room_goes_to_the_connection_on_which_the_fewest_wait() -> None:
+    budget = ByteBudget(limit=100, of_connection=100)
+    first = budget.share("a", lambda: None)
+    await first.take(100)
+    order: list[str] = []
+
+    async def take(connection: str) -> None:
+        await budget.share(connection, lambda: None).take(100)
+        order.append(connection)
+
+    tasks = [asyncio.ensure_future(take(connection)) for connection in "bbbc"]
+    await asyncio.sleep(0)
+    first.close()
+    await until(lambda: bool(order))
+
+    assert order == ["c"]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert budget.waiting == 0

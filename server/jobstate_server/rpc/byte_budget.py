@@ -7,10 +7,14 @@ gRPC's flow control makes its client wait.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 from jobstate_server.rpc.transport_limits import STREAMS_BYTES_MAX, STREAMS_CONNECTION_BYTES_MAX, UNREAD_S
+
+LITTLE = 32
+"""A connection needs little if it needs at most this part of the reserve: in 8 MiB, an answer with the largest job."""
 
 
 class Share:
@@ -38,6 +42,14 @@ class Share:
         self._budget.close(self)
 
 
+class _Waiting(NamedTuple):
+    """What waits for room."""
+
+    share: Share
+    size: int
+    granted: asyncio.Future[None]
+
+
 class ByteBudget:
     """The bytes of all streams. Call its methods on the event loop's thread."""
 
@@ -46,21 +58,32 @@ class ByteBudget:
         limit: int = STREAMS_BYTES_MAX,
         of_connection: int = STREAMS_CONNECTION_BYTES_MAX,
         unread_s: float = UNREAD_S,
+        *,
+        reserve: int = 0,
     ) -> None:
+        """
+        Args:
+            limit: bytes that may be held.
+            of_connection: bytes of it that one connection may hold.
+            unread_s: seconds without progress after which a stream is ended while others wait.
+            reserve: bytes of ``limit`` that are kept for connections that hold nothing and need little.
+        """
         self.held = 0
         self.is_tight = False
         """Whether half of the bytes are held."""
         self._limit = limit
         self._of_connection = of_connection
         self._unread_s = unread_s
+        self._reserve = reserve
         self._by_connection: Counter[str] = Counter()
         self._shares: dict[Share, None] = {}
-        self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
+        self._waiting: dict[str, list[_Waiting]] = {}
+        """By connection. Those that have waited longest come first."""
 
     @property
     def waiting(self) -> int:
         """Streams that are not read because there is no room for their next batch."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     def share(self, connection: str, on_stalled: Callable[[], object]) -> Share:
         """The share of a new stream."""
@@ -72,7 +95,8 @@ class ByteBudget:
         of_connection = self._by_connection[share.connection]
         # A connection that holds nothing gets all it needs from an empty budget, however much that is.
         has_connection = not of_connection or of_connection + size <= self._of_connection
-        return has_connection and (not self.held or self.held + size <= self._limit)
+        reserved = 0 if not of_connection and size * LITTLE <= self._reserve else self._reserve
+        return has_connection and (not self.held or self.held + size <= self._limit - reserved)
 
     def add(self, share: Share, size: int) -> None:
         """Add to the bytes that a stream holds. ``size`` may be negative."""
@@ -84,29 +108,37 @@ class ByteBudget:
             self._wake()
 
     async def take(self, share: Share, size: int) -> None:
-        """Wait for room, in turn among those who wait for the same; then count."""
+        """Wait for room, then count. It goes to the connection on which the fewest wait, and there to the first."""
         if self._has_room(share, size):
             self.add(share, size)
             return
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((share, size, granted))
+        waiting = _Waiting(share, size, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(share.connection, []).append(waiting)
         try:
-            while not granted.done():
-                await asyncio.wait((granted,), timeout=self._unread_s)
-                if not granted.done():
+            while not waiting.granted.done():
+                await asyncio.wait((waiting.granted,), timeout=self._unread_s)
+                if not waiting.granted.done():
                     self._end_stalled(share, size)
         finally:
-            if granted.cancel():
-                self._waiting.remove((share, size, granted))
-        await granted
+            if waiting.granted.cancel():
+                self._stop_waiting(waiting)
+        await waiting.granted
+
+    def _stop_waiting(self, waiting: _Waiting) -> None:
+        of_connection = self._waiting[waiting.share.connection]
+        of_connection.remove(waiting)
+        if not of_connection:
+            del self._waiting[waiting.share.connection]
 
     def _wake(self) -> None:
-        for waiting in tuple(self._waiting):
-            share, size, granted = waiting
-            if self._has_room(share, size):
-                self._waiting.remove(waiting)
-                granted.set_result(None)
-                self.add(share, size)
+        if not self._waiting:
+            return
+        for connection in sorted(self._waiting, key=lambda connection: len(self._waiting[connection])):
+            for waiting in tuple(self._waiting[connection]):
+                if self._has_room(waiting.share, waiting.size):
+                    self._stop_waiting(waiting)
+                    waiting.granted.set_result(None)
+                    self.add(waiting.share, waiting.size)
 
     def _end_stalled(self, waiting: Share, size: int) -> None:
         """End the streams that hold the bytes this one waits for, and whose clients have not read for too long."""
@@ -122,10 +154,10 @@ class ByteBudget:
     def close(self, share: Share) -> None:
         """Remove a stream, and end its wait."""
         self._shares.pop(share, None)
-        for waiting in tuple(self._waiting):
-            if waiting[0] is share:
-                self._waiting.remove(waiting)
-                waiting[2].cancel()
+        for waiting in tuple(self._waiting.get(share.connection, ())):
+            if waiting.share is share:
+                self._stop_waiting(waiting)
+                waiting.granted.cancel()
         if share.held:
             self.add(share, -share.held)
         if not self._by_connection[share.connection]:

@@ -82,7 +82,7 @@ class Calls:
         self._identify = identify
         memory_short = MEMORY_SHORT + cache_bytes + requests_bytes_max + open_streams_max * STREAM_BYTES
         self.admission = Admission(requests_bytes_max, open_streams_max, memory_short, self._end_call)
-        self.answers = ByteBudget(ANSWERS_BYTES_MAX, ANSWERS_BYTES_MAX // 4, UNREAD_S)
+        self.answers = ByteBudget(ANSWERS_BYTES_MAX, ANSWERS_BYTES_MAX // 4, reserve=ANSWERS_BYTES_MAX // 4)
         """The answers that have not been read."""
         self.under_way = CallsUnderWay()
         self._ending: set[asyncio.Task[None]] = set()

@@ -24,6 +24,7 @@ from jobstate_server.rpc.call import StreamCall, public_error
 from jobstate_server.rpc.errors import status_code
 from jobstate_server.rpc.requests.keys import NewId
 from jobstate_server.rpc.requests.updates import command_of_update
+from jobstate_server.rpc.transport_limits import STREAMS_BYTES_MAX
 from jobstate_server.rpc.update_batch import UnreadableUpdate, UpdateBatch, estimated_bytes, read_batch
 
 BATCHES_UNDER_WAY_MAX = 8
@@ -133,7 +134,7 @@ class UpdateStreams:
     def __init__(self, committer: Committer, new_id: NewId, budget: ByteBudget | None = None) -> None:
         self._committer = committer
         self._new_id = new_id
-        self._budget = budget or ByteBudget()
+        self._budget = budget or ByteBudget(reserve=STREAMS_BYTES_MAX // 4)
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
