@@ -65,12 +65,18 @@ class Server:
     """A jobstate server. Build, start and stop it on one event loop."""
 
     def __init__(
-        self, settings: Settings, clock: Clock | None = None, *, give_up: Callable[[str], None] = _ignore
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        *,
+        give_up: Callable[[str], None] = _ignore,
+        log_problem: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Open the store and build all parts, without starting any.
 
         Args:
             give_up: ends the process when a vital part has died. Called with the reason, on any thread.
+            log_problem: says why the process's log is not written, None when it is.
 
         Raises:
             CannotOpen: the store cannot be opened.
@@ -84,6 +90,7 @@ class Server:
         self.address = ""
         """HOST:PORT after the start."""
         self._is_serving = False
+        self._log_problem = log_problem
         self.admin_port: AdminPort | None = None
         self._build()
         of_replicas = () if self.replication is None else (self.membership, self.replication.listener)
@@ -164,6 +171,7 @@ class Server:
             job_types=job_types,
             on_jobs_health=self._on_jobs_health,
         )
+        self.tasks.check_health.log_problem = self._log_problem
         self.event_limit = EventLimit(
             self.committer, self.readers, event_retention_bytes=settings.event_retention_bytes
         )

@@ -43,6 +43,9 @@ _CHUNK_BYTES = 64 * 1024
 
 _PLAIN = re.compile(r"[^\s\"'=\x00-\x1f\x7f]+")
 
+SILENT_TURNS_MAX = 3
+"""Seconds for which a write may make no progress before it is a problem."""
+
 STDOUT, STDERR = 1, 2
 
 log = logging.getLogger(__name__)
@@ -94,6 +97,12 @@ class Writer:
         self._bytes = 0
         self._dropped = 0
         self._is_writing = False
+        self._progress = 0
+        """Counts the writes, of whole lines or parts, that the system has taken."""
+        self._progress_seen = 0
+        self._silent_turns = 0
+        self._failure: str | None = None
+        """Why the latest write failed. None if it did not."""
         # A signal handler may log while its own thread holds this.
         self._changed = threading.Condition(threading.RLock())
         self._start()
@@ -114,6 +123,21 @@ class Writer:
         with self._changed:
             if not self._thread.is_alive():
                 self._start()
+
+    def turn(self) -> None:
+        """Count a second. Called by the watchdog."""
+        is_stuck = self._is_writing and self._progress == self._progress_seen
+        self._silent_turns = self._silent_turns + 1 if is_stuck else 0
+        self._progress_seen = self._progress
+
+    @property
+    def problem(self) -> str | None:
+        """Why nobody gets to see the log, None when it is written. Any thread may ask."""
+        if self._failure is not None:
+            return f"the log cannot be written: {self._failure}"
+        if self._silent_turns >= SILENT_TURNS_MAX:
+            return f"the log has not been written for {self._silent_turns} s: nobody reads it"
+        return None
 
     def put(self, line: str) -> None:
         """Queue a line to be written, or drop it when too much is waiting."""
@@ -170,11 +194,14 @@ class Writer:
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
+                self._progress += 1
             except BlockingIOError:
                 # Another process that shares our terminal or pipe may have made it non-blocking.
                 select.select([], [self._descriptor], [], 1.0)
-            except OSError:
+            except OSError as error:
+                self._failure = error.strerror
                 return False
+        self._failure = None
         return True
 
 

@@ -82,8 +82,9 @@ async def _serve(settings: Settings, signals: Signals, writer: logs.Writer) -> N
         writer.flush(_LAST_FLUSH_S)
         os._exit(GAVE_UP)
 
-    server = Server(settings, give_up=give_up)
+    server = Server(settings, give_up=give_up, log_problem=lambda: writer.problem)
     server.supervisor.watchdog.add_restartable(writer)
+    server.supervisor.watchdog.add_ageing(writer)
     deadline = StopDeadline(settings.shutdown_grace / SECOND + STOP_EXTRA_S, give_up_late)
     signals.begin(asyncio.get_running_loop(), deadline.begin)
     try:

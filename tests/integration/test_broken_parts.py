@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2
 
+from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.process import GAVE_UP
 
 from ..support.callers import CALLERS, calling
@@ -127,6 +128,18 @@ async def test_a_thread_that_hangs_in_the_store_turns_health_to_not_serving_and_
             await until(lambda: all("STORE_UNAVAILABLE" in callers.refused[call] for call in HANGING[part]))
 
         assert server.process.returncode is None
+
+
+async def test_a_log_writer_that_hangs_is_a_problem_that_check_health_reports(path: Path) -> None:
+    async with faulty("log writer", HANGS, store_of("log writer", path), path.with_suffix(".log")) as server:
+        assert not (await server.client.maintenance.CheckHealth(mpb.CheckHealthRequest())).problems
+        await server.break_part()
+
+        async with asyncio.timeout(PATIENCE_S):
+            while not (found := (await server.client.maintenance.CheckHealth(mpb.CheckHealthRequest())).problems):
+                pass
+        assert "the log has not been written for" in found[0]
+        assert await health_of(server.client) == SERVING
 
 
 TASKS = {"health watch": "watch_health", "update stream": "stream"}

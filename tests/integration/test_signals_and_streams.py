@@ -269,6 +269,37 @@ def test_a_reader_that_has_gone_costs_nothing(pipe: tuple[int, int]) -> None:
     assert writer.flush(PATIENCE_S)
 
 
+def test_a_log_that_nobody_reads_or_that_cannot_be_written_is_a_problem_until_it_is_written(
+    pipe: tuple[int, int],
+) -> None:
+    reading, writing = pipe
+    writer = logs.Writer(writing, lambda dropped: f"{dropped} were lost")
+    writer.put("read")
+    assert writer.flush(PATIENCE_S)
+    for _ in range(10):
+        writer.turn()
+    assert writer.problem is None
+
+    for _ in range(200):
+        writer.put("x" * 1_023)
+    found: list[str | None] = []
+    while len(found) < 10 or found[-1] is None:
+        writer.turn()
+        found.append(writer.problem)
+    assert "nobody reads it" in (found[-1] or "")
+    with open(reading, "rb", closefd=False) as lines:
+        for _ in range(201):
+            lines.readline()
+    assert writer.flush(PATIENCE_S)
+    writer.turn()
+    assert writer.problem is None
+
+    os.close(reading)
+    writer.put("nobody hears this")
+    assert writer.flush(PATIENCE_S)
+    assert writer.problem == "the log cannot be written: Broken pipe"
+
+
 def test_a_pipe_that_somebody_made_non_blocking_loses_no_line(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.set_blocking(writing, False)

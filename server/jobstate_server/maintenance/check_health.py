@@ -81,6 +81,8 @@ class CheckHealth:
         self._readers = readers
         self._clock = clock
         self._on_outcome = on_outcome
+        self.log_problem: Callable[[], str | None] = lambda: None
+        """Says why the log of this process is not written, None when it is."""
         self._limits = HealthLimits() if limits is None else limits
         self._shared_run: asyncio.Task[HealthReport] | None = None
 
@@ -128,6 +130,9 @@ class CheckHealth:
         yield from job_health.slow_commits(latencies, limits)
         if not self._committer.store_reachable:
             yield f"the store cannot be written: {self._committer.store_problem}"
+        log_problem = self.log_problem()
+        if log_problem is not None:
+            yield log_problem
         ahead = ahead_of_wall_clock(self._clock)
         if ahead > 0:
             yield f"the wall clock (with PostgreSQL the database's) is {ahead / SECOND:.0f} s behind the store's time"
