@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,18 @@ async def test_a_page_token_is_refused_with_another_filter(
     assert "another filter" in refusal.message
 
 
+async def test_a_page_token_of_an_older_server_is_refused_with_the_reason(
+    running: Running, page: pb.ListResponse
+) -> None:
+    token = _forged(page.next_page_token, lambda content: [*content[:2], "job-2"])
+
+    refusal = await refused(running.jobs.List(pb.ListRequest(job_types=["default"], page_token=token)))
+
+    assert refusal.brief == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert refusal.metadata == {"field": "page_token"}
+    assert "before the service was upgraded; begin again" in refusal.message
+
+
 def _forged(token: str, change: Callable[[list[Any]], object]) -> str:
     content = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     forged = json.dumps(change(content))
@@ -75,10 +86,12 @@ MANGLED: dict[str, Callable[[str], str]] = {
     "with true for a time": lambda token: _forged(token, lambda content: [content[0], True, content[2]]),
     "with a fraction for a time": lambda token: _forged(token, lambda content: [content[0], 1.5, content[2]]),
     "with a number that is none": lambda token: _forged(token, lambda content: [content[0], math.nan, content[2]]),
+    "with a key beyond all": lambda token: _forged(token, lambda content: [*content[:2], -(2**63)]),
+    "with true for a key": lambda token: _forged(token, lambda content: [*content[:2], True]),
+    "with no key": lambda token: _forged(token, lambda content: [*content[:2], None]),
     "with NUL": lambda token: _forged(token, lambda content: [*content[:2], "a\0"]),
-    "with no id": lambda token: _forged(token, lambda content: [*content[:2], ""]),
-    "with what is no id": lambda token: _forged(token, lambda content: [*content[:2], "a b"]),
-    "with an overlong id": lambda token: _forged(token, lambda content: [*content[:2], "a" * 129]),
+    "with no text": lambda token: _forged(token, lambda content: [*content[:2], ""]),
+    "with an overlong text": lambda token: _forged(token, lambda content: [*content[:2], "a" * 129]),
     "with half a character": lambda token: _forged(token, lambda content: [*content[:2], "\ud800"]),
 }
 
@@ -114,16 +127,16 @@ def test_no_text_is_taken_for_a_page_token_or_cursor_that_no_server_made(text: s
 
 @settings(max_examples=300)
 @given(_JSON, _JSON)
-def test_a_page_token_with_the_right_filter_holds_a_time_and_an_id(time: Any, job_id: Any) -> None:
-    token = _forged(encode_page_token(pb.ListRequest(), Position(1, "a")), lambda content: [content[0], time, job_id])
+def test_a_page_token_with_the_right_filter_holds_a_time_and_a_key(time: Any, key: Any) -> None:
+    token = _forged(encode_page_token(pb.ListRequest(), Position(1, 2)), lambda content: [content[0], time, key])
     try:
         position = decode_page_token(pb.ListRequest(page_token=token))
     except InvalidField:
         return
     assert position is not None
-    assert type(position.create_time) is int
-    assert -(2**63) < position.create_time < 2**63
-    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", position.job_id)
+    for number in (position.time, position.create_sequence):
+        assert type(number) is int
+        assert -(2**63) < number < 2**63
 
 
 @pytest.mark.parametrize("mangle", MANGLED.values(), ids=MANGLED)

@@ -21,7 +21,7 @@ from jobstate_server.store.copying import copy as copying
 from jobstate_server.store.copying.copy import CannotCopy, SqliteView, copy_store
 from jobstate_server.store.errors import CannotOpen, StoreError
 from jobstate_server.store.factory import open_store
-from jobstate_server.store.models import EventRow, JobRow
+from jobstate_server.store.models import EventRow, WholeJobRow
 
 from ..store.support import contents, stored_events
 from ..support.calls import (
@@ -358,7 +358,7 @@ async def test_a_row_that_does_not_arrive_is_noticed_and_nothing_is_kept(
 ) -> None:
     source, destination = places["postgres"](), places["sqlite"]()
     await filled(source, clock)
-    make_insert_lose(monkeypatch, JobRow, lambda rows: rows[1:])
+    make_insert_lose(monkeypatch, WholeJobRow, lambda rows: rows[1:])
 
     with pytest.raises(CannotCopy, match="4 of 5 rows of table job arrived"):
         copy_store(source, destination, ignore)

@@ -233,7 +233,9 @@ async def test_a_page_ends_at_1_mib_too(running: Running) -> None:
 async def test_jobs_of_any_size_are_all_listed(path: Path) -> None:
     """Larger than the service takes now: kept by a release with other limits."""
     result = struct(blob="x" * 600_000).SerializeToString()
-    jobs = [Job(id=f"job-{number}", job_type="default", result=result) for number in range(4)]
+    jobs = [
+        Job(id=f"job-{number}", create_sequence=number - 4, job_type="default", result=result) for number in range(4)
+    ]
     with closing(SqliteStore(path, SystemClock())) as store, store.transaction() as transaction:
         transaction.write(Changes(inserted=[ChangedJob(job, None) for job in jobs]))
 

@@ -357,7 +357,7 @@ async def test_what_an_older_program_stored_is_answered_by_attempt_and_time(path
         await create(running)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE request SET create_sequence = NULL, attempt = 1")
-        database.execute("UPDATE job SET create_sequence = 0")
+        database.execute("UPDATE job SET create_sequence = -create_sequence")
     async with serving(path, clock) as running:
         assert (await create(running, "kept", "clean_transcript", request_id="create-kept")).id == "kept"
         refusal = await refused(ask(running, "Create", CALLS["Create"]))

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 from hypothesis import HealthCheck, settings
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import Request
-from jobstate_server.domain.filters import EventFilter, JobFilter, Order
-from jobstate_server.domain.job import INT64_MAX, Attempt, AttemptOutcome, Job, JobError, JobState
+from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
+from jobstate_server.domain.job import INT64_MAX, Attempt, AttemptOutcome, FinishedJob, Job, JobError, JobState
 from jobstate_server.store.base import Reader, Store, Transaction
 from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.records import (
@@ -122,9 +123,28 @@ def reading(store: Store) -> Iterator[Reader]:
         reader.close()
 
 
+def key_of(job_id: str) -> int:
+    """The key of ``a_job`` with this id. Ids of one length have keys in their order. No event has such a sequence."""
+    encoded = job_id.encode(errors="surrogatepass")
+    return (int.from_bytes(encoded[-7:], "big") << 7 | crc32(encoded) & 127) - INT64_MAX
+
+
+def at(time: int, job_id: str) -> Position:
+    """The position of ``a_job`` with this id in a list."""
+    return Position(time, key_of(job_id))
+
+
 def a_job(job_id: str = "job", **changes: Any) -> Job:
     """A job with nothing special about it."""
-    return Job(id=job_id, job_type="type", source_id="source", principal="owner").evolve(**changes)
+    plain = Job(id=job_id, create_sequence=key_of(job_id), job_type="type", source_id="source", principal="owner")
+    return plain.evolve(**changes)
+
+
+def remains(job_id: str = "job", job: Job | None = None) -> FinishedJob:
+    """What a deletion is told of ``a_job`` with this id, or of another one."""
+    job = job or a_job(job_id)
+    time = job.complete_time or 0
+    return FinishedJob(job.id, job.create_sequence, job.job_type, job.source_id, job.principal, job.state, time)
 
 
 def an_event(job_id: str = "job", **changes: Any) -> NewEvent:
@@ -186,6 +206,7 @@ def summary_of(job: Job) -> JobSummary:
         max_retries=job.max_retries,
         error_retryable=None if job.last_error is None else job.last_error.retryable,
         create_time=job.create_time,
+        create_sequence=job.create_sequence,
         heard_time=job.heard_time,
         complete_time=job.complete_time,
     )

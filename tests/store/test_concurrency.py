@@ -41,6 +41,7 @@ from .support import (
     opened,
     page_of,
     reading,
+    remains,
     unversioned,
 )
 
@@ -79,7 +80,7 @@ def test_a_reader_sees_nothing_of_a_transaction_before_its_end_and_all_of_it_aft
     with store.transaction() as transaction:
         transaction.write(
             Changes(
-                deleted=["old"],
+                deleted=[remains("old")],
                 inserted=[ChangedJob(a_job("new"), 0)],
                 events=[an_event("new")],
                 attempts=[an_attempt("new")],
@@ -229,7 +230,7 @@ def test_a_list_a_tally_and_a_job_with_its_event_never_show_half_a_commit(
                 keep(
                     store,
                     Changes(
-                        deleted=[f"c{number - 1}"],
+                        deleted=[remains(f"c{number - 1}")],
                         inserted=unversioned([a_job(f"c{number}", create_time=1)]),
                         updated=[
                             ChangedJob(a_job("a", result_count=number), 0),

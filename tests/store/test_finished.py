@@ -8,7 +8,7 @@ from jobstate_server.domain.reads import Finished
 from jobstate_server.store.base import Store
 
 from ..support.reads import reads
-from .support import a_job, keep_jobs
+from .support import a_job, keep_jobs, key_of
 
 
 def found(store: Store, before: int, after: Position | None = None, limit: int = 1_000) -> list[FinishedJob]:
@@ -32,10 +32,10 @@ def test_jobs_that_ended_before_a_time_are_found_with_what_remains_of_them(store
         a_job("running", state=JobState.PROCESSING),
     )
 
-    assert found(store, 7) == [FinishedJob("old", "type", "source", "owner", JobState.CANCELLED, 6)]
+    assert found(store, 7) == [FinishedJob("old", key_of("old"), "type", "source", "owner", JobState.CANCELLED, 6)]
 
 
-def test_they_come_in_the_order_in_which_they_ended_and_by_id_at_equal_times(store: Store) -> None:
+def test_they_come_in_the_order_in_which_they_ended_and_by_key_at_equal_times(store: Store) -> None:
     ended = {"d": 3, "c": 2, "b": 2, "a": 9}
     keep_jobs(store, *[a_job(name, state=JobState.COMPLETED, complete_time=time) for name, time in ended.items()])
 
@@ -50,7 +50,7 @@ def test_selections_one_after_another_find_every_job_once(store: Store) -> None:
     after = None
     while page := found(store, 10, after, limit=4):
         seen += ids(page)
-        after = Position(page[-1].complete_time, page[-1].id)
+        after = Position(page[-1].complete_time, page[-1].create_sequence)
 
     assert seen == [f"{number}" for number in range(10)]
     assert found(store, 10, limit=0) == []

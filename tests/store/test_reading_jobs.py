@@ -16,7 +16,20 @@ from jobstate_server.domain.reach import Reach
 from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.records import Changes, JobSummary
 
-from .support import ALL_STATES, MODERATELY, Backend, a_job, keep, keep_jobs, opened, reading, summary_of, unversioned
+from .support import (
+    ALL_STATES,
+    MODERATELY,
+    Backend,
+    a_job,
+    at,
+    keep,
+    keep_jobs,
+    opened,
+    reading,
+    remains,
+    summary_of,
+    unversioned,
+)
 
 
 def test_those_of_the_named_jobs_that_exist_are_found(store: Store, reader: Reader) -> None:
@@ -74,13 +87,13 @@ def test_no_job_is_queued_once_all_have_started(store: Store, reader: Reader) ->
 
 
 def test_the_oldest_unclaimed_attempt_of_a_type_is_told_by_its_start_time(store: Store, reader: Reader) -> None:
-    resumed = a_job(state=JobState.PROCESSING, attempt=2)
+    resumed = {"state": JobState.PROCESSING, "attempt": 2}
     keep_jobs(
         store,
-        resumed.evolve(id="a", start_time=30),
-        resumed.evolve(id="b", start_time=20),
-        resumed.evolve(id="c", start_time=10, claimed=True),
-        resumed.evolve(id="d", start_time=5, job_type="other"),
+        a_job("a", start_time=30, **resumed),
+        a_job("b", start_time=20, **resumed),
+        a_job("c", start_time=10, claimed=True, **resumed),
+        a_job("d", start_time=5, job_type="other", **resumed),
         a_job("e", start_time=1, state=JobState.CANCELLED),
     )
 
@@ -163,13 +176,18 @@ def test_paging_through_a_state_yields_its_jobs_once_and_oldest_first(
             for state in ALL_STATES:
                 found: list[JobSummary] = []
                 while page := reader.jobs_in_state(
-                    job_type, state, Position(found[-1].create_time, found[-1].id) if found else None, limit
+                    job_type,
+                    state,
+                    Position(found[-1].create_time, found[-1].create_sequence) if found else None,
+                    limit,
                 ):
                     assert len(page) <= limit
                     found += page
 
                 wanted = [job for job in jobs if job.job_type == job_type and job.state is state]
-                assert found == [summary_of(job) for job in sorted(wanted, key=lambda job: (job.create_time, job.id))]
+                assert found == [
+                    summary_of(job) for job in sorted(wanted, key=lambda job: (job.create_time, job.create_sequence))
+                ]
 
 
 @MODERATELY
@@ -186,18 +204,18 @@ def test_paging_through_finished_jobs_yields_each_once_in_the_order_they_ended(
             assert len(page) <= limit
             found += page
             assert page[-1].complete_time is not None
-            after = Position(page[-1].complete_time, page[-1].id)
+            after = Position(page[-1].complete_time, page[-1].create_sequence)
 
-        ended = [(job.complete_time, job.id, job) for job in jobs if job.complete_time is not None]
+        ended = [(job.complete_time, job.create_sequence, job) for job in jobs if job.complete_time is not None]
         assert found == [summary_of(job) for time, _, job in sorted(ended, key=lambda each: each[:2]) if time < before]
 
 
 def test_paging_goes_on_although_the_jobs_of_the_page_before_are_gone(store: Store, reader: Reader) -> None:
     keep_jobs(store, *[a_job(f"{time}", state=JobState.COMPLETED, complete_time=time) for time in range(5)])
     first = reader.finished_jobs(10, None, 2)
-    keep(store, Changes(deleted=[job.id for job in first]))
+    keep(store, Changes(deleted=[remains(job.id) for job in first]))
 
-    second = reader.finished_jobs(10, Position(1, "1"), 2)
+    second = reader.finished_jobs(10, at(1, "1"), 2)
 
     assert [job.id for job in first + second] == ["0", "1", "2", "3"]
 

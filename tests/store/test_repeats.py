@@ -25,6 +25,7 @@ from .support import (
     opened,
     reading,
     stored_job,
+    unversioned,
 )
 
 
@@ -106,7 +107,7 @@ def test_the_oldest_request_ids_go_first(store: Store) -> None:
 
 def test_usage_is_amended_and_nothing_else_of_the_attempt(store: Store, reader: Reader) -> None:
     attempts = [an_attempt(number=1), an_attempt(number=2), an_attempt("other", number=1)]
-    keep(store, Changes(attempts=attempts))
+    keep(store, Changes(inserted=unversioned([a_job(), a_job("other")]), attempts=attempts))
 
     keep(store, Changes(amended=[replace(attempts[1], tokens=2**63 - 1, cost_nano=7, worker="ignored")]))
 
@@ -116,7 +117,7 @@ def test_usage_is_amended_and_nothing_else_of_the_attempt(store: Store, reader: 
 
 def test_a_transaction_reads_the_ended_attempts_that_it_asks_for(store: Store) -> None:
     attempts = [an_attempt(number=1), an_attempt(number=2), an_attempt("other", number=1)]
-    keep(store, Changes(attempts=attempts))
+    keep(store, Changes(inserted=unversioned([a_job(), a_job("other")]), attempts=attempts))
 
     with store.transaction() as transaction:
         loaded = transaction.load(reads(["job"], attempt_keys=[("job", 2), ("other", 1), ("other", 2), ("none", 1)]))
@@ -125,7 +126,8 @@ def test_a_transaction_reads_the_ended_attempts_that_it_asks_for(store: Store) -
 
 
 def test_the_latest_attempts_are_read_up_to_a_number_a_count_and_a_size(store: Store) -> None:
-    keep(store, Changes(attempts=[an_attempt(number=number, worker="w" * 100) for number in range(1, 21)]))
+    attempts = [an_attempt(number=number, worker="w" * 100) for number in range(1, 21)]
+    keep(store, Changes(inserted=unversioned([a_job()]), attempts=attempts))
 
     def numbers(through: int = 20, limit: int = 100, bytes_max: int = 2**20) -> list[int]:
         with reading(store) as reader:

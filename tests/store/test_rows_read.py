@@ -70,6 +70,23 @@ JOB_HINTS = get_type_hints(Job)
 PLAIN = Job(id="job", job_type="")
 EXTREME = PLAIN.evolve(**{name: extreme(name, hint) for name, hint in JOB_HINTS.items() if name != "id"})
 
+FIXED_FIELDS = {
+    "id",
+    "create_sequence",
+    "create_time",
+    "job_type",
+    "source_id",
+    "principal",
+    "max_retries",
+    "timeout",
+}
+"""What is written when a job is inserted, and never again."""
+
+
+def with_fixed_of(job: Job, after: Job) -> Job:
+    """``after`` with the fields of ``job`` that no change can have changed."""
+    return after.evolve(**{name: getattr(job, name) for name in FIXED_FIELDS})
+
 
 def test_the_extreme_job_differs_from_the_plain_one_in_every_field() -> None:
     same = {field.name for field in fields(Job) if getattr(EXTREME, field.name) == getattr(PLAIN, field.name)}
@@ -105,9 +122,41 @@ def test_the_summary_of_a_job_has_what_was_written(store: Store, reader: Reader,
 def test_an_updated_job_is_read_back_whole(store: Store, before: Job, after: Job) -> None:
     keep(store, Changes(inserted=unversioned([before])))
 
-    keep(store, Changes(updated=unversioned([after])))
+    keep(store, Changes(updated=unversioned([with_fixed_of(before, after)])))
 
+    assert stored_job(store) == with_fixed_of(before, after)
+
+
+@pytest.mark.parametrize(("before", "after"), [(PLAIN, EXTREME), (EXTREME, PLAIN)], ids=["set", "cleared"])
+def test_only_what_has_changed_is_written_of_a_job_whose_stored_state_is_given(
+    store: Store, before: Job, after: Job
+) -> None:
+    after = with_fixed_of(before, after)
+    keep(store, Changes(inserted=unversioned([before])))
+
+    keep(store, Changes(updated=[ChangedJob(after, None, None, before)]))
     assert stored_job(store) == after
+
+    reported = after.evolve(**{name: getattr(before, name) for name in PROGRESS_FIELDS})
+    keep(store, Changes(progressed=[ChangedJob(reported, None, None, after)]))
+    assert stored_job(store) == reported
+
+
+@pytest.mark.parametrize("name", ["metadata", "result", "last_error"])
+@pytest.mark.parametrize("kept", ["metadata", "result", "last_error"])
+def test_a_document_is_set_replaced_and_emptied_without_the_others(store: Store, name: str, kept: str) -> None:
+    values: dict[str, list[Any]] = {
+        "metadata": [b"", b"one", LARGE_DOCUMENT, b"two", b""],
+        "result": [b"", b"one", LARGE_DOCUMENT, b"two", b""],
+        "last_error": [None, an_error(), LARGE_ERROR, EMPTY_ERROR, None],
+    }
+    job = a_job(**{kept: values[kept][1]})
+    keep(store, Changes(inserted=unversioned([job])))
+
+    for value in values[name]:
+        before, job = job, job.evolve(**{name: value})
+        keep(store, Changes(updated=[ChangedJob(job, None, None, before)]))
+        assert stored_job(store) == job
 
 
 @pytest.mark.parametrize(("before", "after"), [(PLAIN, EXTREME), (EXTREME, PLAIN)], ids=["set", "cleared"])
@@ -120,7 +169,7 @@ def test_a_progressed_job_is_read_back_with_all_that_progress_changes(store: Sto
     assert stored_job(store) == progressed
 
 
-@pytest.mark.parametrize("name", sorted(set(JOB_HINTS) - {"id"}))
+@pytest.mark.parametrize("name", sorted(set(JOB_HINTS) - FIXED_FIELDS))
 def test_one_field_is_changed_alone(store: Store, name: str) -> None:
     changed = PLAIN.evolve(**{name: getattr(EXTREME, name)})
     keep(store, Changes(inserted=unversioned([PLAIN, EXTREME.evolve(id="other")])))
@@ -177,7 +226,7 @@ def test_an_attempt_is_read_back_whole(
 ) -> None:
     attempt = an_attempt(outcome=outcome, error=error)
 
-    keep(store, Changes(attempts=[attempt, EXTREME_ATTEMPT]))
+    keep(store, Changes(inserted=unversioned([a_job()]), attempts=[attempt, EXTREME_ATTEMPT]))
 
     assert attempts_of(reader, "job") == [attempt, EXTREME_ATTEMPT]
 

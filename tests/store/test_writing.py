@@ -34,6 +34,7 @@ from .support import (
     keep_jobs,
     opened,
     reading,
+    remains,
     stored_job,
     unversioned,
 )
@@ -119,7 +120,7 @@ def test_a_change_of_one_job_leaves_its_neighbours_alone(store: Store) -> None:
     keep(
         store,
         Changes(
-            deleted=["a"],
+            deleted=[remains("a")],
             updated=unversioned([a_job("b", worker="w")]),
             progressed=unversioned([a_job("c", progress=1)]),
         ),
@@ -137,7 +138,7 @@ def test_a_deleted_job_takes_its_attempts_with_it(store: Store, reader: Reader) 
         ),
     )
 
-    keep(store, Changes(deleted=["a"]))
+    keep(store, Changes(deleted=[remains("a")]))
 
     assert reader.jobs(["a", "b"]) == {"b": a_job("b")}
     assert attempts_of(reader, "a") == []
@@ -147,7 +148,7 @@ def test_a_deleted_job_takes_its_attempts_with_it(store: Store, reader: Reader) 
 def test_a_deleted_job_leaves_its_events_in_the_log(store: Store) -> None:
     keep(store, Changes(inserted=[ChangedJob(a_job(), 0)], events=[an_event()]))
 
-    keep(store, Changes(deleted=["job"], events=[an_event(type=11)]))
+    keep(store, Changes(deleted=[remains("job")], events=[an_event(type=11)]))
 
     assert [(event.sequence, event.type) for event in contents(store).events] == [(1, 1), (2, 11)]
 
@@ -155,7 +156,7 @@ def test_a_deleted_job_leaves_its_events_in_the_log(store: Store) -> None:
 def test_deleting_what_is_not_there_does_nothing(store: Store) -> None:
     keep_jobs(store, a_job())
 
-    keep(store, Changes(deleted=["missing"]))
+    keep(store, Changes(deleted=[remains("missing")]))
 
     assert contents(store).jobs == [a_job()]
 
@@ -166,7 +167,7 @@ def test_a_job_deleted_and_inserted_in_one_write_is_the_new_one(store: Store, re
     keep(
         store,
         Changes(
-            deleted=["job"],
+            deleted=[remains("job")],
             inserted=[ChangedJob(a_job(worker="new"), 1)],
             events=[an_event(type=11), an_event(type=1)],
             attempts=[an_attempt(worker="new")],
@@ -191,7 +192,8 @@ def test_a_job_inserted_and_updated_in_one_write_is_the_updated_one(store: Store
 
 
 def test_attempts_are_read_by_number_and_by_job(store: Store, reader: Reader) -> None:
-    keep(store, Changes(attempts=[an_attempt("a", 10), an_attempt("b"), an_attempt("a", 2)]))
+    jobs = unversioned([a_job("a"), a_job("b")])
+    keep(store, Changes(inserted=jobs, attempts=[an_attempt("a", 10), an_attempt("b"), an_attempt("a", 2)]))
     keep(store, Changes(attempts=[an_attempt("a", 1)]))
 
     assert [attempt.number for attempt in attempts_of(reader, "a")] == [1, 2, 10]
@@ -247,10 +249,10 @@ def test_an_exception_in_the_block_passes_through_and_leaves_nothing(store: Stor
     def work(transaction: Transaction) -> None:
         transaction.write(
             Changes(
-                deleted=["job-a"],
+                deleted=[remains("job-a")],
                 inserted=[ChangedJob(a_job("job-b"), 0)],
                 events=[an_event()],
-                attempts=[an_attempt("job-a", 2)],
+                attempts=[an_attempt("job-b", 2)],
                 requests=[a_request("request-b")],
                 tallies={("type", Measure.STORED, 1): 5},
             )
@@ -295,14 +297,23 @@ def refused_writes() -> dict[str, Changes]:
     good = everything("b")
     return {
         "a job id that exists": Changes(
-            inserted=[*good.inserted, *unversioned([a_job("job-a")])],
+            inserted=[*good.inserted, *unversioned([a_job("job-a", create_sequence=7)])],
             events=good.events,
             requests=good.requests,
             tallies=good.tallies,
         ),
-        "a job id twice": Changes(inserted=unversioned([a_job("b"), a_job("b")]), events=good.events),
+        "a key that exists": Changes(
+            inserted=[*good.inserted, *unversioned([a_job("c", create_sequence=a_job("job-a").create_sequence)])],
+            events=good.events,
+        ),
+        "an attempt of no job": Changes(
+            inserted=good.inserted, events=good.events, attempts=[*good.attempts, an_attempt("missing")]
+        ),
+        "a job id twice": Changes(
+            inserted=unversioned([a_job("b"), a_job("b", create_sequence=7)]), events=good.events
+        ),
         "an attempt that exists": Changes(
-            deleted=["other"],
+            deleted=[remains("other")],
             updated=unversioned([a_job("job-a", worker="w")]),
             events=good.events,
             attempts=[*good.attempts, an_attempt("job-a")],
@@ -418,13 +429,15 @@ def take(transaction: Transaction, step: Step, before: Job | None) -> Job | None
     """Do what the step says to its job, as it now is, and tell what the job is afterwards."""
     changed = a_job(step.job_id, state=step.state, worker=f"{step.number}", due_time=step.number)
     if step.deed == "delete":
-        transaction.write(Changes(deleted=[step.job_id], events=[an_event(step.job_id)]))
+        transaction.write(Changes(deleted=[remains(step.job_id)], events=[an_event(step.job_id)]))
         return None
     if step.deed == "postpone":
         transaction.postpone_timeouts(step.number)
         return before
     if before is None or step.deed == "replace":
-        changes = Changes(deleted=[step.job_id], inserted=[ChangedJob(changed, 1)], events=[an_event(), an_event()])
+        changes = Changes(
+            deleted=[remains(step.job_id)], inserted=[ChangedJob(changed, 1)], events=[an_event(), an_event()]
+        )
         return changed.evolve(version=transaction.write(changes) + 1)
     if step.deed == "update":
         return changed.evolve(version=transaction.write(Changes(updated=[ChangedJob(changed, 0)], events=[an_event()])))

@@ -108,7 +108,9 @@ def a_job(state: JobState, **changes: Any) -> Job:
 def finished(job: Job) -> FinishedJob:
     """What a deletion reads of a job that has ended."""
     assert job.complete_time is not None
-    return FinishedJob(job.id, job.job_type, job.source_id, job.principal, job.state, job.complete_time)
+    return FinishedJob(
+        job.id, job.create_sequence, job.job_type, job.source_id, job.principal, job.state, job.complete_time
+    )
 
 
 def an_unclaimed_job() -> Job:

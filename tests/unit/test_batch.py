@@ -137,7 +137,7 @@ def test_every_finished_job_is_deleted_with_an_event_of_its_own_in_order() -> No
     assert delete(batch) == ["b", "a", "c"]
 
     changes = written(batch)
-    assert changes.deleted == ["b", "a", "c"]
+    assert [job.id for job in changes.deleted] == ["b", "a", "c"]
     assert [(event.job_id, event.type, event.time) for event in changes.events] == [
         (job_id, EventType.DELETED, NOW) for job_id in ("b", "a", "c")
     ]
@@ -155,7 +155,7 @@ def test_a_job_is_deleted_once_however_often_a_batch_finds_it() -> None:
 
     assert delete(batch) == ["one", "other"]
     assert delete(batch, SECOND) == []
-    assert written(batch).deleted == ["one", "other"]
+    assert [job.id for job in written(batch).deleted] == ["one", "other"]
 
 
 def test_commands_after_a_deletion_do_not_find_the_job() -> None:
@@ -170,7 +170,8 @@ def test_commands_after_a_deletion_do_not_find_the_job() -> None:
     assert isinstance(refused, JobNotFound)
     assert isinstance(created, Outcome)
     changes = written(batch)
-    assert (changes.deleted, [row.job.state for row in changes.inserted]) == (["job"], [JobState.QUEUED])
+    assert [job.id for job in changes.deleted] == ["job"]
+    assert [row.job.state for row in changes.inserted] == [JobState.QUEUED]
 
 
 def test_a_job_whose_usage_came_before_its_deletion_is_not_written_again() -> None:
@@ -194,7 +195,9 @@ def test_a_job_whose_usage_came_before_its_deletion_is_not_written_again() -> No
     assert delete(batch) == ["job"]
 
     changes = written(batch)
-    assert (changes.deleted, changes.updated, changes.progressed) == (["job"], [], [])
+    assert [job.id for job in changes.deleted] == ["job"]
+    assert (changes.updated, changes.progressed, changes.amended) == ([], [], [])
+    assert batch.ended_attempt("job", 1) is None
     assert [event.type for event in changes.events] == [EventType.USAGE, EventType.DELETED]
 
 

@@ -28,7 +28,9 @@ class Store:
 
     def __init__(self, clock: ManualClock, jobs: int, *, others: int = 0, backlog: int = 0) -> None:
         self._clock = clock
-        self._jobs = [FinishedJob(f"{number:05}", "t", "", "", JobState.COMPLETED, number) for number in range(jobs)]
+        self._jobs = [
+            FinishedJob(f"{number:05}", number, "t", "", "", JobState.COMPLETED, number) for number in range(jobs)
+        ]
         self._others = others
         self.backlog = backlog
         self.commands: list[DeleteFinished] = []
@@ -109,8 +111,8 @@ async def test_slices_follow_one_another_in_the_order_in_which_the_jobs_ended() 
     last: Position | None = None
     for command in store.commands:
         assert command.after == last
-        end = min(1_000, command.limit + (0 if last is None else last.create_time + 1)) - 1
-        last = Position(end, f"{end:05}")
+        end = min(1_000, command.limit + (0 if last is None else last.time + 1)) - 1
+        last = Position(end, end)
 
 
 async def test_a_run_that_another_replica_has_taken_over_deletes_nothing_more() -> None:

@@ -12,7 +12,7 @@ from jobstate_server.domain.reach import EVERYTHING, Reach
 
 
 class Order(IntEnum):
-    """The order of a list of jobs. Jobs with equal times are ordered by id, in the same direction."""
+    """The order of a list of jobs. Jobs with equal times are in the order in which the log has their creation."""
 
     NEWEST_FIRST = 1
     OLDEST_FIRST = 2
@@ -57,8 +57,9 @@ class JobFilter:
 class Position:
     """Where a page of jobs ended. The next page begins right after it."""
 
-    create_time: int
-    job_id: str
+    time: int
+    """When the last job was created; in a page by the order of their ends, when it ended."""
+    create_sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

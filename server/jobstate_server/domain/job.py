@@ -79,8 +79,8 @@ class Job:
     state: JobState = JobState.QUEUED
     version: int = 0
     create_sequence: int = 0
-    """The sequence of the event that reported its creation. It distinguishes jobs with the same id. 0 in jobs made
-    before this was kept."""
+    """The sequence of the event that reported its creation: the key of the job, which a later job with the same id does
+    not share. Negative in jobs made before this was kept. 0 until the event has its sequence."""
     progress: int = 0
     progress_message: str = ""
     metadata: Document = b""
@@ -206,6 +206,7 @@ class FinishedJob(NamedTuple):
     """What remains of a finished job once it is deleted, and what its deletion needs to know of it."""
 
     id: str
+    create_sequence: int
     job_type: str
     source_id: str
     principal: str

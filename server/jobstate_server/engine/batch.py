@@ -88,14 +88,15 @@ class Batch:
         self.jobs: dict[str, Job] = dict(loaded.jobs)
         self._requests_room = requests_room
         self._decider = decider
-        self._stored = frozenset(self.jobs)
+        self._stored = loaded.jobs
         self._due = loaded.due
         self._finished = loaded.finished
         self._requests = dict(loaded.requests)
-        self._attempts = loaded.attempts
+        self._attempts = dict(loaded.attempts)
         self._amended: set[tuple[str, int]] = set()
         self._touched: dict[str, int] = {}
-        self._deleted: list[str] = []
+        self._deleted: dict[str, FinishedJob] = {}
+        """Stored jobs that were deleted, by id. Another may have been created with the id since."""
         self._last_event: dict[str, int] = {}
         self._first_event: dict[str, int] = {}
         """By id of the jobs created in this batch: the index of the event that reports the creation."""
@@ -167,7 +168,7 @@ class Batch:
             for job, payload in zip(jobs, payloads, strict=True)
         )
         for job in jobs:
-            self._forget(job.id)
+            self._forget(job)
         merge_tallies(self._changes.tallies, deletion_deltas(jobs))
         outcome = DeletedOutcome((), deleted=jobs, events=len(jobs))
         self._slices.append(outcome)
@@ -178,8 +179,7 @@ class Batch:
 
     def finished(self, selection: Finished) -> Sequence[FinishedJob]:
         found = self._finished.get(selection, ())
-        deleted = set(self._deleted)
-        return [job for job in found if job.id not in deleted] if deleted else found
+        return [job for job in found if job.id not in self._deleted] if self._deleted else found
 
     def earlier_call(self, request: Request) -> EarlierCall | None:
         stored = self._requests.get(request.key)
@@ -257,13 +257,17 @@ class Batch:
         if is_new:
             self._decider.unnamed_types.add(job.job_type)
 
-    def _forget(self, job_id: str) -> None:
+    def _forget(self, job: FinishedJob) -> None:
         """The job, which was stored, is deleted."""
-        self._deleted.append(job_id)
-        if self.jobs.pop(job_id, None) is not None:
-            self._touched.pop(job_id, None)
-            self._last_event.pop(job_id, None)
-            self._first_event.pop(job_id, None)
+        self._deleted[job.id] = job
+        if self.jobs.pop(job.id, None) is not None:
+            self._touched.pop(job.id, None)
+            self._last_event.pop(job.id, None)
+            self._first_event.pop(job.id, None)
+            # Another job may get the id.
+            for key in [key for key in self._attempts if key[0] == job.id]:
+                del self._attempts[key]
+                self._amended.discard(key)
 
     def _remember(self, request: Request, job: Job, change: Change) -> None:
         """Store a request id, so that a repeat of its call is recognised."""
@@ -291,18 +295,18 @@ class Batch:
         ``is_last``: whether this is the last statement of the transaction.
         """
         changes = self._changes
-        deleted = set(self._deleted)
-        changes.deleted = self._deleted
+        changes.deleted = list(self._deleted.values())
         changes.amended = [self._attempts[key] for key in self._amended]
         for job_id, kind in self._touched.items():
-            row = ChangedJob(self.jobs[job_id], self._last_event.get(job_id), self._first_event.get(job_id))
-            if job_id not in self._stored or job_id in deleted:
-                changes.inserted.append(row)
+            job, last_event = self.jobs[job_id], self._last_event.get(job_id)
+            before = self._stored.get(job_id)
+            if before is None or job_id in self._deleted:
+                changes.inserted.append(ChangedJob(job, last_event, self._first_event.get(job_id)))
             elif kind == _PROGRESSED:
-                changes.progressed.append(row)
+                changes.progressed.append(ChangedJob(job, last_event, None, before))
             else:
-                changes.updated.append(row)
-        if not (self._touched or deleted or changes.requests):
+                changes.updated.append(ChangedJob(job, last_event, None, before))
+        if not (self._touched or self._deleted or changes.requests):
             return 0, []
         write = transaction.finish if is_last else transaction.write
         return write(changes), changes.events

@@ -137,4 +137,4 @@ def _trim(older_than: int, bytes_max: int, limit: int, transaction: Transaction)
 
 def _completion(job: JobSummary | FinishedJob) -> Position:
     assert job.complete_time is not None
-    return Position(job.complete_time, job.id)
+    return Position(job.complete_time, job.create_sequence)

@@ -81,7 +81,7 @@ async def jobs_in_state(readers: Readers, state: JobState) -> AsyncIterator[list
 
 
 def _creation(job: JobSummary) -> Position:
-    return Position(job.create_time, job.id)
+    return Position(job.create_time, job.create_sequence)
 
 
 async def _act(committer: Committer, commands: Sequence[JobCommand], still_claimed: StillClaimed) -> list[bool]:

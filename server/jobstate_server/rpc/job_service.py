@@ -92,7 +92,7 @@ class JobService:
         jobs, has_more = await self._readers.run(lambda reader: reader.list_jobs(*page, limits.RESPONSE_BYTES_MAX))
         answer = b"".join(embed(_JOBS, encode_whole(job)) for job in jobs)
         if has_more:
-            token = encode_page_token(request, Position(jobs[-1].create_time, jobs[-1].id))
+            token = encode_page_token(request, Position(jobs[-1].create_time, jobs[-1].create_sequence))
             answer += pb.ListResponse(next_page_token=token).SerializeToString()
         return answer
 

@@ -251,7 +251,7 @@ class Reader(Protocol):
         """Jobs of one type in one state, oldest first, found by an index."""
 
     def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[JobSummary]:
-        """Final jobs that ended before a time, in the order they ended. ``after`` has a complete time."""
+        """Final jobs that ended before a time, in the order they ended. ``after`` has the time of an end."""
 
     def overdue(self, before: int) -> int:
         """How many jobs have a ``due_time`` before this time, counted up to 10,000."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from peewee import SQL, BigIntegerField, BlobField, BooleanField, CompositeKey, IntegerField, Model, TextField
+from peewee import SQL, BigIntegerField, BlobField, BooleanField, CompositeKey, Field, IntegerField, Model, TextField
 
 from jobstate_server.domain.job import JobState
 
 # Times are microseconds since the epoch, UTC; spans are microseconds; money is nano-units.
 
 
-class JobRow(Model):
-    """A job: one row, rewritten in place."""
+class JobColumns(Model):
+    """The columns of a job besides its documents: one row, changed in place.
 
-    id = TextField(primary_key=True)
+    The key is a small number that grows with time, so each index costs little and new rows are written at one end.
+    """
+
+    # The sequence of the event that created the job; negative for jobs that were made before this was kept.
+    create_sequence = BigIntegerField(primary_key=True)
+    id = TextField()
     job_type = TextField()
     source_id = TextField()
     principal = TextField()
@@ -20,8 +25,6 @@ class JobRow(Model):
     version = BigIntegerField()
     progress = IntegerField()
     progress_message = TextField()
-    metadata = BlobField()
-    result = BlobField()
     result_count = BigIntegerField()
     attempt = IntegerField()
     claimed = BooleanField()
@@ -37,6 +40,7 @@ class JobRow(Model):
     create_time = BigIntegerField()
     update_time = BigIntegerField()
     start_time = BigIntegerField(null=True)
+    claim_time = BigIntegerField(null=True)
     complete_time = BigIntegerField(null=True)
     next_retry_time = BigIntegerField(null=True)
     attempt_deadline = BigIntegerField(null=True)
@@ -47,31 +51,83 @@ class JobRow(Model):
     error_code = TextField(null=True)
     error_message = TextField(null=True)
     error_retryable = BooleanField(null=True)
-    error_details = BlobField(null=True)
     error_attempt = IntegerField(null=True)
     error_time = BigIntegerField(null=True)
-    claim_time = BigIntegerField(null=True)
-    create_sequence = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+
+
+class JobRow(JobColumns):
+    """A job. On SQLite its documents are in tables of their own, so that a change of state does not rewrite them."""
 
     class Meta:
         table_name = "job"
         strict_tables = True
 
 
-# For pages of jobs, newest or oldest first: of all jobs, of a state, of a type and state, of a source.
-JobRow.add_index(JobRow.create_time, JobRow.id, name="job_by_create_time")
-JobRow.add_index(JobRow.state, JobRow.create_time, JobRow.id, name="job_by_state")
-JobRow.add_index(JobRow.job_type, JobRow.state, JobRow.create_time, JobRow.id, name="job_by_type")
-JobRow.add_index(JobRow.source_id, JobRow.create_time, JobRow.id, name="job_by_source")
-# For the due timer and cleanup. Partial, so that jobs with nothing due and unfinished jobs cost nothing.
-JobRow.add_index(JobRow.due_time, JobRow.id, where=SQL("due_time IS NOT NULL"), name="job_by_due_time")
-JobRow.add_index(JobRow.complete_time, JobRow.id, where=SQL("complete_time IS NOT NULL"), name="job_by_complete_time")
+class WholeJobRow(JobColumns):
+    """A job on PostgreSQL, which itself keeps long values apart and does not rewrite those that an update leaves."""
+
+    metadata = BlobField()
+    result = BlobField()
+    error_details = BlobField(null=True)
+
+    class Meta:
+        table_name = "job"
+
+
+class MetadataRow(Model):
+    """The metadata of a job that has any."""
+
+    create_sequence = BigIntegerField(primary_key=True)
+    content = BlobField()
+
+    class Meta:
+        table_name = "job_metadata"
+        strict_tables = True
+
+
+class ResultRow(Model):
+    """The result of a job that has one."""
+
+    create_sequence = BigIntegerField(primary_key=True)
+    content = BlobField()
+
+    class Meta:
+        table_name = "job_result"
+        strict_tables = True
+
+
+class ErrorDetailsRow(Model):
+    """The details of a job's last error, if it has any."""
+
+    create_sequence = BigIntegerField(primary_key=True)
+    content = BlobField()
+
+    class Meta:
+        table_name = "job_error_details"
+        strict_tables = True
+
 
 IS_UNCLAIMED = SQL(f"state = {int(JobState.PROCESSING)} AND NOT claimed")
 """A retry that waits for a worker. Queries must use exactly this text, or SQLite does not use the index below."""
 
-# For the age of the oldest one. A first attempt is never here: it is claimed when it starts.
-JobRow.add_index(JobRow.job_type, JobRow.start_time, where=IS_UNCLAIMED, name="job_by_unclaimed")
+
+def _add_job_indexes(job: type[JobColumns], *key: Field) -> None:
+    """``key``: the key as the last column of each index that a page is read from. SQLite appends it by itself."""
+    job.add_index(job.id, unique=True, name="job_by_id")
+    # For pages of jobs, newest or oldest first: of all jobs, of a state, of a type and state, of a source.
+    job.add_index(job.create_time, *key, name="job_by_create_time")
+    job.add_index(job.state, job.create_time, *key, name="job_by_state")
+    job.add_index(job.job_type, job.state, job.create_time, *key, name="job_by_type")
+    job.add_index(job.source_id, job.create_time, *key, name="job_by_source")
+    # For the due timer and cleanup. Partial, so that jobs with nothing due and unfinished jobs cost nothing.
+    job.add_index(job.due_time, *key, where=SQL("due_time IS NOT NULL"), name="job_by_due_time")
+    job.add_index(job.complete_time, *key, where=SQL("complete_time IS NOT NULL"), name="job_by_complete_time")
+    # For the age of the oldest one. A first attempt is never here: it is claimed when it starts.
+    job.add_index(job.job_type, job.start_time, where=IS_UNCLAIMED, name="job_by_unclaimed")
+
+
+_add_job_indexes(JobRow)
+_add_job_indexes(WholeJobRow, WholeJobRow.create_sequence)
 
 
 class EventRow(Model):
@@ -138,9 +194,9 @@ class HorizonRow(Model):
 
 
 class AttemptRow(Model):
-    """An ended attempt."""
+    """An ended attempt of the job with this ``create_sequence``."""
 
-    job_id = TextField()
+    create_sequence = BigIntegerField()
     number = IntegerField()
     start_time = BigIntegerField()
     end_time = BigIntegerField()
@@ -151,14 +207,14 @@ class AttemptRow(Model):
     error_code = TextField(null=True)
     error_message = TextField(null=True)
     error_retryable = BooleanField(null=True)
-    error_details = BlobField(null=True)
     error_attempt = IntegerField(null=True)
     error_time = BigIntegerField(null=True)
+    error_details = BlobField(null=True)
     claim_time = BigIntegerField(null=True)
 
     class Meta:
         table_name = "attempt"
-        primary_key = CompositeKey("job_id", "number")
+        primary_key = CompositeKey("create_sequence", "number")
         strict_tables = True
         without_rowid = True
 
@@ -243,8 +299,10 @@ class SchemaRow(Model):
         strict_tables = True
 
 
-TABLES: tuple[type[Model], ...] = (
-    JobRow,
+DOCUMENT_TABLES: tuple[type[Model], ...] = (MetadataRow, ResultRow, ErrorDetailsRow)
+"""Where SQLite has the documents of jobs, in the order of ``rows.DOCUMENTS``."""
+
+_COMMON: tuple[type[Model], ...] = (
     EventRow,
     LogRow,
     HorizonRow,
@@ -255,3 +313,9 @@ TABLES: tuple[type[Model], ...] = (
     ReplicaRow,
     SchemaRow,
 )
+
+TABLES: dict[str, tuple[type[Model], ...]] = {
+    "sqlite": (JobRow, *DOCUMENT_TABLES, *_COMMON),
+    "postgres": (WholeJobRow, *_COMMON),
+}
+"""The tables of each dialect."""

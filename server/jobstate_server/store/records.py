@@ -40,12 +40,14 @@ class ChangedJob(NamedTuple):
     """A job row to write. ``last_event`` is the index of the job's last event in ``Changes.events``.
 
     The store sets the job's version, in place, to the sequence of that event; with None the version stays.
-    ``first_event`` is the index of a new job's creation event: its sequence becomes ``create_sequence``.
+    ``first_event`` is the index of a new job's creation event: its sequence becomes ``create_sequence``, the key.
     """
 
     job: Job
     last_event: int | None
     first_event: int | None = None
+    before: Job | None = None
+    """The job as it is stored, so that only what has changed is written. None writes everything."""
 
 
 class StoredRequest(NamedTuple):
@@ -67,13 +69,14 @@ class StoredRequest(NamedTuple):
 class Changes:
     """Everything that one transaction writes. Deletions come first, then insertions, then the rest."""
 
-    deleted: list[str] = field(default_factory=list)
+    deleted: list[FinishedJob] = field(default_factory=list)
     inserted: list[ChangedJob] = field(default_factory=list)
     updated: list[ChangedJob] = field(default_factory=list)
     progressed: list[ChangedJob] = field(default_factory=list)
     """Jobs in which only progress, message, metadata, usage, update time and heard time changed."""
     events: list[NewEvent] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    """Attempts that ended. Their jobs are stored, or inserted here."""
     amended: list[Attempt] = field(default_factory=list)
     """Stored attempts whose usage changes to the usage given here."""
     requests: list[StoredRequest] = field(default_factory=list)
@@ -141,6 +144,7 @@ class JobSummary(NamedTuple):
     error_retryable: bool | None
     """Whether the last error allows a retry, None when there was no error."""
     create_time: int
+    create_sequence: int
     heard_time: int
     complete_time: int | None
 

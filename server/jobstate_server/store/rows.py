@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -14,6 +14,7 @@ from jobstate_server.domain.job import (
     REPORTED,
     Attempt,
     AttemptOutcome,
+    Document,
     FinishedJob,
     Job,
     JobError,
@@ -21,31 +22,48 @@ from jobstate_server.domain.job import (
 )
 from jobstate_server.domain.reads import Finished
 from jobstate_server.domain.statistics import TallyKey
-from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow
-from jobstate_server.store.records import JobSummary, StoredRequest
+from jobstate_server.store.models import AttemptRow, EventRow, RequestRow, WholeJobRow
+from jobstate_server.store.records import ChangedJob, JobSummary, StoredRequest
 
-ERROR_COLUMNS = ("error_code", "error_message", "error_retryable", "error_details", "error_attempt", "error_time")
+DOCUMENTS = ("metadata", "result", "error_details")
+"""A job's documents. Empty means none."""
 
-_PLAIN_JOB_FIELDS = tuple(name for name in JOB_FIELDS if name != "last_error")
+_ERROR_COLUMNS = ("error_code", "error_message", "error_retryable", "error_attempt", "error_time")
+
+_PLAIN_JOB_FIELDS = tuple(name for name in JOB_FIELDS if name not in {"last_error", *DOCUMENTS})
 _PLAIN_COUNT = len(_PLAIN_JOB_FIELDS)
 _STATE_INDEX = _PLAIN_JOB_FIELDS.index("state")
 _CLAIMED_INDEX = _PLAIN_JOB_FIELDS.index("claimed")
 _STATES = {int(state): state for state in JobState}
 
-JOB_COLUMNS = _PLAIN_JOB_FIELDS + ERROR_COLUMNS
-"""Columns of ``job`` in the order of ``job_values``."""
+JOB_COLUMNS = _PLAIN_JOB_FIELDS + _ERROR_COLUMNS
+"""Columns of ``job`` in the order of ``job_values``. A row that is read has ``DOCUMENTS`` after them."""
+
+_JOB_WIDTH = len(JOB_COLUMNS)
+
+_FIXED = frozenset(
+    {"id", "create_sequence", "job_type", "source_id", "principal", "max_retries", "timeout", "create_time"}
+)
+"""What no change of a job changes."""
+
+_CHANGING_FIELDS = tuple(name for name in _PLAIN_JOB_FIELDS if name not in _FIXED)
+
+CHANGE_COLUMNS = _CHANGING_FIELDS + _ERROR_COLUMNS
+"""Columns that a change of a job can change. A statement that sets an indexed column moves the index's entry, so the
+others must not be set again."""
 
 REPORT_COLUMNS = ("version", "progress", "progress_message", "update_time", "heard_time")
 """Columns that most progress reports change."""
 
-_SELDOM_COLUMNS = ("metadata", "estimated_tokens", "estimated_cost_nano", "attempt_tokens", "attempt_cost_nano")
+_SELDOM_COLUMNS = ("estimated_tokens", "estimated_cost_nano", "attempt_tokens", "attempt_cost_nano")
 
 PROGRESS_COLUMNS = REPORT_COLUMNS + _SELDOM_COLUMNS
-"""All columns that a progress report can change. None of them is indexed."""
+"""All columns that a progress report can change, besides the document ``metadata``. None of them is indexed."""
 
 _plain_values = itemgetter(*_PLAIN_JOB_FIELDS)
-_report_values = itemgetter(*REPORT_COLUMNS, "id")
-_progress_values = itemgetter(*PROGRESS_COLUMNS, "id")
+_changing_values = itemgetter(*_CHANGING_FIELDS)
+_report_values = itemgetter(*REPORT_COLUMNS, "create_sequence")
+_progress_values = itemgetter(*PROGRESS_COLUMNS, "create_sequence")
 _seldom = itemgetter(*_SELDOM_COLUMNS)
 
 SUMMARY_COLUMNS = JobSummary._fields
@@ -53,56 +71,78 @@ SUMMARY_COLUMNS = JobSummary._fields
 FINISHED_COLUMNS = FinishedJob._fields
 
 EVENT_COLUMNS = tuple(EventRow._meta.sorted_field_names)
-ATTEMPT_COLUMNS = tuple(AttemptRow._meta.sorted_field_names)
+ATTEMPT_COLUMNS = tuple(name for name in AttemptRow._meta.sorted_field_names if name != "create_sequence")
+"""Columns of ``attempt`` besides its job."""
 REQUEST_COLUMNS = tuple(RequestRow._meta.sorted_field_names)
 
-assert set(JOB_COLUMNS) == set(JobRow._meta.sorted_field_names), "the job table and the Job differ"
-assert set(PROGRESS_COLUMNS) == REPORTED | {"version"}, "not every field that is reported would be written"
+assert {*JOB_COLUMNS, *DOCUMENTS} == set(WholeJobRow._meta.sorted_field_names), "the job table and the Job differ"
+assert {*PROGRESS_COLUMNS, "metadata"} == REPORTED | {"version"}, "not every field that is reported would be written"
+
+_NO_ERROR = (None,) * len(_ERROR_COLUMNS)
 
 
-def error_values(error: JobError | None) -> tuple[Any, ...]:
-    """The values of ``ERROR_COLUMNS``."""
-    if error is None:
-        return (None,) * len(ERROR_COLUMNS)
-    return (error.code, error.message, error.retryable, error.details, error.attempt, error.time)
+def _error_values(error: JobError | None) -> tuple[Any, ...]:
+    """The values of ``_ERROR_COLUMNS``."""
+    return _NO_ERROR if error is None else (error.code, error.message, error.retryable, error.attempt, error.time)
 
 
-def error_from(values: tuple[Any, ...]) -> JobError | None:
-    """The error in the values of ``ERROR_COLUMNS``; None when there was none."""
-    code, message, retryable, details, attempt, time = values
-    if code is None:
-        return None
-    return JobError(code, message, bool(retryable), bytes(details), attempt, time)
+def _error_from(values: Sequence[Any], details: Document | None) -> JobError | None:
+    """The error in the values of ``_ERROR_COLUMNS``; None when there was none."""
+    code, message, retryable, attempt, time = values
+    return None if code is None else JobError(code, message, bool(retryable), bytes(details or b""), attempt, time)
 
 
 def job_values(job: Job) -> tuple[Any, ...]:
     """The row of a job, in the order of ``JOB_COLUMNS``."""
-    return (*_plain_values(job.__dict__), *error_values(job.last_error))
+    return (*_plain_values(job.__dict__), *_error_values(job.last_error))
+
+
+def change_values(job: Job) -> tuple[Any, ...]:
+    """The values of ``CHANGE_COLUMNS``, then the key."""
+    return (*_changing_values(job.__dict__), *_error_values(job.last_error), job.create_sequence)
 
 
 def progress_values(job: Job) -> tuple[Any, ...]:
-    """The values of ``PROGRESS_COLUMNS``, then the id."""
+    """The values of ``PROGRESS_COLUMNS``, then the key."""
     values: tuple[Any, ...] = _progress_values(job.__dict__)
     return values
 
 
 def report_values(job: Job) -> tuple[Any, ...]:
-    """The values of ``REPORT_COLUMNS``, then the id."""
+    """The values of ``REPORT_COLUMNS``, then the key."""
     values: tuple[Any, ...] = _report_values(job.__dict__)
     return values
 
 
 def is_plain_report(before: Job, after: Job) -> bool:
-    """Whether progress reports changed only ``REPORT_COLUMNS`` between these two versions of a job."""
+    """Whether, of ``PROGRESS_COLUMNS``, only ``REPORT_COLUMNS`` differ between these two versions of a job."""
     return bool(_seldom(before.__dict__) == _seldom(after.__dict__))
 
 
+def documents_of(job: Job) -> tuple[Document, ...]:
+    """A job's documents, in the order of ``DOCUMENTS``."""
+    return (job.metadata, job.result, b"" if job.last_error is None else job.last_error.details)
+
+
+def changed_documents(changed: ChangedJob) -> tuple[Document | None, ...]:
+    """The documents to write, in the order of ``DOCUMENTS``; None for one that is stored as it is."""
+    job, before = changed.job, changed.before
+    documents = documents_of(job)
+    if before is None:
+        return documents
+    stored = documents_of(before)
+    return tuple(None if new == old else new for new, old in zip(documents, stored, strict=True))
+
+
 def job_from(row: tuple[Any, ...]) -> Job:
-    """The job in a row of ``JOB_COLUMNS``."""
+    """The job in a row of ``JOB_COLUMNS`` and ``DOCUMENTS``."""
     values = dict(zip(_PLAIN_JOB_FIELDS, row, strict=False))
     values["state"] = _STATES[row[_STATE_INDEX]]
     values["claimed"] = bool(row[_CLAIMED_INDEX])
-    values["last_error"] = error_from(row[_PLAIN_COUNT:])
+    metadata, result, details = row[_JOB_WIDTH:]
+    values["metadata"] = bytes(metadata or b"")
+    values["result"] = bytes(result or b"")
+    values["last_error"] = _error_from(row[_PLAIN_COUNT:_JOB_WIDTH], details)
     return Job.from_fields(values)
 
 
@@ -115,19 +155,20 @@ def summary_from(row: tuple[Any, ...]) -> JobSummary:
 
 def finished_from(row: tuple[Any, ...]) -> FinishedJob:
     """The job in a row of ``FINISHED_COLUMNS``."""
-    job_id, job_type, source_id, principal, state, complete_time = row
-    return FinishedJob(job_id, job_type, source_id, principal, _STATES[state], complete_time)
+    job_id, create_sequence, job_type, source_id, principal, state, complete_time = row
+    return FinishedJob(job_id, create_sequence, job_type, source_id, principal, _STATES[state], complete_time)
 
 
 def finished_values(selection: Finished) -> dict[str, Any]:
     """The parameters of a statement that selects finished jobs."""
-    after = selection.after or Position(-1, "")
-    values = {"before": selection.before, "after_time": after.create_time, "after_id": after.job_id}
+    after = selection.after or Position(-1, 0)
+    values = {"before": selection.before, "after_time": after.time, "after_key": after.create_sequence}
     return {**values, "limit": selection.limit}
 
 
 def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
-    """The row of an ended attempt, in the order of ``ATTEMPT_COLUMNS``."""
+    """The id of the job, then the values of ``ATTEMPT_COLUMNS``."""
+    error = attempt.error
     return (
         attempt.job_id,
         attempt.number,
@@ -137,19 +178,20 @@ def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
         attempt.worker,
         attempt.tokens,
         attempt.cost_nano,
-        *error_values(attempt.error),
+        *_error_values(error),
+        None if error is None else error.details,
         attempt.claim_time,
     )
 
 
 def usage_values(attempt: Attempt) -> tuple[Any, ...]:
-    """The key and the usage of an ended attempt."""
+    """The id of the job, the number and the usage of an ended attempt."""
     return (attempt.job_id, attempt.number, attempt.tokens, attempt.cost_nano)
 
 
 def attempt_from(row: tuple[Any, ...]) -> Attempt:
-    """The attempt in a row of ``ATTEMPT_COLUMNS``."""
-    job_id, number, start_time, end_time, outcome, worker, tokens, cost_nano, *error, claim_time = row
+    """The attempt in a row of the id of its job and ``ATTEMPT_COLUMNS``."""
+    job_id, number, start_time, end_time, outcome, worker, tokens, cost_nano, *error, details, claim_time = row
     return Attempt(
         job_id=job_id,
         number=number,
@@ -160,7 +202,7 @@ def attempt_from(row: tuple[Any, ...]) -> Attempt:
         worker=worker,
         tokens=tokens,
         cost_nano=cost_nano,
-        error=error_from(tuple(error)),
+        error=_error_from(error, details),
     )
 
 

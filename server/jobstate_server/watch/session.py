@@ -137,7 +137,7 @@ class WatchSession:
                 yield _draining(cursor="")
                 raise Draining(RETRY_DELAY_S)
             yield snapshot_response(jobs)
-            after = Position(jobs[-1].create_time, jobs[-1].id)
+            after = Position(jobs[-1].create_time, jobs[-1].create_sequence)
 
     async def _next(self) -> AsyncIterator[bytes]:
         """Go on by one page."""

@@ -91,7 +91,7 @@ def test_a_text_with_nul_is_refused_by_postgresql(connection: psycopg.Connection
 
 
 def test_every_column_of_every_table_has_a_kind() -> None:
-    kinds = {field.name: kind_of(field) for model in TABLES for field in model._meta.sorted_fields}
+    kinds = {field.name: kind_of(field) for model in TABLES["postgres"] for field in model._meta.sorted_fields}
 
     assert (kinds["id"], kinds["payload"], kinds["claimed"]) == (Kind.TEXT, Kind.BYTEA, Kind.BOOL)
     assert (kinds["state"], kinds["sequence"]) == (Kind.INT8, Kind.INT8)

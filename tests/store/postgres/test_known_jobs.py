@@ -28,6 +28,7 @@ from ..support import (
     interrupt,
     keep,
     keep_jobs,
+    remains,
     stored_job,
 )
 from .support import end_connection, foreign, opened_at, until_it_waits
@@ -103,7 +104,7 @@ def test_a_postponed_limit_is_noticed_by_every_replica(store: PostgresStore, oth
 
 def test_a_job_that_another_replica_has_deleted_is_gone(store: PostgresStore, other: PostgresStore) -> None:
     known(store, a_job(), a_job("kept"))
-    keep(other, Changes(deleted=["job"]))
+    keep(other, Changes(deleted=[remains("job")]))
 
     with store.transaction() as transaction:
         assert [*transaction.load(reads(["job", "kept", "never"])).jobs] == ["kept"]
@@ -111,7 +112,7 @@ def test_a_job_that_another_replica_has_deleted_is_gone(store: PostgresStore, ot
 
 def test_a_job_made_anew_is_another_job(store: PostgresStore, other: PostgresStore) -> None:
     known(store, a_job())
-    keep(other, Changes(deleted=["job"]))
+    keep(other, Changes(deleted=[remains("job")]))
     keep_jobs(other, a_job(worker="anew"))
 
     found = loaded(store)
@@ -170,7 +171,7 @@ def test_who_waits_for_a_job_it_knows_finds_it_gone_if_the_other_replica_deletes
             transaction.load(reads(["job"]))
             loading = threads.submit(loaded, other)
             until_it_waits(url, other.database.process)
-            transaction.write(Changes(deleted=["job"]))
+            transaction.write(Changes(deleted=[remains("job")]))
         assert loading.result(PATIENCE_S) is None
 
 
@@ -250,7 +251,7 @@ def _take(transaction: Transaction, step: str, name: str, job: Job | None, numbe
     elif step == "heartbeat":
         transaction.finish(Changes(progressed=[ChangedJob(job.reported(heard_time=number), None)]))
     elif step == "delete":
-        transaction.finish(Changes(deleted=[name], events=[an_event(name)]))
+        transaction.finish(Changes(deleted=[remains(job=job)], events=[an_event(name)]))
     else:
         changed = ChangedJob(job.evolve(worker=f"{number}"), 0)
         transaction.write(Changes(updated=[changed], events=[an_event(name)]))

@@ -17,7 +17,7 @@ from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.wire.documents import merge_metadata
 
 from ...support.reads import reads
-from ..support import a_job, a_request, an_attempt, an_event, keep, keep_jobs
+from ..support import a_job, a_request, an_attempt, an_event, keep, keep_jobs, remains
 from .support import Recorder, recorded
 
 COUNTS = [1, 100, 512]
@@ -31,7 +31,7 @@ def sent(recorder: Recorder) -> list[str]:
 def a_batch(count: int) -> Changes:
     """Every kind of row, of each so many."""
     return Changes(
-        deleted=[f"old {number}" for number in range(count)],
+        deleted=[remains(f"old {number}") for number in range(count)],
         inserted=[ChangedJob(a_job(f"new {number}"), number) for number in range(count)],
         updated=[ChangedJob(a_job(f"moved {number}"), number) for number in range(count)],
         progressed=[ChangedJob(a_job(f"alive {number}"), number) for number in range(count)],

@@ -17,7 +17,8 @@ while True:
     number += 1
     ids = [f"{number}-{part}" for part in range(number % 4 + 1)]
     events = [NewEvent(number, id, "type", "", "", 1, b"x" * (number % 700)) for id in ids]
-    jobs = [ChangedJob(Job(id=id, job_type="type", result_count=number), index) for index, id in enumerate(ids)]
+    jobs = [Job(id=id, job_type="type", result_count=number, metadata=b"m" * number) for id in ids]
+    jobs = [ChangedJob(job, index, index) for index, job in enumerate(jobs)]
     with store.transaction() as transaction:
         first = transaction.write(Changes(inserted=jobs, events=events))
         if number % 10 == 0:

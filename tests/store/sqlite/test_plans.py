@@ -20,10 +20,16 @@ from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.store.sqlite.transaction import SqliteTransaction
 
 from ...support.reads import reads
-from ..support import UNBOUNDED, a_job, a_request, an_attempt, an_event, keep, keep_jobs, page_of
+from ..support import UNBOUNDED, a_job, a_request, an_attempt, an_event, at, keep, keep_jobs, page_of, remains
 
-GROWING_TABLES = {"job", "event", "attempt", "request"}
+GROWING_TABLES = {"job", "job_metadata", "job_result", "job_error_details", "event", "attempt", "request"}
 """The others have one row, or some per job type or task, or are the values of a statement: read whole, and rightly."""
+
+
+DOCUMENTS_BY_KEY = [
+    f"SEARCH {table} USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN"
+    for table in ("job_metadata", "job_result", "job_error_details")
+]
 
 
 @pytest.fixture
@@ -113,7 +119,7 @@ def within(wanted: JobFilter, span: tuple[int | None, int | None]) -> JobFilter:
 
 
 @pytest.mark.parametrize("order", Order)
-@pytest.mark.parametrize("after", [None, Position(5, "job")], ids=["first page", "later page"])
+@pytest.mark.parametrize("after", [None, at(5, "job")], ids=["first page", "later page"])
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize(("wanted", "index"), LISTS)
 def test_a_list_walks_the_index_made_for_it(
@@ -134,7 +140,7 @@ def test_a_list_walks_the_index_made_for_it(
 
 @pytest.mark.parametrize("count", [1, 3, 100, 1_000])
 @pytest.mark.parametrize("order", Order)
-@pytest.mark.parametrize("after", [None, Position(5, "job")], ids=["first page", "later page"])
+@pytest.mark.parametrize("after", [None, at(5, "job")], ids=["first page", "later page"])
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize(
     "also",
@@ -170,7 +176,7 @@ def test_a_list_of_named_jobs_looks_at_no_others(
     assert any("(id=?)" in step or "job_by_source" in step for step in steps)
 
 
-def test_the_jobs_of_a_page_are_fetched_by_their_ids(store: SqliteStore, reader: SqlReader) -> None:
+def test_the_jobs_of_a_page_are_fetched_by_their_keys(store: SqliteStore, reader: SqlReader) -> None:
     keep_jobs(store, a_job("a"), a_job("b"))
 
     with planned(reader) as steps:
@@ -178,8 +184,22 @@ def test_the_jobs_of_a_page_are_fetched_by_their_ids(store: SqliteStore, reader:
 
     assert steps == [
         "SCAN job USING COVERING INDEX job_by_create_time",
-        "SEARCH job USING INDEX sqlite_autoindex_job_1 (id=?)",
+        "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
+        *DOCUMENTS_BY_KEY,
     ]
+
+
+def test_the_writer_finds_jobs_by_their_ids_and_due_ones_by_the_index_of_due_times(store: SqliteStore) -> None:
+    with store.transaction() as transaction:
+        with planned(store) as steps:
+            transaction.load(reads(["a", "b"]))
+        assert [step for step in steps if table_of(step).startswith("job")] == [
+            "SEARCH job USING INDEX job_by_id (id=?)",
+            *DOCUMENTS_BY_KEY,
+        ]
+        with planned(store) as steps:
+            transaction.load(reads(due=128))
+        assert steps == ["SEARCH job USING INDEX job_by_due_time (due_time>? AND due_time<?)", *DOCUMENTS_BY_KEY]
 
 
 @pytest.mark.parametrize(
@@ -197,10 +217,10 @@ def test_the_jobs_of_a_page_are_fetched_by_their_ids(store: SqliteStore, reader:
         pytest.param(lambda reader: reader.ended_since(9, 10), id="ended_since"),
         pytest.param(lambda reader: reader.jobs_in_state("t", JobState.FAILED, None, 9), id="jobs_in_state"),
         pytest.param(
-            lambda reader: reader.jobs_in_state("t", JobState.FAILED, Position(5, "job"), 9), id="jobs_in_state, later"
+            lambda reader: reader.jobs_in_state("t", JobState.FAILED, at(5, "job"), 9), id="jobs_in_state, later"
         ),
         pytest.param(lambda reader: reader.finished_jobs(9, None, 9), id="finished_jobs"),
-        pytest.param(lambda reader: reader.finished_jobs(9, Position(5, "job"), 9), id="finished_jobs, later"),
+        pytest.param(lambda reader: reader.finished_jobs(9, at(5, "job"), 9), id="finished_jobs, later"),
         pytest.param(lambda reader: reader.overdue(9), id="overdue"),
         pytest.param(lambda reader: reader.trimmable_events(9, 0), id="trimmable_events"),
     ],
@@ -245,18 +265,18 @@ def test_events_are_read_in_the_order_of_an_index(
 def write(transaction: SqliteTransaction) -> None:
     transaction.write(
         Changes(
-            deleted=["gone"],
-            inserted=[ChangedJob(a_job("new"), 0)],
-            updated=[ChangedJob(a_job("a"), 0)],
+            deleted=[remains("gone")],
+            inserted=[ChangedJob(a_job("new", metadata=b"m"), 0)],
+            updated=[ChangedJob(a_job("a", result=b"r"), 0)],
             progressed=[ChangedJob(a_job("b"), 0)],
             events=[an_event()],
-            attempts=[an_attempt()],
+            attempts=[an_attempt("new")],
             requests=[a_request("new")],
         )
     )
 
 
-FINISHED = Finished(2_000, Position(500, "job-00500"), 128)
+FINISHED = Finished(2_000, at(500, "job-00500"), 128)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.store import migrate
 from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.models import TABLES
-from jobstate_server.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, attempt_values, job_values
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ...support.reads import reads
-from ..support import a_job, an_attempt, an_event, keep_events
+from ..support import SqliteHome, a_job, an_attempt, an_event, keep_events
+from ..upgrades import attempt_as_then, job_as_then, old_store
 from .support import opened_at
 
 
@@ -31,8 +31,8 @@ def schema_of(database: sqlite3.Connection) -> dict[str, str]:
 
 def test_the_migrated_schema_is_the_one_that_the_models_make(store: SqliteStore) -> None:
     fresh = peewee.SqliteDatabase(":memory:")
-    with fresh.bind_ctx(TABLES):
-        fresh.create_tables(TABLES)
+    with fresh.bind_ctx(TABLES["sqlite"]):
+        fresh.create_tables(TABLES["sqlite"])
         made = schema_of(fresh.connection())
     fresh.close()
 
@@ -72,30 +72,16 @@ def test_a_store_opened_again_is_not_migrated_again(path: Path) -> None:
 
 def test_attempts_claimed_before_claims_had_a_time_are_taken_to_be_claimed_when_they_began(path: Path) -> None:
     resumed = a_job(state=JobState.PROCESSING, attempt=2, start_time=7)
-    ended = dict(zip(ATTEMPT_COLUMNS, attempt_values(an_attempt(start_time=3, claim_time=None)), strict=True))
-    with closing(sqlite3.connect(path)) as database, database:
-        for migration in migrate.migrations("sqlite")[:3]:
-            for statement in migration.statements:
-                database.execute(statement)
-        _insert_as_then(database, "log", {"id": "log", "head": 0, "bytes": 0})
-        _insert_as_then(database, "horizon", {"id": "log", "sequence": 0, "event_check": 0, "bytes": 0})
-        _insert_as_then(database, "schema", {"id": "schema", "version": 3, "usable_from": 1})
+    with old_store(SqliteHome(path), 3) as old:
         for job in (resumed.evolve(claimed=True), resumed.evolve(id="waits")):
-            _insert_as_then(database, "job", dict(zip(JOB_COLUMNS, job_values(job), strict=True)))
-        _insert_as_then(database, "attempt", ended)
+            old.insert("job", **job_as_then(job))
+        old.insert("attempt", **attempt_as_then(an_attempt(start_time=3, claim_time=None)))
 
     with opened_at(path) as store, closing(store.open_reader()) as reader:
         jobs = reader.jobs(["job", "waits"])
         assert (jobs["job"].claim_time, jobs["waits"].claim_time) == (7, None)
         assert [attempt.claim_time for attempt in reader.attempts("job", 1, 10, 1_000)] == [3]
         assert reader.oldest_unclaimed("type") == 7
-
-
-def _insert_as_then(database: sqlite3.Connection, table: str, values: dict[str, object]) -> None:
-    """Insert a row of today into a table of then: what that did not have yet is left out."""
-    had = [name for _, name, *_ in database.execute(f"PRAGMA table_info({table})") if name in values]
-    statement = f"INSERT INTO {table} ({', '.join(had)}) VALUES ({', '.join('?' * len(had))})"  # noqa: S608
-    database.execute(statement, [values[name] for name in had])
 
 
 def set_schema(path: Path, version: int, usable_from: int) -> None:

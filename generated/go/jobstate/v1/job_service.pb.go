@@ -24,8 +24,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in
-// the same direction; ids that the server made keep the order of creation.
+// ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are in the order in
+// which the log has their creation, or in the reverse.
 type ListOrder int32
 
 const (

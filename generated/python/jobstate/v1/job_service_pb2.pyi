@@ -38,8 +38,8 @@ class _ListOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ListOrder.V
     """Oldest first."""
 
 class ListOrder(_ListOrder, metaclass=_ListOrderEnumTypeWrapper):
-    """ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in
-    the same direction; ids that the server made keep the order of creation.
+    """ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are in the order in
+    which the log has their creation, or in the reverse.
     """
 
 LIST_ORDER_UNSPECIFIED: ListOrder.ValueType  # 0

@@ -1461,8 +1461,8 @@ export declare type ListJobTypesResponse = Message<"jobstate.v1.ListJobTypesResp
 export declare const ListJobTypesResponseSchema: GenMessage<ListJobTypesResponse>;
 
 /**
- * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are ordered by id, in
- * the same direction; ids that the server made keep the order of creation.
+ * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are in the order in
+ * which the log has their creation, or in the reverse.
  *
  * @generated from enum jobstate.v1.ListOrder
  */

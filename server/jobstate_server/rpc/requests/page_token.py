@@ -17,7 +17,7 @@ _ID = re.compile(ID_PATTERN)
 
 def encode_page_token(request: pb.ListRequest, last: Position) -> str:
     """The token of the page after ``last``."""
-    content = json.dumps([_digest(request), last.create_time, last.job_id], separators=(",", ":"))
+    content = json.dumps([_digest(request), last.time, last.create_sequence], separators=(",", ":"))
     return base64.urlsafe_b64encode(content.encode()).rstrip(b"=").decode()
 
 
@@ -34,16 +34,22 @@ def decode_page_token(request: pb.ListRequest) -> Position | None:
         raise InvalidField("page_token", "was not made by this service")
     try:
         content = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        digest, create_time, job_id = json.loads(content)
+        digest, time, create_sequence = json.loads(content)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidField("page_token", "was not made by this service") from error
-    # Booleans are integers in Python, but not in a database.
-    is_time = type(create_time) is int and abs(create_time) < 2**63
-    if not (is_time and isinstance(job_id, str) and _ID.fullmatch(job_id)):
+    if _is_number(time) and isinstance(create_sequence, str) and _ID.fullmatch(create_sequence):
+        # Jobs of one time were in the order of their ids before.
+        raise InvalidField("page_token", "was made before the service was upgraded; begin again without it")
+    if not (_is_number(time) and _is_number(create_sequence)):
         raise InvalidField("page_token", "was not made by this service")
     if digest != _digest(request):
         raise InvalidField("page_token", "was made for another filter or order; begin again without it")
-    return Position(create_time, job_id)
+    return Position(time, create_sequence)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a database can compare this with a number. Booleans are integers in Python, but not there."""
+    return type(value) is int and abs(value) < 2**63
 
 
 def _digest(request: pb.ListRequest) -> str:

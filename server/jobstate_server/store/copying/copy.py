@@ -7,8 +7,9 @@ the destination, so it is kept whole or not at all. No server can change either 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
@@ -19,7 +20,18 @@ from peewee import SQL, Model, ModelSelect, PeeweeException, SqliteDatabase, fn
 from jobstate_server.clock import SystemClock
 from jobstate_server.store import migrate
 from jobstate_server.store.errors import CannotOpen, StoreError
-from jobstate_server.store.models import TABLES, EventRow, HorizonRow, LogRow, ReplicaRow, SchemaRow
+from jobstate_server.store.models import (
+    DOCUMENT_TABLES,
+    TABLES,
+    EventRow,
+    HorizonRow,
+    LogRow,
+    ReplicaRow,
+    SchemaRow,
+    WholeJobRow,
+)
+from jobstate_server.store.rows import DOCUMENTS, JOB_COLUMNS
+from jobstate_server.store.sqlite.documents import WHOLE_JOBS
 from jobstate_server.store.sqlite.file import StoreFile
 from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.store.urls import is_postgres, postgres_driver, redacted
@@ -27,14 +39,18 @@ from jobstate_server.store.urls import is_postgres, postgres_driver, redacted
 BATCH_ROWS = 500
 """Rows in memory at once. A job has at most about 200 KB, so they take at most 100 MB, and usually 1 MB."""
 
-COPIED: tuple[type[Model], ...] = tuple(model for model in TABLES if model not in (SchemaRow, ReplicaRow))
-"""All tables but two: the destination has its own schema version, and replicas of the source do not use it."""
+COPIED: tuple[type[Model], ...] = tuple(model for model in TABLES["postgres"] if model not in (SchemaRow, ReplicaRow))
+"""All tables but two: the destination has its own schema version, and replicas of the source do not use it. Jobs are
+copied with their documents, wherever each side has those."""
 
 _READ_ONLY: dict[str, str | int] = {"query_only": 1}
 _DURABLE: dict[str, str | int] = {"synchronous": "full"}
 
 _BUSY_TIMEOUT_S = 5.0
 """No server uses the file. Only a checkpoint of another tool, or a backup, can hold a lock for a moment."""
+
+_JOB_WIDTH = len(JOB_COLUMNS)
+_KEY_INDEX = JOB_COLUMNS.index("create_sequence")
 
 _BEGUN: tuple[type[Model], ...] = (LogRow, HorizonRow)
 """Tables that have one row even in an empty store."""
@@ -67,11 +83,19 @@ class View(Protocol):
     def has_table(self, name: str) -> bool:
         """Whether the table exists."""
 
+    def rows_of(self, model: type[Model]) -> Generator[list[tuple[Any, ...]], None, None]:
+        """All rows of a table, whole, in the order of ``columns_of``, at most ``BATCH_ROWS`` at a time."""
+
     def insert(self, model: type[Model], rows: Iterable[tuple[Any, ...]]) -> None:
-        """Insert whole rows, in the order of the model's columns."""
+        """Insert whole rows, in the order of ``columns_of``."""
 
     def empty(self, model: type[Model]) -> None:
         """Delete every row of a table."""
+
+
+def columns_of(model: type[Model]) -> Sequence[str]:
+    """The order of the columns of a copied row."""
+    return (*JOB_COLUMNS, *DOCUMENTS) if model is WholeJobRow else model._meta.sorted_field_names
 
 
 def copy_store(source_url: str, destination_url: str, on_progress: Progress) -> list[Copied]:
@@ -153,7 +177,7 @@ def _check_empty(view: View, url: str) -> None:
 
 def _copy_table(model: type[Model], source: View, destination: View, on_progress: Progress) -> Copied:
     name, total = model._meta.table_name, _count(source, model)
-    with closing(source.batches(model.select(*model._meta.sorted_fields))) as everything:
+    with closing(source.rows_of(model)) as everything:
         destination.insert(model, _with_progress(everything, lambda done: on_progress(name, done, total)))
     arrived = _count(destination, model)
     if arrived != total:
@@ -216,13 +240,35 @@ class SqliteView:
         with self._explained():
             return bool(self._database.table_exists(name))
 
-    def insert(self, model: type[Model], rows: Iterable[tuple[Any, ...]]) -> None:
-        names = model._meta.sorted_field_names
-        marks = ", ".join("?" * len(names))
-        # Names come from our models; values are bound.
-        text = f'INSERT INTO "{model._meta.table_name}" ({", ".join(names)}) VALUES ({marks})'  # noqa: S608
+    def rows_of(self, model: type[Model]) -> Generator[list[tuple[Any, ...]], None, None]:
+        if model is not WholeJobRow:
+            yield from self.batches(model.select(*model._meta.sorted_fields))
+            return
         with self._explained():
-            self._database.connection().executemany(text, rows)
+            cursor = self._database.connection().execute(WHOLE_JOBS)
+            while rows := cursor.fetchmany(BATCH_ROWS):
+                yield [(*row[:_JOB_WIDTH], *(document or b"" for document in row[_JOB_WIDTH:])) for row in rows]
+
+    def insert(self, model: type[Model], rows: Iterable[tuple[Any, ...]]) -> None:
+        with self._explained():
+            if model is WholeJobRow:
+                self._insert_jobs(rows)
+            else:
+                self._insert(model._meta.table_name, columns_of(model), rows)
+
+    def _insert_jobs(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        remaining = iter(rows)
+        while some := list(islice(remaining, BATCH_ROWS)):
+            self._insert("job", JOB_COLUMNS, [row[:_JOB_WIDTH] for row in some])
+            for index, table in enumerate(DOCUMENT_TABLES, start=_JOB_WIDTH):
+                documents = [(row[_KEY_INDEX], row[index]) for row in some if row[index]]
+                self._insert(table._meta.table_name, ("create_sequence", "content"), documents)
+
+    def _insert(self, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        marks = ", ".join("?" * len(columns))
+        # Names come from our models; values are bound.
+        text = f'INSERT INTO "{table}" ({", ".join(columns)}) VALUES ({marks})'  # noqa: S608
+        self._database.connection().executemany(text, rows)
 
     def empty(self, model: type[Model]) -> None:
         with self._explained():

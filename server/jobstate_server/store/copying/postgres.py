@@ -13,7 +13,7 @@ from psycopg import errors, sql
 from jobstate_server.clock import SystemClock
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.store.base import REPLICA_LEASE
-from jobstate_server.store.copying.copy import BATCH_ROWS, COPIED, CannotCopy, View
+from jobstate_server.store.copying.copy import BATCH_ROWS, COPIED, CannotCopy, View, columns_of
 from jobstate_server.store.errors import OutcomeUnknown, StoreError
 from jobstate_server.store.factory import open_store
 from jobstate_server.store.models import SchemaRow
@@ -63,6 +63,9 @@ class PostgresView:
             while rows := cursor.fetchmany(BATCH_ROWS):
                 yield rows
 
+    def rows_of(self, model: type[Model]) -> Generator[list[tuple[Any, ...]], None, None]:
+        return self.batches(model.select(*(getattr(model, name) for name in columns_of(model))))
+
     def has_table(self, name: str) -> bool:
         with self.explained():
             row = self._connection.execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone()
@@ -70,7 +73,7 @@ class PostgresView:
 
     def insert(self, model: type[Model], rows: Iterable[tuple[Any, ...]]) -> None:
         table = sql.Identifier(model._meta.table_name)
-        names = sql.SQL(", ").join(map(sql.Identifier, model._meta.sorted_field_names))
+        names = sql.SQL(", ").join(map(sql.Identifier, columns_of(model)))
         with self.explained(), self._connection.cursor() as cursor:
             with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(table, names)) as copy:
                 for row in rows:

@@ -7,12 +7,15 @@ from typing import Any, NoReturn
 
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.store.postgres.connection import Postgres, is_connection_lost, raise_store_error
+from jobstate_server.store.postgres.statements import WHOLE_JOBS
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import JobPage
 
 
 class PostgresReader(SqlReader):
     """Reads on its own connection, and reconnects after it has broken."""
+
+    whole_jobs = WHOLE_JOBS
 
     def __init__(self, database: Postgres) -> None:
         super().__init__(database, self._raise)

@@ -9,10 +9,12 @@ from peewee import Model
 from psycopg import Connection
 
 from jobstate_server.domain.job import INT64_MAX, JobState
-from jobstate_server.store.models import AttemptRow, EventRow, JobRow, RequestRow, TallyRow
+from jobstate_server.store.models import AttemptRow, EventRow, RequestRow, TallyRow, WholeJobRow
 from jobstate_server.store.postgres.binary_arrays import Kind, array, kind_of
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
+    CHANGE_COLUMNS,
+    DOCUMENTS,
     EVENT_COLUMNS,
     FINISHED_COLUMNS,
     JOB_COLUMNS,
@@ -50,8 +52,9 @@ def _insert(table: str, kinds: dict[str, Kind]) -> ManyRows:
     return ManyRows(f"INSERT INTO {table} ({', '.join(kinds)}) SELECT * FROM {{rows}}", kinds)
 
 
-_JOB_KINDS = _kinds(JobRow, JOB_COLUMNS)
-_PROGRESS_KINDS = {**_kinds(JobRow, PROGRESS_COLUMNS), "id": Kind.TEXT}
+_KEY = {"create_sequence": Kind.INT8}
+_WHOLE_JOB = (*JOB_COLUMNS, *DOCUMENTS)
+_JOB_KINDS = _kinds(WholeJobRow, _WHOLE_JOB)
 _VERSION = "COALESCE(numbered.first + new.last_event, new.version)"
 
 
@@ -68,10 +71,18 @@ def _insert_jobs() -> ManyRows:
     return ManyRows(text, {**_JOB_KINDS, "last_event": Kind.INT8, "first_event": Kind.INT8})
 
 
-def _update_jobs(kinds: dict[str, Kind]) -> ManyRows:
-    values = ", ".join(f"{name} = {_VERSION if name == 'version' else f'new.{name}'}" for name in kinds if name != "id")
+def _update_jobs(columns: Sequence[str], documents: Sequence[str]) -> ManyRows:
+    """Rows are the values of ``columns``, the key, the documents that have changed, and the index of the last event.
+
+    A document that is None keeps its value, which PostgreSQL does not write again if it is long.
+    """
+    kinds = {**_kinds(WholeJobRow, columns), **_KEY, **_kinds(WholeJobRow, documents)}
+    values = {name: f"new.{name}" for name in columns} | {"version": _VERSION}
+    values |= {name: f"COALESCE(new.{name}, job.{name})" for name in documents}
     text = (
-        f"UPDATE job SET {values} FROM {{rows}} AS new({', '.join(kinds)}, last_event), {_FIRST} WHERE job.id = new.id"
+        f"UPDATE job SET {', '.join(f'{name} = {value}' for name, value in values.items())}"
+        f" FROM {{rows}} AS new({', '.join(kinds)}, last_event), {_FIRST}"
+        " WHERE job.create_sequence = new.create_sequence"
     )
     return ManyRows(text, {**kinds, "last_event": Kind.INT8})
 
@@ -85,8 +96,8 @@ def _insert_requests() -> ManyRows:
 
 
 insert_jobs = _insert_jobs()
-update_jobs = _update_jobs(_JOB_KINDS)
-update_progress = _update_jobs(_PROGRESS_KINDS)
+update_jobs = _update_jobs(CHANGE_COLUMNS, DOCUMENTS)
+update_progress = _update_jobs(PROGRESS_COLUMNS, ("metadata",))
 """Rows of jobs end with the index of the job's last event in this transaction, or None if its version stays. Rows of
 new jobs also have the index of the first event."""
 
@@ -97,11 +108,18 @@ insert_events = ManyRows(
     f" FROM {{rows}} WITH ORDINALITY AS new({', '.join(_EVENT_KINDS)}, ordinality), {_FIRST}",
     _EVENT_KINDS,
 )
-insert_attempts = _insert("attempt", _kinds(AttemptRow, ATTEMPT_COLUMNS))
+_ATTEMPT_NAMES = ", ".join(ATTEMPT_COLUMNS)
+insert_attempts = ManyRows(
+    # An attempt without a job would have no key, which the table refuses.
+    f"INSERT INTO attempt (create_sequence, {_ATTEMPT_NAMES})"
+    f" SELECT job.create_sequence, {', '.join(f'new.{name}' for name in ATTEMPT_COLUMNS)}"
+    f" FROM {{rows}} AS new(job_id, {_ATTEMPT_NAMES}) LEFT JOIN job ON job.id = new.job_id",
+    {"job_id": Kind.TEXT, **_kinds(AttemptRow, ATTEMPT_COLUMNS)},
+)
 update_usage = ManyRows(
     "UPDATE attempt SET tokens = new.tokens, cost_nano = new.cost_nano"
-    " FROM {rows} AS new(job_id, number, tokens, cost_nano)"
-    " WHERE attempt.job_id = new.job_id AND attempt.number = new.number",
+    " FROM {rows} AS new(job_id, number, tokens, cost_nano) JOIN job ON job.id = new.job_id"
+    " WHERE attempt.create_sequence = job.create_sequence AND attempt.number = new.number",
     {"job_id": Kind.TEXT, "number": Kind.INT8, "tokens": Kind.INT8, "cost_nano": Kind.INT8},
 )
 insert_requests = _insert_requests()
@@ -112,18 +130,24 @@ add_tallies = ManyRows(
     f" SET value = LEAST({INT64_MAX}::numeric, old.value::numeric + excluded.value)::bigint",
     _kinds(TallyRow, _TALLY_COLUMNS),
 )
-delete_jobs = ManyRows("DELETE FROM job USING {rows} AS new(id) WHERE job.id = new.id", {"id": Kind.TEXT})
+delete_jobs = ManyRows(
+    "DELETE FROM job USING {rows} AS new(create_sequence) WHERE job.create_sequence = new.create_sequence", _KEY
+)
 delete_attempts = ManyRows(
-    "DELETE FROM attempt USING {rows} AS new(id) WHERE attempt.job_id = new.id", {"id": Kind.TEXT}
+    "DELETE FROM attempt USING {rows} AS new(create_sequence) WHERE attempt.create_sequence = new.create_sequence", _KEY
 )
 
-_JOB_NAMES = ", ".join(f"job.{name}" for name in JOB_COLUMNS)
+_JOB_NAMES = ", ".join(f"job.{name}" for name in _WHOLE_JOB)
+
+WHOLE_JOBS = f"SELECT {_JOB_NAMES} FROM job"
+"""Reads jobs with their documents, as ``rows.job_from`` wants them."""
+
 _REQUEST_NAMES = ", ".join(f"request.{name}" for name in REQUEST_COLUMNS)
 
 # Job rows are always locked in the order of their ids, and before the log's row, so there are no deadlocks. Here it is
 # the order of the array: the subquery of a lateral join runs once for each of its elements, in turn.
 JOBS = (
-    f"SELECT known.id, {', '.join(f'stored.{name}' for name in JOB_COLUMNS if name != 'id')}"
+    f"SELECT known.id, {', '.join(f'stored.{name}' for name in _WHOLE_JOB if name != 'id')}"
     " FROM unnest(%(ids)s::text[], %(transactions)s::xid[], %(versions)s::int8[]) AS known(id, transaction, version)"
     f" LEFT JOIN LATERAL (SELECT {_JOB_NAMES}, job.xmin AS transaction FROM job WHERE job.id = known.id FOR UPDATE)"
     " AS stored ON true"
@@ -138,26 +162,28 @@ REQUESTS = (
 ).encode()
 
 ATTEMPTS = (
-    f"SELECT {', '.join(f'attempt.{name}' for name in ATTEMPT_COLUMNS)} FROM attempt"
-    " JOIN unnest(%(job_ids)s::text[], %(numbers)s::int8[]) AS wanted(job_id, number) USING (job_id, number)"
+    f"SELECT job.id, {', '.join(f'attempt.{name}' for name in ATTEMPT_COLUMNS)}"
+    " FROM unnest(%(job_ids)s::text[], %(numbers)s::int8[]) AS wanted(job_id, number)"
+    " JOIN job ON job.id = wanted.job_id"
+    " JOIN attempt ON attempt.create_sequence = job.create_sequence AND attempt.number = wanted.number"
 ).encode()
 
 # A job that another replica has locked is skipped; that replica handles what is due.
 _IS_DUE = "due_time IS NOT NULL"
 DUE = (
-    f"SELECT {_JOB_NAMES} FROM job WHERE {_IS_DUE} AND due_time <= %(now)s"
-    " ORDER BY due_time, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
+    f"{WHOLE_JOBS} WHERE {_IS_DUE} AND due_time <= %(now)s"
+    " ORDER BY due_time, create_sequence LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()
 FINISHED = (
     f"SELECT {', '.join(FINISHED_COLUMNS)} FROM job WHERE complete_time IS NOT NULL AND complete_time < %(before)s"
-    " AND (complete_time, id) > (%(after_time)s::int8, %(after_id)s::text)"
-    " ORDER BY complete_time, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
+    " AND (complete_time, create_sequence) > (%(after_time)s::int8, %(after_key)s::int8)"
+    " ORDER BY complete_time, create_sequence LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()
 NEXT_DUE = f"SELECT due_time FROM job WHERE {_IS_DUE} ORDER BY due_time LIMIT 1 FOR SHARE SKIP LOCKED".encode()
 POSTPONE = (
     "UPDATE job SET due_time = %(until)s FROM ("
-    f"SELECT id FROM job WHERE {_IS_DUE} AND due_time < %(until)s AND state = {int(JobState.PROCESSING)}"
-    " ORDER BY id FOR UPDATE) AS late WHERE job.id = late.id"
+    f"SELECT create_sequence FROM job WHERE {_IS_DUE} AND due_time < %(until)s AND state = {int(JobState.PROCESSING)}"
+    " ORDER BY id FOR UPDATE) AS late WHERE job.create_sequence = late.create_sequence"
 ).encode()
 
 # After it has moved the head, only this transaction appends until it commits. This orders the commits of all replicas.

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
-from jobstate_server.domain.job import Job
+from jobstate_server.domain.job import FinishedJob, Job
 from jobstate_server.domain.reads import Finished, Reads, Selection
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
@@ -34,6 +34,9 @@ from jobstate_server.store.records import ChangedJob, Changes, Loaded
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
+    change_values,
+    changed_documents,
+    documents_of,
     finished_from,
     finished_values,
     job_from,
@@ -62,7 +65,7 @@ class PostgresTransaction:
         self._database = database
         self._known = known
         self._written: list[Job] = []
-        self._deleted: list[str] = []
+        self._deleted: list[FinishedJob] = []
         self._number = 0
         """PostgreSQL's number of this transaction, once it has written."""
         self._connection = connection
@@ -189,7 +192,7 @@ class PostgresTransaction:
         """Set the versions of the jobs. Returns the sequence of the first event."""
         reached, self.requests_stored, number = one_row(head)
         first = int(reached) - len(changes.events) + 1
-        for job, last_event, first_event in (*changes.inserted, *changes.updated, *changes.progressed):
+        for job, last_event, first_event, _ in (*changes.inserted, *changes.updated, *changes.progressed):
             if last_event is not None:
                 job.numbered(first + last_event)
             if first_event is not None:
@@ -200,25 +203,27 @@ class PostgresTransaction:
 
     def update_known(self) -> None:
         """Remember what this transaction wrote. Call it after the commit."""
-        for job_id in self._deleted:
-            self._known.drop(job_id)
+        for job in self._deleted:
+            self._known.drop(job.id)
         self._known.keep_written(self._written, self._number)
 
     def _write_jobs(self, changes: Changes) -> None:
         connection, count = self._connection, len(changes.events)
         if changes.deleted:
-            ids = [(job_id,) for job_id in changes.deleted]
-            sql.delete_jobs.run(connection, ids)
-            sql.delete_attempts.run(connection, ids)
+            keys = [(job.create_sequence,) for job in changes.deleted]
+            sql.delete_jobs.run(connection, keys)
+            sql.delete_attempts.run(connection, keys)
         if changes.inserted:
-            rows = [(*job_values(job), last, first) for job, last, first in changes.inserted]
+            rows = [(*job_values(job), *documents_of(job), last, first) for job, last, first, _ in changes.inserted]
             sql.insert_jobs.run(connection, rows, events=count)
         if changes.updated:
-            rows = [(*job_values(job), last) for job, last, _ in changes.updated]
+            rows = [(*change_values(row.job), *changed_documents(row), row.last_event) for row in changes.updated]
             sql.update_jobs.run(connection, rows, events=count)
         if changes.progressed:
-            values = [(*progress_values(job), last) for job, last, _ in changes.progressed]
-            sql.update_progress.run(connection, values, events=count)
+            rows = [
+                (*progress_values(row.job), changed_documents(row)[0], row.last_event) for row in changes.progressed
+            ]
+            sql.update_progress.run(connection, rows, events=count)
 
     def _write_rest(self, changes: Changes) -> None:
         connection = self._connection
@@ -318,7 +323,7 @@ class PostgresTransaction:
 
 
 def _earliest_due(rows: Sequence[ChangedJob]) -> int | None:
-    return min((job.due_time for job, _, _ in rows if job.due_time is not None), default=None)
+    return min((job.due_time for job, _, _, _ in rows if job.due_time is not None), default=None)
 
 
 def _add_job(jobs: dict[str, Job], row: tuple[Any, ...]) -> str:

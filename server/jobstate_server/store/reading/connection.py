@@ -17,7 +17,7 @@ class ReadConnection:
         """``translate`` raises the store error that stands for an error of peewee."""
         self._database = database
         self._translate = translate
-        self._texts_by_ids: dict[int, str] = {}
+        self._texts: dict[tuple[str, int], str] = {}
         self._is_interrupted = False
 
     def interrupt(self) -> None:

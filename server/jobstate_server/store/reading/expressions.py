@@ -17,7 +17,7 @@ def row_by_row(column: Field) -> Expression:
 
 def beyond(time: Field | Expression, after: Position, *, newest_first: bool) -> Expression:
     """The rows that come after this position in a keyset page."""
-    row, last = Tuple(time, JobRow.id), Tuple(after.create_time, after.job_id)
+    row, last = Tuple(time, JobRow.create_sequence), Tuple(after.time, after.create_sequence)
     later: Expression = row < last if newest_first else row > last
     return later
 

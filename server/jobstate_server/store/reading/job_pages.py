@@ -47,7 +47,7 @@ class JobPageReads(JobReads):
                 first = sought if len(ranges) == 1 else max(KEYS_AT_FIRST_MIN, 2 * limit // len(ranges))
                 runs = [self._keys(range_, wanted, newest_first, after, min(first, sought)) for range_ in ranges]
                 keys = list(islice(heapq.merge(*runs, reverse=newest_first), sought))
-                jobs = self._load_until([job_id for _, job_id in keys[:limit]], bytes_max)
+                jobs = self._load_until([key for _, key in keys[:limit]], bytes_max)
                 return JobPage(jobs, has_more=len(jobs) < len(keys))
         except PeeweeException as error:
             # An error of the transaction itself. Each statement translates its own errors.
@@ -60,7 +60,7 @@ class JobPageReads(JobReads):
         newest_first: bool,
         after: Position | None,
         limit: int,
-    ) -> Iterator[tuple[int, str]]:
+    ) -> Iterator[tuple[int, int]]:
         """The keys of one index range, read as they are needed."""
         while True:
             rows = self._rows(_key_query(wanted, range_, newest_first, after, limit))
@@ -69,16 +69,16 @@ class JobPageReads(JobReads):
                 return
             after = Position(*rows[-1])
 
-    def _load_until(self, job_ids: Sequence[str], bytes_max: int) -> list[Job]:
+    def _load_until(self, keys: Sequence[int], bytes_max: int) -> list[Job]:
         page: list[Job] = []
         size = 0
-        for some in chunks(job_ids, _ROWS_AT_ONCE):
-            found = self.jobs(some)
-            for job_id in some:
-                size += document_bytes(found[job_id])
+        for some in chunks(keys, _ROWS_AT_ONCE):
+            found = self._jobs_by_key(some)
+            for key in some:
+                size += document_bytes(found[key])
                 if page and size > bytes_max:
                     return page
-                page.append(found[job_id])
+                page.append(found[key])
         return page
 
 
@@ -100,7 +100,7 @@ def _key_query(
     wanted: JobFilter, range_: Sequence[Expression], newest_first: bool, after: Position | None, limit: int
 ) -> ModelSelect[Any]:
     """The query for the keys of one index range after a position."""
-    query = JobRow.select(JobRow.create_time, JobRow.id).limit(limit)
+    query = JobRow.select(JobRow.create_time, JobRow.create_sequence).limit(limit)
     # With ids in the filter the time column is hidden: SQLite would otherwise scan the index of all jobs by time.
     time = row_by_row(JobRow.create_time) if wanted.job_ids else JobRow.create_time
     for condition in _job_conditions(wanted, newest_first, after):
@@ -109,7 +109,11 @@ def _key_query(
         query = query.where(beyond(time, after, newest_first=newest_first))
     for condition in range_:
         query = query.where(condition)
-    return query.order_by(time.desc(), JobRow.id.desc()) if newest_first else query.order_by(time, JobRow.id)
+    return (
+        query.order_by(time.desc(), JobRow.create_sequence.desc())
+        if newest_first
+        else query.order_by(time, JobRow.create_sequence)
+    )
 
 
 def _job_conditions(wanted: JobFilter, newest_first: bool, after: Position | None) -> list[Expression]:

@@ -28,7 +28,7 @@ class MaintenanceReads(ReadConnection):
         query = JobRow.select(*_SUMMARY_FIELDS).where(JobRow.job_type == job_type, JobRow.state == int(state))
         if after is not None:
             query = query.where(beyond(JobRow.create_time, after, newest_first=False))
-        return self._summaries(query.order_by(JobRow.create_time, JobRow.id).limit(limit))
+        return self._summaries(query.order_by(JobRow.create_time, JobRow.create_sequence).limit(limit))
 
     def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[JobSummary]:
         query = JobRow.select(*_SUMMARY_FIELDS).where(
@@ -36,7 +36,7 @@ class MaintenanceReads(ReadConnection):
         )
         if after is not None:
             query = query.where(beyond(JobRow.complete_time, after, newest_first=False))
-        return self._summaries(query.order_by(JobRow.complete_time, JobRow.id).limit(limit))
+        return self._summaries(query.order_by(JobRow.complete_time, JobRow.create_sequence).limit(limit))
 
     def task_runs(self) -> Mapping[str, TaskRun]:
         query = TaskRunRow.select(

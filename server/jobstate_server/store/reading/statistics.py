@@ -50,7 +50,7 @@ class StatisticsReads(ReadConnection):
         newest = (
             JobRow.select(JobRow.claimed)
             .where(JobRow.job_type == job_type, JobRow.state == int(JobState.PROCESSING))
-            .order_by(JobRow.create_time.desc(), JobRow.id.desc())
+            .order_by(JobRow.create_time.desc(), JobRow.create_sequence.desc())
             .limit(_CLAIMS_SOUGHT_MAX)
         )
         return any(claimed for (claimed,) in self._rows(newest))
@@ -59,7 +59,7 @@ class StatisticsReads(ReadConnection):
         query = (
             JobRow.select(JobRow.job_type, JobRow.state, JobRow.complete_time)
             .where(JobRow.complete_time.is_null(False), JobRow.complete_time > time)
-            .order_by(JobRow.complete_time.desc(), JobRow.id.desc())
+            .order_by(JobRow.complete_time.desc(), JobRow.create_sequence.desc())
             .limit(limit)
         )
         ends: dict[tuple[str, int], list[int]] = {}
@@ -70,5 +70,5 @@ class StatisticsReads(ReadConnection):
         ]
 
     def overdue(self, before: int) -> int:
-        due = JobRow.select(JobRow.id).where(JobRow.due_time.is_null(False), JobRow.due_time < before)
+        due = JobRow.select(JobRow.create_sequence).where(JobRow.due_time.is_null(False), JobRow.due_time < before)
         return len(self._rows(due.limit(_OVERDUE_COUNTED_MAX)))

@@ -16,7 +16,16 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store import migrate
 from jobstate_server.store.errors import StoreError
-from jobstate_server.store.models import AttemptRow, EventRow, JobRow, SchemaRow, TallyRow
+from jobstate_server.store.models import (
+    AttemptRow,
+    ErrorDetailsRow,
+    EventRow,
+    JobRow,
+    MetadataRow,
+    ResultRow,
+    SchemaRow,
+    TallyRow,
+)
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import LogState
 from jobstate_server.store.sqlite.path_checks import refuse_misplaced
@@ -26,6 +35,14 @@ DAMAGE_TOLD_MAX = 10
 
 _BUSY_TIMEOUT_S = 5.0
 """A reader waits for a lock only while the WAL of a crashed server is recovered."""
+
+
+_APART = {
+    AttemptRow: "ended attempts",
+    MetadataRow: "documents of metadata",
+    ResultRow: "results",
+    ErrorDetailsRow: "details of errors",
+}
 
 
 @dataclass(slots=True)
@@ -115,7 +132,7 @@ def _check_log(database: SqliteDatabase, state: LogState, problems: list[str]) -
 
 
 def _check_jobs(database: SqliteDatabase, state: LogState, problems: list[str]) -> int:
-    """Check that every job's version is the sequence of one of its events, and that every attempt has its job."""
+    """Check that every job's version is the sequence of one of its events. Returns how many jobs there are."""
     (count,) = _one(database, JobRow.select(fn.COUNT(JobRow.id)))
     is_last_event = (EventRow.sequence == JobRow.version) & (EventRow.job_id == JobRow.id)
     without = (
@@ -126,11 +143,18 @@ def _check_jobs(database: SqliteDatabase, state: LogState, problems: list[str]) 
     (strays,) = _one(database, without)
     if strays:
         problems.append(f"{strays:,} jobs have a version whose event is not in the log")
-    jobs = JobRow.select(JobRow.id)
-    (orphans,) = _one(database, AttemptRow.select(fn.COUNT(SQL("*"))).where(AttemptRow.job_id.not_in(jobs)))
-    if orphans:
-        problems.append(f"{orphans:,} ended attempts belong to no job")
+    _check_belonging(database, problems)
     return int(count)
+
+
+def _check_belonging(database: SqliteDatabase, problems: list[str]) -> None:
+    """Check that what is stored apart from its job has one."""
+    jobs = JobRow.select(JobRow.create_sequence)
+    for model, what in _APART.items():
+        lost = model.select(fn.COUNT(SQL("*"))).where(model.create_sequence.not_in(jobs))  # type: ignore[attr-defined]
+        (orphans,) = _one(database, lost)
+        if orphans:
+            problems.append(f"{orphans:,} {what} belong to no job")
 
 
 def _check_counts(database: SqliteDatabase, problems: list[str]) -> None:

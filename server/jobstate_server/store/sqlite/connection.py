@@ -12,6 +12,7 @@ from peewee import ModelSelect, PeeweeException, SqliteDatabase
 
 from jobstate_server.store.errors import StoreError, StoreUnreachable, TransactionConflict
 from jobstate_server.store.reading.reader import SqlReader
+from jobstate_server.store.sqlite.documents import WHOLE_JOBS
 
 CHECKPOINT_AT = 4_000
 """Pages of WAL, 16 MiB, at which SQLite copies them into the file. Nearly every commit writes the pages of a busy
@@ -95,6 +96,8 @@ def connect(path: Path, cache_bytes: int) -> SqliteDatabase:
 
 class SqliteReader(SqlReader):
     """Reads on its own connection, and refuses to read once the store has lost its file."""
+
+    whole_jobs = WHOLE_JOBS
 
     def __init__(self, database: SqliteDatabase, check: Callable[[], None]) -> None:
         super().__init__(database, raise_store_error)

@@ -10,7 +10,7 @@ from zlib import crc32
 
 from peewee import ModelSelect, SqliteDatabase, fn
 
-from jobstate_server.domain.job import Job
+from jobstate_server.domain.job import FinishedJob, Job
 from jobstate_server.domain.reads import Finished, Reads, Selection
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
@@ -22,6 +22,7 @@ from jobstate_server.store.records import ChangedJob, Changes, Loaded, TaskRun
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
+    change_values,
     finished_from,
     finished_values,
     is_plain_report,
@@ -35,6 +36,7 @@ from jobstate_server.store.rows import (
     usage_values,
 )
 from jobstate_server.store.sqlite.connection import raise_store_error
+from jobstate_server.store.sqlite.documents import delete_documents, insert_documents, update_documents
 from jobstate_server.store.sqlite.event_sequences import EventSequences
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.stored_times import LogRowTimes
@@ -56,7 +58,7 @@ class SqliteTransaction:
         self.is_committed = False
         self._cache = cache
         self._written: list[Job] = []
-        self._deleted: list[str] = []
+        self._deleted: list[FinishedJob] = []
         self._database = database
         self._connection: sqlite3.Connection = database.connection()
         self._statements = statements
@@ -110,22 +112,25 @@ class SqliteTransaction:
         connection, statements = self._connection, self._statements
         first = self.sequences.take(changes.events, self.now, requests=len(changes.requests))
         if changes.deleted:
-            ids = [(job_id,) for job_id in changes.deleted]
-            statements.delete_jobs.run(connection, ids)
-            statements.delete_attempts.run(connection, ids)
+            keys = [(job.create_sequence,) for job in changes.deleted]
+            statements.delete_jobs.run(connection, keys)
+            statements.delete_attempts.run(connection, keys)
+            delete_documents(connection, keys)
             self._deleted = changes.deleted
         if changes.inserted:
             jobs = self._numbered(changes.inserted, first)
-            for job, _, first_event in changes.inserted:
+            for job, _, first_event, _ in changes.inserted:
                 if first_event is not None:
                     job.created(first + first_event)
             statements.insert_jobs.run(connection, [job_values(job) for job in jobs])
+            insert_documents(connection, jobs)
         if changes.updated:
             jobs = self._numbered(changes.updated, first)
-            rows = [(*job_values(job), job.id) for job in jobs]
-            statements.update_jobs.run(connection, rows)
+            statements.update_jobs.run(connection, [change_values(job) for job in jobs])
+            update_documents(connection, changes.updated)
         if changes.progressed:
-            self._write_progress(self._numbered(changes.progressed, first))
+            self._numbered(changes.progressed, first)
+            self._write_progress(changes.progressed)
         if changes.events:
             rows = [(first + index, *event) for index, event in enumerate(changes.events)]
             statements.insert_events.run(connection, rows)
@@ -140,28 +145,28 @@ class SqliteTransaction:
             statements.add_tallies.run(connection, tally_values(changes.tallies))
         return first
 
-    def _write_progress(self, jobs: list[Job]) -> None:
-        """Write what progress reports changed: for most jobs half of the columns and no document."""
+    def _write_progress(self, changed: list[ChangedJob]) -> None:
+        """Write what progress reports changed: for most jobs a few columns and no document."""
         reports, others = [], []
-        for job in jobs:
-            stored = self._cache.get(job.id)
-            if stored is not None and is_plain_report(stored, job):
+        for job, _, _, before in changed:
+            if before is not None and is_plain_report(before, job):
                 reports.append(report_values(job))
             else:
                 others.append(progress_values(job))
         self._statements.update_report.run(self._connection, reports)
         self._statements.update_progress.run(self._connection, others)
+        update_documents(self._connection, changed)
 
     def _numbered(self, rows: list[ChangedJob], first: int) -> list[Job]:
         """Set the versions of the jobs, and remember the jobs for the cache."""
-        jobs = [job if last_event is None else job.numbered(first + last_event) for job, last_event, _ in rows]
+        jobs = [job if last_event is None else job.numbered(first + last_event) for job, last_event, _, _ in rows]
         self._written += jobs
         return jobs
 
     def refresh_cache(self) -> None:
         """Update the cache with what this transaction wrote. Call it after the commit."""
-        for job_id in self._deleted:
-            self._cache.drop(job_id)
+        for deleted in self._deleted:
+            self._cache.drop(deleted.id)
         for job in self._written:
             self._cache.keep(job)
 

@@ -1,0 +1,132 @@
+"""A store of an older program is brought up to date: everything is there, and goes on."""
+
+from __future__ import annotations
+
+from jobstate_server.clock import ManualClock
+from jobstate_server.domain.filters import Order
+from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.reads import Reads
+from jobstate_server.store.records import ChangedJob, Changes
+
+from ..support.reads import reads
+from .support import (
+    ANY_JOB,
+    UNBOUNDED,
+    Home,
+    a_job,
+    a_request,
+    an_attempt,
+    an_error,
+    an_event,
+    attempts_of,
+    keep,
+    opened,
+    reading,
+    remains,
+    stored_job,
+)
+from .upgrades import attempt_as_then, job_as_then, old_store, request_as_then
+
+LONG = bytes(range(256)) * 256
+
+JOBS = [
+    a_job("plain", create_sequence=3, version=3, create_time=30),
+    a_job(
+        "full",
+        create_sequence=4,
+        version=9,
+        create_time=30,
+        metadata=LONG,
+        result=b"result",
+        last_error=an_error(details=LONG),
+        state=JobState.COMPLETED,
+        attempt=2,
+        complete_time=50,
+    ),
+    a_job("failed", create_sequence=5, version=8, create_time=31, last_error=an_error(details=b""), due_time=60),
+]
+OLDER = [
+    a_job("b", create_sequence=0, version=2, create_time=20, metadata=b"m"),
+    a_job("c", create_sequence=0, version=1, create_time=10),
+    a_job("a", create_sequence=0, version=1, create_time=20),
+]
+"""Made before a job knew the sequence of its first event."""
+
+
+def upgraded(home: Home) -> None:
+    """A store of schema 7 with these jobs, their attempts and request ids."""
+    with old_store(home, 7) as old:
+        for job in (*OLDER, *JOBS):
+            old.insert("job", **job_as_then(job))
+        for attempt in (an_attempt("full"), an_attempt("full", 2, error=an_error(details=LONG)), an_attempt("b")):
+            old.insert("attempt", **attempt_as_then(attempt))
+        old.insert("attempt", **attempt_as_then(an_attempt("gone")))
+        for request_id, job_id, create_sequence in (("older", "b", 0), ("new", "full", 4)):
+            request = a_request(request_id, job_id=job_id)._replace(create_sequence=create_sequence)
+            old.insert("request", **request_as_then(request))
+
+
+def keyed(job: Job, key: int) -> Job:
+    return job.evolve(create_sequence=key)
+
+
+def test_jobs_keep_their_documents_and_those_without_a_key_get_one_in_the_order_of_creation(home: Home) -> None:
+    upgraded(home)
+
+    with opened(home, ManualClock()) as store, reading(store) as reader:
+        listed = reader.list_jobs(ANY_JOB, Order.OLDEST_FIRST, None, 100, UNBOUNDED).jobs
+
+    second, first, third = OLDER
+    older = [keyed(first, -3), keyed(third, -2), keyed(second, -1)]
+    assert listed == [*older, *JOBS]
+
+
+def test_attempts_belong_to_their_jobs_and_those_of_no_job_are_gone(home: Home) -> None:
+    upgraded(home)
+
+    with opened(home, ManualClock()) as store, reading(store) as reader:
+        assert attempts_of(reader, "full") == [
+            an_attempt("full"),
+            an_attempt("full", 2, error=an_error(details=LONG)),
+        ]
+        assert attempts_of(reader, "b") == [an_attempt("b")]
+        assert attempts_of(reader, "gone") == []
+
+
+def test_a_request_id_knows_its_job_by_the_key_or_by_the_time(home: Home) -> None:
+    upgraded(home)
+
+    with opened(home, ManualClock()) as store, store.transaction() as transaction:
+        found = transaction.load(reads(request_keys=[("owner", "older"), ("owner", "new")])).requests
+
+    assert found["owner", "older"].create_sequence is None
+    assert found["owner", "new"].create_sequence == 4
+
+
+def test_jobs_from_before_are_changed_and_deleted_like_others(home: Home) -> None:
+    upgraded(home)
+
+    with opened(home, ManualClock()) as store:
+        for job_id in ("b", "full"):
+            with store.transaction() as transaction:
+                before = transaction.load(Reads(job_ids={job_id})).jobs[job_id]
+                after = before.evolve(metadata=b"changed", result=b"", worker="w")
+                first = transaction.write(
+                    Changes(
+                        updated=[ChangedJob(after, 0, None, before)],
+                        events=[an_event(job_id)],
+                        attempts=[an_attempt(job_id, 3)],
+                    )
+                )
+            assert stored_job(store, job_id) == after.evolve(version=first)
+            keep(
+                store,
+                Changes(
+                    deleted=[remains(job=after)], inserted=[ChangedJob(a_job(job_id), 0, 0)], events=[an_event(job_id)]
+                ),
+            )
+            with reading(store) as reader:
+                assert attempts_of(reader, job_id) == []
+            new = stored_job(store, job_id)
+            assert new is not None
+            assert (new.metadata, new.result, new.create_sequence) == (b"", b"", first + 1)
