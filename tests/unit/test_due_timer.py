@@ -10,11 +10,17 @@ import pytest
 
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.commands import ServeDue
-from jobstate_server.domain.durations import MILLISECOND, SECOND
+from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import StoreUnavailable
 from jobstate_server.engine.batch import DueOutcome, Outcome
 from jobstate_server.engine.committer import Committer
-from jobstate_server.engine.due_timer import DUE_MAX, RETRY_FAILED_DUE_AFTER, UNANSWERED_TURNS_MAX, DueTimer
+from jobstate_server.engine.due_timer import (
+    DUE_MAX,
+    DUE_SLICE_TIME,
+    RETRY_FAILED_DUE_AFTER,
+    UNANSWERED_TURNS_MAX,
+    DueTimer,
+)
 from jobstate_server.engine.subscribers import Subscribers
 
 
@@ -135,31 +141,25 @@ def test_while_as_many_are_served_as_were_asked_for_the_next_are_served_at_once(
     assert len(committer.asked) == 2
 
 
-@pytest.mark.parametrize(("others", "backlog"), [(1, 0), (0, 1)], ids=["in the batch", "waiting"])
-def test_due_jobs_take_half_of_the_time_while_callers_wait(
-    timer: DueTimer, committer: Answering, clock: ManualClock, others: int, backlog: int
-) -> None:
-    committer.backlog = backlog
-    spent = 7 * MILLISECOND
-
-    committer.answer(DueOutcome((), spent=spent, others=others, served=committer.limit, next_due=clock.now()))
-    clock.advance(spent - 1)
-    assert len(committer.asked) == 1
-    clock.advance(1)
-    assert len(committer.asked) == 2
-
-
-def test_a_due_time_that_is_noted_meanwhile_does_not_shorten_the_pause(
+def test_however_many_are_due_callers_wait_no_longer_than_a_slice_takes(
     timer: DueTimer, committer: Answering, clock: ManualClock
 ) -> None:
-    spent = 7 * MILLISECOND
-    committer.answer(DueOutcome((), spent=spent, others=1, served=committer.limit, next_due=clock.now()))
+    job_time = 100
+    for _ in range(20):
+        spent = committer.limit * job_time
+        committer.answer(DueOutcome((), spent=spent, others=1, served=committer.limit, next_due=clock.now()))
 
-    committer.due_written.notify(clock.now() + 1)
-    committer.due_written.notify(clock.now() - SECOND)
-    clock.advance(spent - 1)
+    assert len(committer.asked) == 21
+    assert committer.limit * job_time == DUE_SLICE_TIME
 
-    assert len(committer.asked) == 1
+
+def test_when_no_caller_waits_as_many_are_served_at_once_as_may_be(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    for _ in range(20):
+        committer.answer(DueOutcome((), spent=1, served=committer.limit, next_due=clock.now()))
+
+    assert committer.limit == DUE_MAX
 
 
 @pytest.mark.parametrize("served", [0, 5])

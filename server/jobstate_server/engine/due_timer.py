@@ -16,16 +16,16 @@ from jobstate_server.domain.commands import ServeDue
 from jobstate_server.domain.durations import MILLISECOND, SECOND
 from jobstate_server.engine.batch import DueOutcome, Outcome
 from jobstate_server.engine.committer import Committer
-from jobstate_server.engine.pace import Pace
+from jobstate_server.engine.pace import SliceSize
 
 log = logging.getLogger(__name__)
 
 DUE_MAX = 512
 """Due jobs served in one batch at most, however many are due at once."""
 
-DUE_SHARE = 0.5
-"""The share of the committer's time that due jobs may take while callers wait. Half: they are due, and callers are too.
-"""
+DUE_SLICE_TIME = 15 * MILLISECOND
+"""How long the due jobs of one batch may take while callers wait behind them. Every batch has all calls that wait, so
+callers and due jobs go on together however many are due."""
 
 RETRY_FAILED_DUE_AFTER = 1 * SECOND
 """How long to wait before due jobs that could not be served are tried again."""
@@ -55,7 +55,7 @@ class DueTimer:
         self._next_due: int | None = None
         self._timer: Timer | None = None
         self._timer_ends = 0
-        self._pace = Pace(DUE_SHARE, DUE_MAX)
+        self._slice = SliceSize(DUE_SLICE_TIME, DUE_MAX)
         self._serving: asyncio.Future[Outcome] | None = None
         self._asked = 0
         """How many jobs the command that is under way serves at most."""
@@ -93,7 +93,7 @@ class DueTimer:
             return
         # The answer may not include due times that are noted from here on.
         self._next_due = None
-        self._asked = self._pace.rows
+        self._asked = self._slice.rows
         self._serving = serving = self._committer.submit_own(ServeDue(caller=SERVER, limit=self._asked))
         serving.add_done_callback(self._served)
 
@@ -106,37 +106,33 @@ class DueTimer:
     def _served(self, serving: asyncio.Future[Outcome]) -> None:
         if serving is not self._serving or self._is_stopped:
             return
-        rest, next_due = self._next_after(serving)
+        has_more, next_due = self._next_after(serving)
         # Not earlier: if something above fails, the answer seems to be missing, and ``turn`` notices that.
         self._serving, self._unanswered = None, 0
-        if rest == 0:
+        if has_more:
             self.serve_due()
-            return
-        if rest is not None:
-            # Nothing is due earlier than now, so what is noted meanwhile does not shorten the pause.
-            self._next_due = 0
-            self._set_timer(rest, self._check)
             return
         if next_due is not None and (self._next_due is None or next_due < self._next_due):
             self._next_due = next_due
         if self._next_due is not None:
             self._wait_until(self._next_due)
 
-    def _next_after(self, serving: asyncio.Future[Outcome]) -> tuple[int | None, int | None]:
-        """How long to pause if more jobs are due now, and when to serve jobs next, according to this answer."""
+    def _next_after(self, serving: asyncio.Future[Outcome]) -> tuple[bool, int | None]:
+        """Whether more jobs are due now, and when to serve jobs next, according to this answer."""
         now = self._clock.now()
         if serving.cancelled() or serving.exception() is not None:
             # The committer has logged why.
-            return None, now + RETRY_FAILED_DUE_AFTER
+            return False, now + RETRY_FAILED_DUE_AFTER
         outcome = serving.result()
         assert isinstance(outcome, DueOutcome)
-        handled, rest = outcome.served + outcome.failed, None
-        if outcome.served > 0 and handled == self._asked:
-            rest = self._pace.after(handled, outcome.spent, outcome.others + self._committer.backlog)
+        handled = outcome.served + outcome.failed
+        has_more = outcome.served > 0 and handled == self._asked
+        if has_more:
+            self._slice.note(handled, outcome.spent, outcome.others + self._committer.backlog)
         if outcome.failed and outcome.next_due is not None and outcome.next_due <= now:
             # Jobs that could not be served are still due. Try them again, but not at once.
-            return rest, now + RETRY_FAILED_DUE_AFTER
-        return rest, outcome.next_due
+            return has_more, now + RETRY_FAILED_DUE_AFTER
+        return has_more, outcome.next_due
 
     def _wait_until(self, due: int) -> None:
         if self._timer is not None:

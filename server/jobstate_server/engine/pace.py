@@ -7,9 +7,6 @@ import asyncio
 from jobstate_server.clock import Clock
 from jobstate_server.domain.durations import MILLISECOND, SECOND
 
-SLICE_TIME = 5 * MILLISECOND
-"""How long a slice may take. Callers wait behind one, so it must be short beside what a call may take."""
-
 SLICE_TIME_ALONE = 50 * MILLISECOND
 """How long a slice may take when nobody else waits. The disk's part of a commit is then paid by more rows."""
 
@@ -23,34 +20,53 @@ PAUSE_MAX = 1 * SECOND
 """The longest pause, so that a slice that the disk held up does not stop the work for long."""
 
 
+class SliceSize:
+    """How many rows the next slice of some work has: as many as take the time that callers may wait behind it."""
+
+    def __init__(self, slice_time: int, rows_max: int) -> None:
+        """
+        Args:
+            slice_time: how many microseconds a slice may take while others wait.
+            rows_max: of one slice, however fast the store is.
+        """
+        self._slice_time = slice_time
+        self._rows_max = rows_max
+        self.rows = min(SLICE_ROWS_FIRST, rows_max)
+        """At least half and at most twice as many as the slice before had, because one commit tells little."""
+
+    def note(self, rows: int, spent: int, others: int) -> None:
+        """Note a slice.
+
+        Args:
+            rows: how many rows it changed.
+            spent: microseconds of the committer's time that it took.
+            others: commands of others that were written with it, or wait.
+        """
+        wanted = rows * (self._slice_time if others else SLICE_TIME_ALONE) // max(1, spent)
+        least, most = max(SLICE_ROWS_MIN, self.rows // 2), min(2 * self.rows, self._rows_max)
+        self.rows = min(max(wanted, least), most)
+
+
 class Pace:
-    """Decides how large the next slice of some work is, and how long to pause before it.
+    """How large the next slice of some work is, and how long to pause before it.
 
     While others wait for the committer, the work takes at most its share of the committer's time: a slice that took t
     is followed by a pause in which the others get their part. When nobody waits, the next slice follows at once.
     """
 
-    def __init__(self, share: float, rows_max: int) -> None:
-        """
-        Args:
-            share: of the committer's time, above 0 and at most 1.
-            rows_max: of one slice, however fast the store is.
-        """
+    def __init__(self, share: float, slice_time: int, rows_max: int) -> None:
+        """``share``: of the committer's time, above 0 and at most 1. The others are those of ``SliceSize``."""
         self._others_part = (1 - share) / share
-        self._rows_max = rows_max
-        self.rows = min(SLICE_ROWS_FIRST, rows_max)
-        """Rows of the next slice: as many as take a slice's time, and at most twice as many as the last one had."""
+        self._size = SliceSize(slice_time, rows_max)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the next slice."""
+        return self._size.rows
 
     def after(self, rows: int, spent: int, others: int) -> int:
-        """Note a slice. Returns how many microseconds to pause before the next one.
-
-        Args:
-            rows: how many rows the slice changed.
-            spent: microseconds of the committer's time that it took.
-            others: commands of others that were written with it, or wait.
-        """
-        wanted = rows * (SLICE_TIME if others else SLICE_TIME_ALONE) // max(1, spent)
-        self.rows = min(max(wanted, SLICE_ROWS_MIN), 2 * self.rows, self._rows_max)
+        """Note a slice, as ``SliceSize.note`` does. Returns how many microseconds to pause before the next one."""
+        self._size.note(rows, spent, others)
         return min(PAUSE_MAX, round(spent * self._others_part)) if others else 0
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from jobstate_server.clock import Clock
 from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.commands import DeleteFinished
-from jobstate_server.domain.durations import SECOND
+from jobstate_server.domain.durations import MILLISECOND, SECOND
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import FinishedJob
 from jobstate_server.engine.batch import DeletedOutcome
@@ -23,6 +23,9 @@ from jobstate_server.store.records import JobSummary
 
 CLEANUP_SHARE = 0.2
 """The share of the committer's time that a cleanup may take while callers wait: it has all night."""
+
+CLEANUP_SLICE_TIME = 5 * MILLISECOND
+"""How long a slice of a cleanup may take while callers wait behind it: less than a commit of theirs."""
 
 JOBS_AT_ONCE = 512
 """Jobs deleted in one transaction at most, when there are no callers."""
@@ -82,7 +85,7 @@ class Cleanup:
         if run.dry_run:
             return await self._count_jobs(completed_before)
         result = TaskResult()
-        pace = Pace(CLEANUP_SHARE, JOBS_AT_ONCE)
+        pace = Pace(CLEANUP_SHARE, CLEANUP_SLICE_TIME, JOBS_AT_ONCE)
         after: Position | None = None
         while await run.still_claimed():
             limit = pace.rows
@@ -117,7 +120,7 @@ class Cleanup:
         bytes_max = self._event_retention_bytes
         if run.dry_run:
             return await self._readers.run(lambda reader: reader.trimmable_events(older_than, bytes_max))
-        pace = Pace(CLEANUP_SHARE, EVENTS_AT_ONCE)
+        pace = Pace(CLEANUP_SHARE, CLEANUP_SLICE_TIME, EVENTS_AT_ONCE)
         events = 0
         while await run.still_claimed():
             removed, spent = await self._committer.run(partial(_trim, older_than, bytes_max, pace.rows))
