@@ -264,7 +264,7 @@ def test_the_writer_walks_an_index_whether_or_not_it_plans_anew(
     steps: list[str] = []
     connection = store.database.raw_connection
     for query, values in recorder.statements:
-        if query.split()[0] in {b"SELECT", b"UPDATE", b"DELETE", b"INSERT"}:
+        if query.split()[0] in {b"SELECT", b"UPDATE", b"DELETE", b"INSERT", b"WITH"}:
             connection.execute(f"SET plan_cache_mode = {plans}".encode())
             found = connection.execute(b"EXPLAIN (COSTS off) " + query, values).fetchall()
             steps += [line for (line,) in found]

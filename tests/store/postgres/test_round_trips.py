@@ -54,14 +54,14 @@ def test_a_batch_of_every_kind_of_row_is_a_statement_for_each_kind(store: Postgr
         assert len(loaded.jobs) == len(jobs)
         transaction.finish(a_batch(count))
 
-    assert len(recorder.statements) == 17
+    assert len(recorder.statements) == 15
     assert recorder.round_trips == 2
     assert sent(recorder)[0] == "BEGIN"
     assert sent(recorder)[-1] == "COMMIT"
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_a_batch_of_progress_reports_is_eight_statements_in_two_round_trips(store: PostgresStore, count: int) -> None:
+def test_a_batch_of_progress_reports_is_six_statements_in_two_round_trips(store: PostgresStore, count: int) -> None:
     clock = ManualClock()
     decider = Decider(JobTypes(SHIPPED_JOB_TYPES), merge_metadata, lambda: 0.0)
     writer = Writer(store, decider, clock, restart_grace=30 * SECOND)
@@ -74,7 +74,7 @@ def test_a_batch_of_progress_reports_is_eight_statements_in_two_round_trips(stor
 
     assert all(isinstance(verdict, Outcome) for verdict in written.verdicts)
     assert len(written.events) == count
-    assert len(recorder.statements) == 8
+    assert len(recorder.statements) == 6
     assert recorder.round_trips == 2
 
 

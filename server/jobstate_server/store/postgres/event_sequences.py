@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 
@@ -10,23 +10,23 @@ from jobstate_server.store.postgres import statements as sql
 from jobstate_server.store.records import Changes
 
 
-class Execute(Protocol):
-    """Runs a statement with values by name."""
+def append(connection: psycopg.Connection[Any], changes: Changes, now: int, channel: str) -> psycopg.Cursor[Any]:
+    """Lock the log, append the events of ``changes`` and notify ``channel``. If nothing is appended, read the head.
 
-    def __call__(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
-        """The statement's cursor."""
-
-
-def take_sequences(execute: Execute, changes: Changes, now: int) -> psycopg.Cursor[Any]:
-    """Lock the log and advance its head by the events of ``changes``. If nothing is appended, only read the head.
-
-    Returns a cursor with the new head, which is the sequence of the last event (the others come before it, without a
-    gap), the number of stored request ids, and the number of the transaction.
+    Returns a cursor with the head, which is the sequence of the last event (the others come before it, without a gap),
+    the number of stored request ids, and the number of the transaction.
     """
-    appends = (
-        changes.events or changes.deleted or changes.inserted or changes.attempts or changes.requests or changes.tallies
-    )
-    if not appends:
-        return execute(sql.HEAD)
-    size = sum(len(event.payload) for event in changes.events)
-    return execute(sql.ADVANCE_LOG, events=len(changes.events), bytes=size, requests=len(changes.requests), now=now)
+    events = changes.events
+    values = {"events": len(events), "requests": len(changes.requests), "now": now}
+    if events:
+        size, next_due = sum(len(event.payload) for event in events), _earliest_due(changes)
+        return sql.append_events.run(connection, events, **values, bytes=size, channel=channel, next_due=next_due)
+    if changes.deleted or changes.inserted or changes.attempts or changes.requests or changes.tallies:
+        return connection.execute(sql.ADVANCE_LOG, {**values, "bytes": 0}, prepare=True)
+    return connection.execute(sql.HEAD, prepare=True)
+
+
+def _earliest_due(changes: Changes) -> str:
+    rows = (*changes.inserted, *changes.updated, *changes.progressed)
+    due = [row.job.due_time for row in rows if row.job.due_time is not None]
+    return str(min(due)) if due else ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peewee import Model
-from psycopg import Connection
+from psycopg import Connection, Cursor
 
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.store.models import AttemptRow, EventRow, RequestRow, TallyRow, WholeJobRow
@@ -27,6 +27,13 @@ _TALLY_COLUMNS = tuple(TallyRow._meta.sorted_field_names)
 _FIRST = "(SELECT head - %(events)s + 1 AS first FROM log) AS numbered"
 """The sequence of this transaction's first event, once the log's head has been moved."""
 
+_ADVANCE_LOG = (
+    "UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s, requests = requests + %(requests)s,"
+    " time = GREATEST(time, %(now)s) RETURNING head, requests, pg_current_xact_id()::xid AS transaction"
+)
+"""After it has moved the head, only this transaction appends until it commits. This orders the commits of all replicas.
+It returns the new head, how many request ids are stored, and the number of the transaction."""
+
 
 def _kinds(model: type[Model], columns: Sequence[str]) -> dict[str, Kind]:
     return {column: kind_of(getattr(model, column)) for column in columns}
@@ -41,16 +48,30 @@ class ManyRows:
         arrays = ", ".join(f"%({name})s::{kind.type_name}[]" for name, kind in self._kinds)
         self._text = text.format(rows=f"unnest({arrays})").encode()
 
-    def run(self, connection: Connection[Any], rows: Sequence[tuple[Any, ...]], **values: int) -> None:
-        """Write the rows, each in the order of the columns."""
+    def run(self, connection: Connection[Any], rows: Sequence[tuple[Any, ...]], **values: int | str) -> Cursor[Any]:
+        """Write the rows, each in the order of the columns. Returns the statement's cursor."""
         columns = zip(self._kinds, zip(*rows, strict=True), strict=True)
         arrays = {name: array(kind, column) for (name, kind), column in columns}
-        connection.execute(self._text, {**arrays, **values}, prepare=True)
+        return connection.execute(self._text, {**arrays, **values}, prepare=True)
 
 
 def _insert(table: str, kinds: dict[str, Kind]) -> ManyRows:
     return ManyRows(f"INSERT INTO {table} ({', '.join(kinds)}) SELECT * FROM {{rows}}", kinds)
 
+
+_EVENT_KINDS = {name: kind for name, kind in _kinds(EventRow, EVENT_COLUMNS).items() if name != "sequence"}
+append_events = ManyRows(
+    f"WITH advanced AS ({_ADVANCE_LOG}), appended AS ("
+    f"INSERT INTO event (sequence, {', '.join(_EVENT_KINDS)})"
+    f" SELECT advanced.head - %(events)s + new.ordinality, {', '.join(f'new.{name}' for name in _EVENT_KINDS)}"
+    f" FROM {{rows}} WITH ORDINALITY AS new({', '.join(_EVENT_KINDS)}, ordinality), advanced)"
+    " SELECT head, requests, transaction FROM advanced, pg_notify(%(channel)s, head::text || ' ' || %(next_due)s)",
+    _EVENT_KINDS,
+)
+"""Advances the log, numbers and appends the events, and notifies the other replicas when the transaction commits."""
+
+ADVANCE_LOG = _ADVANCE_LOG.encode()
+"""Advances the log by no events, for what must be ordered with them."""
 
 _KEY = {"create_sequence": Kind.INT8}
 _WHOLE_JOB = (*JOB_COLUMNS, *DOCUMENTS)
@@ -101,13 +122,6 @@ update_progress = _update_jobs(PROGRESS_COLUMNS, ("metadata",))
 """Rows of jobs end with the index of the job's last event in this transaction, or None if its version stays. Rows of
 new jobs also have the index of the first event."""
 
-_EVENT_KINDS = {name: kind for name, kind in _kinds(EventRow, EVENT_COLUMNS).items() if name != "sequence"}
-insert_events = ManyRows(
-    f"INSERT INTO event (sequence, {', '.join(_EVENT_KINDS)})"
-    f" SELECT numbered.first + new.ordinality - 1, {', '.join(f'new.{name}' for name in _EVENT_KINDS)}"
-    f" FROM {{rows}} WITH ORDINALITY AS new({', '.join(_EVENT_KINDS)}, ordinality), {_FIRST}",
-    _EVENT_KINDS,
-)
 _ATTEMPT_NAMES = ", ".join(ATTEMPT_COLUMNS)
 insert_attempts = ManyRows(
     # An attempt without a job would have no key, which the table refuses.
@@ -186,14 +200,8 @@ POSTPONE = (
     " ORDER BY id FOR UPDATE) AS late WHERE job.create_sequence = late.create_sequence"
 ).encode()
 
-# After it has moved the head, only this transaction appends until it commits. This orders the commits of all replicas.
-ADVANCE_LOG = (
-    b"UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s, requests = requests + %(requests)s,"
-    b" time = GREATEST(time, %(now)s) RETURNING head, requests, pg_current_xact_id()::xid"
-)
-HEAD = b"SELECT head, requests, pg_current_xact_id()::xid FROM log"
+HEAD = b"SELECT head, requests, pg_current_xact_id()::xid AS transaction FROM log"
 LOCK_LOG = b"SELECT 1 FROM log FOR UPDATE"
-NOTIFY = b"SELECT pg_notify(%(channel)s, head::text || ' ' || %(next_due)s) FROM log"
 
 TRIM_EVENTS = b"DELETE FROM event WHERE sequence <= %(through)s"
 MOVE_HORIZON = b"UPDATE horizon SET sequence = %(through)s, event_check = %(event_check)s, bytes = bytes + %(bytes)s"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
@@ -27,10 +27,10 @@ from jobstate_server.store.postgres.connection import (
     one_row,
     raise_store_error,
 )
-from jobstate_server.store.postgres.event_sequences import take_sequences
+from jobstate_server.store.postgres.event_sequences import append
 from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes, Loaded
+from jobstate_server.store.records import Changes, Loaded
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
@@ -181,12 +181,13 @@ class PostgresTransaction:
             raise
 
     def _write(self, changes: Changes) -> psycopg.Cursor[Any]:
-        head = take_sequences(self._execute, changes, self.now)
-        if changes.events:
-            sql.insert_events.run(self._connection, changes.events, events=len(changes.events))
+        head = self._append(changes)
         self._write_jobs(changes)
         self._write_rest(changes)
         return head
+
+    def _append(self, changes: Changes) -> psycopg.Cursor[Any]:
+        return append(self._connection, changes, self.now, self._channel)
 
     def _numbered(self, changes: Changes, head: psycopg.Cursor[Any]) -> int:
         """Set the versions of the jobs. Returns the sequence of the first event."""
@@ -238,9 +239,6 @@ class PostgresTransaction:
             sql.insert_requests.run(connection, values, events=len(changes.events))
         if changes.tallies:
             sql.add_tallies.run(connection, tally_values(changes.tallies))
-        if changes.events:
-            next_due = _earliest_due((*changes.inserted, *changes.updated, *changes.progressed))
-            self._execute(sql.NOTIFY, channel=self._channel, next_due="" if next_due is None else str(next_due))
 
     def next_due(self) -> int | None:
         row = self._execute(sql.NEXT_DUE).fetchone()
@@ -320,10 +318,6 @@ class PostgresTransaction:
     def last_renewed(self, besides: str = "") -> int | None:
         renewed: int | None = one_row(self._execute(sql.LAST_RENEWED, besides=besides))[0]
         return renewed
-
-
-def _earliest_due(rows: Sequence[ChangedJob]) -> int | None:
-    return min((job.due_time for job, _, _, _ in rows if job.due_time is not None), default=None)
 
 
 def _add_job(jobs: dict[str, Job], row: tuple[Any, ...]) -> str:
