@@ -225,7 +225,7 @@ class Committer:
 
     def _enqueue(self, commands: Sequence[Command], rows: int, size: int, *, is_many: bool) -> asyncio.Future[Any]:
         future = self._future()
-        self._put(QueuedCommands(commands, future, rows=rows, size=size, is_many=is_many, since=self._turn))
+        self._put(QueuedCommands(commands, future, rows, size, self._turn, is_many))
         return future
 
     def run(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:

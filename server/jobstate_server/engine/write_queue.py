@@ -36,19 +36,20 @@ class QueuedCommands:
         self,
         commands: Sequence[Command],
         future: asyncio.Future[Any],
-        *,
         rows: int,
         size: int,
-        is_many: bool,
         since: int,
+        is_many: bool,
     ) -> None:
+        # One is made for every call. Arguments by name would take three times as long.
         self.commands = commands
         self.future = future
         self.rows = rows
         self.size = size
-        self.is_many = is_many
         self.since = since
         """The turn of the watchdog in which they were queued."""
+        self.is_many = is_many
+        """Whether the call waits for a list of verdicts."""
 
     def resolve(self, verdicts: Iterator[Verdict]) -> None:
         """Take the next verdicts, which belong to these commands, and give them to the call."""
@@ -80,6 +81,10 @@ class WriteBatch:
     """A batch for the thread: one transaction of commands, and optionally some work in another one."""
 
     commands: list[QueuedCommands] = field(default_factory=list)
+    rows: int = 0
+    """Rows of the commands."""
+    size: int = 0
+    """Bytes of their requests."""
     work: QueuedWork | None = None
     since: int = 0
     """The turn of the watchdog in which the thread could begin it."""
@@ -134,30 +139,28 @@ class WriteQueue:
     def take(self) -> WriteBatch:
         """Take the next batch from the front of the queue."""
         batch = WriteBatch()
-        rows = size = 0
         while self._queued and batch.work is None:
             item = self._queued[0]
             if isinstance(item, QueuedWork):
                 batch.work = item
                 self.waiting -= 1
             else:
-                rows += item.rows
-                size += item.size
+                rows, size = batch.rows + item.rows, batch.size + item.size
                 if batch.commands and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
                     break
                 batch.commands.append(item)
-                self.waiting -= item.rows
+                batch.rows, batch.size = rows, size
             self._queued.popleft()
+        self.waiting -= batch.rows
         return batch
 
     def done(self, batch: WriteBatch) -> int:
         """The thread has written this batch: release its room. Returns the number of its commands and work."""
-        rows = sum(item.rows for item in batch.commands)
         work = int(batch.work is not None)
-        self.rows -= rows
+        self.rows -= batch.rows
         self._work -= work
-        self.size -= sum(item.size for item in batch.commands)
-        return rows + work
+        self.size -= batch.size
+        return batch.rows + work
 
     def notify_waiting(self) -> None:
         """Wake the calls that wait for room, so that they check again."""
