@@ -14,8 +14,9 @@ from jobstate_server.domain.errors import JobStateError
 from jobstate_server.engine.batch import Verdict
 from jobstate_server.store.base import Transaction
 
-BATCH_ROWS_MAX = 512
-"""Commands of one transaction. With more a commit is no cheaper per row, and the first command waits for the last."""
+BATCH_ROWS_MAX = 1_024
+"""Commands of one transaction, about as many as one BatchCreate has. A commit of 512 takes a tenth more per row. With
+2,048 it is no cheaper, and the first command waits longer for the last."""
 
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 """Request bytes of one transaction, so that large metadata cannot make a commit slow for the other commands."""
