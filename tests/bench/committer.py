@@ -70,7 +70,7 @@ PARTS: Sequence[tuple[str, object, str]] = (
     *[("check", attempts, name) for name in ("start", "update_progress", "complete")],
     ("decide", Decider, "decide"),
     ("encode", batch, "encode_event"),
-    ("tallies", batch, "tally_deltas"),
+    ("tallies", batch, "add_tallies"),
     ("bookkeeping", batch.Batch, "__init__"),
     ("bookkeeping", batch.Batch, "decide"),
     ("bookkeeping", batch.Batch, "write"),

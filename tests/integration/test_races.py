@@ -17,7 +17,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.commands import Command, JobCommand
-from jobstate_server.domain.plan import Plan
+from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.write_queue import BATCH_ROWS_MAX
 
@@ -157,7 +157,7 @@ async def test_a_command_that_cannot_be_decided_is_refused_alone_among_200(
 ) -> None:
     decide = Decider.decide
 
-    def decide_or_fail(decider: Decider, command: Command, view: View) -> Plan | None:
+    def decide_or_fail(decider: Decider, command: Command, view: View) -> Change | Plan | None:
         if isinstance(command, JobCommand) and command.job_id == "poisoned":
             raise RuntimeError(SECRET)
         return decide(decider, command, view)
@@ -252,7 +252,7 @@ async def test_a_call_cancelled_while_it_is_committed_is_done_whole(
     decide = Decider.decide
     began, gate = threading.Event(), threading.Event()
 
-    def decide_slowly(decider: Decider, command: Command, view: View) -> Plan | None:
+    def decide_slowly(decider: Decider, command: Command, view: View) -> Change | Plan | None:
         began.set()
         assert gate.wait(PATIENCE_S)
         return decide(decider, command, view)

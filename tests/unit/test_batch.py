@@ -26,13 +26,16 @@ SERVE = c.ServeDue(limit=10, caller=SERVER)
 
 
 class Writing:
-    """A transaction that keeps what it is to write."""
+    """A transaction that keeps what it is to write, and sets the versions as stores do."""
 
     def __init__(self) -> None:
         self.changes = Changes()
 
     def finish(self, changes: Changes) -> int:
         self.changes = changes
+        for job, last_event, *_ in (*changes.inserted, *changes.updated, *changes.progressed):
+            if last_event is not None:
+                job.numbered(1 + last_event)
         return 1
 
 

@@ -39,7 +39,7 @@ def test_create_sets_what_was_asked_and_leaves_the_rest_at_its_beginning() -> No
         update_time=NOW,
         heard_time=NOW,
     )
-    assert decision.events == (Event(EventType.QUEUED, NOW, "somebody", None, decision.after, with_metadata=True),)
+    assert list(decision.events) == [Event(EventType.QUEUED, NOW, "somebody", None, decision.after, with_metadata=True)]
     assert decision.ended is None
 
 

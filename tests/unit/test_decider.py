@@ -19,7 +19,7 @@ def test_a_sign_of_life_moves_the_heard_time_and_nothing_else_and_makes_no_event
     decision = decide(a_job(PROCESSING), c.UpdateProgress(**NAMES, attempt=2))
 
     assert changed(a_job(PROCESSING), decision.after) == {"heard_time": NOW}
-    assert (decision.events, decision.ended) == ((), None)
+    assert (list(decision.events), decision.ended) == ([], None)
 
 
 def test_a_retry_of_a_job_that_is_retrying_already_changes_and_tells_nothing() -> None:
@@ -28,4 +28,4 @@ def test_a_retry_of_a_job_that_is_retrying_already_changes_and_tells_nothing() -
     decision = decide(job, c.Retry(**NAMES))
 
     assert decision.after == job
-    assert (decision.events, decision.ended) == ((), None)
+    assert (list(decision.events), decision.ended) == ([], None)

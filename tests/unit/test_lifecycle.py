@@ -14,7 +14,7 @@ from jobstate.v1 import event_pb2, job_pb2
 from jobstate_server.domain import lifecycle
 from jobstate_server.domain.events import EVENT_NAMES, EventType, RetryDecision
 from jobstate_server.domain.job import FINAL_STATES, AttemptOutcome, Job, JobError, JobState
-from jobstate_server.domain.lifecycle import STEPS, Facts, Trigger, allowed_triggers, next_state
+from jobstate_server.domain.lifecycle import STEPS, Trigger, allowed_triggers, next_state
 
 NOW = 1_000_000
 DOCS = Path(__file__).parents[2] / "docs" / "lifecycle.md"
@@ -90,12 +90,12 @@ class Model:
     state: str
 
 
-def run_machine(trigger: Trigger, facts: Facts) -> JobState | None:
+def run_machine(trigger: Trigger, job: Job) -> JobState | None:
     """What the ``transitions`` machine itself does with a model that is thrown away afterwards."""
     model = Model()
-    lifecycle.MACHINE.add_model(model, initial=facts.job.state.name)
+    lifecycle.MACHINE.add_model(model, initial=job.state.name)
     try:
-        moved = lifecycle.MACHINE.events[trigger.value].trigger(model, facts)
+        moved = lifecycle.MACHINE.events[trigger.value].trigger(model, job, NOW)
     except MachineError:
         moved = False
     finally:
@@ -108,7 +108,7 @@ def test_a_pair_of_state_and_trigger_is_allowed_exactly_as_the_table_says(state:
     for facts in GUARD_FACTS:
         job, guards = job_in(state, *facts)
 
-        assert next_state(trigger, Facts(job, NOW)) is expected_state(state, trigger, guards), facts
+        assert next_state(trigger, job, NOW) is expected_state(state, trigger, guards), facts
 
 
 @pytest.mark.parametrize(("state", "trigger"), PAIRS, ids=lambda value: value.name)
@@ -118,7 +118,7 @@ def test_the_compiled_table_agrees_with_the_machine_that_it_was_compiled_from(
     for facts in GUARD_FACTS:
         job, _ = job_in(state, *facts)
 
-        assert next_state(trigger, Facts(job, NOW)) is run_machine(trigger, Facts(job, NOW)), facts
+        assert next_state(trigger, job, NOW) is run_machine(trigger, job), facts
 
 
 def test_the_steps_are_exactly_the_table() -> None:
@@ -136,12 +136,12 @@ def test_the_shared_machine_has_no_model() -> None:
 
 
 def test_start_moves_queued_to_processing() -> None:
-    assert next_state(Trigger.START, Facts(Job(id="job", job_type="t"), NOW)) is JobState.PROCESSING
+    assert next_state(Trigger.START, Job(id="job", job_type="t"), NOW) is JobState.PROCESSING
 
 
 def test_progress_changes_no_state_and_is_allowed_in_processing_only() -> None:
     for state in JobState:
-        target = next_state(Trigger.PROGRESS, Facts(Job(id="job", job_type="t", state=state), NOW))
+        target = next_state(Trigger.PROGRESS, Job(id="job", job_type="t", state=state), NOW)
 
         assert target is (JobState.PROCESSING if state is JobState.PROCESSING else None)
 
@@ -183,13 +183,13 @@ def test_allowed_triggers_are_what_a_caller_can_do_and_never_the_servers_own(
 ) -> None:
     job, _ = job_in(state, claimed, "retryable", True, wait)
 
-    assert allowed_triggers(Facts(job, NOW)) == allowed
+    assert allowed_triggers(job, NOW) == allowed
 
 
 def test_a_failed_job_without_retries_left_may_only_be_cancelled_by_a_caller() -> None:
     job, _ = job_in(JobState.FAILED, True, "retryable", False, "none")
 
-    assert allowed_triggers(Facts(job, NOW)) == ("cancel",)
+    assert allowed_triggers(job, NOW) == ("cancel",)
 
 
 def test_event_names_are_those_of_the_original_and_four_more() -> None:

@@ -17,8 +17,8 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.events import Claimed, Event, Started
 from jobstate_server.domain.job import Attempt, Job, Usage
-from jobstate_server.domain.plan import Change
-from jobstate_server.domain.statistics import Measure, TallyKey, deletion_deltas, tally_deltas
+from jobstate_server.domain.plan import Change, Plan
+from jobstate_server.domain.statistics import Measure, TallyKey, add_deletion, add_tallies
 
 from .support import TOO_LARGE, a_decider, finished
 
@@ -300,8 +300,7 @@ class Jobs(RuleBasedStateMachine):
         self.events.setdefault(job_id, []).extend(decision.events)
         self.log.extend(decision.events)
         self.ended.setdefault(job_id, []).extend([decision.ended] if decision.ended else [])
-        for key, delta in tally_deltas(decision):
-            self.tallies[key] += delta
+        add_tallies(self.tallies, decision)
         self.jobs[job_id] = decision.after
 
     @rule(span=spans)
@@ -405,13 +404,12 @@ class Jobs(RuleBasedStateMachine):
         old = [job for job in self.jobs.values() if job.complete_time is not None and job.complete_time < limit]
         view: Any = SimpleNamespace(now=self.now, finished=lambda _selection: [finished(job) for job in old])
         plan = self.decider.decide(c.DeleteFinished(before=limit, after=None, limit=9), view)
-        deletion = plan.deletion if plan is not None else None
+        deletion = plan.deletion if isinstance(plan, Plan) else None
         assert deletion is not None
         assert {job.id for job in deletion.jobs} == {
             job_id for job_id, model in self.models.items() if model.completed is not None and model.completed < limit
         }
-        for key, delta in deletion_deltas(deletion.jobs):
-            self.tallies[key] += delta
+        add_deletion(self.tallies, deletion.jobs)
         for job in old:
             for kept in (self.jobs, self.models, self.events, self.ended):
                 kept.pop(job.id)

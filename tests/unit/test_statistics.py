@@ -20,12 +20,12 @@ from jobstate_server.domain.statistics import (
     Measure,
     Statistics,
     TallyKey,
+    add_deletion,
+    add_tallies,
     bucket_duration,
-    deletion_deltas,
     duration_bucket,
     percentile,
     statistics,
-    tally_deltas,
 )
 
 from .support import a_decider, finished
@@ -80,14 +80,12 @@ class Scene:
         if decision is None:
             return
         self.history += decision.events
-        for key, delta in tally_deltas(decision):
-            self.tallies[key] += delta
+        add_tallies(self.tallies, decision)
         self.jobs[job_id] = self.ever[job_id, decision.after.create_time] = decision.after
 
     def delete(self, job_id: str) -> None:
         if self.jobs[job_id].state.is_final:
-            for key, delta in deletion_deltas([finished(self.jobs.pop(job_id))]):
-                self.tallies[key] += delta
+            add_deletion(self.tallies, [finished(self.jobs.pop(job_id))])
 
     def command(self, what: str, job_id: str, detail: Any) -> c.JobCommand:
         job = self.jobs.get(job_id)

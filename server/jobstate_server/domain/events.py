@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
 from jobstate_server.domain.job import Job, JobError, JobState
+from jobstate_server.domain.values import value
 
 
 class EventType(IntEnum):
@@ -51,7 +50,7 @@ class RetryDecision(IntEnum):
     AWAITING_RETRY_CALL = 4
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Started:
     """An attempt began."""
 
@@ -61,7 +60,7 @@ class Started:
     """How long the job waited for the worker that started it. None when resumed."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claimed:
     """A worker took an attempt that the server had resumed, by Start or by its first report."""
 
@@ -70,7 +69,7 @@ class Claimed:
     """How long the attempt waited for that worker."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Failed:
     """The error, and whether the job is retried."""
 
@@ -79,7 +78,7 @@ class Failed:
     next_retry_time: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Retrying:
     """The wait before the next attempt."""
 
@@ -87,21 +86,21 @@ class Retrying:
     next_retry_time: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PermanentlyFailed:
     """Why the job is not retried."""
 
     decision: RetryDecision
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cancelled:
     """The caller's reason, possibly empty."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StaleDetected:
     """When the attempt last reported, and how long its type allows it to be silent."""
 
@@ -109,7 +108,7 @@ class StaleDetected:
     stale_threshold: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Used:
     """The total usage of an attempt, reported by ReportUsage."""
 
@@ -121,7 +120,8 @@ class Used:
 Detail = Started | Claimed | Failed | Retrying | PermanentlyFailed | Cancelled | StaleDetected | Used
 
 
-class Event(NamedTuple):
+@value
+class Event:
     """One fact about one job. It has no sequence yet: the log numbers it when it is written."""
 
     type: EventType

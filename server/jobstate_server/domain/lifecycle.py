@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol, cast
+from typing import cast
 
 from transitions import Machine
 from transitions.extensions import GraphMachine
@@ -52,35 +52,19 @@ CALLS: dict[str, str] = {
 """The call that pulls each of the others, as refusals name it."""
 
 
-class Known(Protocol):
-    """What guards check."""
-
-    @property
-    def job(self) -> Job: ...
-
-    @property
-    def now(self) -> int: ...
+Guard = Callable[[Job, int], bool]
+"""Whether a job may take a step now. The second argument is the time."""
 
 
-class Facts(NamedTuple):
-    """A job and the time, for guards, where there is no ``Draft``."""
-
-    job: Job
-    now: int
-
-
-Guard = Callable[[Known], bool]
-
-
-def is_unclaimed(facts: Known) -> bool:
+def is_unclaimed(job: Job, _now: int) -> bool:
     """The server resumed the running attempt and no worker has claimed it, so no timeout counts."""
-    return not facts.job.claimed
+    return not job.claimed
 
 
-def can_retry(facts: Known) -> bool:
+def can_retry(job: Job, _now: int) -> bool:
     """The last error allows a retry and there are retries left."""
-    error = facts.job.last_error
-    return error is not None and retry_is_allowed(error.retryable, facts.job.retry_count, facts.job.max_retries)
+    error = job.last_error
+    return error is not None and retry_is_allowed(error.retryable, job.retry_count, job.max_retries)
 
 
 def retry_is_allowed(error_retryable: bool, retry_count: int, max_retries: int) -> bool:
@@ -88,14 +72,14 @@ def retry_is_allowed(error_retryable: bool, retry_count: int, max_retries: int) 
     return error_retryable and retry_count < max_retries
 
 
-def cannot_retry(facts: Known) -> bool:
+def cannot_retry(job: Job, now: int) -> bool:
     """The opposite of ``can_retry``."""
-    return not can_retry(facts)
+    return not can_retry(job, now)
 
 
-def wait_is_over(facts: Known) -> bool:
+def wait_is_over(job: Job, now: int) -> bool:
     """The time of the next attempt has come."""
-    return facts.job.next_retry_time is not None and facts.job.next_retry_time <= facts.now
+    return job.next_retry_time is not None and job.next_retry_time <= now
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,23 +146,23 @@ def _compile(machine: Machine) -> dict[tuple[JobState, Trigger], tuple[_Way, ...
 _WAYS = _compile(MACHINE)
 
 
-def next_state(trigger: Trigger, facts: Known) -> JobState | None:
+def next_state(trigger: Trigger, job: Job, now: int) -> JobState | None:
     """The state that ``trigger`` leads to from the job's state, or None when the step is not allowed."""
-    for guards, target in _WAYS.get((facts.job.state, trigger), ()):
+    for guards, target in _WAYS.get((job.state, trigger), ()):
         for guard in guards:
-            if not guard(facts):
+            if not guard(job, now):
                 break
         else:
             return target
     return None
 
 
-def allowed_triggers(facts: Known) -> tuple[str, ...]:
+def allowed_triggers(job: Job, now: int) -> tuple[str, ...]:
     """The triggers that a caller may use on the job now, in the order of the table."""
     return tuple(
         trigger.value
         for trigger in Trigger
-        if trigger not in SERVER_TRIGGERS and next_state(trigger, facts) is not None
+        if trigger not in SERVER_TRIGGERS and next_state(trigger, job, now) is not None
     )
 
 

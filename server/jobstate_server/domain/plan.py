@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jobstate_server.domain.commands import Command, Request
@@ -10,14 +11,15 @@ from jobstate_server.domain.events import Event
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
 
 
-class Change(NamedTuple):
+@dataclass(slots=True)
+class Change:
     """The change of one job. Tallies, events and rows are derived from it."""
 
     before: Job | None
     """None when the job is created."""
     after: Job
     """The same object as ``before`` when nothing changed."""
-    events: tuple[Event, ...] = ()
+    events: Sequence[Event] = ()
     ended: Attempt | None = None
     """The attempt that this change ended, if any."""
     is_report: bool = False
@@ -37,7 +39,7 @@ class Deletion(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All changes of a command. They are applied together or not at all."""
+    """All changes of a command that is not about one job. They are applied together or not at all."""
 
     changes: tuple[Change, ...]
     answered: int = 1

@@ -7,7 +7,7 @@ cumulative and never decrease, not even when cleanup deletes the job.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -57,47 +57,58 @@ def bucket_duration(bucket: int) -> int:
     return round(_GROWTH**bucket)
 
 
-def tally_deltas(change: Change) -> list[tuple[TallyKey, int]]:
-    """What a change adds to the tallies."""
+def add_tallies(tallies: dict[TallyKey, int], change: Change) -> None:
+    """Add what a change adds to the tallies."""
     before, after = change.before, change.after
-    if change.is_report and before is not None:
-        return _usage_deltas(before, after)
-    deltas: list[tuple[TallyKey, int]] = []
-    if before is not None and after.claimed and not before.claimed:
-        deltas.extend(_wait_deltas(after))
-    if before is not None and before.state is after.state and not change.ended:
-        deltas.extend(_usage_deltas(before, after))
-        return deltas
     if before is not None:
-        deltas.append(((before.job_type, Measure.STORED, before.state), -1))
-    job_type = after.job_type
-    deltas.append(((job_type, Measure.STORED, after.state), 1))
-    if after.state.is_final:
-        deltas.append(((job_type, Measure.ENDED, after.state), 1))
-    if after.state is JobState.COMPLETED:
-        deltas.append(((job_type, Measure.DURATION, 0), after.duration))
-        deltas.append(((job_type, Measure.DURATION_HISTOGRAM, duration_bucket(after.duration)), 1))
-    if before is not None:
+        _add_usage(tallies, before, after)
+        if change.is_report:
+            return
+        if after.claimed and not before.claimed:
+            _add_wait(tallies, after)
         if after.retry_count != before.retry_count:
-            deltas.append(((job_type, Measure.RETRIES, 0), after.retry_count - before.retry_count))
-        deltas.extend(_usage_deltas(before, after))
-    return deltas
+            _add(tallies, (after.job_type, Measure.RETRIES, 0), after.retry_count - before.retry_count)
+        if after.state is before.state and change.ended is None:
+            return
+        _add(tallies, (before.job_type, Measure.STORED, before.state), -1)
+    _add_state(tallies, after)
 
 
-def _wait_deltas(claimed: Job) -> list[tuple[TallyKey, int]]:
+def add_deletion(tallies: dict[TallyKey, int], jobs: Iterable[FinishedJob]) -> None:
+    """Add what the deletion of these jobs adds to the tallies."""
+    for job in jobs:
+        _add(tallies, (job.job_type, Measure.STORED, job.state), -1)
+
+
+def _add(tallies: dict[TallyKey, int], key: TallyKey, delta: int) -> None:
+    tallies[key] = tallies.get(key, 0) + delta
+
+
+def _add_state(tallies: dict[TallyKey, int], job: Job) -> None:
+    """What a job adds that was created in its state or has moved to it."""
+    job_type, state = job.job_type, job.state
+    _add(tallies, (job_type, Measure.STORED, state), 1)
+    if state in FINAL_STATES:
+        _add(tallies, (job_type, Measure.ENDED, state), 1)
+    if state is JobState.COMPLETED:
+        _add(tallies, (job_type, Measure.DURATION, 0), job.duration)
+        _add(tallies, (job_type, Measure.DURATION_HISTOGRAM, duration_bucket(job.duration)), 1)
+
+
+def _add_wait(tallies: dict[TallyKey, int], claimed: Job) -> None:
     """What a claim adds: how long the attempt waited."""
     waited = 0 if claimed.claim_time is None else max(0, claimed.claim_time - claimed.ready_time)
-    job_type = claimed.job_type
-    return [((job_type, Measure.WAIT, 0), waited), ((job_type, Measure.WAIT_HISTOGRAM, duration_bucket(waited)), 1)]
+    _add(tallies, (claimed.job_type, Measure.WAIT, 0), waited)
+    _add(tallies, (claimed.job_type, Measure.WAIT_HISTOGRAM, duration_bucket(waited)), 1)
 
 
-def _usage_deltas(before: Job, after: Job) -> list[tuple[TallyKey, int]]:
-    deltas: list[tuple[TallyKey, int]] = []
-    if after.estimated_tokens != before.estimated_tokens:
-        deltas.append(((after.job_type, Measure.TOKENS, 0), after.estimated_tokens - before.estimated_tokens))
-    if after.estimated_cost_nano != before.estimated_cost_nano:
-        deltas.append(((after.job_type, Measure.COST_NANO, 0), after.estimated_cost_nano - before.estimated_cost_nano))
-    return deltas
+def _add_usage(tallies: dict[TallyKey, int], before: Job, after: Job) -> None:
+    tokens = after.estimated_tokens - before.estimated_tokens
+    if tokens:
+        _add(tallies, (after.job_type, Measure.TOKENS, 0), tokens)
+    cost_nano = after.estimated_cost_nano - before.estimated_cost_nano
+    if cost_nano:
+        _add(tallies, (after.job_type, Measure.COST_NANO, 0), cost_nano)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,15 +174,3 @@ def percentile(histogram: Mapping[int, int], fraction: float) -> int | None:
         if seen >= rank:
             return bucket_duration(bucket)
     return bucket_duration(max(histogram))
-
-
-def deletion_deltas(jobs: Iterable[FinishedJob]) -> list[tuple[TallyKey, int]]:
-    """What the deletion of these jobs adds to the tallies."""
-    deleted = Counter((job.job_type, job.state) for job in jobs)
-    return [((job_type, Measure.STORED, state), -count) for (job_type, state), count in deleted.items()]
-
-
-def merge_tallies(into: dict[TallyKey, int], deltas: Iterable[tuple[TallyKey, int]]) -> None:
-    """Add ``deltas`` to ``into``."""
-    for key, delta in deltas:
-        into[key] = into.get(key, 0) + delta

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobstate_server.domain.batch_view import EarlierCall
@@ -19,7 +19,7 @@ from jobstate_server.domain.job import Attempt, FinishedJob, Job
 from jobstate_server.domain.plan import Change, Deletion, Plan
 from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.rules.decider import Decider
-from jobstate_server.domain.statistics import deletion_deltas, merge_tallies, tally_deltas
+from jobstate_server.domain.statistics import add_deletion, add_tallies
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
 from jobstate_server.wire.events import EncodedEvent, encode_deletion, encode_event
@@ -75,9 +75,6 @@ REQUESTS_FULL_DELAY_S = 5.0
 """When to repeat a call while there is no room for its request id. Room comes as request ids age, not as the queue
 drains, so this is longer than other delays."""
 
-_PROGRESSED = 1
-_CHANGED = 2
-
 
 class Batch:
     """The view of one transaction. ``domain.batch_view.View`` documents the methods that the rules use."""
@@ -94,16 +91,16 @@ class Batch:
         self._requests = dict(loaded.requests)
         self._attempts = dict(loaded.attempts)
         self._amended: set[tuple[str, int]] = set()
-        self._touched: dict[str, int] = {}
         self._deleted: dict[str, FinishedJob] = {}
         """Stored jobs that were deleted, by id. Another may have been created with the id since."""
-        self._last_event: dict[str, int] = {}
-        self._first_event: dict[str, int] = {}
-        """By id of the jobs created in this batch: the index of the event that reports the creation."""
+        self._rows: dict[str, ChangedJob] = {}
+        """The jobs to write, by id."""
+        self._moved: set[str] = set()
+        """The ids of those in which more changed than reports can change."""
+        self._superseded: list[ChangedJob] = []
+        """Rows in whose place a later command has put another, or none. Outcomes have their jobs."""
         self._changes = Changes()
         self._verdicts: list[Verdict] = []
-        self._unnumbered: list[tuple[Job, int]] = []
-        """The jobs of the outcomes, each with the index of the event whose sequence is its version."""
         self._slices: list[SliceOutcome] = []
         """The outcomes of the server's own work, which need to report what it took."""
 
@@ -113,8 +110,12 @@ class Batch:
 
     def _verdict(self, command: Command) -> Verdict:
         try:
-            plan = self._decider.decide(command, self)
-            return Outcome((), acted=False) if plan is None else self._carry_out(plan)
+            decided = self._decider.decide(command, self)
+            if decided is None:
+                return Outcome((), acted=False)
+            if isinstance(decided, Plan):
+                return self._carry_out(decided)
+            return self._apply(decided, [encode_event(event) for event in decided.events])
         except JobStateError as refusal:
             # Without the traceback, whose frames have this batch and all its commands. They would refer to each other,
             # and megabytes would stay in memory until the next full garbage collection.
@@ -130,24 +131,14 @@ class Batch:
             return InternalError(call_id)
 
     def _carry_out(self, plan: Plan) -> Outcome:
-        changes, answered, commands, deletion = plan
-        if deletion is not None:
-            return self._delete(deletion)
-        encoded = [encode_event(event) for change in changes for event in change.events]
-        taken = iter(encoded)
-        for change in changes:
-            self._apply(change, taken)
-        if commands is not None:
-            return self._decide_following(commands)
-        jobs = []
-        for change in changes[:answered]:
-            job = change.after
-            jobs.append(job)
-            last_event = self._last_event.get(job.id)
-            if last_event is not None:
-                self._unnumbered.append((job, last_event))
-        own_events = len(changes[0].events) if changes else 0
-        return Outcome(tuple(jobs), encoded[own_events - 1].job if own_events else None)
+        if plan.deletion is not None:
+            return self._delete(plan.deletion)
+        encoded = [[encode_event(event) for event in change.events] for change in plan.changes]
+        outcomes = [self._apply(change, events) for change, events in zip(plan.changes, encoded, strict=True)]
+        if plan.commands is not None:
+            return self._decide_following(plan.commands)
+        jobs = tuple(job for outcome in outcomes[: plan.answered] for job in outcome.jobs)
+        return Outcome(jobs, outcomes[0].encoded if outcomes else None)
 
     def _decide_following(self, commands: Sequence[Command]) -> Outcome:
         events_before = len(self._changes.events)
@@ -169,7 +160,7 @@ class Batch:
         )
         for job in jobs:
             self._forget(job)
-        merge_tallies(self._changes.tallies, deletion_deltas(jobs))
+        add_deletion(self._changes.tallies, jobs)
         outcome = DeletedOutcome((), deleted=jobs, events=len(jobs))
         self._slices.append(outcome)
         return outcome
@@ -194,12 +185,17 @@ class Batch:
 
     def _is_older(self, job: Job, stored: StoredRequest) -> bool:
         """Whether the job existed when the call was made."""
-        first_event = self._first_event.get(job.id)
+        first_event = self._first_event(job.id)
         if first_event is not None or stored.created_event is not None:
             return first_event == stored.created_event
         if stored.create_sequence is None:
             return job.create_time <= stored.time
         return job.create_sequence == stored.create_sequence
+
+    def _first_event(self, job_id: str) -> int | None:
+        """The index of the event that reports the creation of this job. None unless this batch has created it."""
+        row = self._rows.get(job_id)
+        return None if row is None else row.first_event
 
     def check_request_room(self, count: int) -> None:
         if count > self._requests_room:
@@ -216,54 +212,52 @@ class Batch:
                 return attempt
         return self._attempts.get((job_id, number))
 
-    def _apply(self, change: Change, encoded: Iterator[EncodedEvent]) -> None:
-        """Apply a change to the view, with its events, which are the next in ``encoded``. No step of this can fail."""
-        before, after, events, ended, is_report, amended, request = change
-        if after is not before:
-            job_id, all_events = after.id, self._changes.events
-            if before is None:
-                self._first_event[job_id] = len(all_events)
-            for event in events:
-                self._last_event[job_id] = len(all_events)
-                seen = event.job
-                all_events.append(
-                    NewEvent(
-                        event.time,
-                        job_id,
-                        seen.job_type,
-                        seen.source_id,
-                        seen.principal,
-                        int(event.type),
-                        next(encoded).payload,
-                    )
-                )
-            self._keep(after, is_new=before is None, is_report=is_report)
-            if deltas := tally_deltas(change):
-                merge_tallies(self._changes.tallies, deltas)
-        if ended is not None:
-            self._changes.attempts.append(ended)
-        if amended is not None:
-            self._amend(amended)
-        if request is not None:
-            self._remember(request, after, change)
+    def _apply(self, change: Change, encoded: Sequence[EncodedEvent]) -> Outcome:
+        """Apply a change to the view, with its encoded events. No step of this can fail."""
+        job = change.after
+        if job is not change.before:
+            events = self._changes.events
+            for event, (payload, _) in zip(change.events, encoded, strict=True):
+                kind = int(event.type)
+                events.append(NewEvent(event.time, job.id, job.job_type, job.source_id, job.principal, kind, payload))
+            self._keep(job, change, len(encoded))
+            add_tallies(self._changes.tallies, change)
+        if change.ended is not None:
+            self._changes.attempts.append(change.ended)
+        if change.amended is not None:
+            self._amend(change.amended)
+        if change.request is not None:
+            self._remember(change.request, job, change)
+        return Outcome((job,), encoded[-1].job if encoded else None)
 
-    def _keep(self, job: Job, *, is_new: bool, is_report: bool) -> None:
-        """The job was created or changed."""
-        self.jobs[job.id] = job
-        if not is_report:
-            self._touched[job.id] = _CHANGED
-        elif job.id not in self._touched:
-            self._touched[job.id] = _PROGRESSED
-        if is_new:
+    def _keep(self, job: Job, change: Change, count: int) -> None:
+        """The job was created or changed. The latest ``count`` events report it."""
+        job_id = job.id
+        self.jobs[job_id] = job
+        first_event = last_event = None
+        row = self._rows.get(job_id)
+        if row is not None:
+            self._superseded.append(row)
+            _, last_event, first_event, stored = row
+        elif change.before is None:
+            first_event, stored = len(self._changes.events) - count, None
             self._decider.unnamed_types.add(job.job_type)
+        else:
+            stored = self._stored[job_id]
+        if count:
+            last_event = len(self._changes.events) - 1
+        if not change.is_report:
+            self._moved.add(job_id)
+        self._rows[job_id] = ChangedJob(job, last_event, first_event, stored)
 
     def _forget(self, job: FinishedJob) -> None:
         """The job, which was stored, is deleted."""
         self._deleted[job.id] = job
         if self.jobs.pop(job.id, None) is not None:
-            self._touched.pop(job.id, None)
-            self._last_event.pop(job.id, None)
-            self._first_event.pop(job.id, None)
+            row = self._rows.pop(job.id, None)
+            if row is not None:
+                self._superseded.append(row)
+                self._moved.discard(job.id)
             # Another job may get the id.
             for key in [key for key in self._attempts if key[0] == job.id]:
                 del self._attempts[key]
@@ -273,7 +267,7 @@ class Batch:
         """Store a request id, so that a repeat of its call is recognised."""
         was_claimed = change.before is not None and change.before.claimed
         attempt = job.attempt if job.claimed and not was_claimed else 0
-        stored = StoredRequest(request, job.id, self.now, attempt, job.create_sequence, self._first_event.get(job.id))
+        stored = StoredRequest(request, job.id, self.now, attempt, job.create_sequence, self._first_event(job.id))
         self._requests[request.key] = stored
         self._requests_room -= 1
         self._changes.requests.append(stored)
@@ -297,23 +291,21 @@ class Batch:
         changes = self._changes
         changes.deleted = list(self._deleted.values())
         changes.amended = [self._attempts[key] for key in self._amended]
-        for job_id, kind in self._touched.items():
-            job, last_event = self.jobs[job_id], self._last_event.get(job_id)
-            before = self._stored.get(job_id)
-            if before is None or job_id in self._deleted:
-                changes.inserted.append(ChangedJob(job, last_event, self._first_event.get(job_id)))
-            elif kind == _PROGRESSED:
-                changes.progressed.append(ChangedJob(job, last_event, None, before))
+        for job_id, row in self._rows.items():
+            if row.first_event is not None:
+                changes.inserted.append(row)
+            elif job_id in self._moved:
+                changes.updated.append(row)
             else:
-                changes.updated.append(ChangedJob(job, last_event, None, before))
-        if not (self._touched or self._deleted or changes.requests):
+                changes.progressed.append(row)
+        if not (self._rows or self._deleted or changes.requests):
             return 0, []
         write = transaction.finish if is_last else transaction.write
         return write(changes), changes.events
 
     def earliest_due(self) -> int | None:
         """The earliest due time among the jobs this batch wrote."""
-        due = [time for job_id in self._touched if (time := self.jobs[job_id].due_time) is not None]
+        due = [time for row in self._rows.values() if (time := row.job.due_time) is not None]
         return min(due, default=None)
 
     def verdicts(self, first_sequence: int, next_due: int | None = None) -> list[Verdict]:
@@ -322,8 +314,10 @@ class Batch:
         Args:
             next_due: when the next job in the store is due, if the batch served due jobs.
         """
-        for job, last_event in self._unnumbered:
-            job.numbered(first_sequence + last_event)
+        # The store has set the versions of all others.
+        for job, last_event, *_ in self._superseded:
+            if last_event is not None:
+                job.numbered(first_sequence + last_event)
         for outcome in self._slices:
             outcome.others = len(self._verdicts) - 1
             if isinstance(outcome, DueOutcome):

@@ -17,15 +17,14 @@ def cancel(_context: RuleContext, job: Job, command: c.Cancel, now: int) -> Chan
     state = draft.take(Trigger.CANCEL)
     if job.state is JobState.PROCESSING:
         end_attempt(draft, AttemptOutcome.CANCELLED, None)
-    draft.set(
-        state=state,
-        cancel_reason=command.reason,
-        complete_time=now,
-        next_retry_time=None,
-        due_time=None,
-    )
+    after = draft.move()
+    after.state = state
+    after.cancel_reason = command.reason
+    after.complete_time = now
+    after.next_retry_time = None
+    after.due_time = None
     draft.emit(EventType.CANCELLED, job.state, Cancelled(command.reason))
-    return draft.change()
+    return draft
 
 
 JOB_RULES: JobRules = {c.Cancel: cancel}

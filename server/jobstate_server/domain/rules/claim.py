@@ -16,31 +16,30 @@ def start(_context: RuleContext, job: Job, command: c.Start, now: int) -> Change
     if job.state is JobState.PROCESSING:
         draft.take(Trigger.CLAIM, asked_as=Trigger.START)
         claim(draft, command.worker)
-        return draft.change()
+        return draft
     begin_attempt(draft, draft.take(Trigger.START), now)
     _give_to_worker(draft, command.worker)
     draft.emit(EventType.STARTED, job.state, Started(resumed=False, waited=max(0, now - draft.job.ready_time)))
-    return draft.change()
+    return draft
 
 
 def begin_attempt(draft: Draft, state: JobState, start_time: int) -> None:
     """Start the next attempt, which no worker has claimed yet."""
-    draft.set(
-        state=state,
-        attempt=draft.job.attempt + 1,
-        claimed=False,
-        worker="",
-        progress=0,
-        progress_message="",
-        attempt_tokens=0,
-        attempt_cost_nano=0,
-        start_time=start_time,
-        claim_time=None,
-        heard_time=draft.now,
-        next_retry_time=None,
-        attempt_deadline=None,
-        due_time=None,
-    )
+    job = draft.move()
+    job.state = state
+    job.attempt += 1
+    job.claimed = False
+    job.worker = ""
+    job.progress = 0
+    job.progress_message = ""
+    job.attempt_tokens = 0
+    job.attempt_cost_nano = 0
+    job.start_time = start_time
+    job.claim_time = None
+    job.heard_time = draft.now
+    job.next_retry_time = None
+    job.attempt_deadline = None
+    job.due_time = None
 
 
 def claim(draft: Draft, worker: str) -> None:
@@ -51,16 +50,11 @@ def claim(draft: Draft, worker: str) -> None:
 
 
 def _give_to_worker(draft: Draft, worker: str) -> None:
-    timeout = draft.job.timeout
-    deadline = None if timeout is None else draft.now + timeout
-    draft.set(
-        claimed=True,
-        claim_time=draft.now,
-        worker=worker,
-        heard_time=draft.now,
-        attempt_deadline=deadline,
-        due_time=deadline,
-    )
+    job = draft.move()
+    job.claimed = True
+    job.claim_time = job.heard_time = draft.now
+    job.worker = worker
+    job.attempt_deadline = job.due_time = None if job.timeout is None else draft.now + job.timeout
 
 
 JOB_RULES: JobRules = {c.Start: start}

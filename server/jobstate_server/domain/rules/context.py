@@ -9,7 +9,7 @@ from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.commands import Command, JobCommand
 from jobstate_server.domain.errors import TransitionNotAllowed
 from jobstate_server.domain.events import Detail, Event, EventType
-from jobstate_server.domain.job import Attempt, Document, Job, JobState
+from jobstate_server.domain.job import Document, Job, JobState
 from jobstate_server.domain.job_types import JobTypes, UnnamedTypes
 from jobstate_server.domain.lifecycle import Trigger, allowed_triggers, next_state
 from jobstate_server.domain.plan import Change, Plan
@@ -49,43 +49,69 @@ def visible_job(command: JobCommand, view: View) -> Job | None:
     return None
 
 
-class Draft:
-    """A job between the steps of one command, with the events so far."""
+class Draft(Change):
+    """The change of a stored job in the making."""
 
-    __slots__ = ("before", "command", "ended", "events", "job", "now")
+    __slots__ = ("_command", "_is_shared", "job", "now")
+
+    job: Job
+    """The job as it is so far. Only ``move`` and ``report`` return it as one that may be set."""
 
     def __init__(self, job: Job, command: JobCommand, now: int) -> None:
-        self.before = self.job = job
-        self.command = command
+        self.before = self.after = self.job = job
         self.now = now
         self.events: list[Event] = []
-        self.ended: Attempt | None = None
+        self.ended = None
+        self.is_report = False
+        self.amended = None
+        self.request = command.request
+        self._command = command
+        self._is_shared = True
+        """Whether others have this very object, which must not be set any more: the view, or an event."""
 
     def take(self, trigger: Trigger, asked_as: Trigger | None = None) -> JobState:
         """The state that ``trigger`` leads to. Raises TransitionNotAllowed, which names the caller's trigger."""
-        target = next_state(trigger, self)
+        target = next_state(trigger, self.job, self.now)
         if target is None:
-            why = "" if self.job.state is not JobState.PROCESSING else " and its attempt has a worker"
+            job = self.job
+            why = "" if job.state is not JobState.PROCESSING else " and its attempt has a worker"
             raise TransitionNotAllowed(
-                self.job.id,
-                self.job.state.name,
+                job.id,
+                job.state.name,
                 (asked_as or trigger).value,
-                allowed_triggers(self),
+                allowed_triggers(job, self.now),
                 why if asked_as is Trigger.START else "",
             )
         return target
 
-    def set(self, **changes: Any) -> None:
-        """Change fields of the job."""
-        self.job = self.job.evolve(update_time=self.now, **changes)
+    def move(self) -> Job:
+        """The job, to set any fields of it until the next event is added. Its ``update_time`` is now."""
+        if self._is_shared:
+            self.after = self.job = self.job.moved()
+            self.job.update_time = self.now
+            self._is_shared = False
+        return self.job
 
-    def emit(self, type_: EventType, previous: JobState, detail: Detail | None = None, **flags: bool) -> None:
+    def report(self) -> Job:
+        """The job, to set fields in ``REPORTED`` until the next event is added."""
+        if self._is_shared:
+            self.is_report = self.job is self.before
+            self.after = self.job = self.job.reported()
+            self._is_shared = False
+        return self.job
+
+    def emit(
+        self,
+        type_: EventType,
+        previous: JobState,
+        detail: Detail | None = None,
+        with_metadata: bool = False,
+        with_result: bool = False,
+    ) -> None:
         """Add an event with the job as it is at this step."""
-        self.events.append(Event(type_, self.now, self.command.caller.actor, previous, self.job, detail, **flags))
-
-    def change(self) -> Change:
-        """All changes of the steps."""
-        return Change(self.before, self.job, tuple(self.events), self.ended, False, None, self.command.request)
+        actor = self._command.caller.actor
+        self.events.append(Event(type_, self.now, actor, previous, self.job, detail, with_metadata, with_result))
+        self._is_shared = True
 
 
 JobRules = dict[type[Command], Callable[[RuleContext, Any, Any, int], Change | None]]

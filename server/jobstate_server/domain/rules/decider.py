@@ -52,25 +52,26 @@ class Decider:
         self.unnamed_types = UnnamedTypes(job_types, unnamed_types_max)
         self.context = RuleContext(job_types, merge_documents, random, self.unnamed_types)
 
-    def decide(self, command: c.Command, view: View) -> Plan | None:
+    def decide(self, command: c.Command, view: View) -> Change | Plan | None:
         """What ``command`` does. None for a command of the server that has been overtaken.
 
         Raises:
             JobStateError: the command is refused and nothing changes.
         """
-        if not isinstance(command, c.JobCommand) or type(command) in PLAN_RULES:
-            return PLAN_RULES[type(command)](self.context, command, view)
+        rule = PLAN_RULES.get(type(command))
+        if rule is not None:
+            return rule(self.context, command, view)
+        assert isinstance(command, c.JobCommand)
         if command.request is not None:
             earlier = view.earlier_call(command.request)
             if earlier is not None:
-                return Plan((repeat(command, earlier, view.now),))
+                return repeat(command, earlier, view.now)
             view.check_request_room(1)
         # An id is in use even if the job that has it is out of reach.
         job = view.jobs.get(command.job_id) if type(command) is c.Create else visible_job(command, view)
         # The clocks of replicas differ a little. The times of one job never go back.
         now = view.now if job is None or job.update_time <= view.now else job.update_time
-        change = self.change(job, command, now)
-        return None if change is None else Plan((change,))
+        return self.change(job, command, now)
 
     def change(self, job: Job | None, command: c.JobCommand, now: int) -> Change | None:
         """What ``command`` does to ``job`` at ``now``. ``job`` is None if no job has that id.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.job import Job, JobError, JobState
-from jobstate_server.domain.lifecycle import Facts, Trigger, next_state
+from jobstate_server.domain.lifecycle import Trigger, next_state
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reads import Due
 from jobstate_server.domain.rules.attempt import fail_attempt
@@ -31,11 +31,11 @@ def serve_due(_context: RuleContext, command: c.ServeDue, view: View) -> Plan:
 def resume(_context: RuleContext, job: Job, command: c.Resume, now: int) -> Change | None:
     """Start the next attempt of a job whose wait is over. No worker has claimed it yet."""
     overtaken = job.attempt != command.attempt or job.due_time != command.due_time
-    if overtaken or next_state(Trigger.RESUME, Facts(job, now)) is None:
+    if overtaken or next_state(Trigger.RESUME, job, now) is None:
         return None
     draft = Draft(job, command, now)
     begin_resumed(draft, Trigger.RESUME)
-    return draft.change()
+    return draft
 
 
 def time_out(context: RuleContext, job: Job, command: c.TimeOut, now: int) -> Change | None:
@@ -47,7 +47,7 @@ def time_out(context: RuleContext, job: Job, command: c.TimeOut, now: int) -> Ch
     seconds = f"{(job.timeout or 0) / 1_000_000:.6f}".rstrip("0").rstrip(".")
     error = JobError(ATTEMPT_TIMEOUT, f"the attempt exceeded its timeout of {seconds} s", True, b"", job.attempt, now)
     fail_attempt(context, draft, error)
-    return draft.change()
+    return draft
 
 
 JOB_RULES: JobRules = {c.Resume: resume, c.TimeOut: time_out}

@@ -21,12 +21,12 @@ def mark_stale(context: RuleContext, job: Job, command: c.MarkStale, now: int) -
         return None
     draft = Draft(job, command, now)
     threshold = context.job_types.policy(job.job_type).stale_threshold
-    draft.set()
+    draft.move()
     draft.emit(EventType.STALE_DETECTED, job.state, StaleDetected(job.heard_time, threshold))
     silence = (now - job.heard_time) / 1_000_000
     error = JobError(STALE, f"the attempt has not reported for {silence:.0f} s", True, b"", job.attempt, now)
     fail_attempt(context, draft, error)
-    return draft.change()
+    return draft
 
 
 def delete_finished(_context: RuleContext, command: c.DeleteFinished, view: View) -> Plan:

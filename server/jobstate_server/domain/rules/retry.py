@@ -6,7 +6,7 @@ from jobstate_server.domain import commands as c
 from jobstate_server.domain.errors import RetryNotAllowed
 from jobstate_server.domain.events import EventType, RetryDecision, Retrying, Started
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.domain.lifecycle import Facts, Trigger, can_retry
+from jobstate_server.domain.lifecycle import Trigger, can_retry
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.claim import begin_attempt
 from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
@@ -14,7 +14,7 @@ from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
 
 def retry_decision(context: RuleContext, job: Job, now: int) -> RetryDecision:
     """Whether a FAILED job is retried, or why not."""
-    if can_retry(Facts(job, now)):
+    if can_retry(job, now):
         if context.job_types.policy(job.job_type).auto_retry:
             return RetryDecision.WILL_RETRY
         return RetryDecision.AWAITING_RETRY_CALL
@@ -35,13 +35,12 @@ def wait_for_retry(draft: Draft, wait: int) -> None:
     previous = draft.job.state
     state = draft.take(Trigger.RETRY)
     due = draft.now + wait
-    draft.set(
-        state=state,
-        retry_count=draft.job.retry_count + 1,
-        retry_delay=None,
-        next_retry_time=due,
-        due_time=due,
-    )
+    job = draft.move()
+    job.state = state
+    job.retry_count += 1
+    job.retry_delay = None
+    job.next_retry_time = due
+    job.due_time = due
     draft.emit(EventType.RETRYING, previous, Retrying(wait, due))
 
 
@@ -65,7 +64,7 @@ def retry(context: RuleContext, job: Job, command: c.Retry, now: int) -> Change:
         wait_for_retry(draft, 0 if command.immediately else retry_wait(context, job))
     if command.immediately:
         resume(draft, Trigger.EXPEDITE)
-    return draft.change()
+    return draft
 
 
 def retry_resting(context: RuleContext, job: Job, command: c.RetryResting, now: int) -> Change | None:
@@ -75,7 +74,7 @@ def retry_resting(context: RuleContext, job: Job, command: c.RetryResting, now: 
         return None
     draft = Draft(job, command, now)
     wait_for_retry(draft, retry_wait(context, job))
-    return draft.change()
+    return draft
 
 
 JOB_RULES: JobRules = {c.Retry: retry, c.RetryResting: retry_resting}

@@ -13,21 +13,17 @@ from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.rules.context import PlanRules, RuleContext, visible_job
 
 
-def with_usage(job: Job, usage: Usage) -> dict[str, int]:
-    """The fields that change when this is the total usage of the running attempt.
+def add_usage(job: Job, usage: Usage) -> None:
+    """Set the total usage of the running attempt, and the sums of the job.
 
     A total can only grow: a report that arrives late, or twice, adds nothing.
     """
-    changes: dict[str, int] = {}
     if usage.tokens is not None and usage.tokens > job.attempt_tokens:
-        changes["attempt_tokens"] = usage.tokens
-        changes["estimated_tokens"] = saturating_add(job.estimated_tokens, usage.tokens - job.attempt_tokens)
+        job.estimated_tokens = saturating_add(job.estimated_tokens, usage.tokens - job.attempt_tokens)
+        job.attempt_tokens = usage.tokens
     if usage.cost_nano is not None and usage.cost_nano > job.attempt_cost_nano:
-        changes["attempt_cost_nano"] = usage.cost_nano
-        changes["estimated_cost_nano"] = saturating_add(
-            job.estimated_cost_nano, usage.cost_nano - job.attempt_cost_nano
-        )
-    return changes
+        job.estimated_cost_nano = saturating_add(job.estimated_cost_nano, usage.cost_nano - job.attempt_cost_nano)
+        job.attempt_cost_nano = usage.cost_nano
 
 
 def report_usage(_context: RuleContext, command: c.ReportUsage, view: View) -> Plan:
@@ -55,20 +51,20 @@ def _used(job: Job, command: c.ReportUsage, ended: Attempt | None, now: int) -> 
     number = command.attempt
     if not 1 <= number <= job.attempt:
         raise InvalidField("attempt", f"is {number}, but job {job.id!r} has begun {job.attempt} attempts so far")
-    if number == job.attempt:
-        # Until the next attempt starts, the job itself has the totals of its last attempt.
-        changes = with_usage(job, command.usage)
-        tokens = changes.get("attempt_tokens", job.attempt_tokens)
-        cost_nano = changes.get("attempt_cost_nano", job.attempt_cost_nano)
-    else:
+    after = job.moved()
+    # Until the next attempt starts, the job itself has the totals of its last attempt.
+    is_latest = number == job.attempt
+    if not is_latest:
         assert ended is not None, "every attempt but the last has a record"
-        then = job.evolve(attempt_tokens=ended.tokens, attempt_cost_nano=ended.cost_nano)
-        changes = with_usage(then, command.usage)
-        tokens = changes.pop("attempt_tokens", ended.tokens)
-        cost_nano = changes.pop("attempt_cost_nano", ended.cost_nano)
-    if not changes:
+        after.attempt_tokens, after.attempt_cost_nano = ended.tokens, ended.cost_nano
+    before = after.attempt_tokens, after.attempt_cost_nano
+    add_usage(after, command.usage)
+    totals = tokens, cost_nano = after.attempt_tokens, after.attempt_cost_nano
+    if totals == before:
         return Change(job, job)
-    after = job.evolve(update_time=now, **changes)
+    if not is_latest:
+        after.attempt_tokens, after.attempt_cost_nano = job.attempt_tokens, job.attempt_cost_nano
+    after.update_time = now
     event = Event(EventType.USAGE, now, command.caller.actor, job.state, after, Used(number, tokens, cost_nano))
     amended = None if ended is None else replace(ended, tokens=tokens, cost_nano=cost_nano)
     return Change(job, after, (event,), amended=amended)
