@@ -169,10 +169,10 @@ def test_the_bounds_themselves_are_accepted(setting: str, value: float | None) -
     assert getattr(replace(POLICY, **changes), setting) == value
 
 
-def test_a_type_that_no_policy_names_follows_the_default_under_its_own_name() -> None:
+def test_a_type_that_no_policy_names_follows_the_default() -> None:
     job_types = JobTypes()
 
-    assert job_types.policy("unheard_of") == replace(job_types.policy(DEFAULT_JOB_TYPE), name="unheard_of")
+    assert job_types.policy("unheard_of") == job_types.policy(DEFAULT_JOB_TYPE)
     assert not job_types.names("unheard_of")
     assert job_types.names("default")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jobstate_server.domain.backoff import backoff_delay
 from jobstate_server.domain.durations import MINUTE, SECOND
@@ -101,8 +101,8 @@ class JobTypes:
         self.strict = strict
 
     def policy(self, name: str) -> JobType:
-        """The policy for ``name``; the default's, under that name, when none names it."""
-        return self._by_name.get(name) or replace(self._default, name=name)
+        """The policy for ``name``, or the default one when no policy has that name."""
+        return self._by_name.get(name, self._default)
 
     def names(self, name: str) -> bool:
         """Whether a policy of its own exists for ``name``."""
@@ -157,12 +157,14 @@ class UnnamedTypes:
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse job types that may not be used, alone or together. Raises UnknownJobType for the first one."""
-        new = set(self._new)
+        new: set[str] = set()
         for name in names:
             if self._job_types.names(name):
                 continue
             if self._job_types.strict:
                 raise UnknownJobType(name)
+            if name in self._known or name in self._new:
+                continue
             new.add(name)
-            if name not in self._known and len(self._known | new) > self._limit:
+            if len(self._known | self._new | new) > self._limit:
                 raise UnknownJobType(name)

@@ -21,6 +21,9 @@ _MAYBE_NOT_FINITE = re.compile(rb"\x11.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 # An entry whose value is an empty message: a Value without a kind, which is not even null.
 _MAYBE_EMPTY = b"\x12\x00"
 
+# An entry whose value may be null, whatever the number of that null is.
+_MAYBE_NULL = re.compile(rb"\x12[\x02-\x0b]\x08")
+
 _PATH_CUT_AT = 200
 """Characters of a path in an error. Keys are the caller's and may be long, and statuses are sent in headers."""
 
@@ -57,9 +60,14 @@ def encode(document: Struct, field: str, bytes_max: int) -> Document:
 def merge_metadata(base: Document, patch: Document) -> Document:
     """``base`` with the top-level keys of ``patch`` in place of its own; null removes a key.
 
+    Both are as ``encode`` returns them.
+
     Raises:
         InvalidField: the result is too large.
     """
+    if not base and len(patch) <= METADATA_BYTES_MAX and not _MAYBE_NULL.search(patch):
+        # Nothing is replaced or removed, as for nearly every new job. To find that out by parsing takes much longer.
+        return patch
     merged = Struct.FromString(base + patch)
     for key, value in Struct.FromString(patch).fields.items():
         if value.WhichOneof("kind") == "null_value":
