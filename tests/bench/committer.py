@@ -33,6 +33,7 @@ from jobstate_server.domain.commands import Command
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.rules.decider import Decider
+from jobstate_server.domain.statistics import TallyCounter
 from jobstate_server.engine import batch
 from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import Committer
@@ -70,7 +71,8 @@ PARTS: Sequence[tuple[str, object, str]] = (
     *[("check", attempts, name) for name in ("start", "update_progress", "complete")],
     ("decide", Decider, "decide"),
     ("encode", batch, "encode_event"),
-    ("tallies", batch, "add_tallies"),
+    ("tallies", TallyCounter, "add"),
+    ("tallies", TallyCounter, "tallies"),
     ("bookkeeping", batch.Batch, "__init__"),
     ("bookkeeping", batch.Batch, "decide"),
     ("bookkeeping", batch.Batch, "write"),

@@ -18,7 +18,7 @@ from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.events import Claimed, Event, Started
 from jobstate_server.domain.job import Attempt, Job, Usage
 from jobstate_server.domain.plan import Change, Plan
-from jobstate_server.domain.statistics import Measure, TallyKey, add_deletion, add_tallies
+from jobstate_server.domain.statistics import Measure, TallyCounter
 
 from .support import TOO_LARGE, a_decider, finished
 
@@ -259,7 +259,7 @@ class Jobs(RuleBasedStateMachine):
         self.log: list[Event] = []
         """The events of all jobs, those of deleted ones too."""
         self.ended: dict[str, list[Attempt]] = {}
-        self.tallies: Counter[TallyKey] = Counter()
+        self.counter = TallyCounter()
         self.seen: dict[str, Job] = {}
         """What the server saw of each job when it last looked: what it decides on, however old."""
 
@@ -300,7 +300,7 @@ class Jobs(RuleBasedStateMachine):
         self.events.setdefault(job_id, []).extend(decision.events)
         self.log.extend(decision.events)
         self.ended.setdefault(job_id, []).extend([decision.ended] if decision.ended else [])
-        add_tallies(self.tallies, decision)
+        self.counter.add(decision)
         self.jobs[job_id] = decision.after
 
     @rule(span=spans)
@@ -409,7 +409,7 @@ class Jobs(RuleBasedStateMachine):
         assert {job.id for job in deletion.jobs} == {
             job_id for job_id, model in self.models.items() if model.completed is not None and model.completed < limit
         }
-        add_deletion(self.tallies, deletion.jobs)
+        self.counter.delete(deletion.jobs)
         for job in old:
             for kept in (self.jobs, self.models, self.events, self.ended):
                 kept.pop(job.id)
@@ -461,7 +461,7 @@ class Jobs(RuleBasedStateMachine):
     def the_tallies_of_waits_are_the_waits_of_the_claims(self) -> None:
         waits = waits_of(self.log)
         summed: Counter[Measure] = Counter()
-        for key, value in self.tallies.items():
+        for key, value in self.counter.tallies().items():
             summed[key[1]] += value
         assert all(waited >= 0 for waited in waits)
         assert (summed[Measure.WAIT], summed[Measure.WAIT_HISTOGRAM]) == (sum(waits), len(waits))
@@ -470,7 +470,7 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def the_tallies_of_stored_jobs_are_the_stored_jobs(self) -> None:
-        stored = {key: value for key, value in self.tallies.items() if key[1] is Measure.STORED and value}
+        stored = {key: value for key, value in self.counter.tallies().items() if key[1] is Measure.STORED and value}
         assert stored == Counter((job.job_type, Measure.STORED, job.state) for job in self.jobs.values())
 
     @invariant()

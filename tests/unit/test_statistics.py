@@ -19,9 +19,8 @@ from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import (
     Measure,
     Statistics,
+    TallyCounter,
     TallyKey,
-    add_deletion,
-    add_tallies,
     bucket_duration,
     duration_bucket,
     percentile,
@@ -60,7 +59,12 @@ class Scene:
         self.ever: dict[tuple[str, int], Job] = {}
         """Every job that ever was, as it was last, by id and creation."""
         self.history: list[Event] = []
-        self.tallies: Counter[TallyKey] = Counter()
+        self.counter = TallyCounter()
+
+    @property
+    def tallies(self) -> dict[TallyKey, int]:
+        """All tallies so far."""
+        return self.counter.tallies()
 
     def do(self, step: tuple[str, str, Any]) -> None:
         what, job_id, detail = step
@@ -80,12 +84,12 @@ class Scene:
         if decision is None:
             return
         self.history += decision.events
-        add_tallies(self.tallies, decision)
+        self.counter.add(decision)
         self.jobs[job_id] = self.ever[job_id, decision.after.create_time] = decision.after
 
     def delete(self, job_id: str) -> None:
         if self.jobs[job_id].state.is_final:
-            add_deletion(self.tallies, [finished(self.jobs.pop(job_id))])
+            self.counter.delete([finished(self.jobs.pop(job_id))])
 
     def command(self, what: str, job_id: str, detail: Any) -> c.JobCommand:
         job = self.jobs.get(job_id)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import IntEnum
 
 from jobstate_server.domain.job import Job, JobError, JobState
-from jobstate_server.domain.values import value
+from jobstate_server.domain.values import plain_members, value
 
 
+@plain_members
 class EventType(IntEnum):
     """What kind of thing happened. The numbers are stored and are those of ``jobstate.v1.EventType``."""
 
@@ -41,6 +42,7 @@ EVENT_NAMES = {
 }
 
 
+@plain_members
 class RetryDecision(IntEnum):
     """Whether a failed job is retried, or why not. The numbers are those of ``jobstate.v1.RetryDecision``."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, NamedTuple, Self
 
-from jobstate_server.domain.values import value
+from jobstate_server.domain.values import plain_members, value
 
 Document = bytes
 """Encoded free JSON. Empty means none."""
@@ -22,6 +22,7 @@ INT64_MAX = 2**63 - 1
 """The maximum of sums of tokens, cost and durations, which is what stores and the wire can hold."""
 
 
+@plain_members
 class JobState(IntEnum):
     """The state of a job. The numbers are stored and are those of ``jobstate.v1.JobState``."""
 
@@ -42,6 +43,7 @@ class JobState(IntEnum):
 FINAL_STATES = frozenset({JobState.COMPLETED, JobState.PERMANENTLY_FAILED, JobState.CANCELLED})
 
 
+@plain_members
 class AttemptOutcome(IntEnum):
     """How an attempt ended. The numbers are stored and are those of ``jobstate.v1.AttemptOutcome``."""
 
@@ -142,13 +144,16 @@ class Job:
 
     def reported(self, **changes: Any) -> Self:
         """A copy with ``changes``, in which only fields in ``REPORTED`` differ. It keeps the encoding of the others."""
-        return self.from_fields(self.__dict__ | changes)
+        new = self.__new__(type(self))
+        new.__dict__ = self.__dict__ | changes
+        return new
 
     def moved(self) -> Self:
         """A copy in which any fields will be set, except those in ``TERMS``."""
-        values = self.__dict__.copy()
+        new = self.__new__(type(self))
+        new.__dict__ = values = self.__dict__.copy()
         values.pop("unreported_encoding", None)
-        return self.from_fields(values)
+        return new
 
     def cache(self, name: str, encoded: bytes) -> None:
         """Set ``terms_encoding`` or ``unreported_encoding`` in place."""

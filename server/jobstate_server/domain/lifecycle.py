@@ -16,11 +16,13 @@ from transitions import Machine
 from transitions.extensions import GraphMachine
 
 from jobstate_server.domain.job import FINAL_STATES, Job, JobState
+from jobstate_server.domain.values import plain_members
 
 # transitions logs some fifteen lines per step, several at INFO; our own events report the decisions.
 logging.getLogger("transitions").setLevel(logging.WARNING)
 
 
+@plain_members
 class Trigger(StrEnum):
     """What can change the state of a stored job."""
 

@@ -14,8 +14,10 @@ from enum import IntEnum
 
 from jobstate_server.domain.job import FINAL_STATES, FinishedJob, Job, JobState, saturating_add
 from jobstate_server.domain.plan import Change
+from jobstate_server.domain.values import plain_members
 
 
+@plain_members
 class Measure(IntEnum):
     """What a tally sums. The numbers are stored."""
 
@@ -57,58 +59,69 @@ def bucket_duration(bucket: int) -> int:
     return round(_GROWTH**bucket)
 
 
-def add_tallies(tallies: dict[TallyKey, int], change: Change) -> None:
-    """Add what a change adds to the tallies."""
-    before, after = change.before, change.after
-    if before is not None:
-        _add_usage(tallies, before, after)
+class TallyCounter:
+    """Adds up what the changes of one transaction add to the tallies."""
+
+    __slots__ = ("_moves", "_sums")
+
+    def __init__(self) -> None:
+        self._sums: dict[TallyKey, int] = {}
+        self._moves: dict[tuple[str, JobState | None, JobState | None], int] = {}
+        """How many jobs of a type moved from one state to another. They come from None when they are created, and go to
+        None when they are deleted."""
+
+    def add(self, change: Change) -> None:
+        """A job was created or changed."""
+        before, after = change.before, change.after
+        state = after.state
+        if before is None:
+            self._move(after.job_type, None, state)
+            return
+        if after.estimated_tokens != before.estimated_tokens:
+            self._add((after.job_type, Measure.TOKENS, 0), after.estimated_tokens - before.estimated_tokens)
+        if after.estimated_cost_nano != before.estimated_cost_nano:
+            self._add((after.job_type, Measure.COST_NANO, 0), after.estimated_cost_nano - before.estimated_cost_nano)
         if change.is_report:
             return
         if after.claimed and not before.claimed:
-            _add_wait(tallies, after)
+            self._add_claim(after)
         if after.retry_count != before.retry_count:
-            _add(tallies, (after.job_type, Measure.RETRIES, 0), after.retry_count - before.retry_count)
-        if after.state is before.state and change.ended is None:
-            return
-        _add(tallies, (before.job_type, Measure.STORED, before.state), -1)
-    _add_state(tallies, after)
+            self._add((after.job_type, Measure.RETRIES, 0), after.retry_count - before.retry_count)
+        if state is not before.state or change.ended is not None:
+            self._move(after.job_type, before.state, state)
+            if state is JobState.COMPLETED:
+                self._add((after.job_type, Measure.DURATION, 0), after.duration)
+                self._add((after.job_type, Measure.DURATION_HISTOGRAM, duration_bucket(after.duration)), 1)
 
+    def delete(self, jobs: Iterable[FinishedJob]) -> None:
+        """Jobs were deleted."""
+        for job in jobs:
+            self._move(job.job_type, job.state, None)
 
-def add_deletion(tallies: dict[TallyKey, int], jobs: Iterable[FinishedJob]) -> None:
-    """Add what the deletion of these jobs adds to the tallies."""
-    for job in jobs:
-        _add(tallies, (job.job_type, Measure.STORED, job.state), -1)
+    def _move(self, job_type: str, source: JobState | None, target: JobState | None) -> None:
+        move = job_type, source, target
+        self._moves[move] = self._moves.get(move, 0) + 1
 
+    def _add(self, key: TallyKey, delta: int) -> None:
+        self._sums[key] = self._sums.get(key, 0) + delta
 
-def _add(tallies: dict[TallyKey, int], key: TallyKey, delta: int) -> None:
-    tallies[key] = tallies.get(key, 0) + delta
+    def _add_claim(self, claimed: Job) -> None:
+        """What a claim adds: how long the attempt waited."""
+        waited = 0 if claimed.claim_time is None else max(0, claimed.claim_time - claimed.ready_time)
+        self._add((claimed.job_type, Measure.WAIT, 0), waited)
+        self._add((claimed.job_type, Measure.WAIT_HISTOGRAM, duration_bucket(waited)), 1)
 
-
-def _add_state(tallies: dict[TallyKey, int], job: Job) -> None:
-    """What a job adds that was created in its state or has moved to it."""
-    job_type, state = job.job_type, job.state
-    _add(tallies, (job_type, Measure.STORED, state), 1)
-    if state in FINAL_STATES:
-        _add(tallies, (job_type, Measure.ENDED, state), 1)
-    if state is JobState.COMPLETED:
-        _add(tallies, (job_type, Measure.DURATION, 0), job.duration)
-        _add(tallies, (job_type, Measure.DURATION_HISTOGRAM, duration_bucket(job.duration)), 1)
-
-
-def _add_wait(tallies: dict[TallyKey, int], claimed: Job) -> None:
-    """What a claim adds: how long the attempt waited."""
-    waited = 0 if claimed.claim_time is None else max(0, claimed.claim_time - claimed.ready_time)
-    _add(tallies, (claimed.job_type, Measure.WAIT, 0), waited)
-    _add(tallies, (claimed.job_type, Measure.WAIT_HISTOGRAM, duration_bucket(waited)), 1)
-
-
-def _add_usage(tallies: dict[TallyKey, int], before: Job, after: Job) -> None:
-    tokens = after.estimated_tokens - before.estimated_tokens
-    if tokens:
-        _add(tallies, (after.job_type, Measure.TOKENS, 0), tokens)
-    cost_nano = after.estimated_cost_nano - before.estimated_cost_nano
-    if cost_nano:
-        _add(tallies, (after.job_type, Measure.COST_NANO, 0), cost_nano)
+    def tallies(self) -> dict[TallyKey, int]:
+        """What all of them add together."""
+        for (job_type, source, target), count in self._moves.items():
+            if source is not None:
+                self._add((job_type, Measure.STORED, source), -count)
+            if target is not None:
+                self._add((job_type, Measure.STORED, target), count)
+            if target in FINAL_STATES:
+                self._add((job_type, Measure.ENDED, target), count)
+        self._moves.clear()
+        return self._sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

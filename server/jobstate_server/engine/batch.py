@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from jobstate_server.domain.batch_view import EarlierCall
 from jobstate_server.domain.commands import Command, Request
@@ -19,7 +20,7 @@ from jobstate_server.domain.job import Attempt, FinishedJob, Job
 from jobstate_server.domain.plan import Change, Deletion, Plan
 from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.rules.decider import Decider
-from jobstate_server.domain.statistics import add_deletion, add_tallies
+from jobstate_server.domain.statistics import TallyCounter
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
 from jobstate_server.wire.events import EncodedEvent, encode_deletion, encode_event
@@ -76,6 +77,10 @@ REQUESTS_FULL_DELAY_S = 5.0
 drains, so this is longer than other delays."""
 
 
+_new_event = partial(tuple.__new__, NewEvent)
+"""A NewEvent of the values of all its fields, made in a third of the time."""
+
+
 class Batch:
     """The view of one transaction. ``domain.batch_view.View`` documents the methods that the rules use."""
 
@@ -100,6 +105,7 @@ class Batch:
         self._superseded: list[ChangedJob] = []
         """Rows in whose place a later command has put another, or none. Outcomes have their jobs."""
         self._changes = Changes()
+        self._tallies = TallyCounter()
         self._verdicts: list[Verdict] = []
         self._slices: list[SliceOutcome] = []
         """The outcomes of the server's own work, which need to report what it took."""
@@ -160,7 +166,7 @@ class Batch:
         )
         for job in jobs:
             self._forget(job)
-        add_deletion(self._changes.tallies, jobs)
+        self._tallies.delete(jobs)
         outcome = DeletedOutcome((), deleted=jobs, events=len(jobs))
         self._slices.append(outcome)
         return outcome
@@ -217,11 +223,11 @@ class Batch:
         job = change.after
         if job is not change.before:
             events = self._changes.events
-            for event, (payload, _) in zip(change.events, encoded, strict=True):
-                kind = int(event.type)
-                events.append(NewEvent(event.time, job.id, job.job_type, job.source_id, job.principal, kind, payload))
+            for event, made in zip(change.events, encoded, strict=True):
+                names = job.id, job.job_type, job.source_id, job.principal
+                events.append(_new_event((event.time, *names, int(event.type), made.payload)))
             self._keep(job, change, len(encoded))
-            add_tallies(self._changes.tallies, change)
+            self._tallies.add(change)
         if change.ended is not None:
             self._changes.attempts.append(change.ended)
         if change.amended is not None:
@@ -290,6 +296,7 @@ class Batch:
         """
         changes = self._changes
         changes.deleted = list(self._deleted.values())
+        changes.tallies = self._tallies.tallies()
         changes.amended = [self._attempts[key] for key in self._amended]
         for job_id, row in self._rows.items():
             if row.first_event is not None:

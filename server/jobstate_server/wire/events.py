@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate_server.domain.events import (
@@ -23,6 +23,7 @@ from jobstate_server.domain.events import (
 )
 from jobstate_server.domain.job import NANO
 from jobstate_server.domain.plan import Deletion
+from jobstate_server.domain.values import value
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
 from jobstate_server.wire.jobs import encode_error, encode_job, encode_remains
 from jobstate_server.wire.times import encoded_span, encoded_time
@@ -37,7 +38,8 @@ _HEADS_CACHED = 4_096
 """Types of events times actors. Each encoding that is not cached takes a microsecond."""
 
 
-class EncodedEvent(NamedTuple):
+@value
+class EncodedEvent:
     """An event as the log stores it, and the job in it for the answer to the call."""
 
     payload: bytes

@@ -72,7 +72,10 @@ def text(tag: bytes, value: str) -> bytes:
     Raises:
         UnicodeEncodeError: half of a surrogate pair.
     """
-    return embed(tag, value.encode()) if value else b""
+    if not value:
+        return b""
+    encoded = value.encode()
+    return b"%b%b%b" % (tag, varint(len(encoded)), encoded)
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

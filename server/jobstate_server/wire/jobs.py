@@ -63,9 +63,10 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
     """The job without its version, which is known only after its last event is numbered."""
     parts = [job.unreported_encoding or _encode_unreported(job), _UPDATE_TIME, encoded_time(job.update_time)]
     if job.progress:
-        parts.append(_PROGRESS + varint(job.progress))
+        parts += (_PROGRESS, varint(job.progress))
     if job.progress_message:
-        parts.append(text(_PROGRESS_MESSAGE, job.progress_message))
+        message = job.progress_message.encode()
+        parts += (_PROGRESS_MESSAGE, varint(len(message)), message)
     if job.estimated_tokens:
         parts.append(_ESTIMATED_TOKENS + varint(job.estimated_tokens))
     if job.estimated_cost_nano:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.errors import AttemptRequired, AttemptSuperseded, TransitionNotAllowed
 from jobstate_server.domain.events import EventType, Failed, PermanentlyFailed, RetryDecision
-from jobstate_server.domain.job import Attempt, AttemptOutcome, Job, JobError, JobState, saturating_add
+from jobstate_server.domain.job import FINAL_STATES, Attempt, AttemptOutcome, Job, JobError, JobState, saturating_add
 from jobstate_server.domain.lifecycle import Trigger, allowed_triggers
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.claim import claim
@@ -20,7 +20,7 @@ def check_attempt(job: Job, command: c.AttemptCommand, trigger: Trigger, now: in
     Raises:
         TransitionNotAllowed, AttemptRequired, AttemptSuperseded
     """
-    if job.state.is_final:
+    if job.state in FINAL_STATES:
         raise TransitionNotAllowed(job.id, job.state.name, trigger.value, allowed_triggers(job, now))
     if command.attempt is None:
         if job.attempt > 1:

@@ -69,8 +69,10 @@ class Decider:
             view.check_request_room(1)
         # An id is in use even if the job that has it is out of reach.
         job = view.jobs.get(command.job_id) if type(command) is c.Create else visible_job(command, view)
-        # The clocks of replicas differ a little. The times of one job never go back.
-        now = view.now if job is None or job.update_time <= view.now else job.update_time
+        now = view.now
+        if job is not None and job.update_time > now:
+            # The clocks of replicas differ a little. The times of one job never go back.
+            now = job.update_time
         return self.change(job, command, now)
 
     def change(self, job: Job | None, command: c.JobCommand, now: int) -> Change | None:
