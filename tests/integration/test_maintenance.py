@@ -166,6 +166,36 @@ async def test_cleanup_deletes_final_jobs_30_days_after_they_ended_and_tells_wat
     assert rows(running.path)["attempt"] == []
 
 
+async def test_while_callers_report_a_cleanup_deletes_every_job_in_the_order_in_which_they_ended(
+    running: Running, clock: WatchedClock
+) -> None:
+    items = [pb.CreateRequest(id=f"job-{number:03}", job_type="default") for number in range(300)]
+    await running.jobs.BatchCreate(pb.BatchCreateRequest(requests=items))
+    for half in (items[150:], items[:150]):
+        await asyncio.gather(*(cancel(running, item.id) for item in half))
+        clock.advance(1)
+    await create(running, "live")
+    await start(running, "live")
+    clock.advance(2 * HOUR)
+
+    cleanup = asyncio.ensure_future(running.maintenance.Cleanup(mpb.CleanupRequest(older_than=span(3_600))))
+    reports = 0
+    while not cleanup.done():
+        await asyncio.gather(*(running.jobs.UpdateProgress(pb.UpdateProgressRequest(id="live")) for _ in range(4)))
+        await running.jobs.UpdateProgress(pb.UpdateProgressRequest(id="live", progress=reports % 100))
+        reports += 1
+        # A cleanup leaves callers their share: it waits for time to pass.
+        clock.advance(SECOND)
+
+    assert (await cleanup).jobs == 300
+    events = await history(running)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    deleted = [event.job.id for event in events if event.name == "processing-job.deleted"]
+    assert deleted == [item.id for item in items[150:] + items[:150]]
+    assert names(events).count("progress") == reports
+    assert await stored_ids(running) == {"live"}
+
+
 async def test_a_deleted_event_carries_what_remains_of_the_job(running: Running, clock: WatchedClock) -> None:
     await create(running, source_id="talk")
     await cancel(running, reason="enough")

@@ -16,7 +16,8 @@ from jobstate_server.domain.job import FinishedJob, JobState
 from jobstate_server.engine.batch import DeletedOutcome, Outcome
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
-from jobstate_server.maintenance.cleanup import CLEANUP_SHARE, Cleanup
+from jobstate_server.maintenance.cleanup import Cleanup
+from jobstate_server.maintenance.slices import TASK_SHARE
 from jobstate_server.maintenance.sweep import Run
 
 JOB_TIME = 50
@@ -86,8 +87,8 @@ async def test_while_callers_wait_a_cleanup_takes_no_more_than_its_share(others:
 
     took = await run_through(a_cleanup(store, clock), clock)
 
-    assert store.busy <= CLEANUP_SHARE * took * 1.01
-    assert store.busy >= CLEANUP_SHARE * took * 0.9
+    assert store.busy <= TASK_SHARE * took * 1.01
+    assert store.busy >= TASK_SHARE * took * 0.9
 
 
 async def test_when_nobody_waits_a_cleanup_never_pauses() -> None:

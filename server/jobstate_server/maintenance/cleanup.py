@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from functools import partial
-
 from jobstate_server.clock import Clock
 from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.commands import DeleteFinished
-from jobstate_server.domain.durations import MILLISECOND, SECOND
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import FinishedJob
 from jobstate_server.engine.batch import DeletedOutcome
 from jobstate_server.engine.committer import Committer
-from jobstate_server.engine.pace import Pace, pause
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.age import removal_is_suspended
+from jobstate_server.maintenance.slices import Slices
 from jobstate_server.maintenance.sweep import PAGE_JOBS_MAX, Run, pages
 from jobstate_server.maintenance.task import StillClaimed, TaskResult
-from jobstate_server.store.base import Reader, Transaction
+from jobstate_server.store.base import Reader
 from jobstate_server.store.records import JobSummary
-
-CLEANUP_SHARE = 0.2
-"""The share of the committer's time that a cleanup may take while callers wait: it has all night."""
-
-CLEANUP_SLICE_TIME = 5 * MILLISECOND
-"""How long a slice of a cleanup may take while callers wait behind it: less than a commit of theirs."""
 
 JOBS_AT_ONCE = 512
 """Jobs deleted in one transaction at most, when there are no callers."""
@@ -85,10 +75,10 @@ class Cleanup:
         if run.dry_run:
             return await self._count_jobs(completed_before)
         result = TaskResult()
-        pace = Pace(CLEANUP_SHARE, CLEANUP_SLICE_TIME, JOBS_AT_ONCE)
+        slices = Slices(self._committer, self._clock, JOBS_AT_ONCE)
         after: Position | None = None
         while await run.still_claimed():
-            limit = pace.rows
+            limit = slices.rows
             command = DeleteFinished(caller=SERVER, before=completed_before, after=after, limit=limit)
             outcome = await self._committer.submit_own(command)
             assert isinstance(outcome, DeletedOutcome)
@@ -97,8 +87,7 @@ class Cleanup:
             if len(outcome.deleted) < limit:
                 break
             after = _completion(outcome.deleted[-1])
-            others = outcome.others + self._committer.backlog
-            await self._rest(pace.after(limit, outcome.spent, others))
+            await slices.after(limit, outcome)
         return result
 
     async def _count_jobs(self, completed_before: int) -> TaskResult:
@@ -111,31 +100,19 @@ class Cleanup:
                 result.add(job.id)
         return result
 
-    async def _rest(self, length: int) -> None:
-        if length:
-            await pause(self._clock, length)
-
     async def _trim_events(self, older_than: int, run: Run) -> int:
         """Remove the oldest events, those from before ``older_than`` and those beyond the bytes. Returns how many."""
         bytes_max = self._event_retention_bytes
         if run.dry_run:
             return await self._readers.run(lambda reader: reader.trimmable_events(older_than, bytes_max))
-        pace = Pace(CLEANUP_SHARE, CLEANUP_SLICE_TIME, EVENTS_AT_ONCE)
+        slices = Slices(self._committer, self._clock, EVENTS_AT_ONCE)
         events = 0
         while await run.still_claimed():
-            removed, spent = await self._committer.run(partial(_trim, older_than, bytes_max, pace.rows))
+            removed = await slices.run(lambda transaction, limit: transaction.trim_events(older_than, bytes_max, limit))
             if not removed:
                 break
             events += removed
-            await self._rest(pace.after(removed, spent, self._committer.backlog))
         return events
-
-
-def _trim(older_than: int, bytes_max: int, limit: int, transaction: Transaction) -> tuple[int, int]:
-    """Remove events. Returns how many, and how many microseconds it took."""
-    began = time.perf_counter()
-    removed = transaction.trim_events(older_than, bytes_max, limit)
-    return removed, round((time.perf_counter() - began) * SECOND)
 
 
 def _completion(job: JobSummary | FinishedJob) -> Position:

@@ -7,13 +7,14 @@ from jobstate_server.domain.durations import HOUR
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.writer import REQUEST_ID_KEPT_MIN
 from jobstate_server.maintenance.age import removal_is_suspended
+from jobstate_server.maintenance.slices import Slices
 from jobstate_server.maintenance.task import StillClaimed, TaskResult, always_claimed
 
 REQUEST_ID_KEPT = 24 * HOUR
 """How long a request id is stored: longer than any client retries a call."""
 
 _REQUESTS_AT_ONCE = 1_000
-"""Request ids deleted in one transaction: about 5 ms."""
+"""Request ids deleted in one transaction at most, when there are no callers: about 5 ms."""
 
 
 class EvictInactive:
@@ -38,19 +39,21 @@ class EvictInactive:
     async def run_once(self, *, still_claimed: StillClaimed = always_claimed, by_age: bool = True) -> TaskResult:
         """Delete ids past their time, if ``by_age``, then the oldest of those beyond ``request_ids_max``."""
         result = TaskResult()
+        slices = Slices(self._committer, self._clock, _REQUESTS_AT_ONCE)
         older_than = self._clock.now() - REQUEST_ID_KEPT
         while by_age and await still_claimed():
-            removed = await self._forget(older_than, _REQUESTS_AT_ONCE)
+            removed = await slices.run(lambda transaction, limit: transaction.trim_requests(older_than, limit))
             result.requests += removed
-            if removed < _REQUESTS_AT_ONCE:
+            if not removed:
                 break
-        older_than = self._clock.now() - REQUEST_ID_KEPT_MIN
-        while (surplus := self._committer.requests_surplus) > 0 and await still_claimed():
-            removed = await self._forget(older_than, min(surplus, _REQUESTS_AT_ONCE))
+        removable_before = self._clock.now() - REQUEST_ID_KEPT_MIN
+        while self._committer.requests_surplus > 0 and await still_claimed():
+            removed = await slices.run(
+                lambda transaction, limit: transaction.trim_requests(
+                    removable_before, min(limit, max(0, self._committer.requests_surplus))
+                )
+            )
             result.requests += removed
             if not removed:
                 break
         return result
-
-    async def _forget(self, older_than: int, limit: int) -> int:
-        return await self._committer.run(lambda transaction: transaction.trim_requests(older_than, limit))
