@@ -117,6 +117,14 @@ def test_a_report_of_jobs_in_hand_writes_no_document_and_no_sum(traced: Traced) 
     assert not [name for name in ("metadata", "tokens", "cost") if name in update]
 
 
+def test_a_step_writes_the_columns_of_steps_and_no_document(traced: Traced) -> None:
+    traced.commit(create)
+    for step in (start, complete):
+        (update,) = [statement for statement in traced.commit(step) if statement.startswith("UPDATE job")]
+        assert "attempt_deadline" in update
+        assert not [name for name in ("job_type", "create_time", "error_code", "retry_count") if name in update]
+
+
 @pytest.mark.parametrize("step", [create, progress_with_usage, complete])
 def test_no_step_takes_more_statements_for_more_commands(traced: Traced, step: Callable[[int], c.Command]) -> None:
     if step is not create:

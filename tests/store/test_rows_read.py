@@ -169,15 +169,25 @@ def test_a_progressed_job_is_read_back_with_all_that_progress_changes(store: Sto
     assert stored_job(store) == progressed
 
 
+@pytest.mark.parametrize("before", [None, PLAIN], ids=["unknown before", "known before"])
 @pytest.mark.parametrize("name", sorted(set(JOB_HINTS) - FIXED_FIELDS))
-def test_one_field_is_changed_alone(store: Store, name: str) -> None:
+def test_one_field_is_changed_alone(store: Store, name: str, before: Job | None) -> None:
     changed = PLAIN.evolve(**{name: getattr(EXTREME, name)})
     keep(store, Changes(inserted=unversioned([PLAIN, EXTREME.evolve(id="other")])))
 
-    keep(store, Changes(updated=unversioned([changed])))
+    keep(store, Changes(updated=[ChangedJob(changed, None, None, before)]))
 
     assert stored_job(store) == changed
     assert stored_job(store, "other") == EXTREME.evolve(id="other")
+
+
+@pytest.mark.parametrize("name", sorted(set(JOB_HINTS) - {"id", "create_sequence"}))
+def test_one_field_is_inserted_alone(store: Store, name: str) -> None:
+    job = PLAIN.evolve(**{name: getattr(EXTREME, name)})
+
+    keep(store, Changes(inserted=unversioned([PLAIN.evolve(id="other", create_sequence=1), job])))
+
+    assert stored_job(store) == job
 
 
 @pytest.mark.parametrize("state", JobState)

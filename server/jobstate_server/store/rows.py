@@ -52,6 +52,40 @@ CHANGE_COLUMNS = _CHANGING_FIELDS + _ERROR_COLUMNS
 """Columns that a change of a job can change. A statement that sets an indexed column moves the index's entry, so the
 others must not be set again."""
 
+STEP_COLUMNS = (
+    "version",
+    "state",
+    "progress",
+    "attempt",
+    "claimed",
+    "worker",
+    "update_time",
+    "start_time",
+    "claim_time",
+    "complete_time",
+    "attempt_deadline",
+    "due_time",
+    "heard_time",
+    "duration",
+)
+"""Columns that most steps of the lifecycle change."""
+
+_NOT_IN_STEP = tuple(name for name in _CHANGING_FIELDS if name not in STEP_COLUMNS)
+
+_UNSET_FIELDS = (
+    "retry_delay",
+    "start_time",
+    "claim_time",
+    "complete_time",
+    "next_retry_time",
+    "attempt_deadline",
+    "due_time",
+)
+"""Fields that are None in a job to which nothing has happened yet."""
+
+NEW_COLUMNS = tuple(name for name in _PLAIN_JOB_FIELDS if name not in _UNSET_FIELDS)
+"""Columns of a job to which nothing has happened yet. The others are NULL."""
+
 REPORT_COLUMNS = ("version", "progress", "progress_message", "update_time", "heard_time")
 """Columns that most progress reports change."""
 
@@ -61,6 +95,11 @@ PROGRESS_COLUMNS = REPORT_COLUMNS + _SELDOM_COLUMNS
 """All columns that a progress report can change, besides the document ``metadata``. None of them is indexed."""
 
 _plain_values = itemgetter(*_PLAIN_JOB_FIELDS)
+_new_values = itemgetter(*NEW_COLUMNS)
+_unset = itemgetter(*_UNSET_FIELDS)
+_ALL_UNSET = (None,) * len(_UNSET_FIELDS)
+_step_values = itemgetter(*STEP_COLUMNS, "create_sequence")
+_not_in_step = itemgetter(*_NOT_IN_STEP)
 _changing_values = itemgetter(*_CHANGING_FIELDS)
 _report_values = itemgetter(*REPORT_COLUMNS, "create_sequence")
 _progress_values = itemgetter(*PROGRESS_COLUMNS, "create_sequence")
@@ -95,6 +134,28 @@ def _error_from(values: Sequence[Any], details: Document | None) -> JobError | N
 def job_values(job: Job) -> tuple[Any, ...]:
     """The row of a job, in the order of ``JOB_COLUMNS``."""
     return (*_plain_values(job.__dict__), *_error_values(job.last_error))
+
+
+def new_values(job: Job) -> tuple[Any, ...]:
+    """The values of ``NEW_COLUMNS``."""
+    values: tuple[Any, ...] = _new_values(job.__dict__)
+    return values
+
+
+def is_new(job: Job) -> bool:
+    """Whether the columns of a job besides ``NEW_COLUMNS`` are NULL."""
+    return bool(_unset(job.__dict__) == _ALL_UNSET) and job.last_error is None
+
+
+def step_values(job: Job) -> tuple[Any, ...]:
+    """The values of ``STEP_COLUMNS``, then the key."""
+    values: tuple[Any, ...] = _step_values(job.__dict__)
+    return values
+
+
+def is_plain_step(before: Job, after: Job) -> bool:
+    """Whether, of ``CHANGE_COLUMNS``, only ``STEP_COLUMNS`` differ between these two versions of a job."""
+    return before.last_error is after.last_error and bool(_not_in_step(before.__dict__) == _not_in_step(after.__dict__))
 
 
 def change_values(job: Job) -> tuple[Any, ...]:

@@ -45,24 +45,30 @@ def insert_documents(connection: sqlite3.Connection, jobs: Sequence[Job]) -> Non
         statement.run(connection, rows)
 
 
+def _has_same_documents(job: Job, before: Job | None) -> bool:
+    """Whether these are the very documents of before, as those of nearly every job are."""
+    return (
+        before is not None
+        and job.metadata is before.metadata
+        and job.result is before.result
+        and job.last_error is before.last_error
+    )
+
+
 def update_documents(connection: sqlite3.Connection, changed: Iterable[ChangedJob]) -> None:
     """Write the documents that have changed."""
+    others = [row for row in changed if not _has_same_documents(row.job, row.before)]
+    if not others:
+        return
     written: tuple[list[tuple[int, Document]], ...] = tuple([] for _ in _TABLES)
     emptied: tuple[list[tuple[int]], ...] = tuple([] for _ in _TABLES)
-    for row in changed:
-        job, before = row.job, row.before
-        if (
-            before is not None
-            and job.metadata is before.metadata
-            and job.result is before.result
-            and job.last_error is before.last_error
-        ):
-            continue
+    for row in others:
+        key = row.job.create_sequence
         for rows, gone, document in zip(written, emptied, changed_documents(row), strict=True):
             if document:
-                rows.append((job.create_sequence, document))
+                rows.append((key, document))
             elif document is not None:
-                gone.append((job.create_sequence,))
+                gone.append((key,))
     for replace, delete, rows, gone in zip(_REPLACE, _DELETE, written, emptied, strict=True):
         replace.run(connection, rows)
         delete.run(connection, gone)

@@ -38,6 +38,8 @@ class ManyRows:
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write the rows."""
+        if not rows:
+            return
         start = 0
         for size, text in self._texts.items():
             while len(rows) - start >= size:

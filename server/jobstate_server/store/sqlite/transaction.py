@@ -25,13 +25,17 @@ from jobstate_server.store.rows import (
     change_values,
     finished_from,
     finished_values,
+    is_new,
     is_plain_report,
+    is_plain_step,
     job_from,
     job_values,
+    new_values,
     progress_values,
     report_values,
     request_from,
     request_values,
+    step_values,
     tally_values,
     usage_values,
 )
@@ -122,12 +126,11 @@ class SqliteTransaction:
             for job, _, first_event, _ in changes.inserted:
                 if first_event is not None:
                     job.created(first + first_event)
-            statements.insert_jobs.run(connection, [job_values(job) for job in jobs])
+            self._insert_jobs(jobs)
             insert_documents(connection, jobs)
         if changes.updated:
-            jobs = self._numbered(changes.updated, first)
-            statements.update_jobs.run(connection, [change_values(job) for job in jobs])
-            update_documents(connection, changes.updated)
+            self._numbered(changes.updated, first)
+            self._write_updates(changes.updated)
         if changes.progressed:
             self._numbered(changes.progressed, first)
             self._write_progress(changes.progressed)
@@ -144,6 +147,29 @@ class SqliteTransaction:
         if changes.tallies:
             statements.add_tallies.run(connection, tally_values(changes.tallies))
         return first
+
+    def _insert_jobs(self, jobs: list[Job]) -> None:
+        """Insert jobs, most of which are new."""
+        new, others = [], []
+        for job in jobs:
+            if is_new(job):
+                new.append(new_values(job))
+            else:
+                others.append(job_values(job))
+        self._statements.insert_new_jobs.run(self._connection, new)
+        self._statements.insert_jobs.run(self._connection, others)
+
+    def _write_updates(self, changed: list[ChangedJob]) -> None:
+        """Write changed jobs: of most what a step of the lifecycle changes, and of some all that may change."""
+        steps, others = [], []
+        for job, _, _, before in changed:
+            if before is not None and is_plain_step(before, job):
+                steps.append(step_values(job))
+            else:
+                others.append(change_values(job))
+        self._statements.update_step.run(self._connection, steps)
+        self._statements.update_jobs.run(self._connection, others)
+        update_documents(self._connection, changed)
 
     def _write_progress(self, changed: list[ChangedJob]) -> None:
         """Write what progress reports changed: for most jobs a few columns and no document."""
