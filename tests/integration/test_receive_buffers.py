@@ -86,14 +86,14 @@ async def test_the_connections_with_most_unread_are_closed_while_memory_is_short
     connections = [half_sent(running.server.address, "StreamUpdates", size * MEBIBYTE) for size in sizes]
     await until(lambda: measuring.measure() >= sum(sizes) * MEBIBYTE, lambda: go_on(*connections))
 
-    plenty, short = ReceiveBuffers(5 * MEBIBYTE, 2**40), ReceiveBuffers(5 * MEBIBYTE, 0)
+    plenty, short = ReceiveBuffers(5 * MEBIBYTE, 2**40), ReceiveBuffers(5 * MEBIBYTE, 2**30)
     plenty.port = short.port = measuring.port
     # Enough checks for a measurement.
     for _ in range(100):
-        plenty.check()
+        plenty.check(resident=2**30)
     assert [is_open(connection) for connection in connections] == [True] * 4
     with caplog.at_level(logging.WARNING, "jobstate_server.rpc.receive_buffers"):
-        short.check()
+        short.check(resident=2**30)
 
     await until(lambda: [is_open(connection) for connection in connections] == [True, True, False, False])
     assert [record.__dict__["connections"] for record in caplog.records] == [2]

@@ -104,7 +104,7 @@ def end_connections(peers: Iterable[Address]) -> int:
     for _, _, number in [found for found in connected() if found[0] in wanted]:
         # A duplicate descriptor, because another file may have got this number meanwhile.
         with suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
-            if _peer(connection) in wanted:
+            if peer_address(connection) in wanted:
                 connection.shutdown(socket.SHUT_RDWR)
                 ended += 1
     return ended
@@ -120,7 +120,7 @@ def connected() -> Iterator[tuple[Address, int, int]]:
             continue
         try:
             if connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type == socket.SOCK_STREAM:
-                yield _peer(connection), connection.getsockname()[1], number
+                yield peer_address(connection), connection.getsockname()[1], number
         except OSError:
             # It is a listening socket, or the peer has disconnected.
             continue
@@ -136,7 +136,8 @@ def _open_files() -> list[str]:
         return []
 
 
-def _peer(connection: socket.socket) -> Address:
+def peer_address(connection: socket.socket) -> Address:
+    """Host and port of the other end."""
     host, port, *_ = connection.getpeername()
     return host.removeprefix(_IPV4_IN_IPV6), port
 
