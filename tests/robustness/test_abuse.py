@@ -31,8 +31,9 @@ from .process import ROOT, memory_kib
 STATED_MIB = 768
 """What docs/operations.md says that a server takes at most."""
 
-FULL = 0.74
-"""A part counts as full from here on: the last quarter of calls is kept for connections that have none."""
+FULL = 0.65
+"""A part counts as full from here on: its last quarter is kept for connections that have none, and of what is large,
+such as batches of 4 MiB, the last one does not fit."""
 
 JOBS = 2_400
 TEXT = "m" * 16_000
