@@ -19,6 +19,7 @@ from jobstate_server.store.rows import (
     FINISHED_COLUMNS,
     JOB_COLUMNS,
     PROGRESS_COLUMNS,
+    REPORT_COLUMNS,
     REQUEST_COLUMNS,
 )
 
@@ -119,6 +120,7 @@ def _insert_requests() -> ManyRows:
 insert_jobs = _insert_jobs()
 update_jobs = _update_jobs(CHANGE_COLUMNS, DOCUMENTS)
 update_progress = _update_jobs(PROGRESS_COLUMNS, ("metadata",))
+update_reports = _update_jobs(REPORT_COLUMNS, ())
 """Rows of jobs end with the index of the job's last event in this transaction, or None if its version stays. Rows of
 new jobs also have the index of the first event."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
@@ -30,7 +30,7 @@ from jobstate_server.store.postgres.connection import (
 from jobstate_server.store.postgres.event_sequences import append
 from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import Changes, Loaded
+from jobstate_server.store.records import ChangedJob, Changes, Loaded
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
@@ -39,9 +39,11 @@ from jobstate_server.store.rows import (
     documents_of,
     finished_from,
     finished_values,
+    is_plain_report,
     job_from,
     job_values,
     progress_values,
+    report_values,
     request_from,
     request_values,
     tally_values,
@@ -221,10 +223,22 @@ class PostgresTransaction:
             rows = [(*change_values(row.job), *changed_documents(row), row.last_event) for row in changes.updated]
             sql.update_jobs.run(connection, rows, events=count)
         if changes.progressed:
-            rows = [
-                (*progress_values(row.job), changed_documents(row)[0], row.last_event) for row in changes.progressed
-            ]
-            sql.update_progress.run(connection, rows, events=count)
+            self._write_progress(changes.progressed, count)
+
+    def _write_progress(self, changed: Sequence[ChangedJob], count: int) -> None:
+        """Write what progress reports changed: for most jobs a few columns and no document."""
+        reports: list[tuple[Any, ...]] = []
+        others: list[tuple[Any, ...]] = []
+        for row in changed:
+            job, last_event, _, before = row
+            if before is not None and before.metadata == job.metadata and is_plain_report(before, job):
+                reports.append((*report_values(job), last_event))
+            else:
+                others.append((*progress_values(job), changed_documents(row)[0], last_event))
+        if reports:
+            sql.update_reports.run(self._connection, reports, events=count)
+        if others:
+            sql.update_progress.run(self._connection, others, events=count)
 
     def _write_rest(self, changes: Changes) -> None:
         connection = self._connection
