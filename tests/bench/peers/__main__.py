@@ -25,6 +25,7 @@ from .ours import jobstate
 from .services import PeerFailed
 from .setting import REPORTS, Setting, Trial, Work
 from .systems import bullmq, celery, graphile, procrastinate, river
+from .temporal import temporal
 
 PEERS: dict[str, Callable[[Trial], list[Setting]]] = {
     "bullmq": bullmq,
@@ -32,6 +33,7 @@ PEERS: dict[str, Callable[[Trial], list[Setting]]] = {
     "procrastinate": procrastinate,
     "river": river,
     "graphile": graphile,
+    "temporal": temporal,
 }
 """Each installs its system and finds its quickest settings."""
 
@@ -53,8 +55,8 @@ class Measured:
         """A row of the table."""
         one = self.setting
         row = [one.system, one.way, one.durable]
-        for reports in REPORTS:
-            row += [spread(self.rates[reports]), spread(ratios(self.rates[reports], self.echoes[reports]), " ×")]
+        for reports, rates in self.rates.items():
+            row += [spread(rates), spread(ratios(rates, self.echoes[reports]), " ×")] if rates else ["failed", ""]
         return tuple(row)
 
 
@@ -80,11 +82,11 @@ def _settings(names: Sequence[str], trial: Trial) -> tuple[list[Setting], dict[s
 
 
 def _measure(every: list[Measured], echo: Callable[[], float], run: Bench, *, quick: bool) -> dict[str, str]:
-    """Take the samples in turn. A system that fails is taken off the list, and the reason returned by its name."""
+    """Take the samples in turn. One that fails is left out, and the reason returned by the name of its setting."""
     failed: dict[str, str] = {}
     for number in range(run.runs):
         run.say(f"round {number + 1} of {run.runs}")
-        for measured in list(every):
+        for measured in every:
             for reports in REPORTS:
                 bare = echo() / (LIFECYCLE_CALLS - len(PERCENTAGES) + reports)
                 jobs = measured.setting.jobs // (2 if reports else 1)
@@ -92,9 +94,9 @@ def _measure(every: list[Measured], echo: Callable[[], float], run: Bench, *, qu
                     rate = measured.setting.run(Work(_QUICK_JOBS if quick else jobs, reports))
                 except PeerFailed as error:
                     run.say(f"  left out: {error}")
-                    failed[f"{measured.setting.system}, {measured.setting.way}"] = " ".join(str(error).split())
-                    every.remove(measured)
-                    break
+                    name = f"a sample of {measured.setting.system}, {measured.setting.way}, {reports} reports"
+                    failed[name] = " ".join(str(error).split())
+                    continue
                 measured.echoes[reports].append(bare)
                 measured.rates[reports].append(rate)
     return failed

@@ -22,6 +22,8 @@ RIVER = {
     "github.com/riverqueue/river/riverdriver/riverpgxv5": "v0.51.2",
     "github.com/jackc/pgx/v5": "v5.13.0",
 }
+TEMPORAL_SERVER = {"go.temporal.io/server": "v1.32.2"}
+TEMPORAL = {"go.temporal.io/sdk": "v1.51.0"}
 
 
 class NotInstalled(Exception):
@@ -126,3 +128,14 @@ def go_build(name: str, modules: Mapping[str, str], targets: Sequence[str]) -> P
 def river() -> Path:
     """The program that uses River."""
     return go_build("river_work", RIVER, ["."]) / "river_work"
+
+
+def temporal_server() -> Path:
+    """The programs of Temporal's server: ``server``, and ``sql``, which makes its tables."""
+    targets = ["go.temporal.io/server/cmd/server", "go.temporal.io/server/cmd/tools/sql"]
+    return go_build("temporal_server", TEMPORAL_SERVER, targets)
+
+
+def temporal() -> Path:
+    """The program that uses Temporal."""
+    return go_build("temporal_work", TEMPORAL, ["."]) / "temporal_work"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -53,11 +56,66 @@ def postgres() -> Iterator[str]:
         yield server.url
 
 
+def contrib_version() -> str:
+    """The version of the PostgreSQL that is installed on this machine with its extensions."""
+    told = subprocess.run([_contrib() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    return told.split()[2]
+
+
+def _contrib() -> Path:
+    """The programs of the newest PostgreSQL on this machine that has all its extensions."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    extension = "/usr/share/postgresql/{}/extension/btree_gin.control"
+    found = [path for path in found if Path(extension.format(path.parent.name)).exists()]
+    if not found:
+        raise NotInstalled("it needs a PostgreSQL with the extension btree_gin: `apt-get install postgresql`")
+    return found[-1]
+
+
+@contextmanager
+def contrib_postgres() -> Iterator[str]:
+    """The same with the extensions that PyPI's package leaves out: the one that is installed on this machine."""
+    programs = _contrib()
+    # A path that is short, as that of a socket has to be, and open to the user that PostgreSQL insists on.
+    folder = Path(tempfile.mkdtemp(prefix="jspc"))
+    user = "postgres" if os.geteuid() == 0 else None
+    try:
+        if user:
+            shutil.chown(folder, user)
+        data, log = folder / "data", folder / "log"
+        made = subprocess.run(
+            [programs / "initdb", "--auth=trust", "--encoding=utf8", "-U", "postgres", "-D", data],
+            user=user,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise PeerFailed(f"initdb failed: {made.stderr}")
+        command: list[str | Path] = [programs / "postgres", "-D", data, "-h", "", "-k", folder]
+        with background(command, log, cwd=folder, user=user):
+            url = f"postgresql://postgres:@/postgres?host={folder}"
+            _await_postgres(url, log)
+            yield url
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await_postgres(url: str, log: Path) -> None:
+    for _ in range(_READY_WITHIN):
+        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url):
+            return
+        wait(0.1)
+    raise PeerFailed(f"PostgreSQL did not start: {log.read_text('utf-8')[-1000:]}")
+
+
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on. It is below 32768, because Temporal keeps ports in columns of that size."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        if not listens(port):
+            return port
 
 
 def listens(port: int) -> bool:
@@ -87,12 +145,22 @@ def redis(folder: Path, *, durable: bool) -> Iterator[int]:
 
 @contextmanager
 def background(
-    command: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: Sequence[str | Path],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    user: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process for as long as the block lasts."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **(env or {})}, cwd=cwd, start_new_session=True
+            command,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            user=user,
+            start_new_session=True,
         )
     try:
         yield process
