@@ -7,12 +7,12 @@ cumulative and never decrease, not even when cleanup deletes the job.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from jobstate_server.domain.job import FINAL_STATES, FinishedJob, Job, JobState, saturating_add
+from jobstate_server.domain.job import FINAL_STATES, FinishedJob, JobState, saturating_add
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.values import plain_members
 
@@ -62,20 +62,23 @@ def bucket_duration(bucket: int) -> int:
 class TallyCounter:
     """Adds up what the changes of one transaction add to the tallies."""
 
-    __slots__ = ("_moves", "_sums")
+    __slots__ = ("_durations", "_moves", "_sums", "_waits")
 
     def __init__(self) -> None:
         self._sums: dict[TallyKey, int] = {}
-        self._moves: dict[tuple[str, JobState | None, JobState | None], int] = {}
+        self._moves: dict[tuple[str, JobState | None, JobState | None], int] = defaultdict(int)
         """How many jobs of a type moved from one state to another. They come from None when they are created, and go to
         None when they are deleted."""
+        self._waits: dict[str, list[int]] = defaultdict(list)
+        self._durations: dict[str, list[int]] = defaultdict(list)
+        """How long attempts waited for the worker that claimed them, and how long completed jobs took, by type."""
 
     def add(self, change: Change) -> None:
         """A job was created or changed."""
         before, after = change.before, change.after
         state = after.state
         if before is None:
-            self._move(after.job_type, None, state)
+            self._moves[after.job_type, None, state] += 1
             return
         if after.estimated_tokens != before.estimated_tokens:
             self._add((after.job_type, Measure.TOKENS, 0), after.estimated_tokens - before.estimated_tokens)
@@ -84,32 +87,19 @@ class TallyCounter:
         if change.is_report:
             return
         if after.claimed and not before.claimed:
-            self._add_claim(after)
+            claimed = after.ready_time if after.claim_time is None else after.claim_time
+            self._waits[after.job_type].append(max(0, claimed - after.ready_time))
         if after.retry_count != before.retry_count:
             self._add((after.job_type, Measure.RETRIES, 0), after.retry_count - before.retry_count)
         if state is not before.state or change.ended is not None:
-            self._move(after.job_type, before.state, state)
+            self._moves[after.job_type, before.state, state] += 1
             if state is JobState.COMPLETED:
-                self._add((after.job_type, Measure.DURATION, 0), after.duration)
-                self._add((after.job_type, Measure.DURATION_HISTOGRAM, duration_bucket(after.duration)), 1)
+                self._durations[after.job_type].append(after.duration)
 
     def delete(self, jobs: Iterable[FinishedJob]) -> None:
         """Jobs were deleted."""
         for job in jobs:
-            self._move(job.job_type, job.state, None)
-
-    def _move(self, job_type: str, source: JobState | None, target: JobState | None) -> None:
-        move = job_type, source, target
-        self._moves[move] = self._moves.get(move, 0) + 1
-
-    def _add(self, key: TallyKey, delta: int) -> None:
-        self._sums[key] = self._sums.get(key, 0) + delta
-
-    def _add_claim(self, claimed: Job) -> None:
-        """What a claim adds: how long the attempt waited."""
-        waited = 0 if claimed.claim_time is None else max(0, claimed.claim_time - claimed.ready_time)
-        self._add((claimed.job_type, Measure.WAIT, 0), waited)
-        self._add((claimed.job_type, Measure.WAIT_HISTOGRAM, duration_bucket(waited)), 1)
+            self._moves[job.job_type, job.state, None] += 1
 
     def tallies(self) -> dict[TallyKey, int]:
         """What all of them add together."""
@@ -120,8 +110,20 @@ class TallyCounter:
                 self._add((job_type, Measure.STORED, target), count)
             if target in FINAL_STATES:
                 self._add((job_type, Measure.ENDED, target), count)
+        self._add_spans(Measure.WAIT, Measure.WAIT_HISTOGRAM, self._waits)
+        self._add_spans(Measure.DURATION, Measure.DURATION_HISTOGRAM, self._durations)
         self._moves.clear()
         return self._sums
+
+    def _add_spans(self, total: Measure, histogram: Measure, by_type: dict[str, list[int]]) -> None:
+        for job_type, spans in by_type.items():
+            self._add((job_type, total, 0), sum(spans))
+            for bucket, count in Counter(map(duration_bucket, spans)).items():
+                self._add((job_type, histogram, bucket), count)
+        by_type.clear()
+
+    def _add(self, key: TallyKey, delta: int) -> None:
+        self._sums[key] = self._sums.get(key, 0) + delta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

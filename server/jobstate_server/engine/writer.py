@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from jobstate_server.clock import Clock
@@ -52,6 +53,9 @@ LATENCIES_KEPT = 1_000
 """Commit durations that are stored for the percentile that check-health reports."""
 
 T = TypeVar("T")
+
+_stored_event = partial(tuple.__new__, StoredEvent)
+"""A StoredEvent of the values of all its fields, made in a third of the time."""
 
 
 @dataclass(slots=True)
@@ -152,8 +156,7 @@ class Writer:
             room = self._room_for_requests(transaction, len(reads.request_keys))
             self._learn_job_types(transaction, reads.job_types)
             batch = Batch(self._decider, transaction.now, loaded, room)
-            for command in commands:
-                batch.decide(command)
+            batch.decide(*commands)
             serves_due = any(isinstance(selection, Due) for selection in reads.selections)
             first, new_events = batch.write(transaction, is_last=not serves_due)
             next_due = transaction.next_due() if serves_due else None
@@ -162,7 +165,7 @@ class Writer:
         seconds = time.perf_counter() - began
         batch.share_time(round(seconds * SECOND))
         self.commit_seconds.append((self._clock.monotonic(), seconds))
-        events = [StoredEvent(first + index, *event) for index, event in enumerate(new_events)]
+        events = [_stored_event((sequence, *event)) for sequence, event in enumerate(new_events, first)]
         self.counters.commits += 1
         self.counters.commands += len(verdicts)
         self.counters.events += len(events)

@@ -42,6 +42,8 @@ _HEADS_CACHED = 4_096
 class EncodedEvent:
     """An event as the log stores it, and the job in it for the answer to the call."""
 
+    time: int
+    type: int
     payload: bytes
     """The event without its sequence and without the job's version."""
     job: bytes
@@ -60,7 +62,7 @@ def encode_event(event: Event) -> EncodedEvent:
     if detail is not None:
         tag, encode = _DETAILS[type(detail)]
         parts.append(embed(tag, encode(detail)))
-    return EncodedEvent(b"".join(parts), job)
+    return EncodedEvent(event.time, int(event.type), b"".join(parts), job)
 
 
 def encode_deletion(deletion: Deletion) -> list[bytes]:

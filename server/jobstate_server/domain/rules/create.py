@@ -28,7 +28,7 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
     context.unnamed_types.check([command.job_type])
     policy = context.job_types.policy(command.job_type)
     timeout = policy.timeout if command.timeout is None else command.timeout
-    job = Job(
+    job = Job.new(
         id=command.job_id,
         job_type=command.job_type,
         source_id=command.source_id,
