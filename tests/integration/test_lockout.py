@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.logs import is_worth_logging
-from jobstate_server.rpc import admission
+from jobstate_server.rpc import admission, health
 from jobstate_server.rpc.fair_limit import FairLimit
 
 from ..bench.drivers import headers
-from ..bench.http2 import Connection
+from ..bench.http2 import Connection, header_block
 from ..robustness.attackers import Nothing, Unreading
 from ..support.calls import create, get, struct
 from ..support.clock import PATIENCE_S
@@ -155,6 +156,38 @@ async def test_requests_that_do_not_come_are_ended_when_calls_are_refused_for_th
 
     assert all("grpc-status\\x018" in end for end in ends), set(ends)
     assert sum("did not arrive" in end for end in ends) >= 150
+
+
+@pytest.mark.parametrize("method", ["Check", "List", "Watch"])
+async def test_health_is_told_while_others_open_more_calls_of_it_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(health, "CALLS_MAX", 200)
+    refused: list[str] = []
+
+    class Told(Nothing):
+        def ended(self, problem: str) -> None:
+            refused.append(problem)
+
+    def begin(connection: Connection) -> None:
+        for _ in range(100):
+            connection.open(header_block(f"/grpc.health.v1.Health/{method}"), Told())
+
+    async with (
+        serving(tmp_path / "jobs.db") as running,
+        crowd(running, 3, begin) as connections,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        while len(refused) < 100:
+            for connection in connections:
+                connection.receive()
+                connection.flush()
+            await pause(0.05)
+        async with client_of(running.server.address) as late:
+            for _ in range(20):
+                assert (await late.health.Check(health_pb2.HealthCheckRequest())).status
+
+    assert all("grpc-status\\x018" in problem for problem in refused), set(refused)
 
 
 async def test_a_request_that_does_not_come_is_left_alone_while_no_call_is_refused(tmp_path: Path) -> None:

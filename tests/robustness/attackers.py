@@ -207,6 +207,19 @@ def headers_only() -> list[Crowd]:
     return [Crowd(400, begin)]
 
 
+def headers_of_probes() -> list[Crowd]:
+    """The same of health checks and watches of health."""
+    check, watch = (header_block(f"/grpc.health.v1.Health/{method}") for method in ("Check", "Watch"))
+
+    def begin(connection: Connection) -> None:
+        for _ in range(STREAMS // 2):
+            connection.open(check, Nothing())
+            connection.open(watch, Nothing())
+        connection.flush()
+
+    return [Crowd(400, begin)]
+
+
 def unfinished_bodies() -> list[Crowd]:
     """Requests of the largest size, one byte short."""
     body = framed(bytes(BODY_BYTES))[:-1]
@@ -380,6 +393,7 @@ ATTACKS: dict[str, Callable[[], list[Crowd]]] = {
     each.__name__: each
     for each in (
         headers_only,
+        headers_of_probes,
         unfinished_bodies,
         unfinished_probes,
         unread_pages,

@@ -14,6 +14,9 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
+from jobstate_server.rpc.fair_limit import FairLimit
+from jobstate_server.rpc.serving import Calls
+
 SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 WATCHERS_MAX = 1_000
@@ -21,6 +24,9 @@ WATCHERS_MAX = 1_000
 
 WATCHERS_CONNECTION_MAX = WATCHERS_MAX // 4
 """Open Watch streams of one connection, so that no connection can take all of them."""
+
+CALLS_MAX = WATCHERS_MAX + 500
+"""Open calls of all three methods, Watches included. The last quarter is for connections that have none open."""
 
 REQUEST_BYTES_MAX = 4 * 1024
 """A request: the name of a service. It stays in memory during a watch."""
@@ -64,14 +70,10 @@ class HealthService:
         """The connections that have a Watch stream open."""
         return self._watchers
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Serve the protocol."""
-        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "Check": grpc.unary_unary_rpc_method_handler(self._check),
-            "List": grpc.unary_unary_rpc_method_handler(self._list),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+    def register(self, server: grpc.aio.Server, calls: Calls) -> None:
+        """Serve the protocol. Its calls are admitted as others are, within a limit of their own."""
+        unary = {"Check": self._check, "List": self._list}
+        calls.register_plain(server, SERVICE_NAME, unary, {"Watch": self._watch}, FairLimit(CALLS_MAX, 4))
 
     def set(self, service: str, is_serving: bool) -> None:
         """Set the status of a service, or with an empty name of the server. No effect once the server is stopping."""

@@ -82,7 +82,7 @@ class GrpcServer:
         server = grpc.aio.server(options=transport_options())
         for service in SERVICES:
             self.calls.register(server, service, self._servicers[service.name])
-        self.health.register(server)
+        self.health.register(server, self.calls)
         if with_channelz:
             channelz.add_channelz_servicer(cast("grpc.aio.Server", _ByName(server)))
             self._reflection.add("grpc.channelz.v1.Channelz")

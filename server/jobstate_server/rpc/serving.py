@@ -7,7 +7,7 @@ and jobs are sent as they were encoded when they were written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, cast
@@ -58,6 +58,9 @@ _BATCH = "BatchCreate"
 Answer = Callable[[OpenCall, AsyncIterator[bytes], Context], Coroutine[Any, Any, Any]]
 """Receives the request of a call and answers it."""
 
+PlainHandler = Callable[[bytes, Any], Awaitable[Any]]
+"""Answers a call whose request is given as bytes."""
+
 Identify = Callable[[Context], Caller]
 """Identifies the caller, or raises an error that refuses the call. It runs before everything else, so that a caller
 without access learns nothing about what exists."""
@@ -103,6 +106,45 @@ class Calls:
             for method in service.methods
         }
         server.add_generic_rpc_handlers((_Service(new_call),))
+
+    def register_plain(
+        self,
+        server: grpc.aio.Server,
+        service: str,
+        unary: Mapping[str, PlainHandler],
+        streaming: Mapping[str, PlainHandler],
+        limit: FairLimit,
+    ) -> None:
+        """Serve these methods with handlers that get the bytes of the request. Who stops need not wait for them.
+
+        Args:
+            unary: handlers that return the bytes of the answer.
+            streaming: handlers that write their answers themselves.
+            limit: of the calls that may be open.
+        """
+        under_way = CallsUnderWay()
+        new_call: dict[str, Callable[[], OpenCall]] = {}
+        kinds: tuple[tuple[type[OpenCall], Mapping[str, PlainHandler]], ...]
+        kinds = (UnaryCall, unary), (StreamingCall, streaming)
+        for kind, handlers in kinds:
+            for name, handler in handlers.items():
+                method = Method(under_way, self.admission, (limit,), self._plain(handler))
+                new_call[f"/{service}/{name}"] = partial(kind, method)
+        server.add_generic_rpc_handlers((_Service(new_call),))
+
+    def _plain(self, handler: PlainHandler) -> Answer:
+        admission = self.admission
+
+        async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> Any:
+            try:
+                raw = await admission.receiving(open_call)
+            finally:
+                admission.received(open_call)
+            _check_received(raw)
+            admission.buffers.count_read(open_call.connection, len(raw))
+            return await handler(raw, context)
+
+        return answer
 
     def _new_call(self, method: MethodDescriptor, handler: Callable[..., Any]) -> Callable[[], OpenCall]:
         """Returns the function that makes a call of this method, after its headers have arrived."""
