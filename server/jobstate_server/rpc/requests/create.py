@@ -35,27 +35,28 @@ def batch_create(request: pb.BatchCreateRequest, caller: Caller, new_id: NewId) 
 
 def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: Problems, prefix: str) -> c.Create:
     """The command, with a new id if the request has none. It is not valid if there are problems."""
-    if request.id:
-        problems.job_id(prefix + "id", request.id)
-    problems.job_type(prefix + "job_type", request.job_type)
-    problems.source_id(prefix + "source_id", request.source_id)
+    job_id, job_type, source_id, request_id = request.id, request.job_type, request.source_id, request.request_id
+    if job_id:
+        problems.job_id(prefix + "id", job_id)
+    problems.job_type(prefix + "job_type", job_type)
+    problems.source_id(prefix + "source_id", source_id)
     metadata = b""
     if request.HasField("metadata"):
         metadata = problems.document(prefix + "metadata", request.metadata, limits.METADATA_BYTES_MAX)
-    max_retries = request.max_retries if request.HasField("max_retries") else None
+    max_retries = request.max_retries if request.max_retries or request.HasField("max_retries") else None
     if max_retries is not None:
         problems.within(prefix + "max_retries", max_retries, 0, MAX_RETRIES_MAX)
     timeout = None
     if request.HasField("timeout"):
         problems.span(prefix + "timeout", request.timeout, 0, TIMEOUT_MAX, "0 (none) to 30 days")
         timeout = span_from(request.timeout)
-    problems.request_id(request.request_id, prefix + "request_id")
+    problems.request_id(request_id, prefix + "request_id")
     return c.Create(
-        job_id=request.id or new_id(),
-        caller=caller,
-        request=request_key(caller, "Create", request, request.request_id),
-        job_type=request.job_type,
-        source_id=request.source_id,
+        job_id or new_id(),
+        caller,
+        request_key(caller, "Create", request, request_id),
+        job_type=job_type,
+        source_id=source_id,
         metadata=metadata,
         max_retries=max_retries,
         timeout=timeout or None,
