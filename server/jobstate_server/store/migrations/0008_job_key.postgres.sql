@@ -1,5 +1,6 @@
 -- The key of a job is the sequence of the event that created it, in place of its id. Jobs made before that sequence was
 -- kept get negative keys, in the order of their creation.
+-- Columns that change together stand together: PostgreSQL logs an update from the first changed byte to the last.
 -- usable_from: 8
 -- Older programs would write attempts by the id of the job.
 UPDATE "job" SET "create_sequence" = -old.number FROM (SELECT "id", row_number() OVER (ORDER BY "create_time" DESC, "id" DESC) AS number FROM "job" WHERE "create_sequence" = 0) AS old WHERE "job"."id" = old."id";
@@ -9,15 +10,11 @@ INSERT INTO "new_attempt" ("create_sequence", "number", "start_time", "end_time"
 DROP TABLE "attempt";
 ALTER TABLE "new_attempt" RENAME TO "attempt";
 ALTER TABLE "attempt" ADD PRIMARY KEY ("create_sequence", "number");
-ALTER TABLE "job" DROP CONSTRAINT "job_pkey";
+CREATE TABLE "new_job" ("create_sequence" BIGINT NOT NULL, "id" TEXT COLLATE "C" NOT NULL, "job_type" TEXT COLLATE "C" NOT NULL, "source_id" TEXT COLLATE "C" NOT NULL, "principal" TEXT COLLATE "C" NOT NULL, "max_retries" INTEGER NOT NULL, "timeout" BIGINT, "create_time" BIGINT NOT NULL, "state" INTEGER NOT NULL, "attempt" INTEGER NOT NULL, "claimed" BOOLEAN NOT NULL, "worker" TEXT COLLATE "C" NOT NULL, "start_time" BIGINT, "claim_time" BIGINT, "complete_time" BIGINT, "attempt_deadline" BIGINT, "due_time" BIGINT, "duration" BIGINT NOT NULL, "version" BIGINT NOT NULL, "progress" INTEGER NOT NULL, "progress_message" TEXT COLLATE "C" NOT NULL, "update_time" BIGINT NOT NULL, "heard_time" BIGINT NOT NULL, "estimated_tokens" BIGINT NOT NULL, "estimated_cost_nano" BIGINT NOT NULL, "attempt_tokens" BIGINT NOT NULL, "attempt_cost_nano" BIGINT NOT NULL, "result_count" BIGINT NOT NULL, "retry_count" INTEGER NOT NULL, "retry_delay" BIGINT, "next_retry_time" BIGINT, "cancel_reason" TEXT COLLATE "C" NOT NULL, "error_code" TEXT COLLATE "C", "error_message" TEXT COLLATE "C", "error_retryable" BOOLEAN, "error_attempt" INTEGER, "error_time" BIGINT, "metadata" BYTEA NOT NULL, "result" BYTEA NOT NULL, "error_details" BYTEA) WITH (fillfactor = 70);
+INSERT INTO "new_job" ("create_sequence", "id", "job_type", "source_id", "principal", "max_retries", "timeout", "create_time", "state", "attempt", "claimed", "worker", "start_time", "claim_time", "complete_time", "attempt_deadline", "due_time", "duration", "version", "progress", "progress_message", "update_time", "heard_time", "estimated_tokens", "estimated_cost_nano", "attempt_tokens", "attempt_cost_nano", "result_count", "retry_count", "retry_delay", "next_retry_time", "cancel_reason", "error_code", "error_message", "error_retryable", "error_attempt", "error_time", "metadata", "result", "error_details") SELECT "create_sequence", "id", "job_type", "source_id", "principal", "max_retries", "timeout", "create_time", "state", "attempt", "claimed", "worker", "start_time", "claim_time", "complete_time", "attempt_deadline", "due_time", "duration", "version", "progress", "progress_message", "update_time", "heard_time", "estimated_tokens", "estimated_cost_nano", "attempt_tokens", "attempt_cost_nano", "result_count", "retry_count", "retry_delay", "next_retry_time", "cancel_reason", "error_code", "error_message", "error_retryable", "error_attempt", "error_time", "metadata", "result", "error_details" FROM "job";
+DROP TABLE "job";
+ALTER TABLE "new_job" RENAME TO "job";
 ALTER TABLE "job" ADD PRIMARY KEY ("create_sequence");
-ALTER TABLE "job" ALTER COLUMN "create_sequence" DROP DEFAULT;
-DROP INDEX "job_by_create_time";
-DROP INDEX "job_by_state";
-DROP INDEX "job_by_type";
-DROP INDEX "job_by_source";
-DROP INDEX "job_by_due_time";
-DROP INDEX "job_by_complete_time";
 CREATE UNIQUE INDEX "job_by_id" ON "job" ("id");
 CREATE INDEX "job_by_create_time" ON "job" ("create_time", "create_sequence");
 CREATE INDEX "job_by_state" ON "job" ("state", "create_time", "create_sequence");
@@ -25,3 +22,4 @@ CREATE INDEX "job_by_type" ON "job" ("job_type", "state", "create_time", "create
 CREATE INDEX "job_by_source" ON "job" ("source_id", "create_time", "create_sequence");
 CREATE INDEX "job_by_due_time" ON "job" ("due_time", "create_sequence") WHERE due_time IS NOT NULL;
 CREATE INDEX "job_by_complete_time" ON "job" ("complete_time", "create_sequence") WHERE complete_time IS NOT NULL;
+CREATE INDEX "job_by_unclaimed" ON "job" ("job_type", "start_time") WHERE state = 2 AND NOT claimed;
