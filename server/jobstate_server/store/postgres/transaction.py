@@ -259,6 +259,8 @@ class PostgresTransaction:
         return None if row is None else int(row[0])
 
     def postpone_timeouts(self, until: int) -> int:
+        # Jobs that this transaction wrote before are outdated, and their rows are of the same transaction.
+        self._written.clear()
         return self._execute(sql.POSTPONE, until=until).rowcount
 
     def times(self) -> LogRowTimes:
