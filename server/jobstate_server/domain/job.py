@@ -18,6 +18,9 @@ Document = bytes
 NANO = 1_000_000_000
 """Nano-units in one unit of money."""
 
+_allocate = object.__new__
+"""Makes an object without its fields."""
+
 INT64_MAX = 2**63 - 1
 """The maximum of sums of tokens, cost and durations, which is what stores and the wire can hold."""
 
@@ -144,13 +147,13 @@ class Job:
 
     def reported(self, **changes: Any) -> Self:
         """A copy with ``changes``, in which only fields in ``REPORTED`` differ. It keeps the encoding of the others."""
-        new = self.__new__(type(self))
+        new = _allocate(type(self))
         new.__dict__ = self.__dict__ | changes
         return new
 
     def moved(self) -> Self:
         """A copy in which any fields will be set, except those in ``TERMS``."""
-        new = self.__new__(type(self))
+        new = _allocate(type(self))
         new.__dict__ = values = self.__dict__.copy()
         values.pop("unreported_encoding", None)
         return new
@@ -181,7 +184,7 @@ class Job:
     @classmethod
     def from_fields(cls, values: dict[str, Any]) -> Self:
         """The job with these fields. All fields are required. The job owns ``values`` from then on."""
-        new = cls.__new__(cls)
+        new = _allocate(cls)
         new.__dict__ = values
         return new
 
