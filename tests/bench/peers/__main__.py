@@ -25,7 +25,7 @@ from .ours import jobstate
 from .services import PeerFailed
 from .setting import REPORTS, Setting, Trial, Work
 from .systems import bullmq, celery, graphile, procrastinate, river
-from .temporal import temporal
+from .temporal import temporal_on_file, temporal_on_postgres
 
 PEERS: dict[str, Callable[[Trial], list[Setting]]] = {
     "bullmq": bullmq,
@@ -33,7 +33,8 @@ PEERS: dict[str, Callable[[Trial], list[Setting]]] = {
     "procrastinate": procrastinate,
     "river": river,
     "graphile": graphile,
-    "temporal": temporal,
+    "temporal-sqlite": temporal_on_file,
+    "temporal-postgres": temporal_on_postgres,
 }
 """Each installs its system and finds its quickest settings."""
 

@@ -54,15 +54,15 @@ def _is_there(home: Path, contents: str) -> None:
     (home / ".installed").write_text(contents, encoding="utf-8")
 
 
-def _needed(program: str, why: str) -> str:
+def _needed(program: str) -> str:
     found = shutil.which(program)
     if found is None:
-        raise NotInstalled(f"{why} needs `{program}`, which is not installed")
+        raise NotInstalled(f"it needs `{program}`, which is not installed")
     return found
 
 
 @cache
-def python(why: str) -> Path:
+def python() -> Path:
     """The programs of a virtual environment with the peers that are Python packages."""
     home = HOME / "python"
     packages = [f"{name}=={version}" for name, version in PYTHON_PACKAGES.items()]
@@ -74,9 +74,9 @@ def python(why: str) -> Path:
 
 
 @cache
-def node(why: str) -> Path:
+def node() -> Path:
     """A folder with the peers that are npm packages, their programs, and the Node.js that runs them."""
-    npm = _needed("npm", why)
+    npm = _needed("npm")
     home = HOME / "node"
     packages = [f"{name}@{version}" for name, version in NODE_PACKAGES.items()]
     if _is_new(home, repr(packages)):
@@ -91,7 +91,7 @@ def node(why: str) -> Path:
 
 def node_program(name: str) -> list[str | Path]:
     """The command that runs a program on the installed Node.js."""
-    home = node(name)
+    home = node()
     return [home / "node_modules" / "node" / "bin" / "node", home / f"{name}.mjs"]
 
 
@@ -102,7 +102,7 @@ def go_build(name: str, modules: Mapping[str, str], targets: Sequence[str]) -> P
         name: of the module, and of the program in it, if there is one.
         targets: packages to build: ``.`` is the program of that name.
     """
-    go = _needed("go", name)
+    go = _needed("go")
     home = HOME / name
     program = PROGRAMS / f"{name}.go"
     source = program.read_text("utf-8") if program.exists() else ""

@@ -9,14 +9,10 @@ from importlib.metadata import version
 
 from ...support.postgres import own_server
 from ..bench import Bench, Untrue
-from ..processes import JobServer, Postgres, stopping
+from ..processes import JobServer, Postgres, Replicas, stopping
 from ..workloads import Lifecycles, StreamLifecycles
 from .services import PeerFailed, postgres_version
 from .setting import REPORTS, Run, Setting, Work
-
-_TRIES = 3
-"""Of a sample. The server's timer may look for due jobs in the midst of it, which the server counts as a command of its
-own; the witness throws such a sample out."""
 
 
 def _run(bench: Bench, kind: type[Lifecycles | StreamLifecycles], server: JobServer) -> Run:
@@ -24,13 +20,10 @@ def _run(bench: Bench, kind: type[Lifecycles | StreamLifecycles], server: JobSer
 
     def run(work: Work) -> float:
         # How many jobs a sample has is told by the sizes of the bench.
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                return loads[work.reports].run(server).rate
-            except Untrue as error:
-                if not tries_left:
-                    raise PeerFailed(str(error)) from error
-        raise AssertionError("unreachable: the last try returns or raises")
+        try:
+            return loads[work.reports].run(server).rate
+        except Untrue as error:
+            raise PeerFailed(str(error)) from error
 
     for reports in loads:
         with contextlib.suppress(PeerFailed):
@@ -42,7 +35,7 @@ def jobstate(bench: Bench, stack: ExitStack) -> list[Setting]:
     """Calls and streams, on SQLite and on PostgreSQL; the servers run until the stack ends."""
     (on_file,) = stack.enter_context(bench.servers(0))
     database = stack.enter_context(own_server()).new_store()
-    on_postgres = JobServer(Postgres(database, bench.folder / "jobstate-postgres.log"))
+    on_postgres = Replicas(Postgres(database, bench.folder / "jobstate-postgres.log"), 1)
     stack.enter_context(stopping(on_postgres))
     ways: list[tuple[type[Lifecycles | StreamLifecycles], str]] = [
         (StreamLifecycles, "`StreamUpdates`, batches of 100"),

@@ -40,7 +40,7 @@ def _bullmq_run(trial: Trial, at_once: int, concurrency: int, pipelining: int, *
 
 def bullmq(trial: Trial) -> list[Setting]:
     """One job or 1,000 in a call, on a Redis that fsyncs and on one as it is shipped."""
-    install.node("BullMQ")
+    install.node()
     versions = f"BullMQ {NODE_PACKAGES['bullmq']}, ioredis {NODE_PACKAGES['ioredis']}, Redis {redis_version()}"
     settings = []
     for durable in (True, False):
@@ -65,7 +65,7 @@ def bullmq(trial: Trial) -> list[Setting]:
 
 @contextmanager
 def _celery_worker(pool: Sequence[str], env: dict[str, str], log: Path, warm_up: int) -> Iterator[None]:
-    celery = install.python("Celery") / "celery"
+    celery = install.python() / "celery"
     command: list[str | Path] = [celery, "-A", "celery_work", "worker", *pool, *_CELERY_WORKER]
     with background(command, log, env, PROGRAMS):
         # Its first jobs tell when it has come up.
@@ -74,7 +74,7 @@ def _celery_worker(pool: Sequence[str], env: dict[str, str], log: Path, warm_up:
 
 
 def _celery_sample(jobs: int, env: dict[str, str]) -> float:
-    return sample([install.python("Celery") / "python", "celery_work.py", str(jobs)], jobs, env, PROGRAMS)
+    return sample([install.python() / "python", "celery_work.py", str(jobs)], jobs, env, PROGRAMS)
 
 
 def _celery_run(trial: Trial, pool: Sequence[str], *, durable: bool) -> Run:
@@ -89,7 +89,7 @@ def _celery_run(trial: Trial, pool: Sequence[str], *, durable: bool) -> Run:
 
 def celery(trial: Trial) -> list[Setting]:
     """One job in a call, on a Redis that fsyncs and on one as it is shipped."""
-    install.python("Celery")
+    install.python()
     versions = f"Celery {PYTHON_PACKAGES['celery[redis,gevent]']}, Redis {redis_version()}"
     pools = {
         "prefork, 2 processes": ("-P", "prefork", "-c", "2"),
@@ -111,7 +111,7 @@ def celery(trial: Trial) -> list[Setting]:
 
 def _procrastinate_program(*arguments: str | int) -> list[str | Path]:
     program = PROGRAMS / "procrastinate_work.py"
-    return [install.python("Procrastinate") / "python", program, *map(str, arguments)]
+    return [install.python() / "python", program, *map(str, arguments)]
 
 
 def _procrastinate_run(trial: Trial, at_once: int, concurrency: int) -> Run:
@@ -133,7 +133,7 @@ def _procrastinate_run(trial: Trial, at_once: int, concurrency: int) -> Run:
 
 def procrastinate(trial: Trial) -> list[Setting]:
     """One job or 1,000 in a call."""
-    install.python("Procrastinate")
+    install.python()
     versions = f"Procrastinate {PYTHON_PACKAGES['procrastinate']}, PostgreSQL {postgres_version()}"
     settings = []
     for at_once, how in ((AT_ONCE, f"`batch_defer_async` of {AT_ONCE:,}"), (1, _ONE)):
@@ -185,7 +185,7 @@ def _graphile_run(at_once: int, concurrency: int) -> Run:
 
 def graphile(trial: Trial) -> list[Setting]:
     """One job in a call, fetched and completed alone; or all that in batches, set as its own page on speed has it."""
-    install.node("Graphile Worker")
+    install.node()
     versions = f"Graphile Worker {NODE_PACKAGES['graphile-worker']}, Node.js {NODE_PACKAGES['node']}"
     versions += f", PostgreSQL {postgres_version()}"
     batches = f"`addJobs` of {AT_ONCE:,}; `localQueue` of 500, `completeJobBatchDelay` 0"

@@ -159,24 +159,30 @@ def _run(trial: Trial, in_flight: int, shards: int, *, on_postgres: bool) -> Run
     return run
 
 
-def temporal(trial: Trial) -> list[Setting]:
-    """One activity in a call, which is the only way to start one."""
+def _settings(trial: Trial, store: str, versions: str, ways: list[tuple[str, Run]], jobs: int) -> list[Setting]:
+    trial.say(f"  Temporal, {store}:")
+    name, run = trial.best(ways, jobs // 4)
+    of = f"Temporal {TEMPORAL_SERVER['go.temporal.io/server']}, Go SDK {TEMPORAL['go.temporal.io/sdk']}, {versions}"
+    way = f"{store}; one activity in each call; {name}"
+    return [Setting("Temporal, standalone activities", of, way, "yes", run, jobs)]
+
+
+def temporal_on_file(trial: Trial) -> list[Setting]:
+    """One activity in a call, which is the only way to start one; its server has one connection to the file."""
     install.temporal_server()
     install.temporal()
-    of = f"Temporal {TEMPORAL_SERVER['go.temporal.io/server']}, Go SDK {TEMPORAL['go.temporal.io/sdk']}"
-    settings = []
-    for on_postgres, store, jobs in ((False, "SQLite, one connection", 600), (True, "PostgreSQL", 2_000)):
-        trial.say(f"  Temporal, {store}:")
-        ways = [
-            (
-                f"{in_flight} activities in hand, {shards} shards",
-                _run(trial, in_flight, shards, on_postgres=on_postgres),
-            )
-            for in_flight in (64, 256)
-            for shards in ((4, 16) if on_postgres else (1,))
-        ]
-        name, run = trial.best(ways, jobs // 4)
-        versions = f"{of}, {f'PostgreSQL {contrib_version()}' if on_postgres else 'the SQLite that it brings'}"
-        way = f"{store}; one activity in each call; {name}"
-        settings.append(Setting("Temporal, standalone activities", versions, way, "yes", run, jobs))
-    return settings
+    ways = [(f"{number} under way", _run(trial, number, 1, on_postgres=False)) for number in (64, 256)]
+    return _settings(trial, "SQLite file, WAL, synchronous FULL", "the SQLite that it brings", ways, 600)
+
+
+def temporal_on_postgres(trial: Trial) -> list[Setting]:
+    """The same with its tables on PostgreSQL."""
+    versions = f"PostgreSQL {contrib_version()}"
+    install.temporal_server()
+    install.temporal()
+    ways = [
+        (f"{number} under way, history shards: {shards}", _run(trial, number, shards, on_postgres=True))
+        for number in (64, 256)
+        for shards in (4, 16)
+    ]
+    return _settings(trial, "PostgreSQL", versions, ways, 2_000)
