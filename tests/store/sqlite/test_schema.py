@@ -70,6 +70,24 @@ def test_a_store_opened_again_is_not_migrated_again(path: Path) -> None:
         assert migrate.bring_up_to_date(store._database, "sqlite") == []
 
 
+def test_temporary_data_of_a_migration_is_in_files_and_later_in_memory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[int] = []
+    bring_up_to_date = migrate.bring_up_to_date
+
+    def noted(database: peewee.Database, dialect: str) -> list[int]:
+        places.append(database.execute_sql("PRAGMA temp_store").fetchone()[0])
+        return bring_up_to_date(database, dialect)
+
+    monkeypatch.setattr(migrate, "bring_up_to_date", noted)
+    with opened_at(path) as store:
+        places.append(store._database.execute_sql("PRAGMA temp_store").fetchone()[0])
+
+    in_files, in_memory = 1, 2
+    assert places == [in_files, in_memory]
+
+
 def test_attempts_claimed_before_claims_had_a_time_are_taken_to_be_claimed_when_they_began(path: Path) -> None:
     resumed = a_job(state=JobState.PROCESSING, attempt=2, start_time=7)
     with old_store(SqliteHome(path), 3) as old:

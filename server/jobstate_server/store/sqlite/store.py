@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peewee import DatabaseError, PeeweeException
+from peewee import DatabaseError, PeeweeException, SqliteDatabase
 
 from jobstate_server.clock import Clock
 from jobstate_server.store import migrate
@@ -29,6 +29,13 @@ from jobstate_server.store.sqlite.file import FileLost, StoreFile
 from jobstate_server.store.sqlite.file_monitor import FileMonitor
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.sqlite.transaction import SqliteTransaction
+
+
+def _migrate(database: SqliteDatabase) -> None:
+    """Bring the tables up to date. What SQLite sorts, and what it would undo, may be as large as the tables."""
+    database.execute_sql("PRAGMA temp_store = file")
+    migrate.bring_up_to_date(database, "sqlite")
+    database.execute_sql("PRAGMA temp_store = memory")
 
 
 class SqliteStore:
@@ -69,7 +76,7 @@ class SqliteStore:
 
     def _begin(self) -> None:
         database = self._database
-        migrate.bring_up_to_date(database, "sqlite")
+        _migrate(database)
         log_row = LogRow.select(LogRow.id, LogRow.requests, LogRow.time)
         ((self.log_id, self.requests_stored, newest),) = database.execute(log_row)
         self._clock.begin_at(newest)
