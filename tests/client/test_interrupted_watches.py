@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
+import threading
 import weakref
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from jobstate_client import AsyncClient, Client, CursorUnknown, EventType
 from jobstate_client.testing import JobstateServer
 
+from .processes import free_port
 from .support import PATIENCE_S, done, following, until
 
 
@@ -151,3 +154,57 @@ def test_a_watch_of_a_client_that_nobody_holds_continues(server: JobstateServer,
     assert next(watch).job.id == "first"
     watch.close()
     until(lambda: watch._call is None or not watch._call.is_active())
+
+
+def closed_at(line: int, address: str) -> bool:
+    """Close a watch at this line of the code that runs while it waits to be resumed. False if there are fewer lines.
+
+    It is closed by the thread that waits, as a handler of signals does that interrupts it there.
+    """
+    lines_left = None
+
+    def trace(_frame: Any, event: str, _argument: Any) -> Any:
+        nonlocal lines_left
+        if event == "line" and lines_left is not None:
+            lines_left -= 1
+            if not lines_left:
+                watch.close()
+        return trace
+
+    with Client(address, timeout=PATIENCE_S) as client:
+        watch = client.watch()
+
+        def resume_delay_s(_error: Exception) -> float:
+            nonlocal lines_left
+            if lines_left is not None:
+                # The watch has waited, and nothing was closed.
+                watch.close()
+            else:
+                lines_left = line + 1
+            return 0.001
+
+        setattr(watch._session, "resume_delay_s", resume_delay_s)  # noqa: B010 - mypy lets no method be assigned to
+        sys.settrace(trace)
+        try:
+            assert not list(watch)
+        finally:
+            sys.settrace(None)
+    assert lines_left is not None
+    return lines_left <= 0
+
+
+def test_a_watch_can_be_closed_wherever_a_signal_interrupts_its_wait() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    closed: list[bool] = []
+
+    def close_at_each_line() -> None:
+        for line in range(1, 80):
+            closed.append(closed_at(line, address))
+
+    thread = threading.Thread(target=close_at_each_line, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+
+    assert not thread.is_alive(), f"it hangs at line {len(closed) + 1}"
+    assert len(closed) == 79
+    assert sum(closed) > 20

@@ -19,6 +19,27 @@ T = TypeVar("T")
 _NOTHING: Any = object()
 
 
+class _Closing:
+    """Whether a watch is closed. Unlike an Event, a signal handler may set it while its own thread waits for it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.RLock())
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        with self._changed:
+            self._is_set = True
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it is set, or for this long: a signal that comes when the wait begins may not end it."""
+        with self._changed:
+            self._changed.wait_for(self.is_set, timeout_s)
+
+
 class Watch(Generic[T]):
     """An iterator that resumes by itself after lost connections and restarts of the server.
 
@@ -31,7 +52,7 @@ class Watch(Generic[T]):
         self._open_stream = open_stream
         self._session = session
         self._timeouts = timeouts
-        self._closed = threading.Event()
+        self._closed = _Closing()
         self._call: Any = None
         self._items: Iterator[Any] = iter(())
         """The remaining items of the last response."""
