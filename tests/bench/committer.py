@@ -51,8 +51,9 @@ from jobstate_server.store.sqlite.transaction import SqliteTransaction
 from jobstate_server.wire.documents import merge_metadata
 from jobstate_server.wire.job_ids import JobIds
 
-from . import messages
+from . import figures, machine, messages
 from .messages import LIFECYCLE_CALLS, Request
+from .rows import ROWS
 
 ROUNDS = 12
 ROUND_COMMANDS = 6_000
@@ -330,18 +331,36 @@ async def _round(rig: Rig, workload: Workload, size: int, job_ids: list[str], *,
         return (time.thread_time_ns() - began) / 1_000
 
 
+def figures_of(profiles: Sequence[Profile]) -> dict[str, dict[str, float]]:
+    """The microseconds of each part, in the order of the path, by workload."""
+    found = sorted({part for each in profiles for part in each.parts})
+    order = [part for head in ORDER for part in found if part == head or part.split()[0] == head]
+    return {
+        each.name: {
+            **{part: each.parts.get(part, 0.0) for part in order},
+            "event loop and the rest": max(0.0, each.total - sum(each.parts.values())),
+            "total while timed": each.timed,
+            "total": each.total,
+        }
+        for each in profiles
+    }
+
+
 def table(profiles: Sequence[Profile]) -> Table:
     """The figures, a column for each workload."""
-    shown = Table("µs of processor time per command", *[each.name for each in profiles], title="The committer's path")
-    found = {part for each in profiles for part in each.parts}
-    order = [part for head in ORDER for part in sorted(found) if part == head or part.split()[0] == head]
-    for part in order:
-        shown.add_row(part, *[f"{each.parts[part]:.2f}" if part in each.parts else "" for each in profiles])
-    rest = [max(0.0, each.total - sum(each.parts.values())) for each in profiles]
-    shown.add_row("event loop and the rest", *[f"{spent:.2f}" for spent in rest], end_section=True)
-    shown.add_row("total while timed", *[f"{each.timed:.2f}" for each in profiles])
-    shown.add_row("total", *[f"{each.total:.2f}" for each in profiles])
+    columns = figures_of(profiles)
+    shown = Table("µs of processor time per command", *columns, title="The committer's path")
+    for part in next(iter(columns.values())):
+        shown.add_row(part, *[f"{column[part]:.2f}" for column in columns.values()])
     return shown
+
+
+def keep(profiles: Sequence[Profile]) -> None:
+    """Write the figures, and the page anew. The page compares them with those that were kept first."""
+    kept = figures.kept()
+    first = kept.get("profiles", [])[:1]
+    latest = {"at": machine.today(), "commit": machine.commit(), "columns": figures_of(profiles)}
+    figures.keep({**kept, "profiles": [*first, latest]}, list(ROWS))
 
 
 async def profiles(rounds: int = ROUNDS, round_commands: int = ROUND_COMMANDS) -> list[Profile]:
@@ -357,11 +376,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.committer", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each workload (default {ROUNDS})")
+    parser.add_argument("--keep", action="store_true", help="write the figures to docs/benchmarks.md")
     options = parser.parse_args()
     # As the server's process does, so that the garbage collector has as much to do.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
-    Console(width=200).print(table(asyncio.run(profiles(options.rounds))))
+    found = asyncio.run(profiles(options.rounds))
+    Console(width=200).print(table(found))
+    if options.keep:
+        keep(found)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def page(figures: dict[str, Any], order: Sequence[str]) -> str:
         "{machine}": "\n".join(f"- {item}" for item in rows[0][1]["machine"]) if rows else "",
         "{measured}": _measured_at(rows) if rows else "Nothing has been measured yet.",
         "{figures}": table(lines, HEADS) if rows else "",
+        "{profile}": _profile(figures.get("profiles", [])),
         "{peers}": figures["peers"].get("text", ""),
     }
     text = TEMPLATE.read_text("utf-8")
@@ -72,3 +73,17 @@ def _measured_at(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     if len(by_run) == 1:
         return f"All measured on {next(iter(by_run))}."
     return "\n".join(f"- on {run}: {', '.join(names)}" for run, names in by_run.items())
+
+
+def _profile(runs: Sequence[dict[str, Any]]) -> str:
+    """The profile of the committer's path as it was kept first, and as it is."""
+    if not runs:
+        return "Not measured yet."
+    names = list(runs[-1]["columns"])
+    parts = dict.fromkeys(part for run in runs for column in run["columns"].values() for part in column)
+    lines = [
+        [part, *[" → ".join(f"{run['columns'][name].get(part, 0.0):.1f}" for run in runs) for name in names]]
+        for part in parts
+    ]
+    measured = ", then ".join(f"on {run['at']} at commit {run['commit']}" for run in runs)
+    return f"Measured {measured}.\n\n{table(lines, ['part', *names])}"
