@@ -20,7 +20,7 @@ from jobstate_server.domain.statistics import Measure
 from jobstate_server.engine.batch import Batch, DeletedOutcome, DueOutcome, Outcome
 from jobstate_server.store.records import Changes, Loaded
 
-from .support import NOW, a_decider, a_job, finished
+from .support import NOW, a_decider, a_job, an_unclaimed_job, finished
 
 SERVE = c.ServeDue(limit=10, caller=SERVER)
 
@@ -285,3 +285,32 @@ def test_a_plan_of_which_one_change_cannot_be_encoded_leaves_no_trace() -> None:
     assert isinstance(batch.verdicts(1)[0], InternalError)
     assert {job.state for job in batch.jobs.values()} == {JobState.RETRYING}
     assert written(batch) == Changes()
+
+
+def test_a_report_writes_only_what_reports_change_unless_the_attempt_is_claimed_or_ends() -> None:
+    batch = a_batch(*[a_job(JobState.PROCESSING, id=job_id) for job_id in ("reported", "ended")], an_unclaimed_job())
+
+    batch.decide(*[c.UpdateProgress(job_id=job_id, attempt=2, progress=60) for job_id in batch.jobs])
+    batch.decide(c.Complete(job_id="ended", attempt=2))
+
+    changes = written(batch)
+    assert [row.job.id for row in changes.progressed] == ["reported"]
+    assert [(row.job.id, row.job.state, row.job.claimed) for row in changes.updated] == [
+        ("ended", JobState.COMPLETED, True),
+        ("job", JobState.PROCESSING, True),
+    ]
+
+
+def test_a_job_is_written_once_with_all_that_its_commands_changed_and_each_outcome_has_its_own_version() -> None:
+    batch = a_batch(a_job(JobState.QUEUED, id="job", metadata=b""))
+
+    batch.decide(
+        c.Start(job_id="job", worker="w"),
+        c.UpdateProgress(job_id="job", attempt=1, progress=60),
+        c.UpdateProgress(job_id="job", attempt=1),
+    )
+
+    (row,) = written(batch).updated
+    assert (row.job.worker, row.job.progress, row.last_event) == ("w", 60, 1)
+    outcomes = [outcome for outcome in batch.verdicts(1) if isinstance(outcome, Outcome)]
+    assert [(outcome.jobs[0].progress, outcome.jobs[0].version) for outcome in outcomes] == [(0, 1), (60, 2), (60, 2)]

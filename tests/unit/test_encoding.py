@@ -33,6 +33,7 @@ from jobstate_server.domain.job import (
     JOB_FIELDS,
     NANO,
     REPORTED,
+    TERMS,
     Attempt,
     AttemptOutcome,
     Job,
@@ -236,6 +237,17 @@ def test_a_change_is_encoded_though_the_job_was_encoded_before_it(name: str) -> 
     job = EMPTY.evolve(**{name: getattr(FULL, name)})
 
     assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
+
+
+@pytest.mark.parametrize("name", sorted(set(FROM_WIRE) - TERMS))
+def test_a_field_that_is_set_in_a_moved_copy_is_encoded_though_the_job_was_encoded_before_it(name: str) -> None:
+    encode_job(EMPTY)
+    job = EMPTY.moved()
+    setattr(job, name, getattr(FULL, name))
+
+    assert job.terms_encoding
+    assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
+    assert job_from(job_pb2.Job.FromString(encode_whole(EMPTY))) == on_the_wire(EMPTY)
 
 
 @pytest.mark.parametrize("name", sorted(set(FROM_WIRE) & REPORTED))
