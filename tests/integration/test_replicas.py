@@ -300,6 +300,7 @@ def retrying(number: int, due: int) -> Job:
     """A job that has failed once and waits."""
     return Job(
         id=f"job-{number:05}",
+        create_sequence=number + 1,
         job_type="default",
         state=JobState.RETRYING,
         attempt=1,
