@@ -40,6 +40,8 @@ PEERS: dict[str, Callable[[Trial], list[Setting]]] = {
 
 _QUICK_JOBS = 200
 _RUNS = 5
+_REASON_MAX = 300
+"""Characters of the page for why something is missing; all of it is printed."""
 _HEADS = ("system", "how", "durable", "jobs/s", "× echo ÷ 3", "with 3 reports: jobs/s", "× echo ÷ 6")
 
 
@@ -69,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _briefly(error: Exception) -> str:
+    """The reason as a line of the page: its end, where programs say what went wrong."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= _REASON_MAX else f"… {line[-_REASON_MAX:]}"
+
+
 def _settings(names: Sequence[str], trial: Trial) -> tuple[list[Setting], dict[str, str]]:
     """Every setting of every peer; and why a peer is missing, by its name."""
     settings, missing = [], {}
@@ -77,7 +85,7 @@ def _settings(names: Sequence[str], trial: Trial) -> tuple[list[Setting], dict[s
         try:
             settings += PEERS[name](trial)
         except (NotInstalled, PeerFailed, OSError, subprocess.SubprocessError) as error:
-            missing[name] = " ".join(str(error).split())
+            missing[name] = _briefly(error)
             trial.say(f"  left out: {error}")
     return settings, missing
 
@@ -96,7 +104,7 @@ def _measure(every: list[Measured], echo: Callable[[], float], run: Bench, *, qu
                 except PeerFailed as error:
                     run.say(f"  left out: {error}")
                     name = f"a sample of {measured.setting.system}, {measured.setting.way}, {reports} reports"
-                    failed[name] = " ".join(str(error).split())
+                    failed[name] = _briefly(error)
                     continue
                 measured.echoes[reports].append(bare)
                 measured.rates[reports].append(rate)
