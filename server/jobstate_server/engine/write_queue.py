@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from jobstate_server.domain.commands import Command
@@ -53,8 +52,12 @@ class QueuedCommands:
         """Whether the call waits for a list of verdicts."""
 
     def resolve(self, verdicts: Iterator[Verdict]) -> None:
-        """Take the next verdicts, which belong to these commands, and give them to the call."""
-        own = list(islice(verdicts, len(self.commands))) if self.is_many else next(verdicts)
+        """Take the next verdicts, which belong to these commands, and give them to the call.
+
+        Raises:
+            StopIteration: there are too few, which only a defect can cause. The call gets nothing.
+        """
+        own = [next(verdicts) for _ in self.commands] if self.is_many else next(verdicts)
         if not self.future.done():
             resolve(self.future, own)
 
