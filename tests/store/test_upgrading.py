@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import time
+
+import psycopg
+import pytest
+
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import Order
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.reads import Reads
+from jobstate_server.store.base import REPLICA_LEASE
+from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.records import ChangedJob, Changes
 
+from ..support.postgres import postgres_server
 from ..support.reads import reads
 from .support import (
     ANY_JOB,
     UNBOUNDED,
     Home,
+    PostgresHome,
     a_job,
     a_request,
     an_attempt,
@@ -130,3 +139,28 @@ def test_jobs_from_before_are_changed_and_deleted_like_others(home: Home) -> Non
             new = stored_job(store, job_id)
             assert new is not None
             assert (new.metadata, new.result, new.create_sequence) == (b"", b"", first + 1)
+
+
+def test_a_store_that_another_server_uses_is_not_brought_up_to_date() -> None:
+    """The old server would not notice that the tables have changed, and would refuse every attempt that ends."""
+    home = PostgresHome(postgres_server().new_store())
+    with old_store(home, 7) as old:
+        old.insert("job", **job_as_then(JOBS[0]))
+        old.insert("replica", id="old", renew_time=time.time_ns() // 1_000)
+
+    with pytest.raises(CannotOpen, match="another jobstate-server uses this database"):
+        home.open(ManualClock())
+    with psycopg.connect(home.url) as database:
+        assert database.execute("SELECT version FROM schema").fetchone() == (7,)
+        database.execute("DELETE FROM replica")
+    with opened(home, ManualClock()) as store:
+        assert stored_job(store, JOBS[0].id) == JOBS[0]
+
+
+def test_a_store_whose_last_server_was_killed_is_brought_up_to_date_once_its_lease_is_over() -> None:
+    home = PostgresHome(postgres_server().new_store())
+    with old_store(home, 7) as old:
+        old.insert("replica", id="old", renew_time=time.time_ns() // 1_000 - REPLICA_LEASE)
+
+    with opened(home, ManualClock()) as store, reading(store) as reader:
+        assert not reader.list_jobs(ANY_JOB, Order.OLDEST_FIRST, None, 100, UNBOUNDED).jobs

@@ -3,8 +3,9 @@
 A migration is one SQL file (``0007_names.sql``), whose column types are names of ``TYPES`` in braces. Where
 the dialects need more than that, there is one file for each (``0006_time.sqlite.sql``).
 
-A migration adds, and a later release removes what it replaced, so that old and new programs can use the database side
-by side. ``schema.usable_from`` is the oldest migration that a program must know to use the database.
+``schema.usable_from`` is the oldest migration that a program must know to use the database. A migration that only adds
+leaves it as it was, and old and new programs can use the database side by side. One that raises it is refused while
+another server uses the database.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import uuid
 from dataclasses import dataclass
 from importlib import resources
 
-from peewee import Database
+from peewee import Database, fn
 
+from jobstate_server.domain.durations import SECOND
+from jobstate_server.store.base import REPLICA_LEASE
 from jobstate_server.store.errors import CannotOpen
-from jobstate_server.store.models import HorizonRow, LogRow, SchemaRow
+from jobstate_server.store.models import HorizonRow, LogRow, ReplicaRow, SchemaRow
 
 TYPES = {
     "sqlite": {"integer": "INTEGER", "bigint": "INTEGER", "boolean": "INTEGER", "text": "TEXT", "bytes": "BLOB"},
@@ -36,6 +39,8 @@ _FILE_NAME = re.compile(r"(\d{4})_\w+?(?:\.(\w+))?\.sql")
 _TYPE = re.compile(r"\{(\w+)\}")
 _ADVISORY_LOCK = 0x6A6F_6273_7461_7465
 """Key of the PostgreSQL lock that a migration takes: "jobstate" as a number, so that no other program uses it."""
+_OFFSET_SINCE = 6
+"""The migration that added ``log.clock_offset``."""
 _USABLE_FROM = re.compile(r"^-- usable_from: (\d+)$", re.MULTILINE)
 
 
@@ -74,7 +79,8 @@ def bring_up_to_date(database: Database, dialect: str) -> list[int]:
     """Apply the missing migrations in one transaction. Returns their numbers.
 
     Raises:
-        CannotOpen: a newer program has changed the database so that this one cannot use it.
+        CannotOpen: a newer program has changed the database so that this one cannot use it, or another server still
+            uses it as it is.
     """
     known = migrations(dialect)
     newest = known[-1].version
@@ -89,6 +95,8 @@ def bring_up_to_date(database: Database, dialect: str) -> list[int]:
                 f" this one knows {newest}: upgrade jobstate-server"
             )
         applied = [migration for migration in known if migration.version > version]
+        if dialect == "postgres" and version and any(migration.usable_from > version for migration in applied):
+            _refuse_beside_others(database, version)
         for migration in applied:
             for statement in migration.statements:
                 database.execute_sql(statement)
@@ -100,6 +108,25 @@ def bring_up_to_date(database: Database, dialect: str) -> list[int]:
             query = SchemaRow.insert(id="schema", **values)
             database.execute(query.on_conflict(conflict_target=[SchemaRow.id], update=values))
     return [migration.version for migration in applied]
+
+
+def _refuse_beside_others(database: Database, version: int) -> None:
+    """Raise CannotOpen if a server has renewed its lease of late. It does not look at the schema again."""
+    if not database.execute_sql("SELECT to_regclass('replica') IS NOT NULL").fetchone()[0]:
+        return
+    (newest,) = database.execute(ReplicaRow.select(fn.MAX(ReplicaRow.renew_time))).fetchone()
+    if newest is None:
+        return
+    # The store's time runs ahead of the database's clock by an offset, which older schemas did not have.
+    ahead = 0
+    if version >= _OFFSET_SINCE:
+        ((ahead,),) = database.execute(LogRow.select(LogRow.clock_offset)).fetchall()
+    ((clock,),) = database.execute_sql("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchall()
+    if newest > clock + ahead - REPLICA_LEASE:
+        raise CannotOpen(
+            "another jobstate-server uses this database, and it is too old for the tables that this one needs: stop"
+            f" all of them, wait {REPLICA_LEASE // SECOND} s if one was killed, and start this one again"
+        )
 
 
 def note_create_time(database: Database, now: int) -> None:
