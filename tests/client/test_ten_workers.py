@@ -103,7 +103,9 @@ def wait_for_all(client: Client) -> None:
 def assert_each_attempt_was_done_once(store: Path, client: Client, told: Iterable[Done]) -> None:
     done = list(told)
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
-        rows = connection.execute("SELECT job_id, number, worker, outcome FROM attempt").fetchall()
+        rows = connection.execute(
+            "SELECT id, number, attempt.worker, outcome FROM attempt JOIN job USING (create_sequence)"
+        ).fetchall()
         (events,) = connection.execute("SELECT count(*) FROM event WHERE type = ?", (COMPLETED_EVENT,)).fetchone()
     kept = sorted(Done(*row[:3]) for row in rows if row[3] == COMPLETED)
     claimed = collections.Counter(

@@ -45,7 +45,7 @@ from ..support.calls import (
 )
 from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.held import held
-from ..support.server import Running, client_of, rows, served, serving
+from ..support.server import Running, client_of, rows, served, serving, stored_job_ids
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,7 +106,7 @@ async def test_what_was_answered_before_and_while_the_server_stopped_is_durable(
         await asyncio.gather(*workers)
 
     assert code == 0
-    stored = {row[0] for row in rows(path)["job"]}
+    stored = stored_job_ids(path)
     assert len(answered) >= 100
     assert refusals <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     assert refusals <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}

@@ -103,6 +103,12 @@ def rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         return {table: sorted(connection.execute(f'SELECT * FROM "{table}"'), key=repr) for table in tables}  # noqa: S608
 
 
+def stored_job_ids(path: Path) -> set[str]:
+    """The ids of all jobs in the store, read by SQLite alone."""
+    with closing(sqlite3.connect(path)) as connection:
+        return {job_id for (job_id,) in connection.execute("SELECT id FROM job")}
+
+
 @dataclass(frozen=True)
 class Process:
     """A server process."""
