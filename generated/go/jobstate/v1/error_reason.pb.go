@@ -65,7 +65,8 @@ const (
 	// FAILED_PRECONDITION. The job's state does not allow what was asked. `trigger` is what was asked, `state` where
 	// the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
 	// use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
-	// Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed.
+	// Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed. A Start of
+	// a job that is delayed has `why` = "held back"; in every other case there is no such key.
 	//
 	//	{ "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
 	//	  "metadata": { "job_id": "transcript-4711", "state": "RETRYING", "trigger": "start",
@@ -177,6 +178,13 @@ const (
 	//
 	// Quote call_id to the operator. A repeat is safe with the same request_id.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 16
+	// FAILED_PRECONDITION. The attempt cannot be released: the job has been released 1,000 times already.
+	//
+	//	{ "reason": "RELEASE_LIMIT_REACHED", "domain": "jobstate",
+	//	  "metadata": { "job_id": "transcript-4711", "attempt": "1004" } }
+	//
+	// Complete or Fail it. A job that is to wait should be created with a delay.
+	ErrorReason_ERROR_REASON_RELEASE_LIMIT_REACHED ErrorReason = 19
 )
 
 // Enum value maps for ErrorReason.
@@ -199,6 +207,7 @@ var (
 		14: "ERROR_REASON_DRAINING",
 		15: "ERROR_REASON_MESSAGE_TOO_LARGE",
 		16: "ERROR_REASON_INTERNAL",
+		19: "ERROR_REASON_RELEASE_LIMIT_REACHED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -218,6 +227,7 @@ var (
 		"ERROR_REASON_DRAINING":               14,
 		"ERROR_REASON_MESSAGE_TOO_LARGE":      15,
 		"ERROR_REASON_INTERNAL":               16,
+		"ERROR_REASON_RELEASE_LIMIT_REACHED":  19,
 	}
 )
 
@@ -252,7 +262,7 @@ var File_jobstate_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1ejobstate/v1/error_reason.proto\x12\vjobstate.v1*\xc7\x04\n" +
+	"\x1ejobstate/v1/error_reason.proto\x12\vjobstate.v1*\xfb\x04\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1e\n" +
@@ -271,7 +281,8 @@ const file_jobstate_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10\r\x12\x19\n" +
 	"\x15ERROR_REASON_DRAINING\x10\x0e\x12\"\n" +
 	"\x1eERROR_REASON_MESSAGE_TOO_LARGE\x10\x0f\x12\x19\n" +
-	"\x15ERROR_REASON_INTERNAL\x10\x10\"\x04\b\x11\x10\x18Bf\n" +
+	"\x15ERROR_REASON_INTERNAL\x10\x10\x12&\n" +
+	"\"ERROR_REASON_RELEASE_LIMIT_REACHED\x10\x13\"\x04\b\x11\x10\x11\"\x04\b\x12\x10\x12\"\x04\b\x14\x10\x18Bf\n" +
 	"\x0eio.jobstate.v1B\x10ErrorReasonProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
 
 var (

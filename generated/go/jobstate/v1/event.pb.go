@@ -31,11 +31,11 @@ const (
 	EventType_EVENT_TYPE_UNSPECIFIED EventType = 0
 	// "processing-job.queued": the job was created.
 	EventType_EVENT_TYPE_QUEUED EventType = 1
-	// "processing-job.started": an attempt began, by Start (and then it is claimed) or because the server resumed the
-	// job (and then it waits for the worker that claims it).
+	// "processing-job.started": an attempt began, by Acquire or Start (and then it is claimed) or because the server
+	// resumed the job (and then it waits for the worker that claims it).
 	EventType_EVENT_TYPE_STARTED EventType = 2
-	// "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first
-	// report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+	// "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Acquire, by Start or by its
+	// first report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
 	EventType_EVENT_TYPE_CLAIMED EventType = 3
 	// "processing-job.progress": the running attempt reported progress, a message, metadata or usage.
 	EventType_EVENT_TYPE_PROGRESS EventType = 4
@@ -55,6 +55,11 @@ const (
 	EventType_EVENT_TYPE_STALE_DETECTED EventType = 10
 	// "processing-job.deleted": cleanup removed the job, and copies of it can go too.
 	EventType_EVENT_TYPE_DELETED EventType = 11
+	// "processing-job.ready": a job that was delayed can be begun from here on.
+	EventType_EVENT_TYPE_READY EventType = 12
+	// "processing-job.released": the worker gave the attempt back without a verdict. The job is RETRYING, and its retries
+	// are untouched; without a delay `.started` of the same commit follows.
+	EventType_EVENT_TYPE_RELEASED EventType = 13
 	// "processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
 	// does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
 	EventType_EVENT_TYPE_USAGE EventType = 14
@@ -75,6 +80,8 @@ var (
 		9:  "EVENT_TYPE_CANCELLED",
 		10: "EVENT_TYPE_STALE_DETECTED",
 		11: "EVENT_TYPE_DELETED",
+		12: "EVENT_TYPE_READY",
+		13: "EVENT_TYPE_RELEASED",
 		14: "EVENT_TYPE_USAGE",
 	}
 	EventType_value = map[string]int32{
@@ -90,6 +97,8 @@ var (
 		"EVENT_TYPE_CANCELLED":          9,
 		"EVENT_TYPE_STALE_DETECTED":     10,
 		"EVENT_TYPE_DELETED":            11,
+		"EVENT_TYPE_READY":              12,
+		"EVENT_TYPE_RELEASED":           13,
 		"EVENT_TYPE_USAGE":              14,
 	}
 )
@@ -205,7 +214,7 @@ type Event struct {
 	// result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only.
 	Job *Job `protobuf:"bytes,7,opt,name=job,proto3" json:"job,omitempty"`
 	// What this kind of event adds to the job. Unset for the kinds that add nothing: `.queued`, `.progress`,
-	// `.completed` and `.deleted`.
+	// `.completed`, `.deleted` and `.ready`.
 	//
 	// Types that are valid to be assigned to Detail:
 	//
@@ -216,6 +225,7 @@ type Event struct {
 	//	*Event_PermanentlyFailed
 	//	*Event_Cancelled
 	//	*Event_StaleDetected
+	//	*Event_Released
 	//	*Event_Usage
 	Detail        isEvent_Detail `protobuf_oneof:"detail"`
 	unknownFields protoimpl.UnknownFields
@@ -371,6 +381,15 @@ func (x *Event) GetStaleDetected() *StaleDetectedDetail {
 	return nil
 }
 
+func (x *Event) GetReleased() *ReleasedDetail {
+	if x != nil {
+		if x, ok := x.Detail.(*Event_Released); ok {
+			return x.Released
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetUsage() *UsageDetail {
 	if x != nil {
 		if x, ok := x.Detail.(*Event_Usage); ok {
@@ -419,6 +438,11 @@ type Event_StaleDetected struct {
 	StaleDetected *StaleDetectedDetail `protobuf:"bytes,16,opt,name=stale_detected,json=staleDetected,proto3,oneof"`
 }
 
+type Event_Released struct {
+	// Set in `.released`.
+	Released *ReleasedDetail `protobuf:"bytes,17,opt,name=released,proto3,oneof"`
+}
+
 type Event_Usage struct {
 	// Set in `.usage`.
 	Usage *UsageDetail `protobuf:"bytes,18,opt,name=usage,proto3,oneof"`
@@ -438,15 +462,18 @@ func (*Event_Cancelled) isEvent_Detail() {}
 
 func (*Event_StaleDetected) isEvent_Detail() {}
 
+func (*Event_Released) isEvent_Detail() {}
+
 func (*Event_Usage) isEvent_Detail() {}
 
 // StartedDetail belongs to `.started`.
 type StartedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// True when the server resumed the job, because its wait was over or Retry cut it short. Nobody has claimed the
-	// attempt yet: a worker that wants it calls Start. False when a Start began the attempt, which is then claimed.
+	// True when the server resumed the job, because its wait was over, Retry cut it short or it was released. Nobody has
+	// claimed the attempt yet: a worker that wants it calls Acquire or Start. False when one of these began the attempt,
+	// which is then claimed.
 	Resumed bool `protobuf:"varint,1,opt,name=resumed,proto3" json:"resumed,omitempty"`
-	// How long the job had waited for a worker, from its creation. Unset when resumed.
+	// How long the job had waited for a worker, from its ready_time. Unset when resumed.
 	Waited        *durationpb.Duration `protobuf:"bytes,2,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -499,9 +526,10 @@ func (x *StartedDetail) GetWaited() *durationpb.Duration {
 // ClaimedDetail belongs to `.claimed`.
 type ClaimedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who claimed the attempt, at most 128 bytes; empty when the Start had no worker, and when a report claimed it.
+	// Who claimed the attempt, at most 128 bytes; empty when the Acquire or Start had no worker, and when a report claimed
+	// it.
 	Worker string `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
-	// How long the attempt had waited for a worker, from its start_time.
+	// How long the attempt had waited for a worker, from the job's ready_time.
 	Waited        *durationpb.Duration `protobuf:"bytes,2,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -720,7 +748,9 @@ func (x *PermanentlyFailedDetail) GetDecision() RetryDecision {
 type CancelledDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The reason given to Cancel, at most 4 KiB; empty when none was given.
-	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who or what cancelled the job; the same as its cancel_cause.
+	Cause         CancelCause `protobuf:"varint,2,opt,name=cause,proto3,enum=jobstate.v1.CancelCause" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -762,12 +792,19 @@ func (x *CancelledDetail) GetReason() string {
 	return ""
 }
 
+func (x *CancelledDetail) GetCause() CancelCause {
+	if x != nil {
+		return x.Cause
+	}
+	return CancelCause_CANCEL_CAUSE_UNSPECIFIED
+}
+
 // StaleDetectedDetail belongs to `.stale.detected`.
 type StaleDetectedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When the attempt last reported, or was claimed.
 	HeardTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=heard_time,json=heardTime,proto3" json:"heard_time,omitempty"`
-	// The silence that the job's type allowed at that moment.
+	// The silence that was allowed at that moment: the attempt's lease, or the stale threshold of the job's type.
 	StaleThreshold *durationpb.Duration `protobuf:"bytes,2,opt,name=stale_threshold,json=staleThreshold,proto3" json:"stale_threshold,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -817,6 +854,80 @@ func (x *StaleDetectedDetail) GetStaleThreshold() *durationpb.Duration {
 	return nil
 }
 
+// ReleasedDetail belongs to `.released`.
+type ReleasedDetail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the attempt that was given back.
+	Attempt int32 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// The reason given to Release, at most 4 KiB; "not delivered" when the server took back what an Acquire could not
+	// deliver.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How long the job waits before its next attempt. Zero without a delay.
+	Delay *durationpb.Duration `protobuf:"bytes,3,opt,name=delay,proto3" json:"delay,omitempty"`
+	// When the wait is over; the same as the job's next_retry_time.
+	NextRetryTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=next_retry_time,json=nextRetryTime,proto3" json:"next_retry_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleasedDetail) Reset() {
+	*x = ReleasedDetail{}
+	mi := &file_jobstate_v1_event_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleasedDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleasedDetail) ProtoMessage() {}
+
+func (x *ReleasedDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_event_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleasedDetail.ProtoReflect.Descriptor instead.
+func (*ReleasedDetail) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_event_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReleasedDetail) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *ReleasedDetail) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReleasedDetail) GetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+func (x *ReleasedDetail) GetNextRetryTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextRetryTime
+	}
+	return nil
+}
+
 // UsageDetail belongs to `.usage`.
 type UsageDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -830,7 +941,7 @@ type UsageDetail struct {
 
 func (x *UsageDetail) Reset() {
 	*x = UsageDetail{}
-	mi := &file_jobstate_v1_event_proto_msgTypes[8]
+	mi := &file_jobstate_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +953,7 @@ func (x *UsageDetail) String() string {
 func (*UsageDetail) ProtoMessage() {}
 
 func (x *UsageDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_event_proto_msgTypes[8]
+	mi := &file_jobstate_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +966,7 @@ func (x *UsageDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageDetail.ProtoReflect.Descriptor instead.
 func (*UsageDetail) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_event_proto_rawDescGZIP(), []int{8}
+	return file_jobstate_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UsageDetail) GetAttempt() int32 {
@@ -876,7 +987,7 @@ var File_jobstate_v1_event_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x17jobstate/v1/event.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\x8d\x06\n" +
+	"\x17jobstate/v1/event.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xc2\x06\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12*\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x16.jobstate.v1.EventTypeR\x04type\x12\x12\n" +
@@ -892,9 +1003,10 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\bretrying\x18\r \x01(\v2\x1b.jobstate.v1.RetryingDetailH\x00R\bretrying\x12U\n" +
 	"\x12permanently_failed\x18\x0e \x01(\v2$.jobstate.v1.PermanentlyFailedDetailH\x00R\x11permanentlyFailed\x12<\n" +
 	"\tcancelled\x18\x0f \x01(\v2\x1c.jobstate.v1.CancelledDetailH\x00R\tcancelled\x12I\n" +
-	"\x0estale_detected\x18\x10 \x01(\v2 .jobstate.v1.StaleDetectedDetailH\x00R\rstaleDetected\x120\n" +
+	"\x0estale_detected\x18\x10 \x01(\v2 .jobstate.v1.StaleDetectedDetailH\x00R\rstaleDetected\x129\n" +
+	"\breleased\x18\x11 \x01(\v2\x1b.jobstate.v1.ReleasedDetailH\x00R\breleased\x120\n" +
 	"\x05usage\x18\x12 \x01(\v2\x18.jobstate.v1.UsageDetailH\x00R\x05usageB\b\n" +
-	"\x06detailJ\x04\b\x11\x10\x12\"\\\n" +
+	"\x06detail\"\\\n" +
 	"\rStartedDetail\x12\x18\n" +
 	"\aresumed\x18\x01 \x01(\bR\aresumed\x121\n" +
 	"\x06waited\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06waited\"Z\n" +
@@ -909,16 +1021,22 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x05delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12B\n" +
 	"\x0fnext_retry_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rnextRetryTime\"Q\n" +
 	"\x17PermanentlyFailedDetail\x126\n" +
-	"\bdecision\x18\x01 \x01(\x0e2\x1a.jobstate.v1.RetryDecisionR\bdecision\"5\n" +
+	"\bdecision\x18\x01 \x01(\x0e2\x1a.jobstate.v1.RetryDecisionR\bdecision\"_\n" +
 	"\x0fCancelledDetail\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reasonJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04\"\x94\x01\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12.\n" +
+	"\x05cause\x18\x02 \x01(\x0e2\x18.jobstate.v1.CancelCauseR\x05causeJ\x04\b\x03\x10\x04\"\x94\x01\n" +
 	"\x13StaleDetectedDetail\x129\n" +
 	"\n" +
 	"heard_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\theardTime\x12B\n" +
-	"\x0fstale_threshold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold\"Q\n" +
+	"\x0fstale_threshold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold\"\xbd\x01\n" +
+	"\x0eReleasedDetail\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12/\n" +
+	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12B\n" +
+	"\x0fnext_retry_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rnextRetryTimeJ\x04\b\x05\x10\x06\"Q\n" +
 	"\vUsageDetail\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12(\n" +
-	"\x05usage\x18\x02 \x01(\v2\x12.jobstate.v1.UsageR\x05usage*\xe7\x02\n" +
+	"\x05usage\x18\x02 \x01(\v2\x12.jobstate.v1.UsageR\x05usage*\x8a\x03\n" +
 	"\tEventType\x12\x1a\n" +
 	"\x16EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11EVENT_TYPE_QUEUED\x10\x01\x12\x16\n" +
@@ -933,7 +1051,9 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x19EVENT_TYPE_STALE_DETECTED\x10\n" +
 	"\x12\x16\n" +
 	"\x12EVENT_TYPE_DELETED\x10\v\x12\x14\n" +
-	"\x10EVENT_TYPE_USAGE\x10\x0e\"\x04\b\f\x10\f\"\x04\b\r\x10\r*\xba\x01\n" +
+	"\x10EVENT_TYPE_READY\x10\f\x12\x17\n" +
+	"\x13EVENT_TYPE_RELEASED\x10\r\x12\x14\n" +
+	"\x10EVENT_TYPE_USAGE\x10\x0e*\xba\x01\n" +
 	"\rRetryDecision\x12\x1e\n" +
 	"\x1aRETRY_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19RETRY_DECISION_WILL_RETRY\x10\x01\x12 \n" +
@@ -956,7 +1076,7 @@ func file_jobstate_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_jobstate_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_jobstate_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_jobstate_v1_event_proto_goTypes = []any{
 	(EventType)(0),                  // 0: jobstate.v1.EventType
 	(RetryDecision)(0),              // 1: jobstate.v1.RetryDecision
@@ -968,19 +1088,21 @@ var file_jobstate_v1_event_proto_goTypes = []any{
 	(*PermanentlyFailedDetail)(nil), // 7: jobstate.v1.PermanentlyFailedDetail
 	(*CancelledDetail)(nil),         // 8: jobstate.v1.CancelledDetail
 	(*StaleDetectedDetail)(nil),     // 9: jobstate.v1.StaleDetectedDetail
-	(*UsageDetail)(nil),             // 10: jobstate.v1.UsageDetail
-	(*timestamppb.Timestamp)(nil),   // 11: google.protobuf.Timestamp
-	(JobState)(0),                   // 12: jobstate.v1.JobState
-	(*Job)(nil),                     // 13: jobstate.v1.Job
-	(*durationpb.Duration)(nil),     // 14: google.protobuf.Duration
-	(*JobError)(nil),                // 15: jobstate.v1.JobError
-	(*Usage)(nil),                   // 16: jobstate.v1.Usage
+	(*ReleasedDetail)(nil),          // 10: jobstate.v1.ReleasedDetail
+	(*UsageDetail)(nil),             // 11: jobstate.v1.UsageDetail
+	(*timestamppb.Timestamp)(nil),   // 12: google.protobuf.Timestamp
+	(JobState)(0),                   // 13: jobstate.v1.JobState
+	(*Job)(nil),                     // 14: jobstate.v1.Job
+	(*durationpb.Duration)(nil),     // 15: google.protobuf.Duration
+	(*JobError)(nil),                // 16: jobstate.v1.JobError
+	(CancelCause)(0),                // 17: jobstate.v1.CancelCause
+	(*Usage)(nil),                   // 18: jobstate.v1.Usage
 }
 var file_jobstate_v1_event_proto_depIdxs = []int32{
 	0,  // 0: jobstate.v1.Event.type:type_name -> jobstate.v1.EventType
-	11, // 1: jobstate.v1.Event.time:type_name -> google.protobuf.Timestamp
-	12, // 2: jobstate.v1.Event.previous_state:type_name -> jobstate.v1.JobState
-	13, // 3: jobstate.v1.Event.job:type_name -> jobstate.v1.Job
+	12, // 1: jobstate.v1.Event.time:type_name -> google.protobuf.Timestamp
+	13, // 2: jobstate.v1.Event.previous_state:type_name -> jobstate.v1.JobState
+	14, // 3: jobstate.v1.Event.job:type_name -> jobstate.v1.Job
 	3,  // 4: jobstate.v1.Event.started:type_name -> jobstate.v1.StartedDetail
 	4,  // 5: jobstate.v1.Event.claimed:type_name -> jobstate.v1.ClaimedDetail
 	5,  // 6: jobstate.v1.Event.failed:type_name -> jobstate.v1.FailedDetail
@@ -988,23 +1110,27 @@ var file_jobstate_v1_event_proto_depIdxs = []int32{
 	7,  // 8: jobstate.v1.Event.permanently_failed:type_name -> jobstate.v1.PermanentlyFailedDetail
 	8,  // 9: jobstate.v1.Event.cancelled:type_name -> jobstate.v1.CancelledDetail
 	9,  // 10: jobstate.v1.Event.stale_detected:type_name -> jobstate.v1.StaleDetectedDetail
-	10, // 11: jobstate.v1.Event.usage:type_name -> jobstate.v1.UsageDetail
-	14, // 12: jobstate.v1.StartedDetail.waited:type_name -> google.protobuf.Duration
-	14, // 13: jobstate.v1.ClaimedDetail.waited:type_name -> google.protobuf.Duration
-	15, // 14: jobstate.v1.FailedDetail.error:type_name -> jobstate.v1.JobError
-	1,  // 15: jobstate.v1.FailedDetail.decision:type_name -> jobstate.v1.RetryDecision
-	11, // 16: jobstate.v1.FailedDetail.next_retry_time:type_name -> google.protobuf.Timestamp
-	14, // 17: jobstate.v1.RetryingDetail.delay:type_name -> google.protobuf.Duration
-	11, // 18: jobstate.v1.RetryingDetail.next_retry_time:type_name -> google.protobuf.Timestamp
-	1,  // 19: jobstate.v1.PermanentlyFailedDetail.decision:type_name -> jobstate.v1.RetryDecision
-	11, // 20: jobstate.v1.StaleDetectedDetail.heard_time:type_name -> google.protobuf.Timestamp
-	14, // 21: jobstate.v1.StaleDetectedDetail.stale_threshold:type_name -> google.protobuf.Duration
-	16, // 22: jobstate.v1.UsageDetail.usage:type_name -> jobstate.v1.Usage
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	10, // 11: jobstate.v1.Event.released:type_name -> jobstate.v1.ReleasedDetail
+	11, // 12: jobstate.v1.Event.usage:type_name -> jobstate.v1.UsageDetail
+	15, // 13: jobstate.v1.StartedDetail.waited:type_name -> google.protobuf.Duration
+	15, // 14: jobstate.v1.ClaimedDetail.waited:type_name -> google.protobuf.Duration
+	16, // 15: jobstate.v1.FailedDetail.error:type_name -> jobstate.v1.JobError
+	1,  // 16: jobstate.v1.FailedDetail.decision:type_name -> jobstate.v1.RetryDecision
+	12, // 17: jobstate.v1.FailedDetail.next_retry_time:type_name -> google.protobuf.Timestamp
+	15, // 18: jobstate.v1.RetryingDetail.delay:type_name -> google.protobuf.Duration
+	12, // 19: jobstate.v1.RetryingDetail.next_retry_time:type_name -> google.protobuf.Timestamp
+	1,  // 20: jobstate.v1.PermanentlyFailedDetail.decision:type_name -> jobstate.v1.RetryDecision
+	17, // 21: jobstate.v1.CancelledDetail.cause:type_name -> jobstate.v1.CancelCause
+	12, // 22: jobstate.v1.StaleDetectedDetail.heard_time:type_name -> google.protobuf.Timestamp
+	15, // 23: jobstate.v1.StaleDetectedDetail.stale_threshold:type_name -> google.protobuf.Duration
+	15, // 24: jobstate.v1.ReleasedDetail.delay:type_name -> google.protobuf.Duration
+	12, // 25: jobstate.v1.ReleasedDetail.next_retry_time:type_name -> google.protobuf.Timestamp
+	18, // 26: jobstate.v1.UsageDetail.usage:type_name -> jobstate.v1.Usage
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_event_proto_init() }
@@ -1021,6 +1147,7 @@ func file_jobstate_v1_event_proto_init() {
 		(*Event_PermanentlyFailed)(nil),
 		(*Event_Cancelled)(nil),
 		(*Event_StaleDetected)(nil),
+		(*Event_Released)(nil),
 		(*Event_Usage)(nil),
 	}
 	type x struct{}
@@ -1029,7 +1156,7 @@ func file_jobstate_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_event_proto_rawDesc), len(file_jobstate_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -31,7 +31,7 @@ type JobState int32
 const (
 	// No state. The server never stores it; in an event's previous_state it means that there was no job before.
 	JobState_JOB_STATE_UNSPECIFIED JobState = 0
-	// Created; waits for its first Start.
+	// Created; waits for its first attempt. A job that is delayed is here too: see wait_reason.
 	JobState_JOB_STATE_QUEUED JobState = 1
 	// An attempt is running, or the server has resumed the job and its new attempt waits for a worker.
 	JobState_JOB_STATE_PROCESSING JobState = 2
@@ -45,7 +45,7 @@ const (
 	JobState_JOB_STATE_RETRYING JobState = 5
 	// Final. The last failure was not retryable, or the retries are used up.
 	JobState_JOB_STATE_PERMANENTLY_FAILED JobState = 6
-	// Final. Cancelled by Cancel.
+	// Final. Cancelled by Cancel, or by the server: see CancelCause.
 	JobState_JOB_STATE_CANCELLED JobState = 7
 )
 
@@ -100,6 +100,180 @@ func (JobState) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{0}
 }
 
+// Priority says how soon a job is handed out. One step up is worth the type's priority_step of waiting: with a step of
+// 10 minutes a HIGH job goes before NORMAL ones that became ready up to 10 minutes earlier, and after those that have
+// waited longer. So no priority can make another wait for ever.
+type Priority int32
+
+const (
+	// The same as NORMAL.
+	Priority_PRIORITY_UNSPECIFIED Priority = 0
+	// Two steps below NORMAL.
+	Priority_PRIORITY_BACKGROUND Priority = 1
+	// One step below NORMAL.
+	Priority_PRIORITY_LOW Priority = 2
+	// What a job has unless Create says otherwise.
+	Priority_PRIORITY_NORMAL Priority = 3
+	// One step above NORMAL.
+	Priority_PRIORITY_HIGH Priority = 4
+	// Two steps above NORMAL.
+	Priority_PRIORITY_URGENT Priority = 5
+)
+
+// Enum value maps for Priority.
+var (
+	Priority_name = map[int32]string{
+		0: "PRIORITY_UNSPECIFIED",
+		1: "PRIORITY_BACKGROUND",
+		2: "PRIORITY_LOW",
+		3: "PRIORITY_NORMAL",
+		4: "PRIORITY_HIGH",
+		5: "PRIORITY_URGENT",
+	}
+	Priority_value = map[string]int32{
+		"PRIORITY_UNSPECIFIED": 0,
+		"PRIORITY_BACKGROUND":  1,
+		"PRIORITY_LOW":         2,
+		"PRIORITY_NORMAL":      3,
+		"PRIORITY_HIGH":        4,
+		"PRIORITY_URGENT":      5,
+	}
+)
+
+func (x Priority) Enum() *Priority {
+	p := new(Priority)
+	*p = x
+	return p
+}
+
+func (x Priority) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Priority) Descriptor() protoreflect.EnumDescriptor {
+	return file_jobstate_v1_job_proto_enumTypes[1].Descriptor()
+}
+
+func (Priority) Type() protoreflect.EnumType {
+	return &file_jobstate_v1_job_proto_enumTypes[1]
+}
+
+func (x Priority) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Priority.Descriptor instead.
+func (Priority) EnumDescriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{1}
+}
+
+// WaitReason says what a job waits for, as far as it is stored with the job. What depends on other jobs and on the
+// workers is not told here, because it changes without the job: see Explain.
+type WaitReason int32
+
+const (
+	// The job does not wait to be handed out.
+	WaitReason_WAIT_REASON_UNSPECIFIED WaitReason = 0
+	// For a worker only: it is handed out as soon as it is its turn.
+	WaitReason_WAIT_REASON_TURN WaitReason = 1
+	// For its ready_time, or for its next_retry_time.
+	WaitReason_WAIT_REASON_TIME WaitReason = 2
+)
+
+// Enum value maps for WaitReason.
+var (
+	WaitReason_name = map[int32]string{
+		0: "WAIT_REASON_UNSPECIFIED",
+		1: "WAIT_REASON_TURN",
+		2: "WAIT_REASON_TIME",
+	}
+	WaitReason_value = map[string]int32{
+		"WAIT_REASON_UNSPECIFIED": 0,
+		"WAIT_REASON_TURN":        1,
+		"WAIT_REASON_TIME":        2,
+	}
+)
+
+func (x WaitReason) Enum() *WaitReason {
+	p := new(WaitReason)
+	*p = x
+	return p
+}
+
+func (x WaitReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WaitReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_jobstate_v1_job_proto_enumTypes[2].Descriptor()
+}
+
+func (WaitReason) Type() protoreflect.EnumType {
+	return &file_jobstate_v1_job_proto_enumTypes[2]
+}
+
+func (x WaitReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WaitReason.Descriptor instead.
+func (WaitReason) EnumDescriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{2}
+}
+
+// CancelCause says who or what cancelled a job.
+type CancelCause int32
+
+const (
+	// The job is not cancelled, or was by a server that did not tell yet.
+	CancelCause_CANCEL_CAUSE_UNSPECIFIED CancelCause = 0
+	// A caller, with Cancel.
+	CancelCause_CANCEL_CAUSE_CALLER CancelCause = 1
+	// Nobody began it within start_within.
+	CancelCause_CANCEL_CAUSE_EXPIRED CancelCause = 2
+)
+
+// Enum value maps for CancelCause.
+var (
+	CancelCause_name = map[int32]string{
+		0: "CANCEL_CAUSE_UNSPECIFIED",
+		1: "CANCEL_CAUSE_CALLER",
+		2: "CANCEL_CAUSE_EXPIRED",
+	}
+	CancelCause_value = map[string]int32{
+		"CANCEL_CAUSE_UNSPECIFIED": 0,
+		"CANCEL_CAUSE_CALLER":      1,
+		"CANCEL_CAUSE_EXPIRED":     2,
+	}
+)
+
+func (x CancelCause) Enum() *CancelCause {
+	p := new(CancelCause)
+	*p = x
+	return p
+}
+
+func (x CancelCause) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CancelCause) Descriptor() protoreflect.EnumDescriptor {
+	return file_jobstate_v1_job_proto_enumTypes[3].Descriptor()
+}
+
+func (CancelCause) Type() protoreflect.EnumType {
+	return &file_jobstate_v1_job_proto_enumTypes[3]
+}
+
+func (x CancelCause) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CancelCause.Descriptor instead.
+func (CancelCause) EnumDescriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{3}
+}
+
 // AttemptOutcome says how an attempt ended.
 type AttemptOutcome int32
 
@@ -112,6 +286,8 @@ const (
 	AttemptOutcome_ATTEMPT_OUTCOME_FAILED AttemptOutcome = 2
 	// The job was cancelled while the attempt was running, or waited for a worker.
 	AttemptOutcome_ATTEMPT_OUTCOME_CANCELLED AttemptOutcome = 3
+	// The worker gave the attempt back with Release, or the server took back what an Acquire could not deliver.
+	AttemptOutcome_ATTEMPT_OUTCOME_RELEASED AttemptOutcome = 4
 )
 
 // Enum value maps for AttemptOutcome.
@@ -121,12 +297,14 @@ var (
 		1: "ATTEMPT_OUTCOME_COMPLETED",
 		2: "ATTEMPT_OUTCOME_FAILED",
 		3: "ATTEMPT_OUTCOME_CANCELLED",
+		4: "ATTEMPT_OUTCOME_RELEASED",
 	}
 	AttemptOutcome_value = map[string]int32{
 		"ATTEMPT_OUTCOME_UNSPECIFIED": 0,
 		"ATTEMPT_OUTCOME_COMPLETED":   1,
 		"ATTEMPT_OUTCOME_FAILED":      2,
 		"ATTEMPT_OUTCOME_CANCELLED":   3,
+		"ATTEMPT_OUTCOME_RELEASED":    4,
 	}
 )
 
@@ -141,11 +319,11 @@ func (x AttemptOutcome) String() string {
 }
 
 func (AttemptOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_proto_enumTypes[1].Descriptor()
+	return file_jobstate_v1_job_proto_enumTypes[4].Descriptor()
 }
 
 func (AttemptOutcome) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_proto_enumTypes[1]
+	return &file_jobstate_v1_job_proto_enumTypes[4]
 }
 
 func (x AttemptOutcome) Number() protoreflect.EnumNumber {
@@ -154,7 +332,7 @@ func (x AttemptOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AttemptOutcome.Descriptor instead.
 func (AttemptOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{1}
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{4}
 }
 
 // Job is one piece of asynchronous work and everything the service knows about it.
@@ -190,7 +368,8 @@ type Job struct {
 	// start, while an attempt that the server resumed waits to be claimed, when the Start that claimed it had no
 	// worker, and when a report claimed it.
 	Worker string `protobuf:"bytes,9,opt,name=worker,proto3" json:"worker,omitempty"`
-	// How many times the job has been sent to RETRYING. Never more than max_retries.
+	// How many times a failure, or Retry after one, has sent the job to RETRYING. Never more than max_retries. A Release
+	// does not count.
 	RetryCount int32 `protobuf:"varint,10,opt,name=retry_count,json=retryCount,proto3" json:"retry_count,omitempty"`
 	// How many retries the job may have, from 0 to 1,000. Fixed at Create, from the request or else from the job type.
 	MaxRetries int32 `protobuf:"varint,11,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`
@@ -204,7 +383,7 @@ type Job struct {
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// When the job reached a final state, whichever of the three. Unset until then.
 	CompleteTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=complete_time,json=completeTime,proto3" json:"complete_time,omitempty"`
-	// When the server will resume the job. Set in RETRYING only.
+	// When the server will resume the job, after a failure or a Release. Set in RETRYING only.
 	NextRetryTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=next_retry_time,json=nextRetryTime,proto3" json:"next_retry_time,omitempty"`
 	// When the running attempt fails with ATTEMPT_TIMEOUT unless it has ended: claim_time plus the timeout. Unset when
 	// no attempt is running, while nobody has claimed the attempt, and for a job without timeout. After an outage of
@@ -234,13 +413,30 @@ type Job struct {
 	// What the work produced, as given to Complete. At most 64 KiB encoded. Unset until then, and when Complete gave
 	// none.
 	Result *structpb.Struct `protobuf:"bytes,26,opt,name=result,proto3" json:"result,omitempty"`
-	// Whether a worker has claimed the current attempt (or the last, once none is running), by Start or by its first
-	// report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
+	// Whether a worker has claimed the current attempt (or the last, once none is running), by Acquire, by Start or by its
+	// first report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
 	// long it waits, it neither times out nor goes stale.
 	Claimed bool `protobuf:"varint,27,opt,name=claimed,proto3" json:"claimed,omitempty"`
-	// When a worker claimed the current attempt, or the last once none is running: by Start, or by its first report.
-	// Timeout, staleness and duration count from here. Unset while `claimed` is false. The wait before it began with
-	// create_time for the first attempt, and with start_time for a later one.
+	// How soon the job is handed out beside others of its type. Fixed at Create.
+	Priority Priority `protobuf:"varint,28,opt,name=priority,proto3,enum=jobstate.v1.Priority" json:"priority,omitempty"`
+	// Since when the job can be handed out, or since when it could before its attempt was claimed; in the future while it
+	// is delayed. A new attempt after a failure or a delay has a new one, one after a Release without delay keeps it.
+	ReadyTime *timestamppb.Timestamp `protobuf:"bytes,30,opt,name=ready_time,json=readyTime,proto3" json:"ready_time,omitempty"`
+	// How long the job may wait for its first attempt, from ready_time on; the server then cancels it. Unset means for
+	// ever.
+	StartWithin *durationpb.Duration `protobuf:"bytes,31,opt,name=start_within,json=startWithin,proto3" json:"start_within,omitempty"`
+	// What the job waits for before a worker can have it. UNSPECIFIED when it is claimed, final, or rests in FAILED.
+	WaitReason WaitReason `protobuf:"varint,32,opt,name=wait_reason,json=waitReason,proto3,enum=jobstate.v1.WaitReason" json:"wait_reason,omitempty"`
+	// The silence after which the server fails the claimed attempt, as the Acquire that claimed it asked for. Unset when
+	// it was claimed otherwise: then only the type's stale_threshold counts.
+	Lease *durationpb.Duration `protobuf:"bytes,33,opt,name=lease,proto3" json:"lease,omitempty"`
+	// What only one job of this type and caller may have at a time, as given to Create. Empty when nothing was.
+	UniqueKey string `protobuf:"bytes,37,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	// Who or what cancelled the job. UNSPECIFIED in every state but CANCELLED.
+	CancelCause CancelCause `protobuf:"varint,40,opt,name=cancel_cause,json=cancelCause,proto3,enum=jobstate.v1.CancelCause" json:"cancel_cause,omitempty"`
+	// When a worker claimed the current attempt, or the last once none is running: by Acquire, by Start, or by its first
+	// report. Timeout, lease, staleness and duration count from here. Unset while `claimed` is false. The wait before it
+	// began with ready_time.
 	ClaimTime     *timestamppb.Timestamp `protobuf:"bytes,45,opt,name=claim_time,json=claimTime,proto3" json:"claim_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -465,6 +661,55 @@ func (x *Job) GetClaimed() bool {
 	return false
 }
 
+func (x *Job) GetPriority() Priority {
+	if x != nil {
+		return x.Priority
+	}
+	return Priority_PRIORITY_UNSPECIFIED
+}
+
+func (x *Job) GetReadyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReadyTime
+	}
+	return nil
+}
+
+func (x *Job) GetStartWithin() *durationpb.Duration {
+	if x != nil {
+		return x.StartWithin
+	}
+	return nil
+}
+
+func (x *Job) GetWaitReason() WaitReason {
+	if x != nil {
+		return x.WaitReason
+	}
+	return WaitReason_WAIT_REASON_UNSPECIFIED
+}
+
+func (x *Job) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *Job) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
+	}
+	return ""
+}
+
+func (x *Job) GetCancelCause() CancelCause {
+	if x != nil {
+		return x.CancelCause
+	}
+	return CancelCause_CANCEL_CAUSE_UNSPECIFIED
+}
+
 func (x *Job) GetClaimTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ClaimTime
@@ -476,8 +721,8 @@ func (x *Job) GetClaimTime() *timestamppb.Timestamp {
 type JobError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
-	// ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for the
-	// type's stale threshold).
+	// ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for its
+	// lease, or for the type's stale threshold).
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// What went wrong, for people to read. At most 4 KiB; empty when the worker gave none.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
@@ -760,7 +1005,12 @@ type JobType struct {
 	StaleThreshold *durationpb.Duration `protobuf:"bytes,7,opt,name=stale_threshold,json=staleThreshold,proto3" json:"stale_threshold,omitempty"`
 	// Whether a failed job that may be retried goes to RETRYING by itself. When false it rests in FAILED until Retry or
 	// Cancel.
-	AutoRetry     bool `protobuf:"varint,8,opt,name=auto_retry,json=autoRetry,proto3" json:"auto_retry,omitempty"`
+	AutoRetry bool `protobuf:"varint,8,opt,name=auto_retry,json=autoRetry,proto3" json:"auto_retry,omitempty"`
+	// Silence after which an attempt that Acquire claimed is failed, unless that Acquire says otherwise. From 5 seconds to
+	// 1 hour.
+	Lease *durationpb.Duration `protobuf:"bytes,9,opt,name=lease,proto3" json:"lease,omitempty"`
+	// What one step of priority is worth in waiting, from 0 (priorities have no effect) to 7 days.
+	PriorityStep  *durationpb.Duration `protobuf:"bytes,10,opt,name=priority_step,json=priorityStep,proto3" json:"priority_step,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -851,11 +1101,25 @@ func (x *JobType) GetAutoRetry() bool {
 	return false
 }
 
+func (x *JobType) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *JobType) GetPriorityStep() *durationpb.Duration {
+	if x != nil {
+		return x.PriorityStep
+	}
+	return nil
+}
+
 var File_jobstate_v1_job_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\t\n" +
+	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\f\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -890,9 +1154,19 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\rcancel_reason\x18\x18 \x01(\tR\fcancelReason\x123\n" +
 	"\bmetadata\x18\x19 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12/\n" +
 	"\x06result\x18\x1a \x01(\v2\x17.google.protobuf.StructR\x06result\x12\x18\n" +
-	"\aclaimed\x18\x1b \x01(\bR\aclaimed\x129\n" +
+	"\aclaimed\x18\x1b \x01(\bR\aclaimed\x121\n" +
+	"\bpriority\x18\x1c \x01(\x0e2\x15.jobstate.v1.PriorityR\bpriority\x129\n" +
 	"\n" +
-	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTimeJ\x04\b\x1c\x10-\"\xd3\x01\n" +
+	"ready_time\x18\x1e \x01(\v2\x1a.google.protobuf.TimestampR\treadyTime\x12<\n" +
+	"\fstart_within\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\vstartWithin\x128\n" +
+	"\vwait_reason\x18  \x01(\x0e2\x17.jobstate.v1.WaitReasonR\n" +
+	"waitReason\x12/\n" +
+	"\x05lease\x18! \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18% \x01(\tR\tuniqueKey\x12;\n" +
+	"\fcancel_cause\x18( \x01(\x0e2\x18.jobstate.v1.CancelCauseR\vcancelCause\x129\n" +
+	"\n" +
+	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTimeJ\x04\b\x1d\x10\x1eJ\x04\b\"\x10%J\x04\b&\x10'J\x04\b'\x10(J\x04\b)\x10-\"\xd3\x01\n" +
 	"\bJobError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
@@ -915,7 +1189,7 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\x05usage\x18\x06 \x01(\v2\x12.jobstate.v1.UsageR\x05usage\x12\x16\n" +
 	"\x06worker\x18\a \x01(\tR\x06worker\x129\n" +
 	"\n" +
-	"claim_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTime\"\xe6\x02\n" +
+	"claim_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTime\"\xd7\x03\n" +
 	"\aJobType\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vmax_retries\x18\x02 \x01(\x05R\n" +
@@ -927,7 +1201,10 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\x06jitter\x18\x06 \x01(\x01R\x06jitter\x12B\n" +
 	"\x0fstale_threshold\x18\a \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold\x12\x1d\n" +
 	"\n" +
-	"auto_retry\x18\b \x01(\bR\tautoRetryJ\x04\b\t\x10\x13*\xd7\x01\n" +
+	"auto_retry\x18\b \x01(\bR\tautoRetry\x12/\n" +
+	"\x05lease\x18\t \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12>\n" +
+	"\rpriority_step\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\fpriorityStepJ\x04\b\v\x10\x13*\xd7\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10JOB_STATE_QUEUED\x10\x01\x12\x18\n" +
@@ -936,12 +1213,29 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\x10JOB_STATE_FAILED\x10\x04\x12\x16\n" +
 	"\x12JOB_STATE_RETRYING\x10\x05\x12 \n" +
 	"\x1cJOB_STATE_PERMANENTLY_FAILED\x10\x06\x12\x17\n" +
-	"\x13JOB_STATE_CANCELLED\x10\a*\x91\x01\n" +
+	"\x13JOB_STATE_CANCELLED\x10\a*\x8c\x01\n" +
+	"\bPriority\x12\x18\n" +
+	"\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13PRIORITY_BACKGROUND\x10\x01\x12\x10\n" +
+	"\fPRIORITY_LOW\x10\x02\x12\x13\n" +
+	"\x0fPRIORITY_NORMAL\x10\x03\x12\x11\n" +
+	"\rPRIORITY_HIGH\x10\x04\x12\x13\n" +
+	"\x0fPRIORITY_URGENT\x10\x05*a\n" +
+	"\n" +
+	"WaitReason\x12\x1b\n" +
+	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10WAIT_REASON_TURN\x10\x01\x12\x14\n" +
+	"\x10WAIT_REASON_TIME\x10\x02\"\x04\b\x03\x10\x03\"\x04\b\x04\x10\x04*j\n" +
+	"\vCancelCause\x12\x1c\n" +
+	"\x18CANCEL_CAUSE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13CANCEL_CAUSE_CALLER\x10\x01\x12\x18\n" +
+	"\x14CANCEL_CAUSE_EXPIRED\x10\x02\"\x04\b\x03\x10\x03\"\x04\b\x04\x10\x04*\xa9\x01\n" +
 	"\x0eAttemptOutcome\x12\x1f\n" +
 	"\x1bATTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ATTEMPT_OUTCOME_COMPLETED\x10\x01\x12\x1a\n" +
 	"\x16ATTEMPT_OUTCOME_FAILED\x10\x02\x12\x1d\n" +
-	"\x19ATTEMPT_OUTCOME_CANCELLED\x10\x03\"\x04\b\x04\x10\x04B^\n" +
+	"\x19ATTEMPT_OUTCOME_CANCELLED\x10\x03\x12\x1c\n" +
+	"\x18ATTEMPT_OUTCOME_RELEASED\x10\x04B^\n" +
 	"\x0eio.jobstate.v1B\bJobProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
 
 var (
@@ -956,51 +1250,62 @@ func file_jobstate_v1_job_proto_rawDescGZIP() []byte {
 	return file_jobstate_v1_job_proto_rawDescData
 }
 
-var file_jobstate_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_jobstate_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
 var file_jobstate_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_jobstate_v1_job_proto_goTypes = []any{
 	(JobState)(0),                 // 0: jobstate.v1.JobState
-	(AttemptOutcome)(0),           // 1: jobstate.v1.AttemptOutcome
-	(*Job)(nil),                   // 2: jobstate.v1.Job
-	(*JobError)(nil),              // 3: jobstate.v1.JobError
-	(*Usage)(nil),                 // 4: jobstate.v1.Usage
-	(*Attempt)(nil),               // 5: jobstate.v1.Attempt
-	(*JobType)(nil),               // 6: jobstate.v1.JobType
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
-	(*structpb.Struct)(nil),       // 9: google.protobuf.Struct
+	(Priority)(0),                 // 1: jobstate.v1.Priority
+	(WaitReason)(0),               // 2: jobstate.v1.WaitReason
+	(CancelCause)(0),              // 3: jobstate.v1.CancelCause
+	(AttemptOutcome)(0),           // 4: jobstate.v1.AttemptOutcome
+	(*Job)(nil),                   // 5: jobstate.v1.Job
+	(*JobError)(nil),              // 6: jobstate.v1.JobError
+	(*Usage)(nil),                 // 7: jobstate.v1.Usage
+	(*Attempt)(nil),               // 8: jobstate.v1.Attempt
+	(*JobType)(nil),               // 9: jobstate.v1.JobType
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(*structpb.Struct)(nil),       // 12: google.protobuf.Struct
 }
 var file_jobstate_v1_job_proto_depIdxs = []int32{
 	0,  // 0: jobstate.v1.Job.state:type_name -> jobstate.v1.JobState
-	7,  // 1: jobstate.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	7,  // 2: jobstate.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	7,  // 3: jobstate.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	7,  // 4: jobstate.v1.Job.complete_time:type_name -> google.protobuf.Timestamp
-	7,  // 5: jobstate.v1.Job.next_retry_time:type_name -> google.protobuf.Timestamp
-	7,  // 6: jobstate.v1.Job.attempt_deadline:type_name -> google.protobuf.Timestamp
-	8,  // 7: jobstate.v1.Job.timeout:type_name -> google.protobuf.Duration
-	8,  // 8: jobstate.v1.Job.duration:type_name -> google.protobuf.Duration
-	3,  // 9: jobstate.v1.Job.last_error:type_name -> jobstate.v1.JobError
-	9,  // 10: jobstate.v1.Job.metadata:type_name -> google.protobuf.Struct
-	9,  // 11: jobstate.v1.Job.result:type_name -> google.protobuf.Struct
-	7,  // 12: jobstate.v1.Job.claim_time:type_name -> google.protobuf.Timestamp
-	9,  // 13: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
-	7,  // 14: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
-	7,  // 15: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	7,  // 16: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
-	1,  // 17: jobstate.v1.Attempt.outcome:type_name -> jobstate.v1.AttemptOutcome
-	3,  // 18: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
-	4,  // 19: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
-	7,  // 20: jobstate.v1.Attempt.claim_time:type_name -> google.protobuf.Timestamp
-	8,  // 21: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
-	8,  // 22: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
-	8,  // 23: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
-	8,  // 24: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	10, // 1: jobstate.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	10, // 2: jobstate.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	10, // 3: jobstate.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	10, // 4: jobstate.v1.Job.complete_time:type_name -> google.protobuf.Timestamp
+	10, // 5: jobstate.v1.Job.next_retry_time:type_name -> google.protobuf.Timestamp
+	10, // 6: jobstate.v1.Job.attempt_deadline:type_name -> google.protobuf.Timestamp
+	11, // 7: jobstate.v1.Job.timeout:type_name -> google.protobuf.Duration
+	11, // 8: jobstate.v1.Job.duration:type_name -> google.protobuf.Duration
+	6,  // 9: jobstate.v1.Job.last_error:type_name -> jobstate.v1.JobError
+	12, // 10: jobstate.v1.Job.metadata:type_name -> google.protobuf.Struct
+	12, // 11: jobstate.v1.Job.result:type_name -> google.protobuf.Struct
+	1,  // 12: jobstate.v1.Job.priority:type_name -> jobstate.v1.Priority
+	10, // 13: jobstate.v1.Job.ready_time:type_name -> google.protobuf.Timestamp
+	11, // 14: jobstate.v1.Job.start_within:type_name -> google.protobuf.Duration
+	2,  // 15: jobstate.v1.Job.wait_reason:type_name -> jobstate.v1.WaitReason
+	11, // 16: jobstate.v1.Job.lease:type_name -> google.protobuf.Duration
+	3,  // 17: jobstate.v1.Job.cancel_cause:type_name -> jobstate.v1.CancelCause
+	10, // 18: jobstate.v1.Job.claim_time:type_name -> google.protobuf.Timestamp
+	12, // 19: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
+	10, // 20: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
+	10, // 21: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	10, // 22: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
+	4,  // 23: jobstate.v1.Attempt.outcome:type_name -> jobstate.v1.AttemptOutcome
+	6,  // 24: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
+	7,  // 25: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
+	10, // 26: jobstate.v1.Attempt.claim_time:type_name -> google.protobuf.Timestamp
+	11, // 27: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
+	11, // 28: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
+	11, // 29: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
+	11, // 30: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
+	11, // 31: jobstate.v1.JobType.lease:type_name -> google.protobuf.Duration
+	11, // 32: jobstate.v1.JobType.priority_step:type_name -> google.protobuf.Duration
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_proto_init() }
@@ -1014,7 +1319,7 @@ func file_jobstate_v1_job_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_proto_rawDesc), len(file_jobstate_v1_job_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      5,
 			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -24,6 +24,60 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// UniqueUntil says until when a job has its unique_key.
+type UniqueUntil int32
+
+const (
+	// The same as FINAL.
+	UniqueUntil_UNIQUE_UNTIL_UNSPECIFIED UniqueUntil = 0
+	// Until the job is final: there are never two of them at the same time.
+	UniqueUntil_UNIQUE_UNTIL_FINAL UniqueUntil = 1
+	// Until its first attempt begins: there are never two of them waiting. One that is created while it runs is a new job,
+	// so that no change made meanwhile is missed.
+	UniqueUntil_UNIQUE_UNTIL_STARTED UniqueUntil = 2
+)
+
+// Enum value maps for UniqueUntil.
+var (
+	UniqueUntil_name = map[int32]string{
+		0: "UNIQUE_UNTIL_UNSPECIFIED",
+		1: "UNIQUE_UNTIL_FINAL",
+		2: "UNIQUE_UNTIL_STARTED",
+	}
+	UniqueUntil_value = map[string]int32{
+		"UNIQUE_UNTIL_UNSPECIFIED": 0,
+		"UNIQUE_UNTIL_FINAL":       1,
+		"UNIQUE_UNTIL_STARTED":     2,
+	}
+)
+
+func (x UniqueUntil) Enum() *UniqueUntil {
+	p := new(UniqueUntil)
+	*p = x
+	return p
+}
+
+func (x UniqueUntil) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UniqueUntil) Descriptor() protoreflect.EnumDescriptor {
+	return file_jobstate_v1_job_service_proto_enumTypes[0].Descriptor()
+}
+
+func (UniqueUntil) Type() protoreflect.EnumType {
+	return &file_jobstate_v1_job_service_proto_enumTypes[0]
+}
+
+func (x UniqueUntil) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UniqueUntil.Descriptor instead.
+func (UniqueUntil) EnumDescriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{0}
+}
+
 // ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are in the order in
 // which the log has their creation, or in the reverse.
 type ListOrder int32
@@ -62,11 +116,11 @@ func (x ListOrder) String() string {
 }
 
 func (ListOrder) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_service_proto_enumTypes[0].Descriptor()
+	return file_jobstate_v1_job_service_proto_enumTypes[1].Descriptor()
 }
 
 func (ListOrder) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_service_proto_enumTypes[0]
+	return &file_jobstate_v1_job_service_proto_enumTypes[1]
 }
 
 func (x ListOrder) Number() protoreflect.EnumNumber {
@@ -75,7 +129,7 @@ func (x ListOrder) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListOrder.Descriptor instead.
 func (ListOrder) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{0}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{1}
 }
 
 // WatchStart is an end of the log to begin a watch at.
@@ -115,11 +169,11 @@ func (x WatchStart) String() string {
 }
 
 func (WatchStart) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_service_proto_enumTypes[1].Descriptor()
+	return file_jobstate_v1_job_service_proto_enumTypes[2].Descriptor()
 }
 
 func (WatchStart) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_service_proto_enumTypes[1]
+	return &file_jobstate_v1_job_service_proto_enumTypes[2]
 }
 
 func (x WatchStart) Number() protoreflect.EnumNumber {
@@ -128,7 +182,7 @@ func (x WatchStart) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchStart.Descriptor instead.
 func (WatchStart) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{1}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{2}
 }
 
 // WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are
@@ -170,11 +224,11 @@ func (x WatchProgress) String() string {
 }
 
 func (WatchProgress) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_service_proto_enumTypes[2].Descriptor()
+	return file_jobstate_v1_job_service_proto_enumTypes[3].Descriptor()
 }
 
 func (WatchProgress) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_service_proto_enumTypes[2]
+	return &file_jobstate_v1_job_service_proto_enumTypes[3]
 }
 
 func (x WatchProgress) Number() protoreflect.EnumNumber {
@@ -183,7 +237,7 @@ func (x WatchProgress) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchProgress.Descriptor instead.
 func (WatchProgress) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{2}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{3}
 }
 
 // WatchResponseKind says what a message of a watch is.
@@ -237,11 +291,11 @@ func (x WatchResponseKind) String() string {
 }
 
 func (WatchResponseKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_service_proto_enumTypes[3].Descriptor()
+	return file_jobstate_v1_job_service_proto_enumTypes[4].Descriptor()
 }
 
 func (WatchResponseKind) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_service_proto_enumTypes[3]
+	return &file_jobstate_v1_job_service_proto_enumTypes[4]
 }
 
 func (x WatchResponseKind) Number() protoreflect.EnumNumber {
@@ -250,7 +304,7 @@ func (x WatchResponseKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponseKind.Descriptor instead.
 func (WatchResponseKind) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{3}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{4}
 }
 
 // CreateRequest describes a new job.
@@ -272,7 +326,24 @@ type CreateRequest struct {
 	Timeout *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
 	// none.
-	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// How soon the job is handed out beside others of its type. Unset means NORMAL; unknown values are refused.
+	Priority Priority `protobuf:"varint,8,opt,name=priority,proto3,enum=jobstate.v1.Priority" json:"priority,omitempty"`
+	// From when on the job may be begun. Unset means from now on.
+	//
+	// Types that are valid to be assigned to Begin:
+	//
+	//	*CreateRequest_Delay
+	//	*CreateRequest_NotBeforeTime
+	Begin isCreateRequest_Begin `protobuf_oneof:"begin"`
+	// How long the job may wait for its first attempt once it is ready, from 1 second to 366 days; the server then cancels
+	// it. Unset means for ever.
+	StartWithin *durationpb.Duration `protobuf:"bytes,12,opt,name=start_within,json=startWithin,proto3" json:"start_within,omitempty"`
+	// What only one job of this type and caller may have at a time, at most 256 bytes. While one has it, Create returns
+	// that one. Empty means none.
+	UniqueKey string `protobuf:"bytes,16,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	// Until when the job has the unique_key.
+	UniqueUntil   UniqueUntil `protobuf:"varint,17,opt,name=unique_until,json=uniqueUntil,proto3,enum=jobstate.v1.UniqueUntil" json:"unique_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,11 +427,85 @@ func (x *CreateRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *CreateRequest) GetPriority() Priority {
+	if x != nil {
+		return x.Priority
+	}
+	return Priority_PRIORITY_UNSPECIFIED
+}
+
+func (x *CreateRequest) GetBegin() isCreateRequest_Begin {
+	if x != nil {
+		return x.Begin
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetDelay() *durationpb.Duration {
+	if x != nil {
+		if x, ok := x.Begin.(*CreateRequest_Delay); ok {
+			return x.Delay
+		}
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetNotBeforeTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Begin.(*CreateRequest_NotBeforeTime); ok {
+			return x.NotBeforeTime
+		}
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetStartWithin() *durationpb.Duration {
+	if x != nil {
+		return x.StartWithin
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
+	}
+	return ""
+}
+
+func (x *CreateRequest) GetUniqueUntil() UniqueUntil {
+	if x != nil {
+		return x.UniqueUntil
+	}
+	return UniqueUntil_UNIQUE_UNTIL_UNSPECIFIED
+}
+
+type isCreateRequest_Begin interface {
+	isCreateRequest_Begin()
+}
+
+type CreateRequest_Delay struct {
+	// So long after its creation, from 0 to 366 days.
+	Delay *durationpb.Duration `protobuf:"bytes,10,opt,name=delay,proto3,oneof"`
+}
+
+type CreateRequest_NotBeforeTime struct {
+	// At this time or later, at most 366 days away. A time that has passed is now. By the wall clock: while the store's
+	// time is more than 2 seconds ahead of it, which CheckHealth reports, the server adds the difference.
+	NotBeforeTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=not_before_time,json=notBeforeTime,proto3,oneof"`
+}
+
+func (*CreateRequest_Delay) isCreateRequest_Begin() {}
+
+func (*CreateRequest_NotBeforeTime) isCreateRequest_Begin() {}
+
 // CreateResponse returns the new job.
 type CreateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The job as created; for a repeat, as it now is.
-	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// True when the job was there before, and has the unique_key: nothing was created.
+	Existing      bool `protobuf:"varint,2,opt,name=existing,proto3" json:"existing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -400,6 +545,13 @@ func (x *CreateResponse) GetJob() *Job {
 		return x.Job
 	}
 	return nil
+}
+
+func (x *CreateResponse) GetExisting() bool {
+	if x != nil {
+		return x.Existing
+	}
+	return false
 }
 
 // BatchCreateRequest describes several new jobs.
@@ -500,7 +652,9 @@ type CreatedJob struct {
 	// Id of the job, given or made.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Version of the job as created; for a repeat, as it now is.
-	Version       int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// True when the job was there before, and has the unique_key.
+	Existing      bool `protobuf:"varint,3,opt,name=existing,proto3" json:"existing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -547,6 +701,13 @@ func (x *CreatedJob) GetVersion() int64 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *CreatedJob) GetExisting() bool {
+	if x != nil {
+		return x.Existing
+	}
+	return false
 }
 
 // GetRequest names a job.
@@ -1770,6 +1931,284 @@ func (x *CancelResponse) GetJob() *Job {
 	return nil
 }
 
+// AcquireRequest says which work is wanted, and how much.
+type AcquireRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types of the jobs, from 1 to 100. Types that differ in importance are best asked for one after the other.
+	JobTypes []string `protobuf:"bytes,1,rep,name=job_types,json=jobTypes,proto3" json:"job_types,omitempty"`
+	// The most jobs to return: 0 means 1, more than 1,000 is refused. Fewer come when fewer are ready, and when the answer
+	// reaches 1 MiB.
+	MaxJobs int32 `protobuf:"varint,2,opt,name=max_jobs,json=maxJobs,proto3" json:"max_jobs,omitempty"`
+	// How long to wait when nothing is ready, from 0 to 60 seconds. Unset means not at all.
+	Wait *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
+	// The silence after which the server fails an attempt of these, from 5 seconds to 1 hour. Unset means the type's.
+	Lease *durationpb.Duration `protobuf:"bytes,4,opt,name=lease,proto3" json:"lease,omitempty"`
+	// Who does the work, for people to read. At most 128 bytes; may be empty.
+	Worker string `protobuf:"bytes,5,opt,name=worker,proto3" json:"worker,omitempty"`
+	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+	// none.
+	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcquireRequest) Reset() {
+	*x = AcquireRequest{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcquireRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcquireRequest) ProtoMessage() {}
+
+func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcquireRequest.ProtoReflect.Descriptor instead.
+func (*AcquireRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AcquireRequest) GetJobTypes() []string {
+	if x != nil {
+		return x.JobTypes
+	}
+	return nil
+}
+
+func (x *AcquireRequest) GetMaxJobs() int32 {
+	if x != nil {
+		return x.MaxJobs
+	}
+	return 0
+}
+
+func (x *AcquireRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *AcquireRequest) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *AcquireRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *AcquireRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// AcquireResponse returns the work.
+type AcquireResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The jobs, whole, now PROCESSING, in the order of the hand-out. None when nothing was ready within `wait`. Keep each
+	// one's attempt: every report names it.
+	Jobs          []*Job `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcquireResponse) Reset() {
+	*x = AcquireResponse{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcquireResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcquireResponse) ProtoMessage() {}
+
+func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcquireResponse.ProtoReflect.Descriptor instead.
+func (*AcquireResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AcquireResponse) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+// ReleaseRequest gives an attempt back.
+type ReleaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why, for people to read. At most 4 KiB; may be empty.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How long the job waits before its next attempt, from 0 to 7 days. Unset means not at all.
+	Delay *durationpb.Duration `protobuf:"bytes,3,opt,name=delay,proto3" json:"delay,omitempty"`
+	// What the attempt used, in total. Unset leaves what was last reported.
+	Usage *Usage `protobuf:"bytes,5,opt,name=usage,proto3" json:"usage,omitempty"`
+	// The attempt that is given back, 1 or more. May be left out while the job is in its first attempt only.
+	Attempt *int32 `protobuf:"varint,6,opt,name=attempt,proto3,oneof" json:"attempt,omitempty"`
+	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+	// none.
+	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ReleaseRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReleaseRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReleaseRequest) GetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+func (x *ReleaseRequest) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+func (x *ReleaseRequest) GetAttempt() int32 {
+	if x != nil && x.Attempt != nil {
+		return *x.Attempt
+	}
+	return 0
+}
+
+func (x *ReleaseRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// ReleaseResponse returns the released job.
+type ReleaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job, now RETRYING, or PROCESSING with a new attempt that waits for its worker; for a repeat, as it now is.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ReleaseResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
 // StreamUpdatesRequest is one batch of updates. At most 8 MiB.
 type StreamUpdatesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1783,7 +2222,7 @@ type StreamUpdatesRequest struct {
 
 func (x *StreamUpdatesRequest) Reset() {
 	*x = StreamUpdatesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +2234,7 @@ func (x *StreamUpdatesRequest) String() string {
 func (*StreamUpdatesRequest) ProtoMessage() {}
 
 func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +2247,7 @@ func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesRequest.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{24}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StreamUpdatesRequest) GetBatch() int64 {
@@ -1839,6 +2278,8 @@ type JobUpdate struct {
 	//	*JobUpdate_Fail
 	//	*JobUpdate_Retry
 	//	*JobUpdate_Cancel
+	//	*JobUpdate_Acquire
+	//	*JobUpdate_Release
 	//	*JobUpdate_ReportUsage
 	Update        isJobUpdate_Update `protobuf_oneof:"update"`
 	unknownFields protoimpl.UnknownFields
@@ -1847,7 +2288,7 @@ type JobUpdate struct {
 
 func (x *JobUpdate) Reset() {
 	*x = JobUpdate{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +2300,7 @@ func (x *JobUpdate) String() string {
 func (*JobUpdate) ProtoMessage() {}
 
 func (x *JobUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2313,7 @@ func (x *JobUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUpdate.ProtoReflect.Descriptor instead.
 func (*JobUpdate) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{25}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *JobUpdate) GetUpdate() isJobUpdate_Update {
@@ -1945,6 +2386,24 @@ func (x *JobUpdate) GetCancel() *CancelRequest {
 	return nil
 }
 
+func (x *JobUpdate) GetAcquire() *AcquireRequest {
+	if x != nil {
+		if x, ok := x.Update.(*JobUpdate_Acquire); ok {
+			return x.Acquire
+		}
+	}
+	return nil
+}
+
+func (x *JobUpdate) GetRelease() *ReleaseRequest {
+	if x != nil {
+		if x, ok := x.Update.(*JobUpdate_Release); ok {
+			return x.Release
+		}
+	}
+	return nil
+}
+
 func (x *JobUpdate) GetReportUsage() *ReportUsageRequest {
 	if x != nil {
 		if x, ok := x.Update.(*JobUpdate_ReportUsage); ok {
@@ -1993,6 +2452,16 @@ type JobUpdate_Cancel struct {
 	Cancel *CancelRequest `protobuf:"bytes,7,opt,name=cancel,proto3,oneof"`
 }
 
+type JobUpdate_Acquire struct {
+	// As for Acquire, but without a wait: `wait` is refused. At most 8 in a batch, which share 1 MiB of jobs.
+	Acquire *AcquireRequest `protobuf:"bytes,8,opt,name=acquire,proto3,oneof"`
+}
+
+type JobUpdate_Release struct {
+	// As for Release.
+	Release *ReleaseRequest `protobuf:"bytes,9,opt,name=release,proto3,oneof"`
+}
+
 type JobUpdate_ReportUsage struct {
 	// As for ReportUsage.
 	ReportUsage *ReportUsageRequest `protobuf:"bytes,10,opt,name=report_usage,json=reportUsage,proto3,oneof"`
@@ -2012,6 +2481,10 @@ func (*JobUpdate_Retry) isJobUpdate_Update() {}
 
 func (*JobUpdate_Cancel) isJobUpdate_Update() {}
 
+func (*JobUpdate_Acquire) isJobUpdate_Update() {}
+
+func (*JobUpdate_Release) isJobUpdate_Update() {}
+
 func (*JobUpdate_ReportUsage) isJobUpdate_Update() {}
 
 // StreamUpdatesResponse answers one batch.
@@ -2027,7 +2500,7 @@ type StreamUpdatesResponse struct {
 
 func (x *StreamUpdatesResponse) Reset() {
 	*x = StreamUpdatesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2512,7 @@ func (x *StreamUpdatesResponse) String() string {
 func (*StreamUpdatesResponse) ProtoMessage() {}
 
 func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2525,7 @@ func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesResponse.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{26}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StreamUpdatesResponse) GetBatch() int64 {
@@ -2072,7 +2545,8 @@ func (x *StreamUpdatesResponse) GetOutcomes() []*UpdateOutcome {
 // UpdateOutcome is the result of one update.
 type UpdateOutcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id of the job, as the update named it or as the server made it. Empty when a create that named none was refused.
+	// Id of the job, as the update named it or as the server made it. Empty when a create that named none was refused, and
+	// for an acquire.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The job's version after the update. Unset when refused.
 	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
@@ -2081,14 +2555,19 @@ type UpdateOutcome struct {
 	// The job's state after the update. Unset when refused.
 	State JobState `protobuf:"varint,4,opt,name=state,proto3,enum=jobstate.v1.JobState" json:"state,omitempty"`
 	// Why the update was refused. Set when it was refused, and only then.
-	Refusal       *Refusal `protobuf:"bytes,5,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	Refusal *Refusal `protobuf:"bytes,5,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// The jobs that an acquire got, whole. Set for an acquire only, which leaves the fields above unset unless it is
+	// refused.
+	Jobs []*Job `protobuf:"bytes,6,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	// As in CreateResponse. Set for a create only.
+	Existing      bool `protobuf:"varint,7,opt,name=existing,proto3" json:"existing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateOutcome) Reset() {
 	*x = UpdateOutcome{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2579,7 @@ func (x *UpdateOutcome) String() string {
 func (*UpdateOutcome) ProtoMessage() {}
 
 func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2592,7 @@ func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateOutcome.ProtoReflect.Descriptor instead.
 func (*UpdateOutcome) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{27}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UpdateOutcome) GetId() string {
@@ -2151,6 +2630,20 @@ func (x *UpdateOutcome) GetRefusal() *Refusal {
 	return nil
 }
 
+func (x *UpdateOutcome) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+func (x *UpdateOutcome) GetExisting() bool {
+	if x != nil {
+		return x.Existing
+	}
+	return false
+}
+
 // Refusal is the error that an update would have been answered with by its own RPC.
 type Refusal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2168,7 +2661,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2673,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2686,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{28}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Refusal) GetCode() int32 {
@@ -2266,7 +2759,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2771,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2784,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchEventsRequest) GetJobIds() []string {
@@ -2421,7 +2914,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2926,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2939,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WatchEventsResponse) GetKind() WatchResponseKind {
@@ -2495,7 +2988,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +3000,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +3013,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetStatsRequest) GetJobTypes() []string {
@@ -2543,7 +3036,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +3048,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +3061,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetStatsResponse) GetJobTypes() []*JobTypeStats {
@@ -2619,13 +3112,23 @@ type JobTypeStats struct {
 	Tokens int64 `protobuf:"varint,13,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// Cost reported since the store began, in the currency the callers agree on.
 	Cost float64 `protobuf:"fixed64,14,opt,name=cost,proto3" json:"cost,omitempty"`
-	// Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt,
-	// from the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
+	// How many jobs are stored now, by what they wait for. A reason for which none waits may be left out.
+	Waiting []*WaitCount `protobuf:"bytes,15,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	// Since when the job that has waited longest for its turn has been ready. Unset when none waits.
+	OldestReadyTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=oldest_ready_time,json=oldestReadyTime,proto3" json:"oldest_ready_time,omitempty"`
+	// How many attempts are claimed now.
+	Running int64 `protobuf:"varint,17,opt,name=running,proto3" json:"running,omitempty"`
+	// Wait that half of the claims since the store began stayed within, from ready_time to claim. Percentiles as for
+	// durations. Unset when there were none.
 	WaitP50 *durationpb.Duration `protobuf:"bytes,18,opt,name=wait_p50,json=waitP50,proto3" json:"wait_p50,omitempty"`
 	// Wait that 95 % of those claims stayed within. Unset when there were none.
 	WaitP95 *durationpb.Duration `protobuf:"bytes,19,opt,name=wait_p95,json=waitP95,proto3" json:"wait_p95,omitempty"`
 	// Wait that 99 % of those claims stayed within. Unset when there were none.
 	WaitP99 *durationpb.Duration `protobuf:"bytes,20,opt,name=wait_p99,json=waitP99,proto3" json:"wait_p99,omitempty"`
+	// How many attempts have been given back by Release, or could not be delivered, since the store began.
+	Released int64 `protobuf:"varint,21,opt,name=released,proto3" json:"released,omitempty"`
+	// How many jobs nobody began within their start_within, since the store began.
+	Expired int64 `protobuf:"varint,22,opt,name=expired,proto3" json:"expired,omitempty"`
 	// Mean wait of those claims. Unset when there were none.
 	WaitMean      *durationpb.Duration `protobuf:"bytes,31,opt,name=wait_mean,json=waitMean,proto3" json:"wait_mean,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2634,7 +3137,7 @@ type JobTypeStats struct {
 
 func (x *JobTypeStats) Reset() {
 	*x = JobTypeStats{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +3149,7 @@ func (x *JobTypeStats) String() string {
 func (*JobTypeStats) ProtoMessage() {}
 
 func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +3162,7 @@ func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobTypeStats.ProtoReflect.Descriptor instead.
 func (*JobTypeStats) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *JobTypeStats) GetJobType() string {
@@ -2760,6 +3263,27 @@ func (x *JobTypeStats) GetCost() float64 {
 	return 0
 }
 
+func (x *JobTypeStats) GetWaiting() []*WaitCount {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *JobTypeStats) GetOldestReadyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OldestReadyTime
+	}
+	return nil
+}
+
+func (x *JobTypeStats) GetRunning() int64 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
 func (x *JobTypeStats) GetWaitP50() *durationpb.Duration {
 	if x != nil {
 		return x.WaitP50
@@ -2781,11 +3305,80 @@ func (x *JobTypeStats) GetWaitP99() *durationpb.Duration {
 	return nil
 }
 
+func (x *JobTypeStats) GetReleased() int64 {
+	if x != nil {
+		return x.Released
+	}
+	return 0
+}
+
+func (x *JobTypeStats) GetExpired() int64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
 func (x *JobTypeStats) GetWaitMean() *durationpb.Duration {
 	if x != nil {
 		return x.WaitMean
 	}
 	return nil
+}
+
+// WaitCount is the number of jobs that wait for one thing.
+type WaitCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What they wait for.
+	Reason WaitReason `protobuf:"varint,1,opt,name=reason,proto3,enum=jobstate.v1.WaitReason" json:"reason,omitempty"`
+	// How many jobs do.
+	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitCount) Reset() {
+	*x = WaitCount{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitCount) ProtoMessage() {}
+
+func (x *WaitCount) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitCount.ProtoReflect.Descriptor instead.
+func (*WaitCount) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *WaitCount) GetReason() WaitReason {
+	if x != nil {
+		return x.Reason
+	}
+	return WaitReason_WAIT_REASON_UNSPECIFIED
+}
+
+func (x *WaitCount) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
 }
 
 // StateCount is the number of jobs in one state.
@@ -2801,7 +3394,7 @@ type StateCount struct {
 
 func (x *StateCount) Reset() {
 	*x = StateCount{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2813,7 +3406,7 @@ func (x *StateCount) String() string {
 func (*StateCount) ProtoMessage() {}
 
 func (x *StateCount) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +3419,7 @@ func (x *StateCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCount.ProtoReflect.Descriptor instead.
 func (*StateCount) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StateCount) GetState() JobState {
@@ -2852,7 +3445,7 @@ type ListJobTypesRequest struct {
 
 func (x *ListJobTypesRequest) Reset() {
 	*x = ListJobTypesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3457,7 @@ func (x *ListJobTypesRequest) String() string {
 func (*ListJobTypesRequest) ProtoMessage() {}
 
 func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3470,7 @@ func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesRequest.ProtoReflect.Descriptor instead.
 func (*ListJobTypesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{35}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{40}
 }
 
 // ListJobTypesResponse returns the policies in force.
@@ -2893,7 +3486,7 @@ type ListJobTypesResponse struct {
 
 func (x *ListJobTypesResponse) Reset() {
 	*x = ListJobTypesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +3498,7 @@ func (x *ListJobTypesResponse) String() string {
 func (*ListJobTypesResponse) ProtoMessage() {}
 
 func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3511,7 @@ func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesResponse.ProtoReflect.Descriptor instead.
 func (*ListJobTypesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{36}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListJobTypesResponse) GetJobTypes() []*JobType {
@@ -2939,28 +3532,40 @@ var File_jobstate_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\x9c\x02\n" +
+	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\xf7\x04\n" +
 	"\rCreateRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
 	"\tsource_id\x18\x03 \x01(\tR\bsourceId\x123\n" +
 	"\bmetadata\x18\x04 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12$\n" +
-	"\vmax_retries\x18\x05 \x01(\x05H\x00R\n" +
+	"\vmax_retries\x18\x05 \x01(\x05H\x01R\n" +
 	"maxRetries\x88\x01\x01\x123\n" +
 	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\a \x01(\tR\trequestIdB\x0e\n" +
-	"\f_max_retriesJ\x04\b\b\x10\x16\":\n" +
+	"request_id\x18\a \x01(\tR\trequestId\x121\n" +
+	"\bpriority\x18\b \x01(\x0e2\x15.jobstate.v1.PriorityR\bpriority\x121\n" +
+	"\x05delay\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationH\x00R\x05delay\x12D\n" +
+	"\x0fnot_before_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampH\x00R\rnotBeforeTime\x12<\n" +
+	"\fstart_within\x18\f \x01(\v2\x19.google.protobuf.DurationR\vstartWithin\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18\x10 \x01(\tR\tuniqueKey\x12;\n" +
+	"\funique_until\x18\x11 \x01(\x0e2\x18.jobstate.v1.UniqueUntilR\vuniqueUntilB\a\n" +
+	"\x05beginB\x0e\n" +
+	"\f_max_retriesJ\x04\b\t\x10\n" +
+	"J\x04\b\r\x10\x10J\x04\b\x12\x10\x16\"P\n" +
 	"\x0eCreateResponse\x12\"\n" +
-	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03jobJ\x04\b\x02\x10\x03\"L\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\x12\x1a\n" +
+	"\bexisting\x18\x02 \x01(\bR\bexisting\"L\n" +
 	"\x12BatchCreateRequest\x126\n" +
 	"\brequests\x18\x01 \x03(\v2\x1a.jobstate.v1.CreateRequestR\brequests\"B\n" +
 	"\x13BatchCreateResponse\x12+\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x17.jobstate.v1.CreatedJobR\x04jobs\"<\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x17.jobstate.v1.CreatedJobR\x04jobs\"R\n" +
 	"\n" +
 	"CreatedJob\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x03R\aversionJ\x04\b\x03\x10\x04\"M\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x1a\n" +
+	"\bexisting\x18\x03 \x01(\bR\bexisting\"M\n" +
 	"\n" +
 	"GetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
@@ -3055,10 +3660,32 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\"4\n" +
 	"\x0eCancelResponse\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\"\xdf\x01\n" +
+	"\x0eAcquireRequest\x12\x1b\n" +
+	"\tjob_types\x18\x01 \x03(\tR\bjobTypes\x12\x19\n" +
+	"\bmax_jobs\x18\x02 \x01(\x05R\amaxJobs\x12-\n" +
+	"\x04wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12/\n" +
+	"\x05lease\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x16\n" +
+	"\x06worker\x18\x05 \x01(\tR\x06worker\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\"7\n" +
+	"\x0fAcquireResponse\x12$\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x10.jobstate.v1.JobR\x04jobs\"\xe3\x01\n" +
+	"\x0eReleaseRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12/\n" +
+	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12(\n" +
+	"\x05usage\x18\x05 \x01(\v2\x12.jobstate.v1.UsageR\x05usage\x12\x1d\n" +
+	"\aattempt\x18\x06 \x01(\x05H\x00R\aattempt\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestIdB\n" +
+	"\n" +
+	"\b_attemptJ\x04\b\x04\x10\x05\"5\n" +
+	"\x0fReleaseResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\"^\n" +
 	"\x14StreamUpdatesRequest\x12\x14\n" +
 	"\x05batch\x18\x01 \x01(\x03R\x05batch\x120\n" +
-	"\aupdates\x18\x02 \x03(\v2\x16.jobstate.v1.JobUpdateR\aupdates\"\xe7\x03\n" +
+	"\aupdates\x18\x02 \x03(\v2\x16.jobstate.v1.JobUpdateR\aupdates\"\xcd\x04\n" +
 	"\tJobUpdate\x124\n" +
 	"\x06create\x18\x01 \x01(\v2\x1a.jobstate.v1.CreateRequestH\x00R\x06create\x121\n" +
 	"\x05start\x18\x02 \x01(\v2\x19.jobstate.v1.StartRequestH\x00R\x05start\x12@\n" +
@@ -3066,20 +3693,23 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\bcomplete\x18\x04 \x01(\v2\x1c.jobstate.v1.CompleteRequestH\x00R\bcomplete\x12.\n" +
 	"\x04fail\x18\x05 \x01(\v2\x18.jobstate.v1.FailRequestH\x00R\x04fail\x121\n" +
 	"\x05retry\x18\x06 \x01(\v2\x19.jobstate.v1.RetryRequestH\x00R\x05retry\x124\n" +
-	"\x06cancel\x18\a \x01(\v2\x1a.jobstate.v1.CancelRequestH\x00R\x06cancel\x12D\n" +
+	"\x06cancel\x18\a \x01(\v2\x1a.jobstate.v1.CancelRequestH\x00R\x06cancel\x127\n" +
+	"\aacquire\x18\b \x01(\v2\x1b.jobstate.v1.AcquireRequestH\x00R\aacquire\x127\n" +
+	"\arelease\x18\t \x01(\v2\x1b.jobstate.v1.ReleaseRequestH\x00R\arelease\x12D\n" +
 	"\freport_usage\x18\n" +
 	" \x01(\v2\x1f.jobstate.v1.ReportUsageRequestH\x00R\vreportUsageB\b\n" +
-	"\x06updateJ\x04\b\b\x10\tJ\x04\b\t\x10\n" +
-	"\"e\n" +
+	"\x06update\"e\n" +
 	"\x15StreamUpdatesResponse\x12\x14\n" +
 	"\x05batch\x18\x01 \x01(\x03R\x05batch\x126\n" +
-	"\boutcomes\x18\x02 \x03(\v2\x1a.jobstate.v1.UpdateOutcomeR\boutcomes\"\xbc\x01\n" +
+	"\boutcomes\x18\x02 \x03(\v2\x1a.jobstate.v1.UpdateOutcomeR\boutcomes\"\xf2\x01\n" +
 	"\rUpdateOutcome\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x18\n" +
 	"\aattempt\x18\x03 \x01(\x05R\aattempt\x12+\n" +
 	"\x05state\x18\x04 \x01(\x0e2\x15.jobstate.v1.JobStateR\x05state\x12.\n" +
-	"\arefusal\x18\x05 \x01(\v2\x14.jobstate.v1.RefusalR\arefusalJ\x04\b\x06\x10\aJ\x04\b\a\x10\b\"\xcc\x01\n" +
+	"\arefusal\x18\x05 \x01(\v2\x14.jobstate.v1.RefusalR\arefusal\x12$\n" +
+	"\x04jobs\x18\x06 \x03(\v2\x10.jobstate.v1.JobR\x04jobs\x12\x1a\n" +
+	"\bexisting\x18\a \x01(\bR\bexisting\"\xcc\x01\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -3116,7 +3746,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\tjob_types\x18\x01 \x03(\tR\bjobTypes\"{\n" +
 	"\x10GetStatsResponse\x126\n" +
 	"\tjob_types\x18\x01 \x03(\v2\x19.jobstate.v1.JobTypeStatsR\bjobTypes\x12/\n" +
-	"\x05total\x18\x02 \x01(\v2\x19.jobstate.v1.JobTypeStatsR\x05total\"\xee\x06\n" +
+	"\x05total\x18\x02 \x01(\v2\x19.jobstate.v1.JobTypeStatsR\x05total\"\xb2\b\n" +
 	"\fJobTypeStats\x12\x19\n" +
 	"\bjob_type\x18\x01 \x01(\tR\ajobType\x12/\n" +
 	"\x06stored\x18\x02 \x03(\v2\x17.jobstate.v1.StateCountR\x06stored\x12H\n" +
@@ -3132,12 +3762,20 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\fduration_p99\x18\v \x01(\v2\x19.google.protobuf.DurationR\vdurationP99\x12\x18\n" +
 	"\aretries\x18\f \x01(\x03R\aretries\x12\x16\n" +
 	"\x06tokens\x18\r \x01(\x03R\x06tokens\x12\x12\n" +
-	"\x04cost\x18\x0e \x01(\x01R\x04cost\x124\n" +
+	"\x04cost\x18\x0e \x01(\x01R\x04cost\x120\n" +
+	"\awaiting\x18\x0f \x03(\v2\x16.jobstate.v1.WaitCountR\awaiting\x12F\n" +
+	"\x11oldest_ready_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x0foldestReadyTime\x12\x18\n" +
+	"\arunning\x18\x11 \x01(\x03R\arunning\x124\n" +
 	"\bwait_p50\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\awaitP50\x124\n" +
 	"\bwait_p95\x18\x13 \x01(\v2\x19.google.protobuf.DurationR\awaitP95\x124\n" +
-	"\bwait_p99\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\awaitP99\x126\n" +
+	"\bwait_p99\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\awaitP99\x12\x1a\n" +
+	"\breleased\x18\x15 \x01(\x03R\breleased\x12\x18\n" +
+	"\aexpired\x18\x16 \x01(\x03R\aexpired\x126\n" +
 	"\twait_mean\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\bwaitMeanB\x0f\n" +
-	"\r_success_rateJ\x04\b\x0f\x10\x12J\x04\b\x15\x10\x1f\"O\n" +
+	"\r_success_rateJ\x04\b\x17\x10\x1f\"R\n" +
+	"\tWaitCount\x12/\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x17.jobstate.v1.WaitReasonR\x06reason\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"O\n" +
 	"\n" +
 	"StateCount\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.jobstate.v1.JobStateR\x05state\x12\x14\n" +
@@ -3145,7 +3783,11 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x13ListJobTypesRequest\"s\n" +
 	"\x14ListJobTypesResponse\x121\n" +
 	"\tjob_types\x18\x01 \x03(\v2\x14.jobstate.v1.JobTypeR\bjobTypes\x12(\n" +
-	"\x10strict_job_types\x18\x02 \x01(\bR\x0estrictJobTypes*h\n" +
+	"\x10strict_job_types\x18\x02 \x01(\bR\x0estrictJobTypes*]\n" +
+	"\vUniqueUntil\x12\x1c\n" +
+	"\x18UNIQUE_UNTIL_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12UNIQUE_UNTIL_FINAL\x10\x01\x12\x18\n" +
+	"\x14UNIQUE_UNTIL_STARTED\x10\x02*h\n" +
 	"\tListOrder\x12\x1a\n" +
 	"\x16LIST_ORDER_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bLIST_ORDER_CREATE_TIME_DESC\x10\x01\x12\x1e\n" +
@@ -3165,7 +3807,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x1aWATCH_RESPONSE_KIND_SYNCED\x10\x02\x12\x1e\n" +
 	"\x1aWATCH_RESPONSE_KIND_EVENTS\x10\x03\x12!\n" +
 	"\x1dWATCH_RESPONSE_KIND_HEARTBEAT\x10\x04\x12 \n" +
-	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\xdc\b\n" +
+	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\xe8\t\n" +
 	"\n" +
 	"JobService\x12A\n" +
 	"\x06Create\x12\x1a.jobstate.v1.CreateRequest\x1a\x1b.jobstate.v1.CreateResponse\x12P\n" +
@@ -3180,7 +3822,9 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x05Retry\x12\x19.jobstate.v1.RetryRequest\x1a\x1a.jobstate.v1.RetryResponse\x12A\n" +
 	"\x06Cancel\x12\x1a.jobstate.v1.CancelRequest\x1a\x1b.jobstate.v1.CancelResponse\x12Z\n" +
 	"\rStreamUpdates\x12!.jobstate.v1.StreamUpdatesRequest\x1a\".jobstate.v1.StreamUpdatesResponse(\x010\x01\x12R\n" +
-	"\vWatchEvents\x12\x1f.jobstate.v1.WatchEventsRequest\x1a .jobstate.v1.WatchEventsResponse0\x01\x12G\n" +
+	"\vWatchEvents\x12\x1f.jobstate.v1.WatchEventsRequest\x1a .jobstate.v1.WatchEventsResponse0\x01\x12D\n" +
+	"\aAcquire\x12\x1b.jobstate.v1.AcquireRequest\x1a\x1c.jobstate.v1.AcquireResponse\x12D\n" +
+	"\aRelease\x12\x1b.jobstate.v1.ReleaseRequest\x1a\x1c.jobstate.v1.ReleaseResponse\x12G\n" +
 	"\bGetStats\x12\x1c.jobstate.v1.GetStatsRequest\x1a\x1d.jobstate.v1.GetStatsResponse\x12S\n" +
 	"\fListJobTypes\x12 .jobstate.v1.ListJobTypesRequest\x1a!.jobstate.v1.ListJobTypesResponseBe\n" +
 	"\x0eio.jobstate.v1B\x0fJobServiceProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
@@ -3197,161 +3841,190 @@ func file_jobstate_v1_job_service_proto_rawDescGZIP() []byte {
 	return file_jobstate_v1_job_service_proto_rawDescData
 }
 
-var file_jobstate_v1_job_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_jobstate_v1_job_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_jobstate_v1_job_service_proto_goTypes = []any{
-	(ListOrder)(0),                 // 0: jobstate.v1.ListOrder
-	(WatchStart)(0),                // 1: jobstate.v1.WatchStart
-	(WatchProgress)(0),             // 2: jobstate.v1.WatchProgress
-	(WatchResponseKind)(0),         // 3: jobstate.v1.WatchResponseKind
-	(*CreateRequest)(nil),          // 4: jobstate.v1.CreateRequest
-	(*CreateResponse)(nil),         // 5: jobstate.v1.CreateResponse
-	(*BatchCreateRequest)(nil),     // 6: jobstate.v1.BatchCreateRequest
-	(*BatchCreateResponse)(nil),    // 7: jobstate.v1.BatchCreateResponse
-	(*CreatedJob)(nil),             // 8: jobstate.v1.CreatedJob
-	(*GetRequest)(nil),             // 9: jobstate.v1.GetRequest
-	(*GetResponse)(nil),            // 10: jobstate.v1.GetResponse
-	(*ListRequest)(nil),            // 11: jobstate.v1.ListRequest
-	(*ListResponse)(nil),           // 12: jobstate.v1.ListResponse
-	(*StartRequest)(nil),           // 13: jobstate.v1.StartRequest
-	(*StartResponse)(nil),          // 14: jobstate.v1.StartResponse
-	(*UpdateProgressRequest)(nil),  // 15: jobstate.v1.UpdateProgressRequest
-	(*UpdateProgressResponse)(nil), // 16: jobstate.v1.UpdateProgressResponse
-	(*CompleteRequest)(nil),        // 17: jobstate.v1.CompleteRequest
-	(*CompleteResponse)(nil),       // 18: jobstate.v1.CompleteResponse
-	(*FailRequest)(nil),            // 19: jobstate.v1.FailRequest
-	(*FailureReport)(nil),          // 20: jobstate.v1.FailureReport
-	(*FailResponse)(nil),           // 21: jobstate.v1.FailResponse
-	(*ReportUsageRequest)(nil),     // 22: jobstate.v1.ReportUsageRequest
-	(*ReportUsageResponse)(nil),    // 23: jobstate.v1.ReportUsageResponse
-	(*RetryRequest)(nil),           // 24: jobstate.v1.RetryRequest
-	(*RetryResponse)(nil),          // 25: jobstate.v1.RetryResponse
-	(*CancelRequest)(nil),          // 26: jobstate.v1.CancelRequest
-	(*CancelResponse)(nil),         // 27: jobstate.v1.CancelResponse
-	(*StreamUpdatesRequest)(nil),   // 28: jobstate.v1.StreamUpdatesRequest
-	(*JobUpdate)(nil),              // 29: jobstate.v1.JobUpdate
-	(*StreamUpdatesResponse)(nil),  // 30: jobstate.v1.StreamUpdatesResponse
-	(*UpdateOutcome)(nil),          // 31: jobstate.v1.UpdateOutcome
-	(*Refusal)(nil),                // 32: jobstate.v1.Refusal
-	(*WatchEventsRequest)(nil),     // 33: jobstate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),    // 34: jobstate.v1.WatchEventsResponse
-	(*GetStatsRequest)(nil),        // 35: jobstate.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),       // 36: jobstate.v1.GetStatsResponse
-	(*JobTypeStats)(nil),           // 37: jobstate.v1.JobTypeStats
-	(*StateCount)(nil),             // 38: jobstate.v1.StateCount
-	(*ListJobTypesRequest)(nil),    // 39: jobstate.v1.ListJobTypesRequest
-	(*ListJobTypesResponse)(nil),   // 40: jobstate.v1.ListJobTypesResponse
-	nil,                            // 41: jobstate.v1.Refusal.MetadataEntry
-	(*structpb.Struct)(nil),        // 42: google.protobuf.Struct
-	(*durationpb.Duration)(nil),    // 43: google.protobuf.Duration
-	(*Job)(nil),                    // 44: jobstate.v1.Job
-	(*Attempt)(nil),                // 45: jobstate.v1.Attempt
-	(JobState)(0),                  // 46: jobstate.v1.JobState
-	(*timestamppb.Timestamp)(nil),  // 47: google.protobuf.Timestamp
-	(*Usage)(nil),                  // 48: jobstate.v1.Usage
-	(EventType)(0),                 // 49: jobstate.v1.EventType
-	(*Event)(nil),                  // 50: jobstate.v1.Event
-	(*JobType)(nil),                // 51: jobstate.v1.JobType
+	(UniqueUntil)(0),               // 0: jobstate.v1.UniqueUntil
+	(ListOrder)(0),                 // 1: jobstate.v1.ListOrder
+	(WatchStart)(0),                // 2: jobstate.v1.WatchStart
+	(WatchProgress)(0),             // 3: jobstate.v1.WatchProgress
+	(WatchResponseKind)(0),         // 4: jobstate.v1.WatchResponseKind
+	(*CreateRequest)(nil),          // 5: jobstate.v1.CreateRequest
+	(*CreateResponse)(nil),         // 6: jobstate.v1.CreateResponse
+	(*BatchCreateRequest)(nil),     // 7: jobstate.v1.BatchCreateRequest
+	(*BatchCreateResponse)(nil),    // 8: jobstate.v1.BatchCreateResponse
+	(*CreatedJob)(nil),             // 9: jobstate.v1.CreatedJob
+	(*GetRequest)(nil),             // 10: jobstate.v1.GetRequest
+	(*GetResponse)(nil),            // 11: jobstate.v1.GetResponse
+	(*ListRequest)(nil),            // 12: jobstate.v1.ListRequest
+	(*ListResponse)(nil),           // 13: jobstate.v1.ListResponse
+	(*StartRequest)(nil),           // 14: jobstate.v1.StartRequest
+	(*StartResponse)(nil),          // 15: jobstate.v1.StartResponse
+	(*UpdateProgressRequest)(nil),  // 16: jobstate.v1.UpdateProgressRequest
+	(*UpdateProgressResponse)(nil), // 17: jobstate.v1.UpdateProgressResponse
+	(*CompleteRequest)(nil),        // 18: jobstate.v1.CompleteRequest
+	(*CompleteResponse)(nil),       // 19: jobstate.v1.CompleteResponse
+	(*FailRequest)(nil),            // 20: jobstate.v1.FailRequest
+	(*FailureReport)(nil),          // 21: jobstate.v1.FailureReport
+	(*FailResponse)(nil),           // 22: jobstate.v1.FailResponse
+	(*ReportUsageRequest)(nil),     // 23: jobstate.v1.ReportUsageRequest
+	(*ReportUsageResponse)(nil),    // 24: jobstate.v1.ReportUsageResponse
+	(*RetryRequest)(nil),           // 25: jobstate.v1.RetryRequest
+	(*RetryResponse)(nil),          // 26: jobstate.v1.RetryResponse
+	(*CancelRequest)(nil),          // 27: jobstate.v1.CancelRequest
+	(*CancelResponse)(nil),         // 28: jobstate.v1.CancelResponse
+	(*AcquireRequest)(nil),         // 29: jobstate.v1.AcquireRequest
+	(*AcquireResponse)(nil),        // 30: jobstate.v1.AcquireResponse
+	(*ReleaseRequest)(nil),         // 31: jobstate.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),        // 32: jobstate.v1.ReleaseResponse
+	(*StreamUpdatesRequest)(nil),   // 33: jobstate.v1.StreamUpdatesRequest
+	(*JobUpdate)(nil),              // 34: jobstate.v1.JobUpdate
+	(*StreamUpdatesResponse)(nil),  // 35: jobstate.v1.StreamUpdatesResponse
+	(*UpdateOutcome)(nil),          // 36: jobstate.v1.UpdateOutcome
+	(*Refusal)(nil),                // 37: jobstate.v1.Refusal
+	(*WatchEventsRequest)(nil),     // 38: jobstate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),    // 39: jobstate.v1.WatchEventsResponse
+	(*GetStatsRequest)(nil),        // 40: jobstate.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),       // 41: jobstate.v1.GetStatsResponse
+	(*JobTypeStats)(nil),           // 42: jobstate.v1.JobTypeStats
+	(*WaitCount)(nil),              // 43: jobstate.v1.WaitCount
+	(*StateCount)(nil),             // 44: jobstate.v1.StateCount
+	(*ListJobTypesRequest)(nil),    // 45: jobstate.v1.ListJobTypesRequest
+	(*ListJobTypesResponse)(nil),   // 46: jobstate.v1.ListJobTypesResponse
+	nil,                            // 47: jobstate.v1.Refusal.MetadataEntry
+	(*structpb.Struct)(nil),        // 48: google.protobuf.Struct
+	(*durationpb.Duration)(nil),    // 49: google.protobuf.Duration
+	(Priority)(0),                  // 50: jobstate.v1.Priority
+	(*timestamppb.Timestamp)(nil),  // 51: google.protobuf.Timestamp
+	(*Job)(nil),                    // 52: jobstate.v1.Job
+	(*Attempt)(nil),                // 53: jobstate.v1.Attempt
+	(JobState)(0),                  // 54: jobstate.v1.JobState
+	(*Usage)(nil),                  // 55: jobstate.v1.Usage
+	(EventType)(0),                 // 56: jobstate.v1.EventType
+	(*Event)(nil),                  // 57: jobstate.v1.Event
+	(WaitReason)(0),                // 58: jobstate.v1.WaitReason
+	(*JobType)(nil),                // 59: jobstate.v1.JobType
 }
 var file_jobstate_v1_job_service_proto_depIdxs = []int32{
-	42, // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
-	43, // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
-	44, // 2: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
-	4,  // 3: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
-	8,  // 4: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
-	44, // 5: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
-	45, // 6: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
-	46, // 7: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
-	47, // 8: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
-	47, // 9: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
-	0,  // 10: jobstate.v1.ListRequest.order:type_name -> jobstate.v1.ListOrder
-	44, // 11: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
-	44, // 12: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
-	42, // 13: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
-	48, // 14: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
-	44, // 15: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
-	42, // 16: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
-	48, // 17: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
-	44, // 18: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
-	20, // 19: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
-	43, // 20: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
-	48, // 21: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
-	42, // 22: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
-	44, // 23: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
-	48, // 24: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
-	44, // 25: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
-	44, // 26: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
-	44, // 27: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
-	29, // 28: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
-	4,  // 29: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
-	13, // 30: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
-	15, // 31: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
-	17, // 32: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
-	19, // 33: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
-	24, // 34: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
-	26, // 35: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
-	22, // 36: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
-	31, // 37: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
-	46, // 38: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
-	32, // 39: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
-	41, // 40: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
-	49, // 41: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
-	1,  // 42: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
-	43, // 43: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	2,  // 44: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
-	3,  // 45: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
-	50, // 46: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
-	44, // 47: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
-	43, // 48: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
-	37, // 49: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
-	37, // 50: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
-	38, // 51: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
-	47, // 52: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
-	43, // 53: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
-	43, // 54: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
-	43, // 55: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
-	43, // 56: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
-	43, // 57: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
-	43, // 58: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
-	43, // 59: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
-	43, // 60: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
-	46, // 61: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
-	51, // 62: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
-	4,  // 63: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
-	6,  // 64: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
-	9,  // 65: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
-	11, // 66: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
-	13, // 67: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
-	15, // 68: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
-	17, // 69: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
-	19, // 70: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
-	22, // 71: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
-	24, // 72: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
-	26, // 73: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
-	28, // 74: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
-	33, // 75: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
-	35, // 76: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
-	39, // 77: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
-	5,  // 78: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
-	7,  // 79: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
-	10, // 80: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
-	12, // 81: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
-	14, // 82: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
-	16, // 83: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
-	18, // 84: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
-	21, // 85: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
-	23, // 86: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
-	25, // 87: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
-	27, // 88: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
-	30, // 89: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
-	34, // 90: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
-	36, // 91: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
-	40, // 92: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
-	78, // [78:93] is the sub-list for method output_type
-	63, // [63:78] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	48, // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
+	49, // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
+	50, // 2: jobstate.v1.CreateRequest.priority:type_name -> jobstate.v1.Priority
+	49, // 3: jobstate.v1.CreateRequest.delay:type_name -> google.protobuf.Duration
+	51, // 4: jobstate.v1.CreateRequest.not_before_time:type_name -> google.protobuf.Timestamp
+	49, // 5: jobstate.v1.CreateRequest.start_within:type_name -> google.protobuf.Duration
+	0,  // 6: jobstate.v1.CreateRequest.unique_until:type_name -> jobstate.v1.UniqueUntil
+	52, // 7: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
+	5,  // 8: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
+	9,  // 9: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
+	52, // 10: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
+	53, // 11: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
+	54, // 12: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
+	51, // 13: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
+	51, // 14: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
+	1,  // 15: jobstate.v1.ListRequest.order:type_name -> jobstate.v1.ListOrder
+	52, // 16: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
+	52, // 17: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
+	48, // 18: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
+	55, // 19: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
+	52, // 20: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
+	48, // 21: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
+	55, // 22: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
+	52, // 23: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
+	21, // 24: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
+	49, // 25: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
+	55, // 26: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
+	48, // 27: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
+	52, // 28: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
+	55, // 29: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
+	52, // 30: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
+	52, // 31: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
+	52, // 32: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
+	49, // 33: jobstate.v1.AcquireRequest.wait:type_name -> google.protobuf.Duration
+	49, // 34: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
+	52, // 35: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
+	49, // 36: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
+	55, // 37: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
+	52, // 38: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
+	34, // 39: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
+	5,  // 40: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
+	14, // 41: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
+	16, // 42: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
+	18, // 43: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
+	20, // 44: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
+	25, // 45: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
+	27, // 46: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
+	29, // 47: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
+	31, // 48: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
+	23, // 49: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
+	36, // 50: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
+	54, // 51: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
+	37, // 52: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
+	52, // 53: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
+	47, // 54: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
+	56, // 55: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
+	2,  // 56: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
+	49, // 57: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,  // 58: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
+	4,  // 59: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
+	57, // 60: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
+	52, // 61: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
+	49, // 62: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
+	42, // 63: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
+	42, // 64: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
+	44, // 65: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
+	51, // 66: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
+	49, // 67: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
+	49, // 68: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
+	49, // 69: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
+	49, // 70: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
+	43, // 71: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
+	51, // 72: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
+	49, // 73: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
+	49, // 74: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
+	49, // 75: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
+	49, // 76: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
+	58, // 77: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
+	54, // 78: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
+	59, // 79: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
+	5,  // 80: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
+	7,  // 81: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
+	10, // 82: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
+	12, // 83: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
+	14, // 84: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
+	16, // 85: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
+	18, // 86: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
+	20, // 87: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
+	23, // 88: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
+	25, // 89: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
+	27, // 90: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
+	33, // 91: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
+	38, // 92: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
+	29, // 93: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
+	31, // 94: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
+	40, // 95: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
+	45, // 96: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
+	6,  // 97: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
+	8,  // 98: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
+	11, // 99: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
+	13, // 100: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
+	15, // 101: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
+	17, // 102: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
+	19, // 103: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
+	22, // 104: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
+	24, // 105: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
+	26, // 106: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
+	28, // 107: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
+	35, // 108: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
+	39, // 109: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
+	30, // 110: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
+	32, // 111: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
+	41, // 112: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
+	46, // 113: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
+	97, // [97:114] is the sub-list for method output_type
+	80, // [80:97] is the sub-list for method input_type
+	80, // [80:80] is the sub-list for extension type_name
+	80, // [80:80] is the sub-list for extension extendee
+	0,  // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_service_proto_init() }
@@ -3361,11 +4034,15 @@ func file_jobstate_v1_job_service_proto_init() {
 	}
 	file_jobstate_v1_event_proto_init()
 	file_jobstate_v1_job_proto_init()
-	file_jobstate_v1_job_service_proto_msgTypes[0].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[0].OneofWrappers = []any{
+		(*CreateRequest_Delay)(nil),
+		(*CreateRequest_NotBeforeTime)(nil),
+	}
 	file_jobstate_v1_job_service_proto_msgTypes[11].OneofWrappers = []any{}
 	file_jobstate_v1_job_service_proto_msgTypes[13].OneofWrappers = []any{}
 	file_jobstate_v1_job_service_proto_msgTypes[15].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[25].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[26].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[29].OneofWrappers = []any{
 		(*JobUpdate_Create)(nil),
 		(*JobUpdate_Start)(nil),
 		(*JobUpdate_Progress)(nil),
@@ -3373,20 +4050,22 @@ func file_jobstate_v1_job_service_proto_init() {
 		(*JobUpdate_Fail)(nil),
 		(*JobUpdate_Retry)(nil),
 		(*JobUpdate_Cancel)(nil),
+		(*JobUpdate_Acquire)(nil),
+		(*JobUpdate_Release)(nil),
 		(*JobUpdate_ReportUsage)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[29].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[33].OneofWrappers = []any{
 		(*WatchEventsRequest_Cursor)(nil),
 		(*WatchEventsRequest_Start)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[33].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_service_proto_rawDesc), len(file_jobstate_v1_job_service_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   38,
+			NumEnums:      5,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,8 @@ const (
 	JobService_Cancel_FullMethodName         = "/jobstate.v1.JobService/Cancel"
 	JobService_StreamUpdates_FullMethodName  = "/jobstate.v1.JobService/StreamUpdates"
 	JobService_WatchEvents_FullMethodName    = "/jobstate.v1.JobService/WatchEvents"
+	JobService_Acquire_FullMethodName        = "/jobstate.v1.JobService/Acquire"
+	JobService_Release_FullMethodName        = "/jobstate.v1.JobService/Release"
 	JobService_GetStats_FullMethodName       = "/jobstate.v1.JobService/GetStats"
 	JobService_ListJobTypes_FullMethodName   = "/jobstate.v1.JobService/ListJobTypes"
 )
@@ -49,20 +51,21 @@ const (
 // Repeating a call: a request with a `request_id` is remembered for 24 hours. When more than the server's
 // `request_ids_max` come within that time it is remembered for less, but for at least an hour. When more than that
 // come within an hour, a call with a new request_id is refused with OVERLOADED. A repeat with the same content
-// changes nothing and returns the job as it now is, whatever its state. There are two exceptions. A repeated Start is
+// changes nothing and returns the job as it now is, whatever its state. There are three exceptions. A repeated Start is
 // answered only while the attempt that it made or claimed is running, and is otherwise refused as a report for this
-// attempt would be. And when the job was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
+// attempt would be. A repeated Acquire returns only the jobs whose attempt is still claimed. And when the job of any
+// other call was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
 // "true" in the metadata: nothing is created, and another job that has the same id by now is never returned. The same
 // request_id with another RPC or other content is refused with REQUEST_ID_REUSED. All of this is checked before the
 // job's existence, attempt and state.
 //
-// The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
-// answer to Start gave it. It may be left out only while the job is in its first attempt.
+// The fence: the reports of a worker (UpdateProgress, Complete, Fail, Release) name the `attempt` that they belong to,
+// as the answer to Acquire or Start gave it. It may be left out only while the job is in its first attempt.
 //
-// The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Start claims, and
-// so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is appended in
-// the same commit, before the report's own event. However long an attempt waits for a worker, it neither times out
-// nor goes stale, and costs no retry.
+// The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Acquire and Start
+// claim, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
+// appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
+// times out nor goes stale, and costs no retry.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
 // or INTERNAL: see ErrorReason. The reasons below are those of the call itself.
@@ -73,6 +76,8 @@ type JobServiceClient interface {
 	// request or else from the job type. A job type that the configuration does not name follows the type `default`,
 	// unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
 	// job, or is refused with JOB_EXISTS if it names an id.
+	//
+	// With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
 	// NOT_FOUND (JOB_NOT_FOUND, of a repeat).
@@ -102,7 +107,8 @@ type JobServiceClient interface {
 	// Start begins the first attempt of a job, or claims an attempt that the server resumed.
 	//
 	// From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
-	// attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one
+	// attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
+	// the order of Acquire, but a job that is delayed is refused. However many race for one
 	// attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
 	// wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
 	// running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -162,7 +168,8 @@ type JobServiceClient interface {
 	// type's base_delay, doubled with every retry before this one, up to max_delay. In RETRYING the job is returned
 	// unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
 	// appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
-	// it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id.
+	// it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
+	// `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
 	// PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -209,6 +216,32 @@ type JobServiceClient interface {
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND, with `until_final` when a job is
 	// unknown and there is no cursor); OUT_OF_RANGE (CURSOR_EXPIRED); FAILED_PRECONDITION (CURSOR_UNKNOWN).
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error)
+	// Acquire asks for work: it begins or claims the attempts of up to max_jobs jobs that are ready, and returns them.
+	//
+	// Does what Start does, from the same states, with the same events; which jobs, the server decides: the smallest
+	// ready_time less priority first, over all the types asked for. Never are two callers given the same attempt.
+	//
+	// The attempts are leased: report within every `lease`, if only with a heartbeat, or the server fails them with STALE.
+	// Give back with Release what will not be done.
+	//
+	// With nothing ready the call waits up to `wait` for the first job, then returns what there is, perhaps none. If the
+	// caller has gone by then, as far as the server can see, its jobs are released at once. With a request_id they are kept
+	// for the repeat instead, until their lease is over: a repeat returns those of the first call's jobs whose attempt is
+	// still claimed, and takes no others, unless the first call got none.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 10,000 calls
+	// may wait at a server; beyond that they are refused with OVERLOADED.
+	Acquire(ctx context.Context, in *AcquireRequest, opts ...grpc.CallOption) (*AcquireResponse, error)
+	// Release gives a claimed attempt back without a verdict: the worker stops, or this is not the moment.
+	//
+	// From PROCESSING to RETRYING, appending `.released`, after `.claimed` when nobody had claimed the attempt, and on in
+	// the same commit to PROCESSING with `.started` unless there is a delay. The next attempt waits for a worker that claims
+	// it, without a delay at the place in the order that the job had. Neither retry_count nor the delay of retries changes;
+	// a job can be released 1,000 times. With a request_id the call may be repeated; without one, a repeat is refused.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
+	// ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED, RELEASE_LIMIT_REACHED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// GetStats returns counts and sums of the jobs, by job type and in total.
 	//
 	// Of jobs in every state, and changes none. Costs the same however many jobs there are. May be repeated at will.
@@ -373,6 +406,26 @@ func (c *jobServiceClient) WatchEvents(ctx context.Context, in *WatchEventsReque
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type JobService_WatchEventsClient = grpc.ServerStreamingClient[WatchEventsResponse]
 
+func (c *jobServiceClient) Acquire(ctx context.Context, in *AcquireRequest, opts ...grpc.CallOption) (*AcquireResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AcquireResponse)
+	err := c.cc.Invoke(ctx, JobService_Acquire_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jobServiceClient) Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseResponse)
+	err := c.cc.Invoke(ctx, JobService_Release_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *jobServiceClient) GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetStatsResponse)
@@ -406,20 +459,21 @@ func (c *jobServiceClient) ListJobTypes(ctx context.Context, in *ListJobTypesReq
 // Repeating a call: a request with a `request_id` is remembered for 24 hours. When more than the server's
 // `request_ids_max` come within that time it is remembered for less, but for at least an hour. When more than that
 // come within an hour, a call with a new request_id is refused with OVERLOADED. A repeat with the same content
-// changes nothing and returns the job as it now is, whatever its state. There are two exceptions. A repeated Start is
+// changes nothing and returns the job as it now is, whatever its state. There are three exceptions. A repeated Start is
 // answered only while the attempt that it made or claimed is running, and is otherwise refused as a report for this
-// attempt would be. And when the job was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
+// attempt would be. A repeated Acquire returns only the jobs whose attempt is still claimed. And when the job of any
+// other call was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
 // "true" in the metadata: nothing is created, and another job that has the same id by now is never returned. The same
 // request_id with another RPC or other content is refused with REQUEST_ID_REUSED. All of this is checked before the
 // job's existence, attempt and state.
 //
-// The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
-// answer to Start gave it. It may be left out only while the job is in its first attempt.
+// The fence: the reports of a worker (UpdateProgress, Complete, Fail, Release) name the `attempt` that they belong to,
+// as the answer to Acquire or Start gave it. It may be left out only while the job is in its first attempt.
 //
-// The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Start claims, and
-// so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is appended in
-// the same commit, before the report's own event. However long an attempt waits for a worker, it neither times out
-// nor goes stale, and costs no retry.
+// The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Acquire and Start
+// claim, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
+// appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
+// times out nor goes stale, and costs no retry.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
 // or INTERNAL: see ErrorReason. The reasons below are those of the call itself.
@@ -430,6 +484,8 @@ type JobServiceServer interface {
 	// request or else from the job type. A job type that the configuration does not name follows the type `default`,
 	// unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
 	// job, or is refused with JOB_EXISTS if it names an id.
+	//
+	// With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
 	// NOT_FOUND (JOB_NOT_FOUND, of a repeat).
@@ -459,7 +515,8 @@ type JobServiceServer interface {
 	// Start begins the first attempt of a job, or claims an attempt that the server resumed.
 	//
 	// From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
-	// attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one
+	// attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
+	// the order of Acquire, but a job that is delayed is refused. However many race for one
 	// attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
 	// wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
 	// running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -519,7 +576,8 @@ type JobServiceServer interface {
 	// type's base_delay, doubled with every retry before this one, up to max_delay. In RETRYING the job is returned
 	// unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
 	// appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
-	// it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id.
+	// it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
+	// `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
 	// PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -566,6 +624,32 @@ type JobServiceServer interface {
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND, with `until_final` when a job is
 	// unknown and there is no cursor); OUT_OF_RANGE (CURSOR_EXPIRED); FAILED_PRECONDITION (CURSOR_UNKNOWN).
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error
+	// Acquire asks for work: it begins or claims the attempts of up to max_jobs jobs that are ready, and returns them.
+	//
+	// Does what Start does, from the same states, with the same events; which jobs, the server decides: the smallest
+	// ready_time less priority first, over all the types asked for. Never are two callers given the same attempt.
+	//
+	// The attempts are leased: report within every `lease`, if only with a heartbeat, or the server fails them with STALE.
+	// Give back with Release what will not be done.
+	//
+	// With nothing ready the call waits up to `wait` for the first job, then returns what there is, perhaps none. If the
+	// caller has gone by then, as far as the server can see, its jobs are released at once. With a request_id they are kept
+	// for the repeat instead, until their lease is over: a repeat returns those of the first call's jobs whose attempt is
+	// still claimed, and takes no others, unless the first call got none.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 10,000 calls
+	// may wait at a server; beyond that they are refused with OVERLOADED.
+	Acquire(context.Context, *AcquireRequest) (*AcquireResponse, error)
+	// Release gives a claimed attempt back without a verdict: the worker stops, or this is not the moment.
+	//
+	// From PROCESSING to RETRYING, appending `.released`, after `.claimed` when nobody had claimed the attempt, and on in
+	// the same commit to PROCESSING with `.started` unless there is a delay. The next attempt waits for a worker that claims
+	// it, without a delay at the place in the order that the job had. Neither retry_count nor the delay of retries changes;
+	// a job can be released 1,000 times. With a request_id the call may be repeated; without one, a repeat is refused.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
+	// ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED, RELEASE_LIMIT_REACHED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// GetStats returns counts and sums of the jobs, by job type and in total.
 	//
 	// Of jobs in every state, and changes none. Costs the same however many jobs there are. May be repeated at will.
@@ -626,6 +710,12 @@ func (UnimplementedJobServiceServer) StreamUpdates(grpc.BidiStreamingServer[Stre
 }
 func (UnimplementedJobServiceServer) WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchEvents not implemented")
+}
+func (UnimplementedJobServiceServer) Acquire(context.Context, *AcquireRequest) (*AcquireResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Acquire not implemented")
+}
+func (UnimplementedJobServiceServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
 }
 func (UnimplementedJobServiceServer) GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStats not implemented")
@@ -870,6 +960,42 @@ func _JobService_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type JobService_WatchEventsServer = grpc.ServerStreamingServer[WatchEventsResponse]
 
+func _JobService_Acquire_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcquireRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).Acquire(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_Acquire_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).Acquire(ctx, req.(*AcquireRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JobService_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).Release(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_Release_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).Release(ctx, req.(*ReleaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _JobService_GetStats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetStatsRequest)
 	if err := dec(in); err != nil {
@@ -956,6 +1082,14 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Cancel",
 			Handler:    _JobService_Cancel_Handler,
+		},
+		{
+			MethodName: "Acquire",
+			Handler:    _JobService_Acquire_Handler,
+		},
+		{
+			MethodName: "Release",
+			Handler:    _JobService_Release_Handler,
 		},
 		{
 			MethodName: "GetStats",

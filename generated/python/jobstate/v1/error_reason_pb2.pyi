@@ -56,7 +56,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The job's state does not allow what was asked. `trigger` is what was asked, `state` where
     the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
     use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
-    Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed.
+    Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed. A Start of
+    a job that is delayed has `why` = "held back"; in every other case there is no such key.
 
         { "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
           "metadata": { "job_id": "transcript-4711", "state": "RETRYING", "trigger": "start",
@@ -180,6 +181,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
     Quote call_id to the operator. A repeat is safe with the same request_id.
     """
+    ERROR_REASON_RELEASE_LIMIT_REACHED: _ErrorReason.ValueType  # 19
+    """FAILED_PRECONDITION. The attempt cannot be released: the job has been released 1,000 times already.
+
+        { "reason": "RELEASE_LIMIT_REACHED", "domain": "jobstate",
+          "metadata": { "job_id": "transcript-4711", "attempt": "1004" } }
+
+    Complete or Fail it. A job that is to wait should be created with a delay.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason names every refusal of this service.
@@ -229,7 +238,8 @@ ERROR_REASON_TRANSITION_NOT_ALLOWED: ErrorReason.ValueType  # 4
 """FAILED_PRECONDITION. The job's state does not allow what was asked. `trigger` is what was asked, `state` where
 the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
 use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
-Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed.
+Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed. A Start of
+a job that is delayed has `why` = "held back"; in every other case there is no such key.
 
     { "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
       "metadata": { "job_id": "transcript-4711", "state": "RETRYING", "trigger": "start",
@@ -352,5 +362,13 @@ call_id.
       "metadata": { "call_id": "01JD9Z6V7Q3K" } }
 
 Quote call_id to the operator. A repeat is safe with the same request_id.
+"""
+ERROR_REASON_RELEASE_LIMIT_REACHED: ErrorReason.ValueType  # 19
+"""FAILED_PRECONDITION. The attempt cannot be released: the job has been released 1,000 times already.
+
+    { "reason": "RELEASE_LIMIT_REACHED", "domain": "jobstate",
+      "metadata": { "job_id": "transcript-4711", "attempt": "1004" } }
+
+Complete or Fail it. A job that is to wait should be created with a delay.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from jobstate.v1 import job_pb2 as jobstate_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17jobstate/v1/event.proto\x12\x0bjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xfe\x04\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.jobstate.v1.EventType\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12-\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\x15.jobstate.v1.JobState\x12\x1d\n\x03job\x18\x07 \x01(\x0b\x32\x10.jobstate.v1.Job\x12-\n\x07started\x18\n \x01(\x0b\x32\x1a.jobstate.v1.StartedDetailH\x00\x12-\n\x07\x63laimed\x18\x0b \x01(\x0b\x32\x1a.jobstate.v1.ClaimedDetailH\x00\x12+\n\x06\x66\x61iled\x18\x0c \x01(\x0b\x32\x19.jobstate.v1.FailedDetailH\x00\x12/\n\x08retrying\x18\r \x01(\x0b\x32\x1b.jobstate.v1.RetryingDetailH\x00\x12\x42\n\x12permanently_failed\x18\x0e \x01(\x0b\x32$.jobstate.v1.PermanentlyFailedDetailH\x00\x12\x31\n\tcancelled\x18\x0f \x01(\x0b\x32\x1c.jobstate.v1.CancelledDetailH\x00\x12:\n\x0estale_detected\x18\x10 \x01(\x0b\x32 .jobstate.v1.StaleDetectedDetailH\x00\x12)\n\x05usage\x18\x12 \x01(\x0b\x32\x18.jobstate.v1.UsageDetailH\x00\x42\x08\n\x06\x64\x65tailJ\x04\x08\x11\x10\x12\"K\n\rStartedDetail\x12\x0f\n\x07resumed\x18\x01 \x01(\x08\x12)\n\x06waited\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\rClaimedDetail\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12)\n\x06waited\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x97\x01\n\x0c\x46\x61iledDetail\x12$\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x15.jobstate.v1.JobError\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.jobstate.v1.RetryDecision\x12\x33\n\x0fnext_retry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x0eRetryingDetail\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0fnext_retry_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x17PermanentlyFailedDetail\x12,\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1a.jobstate.v1.RetryDecision\"-\n\x0f\x43\x61ncelledDetail\x12\x0e\n\x06reason\x18\x01 \x01(\tJ\x04\x08\x02\x10\x03J\x04\x08\x03\x10\x04\"y\n\x13StaleDetectedDetail\x12.\n\nheard_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0fstale_threshold\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x0bUsageDetail\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.jobstate.v1.Usage*\xe7\x02\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VENT_TYPE_QUEUED\x10\x01\x12\x16\n\x12\x45VENT_TYPE_STARTED\x10\x02\x12\x16\n\x12\x45VENT_TYPE_CLAIMED\x10\x03\x12\x17\n\x13\x45VENT_TYPE_PROGRESS\x10\x04\x12\x18\n\x14\x45VENT_TYPE_COMPLETED\x10\x05\x12\x15\n\x11\x45VENT_TYPE_FAILED\x10\x06\x12\x17\n\x13\x45VENT_TYPE_RETRYING\x10\x07\x12!\n\x1d\x45VENT_TYPE_PERMANENTLY_FAILED\x10\x08\x12\x18\n\x14\x45VENT_TYPE_CANCELLED\x10\t\x12\x1d\n\x19\x45VENT_TYPE_STALE_DETECTED\x10\n\x12\x16\n\x12\x45VENT_TYPE_DELETED\x10\x0b\x12\x14\n\x10\x45VENT_TYPE_USAGE\x10\x0e\"\x04\x08\x0c\x10\x0c\"\x04\x08\r\x10\r*\xba\x01\n\rRetryDecision\x12\x1e\n\x1aRETRY_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n\x19RETRY_DECISION_WILL_RETRY\x10\x01\x12 \n\x1cRETRY_DECISION_NOT_RETRYABLE\x10\x02\x12 \n\x1cRETRY_DECISION_LIMIT_REACHED\x10\x03\x12&\n\"RETRY_DECISION_AWAITING_RETRY_CALL\x10\x04\x42`\n\x0eio.jobstate.v1B\nEventProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17jobstate/v1/event.proto\x12\x0bjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xa9\x05\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.jobstate.v1.EventType\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12-\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\x15.jobstate.v1.JobState\x12\x1d\n\x03job\x18\x07 \x01(\x0b\x32\x10.jobstate.v1.Job\x12-\n\x07started\x18\n \x01(\x0b\x32\x1a.jobstate.v1.StartedDetailH\x00\x12-\n\x07\x63laimed\x18\x0b \x01(\x0b\x32\x1a.jobstate.v1.ClaimedDetailH\x00\x12+\n\x06\x66\x61iled\x18\x0c \x01(\x0b\x32\x19.jobstate.v1.FailedDetailH\x00\x12/\n\x08retrying\x18\r \x01(\x0b\x32\x1b.jobstate.v1.RetryingDetailH\x00\x12\x42\n\x12permanently_failed\x18\x0e \x01(\x0b\x32$.jobstate.v1.PermanentlyFailedDetailH\x00\x12\x31\n\tcancelled\x18\x0f \x01(\x0b\x32\x1c.jobstate.v1.CancelledDetailH\x00\x12:\n\x0estale_detected\x18\x10 \x01(\x0b\x32 .jobstate.v1.StaleDetectedDetailH\x00\x12/\n\x08released\x18\x11 \x01(\x0b\x32\x1b.jobstate.v1.ReleasedDetailH\x00\x12)\n\x05usage\x18\x12 \x01(\x0b\x32\x18.jobstate.v1.UsageDetailH\x00\x42\x08\n\x06\x64\x65tail\"K\n\rStartedDetail\x12\x0f\n\x07resumed\x18\x01 \x01(\x08\x12)\n\x06waited\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\rClaimedDetail\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12)\n\x06waited\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x97\x01\n\x0c\x46\x61iledDetail\x12$\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x15.jobstate.v1.JobError\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.jobstate.v1.RetryDecision\x12\x33\n\x0fnext_retry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x0eRetryingDetail\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0fnext_retry_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x17PermanentlyFailedDetail\x12,\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1a.jobstate.v1.RetryDecision\"P\n\x0f\x43\x61ncelledDetail\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\'\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x18.jobstate.v1.CancelCauseJ\x04\x08\x03\x10\x04\"y\n\x13StaleDetectedDetail\x12.\n\nheard_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0fstale_threshold\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x96\x01\n\x0eReleasedDetail\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12(\n\x05\x64\x65lay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0fnext_retry_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampJ\x04\x08\x05\x10\x06\"A\n\x0bUsageDetail\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.jobstate.v1.Usage*\x8a\x03\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VENT_TYPE_QUEUED\x10\x01\x12\x16\n\x12\x45VENT_TYPE_STARTED\x10\x02\x12\x16\n\x12\x45VENT_TYPE_CLAIMED\x10\x03\x12\x17\n\x13\x45VENT_TYPE_PROGRESS\x10\x04\x12\x18\n\x14\x45VENT_TYPE_COMPLETED\x10\x05\x12\x15\n\x11\x45VENT_TYPE_FAILED\x10\x06\x12\x17\n\x13\x45VENT_TYPE_RETRYING\x10\x07\x12!\n\x1d\x45VENT_TYPE_PERMANENTLY_FAILED\x10\x08\x12\x18\n\x14\x45VENT_TYPE_CANCELLED\x10\t\x12\x1d\n\x19\x45VENT_TYPE_STALE_DETECTED\x10\n\x12\x16\n\x12\x45VENT_TYPE_DELETED\x10\x0b\x12\x14\n\x10\x45VENT_TYPE_READY\x10\x0c\x12\x17\n\x13\x45VENT_TYPE_RELEASED\x10\r\x12\x14\n\x10\x45VENT_TYPE_USAGE\x10\x0e*\xba\x01\n\rRetryDecision\x12\x1e\n\x1aRETRY_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n\x19RETRY_DECISION_WILL_RETRY\x10\x01\x12 \n\x1cRETRY_DECISION_NOT_RETRYABLE\x10\x02\x12 \n\x1cRETRY_DECISION_LIMIT_REACHED\x10\x03\x12&\n\"RETRY_DECISION_AWAITING_RETRY_CALL\x10\x04\x42`\n\x0eio.jobstate.v1B\nEventProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +35,28 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jobstate.v1.event_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016io.jobstate.v1B\nEventProtoP\001Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1'
-  _globals['_EVENTTYPE']._serialized_start=1500
-  _globals['_EVENTTYPE']._serialized_end=1859
-  _globals['_RETRYDECISION']._serialized_start=1862
-  _globals['_RETRYDECISION']._serialized_end=2048
+  _globals['_EVENTTYPE']._serialized_start=1731
+  _globals['_EVENTTYPE']._serialized_end=2125
+  _globals['_RETRYDECISION']._serialized_start=2128
+  _globals['_RETRYDECISION']._serialized_end=2314
   _globals['_EVENT']._serialized_start=129
-  _globals['_EVENT']._serialized_end=767
-  _globals['_STARTEDDETAIL']._serialized_start=769
-  _globals['_STARTEDDETAIL']._serialized_end=844
-  _globals['_CLAIMEDDETAIL']._serialized_start=846
-  _globals['_CLAIMEDDETAIL']._serialized_end=920
-  _globals['_FAILEDDETAIL']._serialized_start=923
-  _globals['_FAILEDDETAIL']._serialized_end=1074
-  _globals['_RETRYINGDETAIL']._serialized_start=1076
-  _globals['_RETRYINGDETAIL']._serialized_end=1187
-  _globals['_PERMANENTLYFAILEDDETAIL']._serialized_start=1189
-  _globals['_PERMANENTLYFAILEDDETAIL']._serialized_end=1260
-  _globals['_CANCELLEDDETAIL']._serialized_start=1262
-  _globals['_CANCELLEDDETAIL']._serialized_end=1307
-  _globals['_STALEDETECTEDDETAIL']._serialized_start=1309
-  _globals['_STALEDETECTEDDETAIL']._serialized_end=1430
-  _globals['_USAGEDETAIL']._serialized_start=1432
-  _globals['_USAGEDETAIL']._serialized_end=1497
+  _globals['_EVENT']._serialized_end=810
+  _globals['_STARTEDDETAIL']._serialized_start=812
+  _globals['_STARTEDDETAIL']._serialized_end=887
+  _globals['_CLAIMEDDETAIL']._serialized_start=889
+  _globals['_CLAIMEDDETAIL']._serialized_end=963
+  _globals['_FAILEDDETAIL']._serialized_start=966
+  _globals['_FAILEDDETAIL']._serialized_end=1117
+  _globals['_RETRYINGDETAIL']._serialized_start=1119
+  _globals['_RETRYINGDETAIL']._serialized_end=1230
+  _globals['_PERMANENTLYFAILEDDETAIL']._serialized_start=1232
+  _globals['_PERMANENTLYFAILEDDETAIL']._serialized_end=1303
+  _globals['_CANCELLEDDETAIL']._serialized_start=1305
+  _globals['_CANCELLEDDETAIL']._serialized_end=1385
+  _globals['_STALEDETECTEDDETAIL']._serialized_start=1387
+  _globals['_STALEDETECTEDDETAIL']._serialized_end=1508
+  _globals['_RELEASEDDETAIL']._serialized_start=1511
+  _globals['_RELEASEDDETAIL']._serialized_end=1661
+  _globals['_USAGEDETAIL']._serialized_start=1663
+  _globals['_USAGEDETAIL']._serialized_end=1728
 # @@protoc_insertion_point(module_scope)

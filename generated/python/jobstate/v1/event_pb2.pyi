@@ -31,12 +31,12 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_QUEUED: _EventType.ValueType  # 1
     """"processing-job.queued": the job was created."""
     EVENT_TYPE_STARTED: _EventType.ValueType  # 2
-    """"processing-job.started": an attempt began, by Start (and then it is claimed) or because the server resumed the
-    job (and then it waits for the worker that claims it).
+    """"processing-job.started": an attempt began, by Acquire or Start (and then it is claimed) or because the server
+    resumed the job (and then it waits for the worker that claims it).
     """
     EVENT_TYPE_CLAIMED: _EventType.ValueType  # 3
-    """"processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first
-    report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+    """"processing-job.claimed": a worker claimed an attempt that the server had resumed, by Acquire, by Start or by its
+    first report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
     """
     EVENT_TYPE_PROGRESS: _EventType.ValueType  # 4
     """"processing-job.progress": the running attempt reported progress, a message, metadata or usage."""
@@ -58,6 +58,12 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """
     EVENT_TYPE_DELETED: _EventType.ValueType  # 11
     """"processing-job.deleted": cleanup removed the job, and copies of it can go too."""
+    EVENT_TYPE_READY: _EventType.ValueType  # 12
+    """"processing-job.ready": a job that was delayed can be begun from here on."""
+    EVENT_TYPE_RELEASED: _EventType.ValueType  # 13
+    """"processing-job.released": the worker gave the attempt back without a verdict. The job is RETRYING, and its retries
+    are untouched; without a delay `.started` of the same commit follows.
+    """
     EVENT_TYPE_USAGE: _EventType.ValueType  # 14
     """"processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
     does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
@@ -71,12 +77,12 @@ EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
 EVENT_TYPE_QUEUED: EventType.ValueType  # 1
 """"processing-job.queued": the job was created."""
 EVENT_TYPE_STARTED: EventType.ValueType  # 2
-""""processing-job.started": an attempt began, by Start (and then it is claimed) or because the server resumed the
-job (and then it waits for the worker that claims it).
+""""processing-job.started": an attempt began, by Acquire or Start (and then it is claimed) or because the server
+resumed the job (and then it waits for the worker that claims it).
 """
 EVENT_TYPE_CLAIMED: EventType.ValueType  # 3
-""""processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first
-report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+""""processing-job.claimed": a worker claimed an attempt that the server had resumed, by Acquire, by Start or by its
+first report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
 """
 EVENT_TYPE_PROGRESS: EventType.ValueType  # 4
 """"processing-job.progress": the running attempt reported progress, a message, metadata or usage."""
@@ -98,6 +104,12 @@ follows.
 """
 EVENT_TYPE_DELETED: EventType.ValueType  # 11
 """"processing-job.deleted": cleanup removed the job, and copies of it can go too."""
+EVENT_TYPE_READY: EventType.ValueType  # 12
+""""processing-job.ready": a job that was delayed can be begun from here on."""
+EVENT_TYPE_RELEASED: EventType.ValueType  # 13
+""""processing-job.released": the worker gave the attempt back without a verdict. The job is RETRYING, and its retries
+are untouched; without a delay `.started` of the same commit follows.
+"""
 EVENT_TYPE_USAGE: EventType.ValueType  # 14
 """"processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
 does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
@@ -156,6 +168,7 @@ class Event(_message.Message):
     PERMANENTLY_FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     STALE_DETECTED_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the log. It grows along one stream. Gaps are normal, and sequences of different logs must not be
@@ -214,6 +227,10 @@ class Event(_message.Message):
         """Set in `.stale.detected`."""
 
     @_builtins.property
+    def released(self) -> Global___ReleasedDetail:
+        """Set in `.released`."""
+
+    @_builtins.property
     def usage(self) -> Global___UsageDetail:
         """Set in `.usage`."""
 
@@ -234,13 +251,14 @@ class Event(_message.Message):
         permanently_failed: Global___PermanentlyFailedDetail | None = ...,
         cancelled: Global___CancelledDetail | None = ...,
         stale_detected: Global___StaleDetectedDetail | None = ...,
+        released: Global___ReleasedDetail | None = ...,
         usage: Global___UsageDetail | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "permanently_failed", b"permanently_failed", "retrying", b"retrying", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "permanently_failed", b"permanently_failed", "released", b"released", "retrying", b"retrying", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "name", b"name", "permanently_failed", b"permanently_failed", "previous_state", b"previous_state", "retrying", b"retrying", "sequence", b"sequence", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "type", b"type", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "name", b"name", "permanently_failed", b"permanently_failed", "previous_state", b"previous_state", "released", b"released", "retrying", b"retrying", "sequence", b"sequence", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["started", "claimed", "failed", "retrying", "permanently_failed", "cancelled", "stale_detected", "usage"]  # noqa: Y015
+    _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["started", "claimed", "failed", "retrying", "permanently_failed", "cancelled", "stale_detected", "released", "usage"]  # noqa: Y015
     _WhichOneofArgType_detail: _TypeAlias = _typing.Literal["detail", b"detail"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_detail) -> _WhichOneofReturnType_detail | None: ...
 
@@ -255,12 +273,13 @@ class StartedDetail(_message.Message):
     RESUMED_FIELD_NUMBER: _builtins.int
     WAITED_FIELD_NUMBER: _builtins.int
     resumed: _builtins.bool
-    """True when the server resumed the job, because its wait was over or Retry cut it short. Nobody has claimed the
-    attempt yet: a worker that wants it calls Start. False when a Start began the attempt, which is then claimed.
+    """True when the server resumed the job, because its wait was over, Retry cut it short or it was released. Nobody has
+    claimed the attempt yet: a worker that wants it calls Acquire or Start. False when one of these began the attempt,
+    which is then claimed.
     """
     @_builtins.property
     def waited(self) -> _duration_pb2.Duration:
-        """How long the job had waited for a worker, from its creation. Unset when resumed."""
+        """How long the job had waited for a worker, from its ready_time. Unset when resumed."""
 
     def __init__(
         self,
@@ -285,10 +304,12 @@ class ClaimedDetail(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     WAITED_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
-    """Who claimed the attempt, at most 128 bytes; empty when the Start had no worker, and when a report claimed it."""
+    """Who claimed the attempt, at most 128 bytes; empty when the Acquire or Start had no worker, and when a report claimed
+    it.
+    """
     @_builtins.property
     def waited(self) -> _duration_pb2.Duration:
-        """How long the attempt had waited for a worker, from its start_time."""
+        """How long the attempt had waited for a worker, from the job's ready_time."""
 
     def __init__(
         self,
@@ -397,16 +418,20 @@ class CancelledDetail(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """The reason given to Cancel, at most 4 KiB; empty when none was given."""
+    cause: _job_pb2.CancelCause.ValueType
+    """Who or what cancelled the job; the same as its cancel_cause."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        cause: _job_pb2.CancelCause.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,7 +451,7 @@ class StaleDetectedDetail(_message.Message):
 
     @_builtins.property
     def stale_threshold(self) -> _duration_pb2.Duration:
-        """The silence that the job's type allowed at that moment."""
+        """The silence that was allowed at that moment: the attempt's lease, or the stale threshold of the job's type."""
 
     def __init__(
         self,
@@ -441,6 +466,46 @@ class StaleDetectedDetail(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StaleDetectedDetail: _TypeAlias = StaleDetectedDetail  # noqa: Y015
+
+@_typing.final
+class ReleasedDetail(_message.Message):
+    """ReleasedDetail belongs to `.released`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    NEXT_RETRY_TIME_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """Number of the attempt that was given back."""
+    reason: _builtins.str
+    """The reason given to Release, at most 4 KiB; "not delivered" when the server took back what an Acquire could not
+    deliver.
+    """
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """How long the job waits before its next attempt. Zero without a delay."""
+
+    @_builtins.property
+    def next_retry_time(self) -> _timestamp_pb2.Timestamp:
+        """When the wait is over; the same as the job's next_retry_time."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        next_retry_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "next_retry_time", b"next_retry_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delay", b"delay", "next_retry_time", b"next_retry_time", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleasedDetail: _TypeAlias = ReleasedDetail  # noqa: Y015
 
 @_typing.final
 class UsageDetail(_message.Message):

@@ -29,7 +29,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_UNSPECIFIED: _JobState.ValueType  # 0
     """No state. The server never stores it; in an event's previous_state it means that there was no job before."""
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
-    """Created; waits for its first Start."""
+    """Created; waits for its first attempt. A job that is delayed is here too: see wait_reason."""
     JOB_STATE_PROCESSING: _JobState.ValueType  # 2
     """An attempt is running, or the server has resumed the job and its new attempt waits for a worker."""
     JOB_STATE_COMPLETED: _JobState.ValueType  # 3
@@ -44,7 +44,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_PERMANENTLY_FAILED: _JobState.ValueType  # 6
     """Final. The last failure was not retryable, or the retries are used up."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 7
-    """Final. Cancelled by Cancel."""
+    """Final. Cancelled by Cancel, or by the server: see CancelCause."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other
@@ -54,7 +54,7 @@ class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 """No state. The server never stores it; in an event's previous_state it means that there was no job before."""
 JOB_STATE_QUEUED: JobState.ValueType  # 1
-"""Created; waits for its first Start."""
+"""Created; waits for its first attempt. A job that is delayed is here too: see wait_reason."""
 JOB_STATE_PROCESSING: JobState.ValueType  # 2
 """An attempt is running, or the server has resumed the job and its new attempt waits for a worker."""
 JOB_STATE_COMPLETED: JobState.ValueType  # 3
@@ -69,8 +69,97 @@ JOB_STATE_RETRYING: JobState.ValueType  # 5
 JOB_STATE_PERMANENTLY_FAILED: JobState.ValueType  # 6
 """Final. The last failure was not retryable, or the retries are used up."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 7
-"""Final. Cancelled by Cancel."""
+"""Final. Cancelled by Cancel, or by the server: see CancelCause."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
+
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """The same as NORMAL."""
+    PRIORITY_BACKGROUND: _Priority.ValueType  # 1
+    """Two steps below NORMAL."""
+    PRIORITY_LOW: _Priority.ValueType  # 2
+    """One step below NORMAL."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 3
+    """What a job has unless Create says otherwise."""
+    PRIORITY_HIGH: _Priority.ValueType  # 4
+    """One step above NORMAL."""
+    PRIORITY_URGENT: _Priority.ValueType  # 5
+    """Two steps above NORMAL."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Priority says how soon a job is handed out. One step up is worth the type's priority_step of waiting: with a step of
+    10 minutes a HIGH job goes before NORMAL ones that became ready up to 10 minutes earlier, and after those that have
+    waited longer. So no priority can make another wait for ever.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""The same as NORMAL."""
+PRIORITY_BACKGROUND: Priority.ValueType  # 1
+"""Two steps below NORMAL."""
+PRIORITY_LOW: Priority.ValueType  # 2
+"""One step below NORMAL."""
+PRIORITY_NORMAL: Priority.ValueType  # 3
+"""What a job has unless Create says otherwise."""
+PRIORITY_HIGH: Priority.ValueType  # 4
+"""One step above NORMAL."""
+PRIORITY_URGENT: Priority.ValueType  # 5
+"""Two steps above NORMAL."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
+class _WaitReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_REASON_UNSPECIFIED: _WaitReason.ValueType  # 0
+    """The job does not wait to be handed out."""
+    WAIT_REASON_TURN: _WaitReason.ValueType  # 1
+    """For a worker only: it is handed out as soon as it is its turn."""
+    WAIT_REASON_TIME: _WaitReason.ValueType  # 2
+    """For its ready_time, or for its next_retry_time."""
+
+class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
+    """WaitReason says what a job waits for, as far as it is stored with the job. What depends on other jobs and on the
+    workers is not told here, because it changes without the job: see Explain.
+    """
+
+WAIT_REASON_UNSPECIFIED: WaitReason.ValueType  # 0
+"""The job does not wait to be handed out."""
+WAIT_REASON_TURN: WaitReason.ValueType  # 1
+"""For a worker only: it is handed out as soon as it is its turn."""
+WAIT_REASON_TIME: WaitReason.ValueType  # 2
+"""For its ready_time, or for its next_retry_time."""
+Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
+
+class _CancelCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CancelCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CANCEL_CAUSE_UNSPECIFIED: _CancelCause.ValueType  # 0
+    """The job is not cancelled, or was by a server that did not tell yet."""
+    CANCEL_CAUSE_CALLER: _CancelCause.ValueType  # 1
+    """A caller, with Cancel."""
+    CANCEL_CAUSE_EXPIRED: _CancelCause.ValueType  # 2
+    """Nobody began it within start_within."""
+
+class CancelCause(_CancelCause, metaclass=_CancelCauseEnumTypeWrapper):
+    """CancelCause says who or what cancelled a job."""
+
+CANCEL_CAUSE_UNSPECIFIED: CancelCause.ValueType  # 0
+"""The job is not cancelled, or was by a server that did not tell yet."""
+CANCEL_CAUSE_CALLER: CancelCause.ValueType  # 1
+"""A caller, with Cancel."""
+CANCEL_CAUSE_EXPIRED: CancelCause.ValueType  # 2
+"""Nobody began it within start_within."""
+Global___CancelCause: _TypeAlias = CancelCause  # noqa: Y015
 
 class _AttemptOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -86,6 +175,8 @@ class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attemp
     """The worker reported a failure, or the server found the claimed attempt overdue or stale."""
     ATTEMPT_OUTCOME_CANCELLED: _AttemptOutcome.ValueType  # 3
     """The job was cancelled while the attempt was running, or waited for a worker."""
+    ATTEMPT_OUTCOME_RELEASED: _AttemptOutcome.ValueType  # 4
+    """The worker gave the attempt back with Release, or the server took back what an Acquire could not deliver."""
 
 class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
     """AttemptOutcome says how an attempt ended."""
@@ -98,6 +189,8 @@ ATTEMPT_OUTCOME_FAILED: AttemptOutcome.ValueType  # 2
 """The worker reported a failure, or the server found the claimed attempt overdue or stale."""
 ATTEMPT_OUTCOME_CANCELLED: AttemptOutcome.ValueType  # 3
 """The job was cancelled while the attempt was running, or waited for a worker."""
+ATTEMPT_OUTCOME_RELEASED: AttemptOutcome.ValueType  # 4
+"""The worker gave the attempt back with Release, or the server took back what an Acquire could not deliver."""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 @_typing.final
@@ -138,6 +231,13 @@ class Job(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     CLAIMED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    READY_TIME_FIELD_NUMBER: _builtins.int
+    START_WITHIN_FIELD_NUMBER: _builtins.int
+    WAIT_REASON_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    UNIQUE_KEY_FIELD_NUMBER: _builtins.int
+    CANCEL_CAUSE_FIELD_NUMBER: _builtins.int
     CLAIM_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the job and never changes. Given by the caller or made by the server. Ids that the server makes sort
@@ -172,7 +272,9 @@ class Job(_message.Message):
     worker, and when a report claimed it.
     """
     retry_count: _builtins.int
-    """How many times the job has been sent to RETRYING. Never more than max_retries."""
+    """How many times a failure, or Retry after one, has sent the job to RETRYING. Never more than max_retries. A Release
+    does not count.
+    """
     max_retries: _builtins.int
     """How many retries the job may have, from 0 to 1,000. Fixed at Create, from the request or else from the job type."""
     estimated_tokens: _builtins.int
@@ -188,10 +290,18 @@ class Job(_message.Message):
     gave no reason.
     """
     claimed: _builtins.bool
-    """Whether a worker has claimed the current attempt (or the last, once none is running), by Start or by its first
-    report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
+    """Whether a worker has claimed the current attempt (or the last, once none is running), by Acquire, by Start or by its
+    first report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
     long it waits, it neither times out nor goes stale.
     """
+    priority: Global___Priority.ValueType
+    """How soon the job is handed out beside others of its type. Fixed at Create."""
+    wait_reason: Global___WaitReason.ValueType
+    """What the job waits for before a worker can have it. UNSPECIFIED when it is claimed, final, or rests in FAILED."""
+    unique_key: _builtins.str
+    """What only one job of this type and caller may have at a time, as given to Create. Empty when nothing was."""
+    cancel_cause: Global___CancelCause.ValueType
+    """Who or what cancelled the job. UNSPECIFIED in every state but CANCELLED."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the job was created."""
@@ -214,7 +324,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def next_retry_time(self) -> _timestamp_pb2.Timestamp:
-        """When the server will resume the job. Set in RETRYING only."""
+        """When the server will resume the job, after a failure or a Release. Set in RETRYING only."""
 
     @_builtins.property
     def attempt_deadline(self) -> _timestamp_pb2.Timestamp:
@@ -252,10 +362,28 @@ class Job(_message.Message):
         """
 
     @_builtins.property
+    def ready_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when the job can be handed out, or since when it could before its attempt was claimed; in the future while it
+        is delayed. A new attempt after a failure or a delay has a new one, one after a Release without delay keeps it.
+        """
+
+    @_builtins.property
+    def start_within(self) -> _duration_pb2.Duration:
+        """How long the job may wait for its first attempt, from ready_time on; the server then cancels it. Unset means for
+        ever.
+        """
+
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration:
+        """The silence after which the server fails the claimed attempt, as the Acquire that claimed it asked for. Unset when
+        it was claimed otherwise: then only the type's stale_threshold counts.
+        """
+
+    @_builtins.property
     def claim_time(self) -> _timestamp_pb2.Timestamp:
-        """When a worker claimed the current attempt, or the last once none is running: by Start, or by its first report.
-        Timeout, staleness and duration count from here. Unset while `claimed` is false. The wait before it began with
-        create_time for the first attempt, and with start_time for a later one.
+        """When a worker claimed the current attempt, or the last once none is running: by Acquire, by Start, or by its first
+        report. Timeout, lease, staleness and duration count from here. Unset while `claimed` is false. The wait before it
+        began with ready_time.
         """
 
     def __init__(
@@ -288,11 +416,18 @@ class Job(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         result: _struct_pb2.Struct | None = ...,
         claimed: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
+        ready_time: _timestamp_pb2.Timestamp | None = ...,
+        start_within: _duration_pb2.Duration | None = ...,
+        wait_reason: Global___WaitReason.ValueType = ...,
+        lease: _duration_pb2.Duration | None = ...,
+        unique_key: _builtins.str = ...,
+        cancel_cause: Global___CancelCause.ValueType = ...,
         claim_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "claim_time", b"claim_time", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "last_error", b"last_error", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "result", b"result", "start_time", b"start_time", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "claim_time", b"claim_time", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "last_error", b"last_error", "lease", b"lease", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "ready_time", b"ready_time", "result", b"result", "start_time", b"start_time", "start_within", b"start_within", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "id", b"id", "job_type", b"job_type", "last_error", b"last_error", "max_retries", b"max_retries", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "progress", b"progress", "progress_message", b"progress_message", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "state", b"state", "timeout", b"timeout", "update_time", b"update_time", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_cause", b"cancel_cause", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "id", b"id", "job_type", b"job_type", "last_error", b"last_error", "lease", b"lease", "max_retries", b"max_retries", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "ready_time", b"ready_time", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "start_within", b"start_within", "state", b"state", "timeout", b"timeout", "unique_key", b"unique_key", "update_time", b"update_time", "version", b"version", "wait_reason", b"wait_reason", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,8 +447,8 @@ class JobError(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
-    ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for the
-    type's stale threshold).
+    ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for its
+    lease, or for the type's stale threshold).
     """
     message: _builtins.str
     """What went wrong, for people to read. At most 4 KiB; empty when the worker gave none."""
@@ -467,6 +602,8 @@ class JobType(_message.Message):
     JITTER_FIELD_NUMBER: _builtins.int
     STALE_THRESHOLD_FIELD_NUMBER: _builtins.int
     AUTO_RETRY_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    PRIORITY_STEP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that jobs give as job_type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. The type named `default` is the
     policy of every job type that the configuration does not name.
@@ -501,6 +638,16 @@ class JobType(_message.Message):
         and from every accepted report of the worker. An attempt that nobody has claimed is never stale.
         """
 
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration:
+        """Silence after which an attempt that Acquire claimed is failed, unless that Acquire says otherwise. From 5 seconds to
+        1 hour.
+        """
+
+    @_builtins.property
+    def priority_step(self) -> _duration_pb2.Duration:
+        """What one step of priority is worth in waiting, from 0 (priorities have no effect) to 7 days."""
+
     def __init__(
         self,
         *,
@@ -512,10 +659,12 @@ class JobType(_message.Message):
         jitter: _builtins.float = ...,
         stale_threshold: _duration_pb2.Duration | None = ...,
         auto_retry: _builtins.bool = ...,
+        lease: _duration_pb2.Duration | None = ...,
+        priority_step: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_delay", b"base_delay", "max_delay", b"max_delay", "stale_threshold", b"stale_threshold", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_delay", b"base_delay", "lease", b"lease", "max_delay", b"max_delay", "priority_step", b"priority_step", "stale_threshold", b"stale_threshold", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_retry", b"auto_retry", "base_delay", b"base_delay", "jitter", b"jitter", "max_delay", b"max_delay", "max_retries", b"max_retries", "name", b"name", "stale_threshold", b"stale_threshold", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_retry", b"auto_retry", "base_delay", b"base_delay", "jitter", b"jitter", "lease", b"lease", "max_delay", b"max_delay", "max_retries", b"max_retries", "name", b"name", "priority_step", b"priority_step", "stale_threshold", b"stale_threshold", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

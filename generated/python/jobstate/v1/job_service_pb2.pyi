@@ -24,6 +24,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _UniqueUntil:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UniqueUntilEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UniqueUntil.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNIQUE_UNTIL_UNSPECIFIED: _UniqueUntil.ValueType  # 0
+    """The same as FINAL."""
+    UNIQUE_UNTIL_FINAL: _UniqueUntil.ValueType  # 1
+    """Until the job is final: there are never two of them at the same time."""
+    UNIQUE_UNTIL_STARTED: _UniqueUntil.ValueType  # 2
+    """Until its first attempt begins: there are never two of them waiting. One that is created while it runs is a new job,
+    so that no change made meanwhile is missed.
+    """
+
+class UniqueUntil(_UniqueUntil, metaclass=_UniqueUntilEnumTypeWrapper):
+    """UniqueUntil says until when a job has its unique_key."""
+
+UNIQUE_UNTIL_UNSPECIFIED: UniqueUntil.ValueType  # 0
+"""The same as FINAL."""
+UNIQUE_UNTIL_FINAL: UniqueUntil.ValueType  # 1
+"""Until the job is final: there are never two of them at the same time."""
+UNIQUE_UNTIL_STARTED: UniqueUntil.ValueType  # 2
+"""Until its first attempt begins: there are never two of them waiting. One that is created while it runs is a new job,
+so that no change made meanwhile is missed.
+"""
+Global___UniqueUntil: _TypeAlias = UniqueUntil  # noqa: Y015
+
 class _ListOrder:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -161,6 +189,12 @@ class CreateRequest(_message.Message):
     MAX_RETRIES_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_TIME_FIELD_NUMBER: _builtins.int
+    START_WITHIN_FIELD_NUMBER: _builtins.int
+    UNIQUE_KEY_FIELD_NUMBER: _builtins.int
+    UNIQUE_UNTIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the new job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Empty lets the server make one."""
     job_type: _builtins.str
@@ -173,6 +207,14 @@ class CreateRequest(_message.Message):
     """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
     none.
     """
+    priority: _job_pb2.Priority.ValueType
+    """How soon the job is handed out beside others of its type. Unset means NORMAL; unknown values are refused."""
+    unique_key: _builtins.str
+    """What only one job of this type and caller may have at a time, at most 256 bytes. While one has it, Create returns
+    that one. Empty means none.
+    """
+    unique_until: Global___UniqueUntil.ValueType
+    """Until when the job has the unique_key."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Free data to keep with the job, at most 64 KiB encoded. Top-level keys whose value is null are left out; NaN and
@@ -185,6 +227,22 @@ class CreateRequest(_message.Message):
         limit.
         """
 
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """So long after its creation, from 0 to 366 days."""
+
+    @_builtins.property
+    def not_before_time(self) -> _timestamp_pb2.Timestamp:
+        """At this time or later, at most 366 days away. A time that has passed is now. By the wall clock: while the store's
+        time is more than 2 seconds ahead of it, which CheckHealth reports, the server adds the difference.
+        """
+
+    @_builtins.property
+    def start_within(self) -> _duration_pb2.Duration:
+        """How long the job may wait for its first attempt once it is ready, from 1 second to 366 days; the server then cancels
+        it. Unset means for ever.
+        """
+
     def __init__(
         self,
         *,
@@ -195,14 +253,25 @@ class CreateRequest(_message.Message):
         max_retries: _builtins.int | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         request_id: _builtins.str = ...,
+        priority: _job_pb2.Priority.ValueType = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        not_before_time: _timestamp_pb2.Timestamp | None = ...,
+        start_within: _duration_pb2.Duration | None = ...,
+        unique_key: _builtins.str = ...,
+        unique_until: Global___UniqueUntil.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "max_retries", b"max_retries", "metadata", b"metadata", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "begin", b"begin", "delay", b"delay", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "start_within", b"start_within", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "id", b"id", "job_type", b"job_type", "max_retries", b"max_retries", "metadata", b"metadata", "request_id", b"request_id", "source_id", b"source_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "begin", b"begin", "delay", b"delay", "id", b"id", "job_type", b"job_type", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "priority", b"priority", "request_id", b"request_id", "source_id", b"source_id", "start_within", b"start_within", "timeout", b"timeout", "unique_key", b"unique_key", "unique_until", b"unique_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_retries: _TypeAlias = _typing.Literal["max_retries"]  # noqa: Y015
     _WhichOneofArgType__max_retries: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries"]  # noqa: Y015
+    _WhichOneofReturnType_begin: _TypeAlias = _typing.Literal["delay", "not_before_time"]  # noqa: Y015
+    _WhichOneofArgType_begin: _TypeAlias = _typing.Literal["begin", b"begin"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retries) -> _WhichOneofReturnType__max_retries | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_begin) -> _WhichOneofReturnType_begin | None: ...
 
 Global___CreateRequest: _TypeAlias = CreateRequest  # noqa: Y015
 
@@ -213,6 +282,9 @@ class CreateResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
+    existing: _builtins.bool
+    """True when the job was there before, and has the unique_key: nothing was created."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job as created; for a repeat, as it now is."""
@@ -221,10 +293,11 @@ class CreateResponse(_message.Message):
         self,
         *,
         job: _job_pb2.Job | None = ...,
+        existing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing", "job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,19 +359,23 @@ class CreatedJob(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the job, given or made."""
     version: _builtins.int
     """Version of the job as created; for a repeat, as it now is."""
+    existing: _builtins.bool
+    """True when the job was there before, and has the unique_key."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         version: _builtins.int = ...,
+        existing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing", "id", b"id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -969,6 +1046,158 @@ class CancelResponse(_message.Message):
 Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
 
 @_typing.final
+class AcquireRequest(_message.Message):
+    """AcquireRequest says which work is wanted, and how much."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPES_FIELD_NUMBER: _builtins.int
+    MAX_JOBS_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    max_jobs: _builtins.int
+    """The most jobs to return: 0 means 1, more than 1,000 is refused. Fewer come when fewer are ready, and when the answer
+    reaches 1 MiB.
+    """
+    worker: _builtins.str
+    """Who does the work, for people to read. At most 128 bytes; may be empty."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+    none.
+    """
+    @_builtins.property
+    def job_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types of the jobs, from 1 to 100. Types that differ in importance are best asked for one after the other."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait when nothing is ready, from 0 to 60 seconds. Unset means not at all."""
+
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration:
+        """The silence after which the server fails an attempt of these, from 5 seconds to 1 hour. Unset means the type's."""
+
+    def __init__(
+        self,
+        *,
+        job_types: _abc.Iterable[_builtins.str] | None = ...,
+        max_jobs: _builtins.int = ...,
+        wait: _duration_pb2.Duration | None = ...,
+        lease: _duration_pb2.Duration | None = ...,
+        worker: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_types", b"job_types", "lease", b"lease", "max_jobs", b"max_jobs", "request_id", b"request_id", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcquireRequest: _TypeAlias = AcquireRequest  # noqa: Y015
+
+@_typing.final
+class AcquireResponse(_message.Message):
+    """AcquireResponse returns the work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
+        """The jobs, whole, now PROCESSING, in the order of the hand-out. None when nothing was ready within `wait`. Keep each
+        one's attempt: every report names it.
+        """
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[_job_pb2.Job] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcquireResponse: _TypeAlias = AcquireResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseRequest(_message.Message):
+    """ReleaseRequest gives an attempt back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required."""
+    reason: _builtins.str
+    """Why, for people to read. At most 4 KiB; may be empty."""
+    attempt: _builtins.int
+    """The attempt that is given back, 1 or more. May be left out while the job is in its first attempt only."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+    none.
+    """
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """How long the job waits before its next attempt, from 0 to 7 days. Unset means not at all."""
+
+    @_builtins.property
+    def usage(self) -> _job_pb2.Usage:
+        """What the attempt used, in total. Unset leaves what was last reported."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        usage: _job_pb2.Usage | None = ...,
+        attempt: _builtins.int | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "delay", b"delay", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "delay", b"delay", "id", b"id", "reason", b"reason", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__attempt: _TypeAlias = _typing.Literal["attempt"]  # noqa: Y015
+    _WhichOneofArgType__attempt: _TypeAlias = _typing.Literal["_attempt", b"_attempt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attempt) -> _WhichOneofReturnType__attempt | None: ...
+
+Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseResponse(_message.Message):
+    """ReleaseResponse returns the released job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """The job, now RETRYING, or PROCESSING with a new attempt that waits for its worker; for a repeat, as it now is."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseResponse: _TypeAlias = ReleaseResponse  # noqa: Y015
+
+@_typing.final
 class StreamUpdatesRequest(_message.Message):
     """StreamUpdatesRequest is one batch of updates. At most 8 MiB."""
 
@@ -1009,6 +1238,8 @@ class JobUpdate(_message.Message):
     FAIL_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    ACQUIRE_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     REPORT_USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create(self) -> Global___CreateRequest:
@@ -1039,6 +1270,14 @@ class JobUpdate(_message.Message):
         """As for Cancel."""
 
     @_builtins.property
+    def acquire(self) -> Global___AcquireRequest:
+        """As for Acquire, but without a wait: `wait` is refused. At most 8 in a batch, which share 1 MiB of jobs."""
+
+    @_builtins.property
+    def release(self) -> Global___ReleaseRequest:
+        """As for Release."""
+
+    @_builtins.property
     def report_usage(self) -> Global___ReportUsageRequest:
         """As for ReportUsage."""
 
@@ -1052,13 +1291,15 @@ class JobUpdate(_message.Message):
         fail: Global___FailRequest | None = ...,
         retry: Global___RetryRequest | None = ...,
         cancel: Global___CancelRequest | None = ...,
+        acquire: Global___AcquireRequest | None = ...,
+        release: Global___ReleaseRequest | None = ...,
         report_usage: Global___ReportUsageRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "complete", b"complete", "create", b"create", "fail", b"fail", "progress", b"progress", "report_usage", b"report_usage", "retry", b"retry", "start", b"start", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel", b"cancel", "complete", b"complete", "create", b"create", "fail", b"fail", "progress", b"progress", "release", b"release", "report_usage", b"report_usage", "retry", b"retry", "start", b"start", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "complete", b"complete", "create", b"create", "fail", b"fail", "progress", b"progress", "report_usage", b"report_usage", "retry", b"retry", "start", b"start", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire", b"acquire", "cancel", b"cancel", "complete", b"complete", "create", b"create", "fail", b"fail", "progress", b"progress", "release", b"release", "report_usage", b"report_usage", "retry", b"retry", "start", b"start", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["create", "start", "progress", "complete", "fail", "retry", "cancel", "report_usage"]  # noqa: Y015
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["create", "start", "progress", "complete", "fail", "retry", "cancel", "acquire", "release", "report_usage"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 
@@ -1103,17 +1344,29 @@ class UpdateOutcome(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id of the job, as the update named it or as the server made it. Empty when a create that named none was refused."""
+    """Id of the job, as the update named it or as the server made it. Empty when a create that named none was refused, and
+    for an acquire.
+    """
     version: _builtins.int
     """The job's version after the update. Unset when refused."""
     attempt: _builtins.int
     """The job's attempt after the update. Unset when refused."""
     state: _job_pb2.JobState.ValueType
     """The job's state after the update. Unset when refused."""
+    existing: _builtins.bool
+    """As in CreateResponse. Set for a create only."""
     @_builtins.property
     def refusal(self) -> Global___Refusal:
         """Why the update was refused. Set when it was refused, and only then."""
+
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
+        """The jobs that an acquire got, whole. Set for an acquire only, which leaves the fields above unset unless it is
+        refused.
+        """
 
     def __init__(
         self,
@@ -1123,10 +1376,12 @@ class UpdateOutcome(_message.Message):
         attempt: _builtins.int = ...,
         state: _job_pb2.JobState.ValueType = ...,
         refusal: Global___Refusal | None = ...,
+        jobs: _abc.Iterable[_job_pb2.Job] | None = ...,
+        existing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "id", b"id", "refusal", b"refusal", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "existing", b"existing", "id", b"id", "jobs", b"jobs", "refusal", b"refusal", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1405,9 +1660,14 @@ class JobTypeStats(_message.Message):
     RETRIES_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    OLDEST_READY_TIME_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
     WAIT_P50_FIELD_NUMBER: _builtins.int
     WAIT_P95_FIELD_NUMBER: _builtins.int
     WAIT_P99_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
     WAIT_MEAN_FIELD_NUMBER: _builtins.int
     job_type: _builtins.str
     """The job type; empty in the total."""
@@ -1425,6 +1685,12 @@ class JobTypeStats(_message.Message):
     """Tokens reported since the store began."""
     cost: _builtins.float
     """Cost reported since the store began, in the currency the callers agree on."""
+    running: _builtins.int
+    """How many attempts are claimed now."""
+    released: _builtins.int
+    """How many attempts have been given back by Release, or could not be delivered, since the store began."""
+    expired: _builtins.int
+    """How many jobs nobody began within their start_within, since the store began."""
     @_builtins.property
     def stored(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]:
         """How many jobs are stored now, by state. A state without jobs may be left out."""
@@ -1454,9 +1720,17 @@ class JobTypeStats(_message.Message):
         """Duration that 99 % of those jobs stayed within. Unset when there are none."""
 
     @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitCount]:
+        """How many jobs are stored now, by what they wait for. A reason for which none waits may be left out."""
+
+    @_builtins.property
+    def oldest_ready_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when the job that has waited longest for its turn has been ready. Unset when none waits."""
+
+    @_builtins.property
     def wait_p50(self) -> _duration_pb2.Duration:
-        """Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt,
-        from the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
+        """Wait that half of the claims since the store began stayed within, from ready_time to claim. Percentiles as for
+        durations. Unset when there were none.
         """
 
     @_builtins.property
@@ -1488,20 +1762,51 @@ class JobTypeStats(_message.Message):
         retries: _builtins.int = ...,
         tokens: _builtins.int = ...,
         cost: _builtins.float = ...,
+        waiting: _abc.Iterable[Global___WaitCount] | None = ...,
+        oldest_ready_time: _timestamp_pb2.Timestamp | None = ...,
+        running: _builtins.int = ...,
         wait_p50: _duration_pb2.Duration | None = ...,
         wait_p95: _duration_pb2.Duration | None = ...,
         wait_p99: _duration_pb2.Duration | None = ...,
+        released: _builtins.int = ...,
+        expired: _builtins.int = ...,
         wait_mean: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "duration_mean", b"duration_mean", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "duration_p99", b"duration_p99", "oldest_queued_time", b"oldest_queued_time", "success_rate", b"success_rate", "wait_mean", b"wait_mean", "wait_p50", b"wait_p50", "wait_p95", b"wait_p95", "wait_p99", b"wait_p99"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "duration_mean", b"duration_mean", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "duration_p99", b"duration_p99", "oldest_queued_time", b"oldest_queued_time", "oldest_ready_time", b"oldest_ready_time", "success_rate", b"success_rate", "wait_mean", b"wait_mean", "wait_p50", b"wait_p50", "wait_p95", b"wait_p95", "wait_p99", b"wait_p99"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "cancelled", b"cancelled", "completed", b"completed", "cost", b"cost", "duration_mean", b"duration_mean", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "duration_p99", b"duration_p99", "job_type", b"job_type", "oldest_queued_time", b"oldest_queued_time", "permanently_failed", b"permanently_failed", "retries", b"retries", "stored", b"stored", "success_rate", b"success_rate", "tokens", b"tokens", "wait_mean", b"wait_mean", "wait_p50", b"wait_p50", "wait_p95", b"wait_p95", "wait_p99", b"wait_p99"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "cancelled", b"cancelled", "completed", b"completed", "cost", b"cost", "duration_mean", b"duration_mean", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "duration_p99", b"duration_p99", "expired", b"expired", "job_type", b"job_type", "oldest_queued_time", b"oldest_queued_time", "oldest_ready_time", b"oldest_ready_time", "permanently_failed", b"permanently_failed", "released", b"released", "retries", b"retries", "running", b"running", "stored", b"stored", "success_rate", b"success_rate", "tokens", b"tokens", "wait_mean", b"wait_mean", "wait_p50", b"wait_p50", "wait_p95", b"wait_p95", "wait_p99", b"wait_p99", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__success_rate: _TypeAlias = _typing.Literal["success_rate"]  # noqa: Y015
     _WhichOneofArgType__success_rate: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__success_rate) -> _WhichOneofReturnType__success_rate | None: ...
 
 Global___JobTypeStats: _TypeAlias = JobTypeStats  # noqa: Y015
+
+@_typing.final
+class WaitCount(_message.Message):
+    """WaitCount is the number of jobs that wait for one thing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    reason: _job_pb2.WaitReason.ValueType
+    """What they wait for."""
+    count: _builtins.int
+    """How many jobs do."""
+    def __init__(
+        self,
+        *,
+        reason: _job_pb2.WaitReason.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitCount: _TypeAlias = WaitCount  # noqa: Y015
 
 @_typing.final
 class StateCount(_message.Message):

@@ -76,7 +76,8 @@ export enum ErrorReason {
    * FAILED_PRECONDITION. The job's state does not allow what was asked. `trigger` is what was asked, `state` where
    * the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
    * use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
-   * Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed.
+   * Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed. A Start of
+   * a job that is delayed has `why` = "held back"; in every other case there is no such key.
    *
    *     { "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
    *       "metadata": { "job_id": "transcript-4711", "state": "RETRYING", "trigger": "start",
@@ -251,6 +252,18 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_INTERNAL = 16;
    */
   INTERNAL = 16,
+
+  /**
+   * FAILED_PRECONDITION. The attempt cannot be released: the job has been released 1,000 times already.
+   *
+   *     { "reason": "RELEASE_LIMIT_REACHED", "domain": "jobstate",
+   *       "metadata": { "job_id": "transcript-4711", "attempt": "1004" } }
+   *
+   * Complete or Fail it. A job that is to wait should be created with a delay.
+   *
+   * @generated from enum value: ERROR_REASON_RELEASE_LIMIT_REACHED = 19;
+   */
+  RELEASE_LIMIT_REACHED = 19,
 }
 
 /**

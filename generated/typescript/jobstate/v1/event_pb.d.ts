@@ -5,7 +5,7 @@
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Job, JobError, JobState, Usage } from "./job_pb.js";
+import type { CancelCause, Job, JobError, JobState, Usage } from "./job_pb.js";
 
 /**
  * Describes the file jobstate/v1/event.proto.
@@ -74,7 +74,7 @@ export declare type Event = Message<"jobstate.v1.Event"> & {
 
   /**
    * What this kind of event adds to the job. Unset for the kinds that add nothing: `.queued`, `.progress`,
-   * `.completed` and `.deleted`.
+   * `.completed`, `.deleted` and `.ready`.
    *
    * @generated from oneof jobstate.v1.Event.detail
    */
@@ -136,6 +136,14 @@ export declare type Event = Message<"jobstate.v1.Event"> & {
     case: "staleDetected";
   } | {
     /**
+     * Set in `.released`.
+     *
+     * @generated from field: jobstate.v1.ReleasedDetail released = 17;
+     */
+    value: ReleasedDetail;
+    case: "released";
+  } | {
+    /**
      * Set in `.usage`.
      *
      * @generated from field: jobstate.v1.UsageDetail usage = 18;
@@ -158,15 +166,16 @@ export declare const EventSchema: GenMessage<Event>;
  */
 export declare type StartedDetail = Message<"jobstate.v1.StartedDetail"> & {
   /**
-   * True when the server resumed the job, because its wait was over or Retry cut it short. Nobody has claimed the
-   * attempt yet: a worker that wants it calls Start. False when a Start began the attempt, which is then claimed.
+   * True when the server resumed the job, because its wait was over, Retry cut it short or it was released. Nobody has
+   * claimed the attempt yet: a worker that wants it calls Acquire or Start. False when one of these began the attempt,
+   * which is then claimed.
    *
    * @generated from field: bool resumed = 1;
    */
   resumed: boolean;
 
   /**
-   * How long the job had waited for a worker, from its creation. Unset when resumed.
+   * How long the job had waited for a worker, from its ready_time. Unset when resumed.
    *
    * @generated from field: google.protobuf.Duration waited = 2;
    */
@@ -186,14 +195,15 @@ export declare const StartedDetailSchema: GenMessage<StartedDetail>;
  */
 export declare type ClaimedDetail = Message<"jobstate.v1.ClaimedDetail"> & {
   /**
-   * Who claimed the attempt, at most 128 bytes; empty when the Start had no worker, and when a report claimed it.
+   * Who claimed the attempt, at most 128 bytes; empty when the Acquire or Start had no worker, and when a report claimed
+   * it.
    *
    * @generated from field: string worker = 1;
    */
   worker: string;
 
   /**
-   * How long the attempt had waited for a worker, from its start_time.
+   * How long the attempt had waited for a worker, from the job's ready_time.
    *
    * @generated from field: google.protobuf.Duration waited = 2;
    */
@@ -299,6 +309,13 @@ export declare type CancelledDetail = Message<"jobstate.v1.CancelledDetail"> & {
    * @generated from field: string reason = 1;
    */
   reason: string;
+
+  /**
+   * Who or what cancelled the job; the same as its cancel_cause.
+   *
+   * @generated from field: jobstate.v1.CancelCause cause = 2;
+   */
+  cause: CancelCause;
 };
 
 /**
@@ -321,7 +338,7 @@ export declare type StaleDetectedDetail = Message<"jobstate.v1.StaleDetectedDeta
   heardTime?: Timestamp | undefined;
 
   /**
-   * The silence that the job's type allowed at that moment.
+   * The silence that was allowed at that moment: the attempt's lease, or the stale threshold of the job's type.
    *
    * @generated from field: google.protobuf.Duration stale_threshold = 2;
    */
@@ -333,6 +350,48 @@ export declare type StaleDetectedDetail = Message<"jobstate.v1.StaleDetectedDeta
  * Use `create(StaleDetectedDetailSchema)` to create a new message.
  */
 export declare const StaleDetectedDetailSchema: GenMessage<StaleDetectedDetail>;
+
+/**
+ * ReleasedDetail belongs to `.released`.
+ *
+ * @generated from message jobstate.v1.ReleasedDetail
+ */
+export declare type ReleasedDetail = Message<"jobstate.v1.ReleasedDetail"> & {
+  /**
+   * Number of the attempt that was given back.
+   *
+   * @generated from field: int32 attempt = 1;
+   */
+  attempt: number;
+
+  /**
+   * The reason given to Release, at most 4 KiB; "not delivered" when the server took back what an Acquire could not
+   * deliver.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * How long the job waits before its next attempt. Zero without a delay.
+   *
+   * @generated from field: google.protobuf.Duration delay = 3;
+   */
+  delay?: Duration | undefined;
+
+  /**
+   * When the wait is over; the same as the job's next_retry_time.
+   *
+   * @generated from field: google.protobuf.Timestamp next_retry_time = 4;
+   */
+  nextRetryTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.ReleasedDetail.
+ * Use `create(ReleasedDetailSchema)` to create a new message.
+ */
+export declare const ReleasedDetailSchema: GenMessage<ReleasedDetail>;
 
 /**
  * UsageDetail belongs to `.usage`.
@@ -382,16 +441,16 @@ export enum EventType {
   QUEUED = 1,
 
   /**
-   * "processing-job.started": an attempt began, by Start (and then it is claimed) or because the server resumed the
-   * job (and then it waits for the worker that claims it).
+   * "processing-job.started": an attempt began, by Acquire or Start (and then it is claimed) or because the server
+   * resumed the job (and then it waits for the worker that claims it).
    *
    * @generated from enum value: EVENT_TYPE_STARTED = 2;
    */
   STARTED = 2,
 
   /**
-   * "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Start or by its first
-   * report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
+   * "processing-job.claimed": a worker claimed an attempt that the server had resumed, by Acquire, by Start or by its
+   * first report, whose own event then follows in the same commit. Timeout, staleness and duration count from here.
    *
    * @generated from enum value: EVENT_TYPE_CLAIMED = 3;
    */
@@ -454,6 +513,21 @@ export enum EventType {
    * @generated from enum value: EVENT_TYPE_DELETED = 11;
    */
   DELETED = 11,
+
+  /**
+   * "processing-job.ready": a job that was delayed can be begun from here on.
+   *
+   * @generated from enum value: EVENT_TYPE_READY = 12;
+   */
+  READY = 12,
+
+  /**
+   * "processing-job.released": the worker gave the attempt back without a verdict. The job is RETRYING, and its retries
+   * are untouched; without a delay `.started` of the same commit follows.
+   *
+   * @generated from enum value: EVENT_TYPE_RELEASED = 13;
+   */
+  RELEASED = 13,
 
   /**
    * "processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state

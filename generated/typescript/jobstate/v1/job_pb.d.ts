@@ -93,7 +93,8 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   worker: string;
 
   /**
-   * How many times the job has been sent to RETRYING. Never more than max_retries.
+   * How many times a failure, or Retry after one, has sent the job to RETRYING. Never more than max_retries. A Release
+   * does not count.
    *
    * @generated from field: int32 retry_count = 10;
    */
@@ -137,7 +138,7 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   completeTime?: Timestamp | undefined;
 
   /**
-   * When the server will resume the job. Set in RETRYING only.
+   * When the server will resume the job, after a failure or a Release. Set in RETRYING only.
    *
    * @generated from field: google.protobuf.Timestamp next_retry_time = 16;
    */
@@ -222,8 +223,8 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   result?: JsonObject | undefined;
 
   /**
-   * Whether a worker has claimed the current attempt (or the last, once none is running), by Start or by its first
-   * report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
+   * Whether a worker has claimed the current attempt (or the last, once none is running), by Acquire, by Start or by its
+   * first report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
    * long it waits, it neither times out nor goes stale.
    *
    * @generated from field: bool claimed = 27;
@@ -231,9 +232,61 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   claimed: boolean;
 
   /**
-   * When a worker claimed the current attempt, or the last once none is running: by Start, or by its first report.
-   * Timeout, staleness and duration count from here. Unset while `claimed` is false. The wait before it began with
-   * create_time for the first attempt, and with start_time for a later one.
+   * How soon the job is handed out beside others of its type. Fixed at Create.
+   *
+   * @generated from field: jobstate.v1.Priority priority = 28;
+   */
+  priority: Priority;
+
+  /**
+   * Since when the job can be handed out, or since when it could before its attempt was claimed; in the future while it
+   * is delayed. A new attempt after a failure or a delay has a new one, one after a Release without delay keeps it.
+   *
+   * @generated from field: google.protobuf.Timestamp ready_time = 30;
+   */
+  readyTime?: Timestamp | undefined;
+
+  /**
+   * How long the job may wait for its first attempt, from ready_time on; the server then cancels it. Unset means for
+   * ever.
+   *
+   * @generated from field: google.protobuf.Duration start_within = 31;
+   */
+  startWithin?: Duration | undefined;
+
+  /**
+   * What the job waits for before a worker can have it. UNSPECIFIED when it is claimed, final, or rests in FAILED.
+   *
+   * @generated from field: jobstate.v1.WaitReason wait_reason = 32;
+   */
+  waitReason: WaitReason;
+
+  /**
+   * The silence after which the server fails the claimed attempt, as the Acquire that claimed it asked for. Unset when
+   * it was claimed otherwise: then only the type's stale_threshold counts.
+   *
+   * @generated from field: google.protobuf.Duration lease = 33;
+   */
+  lease?: Duration | undefined;
+
+  /**
+   * What only one job of this type and caller may have at a time, as given to Create. Empty when nothing was.
+   *
+   * @generated from field: string unique_key = 37;
+   */
+  uniqueKey: string;
+
+  /**
+   * Who or what cancelled the job. UNSPECIFIED in every state but CANCELLED.
+   *
+   * @generated from field: jobstate.v1.CancelCause cancel_cause = 40;
+   */
+  cancelCause: CancelCause;
+
+  /**
+   * When a worker claimed the current attempt, or the last once none is running: by Acquire, by Start, or by its first
+   * report. Timeout, lease, staleness and duration count from here. Unset while `claimed` is false. The wait before it
+   * began with ready_time.
    *
    * @generated from field: google.protobuf.Timestamp claim_time = 45;
    */
@@ -254,8 +307,8 @@ export declare const JobSchema: GenMessage<Job>;
 export declare type JobError = Message<"jobstate.v1.JobError"> & {
   /**
    * Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
-   * ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for the
-   * type's stale threshold).
+   * ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for its
+   * lease, or for the type's stale threshold).
    *
    * @generated from field: string code = 1;
    */
@@ -473,6 +526,21 @@ export declare type JobType = Message<"jobstate.v1.JobType"> & {
    * @generated from field: bool auto_retry = 8;
    */
   autoRetry: boolean;
+
+  /**
+   * Silence after which an attempt that Acquire claimed is failed, unless that Acquire says otherwise. From 5 seconds to
+   * 1 hour.
+   *
+   * @generated from field: google.protobuf.Duration lease = 9;
+   */
+  lease?: Duration | undefined;
+
+  /**
+   * What one step of priority is worth in waiting, from 0 (priorities have no effect) to 7 days.
+   *
+   * @generated from field: google.protobuf.Duration priority_step = 10;
+   */
+  priorityStep?: Duration | undefined;
 };
 
 /**
@@ -496,7 +564,7 @@ export enum JobState {
   UNSPECIFIED = 0,
 
   /**
-   * Created; waits for its first Start.
+   * Created; waits for its first attempt. A job that is delayed is here too: see wait_reason.
    *
    * @generated from enum value: JOB_STATE_QUEUED = 1;
    */
@@ -540,7 +608,7 @@ export enum JobState {
   PERMANENTLY_FAILED = 6,
 
   /**
-   * Final. Cancelled by Cancel.
+   * Final. Cancelled by Cancel, or by the server: see CancelCause.
    *
    * @generated from enum value: JOB_STATE_CANCELLED = 7;
    */
@@ -551,6 +619,129 @@ export enum JobState {
  * Describes the enum jobstate.v1.JobState.
  */
 export declare const JobStateSchema: GenEnum<JobState>;
+
+/**
+ * Priority says how soon a job is handed out. One step up is worth the type's priority_step of waiting: with a step of
+ * 10 minutes a HIGH job goes before NORMAL ones that became ready up to 10 minutes earlier, and after those that have
+ * waited longer. So no priority can make another wait for ever.
+ *
+ * @generated from enum jobstate.v1.Priority
+ */
+export enum Priority {
+  /**
+   * The same as NORMAL.
+   *
+   * @generated from enum value: PRIORITY_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Two steps below NORMAL.
+   *
+   * @generated from enum value: PRIORITY_BACKGROUND = 1;
+   */
+  BACKGROUND = 1,
+
+  /**
+   * One step below NORMAL.
+   *
+   * @generated from enum value: PRIORITY_LOW = 2;
+   */
+  LOW = 2,
+
+  /**
+   * What a job has unless Create says otherwise.
+   *
+   * @generated from enum value: PRIORITY_NORMAL = 3;
+   */
+  NORMAL = 3,
+
+  /**
+   * One step above NORMAL.
+   *
+   * @generated from enum value: PRIORITY_HIGH = 4;
+   */
+  HIGH = 4,
+
+  /**
+   * Two steps above NORMAL.
+   *
+   * @generated from enum value: PRIORITY_URGENT = 5;
+   */
+  URGENT = 5,
+}
+
+/**
+ * Describes the enum jobstate.v1.Priority.
+ */
+export declare const PrioritySchema: GenEnum<Priority>;
+
+/**
+ * WaitReason says what a job waits for, as far as it is stored with the job. What depends on other jobs and on the
+ * workers is not told here, because it changes without the job: see Explain.
+ *
+ * @generated from enum jobstate.v1.WaitReason
+ */
+export enum WaitReason {
+  /**
+   * The job does not wait to be handed out.
+   *
+   * @generated from enum value: WAIT_REASON_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * For a worker only: it is handed out as soon as it is its turn.
+   *
+   * @generated from enum value: WAIT_REASON_TURN = 1;
+   */
+  TURN = 1,
+
+  /**
+   * For its ready_time, or for its next_retry_time.
+   *
+   * @generated from enum value: WAIT_REASON_TIME = 2;
+   */
+  TIME = 2,
+}
+
+/**
+ * Describes the enum jobstate.v1.WaitReason.
+ */
+export declare const WaitReasonSchema: GenEnum<WaitReason>;
+
+/**
+ * CancelCause says who or what cancelled a job.
+ *
+ * @generated from enum jobstate.v1.CancelCause
+ */
+export enum CancelCause {
+  /**
+   * The job is not cancelled, or was by a server that did not tell yet.
+   *
+   * @generated from enum value: CANCEL_CAUSE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A caller, with Cancel.
+   *
+   * @generated from enum value: CANCEL_CAUSE_CALLER = 1;
+   */
+  CALLER = 1,
+
+  /**
+   * Nobody began it within start_within.
+   *
+   * @generated from enum value: CANCEL_CAUSE_EXPIRED = 2;
+   */
+  EXPIRED = 2,
+}
+
+/**
+ * Describes the enum jobstate.v1.CancelCause.
+ */
+export declare const CancelCauseSchema: GenEnum<CancelCause>;
 
 /**
  * AttemptOutcome says how an attempt ended.
@@ -585,6 +776,13 @@ export enum AttemptOutcome {
    * @generated from enum value: ATTEMPT_OUTCOME_CANCELLED = 3;
    */
   CANCELLED = 3,
+
+  /**
+   * The worker gave the attempt back with Release, or the server took back what an Acquire could not deliver.
+   *
+   * @generated from enum value: ATTEMPT_OUTCOME_RELEASED = 4;
+   */
+  RELEASED = 4,
 }
 
 /**

@@ -5,7 +5,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Attempt, Job, JobState, JobType, Usage } from "./job_pb.js";
+import type { Attempt, Job, JobState, JobType, Priority, Usage, WaitReason } from "./job_pb.js";
 import type { Event, EventType } from "./event_pb.js";
 
 /**
@@ -70,6 +70,60 @@ export declare type CreateRequest = Message<"jobstate.v1.CreateRequest"> & {
    * @generated from field: string request_id = 7;
    */
   requestId: string;
+
+  /**
+   * How soon the job is handed out beside others of its type. Unset means NORMAL; unknown values are refused.
+   *
+   * @generated from field: jobstate.v1.Priority priority = 8;
+   */
+  priority: Priority;
+
+  /**
+   * From when on the job may be begun. Unset means from now on.
+   *
+   * @generated from oneof jobstate.v1.CreateRequest.begin
+   */
+  begin: {
+    /**
+     * So long after its creation, from 0 to 366 days.
+     *
+     * @generated from field: google.protobuf.Duration delay = 10;
+     */
+    value: Duration;
+    case: "delay";
+  } | {
+    /**
+     * At this time or later, at most 366 days away. A time that has passed is now. By the wall clock: while the store's
+     * time is more than 2 seconds ahead of it, which CheckHealth reports, the server adds the difference.
+     *
+     * @generated from field: google.protobuf.Timestamp not_before_time = 11;
+     */
+    value: Timestamp;
+    case: "notBeforeTime";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * How long the job may wait for its first attempt once it is ready, from 1 second to 366 days; the server then cancels
+   * it. Unset means for ever.
+   *
+   * @generated from field: google.protobuf.Duration start_within = 12;
+   */
+  startWithin?: Duration | undefined;
+
+  /**
+   * What only one job of this type and caller may have at a time, at most 256 bytes. While one has it, Create returns
+   * that one. Empty means none.
+   *
+   * @generated from field: string unique_key = 16;
+   */
+  uniqueKey: string;
+
+  /**
+   * Until when the job has the unique_key.
+   *
+   * @generated from field: jobstate.v1.UniqueUntil unique_until = 17;
+   */
+  uniqueUntil: UniqueUntil;
 };
 
 /**
@@ -90,6 +144,13 @@ export declare type CreateResponse = Message<"jobstate.v1.CreateResponse"> & {
    * @generated from field: jobstate.v1.Job job = 1;
    */
   job?: Job | undefined;
+
+  /**
+   * True when the job was there before, and has the unique_key: nothing was created.
+   *
+   * @generated from field: bool existing = 2;
+   */
+  existing: boolean;
 };
 
 /**
@@ -157,6 +218,13 @@ export declare type CreatedJob = Message<"jobstate.v1.CreatedJob"> & {
    * @generated from field: int64 version = 2;
    */
   version: bigint;
+
+  /**
+   * True when the job was there before, and has the unique_key.
+   *
+   * @generated from field: bool existing = 3;
+   */
+  existing: boolean;
 };
 
 /**
@@ -819,6 +887,160 @@ export declare type CancelResponse = Message<"jobstate.v1.CancelResponse"> & {
 export declare const CancelResponseSchema: GenMessage<CancelResponse>;
 
 /**
+ * AcquireRequest says which work is wanted, and how much.
+ *
+ * @generated from message jobstate.v1.AcquireRequest
+ */
+export declare type AcquireRequest = Message<"jobstate.v1.AcquireRequest"> & {
+  /**
+   * Types of the jobs, from 1 to 100. Types that differ in importance are best asked for one after the other.
+   *
+   * @generated from field: repeated string job_types = 1;
+   */
+  jobTypes: string[];
+
+  /**
+   * The most jobs to return: 0 means 1, more than 1,000 is refused. Fewer come when fewer are ready, and when the answer
+   * reaches 1 MiB.
+   *
+   * @generated from field: int32 max_jobs = 2;
+   */
+  maxJobs: number;
+
+  /**
+   * How long to wait when nothing is ready, from 0 to 60 seconds. Unset means not at all.
+   *
+   * @generated from field: google.protobuf.Duration wait = 3;
+   */
+  wait?: Duration | undefined;
+
+  /**
+   * The silence after which the server fails an attempt of these, from 5 seconds to 1 hour. Unset means the type's.
+   *
+   * @generated from field: google.protobuf.Duration lease = 4;
+   */
+  lease?: Duration | undefined;
+
+  /**
+   * Who does the work, for people to read. At most 128 bytes; may be empty.
+   *
+   * @generated from field: string worker = 5;
+   */
+  worker: string;
+
+  /**
+   * Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+   * none.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message jobstate.v1.AcquireRequest.
+ * Use `create(AcquireRequestSchema)` to create a new message.
+ */
+export declare const AcquireRequestSchema: GenMessage<AcquireRequest>;
+
+/**
+ * AcquireResponse returns the work.
+ *
+ * @generated from message jobstate.v1.AcquireResponse
+ */
+export declare type AcquireResponse = Message<"jobstate.v1.AcquireResponse"> & {
+  /**
+   * The jobs, whole, now PROCESSING, in the order of the hand-out. None when nothing was ready within `wait`. Keep each
+   * one's attempt: every report names it.
+   *
+   * @generated from field: repeated jobstate.v1.Job jobs = 1;
+   */
+  jobs: Job[];
+};
+
+/**
+ * Describes the message jobstate.v1.AcquireResponse.
+ * Use `create(AcquireResponseSchema)` to create a new message.
+ */
+export declare const AcquireResponseSchema: GenMessage<AcquireResponse>;
+
+/**
+ * ReleaseRequest gives an attempt back.
+ *
+ * @generated from message jobstate.v1.ReleaseRequest
+ */
+export declare type ReleaseRequest = Message<"jobstate.v1.ReleaseRequest"> & {
+  /**
+   * Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Why, for people to read. At most 4 KiB; may be empty.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * How long the job waits before its next attempt, from 0 to 7 days. Unset means not at all.
+   *
+   * @generated from field: google.protobuf.Duration delay = 3;
+   */
+  delay?: Duration | undefined;
+
+  /**
+   * What the attempt used, in total. Unset leaves what was last reported.
+   *
+   * @generated from field: jobstate.v1.Usage usage = 5;
+   */
+  usage?: Usage | undefined;
+
+  /**
+   * The attempt that is given back, 1 or more. May be left out while the job is in its first attempt only.
+   *
+   * @generated from field: optional int32 attempt = 6;
+   */
+  attempt?: number | undefined;
+
+  /**
+   * Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+   * none.
+   *
+   * @generated from field: string request_id = 7;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message jobstate.v1.ReleaseRequest.
+ * Use `create(ReleaseRequestSchema)` to create a new message.
+ */
+export declare const ReleaseRequestSchema: GenMessage<ReleaseRequest>;
+
+/**
+ * ReleaseResponse returns the released job.
+ *
+ * @generated from message jobstate.v1.ReleaseResponse
+ */
+export declare type ReleaseResponse = Message<"jobstate.v1.ReleaseResponse"> & {
+  /**
+   * The job, now RETRYING, or PROCESSING with a new attempt that waits for its worker; for a repeat, as it now is.
+   *
+   * @generated from field: jobstate.v1.Job job = 1;
+   */
+  job?: Job | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.ReleaseResponse.
+ * Use `create(ReleaseResponseSchema)` to create a new message.
+ */
+export declare const ReleaseResponseSchema: GenMessage<ReleaseResponse>;
+
+/**
  * StreamUpdatesRequest is one batch of updates. At most 8 MiB.
  *
  * @generated from message jobstate.v1.StreamUpdatesRequest
@@ -914,6 +1136,22 @@ export declare type JobUpdate = Message<"jobstate.v1.JobUpdate"> & {
     case: "cancel";
   } | {
     /**
+     * As for Acquire, but without a wait: `wait` is refused. At most 8 in a batch, which share 1 MiB of jobs.
+     *
+     * @generated from field: jobstate.v1.AcquireRequest acquire = 8;
+     */
+    value: AcquireRequest;
+    case: "acquire";
+  } | {
+    /**
+     * As for Release.
+     *
+     * @generated from field: jobstate.v1.ReleaseRequest release = 9;
+     */
+    value: ReleaseRequest;
+    case: "release";
+  } | {
+    /**
      * As for ReportUsage.
      *
      * @generated from field: jobstate.v1.ReportUsageRequest report_usage = 10;
@@ -963,7 +1201,8 @@ export declare const StreamUpdatesResponseSchema: GenMessage<StreamUpdatesRespon
  */
 export declare type UpdateOutcome = Message<"jobstate.v1.UpdateOutcome"> & {
   /**
-   * Id of the job, as the update named it or as the server made it. Empty when a create that named none was refused.
+   * Id of the job, as the update named it or as the server made it. Empty when a create that named none was refused, and
+   * for an acquire.
    *
    * @generated from field: string id = 1;
    */
@@ -996,6 +1235,21 @@ export declare type UpdateOutcome = Message<"jobstate.v1.UpdateOutcome"> & {
    * @generated from field: jobstate.v1.Refusal refusal = 5;
    */
   refusal?: Refusal | undefined;
+
+  /**
+   * The jobs that an acquire got, whole. Set for an acquire only, which leaves the fields above unset unless it is
+   * refused.
+   *
+   * @generated from field: repeated jobstate.v1.Job jobs = 6;
+   */
+  jobs: Job[];
+
+  /**
+   * As in CreateResponse. Set for a create only.
+   *
+   * @generated from field: bool existing = 7;
+   */
+  existing: boolean;
 };
 
 /**
@@ -1357,8 +1611,29 @@ export declare type JobTypeStats = Message<"jobstate.v1.JobTypeStats"> & {
   cost: number;
 
   /**
-   * Wait that half of the claims since the store began stayed within: from the job's creation for a first attempt,
-   * from the end of the wait for the retry for a later one. Percentiles as for durations. Unset when there were none.
+   * How many jobs are stored now, by what they wait for. A reason for which none waits may be left out.
+   *
+   * @generated from field: repeated jobstate.v1.WaitCount waiting = 15;
+   */
+  waiting: WaitCount[];
+
+  /**
+   * Since when the job that has waited longest for its turn has been ready. Unset when none waits.
+   *
+   * @generated from field: google.protobuf.Timestamp oldest_ready_time = 16;
+   */
+  oldestReadyTime?: Timestamp | undefined;
+
+  /**
+   * How many attempts are claimed now.
+   *
+   * @generated from field: int64 running = 17;
+   */
+  running: bigint;
+
+  /**
+   * Wait that half of the claims since the store began stayed within, from ready_time to claim. Percentiles as for
+   * durations. Unset when there were none.
    *
    * @generated from field: google.protobuf.Duration wait_p50 = 18;
    */
@@ -1379,6 +1654,20 @@ export declare type JobTypeStats = Message<"jobstate.v1.JobTypeStats"> & {
   waitP99?: Duration | undefined;
 
   /**
+   * How many attempts have been given back by Release, or could not be delivered, since the store began.
+   *
+   * @generated from field: int64 released = 21;
+   */
+  released: bigint;
+
+  /**
+   * How many jobs nobody began within their start_within, since the store began.
+   *
+   * @generated from field: int64 expired = 22;
+   */
+  expired: bigint;
+
+  /**
    * Mean wait of those claims. Unset when there were none.
    *
    * @generated from field: google.protobuf.Duration wait_mean = 31;
@@ -1391,6 +1680,33 @@ export declare type JobTypeStats = Message<"jobstate.v1.JobTypeStats"> & {
  * Use `create(JobTypeStatsSchema)` to create a new message.
  */
 export declare const JobTypeStatsSchema: GenMessage<JobTypeStats>;
+
+/**
+ * WaitCount is the number of jobs that wait for one thing.
+ *
+ * @generated from message jobstate.v1.WaitCount
+ */
+export declare type WaitCount = Message<"jobstate.v1.WaitCount"> & {
+  /**
+   * What they wait for.
+   *
+   * @generated from field: jobstate.v1.WaitReason reason = 1;
+   */
+  reason: WaitReason;
+
+  /**
+   * How many jobs do.
+   *
+   * @generated from field: int64 count = 2;
+   */
+  count: bigint;
+};
+
+/**
+ * Describes the message jobstate.v1.WaitCount.
+ * Use `create(WaitCountSchema)` to create a new message.
+ */
+export declare const WaitCountSchema: GenMessage<WaitCount>;
 
 /**
  * StateCount is the number of jobs in one state.
@@ -1459,6 +1775,40 @@ export declare type ListJobTypesResponse = Message<"jobstate.v1.ListJobTypesResp
  * Use `create(ListJobTypesResponseSchema)` to create a new message.
  */
 export declare const ListJobTypesResponseSchema: GenMessage<ListJobTypesResponse>;
+
+/**
+ * UniqueUntil says until when a job has its unique_key.
+ *
+ * @generated from enum jobstate.v1.UniqueUntil
+ */
+export enum UniqueUntil {
+  /**
+   * The same as FINAL.
+   *
+   * @generated from enum value: UNIQUE_UNTIL_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Until the job is final: there are never two of them at the same time.
+   *
+   * @generated from enum value: UNIQUE_UNTIL_FINAL = 1;
+   */
+  FINAL = 1,
+
+  /**
+   * Until its first attempt begins: there are never two of them waiting. One that is created while it runs is a new job,
+   * so that no change made meanwhile is missed.
+   *
+   * @generated from enum value: UNIQUE_UNTIL_STARTED = 2;
+   */
+  STARTED = 2,
+}
+
+/**
+ * Describes the enum jobstate.v1.UniqueUntil.
+ */
+export declare const UniqueUntilSchema: GenEnum<UniqueUntil>;
 
 /**
  * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are in the order in
@@ -1628,20 +1978,21 @@ export declare const WatchResponseKindSchema: GenEnum<WatchResponseKind>;
  * Repeating a call: a request with a `request_id` is remembered for 24 hours. When more than the server's
  * `request_ids_max` come within that time it is remembered for less, but for at least an hour. When more than that
  * come within an hour, a call with a new request_id is refused with OVERLOADED. A repeat with the same content
- * changes nothing and returns the job as it now is, whatever its state. There are two exceptions. A repeated Start is
+ * changes nothing and returns the job as it now is, whatever its state. There are three exceptions. A repeated Start is
  * answered only while the attempt that it made or claimed is running, and is otherwise refused as a report for this
- * attempt would be. And when the job was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
+ * attempt would be. A repeated Acquire returns only the jobs whose attempt is still claimed. And when the job of any
+ * other call was deleted since, the repeat is refused with JOB_NOT_FOUND and `deleted` =
  * "true" in the metadata: nothing is created, and another job that has the same id by now is never returned. The same
  * request_id with another RPC or other content is refused with REQUEST_ID_REUSED. All of this is checked before the
  * job's existence, attempt and state.
  *
- * The fence: the reports of a worker (UpdateProgress, Complete, Fail) name the `attempt` that they belong to, as the
- * answer to Start gave it. It may be left out only while the job is in its first attempt.
+ * The fence: the reports of a worker (UpdateProgress, Complete, Fail, Release) name the `attempt` that they belong to,
+ * as the answer to Acquire or Start gave it. It may be left out only while the job is in its first attempt.
  *
- * The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Start claims, and
- * so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is appended in
- * the same commit, before the report's own event. However long an attempt waits for a worker, it neither times out
- * nor goes stale, and costs no retry.
+ * The claim: timeout, staleness and duration count from the moment when a worker claims an attempt. Acquire and Start
+ * claim, and so does the first report on an attempt that the server resumed and nobody has claimed: `.claimed` is
+ * appended in the same commit, before the report's own event. However long an attempt waits for a worker, it neither
+ * times out nor goes stale, and costs no retry.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE (a request over 8 MiB)
  * or INTERNAL: see ErrorReason. The reasons below are those of the call itself.
@@ -1656,6 +2007,8 @@ export declare const JobService: GenService<{
    * request or else from the job type. A job type that the configuration does not name follows the type `default`,
    * unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
    * job, or is refused with JOB_EXISTS if it names an id.
+   *
+   * With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
    *
    * Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
    * NOT_FOUND (JOB_NOT_FOUND, of a repeat).
@@ -1717,7 +2070,8 @@ export declare const JobService: GenService<{
    * Start begins the first attempt of a job, or claims an attempt that the server resumed.
    *
    * From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
-   * attempt, appending `.claimed`. Timeout, staleness and duration count from here. However many race for one
+   * attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
+   * the order of Acquire, but a job that is delayed is refused. However many race for one
    * attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
    * wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
    * running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -1817,7 +2171,8 @@ export declare const JobService: GenService<{
    * type's base_delay, doubled with every retry before this one, up to max_delay. In RETRYING the job is returned
    * unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
    * appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
-   * it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id.
+   * it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
+   * `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
    *
    * Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
    * PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -1894,6 +2249,48 @@ export declare const JobService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchEventsRequestSchema;
     output: typeof WatchEventsResponseSchema;
+  },
+  /**
+   * Acquire asks for work: it begins or claims the attempts of up to max_jobs jobs that are ready, and returns them.
+   *
+   * Does what Start does, from the same states, with the same events; which jobs, the server decides: the smallest
+   * ready_time less priority first, over all the types asked for. Never are two callers given the same attempt.
+   *
+   * The attempts are leased: report within every `lease`, if only with a heartbeat, or the server fails them with STALE.
+   * Give back with Release what will not be done.
+   *
+   * With nothing ready the call waits up to `wait` for the first job, then returns what there is, perhaps none. If the
+   * caller has gone by then, as far as the server can see, its jobs are released at once. With a request_id they are kept
+   * for the repeat instead, until their lease is over: a repeat returns those of the first call's jobs whose attempt is
+   * still claimed, and takes no others, unless the first call got none.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 10,000 calls
+   * may wait at a server; beyond that they are refused with OVERLOADED.
+   *
+   * @generated from rpc jobstate.v1.JobService.Acquire
+   */
+  acquire: {
+    methodKind: "unary";
+    input: typeof AcquireRequestSchema;
+    output: typeof AcquireResponseSchema;
+  },
+  /**
+   * Release gives a claimed attempt back without a verdict: the worker stops, or this is not the moment.
+   *
+   * From PROCESSING to RETRYING, appending `.released`, after `.claimed` when nobody had claimed the attempt, and on in
+   * the same commit to PROCESSING with `.started` unless there is a delay. The next attempt waits for a worker that claims
+   * it, without a delay at the place in the order that the job had. Neither retry_count nor the delay of retries changes;
+   * a job can be released 1,000 times. With a request_id the call may be repeated; without one, a repeat is refused.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED,
+   * ATTEMPT_SUPERSEDED, ATTEMPT_REQUIRED, RELEASE_LIMIT_REACHED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+   *
+   * @generated from rpc jobstate.v1.JobService.Release
+   */
+  release: {
+    methodKind: "unary";
+    input: typeof ReleaseRequestSchema;
+    output: typeof ReleaseResponseSchema;
   },
   /**
    * GetStats returns counts and sums of the jobs, by job type and in total.
