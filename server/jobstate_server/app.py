@@ -17,6 +17,7 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.rules.decider import Decider
+from jobstate_server.engine.acquires import Acquires
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import DueTimer
 from jobstate_server.engine.membership import Membership
@@ -32,6 +33,7 @@ from jobstate_server.maintenance.event_limit import EventLimit
 from jobstate_server.maintenance.registry import Tasks
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule
+from jobstate_server.rpc.dispatch_service import DispatchService
 from jobstate_server.rpc.job_service import JobService
 from jobstate_server.rpc.maintenance_service import MaintenanceService
 from jobstate_server.rpc.server import AddressNotUsable, GrpcServer
@@ -117,6 +119,7 @@ class Server:
             self.timekeeper,
             self.grpc.connections,
             self.grpc.receive_buffers,
+            self.acquires,
         )
 
     def _build(self) -> None:
@@ -138,22 +141,27 @@ class Server:
         )
         self.timekeeper = Timekeeper(clock)
         limits = {"restart_grace": settings.restart_grace, "request_ids_max": settings.request_ids_max}
-        self.committer = Committer(store, decider, clock, **limits, replica=self.replica)
+        self.committer = Committer(
+            store, decider, clock, **limits, replica=self.replica, is_shared=self.replication is not None
+        )
         self.committer.events_written.subscribe((self.replication or self.feed).publish)
         self.due_timer = DueTimer(self.committer, clock)
+        self.acquires = Acquires(self.committer, clock)
         self.readers = Readers(store)
         self.membership = Membership(self.replica, self.committer, self.due_timer, clock)
         if self.replication is not None:
             self.replication.due_written.subscribe(self.due_timer.note_other_replica)
+            self.replication.jobs_ready.subscribe(self.acquires.jobs_ready)
         refresh = None if self.replication is None else self.replication.refresh
         event_log = EventLog(self.feed, StoredPages(self.catch_up_readers, store.log_id), refresh)
         self.snapshots = Snapshots(self.catch_up_readers)
         watching = WatchSessions(event_log, self.snapshots)
-        self.job_service = JobService(self.committer, self.readers, watching, job_types, clock)
+        self.job_service = JobService(self.committer, self.readers, watching, job_types, clock, self.acquires)
         self._build_maintenance(job_types)
         self.grpc = GrpcServer(
             self.job_service,
             self.maintenance_service,
+            DispatchService(self.readers, self.acquires, job_types, clock),
             open_streams_max=settings.open_streams_max,
             requests_bytes_max=settings.requests_bytes_max,
             cache_bytes=settings.cache_bytes,

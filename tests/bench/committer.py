@@ -35,8 +35,11 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import TallyCounter
 from jobstate_server.engine import batch
+from jobstate_server.engine.acquires import Acquires
 from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.parked_acquires import ParkedAcquires
+from jobstate_server.engine.subscribers import Subscribers
 from jobstate_server.engine.writer import Writer
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.recent import RecentEvents
@@ -170,6 +173,8 @@ class Gathering:
     def __init__(self, store: SqliteStore, clock: SystemClock) -> None:
         decider = Decider(JobTypes(), merge_metadata, random.random)
         self.expected = 1
+        self.parked = ParkedAcquires()
+        self.hand_out_unfinished = Subscribers[[]](lambda: None)
         self._writer = Writer(store, decider, clock, restart_grace=0)
         self._feed = EventFeed("log", RecentEvents(0, 0, RECENT_BYTES), clock)
         self._waiting: list[tuple[Command, asyncio.Future[Outcome]]] = []
@@ -216,9 +221,10 @@ class Rig:
             self.store = SqliteStore(path, clock)
         self.committer = Gathering(self.store, clock)
         committer = cast(Committer, self.committer)
-        self._streams = UpdateStreams(committer, JobIds(clock.now))
+        acquires = Acquires(committer, clock)
+        self._streams = UpdateStreams(committer, JobIds(clock.now), acquires)
         nobody: Any = None
-        self._service = JobService(committer, nobody, nobody, JobTypes(), clock)
+        self._service = JobService(committer, nobody, nobody, JobTypes(), clock, acquires)
         self._call = StreamCall(ANONYMOUS, 0, "profile", lambda error: None)
 
     async def stream(self, batches: Sequence[bytes]) -> None:

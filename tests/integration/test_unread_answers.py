@@ -47,7 +47,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_client_that_reads_no_answers_is_not_read_any_further(running: Running) -> None:
     budget = ByteBudget(limit=400_000, of_connection=120_000)
-    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), budget)
+    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), running.server.acquires, budget)
     sender = Sender()
 
     async with aclosing(streams.answers(sender.requests(), call_of("a"))) as answers:  # type: ignore[type-var]
@@ -61,7 +61,7 @@ async def test_a_client_that_reads_no_answers_is_not_read_any_further(running: R
 
 async def test_it_goes_on_as_soon_as_its_answers_are_read(running: Running) -> None:
     budget = ByteBudget(limit=60_000, of_connection=60_000)
-    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), budget)
+    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), running.server.acquires, budget)
 
     answered = [answer async for answer in streams.answers(Sender(50).requests(), call_of("a"))]
 
@@ -71,7 +71,7 @@ async def test_it_goes_on_as_soon_as_its_answers_are_read(running: Running) -> N
 
 async def test_who_does_not_read_takes_nothing_from_other_connections(running: Running) -> None:
     budget = ByteBudget(limit=400_000, of_connection=120_000)
-    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), budget)
+    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), running.server.acquires, budget)
 
     async with aclosing(streams.answers(Sender().requests(), call_of("a"))) as unread:  # type: ignore[type-var]
         await anext(unread)
@@ -82,7 +82,7 @@ async def test_who_does_not_read_takes_nothing_from_other_connections(running: R
 
 async def test_who_does_not_read_while_others_wait_for_the_memory_is_ended(running: Running) -> None:
     budget = ByteBudget(limit=120_000, of_connection=120_000, unread_s=0.05)
-    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), budget)
+    streams = UpdateStreams(running.server.committer, JobIds(running.server.clock.now), running.server.acquires, budget)
     ended: list[str] = []
     unread = streams.answers(Sender().requests(), call_of("a", lambda error: ended.append(error.reason)))
     await anext(unread)

@@ -131,7 +131,17 @@ def test_postponing_moves_what_this_transaction_wrote(store: Store) -> None:
     assert stored_job(store) == job.evolve(worker="w", due_time=10)
 
 
-@pytest.mark.parametrize("state", sorted(set(JobState) - {JobState.PROCESSING}))
+def test_postponing_moves_the_time_in_which_a_job_must_be_begun_and_no_delay(store: Store) -> None:
+    keep_jobs(store, a_job("ready", due_time=1), a_job("delayed", due_time=1, held=True))
+
+    with store.transaction() as transaction:
+        assert transaction.postpone_timeouts(10) == 1
+
+    assert stored_job(store, "ready") == a_job("ready", due_time=10)
+    assert stored_job(store, "delayed") == a_job("delayed", due_time=1, held=True)
+
+
+@pytest.mark.parametrize("state", sorted(set(JobState) - {JobState.QUEUED, JobState.PROCESSING}))
 def test_postponing_leaves_jobs_that_do_not_run_alone(store: Store, state: JobState) -> None:
     keep_jobs(store, a_job(state=state, due_time=1))
 

@@ -32,7 +32,7 @@ INT32_MAX = 2**31 - 1
 WIDE_TEXT = "𝔘🎈ß\n\"';--%\\" * 8
 LARGE_DOCUMENT = bytes(range(256)) * 256
 
-SMALL_NUMBERS = {"progress", "attempt", "retry_count", "max_retries", "number"}
+SMALL_NUMBERS = {"progress", "attempt", "retry_count", "max_retries", "number", "level", "unique_until", "cancel_cause"}
 """Counts that the service bounds far below: stores may keep these in 32 bits."""
 
 PROGRESS_FIELDS = {
@@ -56,6 +56,7 @@ def extreme(name: str, hint: object) -> Any:
     """The greatest value that a field of this type may have."""
     values: dict[object, Any] = {
         str: WIDE_TEXT,
+        str | None: WIDE_TEXT,
         bytes: LARGE_DOCUMENT,
         bool: True,
         int: INT32_MAX if name in SMALL_NUMBERS else INT64_MAX,

@@ -178,17 +178,22 @@ def test_a_job_deleted_and_inserted_in_one_write_is_the_new_one(store: Store, re
     assert attempts_of(reader, "job") == [an_attempt(worker="new")]
 
 
-def test_a_job_inserted_and_updated_in_one_write_is_the_updated_one(store: Store) -> None:
-    keep(
-        store,
-        Changes(
-            inserted=unversioned([a_job("a"), a_job("b")]),
-            updated=unversioned([a_job("a", worker="w")]),
-            progressed=unversioned([a_job("b", progress=3)]),
-        ),
-    )
+def test_a_job_inserted_and_reported_on_in_one_write_is_the_reported_one(store: Store) -> None:
+    changes = Changes(inserted=unversioned([a_job()]), progressed=unversioned([a_job(progress=3)]))
 
-    assert contents(store).jobs == [a_job("a", worker="w"), a_job("b", progress=3)]
+    keep(store, changes)
+
+    assert contents(store).jobs == [a_job(progress=3)]
+
+
+def test_a_new_job_gets_the_unique_key_that_another_gives_up_in_the_same_write(store: Store) -> None:
+    first, second = a_job("first", unique_key="key", unique_until=1), a_job("second", unique_key="key", unique_until=1)
+    keep_jobs(store, first)
+    ended = first.evolve(state=JobState.COMPLETED)
+
+    keep(store, Changes(updated=unversioned([ended]), inserted=unversioned([second])))
+
+    assert contents(store).jobs == [ended, second]
 
 
 def test_attempts_are_read_by_number_and_by_job(store: Store, reader: Reader) -> None:

@@ -14,6 +14,7 @@ from jobstate_server.domain.job import FinishedJob, Job, JobError, JobState
 from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobType, JobTypes
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.decider import Decider
+from jobstate_server.domain.waiting import CancelCause, Priority, UniqueUntil
 
 NOW = 5_000 * SECOND
 TIMEOUT = 60 * SECOND
@@ -48,13 +49,19 @@ _STATE_FIELDS: dict[JobState, dict[str, Any]] = {
         "claim_time": None,
         "retry_count": 0,
         "last_error": None,
+        "ready_time": NOW - 90 * SECOND,
+        "due_time": NOW - 40 * SECOND,
     },
     JobState.PROCESSING: {"attempt_deadline": NOW + 50 * SECOND, "due_time": MOVED},
     JobState.COMPLETED: {"complete_time": NOW - SECOND},
     JobState.FAILED: {"retry_delay": 7 * SECOND},
     JobState.RETRYING: {"next_retry_time": NOW - SECOND, "due_time": NOW - SECOND},
     JobState.PERMANENTLY_FAILED: {"complete_time": NOW - SECOND},
-    JobState.CANCELLED: {"complete_time": NOW - SECOND, "cancel_reason": "an old reason"},
+    JobState.CANCELLED: {
+        "complete_time": NOW - SECOND,
+        "cancel_reason": "an old reason",
+        "cancel_cause": CancelCause.CALLER,
+    },
 }
 
 _Refusal = TypeVar("_Refusal", bound=JobStateError)
@@ -101,6 +108,11 @@ def a_job(state: JobState, **changes: Any) -> Job:
         claim_time=NOW - 15 * SECOND,
         heard_time=NOW - 10 * SECOND,
         duration=5 * SECOND,
+        level=Priority.HIGH,
+        ready_time=NOW - 20 * SECOND,
+        start_within=50 * SECOND,
+        unique_key="unique",
+        unique_until=UniqueUntil.FINAL,
     )
     return lived.evolve(**_STATE_FIELDS[state]).evolve(**changes)
 
@@ -116,6 +128,20 @@ def finished(job: Job) -> FinishedJob:
 def an_unclaimed_job() -> Job:
     """A job whose attempt the server has resumed, and nobody has taken."""
     return a_job(JobState.PROCESSING, claimed=False, claim_time=None, worker="", attempt_deadline=None, due_time=None)
+
+
+def a_leased_job(**changes: Any) -> Job:
+    """A job whose attempt an Acquire has claimed. Its lease ended a second ago, if nothing was reported since."""
+    return a_job(PROCESSING, **{"lease": 10 * SECOND, "heard_time": NOW - 11 * SECOND} | changes)
+
+
+def a_delayed_job(**changes: Any) -> Job:
+    """A job that is delayed. Its time came a second ago."""
+    ready = {"held": True, "ready_time": NOW - SECOND, "due_time": NOW - SECOND}
+    return a_job(JobState.QUEUED, **ready | changes)
+
+
+PROCESSING = JobState.PROCESSING
 
 
 def decide(job: Job | None, command: c.JobCommand, *, now: int = NOW, decider: Decider | None = None) -> Change:

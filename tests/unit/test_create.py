@@ -38,6 +38,7 @@ def test_create_sets_what_was_asked_and_leaves_the_rest_at_its_beginning() -> No
         create_time=NOW,
         update_time=NOW,
         heard_time=NOW,
+        ready_time=NOW,
     )
     assert list(decision.events) == [Event(EventType.QUEUED, NOW, "somebody", None, decision.after, with_metadata=True)]
     assert decision.ended is None

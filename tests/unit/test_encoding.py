@@ -22,6 +22,7 @@ from jobstate_server.domain.events import (
     EventType,
     Failed,
     PermanentlyFailed,
+    Released,
     RetryDecision,
     Retrying,
     StaleDetected,
@@ -42,6 +43,7 @@ from jobstate_server.domain.job import (
 )
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.domain.plan import Deletion
+from jobstate_server.domain.waiting import CancelCause
 from jobstate_server.wire import times
 from jobstate_server.wire.events import complete_event, encode_deletion, encode_event
 from jobstate_server.wire.jobs import (
@@ -65,6 +67,9 @@ INTERNAL = {
     "attempt_cost_nano",
     "due_time",
     "heard_time",
+    "lane",
+    "held",
+    "unique_until",
 }
 """Fields of a job that the wire does not have."""
 
@@ -107,6 +112,15 @@ FULL = Job(
     heard_time=1_700_000_000_000_008,
     duration=90_000_001,
     cancel_reason="changed my mind",
+    level=5,
+    lane="lane",
+    held=True,
+    ready_time=1_700_000_000_000_009,
+    start_within=70_000_001,
+    lease=80_000_001,
+    unique_key="unique",
+    unique_until=2,
+    cancel_cause=2,
 )
 """A job in which every field differs from its default, so that one left out is seen."""
 
@@ -127,8 +141,13 @@ DETAILS: dict[EventType, tuple[str | None, list[Detail | None]]] = {
         "permanently_failed",
         [PermanentlyFailed(RetryDecision.LIMIT_REACHED), PermanentlyFailed(RetryDecision.NOT_RETRYABLE)],
     ),
-    EventType.CANCELLED: ("cancelled", [Cancelled("changed my mind"), Cancelled("")]),
+    EventType.CANCELLED: (
+        "cancelled",
+        [Cancelled("changed my mind", CancelCause.CALLER), Cancelled("", CancelCause.CALLER)],
+    ),
     EventType.STALE_DETECTED: ("stale_detected", [StaleDetected(3 * SECOND, 300 * SECOND)]),
+    EventType.READY: (None, [None]),
+    EventType.RELEASED: ("released", [Released(2, "stopping", 4 * SECOND, 9 * SECOND), Released(1, "", 0, 1)]),
     EventType.USAGE: ("usage", [Used(2, 10**15, 10**18), Used(1, 0, 0)]),
 }
 """The field of ``Event.detail`` of every type, and details to put there."""
@@ -174,9 +193,15 @@ FROM_WIRE: dict[str, Callable[[job_pb2.Job], Any]] = {
         for name in (
             *("create_time", "update_time", "start_time", "claim_time", "complete_time", "next_retry_time"),
             "attempt_deadline",
+            "ready_time",
         )
     },
     "state": lambda message: JobState(message.state),
+    "level": lambda message: int(message.priority),
+    "unique_key": lambda message: message.unique_key or None,
+    "cancel_cause": lambda message: int(message.cancel_cause),
+    "start_within": lambda message: optional_span(message, "start_within"),
+    "lease": lambda message: optional_span(message, "lease"),
     "metadata": lambda message: document_from(message, "metadata"),
     "result": lambda message: document_from(message, "result"),
     "timeout": lambda message: times.span_from(message.timeout) if message.HasField("timeout") else None,
@@ -206,8 +231,10 @@ def parsed(type_: EventType, detail: Detail | None, sequence: int = 5, **flags: 
 def test_every_field_of_a_job_is_on_the_wire_or_known_to_be_internal() -> None:
     assert set(FROM_WIRE) | INTERNAL == set(JOB_FIELDS)
     assert not set(FROM_WIRE) & INTERNAL
-    renamed = {"estimated_cost": "estimated_cost_nano"}
-    assert {renamed.get(field.name, field.name) for field in job_pb2.Job.DESCRIPTOR.fields} == set(FROM_WIRE)
+    renamed = {"estimated_cost": "estimated_cost_nano", "priority": "level"}
+    derived = {"wait_reason"}
+    on_wire = {renamed.get(field.name, field.name) for field in job_pb2.Job.DESCRIPTOR.fields}
+    assert on_wire == set(FROM_WIRE) | derived
 
 
 def test_the_full_job_differs_from_a_new_one_in_every_field() -> None:
@@ -263,7 +290,7 @@ def test_what_an_empty_job_does_not_have_is_unset() -> None:
     message = job_pb2.Job.FromString(encode_whole(EMPTY))
 
     assert [field.name for field, _ in message.ListFields()] == [
-        *("id", "job_type", "state", "create_time", "update_time", "duration")
+        *("id", "job_type", "state", "create_time", "update_time", "duration", "priority", "ready_time", "wait_reason")
     ]
 
 
@@ -293,6 +320,8 @@ def test_the_remains_of_a_job_are_its_names_and_its_state_only() -> None:
             state=FULL.state,
             create_time=None,  # type: ignore[arg-type]
             update_time=None,  # type: ignore[arg-type]
+            level=0,
+            ready_time=None,  # type: ignore[arg-type]
         )
     )
 
@@ -332,11 +361,16 @@ def assert_has_detail(event: event_pb2.Event, detail: Detail | None) -> None:
             assert optional_time(event.retrying, "next_retry_time") == next_retry_time
         case PermanentlyFailed(decision):
             assert event.permanently_failed.decision == decision.value
-        case Cancelled(reason):
+        case Cancelled(reason, cause):
             assert event.cancelled.reason == reason
+            assert event.cancelled.cause == cause.value
         case StaleDetected(heard_time, stale_threshold):
             assert optional_time(event.stale_detected, "heard_time") == heard_time
             assert times.span_from(event.stale_detected.stale_threshold) == stale_threshold
+        case Released(attempt, reason, delay, next_retry_time):
+            assert (event.released.attempt, event.released.reason) == (attempt, reason)
+            assert times.span_from(event.released.delay) == delay
+            assert optional_time(event.released, "next_retry_time") == next_retry_time
         case Used(attempt, tokens, cost_nano):
             assert event.usage.attempt == attempt
             assert event.usage.usage == job_pb2.Usage(tokens=tokens, cost=cost_nano / NANO)
@@ -429,7 +463,9 @@ def test_the_job_beside_an_encoded_event_is_the_job_within_it() -> None:
 
 @given(st.lists(sequences, max_size=8))
 def test_a_response_has_all_its_events_in_order(numbers: list[int]) -> None:
-    payload = encode_event(Event(EventType.CANCELLED, 1, "", JobState.QUEUED, FULL, Cancelled(""))).payload
+    payload = encode_event(
+        Event(EventType.CANCELLED, 1, "", JobState.QUEUED, FULL, Cancelled("", CancelCause.CALLER))
+    ).payload
 
     response = job_service_pb2.WatchEventsResponse.FromString(
         events_response([complete_event(payload, n) for n in numbers], "cursor")

@@ -40,10 +40,11 @@ WORDS = {
     "message": "some message",
     "retry_delay_s": 1.5,
     "call_id": "01JD9Z6V7Q3K",
+    "is_held": False,
 }
 """A value of its own for every parameter of every error, so that each can be told apart in message and facts."""
 
-NOT_FACTS = {"problem", "message", "retry_delay_s", "why", "others"}
+NOT_FACTS = {"problem", "message", "retry_delay_s", "why", "others", "is_held"}
 """Parameters that are prose of the message, or details of their own; ``why`` is a fact of RetryNotAllowed only."""
 
 
@@ -131,6 +132,15 @@ def test_an_allowed_trigger_is_a_word_of_the_message_too() -> None:
         "trigger": "start",
         "allowed": "complete,cancel",
     }
+
+
+def test_a_start_of_a_job_that_is_delayed_is_told_as_held_back() -> None:
+    made = errors.TransitionNotAllowed(
+        "job", "QUEUED", "start", ("expedite", "cancel"), " and is delayed", is_held=True
+    )
+
+    assert made.facts["why"] == "held back"
+    assert "is QUEUED and is delayed" in made.message
 
 
 def test_a_final_state_is_said_to_allow_nothing() -> None:

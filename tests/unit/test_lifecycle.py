@@ -10,22 +10,26 @@ from typing import Any
 import pytest
 from transitions import MachineError
 
-from jobstate.v1 import event_pb2, job_pb2
+from jobstate.v1 import event_pb2, job_pb2, job_service_pb2
 from jobstate_server.domain import lifecycle
 from jobstate_server.domain.events import EVENT_NAMES, EventType, RetryDecision
 from jobstate_server.domain.job import FINAL_STATES, AttemptOutcome, Job, JobError, JobState
 from jobstate_server.domain.lifecycle import STEPS, Trigger, allowed_triggers, next_state
+from jobstate_server.domain.waiting import CancelCause, Priority, UniqueUntil, WaitReason
 
 NOW = 1_000_000
 DOCS = Path(__file__).parents[2] / "docs" / "lifecycle.md"
 
 TABLE = {
-    ("QUEUED", "start"): ("PROCESSING", None),
+    ("QUEUED", "start"): ("PROCESSING", "is_not_held"),
+    ("QUEUED", "expedite"): ("QUEUED", "is_held"),
+    ("QUEUED", "ready"): ("QUEUED", "delay_is_over"),
     ("QUEUED", "cancel"): ("CANCELLED", None),
     ("PROCESSING", "claim"): ("PROCESSING", "is_unclaimed"),
     ("PROCESSING", "progress"): ("PROCESSING", None),
     ("PROCESSING", "complete"): ("COMPLETED", None),
     ("PROCESSING", "fail"): ("FAILED", None),
+    ("PROCESSING", "release"): ("RETRYING", None),
     ("PROCESSING", "cancel"): ("CANCELLED", None),
     ("FAILED", "retry"): ("RETRYING", "can_retry"),
     ("FAILED", "give_up"): ("PERMANENTLY_FAILED", "cannot_retry"),
@@ -39,7 +43,9 @@ TABLE = {
 PAIRS = tuple(itertools.product(JobState, Trigger))
 
 
-def job_in(state: JobState, claimed: bool, error: str, retries_left: bool, wait: str) -> tuple[Job, dict[str, bool]]:
+def job_in(
+    state: JobState, claimed: bool, error: str, retries_left: bool, wait: str, delay: str = "none"
+) -> tuple[Job, dict[str, bool]]:
     """A job in ``state`` with the properties that guards look at, and what each guard must say of it."""
     errors = {
         "none": None,
@@ -56,6 +62,8 @@ def job_in(state: JobState, claimed: bool, error: str, retries_left: bool, wait:
         retry_count=2,
         max_retries=3 if retries_left else 2,
         next_retry_time=waits[wait],
+        held=delay != "none",
+        ready_time=waits[delay] or 0,
     )
     can_retry = error == "retryable" and retries_left
     guards = {
@@ -63,6 +71,9 @@ def job_in(state: JobState, claimed: bool, error: str, retries_left: bool, wait:
         "can_retry": can_retry,
         "cannot_retry": not can_retry,
         "wait_is_over": wait in ("over", "over right now"),
+        "is_held": delay != "none",
+        "is_not_held": delay == "none",
+        "delay_is_over": delay in ("over", "over right now"),
     }
     return job, guards
 
@@ -72,6 +83,7 @@ GUARD_FACTS = tuple(
         (True, False),
         ("none", "retryable", "not retryable"),
         (True, False),
+        ("none", "over", "over right now", "not over"),
         ("none", "over", "over right now", "not over"),
     )
 )
@@ -168,8 +180,8 @@ def test_every_state_is_reached_from_queued() -> None:
     ("state", "claimed", "wait", "allowed"),
     [
         (JobState.QUEUED, False, "none", ("start", "cancel")),
-        (JobState.PROCESSING, True, "none", ("progress", "complete", "fail", "cancel")),
-        (JobState.PROCESSING, False, "none", ("claim", "progress", "complete", "fail", "cancel")),
+        (JobState.PROCESSING, True, "none", ("progress", "complete", "fail", "release", "cancel")),
+        (JobState.PROCESSING, False, "none", ("claim", "progress", "complete", "fail", "release", "cancel")),
         (JobState.FAILED, True, "none", ("retry", "cancel")),
         (JobState.RETRYING, True, "not over", ("expedite", "cancel")),
         (JobState.RETRYING, True, "over", ("expedite", "cancel")),
@@ -186,13 +198,20 @@ def test_allowed_triggers_are_what_a_caller_can_do_and_never_the_servers_own(
     assert allowed_triggers(job, NOW) == allowed
 
 
+def test_a_job_that_is_delayed_may_be_hurried_or_cancelled_by_a_caller() -> None:
+    for delay in ("not over", "over"):
+        job, _ = job_in(JobState.QUEUED, False, "none", True, "none", delay)
+
+        assert allowed_triggers(job, NOW) == ("expedite", "cancel")
+
+
 def test_a_failed_job_without_retries_left_may_only_be_cancelled_by_a_caller() -> None:
     job, _ = job_in(JobState.FAILED, True, "retryable", False, "none")
 
     assert allowed_triggers(job, NOW) == ("cancel",)
 
 
-def test_event_names_are_those_of_the_original_and_four_more() -> None:
+def test_event_names_are_those_of_the_original_and_six_more() -> None:
     original = {
         EventType.STARTED: "processing-job.started",
         EventType.PROGRESS: "processing-job.progress",
@@ -208,6 +227,8 @@ def test_event_names_are_those_of_the_original_and_four_more() -> None:
         EventType.CLAIMED: "processing-job.claimed",
         EventType.DELETED: "processing-job.deleted",
         EventType.USAGE: "processing-job.usage",
+        EventType.READY: "processing-job.ready",
+        EventType.RELEASED: "processing-job.released",
     }
 
     assert original | added == EVENT_NAMES
@@ -221,8 +242,12 @@ def test_event_names_are_those_of_the_original_and_four_more() -> None:
         (AttemptOutcome, job_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_"),
         (EventType, event_pb2.EventType, "EVENT_TYPE_"),
         (RetryDecision, event_pb2.RetryDecision, "RETRY_DECISION_"),
+        (Priority, job_pb2.Priority, "PRIORITY_"),
+        (WaitReason, job_pb2.WaitReason, "WAIT_REASON_"),
+        (CancelCause, job_pb2.CancelCause, "CANCEL_CAUSE_"),
+        (UniqueUntil, job_service_pb2.UniqueUntil, "UNIQUE_UNTIL_"),
     ],
-    ids=["JobState", "AttemptOutcome", "EventType", "RetryDecision"],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_names_and_numbers_of_an_enum_are_the_same_on_the_wire(ours: type[IntEnum], wire: Any, prefix: str) -> None:
     expected = {f"{prefix}{member.name}": member.value for member in ours}
@@ -252,6 +277,9 @@ def test_the_docs_have_exactly_the_table() -> None:
         "can_retry": "can_retry",
         "cannot_retry": "not can_retry",
         "wait_is_over": "wait is over",
+        "is_held": "job is delayed",
+        "is_not_held": "job is not delayed",
+        "delay_is_over": "delay is over",
     }
     expected = [("create", "–", "QUEUED", "")]
     for step in STEPS:
@@ -268,10 +296,14 @@ def test_the_docs_have_exactly_the_table() -> None:
 
 
 def test_the_docs_name_the_event_of_every_step() -> None:
-    documented = {trigger: event for trigger, _, _, _, event in table_of_the_docs()}
+    documented = {trigger: event for trigger, _, target, _, event in table_of_the_docs() if target != "QUEUED"}
+    documented |= {f"{trigger} QUEUED": event for trigger, _, to, _, event in table_of_the_docs() if to == "QUEUED"}
 
     assert documented == {
-        "create": ".queued",
+        "create QUEUED": ".queued",
+        "expedite QUEUED": ".ready",
+        "ready QUEUED": ".ready",
+        "release": ".released",
         "start": ".started",
         "claim": ".claimed",
         "progress": ".progress",

@@ -29,6 +29,7 @@ FAMILIES: dict[type[c.JobCommand], dict[str, Any]] = {
     c.UpdateProgress: {"attempt": 2},
     c.Complete: {"attempt": 2},
     c.Fail: {"attempt": 2},
+    c.Release: {"attempt": 2},
     c.Retry: {},
     c.Cancel: {},
     c.ReportUsage: {"attempt": 2, "usage": Usage(tokens=1)},

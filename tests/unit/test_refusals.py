@@ -40,6 +40,7 @@ REPORTS: list[tuple[type[c.AttemptCommand], str]] = [
     (c.UpdateProgress, "progress"),
     (c.Complete, "complete"),
     (c.Fail, "fail"),
+    (c.Release, "release"),
 ]
 """The calls of a worker, and the trigger of each."""
 
@@ -58,6 +59,7 @@ def facts_of_fence(attempt: int, current: int, state: str) -> dict[str, str]:
         c.UpdateProgress(job_id="gone"),
         c.Complete(job_id="gone"),
         c.Fail(job_id="gone"),
+        c.Release(job_id="gone"),
         c.Retry(job_id="gone"),
         c.Cancel(job_id="gone"),
     ],
@@ -172,7 +174,7 @@ def test_a_start_that_lost_the_race_learns_that_the_attempt_has_a_worker() -> No
     refusal = refused(TransitionNotAllowed, won, c.Start(job_id="job", worker="second"))
 
     assert "its attempt has a worker" in refusal.message
-    assert refusal.facts["allowed"] == "progress,complete,fail,cancel"
+    assert refusal.facts["allowed"] == "progress,complete,fail,release,cancel"
 
 
 @pytest.mark.parametrize(

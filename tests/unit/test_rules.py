@@ -20,6 +20,7 @@ from jobstate_server.domain.events import (
     EventType,
     Failed,
     PermanentlyFailed,
+    Released,
     RetryDecision,
     Retrying,
     StaleDetected,
@@ -29,8 +30,9 @@ from jobstate_server.domain.job import Attempt, AttemptOutcome, Job, JobError, J
 from jobstate_server.domain.lifecycle import Trigger
 from jobstate_server.domain.rules.due import ATTEMPT_TIMEOUT
 from jobstate_server.domain.rules.maintenance import STALE
+from jobstate_server.domain.waiting import CancelCause
 
-from .support import MOVED, NOW, TIMEOUT, a_job, an_unclaimed_job, decide
+from .support import MOVED, NOW, TIMEOUT, a_delayed_job, a_job, a_leased_job, an_unclaimed_job, decide
 
 ERROR = JobError("E_NEW", "a new failure", True, b"details", 2, NOW)
 FATAL = JobError("E_NEW", "a new failure", False, b"details", 2, NOW)
@@ -76,6 +78,12 @@ RESUMED = {
     "heard_time": NOW,
 }
 """What a new attempt changes that nobody has claimed."""
+
+BACK = {name: value for name, value in RESUMED.items() if name != "state"}
+"""What a new attempt changes when the worker gave the one before back: the job keeps its place."""
+
+AGAIN = RESUMED | {"ready_time": NOW}
+"""The same, when the job has a new place in the order of hand-outs."""
 
 Told = tuple[EventType, JobState, JobState, Detail | None]
 """An event as the table has it: type, state before, state after, detail."""
@@ -129,8 +137,8 @@ BEGINNING = [
         "start",
         a_job(JobState.QUEUED, timeout=None),
         c.Start(**NAMES, worker="new worker"),
-        {name: value for name, value in (RESUMED | GIVEN).items() if name not in ("attempt_deadline", "due_time")}
-        | {"attempt": 1},
+        {name: value for name, value in (RESUMED | GIVEN).items() if name != "attempt_deadline"}
+        | {"attempt": 1, "due_time": None},
         [(EventType.STARTED, JobState.QUEUED, PROCESSING, Started(resumed=False, waited=90 * SECOND))],
     ),
     Case(
@@ -335,7 +343,7 @@ RETRIES = [
         "retry expedite",
         a_job(FAILED),
         c.Retry(**NAMES, immediately=True),
-        RESUMED | {"retry_count": 2, "retry_delay": None},
+        AGAIN | {"retry_count": 2, "retry_delay": None},
         [retrying(0), RESUMING],
     ),
     Case(
@@ -343,7 +351,7 @@ RETRIES = [
         "expedite",
         a_job(RETRYING, next_retry_time=NOW + SECOND, due_time=NOW + SECOND),
         c.Retry(**NAMES, immediately=True),
-        RESUMED | {"next_retry_time": None, "due_time": None},
+        AGAIN | {"next_retry_time": None, "due_time": None},
         [RESUMING],
     ),
     Case(
@@ -351,7 +359,7 @@ RETRIES = [
         "expedite",
         a_job(RETRYING),
         c.Retry(**NAMES, immediately=True),
-        RESUMED | {"start_time": NOW - SECOND, "next_retry_time": None, "due_time": None},
+        AGAIN | {"start_time": NOW - SECOND, "ready_time": NOW - SECOND, "next_retry_time": None, "due_time": None},
         [RESUMING],
     ),
     Case(
@@ -359,10 +367,18 @@ RETRIES = [
         "resume",
         a_job(RETRYING),
         c.Resume(**NAMES, attempt=2, due_time=NOW - SECOND),
-        RESUMED | {"start_time": NOW - SECOND, "next_retry_time": None, "due_time": None},
+        AGAIN | {"start_time": NOW - SECOND, "ready_time": NOW - SECOND, "next_retry_time": None, "due_time": None},
         [RESUMING],
     ),
 ]
+
+
+CANCELLED = {
+    "state": JobState.CANCELLED,
+    "cancel_reason": "changed my mind",
+    "cancel_cause": CancelCause.CALLER,
+    "complete_time": NOW,
+}
 
 
 def cancel(state: JobState, outcome: AttemptOutcome | None = None, **changes: Any) -> Case:
@@ -371,14 +387,14 @@ def cancel(state: JobState, outcome: AttemptOutcome | None = None, **changes: An
         "cancel",
         a_job(state),
         c.Cancel(**NAMES, reason="changed my mind"),
-        changes | {"state": JobState.CANCELLED, "cancel_reason": "changed my mind", "complete_time": NOW},
-        [(EventType.CANCELLED, state, JobState.CANCELLED, Cancelled("changed my mind"))],
+        changes | CANCELLED,
+        [(EventType.CANCELLED, state, JobState.CANCELLED, Cancelled("changed my mind", CancelCause.CALLER))],
         outcome,
     )
 
 
 CANCELLING = [
-    cancel(JobState.QUEUED),
+    cancel(JobState.QUEUED, due_time=None),
     cancel(PROCESSING, AttemptOutcome.CANCELLED, **ENDED),
     cancel(FAILED),
     cancel(RETRYING, next_retry_time=None, due_time=None),
@@ -387,13 +403,121 @@ CANCELLING = [
         "cancel",
         an_unclaimed_job(),
         c.Cancel(**NAMES, reason="changed my mind"),
-        {"state": JobState.CANCELLED, "cancel_reason": "changed my mind", "complete_time": NOW},
-        [(EventType.CANCELLED, PROCESSING, JobState.CANCELLED, Cancelled("changed my mind"))],
+        CANCELLED,
+        [(EventType.CANCELLED, PROCESSING, JobState.CANCELLED, Cancelled("changed my mind", CancelCause.CALLER))],
         AttemptOutcome.CANCELLED,
     ),
 ]
 
-CASES = [*BEGINNING, *PROGRESSING, *ENDING, *RETRIES, *CANCELLING]
+LEASE_OVER = JobError(STALE, "the attempt has not reported for 11 s", True, b"", 2, NOW)
+READY: Told = (EventType.READY, JobState.QUEUED, JobState.QUEUED, None)
+
+
+def released(reason: str, delay: int) -> Told:
+    return EventType.RELEASED, PROCESSING, RETRYING, Released(2, reason, delay, NOW + delay)
+
+
+DISPATCH = [
+    Case(
+        "release",
+        "release resume",
+        a_leased_job(),
+        c.Release(**NAMES, attempt=2, reason="stopping", usage=USAGE),
+        BACK
+        | {"duration": 20 * SECOND, "attempt_deadline": None, "due_time": None, "lease": None}
+        | {"estimated_tokens": 1_050, "estimated_cost_nano": 2_050},
+        [released("stopping", 0), RESUMING],
+        AttemptOutcome.RELEASED,
+    ),
+    Case(
+        "release for a while",
+        "release",
+        a_leased_job(),
+        c.Release(**NAMES, attempt=2, delay=9 * SECOND),
+        ENDED | {"state": RETRYING, "next_retry_time": NOW + 9 * SECOND, "due_time": NOW + 9 * SECOND},
+        [released("", 9 * SECOND)],
+        AttemptOutcome.RELEASED,
+    ),
+    Case(
+        "release that claims the attempt",
+        "claim release resume",
+        an_unclaimed_job(),
+        c.Release(**NAMES, attempt=2),
+        {name: value for name, value in RESUMED.items() if name not in ("claimed", "claim_time", "worker", "state")},
+        [CLAIMING, released("", 0), RESUMING],
+        AttemptOutcome.RELEASED,
+    ),
+    Case(
+        "release of what was not delivered",
+        "release resume",
+        a_leased_job(),
+        c.ReturnUndelivered(**NAMES, attempt=2),
+        BACK | {"duration": 20 * SECOND, "attempt_deadline": None, "due_time": None, "lease": None},
+        [released("not delivered", 0), RESUMING],
+        AttemptOutcome.RELEASED,
+    ),
+    Case(
+        "end of a delay",
+        "ready",
+        a_delayed_job(),
+        c.MakeReady(**NAMES, attempt=0, due_time=NOW - SECOND),
+        {"held": False, "due_time": NOW + 49 * SECOND},
+        [READY],
+    ),
+    Case(
+        "end of a delay by Retry",
+        "expedite",
+        a_delayed_job(ready_time=NOW + SECOND, due_time=NOW + SECOND),
+        c.Retry(**NAMES, immediately=True),
+        {"held": False, "ready_time": NOW, "due_time": NOW + 50 * SECOND},
+        [READY],
+    ),
+    Case(
+        "expire",
+        "cancel",
+        a_job(JobState.QUEUED),
+        c.Expire(**NAMES, attempt=0, due_time=NOW - 40 * SECOND),
+        {
+            "state": JobState.CANCELLED,
+            "cancel_cause": CancelCause.EXPIRED,
+            "complete_time": NOW,
+            "due_time": None,
+        },
+        [(EventType.CANCELLED, JobState.QUEUED, JobState.CANCELLED, Cancelled("", CancelCause.EXPIRED))],
+    ),
+    Case(
+        "cancel a job that is delayed",
+        "cancel",
+        a_delayed_job(),
+        c.Cancel(**NAMES, reason="changed my mind"),
+        CANCELLED | {"held": False, "due_time": None},
+        [(EventType.CANCELLED, JobState.QUEUED, JobState.CANCELLED, Cancelled("changed my mind", CancelCause.CALLER))],
+    ),
+    Case(
+        "end of a lease",
+        "fail retry",
+        a_leased_job(),
+        c.TimeOut(**NAMES, attempt=2, due_time=MOVED),
+        ENDED | {"last_error": LEASE_OVER} | waiting(2 * SECOND),
+        [
+            (EventType.STALE_DETECTED, PROCESSING, PROCESSING, StaleDetected(NOW - 11 * SECOND, 10 * SECOND)),
+            failed(LEASE_OVER, RetryDecision.WILL_RETRY, 2 * SECOND),
+            retrying(2 * SECOND),
+        ],
+        AttemptOutcome.FAILED,
+    ),
+    Case(
+        "end of the timeout within a lease",
+        "fail retry",
+        a_leased_job(attempt_deadline=NOW),
+        c.TimeOut(**NAMES, attempt=2, due_time=MOVED),
+        ENDED | {"last_error": OVERDUE} | waiting(2 * SECOND),
+        [failed(OVERDUE, RetryDecision.WILL_RETRY, 2 * SECOND), retrying(2 * SECOND)],
+        AttemptOutcome.FAILED,
+    ),
+]
+
+CASES = [*BEGINNING, *PROGRESSING, *ENDING, *RETRIES, *CANCELLING, *DISPATCH]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.what.replace(" ", "_"))
 
 
@@ -453,13 +577,13 @@ def test_the_record_of_an_attempt_is_made_when_it_ends_and_only_then(case: Case)
     if case.outcome is None:
         assert ended is None
         return
-    claimed = case.changes.get("claim_time", case.job.claim_time)
+    claims = "claim " in case.triggers
     usage = USAGE if "estimated_tokens" in case.changes else Usage(tokens=100, cost_nano=200)
     assert ended == Attempt(
         job_id="job",
         number=2,
         start_time=NOW - 20 * SECOND,
-        claim_time=claimed,
+        claim_time=NOW if claims else case.job.claim_time,
         end_time=NOW,
         outcome=case.outcome,
         worker=case.job.worker,

@@ -50,6 +50,8 @@ class JobTypeSettings(BaseModel):
     stale_threshold: Span = 0
     jitter: Fraction = 0.0
     auto_retry: bool = True
+    lease: Span = 0
+    priority_step: Span = 0
 
     def applied_to(self, policy: JobType) -> JobType:
         """The policy with these settings. Raises ValueError when they cannot work."""

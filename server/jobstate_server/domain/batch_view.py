@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
 from jobstate_server.domain.reads import Due, Finished
+from jobstate_server.domain.waiting import UniqueKey
 
 
 class EarlierCall(NamedTuple):
@@ -19,6 +20,8 @@ class EarlierCall(NamedTuple):
     """The job as it is now. None once it is deleted, even if another job has its id now."""
     attempt: int
     """The attempt that the call started or claimed. 0 if it did neither."""
+    is_existing: bool = False
+    """Whether the call was a Create that was answered with a job that was there before."""
 
 
 class View(Protocol):
@@ -43,6 +46,18 @@ class View(Protocol):
 
     def earlier_call(self, request: Request) -> EarlierCall | None:
         """The call that ``request`` repeats. Raises RequestIdReused when the id was used for another call."""
+
+    def earlier_acquire(self, request: Request) -> Sequence[Job] | None:
+        """The jobs of the Acquire that ``request`` repeats whose attempt is still claimed. None if there was none.
+
+        Raises RequestIdReused when the id was used for another call.
+        """
+
+    def ready_jobs(self, job_types: Iterable[str]) -> Iterable[Job]:
+        """The jobs of these types that can be handed out, the next one first."""
+
+    def unique_holder(self, key: UniqueKey) -> Job | None:
+        """The job that has this unique key."""
 
     def check_request_room(self, count: int) -> None:
         """Raise Overloaded unless ``count`` more request ids can be stored."""

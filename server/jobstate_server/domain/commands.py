@@ -8,7 +8,9 @@ from typing import ClassVar, TypeVar, dataclass_transform
 from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import Document, Usage
+from jobstate_server.domain.limits import RESPONSE_BYTES_MAX
 from jobstate_server.domain.reads import Due, Finished, Reads
+from jobstate_server.domain.waiting import Priority, UniqueKey, UniqueUntil
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,24 @@ class Create(JobCommand):
     max_retries: int | None = None
     timeout: int | None = None
     no_timeout: bool = False
+    level: int = Priority.NORMAL
+    delay: int = 0
+    not_before_time: int | None = None
+    """When the job may be begun, if it has no ``delay``."""
+    start_within: int | None = None
+    unique_key: str = ""
+    unique_until: int = UniqueUntil.FINAL
+
+    @property
+    def unique(self) -> UniqueKey | None:
+        """The key that only one job may have. None without one."""
+        return (self.caller.principal, self.job_type, self.unique_key) if self.unique_key else None
 
     def add_reads(self, reads: Reads) -> None:
         JobCommand.add_reads(self, reads)
         reads.job_types.add(self.job_type)
+        if self.unique_key:
+            reads.unique_keys.add((self.caller.principal, self.job_type, self.unique_key))
 
 
 @_command
@@ -110,6 +126,32 @@ class Start(JobCommand):
     """Start the first attempt, or claim one that the server resumed."""
 
     worker: str = ""
+
+
+@_command
+class Acquire(Command):
+    """Claim the next ready jobs of these types."""
+
+    job_types: tuple[str, ...]
+    max_jobs: int = 1
+    bytes_max: int = RESPONSE_BYTES_MAX
+    """How large the jobs may be together. There is always room for one."""
+    lease: int | None = None
+    """None means the job type's."""
+    worker: str = ""
+    caller: Caller = ANONYMOUS
+    request: Request | None = None
+
+    def add_reads(self, reads: Reads) -> None:
+        if self.request is not None:
+            reads.request_keys.add(self.request.key)
+
+
+@_command
+class ServeWaiting(Command):
+    """Hand out ready jobs to the calls of Acquire that wait."""
+
+    caller: Caller = ANONYMOUS
 
 
 @_command
@@ -158,6 +200,14 @@ class Fail(AttemptCommand):
 
 
 @_command
+class Release(AttemptCommand):
+    """Give the attempt back without a verdict."""
+
+    reason: str = ""
+    delay: int = 0
+
+
+@_command
 class ReportUsage(JobCommand):
     """Report the total usage of an attempt, whether it is running or has ended."""
 
@@ -201,8 +251,29 @@ class Resume(ServerCommand):
 
 
 @_command
+class MakeReady(ServerCommand):
+    """End the delay of a job whose time has come."""
+
+    _: KW_ONLY
+    due_time: int
+
+
+@_command
+class Expire(ServerCommand):
+    """Cancel a job that nobody has begun within its ``start_within``."""
+
+    _: KW_ONLY
+    due_time: int
+
+
+@_command
+class ReturnUndelivered(ServerCommand):
+    """Release an attempt whose Acquire could not be answered."""
+
+
+@_command
 class TimeOut(ServerCommand):
-    """Fail a claimed attempt that has exceeded its timeout."""
+    """Fail a claimed attempt that has exceeded its timeout or its lease."""
 
     _: KW_ONLY
     due_time: int

@@ -9,6 +9,7 @@
     ├── RetryNotAllowed         the job is PERMANENTLY_FAILED
     ├── AttemptSuperseded       the named attempt is not the running one
     ├── AttemptRequired         the job has been retried, so the caller must name its attempt
+    ├── ReleaseLimitReached     the job has been released as often as a job can be
     ├── RequestIdReused         the request_id was used before for a different call or content
     ├── CursorExpired           the events after the cursor are beyond retention
     ├── CursorUnknown           the cursor does not belong to this log
@@ -149,7 +150,14 @@ class TransitionNotAllowed(JobStateError):
     reason = "TRANSITION_NOT_ALLOWED"
     kind = ErrorKind.NOT_ALLOWED
 
-    def __init__(self, job_id: str, state: str, trigger: str, allowed: tuple[str, ...], why: str = "") -> None:
+    def __init__(
+        self, job_id: str, state: str, trigger: str, allowed: tuple[str, ...], why: str = "", *, is_held: bool = False
+    ) -> None:
+        """
+        Args:
+            why: a part of the message, besides the state.
+            is_held: whether it is because the job is held back.
+        """
         # The message has the names of calls, which people know; the facts have the names of the triggers.
         calls = dict.fromkeys(CALLS.get(name, name) for name in allowed)
         possible = ", ".join(calls) if calls else "nothing, the state is final"
@@ -159,6 +167,7 @@ class TransitionNotAllowed(JobStateError):
             state=state,
             trigger=trigger,
             allowed=",".join(allowed),
+            **({"why": "held back"} if is_held else {}),
         )
         self.job_id = job_id
 
@@ -218,6 +227,21 @@ class AttemptRequired(_AttemptRefused):
             current_attempt,
             state,
         )
+
+
+class ReleaseLimitReached(JobStateError):
+    """The job has been released as often as a job can be."""
+
+    reason = "RELEASE_LIMIT_REACHED"
+    kind = ErrorKind.NOT_ALLOWED
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        super().__init__(
+            f"job {job_id!r} has been released as often as a job can be: complete or fail its attempt {attempt}",
+            job_id=job_id,
+            attempt=attempt,
+        )
+        self.job_id = job_id
 
 
 class RequestIdReused(JobStateError):

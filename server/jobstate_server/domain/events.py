@@ -6,6 +6,7 @@ from enum import IntEnum
 
 from jobstate_server.domain.job import Job, JobError, JobState
 from jobstate_server.domain.values import plain_members, value
+from jobstate_server.domain.waiting import CancelCause
 
 
 @plain_members
@@ -23,6 +24,8 @@ class EventType(IntEnum):
     CANCELLED = 9
     STALE_DETECTED = 10
     DELETED = 11
+    READY = 12
+    RELEASED = 13
     USAGE = 14
 
 
@@ -38,6 +41,8 @@ EVENT_NAMES = {
     EventType.CANCELLED: "processing-job.cancelled",
     EventType.STALE_DETECTED: "processing-job.stale.detected",
     EventType.DELETED: "processing-job.deleted",
+    EventType.READY: "processing-job.ready",
+    EventType.RELEASED: "processing-job.released",
     EventType.USAGE: "processing-job.usage",
 }
 
@@ -97,17 +102,28 @@ class PermanentlyFailed:
 
 @value
 class Cancelled:
-    """The caller's reason, possibly empty."""
+    """The caller's reason, possibly empty, and who or what cancelled the job."""
 
     reason: str
+    cause: CancelCause
 
 
 @value
 class StaleDetected:
-    """When the attempt last reported, and how long its type allows it to be silent."""
+    """When the attempt last reported, and how long it was allowed to be silent."""
 
     heard_time: int
     stale_threshold: int
+
+
+@value
+class Released:
+    """The worker gave the attempt back."""
+
+    attempt: int
+    reason: str
+    delay: int
+    next_retry_time: int
 
 
 @value
@@ -119,7 +135,7 @@ class Used:
     cost_nano: int
 
 
-Detail = Started | Claimed | Failed | Retrying | PermanentlyFailed | Cancelled | StaleDetected | Used
+Detail = Started | Claimed | Failed | Retrying | PermanentlyFailed | Cancelled | StaleDetected | Released | Used
 
 
 @value

@@ -53,6 +53,7 @@ class AttemptOutcome(IntEnum):
     COMPLETED = 1
     FAILED = 2
     CANCELLED = 3
+    RELEASED = 4
 
 
 @value
@@ -120,11 +121,30 @@ class Job:
     next_retry_time: int | None = None
     attempt_deadline: int | None = None
     due_time: int | None = None
-    """When the server must act: the time of the retry or the deadline of the attempt, postponed after an outage."""
+    """When the server must act: the end of a delay, of ``start_within``, of the wait for a retry, of the attempt or of
+    its lease. Postponed after an outage."""
     heard_time: int = 0
     """When the claimed attempt last reported. The stale threshold counts from here."""
     duration: int = 0
     cancel_reason: str = ""
+    level: int = 3
+    """The priority, as in ``waiting.Priority``."""
+    lane: str = ""
+    """Jobs of one type share one lane."""
+    held: bool = False
+    """Whether something keeps a QUEUED job from being begun: its delay."""
+    ready_time: int = 0
+    """Since when the job can be handed out, or since when it could before its attempt was claimed. In the future while
+    it is delayed."""
+    start_within: int | None = None
+    """How long the job may wait for its first attempt, from ``ready_time``."""
+    lease: int | None = None
+    """The silence that ends the attempt, if an Acquire claimed it."""
+    unique_key: str | None = None
+    unique_until: int = 0
+    """As in ``waiting.UniqueUntil``. 0 without a key."""
+    cancel_cause: int = 0
+    """As in ``waiting.CancelCause``. 0 in every state but CANCELLED, and in jobs cancelled before this was kept."""
 
     terms_encoding = b""
     """Not a field: the encoding of the fields in ``TERMS``, or empty. All later versions of the job have it too."""
@@ -132,11 +152,6 @@ class Job:
     unreported_encoding = b""
     """Not a field: the encoding of all fields except those in ``REPORTED``, or empty. It stays valid after a report,
     so that the event of a report need not encode the whole job."""
-
-    @property
-    def ready_time(self) -> int:
-        """Since when a worker could claim the attempt: the job's creation, or the end of the wait for the retry."""
-        return self.create_time if self.attempt <= 1 or self.start_time is None else self.start_time
 
     def evolve(self, **changes: Any) -> Self:
         """A copy with ``changes``."""
@@ -193,7 +208,19 @@ JOB_FIELDS = tuple(field.name for field in fields(Job))
 
 _NEW = {field.name: field.default for field in fields(Job)}
 
-TERMS = frozenset({"id", "job_type", "source_id", "max_retries", "timeout", "create_time"})
+TERMS = frozenset(
+    {
+        "id",
+        "job_type",
+        "source_id",
+        "max_retries",
+        "timeout",
+        "create_time",
+        "level",
+        "start_within",
+        "unique_key",
+    }
+)
 """The fields that are set when a job is created and never change."""
 
 REPORTED = frozenset(

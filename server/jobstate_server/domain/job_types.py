@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from jobstate_server.domain.backoff import backoff_delay
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import UnknownJobType
-from jobstate_server.domain.limits import MAX_RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX
+from jobstate_server.domain.limits import (
+    LEASE_DEFAULT,
+    LEASE_MAX,
+    LEASE_MIN,
+    MAX_RETRIES_MAX,
+    PRIORITY_STEP_DEFAULT,
+    PRIORITY_STEP_MAX,
+    RETRY_DELAY_MAX,
+    TIMEOUT_MAX,
+)
 
 DEFAULT_JOB_TYPE = "default"
 """The name of the policy for job types that the config does not name."""
@@ -26,6 +35,8 @@ class JobType:
     stale_threshold: int
     jitter: float = 0.0
     auto_retry: bool = True
+    lease: int = LEASE_DEFAULT
+    priority_step: int = PRIORITY_STEP_DEFAULT
 
     def __post_init__(self) -> None:
         """Refuse a policy that cannot work. Raises ValueError with a message that names the type and the setting."""
@@ -40,6 +51,8 @@ class JobType:
             (self.max_delay < self.base_delay, "max_delay must not be below base_delay"),
             (not 0 < self.stale_threshold <= TIMEOUT_MAX, "stale_threshold must be above 0 and at most 30 days"),
             (not 0.0 <= self.jitter <= 1.0, "jitter must be 0 to 1"),
+            (not LEASE_MIN <= self.lease <= LEASE_MAX, "lease must be 5 seconds to 1 hour"),
+            (not 0 <= self.priority_step <= PRIORITY_STEP_MAX, "priority_step must be 0 to 7 days"),
         ]
         if found := [problem for wrong, problem in problems if wrong]:
             raise ValueError(f"job type {self.name!r}: {'; '.join(found)}")

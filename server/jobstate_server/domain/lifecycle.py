@@ -33,12 +33,14 @@ class Trigger(StrEnum):
     FAIL = "fail"
     RETRY = "retry"
     GIVE_UP = "give_up"
+    RELEASE = "release"
     EXPEDITE = "expedite"
+    READY = "ready"
     RESUME = "resume"
     CANCEL = "cancel"
 
 
-SERVER_TRIGGERS = frozenset({Trigger.GIVE_UP, Trigger.RESUME})
+SERVER_TRIGGERS = frozenset({Trigger.GIVE_UP, Trigger.READY, Trigger.RESUME})
 """Only the server uses these. Errors never name them as allowed."""
 
 CALLS: dict[str, str] = {
@@ -48,6 +50,7 @@ CALLS: dict[str, str] = {
     Trigger.COMPLETE: "Complete",
     Trigger.FAIL: "Fail",
     Trigger.RETRY: "Retry",
+    Trigger.RELEASE: "Release",
     Trigger.EXPEDITE: "Retry with immediately",
     Trigger.CANCEL: "Cancel",
 }
@@ -56,6 +59,21 @@ CALLS: dict[str, str] = {
 
 Guard = Callable[[Job, int], bool]
 """Whether a job may take a step now. The second argument is the time."""
+
+
+def is_held(job: Job, _now: int) -> bool:
+    """Something keeps the job from being begun."""
+    return job.held
+
+
+def is_not_held(job: Job, _now: int) -> bool:
+    """The opposite of ``is_held``."""
+    return not job.held
+
+
+def delay_is_over(job: Job, now: int) -> bool:
+    """The job is delayed, and its time has come."""
+    return job.held and job.ready_time <= now
 
 
 def is_unclaimed(job: Job, _now: int) -> bool:
@@ -95,14 +113,17 @@ class Step:
 
 
 STEPS = (
-    Step(Trigger.START, JobState.QUEUED, JobState.PROCESSING),
+    Step(Trigger.START, JobState.QUEUED, JobState.PROCESSING, is_not_held),
     Step(Trigger.CLAIM, JobState.PROCESSING, JobState.PROCESSING, is_unclaimed),
     Step(Trigger.PROGRESS, JobState.PROCESSING, JobState.PROCESSING),
     Step(Trigger.COMPLETE, JobState.PROCESSING, JobState.COMPLETED),
     Step(Trigger.FAIL, JobState.PROCESSING, JobState.FAILED),
     Step(Trigger.RETRY, JobState.FAILED, JobState.RETRYING, can_retry),
     Step(Trigger.GIVE_UP, JobState.FAILED, JobState.PERMANENTLY_FAILED, cannot_retry),
+    Step(Trigger.RELEASE, JobState.PROCESSING, JobState.RETRYING),
+    Step(Trigger.EXPEDITE, JobState.QUEUED, JobState.QUEUED, is_held),
     Step(Trigger.EXPEDITE, JobState.RETRYING, JobState.PROCESSING),
+    Step(Trigger.READY, JobState.QUEUED, JobState.QUEUED, delay_is_over),
     Step(Trigger.RESUME, JobState.RETRYING, JobState.PROCESSING, wait_is_over),
     Step(Trigger.CANCEL, JobState.QUEUED, JobState.CANCELLED),
     Step(Trigger.CANCEL, JobState.PROCESSING, JobState.CANCELLED),

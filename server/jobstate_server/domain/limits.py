@@ -87,6 +87,40 @@ TIMEOUT_MAX = 30 * DAY
 RETRY_DELAY_MAX = 7 * DAY
 """The event retention: the events of a job that waits longer may be gone before it is retried."""
 
+DELAY_MAX = 366 * DAY
+"""A job delayed for longer, or that may wait for longer, is a mistake in the unit."""
+
+START_WITHIN_MIN = 1 * SECOND
+"""Less would expire jobs before any worker could be told of them."""
+
+ACQUIRED_MAX = 1_000
+"""Jobs of one Acquire: as many as other batches have items."""
+
+ACQUIRE_WAIT_MAX = 60 * SECOND
+"""How long an Acquire may wait. Proxies end calls that are silent for longer."""
+
+ACQUIRES_OF_BATCH_MAX = 8
+"""Acquires in one batch of StreamUpdates, which share RESPONSE_BYTES_MAX: each has room for the largest job."""
+
+LEASE_MIN = 5 * SECOND
+"""A worker that is busy, or that collects its garbage, may be silent for a few seconds."""
+
+LEASE_MAX = 1 * HOUR
+"""Request ids are stored for at least as long, so that a repeat of an Acquire finds what is leased to it."""
+
+LEASE_DEFAULT = 1 * MINUTE
+
+PRIORITY_STEP_MAX = 7 * DAY
+"""No ordinary job waits for so long. With a longer step the order would be the same."""
+
+PRIORITY_STEP_DEFAULT = 10 * MINUTE
+
+RELEASES_MAX = 1_000
+"""With more releases a job is polling. A job that is to wait has a delay."""
+
+UNIQUE_KEY_BYTES_MAX = 256
+"""Bytes of a unique key: room for a URI of ordinary length. It is indexed."""
+
 METADATA_BYTES_MAX = 64 * 1024
 """Encoded size of a job's metadata after merging. It is stored in the job and sent with every List."""
 

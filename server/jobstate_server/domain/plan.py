@@ -28,6 +28,8 @@ class Change:
     """An attempt that ended before, with the usage that is reported now."""
     request: Request | None = None
     """The request id to store with the job."""
+    is_existing: bool = False
+    """Whether a Create is answered with a job that was there before, because it has the unique key."""
 
 
 class Deletion(NamedTuple):
@@ -48,3 +50,5 @@ class Plan(NamedTuple):
     """Commands to decide next, independently of each other. None for a command that does not serve a selection; its
     outcome does not say when the next job is due."""
     deletion: Deletion | None = None
+    request: Request | None = None
+    """The request id to store with all jobs that are answered."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jobstate_server.domain.filters import Position
+from jobstate_server.domain.waiting import UniqueKey
 
 
 class Due(NamedTuple):
@@ -23,6 +24,14 @@ class Finished(NamedTuple):
     limit: int
 
 
+class Ready(NamedTuple):
+    """Selects ready jobs of some types, in the order in which they are handed out."""
+
+    steps: tuple[tuple[str, int], ...]
+    """The types, each with its priority_step."""
+    limit: int
+
+
 Selection = Due | Finished
 """Selects jobs by a condition instead of by their ids."""
 
@@ -37,5 +46,7 @@ class Reads:
     attempt_keys: set[tuple[str, int]] = field(default_factory=set)
     """Ended attempts, by job and number."""
     selections: set[Selection] = field(default_factory=set)
+    unique_keys: set[UniqueKey] = field(default_factory=set)
+    """Unique keys that a job may have."""
     job_types: set[str] = field(default_factory=set)
     """Types of the jobs to create. The rules need to know whether these types ever had a job."""

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from jobstate_server.domain.job import FINAL_STATES, FinishedJob, JobState, saturating_add
+from jobstate_server.domain.job import FINAL_STATES, AttemptOutcome, FinishedJob, Job, JobState, saturating_add
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.values import plain_members
+from jobstate_server.domain.waiting import CancelCause, WaitReason, is_running
 
 
 @plain_members
@@ -36,6 +37,14 @@ class Measure(IntEnum):
     """Microseconds that attempts waited for the worker that claimed them."""
     WAIT_HISTOGRAM = 9
     """Claims, bucketed by the logarithm of that wait."""
+    HELD = 10
+    """QUEUED jobs stored now that cannot be begun yet, bucketed by what they wait for."""
+    RUNNING = 11
+    """Attempts that are claimed now."""
+    RELEASED = 12
+    """Attempts that were given back."""
+    EXPIRED = 13
+    """Jobs that nobody began within their ``start_within``."""
 
 
 TallyKey = tuple[str, Measure, int]
@@ -79,6 +88,8 @@ class TallyCounter:
         state = after.state
         if before is None:
             self._moves[after.job_type, None, state] += 1
+            if after.held:
+                self._add((after.job_type, Measure.HELD, WaitReason.TIME), 1)
             return
         if after.estimated_tokens != before.estimated_tokens:
             self._add((after.job_type, Measure.TOKENS, 0), after.estimated_tokens - before.estimated_tokens)
@@ -86,15 +97,27 @@ class TallyCounter:
             self._add((after.job_type, Measure.COST_NANO, 0), after.estimated_cost_nano - before.estimated_cost_nano)
         if change.is_report:
             return
+        self._add_dispatch(before, after)
         if after.claimed and not before.claimed:
             claimed = after.ready_time if after.claim_time is None else after.claim_time
             self._waits[after.job_type].append(max(0, claimed - after.ready_time))
         if after.retry_count != before.retry_count:
             self._add((after.job_type, Measure.RETRIES, 0), after.retry_count - before.retry_count)
         if state is not before.state or change.ended is not None:
+            if change.ended is not None and change.ended.outcome is AttemptOutcome.RELEASED:
+                self._add((after.job_type, Measure.RELEASED, 0), 1)
             self._moves[after.job_type, before.state, state] += 1
             if state is JobState.COMPLETED:
                 self._durations[after.job_type].append(after.duration)
+
+    def _add_dispatch(self, before: Job, after: Job) -> None:
+        """What a change adds about delays, claims and expiry."""
+        if running := is_running(after) - is_running(before):
+            self._add((after.job_type, Measure.RUNNING, 0), running)
+        if before.held and not after.held:
+            self._add((after.job_type, Measure.HELD, WaitReason.TIME), -1)
+        if after.cancel_cause == CancelCause.EXPIRED != before.cancel_cause:
+            self._add((after.job_type, Measure.EXPIRED, 0), 1)
 
     def delete(self, jobs: Iterable[FinishedJob]) -> None:
         """Jobs were deleted."""
@@ -146,6 +169,10 @@ class Statistics:
     retries: int
     tokens: int
     cost_nano: int
+    waiting: Mapping[WaitReason, int]
+    running: int
+    released: int
+    expired: int
 
 
 def statistics(job_type: str, tallies: Iterable[tuple[TallyKey, int]]) -> Statistics:
@@ -174,7 +201,21 @@ def statistics(job_type: str, tallies: Iterable[tuple[TallyKey, int]]) -> Statis
         retries=sums[Measure.RETRIES][0],
         tokens=sums[Measure.TOKENS][0],
         cost_nano=sums[Measure.COST_NANO][0],
+        waiting=_waiting(sums),
+        running=sums[Measure.RUNNING][0],
+        released=sums[Measure.RELEASED][0],
+        expired=sums[Measure.EXPIRED][0],
     )
+
+
+def _waiting(sums: Mapping[Measure, Mapping[int, int]]) -> dict[WaitReason, int]:
+    """How many jobs wait for what. Every QUEUED job does, every RETRYING one, and every attempt nobody has claimed."""
+    stored, held = sums[Measure.STORED], sums[Measure.HELD]
+    ready = stored[JobState.QUEUED] - sum(held.values()) + stored[JobState.PROCESSING] - sums[Measure.RUNNING][0]
+    return {
+        WaitReason.TURN: ready,
+        WaitReason.TIME: held[WaitReason.TIME] + stored[JobState.RETRYING],
+    }
 
 
 def percentile(histogram: Mapping[int, int], fraction: float) -> int | None:

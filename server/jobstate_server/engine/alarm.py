@@ -19,6 +19,11 @@ class Alarm:
         self._due: int | None = None
         self._late_turns = 0
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it will call back."""
+        return self._due is not None
+
     def set(self, delay: int, callback: Callable[[], None]) -> None:
         """Call back after ``delay`` microseconds. Replaces what was set before."""
         self.cancel()

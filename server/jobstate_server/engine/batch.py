@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +21,8 @@ from jobstate_server.domain.plan import Change, Deletion, Plan
 from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import TallyCounter
+from jobstate_server.domain.waiting import UniqueKey, has_unique_key, is_ready, is_running
+from jobstate_server.engine.handing_out import HandingOut
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
 from jobstate_server.wire.events import EncodedEvent, encode_deletion, encode_event
@@ -38,6 +40,8 @@ class Outcome:
     """The first job as its last event contains it, without its version. None if this command made no event."""
     acted: bool = True
     """False for a command of the server that did nothing, because the job had changed since."""
+    existing: tuple[bool, ...] = ()
+    """Of Creates with a unique key: whether each job was there before. Empty if none was."""
 
 
 @dataclass(slots=True)
@@ -77,6 +81,8 @@ REQUESTS_FULL_DELAY_S = 5.0
 drains, so this is longer than other delays."""
 
 
+_EXISTING = (True,)
+
 _new_event = partial(tuple.__new__, NewEvent)
 _changed_job = partial(tuple.__new__, ChangedJob)
 """A NewEvent and a ChangedJob of the values of all their fields, made in a third of the time."""
@@ -85,8 +91,19 @@ _changed_job = partial(tuple.__new__, ChangedJob)
 class Batch:
     """The view of one transaction. ``domain.batch_view.View`` documents the methods that the rules use."""
 
-    def __init__(self, decider: Decider, now: int, loaded: Loaded, requests_room: int) -> None:
-        """``requests_room``: how many more request ids may be stored."""
+    def __init__(
+        self,
+        decider: Decider,
+        now: int,
+        loaded: Loaded,
+        requests_room: int,
+        wanted_types: Container[str] = frozenset(),
+    ) -> None:
+        """
+        Args:
+            requests_room: how many more request ids may be stored.
+            wanted_types: the job types that somebody asks for. Of these, jobs that become ready are remembered.
+        """
         self.now = now
         self.jobs: dict[str, Job] = dict(loaded.jobs)
         self._requests_room = requests_room
@@ -108,14 +125,23 @@ class Batch:
         self._changes = Changes()
         self._tallies = TallyCounter()
         self._verdicts: list[Verdict] = []
+        self.handing_out = HandingOut(decider.context.job_types, wanted_types, self.jobs)
+        self._unique = dict(loaded.unique)
         self._slices: list[SliceOutcome] = []
         """The outcomes of the server's own work, which need to report what it took."""
 
     def decide(self, *commands: Command) -> None:
         """Decide these commands, and apply the changes of each to the view or store its refusal."""
-        self._verdicts += map(self._verdict, commands)
+        self._verdicts += map(self.answer, commands)
 
-    def _verdict(self, command: Command) -> Verdict:
+    def decide_one(self, command: Command) -> Verdict:
+        """Decide one command, like ``decide``. Returns its verdict."""
+        verdict = self.answer(command)
+        self._verdicts.append(verdict)
+        return verdict
+
+    def answer(self, command: Command) -> Verdict:
+        """Decide a command that is not one of the batch, and apply its changes to the view."""
         try:
             decided = self._decider.decide(command, self)
             if decided is None:
@@ -145,11 +171,16 @@ class Batch:
         if plan.commands is not None:
             return self._decide_following(plan.commands)
         jobs = tuple(job for outcome in outcomes[: plan.answered] for job in outcome.jobs)
-        return Outcome(jobs, outcomes[0].encoded if outcomes else None)
+        if plan.request is not None:
+            acquired = tuple((job.id, job.attempt) for job in jobs)
+            self._store_request(StoredRequest(plan.request, "", self.now, acquired=acquired))
+        existing = tuple(change.is_existing for change in plan.changes[: plan.answered])
+        encoded_first = outcomes[0].encoded if outcomes else None
+        return Outcome(jobs, encoded_first, existing=existing if any(existing) else ())
 
     def _decide_following(self, commands: Sequence[Command]) -> Outcome:
         events_before = len(self._changes.events)
-        verdicts = [self._verdict(command) for command in commands]
+        verdicts = [self.answer(command) for command in commands]
         served = sum(isinstance(verdict, Outcome) and verdict.acted for verdict in verdicts)
         outcome = DueOutcome((), served=served, failed=len(verdicts) - served)
         outcome.events = len(self._changes.events) - events_before
@@ -188,7 +219,48 @@ class Batch:
         job = self.jobs.get(stored.job_id)
         if job is not None and not self._is_older(job, stored):
             job = None
-        return EarlierCall(request.request_id, stored.job_id, job, stored.attempt)
+        return EarlierCall(request.request_id, stored.job_id, job, stored.attempt, stored.is_existing)
+
+    def earlier_acquire(self, request: Request) -> Sequence[Job] | None:
+        stored = self._requests.get(request.key)
+        if stored is None:
+            return None
+        if stored.request != request or stored.acquired is None:
+            raise RequestIdReused(request.request_id)
+        claimed = ((self.jobs.get(job_id), attempt) for job_id, attempt in stored.acquired)
+        return [
+            job
+            for job, attempt in claimed
+            if job is not None and job.attempt == attempt and is_running(job) and job.create_time <= stored.time
+        ]
+
+    def knows(self, request: Request) -> bool:
+        """Whether a call with this request id was carried out."""
+        return request.key in self._requests
+
+    def add(self, loaded: Loaded) -> None:
+        """Add what was loaded since. What this batch has changed stays as it is."""
+        for job_id, job in loaded.jobs.items():
+            if job_id not in self.jobs and job_id not in self._deleted:
+                self.jobs[job_id] = self._stored[job_id] = job
+        for key, stored in loaded.requests.items():
+            self._requests.setdefault(key, stored)
+
+    def offer(self, job: Job) -> None:
+        """Add a job that the store found ready. It is handed out only if it is still ready."""
+        if job.id in self._deleted:
+            return
+        if job.id not in self._rows:
+            self.jobs[job.id] = self._stored[job.id] = job
+        if is_ready(self.jobs[job.id]):
+            self.handing_out.add(self.jobs[job.id])
+
+    def ready_jobs(self, job_types: Iterable[str]) -> Iterable[Job]:
+        return self.handing_out.in_order(job_types)
+
+    def unique_holder(self, key: UniqueKey) -> Job | None:
+        job = self.jobs.get(self._unique.get(key, ""))
+        return job if job is not None and has_unique_key(job) else None
 
     def _is_older(self, job: Job, stored: StoredRequest) -> bool:
         """Whether the job existed when the call was made."""
@@ -228,13 +300,15 @@ class Batch:
                 events.append(_new_event((event.time, *names, event.type, event.payload)))
             self._keep(job, change, len(encoded))
             self._tallies.add(change)
+            if not change.is_report:
+                self.handing_out.note(change.before, job)
         if change.ended is not None:
             self._changes.attempts.append(change.ended)
         if change.amended is not None:
             self._amend(change.amended)
         if change.request is not None:
             self._remember(change.request, job, change)
-        return Outcome((job,), encoded[-1].job if encoded else None)
+        return Outcome((job,), encoded[-1].job if encoded else None, existing=_EXISTING if change.is_existing else ())
 
     def _keep(self, job: Job, change: Change, count: int) -> None:
         """The job was created or changed. The latest ``count`` events report it."""
@@ -248,6 +322,8 @@ class Batch:
         elif change.before is None:
             first_event, stored = len(self._changes.events) - count, None
             self._decider.unnamed_types.add(job.job_type)
+            if job.unique_key is not None:
+                self._unique[job.principal, job.job_type, job.unique_key] = job_id
         else:
             stored = self._stored[job_id]
         if count:
@@ -273,7 +349,12 @@ class Batch:
         """Store a request id, so that a repeat of its call is recognised."""
         was_claimed = change.before is not None and change.before.claimed
         attempt = job.attempt if job.claimed and not was_claimed else 0
-        stored = StoredRequest(request, job.id, self.now, attempt, job.create_sequence, self._first_event(job.id))
+        created, sequence = self._first_event(job.id), job.create_sequence
+        existing = change.is_existing
+        self._store_request(StoredRequest(request, job.id, self.now, attempt, sequence, created, is_existing=existing))
+
+    def _store_request(self, stored: StoredRequest) -> None:
+        request = stored.request
         self._requests[request.key] = stored
         self._requests_room -= 1
         self._changes.requests.append(stored)
@@ -295,6 +376,7 @@ class Batch:
         ``is_last``: whether this is the last statement of the transaction.
         """
         changes = self._changes
+        changes.ready_types = self.handing_out.ready_types()
         changes.deleted = list(self._deleted.values())
         changes.tallies = self._tallies.tallies()
         changes.amended = [self._attempts[key] for key in self._amended]

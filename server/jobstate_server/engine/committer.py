@@ -15,15 +15,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from jobstate_server.clock import Clock
-from jobstate_server.domain.commands import Command
+from jobstate_server.domain.caller import SERVER
+from jobstate_server.domain.commands import Acquire, Command, ReturnUndelivered
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import Draining, Overloaded
+from jobstate_server.domain.job import Job
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.batching import Batcher
+from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
 from jobstate_server.engine.subscribers import Subscribers
 from jobstate_server.engine.write_queue import (
     BATCH_ROWS_MAX,
+    QueuedAcquire,
     QueuedCommands,
     QueuedWork,
     QueuedWrite,
@@ -83,6 +87,8 @@ class Committer:
     answered."""
     due_written: Subscribers[[int]]
     """Notified of the earliest due time that a commit has written."""
+    hand_out_unfinished: Subscribers[[]]
+    """Notified when more jobs may be ready for the calls of Acquire that wait."""
 
     def __init__(
         self,
@@ -93,19 +99,30 @@ class Committer:
         restart_grace: int,
         request_ids_max: int = REQUEST_IDS_MAX,
         replica: str = "",
+        is_shared: bool = False,
     ) -> None:
         """
         Args:
             restart_grace: microseconds by which limits are postponed at most after a time in which no server ran.
             request_ids_max: how many request ids may be stored.
             replica: the name under which this server renews its lease.
+            is_shared: whether other servers use the store too.
         """
         self.store_reachable, self.store_problem = True, ""
         self.reachable_changed = Subscribers(self._fail_delivery)
         self.events_written = Subscribers(self._fail_delivery)
         self.due_written = Subscribers(self._fail_delivery)
+        self.hand_out_unfinished = Subscribers(self._fail_delivery)
+        self.parked = ParkedAcquires()
         self._writer = Writer(
-            store, decider, clock, restart_grace=restart_grace, request_ids_max=request_ids_max, replica=replica
+            store,
+            decider,
+            clock,
+            restart_grace=restart_grace,
+            request_ids_max=request_ids_max,
+            replica=replica,
+            is_shared=is_shared,
+            parked=self.parked,
         )
         self._store = store
         self._clock = clock
@@ -218,6 +235,29 @@ class Committer:
             await self._queue.room()
         return self._enqueue(commands, len(commands), size, is_many=True)
 
+    def submit_acquire(self, command: Acquire, size: int, otherwise: Verdict | None = None) -> WaitingAcquire:
+        """Commit an Acquire. Its future resolves as that of ``submit``.
+
+        Args:
+            otherwise: the answer if it finds nothing. None lets it wait until ``parked.withdraw`` ends the wait.
+
+        Raises:
+            Overloaded, Draining
+        """
+        if not self._queue.has_room(1, size, 1.0):
+            raise Overloaded("too many changes are waiting to be written; repeat the call later", RETRY_DELAY_S)
+        call = WaitingAcquire(command, self._future(), otherwise)
+        self._put(QueuedAcquire(call, size=size, since=self._turn))
+        return call
+
+    def return_undelivered(self, jobs: Sequence[Job]) -> None:
+        """Release jobs that were handed out to a caller who did not get them."""
+        if not jobs or self._stopping:
+            # Without a commit, their leases end.
+            return
+        commands = [ReturnUndelivered(job_id=job.id, caller=SERVER, attempt=job.attempt) for job in jobs]
+        self._enqueue(commands, len(commands), 0, is_many=True)
+
     def submit_own(self, command: Command) -> asyncio.Future[Outcome]:
         """Commit a command of the server. It is never refused as overloaded, because the parts of the server limit how
         many they submit."""
@@ -290,7 +330,8 @@ class Committer:
         while (batch := self._batches.get()) is not None:
             # Cancelled commands are dropped here. The others are carried out, even if they are cancelled later.
             wanted = [item for item in batch.commands if not item.future.done()]
-            written = self._writer.commit([command for item in wanted for command in item.commands])
+            calls = [item.call for item in wanted if isinstance(item, QueuedAcquire)]
+            written = self._writer.commit([command for item in wanted for command in item.commands], calls)
             result = None if batch.work is None else self._work(batch.work)
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._deliver, batch, wanted, written, result)
@@ -319,9 +360,13 @@ class Committer:
         verdicts = iter(written.verdicts)
         for item in wanted:
             try:
-                item.resolve(verdicts)
+                self.return_undelivered(item.resolve(verdicts))
             except Exception:
                 self._fail_delivery()
+        for call, verdict in written.handed:
+            self.return_undelivered(call.finish(verdict))
+        if written.is_unfinished:
+            self.hand_out_unfinished.notify()
         if batch.work is not None:
             self._deliver_work(batch.work, result)
         if written.earliest_due is not None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobstate_server.domain.commands import Command
+from jobstate_server.domain.commands import Acquire, Command
 from jobstate_server.domain.errors import JobStateError
-from jobstate_server.engine.batch import Verdict
+from jobstate_server.domain.job import Job
+from jobstate_server.engine.batch import Outcome, Verdict
+from jobstate_server.engine.parked_acquires import WaitingAcquire
 from jobstate_server.store.base import Transaction
 
 BATCH_ROWS_MAX = 1_024
@@ -51,8 +53,15 @@ class QueuedCommands:
         self.is_many = is_many
         """Whether the call waits for a list of verdicts."""
 
-    def resolve(self, verdicts: Iterator[Verdict]) -> None:
+    @property
+    def weight(self) -> int:
+        """How many rows they may change, for the limit of a batch."""
+        return self.rows
+
+    def resolve(self, verdicts: Iterator[Verdict]) -> Sequence[Job]:
         """Take the next verdicts, which belong to these commands, and give them to the call.
+
+        Returns jobs that were handed out and cannot be delivered, because nobody waits for the answer any more.
 
         Raises:
             StopIteration: there are too few, which only a defect can cause. The call gets nothing.
@@ -60,11 +69,32 @@ class QueuedCommands:
         own = [next(verdicts) for _ in self.commands] if self.is_many else next(verdicts)
         if not self.future.done():
             resolve(self.future, own)
+            return ()
+        return undelivered_jobs(self.commands, own if isinstance(own, list) else [own])
 
     def fail(self, error: JobStateError) -> None:
         """Answer with an error that says that the outcome of these commands is unknown."""
         if not self.future.done():
             resolve(self.future, [error] * len(self.commands) if self.is_many else error)
+
+
+class QueuedAcquire(QueuedCommands):
+    """A call of Acquire that may wait."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: WaitingAcquire, size: int, since: int) -> None:
+        QueuedCommands.__init__(self, (call.command,), call.future, 1, size, since, False)
+        self.call = call
+
+    @property
+    def weight(self) -> int:
+        return self.call.command.max_jobs
+
+    def resolve(self, verdicts: Iterator[Verdict]) -> Sequence[Job]:
+        verdict = next(verdicts)
+        # A call that waits is answered by the batch that has jobs for it, which may have been this one.
+        return () if self.call.number else self.call.finish(verdict)
 
 
 class QueuedWork:
@@ -143,17 +173,19 @@ class WriteQueue:
     def take(self) -> WriteBatch:
         """Take the next batch from the front of the queue."""
         batch = WriteBatch()
+        weight = 0
         while self._queued and batch.work is None:
             item = self._queued[0]
             if isinstance(item, QueuedWork):
                 batch.work = item
                 self.waiting -= 1
             else:
-                rows, size = batch.rows + item.rows, batch.size + item.size
-                if batch.commands and (rows > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
+                size = batch.size + item.size
+                weight += item.weight
+                if batch.commands and (weight > BATCH_ROWS_MAX or size > BATCH_BYTES_MAX):
                     break
                 batch.commands.append(item)
-                batch.rows, batch.size = rows, size
+                batch.rows, batch.size = batch.rows + item.rows, size
             self._queued.popleft()
         self.waiting -= batch.rows
         return batch
@@ -172,6 +204,16 @@ class WriteQueue:
             waiting = self._waiting_for_room.popleft()
             if not waiting.done():
                 waiting.set_result(None)
+
+
+def undelivered_jobs(commands: Sequence[Command], verdicts: Sequence[Verdict]) -> list[Job]:
+    """The jobs that these commands were handed, except those that are kept for a repeat."""
+    return [
+        job
+        for command, verdict in zip(commands, verdicts, strict=True)
+        if type(command) is Acquire and command.request is None and isinstance(verdict, Outcome)
+        for job in verdict.jobs
+    ]
 
 
 def resolve(future: asyncio.Future[Any], value: Any) -> None:

@@ -10,9 +10,9 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -20,10 +20,13 @@ from jobstate_server.clock import Clock
 from jobstate_server.domain.commands import Command
 from jobstate_server.domain.durations import HOUR, SECOND
 from jobstate_server.domain.errors import InternalError, StoreUnavailable
+from jobstate_server.domain.limits import LEASE_MAX
 from jobstate_server.domain.reads import Due, Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.batch import Batch, Verdict
+from jobstate_server.engine.dispatcher import Dispatcher, Handed, Turn
 from jobstate_server.engine.downtime import Downtime
+from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
 from jobstate_server.store.base import Store, Transaction
 from jobstate_server.store.errors import OutcomeUnknown, StoreError, StoreUnreachable, TransactionConflict
 from jobstate_server.store.records import Loaded, StoredEvent
@@ -67,6 +70,9 @@ class Counters:
     events: int = 0
 
 
+assert LEASE_MAX <= REQUEST_ID_KEPT_MIN, "a repeat of an Acquire finds what is still leased to it"
+
+
 @dataclass(slots=True)
 class Written:
     """The outcome of a batch."""
@@ -78,6 +84,10 @@ class Written:
     """The earliest due time that this batch wrote."""
     problem: str = ""
     """Why the store could not be used. Empty if it could."""
+    is_unfinished: bool = False
+    """Whether there may be more ready jobs for the calls of Acquire that wait."""
+    handed: Handed = field(default_factory=list)
+    """The calls of Acquire that waited and have their answer now."""
 
 
 class Writer:
@@ -92,12 +102,16 @@ class Writer:
         restart_grace: int,
         request_ids_max: int = REQUEST_IDS_MAX,
         replica: str = "",
+        is_shared: bool = False,
+        parked: ParkedAcquires | None = None,
     ) -> None:
         """
         Args:
             restart_grace: microseconds by which limits are postponed at most after a time in which no server ran.
             request_ids_max: how many request ids may be stored.
             replica: the name under which this server renews its lease.
+            is_shared: whether other servers use the store too.
+            parked: the calls of Acquire that wait. None if there are none.
         """
         self._request_ids_max = request_ids_max
         self.counters = Counters()
@@ -107,6 +121,9 @@ class Writer:
         self._decider = decider
         self._clock = clock
         self._downtime = Downtime(clock, restart_grace=restart_grace, replica=replica)
+        self._dispatcher = Dispatcher(
+            decider.context.job_types, ParkedAcquires() if parked is None else parked, is_shared=is_shared
+        )
 
     @property
     def grace_until(self) -> int:
@@ -118,17 +135,31 @@ class Writer:
         """How many more request ids are stored than allowed, as last seen by this server."""
         return self._store.requests_stored - self._request_ids_max
 
-    def commit(self, commands: Sequence[Command]) -> Written:
-        """Commit these together. If the store refuses a command, split the batch in halves until that one is alone."""
+    def commit(self, commands: Sequence[Command], calls: Iterable[WaitingAcquire] = ()) -> Written:
+        """Commit these together, and what they hand out to the calls of Acquire that wait.
+
+        Args:
+            calls: those of the commands that may wait if they find nothing.
+        """
+        self._dispatcher.begin(calls)
+        written = self._commit(commands)
+        written.handed = self._dispatcher.take_answered()
+        return written
+
+    def _commit(self, commands: Sequence[Command], *, serves_waiting: bool = True) -> Written:
+        """If the store refuses a command, split the batch in halves until that one is alone."""
         if not commands:
             return Written([], [], None)
         try:
-            return _retry_conflicts(lambda: self._commit_once(commands))
+            return _retry_conflicts(lambda: self._commit_once(commands, serves_waiting))
         except StoreUnreachable as error:
             return Written([unavailable(error)] * len(commands), [], None, str(error))
         except Exception:
             if len(commands) > 1:
                 return self._commit_halves(commands)
+            if serves_waiting and self._dispatcher.is_waited_for:
+                # The refused change may be that of a job that was handed out because of this command.
+                return self._commit(commands, serves_waiting=False)
             call_id = secrets.token_hex(8)
             what = type(commands[0]).__name__
             log.exception("the store refused a change", extra={"call_id": call_id, "command": what})
@@ -136,17 +167,28 @@ class Writer:
 
     def _commit_halves(self, commands: Sequence[Command]) -> Written:
         middle = len(commands) // 2
-        first = self.commit(commands[:middle])
-        second = self.commit(commands[middle:])
+        first = self._commit(commands[:middle])
+        second = self._commit(commands[middle:])
         due = [time for time in (first.earliest_due, second.earliest_due) if time is not None]
         return Written(
             first.verdicts + second.verdicts,
             first.events + second.events,
             min(due, default=None),
             first.problem or second.problem,
+            is_unfinished=first.is_unfinished or second.is_unfinished,
         )
 
-    def _commit_once(self, commands: Sequence[Command]) -> Written:
+    def _commit_once(self, commands: Sequence[Command], serves_waiting: bool) -> Written:
+        turn = Turn()
+        try:
+            written = self._commit_turn(commands, turn, serves_waiting)
+        except BaseException:
+            self._dispatcher.rolled_back(turn)
+            raise
+        self._dispatcher.committed(turn)
+        return written
+
+    def _commit_turn(self, commands: Sequence[Command], turn: Turn, serves_waiting: bool) -> Written:
         began = time.perf_counter()
         reads = Reads()
         for command in commands:
@@ -155,8 +197,12 @@ class Writer:
             loaded = _load(transaction, reads)
             room = self._room_for_requests(transaction, len(reads.request_keys))
             self._learn_job_types(transaction, reads.job_types)
-            batch = Batch(self._decider, transaction.now, loaded, room)
-            batch.decide(*commands)
+            dispatcher = self._dispatcher
+            batch = Batch(self._decider, transaction.now, loaded, room, dispatcher.wanted_types(commands))
+            turn.is_unfinished = dispatcher.look(transaction, batch)
+            dispatcher.decide(transaction, commands, batch, turn)
+            if serves_waiting:
+                dispatcher.serve(transaction, batch, turn)
             serves_due = any(isinstance(selection, Due) for selection in reads.selections)
             first, new_events = batch.write(transaction, is_last=not serves_due)
             next_due = transaction.next_due() if serves_due else None
@@ -169,7 +215,7 @@ class Writer:
         self.counters.commits += 1
         self.counters.commands += len(verdicts)
         self.counters.events += len(events)
-        return Written(verdicts, events, batch.earliest_due())
+        return Written(verdicts, events, batch.earliest_due(), is_unfinished=turn.is_unfinished)
 
     def _room_for_requests(self, transaction: Transaction, new: int) -> int:
         """How many more request ids may be stored, after the oldest ones that may be deleted are deleted.
@@ -244,7 +290,7 @@ def _retry_conflicts(commit: Callable[[], T]) -> T:
 def _load(transaction: Transaction, reads: Reads) -> Loaded:
     loaded = transaction.load(reads)
     # A repeated Create without an id has the id of its job only in the request row.
-    named = {stored.job_id for stored in loaded.requests.values()} - loaded.jobs.keys()
+    named = {job_id for stored in loaded.requests.values() for job_id in stored.job_ids} - loaded.jobs.keys()
     if named:
         loaded.jobs.update(transaction.load(Reads(job_ids=named)).jobs)
     return loaded

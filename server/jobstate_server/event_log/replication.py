@@ -45,6 +45,10 @@ class Replication:
         """
         self.due_written: Subscribers[[int]] = Subscribers(lambda: log.exception("a due time cannot be passed on"))
         """Notified of the earliest due time that a commit of another replica wrote."""
+        self.jobs_ready: Subscribers[[frozenset[str]]] = Subscribers(
+            lambda: log.exception("jobs that became ready cannot be passed on")
+        )
+        """Notified of the job types of which another replica left ready jobs."""
         self.listener = NotificationListener(notifier, reopen, self._notified, self._look)
         self._feed = feed
         self._readers = readers
@@ -201,6 +205,8 @@ class Replication:
         self._publish_through(notification.head)
         if notification.next_due is not None:
             self.due_written.notify(notification.next_due)
+        if notification.ready_types:
+            self.jobs_ready.notify(notification.ready_types)
 
     def _look(self) -> None:
         """Look at the log, because no notification has come for a time."""

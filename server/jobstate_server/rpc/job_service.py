@@ -6,19 +6,22 @@ from collections.abc import AsyncIterator, Awaitable, Collection
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.clock import Clock
+from jobstate_server.domain import commands as c
 from jobstate_server.domain import limits
-from jobstate_server.domain.commands import Command
+from jobstate_server.domain.commands import BatchCreate, Command
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.statistics import TallyKey, statistics
+from jobstate_server.domain.waiting import WaitReason
+from jobstate_server.engine.acquires import Acquires
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.shared_read import SharedRead
 from jobstate_server.engine.timekeeper import ahead_of_wall_clock
 from jobstate_server.rpc.call import Call, StreamCall
-from jobstate_server.rpc.requests import attempts, create, lifecycle, reads
+from jobstate_server.rpc.requests import attempts, create, dispatch, lifecycle, reads
 from jobstate_server.rpc.requests.page_token import encode_page_token
 from jobstate_server.rpc.requests.watch import watch_events
 from jobstate_server.rpc.update_stream import UpdateStreams
@@ -34,6 +37,10 @@ _JOB = length_tag(pb.GetResponse.JOB_FIELD_NUMBER)
 
 _JOBS = length_tag(pb.ListResponse.JOBS_FIELD_NUMBER)
 
+_ACQUIRED = length_tag(pb.AcquireResponse.JOBS_FIELD_NUMBER)
+
+_EXISTING = pb.CreateResponse(existing=True).SerializeToString()
+
 
 class JobService:
     """The handlers. Calls that change a job go to the committer, the others to readers."""
@@ -45,31 +52,48 @@ class JobService:
         watching: WatchSessions,
         job_types: JobTypes,
         clock: Clock,
+        acquires: Acquires,
     ) -> None:
         self._committer = committer
+        self._acquires = acquires
         self._readers = readers
         self._watching = watching
         self._job_types = job_types
         self._statistics = SharedRead(readers, lambda reader: _read_statistics(reader, ()))
         self._clock = clock
         self._new_id = JobIds(clock.now)
-        self._update_streams = UpdateStreams(committer, self._new_id)
+        self._update_streams = UpdateStreams(committer, self._new_id, acquires)
 
     def drain(self) -> None:
-        """End the StreamUpdates streams: batches that were read are answered, and no more are read."""
+        """End the waits of Acquire, and the StreamUpdates streams: batches that were read are answered, and no more are
+        read."""
+        self._acquires.drain()
         self._update_streams.drain()
 
     # Calls that change a job do not hold their request while they wait, because it takes as much memory as the command.
 
     def Create(self, request: pb.CreateRequest, call: Call) -> Awaitable[bytes]:
-        return self._change(create.create(request, call.caller, self._new_id), call)
+        command = create.create(request, call.caller, self._new_id)
+        return self._create(create.by_store_time(command, ahead_of_wall_clock(self._clock)), call)
+
+    async def _create(self, command: Command, call: Call) -> bytes:
+        outcome = await self._committer.submit(command, call.size)
+        answer = embed(_JOB, encode_whole(outcome.jobs[0]))
+        return answer + _EXISTING if outcome.existing else answer
 
     def BatchCreate(self, request: pb.BatchCreateRequest, call: Call) -> Awaitable[bytes]:
-        return self._create_batch(create.batch_create(request, call.caller, self._new_id), call)
+        command = create.batch_create(request, call.caller, self._new_id)
+        ahead = ahead_of_wall_clock(self._clock)
+        command = BatchCreate(
+            caller=command.caller, creates=tuple(create.by_store_time(part, ahead) for part in command.creates)
+        )
+        return self._create_batch(command, call)
 
     async def _create_batch(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size)
         created = [pb.CreatedJob(id=job.id, version=job.version) for job in outcome.jobs]
+        for job, existing in zip(created, outcome.existing, strict=False):
+            job.existing = existing
         return pb.BatchCreateResponse(jobs=created).SerializeToString()
 
     async def Get(self, request: pb.GetRequest, call: Call) -> bytes:
@@ -98,6 +122,16 @@ class JobService:
 
     def Start(self, request: pb.StartRequest, call: Call) -> Awaitable[bytes]:
         return self._change(attempts.start(request, call.caller, self._new_id), call)
+
+    def Acquire(self, request: pb.AcquireRequest, call: Call) -> Awaitable[bytes]:
+        return self._acquire(*dispatch.acquire(request, call.caller), call)
+
+    async def _acquire(self, command: c.Acquire, wait: int, call: Call) -> bytes:
+        jobs = await self._acquires.acquire(command, call.size, wait)
+        return b"".join([embed(_ACQUIRED, encode_whole(job)) for job in jobs])
+
+    def Release(self, request: pb.ReleaseRequest, call: Call) -> Awaitable[bytes]:
+        return self._change(dispatch.release(request, call.caller, self._new_id), call)
 
     def UpdateProgress(self, request: pb.UpdateProgressRequest, call: Call) -> Awaitable[bytes]:
         return self._report_progress(attempts.update_progress(request, call.caller, self._new_id), call)
@@ -158,12 +192,17 @@ def _read_statistics(reader: Reader, job_types: Collection[str], reach: Reach = 
             by_type.setdefault(item[0][0], []).append(item)
     answer = pb.GetStatsResponse()
     oldest: list[int] = []
+    oldest_ready: list[int] = []
     for job_type in sorted(by_type):
         sums = statistics(job_type, by_type[job_type])
         queued = reader.oldest_queued(job_type) if sums.stored[JobState.QUEUED] else None
         if queued is not None:
             oldest.append(queued)
-        answer.job_types.append(statistics_message(sums, queued))
+        ready = reader.oldest_ready(job_type) if sums.waiting[WaitReason.TURN] else None
+        if ready is not None:
+            oldest_ready.append(ready)
+        answer.job_types.append(statistics_message(sums, queued, ready))
     everything = statistics("", (item for items in by_type.values() for item in items))
-    answer.total.CopyFrom(statistics_message(everything, min(oldest, default=None)))
+    total = statistics_message(everything, min(oldest, default=None), min(oldest_ready, default=None))
+    answer.total.CopyFrom(total)
     return answer.SerializeToString()

@@ -10,8 +10,9 @@ from typing import cast
 import grpc
 from grpc_channelz.v1 import channelz
 
-from jobstate.v1 import job_service_pb2, maintenance_service_pb2
+from jobstate.v1 import dispatch_service_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_server.rpc.connections import Connections
+from jobstate_server.rpc.dispatch_service import DispatchService
 from jobstate_server.rpc.health import SERVICE_NAME as HEALTH_SERVICE_NAME
 from jobstate_server.rpc.health import HealthService
 from jobstate_server.rpc.job_service import JobService
@@ -24,6 +25,7 @@ from jobstate_server.rpc.transport import transport_options
 SERVICES = (
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
     maintenance_service_pb2.DESCRIPTOR.services_by_name["MaintenanceService"],
+    dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
 )
 
 READ_ANSWERS_S = 2.0
@@ -55,13 +57,18 @@ class GrpcServer:
         self,
         jobs: JobService,
         maintenance: MaintenanceService,
+        dispatch: DispatchService,
         *,
         open_streams_max: int,
         requests_bytes_max: int,
         cache_bytes: int,
     ) -> None:
         """``cache_bytes``: memory that is taken by what need not be read again, which is not short for it."""
-        self._servicers: Mapping[str, object] = {"JobService": jobs, "MaintenanceService": maintenance}
+        self._servicers: Mapping[str, object] = {
+            "JobService": jobs,
+            "MaintenanceService": maintenance,
+            "DispatchService": dispatch,
+        }
         self.calls = Calls(
             open_streams_max=open_streams_max, requests_bytes_max=requests_bytes_max, cache_bytes=cache_bytes
         )

@@ -55,6 +55,9 @@ _RESERVED = {"List": RESPONSE_BYTES_MAX, "GetStats": RESPONSE_BYTES_MAX}
 _BATCH = "BatchCreate"
 """The method whose requests are usually large."""
 
+_WAITS = "Acquire"
+"""The method whose calls wait. They have a limit of their own."""
+
 Answer = Callable[[OpenCall, AsyncIterator[bytes], Context], Coroutine[Any, Any, Any]]
 """Receives the request of a call and answers it."""
 
@@ -158,9 +161,10 @@ class Calls:
         elif method.server_streaming:
             answer = self._stream(handler, request_type)
         else:
-            kind, limits = UnaryCall, (admission.calls,)
+            waits = method.name == _WAITS
+            kind, limits = UnaryCall, (admission.acquires if waits else admission.calls,)
             reserve = _RESERVED.get(method.name, 0)
-            answer = self._unary(handler, request_type, is_batch=method.name == _BATCH, reserve=reserve)
+            answer = self._unary(handler, request_type, is_batch=method.name == _BATCH, waits=waits, reserve=reserve)
         return partial(kind, Method(self.under_way, admission, limits, answer))
 
     def _unary(
@@ -169,6 +173,7 @@ class Calls:
         request_type: type[Message],
         *,
         is_batch: bool,
+        waits: bool,
         reserve: int,
     ) -> Answer:
         answers, admission = self.answers, self.admission
@@ -185,7 +190,8 @@ class Calls:
                         admission.received(open_call)
                     _check_received(raw)
                     admission.buffers.count_read(open_call.connection, len(raw))
-                reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight else 0)
+                # A call that waits does not hold room for an answer meanwhile, which is usually empty.
+                reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight and not waits else 0)
                 if reserved:
                     # Wait for room before the answer is prepared.
                     share = self._answer_share(context)

@@ -21,6 +21,10 @@ CALLS_MAX = 2_048
 only wait. The last quarter is reserved for connections that have none open, so that it takes 512 connections to block
 another one."""
 
+ACQUIRES_MAX = 10_000
+"""Calls of Acquire that may be open: as many workers may wait for work at one server. The last sixteenth is reserved
+for connections that have none open."""
+
 OPEN_STREAMS_MAX = 3_000
 """The default of the Watches and StreamUpdates streams that may be open. Each takes some 30 KiB. The last sixteenth is
 reserved for connections that have none open."""

@@ -13,19 +13,25 @@ from typing import NamedTuple
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import limits
-from jobstate_server.domain.commands import Create, JobCommand
+from jobstate_server.domain.commands import Command, Create, JobCommand
 from jobstate_server.domain.errors import Draining, JobStateError, Overloaded
-from jobstate_server.domain.job import JobState
+from jobstate_server.domain.job import Job, JobState
+from jobstate_server.engine.acquires import Acquires
 from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.timekeeper import ahead_of_wall_clock
+from jobstate_server.engine.write_queue import undelivered_jobs
 from jobstate_server.engine.writer import RETRY_DELAY_S
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.call import StreamCall, public_error
 from jobstate_server.rpc.errors import status_code
+from jobstate_server.rpc.requests.create import by_store_time
+from jobstate_server.rpc.requests.dispatch import StreamAcquires
 from jobstate_server.rpc.requests.keys import NewId
 from jobstate_server.rpc.requests.updates import command_of_update
 from jobstate_server.rpc.transport_limits import STREAMS_BYTES_MAX
 from jobstate_server.rpc.update_batch import UnreadableUpdate, UpdateBatch, estimated_bytes, read_batch
+from jobstate_server.wire.jobs import encode_whole
 
 BATCHES_UNDER_WAY_MAX = 8
 """Batches of one stream that wait for their answers: enough to keep the committer busy over a slow network."""
@@ -48,31 +54,46 @@ class _Batch:
         read."""
         self._share = share
         self._number = number
-        self._updates: list[str | _Refused] = []
-        """What the answer needs of each update: the id of its job, or why it became no command."""
+        self._updates: list[str | _Refused | None] = []
+        """What the answer needs of each update: the id of its job, or why it became no command. None for an acquire."""
+        self._commands: list[Command] = []
+        """The commands, if jobs may be handed out to them."""
+        self.handed_out: list[Job] = []
+        """Jobs that were handed out, and that are released if the answer cannot be sent."""
         self._verdicts: asyncio.Future[list[Verdict]] | None = None
 
-    def commands(self, batch: UpdateBatch, call: StreamCall, new_id: NewId) -> list[JobCommand]:
-        """The commands in this batch. Updates that are refused are stored for the answer."""
-        commands: list[JobCommand] = []
+    def commands(self, batch: UpdateBatch, call: StreamCall, new_id: NewId, ahead: int) -> list[Command]:
+        """The commands in this batch. Updates that are refused are stored for the answer.
+
+        Args:
+            ahead: by how much the store's time is ahead of the wall clock, which callers use.
+        """
+        commands: list[Command] = []
         updates, caller = self._updates, call.caller
+        acquires = StreamAcquires(batch.updates, caller)
         for update in batch.updates:
             if isinstance(update, UnreadableUpdate):
                 updates.append(_Refused(*update))
                 continue
             try:
-                command = command_of_update(update, caller, new_id)
+                command = command_of_update(update, caller, new_id, acquires)
             except Exception as error:
                 # The error is reported in the outcome of this update. The others of its batch are not affected.
                 # Without the traceback, whose frame has the batch, as the batch has the refusal.
                 updates.append(_Refused(_id_in(update), public_error(error).with_traceback(None)))
+                continue
+            # The request itself is not stored: it may be large, and the client may never read the answer.
+            if type(command) is Create:
+                command = by_store_time(command, ahead)
+                updates.append(update.create.id)
             else:
-                commands.append(command)
-                # The request itself is not stored: it may be large, and the client may never read the answer.
-                updates.append(command.job_id if type(command) is not Create else update.create.id)
+                updates.append(command.job_id if isinstance(command, JobCommand) else None)
+            commands.append(command)
+        if acquires.count:
+            self._commands = commands
         return commands
 
-    async def submit(self, commands: list[JobCommand], committer: Committer, size: int) -> None:
+    async def submit(self, commands: list[Command], committer: Committer, size: int) -> None:
         """Submit these commands to the committer, after there is room for them."""
         self._verdicts = verdicts = await committer.submit_many(commands, size)
         verdicts.add_done_callback(self._decided)
@@ -85,6 +106,9 @@ class _Batch:
             self.answer.cancel()
             return
         try:
+            if self._commands:
+                self.handed_out = undelivered_jobs(self._commands, verdicts.result())
+                self._commands = []
             answer = self._encode(verdicts.result())
         except Exception as error:
             self.answer.set_exception(error)
@@ -102,19 +126,25 @@ class _Batch:
                 _fill_refusal(outcome, *update)
                 continue
             verdict = next(decided)
-            if isinstance(verdict, Outcome):
+            if not isinstance(verdict, Outcome):
+                _fill_refusal(outcome, update or "", verdict)
+            elif update is None:
+                for job in verdict.jobs:
+                    outcome.jobs.add().MergeFromString(encode_whole(job))
+            else:
                 # Set one by one, which takes two thirds of the time of arguments by name.
                 job = verdict.jobs[0]
                 outcome.id = job.id
                 outcome.version = job.version
                 outcome.attempt = job.attempt
                 outcome.state = _STATES[job.state]
-            else:
-                _fill_refusal(outcome, update, verdict)
+                if verdict.existing:
+                    outcome.existing = True
         return answer.SerializeToString()
 
-    def drop(self) -> None:
+    def drop(self, committer: Committer) -> None:
         """Drop the batch, because its client is gone. Commands that the committer has not begun are cancelled."""
+        committer.return_undelivered(self.handed_out)
         if self._verdicts is not None:
             self._verdicts.cancel()
         if not self.answer.cancel() and not self.answer.cancelled():
@@ -131,8 +161,15 @@ _Answerable = _Batch | Exception | None
 class UpdateStreams:
     """The StreamUpdates streams of a server."""
 
-    def __init__(self, committer: Committer, new_id: NewId, budget: ByteBudget | None = None) -> None:
+    def __init__(
+        self,
+        committer: Committer,
+        new_id: NewId,
+        acquires: Acquires,
+        budget: ByteBudget | None = None,
+    ) -> None:
         self._committer = committer
+        self._acquires = acquires
         self._new_id = new_id
         self._budget = budget or ByteBudget(reserve=STREAMS_BYTES_MAX // 4)
         self._draining = asyncio.Event()
@@ -159,19 +196,21 @@ class UpdateStreams:
                 if isinstance(batch, Exception):
                     raise batch
                 answer = await batch.answer
+                self._acquires.note_handed_out(batch.handed_out)
                 share.unread_since = loop.time()
                 yield answer
                 share.unread_since = None
+                batch.handed_out = []
                 share.resize(batch.held, 0)
         finally:
             reading.cancel()
             stopping.cancel()
             if isinstance(batch, _Batch):
-                batch.drop()
+                batch.drop(self._committer)
             while not under_way.empty():
                 left = under_way.get_nowait()
                 if isinstance(left, _Batch):
-                    left.drop()
+                    left.drop(self._committer)
             share.close()
 
     async def _read(
@@ -188,7 +227,8 @@ class UpdateStreams:
                 call.count_read(len(raw))
                 read = read_batch(raw)
                 batch = _Batch(share, size, read.number)
-                commands, size = batch.commands(read, call, self._new_id), len(raw)
+                ahead = ahead_of_wall_clock(self._acquires.clock)
+                commands, size = batch.commands(read, call, self._new_id, ahead), len(raw)
                 # Only the commands wait in memory until they are written.
                 del raw, read
                 await batch.submit(commands, self._committer, size)
@@ -196,7 +236,7 @@ class UpdateStreams:
                 try:
                     await under_way.put(batch)
                 except asyncio.CancelledError:
-                    batch.drop()
+                    batch.drop(self._committer)
                     raise
         except asyncio.CancelledError:
             # Not raised: the task would keep it, with the frames that have the batch, and they refer to the task. In
@@ -219,7 +259,7 @@ def _unread() -> Overloaded:
 
 def _id_in(update: pb.JobUpdate) -> str:
     kind = update.WhichOneof("update")
-    return getattr(update, kind).id if kind is not None else ""
+    return getattr(getattr(update, kind), "id", "") if kind is not None else ""
 
 
 def _fill_refusal(outcome: pb.UpdateOutcome, job_id: str, error: JobStateError) -> None:

@@ -14,7 +14,7 @@ Every backend promises:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import Attempt, Job, JobState
 from jobstate_server.domain.reach import EVERYTHING, Reach
-from jobstate_server.domain.reads import Reads
+from jobstate_server.domain.reads import Reads, Ready
 from jobstate_server.domain.statistics import Tallies
 from jobstate_server.store.records import (
     Changes,
@@ -33,6 +33,7 @@ from jobstate_server.store.records import (
     Loaded,
     LogState,
     Notification,
+    ReadyFound,
     StoredEvent,
     TaskRun,
 )
@@ -107,6 +108,14 @@ class Transaction(Protocol):
     def load(self, reads: Reads) -> Loaded:
         """Read what the caller decides on, and lock it until the transaction ends."""
 
+    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
+        """The ready jobs that each of these selects, locked until the transaction ends. Called after ``load``.
+
+        A job that another replica has locked is skipped. Until the transaction ends no other replica hands out jobs of
+        these types. If one does at the moment, none of that type are returned; with ``may_wait`` that replica's
+        transaction is waited for first, for a few seconds.
+        """
+
     def write(self, changes: Changes) -> int:
         """Append the events and write all rows. Returns the sequence of the first event.
 
@@ -127,7 +136,10 @@ class Transaction(Protocol):
         """The earliest ``due_time`` of any job, None when there is none."""
 
     def postpone_timeouts(self, until: int) -> int:
-        """Move every ``due_time`` of a running attempt that is before ``until`` to ``until``. Returns how many."""
+        """Move every ``due_time`` that is a limit for workers, and before ``until``, to ``until``. Returns how many.
+
+        Limits for workers are the timeout and lease of an attempt, and the time in which a job must be begun.
+        """
 
     def times(self) -> StoredTimes:
         """The times that the store keeps about itself. Lock jobs first, if the transaction locks any."""
@@ -240,6 +252,12 @@ class Reader(Protocol):
 
     def oldest_unclaimed(self, job_type: str) -> int | None:
         """Start time of the oldest attempt of a type that waits in PROCESSING for a worker; None when none waits."""
+
+    def oldest_ready(self, job_type: str) -> int | None:
+        """Since when the job of a type that has waited longest can be handed out; None when none can."""
+
+    def ready_before(self, job: Job, priority_step: int, limit: int) -> int:
+        """How many ready jobs of its type are handed out before this one, counted up to ``limit``."""
 
     def has_claimed(self, job_type: str) -> bool:
         """Whether a worker has claimed a job of this type, judging by the newest 1,000 in PROCESSING."""

@@ -53,6 +53,15 @@ class JobColumns(Model):
     error_retryable = BooleanField(null=True)
     error_attempt = IntegerField(null=True)
     error_time = BigIntegerField(null=True)
+    level = IntegerField(constraints=[SQL("DEFAULT 3")])
+    lane = TextField(constraints=[SQL("DEFAULT ''")])
+    held = BooleanField(constraints=[SQL("DEFAULT false")])
+    ready_time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    start_within = BigIntegerField(null=True)
+    lease = BigIntegerField(null=True)
+    unique_key = TextField(null=True)
+    unique_until = IntegerField(constraints=[SQL("DEFAULT 0")])
+    cancel_cause = IntegerField(constraints=[SQL("DEFAULT 0")])
 
 
 class JobRow(JobColumns):
@@ -111,6 +120,16 @@ IS_UNCLAIMED = SQL(f"state = {int(JobState.PROCESSING)} AND NOT claimed")
 """A retry that waits for a worker. Queries must use exactly this text, or SQLite does not use the index below."""
 
 
+IS_LIMITED = SQL(f"(state = {int(JobState.PROCESSING)} OR (state = {int(JobState.QUEUED)} AND NOT held))")
+"""Jobs whose ``due_time`` is a limit for workers: it is postponed when workers could not reach the server."""
+
+IS_READY = SQL("NOT held AND (state = 1 OR (state = 2 AND NOT claimed))")
+"""What can be handed out: ``waiting.is_ready``. Queries must use exactly this text."""
+
+HAS_UNIQUE_KEY = SQL("unique_key IS NOT NULL AND state IN (1, 2, 4, 5) AND NOT (unique_until = 2 AND attempt > 0)")
+"""``waiting.has_unique_key``. Queries must use exactly this text."""
+
+
 def _add_job_indexes(job: type[JobColumns], *key: Field) -> None:
     """``key``: the key as the last column of each index that a page is read from. SQLite appends it by itself."""
     job.add_index(job.id, unique=True, name="job_by_id")
@@ -124,6 +143,9 @@ def _add_job_indexes(job: type[JobColumns], *key: Field) -> None:
     job.add_index(job.complete_time, *key, where=SQL("complete_time IS NOT NULL"), name="job_by_complete_time")
     # For the age of the oldest one. A first attempt is never here: it is claimed when it starts.
     job.add_index(job.job_type, job.start_time, where=IS_UNCLAIMED, name="job_by_unclaimed")
+    # The order of hand-outs within a type and priority. Every other order is merged from these.
+    job.add_index(job.job_type, job.lane, job.level, job.ready_time, *key, where=IS_READY, name="job_ready")
+    job.add_index(job.principal, job.job_type, job.unique_key, unique=True, where=HAS_UNIQUE_KEY, name="job_unique")
 
 
 _add_job_indexes(JobRow)
@@ -223,7 +245,8 @@ class RequestRow(Model):
     """A used request id. Spaces separate ``job_ids``; no id contains one.
 
     ``attempt`` is the one that a Start made. ``create_sequence`` is that of the first job; None in rows of older
-    programs.
+    programs. ``attempts`` are those that an Acquire claimed, in the order of its jobs; None for other calls.
+    ``existing``: a Create was answered with a job that was there before.
     """
 
     principal = TextField()
@@ -234,6 +257,8 @@ class RequestRow(Model):
     time = BigIntegerField()
     attempt = IntegerField(constraints=[SQL("DEFAULT 1")])
     create_sequence = BigIntegerField(null=True)
+    attempts = TextField(null=True)
+    existing = BooleanField(constraints=[SQL("DEFAULT false")])
 
     class Meta:
         table_name = "request"

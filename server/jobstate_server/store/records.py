@@ -9,6 +9,7 @@ from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import Attempt, FinishedJob, Job, JobState
 from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.domain.statistics import TallyKey
+from jobstate_server.domain.waiting import UniqueKey
 
 
 class NewEvent(NamedTuple):
@@ -63,11 +64,20 @@ class StoredRequest(NamedTuple):
     created_event: int | None = None
     """The index of the job's first event in ``Changes.events``, if it is there. The store writes that event's sequence
     as ``create_sequence``."""
+    acquired: tuple[tuple[str, int], ...] | None = None
+    """The jobs and attempts that an Acquire claimed. None for other calls. ``job_id`` is then empty."""
+    is_existing: bool = False
+    """Whether a Create was answered with a job that was there before."""
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """All jobs that the call was about."""
+        return (self.job_id,) if self.acquired is None else tuple(job_id for job_id, _ in self.acquired)
 
 
 @dataclass(slots=True)
 class Changes:
-    """Everything that one transaction writes. Deletions come first, then insertions, then the rest."""
+    """Everything that one transaction writes. Deletions come first, then updates, then insertions, then the rest."""
 
     deleted: list[FinishedJob] = field(default_factory=list)
     inserted: list[ChangedJob] = field(default_factory=list)
@@ -81,6 +91,8 @@ class Changes:
     """Stored attempts whose usage changes to the usage given here."""
     requests: list[StoredRequest] = field(default_factory=list)
     tallies: dict[TallyKey, int] = field(default_factory=dict)
+    ready_types: list[str] = field(default_factory=list)
+    """The job types of which a job became ready and was not handed out, as far as other replicas must know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,16 @@ class Loaded:
     finished: dict[Finished, list[FinishedJob]] = field(default_factory=dict)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     """The requested ended attempts, by job and number."""
+    unique: dict[UniqueKey, str] = field(default_factory=dict)
+    """The ids of the jobs that have the requested unique keys."""
+
+
+class ReadyFound(NamedTuple):
+    """The ready jobs that a transaction found and locked."""
+
+    jobs: list[Job]
+    is_complete: bool = True
+    """False if another replica hands out jobs of a type at the moment, or has locked some of the next ones."""
 
 
 class EventPage(NamedTuple):
@@ -180,3 +202,9 @@ class Notification(NamedTuple):
     """The log has events up to this sequence, or further."""
     next_due: int | None
     """The earliest due time that was written; None when none was."""
+    ready_types: frozenset[str] = frozenset()
+    """The job types of which jobs became ready that were not handed out. ``ANY_TYPE`` if they are not known."""
+
+
+ANY_TYPE = frozenset({"*"})
+"""In place of job types: all of them. It is not the name of a type."""

@@ -34,6 +34,7 @@ _PLAIN_JOB_FIELDS = tuple(name for name in JOB_FIELDS if name not in {"last_erro
 _PLAIN_COUNT = len(_PLAIN_JOB_FIELDS)
 _STATE_INDEX = _PLAIN_JOB_FIELDS.index("state")
 _CLAIMED_INDEX = _PLAIN_JOB_FIELDS.index("claimed")
+_HELD_INDEX = _PLAIN_JOB_FIELDS.index("held")
 _STATES = {int(state): state for state in JobState}
 
 JOB_COLUMNS = _PLAIN_JOB_FIELDS + _ERROR_COLUMNS
@@ -42,7 +43,21 @@ JOB_COLUMNS = _PLAIN_JOB_FIELDS + _ERROR_COLUMNS
 _JOB_WIDTH = len(JOB_COLUMNS)
 
 _FIXED = frozenset(
-    {"id", "create_sequence", "job_type", "source_id", "principal", "max_retries", "timeout", "create_time"}
+    {
+        "id",
+        "create_sequence",
+        "job_type",
+        "source_id",
+        "principal",
+        "max_retries",
+        "timeout",
+        "create_time",
+        "level",
+        "lane",
+        "start_within",
+        "unique_key",
+        "unique_until",
+    }
 )
 """What no change of a job changes."""
 
@@ -67,6 +82,7 @@ STEP_COLUMNS = (
     "due_time",
     "heard_time",
     "duration",
+    "lease",
 )
 """Columns that most steps of the lifecycle change."""
 
@@ -80,6 +96,9 @@ _UNSET_FIELDS = (
     "next_retry_time",
     "attempt_deadline",
     "due_time",
+    "start_within",
+    "lease",
+    "unique_key",
 )
 """Fields that are None in a job to which nothing has happened yet."""
 
@@ -200,6 +219,7 @@ def job_from(row: tuple[Any, ...]) -> Job:
     values = dict(zip(_PLAIN_JOB_FIELDS, row, strict=False))
     values["state"] = _STATES[row[_STATE_INDEX]]
     values["claimed"] = bool(row[_CLAIMED_INDEX])
+    values["held"] = bool(row[_HELD_INDEX])
     metadata, result, details = row[_JOB_WIDTH:]
     values["metadata"] = bytes(metadata or b"")
     values["result"] = bytes(result or b"")
@@ -279,17 +299,24 @@ def request_values(stored: StoredRequest, first: int | None = None) -> tuple[Any
         request.request_id,
         request.rpc,
         request.digest,
-        stored.job_id,
+        " ".join(stored.job_ids),
         stored.time,
         stored.attempt,
         stored.create_sequence if first is None or stored.created_event is None else first + stored.created_event,
+        None if stored.acquired is None else " ".join(str(attempt) for _, attempt in stored.acquired),
+        stored.is_existing,
     )
 
 
 def request_from(row: tuple[Any, ...]) -> StoredRequest:
     """The used request id in a row of ``REQUEST_COLUMNS``."""
-    principal, request_id, rpc, digest, job_id, time, attempt, create_sequence = row
-    return StoredRequest(Request(principal, request_id, rpc, bytes(digest)), job_id, time, attempt, create_sequence)
+    principal, request_id, rpc, digest, job_ids, time, attempt, create_sequence, attempts, existing = row
+    request = Request(principal, request_id, rpc, bytes(digest))
+    stored = StoredRequest(request, job_ids, time, attempt, create_sequence, is_existing=bool(existing))
+    if attempts is None:
+        return stored
+    acquired = zip(job_ids.split(), map(int, attempts.split()), strict=True)
+    return stored._replace(job_id="", acquired=tuple(acquired))
 
 
 def tally_values(tallies: Mapping[TallyKey, int]) -> list[tuple[Any, ...]]:

@@ -16,6 +16,7 @@ from jobstate_server.domain.events import (
     EventType,
     Failed,
     PermanentlyFailed,
+    Released,
     Retrying,
     StaleDetected,
     Started,
@@ -96,8 +97,13 @@ _RETRYING_DELAY = length_tag(event_pb2.RetryingDetail.DELAY_FIELD_NUMBER)
 _RETRYING_NEXT_RETRY_TIME = length_tag(event_pb2.RetryingDetail.NEXT_RETRY_TIME_FIELD_NUMBER)
 _GIVEN_UP_DECISION = varint_tag(event_pb2.PermanentlyFailedDetail.DECISION_FIELD_NUMBER)
 _CANCELLED_REASON = length_tag(event_pb2.CancelledDetail.REASON_FIELD_NUMBER)
+_CANCELLED_CAUSE = varint_tag(event_pb2.CancelledDetail.CAUSE_FIELD_NUMBER)
 _STALE_HEARD_TIME = length_tag(event_pb2.StaleDetectedDetail.HEARD_TIME_FIELD_NUMBER)
 _STALE_THRESHOLD = length_tag(event_pb2.StaleDetectedDetail.STALE_THRESHOLD_FIELD_NUMBER)
+_RELEASED_ATTEMPT = varint_tag(event_pb2.ReleasedDetail.ATTEMPT_FIELD_NUMBER)
+_RELEASED_REASON = length_tag(event_pb2.ReleasedDetail.REASON_FIELD_NUMBER)
+_RELEASED_DELAY = length_tag(event_pb2.ReleasedDetail.DELAY_FIELD_NUMBER)
+_RELEASED_NEXT_RETRY_TIME = length_tag(event_pb2.ReleasedDetail.NEXT_RETRY_TIME_FIELD_NUMBER)
 _USED_ATTEMPT = varint_tag(event_pb2.UsageDetail.ATTEMPT_FIELD_NUMBER)
 _USED_USAGE = length_tag(event_pb2.UsageDetail.USAGE_FIELD_NUMBER)
 _USED_TOKENS = varint_tag(job_pb2.Usage.TOKENS_FIELD_NUMBER)
@@ -130,12 +136,18 @@ def _permanently_failed(detail: PermanentlyFailed) -> bytes:
 
 
 def _cancelled(detail: Cancelled) -> bytes:
-    return text(_CANCELLED_REASON, detail.reason)
+    return text(_CANCELLED_REASON, detail.reason) + _CANCELLED_CAUSE + varint(detail.cause)
 
 
 def _stale_detected(detail: StaleDetected) -> bytes:
     heard = _STALE_HEARD_TIME + encoded_time(detail.heard_time)
     return heard + _STALE_THRESHOLD + encoded_span(detail.stale_threshold)
+
+
+def _released(detail: Released) -> bytes:
+    named = _RELEASED_ATTEMPT + varint(detail.attempt) + text(_RELEASED_REASON, detail.reason)
+    delay = _RELEASED_DELAY + encoded_span(detail.delay)
+    return named + delay + _RELEASED_NEXT_RETRY_TIME + encoded_time(detail.next_retry_time)
 
 
 def _used(detail: Used) -> bytes:
@@ -151,6 +163,7 @@ _DETAILS: dict[type[Detail], tuple[bytes, Callable[[Any], bytes]]] = {
     PermanentlyFailed: (length_tag(event_pb2.Event.PERMANENTLY_FAILED_FIELD_NUMBER), _permanently_failed),
     Cancelled: (length_tag(event_pb2.Event.CANCELLED_FIELD_NUMBER), _cancelled),
     StaleDetected: (length_tag(event_pb2.Event.STALE_DETECTED_FIELD_NUMBER), _stale_detected),
+    Released: (length_tag(event_pb2.Event.RELEASED_FIELD_NUMBER), _released),
     Used: (length_tag(event_pb2.Event.USAGE_FIELD_NUMBER), _used),
 }
 """The tag of each detail and how its content is encoded. An empty one is present too, and shows its type."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobstate.v1 import job_pb2
 from jobstate_server.domain.job import NANO, Attempt, FinishedJob, Job, JobError
 from jobstate_server.domain.job_types import JobType
+from jobstate_server.domain.waiting import wait_reason
 from jobstate_server.wire.documents import EMPTY_RESULT
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
 from jobstate_server.wire.times import encoded_span, encoded_time, set_span, set_time
@@ -27,6 +28,13 @@ _COMPLETE_TIME = length_tag(job_pb2.Job.COMPLETE_TIME_FIELD_NUMBER)
 _NEXT_RETRY_TIME = length_tag(job_pb2.Job.NEXT_RETRY_TIME_FIELD_NUMBER)
 _ATTEMPT_DEADLINE = length_tag(job_pb2.Job.ATTEMPT_DEADLINE_FIELD_NUMBER)
 _TIMEOUT = length_tag(job_pb2.Job.TIMEOUT_FIELD_NUMBER)
+_READY_TIME = length_tag(job_pb2.Job.READY_TIME_FIELD_NUMBER)
+_START_WITHIN = length_tag(job_pb2.Job.START_WITHIN_FIELD_NUMBER)
+_PRIORITY = varint_tag(job_pb2.Job.PRIORITY_FIELD_NUMBER)
+_UNIQUE_KEY = length_tag(job_pb2.Job.UNIQUE_KEY_FIELD_NUMBER)
+_WAIT_REASON = varint_tag(job_pb2.Job.WAIT_REASON_FIELD_NUMBER)
+_CANCEL_CAUSE = varint_tag(job_pb2.Job.CANCEL_CAUSE_FIELD_NUMBER)
+_LEASE = length_tag(job_pb2.Job.LEASE_FIELD_NUMBER)
 _DURATION = length_tag(job_pb2.Job.DURATION_FIELD_NUMBER)
 _LAST_ERROR = length_tag(job_pb2.Job.LAST_ERROR_FIELD_NUMBER)
 _ESTIMATED_TOKENS = varint_tag(job_pb2.Job.ESTIMATED_TOKENS_FIELD_NUMBER)
@@ -105,10 +113,23 @@ def _encode_unreported(job: Job) -> bytes:
         parts.append(_NEXT_RETRY_TIME + encoded_time(job.next_retry_time))
     if job.attempt_deadline is not None:
         parts.append(_ATTEMPT_DEADLINE + encoded_time(job.attempt_deadline))
-    parts.append(_DURATION + encoded_span(job.duration))
+    parts += (_DURATION, encoded_span(job.duration), _encode_place(job))
     encoded = b"".join(parts)
     job.cache("unreported_encoding", encoded)
     return encoded
+
+
+def _encode_place(job: Job) -> bytes:
+    """The fields about the hand-out of the job."""
+    place = _READY_TIME + encoded_time(job.ready_time)
+    waits_for = wait_reason(job)
+    if waits_for is not None:
+        place += _WAIT_REASON + varint(waits_for)
+    if job.lease is not None:
+        place += _LEASE + encoded_span(job.lease)
+    if job.cancel_cause:
+        place += _CANCEL_CAUSE + varint(job.cancel_cause)
+    return place
 
 
 def _encode_terms(job: Job) -> bytes:
@@ -118,6 +139,11 @@ def _encode_terms(job: Job) -> bytes:
         parts.append(_MAX_RETRIES + varint(job.max_retries))
     if job.timeout is not None:
         parts.append(_TIMEOUT + encoded_span(job.timeout))
+    if job.start_within is not None:
+        parts.append(_START_WITHIN + encoded_span(job.start_within))
+    if job.unique_key is not None:
+        parts.append(text(_UNIQUE_KEY, job.unique_key))
+    parts.append(_PRIORITY + varint(job.level))
     encoded = b"".join(parts)
     job.cache("terms_encoding", encoded)
     return encoded
@@ -170,4 +196,6 @@ def job_type_message(job_type: JobType) -> job_pb2.JobType:
     set_span(message.base_delay, job_type.base_delay)
     set_span(message.max_delay, job_type.max_delay)
     set_span(message.stale_threshold, job_type.stale_threshold)
+    set_span(message.lease, job_type.lease)
+    set_span(message.priority_step, job_type.priority_step)
     return message

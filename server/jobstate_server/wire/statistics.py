@@ -9,7 +9,7 @@ from jobstate_server.domain.statistics import Statistics
 from jobstate_server.wire.times import set_span, set_time
 
 
-def statistics_message(sums: Statistics, oldest_queued: int | None) -> pb.JobTypeStats:
+def statistics_message(sums: Statistics, oldest_queued: int | None, oldest_ready: int | None) -> pb.JobTypeStats:
     """The statistics of one job type, or of all, as GetStats returns them."""
     message = pb.JobTypeStats(
         job_type=sums.job_type,
@@ -20,7 +20,15 @@ def statistics_message(sums: Statistics, oldest_queued: int | None) -> pb.JobTyp
         retries=sums.retries,
         tokens=sums.tokens,
         cost=sums.cost_nano / NANO,
+        running=sums.running,
+        released=sums.released,
+        expired=sums.expired,
     )
+    for reason, count in sums.waiting.items():
+        if count:
+            message.waiting.add(reason=job_pb2.WaitReason.ValueType(reason), count=count)
+    if oldest_ready is not None:
+        set_time(message.oldest_ready_time, oldest_ready)
     for state, count in sums.stored.items():
         if count:
             message.stored.add(state=job_pb2.JobState.ValueType(state), count=count)

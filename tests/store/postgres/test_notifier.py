@@ -14,7 +14,7 @@ from jobstate_server.store.errors import StoreUnreachable
 from jobstate_server.store.postgres import notifier as listening
 from jobstate_server.store.postgres.notifier import PostgresNotifier
 from jobstate_server.store.postgres.store import PostgresStore
-from jobstate_server.store.records import ChangedJob, Changes, Notification
+from jobstate_server.store.records import ANY_TYPE, ChangedJob, Changes, Notification
 
 from ..support import Interruption, a_job, an_event, keep, keep_events, keep_jobs
 from .support import end_connection, ended_by, foreign, rows
@@ -30,7 +30,7 @@ NO_TIME_S = 0.05
 def notifier(store: PostgresStore) -> Iterator[PostgresNotifier]:
     """The notifier of ``store``, which listens."""
     with closing(store.open_notifier()) as notifier:
-        assert notifier.wait(PATIENCE_S) == Notification(0, None)
+        assert notifier.wait(PATIENCE_S) == Notification(0, None, ANY_TYPE)
         assert notifier.is_listening
         yield notifier
 
@@ -65,6 +65,29 @@ def test_a_commit_without_a_due_time_reports_none(notifier: PostgresNotifier, ot
     keep_events(other, an_event(), an_event())
 
     assert notifier.wait(PATIENCE_S) == Notification(2, None)
+
+
+def test_a_commit_reports_the_types_of_which_it_left_ready_jobs(
+    notifier: PostgresNotifier, other: PostgresStore
+) -> None:
+    for ready in (["a"], ["b", "c"], []):
+        keep(other, Changes(events=[an_event()], ready_types=ready))
+
+    told: set[str] = set()
+    head = 0
+    while head < 3:
+        notification = notifier.wait(PATIENCE_S)
+        assert notification is not None
+        head, told = notification.head, told | notification.ready_types
+    assert told == {"a", "b", "c"}
+
+
+def test_more_types_than_fit_a_notification_are_reported_as_any(
+    notifier: PostgresNotifier, other: PostgresStore
+) -> None:
+    keep(other, Changes(events=[an_event()], ready_types=[f"{number:064}" for number in range(1_000)]))
+
+    assert notifier.wait(PATIENCE_S) == Notification(1, None, ANY_TYPE)
 
 
 def test_the_earliest_due_time_of_several_commits_is_not_lost(notifier: PostgresNotifier, other: PostgresStore) -> None:
@@ -130,7 +153,7 @@ def test_a_notifier_notifies_once_when_it_begins_with_where_the_log_stands(
 ) -> None:
     keep(other, due_at(9))
     with closing(store.open_notifier()) as notifier:
-        assert notifier.wait(PATIENCE_S) == Notification(1, 9)
+        assert notifier.wait(PATIENCE_S) == Notification(1, 9, ANY_TYPE)
         assert notifier.wait(NO_TIME_S) is None
 
 
@@ -144,7 +167,7 @@ def test_a_notifier_whose_connection_broke_says_so_and_then_notifies_once_for_al
         with pytest.raises(StoreUnreachable):
             notifier.wait(PATIENCE_S)
 
-        assert notifier.wait(PATIENCE_S) == Notification(2 * round_ + 2, 5)
+        assert notifier.wait(PATIENCE_S) == Notification(2 * round_ + 2, 5, ANY_TYPE)
         assert notifier.wait(NO_TIME_S) is None
     keep_events(other, an_event())
     assert notifier.wait(PATIENCE_S) == Notification(5, None)
@@ -156,7 +179,7 @@ def test_a_notification_in_the_format_of_another_release_makes_the_notifier_poll
     with foreign(url) as connection:
         connection.execute(b"SELECT pg_notify(%s, 'head=1; due=2; more')", (store.channel,))
 
-    assert notifier.wait(PATIENCE_S) == Notification(0, None)
+    assert notifier.wait(PATIENCE_S) == Notification(0, None, ANY_TYPE)
     keep_events(other, an_event())
     assert notifier.wait(PATIENCE_S) == Notification(1, None)
 
@@ -191,7 +214,7 @@ def test_a_notifier_that_gets_no_notifications_polls_instead(
 ) -> None:
     with closing(store.open_notifier()) as notifier:
         muted(notifier, monkeypatch)
-        assert notifier.wait(PATIENCE_S) == Notification(0, None)
+        assert notifier.wait(PATIENCE_S) == Notification(0, None, ANY_TYPE)
         assert not notifier.is_listening
         assert "polling instead" in caplog.text
 
@@ -207,13 +230,13 @@ def test_a_polling_notifier_whose_connection_broke_polls_again(
 ) -> None:
     with closing(store.open_notifier()) as notifier:
         muted(notifier, monkeypatch)
-        assert notifier.wait(PATIENCE_S) == Notification(0, None)
+        assert notifier.wait(PATIENCE_S) == Notification(0, None, ANY_TYPE)
         keep_events(other, an_event())
         end_connection(url, notifier._database.process)
         with pytest.raises(StoreUnreachable):
             notifier.wait(PATIENCE_S)
 
-        assert notifier.wait(PATIENCE_S) == Notification(1, None)
+        assert notifier.wait(PATIENCE_S) == Notification(1, None, ANY_TYPE)
 
 
 def test_a_notifier_that_cannot_connect_says_so_each_time(store: PostgresStore) -> None:

@@ -12,7 +12,7 @@ from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
-from jobstate_server.domain.reads import Finished
+from jobstate_server.domain.reads import Finished, Reads, Ready
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.rows import PROGRESS_COLUMNS
@@ -319,3 +319,32 @@ def test_a_progress_report_touches_no_index(store: SqliteStore) -> None:
 
     assert "create_time" in indexed
     assert not indexed & set(PROGRESS_COLUMNS)
+
+
+def test_a_hand_out_reads_a_range_of_the_index_for_each_priority_and_sorts_nothing(store: SqliteStore) -> None:
+    keep_jobs(store, *(a_job(f"{number}", ready_time=number, level=1 + number % 5) for number in range(200)))
+    with store.transaction() as transaction, planned(store) as steps:
+        transaction.ready_jobs([Ready((("type", 10), ("other", 0)), 10)])
+
+    check(steps)
+    ranges = [step for step in steps if "job_ready" in step]
+    assert len(ranges) == 10
+    assert all("(job_type=? AND lane=? AND level=? AND (ready_time," in step for step in ranges), ranges
+
+
+def test_unique_keys_are_looked_up_in_their_index(store: SqliteStore) -> None:
+    keep_jobs(store, *(a_job(f"{number}", unique_key=f"{number}") for number in range(200)))
+    with store.transaction() as transaction, planned(store) as steps:
+        transaction.load(Reads(unique_keys={("owner", "type", "7"), ("owner", "type", "8")}))
+
+    check(steps)
+    assert any("job_unique (principal=? AND job_type=? AND unique_key=?)" in step for step in steps), steps
+
+
+def test_what_waits_before_a_job_is_counted_in_the_index(reader: SqlReader) -> None:
+    with planned(reader) as steps:
+        reader.oldest_ready("type")
+        reader.ready_before(a_job(), 10, 100)
+
+    check(steps)
+    assert all("job_ready" in step for step in steps), steps

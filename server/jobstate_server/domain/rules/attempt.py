@@ -29,8 +29,12 @@ def check_attempt(job: Job, command: c.AttemptCommand, trigger: Trigger, now: in
         raise AttemptSuperseded(job.id, command.attempt, job.attempt, job.state.name)
 
 
-def _reported(job: Job, command: c.AttemptCommand, trigger: Trigger, now: int) -> Draft:
-    """Begin the change that a report makes. A report claims the attempt if no worker has yet."""
+def reported(job: Job, command: c.AttemptCommand, trigger: Trigger, now: int) -> Draft:
+    """Begin the change that a report makes. A report claims the attempt if no worker has yet.
+
+    Raises:
+        TransitionNotAllowed, AttemptRequired, AttemptSuperseded
+    """
     check_attempt(job, command, trigger, now)
     draft = Draft(job, command, now)
     if not job.claimed and job.state is JobState.PROCESSING:
@@ -40,7 +44,7 @@ def _reported(job: Job, command: c.AttemptCommand, trigger: Trigger, now: int) -
 
 def update_progress(context: RuleContext, job: Job, command: c.UpdateProgress, now: int) -> Change:
     """Store the reported progress."""
-    draft = _reported(job, command, Trigger.PROGRESS, now)
+    draft = reported(job, command, Trigger.PROGRESS, now)
     draft.take(Trigger.PROGRESS)
     after = draft.report()
     after.heard_time = now
@@ -60,7 +64,7 @@ def update_progress(context: RuleContext, job: Job, command: c.UpdateProgress, n
 
 def complete(_context: RuleContext, job: Job, command: c.Complete, now: int) -> Change:
     """Complete the job."""
-    draft = _reported(job, command, Trigger.COMPLETE, now)
+    draft = reported(job, command, Trigger.COMPLETE, now)
     state = draft.take(Trigger.COMPLETE)
     after = draft.move()
     add_usage(after, command.usage)
@@ -78,7 +82,7 @@ def complete(_context: RuleContext, job: Job, command: c.Complete, now: int) -> 
 
 def fail(context: RuleContext, job: Job, command: c.Fail, now: int) -> Change:
     """Fail the attempt."""
-    draft = _reported(job, command, Trigger.FAIL, now)
+    draft = reported(job, command, Trigger.FAIL, now)
     add_usage(draft.move(), command.usage)
     error = JobError(command.code, command.message, command.retryable, command.details, job.attempt, now)
     fail_attempt(context, draft, error, command.retry_delay)

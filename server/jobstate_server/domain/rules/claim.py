@@ -17,14 +17,20 @@ def start(_context: RuleContext, job: Job, command: c.Start, now: int) -> Change
         draft.take(Trigger.CLAIM, asked_as=Trigger.START)
         claim(draft, command.worker)
         return draft
-    begin_attempt(draft, draft.take(Trigger.START), now)
-    _give_to_worker(draft, command.worker)
-    draft.emit(EventType.STARTED, job.state, Started(resumed=False, waited=max(0, now - draft.job.ready_time)))
+    begin_claimed(draft, command.worker)
     return draft
 
 
+def begin_claimed(draft: Draft, worker: str, lease: int | None = None) -> None:
+    """Start the first attempt for a worker."""
+    previous, now = draft.job.state, draft.now
+    begin_attempt(draft, draft.take(Trigger.START), now)
+    _give_to_worker(draft, worker, lease)
+    draft.emit(EventType.STARTED, previous, Started(resumed=False, waited=max(0, now - draft.job.ready_time)))
+
+
 def begin_attempt(draft: Draft, state: JobState, start_time: int) -> None:
-    """Start the next attempt, which no worker has claimed yet."""
+    """Start the next attempt, which no worker has claimed yet. The job keeps its place in the order of hand-outs."""
     job = draft.move()
     job.state = state
     job.attempt += 1
@@ -40,21 +46,32 @@ def begin_attempt(draft: Draft, state: JobState, start_time: int) -> None:
     job.next_retry_time = None
     job.attempt_deadline = None
     job.due_time = None
+    job.lease = None
 
 
-def claim(draft: Draft, worker: str) -> None:
+def claim(draft: Draft, worker: str, lease: int | None = None) -> None:
     """Claim the attempt that the server resumed for a worker. All its limits count from here."""
-    _give_to_worker(draft, worker)
+    _give_to_worker(draft, worker, lease)
     waited = max(0, draft.now - draft.job.ready_time)
     draft.emit(EventType.CLAIMED, JobState.PROCESSING, Claimed(worker, waited))
 
 
-def _give_to_worker(draft: Draft, worker: str) -> None:
+def limit_of_attempt(job: Job) -> int | None:
+    """When the claimed attempt must be looked at: its deadline, or the end of its lease if that is earlier."""
+    if job.lease is None:
+        return job.attempt_deadline
+    lease_ends = job.heard_time + job.lease
+    return lease_ends if job.attempt_deadline is None else min(job.attempt_deadline, lease_ends)
+
+
+def _give_to_worker(draft: Draft, worker: str, lease: int | None) -> None:
     job = draft.move()
     job.claimed = True
     job.claim_time = job.heard_time = draft.now
     job.worker = worker
-    job.attempt_deadline = job.due_time = None if job.timeout is None else draft.now + job.timeout
+    job.lease = lease
+    job.attempt_deadline = None if job.timeout is None else draft.now + job.timeout
+    job.due_time = limit_of_attempt(job)
 
 
 JOB_RULES: JobRules = {c.Start: start}

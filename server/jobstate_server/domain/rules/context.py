@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobstate_server.domain.batch_view import View
-from jobstate_server.domain.commands import Command, JobCommand
+from jobstate_server.domain.commands import Acquire, Command, JobCommand
 from jobstate_server.domain.errors import TransitionNotAllowed
 from jobstate_server.domain.events import Detail, Event, EventType
 from jobstate_server.domain.job import Document, Job, JobState
@@ -57,7 +57,7 @@ class Draft(Change):
     job: Job
     """The job as it is so far. Only ``move`` and ``report`` return it as one that may be set."""
 
-    def __init__(self, job: Job, command: JobCommand, now: int) -> None:
+    def __init__(self, job: Job, command: JobCommand | Acquire, now: int) -> None:
         self.before = self.after = self.job = job
         self.now = now
         self.events: list[Event] = []
@@ -65,6 +65,7 @@ class Draft(Change):
         self.is_report = False
         self.amended = None
         self.request = command.request
+        self.is_existing = False
         self._command = command
         self._is_shared = True
         """Whether others have this very object, which must not be set any more: the view, or an event."""
@@ -74,15 +75,22 @@ class Draft(Change):
         target = next_state(trigger, self.job, self.now)
         if target is None:
             job = self.job
-            why = "" if job.state is not JobState.PROCESSING else " and its attempt has a worker"
             raise TransitionNotAllowed(
                 job.id,
                 job.state.name,
                 (asked_as or trigger).value,
                 allowed_triggers(job, self.now),
-                why if asked_as is Trigger.START else "",
+                self._why(trigger, asked_as),
+                is_held=trigger is Trigger.START and job.held,
             )
         return target
+
+    def _why(self, trigger: Trigger, asked_as: Trigger | None) -> str:
+        """Why a step is not allowed, if the state alone does not say it."""
+        if trigger is Trigger.START and self.job.held:
+            return " and is delayed"
+        is_taken = asked_as is Trigger.START and self.job.state is JobState.PROCESSING
+        return " and its attempt has a worker" if is_taken else ""
 
     def move(self) -> Job:
         """The job, to set any fields of it until the next event is added. Its ``update_time`` is now."""

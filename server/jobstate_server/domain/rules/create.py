@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.batch_view import EarlierCall, View
@@ -12,7 +12,9 @@ from jobstate_server.domain.job import Job
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.domain.rules.context import JobRules, PlanRules, RuleContext
+from jobstate_server.domain.rules.ready import beginning
 from jobstate_server.domain.rules.repeats import answered_again
+from jobstate_server.domain.waiting import UniqueKey
 
 
 def create(context: RuleContext, existing: Job | None, command: c.Create, now: int) -> Change:
@@ -39,9 +41,33 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
         create_time=now,
         update_time=now,
         heard_time=now,
+        level=command.level,
+        unique_key=command.unique_key or None,
+        unique_until=command.unique_until if command.unique_key else 0,
+        **beginning(command, now),
     )
     event = Event(EventType.QUEUED, now, command.caller.actor, None, job, with_metadata=bool(job.metadata))
     return Change(None, job, (event,), request=command.request)
+
+
+def existing(command: c.Create, view: View, made: Mapping[UniqueKey, Job]) -> Change | None:
+    """The answer to a Create whose unique key a job has already. None if it is free.
+
+    Args:
+        made: the jobs that earlier parts of the same batch make, by their unique keys.
+
+    Raises:
+        InvalidField: that job is out of the caller's reach.
+    """
+    if command.unique is None:
+        return None
+    holder = made.get(command.unique) or view.unique_holder(command.unique)
+    if holder is None:
+        return None
+    _check_reach(command)
+    if not command.caller.reach.admits(holder.job_type, holder.source_id):
+        raise InvalidField("unique_key", "belongs to a job that this caller may not see")
+    return Change(holder, holder, request=command.request, is_existing=True)
 
 
 def _check_reach(command: c.Create) -> None:
@@ -63,10 +89,14 @@ def batch_create(context: RuleContext, command: c.BatchCreate, view: View) -> Pl
         return _answered_again(command, earlier)
     view.check_request_room(len(requests) - requests.count(None))
     _refuse_doubles(command)
-    changes = []
+    changes: list[Change] = []
+    made: dict[UniqueKey, Job] = {}
     for index, part in enumerate(command.creates):
         try:
-            changes.append(create(context, view.jobs.get(part.job_id), part, view.now))
+            change = existing(part, view, made) or create(context, view.jobs.get(part.job_id), part, view.now)
+            if part.unique is not None and change.after is not None:
+                made[part.unique] = change.after
+            changes.append(change)
         except InvalidField as refusal:
             raise refusal.within(f"requests[{index}]") from refusal
     _check_types(context, command)

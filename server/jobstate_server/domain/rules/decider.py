@@ -10,7 +10,19 @@ from jobstate_server.domain.errors import JobNotFound
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.job_types import JobTypes, UnnamedTypes
 from jobstate_server.domain.plan import Change, Plan
-from jobstate_server.domain.rules import attempt, cancel, claim, create, due, maintenance, retry, usage
+from jobstate_server.domain.rules import (
+    acquire,
+    attempt,
+    cancel,
+    claim,
+    create,
+    due,
+    maintenance,
+    ready,
+    release,
+    retry,
+    usage,
+)
 from jobstate_server.domain.rules.context import JobRules, MergeDocuments, PlanRules, RuleContext, visible_job
 from jobstate_server.domain.rules.repeats import repeat
 
@@ -18,9 +30,11 @@ JOB_RULES: JobRules = {
     **create.JOB_RULES,
     **claim.JOB_RULES,
     **attempt.JOB_RULES,
+    **release.JOB_RULES,
     **retry.JOB_RULES,
     **cancel.JOB_RULES,
     **due.JOB_RULES,
+    **ready.JOB_RULES,
     **maintenance.JOB_RULES,
 }
 
@@ -29,6 +43,7 @@ PLAN_RULES: PlanRules = {
     **due.PLAN_RULES,
     **maintenance.PLAN_RULES,
     **usage.PLAN_RULES,
+    **acquire.PLAN_RULES,
 }
 
 
@@ -67,6 +82,10 @@ class Decider:
             if earlier is not None:
                 return repeat(command, earlier, view.now)
             view.check_request_room(1)
+        if type(command) is c.Create:
+            found = create.existing(command, view, {})
+            if found is not None:
+                return found
         # An id is in use even if the job that has it is out of reach.
         job = view.jobs.get(command.job_id) if type(command) is c.Create else visible_job(command, view)
         now = view.now

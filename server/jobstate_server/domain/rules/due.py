@@ -1,4 +1,4 @@
-"""What the server does with due jobs: it starts the retry when the wait is over, and fails attempts that timed out."""
+"""What the server does with due jobs: it ends delays, cancels what expired, starts retries, and fails attempts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from jobstate_server.domain.lifecycle import Trigger, next_state
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reads import Due
 from jobstate_server.domain.rules.attempt import fail_attempt
+from jobstate_server.domain.rules.claim import limit_of_attempt
 from jobstate_server.domain.rules.context import Draft, JobRules, PlanRules, RuleContext
+from jobstate_server.domain.rules.maintenance import fail_as_stale
 from jobstate_server.domain.rules.retry import resume as begin_resumed
 
 ATTEMPT_TIMEOUT = "ATTEMPT_TIMEOUT"
@@ -17,15 +19,23 @@ ATTEMPT_TIMEOUT = "ATTEMPT_TIMEOUT"
 
 
 def serve_due(_context: RuleContext, command: c.ServeDue, view: View) -> Plan:
-    """Resume or time out each job that is still due, with one command for each job."""
+    """Decide on each job that is still due, with one command for each job."""
     commands: list[c.Command] = []
     for job_id in view.due(Due(command.limit)):
         job = view.jobs.get(job_id)
         # A command of this batch may have changed the job since it was selected.
         if job is not None and job.due_time is not None and job.due_time <= view.now:
-            kind = c.Resume if job.state is JobState.RETRYING else c.TimeOut
+            kind = _command_for(job)
             commands.append(kind(job_id=job_id, caller=command.caller, attempt=job.attempt, due_time=job.due_time))
     return Plan((), 0, tuple(commands))
+
+
+def _command_for(job: Job) -> type[c.Resume | c.MakeReady | c.Expire | c.TimeOut]:
+    if job.state is JobState.RETRYING:
+        return c.Resume
+    if job.state is JobState.QUEUED:
+        return c.MakeReady if job.held else c.Expire
+    return c.TimeOut
 
 
 def resume(_context: RuleContext, job: Job, command: c.Resume, now: int) -> Change | None:
@@ -39,11 +49,22 @@ def resume(_context: RuleContext, job: Job, command: c.Resume, now: int) -> Chan
 
 
 def time_out(context: RuleContext, job: Job, command: c.TimeOut, now: int) -> Change | None:
-    """Fail an attempt that has exceeded its timeout."""
+    """Fail an attempt that has exceeded its timeout or its lease.
+
+    A heartbeat does not move ``due_time``, so a lease is only looked at when it would have ended without any. If the
+    worker has reported since, ``due_time`` is moved to when it must have reported again.
+    """
     overtaken = job.attempt != command.attempt or job.due_time != command.due_time
     if overtaken or job.state is not JobState.PROCESSING or command.due_time > now:
         return None
     draft = Draft(job, command, now)
+    if job.lease is not None and (job.attempt_deadline is None or job.attempt_deadline > now):
+        if job.heard_time + job.lease > now:
+            after = job.moved()
+            after.due_time = limit_of_attempt(job)
+            return Change(job, after)
+        fail_as_stale(context, draft, job.lease)
+        return draft
     seconds = f"{(job.timeout or 0) / 1_000_000:.6f}".rstrip("0").rstrip(".")
     error = JobError(ATTEMPT_TIMEOUT, f"the attempt exceeded its timeout of {seconds} s", True, b"", job.attempt, now)
     fail_attempt(context, draft, error)

@@ -20,13 +20,17 @@ def mark_stale(context: RuleContext, job: Job, command: c.MarkStale, now: int) -
     if overtaken or now < context.grace_until or job.state is not JobState.PROCESSING or not job.claimed:
         return None
     draft = Draft(job, command, now)
-    threshold = context.job_types.policy(job.job_type).stale_threshold
-    draft.move()
-    draft.emit(EventType.STALE_DETECTED, job.state, StaleDetected(job.heard_time, threshold))
+    fail_as_stale(context, draft, context.job_types.policy(job.job_type).stale_threshold)
+    return draft
+
+
+def fail_as_stale(context: RuleContext, draft: Draft, allowed_silence: int) -> None:
+    """Fail the attempt, because its worker has been silent for too long."""
+    job, now = draft.move(), draft.now
+    draft.emit(EventType.STALE_DETECTED, job.state, StaleDetected(job.heard_time, allowed_silence))
     silence = (now - job.heard_time) / 1_000_000
     error = JobError(STALE, f"the attempt has not reported for {silence:.0f} s", True, b"", job.attempt, now)
     fail_attempt(context, draft, error)
-    return draft
 
 
 def delete_finished(_context: RuleContext, command: c.DeleteFinished, view: View) -> Plan:

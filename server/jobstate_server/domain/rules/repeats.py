@@ -21,7 +21,7 @@ def answered_again(earlier: EarlierCall, caller: Caller) -> Change:
         raise JobNotFound.deleted(earlier.job_id)
     if not caller.reach.admits(earlier.job.job_type, earlier.job.source_id):
         raise JobNotFound(earlier.job_id)
-    return Change(earlier.job, earlier.job)
+    return Change(earlier.job, earlier.job, is_existing=earlier.is_existing)
 
 
 def repeat(command: c.JobCommand, earlier: EarlierCall, now: int) -> Change:

@@ -10,6 +10,7 @@ from jobstate_server.domain.lifecycle import Trigger, can_retry
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.claim import begin_attempt
 from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
+from jobstate_server.domain.rules.ready import end_delay
 
 
 def retry_decision(context: RuleContext, job: Job, now: int) -> RetryDecision:
@@ -50,12 +51,17 @@ def resume(draft: Draft, trigger: Trigger) -> None:
     # Not ``now``: retries resumed late, or many in one commit, keep the order in which their waits ended.
     start_time = draft.now if due is None else min(draft.now, due)
     begin_attempt(draft, draft.take(trigger), start_time)
+    draft.move().ready_time = start_time
     draft.emit(EventType.STARTED, previous, Started(resumed=True))
 
 
 def retry(context: RuleContext, job: Job, command: c.Retry, now: int) -> Change:
-    """Retry a FAILED job. With ``immediately`` also end the wait of a RETRYING job."""
+    """Retry a FAILED job. With ``immediately`` also end the wait of a RETRYING job, or the delay of a QUEUED one."""
     draft = Draft(job, command, now)
+    if command.immediately and job.held:
+        draft.take(Trigger.EXPEDITE)
+        end_delay(draft, now)
+        return draft
     if job.state is JobState.PERMANENTLY_FAILED:
         why = "limit reached" if job.last_error is not None and job.last_error.retryable else "not retryable"
         raise RetryNotAllowed(job.id, why, job.retry_count, job.max_retries)

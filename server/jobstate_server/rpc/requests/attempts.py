@@ -33,7 +33,7 @@ def start(request: pb.StartRequest, caller: Caller, _new_id: NewId) -> c.Start:
 def update_progress(request: pb.UpdateProgressRequest, caller: Caller, _new_id: NewId) -> c.UpdateProgress:
     """The command in an UpdateProgress. Raises InvalidField."""
     problems = Problems()
-    attempt, usage = _attempt(request, problems)
+    attempt, usage = attempt_and_usage(request, problems)
     progress = request.progress if request.progress or request.HasField("progress") else None
     if progress is not None:
         problems.within("progress", progress, 0, 100)
@@ -50,7 +50,7 @@ def update_progress(request: pb.UpdateProgressRequest, caller: Caller, _new_id: 
 def complete(request: pb.CompleteRequest, caller: Caller, _new_id: NewId) -> c.Complete:
     """The command in a Complete. Raises InvalidField."""
     problems = Problems()
-    attempt, usage = _attempt(request, problems)
+    attempt, usage = attempt_and_usage(request, problems)
     result_count = request.result_count if request.result_count or request.HasField("result_count") else None
     if result_count is not None:
         problems.within("result_count", result_count, 0, limits.RESULT_COUNT_MAX)
@@ -66,7 +66,7 @@ def complete(request: pb.CompleteRequest, caller: Caller, _new_id: NewId) -> c.C
 def fail(request: pb.FailRequest, caller: Caller, _new_id: NewId) -> c.Fail:
     """The command in a Fail. Raises InvalidField."""
     problems = Problems()
-    attempt, usage = _attempt(request, problems)
+    attempt, usage = attempt_and_usage(request, problems)
     error = request.error
     problems.text("error.code", error.code, limits.ERROR_CODE_BYTES_MAX)
     problems.text("error.message", error.message, limits.TEXT_BYTES_MAX)
@@ -99,8 +99,8 @@ def report_usage(request: pb.ReportUsageRequest, caller: Caller, _new_id: NewId)
     return c.ReportUsage(job_id=request.id, caller=caller, attempt=request.attempt, usage=usage)
 
 
-def _attempt(
-    request: pb.UpdateProgressRequest | pb.CompleteRequest | pb.FailRequest, problems: Problems
+def attempt_and_usage(
+    request: pb.UpdateProgressRequest | pb.CompleteRequest | pb.FailRequest | pb.ReleaseRequest, problems: Problems
 ) -> tuple[int | None, Usage]:
     """The fields that all reports of an attempt have: its number and its usage."""
     problems.job_id("id", request.id)

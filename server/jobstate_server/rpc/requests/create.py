@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
 from jobstate_server.domain import limits
 from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.limits import MAX_RETRIES_MAX, TIMEOUT_MAX
+from jobstate_server.domain.waiting import Priority, UniqueUntil
 from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
-from jobstate_server.wire.times import span_from
+from jobstate_server.wire.times import span_from, time_from
 
 
 def create(request: pb.CreateRequest, caller: Caller, new_id: NewId) -> c.Create:
@@ -51,6 +55,12 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
         problems.span(prefix + "timeout", request.timeout, 0, TIMEOUT_MAX, "0 (none) to 30 days")
         timeout = span_from(request.timeout)
     problems.request_id(request_id, prefix + "request_id")
+    start_within = None
+    if request.HasField("start_within"):
+        bounds = limits.START_WITHIN_MIN, limits.DELAY_MAX
+        problems.span(prefix + "start_within", request.start_within, *bounds, "1 second to 366 days")
+        start_within = span_from(request.start_within)
+    _check_dispatch(request, problems, prefix)
     return c.Create(
         job_id or new_id(),
         caller,
@@ -61,4 +71,37 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
         max_retries=max_retries,
         timeout=timeout or None,
         no_timeout=timeout == 0,
+        level=request.priority or Priority.NORMAL,
+        delay=span_from(request.delay) if request.HasField("delay") else 0,
+        not_before_time=time_from(request.not_before_time) if request.HasField("not_before_time") else None,
+        start_within=start_within,
+        unique_key=request.unique_key,
+        unique_until=request.unique_until or UniqueUntil.FINAL,
     )
+
+
+def _check_dispatch(request: pb.CreateRequest, problems: Problems, prefix: str) -> None:
+    """Check priority, delay and unique key."""
+    if request.priority and request.priority not in job_pb2.Priority.values():
+        problems.add(prefix + "priority", f"{request.priority} is not a valid value of this enum")
+    if request.HasField("delay"):
+        problems.span(prefix + "delay", request.delay, 0, limits.DELAY_MAX, "0 to 366 days")
+    if request.HasField("not_before_time"):
+        problems.time(prefix + "not_before_time", request.not_before_time)
+    if request.unique_key:
+        problems.text(prefix + "unique_key", request.unique_key, limits.UNIQUE_KEY_BYTES_MAX)
+    if request.unique_until and request.unique_until not in pb.UniqueUntil.values():
+        problems.add(prefix + "unique_until", f"{request.unique_until} is not a valid value of this enum")
+    elif request.unique_until and not request.unique_key:
+        problems.add(prefix + "unique_until", "needs unique_key")
+
+
+def by_store_time(command: c.Create, ahead: int) -> c.Create:
+    """The command with the caller's time as a time of the store.
+
+    Args:
+        ahead: by how much the store's time is ahead of the wall clock, which callers use.
+    """
+    if command.not_before_time is None or not ahead:
+        return command
+    return replace(command, not_before_time=command.not_before_time + ahead)

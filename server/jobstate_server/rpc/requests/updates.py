@@ -7,9 +7,9 @@ from typing import Any
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.caller import Caller
-from jobstate_server.domain.commands import JobCommand
+from jobstate_server.domain.commands import Acquire, JobCommand
 from jobstate_server.domain.errors import InvalidField
-from jobstate_server.rpc.requests import attempts, create, lifecycle
+from jobstate_server.rpc.requests import attempts, create, dispatch, lifecycle
 from jobstate_server.rpc.requests.keys import NewId
 
 _COMMANDS: Mapping[str, Callable[[Any, Caller, NewId], JobCommand]] = {
@@ -21,13 +21,22 @@ _COMMANDS: Mapping[str, Callable[[Any, Caller, NewId], JobCommand]] = {
     "retry": lifecycle.retry,
     "cancel": lifecycle.cancel,
     "report_usage": attempts.report_usage,
+    "release": dispatch.release,
 }
-"""By the names of ``JobUpdate.update``."""
+"""By the names of ``JobUpdate.update``, except ``acquire``, which names no job."""
 
 
-def command_of_update(update: pb.JobUpdate, caller: Caller, new_id: NewId) -> JobCommand:
-    """The command in an update. Raises InvalidField."""
+def command_of_update(
+    update: pb.JobUpdate, caller: Caller, new_id: NewId, acquires: dispatch.StreamAcquires
+) -> JobCommand | Acquire:
+    """The command in an update. Raises InvalidField.
+
+    Args:
+        acquires: the acquires in the batch of this update.
+    """
     kind = update.WhichOneof("update")
     if kind is None:
-        raise InvalidField("update", "must be one of " + ", ".join(_COMMANDS))
+        raise InvalidField("update", "must be one of " + ", ".join([*_COMMANDS, "acquire"]))
+    if kind == "acquire":
+        return acquires.command(update.acquire)
     return _COMMANDS[kind](getattr(update, kind), caller, new_id)

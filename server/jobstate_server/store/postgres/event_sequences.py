@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from jobstate_server.store.postgres import statements as sql
+from jobstate_server.store.postgres.notifier import notified_text
 from jobstate_server.store.records import Changes
 
 
@@ -19,14 +20,14 @@ def append(connection: psycopg.Connection[Any], changes: Changes, now: int, chan
     events = changes.events
     values = {"events": len(events), "requests": len(changes.requests), "now": now}
     if events:
-        size, next_due = sum(len(event.payload) for event in events), _earliest_due(changes)
-        return sql.append_events.run(connection, events, **values, bytes=size, channel=channel, next_due=next_due)
+        size = sum(len(event.payload) for event in events)
+        written = notified_text(_earliest_due(changes), changes.ready_types)
+        return sql.append_events.run(connection, events, **values, bytes=size, channel=channel, written=written)
     if changes.deleted or changes.inserted or changes.attempts or changes.requests or changes.tallies:
         return connection.execute(sql.ADVANCE_LOG, {**values, "bytes": 0}, prepare=True)
     return connection.execute(sql.HEAD, prepare=True)
 
 
-def _earliest_due(changes: Changes) -> str:
+def _earliest_due(changes: Changes) -> int | None:
     rows = (*changes.inserted, *changes.updated, *changes.progressed)
-    due = [row.job.due_time for row in rows if row.job.due_time is not None]
-    return str(min(due)) if due else ""
+    return min((row.job.due_time for row in rows if row.job.due_time is not None), default=None)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
 from typing import Any
 
 import psycopg
 
 from jobstate_server.store.postgres.connection import Postgres, raise_store_error
-from jobstate_server.store.records import Notification
+from jobstate_server.store.records import ANY_TYPE, Notification
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,10 @@ POLL_INTERVAL_S = 0.1
 """How often the log is polled when notifications do not arrive."""
 
 _POLL = b"SELECT log.head, (SELECT min(due_time) FROM job WHERE due_time IS NOT NULL) FROM log"
+TYPES_LENGTH_MAX = 4_000
+"""Characters of the job types in a notification, all of them ASCII. PostgreSQL refuses 8,000 bytes and with them the
+transaction."""
+
 _PROBE = "probe "
 _SETTINGS = {"statement_timeout": "10s"}
 
@@ -46,7 +50,7 @@ class PostgresNotifier:
         self._database = Postgres(url, _SETTINGS)
         self._prober = Postgres(url, {})
         self._is_listening = False
-        self._last_polled = Notification(0, None)
+        self._last_polled = Notification(0, None, ANY_TYPE)
 
     @property
     def is_listening(self) -> bool:
@@ -93,13 +97,17 @@ class PostgresNotifier:
                 return self._poll()
             if notifications:
                 due = [notification.next_due for notification in notifications if notification.next_due is not None]
-                return Notification(max(notification.head for notification in notifications), min(due, default=None))
+                return Notification(
+                    max(notification.head for notification in notifications),
+                    min(due, default=None),
+                    frozenset().union(*(notification.ready_types for notification in notifications)),
+                )
             if time.monotonic() >= end:
                 return None
 
     def _poll(self) -> Notification:
         head, next_due = self._database.raw_connection.execute(_POLL, prepare=True).fetchone() or (0, None)
-        return Notification(head, next_due)
+        return Notification(head, next_due, ANY_TYPE)
 
     def _poll_until(self, end: float) -> Notification | None:
         while True:
@@ -128,5 +136,14 @@ def _until(received: Iterable[psycopg.Notify], last: str) -> Iterable[psycopg.No
 
 
 def _notified(payload: str) -> Notification:
-    head, _, next_due = payload.partition(" ")
-    return Notification(int(head), int(next_due) if next_due else None)
+    head, next_due, *ready_types = payload.split(" ")
+    return Notification(int(head), int(next_due) if next_due else None, frozenset(ready_types))
+
+
+def notified_text(next_due: int | None, ready_types: Collection[str]) -> str:
+    """What a notification says after the head of the log."""
+    types = " ".join(ready_types)
+    if len(types) > TYPES_LENGTH_MAX:
+        types = " ".join(ANY_TYPE)
+    due = "" if next_due is None else str(next_due)
+    return f"{due} {types}" if types else due

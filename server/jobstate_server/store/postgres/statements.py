@@ -8,8 +8,17 @@ from typing import Any
 from peewee import Model
 from psycopg import Connection, Cursor
 
-from jobstate_server.domain.job import INT64_MAX, JobState
-from jobstate_server.store.models import AttemptRow, EventRow, RequestRow, TallyRow, WholeJobRow
+from jobstate_server.domain.job import INT64_MAX
+from jobstate_server.store.models import (
+    HAS_UNIQUE_KEY,
+    IS_LIMITED,
+    IS_READY,
+    AttemptRow,
+    EventRow,
+    RequestRow,
+    TallyRow,
+    WholeJobRow,
+)
 from jobstate_server.store.postgres.binary_arrays import Kind, array, kind_of
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
@@ -66,7 +75,7 @@ append_events = ManyRows(
     f"INSERT INTO event (sequence, {', '.join(_EVENT_KINDS)})"
     f" SELECT advanced.head - %(events)s + new.ordinality, {', '.join(f'new.{name}' for name in _EVENT_KINDS)}"
     f" FROM {{rows}} WITH ORDINALITY AS new({', '.join(_EVENT_KINDS)}, ordinality), advanced)"
-    " SELECT head, requests, transaction FROM advanced, pg_notify(%(channel)s, head::text || ' ' || %(next_due)s)",
+    " SELECT head, requests, transaction FROM advanced, pg_notify(%(channel)s, head::text || ' ' || %(written)s)",
     _EVENT_KINDS,
 )
 """Advances the log, numbers and appends the events, and notifies the other replicas when the transaction commits."""
@@ -184,6 +193,38 @@ ATTEMPTS = (
     " JOIN attempt ON attempt.create_sequence = job.create_sequence AND attempt.number = wanted.number"
 ).encode()
 
+# Hand-outs of a type take turns: an advisory lock of the transaction. Several are taken in the order of their numbers.
+_TURN = "hashtextextended('hand-out ' || %(log_id)s || ' ' || name, 0)"
+_TYPES = "unnest(%(names)s::text[]) AS wanted(name)"
+
+TRY_TURNS = (
+    f"SELECT name FROM (SELECT name, {_TURN} AS turn FROM {_TYPES} ORDER BY turn) AS turns"
+    " WHERE pg_try_advisory_xact_lock(turn)"
+).encode()
+TAKE_TURNS = (
+    f"SELECT pg_advisory_xact_lock(turn) FROM (SELECT {_TURN} AS turn FROM {_TYPES} ORDER BY turn OFFSET 0) AS turns"
+).encode()
+
+PICK_READY = (
+    "SELECT picked.id, picked.ready_time, picked.create_sequence, wanted.level, wanted.step, wanted.name"
+    " FROM unnest(%(names)s::text[], %(levels)s::int8[], %(steps)s::int8[], %(marks)s::int8[])"
+    " AS wanted(name, level, step, mark)"
+    " CROSS JOIN LATERAL (SELECT id, ready_time, create_sequence FROM job"
+    f" WHERE job_type = wanted.name AND lane = '' AND level = wanted.level AND {IS_READY.sql}"
+    " AND ready_time >= wanted.mark ORDER BY ready_time, create_sequence LIMIT %(limit)s) AS picked"
+).encode()
+
+LOCK_READY = (
+    f"{WHOLE_JOBS} WHERE id = ANY(%(ids)s::text[]) AND {IS_READY.sql} ORDER BY id FOR UPDATE SKIP LOCKED"
+).encode()
+
+# Not locked: the job is returned as it is, and nothing is decided on it.
+UNIQUE_HOLDERS = (
+    f"{WHOLE_JOBS} JOIN unnest(%(principals)s::text[], %(job_types)s::text[], %(keys)s::text[])"
+    " AS wanted(principal, job_type, unique_key) USING (principal, job_type, unique_key)"
+    f" WHERE {HAS_UNIQUE_KEY.sql}"
+).encode()
+
 # A job that another replica has locked is skipped; that replica handles what is due.
 _IS_DUE = "due_time IS NOT NULL"
 DUE = (
@@ -198,7 +239,7 @@ FINISHED = (
 NEXT_DUE = f"SELECT due_time FROM job WHERE {_IS_DUE} ORDER BY due_time LIMIT 1 FOR SHARE SKIP LOCKED".encode()
 POSTPONE = (
     "UPDATE job SET due_time = %(until)s FROM ("
-    f"SELECT create_sequence FROM job WHERE {_IS_DUE} AND due_time < %(until)s AND state = {int(JobState.PROCESSING)}"
+    f"SELECT create_sequence FROM job WHERE {_IS_DUE} AND due_time < %(until)s AND {IS_LIMITED.sql}"
     " ORDER BY id FOR UPDATE) AS late WHERE job.create_sequence = late.create_sequence"
 ).encode()
 

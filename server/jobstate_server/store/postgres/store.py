@@ -34,6 +34,7 @@ from jobstate_server.store.postgres.connection import (
 from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.postgres.notifier import PostgresNotifier, channel_of
 from jobstate_server.store.postgres.reader import PostgresReader
+from jobstate_server.store.postgres.ready_jobs import Marks
 from jobstate_server.store.postgres.transaction import PostgresTransaction
 from jobstate_server.store.reading.reader import SqlReader
 
@@ -76,6 +77,7 @@ class PostgresStore:
                 raise
             raise CannotOpen(f"cannot use PostgreSQL as a store: {' '.join(str(error).split())}") from error
         self.channel = channel_of(self.log_id)
+        self._marks = Marks()
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:
@@ -83,7 +85,9 @@ class PostgresStore:
         if connection is not self._known_through:
             self._known.clear()
             self._known_through = connection
-        transaction = PostgresTransaction(self.database, connection, self._known, self._time, self.channel)
+        transaction = PostgresTransaction(
+            self.database, connection, self._known, self._time, self.channel, log_id=self.log_id, marks=self._marks
+        )
         try:
             yield transaction
         except BaseException as error:

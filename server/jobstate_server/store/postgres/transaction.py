@@ -12,7 +12,8 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.job import FinishedJob, Job
-from jobstate_server.domain.reads import Finished, Reads, Selection
+from jobstate_server.domain.reads import Finished, Reads, Ready, Selection
+from jobstate_server.domain.waiting import is_ready
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
 from jobstate_server.store.known_job_types import known_job_types
@@ -29,8 +30,9 @@ from jobstate_server.store.postgres.connection import (
 )
 from jobstate_server.store.postgres.event_sequences import append
 from jobstate_server.store.postgres.known_jobs import KnownJobs
+from jobstate_server.store.postgres.ready_jobs import Marks, ReadyReads
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes, Loaded
+from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
@@ -62,8 +64,18 @@ class PostgresTransaction:
         known: KnownJobs,
         time: DatabaseTime,
         channel: str,
+        *,
+        log_id: str,
+        marks: Marks,
     ) -> None:
-        """``connection``: the current one of ``database``. ``channel``: where to send notifications of commits."""
+        """
+        Args:
+            connection: the current one of ``database``.
+            channel: where to send notifications of commits.
+            marks: where the picks of this server begin.
+        """
+        self._marks = marks
+        self._ready = ReadyReads(self._execute, log_id, marks)
         self._database = database
         self._known = known
         self._written: list[Job] = []
@@ -139,7 +151,12 @@ class PostgresTransaction:
                 loaded.due[selection] = [_add_job(found, row) for row in rows]
         if ended is not None:
             loaded.attempts.update(((row[0], row[1]), attempt_from(row)) for row in ended)
+        if reads.unique_keys:
+            loaded.unique.update(self._ready.unique_holders(reads.unique_keys, found))
         return loaded
+
+    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
+        return self._ready.jobs(wanted, self.now, may_wait=may_wait)
 
     def _select(self, selection: Selection) -> psycopg.Cursor[Any]:
         if isinstance(selection, Finished):
@@ -216,12 +233,14 @@ class PostgresTransaction:
             keys = [(job.create_sequence,) for job in changes.deleted]
             sql.delete_jobs.run(connection, keys)
             sql.delete_attempts.run(connection, keys)
+        if changes.updated:
+            # Before the insertions: a unique key that a job gives up here may be that of a new one.
+            rows = [(*change_values(row.job), *changed_documents(row), row.last_event) for row in changes.updated]
+            sql.update_jobs.run(connection, rows, events=count)
+            self._marks.lower(row.job for row in changes.updated if is_ready(row.job))
         if changes.inserted:
             rows = [(*job_values(job), *documents_of(job), last, first) for job, last, first, _ in changes.inserted]
             sql.insert_jobs.run(connection, rows, events=count)
-        if changes.updated:
-            rows = [(*change_values(row.job), *changed_documents(row), row.last_event) for row in changes.updated]
-            sql.update_jobs.run(connection, rows, events=count)
         if changes.progressed:
             self._write_progress(changes.progressed, count)
 
@@ -280,7 +299,7 @@ class PostgresTransaction:
 
     def probe(self) -> None:
         # Request ids of callers are longer.
-        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None)
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None, False, None)
         with self._pipeline():
             sql.insert_requests.run(self._connection, [row], events=0)
             self._execute(sql.DELETE_REQUEST, principal=row[0], request_id=row[1])

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from peewee import SQL, Query, SqliteDatabase, Tuple
 
-from jobstate_server.domain.job import INT64_MAX, JobState
-from jobstate_server.store.models import AttemptRow, EventRow, HorizonRow, JobRow, LogRow, RequestRow, TallyRow
+from jobstate_server.domain.job import INT64_MAX
+from jobstate_server.store.models import (
+    HAS_UNIQUE_KEY,
+    IS_LIMITED,
+    IS_READY,
+    AttemptRow,
+    EventRow,
+    HorizonRow,
+    JobRow,
+    LogRow,
+    RequestRow,
+    TallyRow,
+)
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
     CHANGE_COLUMNS,
@@ -71,6 +82,7 @@ class Statements:
         """Build the statements that peewee generates, in this database's dialect."""
         self._database = database
         self._build_jobs()
+        self._build_ready()
         self._build_requests()
         self._build_log()
 
@@ -98,9 +110,24 @@ class Statements:
             JobRow.select(JobRow.due_time).where(is_due).order_by(JobRow.due_time).limit(SQL("1"))
         )
         self.postpone = self._sql(
-            JobRow.update({JobRow.due_time: SQL(":until")}).where(
-                is_due, JobRow.due_time < SQL(":until"), JobRow.state == SQL(str(int(JobState.PROCESSING)))
-            )
+            JobRow.update({JobRow.due_time: SQL(":until")}).where(is_due, JobRow.due_time < SQL(":until"), IS_LIMITED)
+        )
+
+    def _build_ready(self) -> None:
+        of_level = [JobRow.job_type == SQL(":job_type"), JobRow.lane == SQL("''"), JobRow.level == SQL(":level")]
+        after = SQL("(ready_time, create_sequence) > (:ready_time, :create_sequence)")
+        self.ready = self._sql(
+            JobRow.select(JobRow.id, JobRow.ready_time, JobRow.create_sequence)
+            .where(*of_level, IS_READY, after)
+            .order_by(JobRow.ready_time, JobRow.create_sequence)
+            .limit(SQL(":limit"))
+        )
+        # A join from the keys to the index: otherwise SQLite would read every unfinished job.
+        self.unique = (
+            f"{WHOLE_JOBS} WHERE job.create_sequence IN ("
+            "SELECT create_sequence FROM json_each(:keys) AS wanted CROSS JOIN job INDEXED BY job_unique"
+            " ON principal = json_extract(wanted.value, '$[0]') AND job_type = json_extract(wanted.value, '$[1]')"
+            f" AND unique_key = json_extract(wanted.value, '$[2]') WHERE {HAS_UNIQUE_KEY.sql})"
         )
 
     def _build_requests(self) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 from zlib import crc32
 
 from peewee import ModelSelect, SqliteDatabase, fn
 
 from jobstate_server.domain.job import FinishedJob, Job
-from jobstate_server.domain.reads import Finished, Reads, Selection
+from jobstate_server.domain.reads import Finished, Reads, Ready, Selection
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.models import LogRow, ReplicaRow, TaskRunRow
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes, Loaded, TaskRun
+from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, TaskRun
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
@@ -42,6 +42,7 @@ from jobstate_server.store.rows import (
 from jobstate_server.store.sqlite.connection import raise_store_error
 from jobstate_server.store.sqlite.documents import delete_documents, insert_documents, update_documents
 from jobstate_server.store.sqlite.event_sequences import EventSequences
+from jobstate_server.store.sqlite.ready_jobs import ReadyReads
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.stored_times import LogRowTimes
 
@@ -66,6 +67,7 @@ class SqliteTransaction:
         self._database = database
         self._connection: sqlite3.Connection = database.connection()
         self._statements = statements
+        self._ready = ReadyReads(self._connection, statements, cache)
         self.sequences = EventSequences(self._connection, statements.advance_log, heads)
 
     def load(self, reads: Reads) -> Loaded:
@@ -87,7 +89,14 @@ class SqliteTransaction:
             wanted = json.dumps(list(reads.attempt_keys))
             ended = map(attempt_from, execute(self._statements.attempts, {"keys": wanted}).fetchall())
             loaded.attempts.update(((attempt.job_id, attempt.number), attempt) for attempt in ended)
+        if reads.unique_keys:
+            loaded.unique.update(self._ready.unique_holders(reads.unique_keys, loaded.jobs))
         return loaded
+
+    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
+        # There is no other replica to wait for.
+        del may_wait
+        return ReadyFound([job for some in wanted for job in self._ready.jobs(some)])
 
     def _select(self, selection: Selection, loaded: Loaded) -> None:
         """Add the jobs that this selection finds."""
@@ -121,6 +130,10 @@ class SqliteTransaction:
             statements.delete_attempts.run(connection, keys)
             delete_documents(connection, keys)
             self._deleted = changes.deleted
+        if changes.updated:
+            # Before the insertions: a unique key that a job gives up here may be that of a new one.
+            self._numbered(changes.updated, first)
+            self._write_updates(changes.updated)
         if changes.inserted:
             jobs = self._numbered(changes.inserted, first)
             for job, _, first_event, _ in changes.inserted:
@@ -128,9 +141,6 @@ class SqliteTransaction:
                     job.created(first + first_event)
             self._insert_jobs(jobs)
             insert_documents(connection, jobs)
-        if changes.updated:
-            self._numbered(changes.updated, first)
-            self._write_updates(changes.updated)
         if changes.progressed:
             self._numbered(changes.progressed, first)
             self._write_progress(changes.progressed)
@@ -218,7 +228,7 @@ class SqliteTransaction:
 
     def probe(self) -> None:
         # Request ids of callers are longer.
-        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None)
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None, False)
         self._statements.insert_requests.run(self._connection, [row])
         self._statements.delete_requests.run(self._connection, [row[:2]])
 

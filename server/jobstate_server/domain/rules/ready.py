@@ -1,0 +1,58 @@
+"""When a new job may be begun: its delay, and until when somebody must have begun it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.durations import DAY
+from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.events import EventType
+from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.lifecycle import Trigger, next_state
+from jobstate_server.domain.limits import DELAY_MAX
+from jobstate_server.domain.plan import Change
+from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
+
+
+def beginning(command: c.Create, now: int) -> dict[str, Any]:
+    """The fields of a new job that say from when and until when it may be begun. Raises InvalidField."""
+    ready_time = now + command.delay if command.not_before_time is None else max(now, command.not_before_time)
+    if ready_time - now > DELAY_MAX:
+        raise InvalidField("not_before_time", f"is more than {DELAY_MAX // DAY} days away")
+    is_held = ready_time > now
+    return {
+        "held": is_held,
+        "ready_time": ready_time,
+        "start_within": command.start_within,
+        "due_time": ready_time if is_held else start_limit(ready_time, command.start_within),
+    }
+
+
+def start_limit(ready_time: int, start_within: int | None) -> int | None:
+    """Until when somebody must have begun a job that is ready. None means for ever."""
+    return None if start_within is None else ready_time + start_within
+
+
+def make_ready(_context: RuleContext, job: Job, command: c.MakeReady, now: int) -> Change | None:
+    """End the delay of a job whose time has come."""
+    overtaken = job.due_time != command.due_time or job.state is not JobState.QUEUED
+    if overtaken or next_state(Trigger.READY, job, now) is None:
+        return None
+    draft = Draft(job, command, now)
+    draft.take(Trigger.READY)
+    # Not ``now``: jobs that are made ready late, or many in one commit, keep the order in which their delays ended.
+    end_delay(draft, job.ready_time)
+    return draft
+
+
+def end_delay(draft: Draft, ready_time: int) -> None:
+    """From now on the job can be begun."""
+    job = draft.move()
+    job.held = False
+    job.ready_time = ready_time
+    job.due_time = start_limit(ready_time, job.start_within)
+    draft.emit(EventType.READY, JobState.QUEUED)
+
+
+JOB_RULES: JobRules = {c.MakeReady: make_ready}

@@ -1,0 +1,213 @@
+"""Hands out ready jobs in a batch: to the calls of Acquire in it, and to those that wait. On the committer's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from jobstate_server.domain.commands import Acquire, Command, ServeWaiting
+from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.reads import Reads, Ready
+from jobstate_server.domain.waiting import is_ready
+from jobstate_server.engine.batch import Batch, Outcome, Verdict
+from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
+from jobstate_server.store.base import Transaction
+
+HANDED_OUT_MAX = 512
+"""Jobs that one transaction hands out to calls that wait, as many as it takes commands. The rest get theirs in the next
+one."""
+
+TRIES_MAX = 8
+"""After so many tries in vain to hand out jobs of a type, the replica that does is waited for."""
+
+Handed = list[tuple[WaitingAcquire, Verdict]]
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one transaction has done for the calls that wait. Nothing of it counts until the transaction is durable."""
+
+    handed: Handed = field(default_factory=list)
+    """The calls that have their answer."""
+    is_unfinished: bool = False
+    """Whether there may be more ready jobs for the calls that wait."""
+    parked: list[WaitingAcquire] = field(default_factory=list)
+    """The calls of this batch that found nothing and now wait."""
+
+
+class Dispatcher:
+    """Serves the calls of Acquire of one server."""
+
+    def __init__(self, job_types: JobTypes, parked: ParkedAcquires, *, is_shared: bool) -> None:
+        """``is_shared``: whether calls of Acquire may wait at other servers too."""
+        self._is_shared = is_shared
+        self._job_types = job_types
+        self._parked = parked
+        self._tries = 0
+        """How many times in a row something could not be handed out because another replica was at it."""
+        self._must_look = False
+        """Whether jobs that the store has are ready and a call may wait for them."""
+        self._calls: dict[int, WaitingAcquire] = {}
+        """The calls of the current batch that may wait, by the identity of their commands."""
+        self._answered: Handed = []
+        self._acquires: list[Acquire] = []
+        """The calls of Acquire among the commands of the current transaction."""
+        self._must_serve = False
+
+    def begin(self, calls: Iterable[WaitingAcquire]) -> None:
+        """A batch begins, with these calls that may wait. It may take several transactions."""
+        self._calls = {id(call.command): call for call in calls}
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether any call waits."""
+        return len(self._parked) > 0
+
+    def wanted_types(self, commands: Sequence[Command]) -> Container[str]:
+        """The job types that the commands of a batch, or the calls that wait, ask for."""
+        self._acquires = [command for command in commands if type(command) is Acquire]
+        self._must_serve = any(type(command) is ServeWaiting for command in commands)
+        if self._is_shared:
+            return _AllTypes()
+        return _WantedTypes({name for command in self._acquires for name in command.job_types}, self._parked)
+
+    def look(self, transaction: Transaction, batch: Batch) -> bool:
+        """Offer the batch the ready jobs of the store that it may hand out. True if some may not have been found.
+
+        What is ready is known before the first command is decided. Each command may take away jobs that it names, so as
+        many more are read.
+        """
+        wanted: dict[tuple[str, ...], int] = {}
+        for command in self._acquires:
+            wanted[command.job_types] = wanted.get(command.job_types, 0) + command.max_jobs
+        if self._must_look or self._must_serve:
+            for types, count in self._parked.wanted(HANDED_OUT_MAX).items():
+                wanted[types] = wanted.get(types, 0) + count
+        if not wanted:
+            return False
+        named = sum(map(is_ready, batch.jobs.values()))
+        limit = sum(wanted.values()) + named
+        picks = [Ready(tuple((name, self._step(name)) for name in types), limit) for types in wanted]
+        # A call that does not wait would go away with nothing.
+        goes_away = any(id(command) not in self._calls for command in self._acquires)
+        may_wait = self._tries >= TRIES_MAX or goes_away
+        found = transaction.ready_jobs(picks, may_wait=may_wait)
+        self._tries = 0 if found.is_complete else self._tries + 1
+        offered: set[str] = set()
+        for job in found.jobs:
+            # Combinations of types may have types in common.
+            if job.id not in offered:
+                offered.add(job.id)
+                batch.offer(job)
+        return not found.is_complete
+
+    def _step(self, job_type: str) -> int:
+        return self._job_types.policy(job_type).priority_step
+
+    def serve(self, transaction: Transaction, batch: Batch, turn: Turn) -> None:
+        """Hand out what is ready to the calls that wait, first come first served."""
+        while self._parked:
+            ready = [name for name in batch.handing_out.ready_types() if name in self._parked]
+            if not ready:
+                return
+            room = HANDED_OUT_MAX - batch.handing_out.handed_out
+            if room <= 0:
+                turn.is_unfinished = True
+                return
+            calls = self._parked.take(ready, batch.handing_out.count(ready, room))
+            _load_requests(transaction, batch, calls)
+            unserved = []
+            for call in calls:
+                verdict = batch.answer(call.command)
+                if not self._is_served(batch, call, verdict):
+                    unserved.append(call)
+                    continue
+                turn.handed.append((call, verdict))
+                self._serve_repeats(batch, call, turn)
+            self._give_back(unserved, turn)
+            if len(unserved) == len(calls):
+                return
+
+    def _serve_repeats(self, batch: Batch, call: WaitingAcquire, turn: Turn) -> None:
+        """Answer the calls that wait with the same request id: the caller lost its connection and has called again."""
+        if call.command.request is not None:
+            for repeat in self._parked.take_repeats(call.command.request.key):
+                turn.handed.append((repeat, batch.answer(repeat.command)))
+
+    @staticmethod
+    def _is_served(batch: Batch, call: WaitingAcquire, verdict: Verdict) -> bool:
+        """Whether the call need not wait: it got jobs, was refused, or repeats a call that got its jobs."""
+        request = call.command.request
+        return not isinstance(verdict, Outcome) or bool(verdict.jobs) or (request is not None and batch.knows(request))
+
+    def decide(self, transaction: Transaction, commands: Sequence[Command], batch: Batch, turn: Turn) -> None:
+        """Decide the commands of the batch. A call that may wait and finds nothing is parked."""
+        if not self._acquires:
+            batch.decide(*commands)
+            return
+        for command in commands:
+            if type(command) is Acquire:
+                # Those that came before get what became ready since.
+                self.serve(transaction, batch, turn)
+                self._decide_acquire(command, batch, turn)
+            else:
+                batch.decide_one(command)
+
+    def _decide_acquire(self, command: Acquire, batch: Batch, turn: Turn) -> None:
+        verdict = batch.decide_one(command)
+        call = self._calls.get(id(command))
+        if call is not None and not self._is_served(batch, call, verdict) and self._parked.park(call):
+            turn.parked.append(call)
+
+    def _give_back(self, calls: Sequence[WaitingAcquire], turn: Turn) -> None:
+        for call in self._parked.put_back(calls):
+            if call.withdrawn is not None:
+                turn.handed.append((call, call.withdrawn))
+
+    def committed(self, turn: Turn) -> None:
+        """The transaction is durable."""
+        self._must_look = turn.is_unfinished
+        self._answered += turn.handed
+
+    def rolled_back(self, turn: Turn) -> None:
+        """The transaction was not kept: nothing was handed out, and nobody waits who did not wait before."""
+        parked_here = set(map(id, turn.parked))
+        for call in turn.parked:
+            self._parked.unpark(call)
+        for call in self._parked.put_back([call for call, _ in turn.handed if id(call) not in parked_here]):
+            if call.withdrawn is not None:
+                self._answered.append((call, call.withdrawn))
+
+    def take_answered(self) -> Handed:
+        """The calls that have been answered since the last time."""
+        answered, self._answered = self._answered, []
+        return answered
+
+
+class _AllTypes:
+    """Every type: the other replicas must be told of all jobs that become ready."""
+
+    def __contains__(self, job_type: object) -> bool:
+        return True
+
+
+class _WantedTypes:
+    """The types of a batch's commands and those of the calls that wait, which may become fewer meanwhile."""
+
+    def __init__(self, own: set[str], parked: ParkedAcquires) -> None:
+        self._own = own
+        self._parked = parked
+
+    def __contains__(self, job_type: object) -> bool:
+        return job_type in self._own or job_type in self._parked
+
+
+def _load_requests(transaction: Transaction, batch: Batch, calls: Sequence[WaitingAcquire]) -> None:
+    """Load the request ids of these calls: another call with the same id may have been carried out meanwhile."""
+    keys = {call.command.request.key for call in calls if call.command.request is not None}
+    if keys:
+        loaded = transaction.load(Reads(request_keys=keys))
+        named = {job_id for stored in loaded.requests.values() for job_id in stored.job_ids} - batch.jobs.keys()
+        if named:
+            loaded.jobs.update(transaction.load(Reads(job_ids=named)).jobs)
+        batch.add(loaded)
