@@ -205,6 +205,19 @@ async def start(client: Client, job_id: str = "job", **fields: Any) -> job_pb2.J
     return (await client.jobs.Start(pb.StartRequest(id=job_id, **fields))).job
 
 
+async def acquire(client: Client, *job_types: str, wait: float = 0, **fields: Any) -> list[job_pb2.Job]:
+    """The jobs of an Acquire, of type ``default`` unless types are named."""
+    request = pb.AcquireRequest(job_types=job_types or ("default",), **fields)
+    if wait:
+        request.wait.CopyFrom(span(wait))
+    return list((await client.jobs.Acquire(request)).jobs)
+
+
+async def release(client: Client, job_id: str = "job", **fields: Any) -> job_pb2.Job:
+    """Release."""
+    return (await client.jobs.Release(pb.ReleaseRequest(id=job_id, **fields))).job
+
+
 async def report(client: Client, job_id: str = "job", **fields: Any) -> job_pb2.Job:
     """UpdateProgress."""
     return (await client.jobs.UpdateProgress(pb.UpdateProgressRequest(id=job_id, **fields))).job
@@ -245,3 +258,10 @@ async def health_of(client: Client, service: str = "") -> int:
 async def settled(running: Running) -> None:
     """Wait until the committer has done everything that was submitted before."""
     await running.server.committer.run(lambda transaction: None)
+
+
+async def until_waiting(running: Running, calls: int) -> None:
+    """Wait until so many calls of Acquire wait at the server."""
+    async with asyncio.timeout(PATIENCE_S):
+        while running.server.acquires.count != calls:
+            await settled(running)

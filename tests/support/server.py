@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from jobstate.v1 import job_service_pb2_grpc, maintenance_service_pb2_grpc
+from jobstate.v1 import dispatch_service_pb2_grpc, job_service_pb2_grpc, maintenance_service_pb2_grpc
 from jobstate_server.app import Server
 from jobstate_server.clock import Clock
 from jobstate_server.config import Settings
@@ -45,6 +45,7 @@ class Client:
     channel: grpc.aio.Channel
     jobs: job_service_pb2_grpc.JobServiceAsyncStub
     maintenance: maintenance_service_pb2_grpc.MaintenanceServiceAsyncStub
+    dispatch: dispatch_service_pb2_grpc.DispatchServiceAsyncStub
     health: Any
     """A HealthStub. Its type stubs do not cover asyncio."""
 
@@ -66,6 +67,7 @@ async def client_of(address: str) -> AsyncIterator[Client]:
             channel,
             job_service_pb2_grpc.JobServiceStub(channel),
             maintenance_service_pb2_grpc.MaintenanceServiceStub(channel),
+            dispatch_service_pb2_grpc.DispatchServiceStub(channel),
             health_pb2_grpc.HealthStub(channel),
         )
 
@@ -84,7 +86,7 @@ async def serving(path: Path, clock: Clock | None = None, **settings: Any) -> As
     await server.start()
     try:
         async with client_of(server.address) as client:
-            yield Running(client.channel, client.jobs, client.maintenance, client.health, server, path)
+            yield Running(client.channel, client.jobs, client.maintenance, client.dispatch, client.health, server, path)
     finally:
         await server.stop()
 
