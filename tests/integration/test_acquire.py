@@ -23,6 +23,7 @@ from ..support.calls import (
     create,
     fail,
     get,
+    health_of,
     history,
     micros,
     names,
@@ -177,7 +178,7 @@ async def until_withdrawn(running: Running) -> None:
     """Wait until the server has noticed that the only caller has gone."""
     async with asyncio.timeout(PATIENCE_S):
         while running.server.grpc.calls.admission.acquires.held:
-            await asyncio.sleep(0)
+            await health_of(running)
 
 
 async def test_a_caller_that_goes_while_it_waits_takes_nothing(running: Running) -> None:
@@ -246,7 +247,8 @@ async def test_a_retry_goes_to_the_end_of_its_row(running: Running, clock: Watch
     await create(running, "second")
     clock.advance(1)
     await acquire(running)
-    await fail(running, "poison", attempt=1, retry_delay=span(0))
+    await fail(running, "poison", attempt=1)
+    await retry(running, "poison", immediately=True)
 
     assert ids(await acquire(running, max_jobs=2)) == ["second", "poison"]
 

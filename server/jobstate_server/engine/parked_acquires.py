@@ -41,7 +41,8 @@ class WaitingAcquire:
         jobs = verdict.jobs if isinstance(verdict, Outcome) else ()
         if self.future.done():
             return jobs if self.command.request is None else ()
-        answer = verdict if jobs or self.withdrawn is None else self.withdrawn
+        has_nothing = isinstance(verdict, Outcome) and not jobs
+        answer = self.withdrawn if has_nothing and self.withdrawn is not None else verdict
         if isinstance(answer, JobStateError):
             self.future.set_exception(answer)
         else:

@@ -203,6 +203,8 @@ class Writer:
             dispatcher.decide(transaction, commands, batch, turn)
             if serves_waiting:
                 dispatcher.serve(transaction, batch, turn)
+            else:
+                turn.is_unfinished = True
             serves_due = any(isinstance(selection, Due) for selection in reads.selections)
             first, new_events = batch.write(transaction, is_last=not serves_due)
             next_due = transaction.next_due() if serves_due else None
