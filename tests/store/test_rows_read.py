@@ -80,6 +80,11 @@ FIXED_FIELDS = {
     "principal",
     "max_retries",
     "timeout",
+    "level",
+    "lane",
+    "start_within",
+    "unique_key",
+    "unique_until",
 }
 """What is written when a job is inserted, and never again."""
 

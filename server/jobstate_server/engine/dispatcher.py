@@ -107,12 +107,13 @@ class Dispatcher:
     def serve(self, transaction: Transaction, batch: Batch, turn: Turn) -> None:
         """Hand out what is ready to the calls that wait, first come first served."""
         while self._parked:
-            ready = [name for name in batch.handing_out.ready_types() if name in self._parked]
-            if not ready:
-                return
             room = HANDED_OUT_MAX - batch.handing_out.handed_out
             if room <= 0:
+                # The store may have more ready jobs than were looked for.
                 turn.is_unfinished = True
+                return
+            ready = [name for name in batch.handing_out.ready_types() if name in self._parked]
+            if not ready:
                 return
             calls = self._parked.take(ready, batch.handing_out.count(ready, room))
             _load_requests(transaction, batch, calls)

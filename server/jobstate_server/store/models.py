@@ -123,7 +123,7 @@ IS_UNCLAIMED = SQL(f"state = {int(JobState.PROCESSING)} AND NOT claimed")
 IS_LIMITED = SQL(f"(state = {int(JobState.PROCESSING)} OR (state = {int(JobState.QUEUED)} AND NOT held))")
 """Jobs whose ``due_time`` is a limit for workers: it is postponed when workers could not reach the server."""
 
-IS_READY = SQL("NOT held AND (state = 1 OR (state = 2 AND NOT claimed))")
+IS_READY = SQL("NOT held AND NOT claimed AND state IN (1, 2)")
 """What can be handed out: ``waiting.is_ready``. Queries must use exactly this text."""
 
 HAS_UNIQUE_KEY = SQL("unique_key IS NOT NULL AND state IN (1, 2, 4, 5) AND NOT (unique_until = 2 AND attempt > 0)")

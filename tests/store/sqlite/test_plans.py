@@ -329,7 +329,7 @@ def test_a_hand_out_reads_a_range_of_the_index_for_each_priority_and_sorts_nothi
     check(steps)
     ranges = [step for step in steps if "job_ready" in step]
     assert len(ranges) == 10
-    assert all("(job_type=? AND lane=? AND level=? AND (ready_time," in step for step in ranges), ranges
+    assert all("(job_type=? AND lane=? AND level=? AND ready_time>?)" in step for step in ranges), ranges
 
 
 def test_unique_keys_are_looked_up_in_their_index(store: SqliteStore) -> None:
