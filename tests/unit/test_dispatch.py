@@ -51,7 +51,7 @@ def a_batch(*ready: Job, other: tuple[Job, ...] = (), strict: bool = False, room
 def acquired(batch: Batch, max_jobs: int = 1, **fields: Any) -> list[str]:
     """The ids of the jobs that an Acquire gets."""
     asked: dict[str, Any] = {"job_types": ("default",), "max_jobs": max_jobs}
-    verdict = batch.decide(c.Acquire(**asked | fields))
+    verdict = batch.decide_one(c.Acquire(**asked | fields))
     assert isinstance(verdict, Outcome), verdict
     return [job.id for job in verdict.jobs]
 
@@ -97,7 +97,7 @@ def test_of_several_types_the_job_that_has_waited_longest_comes_first() -> None:
 
 def test_a_job_created_in_the_same_commit_is_handed_out_by_it_after_older_ones() -> None:
     batch = a_batch(ready_job("older", NOW - 1))
-    batch.decide(c.Create(job_id="new", job_type="default"))
+    batch.decide_one(c.Create(job_id="new", job_type="default"))
 
     assert acquired(batch, 9) == ["older", "new"]
     assert [event.type for event in batch._changes.events if event.job_id == "new"] == [
@@ -115,8 +115,8 @@ def test_two_callers_never_get_the_same_attempt() -> None:
 
 def test_a_job_that_a_command_before_began_or_cancelled_is_not_handed_out() -> None:
     batch = a_batch(ready_job("begun"), ready_job("cancelled"), ready_job("left"))
-    batch.decide(c.Start(job_id="begun"))
-    batch.decide(c.Cancel(job_id="cancelled"))
+    batch.decide_one(c.Start(job_id="begun"))
+    batch.decide_one(c.Cancel(job_id="cancelled"))
 
     assert acquired(batch, 9) == ["left"]
 
@@ -211,7 +211,7 @@ def test_an_answer_ends_before_it_is_too_large_and_what_is_left_is_not_taken() -
 
 
 def test_an_unknown_type_is_refused_by_a_strict_server_and_waited_for_by_another() -> None:
-    refusal = a_batch(strict=True).decide(c.Acquire(job_types=("default", "typo")))
+    refusal = a_batch(strict=True).decide_one(c.Acquire(job_types=("default", "typo")))
 
     assert isinstance(refusal, UnknownJobType)
     assert refusal.facts == {"field": "job_types[1]", "job_type": "typo"}
@@ -223,7 +223,7 @@ def test_an_unknown_type_is_refused_by_a_strict_server_and_waited_for_by_another
     [(Reach(job_types=("clean_*",)), "job_types[0]"), (Reach(source_ids=("mine",)), "job_types")],
 )
 def test_a_caller_gets_no_job_beyond_reach(reach: Reach, field: str) -> None:
-    refusal = a_batch(ready_job("job")).decide(c.Acquire(job_types=("default",), caller=Caller(reach=reach)))
+    refusal = a_batch(ready_job("job")).decide_one(c.Acquire(job_types=("default",), caller=Caller(reach=reach)))
 
     assert isinstance(refusal, InvalidField)
     assert refusal.field == field
@@ -235,8 +235,8 @@ def test_a_caller_gets_no_job_beyond_reach(reach: Reach, field: str) -> None:
 def test_a_repeat_returns_the_jobs_still_claimed_and_takes_no_others() -> None:
     batch = a_batch(*(ready_job(f"{n}", NOW - 9 + n) for n in range(4)))
     assert acquired(batch, 3, request=request()) == ["0", "1", "2"]
-    batch.decide(c.Complete(job_id="0", attempt=1))
-    batch.decide(c.Release(job_id="1", attempt=1))
+    batch.decide_one(c.Complete(job_id="0", attempt=1))
+    batch.decide_one(c.Release(job_id="1", attempt=1))
 
     assert acquired(batch, 3, request=request()) == ["2"]
     assert is_ready(batch.jobs["3"])
@@ -245,7 +245,7 @@ def test_a_repeat_returns_the_jobs_still_claimed_and_takes_no_others() -> None:
 def test_a_repeat_of_an_acquire_that_got_nothing_asks_again() -> None:
     batch = a_batch()
     assert acquired(batch, request=request()) == []
-    batch.decide(c.Create(job_id="new", job_type="default"))
+    batch.decide_one(c.Create(job_id="new", job_type="default"))
 
     assert acquired(batch, request=request()) == ["new"]
 
@@ -255,11 +255,11 @@ def test_a_request_id_of_another_call_is_refused() -> None:
     acquired(batch, request=request())
 
     for other in (request(digest=b"other"), c.Request("", "request-1", "Start", b"same")):
-        assert isinstance(batch.decide(c.Acquire(job_types=("default",), request=other)), RequestIdReused)
+        assert isinstance(batch.decide_one(c.Acquire(job_types=("default",), request=other)), RequestIdReused)
 
 
 def test_without_room_for_its_request_id_an_acquire_takes_nothing() -> None:
     batch = a_batch(ready_job("job"), room=0)
 
-    assert isinstance(batch.decide(c.Acquire(job_types=("default",), request=request())), JobStateError)
+    assert isinstance(batch.decide_one(c.Acquire(job_types=("default",), request=request())), JobStateError)
     assert is_ready(batch.jobs["job"])

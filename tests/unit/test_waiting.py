@@ -72,9 +72,9 @@ def test_a_released_job_is_next_in_line_and_a_failed_one_goes_to_the_end() -> No
     held = [ready_job("released", NOW - 9), ready_job("failed", NOW - 8, max_retries=3), ready_job("waits", NOW - 5)]
     batch = a_batch(*held)
     acquired(batch, 2)
-    batch.decide(c.Release(job_id="released", attempt=1))
-    batch.decide(c.Fail(job_id="failed", attempt=1))
-    batch.decide(c.Retry(job_id="failed", immediately=True))
+    batch.decide_one(c.Release(job_id="released", attempt=1))
+    batch.decide_one(c.Fail(job_id="failed", attempt=1))
+    batch.decide_one(c.Retry(job_id="failed", immediately=True))
 
     assert acquired(batch, 3) == ["released", "waits", "failed"]
 
@@ -85,9 +85,9 @@ def test_releases_never_count_as_retries(ends: list[str]) -> None:
     for number, end in enumerate(ends, 1):
         assert acquired(batch) == ["job"]
         command = c.Release if end == "release" else c.Fail
-        assert isinstance(batch.decide(command(job_id="job", attempt=number)), Outcome)
+        assert isinstance(batch.decide_one(command(job_id="job", attempt=number)), Outcome)
         if end == "fail":
-            batch.decide(c.Retry(job_id="job", immediately=True))
+            batch.decide_one(c.Retry(job_id="job", immediately=True))
 
     job = batch.jobs["job"]
     assert job.retry_count == ends.count("fail")
@@ -157,7 +157,7 @@ def test_of_hand_out_and_expiry_in_one_batch_the_first_decides(is_acquired_first
     job = ready_job("job", NOW - MINUTE, start_within=SECOND, due_time=NOW - MINUTE + SECOND)
     batch = a_batch(job, other=(job,))
     taken = acquired(batch) if is_acquired_first else []
-    due = batch.decide(c.ServeDue(limit=10, caller=SERVER))
+    due = batch.decide_one(c.ServeDue(limit=10, caller=SERVER))
     taken = taken or acquired(batch)
 
     assert isinstance(due, DueOutcome)
@@ -178,7 +178,7 @@ def test_due_jobs_of_every_kind_are_served_by_what_they_are_due_for() -> None:
     )
     batch = a_batch(other=due)
 
-    batch.decide(c.ServeDue(limit=10, caller=SERVER))
+    batch.decide_one(c.ServeDue(limit=10, caller=SERVER))
 
     assert {job.id: (job.state.name, job.attempt) for job in batch.jobs.values()} == {
         "delayed": ("QUEUED", 0),
@@ -207,17 +207,17 @@ def existing(verdict: Verdict) -> tuple[str, bool]:
 def test_while_a_job_has_the_key_create_returns_it() -> None:
     batch = a_batch()
 
-    assert existing(batch.decide(create("first"))) == ("first", False)
-    assert existing(batch.decide(create("second"))) == ("first", True)
+    assert existing(batch.decide_one(create("first"))) == ("first", False)
+    assert existing(batch.decide_one(create("second"))) == ("first", True)
     assert "second" not in batch.jobs
 
 
 @pytest.mark.parametrize("other", [{"key": "other"}, {"caller": Caller("somebody")}])
 def test_another_key_or_caller_makes_another_job(other: dict[str, Any]) -> None:
     batch = a_batch()
-    batch.decide(create("first"))
+    batch.decide_one(create("first"))
 
-    assert existing(batch.decide(create("second", **other))) == ("second", False)
+    assert existing(batch.decide_one(create("second", **other))) == ("second", False)
 
 
 @pytest.mark.parametrize(
@@ -237,23 +237,23 @@ def test_a_job_has_its_key_until_it_is_final(state: JobState, has_key: bool) -> 
     loaded = Loaded({"job": holder}, {}, unique={("", "default", "key"): "job"})
     batch = Batch(a_decider(), NOW, loaded, 10)
 
-    assert existing(batch.decide(create("new"))) == (("job", True) if has_key else ("new", False))
+    assert existing(batch.decide_one(create("new"))) == (("job", True) if has_key else ("new", False))
 
 
 def test_a_job_that_is_unique_until_it_starts_lets_the_next_one_wait_while_it_runs() -> None:
     batch = a_batch()
-    batch.decide(create("first", until=UniqueUntil.STARTED))
-    assert existing(batch.decide(create("second", until=UniqueUntil.STARTED))) == ("first", True)
-    batch.decide(c.Start(job_id="first"))
+    batch.decide_one(create("first", until=UniqueUntil.STARTED))
+    assert existing(batch.decide_one(create("second", until=UniqueUntil.STARTED))) == ("first", True)
+    batch.decide_one(c.Start(job_id="first"))
 
-    assert existing(batch.decide(create("second", until=UniqueUntil.STARTED))) == ("second", False)
-    assert existing(batch.decide(create("third", until=UniqueUntil.STARTED))) == ("second", True)
+    assert existing(batch.decide_one(create("second", until=UniqueUntil.STARTED))) == ("second", False)
+    assert existing(batch.decide_one(create("third", until=UniqueUntil.STARTED))) == ("second", True)
 
 
 def test_a_batch_of_creates_returns_what_an_earlier_part_of_it_makes() -> None:
     batch = a_batch()
 
-    verdict = batch.decide(c.BatchCreate(creates=(create("a"), create("b", key=""), create("c"))))
+    verdict = batch.decide_one(c.BatchCreate(creates=(create("a"), create("b", key=""), create("c"))))
 
     assert isinstance(verdict, Outcome)
     assert [job.id for job in verdict.jobs] == ["a", "b", "a"]
@@ -262,15 +262,15 @@ def test_a_batch_of_creates_returns_what_an_earlier_part_of_it_makes() -> None:
 
 def test_the_key_is_looked_at_before_the_id() -> None:
     batch = a_batch()
-    batch.decide(create("first"))
+    batch.decide_one(create("first"))
 
-    assert existing(batch.decide(create("first"))) == ("first", True)
+    assert existing(batch.decide_one(create("first"))) == ("first", True)
 
 
 def test_a_repeat_of_a_create_that_returned_another_job_says_so_again() -> None:
     batch = a_batch()
-    batch.decide(create("first"))
+    batch.decide_one(create("first"))
     repeated = create("second", request=c.Request("", "request-1", "Create", b"same"))
 
-    assert existing(batch.decide(repeated)) == ("first", True)
-    assert existing(batch.decide(repeated)) == ("first", True)
+    assert existing(batch.decide_one(repeated)) == ("first", True)
+    assert existing(batch.decide_one(repeated)) == ("first", True)
