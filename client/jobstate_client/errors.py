@@ -12,6 +12,7 @@
     │   ├── RetryNotAllowed         job_id, why, retry_count, max_retries
     │   ├── AttemptSuperseded       job_id, attempt, current_attempt, state
     │   ├── AttemptRequired         job_id, attempt, current_attempt, state
+    │   ├── ReleaseLimitReached     job_id, attempt
     │   ├── RequestIdReused         request_id
     │   ├── CursorExpired           oldest_cursor
     │   ├── CursorUnknown           oldest_cursor
@@ -65,6 +66,7 @@ __all__ = [
     "MessageTooLarge",
     "Overloaded",
     "Refused",
+    "ReleaseLimitReached",
     "RequestIdReused",
     "RetryNotAllowed",
     "StoreUnavailable",
@@ -227,6 +229,14 @@ class AttemptRequired(Refused):
     attempt = _MetadataField(_number)
     current_attempt = _MetadataField(_number)
     state = _MetadataField(_state)
+
+
+class ReleaseLimitReached(Refused):
+    """The job has been released as often as a job can be: complete or fail its attempt."""
+
+    reason = "RELEASE_LIMIT_REACHED"
+    job_id = _MetadataField(str)
+    attempt = _MetadataField(_number)
 
 
 class RequestIdReused(Refused):

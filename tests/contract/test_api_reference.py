@@ -10,14 +10,29 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
-from jobstate.v1 import error_reason_pb2, event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
+from jobstate.v1 import (
+    dispatch_service_pb2,
+    error_reason_pb2,
+    event_pb2,
+    job_pb2,
+    job_service_pb2,
+    maintenance_service_pb2,
+)
 
 from .support import ROOT
 
 PAGE = ROOT / "docs" / "api.md"
 TEXT = PAGE.read_text("utf-8")
 FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR for module in (error_reason_pb2, event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2)
+    module.DESCRIPTOR
+    for module in (
+        dispatch_service_pb2,
+        error_reason_pb2,
+        event_pb2,
+        job_pb2,
+        job_service_pb2,
+        maintenance_service_pb2,
+    )
 ]
 RPCS: list[MethodDescriptor] = [
     method for file in FILES for service in file.services_by_name.values() for method in service.methods

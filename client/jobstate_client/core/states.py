@@ -86,6 +86,8 @@ class EventType(NamedValue):
     CANCELLED = "CANCELLED"
     STALE_DETECTED = "STALE_DETECTED"
     DELETED = "DELETED"
+    READY = "READY"
+    RELEASED = "RELEASED"
     USAGE = "USAGE"
 
 
@@ -106,6 +108,7 @@ class AttemptOutcome(NamedValue):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    RELEASED = "RELEASED"
 
 
 class HealthState(NamedValue):

@@ -18,6 +18,7 @@ _HINTS: dict[type[e.JobStateError], str] = {
     e.RetryNotAllowed: "Do not repeat the command. Create a new job if the work is still wanted.",
     e.AttemptSuperseded: "That attempt is over: stop its work and discard its results.",
     e.AttemptRequired: "Name the attempt that your own start returned: --attempt N.",
+    e.ReleaseLimitReached: "Complete or fail the attempt. Create a job that is to wait with a delay.",
     e.RequestIdReused: "Use a new --request-id for a new call, or repeat the first call exactly.",
     e.CursorExpired: "Watch again without the cursor: with --snapshot, or with --from-earliest and a gap.",
     e.CursorUnknown: "The cursor belongs to another store. Watch again with --snapshot.",

@@ -80,8 +80,8 @@ export enum ErrorReason {
    * a job that is delayed has `why` = "held back"; in every other case there is no such key.
    *
    *     { "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
-   *       "metadata": { "job_id": "transcript-4711", "state": "RETRYING", "trigger": "start",
-   *                     "allowed": "expedite,cancel" } }
+   *       "metadata": { "job_id": "transcript-4711", "state": "QUEUED", "trigger": "start",
+   *                     "allowed": "expedite,cancel", "why": "held back" } }
    *
    * Do not repeat. Get the job and go by its state: a worker whose job is final stops, and one that lost the race for
    * an attempt looks for other work.
