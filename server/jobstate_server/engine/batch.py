@@ -234,9 +234,9 @@ class Batch:
             if job is not None and job.attempt == attempt and is_running(job) and job.create_time <= stored.time
         ]
 
-    def knows(self, request: Request) -> bool:
+    def knows(self, key: tuple[str, str]) -> bool:
         """Whether a call with this request id was carried out."""
-        return request.key in self._requests
+        return key in self._requests
 
     def add(self, loaded: Loaded) -> None:
         """Add what was loaded since. What this batch has changed stays as it is."""

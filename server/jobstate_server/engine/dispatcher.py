@@ -17,6 +17,9 @@ HANDED_OUT_MAX = 512
 """Jobs that one transaction hands out to calls that wait, as many as it takes commands. The rest get theirs in the next
 one."""
 
+REPEATS_SOUGHT_MAX = 1_000
+"""Request ids of calls that wait which are looked up once a second: a millisecond."""
+
 TRIES_MAX = 8
 """After so many tries in vain to hand out jobs of a type, the replica that does is waited for."""
 
@@ -104,6 +107,17 @@ class Dispatcher:
     def _step(self, job_type: str) -> int:
         return self._job_types.policy(job_type).priority_step
 
+    def answer_repeats(self, transaction: Transaction, batch: Batch, turn: Turn) -> None:
+        """Answer the calls that wait here and repeat a call that another server has answered since."""
+        if not (self._is_shared and self._must_serve):
+            return
+        keys = self._parked.request_keys(REPEATS_SOUGHT_MAX)
+        if keys:
+            _load_requests(transaction, batch, keys)
+            for key in keys:
+                if batch.knows(key):
+                    turn.handed += [(call, batch.answer(call.command)) for call in self._parked.take_repeats(key)]
+
     def serve(self, transaction: Transaction, batch: Batch, turn: Turn) -> None:
         """Hand out what is ready to the calls that wait, first come first served."""
         while self._parked:
@@ -116,7 +130,7 @@ class Dispatcher:
             if not ready:
                 return
             calls = self._parked.take(ready, batch.handing_out.count(ready, room))
-            _load_requests(transaction, batch, calls)
+            _load_requests(transaction, batch, [call.command.request.key for call in calls if call.command.request])
             unserved = []
             for call in calls:
                 verdict = batch.answer(call.command)
@@ -139,7 +153,9 @@ class Dispatcher:
     def _is_served(batch: Batch, call: WaitingAcquire, verdict: Verdict) -> bool:
         """Whether the call need not wait: it got jobs, was refused, or repeats a call that got its jobs."""
         request = call.command.request
-        return not isinstance(verdict, Outcome) or bool(verdict.jobs) or (request is not None and batch.knows(request))
+        return (
+            not isinstance(verdict, Outcome) or bool(verdict.jobs) or (request is not None and batch.knows(request.key))
+        )
 
     def decide(self, transaction: Transaction, commands: Sequence[Command], batch: Batch, turn: Turn) -> None:
         """Decide the commands of the batch. A call that may wait and finds nothing is parked."""
@@ -203,11 +219,10 @@ class _WantedTypes:
         return job_type in self._own or job_type in self._parked
 
 
-def _load_requests(transaction: Transaction, batch: Batch, calls: Sequence[WaitingAcquire]) -> None:
-    """Load the request ids of these calls: another call with the same id may have been carried out meanwhile."""
-    keys = {call.command.request.key for call in calls if call.command.request is not None}
+def _load_requests(transaction: Transaction, batch: Batch, keys: Sequence[tuple[str, str]]) -> None:
+    """Load these request ids: another call with the same id may have been carried out since the call was parked."""
     if keys:
-        loaded = transaction.load(Reads(request_keys=keys))
+        loaded = transaction.load(Reads(request_keys=set(keys)))
         named = {job_id for stored in loaded.requests.values() for job_id in stored.job_ids} - batch.jobs.keys()
         if named:
             loaded.jobs.update(transaction.load(Reads(job_ids=named)).jobs)

@@ -131,6 +131,11 @@ class ParkedAcquires:
                 taken.append(first)
         return taken
 
+    def request_keys(self, limit: int) -> list[tuple[str, str]]:
+        """The request ids of calls that wait: at most so many, the first that came."""
+        with self._lock:
+            return list(islice(self._by_request, limit))
+
     def take_repeats(self, key: tuple[str, str]) -> list[WaitingAcquire]:
         """Take out the calls with this request id: repeats of a call that has got its jobs."""
         with self._lock:

@@ -202,6 +202,7 @@ class Writer:
             turn.is_unfinished = dispatcher.look(transaction, batch)
             dispatcher.decide(transaction, commands, batch, turn)
             if serves_waiting:
+                dispatcher.answer_repeats(transaction, batch, turn)
                 dispatcher.serve(transaction, batch, turn)
             else:
                 turn.is_unfinished = True
