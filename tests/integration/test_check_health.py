@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.domain.durations import HOUR, MINUTE, SECOND
 
-from ..support.calls import complete, create, fail, health_of, micros, settled, start
+from ..support.calls import complete, create, fail, health_of, micros, settled, span, start
 from ..support.clock import WatchedClock
 from ..support.server import RESTING, Running, serving
 
@@ -84,6 +84,21 @@ async def test_a_nights_backlog_is_no_problem_while_it_is_worked_on(running: Run
     clock.advance(5 * MINUTE)
 
     assert (await check_health(running)).state == mpb.HEALTH_STATE_DEGRADED
+
+
+async def test_of_a_delayed_job_the_delay_does_not_count_as_waiting(running: Running, clock: WatchedClock) -> None:
+    await create(running, delay=span(20 * 60))
+    clock.advance(16 * MINUTE)
+    assert list((await check_health(running)).problems) == []
+
+    clock.advance(4 * MINUTE)
+    await settled(running)
+    clock.advance(15 * MINUTE + SECOND)
+
+    (problem,) = (await check_health(running)).problems
+    assert re.fullmatch(
+        "nobody works on jobs of type default: a job has waited for 90[12] s; the limit is 900 s", problem
+    )
 
 
 async def test_a_retry_that_nobody_takes_is_told_as_waiting(running: Running, clock: WatchedClock) -> None:

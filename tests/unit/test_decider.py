@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from jobstate_server.domain import commands as c
 
+from .rule_cases import FAILED, FAILURE, GIVEN_UP, NAMES, PROCESSING, RETRYING
 from .support import NOW, a_job, decide
-from .test_rules import FAILED, FAILURE, GIVEN_UP, NAMES, PROCESSING, RETRYING, changed
+from .test_rules import changed
 
 
 def test_the_failed_event_of_a_job_given_up_shows_it_in_failed_and_not_complete_yet() -> None:

@@ -39,7 +39,7 @@ def test_a_rate_is_judged_by_type_above_the_limit_and_not_of_a_few() -> None:
 
 def waiting(job_type: str, oldest: int, *, is_worked: bool = False) -> Waiting:
     """Jobs that wait since then."""
-    return Waiting(job_type=job_type, oldest=oldest, is_retry=False, is_worked=is_worked)
+    return Waiting(job_type=job_type, oldest=oldest, is_retry=False, is_worked=is_worked, ready_time=oldest)
 
 
 def test_who_waits_is_told_beyond_the_limit_unless_the_type_is_worked_on() -> None:

@@ -153,8 +153,17 @@ def _read(reader: Reader, now: int, limits: HealthLimits) -> _StoreFacts:
                 continue
             # Only asked where it matters.
             is_old = oldest < now - limits.unworked_max
+            ready_time = oldest if is_retry or not is_old else reader.oldest_ready(job_type)
             is_worked = not is_old or job_type in worked or reader.has_claimed(job_type)
-            waiting.append(Waiting(job_type=job_type, oldest=oldest, is_retry=is_retry, is_worked=is_worked))
+            waiting.append(
+                Waiting(
+                    job_type=job_type,
+                    oldest=oldest,
+                    is_retry=is_retry,
+                    is_worked=is_worked,
+                    ready_time=None if ready_time is None else max(oldest, ready_time),
+                )
+            )
     return _StoreFacts(tallies, waiting, reader.overdue(now - limits.overdue_max), ended)
 
 

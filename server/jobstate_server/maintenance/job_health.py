@@ -43,6 +43,8 @@ class Waiting:
     is_retry: bool
     is_worked: bool
     """Whether a worker works on jobs of this type."""
+    ready_time: int | None
+    """Since when a worker could have begun one of them; None when all of them are delayed."""
 
 
 def failure_rate(ended: Iterable[Ended]) -> tuple[float, int]:
@@ -76,8 +78,10 @@ def unworked(waiting: Iterable[Waiting], now: int, limits: HealthLimits) -> list
     """A problem for each type whose jobs wait while no worker works on them. A backlog with workers is no problem."""
     found = []
     for jobs in waiting:
-        age = now - jobs.oldest
-        if age > limits.unworked_max and not jobs.is_worked:
+        if jobs.ready_time is None or jobs.is_worked:
+            continue
+        age = now - jobs.ready_time
+        if age > limits.unworked_max:
             what = "a retry" if jobs.is_retry else "a job"
             text = (
                 f"nobody works on jobs of type {jobs.job_type}: {what} has waited for {_seconds(age)};"
