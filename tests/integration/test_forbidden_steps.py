@@ -37,8 +37,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 OFFERED = {
     "QUEUED": "start,cancel",
-    "PROCESSING": "progress,complete,fail,cancel",
-    "PROCESSING, unclaimed": "claim,progress,complete,fail,cancel",
+    "PROCESSING": "progress,complete,fail,release,cancel",
+    "PROCESSING, unclaimed": "claim,progress,complete,fail,release,cancel",
     "FAILED": "retry,cancel",
     "RETRYING": "expedite,cancel",
 }

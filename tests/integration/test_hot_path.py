@@ -84,12 +84,13 @@ def verbs(statements: list[str]) -> list[str]:
 def test_a_batch_is_one_transaction_with_a_statement_for_each_table(traced: Traced) -> None:
     traced.commit(create)
 
-    # Four tallies change: two of jobs stored, two of how long they waited. Four rows are one statement.
+    # Five tallies change: two of jobs stored, two of how long they waited, the running. Four rows are one statement.
     assert verbs(traced.commit(start)) == [
         "BEGIN IMMEDIATE",
         "UPDATE log SET",
         "UPDATE job SET",
         "INSERT INTO event",
+        "INSERT INTO tally",
         "INSERT INTO tally",
         "COMMIT",
     ]
