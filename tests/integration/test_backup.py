@@ -309,6 +309,14 @@ FAULTS: dict[str, tuple[str, str]] = {
         "UPDATE tally SET value = value + 1 WHERE measure = 1 AND value = 1",
         "but the statistics count 2",
     ),
+    "statistics that miscount what runs": (
+        "INSERT INTO tally (job_type, measure, bucket, value) VALUES ('another', 11, 0, 1)",
+        "there are 0 jobs of type another that workers have claimed, but the statistics count 1",
+    ),
+    "statistics that miscount what is delayed": (
+        "UPDATE job SET held = 1 WHERE id = 'done'",
+        " that are delayed, but the statistics count 0",
+    ),
     "a job that is gone": ("DELETE FROM job WHERE id = 'done'", "ended attempts belong to no job"),
     "another release": ("UPDATE schema SET version = 999", "it has schema 999"),
     "no tables": ("DROP TABLE schema", "it is not a store"),

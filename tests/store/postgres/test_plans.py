@@ -13,7 +13,7 @@ from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
-from jobstate_server.domain.reads import Finished
+from jobstate_server.domain.reads import Finished, Reads, Ready
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.postgres.reader import PostgresReader
 from jobstate_server.store.postgres.store import PostgresStore
@@ -170,6 +170,8 @@ READS = [
     pytest.param(lambda reader: reader.event(1), id="event"),
     pytest.param(lambda reader: reader.oldest_queued("type-1"), id="oldest_queued"),
     pytest.param(lambda reader: reader.oldest_unclaimed("type-1"), id="oldest_unclaimed"),
+    pytest.param(lambda reader: reader.oldest_ready("type-1"), id="oldest_ready"),
+    pytest.param(lambda reader: reader.ready_before(a_job(job_type="type-1"), 10, 100), id="ready_before"),
     pytest.param(lambda reader: reader.has_claimed("type-1"), id="has_claimed"),
     pytest.param(lambda reader: reader.ended_since(9, 10), id="ended_since"),
     pytest.param(lambda reader: reader.jobs_in_state("type-1", JobState.FAILED, None, 9), id="jobs_in_state"),
@@ -232,6 +234,8 @@ def write(transaction: PostgresTransaction) -> None:
 
 
 FINISHED = Finished(2_000, at(500, "job-00500"), 128)
+UNIQUE = {("owner", "type-1", "key-1"), ("owner", "type-2", "key-2")}
+READY = Ready((("type-0", 10), ("type-1", 0)), 64)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +246,8 @@ FINISHED = Finished(2_000, at(500, "job-00500"), 128)
         pytest.param(lambda transaction: transaction.load(reads(attempt_keys=[("job-00001", 1)])), id="load attempts"),
         pytest.param(lambda transaction: transaction.write(Changes(amended=[an_attempt("job-00001")])), id="amend"),
         pytest.param(lambda transaction: transaction.load(reads(due=128)), id="load due"),
+        pytest.param(lambda transaction: transaction.load(Reads(unique_keys=UNIQUE)), id="load unique keys"),
+        pytest.param(lambda transaction: transaction.ready_jobs([READY]), id="ready jobs"),
         pytest.param(lambda transaction: transaction.load(reads(finished=FINISHED)), id="load finished"),
         pytest.param(lambda transaction: transaction.next_due(), id="next_due"),
         pytest.param(lambda transaction: transaction.postpone_timeouts(9), id="postpone_timeouts"),

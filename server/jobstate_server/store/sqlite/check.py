@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -161,10 +162,7 @@ def _check_counts(database: SqliteDatabase, problems: list[str]) -> None:
     """Check that the counts of GetStats equal a recount of the jobs."""
     grouped = JobRow.select(JobRow.job_type, JobRow.state, fn.COUNT(JobRow.id)).group_by(JobRow.job_type, JobRow.state)
     counted = {(job_type, state): count for job_type, state, count in database.execute(grouped)}
-    stored = TallyRow.select(TallyRow.job_type, TallyRow.bucket, TallyRow.value).where(
-        (TallyRow.measure == Measure.STORED) & (TallyRow.value != 0)
-    )
-    tallied = {(job_type, state): value for job_type, state, value in database.execute(stored)}
+    tallied = _tallied(database, Measure.STORED)
     for key in sorted(counted.keys() | tallied.keys()):
         if counted.get(key, 0) != tallied.get(key, 0):
             job_type, state = key
@@ -173,3 +171,25 @@ def _check_counts(database: SqliteDatabase, problems: list[str]) -> None:
                 f"there are {counted.get(key, 0):,} jobs of type {job_type} in {name}, but the statistics count"
                 f" {tallied.get(key, 0):,}"
             )
+    for measure, condition, what in (
+        (Measure.RUNNING, (JobRow.state == JobState.PROCESSING) & JobRow.claimed, "that workers have claimed"),
+        (Measure.HELD, JobRow.held, "that are delayed"),
+    ):
+        of_type = JobRow.select(JobRow.job_type, fn.COUNT(JobRow.id)).where(condition).group_by(JobRow.job_type)
+        found = dict(database.execute(of_type))
+        kept: Counter[str] = Counter()
+        for (job_type, _), value in _tallied(database, measure).items():
+            kept[job_type] += value
+        problems.extend(
+            f"there are {found.get(name, 0):,} jobs of type {name} {what}, but the statistics count {kept[name]:,}"
+            for name in sorted(found.keys() | kept.keys())
+            if found.get(name, 0) != kept[name]
+        )
+
+
+def _tallied(database: SqliteDatabase, measure: Measure) -> dict[tuple[str, int], int]:
+    """A measure as the statistics count it, by job type and bucket."""
+    counts = TallyRow.select(TallyRow.job_type, TallyRow.bucket, TallyRow.value).where(
+        (TallyRow.measure == measure) & (TallyRow.value != 0)
+    )
+    return {(job_type, bucket): value for job_type, bucket, value in database.execute(counts)}
