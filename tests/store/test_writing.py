@@ -279,7 +279,7 @@ def test_an_exception_in_the_block_undoes_maintenance_too(store: Store) -> None:
     def work(transaction: Transaction) -> None:
         assert transaction.trim_events(2**62, 0, 100) == 2
         assert transaction.trim_requests(2**62, 100) == 1
-        assert transaction.postpone_timeouts(100) == 1
+        assert transaction.postpone_timeouts(100) == 2
 
     with pytest.raises(Interruption):
         interrupt(store, work)
