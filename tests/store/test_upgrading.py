@@ -11,6 +11,7 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import Order
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.reads import Reads
+from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.base import REPLICA_LEASE
 from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.records import ChangedJob, Changes
@@ -39,12 +40,13 @@ from .upgrades import attempt_as_then, job_as_then, old_store, request_as_then
 LONG = bytes(range(256)) * 256
 
 JOBS = [
-    a_job("plain", create_sequence=3, version=3, create_time=30),
+    a_job("plain", create_sequence=3, version=3, create_time=30, ready_time=30),
     a_job(
         "full",
         create_sequence=4,
         version=9,
         create_time=30,
+        ready_time=30,
         metadata=LONG,
         result=b"result",
         last_error=an_error(details=LONG),
@@ -52,12 +54,20 @@ JOBS = [
         attempt=2,
         complete_time=50,
     ),
-    a_job("failed", create_sequence=5, version=8, create_time=31, last_error=an_error(details=b""), due_time=60),
+    a_job(
+        "failed",
+        create_sequence=5,
+        version=8,
+        create_time=31,
+        ready_time=31,
+        last_error=an_error(details=b""),
+        due_time=60,
+    ),
 ]
 OLDER = [
-    a_job("b", create_sequence=0, version=2, create_time=20, metadata=b"m"),
-    a_job("c", create_sequence=0, version=1, create_time=10),
-    a_job("a", create_sequence=0, version=1, create_time=20),
+    a_job("b", create_sequence=0, version=2, create_time=20, ready_time=20, metadata=b"m"),
+    a_job("c", create_sequence=0, version=1, create_time=10, ready_time=10),
+    a_job("a", create_sequence=0, version=1, create_time=20, ready_time=20),
 ]
 """Made before a job knew the sequence of its first event."""
 
@@ -88,6 +98,19 @@ def test_jobs_keep_their_documents_and_those_without_a_key_get_one_in_the_order_
     second, first, third = OLDER
     older = [keyed(first, -3), keyed(third, -2), keyed(second, -1)]
     assert listed == [*older, *JOBS]
+
+
+def test_what_runs_is_counted_and_what_was_retried_is_ready_since_its_attempt_began(home: Home) -> None:
+    with old_store(home, 7) as old:
+        for name, attempt, is_claimed in (("first", 1, True), ("again", 2, False)):
+            job = a_job(name, create_sequence=attempt, version=9, create_time=30, state=JobState.PROCESSING)
+            old.insert("job", **job_as_then(job.evolve(attempt=attempt, start_time=40, claimed=is_claimed)))
+
+    with opened(home, ManualClock()) as store:
+        assert [getattr(stored_job(store, name), "ready_time", None) for name in ("first", "again")] == [30, 40]
+        with reading(store) as reader:
+            assert reader.tallies(())["type", Measure.RUNNING, 0] == 1
+            assert reader.oldest_ready("type") == 40
 
 
 def test_attempts_belong_to_their_jobs_and_those_of_no_job_are_gone(home: Home) -> None:
