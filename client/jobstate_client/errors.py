@@ -7,7 +7,7 @@
     │   ├── MessageTooLarge         size, size_max
     │   ├── JobNotFound             job_id
     │   ├── JobExists               job_id
-    │   ├── TransitionNotAllowed    job_id, state, trigger, allowed
+    │   ├── TransitionNotAllowed    job_id, state, trigger, allowed, why
     │   │   └── JobCancelled        the job was cancelled
     │   ├── RetryNotAllowed         job_id, why, retry_count, max_retries
     │   ├── AttemptSuperseded       job_id, attempt, current_attempt, state
@@ -195,6 +195,8 @@ class TransitionNotAllowed(Refused):
     state = _MetadataField(_state)
     trigger = _MetadataField(str)
     allowed = _MetadataField(_names)
+    why = _MetadataField(str)
+    """``held back`` if the job is delayed; otherwise empty."""
 
 
 class JobCancelled(TransitionNotAllowed):

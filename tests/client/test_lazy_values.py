@@ -122,6 +122,7 @@ def test_an_event_of_a_watch_does_not_keep_the_whole_response() -> None:
         (Detail, event_pb2.RetryingDetail, set()),
         (Detail, event_pb2.PermanentlyFailedDetail, set()),
         (Detail, event_pb2.CancelledDetail, set()),
+        (Detail, event_pb2.ReleasedDetail, set()),
         (Detail, event_pb2.StaleDetectedDetail, set()),
         (Detail, event_pb2.UsageDetail, {"usage"}),
         (Detail, job_pb2.Usage, set()),

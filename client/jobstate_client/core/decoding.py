@@ -18,9 +18,18 @@ from jobstate.v1 import event_pb2, job_pb2, maintenance_service_pb2
 from jobstate_client.core import values as v
 from jobstate_client.core.documents import dict_from, span_from, time_from
 from jobstate_client.core.lazy import Decoders, decode_lazily, lazy
-from jobstate_client.core.states import AttemptOutcome, EventType, HealthState, RetryDecision, State
+from jobstate_client.core.states import (
+    AttemptOutcome,
+    CancelCause,
+    EventType,
+    HealthState,
+    Priority,
+    RetryDecision,
+    State,
+    WaitReason,
+)
 
-E = TypeVar("E", State, EventType, RetryDecision, AttemptOutcome, HealthState)
+E = TypeVar("E", State, EventType, RetryDecision, AttemptOutcome, HealthState, Priority, WaitReason, CancelCause)
 V = TypeVar("V")
 
 
@@ -48,6 +57,9 @@ _ENUMS: dict[str, EnumDecoder[Any]] = {
     "EventType": EVENT_TYPES,
     "RetryDecision": EnumDecoder(RetryDecision, event_pb2.RetryDecision, "RETRY_DECISION_"),
     "AttemptOutcome": EnumDecoder(AttemptOutcome, job_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_"),
+    "Priority": EnumDecoder(Priority, job_pb2.Priority, "PRIORITY_"),
+    "WaitReason": EnumDecoder(WaitReason, job_pb2.WaitReason, "WAIT_REASON_"),
+    "CancelCause": EnumDecoder(CancelCause, job_pb2.CancelCause, "CANCEL_CAUSE_"),
     "HealthState": EnumDecoder(HealthState, maintenance_service_pb2.HealthState, "HEALTH_STATE_"),
 }
 

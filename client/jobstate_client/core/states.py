@@ -101,6 +101,36 @@ class RetryDecision(NamedValue):
     AWAITING_RETRY_CALL = "AWAITING_RETRY_CALL"
 
 
+class Priority(NamedValue):
+    """How soon a job is handed out among those of its type that have waited as long."""
+
+    UNKNOWN = "UNKNOWN"
+    BACKGROUND = "BACKGROUND"
+    LOW = "LOW"
+    NORMAL = "NORMAL"
+    HIGH = "HIGH"
+    URGENT = "URGENT"
+
+
+class WaitReason(NamedValue):
+    """What a job waits for. UNKNOWN, the empty value: it does not wait."""
+
+    UNKNOWN = "UNKNOWN"
+    TURN = "TURN"
+    """It is ready, and waits for a worker."""
+    TIME = "TIME"
+    """It is delayed."""
+
+
+class CancelCause(NamedValue):
+    """Who or what cancelled a job. UNKNOWN, the empty value: it is not cancelled, or was by an older server."""
+
+    UNKNOWN = "UNKNOWN"
+    CALLER = "CALLER"
+    EXPIRED = "EXPIRED"
+    """Nobody had begun it within the time it was to be begun in."""
+
+
 class AttemptOutcome(NamedValue):
     """How an attempt ended."""
 

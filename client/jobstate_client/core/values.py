@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from jobstate_client.core.lazy import Lazy
-from jobstate_client.core.states import EventType, RetryDecision, State
+from jobstate_client.core.states import CancelCause, EventType, Priority, RetryDecision, State, WaitReason
 
 Span = timedelta | float
 """A span of time: a timedelta, or seconds."""
@@ -70,6 +70,18 @@ class Job(Lazy):
     metadata: dict[str, Any]
     """Empty in an event, or a response to progress, that does not set it."""
     result: dict[str, Any] | None
+    priority: Priority = Priority.UNKNOWN
+    """UNKNOWN from a server that does not know priorities."""
+    wait_reason: WaitReason = WaitReason.UNKNOWN
+    """What the job waits for."""
+    ready_time: datetime | None = None
+    """Since when, or from when, it can be handed out."""
+    lease: timedelta | None = None
+    """How long the worker may be silent before the attempt fails, if it was handed out with a lease."""
+    start_within: timedelta | None = None
+    """The job is cancelled if nobody begins it within this time of becoming ready."""
+    unique_key: str = ""
+    cancel_cause: CancelCause = CancelCause.UNKNOWN
 
     @property
     def is_final(self) -> bool:
@@ -131,11 +143,11 @@ class Detail:
     decision: RetryDecision | None = None
     """FAILED, PERMANENTLY_FAILED: whether the job is retried, and why or why not."""
     next_retry_time: datetime | None = None
-    """FAILED, RETRYING: the time of the retry."""
+    """FAILED, RETRYING, RELEASED: the time of the retry."""
     delay: timedelta | None = None
-    """RETRYING: how long the job waits."""
+    """RETRYING, RELEASED: how long the job waits."""
     reason: str = ""
-    """CANCELLED: the reason given."""
+    """CANCELLED, RELEASED: the reason given."""
     heard_time: datetime | None = None
     """STALE_DETECTED: when the attempt last reported."""
     stale_threshold: timedelta | None = None
@@ -143,11 +155,13 @@ class Detail:
     waited: timedelta | None = None
     """STARTED, CLAIMED: how long the attempt had waited for the worker that claimed it. None if resumed."""
     attempt: int = 0
-    """USAGE: the attempt whose usage was reported."""
+    """USAGE: the attempt whose usage was reported. RELEASED: the attempt that ended."""
     tokens: int = 0
     """USAGE: what that attempt has used in total."""
     cost: float = 0.0
     """USAGE: what that attempt has cost in total."""
+    cause: CancelCause | None = None
+    """CANCELLED: who or what cancelled the job."""
 
 
 @dataclass(frozen=True, slots=True)
