@@ -9,7 +9,9 @@ from jobstate_client.aio.worker import AsyncWorker as AsyncWorker
 from jobstate_client.core.channel import TLS as TLS
 from jobstate_client.core.inspection import Attempt as Attempt
 from jobstate_client.core.inspection import CleanupResult as CleanupResult
+from jobstate_client.core.inspection import Explanation as Explanation
 from jobstate_client.core.inspection import Health as Health
+from jobstate_client.core.inspection import Hold as Hold
 from jobstate_client.core.inspection import JobType as JobType
 from jobstate_client.core.inspection import JobTypes as JobTypes
 from jobstate_client.core.inspection import Stats as Stats
@@ -20,10 +22,15 @@ from jobstate_client.core.job_failure import JobFailure as JobFailure
 from jobstate_client.core.job_failure import NonRetryable as NonRetryable
 from jobstate_client.core.run import Run as Run
 from jobstate_client.core.states import AttemptOutcome as AttemptOutcome
+from jobstate_client.core.states import CancelCause as CancelCause
 from jobstate_client.core.states import EventType as EventType
 from jobstate_client.core.states import HealthState as HealthState
+from jobstate_client.core.states import HoldReason as HoldReason
+from jobstate_client.core.states import Priority as Priority
 from jobstate_client.core.states import RetryDecision as RetryDecision
 from jobstate_client.core.states import State as State
+from jobstate_client.core.states import UniqueUntil as UniqueUntil
+from jobstate_client.core.states import WaitReason as WaitReason
 from jobstate_client.core.values import CreatedJob as CreatedJob
 from jobstate_client.core.values import Detail as Detail
 from jobstate_client.core.values import Event as Event

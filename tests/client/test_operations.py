@@ -26,7 +26,7 @@ from jobstate_client import (
     State,
     TransitionNotAllowed,
 )
-from jobstate_client.core import maintenance, operations
+from jobstate_client.core import creating, dispatch, maintenance, operations
 from jobstate_client.core.calls import RPCS, Call, Pages
 from jobstate_client.testing import JobstateServer
 
@@ -44,7 +44,7 @@ def builders() -> dict[str, Any]:
     """The functions that make calls, by the name of their method."""
     found = {
         name: function
-        for module in (operations, maintenance)
+        for module in (creating, operations, dispatch, maintenance)
         for name, function in vars(module).items()
         if inspect.isfunction(function)
         and str(inspect.signature(function).return_annotation).startswith(("Call[", "Pages["))
@@ -58,8 +58,9 @@ def test_both_clients_offer_the_same() -> None:
 
 
 def test_every_rpc_has_its_method() -> None:
-    arguments: dict[str, tuple[Any, ...]] = {"create": ("default",), "create_many": ([],)}
+    arguments: dict[str, tuple[Any, ...]] = {"create": ("default",), "create_many": ([],), "acquire": (["default"],)}
     takes_a_job = {"get", "attempts", "start", "progress", "complete", "fail", "report_usage", "retry", "cancel"}
+    takes_a_job |= {"release", "explain"}
     calls = [build(*arguments.get(name, ("id",) if name in takes_a_job else ())) for name, build in builders().items()]
     made = {call.first.rpc if isinstance(call, Pages) else call.rpc for call in calls}
 
@@ -77,10 +78,11 @@ def test_every_method_shows_its_own_parameters_and_its_docstring(kind: type, nam
     assert "timeout" in inspect.signature(method).parameters
 
 
-@pytest.mark.parametrize("name", ["create", "start", "complete", "fail", "retry", "cancel"])
+@pytest.mark.parametrize("name", ["create", "start", "complete", "fail", "retry", "cancel", "release", "acquire"])
 def test_every_change_has_a_request_id_of_its_own(name: str) -> None:
-    first, second = builders()[name]("first"), builders()[name]("first")
-    given = builders()[name]("first", request_id="my-own-id")
+    argument: Any = ["default"] if name == "acquire" else "first"
+    first, second = builders()[name](argument), builders()[name](argument)
+    given = builders()[name](argument, request_id="my-own-id")
 
     assert isinstance(first, Call)
     assert len(first.request_id) >= 8
@@ -89,7 +91,7 @@ def test_every_change_has_a_request_id_of_its_own(name: str) -> None:
 
 
 def test_every_job_of_a_batch_has_a_request_id_of_its_own() -> None:
-    call = operations.create_many([NewJob("default"), NewJob("default"), NewJob("default", request_id="my-own-id")])
+    call = creating.create_many([NewJob("default"), NewJob("default"), NewJob("default", request_id="my-own-id")])
     ids = [item.request_id for item in call.request.requests]  # type: ignore[attr-defined]
 
     assert len(set(ids)) == 3

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -109,7 +109,7 @@ class AsyncClient(AsyncMethods):
     def _open_events(self, request: Any, timeout: float | None) -> Any:
         self._lifetime.check()
         connection = 0 if self._channel_given is not None else self._connections.acquire()
-        stub = self._watch_stub(connection)
+        stub = self._stub_on(connection, "WatchEvents")
         try:
             call = stub(request, timeout=timeout)
         except grpc.aio.UsageError as failure:
@@ -118,18 +118,14 @@ class AsyncClient(AsyncMethods):
             call.add_done_callback(lambda _call: self._connections.release(connection))
         return call
 
-    def _watch_stub(self, connection: int) -> Any:
+    def _stub_on(self, connection: int, name: str) -> Any:
+        """The stub of this RPC on one of the client's connections."""
         if not connection:
-            return self._stub("WatchEvents")
+            return self._stub(name)
         if connection not in self._watch_channels:
             # Otherwise gRPC would share the existing connection.
             self._watch_channels[connection] = self._make_channel(("grpc.use_local_subchannel_pool", 1))
-        rpc, channel = RPCS["WatchEvents"], self._watch_channels[connection]
-        return channel.unary_stream(
-            rpc.path,
-            request_serializer=rpc.request_type.SerializeToString,
-            response_deserializer=rpc.response_type.FromString,
-        )
+        return _new_stub(self._watch_channels[connection], name)
 
     async def wait(self, job: JobRef, timeout: Span | None = None) -> Job:  # noqa: ASYNC109
         """Wait until a job is final, and return it.
@@ -247,25 +243,28 @@ class AsyncClient(AsyncMethods):
     def _stub(self, name: str) -> Any:
         self._lifetime.check()
         if name not in self._stubs:
-            rpc = RPCS[name]
-            make: Any = {
-                "StreamUpdates": self._channel.stream_stream,
-                "WatchEvents": self._channel.unary_stream,
-            }.get(name, self._channel.unary_unary)
-            self._stubs[name] = make(
-                rpc.path,
-                request_serializer=rpc.request_type.SerializeToString,
-                response_deserializer=rpc.response_type.FromString,
-            )
+            self._stubs[name] = _new_stub(self._channel, name)
         return self._stubs[name]
 
+    @contextlib.contextmanager
+    def _stub_for(self, call: Call[Any]) -> Iterator[Any]:
+        """The stub for a call. One that waits at the server takes a place on a connection, as a watch does."""
+        self._lifetime.check()
+        if not call.wait_s or self._channel_given is not None:
+            yield self._stub(call.rpc)
+            return
+        connection = self._connections.acquire()
+        try:
+            yield self._stub_on(connection, call.rpc)
+        finally:
+            self._connections.release(connection)
+
     async def _invoke(self, call: Call[R]) -> R:
-        timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout, "timeout")
-        retries = CallRetries(timeout_s, through_outages=bool(self._call_options))
+        retries = CallRetries(call.timeout_s(self._timeout_s), through_outages=bool(self._call_options))
         while True:
-            stub = self._stub(call.rpc)
             try:
-                response = await stub(call.request, timeout=retries.left_s(), **self._call_options)
+                with self._stub_for(call) as stub:
+                    response = await stub(call.request, timeout=retries.left_s(), **self._call_options)
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise _closed(call) from failure
@@ -300,6 +299,18 @@ class AsyncClient(AsyncMethods):
             for item in page.items:
                 yield item
             call = pages.after(page)
+
+
+def _new_stub(channel: grpc.aio.Channel, name: str) -> Any:
+    rpc = RPCS[name]
+    make: Any = {"StreamUpdates": channel.stream_stream, "WatchEvents": channel.unary_stream}.get(
+        name, channel.unary_unary
+    )
+    return make(
+        rpc.path,
+        request_serializer=rpc.request_type.SerializeToString,
+        response_deserializer=rpc.response_type.FromString,
+    )
 
 
 def _closed(call: Call[Any]) -> ClientClosed:

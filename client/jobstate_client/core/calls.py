@@ -12,7 +12,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from jobstate.v1 import job_service_pb2, maintenance_service_pb2
+from jobstate.v1 import dispatch_service_pb2, job_service_pb2, maintenance_service_pb2
+from jobstate_client.core.documents import seconds
 from jobstate_client.core.values import Span
 from jobstate_client.errors import InternalError, JobStateError, TransportError, TryLater, Unreachable
 
@@ -37,6 +38,7 @@ TRANSIENT = (TransportError, TryLater, InternalError)
 
 SERVICES = (
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
+    dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
     maintenance_service_pb2.DESCRIPTOR.services_by_name["MaintenanceService"],
 )
 
@@ -52,7 +54,7 @@ RPCS = {
     for service in SERVICES
     for method in service.methods
 }
-"""By name: no name is in both services."""
+"""By name: no name is in two services."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,12 @@ class Call(Generic[R]):
     """Makes the result from the response."""
     timeout: Span | None = None
     """None takes the client's."""
+    wait_s: float = 0.0
+    """How long the server may wait before it answers: added to the client's timeout."""
+
+    def timeout_s(self, default_s: float) -> float:
+        """How long the call may take with all its repeats, if the client's timeout is ``default_s``."""
+        return default_s + self.wait_s if self.timeout is None else seconds(self.timeout, "timeout")
 
     @property
     def request_id(self) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from jobstate_client.core import maintenance, operations
+from jobstate_client.core import creating, dispatch, maintenance, operations
 from jobstate_client.core.methods import async_listing, async_method, sync_listing, sync_method
 
 
 class SyncMethods:
     """The operations of ``Client``."""
 
-    create = sync_method(operations.create)
-    create_many = sync_method(operations.create_many)
+    create = sync_method(creating.create)
+    create_many = sync_method(creating.create_many)
     get = sync_method(operations.get)
     attempts = sync_method(operations.attempts)
     list = sync_listing(operations.list_jobs)
@@ -18,6 +18,9 @@ class SyncMethods:
     progress = sync_method(operations.progress)
     complete = sync_method(operations.complete)
     fail = sync_method(operations.fail)
+    acquire = sync_method(dispatch.acquire)
+    release = sync_method(dispatch.release)
+    explain = sync_method(dispatch.explain)
     retry = sync_method(operations.retry)
     cancel = sync_method(operations.cancel)
     report_usage = sync_method(operations.report_usage)
@@ -33,8 +36,8 @@ class SyncMethods:
 class AsyncMethods:
     """The operations of ``AsyncClient``, each a coroutine or an asynchronous iterator."""
 
-    create = async_method(operations.create)
-    create_many = async_method(operations.create_many)
+    create = async_method(creating.create)
+    create_many = async_method(creating.create_many)
     get = async_method(operations.get)
     attempts = async_method(operations.attempts)
     list = async_listing(operations.list_jobs)
@@ -42,6 +45,9 @@ class AsyncMethods:
     progress = async_method(operations.progress)
     complete = async_method(operations.complete)
     fail = async_method(operations.fail)
+    acquire = async_method(dispatch.acquire)
+    release = async_method(dispatch.release)
+    explain = async_method(dispatch.explain)
     retry = async_method(operations.retry)
     cancel = async_method(operations.cancel)
     report_usage = async_method(operations.report_usage)

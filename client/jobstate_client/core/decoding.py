@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from jobstate.v1 import event_pb2, job_pb2, maintenance_service_pb2
+from jobstate.v1 import dispatch_service_pb2, event_pb2, job_pb2, maintenance_service_pb2
 from jobstate_client.core import values as v
 from jobstate_client.core.documents import dict_from, span_from, time_from
 from jobstate_client.core.lazy import Decoders, decode_lazily, lazy
@@ -23,13 +23,15 @@ from jobstate_client.core.states import (
     CancelCause,
     EventType,
     HealthState,
+    HoldReason,
+    NamedValue,
     Priority,
     RetryDecision,
     State,
     WaitReason,
 )
 
-E = TypeVar("E", State, EventType, RetryDecision, AttemptOutcome, HealthState, Priority, WaitReason, CancelCause)
+E = TypeVar("E", bound=NamedValue)
 V = TypeVar("V")
 
 
@@ -50,6 +52,7 @@ class EnumDecoder(dict[int, E]):
 
 
 STATES = EnumDecoder(State, job_pb2.JobState, "JOB_STATE_")
+WAIT_REASONS = EnumDecoder(WaitReason, job_pb2.WaitReason, "WAIT_REASON_")
 EVENT_TYPES = EnumDecoder(EventType, event_pb2.EventType, "EVENT_TYPE_")
 
 _ENUMS: dict[str, EnumDecoder[Any]] = {
@@ -58,8 +61,9 @@ _ENUMS: dict[str, EnumDecoder[Any]] = {
     "RetryDecision": EnumDecoder(RetryDecision, event_pb2.RetryDecision, "RETRY_DECISION_"),
     "AttemptOutcome": EnumDecoder(AttemptOutcome, job_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_"),
     "Priority": EnumDecoder(Priority, job_pb2.Priority, "PRIORITY_"),
-    "WaitReason": EnumDecoder(WaitReason, job_pb2.WaitReason, "WAIT_REASON_"),
+    "WaitReason": WAIT_REASONS,
     "CancelCause": EnumDecoder(CancelCause, job_pb2.CancelCause, "CANCEL_CAUSE_"),
+    "HoldReason": EnumDecoder(HoldReason, dispatch_service_pb2.HoldReason, "HOLD_REASON_"),
     "HealthState": EnumDecoder(HealthState, maintenance_service_pb2.HealthState, "HEALTH_STATE_"),
 }
 
@@ -157,7 +161,7 @@ _MESSAGES: dict[str, Callable[[Any], Any]] = {
     "jobstate.v1.JobError": job_error,
 }
 
-decode_lazily(v.Job, decoders(v.Job, job_pb2.Job.DESCRIPTOR))
+decode_lazily(v.Job, decoders(v.Job, job_pb2.Job.DESCRIPTOR, existing=lambda _message: False))
 _JOB_ERROR = decoders(v.JobError, job_pb2.JobError.DESCRIPTOR)
 _EVENT = decoders(
     v.Event,

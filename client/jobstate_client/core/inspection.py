@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from google.protobuf.message import Message
 
+from jobstate.v1 import dispatch_service_pb2 as dispatch_pb
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as maintenance_pb
-from jobstate_client.core.decoding import STATES, decode, decoders
-from jobstate_client.core.states import AttemptOutcome, HealthState, State
+from jobstate_client.core.decoding import STATES, WAIT_REASONS, decode, decoders
+from jobstate_client.core.states import AttemptOutcome, HealthState, HoldReason, State, WaitReason
 from jobstate_client.core.values import JobError
 
 
@@ -44,6 +45,10 @@ class JobType:
     jitter: float
     stale_threshold: timedelta
     auto_retry: bool
+    lease: timedelta | None = None
+    """How long a worker that acquired an attempt may be silent. None from a server that does not hand out jobs."""
+    priority_step: timedelta | None = None
+    """What one step of priority is worth in waiting."""
 
     def backoff_delay(self, retry_count: int) -> timedelta:
         """The wait before a retry, after ``retry_count`` earlier retries, without jitter."""
@@ -84,6 +89,16 @@ class TypeStats:
     retries: int
     tokens: int
     cost: float
+    waiting: dict[WaitReason, int] = field(default_factory=dict)
+    """Jobs stored now, by what they wait for."""
+    oldest_ready_time: datetime | None = None
+    """Since when the job that has waited longest for its turn has been ready."""
+    running: int = 0
+    """Attempts claimed now."""
+    released: int = 0
+    """Attempts that were given back."""
+    expired: int = 0
+    """Jobs that nobody began within their ``start_within``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,31 @@ class Stats:
 
     job_types: dict[str, TypeStats]
     total: TypeStats
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One thing that holds a job back."""
+
+    reason: HoldReason
+    end_time: datetime | None
+    """When it ends by itself, if that is known."""
+    text: str
+    """The same for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why nobody works on a job."""
+
+    holds: tuple[Hold, ...]
+    """All that holds it back now. Empty if it is claimed or final."""
+    ahead_in_lane: int | None
+    """Ready jobs of its type that come before it, at most 10,000; None if it is not ready itself."""
+    waiting_acquires: int
+    """Calls of ``acquire`` for its type that wait at the server that answered."""
+    expected_start_time: datetime | None
+    """When it is expected to begin, at the pace of the latest minute; None if there is none, or it is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +194,13 @@ _TYPE_STATS = decoders(
     TypeStats,
     pb.JobTypeStats.DESCRIPTOR,
     stored=lambda message: {STATES[each.state]: each.count for each in message.stored},
+    waiting=lambda message: {WAIT_REASONS[each.reason]: each.count for each in message.waiting},
+)
+_HOLD = decoders(Hold, dispatch_pb.Hold.DESCRIPTOR)
+_EXPLANATION = decoders(
+    Explanation,
+    dispatch_pb.ExplainResponse.DESCRIPTOR,
+    holds=lambda message: tuple(decode(Hold, _HOLD, each) for each in message.holds),
 )
 _TASK_RESULT = decoders(TaskResult, maintenance_pb.CheckStaleResponse.DESCRIPTOR)
 _CLEANUP_RESULT = decoders(CleanupResult, maintenance_pb.CleanupResponse.DESCRIPTOR)
@@ -175,6 +222,11 @@ def stats(response: pb.GetStatsResponse) -> Stats:
     """Statistics by job type and in total."""
     of_types = {each.job_type: decode(TypeStats, _TYPE_STATS, each) for each in response.job_types}
     return Stats(of_types, decode(TypeStats, _TYPE_STATS, response.total))
+
+
+def explanation(response: dispatch_pb.ExplainResponse) -> Explanation:
+    """Why nobody works on a job."""
+    return decode(Explanation, _EXPLANATION, response)
 
 
 def task_result(response: Message) -> TaskResult:

@@ -14,7 +14,7 @@ LATE = (e.AttemptSuperseded, e.TransitionNotAllowed)
 LATE_USAGE_TIMEOUT_S = 5.0
 """How long that may take: the caller waits for it before it gets the error of its own call."""
 
-_REPORTS = (pb.UpdateProgressRequest, pb.CompleteRequest, pb.FailRequest)
+_REPORTS = (pb.UpdateProgressRequest, pb.CompleteRequest, pb.FailRequest, pb.ReleaseRequest)
 
 
 def late_usage(call: Call[Any], error: e.JobStateError) -> Call[None] | None:

@@ -1,4 +1,4 @@
-"""The operations of JobService: each is a function that makes a ``Call``. Both clients offer them as methods.
+"""The operations on jobs that exist: each is a function that makes a ``Call``. Both clients offer them as methods.
 
 A job is named by its id or by a ``Job``. In the reports of a worker, a ``Job`` also names its attempt: pass the one
 that your own start returned. ``timeout`` is for the whole call with its repeats. Every change has a request_id, which
@@ -41,13 +41,15 @@ def id_of(job: JobRef) -> str:
     return job if isinstance(job, str) else job.id
 
 
-def _attempt_of(job: JobRef, attempt: int | None) -> int | None:
+def attempt_of(job: JobRef, attempt: int | None) -> int | None:
+    """The attempt that a report names: the given one, or that of a ``Job``."""
     if attempt is not None or isinstance(job, str):
         return attempt
     return job.attempt or None
 
 
-def _usage(tokens: int | None, cost: float | None) -> job_pb2.Usage | None:
+def usage_of(tokens: int | None, cost: float | None) -> job_pb2.Usage | None:
+    """The usage in a report; None if there is none."""
     if tokens is None and cost is None:
         return None
     return job_pb2.Usage(
@@ -56,60 +58,9 @@ def _usage(tokens: int | None, cost: float | None) -> job_pb2.Usage | None:
     )
 
 
-def _struct(document: Mapping[str, Any] | None, name: str, bytes_max: int = DOCUMENT_BYTES_MAX) -> Any:
+def struct_of(document: Mapping[str, Any] | None, name: str, bytes_max: int = DOCUMENT_BYTES_MAX) -> Any:
+    """A document in a request; None if there is none."""
     return None if document is None else struct_from(document, name, bytes_max)
-
-
-def _create_request(new: v.NewJob) -> pb.CreateRequest:
-    return pb.CreateRequest(
-        id=new.id,
-        job_type=new.job_type,
-        source_id=new.source_id,
-        metadata=_struct(new.metadata, "metadata"),
-        max_retries=new.max_retries,
-        timeout=None if new.attempt_timeout is None else duration(new.attempt_timeout, "attempt_timeout"),
-        request_id=new.request_id or new_request_id(),
-    )
-
-
-def create(
-    job_type: str | v.NewJob,
-    *,
-    id: str = "",
-    source_id: str = "",
-    metadata: Mapping[str, Any] | None = None,
-    max_retries: int | None = None,
-    attempt_timeout: Span | None = None,
-    request_id: str = "",
-    timeout: Span | None = None,
-) -> Call[v.Job]:
-    """Create a job of this type, or as a ``NewJob`` describes it. It is QUEUED.
-
-    Raises:
-        JobExists: there is a job with this id.
-        UnknownJobType: the server takes no jobs of this type.
-        TypeError: a ``NewJob`` is given together with one of its own fields.
-    """
-    new = job_type
-    if not isinstance(new, v.NewJob):
-        new = v.NewJob(new, id, source_id, metadata, max_retries, attempt_timeout, request_id)
-    elif id or source_id or request_id or any(x is not None for x in (metadata, max_retries, attempt_timeout)):
-        raise TypeError("a NewJob has all the fields of a job: set them in it, or in a copy by dataclasses.replace")
-    return Call("Create", _create_request(new), decoding.job_in, timeout)
-
-
-def create_many(jobs: Iterable[v.NewJob], *, timeout: Span | None = None) -> Call[tuple[v.CreatedJob, ...]]:
-    """Create up to 1,000 jobs in this order: all of them, or none.
-
-    Raises:
-        JobExists: one of the ids is taken.
-    """
-    request = pb.BatchCreateRequest(requests=[_create_request(new) for new in jobs])
-    return Call("BatchCreate", request, _created_jobs, timeout)
-
-
-def _created_jobs(response: pb.BatchCreateResponse) -> tuple[v.CreatedJob, ...]:
-    return tuple(v.CreatedJob(each.id, each.version) for each in response.jobs)
 
 
 def get(job: JobRef, *, timeout: Span | None = None) -> Call[v.Job]:
@@ -202,9 +153,9 @@ def progress(
         id=id_of(job),
         progress=None if percent is None else validation.percent(percent),
         message=message,
-        metadata=_struct(metadata, "metadata"),
-        usage=_usage(tokens, cost),
-        attempt=_attempt_of(job, attempt),
+        metadata=struct_of(metadata, "metadata"),
+        usage=usage_of(tokens, cost),
+        attempt=attempt_of(job, attempt),
     )
     return Call("UpdateProgress", request, decoding.job_in, timeout)
 
@@ -229,9 +180,9 @@ def complete(
     request = pb.CompleteRequest(
         id=id_of(job),
         result_count=None if result_count is None else validation.result_count(result_count),
-        result=_struct(result, "result"),
-        usage=_usage(tokens, cost),
-        attempt=_attempt_of(job, attempt),
+        result=struct_of(result, "result"),
+        usage=usage_of(tokens, cost),
+        attempt=attempt_of(job, attempt),
         request_id=request_id or new_request_id(),
     )
     return Call("Complete", request, decoding.job_in, timeout)
@@ -261,11 +212,11 @@ def fail(  # noqa: PLR0913 - the parts of a failure, most by keyword
     """
     request = pb.FailRequest(
         id=id_of(job),
-        error=pb.FailureReport(code=code, message=message, details=_struct(details, "details", DETAILS_BYTES_MAX)),
+        error=pb.FailureReport(code=code, message=message, details=struct_of(details, "details", DETAILS_BYTES_MAX)),
         retryable=retryable,
         retry_delay=None if retry_delay is None else duration(retry_delay, "retry_delay"),
-        usage=_usage(tokens, cost),
-        attempt=_attempt_of(job, attempt),
+        usage=usage_of(tokens, cost),
+        attempt=attempt_of(job, attempt),
         request_id=request_id or new_request_id(),
     )
     return Call("Fail", request, decoding.job_in, timeout)
@@ -290,7 +241,7 @@ def report_usage(
         JobNotFound: there is no such job.
     """
     request = pb.ReportUsageRequest(
-        id=id_of(job), attempt=_attempt_of(job, attempt) or 0, usage=_usage(tokens, cost) or job_pb2.Usage()
+        id=id_of(job), attempt=attempt_of(job, attempt) or 0, usage=usage_of(tokens, cost) or job_pb2.Usage()
     )
     return Call("ReportUsage", request, decoding.job_in, timeout)
 

@@ -112,6 +112,16 @@ class Priority(NamedValue):
     URGENT = "URGENT"
 
 
+class UniqueUntil(NamedValue):
+    """Until when a job has its unique key."""
+
+    UNKNOWN = "UNKNOWN"
+    FINAL = "FINAL"
+    """Until the job is final: there are never two of them at a time. The default."""
+    STARTED = "STARTED"
+    """Until its first attempt begins: one that is created while it runs is a new job, so no change is missed."""
+
+
 class WaitReason(NamedValue):
     """What a job waits for. UNKNOWN, the empty value: it does not wait."""
 
@@ -129,6 +139,20 @@ class CancelCause(NamedValue):
     CALLER = "CALLER"
     EXPIRED = "EXPIRED"
     """Nobody had begun it within the time it was to be begun in."""
+
+
+class HoldReason(NamedValue):
+    """What holds a job back."""
+
+    UNKNOWN = "UNKNOWN"
+    TIME = "TIME"
+    """It is delayed, or waits for its retry."""
+    TURN = "TURN"
+    """Others come before it."""
+    NO_WORKER = "NO_WORKER"
+    """Nobody asks the server that answers for jobs of its type."""
+    AWAITS_RETRY_CALL = "AWAITS_RETRY_CALL"
+    """It rests in FAILED until a retry or cancel."""
 
 
 class AttemptOutcome(NamedValue):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from jobstate_client.core.lazy import Lazy
-from jobstate_client.core.states import CancelCause, EventType, Priority, RetryDecision, State, WaitReason
+from jobstate_client.core.states import CancelCause, EventType, Priority, RetryDecision, State, UniqueUntil, WaitReason
 
 Span = timedelta | float
 """A span of time: a timedelta, or seconds."""
@@ -82,6 +82,8 @@ class Job(Lazy):
     """The job is cancelled if nobody begins it within this time of becoming ready."""
     unique_key: str = ""
     cancel_cause: CancelCause = CancelCause.UNKNOWN
+    existing: bool = field(default=False, compare=False)
+    """Whether ``create`` made no job, and returned this one, which has the same unique key. False everywhere else."""
 
     @property
     def is_final(self) -> bool:
@@ -120,6 +122,18 @@ class NewJob:
     """How long one attempt may take. None takes the job type's timeout, 0 is no limit."""
     request_id: str = ""
     """Makes a repeat safe. Empty generates one for the call; pass your own to repeat the call yourself."""
+    priority: Priority | str | None = None
+    """How soon the job is handed out beside others of its type. None is NORMAL."""
+    delay: Span | None = None
+    """How long the job is held back, at most 366 days."""
+    not_before_time: datetime | None = None
+    """The same as a point in time. A time that has passed is now."""
+    start_within: Span | None = None
+    """The server cancels the job if nobody begins it within this time of becoming ready. None is for ever."""
+    unique_key: str = ""
+    """What only one job of this type may have at a time, at most 256 bytes. Empty is none."""
+    unique_until: UniqueUntil | str | None = None
+    """Until when the job has its unique key. None is FINAL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,8 @@ class CreatedJob:
 
     id: str
     version: int
+    existing: bool = False
+    """Whether the job was there before, with the same unique key: nothing was created."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,16 @@
-"""Distributes the watches of a client over its connections."""
+"""Distributes the watches of a client, and its calls that wait at the server, over its connections."""
 
 from __future__ import annotations
 
 import threading
 
 WATCHES_PER_CONNECTION_MAX = 90
-"""Watches on one connection. Servers and proxies allow some hundred streams, and block the next one silently. The
-difference is for calls."""
+"""Watches and waiting calls on one connection. Servers and proxies allow some hundred streams, and block the next one
+silently. The difference is for other calls."""
 
 
 class WatchConnections:
-    """Counts the watches on each connection. Safe for threads."""
+    """Counts the watches and waiting calls on each connection. Safe for threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,6 +27,6 @@ class WatchConnections:
             return len(self._watches) - 1
 
     def release(self, connection: int) -> None:
-        """A watch on this connection has ended."""
+        """A watch or a waiting call on this connection has ended."""
         with self._lock:
             self._watches[connection] -= 1

@@ -7,6 +7,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -120,7 +121,7 @@ class Client(SyncMethods):
     def _open_events(self, request: Any, timeout: float | None) -> Any:
         self._lifetime.check()
         connection = 0 if self._channel_given is not None else self._connections.acquire()
-        stub = self._watch_stub(connection)
+        stub = self._stub_on(connection, "WatchEvents")
         try:
             call = stub(request, timeout=timeout)
         except ValueError as failure:
@@ -131,9 +132,10 @@ class Client(SyncMethods):
             release()
         return call
 
-    def _watch_stub(self, connection: int) -> Any:
+    def _stub_on(self, connection: int, name: str) -> Any:
+        """The stub of this RPC on one of the client's connections."""
         if not connection:
-            return self._stub("WatchEvents")
+            return self._stub(name)
         with self._lock:
             if connection not in self._watch_channels:
                 target, tls, options = self._channel_arguments
@@ -141,12 +143,7 @@ class Client(SyncMethods):
                 self._watch_channels[connection] = open_channel(
                     target, tls, (*options, ("grpc.use_local_subchannel_pool", 1))
                 )
-            rpc, channel = RPCS["WatchEvents"], self._watch_channels[connection]
-        return channel.unary_stream(
-            rpc.path,
-            request_serializer=rpc.request_type.SerializeToString,
-            response_deserializer=rpc.response_type.FromString,
-        )
+            return _new_stub(self._watch_channels[connection], name)
 
     def wait(self, job: JobRef, timeout: Span | None = None) -> Job:
         """Wait until a job is final, and return it.
@@ -286,26 +283,29 @@ class Client(SyncMethods):
         return self._make_stub(name) if stub is None else stub
 
     def _make_stub(self, name: str) -> Any:
-        rpc = RPCS[name]
         with self._lock:
-            make = {
-                "StreamUpdates": self._channel.stream_stream,
-                "WatchEvents": self._channel.unary_stream,
-            }.get(name, self._channel.unary_unary)
-            self._stubs[name] = stub = make(
-                rpc.path,
-                request_serializer=rpc.request_type.SerializeToString,
-                response_deserializer=rpc.response_type.FromString,
-            )
+            self._stubs[name] = stub = _new_stub(self._channel, name)
         return stub
 
+    @contextmanager
+    def _stub_for(self, call: Call[Any]) -> Iterator[Any]:
+        """The stub for a call. One that waits at the server takes a place on a connection, as a watch does."""
+        self._lifetime.check()
+        if not call.wait_s or self._channel_given is not None:
+            yield self._stub(call.rpc)
+            return
+        connection = self._connections.acquire()
+        try:
+            yield self._stub_on(connection, call.rpc)
+        finally:
+            self._connections.release(connection)
+
     def _invoke(self, call: Call[R]) -> R:
-        timeout_s = self._timeout_s if call.timeout is None else seconds(call.timeout, "timeout")
-        retries = CallRetries(timeout_s, through_outages=bool(self._call_options))
+        retries = CallRetries(call.timeout_s(self._timeout_s), through_outages=bool(self._call_options))
         while True:
-            stub = self._stub(call.rpc)
             try:
-                response = stub(call.request, timeout=retries.left_s(), **self._call_options)
+                with self._stub_for(call) as stub:
+                    response = stub(call.request, timeout=retries.left_s(), **self._call_options)
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise _closed(call) from failure
@@ -334,6 +334,18 @@ class Client(SyncMethods):
             page = self._invoke(call)
             yield from page.items
             call = pages.after(page)
+
+
+def _new_stub(channel: grpc.Channel, name: str) -> Any:
+    rpc = RPCS[name]
+    make: Any = {"StreamUpdates": channel.stream_stream, "WatchEvents": channel.unary_stream}.get(
+        name, channel.unary_unary
+    )
+    return make(
+        rpc.path,
+        request_serializer=rpc.request_type.SerializeToString,
+        response_deserializer=rpc.response_type.FromString,
+    )
 
 
 def _closed(call: Call[Any]) -> ClientClosed:

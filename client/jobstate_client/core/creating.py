@@ -1,0 +1,122 @@
+"""The operations that create jobs, like those of operations.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from jobstate.v1 import job_pb2
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_client.core import decoding
+from jobstate_client.core import values as v
+from jobstate_client.core.calls import Call
+from jobstate_client.core.documents import duration, timestamp
+from jobstate_client.core.operations import new_request_id, struct_of
+from jobstate_client.core.states import Priority, UniqueUntil
+from jobstate_client.core.values import Span
+
+
+def create(  # noqa: PLR0913 - the parts of a job, all by keyword
+    job_type: str | v.NewJob,
+    *,
+    id: str = "",
+    source_id: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    max_retries: int | None = None,
+    attempt_timeout: Span | None = None,
+    request_id: str = "",
+    priority: Priority | str | None = None,
+    delay: Span | None = None,
+    not_before_time: datetime | None = None,
+    start_within: Span | None = None,
+    unique_key: str = "",
+    unique_until: UniqueUntil | str | None = None,
+    timeout: Span | None = None,
+) -> Call[v.Job]:
+    """Create a job of this type, or as a ``NewJob`` describes it, which explains the arguments. It is QUEUED.
+
+    If a job of this type has the ``unique_key`` already, that one is returned, and its ``existing`` is true.
+
+    Raises:
+        JobExists: there is a job with this id.
+        UnknownJobType: the server takes no jobs of this type.
+        TypeError: a ``NewJob`` is given together with one of its own fields, or ``delay`` with ``not_before_time``.
+    """
+    fields: dict[str, Any] = {
+        "id": id,
+        "source_id": source_id,
+        "metadata": metadata,
+        "max_retries": max_retries,
+        "attempt_timeout": attempt_timeout,
+        "request_id": request_id,
+        "priority": priority,
+        "delay": delay,
+        "not_before_time": not_before_time,
+        "start_within": start_within,
+        "unique_key": unique_key,
+        "unique_until": unique_until,
+    }
+    if isinstance(job_type, v.NewJob):
+        if any(value is not None and value != "" for value in fields.values()):
+            raise TypeError("a NewJob has all the fields of a job: set them in it, or in a copy by dataclasses.replace")
+        new = job_type
+    else:
+        new = v.NewJob(job_type, **fields)
+    return Call("Create", _create_request(new), _created_job, timeout)
+
+
+def create_many(jobs: Iterable[v.NewJob], *, timeout: Span | None = None) -> Call[tuple[v.CreatedJob, ...]]:
+    """Create up to 1,000 jobs in this order: all of them, or none.
+
+    Raises:
+        JobExists: one of the ids is taken.
+    """
+    request = pb.BatchCreateRequest(requests=[_create_request(new) for new in jobs])
+    return Call("BatchCreate", request, _created_jobs, timeout)
+
+
+def _create_request(new: v.NewJob) -> pb.CreateRequest:
+    if new.delay is not None and new.not_before_time is not None:
+        raise TypeError("delay and not_before_time both set when the job may begin: give only one")
+    return pb.CreateRequest(
+        id=new.id,
+        job_type=new.job_type,
+        source_id=new.source_id,
+        metadata=struct_of(new.metadata, "metadata"),
+        max_retries=new.max_retries,
+        timeout=_span(new.attempt_timeout, "attempt_timeout"),
+        request_id=new.request_id or new_request_id(),
+        priority=_priority(new.priority),
+        delay=_span(new.delay, "delay"),
+        not_before_time=None if new.not_before_time is None else timestamp(new.not_before_time),
+        start_within=_span(new.start_within, "start_within"),
+        unique_key=new.unique_key,
+        unique_until=_unique_until(new.unique_until),
+    )
+
+
+def _span(span: Span | None, name: str) -> Any:
+    return None if span is None else duration(span, name)
+
+
+def _priority(priority: Priority | str | None) -> job_pb2.Priority.ValueType:
+    if priority is None:
+        return job_pb2.PRIORITY_UNSPECIFIED
+    return job_pb2.Priority.Value(f"PRIORITY_{Priority.parse(priority)}")
+
+
+def _unique_until(until: UniqueUntil | str | None) -> pb.UniqueUntil.ValueType:
+    if until is None:
+        return pb.UNIQUE_UNTIL_UNSPECIFIED
+    return pb.UniqueUntil.Value(f"UNIQUE_UNTIL_{UniqueUntil.parse(until)}")
+
+
+def _created_job(response: pb.CreateResponse) -> v.Job:
+    job = decoding.job_in(response)
+    return replace(job, existing=True) if response.existing else job
+
+
+def _created_jobs(response: pb.BatchCreateResponse) -> tuple[v.CreatedJob, ...]:
+    return tuple(v.CreatedJob(each.id, each.version, each.existing) for each in response.jobs)

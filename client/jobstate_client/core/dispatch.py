@@ -1,0 +1,101 @@
+"""The operations of dispatch, like those of operations.py: ask for work, give it back, and ask why a job waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from jobstate.v1 import dispatch_service_pb2 as dispatch_pb
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_client.core import decoding, validation
+from jobstate_client.core import values as v
+from jobstate_client.core.calls import Call, decode_with
+from jobstate_client.core.documents import duration, seconds
+from jobstate_client.core.operations import JobRef, attempt_of, id_of, new_request_id, usage_of
+from jobstate_client.core.values import Span
+
+if TYPE_CHECKING:
+    from jobstate_client.core.inspection import Explanation
+
+
+def acquire(
+    job_types: Iterable[str],
+    *,
+    max_jobs: int = 1,
+    wait: Span | None = None,
+    lease: Span | None = None,
+    worker: str = "",
+    request_id: str = "",
+    timeout: Span | None = None,
+) -> Call[tuple[v.Job, ...]]:
+    """Get work: begin the attempts of up to ``max_jobs`` jobs of these types that are ready, and return the jobs.
+
+    The server decides which: those of high priority first, then those that have been ready for longest. If none is,
+    the call waits for up to ``wait`` (60 seconds at most), and then returns what there is, perhaps nothing. That time
+    is added to the client's timeout.
+
+    The attempts are leased. Report each one at least once within every ``lease`` (None takes the type's), if only by
+    ``progress(job)``, or the server fails it as STALE. Keep the returned jobs: they name their attempts. Give back with
+    ``release`` what you will not do.
+
+    If the answer is lost, the jobs are kept until their lease is over for a repeat with the same ``request_id``, which
+    returns those that are still claimed.
+
+    Raises:
+        UnknownJobType: the server takes no jobs of one of these types.
+        InvalidField: ``job_types`` is empty, or another argument is out of its bounds.
+    """
+    request = pb.AcquireRequest(
+        job_types=validation.names(job_types, "job_types"),
+        max_jobs=max_jobs,
+        wait=None if wait is None else duration(wait, "wait"),
+        lease=None if lease is None else duration(lease, "lease"),
+        worker=worker,
+        request_id=request_id or new_request_id(),
+    )
+    return Call("Acquire", request, _acquired, timeout, 0.0 if wait is None else seconds(wait, "wait"))
+
+
+def _acquired(response: pb.AcquireResponse) -> tuple[v.Job, ...]:
+    return tuple(decoding.job(decoding.own_copy(each)) for each in response.jobs)
+
+
+def release(
+    job: JobRef,
+    reason: str = "",
+    *,
+    delay: Span | None = None,
+    tokens: int | None = None,
+    cost: float | None = None,
+    attempt: int | None = None,
+    request_id: str = "",
+    timeout: Span | None = None,
+) -> Call[v.Job]:
+    """Give the running attempt back without a verdict: it costs no retry, and the job is handed out again.
+
+    Without ``delay`` (7 days at most) the job keeps its place in the order. An attempt that nobody has claimed is
+    claimed first.
+
+    Raises:
+        ReleaseLimitReached: the job has been released 1,000 times. Complete or fail the attempt.
+        AttemptSuperseded, TransitionNotAllowed: the attempt is already over.
+        JobCancelled: the attempt is over because the job was cancelled.
+    """
+    request = pb.ReleaseRequest(
+        id=id_of(job),
+        reason=reason,
+        delay=None if delay is None else duration(delay, "delay"),
+        usage=usage_of(tokens, cost),
+        attempt=attempt_of(job, attempt),
+        request_id=request_id or new_request_id(),
+    )
+    return Call("Release", request, decoding.job_in, timeout)
+
+
+def explain(job: JobRef, *, timeout: Span | None = None) -> Call[Explanation]:
+    """Why nobody works on a job: all that holds it back now, and when it is expected to begin.
+
+    Raises:
+        JobNotFound: there is no such job.
+    """
+    return Call("Explain", dispatch_pb.ExplainRequest(id=id_of(job)), decode_with("explanation"), timeout)
