@@ -78,7 +78,7 @@ async def test_a_repeated_acquire_returns_the_same_jobs(either: Any) -> None:
     await done(either.create_many(NewJob("work") for _ in range(4)))
 
     first = await done(either.acquire(["work"], max_jobs=2, request_id="my-own-id"))
-    again = await done(either.acquire(["work"], max_jobs=2, request_id="my-own-id"))
+    again = await done(either.acquire(["work"], max_jobs=2, request_id="my-own-id", wait=20))
 
     assert [job.id for job in again] == [job.id for job in first]
     assert len(await done(either.acquire(["work"], max_jobs=9))) == 2

@@ -80,8 +80,18 @@ def _acquire(request: pb.AcquireRequest, caller: Caller, problems: Problems, byt
         bytes_max=bytes_max,
         lease=lease,
         worker=request.worker,
-        request=request_key(caller, "Acquire", request, request.request_id),
+        request=request_key(caller, "Acquire", _without_wait(request), request.request_id),
     )
+
+
+def _without_wait(request: pb.AcquireRequest) -> pb.AcquireRequest:
+    """What makes a repeat the same call. It may wait for another time: a worker that stops repeats without a wait."""
+    if not request.HasField("wait"):
+        return request
+    same = pb.AcquireRequest()
+    same.CopyFrom(request)
+    same.ClearField("wait")
+    return same
 
 
 def release(request: pb.ReleaseRequest, caller: Caller, _new_id: NewId) -> c.Release:
