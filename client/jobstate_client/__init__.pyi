@@ -20,6 +20,7 @@ from jobstate_client.core.inspection import TaskResult as TaskResult
 from jobstate_client.core.inspection import TypeStats as TypeStats
 from jobstate_client.core.job_failure import JobFailure as JobFailure
 from jobstate_client.core.job_failure import NonRetryable as NonRetryable
+from jobstate_client.core.releasing import Release as Release
 from jobstate_client.core.run import Run as Run
 from jobstate_client.core.states import AttemptOutcome as AttemptOutcome
 from jobstate_client.core.states import CancelCause as CancelCause

@@ -20,7 +20,7 @@ from jobstate_client import (
     State,
     Worker,
 )
-from jobstate_client.core import waiting_jobs
+from jobstate_client.core import acquiring
 from jobstate_client.testing import JobstateServer
 
 from .support import PATIENCE_S, in_thread
@@ -131,11 +131,13 @@ async def test_an_asyncio_worker_that_is_cancelled_fails_what_it_does(
     assert ended.last_error.code == "CancelledError"
 
 
-def test_more_jobs_than_are_held_are_listed_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting_jobs, "WAITING_JOBS_MAX", 3)
+def test_more_jobs_than_can_be_acquired_at_once_are_acquired_in_turns(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acquiring, "ACQUIRED_MAX", 3)
     client.create_many(NewJob("work", id=f"job-{number}") for number in range(20))
 
-    with working(client.worker(lambda run: None, job_types=["work"], concurrency=2)):
+    with working(client.worker(lambda run: None, job_types=["work"], concurrency=7)):
         events_until(client, 20, EventType.COMPLETED)
 
     assert {job.state for job in client.list()} == {State.COMPLETED}

@@ -207,7 +207,7 @@ async def test_a_handler_that_ends_the_program_stops_the_worker_in_order(
     assert sorted(job.state for job in jobs[1:]) == [State.COMPLETED, *[State.QUEUED] * 3]
 
 
-@pytest.mark.parametrize("part", ["_next", "_start"])
+@pytest.mark.parametrize("part", ["_next", "_free_hands"])
 async def test_a_worker_whose_part_has_died_ends_with_that_error(
     either: Any, client: Client, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

@@ -32,7 +32,7 @@ from jobstate_client.core.channel import (
 )
 from jobstate_client.core.client_methods import AsyncMethods
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals
+from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals, interval_within
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
@@ -186,6 +186,8 @@ class AsyncClient(AsyncMethods):
     async def _heartbeat_s(self, job: Job, options: RunOptions) -> float | None:
         if options.heartbeat != "auto":
             return None if options.heartbeat is None else seconds(options.heartbeat)
+        if job.lease is not None:
+            return interval_within(job.lease.total_seconds())
         async with self._lookup_lock:
             if self._heartbeat_intervals.has_expired:
                 try:

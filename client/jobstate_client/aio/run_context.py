@@ -13,6 +13,7 @@ from jobstate_client.core.attempt_reports import AttemptReports
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
 from jobstate_client.core.run_ending import finish_run, not_begun
 from jobstate_client.core.values import Job
+from jobstate_client.errors import JobCancelled
 
 if TYPE_CHECKING:
     from jobstate_client.aio.client import AsyncClient
@@ -42,6 +43,20 @@ class AsyncRunContext:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._end(error)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the block has been entered."""
+        return self._entered is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has said that the attempt is over."""
+        return self._entered is not None and self._entered[1].over is not None
+
+    def cancel(self, error: JobCancelled) -> bool:
+        """The job has been cancelled: tell the run. Returns whether the work in the block was under way until now."""
+        return self._entered is not None and self._entered[1].cancel(error)
 
     async def _begin(self) -> Run:
         job = await self._start()

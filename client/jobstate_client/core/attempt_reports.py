@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobstate.v1 import job_service_pb2 as pb
@@ -18,7 +19,7 @@ REPORT_INTERVAL_S = 0.1
 ATTEMPT_OVER = (e.TransitionNotAllowed, e.AttemptSuperseded, e.AttemptRequired, e.JobNotFound)
 """After one of these errors the server accepts no report of the attempt."""
 
-Ending = pb.CompleteRequest | pb.FailRequest | pb.ReportUsageRequest
+Ending = pb.CompleteRequest | pb.FailRequest | pb.ReleaseRequest | pb.ReportUsageRequest
 """The last request of an attempt. ReportUsage is sent alone when the attempt is already over."""
 
 
@@ -49,6 +50,8 @@ class AttemptReports:
     """Whether the ending was answered, or can no longer be sent."""
     end_error: e.JobStateError | None = None
     """The error that the ending was refused with."""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    """Set when it is known that the job has been cancelled."""
 
     @property
     def is_over(self) -> bool:
@@ -91,6 +94,17 @@ class AttemptReports:
         self.ended, self.end_error = True, error
         self.on_end()
 
+    def cancel(self, error: e.JobCancelled) -> bool:
+        """The job has been cancelled: report nothing more. Returns whether the attempt was under way until now.
+
+        An ending that is being sent is answered by the server.
+        """
+        self.cancelled.set()
+        if self.over is not None or self.ending is not None:
+            return False
+        self.over, self.pending = error, None
+        return True
+
     def due_at(self) -> float | None:
         """When the next request is to be sent; None while there is nothing to send."""
         if self.ending is not None:
@@ -121,6 +135,8 @@ class AttemptReports:
         """Note the answer to a request: the error that it was refused with, or None."""
         if isinstance(error, ATTEMPT_OVER) and not isinstance(request, pb.ReportUsageRequest):
             self.over, self.pending = error, None
+            if isinstance(error, e.JobCancelled):
+                self.cancelled.set()
         if not isinstance(request, pb.UpdateProgressRequest):
             self.finish(error)
         elif self.over is not None and self.ending is not None:

@@ -1,4 +1,4 @@
-"""How often a run sends a heartbeat: several times within the stale threshold of its job type."""
+"""How often a run sends a heartbeat: several times within its lease, or the stale threshold of its job type."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ DEFAULT_JOB_TYPE = "default"
 """The policy of the job types that the settings do not name."""
 
 
+def interval_within(silence_s: float) -> float:
+    """The heartbeat interval of an attempt that fails after this long without a report."""
+    return max(HEARTBEAT_S_MIN, min(HEARTBEAT_S_MAX, silence_s / HEARTBEATS_PER_THRESHOLD))
+
+
 class HeartbeatIntervals:
     """The heartbeat intervals of job types, from their stale thresholds."""
 
@@ -54,6 +59,4 @@ class HeartbeatIntervals:
     def interval_s(self, job_type: str) -> float:
         """The heartbeat interval of a run of this type."""
         threshold = self._thresholds.get(job_type, self._thresholds.get(DEFAULT_JOB_TYPE))
-        if not threshold:
-            return HEARTBEAT_S_MAX
-        return max(HEARTBEAT_S_MIN, min(HEARTBEAT_S_MAX, threshold / HEARTBEATS_PER_THRESHOLD))
+        return interval_within(threshold) if threshold else HEARTBEAT_S_MAX

@@ -196,5 +196,7 @@ def _add_update(request: pb.StreamUpdatesRequest, update: pb.UpdateProgressReque
             request.updates.add(complete=update)
         case pb.FailRequest():
             request.updates.add(fail=update)
+        case pb.ReleaseRequest():
+            request.updates.add(release=update)
         case pb.ReportUsageRequest():
             request.updates.add(report_usage=update)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -89,7 +90,7 @@ class Run:
         send: Callable[[AttemptReports, pb.UpdateProgressRequest], None],
     ) -> None:
         self.job = job
-        """The job as Start returned it."""
+        """The job as it was when this attempt was claimed."""
         self._result: Mapping[str, Any] | None = None
         self._result_count: int | None = None
         self._reports = reports
@@ -133,6 +134,11 @@ class Run:
     def is_over(self) -> bool:
         """Whether the server has refused a report because the attempt is over. Further work would be lost."""
         return self._reports.over is not None
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set when it is known that the job has been cancelled: in a worker, within a second. Wait on it, not sleep."""
+        return self._reports.cancelled
 
     def progress(self, percent: float | None = None, message: str | None = None, /, **metadata: Any) -> None:
         """Report progress. ``metadata`` is merged into the job's, and None removes a key.

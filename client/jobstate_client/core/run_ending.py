@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import errors as e
-from jobstate_client.core import operations
+from jobstate_client.core import dispatch, operations
 from jobstate_client.core.attempt_reports import ATTEMPT_OVER, Ending
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.job_failure import IsRetryable, JobFailure, fail_requests
 from jobstate_client.core.late_usage import LATE
+from jobstate_client.core.releasing import Release
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
 
 log = logging.getLogger("jobstate_client")
@@ -82,6 +83,14 @@ def _deliver_end(run: Run, error: BaseException | None, options: RunOptions, pat
         raise refused
     if reports.over is not None:
         return
+    if isinstance(error, Release):
+        refused = yield Delivery(_release_request(run, error), patience_s)
+        if refused is None or isinstance(refused, (*UNDELIVERABLE, *ATTEMPT_OVER)):
+            if refused is not None:
+                log.warning("job %s could not be released: %s", run.id, refused)
+            return
+        # It has been released too often.
+        error = refused
     refused = yield from _fail(run, error, options, patience_s)
     if refused is not None:
         error.add_note(f"This failure could not be reported: {refused}")
@@ -132,6 +141,19 @@ def _complete_request(run: Run) -> pb.CompleteRequest:
         request_id=run._request_id,
     )
     assert isinstance(call.request, pb.CompleteRequest)
+    return call.request
+
+
+def _release_request(run: Run, release: Release) -> pb.ReleaseRequest:
+    call = dispatch.release(
+        run.job,
+        release.reason,
+        delay=release.delay,
+        tokens=run._tokens,
+        cost=run._cost,
+        request_id=run._request_id + "-released",
+    )
+    assert isinstance(call.request, pb.ReleaseRequest)
     return call.request
 
 

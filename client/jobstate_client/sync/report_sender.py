@@ -18,7 +18,7 @@ from jobstate_client.core.report_queue import ReportQueue, answer_timed_out
 from jobstate_client.core.rpc_errors import error_from_rpc
 from jobstate_client.core.run_ending import Delivery
 from jobstate_client.core.values import Job
-from jobstate_client.errors import ClientClosed, JobStateError, TransportError, Unreachable
+from jobstate_client.errors import ClientClosed, JobCancelled, JobStateError, TransportError, Unreachable
 from jobstate_client.sync.timeouts import Timeout, Timeouts
 
 log = logging.getLogger("jobstate_client")
@@ -108,6 +108,11 @@ class ReportSender:
         with self._lock:
             reports.add(update)
             self._wake()
+
+    def cancel(self, reports: AttemptReports, error: JobCancelled) -> None:
+        """The job has been cancelled: report nothing more."""
+        with self._lock:
+            reports.cancel(error)
 
     def deliver(self, reports: AttemptReports, ended: threading.Event, delivery: Delivery) -> Exception | None:
         """Send an ending and wait for the answer. Returns the error that it was refused with."""

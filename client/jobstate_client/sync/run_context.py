@@ -13,6 +13,7 @@ from jobstate_client.core.documents import seconds
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
 from jobstate_client.core.run_ending import finish_run, not_begun
 from jobstate_client.core.values import Job
+from jobstate_client.errors import JobCancelled
 
 if TYPE_CHECKING:
     from jobstate_client.sync.client import Client
@@ -57,6 +58,16 @@ class RunContext:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end(error)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has said that the attempt is over."""
+        return self._entered is not None and self._entered[1].over is not None
+
+    def cancel(self, error: JobCancelled) -> None:
+        """The job has been cancelled: tell the run. May be called from another thread."""
+        if self._entered is not None:
+            self._client._report_sender.cancel(self._entered[1], error)
 
     def give_up(self, error: BaseException) -> None:
         """Report from another thread that the attempt has failed with this error, whatever its block is doing."""

@@ -1,24 +1,25 @@
-"""A worker: watches for jobs that wait, starts those that it can get, and runs their handler."""
+"""A worker: acquires jobs for its free hands, and runs their handler."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from jobstate_client.core.calls import TRANSIENT, Backoff
+from jobstate_client.core.acquiring import Cancellations
 from jobstate_client.core.handlers import check_worker, result_of
-from jobstate_client.core.operations import new_request_id
+from jobstate_client.core.releasing import Release
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
 from jobstate_client.core.run_ending import is_lost
-from jobstate_client.core.values import Job, Synced
-from jobstate_client.core.waiting_jobs import LISTED, PAGE_SIZE, WATCHED, WaitingJobs
+from jobstate_client.core.states import EventType
+from jobstate_client.core.values import Job
 from jobstate_client.core.watch_request import watch_request
 from jobstate_client.core.watch_session import WatchSession
-from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
+from jobstate_client.errors import CursorExpired, CursorUnknown
+from jobstate_client.sync.acquirer import Acquirer
 from jobstate_client.sync.run_context import RunContext
 
 if TYPE_CHECKING:
@@ -40,14 +41,18 @@ class Worker:
         self._job_types = job_types
         self._concurrency = concurrency
         self._options = options
-        self._waiting_jobs = WaitingJobs()
+        self._acquirer = Acquirer(client, job_types, options)
+        self._jobs: deque[Job] = deque()
+        """Acquired, and about to be begun: there is a free hand for each."""
+        self._busy = 0
+        """Hands that have a job."""
+        self._cancellations = Cancellations()
         # Reentrant: a signal handler that interrupts this thread may call ``stop``.
         self._changed = threading.Condition(threading.RLock())
         self._stopping = False
-        self._is_listing = False
         self._watch: Watch[Any] | None = None
-        self._active: dict[RunContext, None] = {}
-        """The running attempts."""
+        self._active: dict[tuple[str, int], RunContext] = {}
+        """The running attempts, by job and number."""
         self._failure: BaseException | None = None
         """Why the worker stops, if not because of ``stop``."""
         self._is_interrupted = False
@@ -59,7 +64,7 @@ class Worker:
         answers within seconds, and KeyboardInterrupt is raised.
 
         Raises:
-            JobStateError: the watch cannot be resumed. The running handlers have ended by then.
+            JobStateError: the server refuses to hand out these jobs. The running handlers have ended by then.
             SystemExit, KeyboardInterrupt: a handler raised it. Its attempt has failed, and the others have ended.
             Exception: a thread of the worker has died. The running handlers have ended.
         """
@@ -77,6 +82,7 @@ class Worker:
             threading.Thread(target=self._serve, name=f"jobstate-worker-{number}", daemon=True)
             for number in range(self._concurrency)
         ]
+        threads.append(threading.Thread(target=self._acquire, name="jobstate-acquire", daemon=True))
         begun: list[threading.Thread] = []
         try:
             for thread in threads:
@@ -93,11 +99,15 @@ class Worker:
             raise self._failure
 
     def stop(self) -> None:
-        """Start no more jobs. May be called from any thread, from a signal handler, and from the worker's handler."""
+        """Begin no more jobs, and release those that were acquired and not begun.
+
+        May be called from any thread, from a signal handler, and from the worker's handler.
+        """
         with self._changed:
             self._stopping = True
             watch = self._watch
             self._changed.notify_all()
+        self._acquirer.stop()
         if watch is not None:
             watch.close()
 
@@ -118,7 +128,7 @@ class Worker:
     def _give_up(self) -> None:
         """Fail all running attempts at once, and wait a few seconds for the answers."""
         with self._changed:
-            active = list(self._active)
+            active = list(self._active.values())
         error = KeyboardInterrupt("the worker was interrupted twice and gave up the job")
         threads = [threading.Thread(target=running.give_up, args=[error], daemon=True) for running in active]
         for thread in threads:
@@ -135,94 +145,78 @@ class Worker:
         self.stop()
 
     def _follow(self) -> None:
-        """Watch and list until the worker stops, or the watch cannot be resumed."""
-        request = watch_request(job_types=self._job_types, types=WATCHED)
-        with self._client._open_watch(
-            WatchSession(request, connect_s=self._client._timeout_s, emit_synced=True)
-        ) as watch:
+        """Watch for jobs that are cancelled until the worker stops, or the watch cannot be resumed."""
+        request = watch_request(job_types=self._job_types, types=[EventType.CANCELLED])
+        with self._client._open_watch(WatchSession(request, connect_s=self._client._timeout_s)) as watch:
             with self._changed:
                 self._watch = watch
                 if self._stopping:
                     return
             try:
-                for item in watch:
-                    if isinstance(item, Synced):
-                        # List the jobs that exist already. The watch is open, so no change is missed meanwhile.
-                        self._list()
-                    else:
-                        with self._changed:
-                            self._waiting_jobs.update(item)
-                            self._changed.notify()
+                for event in watch:
+                    self._cancelled(event.job)
             except (CursorExpired, CursorUnknown):
-                log.warning("the watch of a worker could not be resumed; listing the jobs again")
+                log.warning(
+                    "the watch of a worker could not be resumed; its heartbeats tell what was cancelled meanwhile"
+                )
 
-    def _list(self) -> None:
+    def _cancelled(self, job: Job) -> None:
         with self._changed:
-            self._waiting_jobs.listing_started()
+            error = self._cancellations.add(job)
+            running = self._active.get((job.id, job.attempt))
+        if running is not None:
+            running.cancel(error)
+
+    def _acquire(self) -> None:
+        """The body of the thread that acquires jobs. In the end it releases those that nobody has begun."""
         try:
-            jobs = self._client.list(states=LISTED, job_types=self._job_types, oldest_first=True, page_size=PAGE_SIZE)
-            # A whole page at a time, so that the oldest is started first: jobs are listed by creation, and a retry
-            # became ready later than that.
-            while page := list(islice(jobs, PAGE_SIZE)):
+            while free_hands := self._free_hands():
+                jobs = self._acquirer.acquire(free_hands)
                 with self._changed:
-                    has_room = all(map(self._waiting_jobs.update, page))
+                    self._jobs.extend(jobs)
                     self._changed.notify_all()
-                    if self._stopping or not has_room:
-                        break
-        except TRANSIENT as error:
-            log.warning("the jobs could not be listed (%s); trying again soon", error)
+        except BaseException as error:
+            log.exception("a thread of the worker has died; the worker stops")
+            self._fail(error)
+        finally:
+            # By now the worker stops, and nobody takes any of them.
             with self._changed:
-                self._waiting_jobs.listing_failed()
+                jobs = tuple(self._jobs)
+                self._jobs.clear()
+            self._acquirer.release(jobs)
+
+    def _free_hands(self) -> int:
+        """How many more jobs can be begun, once that is any; 0 when the worker stops."""
+
+        def free() -> int:
+            return self._concurrency - self._busy - len(self._jobs)
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or free() > 0)
+            return 0 if self._stopping else free()
 
     def _serve(self) -> None:
         """The body of a thread. If it dies while the worker runs, the worker stops with its error."""
         try:
-            while (job_id := self._next()) is not None:
-                job = self._start(job_id)
-                with self._changed:
-                    self._waiting_jobs.start_tried(won=job is not None)
-                if job is not None:
+            while (job := self._next()) is not None:
+                try:
                     self._do(job)
+                finally:
+                    with self._changed:
+                        self._busy -= 1
+                        self._changed.notify_all()
         except BaseException as error:
             log.exception("a thread of the worker has died; the worker stops")
             self._fail(error)
 
-    def _next(self) -> str | None:
-        """The next job to try; None when the worker stops."""
-        backoff = Backoff()
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._waiting_jobs or self._may_list)
-                if self._stopping:
-                    return None
-                if self._waiting_jobs:
-                    return self._waiting_jobs.pop()
-                self._is_listing = True
-            self._list()
-            with self._changed:
-                self._is_listing = False
-                self._changed.wait_for(lambda: self._stopping or self._waiting_jobs, backoff.next())
-                self._changed.notify_all()
-
-    @property
-    def _may_list(self) -> bool:
-        return self._waiting_jobs.needs_listing and not self._is_listing
-
-    def _start(self, job_id: str) -> Job | None:
-        """Start the job if it still waits. While the outcome is unknown, the same call is repeated."""
-        backoff, request_id = Backoff(), new_request_id()
-        while True:
-            try:
-                return self._client.start(job_id, worker=self._options.worker, request_id=request_id)
-            except TRANSIENT as error:
-                wait = backoff.next()
-                log.warning("job %s could not be started (%s); trying again in %.1f s", job_id, error, wait)
-                with self._changed:
-                    if self._changed.wait_for(lambda: self._stopping, wait):
-                        return None
-            except JobStateError as error:
-                log.log(logging.DEBUG if is_lost(error) else logging.WARNING, "job %s: not started: %s", job_id, error)
+    def _next(self) -> Job | None:
+        """The next job to begin; None when the worker stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._jobs)
+            if self._stopping:
                 return None
+            self._busy += 1
+            return self._jobs.popleft()
 
     def _call(self, run: Run) -> Any:
         try:
@@ -233,11 +227,16 @@ class Worker:
             raise
 
     def _do(self, job: Job) -> None:
-        running = RunContext(self._client, lambda: job, self._options)
+        running, key = RunContext(self._client, lambda: job, self._options), (job.id, job.attempt)
         with self._changed:
-            self._active[running] = None
+            self._active[key] = running
         try:
             with running as run:
+                with self._changed:
+                    cancelled = self._cancellations.of(job)
+                if cancelled is not None:
+                    running.cancel(cancelled)
+                    run.check()
                 result = result_of(self._call(run))
                 if result is not None:
                     run.result = result
@@ -245,10 +244,12 @@ class Worker:
             log.warning("attempt %d of job %s raised %r: the worker stops", job.attempt, job.id, error)
             self._fail(error)
         except BaseException as error:
-            if is_lost(error):
+            if isinstance(error, Release):
+                log.info("attempt %d of job %s was released: %s", job.attempt, job.id, error)
+            elif is_lost(error) or running.is_over:
                 log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
             else:
                 log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)
         finally:
             with self._changed:
-                del self._active[running]
+                del self._active[key]

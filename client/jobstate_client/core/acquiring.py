@@ -1,0 +1,89 @@
+"""How a worker asks for work, and what it knows of jobs that were cancelled. There is no I/O here."""
+
+from __future__ import annotations
+
+from jobstate.v1 import job_service_pb2 as pb
+from jobstate_client import errors as e
+from jobstate_client.core import dispatch
+from jobstate_client.core.calls import TRANSIENT, Call
+from jobstate_client.core.documents import seconds
+from jobstate_client.core.heartbeats import HEARTBEATS_PER_THRESHOLD
+from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Heartbeat, RunOptions
+from jobstate_client.core.values import Job
+
+ACQUIRE_WAIT_S = 30.0
+"""How long a worker's Acquire waits at the server: half of the idle limit of common proxies."""
+
+ACQUIRED_MAX = 1_000
+"""Jobs asked for at once: the most that the server hands out."""
+
+LEASE_S_DEFAULT, LEASE_S_MAX = 60.0, 3600.0
+"""The server's lease for types that have none of their own, and the longest that it grants."""
+
+CANCELLATIONS_MAX = 1_000
+"""Cancelled jobs that are remembered: enough for those that are told of before the answer of the Acquire that claimed
+them, which is on its way at the same time."""
+
+RELEASE_REASON = "the worker stopped before it began"
+
+_LASTING_CODES = {"UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+
+
+def acquire_call(job_types: list[str], free_hands: int, options: RunOptions) -> Call[tuple[Job, ...]]:
+    """The call that asks for as many jobs as there are free hands. Repeated, it returns the same jobs."""
+    return dispatch.acquire(
+        job_types,
+        max_jobs=min(free_hands, ACQUIRED_MAX),
+        wait=ACQUIRE_WAIT_S,
+        lease=_lease_s(options.heartbeat),
+        worker=options.worker,
+    )
+
+
+def _lease_s(heartbeat: Heartbeat) -> float | None:
+    """The lease to ask for: None is the job type's, to which the automatic interval of heartbeats adapts."""
+    if heartbeat == "auto":
+        return None
+    if heartbeat is None:
+        return LEASE_S_MAX
+    return min(LEASE_S_MAX, max(LEASE_S_DEFAULT, HEARTBEATS_PER_THRESHOLD * seconds(heartbeat)))
+
+
+def take_back_call(call: Call[tuple[Job, ...]]) -> Call[tuple[Job, ...]]:
+    """The repeat that returns at once what an Acquire that was given up may have got."""
+    request = pb.AcquireRequest()
+    assert isinstance(call.request, pb.AcquireRequest)
+    request.CopyFrom(call.request)
+    request.ClearField("wait")
+    return Call(call.rpc, request, call.decode, INTERRUPTED_PATIENCE_S)
+
+
+def may_pass(error: e.JobStateError) -> bool:
+    """Whether the same Acquire may succeed later."""
+    return isinstance(error, TRANSIENT) and not (
+        isinstance(error, e.TransportError) and error.code is not None and error.code.name in _LASTING_CODES
+    )
+
+
+class Cancellations:
+    """The jobs that were cancelled of late. No lock is taken: the owner holds one."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}
+
+    def add(self, job: Job) -> e.JobCancelled:
+        """Note a job that an event says was cancelled. Returns the error for its run."""
+        self._ids[job.id] = None
+        if len(self._ids) > CANCELLATIONS_MAX:
+            del self._ids[next(iter(self._ids))]
+        return _cancelled(job.id)
+
+    def of(self, job: Job) -> e.JobCancelled | None:
+        """The error for a run of this job, if it was cancelled: nothing follows after that."""
+        return _cancelled(job.id) if job.id in self._ids else None
+
+
+def _cancelled(job_id: str) -> e.JobCancelled:
+    return e.JobCancelled(
+        f"job {job_id} was cancelled", {"job_id": job_id, "state": "CANCELLED", "trigger": "report", "allowed": ""}
+    )

@@ -1,0 +1,32 @@
+"""``raise Release(...)``: the work gives its attempt back."""
+
+from __future__ import annotations
+
+from jobstate_client.core import validation
+from jobstate_client.core.documents import seconds
+from jobstate_client.core.limits import RETRY_DELAY_S_MAX
+from jobstate_client.core.values import Span
+
+
+class Release(Exception):
+    """Raise this in a handler, or in the block of a run, to give the attempt back without a verdict.
+
+    It costs no retry, and the job is handed out again: after ``delay``, or at once, at its old place in the order. A
+    job can be released 1,000 times; after that the attempt fails as RELEASE_LIMIT_REACHED.
+    """
+
+    def __init__(self, *, delay: Span | None = None, reason: str = "") -> None:
+        """Say when and why.
+
+        Args:
+            delay: how long the job waits, at most 7 days.
+            reason: for people.
+
+        Raises:
+            TypeError, ValueError, InvalidField: the server would refuse one of them.
+        """
+        self.reason = validation.message(reason, "reason")
+        self.delay = delay
+        if delay is not None and not 0 <= seconds(delay, "delay") <= RETRY_DELAY_S_MAX:
+            raise ValueError("delay must be from 0 to 7 days")
+        super().__init__(reason)
