@@ -283,7 +283,8 @@ async def test_a_job_that_was_cancelled_before_its_run_began_is_not_begun(
     either: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.create("work", id="first")
-    worker = either.worker(handled(either, lambda run: pytest.fail("it began")), job_types=["work"])
+    begun: list[str] = []
+    worker = either.worker(handled(either, lambda run: begun.append(run.id)), job_types=["work"])
     take, told = worker._next, threading.Event()
 
     async def late_async() -> Any:
@@ -307,6 +308,7 @@ async def test_a_job_that_was_cancelled_before_its_run_began_is_not_begun(
         assert await asyncio.to_thread(told.wait, PATIENCE_S)
         await asyncio.to_thread(until, lambda: not worker._busy)
 
+    assert begun == []
     assert client.get("first").state is State.CANCELLED
     assert client.get("first").last_error is None
 
