@@ -92,18 +92,22 @@ class Job(Lazy):
 
     @property
     def waiting_since(self) -> datetime | None:
-        """Since when the job has been waiting for a worker: its creation, or the end of the wait for its retry.
+        """Since when the job has been waiting for a worker: its creation, or the end of its delay or wait for a retry.
 
-        None if it is not waiting.
+        None if it is not waiting, or is delayed.
         """
+        if self.wait_reason is WaitReason.TIME:
+            return None
         if self.state is State.QUEUED:
-            return self.create_time
-        return self.start_time if self.state is State.PROCESSING and not self.claimed else None
+            return self.ready_time or self.create_time
+        if self.state is State.PROCESSING and not self.claimed:
+            return self.ready_time or self.start_time
+        return None
 
     @property
     def waited(self) -> timedelta | None:
         """How long the current or last attempt waited for the worker that claimed it; None if none has."""
-        ready = self.create_time if self.attempt <= 1 else self.start_time
+        ready = self.ready_time or (self.create_time if self.attempt <= 1 else self.start_time)
         return None if self.claim_time is None or ready is None else self.claim_time - ready
 
 

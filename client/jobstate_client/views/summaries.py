@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from jobstate_client.core.states import EventType, RetryDecision, State
+from jobstate_client.core.states import CancelCause, EventType, Priority, RetryDecision, State, WaitReason
 from jobstate_client.core.values import Event, Job
 from jobstate_client.views.phase import Phase, phase_of
 from jobstate_client.views.text import clock, counted, span
@@ -13,6 +13,8 @@ PREFIX = "processing-job."
 
 WAIT_SHOWN_FROM = timedelta(seconds=1)
 """Shortest wait for a worker that is worth showing: every attempt waits for less than this."""
+
+NOT_BEGUN_IN_TIME = "nobody began it in time"
 
 _DECISIONS = {
     RetryDecision.NOT_RETRYABLE: "not retryable",
@@ -31,13 +33,12 @@ def event_summary(event: Event) -> str:
     job, detail = event.job, event.detail
     text = ""
     match event.type:
-        case EventType.QUEUED if job.source_id:
-            text = f"source {job.source_id}"
-        case EventType.STARTED:
-            text = f"attempt {job.attempt}"
-            text += ", waits for a worker" if detail.resumed else _by(job.worker, detail.waited)
-        case EventType.CLAIMED:
-            text = f"attempt {job.attempt}{_by(detail.worker, detail.waited)}"
+        case EventType.QUEUED:
+            text = _joined(f"source {job.source_id}" if job.source_id else "", _priority(job), _delay(job, event.time))
+        case EventType.READY:
+            text = "waits for a worker"
+        case EventType.STARTED | EventType.CLAIMED | EventType.RELEASED:
+            text = _hand_out(event)
         case EventType.PROGRESS:
             text = _joined(f"{job.progress} %", job.progress_message)
         case EventType.COMPLETED:
@@ -49,12 +50,24 @@ def event_summary(event: Event) -> str:
         case EventType.PERMANENTLY_FAILED:
             text = _decision(event)
         case EventType.CANCELLED:
-            text = detail.reason
+            text = detail.reason or (NOT_BEGUN_IN_TIME if detail.cause is CancelCause.EXPIRED else "")
         case EventType.STALE_DETECTED:
             text = f"attempt {job.attempt}, last report {clock(detail.heard_time)}"
         case EventType.USAGE:
             text = f"attempt {detail.attempt} used {detail.tokens:,} tokens, cost {detail.cost:g}"
     return text
+
+
+def _hand_out(event: Event) -> str:
+    """Who got an attempt, or that it was given back."""
+    job, detail = event.job, event.detail
+    if event.type is EventType.RELEASED:
+        again = f"again in {span(detail.delay)}" if detail.delay else ""
+        return _joined(f"attempt {detail.attempt} given back", detail.reason, again)
+    if detail.resumed:
+        return f"attempt {job.attempt}, waits for a worker"
+    worker = detail.worker if event.type is EventType.CLAIMED else job.worker
+    return f"attempt {job.attempt}{_by(worker, detail.waited)}"
 
 
 def _decision(event: Event) -> str:
@@ -65,18 +78,18 @@ def _decision(event: Event) -> str:
 def job_note(job: Job, now: datetime | None = None) -> str:
     """A note about a job: what matters in its present state."""
     match job.state:
+        case State.QUEUED:
+            return _joined(_priority(job), _delay(job, now or datetime.now(UTC)))
         case State.PROCESSING if phase_of(job.state, claimed=job.claimed) is Phase.WAITING:
             return f"attempt {job.attempt} waits for a worker, {waiting_time(job, now)} so far"
         case State.PROCESSING:
             return job.progress_message
         case State.RETRYING if job.next_retry_time is not None:
-            wait = job.next_retry_time - (now or datetime.now(UTC))
-            due = f"in {span(wait)}" if wait.total_seconds() > 0 else "due"
-            return _joined(f"retry {job.retry_count} of {job.max_retries} {due}", _failure(job))
+            return _wait_note(job, job.next_retry_time - (now or datetime.now(UTC)))
         case State.FAILED | State.PERMANENTLY_FAILED:
             return _failure(job)
         case State.CANCELLED:
-            return job.cancel_reason
+            return job.cancel_reason or (NOT_BEGUN_IN_TIME if job.cancel_cause is CancelCause.EXPIRED else "")
         case State.COMPLETED:
             return counted(job.result_count, "result") if job.result_count else ""
     return ""
@@ -99,6 +112,28 @@ def change_summary(job: Job) -> str:
     is_resumed = phase is Phase.WAITING and job.attempt > 0
     parts.append("waits for a worker" if is_resumed else job_note(job))
     return _joined(*parts)
+
+
+def _priority(job: Job) -> str:
+    """The priority of a job, if it is not that of most."""
+    is_usual = job.priority in {Priority.NORMAL, Priority.UNKNOWN}
+    return "" if is_usual else f"priority {job.priority}"
+
+
+def _delay(job: Job, now: datetime) -> str:
+    """How long a job is still delayed."""
+    if job.wait_reason is not WaitReason.TIME or job.ready_time is None or job.ready_time <= now:
+        return ""
+    return f"delayed for {span(job.ready_time - now)}"
+
+
+def _wait_note(job: Job, wait: timedelta) -> str:
+    """Why a job waits for its next attempt, and for how long."""
+    due = f"in {span(wait)}" if wait.total_seconds() > 0 else "due"
+    if job.last_error is None or job.last_error.attempt != job.attempt:
+        # The latest attempt did not fail.
+        return f"given back, again {due}"
+    return _joined(f"retry {job.retry_count} of {job.max_retries} {due}", _failure(job))
 
 
 def _failure(job: Job) -> str:
