@@ -30,7 +30,7 @@ from jobstate_client.core import acquiring, heartbeats
 from jobstate_client.core.run import RunOptions
 from jobstate_client.testing import JobstateServer, serving
 
-from .support import PATIENCE_S, in_thread, raised, until
+from .support import PATIENCE_S, Either, in_thread, raised, until
 
 
 @asynccontextmanager
@@ -191,6 +191,18 @@ async def test_a_handler_that_raises_release_gives_its_attempt_back(
     assert (attempt.outcome, attempt.tokens) == (AttemptOutcome.RELEASED, 7)
     assert "attempt 1 of job first was released: 429" in caplog.text
     assert "failed" not in caplog.text
+
+
+async def test_a_run_whose_block_raises_release_gives_its_attempt_back(either: Any, client: Client) -> None:
+    async def work() -> None:
+        async with Either(either.run(NewJob("work", id="first", max_retries=0))):
+            raise Release(delay=5)
+
+    with pytest.raises(Release):
+        await work()
+
+    job = client.get("first")
+    assert (job.state, job.retry_count, job.last_error) == (State.RETRYING, 0, None)
 
 
 async def test_a_release_beyond_the_limit_fails_the_attempt(

@@ -35,7 +35,7 @@ class AsyncRunContext:
         if cancellation is None:
             return task.result()
         if self._entered is not None:
-            # Nobody will do what was claimed: fail the attempt, so that another worker gets the job.
+            # Nobody will do what was claimed: release the attempt, so that another worker gets the job.
             await self._end(not_begun(cancellation))
         raise cancellation
 

@@ -11,7 +11,7 @@ from jobstate_client import errors as e
 from jobstate_client.core import dispatch, operations
 from jobstate_client.core.attempt_reports import ATTEMPT_OVER, Ending
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.job_failure import IsRetryable, JobFailure, fail_requests
+from jobstate_client.core.job_failure import IsRetryable, fail_requests
 from jobstate_client.core.late_usage import LATE
 from jobstate_client.core.releasing import Release
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
@@ -36,13 +36,9 @@ _OneDelivery = Generator[Delivery, Exception | None, Exception | None]
 """The same, and returns the error in the end."""
 
 
-def not_begun(interruption: BaseException) -> JobFailure:
-    """The failure of an attempt that was claimed, but whose work did not begin.
-
-    It costs a retry, as a timeout would, only sooner. The next worker may take the job at once.
-    """
-    cause = type(interruption).__name__
-    return JobFailure(f"{cause} while the run began; nothing was done", code="NOT_BEGUN", retry_delay=0.0)
+def not_begun(interruption: BaseException) -> Release:
+    """The release of an attempt that was claimed, but whose work did not begin. The next worker may have it at once."""
+    return Release(reason=f"{type(interruption).__name__} while the run began; nothing was done")
 
 
 def finish_run(

@@ -83,7 +83,7 @@ class RunContext:
         return run
 
     def _give_back(self, interrupt: BaseException) -> None:
-        """Nobody will do what was claimed, or may have been: fail the attempt, so that another worker gets the job."""
+        """Nobody will do what was claimed, or may have been: release it, so that another worker gets the job."""
         try:
             if self._entered is None:
                 if not self._may_have_started():
