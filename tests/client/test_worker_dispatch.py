@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -177,10 +178,14 @@ async def test_a_handler_that_raises_release_gives_its_attempt_back(
             raise Release(delay=20, reason="429")
         return {"attempt": run.attempt}
 
+    def released_once() -> bool:
+        return client.get("first").state is State.RETRYING
+
     client.create("work", id="first", max_retries=0)
     with caplog.at_level(logging.INFO, "jobstate_client"):
         async with at_work(either.worker(handled(either, work), job_types=["work"])):
-            await asyncio.to_thread(until, lambda: client.get("first").state is State.RETRYING)
+            # Also, no call is under way while the time jumps: the server would take that for a pause of its own.
+            await asyncio.to_thread(until, lambda: client.explain("first").waiting_acquires == 1 and released_once())
             released = client.get("first")
             server.advance(20)
             ended = await asyncio.to_thread(client.wait, "first", PATIENCE_S)
@@ -375,11 +380,12 @@ def test_a_lease_is_kept_while_its_run_says_nothing(client: Client, server: Jobs
     def heard(job: Job) -> bool:
         # Each step is shorter than the lease, and all together are longer.
         server.advance(20)
-        threading.Event().wait(0.2)
+        (reports,), advanced_at = client._report_sender._queue.attempts(), time.monotonic()
+        until(lambda: reports.last_sent_at > advanced_at and not reports.in_flight)
         return client.get(job).attempt == 1
 
     job = client.create("work")
-    worker = client.worker(work, job_types=["work"], heartbeat=0.01)
+    worker = client.worker(work, job_types=["work"], heartbeat=0.1)
     with in_thread(worker.run):
         assert begun.wait(PATIENCE_S)
         assert all(heard(job) for _ in range(6))
