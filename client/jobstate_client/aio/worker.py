@@ -55,6 +55,8 @@ class AsyncWorker:
         self._active: dict[tuple[str, int], tuple[AsyncRunContext, asyncio.Task[None]]] = {}
         """The running attempts and their tasks, by job and number."""
         self._news = asyncio.Event()
+        self._freed = asyncio.Event()
+        """Set when a hand has become free: only the task that acquires waits for that."""
         self._stopping = asyncio.Event()
         self._watch: AsyncWatch[Any] | None = None
         self._failure: BaseException | None = None
@@ -100,6 +102,7 @@ class AsyncWorker:
         """
         self._stopping.set()
         self._news.set()
+        self._freed.set()
         self._acquirer.stop()
         if self._watch is not None:
             self._watch.close()
@@ -156,8 +159,8 @@ class AsyncWorker:
             free = self._concurrency - self._busy - len(self._jobs)
             if free > 0:
                 return free
-            self._news.clear()
-            await self._news.wait()
+            self._freed.clear()
+            await self._freed.wait()
         return 0
 
     async def _serve(self) -> None:
@@ -168,7 +171,7 @@ class AsyncWorker:
                     await self._do(job)
                 finally:
                     self._busy -= 1
-                    self._news.set()
+                    self._freed.set()
         except asyncio.CancelledError:
             if not self._stopping.is_set():
                 self._fail(RuntimeError("a task of the worker was cancelled"))

@@ -48,7 +48,10 @@ class Worker:
         """Hands that have a job."""
         self._cancellations = Cancellations()
         # Reentrant: a signal handler that interrupts this thread may call ``stop``.
-        self._changed = threading.Condition(threading.RLock())
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._freed = threading.Condition(lock)
+        """Notified when a hand has become free: only the thread that acquires waits for that."""
         self._stopping = False
         self._watch: Watch[Any] | None = None
         self._active: dict[tuple[str, int], RunContext] = {}
@@ -107,6 +110,7 @@ class Worker:
             self._stopping = True
             watch = self._watch
             self._changed.notify_all()
+            self._freed.notify_all()
         self._acquirer.stop()
         if watch is not None:
             watch.close()
@@ -174,7 +178,7 @@ class Worker:
                 jobs = self._acquirer.acquire(free_hands)
                 with self._changed:
                     self._jobs.extend(jobs)
-                    self._changed.notify_all()
+                    self._changed.notify(len(jobs))
         except BaseException as error:
             log.exception("a thread of the worker has died; the worker stops")
             self._fail(error)
@@ -192,7 +196,7 @@ class Worker:
             return self._concurrency - self._busy - len(self._jobs)
 
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or free() > 0)
+            self._freed.wait_for(lambda: self._stopping or free() > 0)
             return 0 if self._stopping else free()
 
     def _serve(self) -> None:
@@ -204,7 +208,7 @@ class Worker:
                 finally:
                     with self._changed:
                         self._busy -= 1
-                        self._changed.notify_all()
+                        self._freed.notify_all()
         except BaseException as error:
             log.exception("a thread of the worker has died; the worker stops")
             self._fail(error)
