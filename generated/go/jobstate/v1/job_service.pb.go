@@ -1939,7 +1939,8 @@ type AcquireRequest struct {
 	// The most jobs to return: 0 means 1, more than 1,000 is refused. Fewer come when fewer are ready, and when the answer
 	// reaches 1 MiB.
 	MaxJobs int32 `protobuf:"varint,2,opt,name=max_jobs,json=maxJobs,proto3" json:"max_jobs,omitempty"`
-	// How long to wait when nothing is ready, from 0 to 60 seconds. Unset means not at all.
+	// How long to wait when nothing is ready, from 0 to 60 seconds. Unset means not at all. A repeat may wait for another
+	// time.
 	Wait *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
 	// The silence after which the server fails an attempt of these, from 5 seconds to 1 hour. Unset means the type's.
 	Lease *durationpb.Duration `protobuf:"bytes,4,opt,name=lease,proto3" json:"lease,omitempty"`

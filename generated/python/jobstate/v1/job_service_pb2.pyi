@@ -1073,7 +1073,9 @@ class AcquireRequest(_message.Message):
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """How long to wait when nothing is ready, from 0 to 60 seconds. Unset means not at all."""
+        """How long to wait when nothing is ready, from 0 to 60 seconds. Unset means not at all. A repeat may wait for another
+        time.
+        """
 
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:

@@ -908,7 +908,8 @@ export declare type AcquireRequest = Message<"jobstate.v1.AcquireRequest"> & {
   maxJobs: number;
 
   /**
-   * How long to wait when nothing is ready, from 0 to 60 seconds. Unset means not at all.
+   * How long to wait when nothing is ready, from 0 to 60 seconds. Unset means not at all. A repeat may wait for another
+   * time.
    *
    * @generated from field: google.protobuf.Duration wait = 3;
    */
