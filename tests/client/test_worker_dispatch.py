@@ -308,7 +308,7 @@ async def test_a_job_that_was_cancelled_before_its_run_began_is_not_begun(
         job = await take()
         if job is not None:
             await asyncio.to_thread(client.cancel, "first")
-            await asyncio.to_thread(until, lambda: "first" in worker._cancellations._ids)
+            await asyncio.to_thread(until, lambda: "first" in worker._cancellations._versions)
             told.set()
         return job
 
@@ -316,7 +316,7 @@ async def test_a_job_that_was_cancelled_before_its_run_began_is_not_begun(
         job = take()
         if job is not None:
             client.cancel("first")
-            until(lambda: "first" in worker._cancellations._ids)
+            until(lambda: "first" in worker._cancellations._versions)
             told.set()
         return job
 
@@ -335,9 +335,21 @@ def test_only_so_many_cancelled_jobs_are_remembered(client: Client, monkeypatch:
     jobs = [client.create("work") for _ in range(3)]
     known = acquiring.Cancellations()
     for job in jobs:
-        known.add(job)
+        known.add(client.cancel(job))
 
     assert [known.of(job) is not None for job in jobs] == [False, True, True]
+
+
+def test_a_new_job_with_the_id_of_a_cancelled_one_is_not_taken_for_it(client: Client, server: JobstateServer) -> None:
+    client.create("work", id="first")
+    known = acquiring.Cancellations()
+    known.add(client.cancel("first"))
+    server.advance(10)
+    client.cleanup(older_than=0, force=True)
+    client.create("work", id="first")
+    (again,) = client.acquire(["work"])
+
+    assert known.of(again) is None
 
 
 async def test_a_worker_of_a_type_that_the_server_does_not_take_ends_with_that_error() -> None:

@@ -69,18 +69,22 @@ class Cancellations:
     """The jobs that were cancelled of late. No lock is taken: the owner holds one."""
 
     def __init__(self) -> None:
-        self._ids: dict[str, None] = {}
+        self._versions: dict[str, int] = {}
+        """By the id of the job, the version in which it was cancelled."""
 
     def add(self, job: Job) -> e.JobCancelled:
         """Note a job that an event says was cancelled. Returns the error for its run."""
-        self._ids[job.id] = None
-        if len(self._ids) > CANCELLATIONS_MAX:
-            del self._ids[next(iter(self._ids))]
+        self._versions[job.id] = job.version
+        if len(self._versions) > CANCELLATIONS_MAX:
+            del self._versions[next(iter(self._versions))]
         return _cancelled(job.id)
 
     def of(self, job: Job) -> e.JobCancelled | None:
-        """The error for a run of this job, if it was cancelled: nothing follows after that."""
-        return _cancelled(job.id) if job.id in self._ids else None
+        """The error for a run of this job, if it was cancelled after it was handed out so.
+
+        After cleanup has deleted a cancelled job, there may be another one with its id, in a later version.
+        """
+        return _cancelled(job.id) if self._versions.get(job.id, 0) > job.version else None
 
 
 def _cancelled(job_id: str) -> e.JobCancelled:

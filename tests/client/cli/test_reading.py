@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from jobstate.v1 import event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
+from jobstate.v1 import dispatch_service_pb2, event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_client import Client, NewJob, State
 from jobstate_client.cli.commands.queries import TERMINAL_LIMIT
 from jobstate_client.cli.terminal.json_output import int64_fields
@@ -204,7 +204,7 @@ def test_64_bit_numbers_are_text_in_json_in_all_commands_and_others_are_numbers(
 
 def test_what_is_text_in_json_is_what_the_contract_has_in_64_bits() -> None:
     kinds: dict[bool, set[str]] = {True: set(), False: set()}
-    for file in (job_pb2, event_pb2, job_service_pb2, maintenance_service_pb2):
+    for file in (dispatch_service_pb2, job_pb2, event_pb2, job_service_pb2, maintenance_service_pb2):
         for message in file.DESCRIPTOR.message_types_by_name.values():
             for field in message.fields:
                 if field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_INT64):

@@ -24,11 +24,11 @@ def int64_fields() -> frozenset[str]:
     They are texts, as in the JSON format of protobuf: JavaScript, jq and many others have no integers beyond 2^53, and
     would round them silently.
     """
-    from jobstate.v1 import event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
+    from jobstate.v1 import dispatch_service_pb2, event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 
     return frozenset(
         field.name
-        for module in (event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2)
+        for module in (dispatch_service_pb2, event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2)
         for message in module.DESCRIPTOR.message_types_by_name.values()
         for field in message.fields
         if field.cpp_type == field.CPPTYPE_INT64
