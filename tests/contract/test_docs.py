@@ -18,7 +18,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 
-from jobstate.v1 import error_reason_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
+from jobstate.v1 import dispatch_service_pb2, error_reason_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_server.config import JobTypeSettings, Settings, load
 from jobstate_server.domain import errors, limits
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
@@ -46,7 +46,7 @@ LINE_COLUMNS_MAX = 100
 
 SERVICES: dict[str, ServiceDescriptor] = {
     service.full_name: service
-    for module in (job_service_pb2, maintenance_service_pb2, health_pb2)
+    for module in (job_service_pb2, dispatch_service_pb2, maintenance_service_pb2, health_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 }
 
@@ -267,6 +267,13 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
 
 INTERNAL = {"TRANSPORT_BYTES_MAX", "PROBLEMS_MAX"}
 """Limits that no user meets, for one lies beyond another, and limits of what we tell."""
+
+
+def test_the_limits_of_dispatch_are_rows_of_the_table_of_limits() -> None:
+    rows = table(DOCS / "dispatch.md", "what", "limit")
+
+    assert rows
+    assert not set(rows) - set(table(DOCS / "errors.md", "what", "limit"))
 
 
 def test_the_table_of_limits_has_the_numbers_of_the_code() -> None:

@@ -204,3 +204,29 @@ def test_the_page_on_watching_shows_what_it_says(shell: Shell, client: Client) -
         messages_until_synced(watch)
         client.complete(job)
         assert '"name": "processing-job.completed"' in "\n".join(watch.rest())
+
+
+def test_the_page_on_dispatch_hands_out_releases_and_explains(shell: Shell) -> None:
+    lines = iter(lines_of("docs/dispatch.md"))
+
+    first, second, same = (shell.ask(next(lines))[0] for _ in range(3))
+    assert (first["job"]["priority"], first["job"]["wait_reason"]) == ("PRIORITY_HIGH", "WAIT_REASON_TURN")
+    assert second["job"]["wait_reason"] == "WAIT_REASON_TIME"
+    assert (same["job"]["id"], same["existing"]) == ("second", True)
+    (taken,) = shell.ask(next(lines))[0]["jobs"]
+    assert (taken["id"], taken["attempt"], taken["lease"]) == ("first", 1, "60s")
+    assert shell.ask(next(lines))[0]["job"]["version"] == taken["version"]
+    released = shell.ask(next(lines))[0]["job"]
+    assert (released["state"], released.get("retry_count", 0)) == ("JOB_STATE_RETRYING", 0)
+    assert [reasons(shell.ask(next(lines))[0]) for _ in range(2)] == [["TIME"], ["TIME"]]
+    assert shell.ask(next(lines))[0]["job"]["wait_reason"] == "WAIT_REASON_TURN"
+    assert reasons(shell.ask(next(lines))[0]) == ["NO_WORKER"]
+    total = shell.ask(next(lines))[0]["total"]
+    assert {count["reason"] for count in total["waiting"]} == {"WAIT_REASON_TURN", "WAIT_REASON_TIME"}
+    assert total["released"] == "1"
+    assert next(lines, None) is None
+
+
+def reasons(explained: Message) -> list[str]:
+    """Why a job is waiting."""
+    return [hold["reason"].removeprefix("HOLD_REASON_") for hold in explained["holds"]]
