@@ -4,7 +4,8 @@
 //	go run . 127.0.0.1:50051
 //
 // Every change has a request_id, so that gRPC may repeat it when a connection breaks. Every report names the attempt
-// that Start returned, so that it is never counted for another worker. watch/watch.go is made to be copied.
+// that Start returned, so that it is never counted for another worker. watch/watch.go and
+// connection/connection.go are made to be copied. worker/main.go is a worker that the server hands its jobs to.
 package main
 
 import (
@@ -18,23 +19,14 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/jobstate/jobstate/client/examples/go/connection"
 	"github.com/jobstate/jobstate/client/examples/go/watch"
 	jobstatev1 "github.com/jobstate/jobstate/generated/go/jobstate/v1"
 )
-
-// Calls wait until their deadline for a server that is away, and are repeated when their connection breaks (CANCELLED,
-// if the server stops at that moment). A request_id makes that safe.
-const repeating = `{"methodConfig": [{"name": [{"service": "jobstate.v1.JobService"}], "waitForReady": true, "retryPolicy": {
-	"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 3,
-	"retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}}]}`
 
 func main() {
 	if len(os.Args) != 2 {
@@ -47,22 +39,8 @@ func main() {
 	}
 }
 
-func connect(address string) (*grpc.ClientConn, error) {
-	return grpc.NewClient(address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultServiceConfig(repeating),
-		// gRPC's default waits up to two minutes between attempts to connect, longer than any restart.
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
-			MinConnectTimeout: 5 * time.Second,
-		}),
-		// An idle watch sends nothing: only pings notice that the other machine is gone.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-	)
-}
-
 func story(ctx context.Context, address string) error {
-	channel, err := connect(address)
+	channel, err := connection.Open(address)
 	if err != nil {
 		return err
 	}

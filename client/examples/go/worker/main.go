@@ -1,0 +1,200 @@
+// A worker, in Go: it takes jobs, does them, keeps their leases, and stops on SIGTERM.
+//
+//	go run ./worker 127.0.0.1:50051
+//
+// It is made to be copied: work is yours, all else is what a worker has to do.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/jobstate/jobstate/client/examples/go/connection"
+	"github.com/jobstate/jobstate/client/examples/go/watch"
+	jobstatev1 "github.com/jobstate/jobstate/generated/go/jobstate/v1"
+)
+
+const (
+	jobType  = "clean_transcript"
+	hands    = 4                // Jobs at a time.
+	wait     = 10 * time.Second // For the next job. A stop takes no longer.
+	patience = time.Minute      // For the answer to a report. Later the lease is over anyway.
+)
+
+// release is an error of work that gives the job back: it counts neither as a failure nor as a retry.
+type release struct {
+	delay  time.Duration
+	reason string
+}
+
+func (r release) Error() string { return r.reason }
+
+// errOver ends a run whose attempt is over: the job was cancelled, or another worker has it.
+var errOver = errors.New("the attempt is over")
+
+// work does a job and returns its result. It should end soon once ctx has ended.
+func work(ctx context.Context, job *jobstatev1.Job) (*structpb.Struct, error) {
+	asked := job.Metadata.AsMap()
+	seconds, _ := asked["seconds"].(float64)
+	select {
+	case <-time.After(time.Duration(seconds * float64(time.Second))):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	switch asked["status"] {
+	case 429.0:
+		return nil, release{20 * time.Second, "the service says 429"}
+	case 500.0:
+		return nil, errors.New("the service is broken")
+	}
+	return structpb.NewStruct(map[string]any{"text": "…"})
+}
+
+type worker struct {
+	jobs    jobstatev1.JobServiceClient
+	running sync.Map // The id of a job, to the context.CancelCauseFunc that ends its run.
+}
+
+func main() {
+	if len(os.Args) != 2 {
+		log.Fatal("usage: go run ./worker HOST:PORT")
+	}
+	stop, forget := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer forget()
+	channel, err := connection.Open(os.Args[1])
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer channel.Close()
+	w := &worker{jobs: jobstatev1.NewJobServiceClient(channel)}
+	var all sync.WaitGroup
+	all.Go(func() { w.dropCancelled(stop) })
+	for range hands {
+		all.Go(func() { w.takeJobs(stop) })
+	}
+	all.Wait()
+}
+
+// takeJobs does one job after the other.
+func (w *worker) takeJobs(stop context.Context) {
+	host, _ := os.Hostname()
+	request := &jobstatev1.AcquireRequest{
+		JobTypes: []string{jobType}, Wait: durationpb.New(wait), Worker: host, RequestId: uuid.NewString(),
+	}
+	for stop.Err() == nil {
+		// A stop does not break off the call, which may have a job for us by now: run then gives that back.
+		ctx, end := context.WithTimeout(context.Background(), wait+patience)
+		answer, err := w.jobs.Acquire(ctx, request)
+		end()
+		if err != nil {
+			// Again with the same request_id: the jobs of an answer that was lost are still ours.
+			log.Print(err)
+			select {
+			case <-time.After(time.Second):
+			case <-stop.Done():
+			}
+			continue
+		}
+		for _, job := range answer.Jobs {
+			fmt.Printf("%s: %s\n", job.Id, w.run(stop, job))
+		}
+		request.RequestId = uuid.NewString()
+	}
+}
+
+// run does a job, reports how it ended, and returns that in a word.
+func (w *worker) run(stop context.Context, job *jobstatev1.Job) string {
+	ctx, end := context.WithCancelCause(stop)
+	w.running.Store(job.Id, end)
+	defer w.running.Delete(job.Id)
+	beats, endBeats := context.WithCancel(context.Background())
+	defer endBeats()
+	go w.keepLease(beats, job, end)
+
+	result, err := work(ctx, job)
+
+	over := context.Cause(ctx) == errOver
+	end(nil)
+	if over {
+		return "over"
+	}
+	ended := "completed"
+	report, endReport := context.WithTimeout(context.Background(), patience)
+	defer endReport()
+	if stop.Err() != nil && errors.Is(err, context.Canceled) {
+		err = release{reason: "the worker stops"}
+	}
+	requestID, back := uuid.NewString(), release{}
+	switch {
+	case errors.As(err, &back):
+		ended = "released"
+		_, err = w.jobs.Release(report, &jobstatev1.ReleaseRequest{
+			Id: job.Id, Attempt: &job.Attempt, Delay: durationpb.New(back.delay), Reason: back.reason, RequestId: requestID,
+		})
+	case err != nil:
+		ended = "failed"
+		_, err = w.jobs.Fail(report, &jobstatev1.FailRequest{
+			Id: job.Id, Attempt: &job.Attempt, Error: &jobstatev1.FailureReport{Message: err.Error()}, RequestId: requestID,
+		})
+	default:
+		_, err = w.jobs.Complete(report, &jobstatev1.CompleteRequest{
+			Id: job.Id, Attempt: &job.Attempt, Result: result, RequestId: requestID,
+		})
+	}
+	if err != nil { // Refused, for the attempt is over, or not answered: then the lease ends it.
+		log.Printf("%s is not %s: %v", job.Id, ended, err)
+		return "over"
+	}
+	return ended
+}
+
+// keepLease sends a heartbeat every third of the lease, and ends the run when the attempt is over.
+func (w *worker) keepLease(ctx context.Context, job *jobstatev1.Job, end context.CancelCauseFunc) {
+	every := job.Lease.AsDuration() / 3
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		beat, endBeat := context.WithTimeout(ctx, every)
+		_, err := w.jobs.UpdateProgress(beat, &jobstatev1.UpdateProgressRequest{Id: job.Id, Attempt: &job.Attempt})
+		endBeat()
+		if code := status.Code(err); code == codes.FailedPrecondition || code == codes.NotFound {
+			end(errOver)
+			return
+		}
+	}
+}
+
+// dropCancelled ends the runs of jobs that are cancelled, sooner than their next heartbeat would.
+func (w *worker) dropCancelled(stop context.Context) {
+	err := watch.Follow(stop, w.jobs, &jobstatev1.WatchEventsRequest{
+		JobTypes: []string{jobType}, Types: []jobstatev1.EventType{jobstatev1.EventType_EVENT_TYPE_CANCELLED},
+	}, func(response *jobstatev1.WatchEventsResponse) error {
+		for _, event := range response.Events {
+			if end, found := w.running.Load(event.Job.Id); found {
+				end.(context.CancelCauseFunc)(errOver)
+			}
+		}
+		return nil
+	})
+	if stop.Err() == nil {
+		log.Print("cancelled jobs are noticed by their heartbeats only: ", err)
+	}
+}
