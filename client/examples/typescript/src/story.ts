@@ -5,42 +5,19 @@
  *     npm ci && npm start -- 127.0.0.1:50051
  *
  * Every change has a requestId, so that it may be repeated when a connection breaks. Every report names the attempt
- * that start returned, so that it is never counted for another worker. watch.ts is made to be copied.
+ * that start returned, so that it is never counted for another worker. watch.ts and connection.ts are made to be copied.
+ * worker.ts is a worker that the server hands its jobs to.
  */
 
 import { randomUUID } from "node:crypto";
-import { setTimeout as pause } from "node:timers/promises";
-import { ConnectError, createClient, type Client, type Interceptor } from "@connectrpc/connect";
-import { createGrpcTransport } from "@connectrpc/connect-node";
+import { ConnectError, createClient, type Client } from "@connectrpc/connect";
 import { JobService, WatchStart } from "@jobstate/grpc";
 import { ErrorInfoSchema } from "@jobstate/grpc/google/rpc";
-import { follow, passes } from "./watch.js";
-
-const PAUSE_MAX_MS = 2_000;
-
-/** Repeats calls whose connection breaks, or that find no server, until their deadline. A requestId makes that safe. */
-const repeating: Interceptor = (next) => async (request) => {
-  for (let boundMs = 100; ; boundMs = Math.min(2 * boundMs, PAUSE_MAX_MS)) {
-    try {
-      return await next(request);
-    } catch (error) {
-      if (request.stream || request.signal.aborted || !passes(error)) {
-        throw error;
-      }
-    }
-    await pause(Math.random() * boundMs, undefined, { signal: request.signal });
-  }
-};
+import { connect } from "./connection.js";
+import { follow } from "./watch.js";
 
 async function story(address: string): Promise<void> {
-  const transport = createGrpcTransport({
-    baseUrl: `http://${address}`,
-    defaultTimeoutMs: 30_000,
-    interceptors: [repeating],
-    // An idle watch sends nothing: only pings notice that the other machine is gone.
-    pingIntervalMs: 30_000,
-  });
-  const jobs = createClient(JobService, transport);
+  const jobs = createClient(JobService, connect(address));
 
   const created = await jobs.create({
     jobType: "clean_transcript",

@@ -1,0 +1,157 @@
+/**
+ * A worker, in TypeScript: it takes jobs, does them, keeps their leases, and stops on SIGTERM.
+ *
+ *     npm ci && npm run worker -- 127.0.0.1:50051
+ *
+ * It is made to be copied, with connection.ts and watch.ts: `work` is yours, all else is what a worker has to do.
+ */
+
+import { randomUUID } from "node:crypto";
+import { hostname } from "node:os";
+import { setTimeout as pause } from "node:timers/promises";
+import type { JsonObject } from "@bufbuild/protobuf";
+import { durationFromMs, durationMs } from "@bufbuild/protobuf/wkt";
+import { Code, ConnectError, createClient, type Client } from "@connectrpc/connect";
+import { EventType, JobService, type Job } from "@jobstate/grpc";
+import { connect } from "./connection.js";
+import { follow } from "./watch.js";
+
+const JOB_TYPE = "clean_transcript";
+
+/** Jobs at a time. */
+const HANDS = 4;
+
+/** How long to wait for the next job. A stop takes no longer. */
+const WAIT_MS = 10_000;
+
+/** How long a report may take. Later the lease is over anyway. */
+const PATIENCE_MS = 60_000;
+
+/** Thrown by `work`, gives the job back: it counts neither as a failure nor as a retry. */
+class Release extends Error {
+  constructor(
+    reason: string,
+    readonly delayMs = 0,
+  ) {
+    super(reason);
+  }
+}
+
+/** Ends a run whose attempt is over: the job was cancelled, or another worker has it. */
+const OVER = new Error("the attempt is over");
+
+/** Does a job and returns its result. It should end soon once the signal is aborted. */
+async function work(job: Job, signal: AbortSignal): Promise<JsonObject> {
+  const { seconds = 0, status = 200 } = job.metadata ?? {};
+  await pause(Number(seconds) * 1_000, undefined, { signal });
+  if (status === 429) {
+    throw new Release("the service says 429", 20_000);
+  }
+  if (status === 500) {
+    throw new Error("the service is broken");
+  }
+  return { text: "…" };
+}
+
+/** The running attempts, by the id of their job. */
+const running = new Map<string, AbortController>();
+
+/** Does one job after the other. */
+async function takeJobs(jobs: Client<typeof JobService>, stop: AbortSignal): Promise<void> {
+  let requestId = randomUUID();
+  while (!stop.aborted) {
+    const request = { jobTypes: [JOB_TYPE], wait: durationFromMs(WAIT_MS), worker: hostname(), requestId };
+    try {
+      // A stop does not break off the call, which may have a job for us by now: run then gives that back.
+      const answer = await jobs.acquire(request, { timeoutMs: WAIT_MS + PATIENCE_MS });
+      for (const job of answer.jobs) {
+        console.log(`${job.id}: ${await run(jobs, job, stop)}`);
+      }
+      requestId = randomUUID();
+    } catch (error) {
+      // Again with the same requestId: the jobs of an answer that was lost are still ours.
+      console.error(String(error));
+      await pause(1_000);
+    }
+  }
+}
+
+/** Does a job, reports how it ended, and returns that in a word. */
+async function run(jobs: Client<typeof JobService>, job: Job, stop: AbortSignal): Promise<string> {
+  const over = new AbortController();
+  running.set(job.id, over);
+  const heartbeats = keepLease(jobs, job, over);
+  const attempt = { id: job.id, attempt: job.attempt, requestId: randomUUID() };
+  const options = { timeoutMs: PATIENCE_MS };
+  let ended = "completed";
+  try {
+    let report: () => Promise<unknown>;
+    try {
+      const result = await work(job, AbortSignal.any([stop, over.signal]));
+      report = () => jobs.complete({ ...attempt, result }, options);
+    } catch (error) {
+      if (error instanceof Release || stop.aborted) {
+        ended = "released";
+        const back = error instanceof Release ? error : new Release("the worker stops");
+        const delay = durationFromMs(back.delayMs);
+        report = () => jobs.release({ ...attempt, delay, reason: back.message }, options);
+      } else {
+        ended = "failed";
+        report = () => jobs.fail({ ...attempt, error: { message: String(error) } }, options);
+      }
+    }
+    if (over.signal.aborted) {
+      return "over";
+    }
+    await report();
+    return ended;
+  } catch (error) {
+    // Refused, for the attempt is over, or not answered: then the lease ends it.
+    console.error(`${job.id} is not ${ended}: ${String(error)}`);
+    return "over";
+  } finally {
+    clearInterval(heartbeats);
+    running.delete(job.id);
+  }
+}
+
+/** Sends a heartbeat every third of the lease, and ends the run when the attempt is over. */
+function keepLease(jobs: Client<typeof JobService>, job: Job, over: AbortController): NodeJS.Timeout {
+  const everyMs = durationMs(job.lease!) / 3;
+  return setInterval(() => {
+    jobs.updateProgress({ id: job.id, attempt: job.attempt }, { timeoutMs: everyMs }).catch((error: unknown) => {
+      if ([Code.FailedPrecondition, Code.NotFound].includes(ConnectError.from(error).code)) {
+        over.abort(OVER);
+      }
+    });
+  }, everyMs);
+}
+
+/** Ends the runs of jobs that are cancelled, sooner than their next heartbeat would. */
+async function dropCancelled(jobs: Client<typeof JobService>, stop: AbortSignal): Promise<void> {
+  try {
+    for await (const response of follow(jobs, { jobTypes: [JOB_TYPE], types: [EventType.CANCELLED] }, stop)) {
+      for (const event of response.events) {
+        running.get(event.job!.id)?.abort(OVER);
+      }
+    }
+  } catch (error) {
+    if (!stop.aborted) {
+      console.error(`cancelled jobs are noticed by their heartbeats only: ${String(error)}`);
+    }
+  }
+}
+
+const [address] = process.argv.slice(2);
+if (address === undefined) {
+  console.error("usage: npm run worker -- HOST:PORT");
+  process.exit(2);
+}
+const stop = new AbortController();
+process.once("SIGTERM", () => stop.abort());
+process.once("SIGINT", () => stop.abort());
+const transport = connect(address);
+const jobs = createClient(JobService, transport);
+const hands = Array.from({ length: HANDS }, () => takeJobs(jobs, stop.signal));
+await Promise.all([dropCancelled(jobs, stop.signal), ...hands]);
+process.exit(); // An idle connection would keep the process.
