@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jobstate_client import Client
+
 from .support import InteropServer
 
 
@@ -18,3 +20,10 @@ def server(tmp_path: Path) -> Iterator[InteropServer]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture
+def client(server: InteropServer) -> Iterator[Client]:
+    """A client of that server, which waits while the server is away."""
+    with Client(server.address, wait_for_ready=True) as client:
+        yield client

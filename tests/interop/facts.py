@@ -1,7 +1,7 @@
 """What holds in every language whose programs speak the same lines: its test module builds them and inherits the facts.
 
-The programs are the story, an example for users, and a probe, which is made for these tests alone. Both are built once
-in a session, in a copy of the folders that they are made of, so that nothing appears in the repository.
+The programs are the story and the worker, examples for users, and a probe, which is made for these tests alone. They
+are built once in a session, in a copy of the folders that they are made of, so that nothing appears in the repository.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ class Programs:
 
     story: Command
     probe: Command
+    worker: Command
+    stopped: int = 0
+    """The exit code of a worker that SIGTERM stopped."""
 
 
 @dataclass(frozen=True)

@@ -254,13 +254,17 @@ class Probe:
         while int(self.line().split()[0]) <= sequence:
             pass
 
-    def rest(self) -> list[str]:
-        """All lines it has told, the rest awaited; it has to end by itself, and well."""
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def rest(self, expected: int = 0) -> list[str]:
+        """All lines it has told, the rest awaited; it has to end by itself, and with this code."""
         while (line := self._lines.get(timeout=PATIENCE_S)) is not None:
             self.told.append(line)
         code = self._process.wait(PATIENCE_S)
         self._readers[1].join(PATIENCE_S)
-        assert code == 0, f"{self._command} ended with {code}; on stderr: {self.errors}"
+        assert code == expected, f"{self._command} ended with {code}; on stderr: {self.errors}"
         return self.told
 
     def say(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from .facts import Facts, Programs, copy_of, run, run_as_the_readme_says, section
 from .support import ROOT, InteropServer, run_probe
 from .toolchains import need
+from .worker_facts import LeaseFacts, WorkerFacts
 
 # Compiling gRPC from nothing takes half a minute, and so may downloading it.
 pytestmark = pytest.mark.timeout(300)
@@ -37,7 +38,9 @@ def programs(go: Path, workspace: Path) -> Programs:
     example = workspace / EXAMPLE
     run(go, "build", "-o", "bin/story", ".", cwd=example)
     run(go, "build", "-o", "bin/probe", "./probe", cwd=example)
-    return Programs([example / "bin" / "story"], [example / "bin" / "probe"])
+    run(go, "build", "-o", "bin/worker", "./worker", cwd=example)
+    story, probe, worker = ([example / "bin" / name] for name in ("story", "probe", "worker"))
+    return Programs(story, probe, worker)
 
 
 class TestGo(Facts):
@@ -45,6 +48,14 @@ class TestGo(Facts):
 
     def test_grpc_itself_refuses_what_is_over_twice_the_limit(self, server: InteropServer, programs: Programs) -> None:
         assert run_probe([*programs.probe, "large", server.address, "17"]) == ["ResourceExhausted"]
+
+
+class TestWorker(WorkerFacts):
+    """The facts of the workers of all languages."""
+
+
+class TestLease(LeaseFacts):
+    """The facts of their leases."""
 
 
 def test_go_vet_finds_nothing(go: Path, workspace: Path) -> None:

@@ -80,12 +80,6 @@ def shell(grpcurl: Path, server: InteropServer) -> Shell:
     return Shell(grpcurl, server.address)
 
 
-@pytest.fixture
-def client(server: InteropServer) -> Iterator[Client]:
-    with Client(server.address) as client:
-        yield client
-
-
 def messages(text: str) -> Iterator[Message]:
     """The JSON objects that follow one another in a text."""
     decoder, rest = json.JSONDecoder(), text.strip()

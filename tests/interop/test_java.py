@@ -9,6 +9,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGTERM
 from xml.etree import ElementTree
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from .facts import ADDRESS, Facts, Programs, copy_of, section
 from .support import ROOT, InteropServer, Probe, run_probe, story_transcript
 from .toolchains import need
+from .worker_facts import LeaseFacts, WorkerFacts
 
 # The first build of a machine downloads Maven's plugins and the libraries.
 pytestmark = pytest.mark.timeout(400)
@@ -95,7 +97,8 @@ def programs(maven: Maven, workspace: Path) -> Programs:
         "-classpath",
         f"{target / 'classes'}:{target / 'dependency'}/*",
     ]
-    return Programs([*command, "Story"], [*command, "Probe"])
+    story, probe, worker = ([*command, name] for name in ("Story", "Probe", "Worker"))
+    return Programs(story, probe, worker, stopped=128 + SIGTERM)
 
 
 class TestJava(Facts):
@@ -112,6 +115,14 @@ class TestJava(Facts):
             server.restart()
 
             assert story.rest() == story_transcript(server.address)
+
+
+class TestWorker(WorkerFacts):
+    """The facts of the workers of all languages."""
+
+
+class TestLease(LeaseFacts):
+    """The facts of their leases."""
 
 
 def test_the_story_runs_by_the_commands_at_its_head(maven: Maven, workspace: Path, server: InteropServer) -> None:

@@ -9,6 +9,7 @@ import pytest
 from .facts import Facts, Programs, copy_of, run, run_as_the_readme_says, section
 from .support import ROOT, InteropServer
 from .toolchains import need
+from .worker_facts import LeaseFacts, WorkerFacts
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -32,11 +33,20 @@ def programs(workspace: Path) -> Programs:
     node = need("node", install=NODE)
     example = workspace / EXAMPLE
     run("npm", "run", "build", cwd=example)
-    return Programs([node, example / "dist" / "story.js"], [node, example / "dist" / "probe.js"])
+    story, probe, worker = ([node, example / "dist" / f"{name}.js"] for name in ("story", "probe", "worker"))
+    return Programs(story, probe, worker)
 
 
 class TestTypeScript(Facts):
     """The facts that every language shares."""
+
+
+class TestWorker(WorkerFacts):
+    """The facts of the workers of all languages."""
+
+
+class TestLease(LeaseFacts):
+    """The facts of their leases."""
 
 
 def test_the_program_of_the_readme_runs_in_an_empty_directory(server: InteropServer, tmp_path: Path) -> None:

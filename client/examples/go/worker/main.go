@@ -80,44 +80,65 @@ func main() {
 	}
 	defer channel.Close()
 	w := &worker{jobs: jobstatev1.NewJobServiceClient(channel)}
-	var all sync.WaitGroup
-	all.Go(func() { w.dropCancelled(stop) })
-	for range hands {
-		all.Go(func() { w.takeJobs(stop) })
-	}
-	all.Wait()
+	go w.dropCancelled(stop)
+	w.takeJobs(stop)
 }
 
-// takeJobs does one job after the other.
+// takeJobs does jobs until stop, and then gives back those that have not ended.
 func (w *worker) takeJobs(stop context.Context) {
+	work, giveBack := context.WithCancel(context.Background())
+	busy := make(chan struct{}, hands)
+	var runs sync.WaitGroup
+	for {
+		select {
+		case busy <- struct{}{}:
+		case <-stop.Done():
+		}
+		job := w.acquire(stop)
+		if job == nil {
+			break
+		}
+		runs.Go(func() {
+			fmt.Printf("%s: %s\n", job.Id, w.run(work, job))
+			<-busy
+		})
+	}
+	// Not before: what is given back while we ask for work may come to us again.
+	giveBack()
+	runs.Wait()
+}
+
+// acquire returns the next job, or nil once stop has come.
+func (w *worker) acquire(stop context.Context) *jobstatev1.Job {
 	host, _ := os.Hostname()
 	request := &jobstatev1.AcquireRequest{
 		JobTypes: []string{jobType}, Wait: durationpb.New(wait), Worker: host, RequestId: uuid.NewString(),
 	}
 	for stop.Err() == nil {
-		// A stop does not break off the call, which may have a job for us by now: run then gives that back.
+		// A stop does not break off the call, for which the server may have a job by now.
 		ctx, end := context.WithTimeout(context.Background(), wait+patience)
 		answer, err := w.jobs.Acquire(ctx, request)
 		end()
-		if err != nil {
-			// Again with the same request_id: the jobs of an answer that was lost are still ours.
-			log.Print(err)
-			select {
-			case <-time.After(time.Second):
-			case <-stop.Done():
-			}
+		if len(answer.GetJobs()) > 0 {
+			return answer.Jobs[0]
+		}
+		if err == nil {
+			request.RequestId = uuid.NewString()
 			continue
 		}
-		for _, job := range answer.Jobs {
-			fmt.Printf("%s: %s\n", job.Id, w.run(stop, job))
+		// Again with the same request_id: the job of an answer that was lost is still ours.
+		log.Print(err)
+		select {
+		case <-time.After(time.Second):
+		case <-stop.Done():
 		}
-		request.RequestId = uuid.NewString()
 	}
+	return nil
 }
 
 // run does a job, reports how it ended, and returns that in a word.
-func (w *worker) run(stop context.Context, job *jobstatev1.Job) string {
-	ctx, end := context.WithCancelCause(stop)
+func (w *worker) run(parent context.Context, job *jobstatev1.Job) string {
+	ctx, end := context.WithCancelCause(parent)
 	w.running.Store(job.Id, end)
 	defer w.running.Delete(job.Id)
 	beats, endBeats := context.WithCancel(context.Background())
@@ -134,7 +155,7 @@ func (w *worker) run(stop context.Context, job *jobstatev1.Job) string {
 	ended := "completed"
 	report, endReport := context.WithTimeout(context.Background(), patience)
 	defer endReport()
-	if stop.Err() != nil && errors.Is(err, context.Canceled) {
+	if parent.Err() != nil && errors.Is(err, context.Canceled) {
 		err = release{reason: "the worker stops"}
 	}
 	requestID, back := uuid.NewString(), release{}

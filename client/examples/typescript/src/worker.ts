@@ -56,28 +56,50 @@ async function work(job: Job, signal: AbortSignal): Promise<JsonObject> {
 /** The running attempts, by the id of their job. */
 const running = new Map<string, AbortController>();
 
-/** Does one job after the other. */
+/** Does jobs until stop, and then gives back those that have not ended. */
 async function takeJobs(jobs: Client<typeof JobService>, stop: AbortSignal): Promise<void> {
+  const giveBack = new AbortController();
+  const runs = new Set<Promise<void>>();
+  const stopped = new Promise<void>((resolve) => stop.addEventListener("abort", () => resolve()));
+  for (let job; (job = await acquire(jobs, stop)); ) {
+    const { id } = job;
+    const ended = run(jobs, job, giveBack.signal).then((how) => {
+      console.log(`${id}: ${how}`);
+      runs.delete(ended);
+    });
+    runs.add(ended);
+    if (runs.size === HANDS) {
+      await Promise.race([stopped, ...runs]);
+    }
+  }
+  // Not before: what is given back while we ask for work may come to us again.
+  giveBack.abort();
+  await Promise.all(runs);
+}
+
+/** The next job, or undefined once stop has come. */
+async function acquire(jobs: Client<typeof JobService>, stop: AbortSignal): Promise<Job | undefined> {
   let requestId = randomUUID();
   while (!stop.aborted) {
     const request = { jobTypes: [JOB_TYPE], wait: durationFromMs(WAIT_MS), worker: hostname(), requestId };
     try {
-      // A stop does not break off the call, which may have a job for us by now: run then gives that back.
+      // A stop does not break off the call, for which the server may have a job by now.
       const answer = await jobs.acquire(request, { timeoutMs: WAIT_MS + PATIENCE_MS });
-      for (const job of answer.jobs) {
-        console.log(`${job.id}: ${await run(jobs, job, stop)}`);
+      if (answer.jobs.length > 0) {
+        return answer.jobs[0];
       }
       requestId = randomUUID();
     } catch (error) {
-      // Again with the same requestId: the jobs of an answer that was lost are still ours.
+      // Again with the same requestId: the job of an answer that was lost is still ours.
       console.error(String(error));
       await pause(1_000);
     }
   }
+  return undefined;
 }
 
 /** Does a job, reports how it ended, and returns that in a word. */
-async function run(jobs: Client<typeof JobService>, job: Job, stop: AbortSignal): Promise<string> {
+async function run(jobs: Client<typeof JobService>, job: Job, giveBack: AbortSignal): Promise<string> {
   const over = new AbortController();
   running.set(job.id, over);
   const heartbeats = keepLease(jobs, job, over);
@@ -87,10 +109,10 @@ async function run(jobs: Client<typeof JobService>, job: Job, stop: AbortSignal)
   try {
     let report: () => Promise<unknown>;
     try {
-      const result = await work(job, AbortSignal.any([stop, over.signal]));
+      const result = await work(job, AbortSignal.any([giveBack, over.signal]));
       report = () => jobs.complete({ ...attempt, result }, options);
     } catch (error) {
-      if (error instanceof Release || stop.aborted) {
+      if (error instanceof Release || giveBack.aborted) {
         ended = "released";
         const back = error instanceof Release ? error : new Release("the worker stops");
         const delay = durationFromMs(back.delayMs);
@@ -150,8 +172,6 @@ if (address === undefined) {
 const stop = new AbortController();
 process.once("SIGTERM", () => stop.abort());
 process.once("SIGINT", () => stop.abort());
-const transport = connect(address);
-const jobs = createClient(JobService, transport);
-const hands = Array.from({ length: HANDS }, () => takeJobs(jobs, stop.signal));
-await Promise.all([dropCancelled(jobs, stop.signal), ...hands]);
+const jobs = createClient(JobService, connect(address));
+await Promise.all([dropCancelled(jobs, stop.signal), takeJobs(jobs, stop.signal)]);
 process.exit(); // An idle connection would keep the process.
