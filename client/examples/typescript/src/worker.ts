@@ -139,7 +139,7 @@ async function run(jobs: Client<typeof JobService>, job: Job, giveBack: AbortSig
 
 /** Sends a heartbeat every third of the lease, and ends the run when the attempt is over. */
 function keepLease(jobs: Client<typeof JobService>, job: Job, over: AbortController): NodeJS.Timeout {
-  const everyMs = durationMs(job.lease!) / 3;
+  const everyMs = Math.floor(durationMs(job.lease!) / 3);
   return setInterval(() => {
     jobs.updateProgress({ id: job.id, attempt: job.attempt }, { timeoutMs: everyMs }).catch((error: unknown) => {
       if ([Code.FailedPrecondition, Code.NotFound].includes(ConnectError.from(error).code)) {
