@@ -9,13 +9,13 @@
 //
 //   - Every change has a request_id, so that gRPC may repeat a call whose connection broke: it changes nothing twice.
 //   - Every report names the attempt that Start returned, so that it is never counted for another worker.
+//   - A worker that the server hands its jobs to stands in Worker.java.
 //   - The watch resumes from its cursor after a restart of the server, without missing an event: see Watch.java.
 //   - A program reads the reason in the ErrorInfo of an error. The message is for people.
 
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.rpc.ErrorInfo;
 import io.grpc.ManagedChannel;
-import io.grpc.ManagedChannelBuilder;
 import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
 import io.jobstate.v1.CancelRequest;
@@ -29,26 +29,13 @@ import io.jobstate.v1.WatchEventsRequest;
 import io.jobstate.v1.WatchStart;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
 import java.util.Optional;
 import java.util.UUID;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
-import java.util.stream.Stream;
 
 public final class Story {
   private static final long DEADLINE_S = 30;
-
-  /**
-   * The codes that gRPC repeats by itself: calls that found no server, or whose connection broke when it stopped.
-   * UNKNOWN is grpc-java's code for a connection that closed before it could write; this server never sends it.
-   */
-  private static final Map<String, ?> RETRIES = Map.of("methodConfig", List.of(Map.of(
-      "name", Stream.of("Create", "Start", "UpdateProgress", "Complete", "Cancel")
-          .map(method -> Map.of("service", JobServiceGrpc.SERVICE_NAME, "method", method)).toList(),
-      "retryPolicy", Map.of(
-          "maxAttempts", 4.0, "initialBackoff", "0.1s", "maxBackoff", "2s", "backoffMultiplier", 3.0,
-          "retryableStatusCodes", List.of("UNAVAILABLE", "CANCELLED", "UNKNOWN")))));
 
   private final ManagedChannel channel;
 
@@ -58,11 +45,7 @@ public final class Story {
 
   public static void main(String[] arguments) throws Exception {
     var target = arguments.length > 0 ? arguments[0] : "127.0.0.1:50051";
-    var channel = ManagedChannelBuilder.forTarget(target)
-        .usePlaintext()
-        .defaultServiceConfig(RETRIES)
-        .keepAliveTime(30, TimeUnit.SECONDS) // Otherwise a watch would not notice a dead connection.
-        .build();
+    var channel = Connection.open(target);
     try {
       new Story(channel).tell();
     } finally {
