@@ -114,18 +114,18 @@ def messages_until_synced(probe: Probe) -> list[Message]:
 
 def test_the_lines_of_the_readme_tell_the_life_of_a_job(shell: Shell) -> None:
     lines = lines_of("README.md")
-    create, start, progress, complete, watch, stats, describe, get = lines
+    create, acquire, progress, complete, watch, stats, describe, get = lines
 
     assert [rpc_of(line) for line in lines[:6]] == [
         "Create",
-        "Start",
+        "Acquire",
         "UpdateProgress",
         "Complete",
         "WatchEvents",
         "GetStats",
     ]
     assert shell.ask(create)[0]["job"]["state"] == "JOB_STATE_QUEUED"
-    assert shell.ask(start)[0]["job"]["attempt"] == 1
+    assert shell.ask(acquire)[0]["jobs"][0]["attempt"] == 1
     assert shell.ask(progress)[0]["job"]["progress_message"] == "half way"
     assert shell.ask(complete)[0]["job"]["result_count"] == "3"
     told = [
