@@ -31,10 +31,11 @@ def section(heading: str, text: str = PAGE) -> str:
     return text.partition(f"# {heading}\n")[2].partition("\n## ")[0]
 
 
-def run(example: str, server: JobstateServer) -> dict[str, Any]:
-    """Run an example against this server."""
+def run(example: str, server: JobstateServer | str) -> dict[str, Any]:
+    """Run an example against this server, or the one at this address."""
     names: dict[str, Any] = {}
-    exec(compile(example.replace(ADDRESS, server.address), "example", "exec"), names)  # noqa: S102
+    address = server if isinstance(server, str) else server.address
+    exec(compile(example.replace(ADDRESS, address), "example", "exec"), names)  # noqa: S102
     return names
 
 
