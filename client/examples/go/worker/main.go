@@ -65,7 +65,12 @@ func work(ctx context.Context, job *jobstatev1.Job) (*structpb.Struct, error) {
 
 type worker struct {
 	jobs    jobstatev1.JobServiceClient
-	running sync.Map // The id of a job, to the context.CancelCauseFunc that ends its run.
+	running sync.Map // An attempt, to the context.CancelCauseFunc that ends its run.
+}
+
+type attempt struct {
+	id     string
+	number int32
 }
 
 func main() {
@@ -74,6 +79,7 @@ func main() {
 	}
 	stop, forget := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer forget()
+	context.AfterFunc(stop, forget) // A second signal ends the process at once.
 	channel, err := connection.Open(os.Args[1])
 	if err != nil {
 		log.Fatal(err)
@@ -139,8 +145,9 @@ func (w *worker) acquire(stop context.Context) *jobstatev1.Job {
 // run does a job, reports how it ended, and returns that in a word.
 func (w *worker) run(parent context.Context, job *jobstatev1.Job) string {
 	ctx, end := context.WithCancelCause(parent)
-	w.running.Store(job.Id, end)
-	defer w.running.Delete(job.Id)
+	this := attempt{job.Id, job.Attempt}
+	w.running.Store(this, end)
+	defer w.running.Delete(this)
 	beats, endBeats := context.WithCancel(context.Background())
 	defer endBeats()
 	go w.keepLease(beats, job, end)
@@ -167,8 +174,9 @@ func (w *worker) run(parent context.Context, job *jobstatev1.Job) string {
 		})
 	case err != nil:
 		ended = "failed"
+		message := fmt.Sprintf("%.1000s", err) // At most 4 KiB.
 		_, err = w.jobs.Fail(report, &jobstatev1.FailRequest{
-			Id: job.Id, Attempt: &job.Attempt, Error: &jobstatev1.FailureReport{Message: err.Error()}, RequestId: requestID,
+			Id: job.Id, Attempt: &job.Attempt, Error: &jobstatev1.FailureReport{Message: message}, RequestId: requestID,
 		})
 	default:
 		_, err = w.jobs.Complete(report, &jobstatev1.CompleteRequest{
@@ -209,7 +217,7 @@ func (w *worker) dropCancelled(stop context.Context) {
 		JobTypes: []string{jobType}, Types: []jobstatev1.EventType{jobstatev1.EventType_EVENT_TYPE_CANCELLED},
 	}, func(response *jobstatev1.WatchEventsResponse) error {
 		for _, event := range response.Events {
-			if end, found := w.running.Load(event.Job.Id); found {
+			if end, found := w.running.Load(attempt{event.Job.Id, event.Job.Attempt}); found {
 				end.(context.CancelCauseFunc)(errOver)
 			}
 		}

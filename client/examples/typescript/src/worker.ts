@@ -53,8 +53,10 @@ async function work(job: Job, signal: AbortSignal): Promise<JsonObject> {
   return { text: "…" };
 }
 
-/** The running attempts, by the id of their job. */
+/** The running attempts. */
 const running = new Map<string, AbortController>();
+
+const nameOf = (job: Job): string => `${job.id} ${job.attempt}`;
 
 /** Does jobs until stop, and then gives back those that have not ended. */
 async function takeJobs(jobs: Client<typeof JobService>, stop: AbortSignal): Promise<void> {
@@ -101,7 +103,7 @@ async function acquire(jobs: Client<typeof JobService>, stop: AbortSignal): Prom
 /** Does a job, reports how it ended, and returns that in a word. */
 async function run(jobs: Client<typeof JobService>, job: Job, giveBack: AbortSignal): Promise<string> {
   const over = new AbortController();
-  running.set(job.id, over);
+  running.set(nameOf(job), over);
   const heartbeats = keepLease(jobs, job, over);
   const attempt = { id: job.id, attempt: job.attempt, requestId: randomUUID() };
   const options = { timeoutMs: PATIENCE_MS };
@@ -119,7 +121,8 @@ async function run(jobs: Client<typeof JobService>, job: Job, giveBack: AbortSig
         report = () => jobs.release({ ...attempt, delay, reason: back.message }, options);
       } else {
         ended = "failed";
-        report = () => jobs.fail({ ...attempt, error: { message: String(error) } }, options);
+        const message = String(error).slice(0, 1_000); // At most 4 KiB.
+        report = () => jobs.fail({ ...attempt, error: { message } }, options);
       }
     }
     if (over.signal.aborted) {
@@ -133,7 +136,7 @@ async function run(jobs: Client<typeof JobService>, job: Job, giveBack: AbortSig
     return "over";
   } finally {
     clearInterval(heartbeats);
-    running.delete(job.id);
+    running.delete(nameOf(job));
   }
 }
 
@@ -154,7 +157,7 @@ async function dropCancelled(jobs: Client<typeof JobService>, stop: AbortSignal)
   try {
     for await (const response of follow(jobs, { jobTypes: [JOB_TYPE], types: [EventType.CANCELLED] }, stop)) {
       for (const event of response.events) {
-        running.get(event.job!.id)?.abort(OVER);
+        running.get(nameOf(event.job!))?.abort(OVER);
       }
     }
   } catch (error) {

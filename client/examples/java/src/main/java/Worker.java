@@ -53,7 +53,7 @@ public final class Worker {
   private final ScheduledExecutorService heartbeats = Executors.newScheduledThreadPool(HANDS);
   private final Semaphore free = new Semaphore(HANDS);
 
-  /** The running attempts, by the id of their job. */
+  /** The running attempts, by their names. */
   private final Map<String, Run> running = new ConcurrentHashMap<>();
 
   private volatile boolean isStopping;
@@ -117,7 +117,7 @@ public final class Worker {
         break;
       }
       var run = new Run(job);
-      running.put(job.getId(), run);
+      running.put(nameOf(job), run);
       hands.execute(run);
     }
     // Not before: what is given back while we ask for work may come to us again.
@@ -155,7 +155,7 @@ public final class Worker {
     try {
       Watch.follow(channel, request.build(), response -> {
         for (var event : response.getEventsList()) {
-          var run = running.get(event.getJob().getId());
+          var run = running.get(nameOf(event.getJob()));
           if (run != null) {
             run.drop();
           }
@@ -175,6 +175,10 @@ public final class Worker {
 
   private static com.google.protobuf.Duration span(Duration span) {
     return com.google.protobuf.Duration.newBuilder().setSeconds(span.getSeconds()).setNanos(span.getNano()).build();
+  }
+
+  private static String nameOf(Job job) {
+    return job.getId() + " " + job.getAttempt();
   }
 
   private static String requestId() {
@@ -207,7 +211,7 @@ public final class Worker {
         System.out.println(job.getId() + ": " + report());
       } finally {
         beats.cancel(false);
-        running.remove(job.getId());
+        running.remove(nameOf(job));
         free.release();
       }
     }
@@ -232,8 +236,10 @@ public final class Worker {
             release((Release) failure.getCause());
           } else {
             ended = "failed";
+            var told = failure.getCause().toString();
+            var message = told.substring(0, Math.min(1_000, told.length())); // At most 4 KiB.
             jobs(PATIENCE).fail(FailRequest.newBuilder().setId(job.getId()).setAttempt(job.getAttempt())
-                .setError(FailureReport.newBuilder().setMessage(failure.getCause().toString()))
+                .setError(FailureReport.newBuilder().setMessage(message))
                 .setRequestId(requestId()).build());
           }
         }
