@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from signal import SIGTERM
 
 import pytest
@@ -30,8 +32,25 @@ def wait_until_claimed(client: Client, job: Job) -> None:
         next(event for event in watch if event.type is EventType.STARTED)
 
 
+@contextmanager
+def leasing(directory: Path, lease: str) -> Iterator[InteropServer]:
+    """A server that leases the attempts of the type for so long."""
+    config = directory / "jobstate.toml"
+    config.write_text(f"[job_types.{TYPE}]\nlease = {json.dumps(lease)}\n", "utf-8")
+    server = InteropServer(directory, JOBSTATE_CONFIG=str(config))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
 class WorkerFacts:
-    """The facts."""
+    """The facts. While a test runs no heartbeat is sent: nothing but the watch can tell of a cancellation."""
+
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[InteropServer]:
+        with leasing(tmp_path, "1h") as server:
+            yield server
 
     def test_a_worker_completes_fails_and_releases(
         self, server: InteropServer, client: Client, programs: Programs
@@ -90,15 +109,9 @@ class LeaseFacts:
     """Facts of a server whose leases are as short as they can be."""
 
     @pytest.fixture
-    def server(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InteropServer]:
-        directory = tmp_path_factory.mktemp("leases")
-        config = directory / "jobstate.toml"
-        config.write_text(f"[job_types.{TYPE}]\nlease = {json.dumps('5s')}\n", "utf-8")
-        server = InteropServer(directory, JOBSTATE_CONFIG=str(config))
-        try:
+    def server(self, tmp_path: Path) -> Iterator[InteropServer]:
+        with leasing(tmp_path, "5s") as server:
             yield server
-        finally:
-            server.close()
 
     def test_a_worker_keeps_its_lease(self, server: InteropServer, client: Client, programs: Programs) -> None:
         """The work lasts longer than the lease."""
