@@ -86,7 +86,9 @@ func main() {
 	}
 	defer channel.Close()
 	w := &worker{jobs: jobstatev1.NewJobServiceClient(channel)}
-	go w.dropCancelled(stop)
+	watching := make(chan struct{})
+	go w.dropCancelled(stop, sync.OnceFunc(func() { close(watching) }))
+	<-watching // Before the first job, of which no cancellation is to be missed.
 	w.takeJobs(stop)
 }
 
@@ -211,11 +213,14 @@ func (w *worker) keepLease(ctx context.Context, job *jobstatev1.Job, end context
 	}
 }
 
-// dropCancelled ends the runs of jobs that are cancelled, sooner than their next heartbeat would.
-func (w *worker) dropCancelled(stop context.Context) {
+// dropCancelled ends the runs of jobs that are cancelled, sooner than their next heartbeat would. It calls watching
+// once the watch is open, or cannot be.
+func (w *worker) dropCancelled(stop context.Context, watching func()) {
+	defer watching()
 	err := watch.Follow(stop, w.jobs, &jobstatev1.WatchEventsRequest{
 		JobTypes: []string{jobType}, Types: []jobstatev1.EventType{jobstatev1.EventType_EVENT_TYPE_CANCELLED},
 	}, func(response *jobstatev1.WatchEventsResponse) error {
+		watching()
 		for _, event := range response.Events {
 			if end, found := w.running.Load(attempt{event.Job.Id, event.Job.Attempt}); found {
 				end.(context.CancelCauseFunc)(errOver)

@@ -152,10 +152,14 @@ function keepLease(jobs: Client<typeof JobService>, job: Job, over: AbortControl
   }, everyMs);
 }
 
-/** Ends the runs of jobs that are cancelled, sooner than their next heartbeat would. */
-async function dropCancelled(jobs: Client<typeof JobService>, stop: AbortSignal): Promise<void> {
+/**
+ * Ends the runs of jobs that are cancelled, sooner than their next heartbeat would. Calls `watching` once the watch is
+ * open, or cannot be.
+ */
+async function dropCancelled(jobs: Client<typeof JobService>, stop: AbortSignal, watching: () => void): Promise<void> {
   try {
     for await (const response of follow(jobs, { jobTypes: [JOB_TYPE], types: [EventType.CANCELLED] }, stop)) {
+      watching();
       for (const event of response.events) {
         running.get(nameOf(event.job!))?.abort(OVER);
       }
@@ -164,6 +168,8 @@ async function dropCancelled(jobs: Client<typeof JobService>, stop: AbortSignal)
     if (!stop.aborted) {
       console.error(`cancelled jobs are noticed by their heartbeats only: ${String(error)}`);
     }
+  } finally {
+    watching();
   }
 }
 
@@ -176,5 +182,7 @@ const stop = new AbortController();
 process.once("SIGTERM", () => stop.abort());
 process.once("SIGINT", () => stop.abort());
 const jobs = createClient(JobService, connect(address));
-await Promise.all([dropCancelled(jobs, stop.signal), takeJobs(jobs, stop.signal)]);
+// Before the first job, of which no cancellation is to be missed.
+await new Promise<void>((watching) => void dropCancelled(jobs, stop.signal, watching));
+await takeJobs(jobs, stop.signal);
 process.exit(); // An idle connection would keep the process.

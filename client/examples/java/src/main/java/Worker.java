@@ -26,6 +26,7 @@ import java.util.Map;
 import java.util.UUID;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -55,6 +56,9 @@ public final class Worker {
 
   /** The running attempts, by their names. */
   private final Map<String, Run> running = new ConcurrentHashMap<>();
+
+  /** Open once the watch of cancellations is, or cannot be. */
+  private final CountDownLatch watching = new CountDownLatch(1);
 
   private volatile boolean isStopping;
 
@@ -103,6 +107,7 @@ public final class Worker {
     var watch = new Thread(worker::dropCancelled, "cancellations");
     watch.setDaemon(true);
     watch.start();
+    worker.watching.await(); // Before the first job, of which no cancellation is to be missed.
     worker.takeJobs();
   }
 
@@ -154,6 +159,7 @@ public final class Worker {
     var request = WatchEventsRequest.newBuilder().addJobTypes(JOB_TYPE).addTypes(EventType.EVENT_TYPE_CANCELLED);
     try {
       Watch.follow(channel, request.build(), response -> {
+        watching.countDown();
         for (var event : response.getEventsList()) {
           var run = running.get(nameOf(event.getJob()));
           if (run != null) {
@@ -164,6 +170,8 @@ public final class Worker {
       });
     } catch (Exception failure) {
       System.err.println("cancelled jobs are noticed by their heartbeats only: " + failure);
+    } finally {
+      watching.countDown();
     }
   }
 
