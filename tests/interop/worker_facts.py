@@ -45,7 +45,7 @@ def leasing(directory: Path, lease: str) -> Iterator[InteropServer]:
 
 
 class WorkerFacts:
-    """The facts. While a test runs no heartbeat is sent: nothing but the watch can tell of a cancellation."""
+    """The facts. While a test runs no heartbeat is sent but the first: later only the watch tells of a cancellation."""
 
     @pytest.fixture
     def server(self, tmp_path: Path) -> Iterator[InteropServer]:

@@ -192,23 +192,24 @@ func (w *worker) run(parent context.Context, job *jobstatev1.Job) string {
 	return ended
 }
 
-// keepLease sends a heartbeat every third of the lease, and ends the run when the attempt is over.
+// keepLease sends a heartbeat every third of the lease, and ends the run when the attempt is over. The first is sent at
+// once: the job may have been cancelled before we knew of it.
 func (w *worker) keepLease(ctx context.Context, job *jobstatev1.Job, end context.CancelCauseFunc) {
 	every := job.Lease.AsDuration() / 3
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
 		beat, endBeat := context.WithTimeout(ctx, every)
 		_, err := w.jobs.UpdateProgress(beat, &jobstatev1.UpdateProgressRequest{Id: job.Id, Attempt: &job.Attempt})
 		endBeat()
 		if code := status.Code(err); code == codes.FailedPrecondition || code == codes.NotFound {
 			end(errOver)
 			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
 		}
 	}
 }

@@ -143,13 +143,15 @@ async function run(jobs: Client<typeof JobService>, job: Job, giveBack: AbortSig
 /** Sends a heartbeat every third of the lease, and ends the run when the attempt is over. */
 function keepLease(jobs: Client<typeof JobService>, job: Job, over: AbortController): NodeJS.Timeout {
   const everyMs = Math.floor(durationMs(job.lease!) / 3);
-  return setInterval(() => {
+  const beat = (): void => {
     jobs.updateProgress({ id: job.id, attempt: job.attempt }, { timeoutMs: everyMs }).catch((error: unknown) => {
       if ([Code.FailedPrecondition, Code.NotFound].includes(ConnectError.from(error).code)) {
         over.abort(OVER);
       }
     });
-  }, everyMs);
+  };
+  beat(); // At once, for the job may have been cancelled before we knew of it.
+  return setInterval(beat, everyMs);
 }
 
 /**

@@ -213,7 +213,7 @@ public final class Worker {
     @Override
     public void run() {
       var everyMs = 1_000 * job.getLease().getSeconds() / 3;
-      var beats = heartbeats.scheduleAtFixedRate(() -> beat(everyMs), everyMs, everyMs, TimeUnit.MILLISECONDS);
+      var beats = heartbeats.scheduleAtFixedRate(() -> beat(everyMs), 0, everyMs, TimeUnit.MILLISECONDS);
       try {
         work.run();
         System.out.println(job.getId() + ": " + report());
@@ -265,7 +265,7 @@ public final class Worker {
           .setRequestId(requestId()).build());
     }
 
-    /** A heartbeat, sent every third of the lease. */
+    /** A heartbeat, sent every third of the lease; the first at once, for the job may have been cancelled already. */
     private void beat(long limitMs) {
       try {
         jobs(Duration.ofMillis(limitMs)).updateProgress(
