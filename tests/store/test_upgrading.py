@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from jobstate_server.clock import ManualClock
+from jobstate_server.domain.durations import HOUR
 from jobstate_server.domain.filters import Order
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.reads import Reads
@@ -141,10 +142,11 @@ def test_jobs_from_before_are_changed_and_deleted_like_others(home: Home) -> Non
             assert (new.metadata, new.result, new.create_sequence) == (b"", b"", first + 1)
 
 
-def test_a_store_that_another_server_uses_is_not_brought_up_to_date() -> None:
+@pytest.mark.parametrize("offset", [0, HOUR], ids=["", "after its clock was set back long ago"])
+def test_a_store_that_another_server_uses_is_not_brought_up_to_date(offset: int) -> None:
     """The old server would not notice that the tables have changed, and would refuse every attempt that ends."""
     home = PostgresHome(postgres_server().new_store())
-    with old_store(home, 7) as old:
+    with old_store(home, 7, clock_offset=offset) as old:
         old.insert("job", **job_as_then(JOBS[0]))
         old.insert("replica", id="old", renew_time=time.time_ns() // 1_000)
 
