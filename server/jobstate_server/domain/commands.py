@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
-from typing import ClassVar, TypeVar, dataclass_transform
+from typing import ClassVar
 
 from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import Document, Usage
 from jobstate_server.domain.reads import Due, Finished, Reads
+from jobstate_server.domain.values import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +27,7 @@ class Request:
         return self.principal, self.request_id
 
 
-C = TypeVar("C")
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def _command(cls: type[C]) -> type[C]:
-    """A dataclass that is frozen only for the type checker. One is made for every call, and a dataclass that is frozen
-    at run time takes three times as long to make. Arguments by name take as long again, so the commands of every call
-    get theirs by position."""
-    return dataclass(slots=True)(cls)
-
-
-@_command
+@value
 class Command:
     """The base of all commands."""
 
@@ -58,7 +48,7 @@ class Command:
         """Add what must be read before this command can be decided."""
 
 
-@_command
+@value
 class JobCommand(Command):
     """A command for one job."""
 
@@ -72,7 +62,7 @@ class JobCommand(Command):
             reads.request_keys.add(self.request.key)
 
 
-@_command
+@value
 class Create(JobCommand):
     """Create a job. None means the job type's value. ``no_timeout`` overrides the type's timeout with none."""
 
@@ -89,7 +79,7 @@ class Create(JobCommand):
         reads.job_types.add(self.job_type)
 
 
-@_command
+@value
 class BatchCreate(Command):
     """Create all of these jobs, or none."""
 
@@ -105,14 +95,14 @@ class BatchCreate(Command):
             create.add_reads(reads)
 
 
-@_command
+@value
 class Start(JobCommand):
     """Start the first attempt, or claim one that the server resumed."""
 
     worker: str = ""
 
 
-@_command
+@value
 class AttemptCommand(JobCommand):
     """A command of the worker of an attempt. ``attempt`` is None if the caller does not name it."""
 
@@ -120,7 +110,7 @@ class AttemptCommand(JobCommand):
     usage: Usage = field(default=Usage())
 
 
-@_command
+@value
 class UpdateProgress(AttemptCommand):
     """Report progress. With nothing but the job and the attempt it is a heartbeat.
 
@@ -138,7 +128,7 @@ class UpdateProgress(AttemptCommand):
         return self.progress is None and self.message is None and not self.metadata and self.usage == Usage()
 
 
-@_command
+@value
 class Complete(AttemptCommand):
     """Complete the job."""
 
@@ -146,7 +136,7 @@ class Complete(AttemptCommand):
     result: Document = b""
 
 
-@_command
+@value
 class Fail(AttemptCommand):
     """Fail the attempt. ``retry_delay`` takes precedence over the job type's backoff."""
 
@@ -157,7 +147,7 @@ class Fail(AttemptCommand):
     retry_delay: int | None = None
 
 
-@_command
+@value
 class ReportUsage(JobCommand):
     """Report the total usage of an attempt, whether it is running or has ended."""
 
@@ -170,21 +160,21 @@ class ReportUsage(JobCommand):
         reads.attempt_keys.add((self.job_id, self.attempt))
 
 
-@_command
+@value
 class Retry(JobCommand):
     """Move a FAILED job to RETRYING. ``immediately`` skips the wait, or the rest of it."""
 
     immediately: bool = False
 
 
-@_command
+@value
 class Cancel(JobCommand):
     """Cancel a job that is not in a final state."""
 
     reason: str = ""
 
 
-@_command
+@value
 class ServerCommand(JobCommand):
     """A command of the server for one job. It names what the server saw, and does nothing if that has changed since."""
 
@@ -192,7 +182,7 @@ class ServerCommand(JobCommand):
     attempt: int
 
 
-@_command
+@value
 class Resume(ServerCommand):
     """Start the next attempt of a RETRYING job whose wait is over."""
 
@@ -200,7 +190,7 @@ class Resume(ServerCommand):
     due_time: int
 
 
-@_command
+@value
 class TimeOut(ServerCommand):
     """Fail a claimed attempt that has exceeded its timeout."""
 
@@ -208,7 +198,7 @@ class TimeOut(ServerCommand):
     due_time: int
 
 
-@_command
+@value
 class MarkStale(ServerCommand):
     """Fail a claimed attempt that has not reported since ``heard_time``."""
 
@@ -216,12 +206,12 @@ class MarkStale(ServerCommand):
     heard_time: int
 
 
-@_command
+@value
 class RetryResting(ServerCommand):
     """Retry a retryable job that is in FAILED although its type retries automatically."""
 
 
-@_command
+@value
 class ServeDue(Command):
     """Serve due jobs, the earliest first: start retries, and fail attempts that have exceeded their timeout."""
 
@@ -232,7 +222,7 @@ class ServeDue(Command):
         reads.selections.add(Due(self.limit))
 
 
-@_command
+@value
 class DeleteFinished(Command):
     """Delete jobs that ended before ``before``, in the order in which they ended, from after a position on."""
 
