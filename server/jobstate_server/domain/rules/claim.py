@@ -19,7 +19,7 @@ def start(_context: RuleContext, job: Job, command: c.Start, now: int) -> Change
         return draft
     begin_attempt(draft, draft.take(Trigger.START), now)
     _give_to_worker(draft, command.worker)
-    draft.emit(EventType.STARTED, job.state, Started(resumed=False, waited=max(0, now - draft.job.ready_time)))
+    draft.emit(EventType.STARTED, job.state, Started(resumed=False, waited=max(0, now - draft.after.ready_time)))
     return draft
 
 
@@ -45,7 +45,7 @@ def begin_attempt(draft: Draft, state: JobState, start_time: int) -> None:
 def claim(draft: Draft, worker: str) -> None:
     """Claim the attempt that the server resumed for a worker. All its limits count from here."""
     _give_to_worker(draft, worker)
-    waited = max(0, draft.now - draft.job.ready_time)
+    waited = max(0, draft.now - draft.after.ready_time)
     draft.emit(EventType.CLAIMED, JobState.PROCESSING, Claimed(worker, waited))
 
 

@@ -50,15 +50,13 @@ def visible_job(command: JobCommand, view: View) -> Job | None:
 
 
 class Draft(Change):
-    """The change of a stored job in the making."""
+    """The change of a stored job in the making. ``after`` is the job as it is so far; only ``move`` and ``report``
+    return it as one that may be set."""
 
-    __slots__ = ("_command", "_is_shared", "job", "now")
-
-    job: Job
-    """The job as it is so far. Only ``move`` and ``report`` return it as one that may be set."""
+    __slots__ = ("_command", "_is_shared", "now")
 
     def __init__(self, job: Job, command: JobCommand, now: int) -> None:
-        self.before = self.after = self.job = job
+        self.before = self.after = job
         self.now = now
         self.events: list[Event] = []
         self.ended = None
@@ -71,9 +69,9 @@ class Draft(Change):
 
     def take(self, trigger: Trigger, asked_as: Trigger | None = None) -> JobState:
         """The state that ``trigger`` leads to. Raises TransitionNotAllowed, which names the caller's trigger."""
-        target = next_state(trigger, self.job, self.now)
+        target = next_state(trigger, self.after, self.now)
         if target is None:
-            job = self.job
+            job = self.after
             why = "" if job.state is not JobState.PROCESSING else " and its attempt has a worker"
             raise TransitionNotAllowed(
                 job.id,
@@ -87,18 +85,18 @@ class Draft(Change):
     def move(self) -> Job:
         """The job, to set any fields of it until the next event is added. Its ``update_time`` is now."""
         if self._is_shared:
-            self.after = self.job = self.job.moved()
-            self.job.update_time = self.now
+            self.after = self.after.moved()
+            self.after.update_time = self.now
             self._is_shared = False
-        return self.job
+        return self.after
 
     def report(self) -> Job:
         """The job, to set fields in ``REPORTED`` until the next event is added."""
         if self._is_shared:
-            self.is_report = self.job is self.before
-            self.after = self.job = self.job.reported()
+            self.is_report = self.after is self.before
+            self.after = self.after.reported()
             self._is_shared = False
-        return self.job
+        return self.after
 
     def emit(
         self,
@@ -110,7 +108,7 @@ class Draft(Change):
     ) -> None:
         """Add an event with the job as it is at this step."""
         actor = self._command.caller.actor
-        self.events.append(Event(type_, self.now, actor, previous, self.job, detail, with_metadata, with_result))
+        self.events.append(Event(type_, self.now, actor, previous, self.after, detail, with_metadata, with_result))
         self._is_shared = True
 
 
