@@ -144,18 +144,24 @@ def test_what_was_rolled_back_is_not_known(store: PostgresStore) -> None:
     assert loaded(store) is job
 
 
-def test_who_waits_for_a_job_it_knows_gets_it_as_the_other_replica_left_it(
-    url: str, store: PostgresStore, other: PostgresStore
-) -> None:
-    known(other, a_job())
-
+def loaded_while_another_writes(url: str, store: PostgresStore, other: PostgresStore, changes: Changes) -> Job | None:
+    """The job as ``other`` gets it, which waits for its lock until ``store`` has written these changes."""
     with ThreadPoolExecutor(1) as threads:
         with store.transaction() as transaction:
             transaction.load(reads(["job"]))
             loading = threads.submit(loaded, other)
             until_it_waits(url, other.database.process)
-            transaction.write(Changes(updated=[ChangedJob(a_job(worker="first"), 0)], events=[an_event()]))
-        found = loading.result(PATIENCE_S)
+            transaction.write(changes)
+        return loading.result(PATIENCE_S)
+
+
+def test_who_waits_for_a_job_it_knows_gets_it_as_the_other_replica_left_it(
+    url: str, store: PostgresStore, other: PostgresStore
+) -> None:
+    known(other, a_job())
+    changes = Changes(updated=[ChangedJob(a_job(worker="first"), 0)], events=[an_event()])
+
+    found = loaded_while_another_writes(url, store, other, changes)
 
     assert found is not None
     assert found.worker == "first"
@@ -166,13 +172,7 @@ def test_who_waits_for_a_job_it_knows_finds_it_gone_if_the_other_replica_deletes
 ) -> None:
     known(other, a_job())
 
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as transaction:
-            transaction.load(reads(["job"]))
-            loading = threads.submit(loaded, other)
-            until_it_waits(url, other.database.process)
-            transaction.write(Changes(deleted=[remains("job")]))
-        assert loading.result(PATIENCE_S) is None
+    assert loaded_while_another_writes(url, store, other, Changes(deleted=[remains("job")])) is None
 
 
 def test_replicas_that_know_the_same_jobs_never_wait_for_each_other_in_a_circle(
