@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -77,7 +78,7 @@ def upgraded(home: Home) -> None:
 
 
 def keyed(job: Job, key: int) -> Job:
-    return job.evolve(create_sequence=key)
+    return replace(job, create_sequence=key)
 
 
 def test_jobs_keep_their_documents_and_those_without_a_key_get_one_in_the_order_of_creation(home: Home) -> None:
@@ -120,7 +121,7 @@ def test_jobs_from_before_are_changed_and_deleted_like_others(home: Home) -> Non
         for job_id in ("b", "full"):
             with store.transaction() as transaction:
                 before = transaction.load(Reads(job_ids={job_id})).jobs[job_id]
-                after = before.evolve(metadata=b"changed", result=b"", worker="w")
+                after = replace(before, metadata=b"changed", result=b"", worker="w")
                 first = transaction.write(
                     Changes(
                         updated=[ChangedJob(after, 0, None, before)],
@@ -128,7 +129,7 @@ def test_jobs_from_before_are_changed_and_deleted_like_others(home: Home) -> Non
                         attempts=[an_attempt(job_id, 3)],
                     )
                 )
-            assert stored_job(store, job_id) == after.evolve(version=first)
+            assert stored_job(store, job_id) == replace(after, version=first)
             keep(
                 store,
                 Changes(

@@ -102,7 +102,7 @@ def a_job(state: JobState, **changes: Any) -> Job:
         heard_time=NOW - 10 * SECOND,
         duration=5 * SECOND,
     )
-    return lived.evolve(**_STATE_FIELDS[state]).evolve(**changes)
+    return replace(lived, **{**_STATE_FIELDS[state], **changes})
 
 
 def finished(job: Job) -> FinishedJob:

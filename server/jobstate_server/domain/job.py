@@ -138,13 +138,6 @@ class Job:
         """Since when a worker could claim the attempt: the job's creation, or the end of the wait for the retry."""
         return self.create_time if self.attempt <= 1 or self.start_time is None else self.start_time
 
-    def evolve(self, **changes: Any) -> Self:
-        """A copy with ``changes``."""
-        values = self.__dict__ | changes
-        values.pop("unreported_encoding", None)
-        values.pop("terms_encoding", None)
-        return self.from_fields(values)
-
     def reported(self, **changes: Any) -> Self:
         """A copy with ``changes``, in which only fields in ``REPORTED`` differ. It keeps the encoding of the others."""
         new = _allocate(type(self))

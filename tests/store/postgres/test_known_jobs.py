@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -54,7 +55,7 @@ def known(store: PostgresStore, *jobs: Job) -> tuple[Job, ...]:
 
 def test_a_job_that_nobody_else_has_changed_is_not_read_again(store: PostgresStore) -> None:
     (job,) = known(store, a_job())
-    changed = change(store, job.evolve(worker="one"))
+    changed = change(store, replace(job, worker="one"))
 
     assert loaded(store) is changed
 
@@ -187,7 +188,7 @@ def test_replicas_that_know_the_same_jobs_never_wait_for_each_other_in_a_circle(
             start.wait()
             with replica.transaction() as transaction:
                 jobs = transaction.load(reads(mine)).jobs
-                changed = [ChangedJob(job.evolve(worker=""), number) for number, job in enumerate(jobs.values())]
+                changed = [ChangedJob(replace(job, worker=""), number) for number, job in enumerate(jobs.values())]
                 transaction.finish(Changes(updated=changed, events=[an_event(name) for name in jobs]))
 
     with ThreadPoolExecutor(2) as threads:
@@ -253,7 +254,7 @@ def _take(transaction: Transaction, step: str, name: str, job: Job | None, numbe
     elif step == "delete":
         transaction.finish(Changes(deleted=[remains(job=job)], events=[an_event(name)]))
     else:
-        changed = ChangedJob(job.evolve(worker=f"{number}"), 0)
+        changed = ChangedJob(replace(job, worker=f"{number}"), 0)
         transaction.write(Changes(updated=[changed], events=[an_event(name)]))
         if step == "conflict":
             raise TransactionConflict
