@@ -6,6 +6,7 @@ Rows can be measured again one by one, each interleaved in itself, so every row 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,11 @@ def _measured_at(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
         by_run.setdefault(f"{row['at']}, commit {row['commit']}, {row['runs']} runs", []).append(f"`{name}`")
     if len(by_run) == 1:
         return f"All measured on {next(iter(by_run))}."
-    return "\n".join(f"- on {run}: {', '.join(names)}" for run, names in by_run.items())
+    return "\n".join(_wrapped(f"- on {run}: {', '.join(names)}", indent="  ") for run, names in by_run.items())
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 100, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _profile(runs: Sequence[dict[str, Any]]) -> str:
@@ -86,4 +91,4 @@ def _profile(runs: Sequence[dict[str, Any]]) -> str:
         for part in parts
     ]
     measured = ", then ".join(f"on {run['at']} at commit {run['commit']}" for run in runs)
-    return f"Measured {measured}.\n\n{table(lines, ['part', *names])}"
+    return f"{_wrapped(f'Measured {measured}.')}\n\n{table(lines, ['part', *names])}"

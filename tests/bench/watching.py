@@ -15,6 +15,10 @@ from .messages import Request
 ENDED_OK = "ended OK"
 
 
+OPENED_AT_ONCE = 500
+"""Watches that are opened before the next wait. gRPC refuses calls at random when a thousand wait to be begun."""
+
+
 class Watcher:
     """One watch. It keeps what it gets as it came: decoding is for after the measurement."""
 
@@ -70,6 +74,8 @@ class Watchers:
             connection = opened[number % connections]
             connection.send(connection.open(headers("WatchEvents"), watcher), request, end=True)
             self._watchers.append(watcher)
+            if len(self._watchers) % OPENED_AT_ONCE == 0:
+                self._run_until(lambda watcher: bool(watcher.chunks))
         self._run_until(lambda watcher: bool(watcher.chunks))
 
     def _run_until(self, is_done: Callable[[Watcher], bool], timeout: float = 120.0) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import functools
+import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -348,6 +350,37 @@ def test_the_second_ctrl_c_gives_up_and_says_so(tmp_path: Path, program: str) ->
 
     assert failed.detail.error is not None
     assert failed.detail.error.code in {"KeyboardInterrupt", "CancelledError"}
+
+
+def test_a_second_ctrl_c_that_comes_while_the_first_is_logged_gives_up(server: JobstateServer) -> None:
+    class Impatient(logging.Handler):
+        """Interrupts again as soon as it reads how."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "interrupt again" in record.getMessage():
+                signal.raise_signal(signal.SIGINT)
+
+    go_on = threading.Event()
+
+    def work(_run: Run) -> None:
+        _thread.interrupt_main()
+        go_on.wait(PATIENCE_S)
+
+    impatient, logger = Impatient(), logging.getLogger("jobstate_client")
+    logger.addHandler(impatient)
+    try:
+        with server.client() as client:
+            client.create("work", id="first")
+            with pytest.raises(KeyboardInterrupt):
+                client.worker(work, job_types=["work"]).run()
+            assert not go_on.is_set()
+            error = client.get("first").last_error
+    finally:
+        go_on.set()
+        logger.removeHandler(impatient)
+
+    assert error is not None
+    assert error.code == "KeyboardInterrupt"
 
 
 def until_in(log: Path, text: str) -> None:

@@ -12,8 +12,10 @@ import re
 import resource
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -216,12 +218,24 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
+def unread_bytes(reading: int) -> int:
+    """How many bytes are in a pipe."""
+    (count,) = struct.unpack("i", fcntl.ioctl(reading, termios.FIONREAD, bytes(4)))
+    return int(count)
+
+
 def test_lines_that_nobody_reads_are_dropped_counted_and_told(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     writer = logs.Writer(writing, lambda dropped: f"{dropped} were lost")
     line = "x" * 1_023
     sent = 2 * logs.BYTES_MAX // 1_024
 
+    # It waits for the reader before anything is dropped. Else it could tell of the first lines while others are sent.
+    capacity = fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)
+    for _ in range(capacity // 1_024 + 1):
+        writer.put(line)
+    while unread_bytes(reading) < capacity:
+        writer.flush(0.01)
     for _ in range(sent):
         writer.put(line)
     assert not writer.flush(0)

@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class HurriesWaitingJobs(Decider):
 
     def change(self, job: Job | None, command: c.JobCommand, now: int) -> Change | None:
         if job is not None and isinstance(command, c.MarkStale):
-            job = job.evolve(claimed=True, claim_time=now)
+            job = replace(job, claimed=True, claim_time=now)
         return super().change(job, command, now)
 
 
@@ -136,7 +136,7 @@ class HandsOutTwice(Decider):
 
     def change(self, job: Job | None, command: c.JobCommand, now: int) -> Change | None:
         if job is not None and isinstance(command, c.Start):
-            job = job.evolve(claimed=False)
+            job = replace(job, claimed=False)
         return super().change(job, command, now)
 
 

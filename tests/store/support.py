@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
@@ -137,7 +137,7 @@ def at(time: int, job_id: str) -> Position:
 def a_job(job_id: str = "job", **changes: Any) -> Job:
     """A job with nothing special about it."""
     plain = Job(id=job_id, create_sequence=key_of(job_id), job_type="type", source_id="source", principal="owner")
-    return plain.evolve(**changes)
+    return replace(plain, **changes)
 
 
 def remains(job_id: str = "job", job: Job | None = None) -> FinishedJob:

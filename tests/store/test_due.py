@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jobstate_server.clock import ManualClock
@@ -115,7 +117,7 @@ def test_postponing_changes_nothing_but_the_due_time(store: Store) -> None:
     with store.transaction() as transaction:
         transaction.postpone_timeouts(10)
 
-    assert stored_job(store) == job.evolve(due_time=10)
+    assert stored_job(store) == replace(job, due_time=10)
 
 
 def test_postponing_moves_what_this_transaction_wrote(store: Store) -> None:
@@ -123,12 +125,12 @@ def test_postponing_moves_what_this_transaction_wrote(store: Store) -> None:
     keep_jobs(store, job)
 
     with store.transaction() as transaction:
-        transaction.write(Changes(updated=unversioned([job.evolve(worker="w")])))
+        transaction.write(Changes(updated=unversioned([replace(job, worker="w")])))
         assert transaction.postpone_timeouts(10) == 1
 
     with store.transaction() as transaction:
-        assert transaction.load(reads(["job"])).jobs == {"job": job.evolve(worker="w", due_time=10)}
-    assert stored_job(store) == job.evolve(worker="w", due_time=10)
+        assert transaction.load(reads(["job"])).jobs == {"job": replace(job, worker="w", due_time=10)}
+    assert stored_job(store) == replace(job, worker="w", due_time=10)
 
 
 def test_postponing_moves_the_time_in_which_a_job_must_be_begun_and_no_delay(store: Store) -> None:

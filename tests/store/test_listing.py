@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -163,7 +164,7 @@ def test_jobs_that_come_between_pages_make_no_other_job_appear_twice_or_never(
             found += page
             if coming:
                 keep_jobs(store, coming.pop())
-            moved = [job.evolve(state=JobState.PROCESSING) for job in before]
+            moved = [replace(job, state=JobState.PROCESSING) for job in before]
             keep(store, Changes(updated=unversioned(moved)))
 
         assert found == in_order(found, order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_exactly_the_ready_jobs_are_found(store: Store) -> None:
 
 
 def test_a_job_is_found_by_its_unique_key_exactly_while_it_has_it(store: Store) -> None:
-    jobs = {("owner", "type", job.id): job.evolve(unique_key=job.id) for job in JOBS}
+    jobs = {("owner", "type", job.id): replace(job, unique_key=job.id) for job in JOBS}
     keep_jobs(store, *jobs.values())
     with store.transaction() as transaction:
         loaded = transaction.load(Reads(unique_keys={*jobs, ("owner", "type", "other"), ("", "type", "000")}))
@@ -97,7 +98,7 @@ def test_a_second_job_with_the_same_unique_key_is_refused(store: Store) -> None:
 def test_found_jobs_are_whole_and_as_they_were_written_last(store: Store) -> None:
     job = a_job(metadata=b"{metadata}", ready_time=5)
     keep_jobs(store, job)
-    changed = job.evolve(worker="w")
+    changed = replace(job, worker="w")
     keep(store, Changes(updated=unversioned([changed])))
 
     with store.transaction() as transaction:

@@ -61,7 +61,7 @@ def test_a_later_change_leaves_the_creation_as_it_is(store: Store) -> None:
     assert before is not None
     request = a_request()._replace(create_sequence=before.create_sequence)
 
-    keep(store, Changes(updated=[ChangedJob(before.evolve(worker="w"), 0)], events=[an_event()], requests=[request]))
+    keep(store, Changes(updated=[ChangedJob(replace(before, worker="w"), 0)], events=[an_event()], requests=[request]))
 
     after = stored_job(store)
     assert after is not None

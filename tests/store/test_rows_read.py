@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 import pytest
@@ -69,7 +69,7 @@ def extreme(name: str, hint: object) -> Any:
 
 JOB_HINTS = get_type_hints(Job)
 PLAIN = Job(id="job", job_type="")
-EXTREME = PLAIN.evolve(**{name: extreme(name, hint) for name, hint in JOB_HINTS.items() if name != "id"})
+EXTREME = replace(PLAIN, **{name: extreme(name, hint) for name, hint in JOB_HINTS.items() if name != "id"})
 
 FIXED_FIELDS = {
     "id",
@@ -91,7 +91,7 @@ FIXED_FIELDS = {
 
 def with_fixed_of(job: Job, after: Job) -> Job:
     """``after`` with the fields of ``job`` that no change can have changed."""
-    return after.evolve(**{name: getattr(job, name) for name in FIXED_FIELDS})
+    return replace(after, **{name: getattr(job, name) for name in FIXED_FIELDS})
 
 
 def test_the_extreme_job_differs_from_the_plain_one_in_every_field() -> None:
@@ -115,13 +115,13 @@ def test_an_inserted_job_is_read_back_whole(store: Store, job: Job) -> None:
 
 @pytest.mark.parametrize("job", [PLAIN, EXTREME], ids=["plain", "extreme"])
 def test_the_summary_of_a_job_has_what_was_written(store: Store, reader: Reader, job: Job) -> None:
-    keep(store, Changes(inserted=unversioned([job.evolve(complete_time=5)])))
+    keep(store, Changes(inserted=unversioned([replace(job, complete_time=5)])))
 
     (found,) = reader.jobs_in_state(job.job_type, job.state, None, 2)
     (ended,) = reader.finished_jobs(6, None, 2)
 
-    assert found == ended == summary_of(job.evolve(complete_time=5))
-    assert [type(value) for value in found] == [type(value) for value in summary_of(job.evolve(complete_time=5))]
+    assert found == ended == summary_of(replace(job, complete_time=5))
+    assert [type(value) for value in found] == [type(value) for value in summary_of(replace(job, complete_time=5))]
 
 
 @pytest.mark.parametrize(("before", "after"), [(PLAIN, EXTREME), (EXTREME, PLAIN)], ids=["set", "cleared"])
@@ -143,7 +143,7 @@ def test_only_what_has_changed_is_written_of_a_job_whose_stored_state_is_given(
     keep(store, Changes(updated=[ChangedJob(after, None, None, before)]))
     assert stored_job(store) == after
 
-    reported = after.evolve(**{name: getattr(before, name) for name in PROGRESS_FIELDS})
+    reported = replace(after, **{name: getattr(before, name) for name in PROGRESS_FIELDS})
     keep(store, Changes(progressed=[ChangedJob(reported, None, None, after)]))
     assert stored_job(store) == reported
 
@@ -160,7 +160,7 @@ def test_a_document_is_set_replaced_and_emptied_without_the_others(store: Store,
     keep(store, Changes(inserted=unversioned([job])))
 
     for value in values[name]:
-        before, job = job, job.evolve(**{name: value})
+        before, job = job, replace(job, **{name: value})
         keep(store, Changes(updated=[ChangedJob(job, None, None, before)]))
         assert stored_job(store) == job
 
@@ -168,7 +168,7 @@ def test_a_document_is_set_replaced_and_emptied_without_the_others(store: Store,
 @pytest.mark.parametrize(("before", "after"), [(PLAIN, EXTREME), (EXTREME, PLAIN)], ids=["set", "cleared"])
 def test_a_progressed_job_is_read_back_with_all_that_progress_changes(store: Store, before: Job, after: Job) -> None:
     keep(store, Changes(inserted=unversioned([before])))
-    progressed = before.evolve(**{name: getattr(after, name) for name in PROGRESS_FIELDS}, version=7)
+    progressed = replace(before, **{name: getattr(after, name) for name in PROGRESS_FIELDS}, version=7)
 
     keep(store, Changes(progressed=unversioned([progressed])))
 
@@ -178,20 +178,20 @@ def test_a_progressed_job_is_read_back_with_all_that_progress_changes(store: Sto
 @pytest.mark.parametrize("before", [None, PLAIN], ids=["unknown before", "known before"])
 @pytest.mark.parametrize("name", sorted(set(JOB_HINTS) - FIXED_FIELDS))
 def test_one_field_is_changed_alone(store: Store, name: str, before: Job | None) -> None:
-    changed = PLAIN.evolve(**{name: getattr(EXTREME, name)})
-    keep(store, Changes(inserted=unversioned([PLAIN, EXTREME.evolve(id="other")])))
+    changed = replace(PLAIN, **{name: getattr(EXTREME, name)})
+    keep(store, Changes(inserted=unversioned([PLAIN, replace(EXTREME, id="other")])))
 
     keep(store, Changes(updated=[ChangedJob(changed, None, None, before)]))
 
     assert stored_job(store) == changed
-    assert stored_job(store, "other") == EXTREME.evolve(id="other")
+    assert stored_job(store, "other") == replace(EXTREME, id="other")
 
 
 @pytest.mark.parametrize("name", sorted(set(JOB_HINTS) - {"id", "create_sequence"}))
 def test_one_field_is_inserted_alone(store: Store, name: str) -> None:
-    job = PLAIN.evolve(**{name: getattr(EXTREME, name)})
+    job = replace(PLAIN, **{name: getattr(EXTREME, name)})
 
-    keep(store, Changes(inserted=unversioned([PLAIN.evolve(id="other", create_sequence=1), job])))
+    keep(store, Changes(inserted=unversioned([replace(PLAIN, id="other", create_sequence=1), job])))
 
     assert stored_job(store) == job
 
@@ -213,12 +213,12 @@ def test_an_error_without_text_is_still_an_error(store: Store) -> None:
 
 
 def test_a_loaded_job_equals_the_job_read(store: Store) -> None:
-    keep(store, Changes(inserted=unversioned([EXTREME.evolve(id=WIDE_TEXT)])))
+    keep(store, Changes(inserted=unversioned([replace(EXTREME, id=WIDE_TEXT)])))
 
     with store.transaction() as transaction:
         loaded = transaction.load(reads([WIDE_TEXT]))
 
-    assert loaded.jobs == {WIDE_TEXT: EXTREME.evolve(id=WIDE_TEXT)}
+    assert loaded.jobs == {WIDE_TEXT: replace(EXTREME, id=WIDE_TEXT)}
 
 
 EXTREME_ATTEMPT = Attempt(
@@ -278,4 +278,4 @@ def test_a_request_is_read_back_whole(store: Store) -> None:
 def test_a_version_is_written_beside_the_other_fields(store: Store) -> None:
     keep(store, Changes(inserted=[ChangedJob(EXTREME, 0)], events=[an_event()]))
 
-    assert stored_job(store) == EXTREME.evolve(version=1)
+    assert stored_job(store) == replace(EXTREME, version=1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import psycopg
 import pytest
 
 from jobstate_server.clock import ManualClock
+from jobstate_server.domain.durations import HOUR
 from jobstate_server.domain.filters import Order
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.reads import Reads
@@ -86,7 +88,7 @@ def upgraded(home: Home) -> None:
 
 
 def keyed(job: Job, key: int) -> Job:
-    return job.evolve(create_sequence=key)
+    return replace(job, create_sequence=key)
 
 
 def test_jobs_keep_their_documents_and_those_without_a_key_get_one_in_the_order_of_creation(home: Home) -> None:
@@ -104,7 +106,7 @@ def test_what_runs_is_counted_and_what_was_retried_is_ready_since_its_attempt_be
     with old_store(home, 7) as old:
         for name, attempt, is_claimed in (("first", 1, True), ("again", 2, False)):
             job = a_job(name, create_sequence=attempt, version=9, create_time=30, state=JobState.PROCESSING)
-            old.insert("job", **job_as_then(job.evolve(attempt=attempt, start_time=40, claimed=is_claimed)))
+            old.insert("job", **job_as_then(replace(job, attempt=attempt, start_time=40, claimed=is_claimed)))
 
     with opened(home, ManualClock()) as store:
         assert [getattr(stored_job(store, name), "ready_time", None) for name in ("first", "again")] == [30, 40]
@@ -142,7 +144,7 @@ def test_jobs_from_before_are_changed_and_deleted_like_others(home: Home) -> Non
         for job_id in ("b", "full"):
             with store.transaction() as transaction:
                 before = transaction.load(Reads(job_ids={job_id})).jobs[job_id]
-                after = before.evolve(metadata=b"changed", result=b"", worker="w")
+                after = replace(before, metadata=b"changed", result=b"", worker="w")
                 first = transaction.write(
                     Changes(
                         updated=[ChangedJob(after, 0, None, before)],
@@ -150,7 +152,7 @@ def test_jobs_from_before_are_changed_and_deleted_like_others(home: Home) -> Non
                         attempts=[an_attempt(job_id, 3)],
                     )
                 )
-            assert stored_job(store, job_id) == after.evolve(version=first)
+            assert stored_job(store, job_id) == replace(after, version=first)
             keep(
                 store,
                 Changes(
@@ -164,10 +166,11 @@ def test_jobs_from_before_are_changed_and_deleted_like_others(home: Home) -> Non
             assert (new.metadata, new.result, new.create_sequence) == (b"", b"", first + 1)
 
 
-def test_a_store_that_another_server_uses_is_not_brought_up_to_date() -> None:
+@pytest.mark.parametrize("offset", [0, HOUR], ids=["", "after its clock was set back long ago"])
+def test_a_store_that_another_server_uses_is_not_brought_up_to_date(offset: int) -> None:
     """The old server would not notice that the tables have changed, and would refuse every attempt that ends."""
     home = PostgresHome(postgres_server().new_store())
-    with old_store(home, 7) as old:
+    with old_store(home, 7, clock_offset=offset) as old:
         old.insert("job", **job_as_then(JOBS[0]))
         old.insert("replica", id="old", renew_time=time.time_ns() // 1_000)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -189,7 +189,7 @@ def test_a_job_inserted_and_reported_on_in_one_write_is_the_reported_one(store: 
 def test_a_new_job_gets_the_unique_key_that_another_gives_up_in_the_same_write(store: Store) -> None:
     first, second = a_job("first", unique_key="key", unique_until=1), a_job("second", unique_key="key", unique_until=1)
     keep_jobs(store, first)
-    ended = first.evolve(state=JobState.COMPLETED)
+    ended = replace(first, state=JobState.COMPLETED)
 
     keep(store, Changes(updated=unversioned([ended]), inserted=unversioned([second])))
 
@@ -443,10 +443,12 @@ def take(transaction: Transaction, step: Step, before: Job | None) -> Job | None
         changes = Changes(
             deleted=[remains(step.job_id)], inserted=[ChangedJob(changed, 1)], events=[an_event(), an_event()]
         )
-        return changed.evolve(version=transaction.write(changes) + 1)
+        return replace(changed, version=transaction.write(changes) + 1)
     if step.deed == "update":
-        return changed.evolve(version=transaction.write(Changes(updated=[ChangedJob(changed, 0)], events=[an_event()])))
-    progressed = before.evolve(progress=step.number, heard_time=step.number)
+        return replace(
+            changed, version=transaction.write(Changes(updated=[ChangedJob(changed, 0)], events=[an_event()]))
+        )
+    progressed = replace(before, progress=step.number, heard_time=step.number)
     transaction.write(Changes(progressed=[ChangedJob(progressed, None)]))
     return progressed
 
@@ -479,7 +481,7 @@ def test_what_a_transaction_loads_is_what_was_kept_last_and_what_a_reader_reads(
                 if step.deed == "postpone":
                     for job_id, job in model.items():
                         if job.state is JobState.PROCESSING and job.due_time is not None:
-                            model[job_id] = job.evolve(due_time=max(job.due_time, step.number))
+                            model[job_id] = replace(job, due_time=max(job.due_time, step.number))
 
             with store.transaction() as transaction:
                 assert transaction.load(reads(IDS)).jobs == model

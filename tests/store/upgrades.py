@@ -45,12 +45,12 @@ def request_as_then(stored: StoredRequest) -> dict[str, object]:
 class OldStore:
     """A database of schema ``version`` that is written to as a program of that time would."""
 
-    def __init__(self, database: Database, dialect: str, version: int) -> None:
+    def __init__(self, database: Database, dialect: str, version: int, clock_offset: int) -> None:
         self._database = database
         for migration in migrate.migrations(dialect)[:version]:
             for statement in migration.statements:
                 database.execute_sql(statement)
-        self.insert("log", id="log", head=0, bytes=0)
+        self.insert("log", id="log", head=0, bytes=0, clock_offset=clock_offset)
         self.insert("horizon", id="log", sequence=0, event_check=0, bytes=0)
         self.insert("schema", id="schema", version=version, usable_from=version)
 
@@ -66,8 +66,12 @@ class OldStore:
 
 
 @contextmanager
-def old_store(home: Home, version: int) -> Iterator[OldStore]:
-    """Make a store as a program that knew ``version`` migrations did."""
+def old_store(home: Home, version: int, clock_offset: int = 0) -> Iterator[OldStore]:
+    """Make a store as a program that knew ``version`` migrations did.
+
+    Args:
+        clock_offset: how far its time was ahead of the database's clock at the beginning of the epoch.
+    """
     if isinstance(home, SqliteHome):
         database: Database = SqliteDatabase(str(home.path), pragmas={"journal_mode": "wal"})
         dialect = "sqlite"
@@ -76,5 +80,5 @@ def old_store(home: Home, version: int) -> Iterator[OldStore]:
         database, dialect = Postgres(home.url, {}), "postgres"
     database.connect()
     with closing(database), database.atomic():
-        store = OldStore(database, dialect, version)
+        store = OldStore(database, dialect, version, clock_offset)
         yield store

@@ -114,7 +114,7 @@ def a_job(state: JobState, **changes: Any) -> Job:
         unique_key="unique",
         unique_until=UniqueUntil.FINAL,
     )
-    return lived.evolve(**_STATE_FIELDS[state]).evolve(**changes)
+    return replace(lived, **{**_STATE_FIELDS[state], **changes})
 
 
 def finished(job: Job) -> FinishedJob:

@@ -36,7 +36,7 @@ STEP = next(some.priority_step for some in JOB_TYPES if some.name == "default")
 def ready_job(job_id: str, ready_time: int = NOW, level: int = Priority.NORMAL, **changes: Any) -> Job:
     """A job that waits for its turn."""
     fields: dict[str, Any] = {"create_time": ready_time, "update_time": ready_time, "create_sequence": 1} | changes
-    return Job(id=job_id, job_type="default", ready_time=ready_time, level=level).evolve(**fields)
+    return replace(Job(id=job_id, job_type="default", ready_time=ready_time, level=level), **fields)
 
 
 def a_batch(*ready: Job, other: tuple[Job, ...] = (), strict: bool = False, room: int = 10) -> Batch:
@@ -169,7 +169,7 @@ def test_what_is_no_longer_ready_is_passed_over_whenever_it_stopped_being_so(ste
         expected = min(waiting, key=lambda job: (job.ready_time, job.create_sequence), default=None)
         assert first is expected
         if first is not None:
-            now[first.id] = first.evolve(state=JobState.CANCELLED)
+            now[first.id] = replace(first, state=JobState.CANCELLED)
 
 
 # What an Acquire gets.

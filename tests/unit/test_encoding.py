@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -214,7 +215,7 @@ def job_from(message: job_pb2.Job) -> Job:
 
 def on_the_wire(job: Job, **changes: Any) -> Job:
     """The job less what the wire does not have."""
-    return job.evolve(**{name: getattr(EMPTY, name) for name in INTERNAL}, **changes)
+    return replace(job, **{name: getattr(EMPTY, name) for name in INTERNAL}, **changes)
 
 
 def parsed(type_: EventType, detail: Detail | None, sequence: int = 5, **flags: bool) -> event_pb2.Event:
@@ -247,7 +248,7 @@ def test_any_job_comes_back_in_every_field(job: Job) -> None:
 
 @pytest.mark.parametrize("name", sorted(FROM_WIRE))
 def test_each_field_of_a_job_comes_back_by_itself(name: str) -> None:
-    job = EMPTY.evolve(**{name: getattr(FULL, name)})
+    job = replace(EMPTY, **{name: getattr(FULL, name)})
 
     assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
 
@@ -255,7 +256,7 @@ def test_each_field_of_a_job_comes_back_by_itself(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(FROM_WIRE) - REPORTED))
 def test_a_change_is_encoded_though_the_job_was_encoded_before_it(name: str) -> None:
     encode_job(EMPTY)
-    job = EMPTY.evolve(**{name: getattr(FULL, name)})
+    job = replace(EMPTY, **{name: getattr(FULL, name)})
 
     assert job_from(job_pb2.Job.FromString(encode_whole(job))) == on_the_wire(job)
 
@@ -433,7 +434,7 @@ def test_an_event_carries_metadata_and_result_only_when_the_change_set_them() ->
 
 
 def test_an_event_that_removed_the_last_key_carries_empty_metadata_and_not_none() -> None:
-    job = EMPTY.evolve(state=JobState.PROCESSING)
+    job = replace(EMPTY, state=JobState.PROCESSING)
     payload = encode_event(Event(EventType.PROGRESS, 1, "", JobState.PROCESSING, job, with_metadata=True)).payload
 
     message = event_pb2.Event.FromString(payload).job

@@ -477,7 +477,7 @@ class Jobs(RuleBasedStateMachine):
     def taking_the_job_of_every_event_ends_in_the_job(self) -> None:
         for job_id, job in self.jobs.items():
             # A heartbeat makes no event: when the attempt last reported is not for watchers.
-            assert self.events[job_id][-1].job.evolve(heard_time=job.heard_time) == job
+            assert replace(self.events[job_id][-1].job, heard_time=job.heard_time) == job
             assert self.events[job_id][0].previous_state is None
             for earlier, later in zip(self.events[job_id], self.events[job_id][1:], strict=False):
                 assert later.previous_state is earlier.job.state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -211,7 +212,7 @@ def test_a_usage_that_is_not_more_than_what_was_reported_adds_nothing(how: str) 
 
     after = decide(job, c.UpdateProgress(job_id="job", attempt=2, usage=usage)).after
 
-    assert after == job.evolve(update_time=NOW, heard_time=NOW)
+    assert after == replace(job, update_time=NOW, heard_time=NOW)
 
 
 def test_usage_is_summed_over_attempts_and_counted_once_within_each() -> None:
@@ -280,7 +281,7 @@ def test_a_delay_given_with_the_failure_is_neither_capped_nor_spread_and_serves_
     assert waits(given) == [1_000 * SECOND] * 3
 
     assert given.after is not None
-    again = given.after.evolve(state=JobState.PROCESSING, next_retry_time=None)
+    again = replace(given.after, state=JobState.PROCESSING, next_retry_time=None)
     assert waits(decide(again, c.Fail(job_id="job", attempt=2), decider=decider)) == [2_900_000] * 3
 
 
@@ -316,21 +317,21 @@ def test_a_decision_of_the_server_is_dropped_once_the_job_is_gone(job: Job, comm
 def test_a_decision_of_the_server_is_dropped_when_it_is_about_another_attempt(
     job: Job, command: c.ServerCommand, change: dict[str, Any]
 ) -> None:
-    assert is_dropped(job.evolve(**change), command)
+    assert is_dropped(replace(job, **change), command)
 
 
 @every_server_command
 def test_a_decision_of_the_server_is_dropped_in_every_other_state(job: Job, command: c.ServerCommand) -> None:
     for state in set(JobState) - {job.state}:
-        assert is_dropped(job.evolve(state=state), command)
+        assert is_dropped(replace(job, state=state), command)
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["Resume", "TimeOut"])
 def test_a_decision_about_a_due_time_is_dropped_when_it_was_moved_or_has_not_come(index: int) -> None:
     job, command = SEEN[index]
 
-    assert is_dropped(job.evolve(due_time=(job.due_time or 0) + 1), command)
-    assert is_dropped(job.evolve(due_time=None), command)
+    assert is_dropped(replace(job, due_time=(job.due_time or 0) + 1), command)
+    assert is_dropped(replace(job, due_time=None), command)
     assert is_dropped(job, command, now=NOW - SECOND - 1)
     assert not is_dropped(job, command, now=NOW - SECOND)
 
@@ -338,7 +339,7 @@ def test_a_decision_about_a_due_time_is_dropped_when_it_was_moved_or_has_not_com
 def test_a_resume_is_dropped_when_the_wait_was_made_longer() -> None:
     job, command = SEEN[0]
 
-    assert is_dropped(job.evolve(next_retry_time=NOW + 1), command)
+    assert is_dropped(replace(job, next_retry_time=NOW + 1), command)
 
 
 def test_silence_is_broken_by_a_sign_of_life_and_by_a_claim() -> None:
@@ -357,5 +358,5 @@ def test_an_attempt_that_nobody_has_claimed_is_never_stale_however_long_it_waits
 def test_the_server_lets_a_job_rest_whose_type_does_not_retry_by_itself_or_that_may_not_be_retried() -> None:
     job, command = SEEN[3]
 
-    assert is_dropped(job.evolve(job_type="manual"), command)
-    assert is_dropped(job.evolve(retry_count=3), command)
+    assert is_dropped(replace(job, job_type="manual"), command)
+    assert is_dropped(replace(job, retry_count=3), command)

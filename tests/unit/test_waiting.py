@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_lease_that_a_report_has_renewed_is_looked_at_again_when_it_would_end(
     change = decide(job, c.TimeOut(job_id="job", attempt=2, due_time=NOW - SECOND))
 
     assert change.events == ()
-    assert change.after == job.evolve(due_time=NOW + 6 * SECOND)
+    assert change.after == replace(job, due_time=NOW + 6 * SECOND)
 
 
 def test_a_renewed_lease_is_looked_at_no_later_than_the_timeout() -> None:

@@ -76,6 +76,7 @@ class Worker:
         except KeyboardInterrupt as interrupt:
             # The second Ctrl-C, wherever it came.
             if interrupt is not self._failure:
+                self.stop()
                 self._give_up()
             raise
 
@@ -94,10 +95,14 @@ class Worker:
             while not self._stopping:
                 self._follow()
         except KeyboardInterrupt:
+            # Another one may come before this returns. The running jobs are then not waited for.
             self._interrupted()
-        finally:
+        except BaseException:
             self.stop()
             self._join(begun)
+            raise
+        self.stop()
+        self._join(begun)
         if self._failure is not None:
             raise self._failure
 

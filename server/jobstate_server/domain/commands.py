@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
-from typing import ClassVar, TypeVar, dataclass_transform
+from typing import ClassVar
 
 from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import Document, Usage
 from jobstate_server.domain.limits import RESPONSE_BYTES_MAX
 from jobstate_server.domain.reads import Due, Finished, Reads
+from jobstate_server.domain.values import value
 from jobstate_server.domain.waiting import Priority, UniqueKey, UniqueUntil
 
 
@@ -28,18 +29,7 @@ class Request:
         return self.principal, self.request_id
 
 
-C = TypeVar("C")
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def _command(cls: type[C]) -> type[C]:
-    """A dataclass that is frozen only for the type checker. One is made for every call, and a dataclass that is frozen
-    at run time takes three times as long to make. Arguments by name take as long again, so the commands of every call
-    get theirs by position."""
-    return dataclass(slots=True)(cls)
-
-
-@_command
+@value
 class Command:
     """The base of all commands."""
 
@@ -60,7 +50,7 @@ class Command:
         """Add what must be read before this command can be decided."""
 
 
-@_command
+@value
 class JobCommand(Command):
     """A command for one job."""
 
@@ -74,7 +64,7 @@ class JobCommand(Command):
             reads.request_keys.add(self.request.key)
 
 
-@_command
+@value
 class Create(JobCommand):
     """Create a job. None means the job type's value. ``no_timeout`` overrides the type's timeout with none."""
 
@@ -105,7 +95,7 @@ class Create(JobCommand):
             reads.unique_keys.add((self.caller.principal, self.job_type, self.unique_key))
 
 
-@_command
+@value
 class BatchCreate(Command):
     """Create all of these jobs, or none."""
 
@@ -121,14 +111,14 @@ class BatchCreate(Command):
             create.add_reads(reads)
 
 
-@_command
+@value
 class Start(JobCommand):
     """Start the first attempt, or claim one that the server resumed."""
 
     worker: str = ""
 
 
-@_command
+@value
 class Acquire(Command):
     """Claim the next ready jobs of these types."""
 
@@ -147,14 +137,14 @@ class Acquire(Command):
             reads.request_keys.add(self.request.key)
 
 
-@_command
+@value
 class ServeWaiting(Command):
     """Hand out ready jobs to the calls of Acquire that wait."""
 
     caller: Caller = ANONYMOUS
 
 
-@_command
+@value
 class AttemptCommand(JobCommand):
     """A command of the worker of an attempt. ``attempt`` is None if the caller does not name it."""
 
@@ -162,7 +152,7 @@ class AttemptCommand(JobCommand):
     usage: Usage = field(default=Usage())
 
 
-@_command
+@value
 class UpdateProgress(AttemptCommand):
     """Report progress. With nothing but the job and the attempt it is a heartbeat.
 
@@ -180,7 +170,7 @@ class UpdateProgress(AttemptCommand):
         return self.progress is None and self.message is None and not self.metadata and self.usage == Usage()
 
 
-@_command
+@value
 class Complete(AttemptCommand):
     """Complete the job."""
 
@@ -188,7 +178,7 @@ class Complete(AttemptCommand):
     result: Document = b""
 
 
-@_command
+@value
 class Fail(AttemptCommand):
     """Fail the attempt. ``retry_delay`` takes precedence over the job type's backoff."""
 
@@ -199,7 +189,7 @@ class Fail(AttemptCommand):
     retry_delay: int | None = None
 
 
-@_command
+@value
 class Release(AttemptCommand):
     """Give the attempt back without a verdict."""
 
@@ -207,7 +197,7 @@ class Release(AttemptCommand):
     delay: int = 0
 
 
-@_command
+@value
 class ReportUsage(JobCommand):
     """Report the total usage of an attempt, whether it is running or has ended."""
 
@@ -220,21 +210,21 @@ class ReportUsage(JobCommand):
         reads.attempt_keys.add((self.job_id, self.attempt))
 
 
-@_command
+@value
 class Retry(JobCommand):
     """Move a FAILED job to RETRYING. ``immediately`` skips the wait, or the rest of it."""
 
     immediately: bool = False
 
 
-@_command
+@value
 class Cancel(JobCommand):
     """Cancel a job that is not in a final state."""
 
     reason: str = ""
 
 
-@_command
+@value
 class ServerCommand(JobCommand):
     """A command of the server for one job. It names what the server saw, and does nothing if that has changed since."""
 
@@ -242,7 +232,7 @@ class ServerCommand(JobCommand):
     attempt: int
 
 
-@_command
+@value
 class Resume(ServerCommand):
     """Start the next attempt of a RETRYING job whose wait is over."""
 
@@ -250,7 +240,7 @@ class Resume(ServerCommand):
     due_time: int
 
 
-@_command
+@value
 class MakeReady(ServerCommand):
     """End the delay of a job whose time has come."""
 
@@ -258,7 +248,7 @@ class MakeReady(ServerCommand):
     due_time: int
 
 
-@_command
+@value
 class Expire(ServerCommand):
     """Cancel a job that nobody has begun within its ``start_within``."""
 
@@ -266,12 +256,12 @@ class Expire(ServerCommand):
     due_time: int
 
 
-@_command
+@value
 class ReturnUndelivered(ServerCommand):
     """Release an attempt whose Acquire could not be answered."""
 
 
-@_command
+@value
 class TimeOut(ServerCommand):
     """Fail a claimed attempt that has exceeded its timeout or its lease."""
 
@@ -279,7 +269,7 @@ class TimeOut(ServerCommand):
     due_time: int
 
 
-@_command
+@value
 class MarkStale(ServerCommand):
     """Fail a claimed attempt that has not reported since ``heard_time``."""
 
@@ -287,12 +277,12 @@ class MarkStale(ServerCommand):
     heard_time: int
 
 
-@_command
+@value
 class RetryResting(ServerCommand):
     """Retry a retryable job that is in FAILED although its type retries automatically."""
 
 
-@_command
+@value
 class ServeDue(Command):
     """Serve due jobs, the earliest first: start retries, and fail attempts that have exceeded their timeout."""
 
@@ -303,7 +293,7 @@ class ServeDue(Command):
         reads.selections.add(Due(self.limit))
 
 
-@_command
+@value
 class DeleteFinished(Command):
     """Delete jobs that ended before ``before``, in the order in which they ended, from after a position on."""
 

@@ -153,13 +153,6 @@ class Job:
     """Not a field: the encoding of all fields except those in ``REPORTED``, or empty. It stays valid after a report,
     so that the event of a report need not encode the whole job."""
 
-    def evolve(self, **changes: Any) -> Self:
-        """A copy with ``changes``."""
-        values = self.__dict__ | changes
-        values.pop("unreported_encoding", None)
-        values.pop("terms_encoding", None)
-        return self.from_fields(values)
-
     def reported(self, **changes: Any) -> Self:
         """A copy with ``changes``, in which only fields in ``REPORTED`` differ. It keeps the encoding of the others."""
         new = _allocate(type(self))

@@ -106,13 +106,9 @@ class Cleanup:
         if run.dry_run:
             return await self._readers.run(lambda reader: reader.trimmable_events(older_than, bytes_max))
         slices = Slices(self._committer, self._clock, EVENTS_AT_ONCE)
-        events = 0
-        while await run.still_claimed():
-            removed = await slices.run(lambda transaction, limit: transaction.trim_events(older_than, bytes_max, limit))
-            if not removed:
-                break
-            events += removed
-        return events
+        return await slices.run_all(
+            lambda transaction, limit: transaction.trim_events(older_than, bytes_max, limit), run.still_claimed
+        )
 
 
 def _completion(job: JobSummary | FinishedJob) -> Position:

@@ -41,19 +41,16 @@ class EvictInactive:
         result = TaskResult()
         slices = Slices(self._committer, self._clock, _REQUESTS_AT_ONCE)
         older_than = self._clock.now() - REQUEST_ID_KEPT
-        while by_age and await still_claimed():
-            removed = await slices.run(lambda transaction, limit: transaction.trim_requests(older_than, limit))
-            result.requests += removed
-            if not removed:
-                break
+        if by_age:
+            result.requests = await slices.run_all(
+                lambda transaction, limit: transaction.trim_requests(older_than, limit), still_claimed
+            )
         removable_before = self._clock.now() - REQUEST_ID_KEPT_MIN
-        while self._committer.requests_surplus > 0 and await still_claimed():
-            removed = await slices.run(
+        if self._committer.requests_surplus > 0:
+            result.requests += await slices.run_all(
                 lambda transaction, limit: transaction.trim_requests(
                     removable_before, min(limit, max(0, self._committer.requests_surplus))
-                )
+                ),
+                still_claimed,
             )
-            result.requests += removed
-            if not removed:
-                break
         return result

@@ -10,6 +10,7 @@ from jobstate_server.domain.durations import MILLISECOND, SECOND
 from jobstate_server.engine.batch import SliceOutcome
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.pace import Pace, pause
+from jobstate_server.maintenance.task import StillClaimed
 from jobstate_server.store.base import Transaction
 
 TASK_SHARE = 0.2
@@ -48,6 +49,16 @@ class Slices:
         if changed:
             await self._rest(self._pace.after(changed, spent, self._committer.backlog))
         return changed
+
+    async def run_all(self, work: Callable[[Transaction, int], int], still_claimed: StillClaimed) -> int:
+        """Run slices until one changes nothing or the run is no longer claimed. Returns how many rows they changed."""
+        total = 0
+        while await still_claimed():
+            changed = await self.run(work)
+            if not changed:
+                break
+            total += changed
+        return total
 
     async def after(self, rows: int, outcome: SliceOutcome) -> None:
         """Leave the others their part after a command that changed so many rows."""

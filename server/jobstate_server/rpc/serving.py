@@ -135,16 +135,22 @@ class Calls:
                 new_call[f"/{service}/{name}"] = partial(kind, method)
         server.add_generic_rpc_handlers((_Service(new_call),))
 
-    def _plain(self, handler: PlainHandler) -> Answer:
+    async def _receive(self, open_call: OpenCall) -> bytes:
+        """The request of a call that has one. Raises InvalidField when there is none."""
         admission = self.admission
+        try:
+            received = await admission.receiving(open_call)
+        finally:
+            admission.received(open_call)
+        if received is grpc.aio.EOF:
+            raise InvalidField("request", "is missing")
+        raw: bytes = received
+        admission.buffers.count_read(open_call.connection, len(raw))
+        return raw
 
+    def _plain(self, handler: PlainHandler) -> Answer:
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> Any:
-            try:
-                raw = await admission.receiving(open_call)
-            finally:
-                admission.received(open_call)
-            _check_received(raw)
-            admission.buffers.count_read(open_call.connection, len(raw))
+            raw = await self._receive(open_call)
             return await handler(raw, context)
 
         return answer
@@ -184,12 +190,7 @@ class Calls:
                 if is_batch:
                     raw, batch_share = await admission.batch(context, open_call.connection, self._ender(context))
                 else:
-                    try:
-                        raw = await admission.receiving(open_call)
-                    finally:
-                        admission.received(open_call)
-                    _check_received(raw)
-                    admission.buffers.count_read(open_call.connection, len(raw))
+                    raw = await self._receive(open_call)
                 # A call that waits does not hold room for an answer meanwhile, which is usually empty.
                 reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight and not waits else 0)
                 if reserved:
@@ -222,16 +223,9 @@ class Calls:
     def _stream(
         self, handler: Callable[[Any, StreamCall], AsyncGenerator[bytes, None]], request_type: type[Message]
     ) -> Answer:
-        admission = self.admission
-
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
             call = self._stream_call(context)
-            try:
-                raw = await admission.receiving(open_call)
-            finally:
-                admission.received(open_call)
-            _check_received(raw)
-            admission.buffers.count_read(open_call.connection, len(raw))
+            raw = await self._receive(open_call)
             call.size, call.unread = len(raw), self._answer_share(context)
             responses = handler(parse(request_type, raw), call)
             # A watch may last for days, and its request may be large.
@@ -313,11 +307,6 @@ class _Service(grpc.GenericRpcHandler):
         """The handler of a call whose headers have arrived. None if there is no such method."""
         new_call = self._new_call.get(handler_call_details.method)
         return None if new_call is None else new_call()
-
-
-def _check_received(raw: object) -> None:
-    if raw is grpc.aio.EOF:
-        raise InvalidField("request", "is missing")
 
 
 def parse(request_type: type[Message], raw: bytes) -> Message:

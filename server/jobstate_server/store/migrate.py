@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 
-from peewee import Database, fn
+from peewee import Database
 
-from jobstate_server.domain.durations import SECOND
-from jobstate_server.store.base import REPLICA_LEASE
 from jobstate_server.store.errors import CannotOpen
-from jobstate_server.store.models import HorizonRow, LogRow, ReplicaRow, SchemaRow
+from jobstate_server.store.models import HorizonRow, LogRow, SchemaRow
 
 TYPES = {
     "sqlite": {"integer": "INTEGER", "bigint": "INTEGER", "boolean": "INTEGER", "text": "TEXT", "bytes": "BLOB"},
@@ -39,8 +38,6 @@ _FILE_NAME = re.compile(r"(\d{4})_\w+?(?:\.(\w+))?\.sql")
 _TYPE = re.compile(r"\{(\w+)\}")
 _ADVISORY_LOCK = 0x6A6F_6273_7461_7465
 """Key of the PostgreSQL lock that a migration takes: "jobstate" as a number, so that no other program uses it."""
-_OFFSET_SINCE = 6
-"""The migration that added ``log.clock_offset``."""
 _USABLE_FROM = re.compile(r"^-- usable_from: (\d+)$", re.MULTILINE)
 
 
@@ -75,12 +72,17 @@ def statements_of(text: str, dialect: str) -> tuple[str, ...]:
     return tuple(part for piece in code.split(";\n") if (part := piece.strip().removesuffix(";")))
 
 
-def bring_up_to_date(database: Database, dialect: str) -> list[int]:
+def bring_up_to_date(
+    database: Database, dialect: str, before_breaking: Callable[[int], None] = lambda _version: None
+) -> list[int]:
     """Apply the missing migrations in one transaction. Returns their numbers.
 
+    Args:
+        before_breaking: called in the transaction with the version of the schema, before a migration that the programs
+            that know only this version cannot work beside.
+
     Raises:
-        CannotOpen: a newer program has changed the database so that this one cannot use it, or another server still
-            uses it as it is.
+        CannotOpen: a newer program has changed the database so that this one cannot use it.
     """
     known = migrations(dialect)
     newest = known[-1].version
@@ -95,8 +97,8 @@ def bring_up_to_date(database: Database, dialect: str) -> list[int]:
                 f" this one knows {newest}: upgrade jobstate-server"
             )
         applied = [migration for migration in known if migration.version > version]
-        if dialect == "postgres" and version and any(migration.usable_from > version for migration in applied):
-            _refuse_beside_others(database, version)
+        if version and any(migration.usable_from > version for migration in applied):
+            before_breaking(version)
         for migration in applied:
             for statement in migration.statements:
                 database.execute_sql(statement)
@@ -108,25 +110,6 @@ def bring_up_to_date(database: Database, dialect: str) -> list[int]:
             query = SchemaRow.insert(id="schema", **values)
             database.execute(query.on_conflict(conflict_target=[SchemaRow.id], update=values))
     return [migration.version for migration in applied]
-
-
-def _refuse_beside_others(database: Database, version: int) -> None:
-    """Raise CannotOpen if a server has renewed its lease of late. It does not look at the schema again."""
-    if not database.execute_sql("SELECT to_regclass('replica') IS NOT NULL").fetchone()[0]:
-        return
-    (newest,) = database.execute(ReplicaRow.select(fn.MAX(ReplicaRow.renew_time))).fetchone()
-    if newest is None:
-        return
-    # The store's time runs ahead of the database's clock by an offset, which older schemas did not have.
-    ahead = 0
-    if version >= _OFFSET_SINCE:
-        ((ahead,),) = database.execute(LogRow.select(LogRow.clock_offset)).fetchall()
-    ((clock,),) = database.execute_sql("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchall()
-    if newest > clock + ahead - REPLICA_LEASE:
-        raise CannotOpen(
-            "another jobstate-server uses this database, and it is too old for the tables that this one needs: stop"
-            f" all of them, wait {REPLICA_LEASE // SECOND} s if one was killed, and start this one again"
-        )
 
 
 def note_create_time(database: Database, now: int) -> None:

@@ -83,33 +83,31 @@ class WholeJobRow(JobColumns):
         table_name = "job"
 
 
-class MetadataRow(Model):
-    """The metadata of a job that has any."""
+class DocumentRow(Model):
+    """A document of a job on SQLite. A job that has none has no row."""
 
     create_sequence = BigIntegerField(primary_key=True)
     content = BlobField()
+
+
+class MetadataRow(DocumentRow):
+    """The metadata of a job."""
 
     class Meta:
         table_name = "job_metadata"
         strict_tables = True
 
 
-class ResultRow(Model):
-    """The result of a job that has one."""
-
-    create_sequence = BigIntegerField(primary_key=True)
-    content = BlobField()
+class ResultRow(DocumentRow):
+    """The result of a job."""
 
     class Meta:
         table_name = "job_result"
         strict_tables = True
 
 
-class ErrorDetailsRow(Model):
-    """The details of a job's last error, if it has any."""
-
-    create_sequence = BigIntegerField(primary_key=True)
-    content = BlobField()
+class ErrorDetailsRow(DocumentRow):
+    """The details of a job's last error."""
 
     class Meta:
         table_name = "job_error_details"
@@ -324,7 +322,7 @@ class SchemaRow(Model):
         strict_tables = True
 
 
-DOCUMENT_TABLES: tuple[type[Model], ...] = (MetadataRow, ResultRow, ErrorDetailsRow)
+DOCUMENT_TABLES: tuple[type[DocumentRow], ...] = (MetadataRow, ResultRow, ErrorDetailsRow)
 """Where SQLite has the documents of jobs, in the order of ``rows.DOCUMENTS``."""
 
 _COMMON: tuple[type[Model], ...] = (

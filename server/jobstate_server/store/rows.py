@@ -12,6 +12,7 @@ from jobstate_server.domain.job import (
     INT64_MAX,
     JOB_FIELDS,
     REPORTED,
+    TERMS,
     Attempt,
     AttemptOutcome,
     Document,
@@ -42,23 +43,7 @@ JOB_COLUMNS = _PLAIN_JOB_FIELDS + _ERROR_COLUMNS
 
 _JOB_WIDTH = len(JOB_COLUMNS)
 
-_FIXED = frozenset(
-    {
-        "id",
-        "create_sequence",
-        "job_type",
-        "source_id",
-        "principal",
-        "max_retries",
-        "timeout",
-        "create_time",
-        "level",
-        "lane",
-        "start_within",
-        "unique_key",
-        "unique_until",
-    }
-)
+_FIXED = TERMS | {"create_sequence", "lane", "principal", "unique_until"}
 """What no change of a job changes."""
 
 _CHANGING_FIELDS = tuple(name for name in _PLAIN_JOB_FIELDS if name not in _FIXED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -54,7 +55,7 @@ def known(store: PostgresStore, *jobs: Job) -> tuple[Job, ...]:
 
 def test_a_job_that_nobody_else_has_changed_is_not_read_again(store: PostgresStore) -> None:
     (job,) = known(store, a_job())
-    changed = change(store, job.evolve(worker="one"))
+    changed = change(store, replace(job, worker="one"))
 
     assert loaded(store) is changed
 
@@ -144,18 +145,24 @@ def test_what_was_rolled_back_is_not_known(store: PostgresStore) -> None:
     assert loaded(store) is job
 
 
-def test_who_waits_for_a_job_it_knows_gets_it_as_the_other_replica_left_it(
-    url: str, store: PostgresStore, other: PostgresStore
-) -> None:
-    known(other, a_job())
-
+def loaded_while_another_writes(url: str, store: PostgresStore, other: PostgresStore, changes: Changes) -> Job | None:
+    """The job as ``other`` gets it, which waits for its lock until ``store`` has written these changes."""
     with ThreadPoolExecutor(1) as threads:
         with store.transaction() as transaction:
             transaction.load(reads(["job"]))
             loading = threads.submit(loaded, other)
             until_it_waits(url, other.database.process)
-            transaction.write(Changes(updated=[ChangedJob(a_job(worker="first"), 0)], events=[an_event()]))
-        found = loading.result(PATIENCE_S)
+            transaction.write(changes)
+        return loading.result(PATIENCE_S)
+
+
+def test_who_waits_for_a_job_it_knows_gets_it_as_the_other_replica_left_it(
+    url: str, store: PostgresStore, other: PostgresStore
+) -> None:
+    known(other, a_job())
+    changes = Changes(updated=[ChangedJob(a_job(worker="first"), 0)], events=[an_event()])
+
+    found = loaded_while_another_writes(url, store, other, changes)
 
     assert found is not None
     assert found.worker == "first"
@@ -166,13 +173,7 @@ def test_who_waits_for_a_job_it_knows_finds_it_gone_if_the_other_replica_deletes
 ) -> None:
     known(other, a_job())
 
-    with ThreadPoolExecutor(1) as threads:
-        with store.transaction() as transaction:
-            transaction.load(reads(["job"]))
-            loading = threads.submit(loaded, other)
-            until_it_waits(url, other.database.process)
-            transaction.write(Changes(deleted=[remains("job")]))
-        assert loading.result(PATIENCE_S) is None
+    assert loaded_while_another_writes(url, store, other, Changes(deleted=[remains("job")])) is None
 
 
 def test_replicas_that_know_the_same_jobs_never_wait_for_each_other_in_a_circle(
@@ -187,7 +188,7 @@ def test_replicas_that_know_the_same_jobs_never_wait_for_each_other_in_a_circle(
             start.wait()
             with replica.transaction() as transaction:
                 jobs = transaction.load(reads(mine)).jobs
-                changed = [ChangedJob(job.evolve(worker=""), number) for number, job in enumerate(jobs.values())]
+                changed = [ChangedJob(replace(job, worker=""), number) for number, job in enumerate(jobs.values())]
                 transaction.finish(Changes(updated=changed, events=[an_event(name) for name in jobs]))
 
     with ThreadPoolExecutor(2) as threads:
@@ -253,7 +254,7 @@ def _take(transaction: Transaction, step: str, name: str, job: Job | None, numbe
     elif step == "delete":
         transaction.finish(Changes(deleted=[remains(job=job)], events=[an_event(name)]))
     else:
-        changed = ChangedJob(job.evolve(worker=f"{number}"), 0)
+        changed = ChangedJob(replace(job, worker=f"{number}"), 0)
         transaction.write(Changes(updated=[changed], events=[an_event(name)]))
         if step == "conflict":
             raise TransactionConflict

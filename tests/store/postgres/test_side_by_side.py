@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -221,7 +222,7 @@ def test_replicas_that_change_the_same_jobs_in_different_order_do_not_stand_in_e
         for _ in range(15):
             with store.transaction() as transaction:
                 found = transaction.load(Reads(job_ids=InOrder(order))).jobs
-                changed = [found[name].evolve(result_count=found[name].result_count + 1) for name in order]
+                changed = [replace(found[name], result_count=found[name].result_count + 1) for name in order]
                 transaction.finish(Changes(updated=unversioned(changed), events=[an_event()]))
 
     with ExitStack() as stack, ThreadPoolExecutor(3) as threads:
@@ -318,5 +319,5 @@ def test_a_postponed_timeout_of_a_job_that_another_replica_ends_meanwhile_ends_w
             transaction.write(Changes(updated=[ChangedJob(ended, 0)], events=[an_event()]))
         assert in_time(postponing) == 0
 
-    assert stored_job(store) == ended.evolve(version=1)
+    assert stored_job(store) == replace(ended, version=1)
     assert rows(url, "SELECT due_time FROM job") == [(None,)]

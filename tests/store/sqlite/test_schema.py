@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import peewee
@@ -91,7 +92,7 @@ def test_temporary_data_of_a_migration_is_in_files_and_later_in_memory(
 def test_attempts_claimed_before_claims_had_a_time_are_taken_to_be_claimed_when_they_began(path: Path) -> None:
     resumed = a_job(state=JobState.PROCESSING, attempt=2, start_time=7)
     with old_store(SqliteHome(path), 3) as old:
-        for job in (resumed.evolve(claimed=True), resumed.evolve(id="waits")):
+        for job in (replace(resumed, claimed=True), replace(resumed, id="waits")):
             old.insert("job", **job_as_then(job))
         old.insert("attempt", **attempt_as_then(an_attempt(start_time=3, claim_time=None)))
 

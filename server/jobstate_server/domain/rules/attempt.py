@@ -112,7 +112,7 @@ def end_attempt(draft: Draft, outcome: AttemptOutcome, error: JobError | None) -
 
 def fail_attempt(context: RuleContext, draft: Draft, error: JobError, retry_delay: int | None = None) -> None:
     """Take the step ``fail`` and, in the same commit, the automatic step after it."""
-    previous = draft.job.state
+    previous = draft.after.state
     state = draft.take(Trigger.FAIL)
     end_attempt(draft, AttemptOutcome.FAILED, error)
     job = draft.move()

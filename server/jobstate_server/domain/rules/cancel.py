@@ -31,7 +31,7 @@ def expire(_context: RuleContext, job: Job, command: c.Expire, now: int) -> Chan
 
 def _end_as_cancelled(draft: Draft, reason: str, cause: CancelCause) -> None:
     """Take the step to CANCELLED."""
-    previous = draft.job.state
+    previous = draft.after.state
     state = draft.take(Trigger.CANCEL)
     if previous is JobState.PROCESSING:
         end_attempt(draft, AttemptOutcome.CANCELLED, None)

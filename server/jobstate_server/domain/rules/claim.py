@@ -23,10 +23,10 @@ def start(_context: RuleContext, job: Job, command: c.Start, now: int) -> Change
 
 def begin_claimed(draft: Draft, worker: str, lease: int | None = None) -> None:
     """Start the first attempt for a worker."""
-    previous, now = draft.job.state, draft.now
+    previous, now = draft.after.state, draft.now
     begin_attempt(draft, draft.take(Trigger.START), now)
     _give_to_worker(draft, worker, lease)
-    draft.emit(EventType.STARTED, previous, Started(resumed=False, waited=max(0, now - draft.job.ready_time)))
+    draft.emit(EventType.STARTED, previous, Started(resumed=False, waited=max(0, now - draft.after.ready_time)))
 
 
 def begin_attempt(draft: Draft, state: JobState, start_time: int) -> None:
@@ -52,7 +52,7 @@ def begin_attempt(draft: Draft, state: JobState, start_time: int) -> None:
 def claim(draft: Draft, worker: str, lease: int | None = None) -> None:
     """Claim the attempt that the server resumed for a worker. All its limits count from here."""
     _give_to_worker(draft, worker, lease)
-    waited = max(0, draft.now - draft.job.ready_time)
+    waited = max(0, draft.now - draft.after.ready_time)
     draft.emit(EventType.CLAIMED, JobState.PROCESSING, Claimed(worker, waited))
 
 

@@ -50,15 +50,13 @@ def visible_job(command: JobCommand, view: View) -> Job | None:
 
 
 class Draft(Change):
-    """The change of a stored job in the making."""
+    """The change of a stored job in the making. ``after`` is the job as it is so far; only ``move`` and ``report``
+    return it as one that may be set."""
 
-    __slots__ = ("_command", "_is_shared", "job", "now")
-
-    job: Job
-    """The job as it is so far. Only ``move`` and ``report`` return it as one that may be set."""
+    __slots__ = ("_command", "_is_shared", "now")
 
     def __init__(self, job: Job, command: JobCommand | Acquire, now: int) -> None:
-        self.before = self.after = self.job = job
+        self.before = self.after = job
         self.now = now
         self.events: list[Event] = []
         self.ended = None
@@ -72,9 +70,9 @@ class Draft(Change):
 
     def take(self, trigger: Trigger, asked_as: Trigger | None = None) -> JobState:
         """The state that ``trigger`` leads to. Raises TransitionNotAllowed, which names the caller's trigger."""
-        target = next_state(trigger, self.job, self.now)
+        target = next_state(trigger, self.after, self.now)
         if target is None:
-            job = self.job
+            job = self.after
             raise TransitionNotAllowed(
                 job.id,
                 job.state.name,
@@ -87,26 +85,26 @@ class Draft(Change):
 
     def _why(self, trigger: Trigger, asked_as: Trigger | None) -> str:
         """Why a step is not allowed, if the state alone does not say it."""
-        if trigger is Trigger.START and self.job.held:
+        if trigger is Trigger.START and self.after.held:
             return " and is delayed"
-        is_taken = asked_as is Trigger.START and self.job.state is JobState.PROCESSING
+        is_taken = asked_as is Trigger.START and self.after.state is JobState.PROCESSING
         return " and its attempt has a worker" if is_taken else ""
 
     def move(self) -> Job:
         """The job, to set any fields of it until the next event is added. Its ``update_time`` is now."""
         if self._is_shared:
-            self.after = self.job = self.job.moved()
-            self.job.update_time = self.now
+            self.after = self.after.moved()
+            self.after.update_time = self.now
             self._is_shared = False
-        return self.job
+        return self.after
 
     def report(self) -> Job:
         """The job, to set fields in ``REPORTED`` until the next event is added."""
         if self._is_shared:
-            self.is_report = self.job is self.before
-            self.after = self.job = self.job.reported()
+            self.is_report = self.after is self.before
+            self.after = self.after.reported()
             self._is_shared = False
-        return self.job
+        return self.after
 
     def emit(
         self,
@@ -118,7 +116,7 @@ class Draft(Change):
     ) -> None:
         """Add an event with the job as it is at this step."""
         actor = self._command.caller.actor
-        self.events.append(Event(type_, self.now, actor, previous, self.job, detail, with_metadata, with_result))
+        self.events.append(Event(type_, self.now, actor, previous, self.after, detail, with_metadata, with_result))
         self._is_shared = True
 
 

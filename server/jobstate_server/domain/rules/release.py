@@ -43,7 +43,7 @@ def return_undelivered(_context: RuleContext, job: Job, command: c.ReturnUndeliv
 
 
 def _release(draft: Draft, reason: str, delay: int) -> None:
-    previous, number = draft.job.state, draft.job.attempt
+    previous, number = draft.after.state, draft.after.attempt
     state = draft.take(Trigger.RELEASE)
     end_attempt(draft, AttemptOutcome.RELEASED, None)
     due = draft.now + delay

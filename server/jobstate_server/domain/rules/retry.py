@@ -33,7 +33,7 @@ def retry_wait(context: RuleContext, job: Job) -> int:
 
 def wait_for_retry(draft: Draft, wait: int) -> None:
     """Take the step from FAILED to RETRYING."""
-    previous = draft.job.state
+    previous = draft.after.state
     state = draft.take(Trigger.RETRY)
     due = draft.now + wait
     job = draft.move()
@@ -47,7 +47,7 @@ def wait_for_retry(draft: Draft, wait: int) -> None:
 
 def resume(draft: Draft, trigger: Trigger) -> None:
     """Start the attempt that the job has waited for."""
-    previous, due = draft.job.state, draft.job.next_retry_time
+    previous, due = draft.after.state, draft.after.next_retry_time
     # Not ``now``: retries resumed late, or many in one commit, keep the order in which their waits ended.
     start_time = draft.now if due is None else min(draft.now, due)
     begin_attempt(draft, draft.take(trigger), start_time)

@@ -24,9 +24,13 @@ STEP_BACK_MIN = 100 * MILLISECOND
 """The database's clock was set back if it is this far behind the time that we counted. In the two seconds between a
 replica's transactions, clocks drift apart by a few milliseconds at most."""
 
-_READING = b"(extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock_offset, clock_set"
+_CLOCK = b"(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_READING = _CLOCK + b", clock_offset, clock_set"
 
 NOW = b"SELECT " + _READING + b" FROM log"
+_NOW_BEFORE_OFFSETS = b"SELECT " + _CLOCK + b", 0, 0"
+_OFFSET_SINCE = 6
+"""The version of the schema that added the offset."""
 _LOCK = b"SELECT 1 FROM log FOR UPDATE"
 _NEWEST = b"SELECT " + _READING + b", GREATEST(time, (SELECT max(renew_time) FROM replica)) FROM log"
 _SET = b"UPDATE log SET clock_offset = %(offset)s, clock_set = %(database)s"
@@ -54,6 +58,11 @@ class Reading(NamedTuple):
     def time(self) -> int:
         """The store's time."""
         return self.database + self.ahead
+
+    @classmethod
+    def of(cls, execute: Execute, version: int) -> Reading:
+        """The reading in a database of this version of the schema."""
+        return cls(*one_row(execute(NOW if version >= _OFFSET_SINCE else _NOW_BEFORE_OFFSETS)))
 
 
 class DatabaseTime:

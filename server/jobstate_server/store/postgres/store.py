@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import psycopg
@@ -35,6 +36,7 @@ from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.postgres.notifier import PostgresNotifier, channel_of
 from jobstate_server.store.postgres.reader import PostgresReader
 from jobstate_server.store.postgres.ready_jobs import Marks
+from jobstate_server.store.postgres.replicas import refuse_beside_others
 from jobstate_server.store.postgres.transaction import PostgresTransaction
 from jobstate_server.store.reading.reader import SqlReader
 
@@ -50,8 +52,8 @@ class PostgresStore:
             clock: a ``FollowingClock`` is set to the database's time, which all replicas share.
 
         Raises:
-            CannotOpen: the database does not exist, it cannot keep the store's promises, or a newer program has changed
-                it so that this one cannot use it.
+            CannotOpen: the database does not exist, it cannot keep the store's promises, a newer program has changed it
+                so that this one cannot use it, or an older one that uses it cannot work beside this one.
         """
         self._url = url
         self._known = KnownJobs(cache_sizes_of(cache_bytes).jobs)
@@ -63,7 +65,8 @@ class PostgresStore:
             # Without timeouts: a migration may take long, and other replicas wait for it.
             with closing(Postgres(url, {})) as migrator:
                 check_server(migrator.raw_connection)
-                migrate.bring_up_to_date(migrator, "postgres")
+                execute = migrator.raw_connection.execute
+                migrate.bring_up_to_date(migrator, "postgres", partial(refuse_beside_others, execute))
             connection = self.database.raw_connection
             with connection.transaction():
                 self._time.begin(lambda text, **values: connection.execute(text, values))

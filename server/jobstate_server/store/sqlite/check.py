@@ -19,6 +19,7 @@ from jobstate_server.store import migrate
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.models import (
     AttemptRow,
+    DocumentRow,
     ErrorDetailsRow,
     EventRow,
     JobRow,
@@ -38,7 +39,7 @@ _BUSY_TIMEOUT_S = 5.0
 """A reader waits for a lock only while the WAL of a crashed server is recovered."""
 
 
-_APART = {
+_APART: dict[type[AttemptRow | DocumentRow], str] = {
     AttemptRow: "ended attempts",
     MetadataRow: "documents of metadata",
     ResultRow: "results",
@@ -152,7 +153,7 @@ def _check_belonging(database: SqliteDatabase, problems: list[str]) -> None:
     """Check that what is stored apart from its job has one."""
     jobs = JobRow.select(JobRow.create_sequence)
     for model, what in _APART.items():
-        lost = model.select(fn.COUNT(SQL("*"))).where(model.create_sequence.not_in(jobs))  # type: ignore[attr-defined]
+        lost = model.select(fn.COUNT(SQL("*"))).where(model.create_sequence.not_in(jobs))
         (orphans,) = _one(database, lost)
         if orphans:
             problems.append(f"{orphans:,} {what} belong to no job")
