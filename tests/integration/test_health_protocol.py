@@ -23,7 +23,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
-NAMES = {"", "jobstate.v1.JobService", "jobstate.v1.MaintenanceService", "jobs"}
+NAMES = {"", "jobstate.v1.DispatchService", "jobstate.v1.JobService", "jobstate.v1.MaintenanceService", "jobs"}
 
 
 def watch(client: Client, service: str = "") -> Any:

@@ -112,7 +112,7 @@ async def test_services_and_methods_can_be_listed_and_health_and_channelz_asked(
     (servers,) = await terminal.call("grpc.channelz.v1.Channelz/GetServers")
     (tasks,) = await terminal.call("jobstate.v1.MaintenanceService/ListTasks")
 
-    assert {"jobstate.v1.JobService", "jobstate.v1.MaintenanceService", "grpc.health.v1.Health"} <= set(services)
+    assert {"jobstate.v1.JobService", "jobstate.v1.DispatchService", "grpc.health.v1.Health"} <= set(services)
     for service in (JOB_SERVICE, MAINTENANCE_SERVICE):
         assert {f"{service.full_name}/{method.name}" for method in service.methods} <= set(methods)
     assert health == of_jobs == {"status": "SERVING"}

@@ -52,7 +52,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
-SERVICES = ("", "jobstate.v1.JobService", "jobstate.v1.MaintenanceService")
+SERVICES = ("", "jobstate.v1.JobService", "jobstate.v1.DispatchService", "jobstate.v1.MaintenanceService")
 
 
 def test_lifecycle_prints_the_diagram_of_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:

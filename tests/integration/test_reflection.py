@@ -12,7 +12,12 @@ from jobstate_server.rpc import reflection
 
 from ..support.server import Running
 
-OURS = {"jobstate.v1.JobService", "jobstate.v1.MaintenanceService", "grpc.health.v1.Health"}
+OURS = {
+    "jobstate.v1.JobService",
+    "jobstate.v1.DispatchService",
+    "jobstate.v1.MaintenanceService",
+    "grpc.health.v1.Health",
+}
 
 
 def message(version: str, name: str) -> Any:
