@@ -43,6 +43,9 @@ _OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 _LAST = "the last word"
 
+_WATCHED_MIN = 0.2
+"""A watch hands over values of the library's own, decoded as far as they are looked at."""
+
 
 class Measured:
     """A stretch of work, timed where it was done."""
@@ -295,14 +298,17 @@ def _work(work: Callable[..., object], *arguments: object) -> Measured:
     return done
 
 
-def _beside(what: str, unit: str, ours: list[Sample], theirs: list[Sample], note: str) -> list[Finding]:
+def _beside(
+    what: str, unit: str, ours: list[Sample], theirs: list[Sample], note: str, limit: float | None = None
+) -> list[Finding]:
     """How the rates compare, and how the processor time does that each side takes for itself."""
     costs = [[sample.client_cpu / sample.ops for sample in side] for side in (ours, theirs)]
     return [
         Finding(
             what,
-            "",
+            "" if limit is None else f"≥ {limit:g} × the stub",
             ratios([mine.rate for mine in ours], [other.rate for other in theirs]),
+            limit,
             ours=spread([mine.rate for mine in ours], f" {unit}/s"),
             theirs=spread([other.rate for other in theirs], f" {unit}/s"),
             note=note,
@@ -401,7 +407,7 @@ def _watches(bench: Bench, callers: _Callers) -> list[Finding]:
             measures = [partial(callers.measure, side, server.address, events) for side in (ours, theirs)]
             note = f"a history of {events:,} events; the other: the messages of the generated stub, as they are"
             samples, others = bench.alternate(*measures)
-            findings += _beside(what, "events", samples, others, note)
+            findings += _beside(what, "events", samples, others, note, _WATCHED_MIN)
     return findings
 
 

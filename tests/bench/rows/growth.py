@@ -114,7 +114,7 @@ def pages(bench: Bench) -> list[Finding]:
 def start(bench: Bench) -> list[Finding]:
     """From starting the process to the first connection that is answered."""
     findings = []
-    for stored, limit in ((0, 1.5), (bench.sizes.stored[-1], 2.0)):
+    for stored, limit in ((0, 0.5), (bench.sizes.stored[-1], 0.5)):
         spans = []
         for _ in range(bench.runs):
             with bench.servers(stored) as (server,):

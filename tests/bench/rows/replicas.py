@@ -99,19 +99,24 @@ def replicas(bench: Bench) -> list[Finding]:
         jobs = [bench.live_jobs(server) for server in servers]
         calls = [Calls(bench, job_ids, messages.progress_call) for job_ids in jobs]
         streams = [StreamProgress(bench, job_ids) for job_ids in jobs]
-        for what, loads in (("UpdateProgress, 64 in flight", calls), ("StreamUpdates, progress", streams)):
+        for what, loads, two in (
+            ("UpdateProgress, 64 in flight", calls, 1.5),
+            ("StreamUpdates, progress", streams, 1.7),
+        ):
             unit = loads[0].unit
             measures: list[Callable[[], Sample]] = [
                 lambda load=load, server=server: load.run(server)  # type: ignore[misc]
                 for load, server in zip(loads, servers, strict=True)
             ]
             samples = bench.alternate(*measures)
-            for index, base in ((1, 0), (2, 1), (3, 1)):
+            for index, base, limit in ((1, 0, None), (2, 1, two), (3, 1, None)):
                 findings += compared(
                     f"PostgreSQL, {names[index]}: {what}",
                     unit,
                     samples[index],
                     samples[base],
+                    reach="" if limit is None else f"≥ {limit:g} × one",
+                    limit=limit,
                     note=f"against {names[base]}; servers, PostgreSQL and the load share this machine's cores",
                 )[:1]
     return findings

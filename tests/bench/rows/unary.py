@@ -45,13 +45,13 @@ def unary(bench: Bench) -> list[Finding]:
         )
         what = "UpdateProgress, 64 in flight"
         findings = compared(what, "calls", ours, theirs, reach="≥ 0.75 × echo", limit=0.75, note="h2load; one job")
-        findings.append(_p99(what, ours, theirs, 3.0))
+        findings.append(_p99(what, ours, theirs, 2.0))
         load = Calls(bench, job_ids, messages.progress_call)
         ours, theirs = bench.alternate(lambda: load.run(server), lambda: load.run(echo))
         what = f"UpdateProgress of {len(job_ids):,} jobs, 64 in flight"
         note = "our load process: a job drawn for each call"
         findings += compared(what, "calls", ours, theirs, reach="≥ 0.75 × echo", limit=0.75, note=note)
-        findings.append(_p99(what, ours, theirs, 3.0))
+        findings.append(_p99(what, ours, theirs, 2.0))
         return findings
 
 
@@ -65,7 +65,7 @@ def get(bench: Bench) -> list[Finding]:
             lambda: _same_call(bench, echo, request, changes=False),
         )
         findings = compared(
-            "Get, 64 in flight", "calls", ours, theirs, reach="≥ 0.80 × echo", limit=0.80, note="h2load; one job"
+            "Get, 64 in flight", "calls", ours, theirs, reach="≥ 0.85 × echo", limit=0.85, note="h2load; one job"
         )
         load = Calls(bench, job_ids, messages.get_call, changes=False)
         ours, theirs = bench.alternate(lambda: load.run(server), lambda: load.run(echo))
