@@ -309,9 +309,9 @@ FAULTS: dict[str, tuple[str, str]] = {
         "UPDATE tally SET value = value + 1 WHERE measure = 1 AND value = 1",
         "but the statistics count 2",
     ),
-    "statistics that miscount what runs": (
+    "statistics that miscount what nobody has claimed": (
         "INSERT INTO tally (job_type, measure, bucket, value) VALUES ('another', 11, 0, 1)",
-        "there are 0 jobs of type another that workers have claimed, but the statistics count 1",
+        "there are 0 jobs of type another whose attempt no worker has claimed, but the statistics count 1",
     ),
     "statistics that miscount what is delayed": (
         "UPDATE job SET held = 1 WHERE id = 'done'",

@@ -102,7 +102,7 @@ def test_jobs_keep_their_documents_and_those_without_a_key_get_one_in_the_order_
     assert listed == [*older, *JOBS]
 
 
-def test_what_runs_is_counted_and_what_was_retried_is_ready_since_its_attempt_began(home: Home) -> None:
+def test_what_nobody_has_claimed_is_counted_and_what_was_retried_is_ready_since_its_attempt_began(home: Home) -> None:
     with old_store(home, 7) as old:
         for name, attempt, is_claimed in (("first", 1, True), ("again", 2, False)):
             job = a_job(name, create_sequence=attempt, version=9, create_time=30, state=JobState.PROCESSING)
@@ -111,7 +111,7 @@ def test_what_runs_is_counted_and_what_was_retried_is_ready_since_its_attempt_be
     with opened(home, ManualClock()) as store:
         assert [getattr(stored_job(store, name), "ready_time", None) for name in ("first", "again")] == [30, 40]
         with reading(store) as reader:
-            assert reader.tallies(())["type", Measure.RUNNING, 0] == 1
+            assert reader.tallies(())["type", Measure.UNCLAIMED, 0] == 1
             assert reader.oldest_ready("type") == 40
 
 

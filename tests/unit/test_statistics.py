@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobstate_server.domain import commands as c
-from jobstate_server.domain.durations import DAY
+from jobstate_server.domain.durations import DAY, HOUR
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import FINAL_STATES, INT64_MAX, Job, JobState, Usage
@@ -26,6 +26,7 @@ from jobstate_server.domain.statistics import (
     percentile,
     statistics,
 )
+from jobstate_server.domain.waiting import WaitReason, wait_reason
 
 from .support import a_decider, finished
 
@@ -45,7 +46,7 @@ usages = st.builds(Usage, tokens=st.none() | st.integers(0, 1_000), cost_nano=st
 durations = st.integers(1, 30 * DAY)
 
 
-REPORTS = ("progress", "complete", "fail", "give up")
+REPORTS = ("progress", "complete", "fail", "give up", "release", "snooze")
 """What only a started job can do: it is created and started on the way, so that random histories get far."""
 
 
@@ -68,7 +69,7 @@ class Scene:
 
     def do(self, step: tuple[str, str, Any]) -> None:
         what, job_id, detail = step
-        if job_id not in self.jobs and what != "create":
+        if job_id not in self.jobs and what not in ("create", "delay"):
             self.do(("create", job_id, detail))
         if what in REPORTS and self.jobs[job_id].state is JobState.QUEUED:
             self.do(("start", job_id, detail))
@@ -97,11 +98,14 @@ class Scene:
         self.now = max(self.now, due) if what == "resume" else self.now
         commands: dict[str, Callable[[], c.JobCommand]] = {
             "create": lambda: c.Create(job_id=job_id, job_type=TYPES[detail.tokens is None]),
+            "delay": lambda: c.Create(job_id=job_id, job_type=TYPES[0], delay=HOUR),
             "start": lambda: c.Start(job_id=job_id),
             "progress": lambda: c.UpdateProgress(job_id=job_id, attempt=attempt, usage=detail),
             "complete": lambda: c.Complete(job_id=job_id, attempt=attempt, usage=detail),
             "fail": lambda: c.Fail(job_id=job_id, attempt=attempt, usage=detail),
             "give up": lambda: c.Fail(job_id=job_id, attempt=attempt, usage=detail, retryable=False),
+            "release": lambda: c.Release(job_id=job_id, attempt=attempt, usage=detail),
+            "snooze": lambda: c.Release(job_id=job_id, attempt=attempt, usage=detail, delay=HOUR),
             "retry": lambda: c.Retry(job_id=job_id),
             "retry now": lambda: c.Retry(job_id=job_id, immediately=True),
             "resume": lambda: c.Resume(job_id=job_id, attempt=attempt, due_time=due),
@@ -116,7 +120,9 @@ class Scene:
         ever = [job for job in self.ever.values() if job.job_type in wanted]
         ended = Counter(ENDS[event.type] for event in events if event.type in ENDS)
         spans = [job.duration for job in ever if job.state is JobState.COMPLETED]
-        stored = Counter(job.state for job in self.jobs.values() if job.job_type in wanted)
+        now = [job for job in self.jobs.values() if job.job_type in wanted]
+        stored = Counter(job.state for job in now)
+        waiting = Counter(wait_reason(job) for job in now)
         judged = ended[JobState.COMPLETED] + ended[JobState.PERMANENTLY_FAILED]
         waits = [event.time - event.job.ready_time for event in events if event.type in CLAIMS and event.job.claimed]
         return {
@@ -126,6 +132,9 @@ class Scene:
             "duration_mean": sum(spans) // len(spans) if spans else None,
             "wait_mean": sum(waits) // len(waits) if waits else None,
             "wait_p99": percentile(Counter(map(duration_bucket, waits)), 0.99),
+            "running": sum(job.state is JobState.PROCESSING and job.claimed for job in now),
+            "waiting": {reason: waiting[reason] for reason in WaitReason},
+            "released": sum(event.type is EventType.RELEASED for event in events),
             "retries": sum(event.type is EventType.RETRYING for event in events),
             "tokens": sum(job.estimated_tokens for job in ever),
             "cost_nano": sum(job.estimated_cost_nano for job in ever),
@@ -134,7 +143,7 @@ class Scene:
 
 WHAT = (
     *("create", "start", "progress", "complete", "fail", "give up"),
-    *("retry", "retry now", "resume", "cancel", "delete"),
+    *("retry", "retry now", "resume", "cancel", "delete", "delay", "release", "snooze"),
 )
 steps = st.lists(st.tuples(st.sampled_from(WHAT), job_ids, usages), max_size=60)
 

@@ -15,7 +15,7 @@ from enum import IntEnum
 from jobstate_server.domain.job import FINAL_STATES, AttemptOutcome, FinishedJob, Job, JobState, saturating_add
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.values import plain_members
-from jobstate_server.domain.waiting import CancelCause, WaitReason, is_running
+from jobstate_server.domain.waiting import CancelCause, WaitReason, is_unclaimed
 
 
 @plain_members
@@ -39,8 +39,9 @@ class Measure(IntEnum):
     """Claims, bucketed by the logarithm of that wait."""
     HELD = 10
     """QUEUED jobs stored now that cannot be begun yet, bucketed by what they wait for."""
-    RUNNING = 11
-    """Attempts that are claimed now."""
+    UNCLAIMED = 11
+    """Attempts that no worker has claimed now. The others in PROCESSING run. Most attempts are claimed when they begin,
+    so few commits change this."""
     RELEASED = 12
     """Attempts that were given back."""
     EXPIRED = 13
@@ -98,9 +99,8 @@ class TallyCounter:
         if change.is_report:
             return
         self._add_dispatch(before, after)
-        if after.claimed and not before.claimed:
-            claimed = after.ready_time if after.claim_time is None else after.claim_time
-            self._waits[after.job_type].append(max(0, claimed - after.ready_time))
+        if not before.claimed and (claim_time := _claim_time(change)) is not None:
+            self._waits[after.job_type].append(max(0, claim_time - before.ready_time))
         if after.retry_count != before.retry_count:
             self._add((after.job_type, Measure.RETRIES, 0), after.retry_count - before.retry_count)
         if state is not before.state or change.ended is not None:
@@ -112,8 +112,8 @@ class TallyCounter:
 
     def _add_dispatch(self, before: Job, after: Job) -> None:
         """What a change adds about delays, claims and expiry."""
-        if running := is_running(after) - is_running(before):
-            self._add((after.job_type, Measure.RUNNING, 0), running)
+        if unclaimed := is_unclaimed(after) - is_unclaimed(before):
+            self._add((after.job_type, Measure.UNCLAIMED, 0), unclaimed)
         if before.held and not after.held:
             self._add((after.job_type, Measure.HELD, WaitReason.TIME), -1)
         if after.cancel_cause == CancelCause.EXPIRED != before.cancel_cause:
@@ -147,6 +147,16 @@ class TallyCounter:
 
     def _add(self, key: TallyKey, delta: int) -> None:
         self._sums[key] = self._sums.get(key, 0) + delta
+
+
+def _claim_time(change: Change) -> int | None:
+    """When a worker claimed the attempt that was not claimed before, None if it still is not.
+
+    The report that claims an attempt may end it, and the next one may have begun.
+    """
+    if change.ended is not None:
+        return change.ended.claim_time
+    return change.after.claim_time if change.after.claimed else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +212,7 @@ def statistics(job_type: str, tallies: Iterable[tuple[TallyKey, int]]) -> Statis
         tokens=sums[Measure.TOKENS][0],
         cost_nano=sums[Measure.COST_NANO][0],
         waiting=_waiting(sums),
-        running=sums[Measure.RUNNING][0],
+        running=sums[Measure.STORED][JobState.PROCESSING] - sums[Measure.UNCLAIMED][0],
         released=sums[Measure.RELEASED][0],
         expired=sums[Measure.EXPIRED][0],
     )
@@ -211,7 +221,7 @@ def statistics(job_type: str, tallies: Iterable[tuple[TallyKey, int]]) -> Statis
 def _waiting(sums: Mapping[Measure, Mapping[int, int]]) -> dict[WaitReason, int]:
     """How many jobs wait for what. Every QUEUED job does, every RETRYING one, and every attempt nobody has claimed."""
     stored, held = sums[Measure.STORED], sums[Measure.HELD]
-    ready = stored[JobState.QUEUED] - sum(held.values()) + stored[JobState.PROCESSING] - sums[Measure.RUNNING][0]
+    ready = stored[JobState.QUEUED] - sum(held.values()) + sums[Measure.UNCLAIMED][0]
     return {
         WaitReason.TURN: ready,
         WaitReason.TIME: held[WaitReason.TIME] + stored[JobState.RETRYING],

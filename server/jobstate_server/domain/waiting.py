@@ -67,6 +67,11 @@ def is_running(job: Job) -> bool:
     return job.claimed and job.state is JobState.PROCESSING
 
 
+def is_unclaimed(job: Job) -> bool:
+    """Whether the running attempt waits for a worker: the server has resumed it."""
+    return job.state is JobState.PROCESSING and not job.claimed
+
+
 def has_unique_key(job: Job) -> bool:
     """Whether no other job may get this job's unique key. The index ``job_unique`` has exactly these jobs."""
     if job.unique_key is None or job.state in _WITHOUT_KEY:

@@ -18,6 +18,7 @@ from jobstate_server.domain.statistics import Measure
 from jobstate_server.store import migrate
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.models import (
+    IS_UNCLAIMED,
     AttemptRow,
     DocumentRow,
     ErrorDetailsRow,
@@ -173,7 +174,7 @@ def _check_counts(database: SqliteDatabase, problems: list[str]) -> None:
                 f" {tallied.get(key, 0):,}"
             )
     for measure, condition, what in (
-        (Measure.RUNNING, (JobRow.state == JobState.PROCESSING) & JobRow.claimed, "that workers have claimed"),
+        (Measure.UNCLAIMED, IS_UNCLAIMED, "whose attempt no worker has claimed"),
         (Measure.HELD, JobRow.held, "that are delayed"),
     ):
         of_type = JobRow.select(JobRow.job_type, fn.COUNT(JobRow.id)).where(condition).group_by(JobRow.job_type)
