@@ -305,7 +305,7 @@ async def test_while_the_disk_is_full_the_server_is_not_serving_and_recovers_by_
         clock.advance(2 * SECOND)
         await clock.armed(2 * SECOND)
         await running.maintenance.CheckStale(mpb.CheckStaleRequest())
-        assert [await health_of(running, service) for service in SERVICES] == [NOT_SERVING] * 3
+        assert [await health_of(running, service) for service in SERVICES] == [NOT_SERVING] * len(SERVICES)
         refusal = await refused(create(running, "more", metadata=struct(blob="x" * 50_000)))
         assert refusal.reason == "STORE_UNAVAILABLE"
 
