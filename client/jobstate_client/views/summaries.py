@@ -105,6 +105,8 @@ def waiting_time(job: Job, now: datetime | None = None) -> str:
 def change_summary(job: Job) -> str:
     """The outcome of a change to a job, beside its id and state."""
     parts = [f"attempt {job.attempt}" if job.attempt else ""]
+    if job.existing:
+        parts.insert(0, "there already with this unique key")
     phase = phase_of(job.state, claimed=job.claimed)
     if phase is Phase.RUNNING and job.progress:
         parts.append(f"{job.progress} %")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from jobstate_client.cli import main
 from jobstate_client.testing import JobstateServer
@@ -96,13 +96,13 @@ def run_alone(*arguments: str, env: dict[str, str] | None = None) -> Result:
 
 
 @contextmanager
-def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """A command in a process of its own, with pipes, for as long as the block lasts."""
     process = subprocess.Popen(
         [*PROGRAM, *arguments],
         env=environment(),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )

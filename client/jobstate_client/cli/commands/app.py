@@ -12,8 +12,20 @@ from itertools import takewhile
 import click
 from click.shell_completion import shell_complete
 
-from jobstate_client.cli.commands.changes import cancel, complete, create, fail, progress, report_usage, retry, start
+from jobstate_client.cli.commands.acquire import acquire
+from jobstate_client.cli.commands.changes import (
+    cancel,
+    complete,
+    create,
+    fail,
+    progress,
+    release,
+    report_usage,
+    retry,
+    start,
+)
 from jobstate_client.cli.commands.completion import PROGRAM, VARIABLE, completion
+from jobstate_client.cli.commands.explain import explain
 from jobstate_client.cli.commands.maintenance import maintenance
 from jobstate_client.cli.commands.options import common_to_all
 from jobstate_client.cli.commands.queries import get, list_, stats, types
@@ -35,7 +47,7 @@ class InOrder(click.Group):
 @common_to_all
 @click.version_option(package_name="jobstate-grpc", prog_name=PROGRAM)
 def cli() -> None:
-    """Create, report, watch and maintain the jobs of a jobstate server.
+    """Create, hand out, report, watch and maintain the jobs of a jobstate server.
 
     The options below may be given before the command or after it.
 
@@ -45,7 +57,9 @@ def cli() -> None:
     """
 
 
-for _command in (create, get, list_, start, progress, complete, fail, report_usage, retry, cancel):
+for _command in (create, get, list_, explain, acquire, start, progress, complete, fail, release):
+    cli.add_command(_command)
+for _command in (report_usage, retry, cancel):
     cli.add_command(_command)
 for _command in (watch, top, stats, types, maintenance, completion):
     cli.add_command(_command)

@@ -1,4 +1,4 @@
-"""The commands that change one job: create, start, progress, complete, fail, report-usage, retry, cancel."""
+"""The commands that change one job: create, start, progress, complete, fail, release, report-usage, retry, cancel."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ import click
 
 from jobstate_client.cli.commands.completion import complete_job_ids, complete_job_types
 from jobstate_client.cli.commands.connection import connected
-from jobstate_client.cli.commands.options import DOCUMENT, INT32_MAX, INT64_MAX, SPAN, common, kept
-from jobstate_client.cli.terminal.output import Output, state_cell
+from jobstate_client.cli.commands.options import DOCUMENT, INSTANT, INT32_MAX, INT64_MAX, SPAN, common, kept
+from jobstate_client.cli.exits import Exit
+from jobstate_client.cli.terminal.output import Output, note, state_cell
+from jobstate_client.core.states import Priority, UniqueUntil
 from jobstate_client.views.summaries import change_summary
 
 if TYPE_CHECKING:
     from jobstate_client.core.values import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+PRIORITIES = [each.value for each in Priority if each is not Priority.UNKNOWN]
+_DISPATCH_FIELDS = ("priority", "delay", "not_before_time", "start_within", "unique_key", "unique_until")
+"""What a server knows of a new job only if it hands out jobs."""
+
+UNIQUE_UNTIL = [each.value for each in UniqueUntil if each is not UniqueUntil.UNKNOWN]
 
 job_id = click.argument("job_id", metavar="ID", shell_complete=complete_job_ids)
 request_id = click.option(
@@ -28,7 +36,7 @@ request_id = click.option(
 attempt = click.option(
     "--attempt",
     type=click.IntRange(1, INT32_MAX),
-    help="The attempt that reports, as start returned it. Optional during the first attempt.",
+    help="The attempt that reports, as acquire or start returned it. Optional during the first attempt.",
 )
 
 
@@ -39,7 +47,7 @@ def usage(command: F) -> F:
     return tokens(cost(command))
 
 
-def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> None:
+def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> Job:
     """Make a call that returns the job, and show its outcome."""
     with connected(ctx) as client:
         try:
@@ -50,9 +58,10 @@ def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> Non
     output = Output(as_json=bool(kept(ctx, "json")))
     if output.as_json:
         output.document(job)
-        return
-    summary = change_summary(job)
-    output.text(f"{job.id} is ", state_cell(job.state), f", {summary}" if summary else "")
+    else:
+        summary = change_summary(job)
+        output.text(f"{job.id} is ", state_cell(job.state), f", {summary}" if summary else "")
+    return job
 
 
 @click.command()
@@ -64,12 +73,41 @@ def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> Non
 @click.option(
     "--attempt-timeout", type=SPAN, help="How long one attempt may take; 0 is no limit. [default: the type's]"
 )
+@click.option(
+    "--priority",
+    type=click.Choice(PRIORITIES, case_sensitive=False),
+    help="How soon it is handed out beside others of its type. [default: NORMAL]",
+)
+@click.option("--delay", type=SPAN, help="Nobody can begin it before so long has passed.")
+@click.option("--not-before-time", type=INSTANT, help="Nobody can begin it before then, such as 2026-01-31T08:30:00Z.")
+@click.option("--start-within", type=SPAN, help="Cancel it if nobody has begun it so long after it could be begun.")
+@click.option(
+    "--unique-key", default="", metavar="TEXT", help="While a job of JOB_TYPE has this key, that one is returned."
+)
+@click.option(
+    "--unique-until",
+    type=click.Choice(UNIQUE_UNTIL, case_sensitive=False),
+    help="Until when it has its --unique-key. [default: FINAL]",
+)
 @request_id
 @common
 @click.pass_context
-def create(ctx: click.Context, /, job_type: str, **fields: Any) -> None:
-    """Create a job of JOB_TYPE. It is QUEUED until a worker starts it."""
-    change(ctx, "create", job_type, **fields)
+def create(ctx: click.Context, /, job_type: str, **fields: Any) -> Exit:
+    """Create a job of JOB_TYPE. It is QUEUED until a worker begins it."""
+    if fields["delay"] is not None and fields["not_before_time"] is not None:
+        raise click.UsageError("--delay and --not-before-time both set when it may begin: give only one.", ctx)
+    if fields["unique_until"] is not None and not fields["unique_key"]:
+        raise click.UsageError("--unique-until needs --unique-key.", ctx)
+    job = change(ctx, "create", job_type, **fields)
+    ignored = [name for name in _DISPATCH_FIELDS if fields[name]] if job.priority is Priority.UNKNOWN else []
+    if not ignored:
+        return Exit.DONE
+    # An older server reads past fields that it does not know.
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+    note(
+        f"{job.id} was created without {options}: the server is too old for that. Cancel the job if it must not begin."
+    )
+    return Exit.USAGE
 
 
 @click.command(short_help="Begin the first attempt, or claim a resumed one.")
@@ -133,6 +171,23 @@ def fail(ctx: click.Context, /, job_id: str, code: str, message: str, **fields: 
             "--retry-delay sets the time of a retry, --not-retryable forbids it: give only one.", ctx
         )
     change(ctx, "fail", job_id, code, message, **fields)
+
+
+@click.command(short_help="Give the running attempt back: it costs no retry.")
+@job_id
+@click.option("--reason", default="", metavar="TEXT", help="Reason, for people.")
+@click.option("--delay", type=SPAN, help="How long the job waits before its next attempt. [default: not at all]")
+@usage
+@attempt
+@request_id
+@common
+@click.pass_context
+def release(ctx: click.Context, /, job_id: str, reason: str, **fields: Any) -> None:
+    """Give the running attempt back without a verdict: it costs no retry, and the job is handed out again.
+
+    Without --delay the job keeps its place in the order.
+    """
+    change(ctx, "release", job_id, reason, **fields)
 
 
 @click.command("report-usage", short_help="Report what an attempt used, even after it ended.")

@@ -91,6 +91,18 @@ class MomentType(click.ParamType[datetime]):
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
+class InstantType(MomentType):
+    """A time in UTC such as 2026-01-31T08:30:00Z. A span is refused: it could mean from now or ago."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parse the value."""
+        if isinstance(value, str) and re.fullmatch(f"({_PART})+", value.strip()):
+            self.fail(f"{value!r} is a span; write a time such as 2026-01-31T08:30:00Z", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class DocumentType(click.ParamType[dict[str, Any]]):
     """A JSON object, or @FILE for one in a file, or @- for standard input."""
 
@@ -142,6 +154,7 @@ def _refuse_constant(name: str) -> NoReturn:
 SPAN = SpanType()
 PATIENCE = PatienceType()
 MOMENT = MomentType()
+INSTANT = InstantType()
 DOCUMENT = DocumentType()
 PATH = click.Path(dir_okay=False, path_type=Path)
 READABLE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)

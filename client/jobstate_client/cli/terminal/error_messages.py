@@ -17,8 +17,8 @@ _HINTS: dict[type[e.JobStateError], str] = {
     e.TransitionNotAllowed: "The job's state does not allow it. `jobstate get {job_id}` shows the job.{possible}",
     e.RetryNotAllowed: "Do not repeat the command. Create a new job if the work is still wanted.",
     e.AttemptSuperseded: "That attempt is over: stop its work and discard its results.",
-    e.AttemptRequired: "Name the attempt that your own start returned: --attempt N.",
-    e.ReleaseLimitReached: "Complete or fail the attempt. Create a job that is to wait with a delay.",
+    e.AttemptRequired: "Name the attempt that your own acquire or start returned: --attempt N.",
+    e.ReleaseLimitReached: "Complete or fail the attempt. Create a job that is to wait with --delay.",
     e.RequestIdReused: "Use a new --request-id for a new call, or repeat the first call exactly.",
     e.CursorExpired: "Watch again without the cursor: with --snapshot, or with --from-earliest and a gap.",
     e.CursorUnknown: "The cursor belongs to another store. Watch again with --snapshot.",
@@ -31,6 +31,14 @@ _HINTS: dict[type[e.JobStateError], str] = {
     e.ClientForked: "This process was forked from one that used the client: run the command in a new process.",
 }
 
+_HELD_BACK = (
+    "The job is delayed: `jobstate explain {job_id}` says until when, and `jobstate retry {job_id} --immediately` ends "
+    "the delay."
+)
+_DELETED = (
+    "The call was made the first time, and the job has been deleted since. Do not make it again with another "
+    "--request-id."
+)
 _NEVER_BEGAN = (
     "Attempt {attempt} has not begun: the job is at attempt {current_attempt}. Write --attempt {current_attempt}."
 )
@@ -43,6 +51,7 @@ COMMANDS = {
     "progress": "progress",
     "complete": "complete",
     "fail": "fail",
+    "release": "release",
     "retry": "retry",
     "expedite": "retry --immediately",
     "cancel": "cancel",
@@ -153,6 +162,10 @@ def _possible(error: e.JobStateError) -> str:
 def _advice(error: e.JobStateError) -> str:
     if cause := _cause(error):
         return cause.hint
+    if isinstance(error, e.TransitionNotAllowed) and error.why == "held back":
+        return _HELD_BACK
+    if isinstance(error, e.JobNotFound) and error.deleted:
+        return _DELETED
     if isinstance(error, e.AttemptSuperseded) and error.attempt > error.current_attempt:
         return _NEVER_BEGAN if error.current_attempt else _NOT_STARTED
     if error.code is not None and error.code.name == "UNIMPLEMENTED":
