@@ -17,6 +17,7 @@ from pathlib import Path
 
 from . import messages
 from .load import Load
+from .messages import Level, Request
 from .processes import ROOT, Counters, Echo, JobServer, stopping
 from .samples import Sample
 
@@ -43,6 +44,9 @@ class Sizes:
     retries: int = 100_000
     window_s: float = 8.0
     disk_updates: int = 100_000
+    parked: int = 10_000
+    few_parked: int = 10
+    creates_per_second: int = 100
 
 
 QUICK = Sizes(
@@ -61,6 +65,8 @@ QUICK = Sizes(
     retries=1_000,
     window_s=1.0,
     disk_updates=2_000,
+    parked=300,
+    few_parked=10,
 )
 """To see in a minute that the harness works; the figures mean nothing."""
 
@@ -100,14 +106,14 @@ class Bench:
     # Servers
 
     @contextmanager
-    def servers(self, *stored: int) -> Iterator[list[JobServer]]:
-        """A server for each number of jobs that its store is to hold already."""
+    def servers(self, *stored: int, ready: bool = False) -> Iterator[list[JobServer]]:
+        """A server for each number of jobs that its store is to hold already: done, or ``ready`` to be handed out."""
         servers = []
         for count in stored:
             store = self.folder / self.name("store") / "jobs.db"
             store.parent.mkdir()
             if count:
-                self._copy(filled_store(self, count), store)
+                self._copy(filled_store(self, count, ready=ready), store)
             servers.append(JobServer(store))
         try:
             with stopping(*servers):
@@ -196,20 +202,25 @@ def _format_of_the_store() -> str:
     """Names what a filled store depends on, so that one of an older format is not used again."""
     digest = hashlib.sha256()
     server = ROOT / "server" / "jobstate_server"
-    for path in sorted([*server.glob("store/*.py"), *server.glob("wire/*.py"), Path(messages.__file__)]):
+    written = ("store/**/*.py", "store/**/*.sql", "wire/*.py")
+    for path in [*sorted(path for pattern in written for path in server.glob(pattern)), Path(messages.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def filled_store(bench: Bench, count: int) -> Path:
-    """A store with this many jobs that are done, made through StreamUpdates by the server itself, and kept."""
+def filled_store(bench: Bench, count: int, *, ready: bool = False) -> Path:
+    """A store with this many jobs, made by the server itself, and kept.
+
+    They are done, or ``ready`` to be handed out, of all priorities in turn.
+    """
     folder = SCRATCH / "stores"
     folder.mkdir(parents=True, exist_ok=True)
-    store = folder / f"{count}-{_format_of_the_store()}.db"
+    name = f"{count}-{'ready' if ready else 'done'}"
+    store = folder / f"{name}-{_format_of_the_store()}.db"
     if store.exists():
         return store
     bench.say(f"  filling a store with {count:,} jobs ...")
-    for old in folder.glob(f"{count}-*"):
+    for old in folder.glob(f"{name}-*"):
         old.unlink()
     making = bench.folder / bench.name("making") / "jobs.db"
     making.parent.mkdir()
@@ -218,16 +229,32 @@ def filled_store(bench: Bench, count: int) -> Path:
     with stopping(server):
         for start in range(0, count, 20_000):
             job_ids = stored_ids(count)[start : start + 20_000]
-            halves = [job_ids[::2], job_ids[1::2]]
-            bench.load.batches(server.address, [messages.whole_lives_batches(half, 300) for half in halves])
+            _fill(bench, server, job_ids, ready=ready)
     with closing(sqlite3.connect(making)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (done,) = connection.execute("SELECT count(*) FROM job WHERE state = 3").fetchone()
-    if done != count:
-        raise Untrue(f"of {count} jobs {done} are done")
+        (made,) = connection.execute("SELECT count(*) FROM job WHERE state = ?", (1 if ready else 3,)).fetchone()
+    if made != count:
+        raise Untrue(f"of {count} jobs {made} were made")
     shutil.move(making, store)
     bench.say(f"  ... filled in {time.monotonic() - began:.0f} s")
     return store
+
+
+def _fill(bench: Bench, server: JobServer, job_ids: Sequence[str], *, ready: bool) -> None:
+    if ready:
+        make_ready(bench, server, job_ids, messages.EVERY_LEVEL)
+        return
+    halves = [job_ids[::2], job_ids[1::2]]
+    bench.load.batches(server.address, [messages.whole_lives_batches(half, 300) for half in halves])
+
+
+def make_ready(
+    bench: Bench, server: JobServer, job_ids: Sequence[str], levels: Sequence[Level] = messages.ONE_LEVEL
+) -> None:
+    """Create these jobs, 1,000 in a call, in order."""
+    parts = [job_ids[start : start + 1_000] for start in range(0, len(job_ids), 1_000)]
+    chains = [[Request("BatchCreate", messages.batch_create(part, levels))] for part in parts]
+    bench.load.calls(server.address, chains, in_flight=2)
 
 
 def stored_ids(count: int) -> Sequence[str]:

@@ -19,9 +19,11 @@ from . import drivers
 from .drivers import Tally
 from .http2 import Broken
 from .messages import Request
+from .parked import ParkedWorkers, hand_out_race, paced
 from .processes import cpu_seconds
 from .samples import Sample
 from .watching import Watchers, race, read_to_end
+from .workers import Plan, Worked, calling_workers, stream_workers
 
 T = TypeVar("T")
 
@@ -34,7 +36,7 @@ class _Worker:
     """What the process can be told to do."""
 
     def __init__(self) -> None:
-        self.watchers: Watchers | None = None
+        self.watchers: Watchers | ParkedWorkers | None = None
 
     def calls(self, *arguments: Any, **options: Any) -> Tally:
         return drivers.calls(*arguments, **options)
@@ -54,6 +56,21 @@ class _Worker:
 
     def watch(self, address: str, requests: Sequence[bytes], connections: int) -> None:
         self.watchers = Watchers(address, requests, connections)
+
+    def stream_workers(self, address: str, plan: Plan, **options: int) -> Worked:
+        return stream_workers(address, plan, **options)
+
+    def calling_workers(self, address: str, plan: Plan, **options: int) -> Worked:
+        return calling_workers(address, plan, **options)
+
+    def hand_out_race(self, address: str, job_ids: Sequence[str]) -> tuple[Tally, list[float]]:
+        return hand_out_race(address, job_ids)
+
+    def paced(self, address: str, requests: Sequence[Request], per_second: float) -> Tally:
+        return paced(address, requests, per_second)
+
+    def park(self, address: str, count: int) -> None:
+        self.watchers = ParkedWorkers(address, count)
 
     def read_to_end(self, address: str, request: bytes) -> tuple[int, float, float]:
         return read_to_end(address, request)

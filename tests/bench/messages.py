@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 
+Level: TypeAlias = "job_pb2.Priority.ValueType"
 SERVICE = "/jobstate.v1.JobService/"
 JOB_TYPE = "bench"
 METADATA = {f"key-{number}": "v" * 12 for number in range(8)}
@@ -19,6 +20,10 @@ PERCENTAGES = (25, 50, 75)
 """What the reports of one life say."""
 
 LIFECYCLE_CALLS = 3 + len(PERCENTAGES)
+
+ONE_LEVEL: tuple[Level, ...] = (job_pb2.PRIORITY_UNSPECIFIED,)
+EVERY_LEVEL: tuple[Level, ...] = tuple(job_pb2.Priority.values()[1:])
+"""From the lowest priority to the highest."""
 
 _TIMES = ("create_time", "update_time", "start_time", "claim_time")
 
@@ -30,9 +35,9 @@ class Request(NamedTuple):
     body: bytes
 
 
-def create_request(job_id: str) -> pb.CreateRequest:
+def create_request(job_id: str, level: Level = job_pb2.PRIORITY_UNSPECIFIED) -> pb.CreateRequest:
     """A new job, with 200 bytes of metadata."""
-    request = pb.CreateRequest(id=job_id, job_type=JOB_TYPE, source_id="episode-12")
+    request = pb.CreateRequest(id=job_id, job_type=JOB_TYPE, source_id="episode-12", priority=level)
     request.metadata.update(METADATA)
     return request
 
@@ -114,9 +119,10 @@ def whole_lives_batches(job_ids: Sequence[str], size: int) -> list[bytes]:
     return batches
 
 
-def batch_create(job_ids: Sequence[str]) -> bytes:
-    """A BatchCreate of these jobs."""
-    return pb.BatchCreateRequest(requests=[create_request(job_id) for job_id in job_ids]).SerializeToString()
+def batch_create(job_ids: Sequence[str], levels: Sequence[Level] = ONE_LEVEL) -> bytes:
+    """A BatchCreate of these jobs, with the levels in turn."""
+    requests = [create_request(job_id, levels[number % len(levels)]) for number, job_id in enumerate(job_ids)]
+    return pb.BatchCreateRequest(requests=requests).SerializeToString()
 
 
 def _example(*, metadata: bool) -> job_pb2.Job:

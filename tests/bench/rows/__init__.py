@@ -9,9 +9,12 @@ from ..samples import Finding
 from .clients import clients
 from .disturbed import cleanup, retries, snapshot
 from .growth import growth, pages, start
+from .hand_outs import backlog, hand_outs, release, urgent
+from .replica_hand_outs import held_snapshot, replica_hand_out_latency, replica_hand_outs
 from .replicas import raw_updates, replica_latency, replicas
 from .streams import batch_create, disk, stream_lifecycles, stream_progress
 from .unary import get, lifecycles, unary
+from .waiting import delays, hand_out_latency, parked_workers, unique_keys
 from .watches import fan_out, idle_watchers, watch_latency
 
 Row = Callable[[Bench], list[Finding]]
@@ -26,6 +29,14 @@ ROWS: dict[str, Row] = {
     "get": get,
     "stream-progress": stream_progress,
     "stream-lifecycles": stream_lifecycles,
+    "hand-outs": hand_outs,
+    "hand-out-latency": hand_out_latency,
+    "parked-workers": parked_workers,
+    "backlog": backlog,
+    "urgent": urgent,
+    "delays": delays,
+    "release": release,
+    "unique-keys": unique_keys,
     "batch-create": batch_create,
     "fan-out": fan_out,
     "watch-latency": watch_latency,
@@ -38,4 +49,7 @@ ROWS: dict[str, Row] = {
     "replicas": replicas,
     "raw-updates": raw_updates,
     "replica-latency": replica_latency,
+    "replica-hand-outs": replica_hand_outs,
+    "replica-hand-out-latency": replica_hand_out_latency,
+    "held-snapshot": held_snapshot,
 }

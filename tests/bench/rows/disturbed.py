@@ -27,7 +27,7 @@ _FAILED_A_SECOND = 1_500
 """Fewer than can be made to fail in a second, so that all have failed before the first is due."""
 
 
-def _load(bench: Bench, target: Target, job_ids: list[str], seconds: float) -> Sample:
+def reported(bench: Bench, target: Target, job_ids: list[str], seconds: float) -> Sample:
     """Reports for some time. Commands of the server's own are under way too, so the log's reports are the witness."""
     chains = [messages.progress_call(job_id) for job_id in job_ids]
     before = target.counters().head if isinstance(target, JobServer) else 0
@@ -90,12 +90,12 @@ def cleanup(bench: Bench) -> list[Finding]:
         job_ids = bench.live_jobs(server)
         head = server.counters().head
         for _ in range(bench.runs):
-            others.append(_load(bench, echo, job_ids, seconds).took_at(_P99))
-            undisturbed = _load(bench, server, job_ids, seconds)
+            others.append(reported(bench, echo, job_ids, seconds).took_at(_P99))
+            undisturbed = reported(bench, server, job_ids, seconds)
             calm.append(undisturbed.rate)
             calm_p99.append(undisturbed.took_at(_P99))
             left, cleaning = server.count(final), _Cleaning(server)
-            sample = _load(bench, server, job_ids, seconds)
+            sample = reported(bench, server, job_ids, seconds)
             until = min(time.monotonic(), cleaning.ended)
             cleaning.break_off()
             if not left:
@@ -135,9 +135,9 @@ def snapshot(bench: Bench) -> list[Finding]:
     with bench.server_and_echo(count) as (server, echo), Load() as reader:
         job_ids = bench.live_jobs(server)
         for _ in range(bench.runs):
-            others.append(_load(bench, echo, job_ids, seconds).took_at(_P99))
+            others.append(reported(bench, echo, job_ids, seconds).took_at(_P99))
             reader.begin("read_to_end", server.address, request)
-            sample = _load(bench, server, job_ids, seconds)
+            sample = reported(bench, server, job_ids, seconds)
             jobs, began, ended = reader.result()
             if jobs != count + len(job_ids):
                 raise Untrue(f"the snapshot held {jobs} jobs, the store {count + len(job_ids)}")
@@ -189,12 +189,12 @@ def retries(bench: Bench) -> list[Finding]:
     with bench.server_and_echo() as (server, echo):
         job_ids, failing = bench.live_jobs(server), _Failing(bench, server)
         for _ in range(bench.runs):
-            others.append(_load(bench, echo, job_ids, seconds).took_at(_P99))
+            others.append(reported(bench, echo, job_ids, seconds).took_at(_P99))
             moment = time.monotonic() + count / _FAILED_A_SECOND + 2.0
             failing.fall_due_at(moment)
             head = server.counters().head
             wait(moment - 0.3 - time.monotonic())
-            sample = _load(bench, server, job_ids, max(seconds, count / 5_000))
+            sample = reported(bench, server, job_ids, max(seconds, count / 5_000))
             _until(lambda: not server.count("SELECT count(*) FROM job WHERE state = 5"))
             first, last = failing.resumed_within(head)
             mine.append(sample.took_at(_P99, (first, last)))

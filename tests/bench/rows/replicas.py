@@ -81,7 +81,7 @@ class RawUpdates:
 
 
 @contextmanager
-def _replicas(bench: Bench, *counts: int) -> Iterator[list[Replicas]]:
+def groups_of_replicas(bench: Bench, *counts: int) -> Iterator[list[Replicas]]:
     """For each count so many servers, on a database of their own."""
     with own_server() as server:
         log = bench.folder / bench.name("replicas")
@@ -93,7 +93,7 @@ def _replicas(bench: Bench, *counts: int) -> Iterator[list[Replicas]]:
 def replicas(bench: Bench) -> list[Finding]:
     """One, two and three replicas, as calls and over streams."""
     findings: list[Finding] = []
-    with bench.servers(0) as (alone,), _replicas(bench, 1, 2, _MOST) as groups:
+    with bench.servers(0) as (alone,), groups_of_replicas(bench, 1, 2, _MOST) as groups:
         servers: list[JobServer] = [alone, *groups]
         names = ["one server on SQLite", "one replica", "two replicas", "three replicas"]
         jobs = [bench.live_jobs(server) for server in servers]
@@ -124,7 +124,7 @@ def replicas(bench: Bench) -> list[Finding]:
 
 def raw_updates(bench: Bench) -> list[Finding]:
     """StreamUpdates on PostgreSQL against batched UPDATEs and nothing else."""
-    with _replicas(bench, 1) as (server,):
+    with groups_of_replicas(bench, 1) as (server,):
         job_ids = bench.live_jobs(server)
         assert isinstance(server.database, Postgres)
         other = Postgres(server.database.url, server.database.log)
@@ -150,7 +150,7 @@ def raw_updates(bench: Bench) -> list[Finding]:
 def replica_latency(bench: Bench) -> list[Finding]:
     """How soon a watcher on another replica hears of a change."""
     heard, answered = [], []
-    with _replicas(bench, 2) as (pair,):
+    with groups_of_replicas(bench, 2) as (pair,):
         chains = [messages.progress_call(bench.live_jobs(pair, 1)[0])] * bench.sizes.races
         for _ in range(bench.runs):
             tally, spans = bench.load.ask("race", pair.address, chains, messages.watch_everything())
