@@ -68,19 +68,31 @@ def _run(options: argparse.Namespace, signals: Signals | None = None) -> int:
         return 0
     if options.command == "copy":
         return _copy(options.source, options.destination)
-    if options.command == "check":
-        return _check(options.file)
-    no_settings = {"command", "config", "backup"}
+    if options.command == "check" and options.file is not None:
+        if options.store is not None:
+            return _fail("check takes a FILE or --store, not both")
+        return _check(f"sqlite:///{options.file}", str(options.file), recount=options.recount)
+    no_settings = {"command", "config", "backup", "file", "recount"}
     flags = {key: value for key, value in vars(options).items() if key not in no_settings and value is not None}
     try:
-        settings = load(options.config, flags)
-        if options.command == "backup":
-            return _back_up(settings, options.backup)
-        if options.command == "check-config":
-            return _check_config(settings)
-        return _migrate(settings) if signals is None else _serve(settings, signals)
+        return _run_with(load(options.config, flags), options, signals)
     except (BadSettings, CannotOpen) as error:
         return _fail(str(error))
+
+
+def _run_with(settings: Settings, options: argparse.Namespace, signals: Signals | None) -> int:
+    """Run a command that goes by the settings."""
+    from jobstate_server.store.urls import redacted, with_password
+
+    match options.command:
+        case "backup":
+            return _back_up(settings, options.backup)
+        case "check":
+            url = with_password(settings.store, settings.store_password_file)
+            return _check(url, redacted(settings.store), recount=options.recount)
+        case "check-config":
+            return _check_config(settings)
+    return _migrate(settings) if signals is None else _serve(settings, signals)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,11 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     backup.add_argument(
         "--to", dest="backup", type=Path, required=True, metavar="FILE", help="a file that does not exist yet"
     )
-    check = commands.add_parser("check", help="check that a SQLite file holds a whole store, and stop")
-    check.add_argument("file", type=Path, metavar="FILE", help="a store or a backup; it may be in use")
+    check = commands.add_parser("check", help="check that a store is whole, which may be in use, and stop")
+    check.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a SQLite file; otherwise the store")
+    check.add_argument(
+        "--recount", action="store_true", help="correct the statistics if they do not equal a recount of the jobs"
+    )
     check_config = commands.add_parser("check-config", help="print the settings in force, without secrets, and stop")
     commands.add_parser("lifecycle", help="print the state diagram of a job, in Mermaid")
-    for command in (serve, migrate, backup, check_config):
+    for command in (serve, migrate, backup, check, check_config):
         command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
         command.add_argument("--store", metavar="URL", help="where jobs are stored (default sqlite:///jobs.db)")
         command.add_argument("--log-format", choices=("text", "json"), help="how logs are written (default text)")
@@ -177,13 +192,22 @@ def _print_backup_progress(done: int, total: int) -> None:
         print(f"{done:,} of {total:,} bytes", file=sys.stderr, flush=True)
 
 
-def _check(file: Path) -> int:
-    from jobstate_server.store.sqlite.check import check_file
+def _check(url: str, name: str, *, recount: bool) -> int:
+    from jobstate_server.store.check import check, correct_counts
+    from jobstate_server.store.errors import StoreError
 
-    checked = check_file(file)
-    if checked.problems:
-        return _fail("\n  ".join([f"{file} is not a whole store:", *checked.problems]))
-    print(f"jobstate: {file} is a whole store: {checked.jobs:,} jobs, {checked.events:,} events")
+    checked = check(url)
+    if recount and checked.has_miscounts_only:
+        try:
+            corrected = correct_counts(url)
+        except StoreError as error:
+            return _fail(f"the statistics of {name} were not corrected: {error}")
+        for miscount in corrected:
+            print(f"jobstate: corrected: {miscount}")
+    elif checked.problems:
+        hint = ["correct the statistics with --recount"] if checked.has_miscounts_only else []
+        return _fail("\n  ".join([f"{name} is not a whole store:", *checked.problems, *hint]))
+    print(f"jobstate: {name} is a whole store: {checked.jobs:,} jobs, {checked.events:,} events")
     return 0
 
 

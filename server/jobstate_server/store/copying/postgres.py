@@ -18,7 +18,7 @@ from jobstate_server.store.errors import OutcomeUnknown, StoreError
 from jobstate_server.store.factory import open_store
 from jobstate_server.store.models import SchemaRow
 from jobstate_server.store.postgres.clock import NOW, Reading
-from jobstate_server.store.postgres.connection import Postgres, is_connection_lost
+from jobstate_server.store.postgres.connection import NO_TRANSACTION_TIMEOUT, Postgres, is_connection_lost
 from jobstate_server.store.postgres.statements import LAST_RENEWED
 from jobstate_server.store.urls import redacted
 
@@ -32,11 +32,6 @@ _SETTINGS = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-
-_NO_TRANSACTION_TIMEOUT = (
-    b"SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'"
-)
-"""The whole copy is one transaction. Only PostgreSQL 17 and later have this setting."""
 
 
 class PostgresView:
@@ -171,7 +166,8 @@ def _transaction(url: str) -> Iterator[PostgresView]:
     """A transaction that ends with its connection."""
     with closing(Postgres(url, _SETTINGS)) as database:
         connection = database.raw_connection
-        connection.execute(_NO_TRANSACTION_TIMEOUT)
+        # The whole copy is one transaction.
+        connection.execute(NO_TRANSACTION_TIMEOUT)
         # What is committed before the locks are held is seen by every statement after; nothing is committed then.
         connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         yield PostgresView(url, database, connection)

@@ -51,6 +51,11 @@ TRANSACTION_TIMEOUT = {"transaction_timeout": "10s"}
 """An additional writer setting for PostgreSQL 17 and later. It replaces the idle limit that PostgreSQL drops after a
 pipeline: see ``forgets_idle_limit``."""
 
+NO_TRANSACTION_TIMEOUT = (
+    b"SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'"
+)
+"""Lifts that limit, for a transaction that reads everything. Older releases do not have the setting."""
+
 _KNOWS_TRANSACTION_TIMEOUT = 170_000
 
 READER_SETTINGS = {

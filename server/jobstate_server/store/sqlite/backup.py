@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from jobstate_server.store.checking import Checked
 from jobstate_server.store.errors import CannotOpen, StoreError
-from jobstate_server.store.sqlite.check import Checked, check_file
+from jobstate_server.store.sqlite.check import check_file
 from jobstate_server.store.sqlite.path_checks import refuse_misplaced
 
 PARTIAL_SUFFIX = ".partial"

@@ -1,37 +1,23 @@
-"""Checks a store file: every page is readable, the log has no gaps, and the counts equal a recount."""
+"""Checks a store file: every page is readable, and the rows are those of a whole store."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote
 
-from peewee import SQL, PeeweeException, SqliteDatabase, fn
+from peewee import PeeweeException, SqliteDatabase
 
-from jobstate_server.domain.job import JobState
-from jobstate_server.domain.statistics import Measure
-from jobstate_server.store import migrate
+from jobstate_server.store.checking import Apart, Checked, Miscount, check_rows, check_schema, corrections, miscounts
 from jobstate_server.store.errors import StoreError
-from jobstate_server.store.models import (
-    IS_UNCLAIMED,
-    AttemptRow,
-    DocumentRow,
-    ErrorDetailsRow,
-    EventRow,
-    JobRow,
-    MetadataRow,
-    ResultRow,
-    SchemaRow,
-    TallyRow,
-)
-from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import LogState
+from jobstate_server.store.models import ErrorDetailsRow, MetadataRow, ResultRow, SchemaRow
+from jobstate_server.store.rows import tally_values
+from jobstate_server.store.sqlite.file import StoreFile
 from jobstate_server.store.sqlite.path_checks import refuse_misplaced
+from jobstate_server.store.sqlite.statements import Statements
 
 DAMAGE_TOLD_MAX = 10
 """Damaged places reported per file. Nobody repairs a file with more by hand."""
@@ -39,23 +25,14 @@ DAMAGE_TOLD_MAX = 10
 _BUSY_TIMEOUT_S = 5.0
 """A reader waits for a lock only while the WAL of a crashed server is recovered."""
 
+_READ_ONLY: dict[str, str | int] = {"query_only": 1}
+_DURABLE: dict[str, str | int] = {"synchronous": "full"}
 
-_APART: dict[type[AttemptRow | DocumentRow], str] = {
-    AttemptRow: "ended attempts",
+_DOCUMENTS: Apart = {
     MetadataRow: "documents of metadata",
     ResultRow: "results",
     ErrorDetailsRow: "details of errors",
 }
-
-
-@dataclass(slots=True)
-class Checked:
-    """The result of a check."""
-
-    jobs: int = 0
-    events: int = 0
-    problems: list[str] = field(default_factory=list)
-    """A sentence for each problem. Empty when the store is sound."""
 
 
 def check_file(path: Path) -> Checked:
@@ -69,21 +46,40 @@ def check_file(path: Path) -> Checked:
         return checked
     try:
         refuse_misplaced(path)
-        with _snapshot(path.resolve()) as database:
+        with _opened(path.resolve(), _READ_ONLY) as database:
+            database.begin()
             _check(database, checked)
     except (PeeweeException, sqlite3.Error, StoreError) as error:
         checked.problems.append(f"it cannot be read as a store: {error}")
     return checked
 
 
+def correct_counts(path: Path) -> list[Miscount]:
+    """Correct the counts of a store that no server uses. Returns those that were wrong.
+
+    Raises:
+        CannotOpen: a server uses the file.
+        StoreError: it cannot be written.
+    """
+    try:
+        # The lock keeps servers away: a running one has the file to itself.
+        with closing(StoreFile(path, make=False)) as file, _opened(file.path, _DURABLE) as database:
+            with database.atomic("IMMEDIATE"):
+                wrong = miscounts(lambda query: database.execute(query).fetchall())
+                deltas = tally_values(corrections(wrong))
+                Statements.add_tallies.run(database.connection(), deltas)
+            return wrong
+    except (PeeweeException, sqlite3.Error) as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
 @contextmanager
-def _snapshot(path: Path) -> Iterator[SqliteDatabase]:
-    """A snapshot of the file. ``mode=rw`` never creates a file, and lets SQLite read the WAL."""
+def _opened(path: Path, pragmas: dict[str, str | int]) -> Iterator[SqliteDatabase]:
+    """The file on its own connection. ``mode=rw`` never creates a file, and lets SQLite read the WAL."""
     name = f"file:{quote(str(path))}?mode=rw"
-    database = SqliteDatabase(name, uri=True, pragmas={"query_only": 1}, timeout=_BUSY_TIMEOUT_S, thread_safe=False)
+    database = SqliteDatabase(name, uri=True, pragmas=pragmas, timeout=_BUSY_TIMEOUT_S, thread_safe=False)
     try:
         database.connect()
-        database.begin()
         yield database
     finally:
         database.close()
@@ -95,103 +91,10 @@ def _check(database: SqliteDatabase, checked: Checked) -> None:
     if not database.table_exists(SchemaRow._meta.table_name):
         checked.problems.append("it is not a store: it is empty, an unfinished copy, or something else")
         return
-    ((version,),) = database.execute(SchemaRow.select(SchemaRow.version))
-    known = migrate.migrations("sqlite")[-1].version
-    if version != known:
-        checked.problems.append(f"it has schema {version}, and this program checks schema {known}")
-        return
-    state = SqlReader(database, _raise).log_state()
-    checked.events = _check_log(database, state, checked.problems)
-    checked.jobs = _check_jobs(database, state, checked.problems)
-    _check_counts(database, checked.problems)
 
+    def rows(query: Any) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = database.execute(query).fetchall()
+        return found
 
-def _raise(error: PeeweeException) -> NoReturn:
-    raise error
-
-
-def _one(database: SqliteDatabase, query: Any) -> tuple[Any, ...]:
-    row: tuple[Any, ...] = database.execute(query).fetchone()
-    return row
-
-
-def _check_log(database: SqliteDatabase, state: LogState, problems: list[str]) -> int:
-    """Check that every sequence between horizon and head is there once. Returns how many events there are."""
-    sums = EventRow.select(
-        fn.COUNT(EventRow.sequence),
-        fn.COALESCE(fn.MIN(EventRow.sequence), state.horizon + 1),
-        fn.COALESCE(fn.MAX(EventRow.sequence), state.horizon),
-        fn.COALESCE(fn.SUM(fn.LENGTH(EventRow.payload)), 0),
-    )
-    count, first, last, size = _one(database, sums)
-    if (count, first, last) != (state.head - state.horizon, state.horizon + 1, state.head):
-        problems.append(
-            f"the log has {count:,} events from {first} to {last}, but should have every event from"
-            f" {state.horizon + 1} to {state.head}"
-        )
-    if size != state.bytes:
-        problems.append(f"the events have {size:,} bytes, but the log counts {state.bytes:,}")
-    return int(count)
-
-
-def _check_jobs(database: SqliteDatabase, state: LogState, problems: list[str]) -> int:
-    """Check that every job's version is the sequence of one of its events. Returns how many jobs there are."""
-    (count,) = _one(database, JobRow.select(fn.COUNT(JobRow.id)))
-    is_last_event = (EventRow.sequence == JobRow.version) & (EventRow.job_id == JobRow.id)
-    without = (
-        JobRow.select(fn.COUNT(JobRow.id))
-        .left_outer_join(EventRow, on=is_last_event)
-        .where((JobRow.version > state.horizon) & EventRow.sequence.is_null())
-    )
-    (strays,) = _one(database, without)
-    if strays:
-        problems.append(f"{strays:,} jobs have a version whose event is not in the log")
-    _check_belonging(database, problems)
-    return int(count)
-
-
-def _check_belonging(database: SqliteDatabase, problems: list[str]) -> None:
-    """Check that what is stored apart from its job has one."""
-    jobs = JobRow.select(JobRow.create_sequence)
-    for model, what in _APART.items():
-        lost = model.select(fn.COUNT(SQL("*"))).where(model.create_sequence.not_in(jobs))
-        (orphans,) = _one(database, lost)
-        if orphans:
-            problems.append(f"{orphans:,} {what} belong to no job")
-
-
-def _check_counts(database: SqliteDatabase, problems: list[str]) -> None:
-    """Check that the counts of GetStats equal a recount of the jobs."""
-    grouped = JobRow.select(JobRow.job_type, JobRow.state, fn.COUNT(JobRow.id)).group_by(JobRow.job_type, JobRow.state)
-    counted = {(job_type, state): count for job_type, state, count in database.execute(grouped)}
-    tallied = _tallied(database, Measure.STORED)
-    for key in sorted(counted.keys() | tallied.keys()):
-        if counted.get(key, 0) != tallied.get(key, 0):
-            job_type, state = key
-            name = JobState(state).name if state in list(JobState) else str(state)
-            problems.append(
-                f"there are {counted.get(key, 0):,} jobs of type {job_type} in {name}, but the statistics count"
-                f" {tallied.get(key, 0):,}"
-            )
-    for measure, condition, what in (
-        (Measure.UNCLAIMED, IS_UNCLAIMED, "whose attempt no worker has claimed"),
-        (Measure.HELD, JobRow.held, "that are delayed"),
-    ):
-        of_type = JobRow.select(JobRow.job_type, fn.COUNT(JobRow.id)).where(condition).group_by(JobRow.job_type)
-        found = dict(database.execute(of_type))
-        kept: Counter[str] = Counter()
-        for (job_type, _), value in _tallied(database, measure).items():
-            kept[job_type] += value
-        problems.extend(
-            f"there are {found.get(name, 0):,} jobs of type {name} {what}, but the statistics count {kept[name]:,}"
-            for name in sorted(found.keys() | kept.keys())
-            if found.get(name, 0) != kept[name]
-        )
-
-
-def _tallied(database: SqliteDatabase, measure: Measure) -> dict[tuple[str, int], int]:
-    """A measure as the statistics count it, by job type and bucket."""
-    counts = TallyRow.select(TallyRow.job_type, TallyRow.bucket, TallyRow.value).where(
-        (TallyRow.measure == measure) & (TallyRow.value != 0)
-    )
-    return {(job_type, bucket): value for job_type, bucket, value in database.execute(counts)}
+    if check_schema(rows, "sqlite", checked):
+        check_rows(rows, checked, _DOCUMENTS)
