@@ -13,11 +13,12 @@ import pytest
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.reads import Reads, Ready
+from jobstate_server.store.errors import ConnectionLost
 from jobstate_server.store.postgres.ready_jobs import Marks
 from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.records import Changes
 
-from ..store.postgres.support import opened_at, until_it_waits
+from ..store.postgres.support import ended_by, opened_at, until_it_waits
 from ..store.support import a_job, keep_jobs
 from ..support.calls import acquire, complete, create, history, release, settled, span, until_waiting
 from ..support.postgres import postgres_server
@@ -146,6 +147,22 @@ async def test_a_turn_is_waited_for_until_the_other_transaction_ends(url: str) -
             await asyncio.to_thread(until_it_waits, url, other.database.process)
             transaction.write(Changes())
         assert await waiting == (["one"], True)
+
+
+async def test_the_turn_of_a_frozen_server_is_free_once_postgresql_has_ended_its_session(url: str) -> None:
+    """Row 36: whoever asks meanwhile gets jobs then, even if the call does not wait for any."""
+    async with serving_url(url) as running:
+        with opened_at(url) as frozen:
+            frozen.database.raw_connection.execute("SET idle_in_transaction_session_timeout = '300ms'")
+            with ended_by(ConnectionLost, frozen) as transaction:
+                assert _found(transaction) == ([], True)
+                for job_id in ("first", "second"):
+                    await create(running, job_id, "type")
+
+                one, other = await asyncio.gather(acquire(running, "type"), acquire(running, "type", wait=60))
+
+                assert sorted(job.id for job in one + other) == ["first", "second"]
+                transaction.next_due()
 
 
 def test_a_job_that_another_transaction_has_locked_is_passed_over(url: str) -> None:

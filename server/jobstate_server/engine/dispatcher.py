@@ -51,14 +51,14 @@ class Dispatcher:
         self._must_look = False
         """Whether jobs that the store has are ready and a call may wait for them."""
         self._calls: dict[int, WaitingAcquire] = {}
-        """The calls of the current batch that may wait, by the identity of their commands."""
+        """The calls of the current batch, by the identity of their commands. Acquires of a stream are none."""
         self._answered: Handed = []
         self._acquires: list[Acquire] = []
         """The calls of Acquire among the commands of the current transaction."""
         self._must_serve = False
 
     def begin(self, calls: Iterable[WaitingAcquire]) -> None:
-        """A batch begins, with these calls that may wait. It may take several transactions."""
+        """A batch begins, with these calls of Acquire. It may take several transactions."""
         self._calls = {id(call.command): call for call in calls}
 
     @property
@@ -92,8 +92,7 @@ class Dispatcher:
         limit = sum(wanted.values()) + named
         picks = [Ready(tuple((name, self._step(name)) for name in types), limit) for types in wanted]
         # A call that does not wait would go away with nothing.
-        goes_away = any(id(command) not in self._calls for command in self._acquires)
-        may_wait = self._tries >= TRIES_MAX or goes_away
+        may_wait = self._tries >= TRIES_MAX or not all(map(self._waits, self._acquires))
         found = transaction.ready_jobs(picks, may_wait=may_wait)
         self._tries = 0 if found.is_complete else self._tries + 1
         offered: set[str] = set()
@@ -103,6 +102,10 @@ class Dispatcher:
                 offered.add(job.id)
                 batch.offer(job)
         return not found.is_complete
+
+    def _waits(self, command: Acquire) -> bool:
+        call = self._calls.get(id(command))
+        return call is not None and call.withdrawn is None
 
     def _step(self, job_type: str) -> int:
         return self._job_types.policy(job_type).priority_step

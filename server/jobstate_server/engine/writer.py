@@ -139,7 +139,7 @@ class Writer:
         """Commit these together, and what they hand out to the calls of Acquire that wait.
 
         Args:
-            calls: those of the commands that may wait if they find nothing.
+            calls: the calls of Acquire among the commands.
         """
         self._dispatcher.begin(calls)
         written = self._commit(commands)
