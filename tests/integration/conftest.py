@@ -12,6 +12,7 @@ from jobstate_server.maintenance.schedule import Schedule
 
 from ..support.calls import create, start
 from ..support.clock import WatchedClock
+from ..support.postgres import postgres_server
 from ..support.server import Running, rows, serving
 
 
@@ -19,6 +20,12 @@ from ..support.server import Running, rows, serving
 def path(tmp_path: Path) -> Path:
     """The file of a store that does not exist yet."""
     return tmp_path / "jobs.db"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store of each kind in turn, which is not there yet."""
+    return postgres_server().new_store() if request.param == "postgres" else f"sqlite:///{tmp_path / 'jobs.db'}"
 
 
 @pytest.fixture

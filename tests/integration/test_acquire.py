@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.durations import SECOND
+from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.engine import dispatcher
 from jobstate_server.engine.batch import Batch
 from jobstate_server.rpc import admission
@@ -38,9 +39,16 @@ from ..support.calls import (
     watching_live,
 )
 from ..support.clock import PATIENCE_S, WatchedClock
-from ..support.server import Running, client_of, serving
+from ..support.server import Running, client_of, serving, serving_url
 
 PROCESSING = job_pb2.JOB_STATE_PROCESSING
+
+
+@pytest.fixture
+async def running(url: str, clock: WatchedClock) -> AsyncIterator[Running]:
+    """A server on each store in turn."""
+    async with serving_url(url, clock) as running:
+        yield running
 
 
 def ids(jobs: list[job_pb2.Job]) -> list[str]:
@@ -129,11 +137,11 @@ async def test_a_repeat_after_a_lost_answer_returns_the_same_jobs_and_no_others(
     assert ids(again) == ["2"]
 
 
-async def test_a_repeat_is_answered_after_a_restart(path: Path) -> None:
-    async with serving(path) as running:
+async def test_a_repeat_is_answered_after_a_restart(url: str) -> None:
+    async with serving_url(url) as running:
         await create(running)
         first = await acquire(running, request_id="request-1")
-    async with serving(path) as running:
+    async with serving_url(url) as running:
         assert await acquire(running, request_id="request-1") == first
 
 
@@ -251,6 +259,48 @@ async def test_a_retry_goes_to_the_end_of_its_row(running: Running, clock: Watch
     await retry(running, "poison", immediately=True)
 
     assert ids(await acquire(running, max_jobs=2)) == ["second", "poison"]
+
+
+async def test_a_retry_keeps_its_priority(running: Running, clock: WatchedClock) -> None:
+    """Row 8."""
+    await create(running, "urgent", priority=job_pb2.PRIORITY_URGENT)
+    await acquire(running)
+    await create(running, "normal")
+    await fail(running, "urgent", attempt=1)
+    await clock.armed(SECOND)
+    clock.advance(SECOND)
+    await settled(running)
+
+    assert ids(await acquire(running, max_jobs=2)) == ["urgent", "normal"]
+
+
+async def test_a_job_of_low_priority_waits_no_longer_than_its_levels_are_worth(
+    running: Running, clock: WatchedClock
+) -> None:
+    """Row 10: with new urgent jobs all the time, and hands for those alone."""
+    await create(running, "low", priority=job_pb2.PRIORITY_LOW)
+    overtaken = 0
+    while True:
+        clock.advance(MINUTE)
+        await create(running, f"urgent-{overtaken}", priority=job_pb2.PRIORITY_URGENT)
+        (job,) = await acquire(running)
+        await complete(running, job.id)
+        if job.id == "low":
+            break
+        overtaken += 1
+
+    # Three levels of ten minutes. At that moment both have the same place, and the older goes first.
+    assert overtaken == 29
+
+
+async def test_the_five_priorities_are_words_and_normal_is_what_is_not_named(running: Running) -> None:
+    """Row 11: which way is higher cannot be asked."""
+    for name in ("BACKGROUND", "LOW", "NORMAL", "HIGH", "URGENT"):
+        await create(running, name, priority=job_pb2.Priority.Value(f"PRIORITY_{name}"))
+    unnamed = await create(running, "unnamed")
+
+    assert unnamed.priority == job_pb2.PRIORITY_NORMAL
+    assert ids(await acquire(running, max_jobs=9)) == ["URGENT", "HIGH", "NORMAL", "unnamed", "LOW", "BACKGROUND"]
 
 
 async def test_a_resumed_attempt_may_wait_for_ever_without_going_stale(running: Running, clock: WatchedClock) -> None:

@@ -1,10 +1,10 @@
-"""Leases, releases, delays, expiry, unique keys, Explain, and the acquires of a stream."""
+"""Leases, releases, delays, expiry, Explain, and the acquires of a stream."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,11 +35,19 @@ from ..support.calls import (
     struct,
     until_waiting,
 )
-from ..support.clock import WatchedClock
-from ..support.server import Running, serving
+from ..support.clock import PATIENCE_S, WatchedClock
+from ..support.server import Running, serving_url
+from ..support.waiting import until
 
 QUEUED, CANCELLED = job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_CANCELLED
 TURN, TIME = job_pb2.WAIT_REASON_TURN, job_pb2.WAIT_REASON_TIME
+
+
+@pytest.fixture
+async def running(url: str, clock: WatchedClock) -> AsyncIterator[Running]:
+    """A server on each store in turn."""
+    async with serving_url(url, clock) as running:
+        yield running
 
 
 async def passed(running: Running, clock: WatchedClock, span: int) -> None:
@@ -85,15 +93,14 @@ async def test_a_heartbeat_keeps_a_lease(running: Running, clock: WatchedClock) 
     assert (await get(running)).last_error.code == "STALE"
 
 
-async def test_leases_and_times_to_begin_are_moved_when_the_server_was_away(path: Path) -> None:
+async def test_leases_and_times_to_begin_are_moved_when_the_server_was_away(url: str, clock: WatchedClock) -> None:
     """Row 5: no mass expiry after a restart."""
-    clock = WatchedClock()
-    async with serving(path, clock) as running:
+    async with serving_url(url, clock) as running:
         await create(running)
         await acquire(running, lease=span(10))
         await create(running, "begin", "other", start_within=span(10))
     clock.advance(MINUTE)
-    async with serving(path, clock) as running:
+    async with serving_url(url, clock) as running:
         await settled(running)
         assert (await get(running)).attempt == 1
         assert (await get(running, "begin")).state == QUEUED
@@ -229,15 +236,15 @@ async def test_many_delays_that_end_at_once_are_all_served(running: Running, clo
     assert sorted(job.id for job in first) == [f"{n:03}" for n in range(300)]
 
 
-async def test_delays_survive_a_restart(path: Path) -> None:
-    clock = WatchedClock()
-    async with serving(path, clock) as running:
+async def test_delays_survive_a_restart(url: str, clock: WatchedClock) -> None:
+    async with serving_url(url, clock) as running:
         await create(running, delay=span(20))
     clock.advance(20 * SECOND)
-    async with serving(path, clock) as running:
+    async with serving_url(url, clock) as running:
         assert [job.id for job in await acquire(running, wait=60)] == ["job"]
 
 
+@pytest.mark.usefixtures("unscheduled")
 async def test_a_job_that_nobody_begins_in_time_is_cancelled_by_the_server(
     running: Running, clock: WatchedClock
 ) -> None:
@@ -259,6 +266,39 @@ async def test_a_job_that_nobody_begins_in_time_is_cancelled_by_the_server(
     assert (await get(running, "stays")).state == QUEUED
     assert (await cancel(running, "stays")).cancel_cause == job_pb2.CANCEL_CAUSE_CALLER
     assert (await _stats(running)).expired == 1
+
+
+@pytest.mark.parametrize("first", ["hand-out", "expiry"])
+async def test_of_a_hand_out_and_an_expiry_in_one_batch_the_first_decides(
+    running: Running, clock: WatchedClock, first: str
+) -> None:
+    """Row 28: a job that a worker has never expires."""
+    await create(running, start_within=span(20))
+    await passed(running, clock, 19 * SECOND)
+    committer, held, go_on = running.server.committer, threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        held.set()
+        assert go_on.wait(PATIENCE_S)
+
+    holding = committer.run(hold)
+    await asyncio.to_thread(held.wait, PATIENCE_S)
+    commits = committer.counters.commits
+    if first == "expiry":
+        clock.advance(SECOND)
+    asking = asyncio.ensure_future(acquire(running))
+    await until(lambda: committer._queue.rows == (2 if first == "expiry" else 1))
+    if first == "hand-out":
+        clock.advance(SECOND)
+        await until(lambda: committer._queue.rows == 2)
+    go_on.set()
+    await holding
+    jobs = await asking
+    await settled(running)
+
+    assert committer.counters.commits == commits + 1
+    assert names(await history(running)) == ["queued", "started" if first == "hand-out" else "cancelled"]
+    assert len(jobs) == (first == "hand-out")
 
 
 async def test_the_time_to_begin_counts_from_the_end_of_the_delay(running: Running, clock: WatchedClock) -> None:
@@ -298,65 +338,6 @@ async def test_a_time_beyond_a_year_is_refused(running: Running, clock: WatchedC
     request.not_before_time.FromMicroseconds(clock.now() + 367 * DAY)
 
     assert (await refused(running.jobs.Create(request))).fields == ["not_before_time"]
-
-
-# Unique keys.
-
-
-async def _create(running: Running, **fields: Any) -> tuple[str, bool]:
-    answer = await running.jobs.Create(pb.CreateRequest(job_type="default", unique_key="key", **fields))
-    return answer.job.id, answer.existing
-
-
-async def test_create_returns_the_job_that_has_the_key(running: Running) -> None:
-    """Row 29."""
-    assert await _create(running, id="first") == ("first", False)
-    assert await _create(running, id="second", request_id="request-1") == ("first", True)
-    await acquire(running)
-    assert await _create(running) == ("first", True)
-    assert await _create(running, id="second", request_id="request-1") == ("first", True)
-    assert (await get(running, "first")).unique_key == "key"
-    assert names(await history(running)) == ["queued", "started"]
-
-    await complete(running, "first")
-
-    assert await _create(running, id="second") == ("second", False)
-
-
-async def test_a_job_that_is_unique_until_it_starts_lets_the_next_wait_while_it_runs(running: Running) -> None:
-    """Row 30."""
-    until = {"unique_until": pb.UNIQUE_UNTIL_STARTED}
-    await _create(running, id="first", **until)
-    assert await _create(running, **until) == ("first", True)
-    await acquire(running)
-
-    assert await _create(running, id="second", **until) == ("second", False)
-    assert await _create(running, **until) == ("second", True)
-
-
-async def test_a_key_is_given_up_and_taken_in_one_commit(running: Running) -> None:
-    await _create(running, id="first")
-    await start(running, "first")
-    updates = [
-        pb.JobUpdate(complete=pb.CompleteRequest(id="first")),
-        pb.JobUpdate(create=pb.CreateRequest(id="second", job_type="default", unique_key="key")),
-        pb.JobUpdate(create=pb.CreateRequest(id="third", job_type="default", unique_key="key")),
-    ]
-
-    (answer,) = [answer async for answer in running.jobs.StreamUpdates(_batches(updates))]
-
-    assert [(outcome.id, outcome.existing) for outcome in answer.outcomes] == [
-        ("first", False),
-        ("second", False),
-        ("second", True),
-    ]
-
-
-async def test_a_batch_says_which_of_its_jobs_were_there(running: Running) -> None:
-    requests = [pb.CreateRequest(id=job_id, job_type="default", unique_key=key) for job_id, key in ("ax", "by", "cx")]
-    answer = await running.jobs.BatchCreate(pb.BatchCreateRequest(requests=requests))
-
-    assert [(job.id, job.existing) for job in answer.jobs] == [("a", False), ("b", False), ("a", True)]
 
 
 # Streams.

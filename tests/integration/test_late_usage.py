@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,12 +29,6 @@ from ..support.calls import (
 from ..support.clock import WatchedClock
 from ..support.postgres import postgres_server
 from ..support.server import Client, Running, serving_url
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store that is not there yet."""
-    return postgres_server().new_store() if request.param == "postgres" else f"sqlite:///{tmp_path / 'jobs.db'}"
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -13,16 +12,9 @@ from jobstate.v1 import job_service_pb2_grpc
 
 from ..support.calls import create, struct
 from ..support.clock import WatchedClock
-from ..support.postgres import postgres_server
 from ..support.server import Running, serving_url
 
 DETAILS = struct(text="d" * 8_000)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store that is not there yet."""
-    return postgres_server().new_store() if request.param == "postgres" else f"sqlite:///{tmp_path / 'jobs.db'}"
 
 
 @pytest.fixture

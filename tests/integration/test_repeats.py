@@ -45,12 +45,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store that is not there yet."""
-    return postgres_server().new_store() if request.param == "postgres" else f"sqlite:///{tmp_path / 'jobs.db'}"
-
-
 @pytest.fixture
 async def running(url: str, clock: WatchedClock) -> AsyncIterator[Running]:
     async with serving_url(url, clock) as running:
