@@ -9,13 +9,13 @@ from jobstate.v1 import dispatch_service_pb2 as dispatch_pb
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client.core import decoding, validation
 from jobstate_client.core import values as v
-from jobstate_client.core.calls import Call, decode_with
+from jobstate_client.core.calls import Call, Pages, decode_with
 from jobstate_client.core.documents import duration, seconds
 from jobstate_client.core.operations import JobRef, attempt_of, id_of, new_request_id, usage_of
 from jobstate_client.core.values import Span
 
 if TYPE_CHECKING:
-    from jobstate_client.core.inspection import Explanation
+    from jobstate_client.core.inspection import Explanation, Lane, Paused, Unpaused
 
 
 def acquire(
@@ -99,3 +99,33 @@ def explain(job: JobRef, *, timeout: Span | None = None) -> Call[Explanation]:
         JobNotFound: there is no such job.
     """
     return Call("Explain", dispatch_pb.ExplainRequest(id=id_of(job)), decode_with("explanation"), timeout)
+
+
+def pause(job_type: str, *, lane: str | None = None, reason: str = "", timeout: Span | None = None) -> Call[Paused]:
+    """Stop handing out the jobs of a type, or those of one of its lanes, at all servers until ``unpause``.
+
+    Attempts under way are not affected. Once it returns, no ``acquire`` is given such a job.
+
+    Raises:
+        UnknownJobType: the server takes no jobs of this type.
+    """
+    request = dispatch_pb.PauseRequest(job_type=job_type, lane=lane, reason=reason)
+    return Call("Pause", request, decode_with("paused"), timeout)
+
+
+def unpause(job_type: str, *, lane: str | None = None, timeout: Span | None = None) -> Call[Unpaused]:
+    """Go on handing out the jobs of a type, or those of one of its lanes. Lanes paused by themselves stay paused.
+
+    Raises:
+        UnknownJobType: the server takes no jobs of this type.
+    """
+    return Call("Unpause", dispatch_pb.UnpauseRequest(job_type=job_type, lane=lane), decode_with("unpaused"), timeout)
+
+
+def lanes(job_type: str, *, page_size: int = 0, timeout: Span | None = None) -> Pages[Lane]:
+    """Iterate over the lanes of a type in the order of their turns, then over those that cannot have one now.
+
+    Turns move while pages are fetched, so a lane may come twice or not at all. ``timeout`` is for each page.
+    """
+    request = dispatch_pb.ListLanesRequest(job_type=job_type, page_size=page_size)
+    return Pages(Call("ListLanes", request, decode_with("lanes"), timeout))

@@ -11,6 +11,7 @@ from jobstate.v1 import dispatch_service_pb2 as dispatch_pb
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as maintenance_pb
+from jobstate_client.core.calls import Page
 from jobstate_client.core.decoding import STATES, WAIT_REASONS, decode, decoders
 from jobstate_client.core.states import AttemptOutcome, HealthState, HoldReason, State, WaitReason
 from jobstate_client.core.values import JobError
@@ -118,6 +119,48 @@ class Hold:
     """When it ends by itself, if that is known."""
     text: str
     """The same for people."""
+    subject: str = ""
+    """The lane, if the reason is one of its lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """What ``pause`` has stopped."""
+
+    ready: int
+    """Jobs that are ready and wait behind it."""
+    running: int
+    """Attempts that are still claimed."""
+    head: int
+    """The sequence of the last event before the pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaused:
+    """What goes on after ``unpause``."""
+
+    ready: int
+    """Jobs that are ready and wait behind it."""
+    head: int
+    """The sequence of the last event before the pause ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The jobs of one type that share a turn."""
+
+    lane: str
+    ready: int
+    """Jobs that are ready."""
+    running: int
+    """Attempts that are claimed; with ``lane_holds`` JOB, jobs that have begun and are not final."""
+    turn_time: datetime | None
+    """When it last had a turn."""
+    held_until_time: datetime | None
+    """Until when nothing of it is handed out, because of its rate or of a release."""
+    paused: bool
+    oldest_wait: timedelta | None
+    """How long its oldest ready job has waited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +170,7 @@ class Explanation:
     holds: tuple[Hold, ...]
     """All that holds it back now. Empty if it is claimed or final."""
     ahead_in_lane: int | None
-    """Ready jobs of its type that come before it, at most 10,000; None if it is not ready itself."""
+    """Ready jobs of its lane that come before it, at most 10,000; None if it is not ready itself."""
     waiting_acquires: int
     """Calls of ``acquire`` for its type that wait at the server that answered."""
     expected_start_time: datetime | None
@@ -197,6 +240,9 @@ _TYPE_STATS = decoders(
     waiting=lambda message: {WAIT_REASONS[each.reason]: each.count for each in message.waiting},
 )
 _HOLD = decoders(Hold, dispatch_pb.Hold.DESCRIPTOR)
+_PAUSED = decoders(Paused, dispatch_pb.PauseResponse.DESCRIPTOR)
+_UNPAUSED = decoders(Unpaused, dispatch_pb.UnpauseResponse.DESCRIPTOR)
+_LANE = decoders(Lane, dispatch_pb.Lane.DESCRIPTOR)
 _EXPLANATION = decoders(
     Explanation,
     dispatch_pb.ExplainResponse.DESCRIPTOR,
@@ -227,6 +273,21 @@ def stats(response: pb.GetStatsResponse) -> Stats:
 def explanation(response: dispatch_pb.ExplainResponse) -> Explanation:
     """Why nobody works on a job."""
     return decode(Explanation, _EXPLANATION, response)
+
+
+def paused(response: dispatch_pb.PauseResponse) -> Paused:
+    """What was stopped."""
+    return decode(Paused, _PAUSED, response)
+
+
+def unpaused(response: dispatch_pb.UnpauseResponse) -> Unpaused:
+    """What goes on."""
+    return decode(Unpaused, _UNPAUSED, response)
+
+
+def lanes(response: dispatch_pb.ListLanesResponse) -> Page[Lane]:
+    """A page of lanes."""
+    return Page(tuple(decode(Lane, _LANE, each) for each in response.lanes), response.next_page_token)
 
 
 def task_result(response: Message) -> TaskResult:

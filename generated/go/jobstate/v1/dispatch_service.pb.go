@@ -9,6 +9,7 @@ package jobstatev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -30,6 +31,20 @@ const (
 	HoldReason_HOLD_REASON_UNSPECIFIED HoldReason = 0
 	// It waits for its ready_time or next_retry_time.
 	HoldReason_HOLD_REASON_TIME HoldReason = 1
+	// Its type is paused.
+	HoldReason_HOLD_REASON_TYPE_PAUSED HoldReason = 5
+	// Its lane is paused.
+	HoldReason_HOLD_REASON_LANE_PAUSED HoldReason = 6
+	// A Release said that nothing of its lane is to be handed out for a time.
+	HoldReason_HOLD_REASON_LANE_HELD HoldReason = 7
+	// As many attempts of its type are claimed as there may be.
+	HoldReason_HOLD_REASON_TYPE_CONCURRENCY HoldReason = 8
+	// As many attempts of its lane are claimed as there may be, or as many of its jobs have begun.
+	HoldReason_HOLD_REASON_LANE_CONCURRENCY HoldReason = 9
+	// As many jobs of its type were handed out as there may be in the time.
+	HoldReason_HOLD_REASON_TYPE_RATE HoldReason = 10
+	// As many jobs of its lane were handed out as there may be in the time.
+	HoldReason_HOLD_REASON_LANE_RATE HoldReason = 11
 	// Others come before it.
 	HoldReason_HOLD_REASON_TURN HoldReason = 14
 	// Nobody asks the server that answers for its type.
@@ -43,6 +58,13 @@ var (
 	HoldReason_name = map[int32]string{
 		0:  "HOLD_REASON_UNSPECIFIED",
 		1:  "HOLD_REASON_TIME",
+		5:  "HOLD_REASON_TYPE_PAUSED",
+		6:  "HOLD_REASON_LANE_PAUSED",
+		7:  "HOLD_REASON_LANE_HELD",
+		8:  "HOLD_REASON_TYPE_CONCURRENCY",
+		9:  "HOLD_REASON_LANE_CONCURRENCY",
+		10: "HOLD_REASON_TYPE_RATE",
+		11: "HOLD_REASON_LANE_RATE",
 		14: "HOLD_REASON_TURN",
 		15: "HOLD_REASON_NO_WORKER",
 		16: "HOLD_REASON_AWAITS_RETRY_CALL",
@@ -50,6 +72,13 @@ var (
 	HoldReason_value = map[string]int32{
 		"HOLD_REASON_UNSPECIFIED":       0,
 		"HOLD_REASON_TIME":              1,
+		"HOLD_REASON_TYPE_PAUSED":       5,
+		"HOLD_REASON_LANE_PAUSED":       6,
+		"HOLD_REASON_LANE_HELD":         7,
+		"HOLD_REASON_TYPE_CONCURRENCY":  8,
+		"HOLD_REASON_LANE_CONCURRENCY":  9,
+		"HOLD_REASON_TYPE_RATE":         10,
+		"HOLD_REASON_LANE_RATE":         11,
 		"HOLD_REASON_TURN":              14,
 		"HOLD_REASON_NO_WORKER":         15,
 		"HOLD_REASON_AWAITS_RETRY_CALL": 16,
@@ -83,6 +112,244 @@ func (HoldReason) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{0}
 }
 
+// PauseRequest says what to stop.
+type PauseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. Required.
+	JobType string `protobuf:"bytes,1,opt,name=job_type,json=jobType,proto3" json:"job_type,omitempty"`
+	// The lane, at most 128 bytes. Unset means the whole type.
+	Lane *string `protobuf:"bytes,2,opt,name=lane,proto3,oneof" json:"lane,omitempty"`
+	// Why, for people to read. At most 4 KiB; may be empty.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseRequest) Reset() {
+	*x = PauseRequest{}
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseRequest) ProtoMessage() {}
+
+func (x *PauseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
+func (*PauseRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *PauseRequest) GetJobType() string {
+	if x != nil {
+		return x.JobType
+	}
+	return ""
+}
+
+func (x *PauseRequest) GetLane() string {
+	if x != nil && x.Lane != nil {
+		return *x.Lane
+	}
+	return ""
+}
+
+func (x *PauseRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// PauseResponse says what was stopped.
+type PauseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many jobs are ready and wait behind it.
+	Ready int64 `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
+	// How many attempts are still claimed.
+	Running int64 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
+	// The sequence of the last event before the pause. No later event hands out a job of what is paused, until Unpause.
+	Head          int64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseResponse) Reset() {
+	*x = PauseResponse{}
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseResponse) ProtoMessage() {}
+
+func (x *PauseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
+func (*PauseResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PauseResponse) GetReady() int64 {
+	if x != nil {
+		return x.Ready
+	}
+	return 0
+}
+
+func (x *PauseResponse) GetRunning() int64 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *PauseResponse) GetHead() int64 {
+	if x != nil {
+		return x.Head
+	}
+	return 0
+}
+
+// UnpauseRequest says what goes on.
+type UnpauseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. Required.
+	JobType string `protobuf:"bytes,1,opt,name=job_type,json=jobType,proto3" json:"job_type,omitempty"`
+	// The lane, at most 128 bytes. Unset means the whole type; lanes that were paused by themselves stay paused.
+	Lane          *string `protobuf:"bytes,2,opt,name=lane,proto3,oneof" json:"lane,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpauseRequest) Reset() {
+	*x = UnpauseRequest{}
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpauseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpauseRequest) ProtoMessage() {}
+
+func (x *UnpauseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpauseRequest.ProtoReflect.Descriptor instead.
+func (*UnpauseRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UnpauseRequest) GetJobType() string {
+	if x != nil {
+		return x.JobType
+	}
+	return ""
+}
+
+func (x *UnpauseRequest) GetLane() string {
+	if x != nil && x.Lane != nil {
+		return *x.Lane
+	}
+	return ""
+}
+
+// UnpauseResponse says what goes on.
+type UnpauseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many jobs are ready and wait behind it.
+	Ready int64 `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
+	// The sequence of the last event before the pause ended.
+	Head          int64 `protobuf:"varint,2,opt,name=head,proto3" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpauseResponse) Reset() {
+	*x = UnpauseResponse{}
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpauseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpauseResponse) ProtoMessage() {}
+
+func (x *UnpauseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpauseResponse.ProtoReflect.Descriptor instead.
+func (*UnpauseResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *UnpauseResponse) GetReady() int64 {
+	if x != nil {
+		return x.Ready
+	}
+	return 0
+}
+
+func (x *UnpauseResponse) GetHead() int64 {
+	if x != nil {
+		return x.Head
+	}
+	return 0
+}
+
 // ExplainRequest names the job.
 type ExplainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -94,7 +361,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[0]
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -106,7 +373,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[0]
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -119,7 +386,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{0}
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ExplainRequest) GetId() string {
@@ -134,8 +401,10 @@ type ExplainResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All that holds the job back now. Empty when it is claimed or final.
 	Holds []*Hold `protobuf:"bytes,1,rep,name=holds,proto3" json:"holds,omitempty"`
-	// How many ready jobs of its type come before it. Unset when it is not ready itself. At most 10,000 are counted.
+	// How many ready jobs of its lane come before it. Unset when it is not ready itself. At most 10,000 are counted.
 	AheadInLane *int64 `protobuf:"varint,2,opt,name=ahead_in_lane,json=aheadInLane,proto3,oneof" json:"ahead_in_lane,omitempty"`
+	// How many lanes of its type have a turn before its own. Unset when it is not ready itself. At most 10,000 are counted.
+	LanesAhead *int64 `protobuf:"varint,3,opt,name=lanes_ahead,json=lanesAhead,proto3,oneof" json:"lanes_ahead,omitempty"`
 	// How many calls of Acquire for its type wait at the server that answers.
 	WaitingAcquires int32 `protobuf:"varint,4,opt,name=waiting_acquires,json=waitingAcquires,proto3" json:"waiting_acquires,omitempty"`
 	// When it is expected to begin, going by how many jobs of its type the server that answers handed out in the latest
@@ -147,7 +416,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[1]
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -159,7 +428,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[1]
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -172,7 +441,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{1}
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ExplainResponse) GetHolds() []*Hold {
@@ -185,6 +454,13 @@ func (x *ExplainResponse) GetHolds() []*Hold {
 func (x *ExplainResponse) GetAheadInLane() int64 {
 	if x != nil && x.AheadInLane != nil {
 		return *x.AheadInLane
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetLanesAhead() int64 {
+	if x != nil && x.LanesAhead != nil {
+		return *x.LanesAhead
 	}
 	return 0
 }
@@ -210,7 +486,11 @@ type Hold struct {
 	Reason HoldReason `protobuf:"varint,1,opt,name=reason,proto3,enum=jobstate.v1.HoldReason" json:"reason,omitempty"`
 	// When it ends by itself. Unset when that is not known.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	// The same for people to read.
+	// The lane, when the reason is one of its lane. Empty otherwise.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// How much of the limit is in use. Unset when it is no limit.
+	Limit *LimitUse `protobuf:"bytes,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The same for people to read, with the reason that was given to Pause or Release.
 	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -218,7 +498,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[2]
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -230,7 +510,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[2]
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -243,7 +523,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{2}
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Hold) GetReason() HoldReason {
@@ -260,6 +540,20 @@ func (x *Hold) GetEndTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Hold) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Hold) GetLimit() *LimitUse {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
 func (x *Hold) GetText() string {
 	if x != nil {
 		return x.Text
@@ -267,32 +561,369 @@ func (x *Hold) GetText() string {
 	return ""
 }
 
+// LimitUse is a limit and how much of it is in use.
+type LimitUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many are in use.
+	Used int64 `protobuf:"varint,1,opt,name=used,proto3" json:"used,omitempty"`
+	// How many there may be.
+	Limit         int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitUse) Reset() {
+	*x = LimitUse{}
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitUse) ProtoMessage() {}
+
+func (x *LimitUse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitUse.ProtoReflect.Descriptor instead.
+func (*LimitUse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LimitUse) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *LimitUse) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ListLanesRequest names the type.
+type ListLanesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. Required.
+	JobType string `protobuf:"bytes,1,opt,name=job_type,json=jobType,proto3" json:"job_type,omitempty"`
+	// The most lanes to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLanesRequest) Reset() {
+	*x = ListLanesRequest{}
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLanesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLanesRequest) ProtoMessage() {}
+
+func (x *ListLanesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLanesRequest.ProtoReflect.Descriptor instead.
+func (*ListLanesRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListLanesRequest) GetJobType() string {
+	if x != nil {
+		return x.JobType
+	}
+	return ""
+}
+
+func (x *ListLanesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListLanesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListLanesResponse returns one page.
+type ListLanesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lanes.
+	Lanes []*Lane `protobuf:"bytes,1,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	// Token of the next page. Empty when this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Whether the whole type is paused.
+	TypePaused    bool `protobuf:"varint,3,opt,name=type_paused,json=typePaused,proto3" json:"type_paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLanesResponse) Reset() {
+	*x = ListLanesResponse{}
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLanesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLanesResponse) ProtoMessage() {}
+
+func (x *ListLanesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLanesResponse.ProtoReflect.Descriptor instead.
+func (*ListLanesResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListLanesResponse) GetLanes() []*Lane {
+	if x != nil {
+		return x.Lanes
+	}
+	return nil
+}
+
+func (x *ListLanesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListLanesResponse) GetTypePaused() bool {
+	if x != nil {
+		return x.TypePaused
+	}
+	return false
+}
+
+// Lane is the jobs of one type that share a turn.
+type Lane struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name; may be empty.
+	Lane string `protobuf:"bytes,1,opt,name=lane,proto3" json:"lane,omitempty"`
+	// How many of its jobs are ready.
+	Ready int64 `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
+	// How many of its attempts are claimed; with lane_holds JOB, how many of its jobs have begun and are not final.
+	Running int64 `protobuf:"varint,3,opt,name=running,proto3" json:"running,omitempty"`
+	// When it last had a turn. Unset when it has had none.
+	TurnTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=turn_time,json=turnTime,proto3" json:"turn_time,omitempty"`
+	// Until when nothing of it is handed out, because of its rate or of a Release. Unset when nothing holds it.
+	HeldUntilTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=held_until_time,json=heldUntilTime,proto3" json:"held_until_time,omitempty"`
+	// Whether it is paused.
+	Paused bool `protobuf:"varint,6,opt,name=paused,proto3" json:"paused,omitempty"`
+	// How long its oldest ready job has waited. Unset when none is ready.
+	OldestWait    *durationpb.Duration `protobuf:"bytes,8,opt,name=oldest_wait,json=oldestWait,proto3" json:"oldest_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lane) Reset() {
+	*x = Lane{}
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lane) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lane) ProtoMessage() {}
+
+func (x *Lane) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_dispatch_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lane.ProtoReflect.Descriptor instead.
+func (*Lane) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_dispatch_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Lane) GetLane() string {
+	if x != nil {
+		return x.Lane
+	}
+	return ""
+}
+
+func (x *Lane) GetReady() int64 {
+	if x != nil {
+		return x.Ready
+	}
+	return 0
+}
+
+func (x *Lane) GetRunning() int64 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *Lane) GetTurnTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TurnTime
+	}
+	return nil
+}
+
+func (x *Lane) GetHeldUntilTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HeldUntilTime
+	}
+	return nil
+}
+
+func (x *Lane) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+func (x *Lane) GetOldestWait() *durationpb.Duration {
+	if x != nil {
+		return x.OldestWait
+	}
+	return nil
+}
+
 var File_jobstate_v1_dispatch_service_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_dispatch_service_proto_rawDesc = "" +
 	"\n" +
-	"\"jobstate/v1/dispatch_service.proto\x12\vjobstate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\" \n" +
+	"\"jobstate/v1/dispatch_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"c\n" +
+	"\fPauseRequest\x12\x19\n" +
+	"\bjob_type\x18\x01 \x01(\tR\ajobType\x12\x17\n" +
+	"\x04lane\x18\x02 \x01(\tH\x00R\x04lane\x88\x01\x01\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reasonB\a\n" +
+	"\x05_lane\"S\n" +
+	"\rPauseResponse\x12\x14\n" +
+	"\x05ready\x18\x01 \x01(\x03R\x05ready\x12\x18\n" +
+	"\arunning\x18\x02 \x01(\x03R\arunning\x12\x12\n" +
+	"\x04head\x18\x03 \x01(\x03R\x04head\"M\n" +
+	"\x0eUnpauseRequest\x12\x19\n" +
+	"\bjob_type\x18\x01 \x01(\tR\ajobType\x12\x17\n" +
+	"\x04lane\x18\x02 \x01(\tH\x00R\x04lane\x88\x01\x01B\a\n" +
+	"\x05_lane\";\n" +
+	"\x0fUnpauseResponse\x12\x14\n" +
+	"\x05ready\x18\x01 \x01(\x03R\x05ready\x12\x12\n" +
+	"\x04head\x18\x02 \x01(\x03R\x04head\" \n" +
 	"\x0eExplainRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xf2\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa2\x02\n" +
 	"\x0fExplainResponse\x12'\n" +
 	"\x05holds\x18\x01 \x03(\v2\x11.jobstate.v1.HoldR\x05holds\x12'\n" +
-	"\rahead_in_lane\x18\x02 \x01(\x03H\x00R\vaheadInLane\x88\x01\x01\x12)\n" +
+	"\rahead_in_lane\x18\x02 \x01(\x03H\x00R\vaheadInLane\x88\x01\x01\x12$\n" +
+	"\vlanes_ahead\x18\x03 \x01(\x03H\x01R\n" +
+	"lanesAhead\x88\x01\x01\x12)\n" +
 	"\x10waiting_acquires\x18\x04 \x01(\x05R\x0fwaitingAcquires\x12J\n" +
 	"\x13expected_start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x11expectedStartTimeB\x10\n" +
-	"\x0e_ahead_in_laneJ\x04\b\x03\x10\x04\"\x8e\x01\n" +
+	"\x0e_ahead_in_laneB\x0e\n" +
+	"\f_lanes_ahead\"\xc9\x01\n" +
 	"\x04Hold\x12/\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x17.jobstate.v1.HoldReasonR\x06reason\x125\n" +
-	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04textJ\x04\b\x03\x10\x04J\x04\b\x04\x10\x05*\x99\x01\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12+\n" +
+	"\x05limit\x18\x04 \x01(\v2\x15.jobstate.v1.LimitUseR\x05limit\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"4\n" +
+	"\bLimitUse\x12\x12\n" +
+	"\x04used\x18\x01 \x01(\x03R\x04used\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\"i\n" +
+	"\x10ListLanesRequest\x12\x19\n" +
+	"\bjob_type\x18\x01 \x01(\tR\ajobType\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x85\x01\n" +
+	"\x11ListLanesResponse\x12'\n" +
+	"\x05lanes\x18\x01 \x03(\v2\x11.jobstate.v1.LaneR\x05lanes\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1f\n" +
+	"\vtype_paused\x18\x03 \x01(\bR\n" +
+	"typePaused\"\xa1\x02\n" +
+	"\x04Lane\x12\x12\n" +
+	"\x04lane\x18\x01 \x01(\tR\x04lane\x12\x14\n" +
+	"\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x18\n" +
+	"\arunning\x18\x03 \x01(\x03R\arunning\x127\n" +
+	"\tturn_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bturnTime\x12B\n" +
+	"\x0fheld_until_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\rheldUntilTime\x12\x16\n" +
+	"\x06paused\x18\x06 \x01(\bR\x06paused\x12:\n" +
+	"\voldest_wait\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"oldestWaitJ\x04\b\a\x10\b*\xf4\x02\n" +
 	"\n" +
 	"HoldReason\x12\x1b\n" +
 	"\x17HOLD_REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
-	"\x10HOLD_REASON_TIME\x10\x01\x12\x14\n" +
+	"\x10HOLD_REASON_TIME\x10\x01\x12\x1b\n" +
+	"\x17HOLD_REASON_TYPE_PAUSED\x10\x05\x12\x1b\n" +
+	"\x17HOLD_REASON_LANE_PAUSED\x10\x06\x12\x19\n" +
+	"\x15HOLD_REASON_LANE_HELD\x10\a\x12 \n" +
+	"\x1cHOLD_REASON_TYPE_CONCURRENCY\x10\b\x12 \n" +
+	"\x1cHOLD_REASON_LANE_CONCURRENCY\x10\t\x12\x19\n" +
+	"\x15HOLD_REASON_TYPE_RATE\x10\n" +
+	"\x12\x19\n" +
+	"\x15HOLD_REASON_LANE_RATE\x10\v\x12\x14\n" +
 	"\x10HOLD_REASON_TURN\x10\x0e\x12\x19\n" +
 	"\x15HOLD_REASON_NO_WORKER\x10\x0f\x12!\n" +
-	"\x1dHOLD_REASON_AWAITS_RETRY_CALL\x10\x10\"\x04\b\x02\x10\r2W\n" +
-	"\x0fDispatchService\x12D\n" +
-	"\aExplain\x12\x1b.jobstate.v1.ExplainRequest\x1a\x1c.jobstate.v1.ExplainResponseBj\n" +
+	"\x1dHOLD_REASON_AWAITS_RETRY_CALL\x10\x10\"\x04\b\x02\x10\x04\"\x04\b\f\x10\f\"\x04\b\r\x10\r2\xa9\x02\n" +
+	"\x0fDispatchService\x12>\n" +
+	"\x05Pause\x12\x19.jobstate.v1.PauseRequest\x1a\x1a.jobstate.v1.PauseResponse\x12D\n" +
+	"\aUnpause\x12\x1b.jobstate.v1.UnpauseRequest\x1a\x1c.jobstate.v1.UnpauseResponse\x12D\n" +
+	"\aExplain\x12\x1b.jobstate.v1.ExplainRequest\x1a\x1c.jobstate.v1.ExplainResponse\x12J\n" +
+	"\tListLanes\x12\x1d.jobstate.v1.ListLanesRequest\x1a\x1e.jobstate.v1.ListLanesResponseBj\n" +
 	"\x0eio.jobstate.v1B\x14DispatchServiceProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
 
 var (
@@ -308,26 +939,46 @@ func file_jobstate_v1_dispatch_service_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_dispatch_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_jobstate_v1_dispatch_service_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_jobstate_v1_dispatch_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_jobstate_v1_dispatch_service_proto_goTypes = []any{
 	(HoldReason)(0),               // 0: jobstate.v1.HoldReason
-	(*ExplainRequest)(nil),        // 1: jobstate.v1.ExplainRequest
-	(*ExplainResponse)(nil),       // 2: jobstate.v1.ExplainResponse
-	(*Hold)(nil),                  // 3: jobstate.v1.Hold
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(*PauseRequest)(nil),          // 1: jobstate.v1.PauseRequest
+	(*PauseResponse)(nil),         // 2: jobstate.v1.PauseResponse
+	(*UnpauseRequest)(nil),        // 3: jobstate.v1.UnpauseRequest
+	(*UnpauseResponse)(nil),       // 4: jobstate.v1.UnpauseResponse
+	(*ExplainRequest)(nil),        // 5: jobstate.v1.ExplainRequest
+	(*ExplainResponse)(nil),       // 6: jobstate.v1.ExplainResponse
+	(*Hold)(nil),                  // 7: jobstate.v1.Hold
+	(*LimitUse)(nil),              // 8: jobstate.v1.LimitUse
+	(*ListLanesRequest)(nil),      // 9: jobstate.v1.ListLanesRequest
+	(*ListLanesResponse)(nil),     // 10: jobstate.v1.ListLanesResponse
+	(*Lane)(nil),                  // 11: jobstate.v1.Lane
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
 }
 var file_jobstate_v1_dispatch_service_proto_depIdxs = []int32{
-	3, // 0: jobstate.v1.ExplainResponse.holds:type_name -> jobstate.v1.Hold
-	4, // 1: jobstate.v1.ExplainResponse.expected_start_time:type_name -> google.protobuf.Timestamp
-	0, // 2: jobstate.v1.Hold.reason:type_name -> jobstate.v1.HoldReason
-	4, // 3: jobstate.v1.Hold.end_time:type_name -> google.protobuf.Timestamp
-	1, // 4: jobstate.v1.DispatchService.Explain:input_type -> jobstate.v1.ExplainRequest
-	2, // 5: jobstate.v1.DispatchService.Explain:output_type -> jobstate.v1.ExplainResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	7,  // 0: jobstate.v1.ExplainResponse.holds:type_name -> jobstate.v1.Hold
+	12, // 1: jobstate.v1.ExplainResponse.expected_start_time:type_name -> google.protobuf.Timestamp
+	0,  // 2: jobstate.v1.Hold.reason:type_name -> jobstate.v1.HoldReason
+	12, // 3: jobstate.v1.Hold.end_time:type_name -> google.protobuf.Timestamp
+	8,  // 4: jobstate.v1.Hold.limit:type_name -> jobstate.v1.LimitUse
+	11, // 5: jobstate.v1.ListLanesResponse.lanes:type_name -> jobstate.v1.Lane
+	12, // 6: jobstate.v1.Lane.turn_time:type_name -> google.protobuf.Timestamp
+	12, // 7: jobstate.v1.Lane.held_until_time:type_name -> google.protobuf.Timestamp
+	13, // 8: jobstate.v1.Lane.oldest_wait:type_name -> google.protobuf.Duration
+	1,  // 9: jobstate.v1.DispatchService.Pause:input_type -> jobstate.v1.PauseRequest
+	3,  // 10: jobstate.v1.DispatchService.Unpause:input_type -> jobstate.v1.UnpauseRequest
+	5,  // 11: jobstate.v1.DispatchService.Explain:input_type -> jobstate.v1.ExplainRequest
+	9,  // 12: jobstate.v1.DispatchService.ListLanes:input_type -> jobstate.v1.ListLanesRequest
+	2,  // 13: jobstate.v1.DispatchService.Pause:output_type -> jobstate.v1.PauseResponse
+	4,  // 14: jobstate.v1.DispatchService.Unpause:output_type -> jobstate.v1.UnpauseResponse
+	6,  // 15: jobstate.v1.DispatchService.Explain:output_type -> jobstate.v1.ExplainResponse
+	10, // 16: jobstate.v1.DispatchService.ListLanes:output_type -> jobstate.v1.ListLanesResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_dispatch_service_proto_init() }
@@ -335,14 +986,16 @@ func file_jobstate_v1_dispatch_service_proto_init() {
 	if File_jobstate_v1_dispatch_service_proto != nil {
 		return
 	}
-	file_jobstate_v1_dispatch_service_proto_msgTypes[1].OneofWrappers = []any{}
+	file_jobstate_v1_dispatch_service_proto_msgTypes[0].OneofWrappers = []any{}
+	file_jobstate_v1_dispatch_service_proto_msgTypes[2].OneofWrappers = []any{}
+	file_jobstate_v1_dispatch_service_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_dispatch_service_proto_rawDesc), len(file_jobstate_v1_dispatch_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

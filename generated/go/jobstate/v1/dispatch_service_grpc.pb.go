@@ -19,24 +19,52 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	DispatchService_Explain_FullMethodName = "/jobstate.v1.DispatchService/Explain"
+	DispatchService_Pause_FullMethodName     = "/jobstate.v1.DispatchService/Pause"
+	DispatchService_Unpause_FullMethodName   = "/jobstate.v1.DispatchService/Unpause"
+	DispatchService_Explain_FullMethodName   = "/jobstate.v1.DispatchService/Explain"
+	DispatchService_ListLanes_FullMethodName = "/jobstate.v1.DispatchService/ListLanes"
 )
 
 // DispatchServiceClient is the client API for DispatchService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// DispatchService shows operators why Acquire does not hand out a job.
+// DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+//
+// What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+// attempts under way are not affected.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
 type DispatchServiceClient interface {
+	// Pause stops the hand-out of a job type, or of one of its lanes.
+	//
+	// Of jobs in every state, and changes none. Once it is answered no Acquire is given such a job. Calls that wait go on
+	// waiting. May be repeated: the latest reason is kept.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+	Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*PauseResponse, error)
+	// Unpause lets the hand-out go on.
+	//
+	// Of jobs in every state, and changes none. Calls of Acquire that wait are given their jobs at once, as limits and rates
+	// allow. May be repeated.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+	Unpause(ctx context.Context, in *UnpauseRequest, opts ...grpc.CallOption) (*UnpauseResponse, error)
 	// Explain tells why a job is not being worked on.
 	//
 	// In every state, and changes none. What it tells is true at the time of the answer. May be repeated at will.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND).
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// ListLanes returns the lanes of a type that have jobs ready or under way, or that are paused or held. First those that
+	// can have a turn, in the order of their turns, then the others by name.
+	//
+	// Of jobs in every state, and changes none. May be repeated at will. Turns move while pages are read, so a lane may be
+	// in two pages or in none.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD), also for a page_token that belongs to another type.
+	ListLanes(ctx context.Context, in *ListLanesRequest, opts ...grpc.CallOption) (*ListLanesResponse, error)
 }
 
 type dispatchServiceClient struct {
@@ -45,6 +73,26 @@ type dispatchServiceClient struct {
 
 func NewDispatchServiceClient(cc grpc.ClientConnInterface) DispatchServiceClient {
 	return &dispatchServiceClient{cc}
+}
+
+func (c *dispatchServiceClient) Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*PauseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PauseResponse)
+	err := c.cc.Invoke(ctx, DispatchService_Pause_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dispatchServiceClient) Unpause(ctx context.Context, in *UnpauseRequest, opts ...grpc.CallOption) (*UnpauseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnpauseResponse)
+	err := c.cc.Invoke(ctx, DispatchService_Unpause_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *dispatchServiceClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
@@ -57,21 +105,56 @@ func (c *dispatchServiceClient) Explain(ctx context.Context, in *ExplainRequest,
 	return out, nil
 }
 
+func (c *dispatchServiceClient) ListLanes(ctx context.Context, in *ListLanesRequest, opts ...grpc.CallOption) (*ListLanesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLanesResponse)
+	err := c.cc.Invoke(ctx, DispatchService_ListLanes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DispatchServiceServer is the server API for DispatchService service.
 // All implementations must embed UnimplementedDispatchServiceServer
 // for forward compatibility.
 //
-// DispatchService shows operators why Acquire does not hand out a job.
+// DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+//
+// What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+// attempts under way are not affected.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
 type DispatchServiceServer interface {
+	// Pause stops the hand-out of a job type, or of one of its lanes.
+	//
+	// Of jobs in every state, and changes none. Once it is answered no Acquire is given such a job. Calls that wait go on
+	// waiting. May be repeated: the latest reason is kept.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+	Pause(context.Context, *PauseRequest) (*PauseResponse, error)
+	// Unpause lets the hand-out go on.
+	//
+	// Of jobs in every state, and changes none. Calls of Acquire that wait are given their jobs at once, as limits and rates
+	// allow. May be repeated.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+	Unpause(context.Context, *UnpauseRequest) (*UnpauseResponse, error)
 	// Explain tells why a job is not being worked on.
 	//
 	// In every state, and changes none. What it tells is true at the time of the answer. May be repeated at will.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND).
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// ListLanes returns the lanes of a type that have jobs ready or under way, or that are paused or held. First those that
+	// can have a turn, in the order of their turns, then the others by name.
+	//
+	// Of jobs in every state, and changes none. May be repeated at will. Turns move while pages are read, so a lane may be
+	// in two pages or in none.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD), also for a page_token that belongs to another type.
+	ListLanes(context.Context, *ListLanesRequest) (*ListLanesResponse, error)
 	mustEmbedUnimplementedDispatchServiceServer()
 }
 
@@ -82,8 +165,17 @@ type DispatchServiceServer interface {
 // pointer dereference when methods are called.
 type UnimplementedDispatchServiceServer struct{}
 
+func (UnimplementedDispatchServiceServer) Pause(context.Context, *PauseRequest) (*PauseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Pause not implemented")
+}
+func (UnimplementedDispatchServiceServer) Unpause(context.Context, *UnpauseRequest) (*UnpauseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unpause not implemented")
+}
 func (UnimplementedDispatchServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedDispatchServiceServer) ListLanes(context.Context, *ListLanesRequest) (*ListLanesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLanes not implemented")
 }
 func (UnimplementedDispatchServiceServer) mustEmbedUnimplementedDispatchServiceServer() {}
 func (UnimplementedDispatchServiceServer) testEmbeddedByValue()                         {}
@@ -106,6 +198,42 @@ func RegisterDispatchServiceServer(s grpc.ServiceRegistrar, srv DispatchServiceS
 	s.RegisterService(&DispatchService_ServiceDesc, srv)
 }
 
+func _DispatchService_Pause_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PauseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatchServiceServer).Pause(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatchService_Pause_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatchServiceServer).Pause(ctx, req.(*PauseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DispatchService_Unpause_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnpauseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatchServiceServer).Unpause(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatchService_Unpause_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatchServiceServer).Unpause(ctx, req.(*UnpauseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _DispatchService_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExplainRequest)
 	if err := dec(in); err != nil {
@@ -124,6 +252,24 @@ func _DispatchService_Explain_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DispatchService_ListLanes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLanesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatchServiceServer).ListLanes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatchService_ListLanes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatchServiceServer).ListLanes(ctx, req.(*ListLanesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DispatchService_ServiceDesc is the grpc.ServiceDesc for DispatchService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -132,8 +278,20 @@ var DispatchService_ServiceDesc = grpc.ServiceDesc{
 	HandlerType: (*DispatchServiceServer)(nil),
 	Methods: []grpc.MethodDesc{
 		{
+			MethodName: "Pause",
+			Handler:    _DispatchService_Pause_Handler,
+		},
+		{
+			MethodName: "Unpause",
+			Handler:    _DispatchService_Unpause_Handler,
+		},
+		{
 			MethodName: "Explain",
 			Handler:    _DispatchService_Explain_Handler,
+		},
+		{
+			MethodName: "ListLanes",
+			Handler:    _DispatchService_ListLanes_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

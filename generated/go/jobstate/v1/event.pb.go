@@ -866,6 +866,8 @@ type ReleasedDetail struct {
 	Delay *durationpb.Duration `protobuf:"bytes,3,opt,name=delay,proto3" json:"delay,omitempty"`
 	// When the wait is over; the same as the job's next_retry_time.
 	NextRetryTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=next_retry_time,json=nextRetryTime,proto3" json:"next_retry_time,omitempty"`
+	// How long nothing of the job's lane is handed out, counted from this event. Zero when Release did not say so.
+	HoldLane      *durationpb.Duration `protobuf:"bytes,5,opt,name=hold_lane,json=holdLane,proto3" json:"hold_lane,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -924,6 +926,13 @@ func (x *ReleasedDetail) GetDelay() *durationpb.Duration {
 func (x *ReleasedDetail) GetNextRetryTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.NextRetryTime
+	}
+	return nil
+}
+
+func (x *ReleasedDetail) GetHoldLane() *durationpb.Duration {
+	if x != nil {
+		return x.HoldLane
 	}
 	return nil
 }
@@ -1028,12 +1037,13 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x13StaleDetectedDetail\x129\n" +
 	"\n" +
 	"heard_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\theardTime\x12B\n" +
-	"\x0fstale_threshold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold\"\xbd\x01\n" +
+	"\x0fstale_threshold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0estaleThreshold\"\xef\x01\n" +
 	"\x0eReleasedDetail\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12/\n" +
 	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12B\n" +
-	"\x0fnext_retry_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rnextRetryTimeJ\x04\b\x05\x10\x06\"Q\n" +
+	"\x0fnext_retry_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rnextRetryTime\x126\n" +
+	"\thold_lane\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bholdLane\"Q\n" +
 	"\vUsageDetail\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12(\n" +
 	"\x05usage\x18\x02 \x01(\v2\x12.jobstate.v1.UsageR\x05usage*\x8a\x03\n" +
@@ -1125,12 +1135,13 @@ var file_jobstate_v1_event_proto_depIdxs = []int32{
 	15, // 23: jobstate.v1.StaleDetectedDetail.stale_threshold:type_name -> google.protobuf.Duration
 	15, // 24: jobstate.v1.ReleasedDetail.delay:type_name -> google.protobuf.Duration
 	12, // 25: jobstate.v1.ReleasedDetail.next_retry_time:type_name -> google.protobuf.Timestamp
-	18, // 26: jobstate.v1.UsageDetail.usage:type_name -> jobstate.v1.Usage
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	15, // 26: jobstate.v1.ReleasedDetail.hold_lane:type_name -> google.protobuf.Duration
+	18, // 27: jobstate.v1.UsageDetail.usage:type_name -> jobstate.v1.Usage
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_event_proto_init() }

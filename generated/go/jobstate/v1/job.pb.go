@@ -335,6 +335,113 @@ func (AttemptOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{4}
 }
 
+// LaneFrom says which lane a job is in whose Create names none.
+type LaneFrom int32
+
+const (
+	// The same as NONE.
+	LaneFrom_LANE_FROM_UNSPECIFIED LaneFrom = 0
+	// The empty lane: all such jobs wait in one row.
+	LaneFrom_LANE_FROM_NONE LaneFrom = 1
+	// The job's source_id. One of more than 128 bytes is cut, and its last 12 bytes are a hash of the whole.
+	LaneFrom_LANE_FROM_SOURCE_ID LaneFrom = 2
+)
+
+// Enum value maps for LaneFrom.
+var (
+	LaneFrom_name = map[int32]string{
+		0: "LANE_FROM_UNSPECIFIED",
+		1: "LANE_FROM_NONE",
+		2: "LANE_FROM_SOURCE_ID",
+	}
+	LaneFrom_value = map[string]int32{
+		"LANE_FROM_UNSPECIFIED": 0,
+		"LANE_FROM_NONE":        1,
+		"LANE_FROM_SOURCE_ID":   2,
+	}
+)
+
+func (x LaneFrom) Enum() *LaneFrom {
+	p := new(LaneFrom)
+	*p = x
+	return p
+}
+
+func (x LaneFrom) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LaneFrom) Descriptor() protoreflect.EnumDescriptor {
+	return file_jobstate_v1_job_proto_enumTypes[5].Descriptor()
+}
+
+func (LaneFrom) Type() protoreflect.EnumType {
+	return &file_jobstate_v1_job_proto_enumTypes[5]
+}
+
+func (x LaneFrom) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LaneFrom.Descriptor instead.
+func (LaneFrom) EnumDescriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{5}
+}
+
+// LaneHolds says for how long a job counts towards its type's lane_concurrency.
+type LaneHolds int32
+
+const (
+	// The same as ATTEMPT.
+	LaneHolds_LANE_HOLDS_UNSPECIFIED LaneHolds = 0
+	// While an attempt is claimed. A job that waits for its retry lets others of its lane go on.
+	LaneHolds_LANE_HOLDS_ATTEMPT LaneHolds = 1
+	// From its first claim until it is final, including the waits between attempts. Its next attempt goes before all others
+	// of its lane. With lane_concurrency 1 the jobs of a lane run strictly one after the other.
+	LaneHolds_LANE_HOLDS_JOB LaneHolds = 2
+)
+
+// Enum value maps for LaneHolds.
+var (
+	LaneHolds_name = map[int32]string{
+		0: "LANE_HOLDS_UNSPECIFIED",
+		1: "LANE_HOLDS_ATTEMPT",
+		2: "LANE_HOLDS_JOB",
+	}
+	LaneHolds_value = map[string]int32{
+		"LANE_HOLDS_UNSPECIFIED": 0,
+		"LANE_HOLDS_ATTEMPT":     1,
+		"LANE_HOLDS_JOB":         2,
+	}
+)
+
+func (x LaneHolds) Enum() *LaneHolds {
+	p := new(LaneHolds)
+	*p = x
+	return p
+}
+
+func (x LaneHolds) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LaneHolds) Descriptor() protoreflect.EnumDescriptor {
+	return file_jobstate_v1_job_proto_enumTypes[6].Descriptor()
+}
+
+func (LaneHolds) Type() protoreflect.EnumType {
+	return &file_jobstate_v1_job_proto_enumTypes[6]
+}
+
+func (x LaneHolds) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LaneHolds.Descriptor instead.
+func (LaneHolds) EnumDescriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{6}
+}
+
 // Job is one piece of asynchronous work and everything the service knows about it.
 //
 // Times have microsecond precision and are UTC. Texts are UTF-8 without NUL; their limits count encoded bytes.
@@ -417,8 +524,12 @@ type Job struct {
 	// first report. False before the first attempt, and while an attempt that the server resumed waits for a worker. However
 	// long it waits, it neither times out nor goes stale.
 	Claimed bool `protobuf:"varint,27,opt,name=claimed,proto3" json:"claimed,omitempty"`
-	// How soon the job is handed out beside others of its type. Fixed at Create.
+	// How soon the job is handed out beside others of its type and lane. Fixed at Create.
 	Priority Priority `protobuf:"varint,28,opt,name=priority,proto3,enum=jobstate.v1.Priority" json:"priority,omitempty"`
+	// Whose turn the job takes. Jobs of one type and lane wait in one row, share one turn beside the other lanes of their
+	// type, and share the type's limits per lane. At most 128 bytes; the empty lane is a lane like any other. Fixed at
+	// Create, from the request or else as the type's lane_from says.
+	Lane string `protobuf:"bytes,29,opt,name=lane,proto3" json:"lane,omitempty"`
 	// Since when the job can be handed out, or since when it could before its attempt was claimed; in the future while it
 	// is delayed. A new attempt after a failure or a delay has a new one, one after a Release without delay keeps it.
 	ReadyTime *timestamppb.Timestamp `protobuf:"bytes,30,opt,name=ready_time,json=readyTime,proto3" json:"ready_time,omitempty"`
@@ -666,6 +777,13 @@ func (x *Job) GetPriority() Priority {
 		return x.Priority
 	}
 	return Priority_PRIORITY_UNSPECIFIED
+}
+
+func (x *Job) GetLane() string {
+	if x != nil {
+		return x.Lane
+	}
+	return ""
 }
 
 func (x *Job) GetReadyTime() *timestamppb.Timestamp {
@@ -1010,7 +1128,20 @@ type JobType struct {
 	// 1 hour.
 	Lease *durationpb.Duration `protobuf:"bytes,9,opt,name=lease,proto3" json:"lease,omitempty"`
 	// What one step of priority is worth in waiting, from 0 (priorities have no effect) to 7 days.
-	PriorityStep  *durationpb.Duration `protobuf:"bytes,10,opt,name=priority_step,json=priorityStep,proto3" json:"priority_step,omitempty"`
+	PriorityStep *durationpb.Duration `protobuf:"bytes,10,opt,name=priority_step,json=priorityStep,proto3" json:"priority_step,omitempty"`
+	// While so many attempts of this type are claimed, Acquire hands out no other. All servers count together, and what
+	// Start begins counts too. From 1 to 1,000,000; 0 means without limit.
+	Concurrency int32 `protobuf:"varint,11,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	// How fast Acquire hands out jobs of this type, all servers together. Unset means without limit.
+	Rate *Rate `protobuf:"bytes,12,opt,name=rate,proto3" json:"rate,omitempty"`
+	// The lane of a job whose Create names none.
+	LaneFrom LaneFrom `protobuf:"varint,13,opt,name=lane_from,json=laneFrom,proto3,enum=jobstate.v1.LaneFrom" json:"lane_from,omitempty"`
+	// Like concurrency, for the jobs of one lane. 0 means without limit.
+	LaneConcurrency int32 `protobuf:"varint,14,opt,name=lane_concurrency,json=laneConcurrency,proto3" json:"lane_concurrency,omitempty"`
+	// Like rate, for the jobs of one lane. Unset means without limit.
+	LaneRate *Rate `protobuf:"bytes,15,opt,name=lane_rate,json=laneRate,proto3" json:"lane_rate,omitempty"`
+	// What counts towards lane_concurrency.
+	LaneHolds     LaneHolds `protobuf:"varint,16,opt,name=lane_holds,json=laneHolds,proto3,enum=jobstate.v1.LaneHolds" json:"lane_holds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1115,11 +1246,121 @@ func (x *JobType) GetPriorityStep() *durationpb.Duration {
 	return nil
 }
 
+func (x *JobType) GetConcurrency() int32 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+func (x *JobType) GetRate() *Rate {
+	if x != nil {
+		return x.Rate
+	}
+	return nil
+}
+
+func (x *JobType) GetLaneFrom() LaneFrom {
+	if x != nil {
+		return x.LaneFrom
+	}
+	return LaneFrom_LANE_FROM_UNSPECIFIED
+}
+
+func (x *JobType) GetLaneConcurrency() int32 {
+	if x != nil {
+		return x.LaneConcurrency
+	}
+	return 0
+}
+
+func (x *JobType) GetLaneRate() *Rate {
+	if x != nil {
+		return x.LaneRate
+	}
+	return nil
+}
+
+func (x *JobType) GetLaneHolds() LaneHolds {
+	if x != nil {
+		return x.LaneHolds
+	}
+	return LaneHolds_LANE_HOLDS_UNSPECIFIED
+}
+
+// Rate is how many jobs are handed out in a time.
+//
+// At most count + burst - 1 are handed out in any period. It is the claim that counts: a Release gives nothing back. What
+// Start begins counts too, and is never refused for it.
+type Rate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many in one period, from 1 to 10,000 a second.
+	Count int64 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// The period, from 1 second to 7 days.
+	Period *durationpb.Duration `protobuf:"bytes,2,opt,name=period,proto3" json:"period,omitempty"`
+	// How many may be handed out at once after a time without any, from 1 to count. Unless configured a tenth of count, and
+	// at least 1.
+	Burst         int32 `protobuf:"varint,3,opt,name=burst,proto3" json:"burst,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rate) Reset() {
+	*x = Rate{}
+	mi := &file_jobstate_v1_job_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rate) ProtoMessage() {}
+
+func (x *Rate) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rate.ProtoReflect.Descriptor instead.
+func (*Rate) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Rate) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Rate) GetPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.Period
+	}
+	return nil
+}
+
+func (x *Rate) GetBurst() int32 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
 var File_jobstate_v1_job_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\f\n" +
+	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\f\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -1155,7 +1396,8 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\bmetadata\x18\x19 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12/\n" +
 	"\x06result\x18\x1a \x01(\v2\x17.google.protobuf.StructR\x06result\x12\x18\n" +
 	"\aclaimed\x18\x1b \x01(\bR\aclaimed\x121\n" +
-	"\bpriority\x18\x1c \x01(\x0e2\x15.jobstate.v1.PriorityR\bpriority\x129\n" +
+	"\bpriority\x18\x1c \x01(\x0e2\x15.jobstate.v1.PriorityR\bpriority\x12\x12\n" +
+	"\x04lane\x18\x1d \x01(\tR\x04lane\x129\n" +
 	"\n" +
 	"ready_time\x18\x1e \x01(\v2\x1a.google.protobuf.TimestampR\treadyTime\x12<\n" +
 	"\fstart_within\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\vstartWithin\x128\n" +
@@ -1166,7 +1408,7 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"unique_key\x18% \x01(\tR\tuniqueKey\x12;\n" +
 	"\fcancel_cause\x18( \x01(\x0e2\x18.jobstate.v1.CancelCauseR\vcancelCause\x129\n" +
 	"\n" +
-	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTimeJ\x04\b\x1d\x10\x1eJ\x04\b\"\x10%J\x04\b&\x10'J\x04\b'\x10(J\x04\b)\x10-\"\xd3\x01\n" +
+	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTimeJ\x04\b\"\x10%J\x04\b&\x10'J\x04\b'\x10(J\x04\b)\x10-\"\xd3\x01\n" +
 	"\bJobError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
@@ -1189,7 +1431,7 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\x05usage\x18\x06 \x01(\v2\x12.jobstate.v1.UsageR\x05usage\x12\x16\n" +
 	"\x06worker\x18\a \x01(\tR\x06worker\x129\n" +
 	"\n" +
-	"claim_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTime\"\xd7\x03\n" +
+	"claim_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTime\"\xec\x05\n" +
 	"\aJobType\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vmax_retries\x18\x02 \x01(\x05R\n" +
@@ -1204,7 +1446,18 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"auto_retry\x18\b \x01(\bR\tautoRetry\x12/\n" +
 	"\x05lease\x18\t \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12>\n" +
 	"\rpriority_step\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationR\fpriorityStepJ\x04\b\v\x10\x13*\xd7\x01\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\fpriorityStep\x12 \n" +
+	"\vconcurrency\x18\v \x01(\x05R\vconcurrency\x12%\n" +
+	"\x04rate\x18\f \x01(\v2\x11.jobstate.v1.RateR\x04rate\x122\n" +
+	"\tlane_from\x18\r \x01(\x0e2\x15.jobstate.v1.LaneFromR\blaneFrom\x12)\n" +
+	"\x10lane_concurrency\x18\x0e \x01(\x05R\x0flaneConcurrency\x12.\n" +
+	"\tlane_rate\x18\x0f \x01(\v2\x11.jobstate.v1.RateR\blaneRate\x125\n" +
+	"\n" +
+	"lane_holds\x18\x10 \x01(\x0e2\x16.jobstate.v1.LaneHoldsR\tlaneHoldsJ\x04\b\x11\x10\x12J\x04\b\x12\x10\x13\"e\n" +
+	"\x04Rate\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x03R\x05count\x121\n" +
+	"\x06period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06period\x12\x14\n" +
+	"\x05burst\x18\x03 \x01(\x05R\x05burst*\xd7\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10JOB_STATE_QUEUED\x10\x01\x12\x18\n" +
@@ -1235,7 +1488,15 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\x19ATTEMPT_OUTCOME_COMPLETED\x10\x01\x12\x1a\n" +
 	"\x16ATTEMPT_OUTCOME_FAILED\x10\x02\x12\x1d\n" +
 	"\x19ATTEMPT_OUTCOME_CANCELLED\x10\x03\x12\x1c\n" +
-	"\x18ATTEMPT_OUTCOME_RELEASED\x10\x04B^\n" +
+	"\x18ATTEMPT_OUTCOME_RELEASED\x10\x04*X\n" +
+	"\bLaneFrom\x12\x19\n" +
+	"\x15LANE_FROM_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eLANE_FROM_NONE\x10\x01\x12\x17\n" +
+	"\x13LANE_FROM_SOURCE_ID\x10\x02\"\x04\b\x03\x10\x03*S\n" +
+	"\tLaneHolds\x12\x1a\n" +
+	"\x16LANE_HOLDS_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12LANE_HOLDS_ATTEMPT\x10\x01\x12\x12\n" +
+	"\x0eLANE_HOLDS_JOB\x10\x02B^\n" +
 	"\x0eio.jobstate.v1B\bJobProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
 
 var (
@@ -1250,62 +1511,70 @@ func file_jobstate_v1_job_proto_rawDescGZIP() []byte {
 	return file_jobstate_v1_job_proto_rawDescData
 }
 
-var file_jobstate_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_jobstate_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_jobstate_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_jobstate_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_jobstate_v1_job_proto_goTypes = []any{
 	(JobState)(0),                 // 0: jobstate.v1.JobState
 	(Priority)(0),                 // 1: jobstate.v1.Priority
 	(WaitReason)(0),               // 2: jobstate.v1.WaitReason
 	(CancelCause)(0),              // 3: jobstate.v1.CancelCause
 	(AttemptOutcome)(0),           // 4: jobstate.v1.AttemptOutcome
-	(*Job)(nil),                   // 5: jobstate.v1.Job
-	(*JobError)(nil),              // 6: jobstate.v1.JobError
-	(*Usage)(nil),                 // 7: jobstate.v1.Usage
-	(*Attempt)(nil),               // 8: jobstate.v1.Attempt
-	(*JobType)(nil),               // 9: jobstate.v1.JobType
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
-	(*structpb.Struct)(nil),       // 12: google.protobuf.Struct
+	(LaneFrom)(0),                 // 5: jobstate.v1.LaneFrom
+	(LaneHolds)(0),                // 6: jobstate.v1.LaneHolds
+	(*Job)(nil),                   // 7: jobstate.v1.Job
+	(*JobError)(nil),              // 8: jobstate.v1.JobError
+	(*Usage)(nil),                 // 9: jobstate.v1.Usage
+	(*Attempt)(nil),               // 10: jobstate.v1.Attempt
+	(*JobType)(nil),               // 11: jobstate.v1.JobType
+	(*Rate)(nil),                  // 12: jobstate.v1.Rate
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(*structpb.Struct)(nil),       // 15: google.protobuf.Struct
 }
 var file_jobstate_v1_job_proto_depIdxs = []int32{
 	0,  // 0: jobstate.v1.Job.state:type_name -> jobstate.v1.JobState
-	10, // 1: jobstate.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	10, // 2: jobstate.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	10, // 3: jobstate.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	10, // 4: jobstate.v1.Job.complete_time:type_name -> google.protobuf.Timestamp
-	10, // 5: jobstate.v1.Job.next_retry_time:type_name -> google.protobuf.Timestamp
-	10, // 6: jobstate.v1.Job.attempt_deadline:type_name -> google.protobuf.Timestamp
-	11, // 7: jobstate.v1.Job.timeout:type_name -> google.protobuf.Duration
-	11, // 8: jobstate.v1.Job.duration:type_name -> google.protobuf.Duration
-	6,  // 9: jobstate.v1.Job.last_error:type_name -> jobstate.v1.JobError
-	12, // 10: jobstate.v1.Job.metadata:type_name -> google.protobuf.Struct
-	12, // 11: jobstate.v1.Job.result:type_name -> google.protobuf.Struct
+	13, // 1: jobstate.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	13, // 2: jobstate.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	13, // 3: jobstate.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	13, // 4: jobstate.v1.Job.complete_time:type_name -> google.protobuf.Timestamp
+	13, // 5: jobstate.v1.Job.next_retry_time:type_name -> google.protobuf.Timestamp
+	13, // 6: jobstate.v1.Job.attempt_deadline:type_name -> google.protobuf.Timestamp
+	14, // 7: jobstate.v1.Job.timeout:type_name -> google.protobuf.Duration
+	14, // 8: jobstate.v1.Job.duration:type_name -> google.protobuf.Duration
+	8,  // 9: jobstate.v1.Job.last_error:type_name -> jobstate.v1.JobError
+	15, // 10: jobstate.v1.Job.metadata:type_name -> google.protobuf.Struct
+	15, // 11: jobstate.v1.Job.result:type_name -> google.protobuf.Struct
 	1,  // 12: jobstate.v1.Job.priority:type_name -> jobstate.v1.Priority
-	10, // 13: jobstate.v1.Job.ready_time:type_name -> google.protobuf.Timestamp
-	11, // 14: jobstate.v1.Job.start_within:type_name -> google.protobuf.Duration
+	13, // 13: jobstate.v1.Job.ready_time:type_name -> google.protobuf.Timestamp
+	14, // 14: jobstate.v1.Job.start_within:type_name -> google.protobuf.Duration
 	2,  // 15: jobstate.v1.Job.wait_reason:type_name -> jobstate.v1.WaitReason
-	11, // 16: jobstate.v1.Job.lease:type_name -> google.protobuf.Duration
+	14, // 16: jobstate.v1.Job.lease:type_name -> google.protobuf.Duration
 	3,  // 17: jobstate.v1.Job.cancel_cause:type_name -> jobstate.v1.CancelCause
-	10, // 18: jobstate.v1.Job.claim_time:type_name -> google.protobuf.Timestamp
-	12, // 19: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
-	10, // 20: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
-	10, // 21: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	10, // 22: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
+	13, // 18: jobstate.v1.Job.claim_time:type_name -> google.protobuf.Timestamp
+	15, // 19: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
+	13, // 20: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
+	13, // 21: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	13, // 22: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
 	4,  // 23: jobstate.v1.Attempt.outcome:type_name -> jobstate.v1.AttemptOutcome
-	6,  // 24: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
-	7,  // 25: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
-	10, // 26: jobstate.v1.Attempt.claim_time:type_name -> google.protobuf.Timestamp
-	11, // 27: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
-	11, // 28: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
-	11, // 29: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
-	11, // 30: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
-	11, // 31: jobstate.v1.JobType.lease:type_name -> google.protobuf.Duration
-	11, // 32: jobstate.v1.JobType.priority_step:type_name -> google.protobuf.Duration
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	8,  // 24: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
+	9,  // 25: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
+	13, // 26: jobstate.v1.Attempt.claim_time:type_name -> google.protobuf.Timestamp
+	14, // 27: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
+	14, // 28: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
+	14, // 29: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
+	14, // 30: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
+	14, // 31: jobstate.v1.JobType.lease:type_name -> google.protobuf.Duration
+	14, // 32: jobstate.v1.JobType.priority_step:type_name -> google.protobuf.Duration
+	12, // 33: jobstate.v1.JobType.rate:type_name -> jobstate.v1.Rate
+	5,  // 34: jobstate.v1.JobType.lane_from:type_name -> jobstate.v1.LaneFrom
+	12, // 35: jobstate.v1.JobType.lane_rate:type_name -> jobstate.v1.Rate
+	6,  // 36: jobstate.v1.JobType.lane_holds:type_name -> jobstate.v1.LaneHolds
+	14, // 37: jobstate.v1.Rate.period:type_name -> google.protobuf.Duration
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_proto_init() }
@@ -1319,8 +1588,8 @@ func file_jobstate_v1_job_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_proto_rawDesc), len(file_jobstate_v1_job_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   5,
+			NumEnums:      7,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -327,8 +327,11 @@ type CreateRequest struct {
 	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
 	// none.
 	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// How soon the job is handed out beside others of its type. Unset means NORMAL; unknown values are refused.
+	// How soon the job is handed out beside others of its type and lane. Unset means NORMAL; unknown values are refused.
 	Priority Priority `protobuf:"varint,8,opt,name=priority,proto3,enum=jobstate.v1.Priority" json:"priority,omitempty"`
+	// Whose turn the job takes, at most 128 bytes: a tenant, an account, an object. Unset means as the type's lane_from
+	// says; set and empty means the empty lane.
+	Lane *string `protobuf:"bytes,9,opt,name=lane,proto3,oneof" json:"lane,omitempty"`
 	// From when on the job may be begun. Unset means from now on.
 	//
 	// Types that are valid to be assigned to Begin:
@@ -432,6 +435,13 @@ func (x *CreateRequest) GetPriority() Priority {
 		return x.Priority
 	}
 	return Priority_PRIORITY_UNSPECIFIED
+}
+
+func (x *CreateRequest) GetLane() string {
+	if x != nil && x.Lane != nil {
+		return *x.Lane
+	}
+	return ""
 }
 
 func (x *CreateRequest) GetBegin() isCreateRequest_Begin {
@@ -2081,6 +2091,9 @@ type ReleaseRequest struct {
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// How long the job waits before its next attempt, from 0 to 7 days. Unset means not at all.
 	Delay *durationpb.Duration `protobuf:"bytes,3,opt,name=delay,proto3" json:"delay,omitempty"`
+	// How long nothing of the job's lane is handed out, from 0 to 1 hour: for a rate limit that somebody else keeps, such
+	// as an answer 429 with its Retry-After. Unset means not at all; a shorter time does not cut a longer one short.
+	HoldLane *durationpb.Duration `protobuf:"bytes,4,opt,name=hold_lane,json=holdLane,proto3" json:"hold_lane,omitempty"`
 	// What the attempt used, in total. Unset leaves what was last reported.
 	Usage *Usage `protobuf:"bytes,5,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The attempt that is given back, 1 or more. May be left out while the job is in its first attempt only.
@@ -2139,6 +2152,13 @@ func (x *ReleaseRequest) GetReason() string {
 func (x *ReleaseRequest) GetDelay() *durationpb.Duration {
 	if x != nil {
 		return x.Delay
+	}
+	return nil
+}
+
+func (x *ReleaseRequest) GetHoldLane() *durationpb.Duration {
+	if x != nil {
+		return x.HoldLane
 	}
 	return nil
 }
@@ -3533,7 +3553,7 @@ var File_jobstate_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\xf7\x04\n" +
+	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\x93\x05\n" +
 	"\rCreateRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -3544,7 +3564,8 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestId\x121\n" +
-	"\bpriority\x18\b \x01(\x0e2\x15.jobstate.v1.PriorityR\bpriority\x121\n" +
+	"\bpriority\x18\b \x01(\x0e2\x15.jobstate.v1.PriorityR\bpriority\x12\x17\n" +
+	"\x04lane\x18\t \x01(\tH\x02R\x04lane\x88\x01\x01\x121\n" +
 	"\x05delay\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationH\x00R\x05delay\x12D\n" +
 	"\x0fnot_before_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampH\x00R\rnotBeforeTime\x12<\n" +
@@ -3553,8 +3574,8 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"unique_key\x18\x10 \x01(\tR\tuniqueKey\x12;\n" +
 	"\funique_until\x18\x11 \x01(\x0e2\x18.jobstate.v1.UniqueUntilR\vuniqueUntilB\a\n" +
 	"\x05beginB\x0e\n" +
-	"\f_max_retriesJ\x04\b\t\x10\n" +
-	"J\x04\b\r\x10\x10J\x04\b\x12\x10\x16\"P\n" +
+	"\f_max_retriesB\a\n" +
+	"\x05_laneJ\x04\b\r\x10\x10J\x04\b\x12\x10\x16\"P\n" +
 	"\x0eCreateResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\x12\x1a\n" +
 	"\bexisting\x18\x02 \x01(\bR\bexisting\"L\n" +
@@ -3671,17 +3692,18 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x06 \x01(\tR\trequestId\"7\n" +
 	"\x0fAcquireResponse\x12$\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x10.jobstate.v1.JobR\x04jobs\"\xe3\x01\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x10.jobstate.v1.JobR\x04jobs\"\x95\x02\n" +
 	"\x0eReleaseRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12/\n" +
-	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12(\n" +
+	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x126\n" +
+	"\thold_lane\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bholdLane\x12(\n" +
 	"\x05usage\x18\x05 \x01(\v2\x12.jobstate.v1.UsageR\x05usage\x12\x1d\n" +
 	"\aattempt\x18\x06 \x01(\x05H\x00R\aattempt\x88\x01\x01\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestIdB\n" +
 	"\n" +
-	"\b_attemptJ\x04\b\x04\x10\x05\"5\n" +
+	"\b_attempt\"5\n" +
 	"\x0fReleaseResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\"^\n" +
 	"\x14StreamUpdatesRequest\x12\x14\n" +
@@ -3944,88 +3966,89 @@ var file_jobstate_v1_job_service_proto_depIdxs = []int32{
 	49, // 34: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
 	52, // 35: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
 	49, // 36: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
-	55, // 37: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
-	52, // 38: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
-	34, // 39: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
-	5,  // 40: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
-	14, // 41: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
-	16, // 42: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
-	18, // 43: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
-	20, // 44: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
-	25, // 45: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
-	27, // 46: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
-	29, // 47: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
-	31, // 48: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
-	23, // 49: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
-	36, // 50: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
-	54, // 51: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
-	37, // 52: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
-	52, // 53: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
-	47, // 54: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
-	56, // 55: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
-	2,  // 56: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
-	49, // 57: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,  // 58: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
-	4,  // 59: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
-	57, // 60: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
-	52, // 61: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
-	49, // 62: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
-	42, // 63: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
-	42, // 64: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
-	44, // 65: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
-	51, // 66: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
-	49, // 67: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
-	49, // 68: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
-	49, // 69: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
-	49, // 70: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
-	43, // 71: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
-	51, // 72: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
-	49, // 73: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
-	49, // 74: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
-	49, // 75: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
-	49, // 76: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
-	58, // 77: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
-	54, // 78: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
-	59, // 79: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
-	5,  // 80: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
-	7,  // 81: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
-	10, // 82: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
-	12, // 83: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
-	14, // 84: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
-	16, // 85: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
-	18, // 86: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
-	20, // 87: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
-	23, // 88: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
-	25, // 89: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
-	27, // 90: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
-	33, // 91: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
-	38, // 92: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
-	29, // 93: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
-	31, // 94: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
-	40, // 95: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
-	45, // 96: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
-	6,  // 97: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
-	8,  // 98: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
-	11, // 99: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
-	13, // 100: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
-	15, // 101: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
-	17, // 102: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
-	19, // 103: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
-	22, // 104: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
-	24, // 105: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
-	26, // 106: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
-	28, // 107: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
-	35, // 108: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
-	39, // 109: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
-	30, // 110: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
-	32, // 111: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
-	41, // 112: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
-	46, // 113: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
-	97, // [97:114] is the sub-list for method output_type
-	80, // [80:97] is the sub-list for method input_type
-	80, // [80:80] is the sub-list for extension type_name
-	80, // [80:80] is the sub-list for extension extendee
-	0,  // [0:80] is the sub-list for field type_name
+	49, // 37: jobstate.v1.ReleaseRequest.hold_lane:type_name -> google.protobuf.Duration
+	55, // 38: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
+	52, // 39: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
+	34, // 40: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
+	5,  // 41: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
+	14, // 42: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
+	16, // 43: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
+	18, // 44: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
+	20, // 45: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
+	25, // 46: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
+	27, // 47: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
+	29, // 48: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
+	31, // 49: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
+	23, // 50: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
+	36, // 51: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
+	54, // 52: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
+	37, // 53: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
+	52, // 54: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
+	47, // 55: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
+	56, // 56: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
+	2,  // 57: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
+	49, // 58: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,  // 59: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
+	4,  // 60: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
+	57, // 61: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
+	52, // 62: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
+	49, // 63: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
+	42, // 64: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
+	42, // 65: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
+	44, // 66: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
+	51, // 67: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
+	49, // 68: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
+	49, // 69: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
+	49, // 70: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
+	49, // 71: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
+	43, // 72: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
+	51, // 73: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
+	49, // 74: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
+	49, // 75: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
+	49, // 76: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
+	49, // 77: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
+	58, // 78: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
+	54, // 79: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
+	59, // 80: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
+	5,  // 81: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
+	7,  // 82: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
+	10, // 83: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
+	12, // 84: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
+	14, // 85: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
+	16, // 86: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
+	18, // 87: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
+	20, // 88: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
+	23, // 89: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
+	25, // 90: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
+	27, // 91: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
+	33, // 92: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
+	38, // 93: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
+	29, // 94: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
+	31, // 95: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
+	40, // 96: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
+	45, // 97: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
+	6,  // 98: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
+	8,  // 99: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
+	11, // 100: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
+	13, // 101: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
+	15, // 102: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
+	17, // 103: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
+	19, // 104: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
+	22, // 105: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
+	24, // 106: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
+	26, // 107: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
+	28, // 108: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
+	35, // 109: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
+	39, // 110: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
+	30, // 111: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
+	32, // 112: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
+	41, // 113: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
+	46, // 114: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
+	98, // [98:115] is the sub-list for method output_type
+	81, // [81:98] is the sub-list for method input_type
+	81, // [81:81] is the sub-list for extension type_name
+	81, // [81:81] is the sub-list for extension extendee
+	0,  // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_service_proto_init() }

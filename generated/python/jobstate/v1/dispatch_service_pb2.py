@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"jobstate/v1/dispatch_service.proto\x12\x0bjobstate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1c\n\x0e\x45xplainRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xba\x01\n\x0f\x45xplainResponse\x12 \n\x05holds\x18\x01 \x03(\x0b\x32\x11.jobstate.v1.Hold\x12\x1a\n\rahead_in_lane\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x10waiting_acquires\x18\x04 \x01(\x05\x12\x37\n\x13\x65xpected_start_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\n\x0e_ahead_in_laneJ\x04\x08\x03\x10\x04\"w\n\x04Hold\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.jobstate.v1.HoldReason\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x05 \x01(\tJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05*\x99\x01\n\nHoldReason\x12\x1b\n\x17HOLD_REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10HOLD_REASON_TIME\x10\x01\x12\x14\n\x10HOLD_REASON_TURN\x10\x0e\x12\x19\n\x15HOLD_REASON_NO_WORKER\x10\x0f\x12!\n\x1dHOLD_REASON_AWAITS_RETRY_CALL\x10\x10\"\x04\x08\x02\x10\r2W\n\x0f\x44ispatchService\x12\x44\n\x07\x45xplain\x12\x1b.jobstate.v1.ExplainRequest\x1a\x1c.jobstate.v1.ExplainResponseBj\n\x0eio.jobstate.v1B\x14\x44ispatchServiceProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"jobstate/v1/dispatch_service.proto\x12\x0bjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"L\n\x0cPauseRequest\x12\x10\n\x08job_type\x18\x01 \x01(\t\x12\x11\n\x04lane\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x03 \x01(\tB\x07\n\x05_lane\"=\n\rPauseResponse\x12\r\n\x05ready\x18\x01 \x01(\x03\x12\x0f\n\x07running\x18\x02 \x01(\x03\x12\x0c\n\x04head\x18\x03 \x01(\x03\">\n\x0eUnpauseRequest\x12\x10\n\x08job_type\x18\x01 \x01(\t\x12\x11\n\x04lane\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_lane\".\n\x0fUnpauseResponse\x12\r\n\x05ready\x18\x01 \x01(\x03\x12\x0c\n\x04head\x18\x02 \x01(\x03\"\x1c\n\x0e\x45xplainRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xde\x01\n\x0f\x45xplainResponse\x12 \n\x05holds\x18\x01 \x03(\x0b\x32\x11.jobstate.v1.Hold\x12\x1a\n\rahead_in_lane\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0blanes_ahead\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x18\n\x10waiting_acquires\x18\x04 \x01(\x05\x12\x37\n\x13\x65xpected_start_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\n\x0e_ahead_in_laneB\x0e\n\x0c_lanes_ahead\"\xa2\x01\n\x04Hold\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.jobstate.v1.HoldReason\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12$\n\x05limit\x18\x04 \x01(\x0b\x32\x15.jobstate.v1.LimitUse\x12\x0c\n\x04text\x18\x05 \x01(\t\"\'\n\x08LimitUse\x12\x0c\n\x04used\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x03\"K\n\x10ListLanesRequest\x12\x10\n\x08job_type\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x11ListLanesResponse\x12 \n\x05lanes\x18\x01 \x03(\x0b\x32\x11.jobstate.v1.Lane\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0btype_paused\x18\x03 \x01(\x08\"\xde\x01\n\x04Lane\x12\x0c\n\x04lane\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x03\x12\x0f\n\x07running\x18\x03 \x01(\x03\x12-\n\tturn_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fheld_until_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06paused\x18\x06 \x01(\x08\x12.\n\x0boldest_wait\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationJ\x04\x08\x07\x10\x08*\xf4\x02\n\nHoldReason\x12\x1b\n\x17HOLD_REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10HOLD_REASON_TIME\x10\x01\x12\x1b\n\x17HOLD_REASON_TYPE_PAUSED\x10\x05\x12\x1b\n\x17HOLD_REASON_LANE_PAUSED\x10\x06\x12\x19\n\x15HOLD_REASON_LANE_HELD\x10\x07\x12 \n\x1cHOLD_REASON_TYPE_CONCURRENCY\x10\x08\x12 \n\x1cHOLD_REASON_LANE_CONCURRENCY\x10\t\x12\x19\n\x15HOLD_REASON_TYPE_RATE\x10\n\x12\x19\n\x15HOLD_REASON_LANE_RATE\x10\x0b\x12\x14\n\x10HOLD_REASON_TURN\x10\x0e\x12\x19\n\x15HOLD_REASON_NO_WORKER\x10\x0f\x12!\n\x1dHOLD_REASON_AWAITS_RETRY_CALL\x10\x10\"\x04\x08\x02\x10\x04\"\x04\x08\x0c\x10\x0c\"\x04\x08\r\x10\r2\xa9\x02\n\x0f\x44ispatchService\x12>\n\x05Pause\x12\x19.jobstate.v1.PauseRequest\x1a\x1a.jobstate.v1.PauseResponse\x12\x44\n\x07Unpause\x12\x1b.jobstate.v1.UnpauseRequest\x1a\x1c.jobstate.v1.UnpauseResponse\x12\x44\n\x07\x45xplain\x12\x1b.jobstate.v1.ExplainRequest\x1a\x1c.jobstate.v1.ExplainResponse\x12J\n\tListLanes\x12\x1d.jobstate.v1.ListLanesRequest\x1a\x1e.jobstate.v1.ListLanesResponseBj\n\x0eio.jobstate.v1B\x14\x44ispatchServiceProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +34,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jobstate.v1.dispatch_servic
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016io.jobstate.v1B\024DispatchServiceProtoP\001Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1'
-  _globals['_HOLDREASON']._serialized_start=425
-  _globals['_HOLDREASON']._serialized_end=578
-  _globals['_EXPLAINREQUEST']._serialized_start=84
-  _globals['_EXPLAINREQUEST']._serialized_end=112
-  _globals['_EXPLAINRESPONSE']._serialized_start=115
-  _globals['_EXPLAINRESPONSE']._serialized_end=301
-  _globals['_HOLD']._serialized_start=303
-  _globals['_HOLD']._serialized_end=422
-  _globals['_DISPATCHSERVICE']._serialized_start=580
-  _globals['_DISPATCHSERVICE']._serialized_end=667
+  _globals['_HOLDREASON']._serialized_start=1234
+  _globals['_HOLDREASON']._serialized_end=1606
+  _globals['_PAUSEREQUEST']._serialized_start=116
+  _globals['_PAUSEREQUEST']._serialized_end=192
+  _globals['_PAUSERESPONSE']._serialized_start=194
+  _globals['_PAUSERESPONSE']._serialized_end=255
+  _globals['_UNPAUSEREQUEST']._serialized_start=257
+  _globals['_UNPAUSEREQUEST']._serialized_end=319
+  _globals['_UNPAUSERESPONSE']._serialized_start=321
+  _globals['_UNPAUSERESPONSE']._serialized_end=367
+  _globals['_EXPLAINREQUEST']._serialized_start=369
+  _globals['_EXPLAINREQUEST']._serialized_end=397
+  _globals['_EXPLAINRESPONSE']._serialized_start=400
+  _globals['_EXPLAINRESPONSE']._serialized_end=622
+  _globals['_HOLD']._serialized_start=625
+  _globals['_HOLD']._serialized_end=787
+  _globals['_LIMITUSE']._serialized_start=789
+  _globals['_LIMITUSE']._serialized_end=828
+  _globals['_LISTLANESREQUEST']._serialized_start=830
+  _globals['_LISTLANESREQUEST']._serialized_end=905
+  _globals['_LISTLANESRESPONSE']._serialized_start=907
+  _globals['_LISTLANESRESPONSE']._serialized_end=1006
+  _globals['_LANE']._serialized_start=1009
+  _globals['_LANE']._serialized_end=1231
+  _globals['_DISPATCHSERVICE']._serialized_start=1609
+  _globals['_DISPATCHSERVICE']._serialized_end=1906
 # @@protoc_insertion_point(module_scope)

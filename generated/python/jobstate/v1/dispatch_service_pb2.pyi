@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -30,6 +31,20 @@ class _HoldReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldReason
     """No reason. The server never sends it."""
     HOLD_REASON_TIME: _HoldReason.ValueType  # 1
     """It waits for its ready_time or next_retry_time."""
+    HOLD_REASON_TYPE_PAUSED: _HoldReason.ValueType  # 5
+    """Its type is paused."""
+    HOLD_REASON_LANE_PAUSED: _HoldReason.ValueType  # 6
+    """Its lane is paused."""
+    HOLD_REASON_LANE_HELD: _HoldReason.ValueType  # 7
+    """A Release said that nothing of its lane is to be handed out for a time."""
+    HOLD_REASON_TYPE_CONCURRENCY: _HoldReason.ValueType  # 8
+    """As many attempts of its type are claimed as there may be."""
+    HOLD_REASON_LANE_CONCURRENCY: _HoldReason.ValueType  # 9
+    """As many attempts of its lane are claimed as there may be, or as many of its jobs have begun."""
+    HOLD_REASON_TYPE_RATE: _HoldReason.ValueType  # 10
+    """As many jobs of its type were handed out as there may be in the time."""
+    HOLD_REASON_LANE_RATE: _HoldReason.ValueType  # 11
+    """As many jobs of its lane were handed out as there may be in the time."""
     HOLD_REASON_TURN: _HoldReason.ValueType  # 14
     """Others come before it."""
     HOLD_REASON_NO_WORKER: _HoldReason.ValueType  # 15
@@ -44,6 +59,20 @@ HOLD_REASON_UNSPECIFIED: HoldReason.ValueType  # 0
 """No reason. The server never sends it."""
 HOLD_REASON_TIME: HoldReason.ValueType  # 1
 """It waits for its ready_time or next_retry_time."""
+HOLD_REASON_TYPE_PAUSED: HoldReason.ValueType  # 5
+"""Its type is paused."""
+HOLD_REASON_LANE_PAUSED: HoldReason.ValueType  # 6
+"""Its lane is paused."""
+HOLD_REASON_LANE_HELD: HoldReason.ValueType  # 7
+"""A Release said that nothing of its lane is to be handed out for a time."""
+HOLD_REASON_TYPE_CONCURRENCY: HoldReason.ValueType  # 8
+"""As many attempts of its type are claimed as there may be."""
+HOLD_REASON_LANE_CONCURRENCY: HoldReason.ValueType  # 9
+"""As many attempts of its lane are claimed as there may be, or as many of its jobs have begun."""
+HOLD_REASON_TYPE_RATE: HoldReason.ValueType  # 10
+"""As many jobs of its type were handed out as there may be in the time."""
+HOLD_REASON_LANE_RATE: HoldReason.ValueType  # 11
+"""As many jobs of its lane were handed out as there may be in the time."""
 HOLD_REASON_TURN: HoldReason.ValueType  # 14
 """Others come before it."""
 HOLD_REASON_NO_WORKER: HoldReason.ValueType  # 15
@@ -51,6 +80,122 @@ HOLD_REASON_NO_WORKER: HoldReason.ValueType  # 15
 HOLD_REASON_AWAITS_RETRY_CALL: HoldReason.ValueType  # 16
 """It rests in FAILED until Retry or Cancel."""
 Global___HoldReason: _TypeAlias = HoldReason  # noqa: Y015
+
+@_typing.final
+class PauseRequest(_message.Message):
+    """PauseRequest says what to stop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    job_type: _builtins.str
+    """The job type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. Required."""
+    lane: _builtins.str
+    """The lane, at most 128 bytes. Unset means the whole type."""
+    reason: _builtins.str
+    """Why, for people to read. At most 4 KiB; may be empty."""
+    def __init__(
+        self,
+        *,
+        job_type: _builtins.str = ...,
+        lane: _builtins.str | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "lane", b"lane"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "job_type", b"job_type", "lane", b"lane", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lane: _TypeAlias = _typing.Literal["lane"]  # noqa: Y015
+    _WhichOneofArgType__lane: _TypeAlias = _typing.Literal["_lane", b"_lane"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lane) -> _WhichOneofReturnType__lane | None: ...
+
+Global___PauseRequest: _TypeAlias = PauseRequest  # noqa: Y015
+
+@_typing.final
+class PauseResponse(_message.Message):
+    """PauseResponse says what was stopped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READY_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    ready: _builtins.int
+    """How many jobs are ready and wait behind it."""
+    running: _builtins.int
+    """How many attempts are still claimed."""
+    head: _builtins.int
+    """The sequence of the last event before the pause. No later event hands out a job of what is paused, until Unpause."""
+    def __init__(
+        self,
+        *,
+        ready: _builtins.int = ...,
+        running: _builtins.int = ...,
+        head: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "ready", b"ready", "running", b"running"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseResponse: _TypeAlias = PauseResponse  # noqa: Y015
+
+@_typing.final
+class UnpauseRequest(_message.Message):
+    """UnpauseRequest says what goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    job_type: _builtins.str
+    """The job type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. Required."""
+    lane: _builtins.str
+    """The lane, at most 128 bytes. Unset means the whole type; lanes that were paused by themselves stay paused."""
+    def __init__(
+        self,
+        *,
+        job_type: _builtins.str = ...,
+        lane: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "lane", b"lane"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "job_type", b"job_type", "lane", b"lane"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lane: _TypeAlias = _typing.Literal["lane"]  # noqa: Y015
+    _WhichOneofArgType__lane: _TypeAlias = _typing.Literal["_lane", b"_lane"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lane) -> _WhichOneofReturnType__lane | None: ...
+
+Global___UnpauseRequest: _TypeAlias = UnpauseRequest  # noqa: Y015
+
+@_typing.final
+class UnpauseResponse(_message.Message):
+    """UnpauseResponse says what goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READY_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    ready: _builtins.int
+    """How many jobs are ready and wait behind it."""
+    head: _builtins.int
+    """The sequence of the last event before the pause ended."""
+    def __init__(
+        self,
+        *,
+        ready: _builtins.int = ...,
+        head: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "ready", b"ready"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnpauseResponse: _TypeAlias = UnpauseResponse  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):
@@ -82,10 +227,13 @@ class ExplainResponse(_message.Message):
 
     HOLDS_FIELD_NUMBER: _builtins.int
     AHEAD_IN_LANE_FIELD_NUMBER: _builtins.int
+    LANES_AHEAD_FIELD_NUMBER: _builtins.int
     WAITING_ACQUIRES_FIELD_NUMBER: _builtins.int
     EXPECTED_START_TIME_FIELD_NUMBER: _builtins.int
     ahead_in_lane: _builtins.int
-    """How many ready jobs of its type come before it. Unset when it is not ready itself. At most 10,000 are counted."""
+    """How many ready jobs of its lane come before it. Unset when it is not ready itself. At most 10,000 are counted."""
+    lanes_ahead: _builtins.int
+    """How many lanes of its type have a turn before its own. Unset when it is not ready itself. At most 10,000 are counted."""
     waiting_acquires: _builtins.int
     """How many calls of Acquire for its type wait at the server that answers."""
     @_builtins.property
@@ -103,16 +251,22 @@ class ExplainResponse(_message.Message):
         *,
         holds: _abc.Iterable[Global___Hold] | None = ...,
         ahead_in_lane: _builtins.int | None = ...,
+        lanes_ahead: _builtins.int | None = ...,
         waiting_acquires: _builtins.int = ...,
         expected_start_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_in_lane", b"_ahead_in_lane", "ahead_in_lane", b"ahead_in_lane", "expected_start_time", b"expected_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_in_lane", b"_ahead_in_lane", "_lanes_ahead", b"_lanes_ahead", "ahead_in_lane", b"ahead_in_lane", "expected_start_time", b"expected_start_time", "lanes_ahead", b"lanes_ahead"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_in_lane", b"_ahead_in_lane", "ahead_in_lane", b"ahead_in_lane", "expected_start_time", b"expected_start_time", "holds", b"holds", "waiting_acquires", b"waiting_acquires"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_in_lane", b"_ahead_in_lane", "_lanes_ahead", b"_lanes_ahead", "ahead_in_lane", b"ahead_in_lane", "expected_start_time", b"expected_start_time", "holds", b"holds", "lanes_ahead", b"lanes_ahead", "waiting_acquires", b"waiting_acquires"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_in_lane: _TypeAlias = _typing.Literal["ahead_in_lane"]  # noqa: Y015
     _WhichOneofArgType__ahead_in_lane: _TypeAlias = _typing.Literal["_ahead_in_lane", b"_ahead_in_lane"]  # noqa: Y015
+    _WhichOneofReturnType__lanes_ahead: _TypeAlias = _typing.Literal["lanes_ahead"]  # noqa: Y015
+    _WhichOneofArgType__lanes_ahead: _TypeAlias = _typing.Literal["_lanes_ahead", b"_lanes_ahead"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ahead_in_lane) -> _WhichOneofReturnType__ahead_in_lane | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lanes_ahead) -> _WhichOneofReturnType__lanes_ahead | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 
@@ -124,26 +278,176 @@ class Hold(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     reason: Global___HoldReason.ValueType
     """What it is."""
+    subject: _builtins.str
+    """The lane, when the reason is one of its lane. Empty otherwise."""
     text: _builtins.str
-    """The same for people to read."""
+    """The same for people to read, with the reason that was given to Pause or Release."""
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ends by itself. Unset when that is not known."""
+
+    @_builtins.property
+    def limit(self) -> Global___LimitUse:
+        """How much of the limit is in use. Unset when it is no limit."""
 
     def __init__(
         self,
         *,
         reason: Global___HoldReason.ValueType = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        subject: _builtins.str = ...,
+        limit: Global___LimitUse | None = ...,
         text: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "reason", b"reason", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "limit", b"limit", "reason", b"reason", "subject", b"subject", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class LimitUse(_message.Message):
+    """LimitUse is a limit and how much of it is in use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    used: _builtins.int
+    """How many are in use."""
+    limit: _builtins.int
+    """How many there may be."""
+    def __init__(
+        self,
+        *,
+        used: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitUse: _TypeAlias = LimitUse  # noqa: Y015
+
+@_typing.final
+class ListLanesRequest(_message.Message):
+    """ListLanesRequest names the type."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_type: _builtins.str
+    """The job type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. Required."""
+    page_size: _builtins.int
+    """The most lanes to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused."""
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        job_type: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLanesRequest: _TypeAlias = ListLanesRequest  # noqa: Y015
+
+@_typing.final
+class ListLanesResponse(_message.Message):
+    """ListLanesResponse returns one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TYPE_PAUSED_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty when this is the last."""
+    type_paused: _builtins.bool
+    """Whether the whole type is paused."""
+    @_builtins.property
+    def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lane]:
+        """The lanes."""
+
+    def __init__(
+        self,
+        *,
+        lanes: _abc.Iterable[Global___Lane] | None = ...,
+        next_page_token: _builtins.str = ...,
+        type_paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lanes", b"lanes", "next_page_token", b"next_page_token", "type_paused", b"type_paused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLanesResponse: _TypeAlias = ListLanesResponse  # noqa: Y015
+
+@_typing.final
+class Lane(_message.Message):
+    """Lane is the jobs of one type that share a turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANE_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    TURN_TIME_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    OLDEST_WAIT_FIELD_NUMBER: _builtins.int
+    lane: _builtins.str
+    """Its name; may be empty."""
+    ready: _builtins.int
+    """How many of its jobs are ready."""
+    running: _builtins.int
+    """How many of its attempts are claimed; with lane_holds JOB, how many of its jobs have begun and are not final."""
+    paused: _builtins.bool
+    """Whether it is paused."""
+    @_builtins.property
+    def turn_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last had a turn. Unset when it has had none."""
+
+    @_builtins.property
+    def held_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when nothing of it is handed out, because of its rate or of a Release. Unset when nothing holds it."""
+
+    @_builtins.property
+    def oldest_wait(self) -> _duration_pb2.Duration:
+        """How long its oldest ready job has waited. Unset when none is ready."""
+
+    def __init__(
+        self,
+        *,
+        lane: _builtins.str = ...,
+        ready: _builtins.int = ...,
+        running: _builtins.int = ...,
+        turn_time: _timestamp_pb2.Timestamp | None = ...,
+        held_until_time: _timestamp_pb2.Timestamp | None = ...,
+        paused: _builtins.bool = ...,
+        oldest_wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_until_time", b"held_until_time", "oldest_wait", b"oldest_wait", "turn_time", b"turn_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until_time", b"held_until_time", "lane", b"lane", "oldest_wait", b"oldest_wait", "paused", b"paused", "ready", b"ready", "running", b"running", "turn_time", b"turn_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lane: _TypeAlias = Lane  # noqa: Y015

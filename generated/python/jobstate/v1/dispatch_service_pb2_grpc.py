@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class DispatchServiceStub:
-    """DispatchService shows operators why Acquire does not hand out a job.
+    """DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+
+    What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+    attempts under way are not affected.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -38,19 +41,61 @@ class DispatchServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Pause = channel.unary_unary(
+                '/jobstate.v1.DispatchService/Pause',
+                request_serializer=jobstate_dot_v1_dot_dispatch__service__pb2.PauseRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_dispatch__service__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Unpause = channel.unary_unary(
+                '/jobstate.v1.DispatchService/Unpause',
+                request_serializer=jobstate_dot_v1_dot_dispatch__service__pb2.UnpauseRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_dispatch__service__pb2.UnpauseResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/jobstate.v1.DispatchService/Explain',
                 request_serializer=jobstate_dot_v1_dot_dispatch__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=jobstate_dot_v1_dot_dispatch__service__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ListLanes = channel.unary_unary(
+                '/jobstate.v1.DispatchService/ListLanes',
+                request_serializer=jobstate_dot_v1_dot_dispatch__service__pb2.ListLanesRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_dispatch__service__pb2.ListLanesResponse.FromString,
+                _registered_method=True)
 
 
 class DispatchServiceServicer:
-    """DispatchService shows operators why Acquire does not hand out a job.
+    """DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+
+    What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+    attempts under way are not affected.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
     """
+
+    def Pause(self, request, context):
+        """Pause stops the hand-out of a job type, or of one of its lanes.
+
+        Of jobs in every state, and changes none. Once it is answered no Acquire is given such a job. Calls that wait go on
+        waiting. May be repeated: the latest reason is kept.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unpause(self, request, context):
+        """Unpause lets the hand-out go on.
+
+        Of jobs in every state, and changes none. Calls of Acquire that wait are given their jobs at once, as limits and rates
+        allow. May be repeated.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
         """Explain tells why a job is not being worked on.
@@ -63,13 +108,41 @@ class DispatchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLanes(self, request, context):
+        """ListLanes returns the lanes of a type that have jobs ready or under way, or that are paused or held. First those that
+        can have a turn, in the order of their turns, then the others by name.
+
+        Of jobs in every state, and changes none. May be repeated at will. Turns move while pages are read, so a lane may be
+        in two pages or in none.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), also for a page_token that belongs to another type.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DispatchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=jobstate_dot_v1_dot_dispatch__service__pb2.PauseRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_dispatch__service__pb2.PauseResponse.SerializeToString,
+            ),
+            'Unpause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unpause,
+                    request_deserializer=jobstate_dot_v1_dot_dispatch__service__pb2.UnpauseRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_dispatch__service__pb2.UnpauseResponse.SerializeToString,
+            ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
                     request_deserializer=jobstate_dot_v1_dot_dispatch__service__pb2.ExplainRequest.FromString,
                     response_serializer=jobstate_dot_v1_dot_dispatch__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ListLanes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLanes,
+                    request_deserializer=jobstate_dot_v1_dot_dispatch__service__pb2.ListLanesRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_dispatch__service__pb2.ListLanesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -80,11 +153,68 @@ def add_DispatchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DispatchService:
-    """DispatchService shows operators why Acquire does not hand out a job.
+    """DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+
+    What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+    attempts under way are not affected.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
     """
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.DispatchService/Pause',
+            jobstate_dot_v1_dot_dispatch__service__pb2.PauseRequest.SerializeToString,
+            jobstate_dot_v1_dot_dispatch__service__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unpause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.DispatchService/Unpause',
+            jobstate_dot_v1_dot_dispatch__service__pb2.UnpauseRequest.SerializeToString,
+            jobstate_dot_v1_dot_dispatch__service__pb2.UnpauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Explain(request,
@@ -103,6 +233,33 @@ class DispatchService:
             '/jobstate.v1.DispatchService/Explain',
             jobstate_dot_v1_dot_dispatch__service__pb2.ExplainRequest.SerializeToString,
             jobstate_dot_v1_dot_dispatch__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLanes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.DispatchService/ListLanes',
+            jobstate_dot_v1_dot_dispatch__service__pb2.ListLanesRequest.SerializeToString,
+            jobstate_dot_v1_dot_dispatch__service__pb2.ListLanesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DispatchServiceStub:
-    """DispatchService shows operators why Acquire does not hand out a job.
+    """DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+
+    What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+    attempts under way are not affected.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -37,6 +40,22 @@ class DispatchServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DispatchServiceAsyncStub: ...
+    Pause: _grpc.UnaryUnaryMultiCallable[_dispatch_service_pb2.PauseRequest, _dispatch_service_pb2.PauseResponse]
+    """Pause stops the hand-out of a job type, or of one of its lanes.
+
+    Of jobs in every state, and changes none. Once it is answered no Acquire is given such a job. Calls that wait go on
+    waiting. May be repeated: the latest reason is kept.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+    """
+    Unpause: _grpc.UnaryUnaryMultiCallable[_dispatch_service_pb2.UnpauseRequest, _dispatch_service_pb2.UnpauseResponse]
+    """Unpause lets the hand-out go on.
+
+    Of jobs in every state, and changes none. Calls of Acquire that wait are given their jobs at once, as limits and rates
+    allow. May be repeated.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_dispatch_service_pb2.ExplainRequest, _dispatch_service_pb2.ExplainResponse]
     """Explain tells why a job is not being worked on.
 
@@ -44,16 +63,44 @@ class DispatchServiceStub:
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND).
     """
+    ListLanes: _grpc.UnaryUnaryMultiCallable[_dispatch_service_pb2.ListLanesRequest, _dispatch_service_pb2.ListLanesResponse]
+    """ListLanes returns the lanes of a type that have jobs ready or under way, or that are paused or held. First those that
+    can have a turn, in the order of their turns, then the others by name.
+
+    Of jobs in every state, and changes none. May be repeated at will. Turns move while pages are read, so a lane may be
+    in two pages or in none.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), also for a page_token that belongs to another type.
+    """
 
 @_typing.type_check_only
 class DispatchServiceAsyncStub(DispatchServiceStub):
-    """DispatchService shows operators why Acquire does not hand out a job.
+    """DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+
+    What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+    attempts under way are not affected.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Pause: _aio.UnaryUnaryMultiCallable[_dispatch_service_pb2.PauseRequest, _dispatch_service_pb2.PauseResponse]  # type: ignore[assignment]
+    """Pause stops the hand-out of a job type, or of one of its lanes.
+
+    Of jobs in every state, and changes none. Once it is answered no Acquire is given such a job. Calls that wait go on
+    waiting. May be repeated: the latest reason is kept.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+    """
+    Unpause: _aio.UnaryUnaryMultiCallable[_dispatch_service_pb2.UnpauseRequest, _dispatch_service_pb2.UnpauseResponse]  # type: ignore[assignment]
+    """Unpause lets the hand-out go on.
+
+    Of jobs in every state, and changes none. Calls of Acquire that wait are given their jobs at once, as limits and rates
+    allow. May be repeated.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+    """
     Explain: _aio.UnaryUnaryMultiCallable[_dispatch_service_pb2.ExplainRequest, _dispatch_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explain tells why a job is not being worked on.
 
@@ -61,13 +108,53 @@ class DispatchServiceAsyncStub(DispatchServiceStub):
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND).
     """
+    ListLanes: _aio.UnaryUnaryMultiCallable[_dispatch_service_pb2.ListLanesRequest, _dispatch_service_pb2.ListLanesResponse]  # type: ignore[assignment]
+    """ListLanes returns the lanes of a type that have jobs ready or under way, or that are paused or held. First those that
+    can have a turn, in the order of their turns, then the others by name.
+
+    Of jobs in every state, and changes none. May be repeated at will. Turns move while pages are read, so a lane may be
+    in two pages or in none.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), also for a page_token that belongs to another type.
+    """
 
 class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """DispatchService shows operators why Acquire does not hand out a job.
+    """DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+
+    What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+    attempts under way are not affected.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
     """
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _dispatch_service_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dispatch_service_pb2.PauseResponse, _abc.Awaitable[_dispatch_service_pb2.PauseResponse]]:
+        """Pause stops the hand-out of a job type, or of one of its lanes.
+
+        Of jobs in every state, and changes none. Once it is answered no Acquire is given such a job. Calls that wait go on
+        waiting. May be repeated: the latest reason is kept.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+        """
+
+    @_abc_1.abstractmethod
+    def Unpause(
+        self,
+        request: _dispatch_service_pb2.UnpauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dispatch_service_pb2.UnpauseResponse, _abc.Awaitable[_dispatch_service_pb2.UnpauseResponse]]:
+        """Unpause lets the hand-out go on.
+
+        Of jobs in every state, and changes none. Calls of Acquire that wait are given their jobs at once, as limits and rates
+        allow. May be repeated.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+        """
 
     @_abc_1.abstractmethod
     def Explain(
@@ -80,6 +167,21 @@ class DispatchServiceServicer(metaclass=_abc_1.ABCMeta):
         In every state, and changes none. What it tells is true at the time of the answer. May be repeated at will.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def ListLanes(
+        self,
+        request: _dispatch_service_pb2.ListLanesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dispatch_service_pb2.ListLanesResponse, _abc.Awaitable[_dispatch_service_pb2.ListLanesResponse]]:
+        """ListLanes returns the lanes of a type that have jobs ready or under way, or that are paused or held. First those that
+        can have a turn, in the order of their turns, then the others by name.
+
+        Of jobs in every state, and changes none. May be repeated at will. Turns move while pages are read, so a lane may be
+        in two pages or in none.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), also for a page_token that belongs to another type.
         """
 
 def add_DispatchServiceServicer_to_server(servicer: DispatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -477,6 +477,7 @@ class ReleasedDetail(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
     NEXT_RETRY_TIME_FIELD_NUMBER: _builtins.int
+    HOLD_LANE_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Number of the attempt that was given back."""
     reason: _builtins.str
@@ -491,6 +492,10 @@ class ReleasedDetail(_message.Message):
     def next_retry_time(self) -> _timestamp_pb2.Timestamp:
         """When the wait is over; the same as the job's next_retry_time."""
 
+    @_builtins.property
+    def hold_lane(self) -> _duration_pb2.Duration:
+        """How long nothing of the job's lane is handed out, counted from this event. Zero when Release did not say so."""
+
     def __init__(
         self,
         *,
@@ -498,10 +503,11 @@ class ReleasedDetail(_message.Message):
         reason: _builtins.str = ...,
         delay: _duration_pb2.Duration | None = ...,
         next_retry_time: _timestamp_pb2.Timestamp | None = ...,
+        hold_lane: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "next_retry_time", b"next_retry_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "hold_lane", b"hold_lane", "next_retry_time", b"next_retry_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delay", b"delay", "next_retry_time", b"next_retry_time", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delay", b"delay", "hold_lane", b"hold_lane", "next_retry_time", b"next_retry_time", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -193,6 +193,58 @@ ATTEMPT_OUTCOME_RELEASED: AttemptOutcome.ValueType  # 4
 """The worker gave the attempt back with Release, or the server took back what an Acquire could not deliver."""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
+class _LaneFrom:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LaneFromEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LaneFrom.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LANE_FROM_UNSPECIFIED: _LaneFrom.ValueType  # 0
+    """The same as NONE."""
+    LANE_FROM_NONE: _LaneFrom.ValueType  # 1
+    """The empty lane: all such jobs wait in one row."""
+    LANE_FROM_SOURCE_ID: _LaneFrom.ValueType  # 2
+    """The job's source_id. One of more than 128 bytes is cut, and its last 12 bytes are a hash of the whole."""
+
+class LaneFrom(_LaneFrom, metaclass=_LaneFromEnumTypeWrapper):
+    """LaneFrom says which lane a job is in whose Create names none."""
+
+LANE_FROM_UNSPECIFIED: LaneFrom.ValueType  # 0
+"""The same as NONE."""
+LANE_FROM_NONE: LaneFrom.ValueType  # 1
+"""The empty lane: all such jobs wait in one row."""
+LANE_FROM_SOURCE_ID: LaneFrom.ValueType  # 2
+"""The job's source_id. One of more than 128 bytes is cut, and its last 12 bytes are a hash of the whole."""
+Global___LaneFrom: _TypeAlias = LaneFrom  # noqa: Y015
+
+class _LaneHolds:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LaneHoldsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LaneHolds.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LANE_HOLDS_UNSPECIFIED: _LaneHolds.ValueType  # 0
+    """The same as ATTEMPT."""
+    LANE_HOLDS_ATTEMPT: _LaneHolds.ValueType  # 1
+    """While an attempt is claimed. A job that waits for its retry lets others of its lane go on."""
+    LANE_HOLDS_JOB: _LaneHolds.ValueType  # 2
+    """From its first claim until it is final, including the waits between attempts. Its next attempt goes before all others
+    of its lane. With lane_concurrency 1 the jobs of a lane run strictly one after the other.
+    """
+
+class LaneHolds(_LaneHolds, metaclass=_LaneHoldsEnumTypeWrapper):
+    """LaneHolds says for how long a job counts towards its type's lane_concurrency."""
+
+LANE_HOLDS_UNSPECIFIED: LaneHolds.ValueType  # 0
+"""The same as ATTEMPT."""
+LANE_HOLDS_ATTEMPT: LaneHolds.ValueType  # 1
+"""While an attempt is claimed. A job that waits for its retry lets others of its lane go on."""
+LANE_HOLDS_JOB: LaneHolds.ValueType  # 2
+"""From its first claim until it is final, including the waits between attempts. Its next attempt goes before all others
+of its lane. With lane_concurrency 1 the jobs of a lane run strictly one after the other.
+"""
+Global___LaneHolds: _TypeAlias = LaneHolds  # noqa: Y015
+
 @_typing.final
 class Job(_message.Message):
     """Job is one piece of asynchronous work and everything the service knows about it.
@@ -232,6 +284,7 @@ class Job(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     CLAIMED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
     START_WITHIN_FIELD_NUMBER: _builtins.int
     WAIT_REASON_FIELD_NUMBER: _builtins.int
@@ -295,7 +348,12 @@ class Job(_message.Message):
     long it waits, it neither times out nor goes stale.
     """
     priority: Global___Priority.ValueType
-    """How soon the job is handed out beside others of its type. Fixed at Create."""
+    """How soon the job is handed out beside others of its type and lane. Fixed at Create."""
+    lane: _builtins.str
+    """Whose turn the job takes. Jobs of one type and lane wait in one row, share one turn beside the other lanes of their
+    type, and share the type's limits per lane. At most 128 bytes; the empty lane is a lane like any other. Fixed at
+    Create, from the request or else as the type's lane_from says.
+    """
     wait_reason: Global___WaitReason.ValueType
     """What the job waits for before a worker can have it. UNSPECIFIED when it is claimed, final, or rests in FAILED."""
     unique_key: _builtins.str
@@ -417,6 +475,7 @@ class Job(_message.Message):
         result: _struct_pb2.Struct | None = ...,
         claimed: _builtins.bool = ...,
         priority: Global___Priority.ValueType = ...,
+        lane: _builtins.str = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
         start_within: _duration_pb2.Duration | None = ...,
         wait_reason: Global___WaitReason.ValueType = ...,
@@ -427,7 +486,7 @@ class Job(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "claim_time", b"claim_time", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "last_error", b"last_error", "lease", b"lease", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "ready_time", b"ready_time", "result", b"result", "start_time", b"start_time", "start_within", b"start_within", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_cause", b"cancel_cause", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "id", b"id", "job_type", b"job_type", "last_error", b"last_error", "lease", b"lease", "max_retries", b"max_retries", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "ready_time", b"ready_time", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "start_within", b"start_within", "state", b"state", "timeout", b"timeout", "unique_key", b"unique_key", "update_time", b"update_time", "version", b"version", "wait_reason", b"wait_reason", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_cause", b"cancel_cause", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "id", b"id", "job_type", b"job_type", "lane", b"lane", "last_error", b"last_error", "lease", b"lease", "max_retries", b"max_retries", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "ready_time", b"ready_time", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "start_within", b"start_within", "state", b"state", "timeout", b"timeout", "unique_key", b"unique_key", "update_time", b"update_time", "version", b"version", "wait_reason", b"wait_reason", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,6 +663,12 @@ class JobType(_message.Message):
     AUTO_RETRY_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     PRIORITY_STEP_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    LANE_FROM_FIELD_NUMBER: _builtins.int
+    LANE_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    LANE_RATE_FIELD_NUMBER: _builtins.int
+    LANE_HOLDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that jobs give as job_type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. The type named `default` is the
     policy of every job type that the configuration does not name.
@@ -616,6 +681,16 @@ class JobType(_message.Message):
     """Whether a failed job that may be retried goes to RETRYING by itself. When false it rests in FAILED until Retry or
     Cancel.
     """
+    concurrency: _builtins.int
+    """While so many attempts of this type are claimed, Acquire hands out no other. All servers count together, and what
+    Start begins counts too. From 1 to 1,000,000; 0 means without limit.
+    """
+    lane_from: Global___LaneFrom.ValueType
+    """The lane of a job whose Create names none."""
+    lane_concurrency: _builtins.int
+    """Like concurrency, for the jobs of one lane. 0 means without limit."""
+    lane_holds: Global___LaneHolds.ValueType
+    """What counts towards lane_concurrency."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long one attempt may take from its claim unless Create says otherwise, at most 30 days. Unset means without
@@ -648,6 +723,14 @@ class JobType(_message.Message):
     def priority_step(self) -> _duration_pb2.Duration:
         """What one step of priority is worth in waiting, from 0 (priorities have no effect) to 7 days."""
 
+    @_builtins.property
+    def rate(self) -> Global___Rate:
+        """How fast Acquire hands out jobs of this type, all servers together. Unset means without limit."""
+
+    @_builtins.property
+    def lane_rate(self) -> Global___Rate:
+        """Like rate, for the jobs of one lane. Unset means without limit."""
+
     def __init__(
         self,
         *,
@@ -661,11 +744,55 @@ class JobType(_message.Message):
         auto_retry: _builtins.bool = ...,
         lease: _duration_pb2.Duration | None = ...,
         priority_step: _duration_pb2.Duration | None = ...,
+        concurrency: _builtins.int = ...,
+        rate: Global___Rate | None = ...,
+        lane_from: Global___LaneFrom.ValueType = ...,
+        lane_concurrency: _builtins.int = ...,
+        lane_rate: Global___Rate | None = ...,
+        lane_holds: Global___LaneHolds.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_delay", b"base_delay", "lease", b"lease", "max_delay", b"max_delay", "priority_step", b"priority_step", "stale_threshold", b"stale_threshold", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_delay", b"base_delay", "lane_rate", b"lane_rate", "lease", b"lease", "max_delay", b"max_delay", "priority_step", b"priority_step", "rate", b"rate", "stale_threshold", b"stale_threshold", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_retry", b"auto_retry", "base_delay", b"base_delay", "jitter", b"jitter", "lease", b"lease", "max_delay", b"max_delay", "max_retries", b"max_retries", "name", b"name", "priority_step", b"priority_step", "stale_threshold", b"stale_threshold", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_retry", b"auto_retry", "base_delay", b"base_delay", "concurrency", b"concurrency", "jitter", b"jitter", "lane_concurrency", b"lane_concurrency", "lane_from", b"lane_from", "lane_holds", b"lane_holds", "lane_rate", b"lane_rate", "lease", b"lease", "max_delay", b"max_delay", "max_retries", b"max_retries", "name", b"name", "priority_step", b"priority_step", "rate", b"rate", "stale_threshold", b"stale_threshold", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobType: _TypeAlias = JobType  # noqa: Y015
+
+@_typing.final
+class Rate(_message.Message):
+    """Rate is how many jobs are handed out in a time.
+
+    At most count + burst - 1 are handed out in any period. It is the claim that counts: a Release gives nothing back. What
+    Start begins counts too, and is never refused for it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many in one period, from 1 to 10,000 a second."""
+    burst: _builtins.int
+    """How many may be handed out at once after a time without any, from 1 to count. Unless configured a tenth of count, and
+    at least 1.
+    """
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """The period, from 1 second to 7 days."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        period: _duration_pb2.Duration | None = ...,
+        burst: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "count", b"count", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rate: _TypeAlias = Rate  # noqa: Y015

@@ -190,6 +190,7 @@ class CreateRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_TIME_FIELD_NUMBER: _builtins.int
     START_WITHIN_FIELD_NUMBER: _builtins.int
@@ -208,7 +209,11 @@ class CreateRequest(_message.Message):
     none.
     """
     priority: _job_pb2.Priority.ValueType
-    """How soon the job is handed out beside others of its type. Unset means NORMAL; unknown values are refused."""
+    """How soon the job is handed out beside others of its type and lane. Unset means NORMAL; unknown values are refused."""
+    lane: _builtins.str
+    """Whose turn the job takes, at most 128 bytes: a tenant, an account, an object. Unset means as the type's lane_from
+    says; set and empty means the empty lane.
+    """
     unique_key: _builtins.str
     """What only one job of this type and caller may have at a time, at most 256 bytes. While one has it, Create returns
     that one. Empty means none.
@@ -254,20 +259,25 @@ class CreateRequest(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         request_id: _builtins.str = ...,
         priority: _job_pb2.Priority.ValueType = ...,
+        lane: _builtins.str | None = ...,
         delay: _duration_pb2.Duration | None = ...,
         not_before_time: _timestamp_pb2.Timestamp | None = ...,
         start_within: _duration_pb2.Duration | None = ...,
         unique_key: _builtins.str = ...,
         unique_until: Global___UniqueUntil.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "begin", b"begin", "delay", b"delay", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "start_within", b"start_within", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "_max_retries", b"_max_retries", "begin", b"begin", "delay", b"delay", "lane", b"lane", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "start_within", b"start_within", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "begin", b"begin", "delay", b"delay", "id", b"id", "job_type", b"job_type", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "priority", b"priority", "request_id", b"request_id", "source_id", b"source_id", "start_within", b"start_within", "timeout", b"timeout", "unique_key", b"unique_key", "unique_until", b"unique_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "_max_retries", b"_max_retries", "begin", b"begin", "delay", b"delay", "id", b"id", "job_type", b"job_type", "lane", b"lane", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "priority", b"priority", "request_id", b"request_id", "source_id", b"source_id", "start_within", b"start_within", "timeout", b"timeout", "unique_key", b"unique_key", "unique_until", b"unique_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lane: _TypeAlias = _typing.Literal["lane"]  # noqa: Y015
+    _WhichOneofArgType__lane: _TypeAlias = _typing.Literal["_lane", b"_lane"]  # noqa: Y015
     _WhichOneofReturnType__max_retries: _TypeAlias = _typing.Literal["max_retries"]  # noqa: Y015
     _WhichOneofArgType__max_retries: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries"]  # noqa: Y015
     _WhichOneofReturnType_begin: _TypeAlias = _typing.Literal["delay", "not_before_time"]  # noqa: Y015
     _WhichOneofArgType_begin: _TypeAlias = _typing.Literal["begin", b"begin"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lane) -> _WhichOneofReturnType__lane | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retries) -> _WhichOneofReturnType__max_retries | None: ...
     @_typing.overload
@@ -1134,6 +1144,7 @@ class ReleaseRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
+    HOLD_LANE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -1152,6 +1163,12 @@ class ReleaseRequest(_message.Message):
         """How long the job waits before its next attempt, from 0 to 7 days. Unset means not at all."""
 
     @_builtins.property
+    def hold_lane(self) -> _duration_pb2.Duration:
+        """How long nothing of the job's lane is handed out, from 0 to 1 hour: for a rate limit that somebody else keeps, such
+        as an answer 429 with its Retry-After. Unset means not at all; a shorter time does not cut a longer one short.
+        """
+
+    @_builtins.property
     def usage(self) -> _job_pb2.Usage:
         """What the attempt used, in total. Unset leaves what was last reported."""
 
@@ -1161,13 +1178,14 @@ class ReleaseRequest(_message.Message):
         id: _builtins.str = ...,
         reason: _builtins.str = ...,
         delay: _duration_pb2.Duration | None = ...,
+        hold_lane: _duration_pb2.Duration | None = ...,
         usage: _job_pb2.Usage | None = ...,
         attempt: _builtins.int | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "delay", b"delay", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "delay", b"delay", "hold_lane", b"hold_lane", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "delay", b"delay", "id", b"id", "reason", b"reason", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "delay", b"delay", "hold_lane", b"hold_lane", "id", b"id", "reason", b"reason", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attempt: _TypeAlias = _typing.Literal["attempt"]  # noqa: Y015
     _WhichOneofArgType__attempt: _TypeAlias = _typing.Literal["_attempt", b"_attempt"]  # noqa: Y015

@@ -237,7 +237,7 @@ class JobServiceServicer:
 
         From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
         attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-        the order of Acquire, but a job that is delayed is refused. However many race for one
+        the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
         attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
         wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
         running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -392,8 +392,11 @@ class JobServiceServicer:
     def Acquire(self, request, context):
         """Acquire asks for work: it begins or claims the attempts of up to max_jobs jobs that are ready, and returns them.
 
-        Does what Start does, from the same states, with the same events; which jobs, the server decides: the smallest
-        ready_time less priority first, over all the types asked for. Never are two callers given the same attempt.
+        Does what Start does, from the same states, with the same events; which jobs, the server decides. Within a lane the
+        order is by ready_time less priority. Of the lanes of a type the one with the fewest attempts under way comes first,
+        and of these the one whose last turn was the longest ago. Of several types the one whose next job has waited longest
+        comes first, priority included. Jobs over a limit or rate, and those of paused types and lanes, are passed over. Never
+        are two callers given the same attempt.
 
         The attempts are leased: report within every `lease`, if only with a heartbeat, or the server fails them with STALE.
         Give back with Release what will not be done.

@@ -103,7 +103,7 @@ class JobServiceStub:
 
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
     attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-    the order of Acquire, but a job that is delayed is refused. However many race for one
+    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
     attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
     wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
     running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -222,8 +222,11 @@ class JobServiceStub:
     Acquire: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.AcquireRequest, _job_service_pb2.AcquireResponse]
     """Acquire asks for work: it begins or claims the attempts of up to max_jobs jobs that are ready, and returns them.
 
-    Does what Start does, from the same states, with the same events; which jobs, the server decides: the smallest
-    ready_time less priority first, over all the types asked for. Never are two callers given the same attempt.
+    Does what Start does, from the same states, with the same events; which jobs, the server decides. Within a lane the
+    order is by ready_time less priority. Of the lanes of a type the one with the fewest attempts under way comes first,
+    and of these the one whose last turn was the longest ago. Of several types the one whose next job has waited longest
+    comes first, priority included. Jobs over a limit or rate, and those of paused types and lanes, are passed over. Never
+    are two callers given the same attempt.
 
     The attempts are leased: report within every `lease`, if only with a heartbeat, or the server fails them with STALE.
     Give back with Release what will not be done.
@@ -337,7 +340,7 @@ class JobServiceAsyncStub(JobServiceStub):
 
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
     attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-    the order of Acquire, but a job that is delayed is refused. However many race for one
+    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
     attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
     wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
     running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -456,8 +459,11 @@ class JobServiceAsyncStub(JobServiceStub):
     Acquire: _aio.UnaryUnaryMultiCallable[_job_service_pb2.AcquireRequest, _job_service_pb2.AcquireResponse]  # type: ignore[assignment]
     """Acquire asks for work: it begins or claims the attempts of up to max_jobs jobs that are ready, and returns them.
 
-    Does what Start does, from the same states, with the same events; which jobs, the server decides: the smallest
-    ready_time less priority first, over all the types asked for. Never are two callers given the same attempt.
+    Does what Start does, from the same states, with the same events; which jobs, the server decides. Within a lane the
+    order is by ready_time less priority. Of the lanes of a type the one with the fewest attempts under way comes first,
+    and of these the one whose last turn was the longest ago. Of several types the one whose next job has waited longest
+    comes first, priority included. Jobs over a limit or rate, and those of paused types and lanes, are passed over. Never
+    are two callers given the same attempt.
 
     The attempts are leased: report within every `lease`, if only with a heartbeat, or the server fails them with STALE.
     Give back with Release what will not be done.
@@ -598,7 +604,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
         attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-        the order of Acquire, but a job that is delayed is refused. However many race for one
+        the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
         attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
         wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
         running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -771,8 +777,11 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.AcquireResponse, _abc.Awaitable[_job_service_pb2.AcquireResponse]]:
         """Acquire asks for work: it begins or claims the attempts of up to max_jobs jobs that are ready, and returns them.
 
-        Does what Start does, from the same states, with the same events; which jobs, the server decides: the smallest
-        ready_time less priority first, over all the types asked for. Never are two callers given the same attempt.
+        Does what Start does, from the same states, with the same events; which jobs, the server decides. Within a lane the
+        order is by ready_time less priority. Of the lanes of a type the one with the fewest attempts under way comes first,
+        and of these the one whose last turn was the longest ago. Of several types the one whose next job has waited longest
+        comes first, priority included. Jobs over a limit or rate, and those of paused types and lanes, are passed over. Never
+        are two callers given the same attempt.
 
         The attempts are leased: report within every `lease`, if only with a heartbeat, or the server fails them with STALE.
         Give back with Release what will not be done.

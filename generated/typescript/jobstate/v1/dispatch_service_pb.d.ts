@@ -4,12 +4,134 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 
 /**
  * Describes the file jobstate/v1/dispatch_service.proto.
  */
 export declare const file_jobstate_v1_dispatch_service: GenFile;
+
+/**
+ * PauseRequest says what to stop.
+ *
+ * @generated from message jobstate.v1.PauseRequest
+ */
+export declare type PauseRequest = Message<"jobstate.v1.PauseRequest"> & {
+  /**
+   * The job type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. Required.
+   *
+   * @generated from field: string job_type = 1;
+   */
+  jobType: string;
+
+  /**
+   * The lane, at most 128 bytes. Unset means the whole type.
+   *
+   * @generated from field: optional string lane = 2;
+   */
+  lane?: string | undefined;
+
+  /**
+   * Why, for people to read. At most 4 KiB; may be empty.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message jobstate.v1.PauseRequest.
+ * Use `create(PauseRequestSchema)` to create a new message.
+ */
+export declare const PauseRequestSchema: GenMessage<PauseRequest>;
+
+/**
+ * PauseResponse says what was stopped.
+ *
+ * @generated from message jobstate.v1.PauseResponse
+ */
+export declare type PauseResponse = Message<"jobstate.v1.PauseResponse"> & {
+  /**
+   * How many jobs are ready and wait behind it.
+   *
+   * @generated from field: int64 ready = 1;
+   */
+  ready: bigint;
+
+  /**
+   * How many attempts are still claimed.
+   *
+   * @generated from field: int64 running = 2;
+   */
+  running: bigint;
+
+  /**
+   * The sequence of the last event before the pause. No later event hands out a job of what is paused, until Unpause.
+   *
+   * @generated from field: int64 head = 3;
+   */
+  head: bigint;
+};
+
+/**
+ * Describes the message jobstate.v1.PauseResponse.
+ * Use `create(PauseResponseSchema)` to create a new message.
+ */
+export declare const PauseResponseSchema: GenMessage<PauseResponse>;
+
+/**
+ * UnpauseRequest says what goes on.
+ *
+ * @generated from message jobstate.v1.UnpauseRequest
+ */
+export declare type UnpauseRequest = Message<"jobstate.v1.UnpauseRequest"> & {
+  /**
+   * The job type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. Required.
+   *
+   * @generated from field: string job_type = 1;
+   */
+  jobType: string;
+
+  /**
+   * The lane, at most 128 bytes. Unset means the whole type; lanes that were paused by themselves stay paused.
+   *
+   * @generated from field: optional string lane = 2;
+   */
+  lane?: string | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.UnpauseRequest.
+ * Use `create(UnpauseRequestSchema)` to create a new message.
+ */
+export declare const UnpauseRequestSchema: GenMessage<UnpauseRequest>;
+
+/**
+ * UnpauseResponse says what goes on.
+ *
+ * @generated from message jobstate.v1.UnpauseResponse
+ */
+export declare type UnpauseResponse = Message<"jobstate.v1.UnpauseResponse"> & {
+  /**
+   * How many jobs are ready and wait behind it.
+   *
+   * @generated from field: int64 ready = 1;
+   */
+  ready: bigint;
+
+  /**
+   * The sequence of the last event before the pause ended.
+   *
+   * @generated from field: int64 head = 2;
+   */
+  head: bigint;
+};
+
+/**
+ * Describes the message jobstate.v1.UnpauseResponse.
+ * Use `create(UnpauseResponseSchema)` to create a new message.
+ */
+export declare const UnpauseResponseSchema: GenMessage<UnpauseResponse>;
 
 /**
  * ExplainRequest names the job.
@@ -45,11 +167,18 @@ export declare type ExplainResponse = Message<"jobstate.v1.ExplainResponse"> & {
   holds: Hold[];
 
   /**
-   * How many ready jobs of its type come before it. Unset when it is not ready itself. At most 10,000 are counted.
+   * How many ready jobs of its lane come before it. Unset when it is not ready itself. At most 10,000 are counted.
    *
    * @generated from field: optional int64 ahead_in_lane = 2;
    */
   aheadInLane?: bigint | undefined;
+
+  /**
+   * How many lanes of its type have a turn before its own. Unset when it is not ready itself. At most 10,000 are counted.
+   *
+   * @generated from field: optional int64 lanes_ahead = 3;
+   */
+  lanesAhead?: bigint | undefined;
 
   /**
    * How many calls of Acquire for its type wait at the server that answers.
@@ -94,7 +223,21 @@ export declare type Hold = Message<"jobstate.v1.Hold"> & {
   endTime?: Timestamp | undefined;
 
   /**
-   * The same for people to read.
+   * The lane, when the reason is one of its lane. Empty otherwise.
+   *
+   * @generated from field: string subject = 3;
+   */
+  subject: string;
+
+  /**
+   * How much of the limit is in use. Unset when it is no limit.
+   *
+   * @generated from field: jobstate.v1.LimitUse limit = 4;
+   */
+  limit?: LimitUse | undefined;
+
+  /**
+   * The same for people to read, with the reason that was given to Pause or Release.
    *
    * @generated from field: string text = 5;
    */
@@ -106,6 +249,163 @@ export declare type Hold = Message<"jobstate.v1.Hold"> & {
  * Use `create(HoldSchema)` to create a new message.
  */
 export declare const HoldSchema: GenMessage<Hold>;
+
+/**
+ * LimitUse is a limit and how much of it is in use.
+ *
+ * @generated from message jobstate.v1.LimitUse
+ */
+export declare type LimitUse = Message<"jobstate.v1.LimitUse"> & {
+  /**
+   * How many are in use.
+   *
+   * @generated from field: int64 used = 1;
+   */
+  used: bigint;
+
+  /**
+   * How many there may be.
+   *
+   * @generated from field: int64 limit = 2;
+   */
+  limit: bigint;
+};
+
+/**
+ * Describes the message jobstate.v1.LimitUse.
+ * Use `create(LimitUseSchema)` to create a new message.
+ */
+export declare const LimitUseSchema: GenMessage<LimitUse>;
+
+/**
+ * ListLanesRequest names the type.
+ *
+ * @generated from message jobstate.v1.ListLanesRequest
+ */
+export declare type ListLanesRequest = Message<"jobstate.v1.ListLanesRequest"> & {
+  /**
+   * The job type, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,63}. Required.
+   *
+   * @generated from field: string job_type = 1;
+   */
+  jobType: string;
+
+  /**
+   * The most lanes to return in this page: 0 means 50, more than 1,000 means 1,000, less than 0 is refused.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before; empty for the first page.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message jobstate.v1.ListLanesRequest.
+ * Use `create(ListLanesRequestSchema)` to create a new message.
+ */
+export declare const ListLanesRequestSchema: GenMessage<ListLanesRequest>;
+
+/**
+ * ListLanesResponse returns one page.
+ *
+ * @generated from message jobstate.v1.ListLanesResponse
+ */
+export declare type ListLanesResponse = Message<"jobstate.v1.ListLanesResponse"> & {
+  /**
+   * The lanes.
+   *
+   * @generated from field: repeated jobstate.v1.Lane lanes = 1;
+   */
+  lanes: Lane[];
+
+  /**
+   * Token of the next page. Empty when this is the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * Whether the whole type is paused.
+   *
+   * @generated from field: bool type_paused = 3;
+   */
+  typePaused: boolean;
+};
+
+/**
+ * Describes the message jobstate.v1.ListLanesResponse.
+ * Use `create(ListLanesResponseSchema)` to create a new message.
+ */
+export declare const ListLanesResponseSchema: GenMessage<ListLanesResponse>;
+
+/**
+ * Lane is the jobs of one type that share a turn.
+ *
+ * @generated from message jobstate.v1.Lane
+ */
+export declare type Lane = Message<"jobstate.v1.Lane"> & {
+  /**
+   * Its name; may be empty.
+   *
+   * @generated from field: string lane = 1;
+   */
+  lane: string;
+
+  /**
+   * How many of its jobs are ready.
+   *
+   * @generated from field: int64 ready = 2;
+   */
+  ready: bigint;
+
+  /**
+   * How many of its attempts are claimed; with lane_holds JOB, how many of its jobs have begun and are not final.
+   *
+   * @generated from field: int64 running = 3;
+   */
+  running: bigint;
+
+  /**
+   * When it last had a turn. Unset when it has had none.
+   *
+   * @generated from field: google.protobuf.Timestamp turn_time = 4;
+   */
+  turnTime?: Timestamp | undefined;
+
+  /**
+   * Until when nothing of it is handed out, because of its rate or of a Release. Unset when nothing holds it.
+   *
+   * @generated from field: google.protobuf.Timestamp held_until_time = 5;
+   */
+  heldUntilTime?: Timestamp | undefined;
+
+  /**
+   * Whether it is paused.
+   *
+   * @generated from field: bool paused = 6;
+   */
+  paused: boolean;
+
+  /**
+   * How long its oldest ready job has waited. Unset when none is ready.
+   *
+   * @generated from field: google.protobuf.Duration oldest_wait = 8;
+   */
+  oldestWait?: Duration | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.Lane.
+ * Use `create(LaneSchema)` to create a new message.
+ */
+export declare const LaneSchema: GenMessage<Lane>;
 
 /**
  * HoldReason says what holds a job back.
@@ -126,6 +426,55 @@ export enum HoldReason {
    * @generated from enum value: HOLD_REASON_TIME = 1;
    */
   TIME = 1,
+
+  /**
+   * Its type is paused.
+   *
+   * @generated from enum value: HOLD_REASON_TYPE_PAUSED = 5;
+   */
+  TYPE_PAUSED = 5,
+
+  /**
+   * Its lane is paused.
+   *
+   * @generated from enum value: HOLD_REASON_LANE_PAUSED = 6;
+   */
+  LANE_PAUSED = 6,
+
+  /**
+   * A Release said that nothing of its lane is to be handed out for a time.
+   *
+   * @generated from enum value: HOLD_REASON_LANE_HELD = 7;
+   */
+  LANE_HELD = 7,
+
+  /**
+   * As many attempts of its type are claimed as there may be.
+   *
+   * @generated from enum value: HOLD_REASON_TYPE_CONCURRENCY = 8;
+   */
+  TYPE_CONCURRENCY = 8,
+
+  /**
+   * As many attempts of its lane are claimed as there may be, or as many of its jobs have begun.
+   *
+   * @generated from enum value: HOLD_REASON_LANE_CONCURRENCY = 9;
+   */
+  LANE_CONCURRENCY = 9,
+
+  /**
+   * As many jobs of its type were handed out as there may be in the time.
+   *
+   * @generated from enum value: HOLD_REASON_TYPE_RATE = 10;
+   */
+  TYPE_RATE = 10,
+
+  /**
+   * As many jobs of its lane were handed out as there may be in the time.
+   *
+   * @generated from enum value: HOLD_REASON_LANE_RATE = 11;
+   */
+  LANE_RATE = 11,
 
   /**
    * Others come before it.
@@ -155,7 +504,10 @@ export enum HoldReason {
 export declare const HoldReasonSchema: GenEnum<HoldReason>;
 
 /**
- * DispatchService shows operators why Acquire does not hand out a job.
+ * DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+ *
+ * What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+ * attempts under way are not affected.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
  * ErrorReason. The reasons below are those of the call itself.
@@ -163,6 +515,36 @@ export declare const HoldReasonSchema: GenEnum<HoldReason>;
  * @generated from service jobstate.v1.DispatchService
  */
 export declare const DispatchService: GenService<{
+  /**
+   * Pause stops the hand-out of a job type, or of one of its lanes.
+   *
+   * Of jobs in every state, and changes none. Once it is answered no Acquire is given such a job. Calls that wait go on
+   * waiting. May be repeated: the latest reason is kept.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+   *
+   * @generated from rpc jobstate.v1.DispatchService.Pause
+   */
+  pause: {
+    methodKind: "unary";
+    input: typeof PauseRequestSchema;
+    output: typeof PauseResponseSchema;
+  },
+  /**
+   * Unpause lets the hand-out go on.
+   *
+   * Of jobs in every state, and changes none. Calls of Acquire that wait are given their jobs at once, as limits and rates
+   * allow. May be repeated.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE).
+   *
+   * @generated from rpc jobstate.v1.DispatchService.Unpause
+   */
+  unpause: {
+    methodKind: "unary";
+    input: typeof UnpauseRequestSchema;
+    output: typeof UnpauseResponseSchema;
+  },
   /**
    * Explain tells why a job is not being worked on.
    *
@@ -176,6 +558,22 @@ export declare const DispatchService: GenService<{
     methodKind: "unary";
     input: typeof ExplainRequestSchema;
     output: typeof ExplainResponseSchema;
+  },
+  /**
+   * ListLanes returns the lanes of a type that have jobs ready or under way, or that are paused or held. First those that
+   * can have a turn, in the order of their turns, then the others by name.
+   *
+   * Of jobs in every state, and changes none. May be repeated at will. Turns move while pages are read, so a lane may be
+   * in two pages or in none.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD), also for a page_token that belongs to another type.
+   *
+   * @generated from rpc jobstate.v1.DispatchService.ListLanes
+   */
+  listLanes: {
+    methodKind: "unary";
+    input: typeof ListLanesRequestSchema;
+    output: typeof ListLanesResponseSchema;
   },
 }>;
 

@@ -3,34 +3,90 @@
 /* eslint-disable */
 
 import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 
 /**
  * Describes the file jobstate/v1/dispatch_service.proto.
  */
 export const file_jobstate_v1_dispatch_service = /*@__PURE__*/
-  fileDesc("CiJqb2JzdGF0ZS92MS9kaXNwYXRjaF9zZXJ2aWNlLnByb3RvEgtqb2JzdGF0ZS52MSIcCg5FeHBsYWluUmVxdWVzdBIKCgJpZBgBIAEoCSK6AQoPRXhwbGFpblJlc3BvbnNlEiAKBWhvbGRzGAEgAygLMhEuam9ic3RhdGUudjEuSG9sZBIaCg1haGVhZF9pbl9sYW5lGAIgASgDSACIAQESGAoQd2FpdGluZ19hY3F1aXJlcxgEIAEoBRI3ChNleHBlY3RlZF9zdGFydF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIQCg5fYWhlYWRfaW5fbGFuZUoECAMQBCJ3CgRIb2xkEicKBnJlYXNvbhgBIAEoDjIXLmpvYnN0YXRlLnYxLkhvbGRSZWFzb24SLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBHRleHQYBSABKAlKBAgDEARKBAgEEAUqmQEKCkhvbGRSZWFzb24SGwoXSE9MRF9SRUFTT05fVU5TUEVDSUZJRUQQABIUChBIT0xEX1JFQVNPTl9USU1FEAESFAoQSE9MRF9SRUFTT05fVFVSThAOEhkKFUhPTERfUkVBU09OX05PX1dPUktFUhAPEiEKHUhPTERfUkVBU09OX0FXQUlUU19SRVRSWV9DQUxMEBAiBAgCEA0yVwoPRGlzcGF0Y2hTZXJ2aWNlEkQKB0V4cGxhaW4SGy5qb2JzdGF0ZS52MS5FeHBsYWluUmVxdWVzdBocLmpvYnN0YXRlLnYxLkV4cGxhaW5SZXNwb25zZUJqCg5pby5qb2JzdGF0ZS52MUIURGlzcGF0Y2hTZXJ2aWNlUHJvdG9QAVpAZ2l0aHViLmNvbS9qb2JzdGF0ZS9qb2JzdGF0ZS9nZW5lcmF0ZWQvZ28vam9ic3RhdGUvdjE7am9ic3RhdGV2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("CiJqb2JzdGF0ZS92MS9kaXNwYXRjaF9zZXJ2aWNlLnByb3RvEgtqb2JzdGF0ZS52MSJMCgxQYXVzZVJlcXVlc3QSEAoIam9iX3R5cGUYASABKAkSEQoEbGFuZRgCIAEoCUgAiAEBEg4KBnJlYXNvbhgDIAEoCUIHCgVfbGFuZSI9Cg1QYXVzZVJlc3BvbnNlEg0KBXJlYWR5GAEgASgDEg8KB3J1bm5pbmcYAiABKAMSDAoEaGVhZBgDIAEoAyI+Cg5VbnBhdXNlUmVxdWVzdBIQCghqb2JfdHlwZRgBIAEoCRIRCgRsYW5lGAIgASgJSACIAQFCBwoFX2xhbmUiLgoPVW5wYXVzZVJlc3BvbnNlEg0KBXJlYWR5GAEgASgDEgwKBGhlYWQYAiABKAMiHAoORXhwbGFpblJlcXVlc3QSCgoCaWQYASABKAki3gEKD0V4cGxhaW5SZXNwb25zZRIgCgVob2xkcxgBIAMoCzIRLmpvYnN0YXRlLnYxLkhvbGQSGgoNYWhlYWRfaW5fbGFuZRgCIAEoA0gAiAEBEhgKC2xhbmVzX2FoZWFkGAMgASgDSAGIAQESGAoQd2FpdGluZ19hY3F1aXJlcxgEIAEoBRI3ChNleHBlY3RlZF9zdGFydF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIQCg5fYWhlYWRfaW5fbGFuZUIOCgxfbGFuZXNfYWhlYWQiogEKBEhvbGQSJwoGcmVhc29uGAEgASgOMhcuam9ic3RhdGUudjEuSG9sZFJlYXNvbhIsCghlbmRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHc3ViamVjdBgDIAEoCRIkCgVsaW1pdBgEIAEoCzIVLmpvYnN0YXRlLnYxLkxpbWl0VXNlEgwKBHRleHQYBSABKAkiJwoITGltaXRVc2USDAoEdXNlZBgBIAEoAxINCgVsaW1pdBgCIAEoAyJLChBMaXN0TGFuZXNSZXF1ZXN0EhAKCGpvYl90eXBlGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImMKEUxpc3RMYW5lc1Jlc3BvbnNlEiAKBWxhbmVzGAEgAygLMhEuam9ic3RhdGUudjEuTGFuZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEwoLdHlwZV9wYXVzZWQYAyABKAgi3gEKBExhbmUSDAoEbGFuZRgBIAEoCRINCgVyZWFkeRgCIAEoAxIPCgdydW5uaW5nGAMgASgDEi0KCXR1cm5fdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPaGVsZF91bnRpbF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZwYXVzZWQYBiABKAgSLgoLb2xkZXN0X3dhaXQYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25KBAgHEAgq9AIKCkhvbGRSZWFzb24SGwoXSE9MRF9SRUFTT05fVU5TUEVDSUZJRUQQABIUChBIT0xEX1JFQVNPTl9USU1FEAESGwoXSE9MRF9SRUFTT05fVFlQRV9QQVVTRUQQBRIbChdIT0xEX1JFQVNPTl9MQU5FX1BBVVNFRBAGEhkKFUhPTERfUkVBU09OX0xBTkVfSEVMRBAHEiAKHEhPTERfUkVBU09OX1RZUEVfQ09OQ1VSUkVOQ1kQCBIgChxIT0xEX1JFQVNPTl9MQU5FX0NPTkNVUlJFTkNZEAkSGQoVSE9MRF9SRUFTT05fVFlQRV9SQVRFEAoSGQoVSE9MRF9SRUFTT05fTEFORV9SQVRFEAsSFAoQSE9MRF9SRUFTT05fVFVSThAOEhkKFUhPTERfUkVBU09OX05PX1dPUktFUhAPEiEKHUhPTERfUkVBU09OX0FXQUlUU19SRVRSWV9DQUxMEBAiBAgCEAQiBAgMEAwiBAgNEA0yqQIKD0Rpc3BhdGNoU2VydmljZRI+CgVQYXVzZRIZLmpvYnN0YXRlLnYxLlBhdXNlUmVxdWVzdBoaLmpvYnN0YXRlLnYxLlBhdXNlUmVzcG9uc2USRAoHVW5wYXVzZRIbLmpvYnN0YXRlLnYxLlVucGF1c2VSZXF1ZXN0Ghwuam9ic3RhdGUudjEuVW5wYXVzZVJlc3BvbnNlEkQKB0V4cGxhaW4SGy5qb2JzdGF0ZS52MS5FeHBsYWluUmVxdWVzdBocLmpvYnN0YXRlLnYxLkV4cGxhaW5SZXNwb25zZRJKCglMaXN0TGFuZXMSHS5qb2JzdGF0ZS52MS5MaXN0TGFuZXNSZXF1ZXN0Gh4uam9ic3RhdGUudjEuTGlzdExhbmVzUmVzcG9uc2VCagoOaW8uam9ic3RhdGUudjFCFERpc3BhdGNoU2VydmljZVByb3RvUAFaQGdpdGh1Yi5jb20vam9ic3RhdGUvam9ic3RhdGUvZ2VuZXJhdGVkL2dvL2pvYnN0YXRlL3YxO2pvYnN0YXRldjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+
+/**
+ * Describes the message jobstate.v1.PauseRequest.
+ * Use `create(PauseRequestSchema)` to create a new message.
+ */
+export const PauseRequestSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_dispatch_service, 0);
+
+/**
+ * Describes the message jobstate.v1.PauseResponse.
+ * Use `create(PauseResponseSchema)` to create a new message.
+ */
+export const PauseResponseSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_dispatch_service, 1);
+
+/**
+ * Describes the message jobstate.v1.UnpauseRequest.
+ * Use `create(UnpauseRequestSchema)` to create a new message.
+ */
+export const UnpauseRequestSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_dispatch_service, 2);
+
+/**
+ * Describes the message jobstate.v1.UnpauseResponse.
+ * Use `create(UnpauseResponseSchema)` to create a new message.
+ */
+export const UnpauseResponseSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_dispatch_service, 3);
 
 /**
  * Describes the message jobstate.v1.ExplainRequest.
  * Use `create(ExplainRequestSchema)` to create a new message.
  */
 export const ExplainRequestSchema = /*@__PURE__*/
-  messageDesc(file_jobstate_v1_dispatch_service, 0);
+  messageDesc(file_jobstate_v1_dispatch_service, 4);
 
 /**
  * Describes the message jobstate.v1.ExplainResponse.
  * Use `create(ExplainResponseSchema)` to create a new message.
  */
 export const ExplainResponseSchema = /*@__PURE__*/
-  messageDesc(file_jobstate_v1_dispatch_service, 1);
+  messageDesc(file_jobstate_v1_dispatch_service, 5);
 
 /**
  * Describes the message jobstate.v1.Hold.
  * Use `create(HoldSchema)` to create a new message.
  */
 export const HoldSchema = /*@__PURE__*/
-  messageDesc(file_jobstate_v1_dispatch_service, 2);
+  messageDesc(file_jobstate_v1_dispatch_service, 6);
+
+/**
+ * Describes the message jobstate.v1.LimitUse.
+ * Use `create(LimitUseSchema)` to create a new message.
+ */
+export const LimitUseSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_dispatch_service, 7);
+
+/**
+ * Describes the message jobstate.v1.ListLanesRequest.
+ * Use `create(ListLanesRequestSchema)` to create a new message.
+ */
+export const ListLanesRequestSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_dispatch_service, 8);
+
+/**
+ * Describes the message jobstate.v1.ListLanesResponse.
+ * Use `create(ListLanesResponseSchema)` to create a new message.
+ */
+export const ListLanesResponseSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_dispatch_service, 9);
+
+/**
+ * Describes the message jobstate.v1.Lane.
+ * Use `create(LaneSchema)` to create a new message.
+ */
+export const LaneSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_dispatch_service, 10);
 
 /**
  * Describes the enum jobstate.v1.HoldReason.
@@ -47,7 +103,10 @@ export const HoldReason = /*@__PURE__*/
   tsEnum(HoldReasonSchema);
 
 /**
- * DispatchService shows operators why Acquire does not hand out a job.
+ * DispatchService lets operators stop what Acquire hands out, and shows why it does not hand out a job.
+ *
+ * What is paused stays paused over restarts, for all servers that share the store, until it is unpaused. Start and the
+ * attempts under way are not affected.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
  * ErrorReason. The reasons below are those of the call itself.

@@ -385,6 +385,13 @@ export declare type ReleasedDetail = Message<"jobstate.v1.ReleasedDetail"> & {
    * @generated from field: google.protobuf.Timestamp next_retry_time = 4;
    */
   nextRetryTime?: Timestamp | undefined;
+
+  /**
+   * How long nothing of the job's lane is handed out, counted from this event. Zero when Release did not say so.
+   *
+   * @generated from field: google.protobuf.Duration hold_lane = 5;
+   */
+  holdLane?: Duration | undefined;
 };
 
 /**

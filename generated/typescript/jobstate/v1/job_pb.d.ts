@@ -232,11 +232,20 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   claimed: boolean;
 
   /**
-   * How soon the job is handed out beside others of its type. Fixed at Create.
+   * How soon the job is handed out beside others of its type and lane. Fixed at Create.
    *
    * @generated from field: jobstate.v1.Priority priority = 28;
    */
   priority: Priority;
+
+  /**
+   * Whose turn the job takes. Jobs of one type and lane wait in one row, share one turn beside the other lanes of their
+   * type, and share the type's limits per lane. At most 128 bytes; the empty lane is a lane like any other. Fixed at
+   * Create, from the request or else as the type's lane_from says.
+   *
+   * @generated from field: string lane = 29;
+   */
+  lane: string;
 
   /**
    * Since when the job can be handed out, or since when it could before its attempt was claimed; in the future while it
@@ -541,6 +550,49 @@ export declare type JobType = Message<"jobstate.v1.JobType"> & {
    * @generated from field: google.protobuf.Duration priority_step = 10;
    */
   priorityStep?: Duration | undefined;
+
+  /**
+   * While so many attempts of this type are claimed, Acquire hands out no other. All servers count together, and what
+   * Start begins counts too. From 1 to 1,000,000; 0 means without limit.
+   *
+   * @generated from field: int32 concurrency = 11;
+   */
+  concurrency: number;
+
+  /**
+   * How fast Acquire hands out jobs of this type, all servers together. Unset means without limit.
+   *
+   * @generated from field: jobstate.v1.Rate rate = 12;
+   */
+  rate?: Rate | undefined;
+
+  /**
+   * The lane of a job whose Create names none.
+   *
+   * @generated from field: jobstate.v1.LaneFrom lane_from = 13;
+   */
+  laneFrom: LaneFrom;
+
+  /**
+   * Like concurrency, for the jobs of one lane. 0 means without limit.
+   *
+   * @generated from field: int32 lane_concurrency = 14;
+   */
+  laneConcurrency: number;
+
+  /**
+   * Like rate, for the jobs of one lane. Unset means without limit.
+   *
+   * @generated from field: jobstate.v1.Rate lane_rate = 15;
+   */
+  laneRate?: Rate | undefined;
+
+  /**
+   * What counts towards lane_concurrency.
+   *
+   * @generated from field: jobstate.v1.LaneHolds lane_holds = 16;
+   */
+  laneHolds: LaneHolds;
 };
 
 /**
@@ -548,6 +600,44 @@ export declare type JobType = Message<"jobstate.v1.JobType"> & {
  * Use `create(JobTypeSchema)` to create a new message.
  */
 export declare const JobTypeSchema: GenMessage<JobType>;
+
+/**
+ * Rate is how many jobs are handed out in a time.
+ *
+ * At most count + burst - 1 are handed out in any period. It is the claim that counts: a Release gives nothing back. What
+ * Start begins counts too, and is never refused for it.
+ *
+ * @generated from message jobstate.v1.Rate
+ */
+export declare type Rate = Message<"jobstate.v1.Rate"> & {
+  /**
+   * How many in one period, from 1 to 10,000 a second.
+   *
+   * @generated from field: int64 count = 1;
+   */
+  count: bigint;
+
+  /**
+   * The period, from 1 second to 7 days.
+   *
+   * @generated from field: google.protobuf.Duration period = 2;
+   */
+  period?: Duration | undefined;
+
+  /**
+   * How many may be handed out at once after a time without any, from 1 to count. Unless configured a tenth of count, and
+   * at least 1.
+   *
+   * @generated from field: int32 burst = 3;
+   */
+  burst: number;
+};
+
+/**
+ * Describes the message jobstate.v1.Rate.
+ * Use `create(RateSchema)` to create a new message.
+ */
+export declare const RateSchema: GenMessage<Rate>;
 
 /**
  * JobState says where a job is in its lifecycle. COMPLETED, PERMANENTLY_FAILED and CANCELLED are final: no other
@@ -789,4 +879,71 @@ export enum AttemptOutcome {
  * Describes the enum jobstate.v1.AttemptOutcome.
  */
 export declare const AttemptOutcomeSchema: GenEnum<AttemptOutcome>;
+
+/**
+ * LaneFrom says which lane a job is in whose Create names none.
+ *
+ * @generated from enum jobstate.v1.LaneFrom
+ */
+export enum LaneFrom {
+  /**
+   * The same as NONE.
+   *
+   * @generated from enum value: LANE_FROM_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The empty lane: all such jobs wait in one row.
+   *
+   * @generated from enum value: LANE_FROM_NONE = 1;
+   */
+  NONE = 1,
+
+  /**
+   * The job's source_id. One of more than 128 bytes is cut, and its last 12 bytes are a hash of the whole.
+   *
+   * @generated from enum value: LANE_FROM_SOURCE_ID = 2;
+   */
+  SOURCE_ID = 2,
+}
+
+/**
+ * Describes the enum jobstate.v1.LaneFrom.
+ */
+export declare const LaneFromSchema: GenEnum<LaneFrom>;
+
+/**
+ * LaneHolds says for how long a job counts towards its type's lane_concurrency.
+ *
+ * @generated from enum jobstate.v1.LaneHolds
+ */
+export enum LaneHolds {
+  /**
+   * The same as ATTEMPT.
+   *
+   * @generated from enum value: LANE_HOLDS_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * While an attempt is claimed. A job that waits for its retry lets others of its lane go on.
+   *
+   * @generated from enum value: LANE_HOLDS_ATTEMPT = 1;
+   */
+  ATTEMPT = 1,
+
+  /**
+   * From its first claim until it is final, including the waits between attempts. Its next attempt goes before all others
+   * of its lane. With lane_concurrency 1 the jobs of a lane run strictly one after the other.
+   *
+   * @generated from enum value: LANE_HOLDS_JOB = 2;
+   */
+  JOB = 2,
+}
+
+/**
+ * Describes the enum jobstate.v1.LaneHolds.
+ */
+export declare const LaneHoldsSchema: GenEnum<LaneHolds>;
 

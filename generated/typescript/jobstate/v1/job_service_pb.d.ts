@@ -72,11 +72,19 @@ export declare type CreateRequest = Message<"jobstate.v1.CreateRequest"> & {
   requestId: string;
 
   /**
-   * How soon the job is handed out beside others of its type. Unset means NORMAL; unknown values are refused.
+   * How soon the job is handed out beside others of its type and lane. Unset means NORMAL; unknown values are refused.
    *
    * @generated from field: jobstate.v1.Priority priority = 8;
    */
   priority: Priority;
+
+  /**
+   * Whose turn the job takes, at most 128 bytes: a tenant, an account, an object. Unset means as the type's lane_from
+   * says; set and empty means the empty lane.
+   *
+   * @generated from field: optional string lane = 9;
+   */
+  lane?: string | undefined;
 
   /**
    * From when on the job may be begun. Unset means from now on.
@@ -991,6 +999,14 @@ export declare type ReleaseRequest = Message<"jobstate.v1.ReleaseRequest"> & {
    * @generated from field: google.protobuf.Duration delay = 3;
    */
   delay?: Duration | undefined;
+
+  /**
+   * How long nothing of the job's lane is handed out, from 0 to 1 hour: for a rate limit that somebody else keeps, such
+   * as an answer 429 with its Retry-After. Unset means not at all; a shorter time does not cut a longer one short.
+   *
+   * @generated from field: google.protobuf.Duration hold_lane = 4;
+   */
+  holdLane?: Duration | undefined;
 
   /**
    * What the attempt used, in total. Unset leaves what was last reported.
@@ -2072,7 +2088,7 @@ export declare const JobService: GenService<{
    *
    * From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
    * attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-   * the order of Acquire, but a job that is delayed is refused. However many race for one
+   * the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
    * attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
    * wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
    * running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -2254,8 +2270,11 @@ export declare const JobService: GenService<{
   /**
    * Acquire asks for work: it begins or claims the attempts of up to max_jobs jobs that are ready, and returns them.
    *
-   * Does what Start does, from the same states, with the same events; which jobs, the server decides: the smallest
-   * ready_time less priority first, over all the types asked for. Never are two callers given the same attempt.
+   * Does what Start does, from the same states, with the same events; which jobs, the server decides. Within a lane the
+   * order is by ready_time less priority. Of the lanes of a type the one with the fewest attempts under way comes first,
+   * and of these the one whose last turn was the longest ago. Of several types the one whose next job has waited longest
+   * comes first, priority included. Jobs over a limit or rate, and those of paused types and lanes, are passed over. Never
+   * are two callers given the same attempt.
    *
    * The attempts are leased: report within every `lease`, if only with a heartbeat, or the server fails them with STALE.
    * Give back with Release what will not be done.

@@ -82,6 +82,8 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
 
 def _check_dispatch(request: pb.CreateRequest, problems: Problems, prefix: str) -> None:
     """Check priority, delay and unique key."""
+    if request.HasField("lane"):
+        problems.add(prefix + "lane", "is not supported by this version of the server")
     if request.priority and request.priority not in job_pb2.Priority.values():
         problems.add(prefix + "priority", f"{request.priority} is not a valid value of this enum")
     if request.HasField("delay"):

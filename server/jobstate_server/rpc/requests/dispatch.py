@@ -103,6 +103,8 @@ def release(request: pb.ReleaseRequest, caller: Caller, _new_id: NewId) -> c.Rel
     if request.HasField("delay"):
         problems.span("delay", request.delay, 0, RETRY_DELAY_MAX, "0 to 7 days")
         delay = span_from(request.delay)
+    if request.HasField("hold_lane"):
+        problems.add("hold_lane", "is not supported by this version of the server")
     problems.request_id(request.request_id)
     problems.refuse()
     return c.Release(
