@@ -62,7 +62,6 @@ INTERNAL = {
     "attempt_cost_nano",
     "due_time",
     "heard_time",
-    "lane",
     "held",
     "unique_until",
 }
@@ -194,6 +193,7 @@ FROM_WIRE: dict[str, Callable[[job_pb2.Job], Any]] = {
     "state": lambda message: JobState(message.state),
     "level": lambda message: int(message.priority),
     "unique_key": lambda message: message.unique_key or None,
+    "lane": lambda message: message.lane,
     "cancel_cause": lambda message: int(message.cancel_cause),
     "start_within": lambda message: optional_span(message, "start_within"),
     "lease": lambda message: optional_span(message, "lease"),

@@ -130,7 +130,7 @@ class Job:
     level: int = 3
     """The priority, as in ``waiting.Priority``."""
     lane: str = ""
-    """Jobs of one type share one lane."""
+    """Jobs of one type and lane share one turn and the limits per lane."""
     held: bool = False
     """Whether something keeps a QUEUED job from being begun: its delay."""
     ready_time: int = 0
@@ -210,6 +210,7 @@ TERMS = frozenset(
         "timeout",
         "create_time",
         "level",
+        "lane",
         "start_within",
         "unique_key",
     }

@@ -43,7 +43,7 @@ JOB_COLUMNS = _PLAIN_JOB_FIELDS + _ERROR_COLUMNS
 
 _JOB_WIDTH = len(JOB_COLUMNS)
 
-_FIXED = TERMS | {"create_sequence", "lane", "principal", "unique_until"}
+_FIXED = TERMS | {"create_sequence", "principal", "unique_until"}
 """What no change of a job changes."""
 
 _CHANGING_FIELDS = tuple(name for name in _PLAIN_JOB_FIELDS if name not in _FIXED)

@@ -32,6 +32,7 @@ _READY_TIME = length_tag(job_pb2.Job.READY_TIME_FIELD_NUMBER)
 _START_WITHIN = length_tag(job_pb2.Job.START_WITHIN_FIELD_NUMBER)
 _PRIORITY = varint_tag(job_pb2.Job.PRIORITY_FIELD_NUMBER)
 _UNIQUE_KEY = length_tag(job_pb2.Job.UNIQUE_KEY_FIELD_NUMBER)
+_LANE = length_tag(job_pb2.Job.LANE_FIELD_NUMBER)
 _WAIT_REASON = varint_tag(job_pb2.Job.WAIT_REASON_FIELD_NUMBER)
 _CANCEL_CAUSE = varint_tag(job_pb2.Job.CANCEL_CAUSE_FIELD_NUMBER)
 _LEASE = length_tag(job_pb2.Job.LEASE_FIELD_NUMBER)
@@ -143,6 +144,8 @@ def _encode_terms(job: Job) -> bytes:
         parts.append(_START_WITHIN + encoded_span(job.start_within))
     if job.unique_key is not None:
         parts.append(text(_UNIQUE_KEY, job.unique_key))
+    if job.lane:
+        parts.append(text(_LANE, job.lane))
     parts.append(_PRIORITY + varint(job.level))
     encoded = b"".join(parts)
     job.cache("terms_encoding", encoded)
