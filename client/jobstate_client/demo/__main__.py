@@ -9,11 +9,13 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 try:
     from rich.console import Console, Group
     from rich.live import Live
+    from rich.text import Text
 except ModuleNotFoundError:
     sys.exit("jobstate demo: rich is not installed; install it with: pip install 'jobstate-grpc[cli,server]'")
 
@@ -24,16 +26,17 @@ from jobstate_client.cli.terminal.top_screen import Size, frame
 from jobstate_client.cli.terminal.watch_printers import LinePrinter
 from jobstate_client.core.states import EventType
 from jobstate_client.core.values import Event
-from jobstate_client.demo.checks import check_jobs, check_retries, check_stats
-from jobstate_client.demo.scene import ACTS
+from jobstate_client.demo.checks import check_jobs, check_order, check_retries, check_stats, check_takeover
+from jobstate_client.demo.producer import Producer
+from jobstate_client.demo.scene import ACTS, LEASE_S
 from jobstate_client.demo.server import ServerFailed, running_server
 from jobstate_client.demo.tracker import Tracker
-from jobstate_client.demo.workers import Unexpected, Worker
+from jobstate_client.demo.workers import Unexpected, Workers, running_workers
 from jobstate_client.errors import JobStateError
 from jobstate_client.views.overview import Overview
 
 TIMEOUT_S = 25.0
-"""The scene takes half of this. If it takes longer, something is wrong."""
+"""The scene takes 11 s. If it takes longer, something is wrong."""
 
 FRAMES_PER_S = 8
 FRAMES_PER_COUNT = 4
@@ -41,6 +44,9 @@ FRAMES_PER_COUNT = 4
 
 HEIGHT_MAX = 30
 """Lines of the screen: enough for every job and the latest events. It stays above the statistics in the end."""
+
+CAPTION_LINES_MAX = 2
+"""Lines that say what happens, each at most as wide as the terminal."""
 
 KEYS = "Ctrl-C quits"
 
@@ -54,22 +60,39 @@ async def demo(output: Output, *, live: bool) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="jobstate-demo-") as folder:
         async with running_server(Path(folder)) as address, AsyncClient(address) as client:
-            tracker = Tracker(Overview(address), _no_line if live else _print_line)
-            async with _screen(tracker, client, output.console) if live else _heading(address):
-                await _play(client, tracker)
+            caption = Text(style="bold")
+            say = partial(_set_caption, caption) if live else _print_text
+            tracker = Tracker(Overview(address), _no_line if live else _print_line, say)
+            async with running_workers(address, Path(folder)) as workers:
+                async with _screen(tracker, client, output.console, caption) if live else _heading(address):
+                    await _play(client, tracker, workers)
+                await workers.stop()
             await check_jobs(client, tracker)
             check_retries(tracker)
+            check_takeover(tracker, workers.killed)
+            overtaken = check_order(tracker)
             statistics = await client.stats()
             check_stats(statistics)
     output.text("")
     write_statistics(output, statistics)
     output.text("")
     output.text(f"As expected: {len(ACTS)} jobs, {len(tracker.events)} events, {tracker.elapsed:.0f} s.")
+    output.text(f"- The urgent job was created last and overtook {overtaken} that waited.")
+    output.text(f"- {workers.killed[0]} was killed. Its lease of {LEASE_S} s ended, and another did its job.")
+    output.text("- Every job was handed out in its turn, by priority and waiting time.")
     output.text("The server and its file are gone. Continue with `make serve` and the examples in README.md.")
 
 
 def _no_line(event: Event) -> None:
     """Nothing: the screen shows the event."""
+
+
+def _set_caption(caption: Text, text: str) -> None:
+    caption.plain = text
+
+
+def _print_text(text: str) -> None:
+    print(f"\n{text}\n", flush=True)
 
 
 def _print_line(event: Event) -> None:
@@ -86,12 +109,14 @@ async def _heading(address: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _screen(tracker: Tracker, client: AsyncClient, console: Console) -> AsyncIterator[None]:
-    """Show the same screen as ``jobstate top``."""
+async def _screen(tracker: Tracker, client: AsyncClient, console: Console, caption: Text) -> AsyncIterator[None]:
+    """Show the same screen as ``jobstate top``, and above it what happens."""
 
     def picture() -> Group:
-        size = Size(console.width, min(HEIGHT_MAX, console.height - 1))
-        return Group(*frame(tracker.overview, size, datetime.now(UTC), KEYS))
+        lines = caption.wrap(console, console.width)[:CAPTION_LINES_MAX]
+        lines.extend([Text()] * (CAPTION_LINES_MAX - len(lines)))
+        size = Size(console.width, min(HEIGHT_MAX, console.height - 1) - CAPTION_LINES_MAX)
+        return Group(*lines, *frame(tracker.overview, size, datetime.now(UTC), KEYS))
 
     async def refresh_counts() -> None:
         tracker.overview.set_counts(await client.stats(), datetime.now(UTC))
@@ -114,33 +139,31 @@ async def _screen(tracker: Tracker, client: AsyncClient, console: Console) -> As
             live.update(picture(), refresh=True)
 
 
-async def _play(client: AsyncClient, tracker: Tracker) -> None:
+async def _play(client: AsyncClient, tracker: Tracker, workers: Workers) -> None:
     watch = asyncio.create_task(tracker.follow(client))
-    workers: asyncio.Task[None] | None = None
+    producer: asyncio.Task[None] | None = None
     try:
         async with asyncio.timeout(TIMEOUT_S):
             await tracker.opened.wait()
-            workers = asyncio.create_task(_work(client, tracker))
-            await asyncio.wait((watch, workers), return_when=asyncio.FIRST_COMPLETED)
+            producer = asyncio.create_task(_produce(Producer(client, tracker, workers)))
+            await asyncio.wait((watch, producer), return_when=asyncio.FIRST_COMPLETED)
         if watch.done():
             watch.result()
             raise Unexpected("the watch ended before the jobs did")
-        workers.result()
+        producer.result()
     except TimeoutError:
         states = ", ".join(f"{job.id} is {job.state}" for job in tracker.jobs.values())
         raise Unexpected(f"it took longer than {TIMEOUT_S:.0f} s ({states or 'no job was seen'})") from None
     finally:
-        tasks = [task for task in (watch, workers) if task is not None]
+        tasks = [task for task in (watch, producer) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _work(client: AsyncClient, tracker: Tracker) -> None:
+async def _produce(producer: Producer) -> None:
     try:
-        async with asyncio.TaskGroup() as group:
-            for act in ACTS:
-                group.create_task(Worker(client, tracker, act).run())
+        await producer.run()
     except* (Unexpected, JobStateError) as several:
         # The first error is the cause; the others follow from it.
         error: BaseException = several

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from jobstate_client.aio.client import AsyncClient
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.inspection import Stats
-from jobstate_client.core.states import AttemptOutcome, EventType, State
+from jobstate_client.core.states import AttemptOutcome, EventType, Priority, State
 from jobstate_client.demo.scene import ACTS, Act, Ending
 from jobstate_client.demo.tracker import Tracker
 from jobstate_client.demo.workers import Unexpected
 
+_LEVELS = (Priority.BACKGROUND, Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.URGENT)
+_STEP = timedelta(minutes=10)
+"""How much waiting a level is worth: the priority_step of every job type, unless set otherwise."""
+
 _OUTCOMES = {
     Ending.COMPLETES: AttemptOutcome.COMPLETED,
     Ending.FAILS: AttemptOutcome.FAILED,
-    Ending.FALLS_SILENT: AttemptOutcome.FAILED,
+    Ending.WORKER_IS_KILLED: AttemptOutcome.FAILED,
     Ending.IS_CANCELLED: AttemptOutcome.CANCELLED,
 }
 
@@ -57,6 +63,56 @@ def check_retries(tracker: Tracker) -> None:
             if wait.detail.next_retry_time is None or start.time < wait.detail.next_retry_time
         ]
         _compare(act, "attempts resumed too early", [], early)
+
+
+def check_order(tracker: Tracker) -> int:
+    """Compare every hand-out with the order in which jobs are handed out: by priority, and by how long they wait.
+
+    Returns how many jobs the urgent one overtook: they were created before it, and handed out after.
+
+    Raises:
+        Unexpected: a job was handed out before one that was next, or the urgent one overtook nobody.
+    """
+    ready: dict[str, datetime] = {}
+    overtaken: list[str] = []
+    for event in tracker.events:
+        job = event.job
+        if event.type is EventType.QUEUED or (event.type is EventType.STARTED and event.detail.resumed):
+            since = job.waiting_since
+            if since is None:
+                raise Unexpected(f"{job.id}: nobody can tell since when it waits")
+            ready[job.id] = since - _LEVELS.index(job.priority) * _STEP
+        elif event.type in {EventType.STARTED, EventType.CLAIMED}:
+            following = min(ready, key=lambda job_id: (ready[job_id], job_id))
+            if following != job.id:
+                raise Unexpected(f"{job.id} was handed out while {following} was next")
+            del ready[job.id]
+            if job.priority is Priority.URGENT:
+                overtaken = list(ready)
+    if not overtaken:
+        raise Unexpected("the urgent job overtook nobody")
+    return len(overtaken)
+
+
+def check_takeover(tracker: Tracker, killed: list[str]) -> None:
+    """Compare the killed workers with what the watch has reported of their jobs.
+
+    Raises:
+        Unexpected: nobody was killed, or the job of a killed worker was not found stale and given to another.
+    """
+    acts = [act for act in ACTS if act.attempts[0].ending is Ending.WORKER_IS_KILLED]
+    if len(killed) != len(acts):
+        raise Unexpected(f"{len(killed)} workers were killed instead of {len(acts)}")
+    for act in acts:
+        events = [event for event in tracker.events if event.job.id == act.job_id]
+        handed = [event.job.worker for event in events if event.type in {EventType.STARTED, EventType.CLAIMED}]
+        workers = [worker for worker in handed if worker]
+        _compare(act, "number of workers", len(act.attempts), len(workers))
+        _compare(act, "killed worker", killed, workers[:1])
+        if workers[1] in killed:
+            raise Unexpected(f"{act.job_id} was handed to {workers[1]}, which had been killed")
+        types = [event.type for event in events]
+        _compare(act, "times that it was found stale", 1, types.count(EventType.STALE_DETECTED))
 
 
 def check_stats(stats: Stats) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from jobstate_client.core.states import State
+from jobstate_client.core.states import Priority, State
+
+WORKERS = ("worker-1", "worker-2", "worker-3")
+"""Processes that take one job at a time. One of them is killed."""
+
+LEASE_S = 5
+"""The silence after which the server takes the worker of a video for dead: the shortest that a lease can be."""
 
 
 class Ending(Enum):
@@ -13,8 +19,8 @@ class Ending(Enum):
 
     COMPLETES = auto()
     FAILS = auto()
-    FALLS_SILENT = auto()
-    """The worker hangs: the server fails the attempt after its timeout."""
+    WORKER_IS_KILLED = auto()
+    """By SIGKILL, as by `kill -9`: it says nothing any more, and its lease ends."""
     IS_CANCELLED = auto()
     """The job is cancelled while the worker is working."""
 
@@ -37,9 +43,11 @@ class Act:
     job_id: str
     job_type: str
     source_id: str
-    starts_after: float
     attempts: tuple[Attempt, ...]
-    final_state: State
+    final_state: State = State.COMPLETED
+    priority: Priority = Priority.NORMAL
+    pause: float = 0.0
+    """The seconds that go by before it is created, after the one before."""
     delays: tuple[float, ...] = ()
     """The seconds that the server must wait before each retry."""
     max_retries: int | None = None
@@ -49,41 +57,40 @@ class Act:
 
 
 _RATE_LIMITED = ("RATE_LIMITED", "the model accepts no more calls this second")
+_NO_POSTS = ("BAD_OUTPUT", "the model returned no posts")
 
 ACTS = (
-    Act("transcript-1", "clean_transcript", "episode-12.mp3", 0.0, (Attempt(6.0),), State.COMPLETED),
-    Act("insights-2", "extract_insights", "episode-12.mp3", 0.3, (Attempt(8.5),), State.COMPLETED),
-    Act("posts-3", "generate_posts", "episode-11.mp3", 0.6, (Attempt(7.0),), State.COMPLETED),
     Act(
-        *("transcript-4", "clean_transcript", "episode-13.mp3", 0.9),
-        (
-            Attempt(1.5, 30, Ending.FAILS, *_RATE_LIMITED),
-            Attempt(1.8, 60, Ending.FAILS, *_RATE_LIMITED),
-            Attempt(2.4),
-        ),
-        State.COMPLETED,
-        delays=(1.0, 2.0),
+        *("video-1", "render_video", "episode-12.mp4"),
+        (Attempt(2.4, 40, Ending.WORKER_IS_KILLED, "STALE"), Attempt(1.6)),
+        delays=(1.0,),
     ),
     Act(
-        *("posts-5", "generate_posts", "episode-10.mp3", 1.2),
+        *("transcript-2", "clean_transcript", "episode-13.mp3"),
         (
-            Attempt(1.8, 40, Ending.FAILS, "BAD_OUTPUT", "the model returned no posts"),
-            Attempt(1.5, 40, Ending.FAILS, "BAD_OUTPUT", "the model returned no posts"),
+            Attempt(1.6, 30, Ending.FAILS, *_RATE_LIMITED),
+            Attempt(1.2, 60, Ending.FAILS, *_RATE_LIMITED),
+            Attempt(1.6),
         ),
+        delays=(1.0, 2.0),
+    ),
+    Act("insights-3", "extract_insights", "episode-12.mp3", (Attempt(3.6),)),
+    Act("posts-4", "generate_posts", "episode-11.mp3", (Attempt(2.4),)),
+    Act(
+        *("posts-5", "generate_posts", "episode-10.mp3"),
+        (Attempt(0.8, 40, Ending.FAILS, *_NO_POSTS), Attempt(0.8, 40, Ending.FAILS, *_NO_POSTS)),
         State.PERMANENTLY_FAILED,
         delays=(1.5,),
         max_retries=1,
     ),
     Act(
-        *("insights-6", "extract_insights", "episode-9.mp3", 1.5),
-        (Attempt(3.6, 45, Ending.IS_CANCELLED, message="a newer upload replaces it"),),
+        *("insights-6", "extract_insights", "episode-9.mp3"),
+        (Attempt(1.6, 45, Ending.IS_CANCELLED, message="a newer upload replaces it"),),
         State.CANCELLED,
     ),
-    Act(
-        *("video-7", "render_video", "episode-12.mp4", 1.8),
-        (Attempt(1.2, 35, Ending.FALLS_SILENT, "ATTEMPT_TIMEOUT"), Attempt(1.6)),
-        State.COMPLETED,
-        delays=(1.0,),
-    ),
+    Act("transcript-7", "clean_transcript", "episode-1.mp3", (Attempt(1.2),), priority=Priority.BACKGROUND),
+    Act("insights-8", "extract_insights", "episode-14.mp3", (Attempt(1.2),), priority=Priority.URGENT, pause=0.8),
 )
-"""The jobs of the demo, in the order of their start."""
+"""The jobs of the demo, in the order of their creation. The first three are as many as there are workers."""
+
+ACT_OF = {act.job_id: act for act in ACTS}

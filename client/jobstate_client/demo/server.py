@@ -10,16 +10,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from jobstate_client.demo.scene import LEASE_S
+
 READY_WITHIN_S = 10.0
 STOPPED_WITHIN_S = 5.0
 
 _READY = "jobstate: serving on "
 
-_CONFIG = """\
+_CONFIG = f"""\
 # A job type beside the three that every server has.
 [job_types.render_video]
 max_retries = 2
-timeout = "5s"
+lease = "{LEASE_S}s"
 base_delay = "1s"
 """
 

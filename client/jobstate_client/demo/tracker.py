@@ -15,8 +15,10 @@ from jobstate_client.views.overview import Overview
 class Tracker:
     """What the watch has reported."""
 
-    def __init__(self, overview: Overview, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, overview: Overview, on_event: Callable[[Event], None], on_text: Callable[[str], None]) -> None:
         self.overview = overview
+        self.say = on_text
+        """Tells the audience what happens."""
         self.jobs: dict[str, Job] = {}
         self.events: list[Event] = []
         self.opened = asyncio.Event()
