@@ -62,7 +62,8 @@ class Attempt:
 
     job: Job
     seconds: float
-    fails: str
+    ends: str
+    """How it ends: empty is well."""
     done: float = 0.0
 
 
@@ -92,25 +93,34 @@ class Scene:
         tail = f"{self._random.getrandbits(48):012x}"
         made = f"01a209d7-{self._made + 0x3A0:04x}-7c3e-9b51-{tail}"
         job_id = made if self._made % 3 else f"episode-{self._made}"
-        self._client.create(job_type, id=job_id, source_id=f"podcast-{self._made % 9}/{self._made}")
+        source_id = f"podcast-{self._made % 9}/{self._made}"
+        priority = "HIGH" if self._made % 11 == 0 else None
+        # Some are of no use unless they begin soon.
+        within = 2.0 if self._made % 30 == 16 else None
+        delay = 20.0 if self._made % 8 == 5 else None
+        self._client.create(
+            job_type, id=job_id, source_id=source_id, priority=priority, delay=delay, start_within=within
+        )
         self._made += 1
 
     def _claim(self) -> None:
-        waiting = [job for job in self._client.list(states=["PROCESSING"], oldest_first=True) if not job.claimed]
-        waiting += self._client.list(states=["QUEUED"], oldest_first=True)
-        for ready in waiting[: SLOTS - len(self._attempts)]:
-            job = self._client.start(ready.id, worker=f"worker-{self._random.randrange(2)}")
+        if len(self._attempts) == SLOTS:
+            return
+        worker = f"worker-{self._random.randrange(2)}"
+        for job in self._client.acquire(list(SAYS), max_jobs=SLOTS - len(self._attempts), worker=worker):
             chance = self._random.random()
-            fails = "BAD_FILE" if chance < 0.05 else ("RATE_LIMITED" if chance < 0.3 or job.id == PIPED else "")
+            ends = "BAD_FILE" if chance < 0.05 else ("RATE_LIMITED" if chance < 0.3 or job.id == PIPED else "")
+            if 0.3 <= chance < 0.45 and job.id != PIPED:
+                ends = "RELEASED"
             if job.attempt > 1:
-                fails = "RATE_LIMITED" if chance < 0.15 and job.id != PIPED else ""
-            self._attempts.append(Attempt(job, self._random.uniform(5.0, 14.0), fails))
+                ends = "RATE_LIMITED" if chance < 0.15 and job.id != PIPED else ""
+            self._attempts.append(Attempt(job, self._random.uniform(5.0, 14.0), ends))
 
     def _work(self) -> None:
         for attempt in list(self._attempts):
             attempt.done += STEP_S
             percent = min(99, int(100 * attempt.done / attempt.seconds))
-            if attempt.done >= attempt.seconds * (0.4 if attempt.fails else 1.0):
+            if attempt.done >= attempt.seconds * (0.4 if attempt.ends else 1.0):
                 self._attempts.remove(attempt)
                 self._end(attempt)
             else:
@@ -118,11 +128,13 @@ class Scene:
                 self._client.progress(attempt.job, percent, says[min(percent * len(says) // 100, len(says) - 1)])
 
     def _end(self, attempt: Attempt) -> None:
-        match attempt.fails:
+        match attempt.ends:
             case "":
                 self._client.complete(attempt.job, result_count=self._random.randrange(1, 30), tokens=900, cost=0.02)
+            case "RELEASED":
+                self._client.release(attempt.job, "the model says 429", delay=12.0)
             case "BAD_FILE":
-                self._client.fail(attempt.job, attempt.fails, "not a transcript", retryable=False)
+                self._client.fail(attempt.job, attempt.ends, "not a transcript", retryable=False)
             case code:
                 self._client.fail(attempt.job, code, "too many calls")
 

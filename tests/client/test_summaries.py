@@ -25,7 +25,10 @@ def test_a_delayed_job_is_told_as_delayed_until_it_is_ready(client: Client, serv
     after = client.get(job)
 
     assert before == ("priority HIGH, delayed for 40s", "")
-    assert (job_note(after, server.now), waiting_time(after, server.now)) == ("priority HIGH", "5s")
+    assert (job_note(after, server.now), waiting_time(after, server.now)) == (
+        "priority HIGH, waits for a worker, 5s so far",
+        "5s",
+    )
     assert told(client) == [
         ("queued", "source episode-12, priority HIGH, delayed for 1m"),
         ("ready", "waits for a worker"),

@@ -14,9 +14,10 @@ from jobstate_client.views.job_list import JOBS_KEPT_MAX, JobList, longest_runni
 from jobstate_client.views.phase import Phase
 from jobstate_client.views.rows import EventRow, JobRow
 from jobstate_client.views.text import clock, count, safe, short_span
+from jobstate_client.views.work import Work, work_of
 
 if TYPE_CHECKING:
-    from jobstate_client.core.inspection import Stats
+    from jobstate_client.core.inspection import Stats, TypeStats
 
 EVENTS_KEPT_MAX = 300
 """Recent events that are kept: more than any screen has lines."""
@@ -37,12 +38,30 @@ class JobTypeRow:
 
     name: str
     queued: int
+    delayed: int | None
+    """How many of the queued jobs are delayed; None if the server does not say."""
     processing: int
     retrying: int
     failed: int
     permanently_failed: int
     success_rate: float | None
     wait_p95: timedelta | None
+
+    @classmethod
+    def of(cls, stats: TypeStats) -> JobTypeRow:
+        """The row of these statistics."""
+        work = work_of(stats)
+        return cls(
+            name=safe(stats.job_type),
+            queued=stats.stored.get(State.QUEUED, 0),
+            delayed=None if work is None else work.delayed,
+            processing=stats.stored.get(State.PROCESSING, 0),
+            retrying=stats.stored.get(State.RETRYING, 0),
+            failed=stats.stored.get(State.FAILED, 0),
+            permanently_failed=stats.stored.get(State.PERMANENTLY_FAILED, 0),
+            success_rate=stats.success_rate,
+            wait_p95=stats.wait_p95,
+        )
 
 
 @dataclass(slots=True)
@@ -51,12 +70,15 @@ class Overview:
 
     server: str
     counts: dict[State, int] = field(default_factory=dict)
+    work: Work | None = None
+    """What waits and runs; None if the server does not say."""
     job_types: list[JobTypeRow] = field(default_factory=list)
     job_types_omitted: int = 0
     counted: datetime | None = None
     """When the counts last came."""
     running: JobList = field(default_factory=lambda: JobList(longest_running_first))
     retrying: JobList = field(default_factory=lambda: JobList(next_retry_first))
+    """The jobs that wait for their next attempt, after a failure or a release."""
     events: deque[EventRow] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT_MAX))
     """The newest last; without progress, which the bars show."""
     away_since: datetime | None = None
@@ -98,9 +120,9 @@ class Overview:
         if job.version < max(self.running.version(job.id), self.retrying.version(job.id)):
             return
         row = JobRow.of(job)
-        # Of the waiting jobs only retries are listed: QUEUED counts those that wait for their first attempt.
-        is_retry = row.phase is Phase.RETRYING or (row.phase is Phase.WAITING and row.attempt > 0)
-        for jobs, belongs in ((self.running, row.phase is Phase.RUNNING), (self.retrying, is_retry)):
+        # Jobs that wait for their first attempt are only counted.
+        is_to_go_on = row.phase is Phase.RETRYING or (row.phase is Phase.WAITING and row.attempt > 0)
+        for jobs, belongs in ((self.running, row.phase is Phase.RUNNING), (self.retrying, is_to_go_on)):
             if belongs:
                 jobs.put(row)
             else:
@@ -110,20 +132,9 @@ class Overview:
         """Take the counts from the statistics."""
         self.counted = now
         self.counts = dict(stats.total.stored)
+        self.work = work_of(stats.total)
         busiest = sorted(stats.job_types.values(), key=lambda each: (-sum(each.stored.values()), each.job_type))
-        self.job_types = [
-            JobTypeRow(
-                name=safe(each.job_type),
-                queued=each.stored.get(State.QUEUED, 0),
-                processing=each.stored.get(State.PROCESSING, 0),
-                retrying=each.stored.get(State.RETRYING, 0),
-                failed=each.stored.get(State.FAILED, 0),
-                permanently_failed=each.stored.get(State.PERMANENTLY_FAILED, 0),
-                success_rate=each.success_rate,
-                wait_p95=each.wait_p95,
-            )
-            for each in busiest[:JOB_TYPES_KEPT_MAX]
-        ]
+        self.job_types = [JobTypeRow.of(each) for each in busiest[:JOB_TYPES_KEPT_MAX]]
         self.job_types_omitted = len(busiest) - len(self.job_types)
 
     def counts_are_old(self, now: datetime) -> bool:
@@ -160,18 +171,18 @@ class Overview:
             self._events_per_second.popleft()
 
     @property
-    def waiting_retries(self) -> int:
-        """How many retries are due and wait for a worker. Their state is already PROCESSING."""
+    def waiting_attempts(self) -> int:
+        """How many next attempts are due and wait for a worker. The state of their jobs is already PROCESSING."""
         return sum(job.phase is Phase.WAITING for job in self.retrying.all())
 
     def running_title(self, shown: int) -> str:
         """How many of the running jobs are shown."""
-        counted = self.counts.get(State.PROCESSING, 0) - self.waiting_retries
+        counted = self.counts.get(State.PROCESSING, 0) - self.waiting_attempts
         return _shown_of(shown, len(self.running.all()), counted)
 
-    def retries_title(self, shown: int) -> str:
-        """How many of the retries are shown, and how many wait for a worker."""
-        waiting = self.waiting_retries
+    def next_attempts_title(self, shown: int) -> str:
+        """How many of the next attempts are shown, and how many wait for a worker."""
+        waiting = self.waiting_attempts
         title = _shown_of(shown, len(self.retrying.all()), self.counts.get(State.RETRYING, 0) + waiting)
         return title + (f", {count(waiting)} waiting for a worker" if waiting else "")
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from jobstate_client.core.states import EventType
 from jobstate_client.core.values import Event, Job
 from jobstate_client.views.phase import Phase, phase_of
-from jobstate_client.views.summaries import event_name, event_summary
+from jobstate_client.views.summaries import event_name, event_summary, was_released
 from jobstate_client.views.text import safe, short_span
 
 NOTE_CHARACTERS_MAX = 200
@@ -44,6 +44,8 @@ class JobRow:
     next_retry_time: datetime | None
     retry_count: int
     max_retries: int
+    released: bool
+    """Whether it waits because its latest attempt was given back, and did not fail."""
     error: str
 
     @classmethod
@@ -65,6 +67,7 @@ class JobRow:
             next_retry_time=job.next_retry_time,
             retry_count=job.retry_count,
             max_retries=job.max_retries,
+            released=was_released(job),
             error="" if error is None else short_note(error.code or error.message),
         )
 
@@ -92,16 +95,18 @@ class JobRow:
         return f"in {short_span(wait + 0.999)}" if wait > 0 else "due"
 
     @property
-    def retry_number(self) -> str:
-        """Which of its retries it is."""
-        return f"retry {self.retry_count} of {self.max_retries}"
+    def next_attempt(self) -> str:
+        """What its next attempt is: which of its retries, or that the latest attempt was given back."""
+        return "given back" if self.released else f"retry {self.retry_count} of {self.max_retries}"
 
     def retry_note(self, now: datetime) -> str:
-        """What matters about a job that is to be retried."""
+        """What matters about a job that waits for its next attempt."""
+        # After a release, the error is that of an earlier attempt.
+        error = "" if self.released else self.error
         if self.phase is not Phase.WAITING:
-            return self.error
+            return error
         waited = "" if self.start_time is None else f"{_since(self.start_time, now)} "
-        return f"waits {waited}for a worker" + (f", {self.error}" if self.error else "")
+        return f"waits {waited}for a worker" + (f", {error}" if error else "")
 
 
 def _since(start: datetime, end: datetime) -> str:

@@ -79,7 +79,7 @@ def job_note(job: Job, now: datetime | None = None) -> str:
     """A note about a job: what matters in its present state."""
     match job.state:
         case State.QUEUED:
-            return _joined(_priority(job), _delay(job, now or datetime.now(UTC)))
+            return _queued_note(job, now or datetime.now(UTC))
         case State.PROCESSING if phase_of(job.state, claimed=job.claimed) is Phase.WAITING:
             return f"attempt {job.attempt} waits for a worker, {waiting_time(job, now)} so far"
         case State.PROCESSING:
@@ -97,9 +97,13 @@ def job_note(job: Job, now: datetime | None = None) -> str:
 
 def waiting_time(job: Job, now: datetime | None = None) -> str:
     """How long the job has been waiting for a worker; empty if it is not. Never negative."""
-    if job.waiting_since is None:
+    since = job.waiting_since
+    if since is None:
         return ""
-    return span(max(timedelta(), (now or datetime.now(UTC)) - job.waiting_since))
+    if job.attempt > 1 and job.start_time is not None:
+        # A released job keeps its ready_time, but did not wait while a worker had it.
+        since = max(since, job.start_time)
+    return span(max(timedelta(), (now or datetime.now(UTC)) - since))
 
 
 def change_summary(job: Job) -> str:
@@ -129,11 +133,43 @@ def _delay(job: Job, now: datetime) -> str:
     return f"delayed for {span(job.ready_time - now)}"
 
 
+def _queued_note(job: Job, now: datetime) -> str:
+    """What a job waits for before its first attempt, unless it has been waiting for a worker from the beginning."""
+    ready, end = job.ready_time, expire_time(job)
+    was_delayed = ready is not None and job.create_time is not None and ready - job.create_time >= WAIT_SHOWN_FROM
+    is_waiting = was_delayed and ready is not None and now - ready >= WAIT_SHOWN_FROM
+    return _joined(
+        _priority(job),
+        _delay(job, now) or (f"waits for a worker, {waiting_time(job, now)} so far" if is_waiting else ""),
+        f"expires in {span(end - now)}" if end is not None and end > now else "",
+    )
+
+
+def expire_time(job: Job) -> datetime | None:
+    """When the server cancels the job unless its first attempt has begun; None if it does not."""
+    if job.state is not State.QUEUED or job.start_within is None or job.ready_time is None:
+        return None
+    return job.ready_time + job.start_within
+
+
+def releases(job: Job) -> int:
+    """How often an attempt of the job has been given back. Every other new attempt is a retry."""
+    # In RETRYING the next attempt has not been counted yet, and the retry has.
+    attempts = job.attempt + (job.state is State.RETRYING)
+    return max(0, attempts - 1 - job.retry_count)
+
+
+def was_released(job: Job) -> bool:
+    """Whether the job waits for an attempt because the one before was given back, not because it failed."""
+    phase = phase_of(job.state, claimed=job.claimed)
+    ended = {Phase.RETRYING: job.attempt, Phase.WAITING: job.attempt - 1}.get(phase, 0)
+    return ended > 0 and (job.last_error is None or job.last_error.attempt != ended)
+
+
 def _wait_note(job: Job, wait: timedelta) -> str:
     """Why a job waits for its next attempt, and for how long."""
     due = f"in {span(wait)}" if wait.total_seconds() > 0 else "due"
-    if job.last_error is None or job.last_error.attempt != job.attempt:
-        # The latest attempt did not fail.
+    if was_released(job):
         return f"given back, again {due}"
     return _joined(f"retry {job.retry_count} of {job.max_retries} {due}", _failure(job))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from itertools import takewhile
 
 import pytest
 
@@ -265,8 +266,10 @@ def test_stats_count_what_is_stored_and_sum_up_what_was(server: JobstateServer, 
 
     assert [line.split()[0] for line in told if line] == [
         *("NOT", "clean_transcript", "resting", "all"),
+        *("NOW", "clean_transcript", "resting", "all"),
         *("FINAL,", "clean_transcript", "resting", "all"),
         *("WAITED", "clean_transcript", "resting", "all"),
+        *("COMPLETED", "clean_transcript", "resting", "all"),
         *("EVER", "clean_transcript", "resting", "all"),
     ]
     assert "1,200" in told[-1]
@@ -279,6 +282,71 @@ def test_stats_count_what_is_stored_and_sum_up_what_was(server: JobstateServer, 
     assert "clean_transcript" in run(server, "stats", terminal=True).out
 
 
+def rows_of(out: str, title: str) -> dict[str, list[str]]:
+    """The numbers of one table of stats, by the name of the line."""
+    lines = iter(out.splitlines())
+    heads = next(line for line in lines if line.startswith(title)).removeprefix(title).split()
+    rows = {line.split()[0]: line.split()[1:] for line in takewhile(bool, lines)}
+    assert all(len(numbers) <= len(heads) for numbers in rows.values())
+    return rows
+
+
+def test_stats_tell_what_waits_for_a_worker_from_what_is_delayed(server: JobstateServer, client: Client) -> None:
+    client.create("default", delay=60.0)
+    client.create("default", id="ready")
+    client.create("default", start_within=5.0, priority="LOW")
+    client.release(client.acquire(["default"])[0], delay=60.0)
+    client.acquire(["default"])
+    client.create("default", start_within=5.0)
+    server.advance(10.0)
+    client.create("default")
+    told, total = run(server, "stats").out, run(server, "stats", "--json").json["total"]
+
+    assert rows_of(told, "NOW")["default"][::2] == ["1", "1"]
+    assert rows_of(told, "NOW")["default"][3] == "1"
+    assert rows_of(told, "EVER")["default"] == ["0", "1", "1", "0", "0.00"]
+    assert total["waiting"] == {"TURN": "1", "TIME": "2"}
+    assert (total["running"], total["released"], total["expired"]) == ("1", "1", "1")
+
+
+def test_a_listing_says_what_a_job_waits_for(server: JobstateServer, client: Client) -> None:
+    client.create("default", id="later", delay=7_200.0)
+    client.create("default", id="expiring", start_within=7_200.0, priority="HIGH")
+    client.release(client.start(client.create("default", id="again")), delay=7_200.0)
+    client.release(client.start(client.create("default", id="at-once")))
+    notes = {line.split()[0]: line[line.index("%") :] for line in run(server, "list").out.splitlines()[1:]}
+
+    assert "delayed for " in notes["later"]
+    assert "priority HIGH, expires in " in notes["expiring"]
+    assert "given back, again in " in notes["again"]
+    assert "attempt 2 waits for a worker, " in notes["at-once"]
+
+
+def test_get_shows_what_decides_when_a_job_begins(server: JobstateServer, client: Client) -> None:
+    client.create("default", id="first", delay=60.0, start_within=60.0, priority="HIGH", unique_key="episode-12")
+    delayed = fields_of(run(server, "get", "first"))
+    server.advance(60.0)
+    ready = fields_of(run(server, "get", "first"))
+    client.release(client.acquire(["default"], lease=30.0)[0])
+    client.acquire(["default"], lease=30.0)
+    running = fields_of(run(server, "get", "first"))
+    client.create("default", id="second", start_within=5.0)
+    server.advance(10.0)
+    expired = fields_of(run(server, "get", "second"))
+
+    assert (delayed["priority"], delayed["unique key"]) == ("HIGH", "episode-12")
+    assert "delayed until" in delayed
+    assert "ready" not in delayed
+    assert delayed["delayed until"] == ready["ready"] == running["ready"]
+    assert "expires" in delayed
+    assert "expires" in ready
+    assert "expires" not in running
+    assert (running["lease"], running["retries"], running["releases"]) == ("30s", "0 of 3", "1")
+    assert (expired["note"], expired["cancelled by"]) == ("nobody began it in time", "the server")
+    client.cancel("first")
+    assert fields_of(run(server, "get", "first"))["cancelled by"] == "a caller"
+
+
 def test_stats_of_a_bad_job_type_are_refused(server: JobstateServer) -> None:
     assert run(server, "stats", "--job-type", "no such type").code == 1
 
@@ -287,7 +355,7 @@ def test_types_lists_the_policies(server: JobstateServer, client: Client) -> Non
     told, as_json = run(server, "types").out, run(server, "types", "--json").json
     row = next(line for line in told.splitlines() if line.startswith("resting"))
 
-    assert row.split() == ["resting", "3", "none", "1s", "1m", "0%", "15m", "no"]
+    assert row.split() == ["resting", "3", "none", "1s", "1m", "0%", "15m", "1m", "10m", "no"]
     assert told.splitlines()[-1] == "A job type that is not listed follows the policy named default."
     assert as_json["strict_job_types"] is False
     assert {each["name"] for each in as_json["job_types"]} == {each.name for each in client.job_types().types}

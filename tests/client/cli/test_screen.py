@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from jobstate_client import Client, Event, EventType, Job, JobError, SnapshotJob
 from jobstate_client.cli.terminal.live_watch import LivePrinter, bars
 from jobstate_client.cli.terminal.top_screen import Size, frame
 from jobstate_client.core.inspection import Stats, TypeStats
+from jobstate_client.core.states import WaitReason
 from jobstate_client.core.values import Detail
 from jobstate_client.testing import JobstateServer
 from jobstate_client.views.job_list import JOBS_KEPT_MAX
@@ -123,7 +125,7 @@ def test_everything_asked_for_is_on_every_screen(overview: Overview, width: int,
     for part in (
         "Running ",
         " of 40",
-        "Retries 1",
+        "Next attempts 1",
         "waiting",
         "in 12s",
         "retry 1 of 3",
@@ -138,6 +140,74 @@ def test_a_wide_screen_shows_job_types_too(overview: Overview) -> None:
 
     assert any("Job types 2" in line for line in shown)
     assert any("resting" in line and "50.0%" in line for line in shown)
+
+
+def some_work() -> Stats:
+    """The statistics of a server that hands out jobs."""
+    stats = some_stats("clean_transcript", QUEUED=12, PROCESSING=40, RETRYING=3, COMPLETED=9)
+    total = replace(
+        stats.total,
+        waiting={WaitReason.TURN: 9, WaitReason.TIME: 8},
+        oldest_ready_time=NOW - timedelta(minutes=3),
+        running=38,
+        released=4,
+        expired=2,
+    )
+    return Stats({"clean_transcript": replace(total, job_type="clean_transcript")}, total)
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (80, "waiting for a worker 9, oldest 3m  delayed 5  expired 2  released 4  running 38"),
+        (60, "waiting for a worker 9, oldest 3m  delayed 5  expired 2"),
+        (40, "waiting for a worker 9, oldest 3m"),
+        (20, "waiting for a worker"),
+    ],
+)
+def test_what_waits_is_told_apart_from_what_is_delayed(overview: Overview, width: int, line: str) -> None:
+    overview.set_counts(some_work(), NOW)
+
+    assert texts(overview, width, 24)[3].rstrip() == line
+
+
+def test_job_types_tell_how_many_of_their_jobs_are_delayed(overview: Overview) -> None:
+    overview.set_counts(some_work(), NOW)
+    head, row = next((head, row) for head, row in pairwise(texts(overview, 200, 50)) if "DELAYED" in head)
+
+    assert "QUEUED  DELAYED" in head
+    assert "12        5         40" in row
+
+
+def test_a_server_that_does_not_say_what_waits_shows_no_such_line(overview: Overview) -> None:
+    overview.set_counts(some_stats("clean_transcript", QUEUED=3), NOW)
+    assert texts(overview, 80, 24)[3].startswith("Running ")
+
+    overview.set_counts(some_stats("clean_transcript", PROCESSING=3), NOW)
+    assert texts(overview, 80, 24)[3].startswith("Running ")
+
+
+def test_a_released_job_is_no_retry_and_keeps_no_error_of_an_earlier_attempt() -> None:
+    overview = Overview("here")
+    error = JobError("RATE_LIMITED", "slow down", True, None, 1, NOW)
+    later = NOW + timedelta(seconds=12)
+    for job in (
+        a_job("given back twice", claimed=False, claim_time=None, attempt=3),
+        a_job("failed, then given back", State.RETRYING, attempt=2, retry_count=1, last_error=error),
+        a_job(
+            "given back, then failed", State.RETRYING, attempt=2, retry_count=1, last_error=replace(error, attempt=2)
+        ),
+        a_job("failed", claimed=False, claim_time=None, attempt=2, retry_count=1, last_error=error),
+    ):
+        overview.update(SnapshotJob(replace(job, next_retry_time=later)), NOW)
+    shown = {row.id: (row.next_attempt, row.retry_note(NOW)) for row in overview.retrying.all()}
+
+    assert shown == {
+        "given back twice": ("given back", "waits 30s for a worker"),
+        "failed, then given back": ("given back", ""),
+        "given back, then failed": ("retry 1 of 3", "RATE_LIMITED"),
+        "failed": ("retry 1 of 3", "waits 30s for a worker, RATE_LIMITED"),
+    }
 
 
 def test_markup_in_texts_is_shown_as_it_is(overview: Overview) -> None:
@@ -203,7 +273,7 @@ def test_the_longest_at_work_comes_first_and_an_attempt_without_a_worker_is_not_
 
     assert [job.id for job in overview.running.all()] == ["c", "b"]
     assert "Running 2 ─" in shown
-    assert "Retries 1, 1 waiting for a worker ─" in shown
+    assert "Next attempts 1, 1 waiting for a worker ─" in shown
     assert "waits 50s for a worker" in shown
 
 
@@ -240,7 +310,7 @@ def test_the_rate_falls_when_nothing_comes(overview: Overview) -> None:
 @pytest.mark.parametrize(
     ("fields", "note"),
     [
-        ({"claimed": False, "claim_time": None, "attempt": 2}, "due     retry 0 of 3   waits 30s for a worker"),
+        ({"claimed": False, "claim_time": None, "attempt": 2}, "due     given back     waits 30s for a worker"),
         ({"attempt": 3}, "attempt 3, half way"),
         ({"attempt_deadline": NOW + timedelta(seconds=4)}, "times out in 4s, half way"),
         ({"update_time": NOW - timedelta(minutes=3)}, "unchanged for 3m, half way"),

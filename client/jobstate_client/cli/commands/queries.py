@@ -15,9 +15,9 @@ from jobstate_client.cli.commands.options import MOMENT, common, kept
 from jobstate_client.cli.terminal import json_output
 from jobstate_client.cli.terminal.output import Cell, Column, Output, Row, note, pretty, state_cell
 from jobstate_client.cli.terminal.statistics import write_statistics
-from jobstate_client.core.states import State
+from jobstate_client.core.states import CancelCause, Priority, State, WaitReason
 from jobstate_client.views.phase import Phase, phase_of
-from jobstate_client.views.summaries import job_note, waiting_time
+from jobstate_client.views.summaries import expire_time, job_note, releases, waiting_time
 from jobstate_client.views.text import count, counted, instant, short_span, span
 
 if TYPE_CHECKING:
@@ -76,6 +76,14 @@ def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool) -> None:
             output.text(f"{counted(omitted, 'older attempt')} not shown")
 
 
+_CANCELLED_BY = {CancelCause.CALLER: "a caller", CancelCause.EXPIRED: "the server"}
+
+
+def _was_delayed(job: Job) -> bool:
+    """Whether the job, which waits for a worker or has got one, could not be begun from its creation on."""
+    return job.wait_reason is not WaitReason.TIME and job.ready_time not in (None, job.create_time)
+
+
 def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "id", job.id
     yield "job type", job.job_type
@@ -89,8 +97,18 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "last message", "" if is_running else job.progress_message
     yield "attempt", str(job.attempt) if job.attempt else ""
     yield "worker", job.worker
+    yield "lease", span(job.lease)
     yield "retries", f"{job.retry_count} of {job.max_retries}"
+    yield "releases", count(releases(job)) if releases(job) else ""
+    yield "priority", job.priority.value if job.priority is not Priority.UNKNOWN else ""
+    yield "unique key", job.unique_key
     yield "created", instant(job.create_time)
+    yield (
+        "delayed until",
+        instant(job.ready_time) if job.state is State.QUEUED and job.wait_reason is WaitReason.TIME else "",
+    )
+    yield "ready", instant(job.ready_time) if _was_delayed(job) else ""
+    yield "expires", instant(expire_time(job))
     yield "started", instant(job.start_time)
     yield "claimed", instant(job.claim_time) if job.attempt > 1 else ""
     yield "waiting for", waiting_time(job)
@@ -99,6 +117,7 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "next retry", instant(job.next_retry_time)
     yield "times out", instant(job.attempt_deadline)
     yield "completed", instant(job.complete_time)
+    yield "cancelled by", _CANCELLED_BY.get(job.cancel_cause, "")
     yield "timeout", span(job.timeout) or "none"
     yield "duration", span(job.duration) if job.duration else ""
     yield "tokens", count(job.estimated_tokens) if job.estimated_tokens else ""
@@ -230,7 +249,10 @@ def stats(ctx: click.Context, /, job_types: Iterable[str]) -> None:
 
 def _sums(stats: TypeStats) -> dict[str, Any]:
     document: dict[str, Any] = json_output.plain(stats)
-    return document | {"stored": json_output.stored(stats.stored)}
+    return document | {
+        "stored": json_output.stored(stats.stored),
+        "waiting": json_output.waiting(stats.waiting),
+    }
 
 
 @click.command(short_help="List the job types with retries and timeouts.")
@@ -249,9 +271,11 @@ def types(ctx: click.Context) -> None:
     output.text(Cell(f"A job type that is not listed {others}.", "dim"))
 
 
+_TYPE_NUMBERS = ("RETRIES", "TIMEOUT", "BASE", "MAX", "JITTER", "STALE", "LEASE", "STEP")
+
 _TYPE_COLUMNS = (
     Column("JOB TYPE", whole=True),
-    *(Column(title, right=True, whole=True) for title in ("RETRIES", "TIMEOUT", "BASE", "MAX", "JITTER", "STALE")),
+    *(Column(title, right=True, whole=True) for title in _TYPE_NUMBERS),
     Column("AUTO RETRY", whole=True),
 )
 
@@ -265,5 +289,7 @@ def _type_row(each: JobType) -> Row:
         span(each.max_delay) or "0s",
         f"{each.jitter:.0%}",
         span(each.stale_threshold),
+        span(each.lease),
+        "" if each.priority_step is None else span(each.priority_step),
         "yes" if each.auto_retry else "no",
     )

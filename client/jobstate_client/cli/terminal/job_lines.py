@@ -54,12 +54,12 @@ def running_line(job: JobRow, width: int, now: datetime) -> Text:
 
 
 def retry_line(job: JobRow, width: int, now: datetime) -> Text:
-    """A job that is to be retried, or waits for a worker: id, type, when it is due, which retry, and a note."""
+    """A job that waits for its next attempt: id, type, when it is due, which retry it is, and a note."""
     widths = Widths.within(width)
     return line(
         *_id_and_type(job, widths),
         Part(job.retry_due(now), 7, STATE_STYLES[State.RETRYING]),
-        Part(job.retry_number, widths.bar + 2, "dim"),
+        Part(job.next_attempt, widths.bar + 2, "dim"),
         Part(job.retry_note(now), max(0, widths.rest - 1)),
     )
 

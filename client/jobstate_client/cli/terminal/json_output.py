@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from jobstate_client.core.lazy import decode_all
-from jobstate_client.core.states import State
+from jobstate_client.core.states import State, WaitReason
 from jobstate_client.views.text import exact
 
 
@@ -60,6 +60,12 @@ def stored(counts: Mapping[State, int]) -> dict[str, str]:
     """The number of stored jobs in every state."""
     known = {state.value: "0" for state in State if state is not State.UNKNOWN}
     return known | {state.value: str(number) for state, number in counts.items()}
+
+
+def waiting(counts: Mapping[WaitReason, int]) -> dict[str, str]:
+    """The number of stored jobs by what they wait for."""
+    known = {reason.value: "0" for reason in WaitReason if reason is not WaitReason.UNKNOWN}
+    return known | {reason.value: str(number) for reason, number in counts.items()}
 
 
 def line(document: Any) -> str:

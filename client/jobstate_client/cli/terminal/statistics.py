@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jobstate_client.cli.terminal.output import Cell, Column, Output
 from jobstate_client.core.states import State
 from jobstate_client.views.text import count, short_span, span
+from jobstate_client.views.work import work_of
 
 if TYPE_CHECKING:
     from jobstate_client.core.inspection import Stats, TypeStats
@@ -17,7 +18,8 @@ _LIVE = (State.QUEUED, State.PROCESSING, State.RETRYING, State.FAILED)
 _FINAL = (State.COMPLETED, State.PERMANENTLY_FAILED, State.CANCELLED)
 
 _WAITS = ("MEAN", "P50", "P95", "P99")
-_SUMS = ("SUCCESS", "MEAN", "P50", "P95", "P99", "RETRIES", "TOKENS", "COST")
+_DURATIONS = ("MEAN", "P50", "P95", "P99")
+_SUMS = ("SUCCESS", "RETRIES", "RELEASED", "EXPIRED", "TOKENS", "COST")
 
 
 def write_statistics(output: Output, statistics: Stats) -> None:
@@ -29,6 +31,11 @@ def write_statistics(output: Output, statistics: Stats) -> None:
         [(name, *_counts(each, _LIVE), _oldest(each, now)) for name, each in parts],
     )
     output.text("")
+    output.table(
+        _heads("NOW", "WAITING", "OLDEST", "DELAYED", "RUNNING"),
+        [(name, *_work_cells(each, now)) for name, each in parts],
+    )
+    output.text("")
     output.table(_heads("FINAL, STILL STORED", *_FINAL), [(name, *_counts(each, _FINAL)) for name, each in parts])
     output.text("")
     others = sorted(state for state in statistics.total.stored if not state.is_known)
@@ -37,6 +44,8 @@ def write_statistics(output: Output, statistics: Stats) -> None:
         output.table(_heads("OTHER STATES", *others), [(name, *_counts(each, others)) for name, each in parts])
         output.text("")
     output.table(_heads("WAITED FOR A WORKER", *_WAITS), [(name, *_wait_cells(each)) for name, each in parts])
+    output.text("")
+    output.table(_heads("COMPLETED JOBS TOOK", *_DURATIONS), [(name, *_duration_cells(each)) for name, each in parts])
     output.text("")
     output.table(_heads("EVER", *_SUMS), [(name, *_sum_cells(each)) for name, each in parts])
 
@@ -58,13 +67,31 @@ def _oldest(stats: TypeStats, now: datetime) -> str:
 
 def _sum_cells(stats: TypeStats) -> Iterator[str]:
     yield "" if stats.success_rate is None else f"{stats.success_rate:.1%}"
+    yield count(stats.retries)
+    yield count(stats.released)
+    yield count(stats.expired)
+    yield count(stats.tokens)
+    yield f"{stats.cost:,.2f}"
+
+
+def _work_cells(stats: TypeStats, now: datetime) -> Iterator[str]:
+    work = work_of(stats)
+    if work is None:
+        # An older server does not say.
+        yield from ("", "", "", "")
+        return
+    since = work.oldest_ready_time
+    yield count(work.waiting)
+    yield "" if since is None else short_span((now - since).total_seconds())
+    yield count(work.delayed)
+    yield count(work.running)
+
+
+def _duration_cells(stats: TypeStats) -> Iterator[str]:
     yield span(stats.duration_mean)
     yield span(stats.duration_p50)
     yield span(stats.duration_p95)
     yield span(stats.duration_p99)
-    yield count(stats.retries)
-    yield count(stats.tokens)
-    yield f"{stats.cost:,.2f}"
 
 
 def _wait_cells(stats: TypeStats) -> Iterator[str]:

@@ -14,7 +14,7 @@ from jobstate_client.cli.terminal.layout import GAP, Part, heading, line
 from jobstate_client.cli.terminal.styles import STATE_STYLES
 from jobstate_client.core.states import State
 from jobstate_client.views.overview import JobTypeRow, Overview
-from jobstate_client.views.text import clock, count, safe, span
+from jobstate_client.views.text import clock, count, safe, short_span, span
 
 SIDE_BY_SIDE_MIN = 150
 """Columns from which events are shown beside the jobs; below that, they are shown under them."""
@@ -39,6 +39,7 @@ _STATES = (
 
 _TYPE_COLUMNS = (
     ("QUEUED", 9),
+    ("DELAYED", 8),
     ("PROCESSING", 10),
     ("RETRYING", 9),
     ("FAILED", 9),
@@ -62,6 +63,7 @@ def frame(overview: Overview, size: Size, now: datetime, keys: str = KEYS) -> li
         _header(overview, size.width, now, keys),
         *_outage(overview, size.width),
         *_counts(overview, size.width, now),
+        *_work(overview, size.width, now),
     ]
     rest = Size(size.width, max(0, size.height - len(top)))
     body = _side_by_side if size.width >= SIDE_BY_SIDE_MIN else _stacked
@@ -106,19 +108,44 @@ def _counts(overview: Overview, width: int, now: datetime) -> list[Text]:
     return [line(*names), line(*numbers)]
 
 
+def _work(overview: Overview, width: int, now: datetime) -> list[Text]:
+    """One line: what waits and runs. The parts that do not fit are left out."""
+    work = overview.work
+    if work is None:
+        return []
+    oldest = ""
+    if work.oldest_ready_time is not None:
+        oldest = f", oldest {short_span((now - work.oldest_ready_time).total_seconds())}"
+    parts = (
+        ("waiting for a worker", f"{count(work.waiting)}{oldest}", work.waiting),
+        ("delayed", count(work.delayed), work.delayed),
+        ("expired", count(work.expired), work.expired),
+        ("released", count(work.released), work.released),
+        ("running", count(work.running), work.running),
+    )
+    text = Text(no_wrap=True, overflow="crop")
+    for name, number, is_any in parts:
+        gap = "  " if text else ""
+        if text and text.cell_len + cell_len(f"{gap}{name} {number}") > width:
+            break
+        text.append(f"{gap}{name} ", "dim")
+        text.append(number, "bold" if is_any and not overview.counts_are_old(now) else "dim")
+    return [text]
+
+
 def _cropped(text: Text, width: int) -> Text:
     text.truncate(width)
     return text
 
 
 def _stacked(overview: Overview, size: Size, now: datetime) -> list[Text]:
-    """Running jobs, retries and events below each other. Their heights never change."""
-    retries = max(2, size.height * 18 // 100)
+    """Running jobs, next attempts and events below each other. Their heights never change."""
+    next_attempts = max(2, size.height * 18 // 100)
     running = max(2, size.height * 45 // 100)
-    events = size.height - retries - running
+    events = size.height - next_attempts - running
     return [
         *_running(overview, Size(size.width, running), now),
-        *_retries(overview, Size(size.width, retries), now),
+        *_next_attempts(overview, Size(size.width, next_attempts), now),
         *_events(overview, Size(size.width, events)),
     ]
 
@@ -127,11 +154,11 @@ def _side_by_side(overview: Overview, size: Size, now: datetime) -> list[Text]:
     """Jobs on the left, job types and events on the right."""
     left = size.width * 52 // 100
     right = size.width - left - 3
-    retries = size.height * 30 // 100
+    next_attempts = size.height * 30 // 100
     types = min(size.height, max(3, size.height * 30 // 100))
     left_lines = [
-        *_running(overview, Size(left, size.height - retries), now),
-        *_retries(overview, Size(left, retries), now),
+        *_running(overview, Size(left, size.height - next_attempts), now),
+        *_next_attempts(overview, Size(left, next_attempts), now),
     ]
     right_lines = [*_job_types(overview, Size(right, types)), *_events(overview, Size(right, size.height - types))]
     return [_joined(one, other, left) for one, other in zip(left_lines, right_lines, strict=True)]
@@ -156,10 +183,10 @@ def _running(overview: Overview, size: Size, now: datetime) -> list[Text]:
     return _section("Running", title, [running_line(job, size.width, now) for job in shown], size)
 
 
-def _retries(overview: Overview, size: Size, now: datetime) -> list[Text]:
+def _next_attempts(overview: Overview, size: Size, now: datetime) -> list[Text]:
     shown = overview.retrying.all()[: max(0, size.height - 1)]
-    title = overview.retries_title(len(shown))
-    return _section("Retries", title, [retry_line(job, size.width, now) for job in shown], size)
+    title = overview.next_attempts_title(len(shown))
+    return _section("Next attempts", title, [retry_line(job, size.width, now) for job in shown], size)
 
 
 def _events(overview: Overview, size: Size) -> list[Text]:
@@ -170,7 +197,7 @@ def _events(overview: Overview, size: Size) -> list[Text]:
 
 def _job_types(overview: Overview, size: Size) -> list[Text]:
     columns = list(_TYPE_COLUMNS)
-    for least in ("WAIT P95", "RETRYING", "SUCCESS", "FAILED"):
+    for least in ("RETRYING", "WAIT P95", "SUCCESS", "FAILED", "DELAYED"):
         if sum(width + GAP for _, width in columns) + JOB_TYPE_MIN <= size.width:
             break
         columns = [column for column in columns if column[0] != least]
@@ -184,6 +211,7 @@ def _job_types(overview: Overview, size: Size) -> list[Text]:
 def _job_type(each: JobTypeRow, name: int, columns: Sequence[tuple[str, int]]) -> Text:
     numbers = {
         "QUEUED": (each.queued, State.QUEUED),
+        "DELAYED": (each.delayed, State.QUEUED),
         "PROCESSING": (each.processing, State.PROCESSING),
         "RETRYING": (each.retrying, State.RETRYING),
         "FAILED": (each.failed, State.FAILED),
@@ -193,7 +221,8 @@ def _job_type(each: JobTypeRow, name: int, columns: Sequence[tuple[str, int]]) -
     for title, width in columns:
         if title in numbers:
             number, state = numbers[title]
-            parts.append(Part(count(number), width, STATE_STYLES[state] if number else "dim", right=True))
+            shown = "" if number is None else count(number)
+            parts.append(Part(shown, width, STATE_STYLES[state] if number else "dim", right=True))
         elif title == "SUCCESS":
             parts.append(Part("" if each.success_rate is None else f"{each.success_rate:.1%}", width, right=True))
         else:

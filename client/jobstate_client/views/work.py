@@ -1,0 +1,43 @@
+"""What waits and what runs, as the statistics of a server that hands out jobs tell it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from jobstate_client.core.states import State, WaitReason
+
+if TYPE_CHECKING:
+    from jobstate_client.core.inspection import TypeStats
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The jobs of one type, or of all, by what happens to them."""
+
+    waiting: int
+    """Jobs that wait for a worker: QUEUED and not delayed, or due for another attempt."""
+    oldest_ready_time: datetime | None
+    """Since when the first of them has been waiting."""
+    delayed: int
+    """QUEUED jobs that are delayed."""
+    running: int
+    """Attempts that workers have now."""
+    released: int
+    """Attempts that have been given back since the store was created."""
+    expired: int
+    """Jobs that nobody began in time, since the store was created."""
+
+
+def work_of(stats: TypeStats) -> Work | None:
+    """What the statistics tell of work; None from a server that does not hand out jobs."""
+    retrying = stats.stored.get(State.RETRYING, 0)
+    for_time = stats.waiting.get(WaitReason.TIME, 0)
+    waiting = stats.waiting.get(WaitReason.TURN, 0)
+    if waiting + for_time + stats.running < stats.stored.get(State.QUEUED, 0) + stats.stored.get(State.PROCESSING, 0):
+        # Every such job waits or runs, so an older server answered, which does not say what it does.
+        return None
+    # Retries wait for their time too.
+    delayed = max(0, for_time - retrying)
+    return Work(waiting, stats.oldest_ready_time, delayed, stats.running, stats.released, stats.expired)
