@@ -179,7 +179,7 @@ class Gathering:
         self._feed = EventFeed("log", RecentEvents(0, 0, RECENT_BYTES), clock)
         self._waiting: list[tuple[Command, asyncio.Future[Outcome]]] = []
 
-    def submit(self, command: Command, _size: int) -> asyncio.Future[Outcome]:
+    def submit(self, command: Command, _size: int, _connection: str) -> asyncio.Future[Outcome]:
         """Commit the command together with the others that are expected."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, future))
@@ -191,7 +191,9 @@ class Gathering:
                 waiter.set_result(verdict)
         return future
 
-    async def submit_many(self, commands: Sequence[Command], _size: int) -> asyncio.Future[list[Verdict]]:
+    async def submit_many(
+        self, commands: Sequence[Command], _size: int, _connection: str
+    ) -> asyncio.Future[list[Verdict]]:
         """Commit the commands."""
         future: asyncio.Future[list[Verdict]] = asyncio.get_running_loop().create_future()
         verdicts = self._commit(commands)
@@ -241,7 +243,7 @@ class Rig:
 
     async def _answered(self, request: Request) -> bytes:
         handler = getattr(self._service, request.method)
-        call = Call(ANONYMOUS, len(request.body))
+        call = Call(ANONYMOUS, len(request.body), "profile")
         parsed = serving.parse(getattr(pb, f"{request.method}Request"), request.body)
         return await cast(Awaitable[bytes], handler(parsed, call))
 

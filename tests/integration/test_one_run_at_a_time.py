@@ -91,7 +91,7 @@ async def test_callers_who_ask_for_health_together_share_one_report(
         return runs[-1]
 
     monkeypatch.setattr(check, "run_once", slow)
-    service, call = running.server.maintenance_service, Call(ANONYMOUS, 0)
+    service, call = running.server.maintenance_service, Call(ANONYMOUS, 0, "")
     calls = [asyncio.create_task(service.CheckHealth(mpb.CheckHealthRequest(), call)) for _ in range(20)]
     await called.wait()
     calls[0].cancel()

@@ -60,8 +60,8 @@ async def held(server: Server) -> AsyncIterator[Held]:
         began.set()
         hold.wait_for_release()
 
-    def submit_and_tell(command: Command, size: int) -> asyncio.Future[Outcome]:
-        future = submit(command, size)
+    def submit_and_tell(command: Command, size: int, connection: str = "") -> asyncio.Future[Outcome]:
+        future = submit(command, size, connection)
         hold.arrive(future)
         return future
 

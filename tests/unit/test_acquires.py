@@ -34,8 +34,8 @@ class Parking:
         self.returned: list[Job] = []
         self.is_stuck = False
 
-    def submit_acquire(self, command: Acquire, size: int, otherwise: Verdict | None) -> WaitingAcquire:
-        del size
+    def submit_acquire(self, command: Acquire, size: int, otherwise: Verdict | None, connection: str) -> WaitingAcquire:
+        del size, connection
         call = WaitingAcquire(command, asyncio.get_running_loop().create_future(), otherwise)
         self.calls.append(call)
         if not self.is_stuck and not self.parked.park(call):

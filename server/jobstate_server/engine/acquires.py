@@ -53,10 +53,11 @@ class Acquires:
         """How many calls wait."""
         return len(self._parked)
 
-    async def acquire(self, command: Acquire, size: int, wait: int) -> tuple[Job, ...]:
+    async def acquire(self, command: Acquire, size: int, wait: int, connection: str = "") -> tuple[Job, ...]:
         """Claim the next ready jobs. If there are none, wait up to ``wait`` microseconds for the first.
 
-        If it is cancelled, jobs that it may have claimed are released, unless the call can be repeated.
+        ``size`` and ``connection`` are those of ``Committer.submit``. If it is cancelled, jobs that it may have claimed
+        are released, unless the call can be repeated.
 
         Raises:
             Overloaded, Draining, StoreUnavailable, and what the rules refuse.
@@ -66,7 +67,7 @@ class Acquires:
             otherwise = Draining(RETRY_DELAY_S)
         elif not wait:
             otherwise = NOTHING
-        call = self._committer.submit_acquire(command, size, otherwise)
+        call = self._committer.submit_acquire(command, size, otherwise, connection)
         timer = None
         if otherwise is None:
             timer = self.clock.call_later(wait, partial(self._end_wait, call))

@@ -207,8 +207,12 @@ class Committer:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def submit(self, command: Command, size: int) -> asyncio.Future[Outcome]:
-        """Commit a command. ``size``: bytes of the request, for the limits of the queue.
+    def submit(self, command: Command, size: int, connection: str = "") -> asyncio.Future[Outcome]:
+        """Commit a command.
+
+        Args:
+            size: bytes of the request, for the limits of the queue.
+            connection: on which it arrived. The queue is fair between connections.
 
         The future resolves when the change is durable, or raises the refusal. If it is cancelled before the thread
         takes the command, the command is dropped; otherwise it is carried out completely.
@@ -220,9 +224,11 @@ class Committer:
         rows = command.rows
         if not self._queue.has_room(rows, size, PROGRESS_SHARE if command.is_report else 1.0):
             raise Overloaded("too many changes are waiting to be written; repeat the call later", RETRY_DELAY_S)
-        return self._enqueue((command,), rows, size, is_many=False)
+        return self._enqueue((command,), rows, size, connection, is_many=False)
 
-    async def submit_many(self, commands: Sequence[Command], size: int) -> asyncio.Future[list[Verdict]]:
+    async def submit_many(
+        self, commands: Sequence[Command], size: int, connection: str = ""
+    ) -> asyncio.Future[list[Verdict]]:
         """Commit several commands in order, after there is room for them in the queue.
 
         The future resolves to the verdict of each command when all are durable. They are not one transaction: each may
@@ -233,9 +239,11 @@ class Committer:
         """
         while self._queue.rows and not self._queue.has_room(len(commands), size, STREAM_SHARE) and not self._stopping:
             await self._queue.room()
-        return self._enqueue(commands, len(commands), size, is_many=True)
+        return self._enqueue(commands, len(commands), size, connection, is_many=True)
 
-    def submit_acquire(self, command: Acquire, size: int, otherwise: Verdict | None = None) -> WaitingAcquire:
+    def submit_acquire(
+        self, command: Acquire, size: int, otherwise: Verdict | None = None, connection: str = ""
+    ) -> WaitingAcquire:
         """Commit an Acquire. Its future resolves as that of ``submit``.
 
         Args:
@@ -247,7 +255,7 @@ class Committer:
         if not self._queue.has_room(1, size, 1.0):
             raise Overloaded("too many changes are waiting to be written; repeat the call later", RETRY_DELAY_S)
         call = WaitingAcquire(command, self._future(), otherwise)
-        self._put(QueuedAcquire(call, size=size, since=self._turn))
+        self._put(QueuedAcquire(call, size=size, since=self._turn), connection)
         return call
 
     def return_undelivered(self, jobs: Sequence[Job]) -> None:
@@ -256,22 +264,24 @@ class Committer:
             # Without a commit, their leases end.
             return
         commands = [ReturnUndelivered(job_id=job.id, caller=SERVER, attempt=job.attempt) for job in jobs]
-        self._enqueue(commands, len(commands), 0, is_many=True)
+        self._enqueue(commands, len(commands), 0, "", is_many=True)
 
     def submit_own(self, command: Command) -> asyncio.Future[Outcome]:
         """Commit a command of the server. It is never refused as overloaded, because the parts of the server limit how
         many they submit."""
-        return self._enqueue((command,), 1, 0, is_many=False)
+        return self._enqueue((command,), 1, 0, "", is_many=False)
 
-    def _enqueue(self, commands: Sequence[Command], rows: int, size: int, *, is_many: bool) -> asyncio.Future[Any]:
+    def _enqueue(
+        self, commands: Sequence[Command], rows: int, size: int, connection: str, *, is_many: bool
+    ) -> asyncio.Future[Any]:
         future = self._future()
-        self._put(QueuedCommands(commands, future, rows, size, self._turn, is_many))
+        self._put(QueuedCommands(commands, future, rows, size, self._turn, is_many), connection)
         return future
 
     def run(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """Run ``work`` in a transaction of its own. It should not take more than about 20 ms."""
         future: asyncio.Future[T] = self._future()
-        self._put(QueuedWork(work, future))
+        self._put(QueuedWork(work, future), "")
         return future
 
     def probe(self) -> asyncio.Future[None]:
@@ -307,8 +317,8 @@ class Committer:
         idle.cancel()
         return self._idle.is_set()
 
-    def _put(self, item: QueuedWrite) -> None:
-        self._queue.put(item)
+    def _put(self, item: QueuedWrite, connection: str) -> None:
+        self._queue.put(item, connection)
         self._idle.clear()
         self._batcher.arrived(self._queue.waiting)
 

@@ -12,6 +12,7 @@ from jobstate_server.domain.commands import Acquire, Command
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.batch import Outcome, Verdict
+from jobstate_server.engine.fair_queue import FairQueue
 from jobstate_server.engine.parked_acquires import WaitingAcquire
 from jobstate_server.store.base import Transaction
 
@@ -21,6 +22,13 @@ BATCH_ROWS_MAX = 1_024
 
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 """Request bytes of one transaction, so that large metadata cannot make a commit slow for the other commands."""
+
+BYTES_OF_ROW = BATCH_BYTES_MAX // BATCH_ROWS_MAX
+"""Bytes of a request that cost as much to write as a row."""
+
+LARGE_BYTES = 1024 * 1024
+"""A call with more bytes counts as one, not by its rows, in ``waiting``. So the thread does not get it before it needs
+it, and the others that arrive until then come first. The pause between two batches is short beside such a one."""
 
 QUEUE_ROWS_MAX = 8_192
 """Commands that may wait: half a second of work. A caller that would wait longer gets an error at once instead."""
@@ -52,6 +60,11 @@ class QueuedCommands:
         """The turn of the watchdog in which they were queued."""
         self.is_many = is_many
         """Whether the call waits for a list of verdicts."""
+
+    @property
+    def waiting(self) -> int:
+        """How much it adds to what waits."""
+        return self.rows if self.size <= LARGE_BYTES else 1
 
     @property
     def weight(self) -> int:
@@ -102,6 +115,8 @@ class QueuedWork:
 
     __slots__ = ("future", "run")
 
+    waiting = 1
+
     def __init__(self, run: Callable[[Transaction], Any], future: asyncio.Future[Any]) -> None:
         self.run = run
         self.future = future
@@ -125,17 +140,17 @@ class WriteBatch:
 
 
 class WriteQueue:
-    """What waits to be written, within limits. Call it on the event loop's thread."""
+    """What waits to be written, within limits, and fair between connections. Call it on the event loop's thread."""
 
     def __init__(self) -> None:
         self.rows = 0
         """Rows of commands that wait or are being written."""
         self.waiting = 0
-        """What the thread does not have yet: rows of commands, and pieces of work."""
+        """What the thread does not have yet: rows of commands, large calls and pieces of work."""
         self.size = 0
         self._work = 0
         """Pieces of work that wait or are being done."""
-        self._queued: deque[QueuedWrite] = deque()
+        self._queued: FairQueue[QueuedWrite] = FairQueue()
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -159,26 +174,25 @@ class WriteQueue:
         self._waiting_for_room.append(future)
         await future
 
-    def put(self, item: QueuedWrite) -> None:
-        """Add to the queue, whether or not there is room."""
-        self._queued.append(item)
+    def put(self, item: QueuedWrite, connection: str) -> None:
+        """Add to the queue, whether or not there is room. ``connection``: of the caller. Empty for the server's own."""
+        self.waiting += item.waiting
         if isinstance(item, QueuedWork):
             self._work += 1
-            self.waiting += 1
+            self._queued.put(item, connection, 1)
         else:
             self.rows += item.rows
             self.size += item.size
-            self.waiting += item.rows
+            self._queued.put(item, connection, item.rows + item.size // BYTES_OF_ROW)
 
     def take(self) -> WriteBatch:
-        """Take the next batch from the front of the queue."""
+        """Take the next batch."""
         batch = WriteBatch()
         weight = 0
         while self._queued and batch.work is None:
-            item = self._queued[0]
+            item = self._queued.first
             if isinstance(item, QueuedWork):
                 batch.work = item
-                self.waiting -= 1
             else:
                 size = batch.size + item.size
                 weight += item.weight
@@ -186,8 +200,8 @@ class WriteQueue:
                     break
                 batch.commands.append(item)
                 batch.rows, batch.size = batch.rows + item.rows, size
-            self._queued.popleft()
-        self.waiting -= batch.rows
+            self._queued.take()
+            self.waiting -= item.waiting
         return batch
 
     def done(self, batch: WriteBatch) -> int:

@@ -31,14 +31,14 @@ class Call:
     caller: Caller
     size: int
     """Bytes of the request."""
+    connection: str
+    """The peer of the connection on which the call arrived: the client or a proxy."""
 
 
 @dataclass(slots=True)
 class StreamCall(Call):
     """What the handler of a stream gets besides."""
 
-    connection: str
-    """The peer of the connection on which the stream arrived: the client or a proxy."""
     end: Callable[[JobStateError], None]
     """Ends the stream with this error, also while the handler waits for the client to read."""
     count_read: Callable[[int], object] = lambda _size: None

@@ -77,20 +77,21 @@ class JobService:
         return self._create(create.by_store_time(command, ahead_of_wall_clock(self._clock)), call)
 
     async def _create(self, command: Command, call: Call) -> bytes:
-        outcome = await self._committer.submit(command, call.size)
+        outcome = await self._committer.submit(command, call.size, call.connection)
         answer = embed(_JOB, encode_whole(outcome.jobs[0]))
         return answer + _EXISTING if outcome.existing else answer
 
     def BatchCreate(self, request: pb.BatchCreateRequest, call: Call) -> Awaitable[bytes]:
-        command = create.batch_create(request, call.caller, self._new_id)
+        return self._create_batch(request, call)
+
+    async def _create_batch(self, request: pb.BatchCreateRequest, call: Call) -> bytes:
+        command = await create.batch_create(request, call.caller, self._new_id)
+        del request
         ahead = ahead_of_wall_clock(self._clock)
         command = BatchCreate(
             caller=command.caller, creates=tuple(create.by_store_time(part, ahead) for part in command.creates)
         )
-        return self._create_batch(command, call)
-
-    async def _create_batch(self, command: Command, call: Call) -> bytes:
-        outcome = await self._committer.submit(command, call.size)
+        outcome = await self._committer.submit(command, call.size, call.connection)
         created = [pb.CreatedJob(id=job.id, version=job.version) for job in outcome.jobs]
         for job, existing in zip(created, outcome.existing, strict=False):
             job.existing = existing
@@ -127,7 +128,7 @@ class JobService:
         return self._acquire(*dispatch.acquire(request, call.caller), call)
 
     async def _acquire(self, command: c.Acquire, wait: int, call: Call) -> bytes:
-        jobs = await self._acquires.acquire(command, call.size, wait)
+        jobs = await self._acquires.acquire(command, call.size, wait, call.connection)
         return b"".join([embed(_ACQUIRED, encode_whole(job)) for job in jobs])
 
     def Release(self, request: pb.ReleaseRequest, call: Call) -> Awaitable[bytes]:
@@ -137,7 +138,7 @@ class JobService:
         return self._report_progress(attempts.update_progress(request, call.caller, self._new_id), call)
 
     async def _report_progress(self, command: Command, call: Call) -> bytes:
-        outcome = await self._committer.submit(command, call.size)
+        outcome = await self._committer.submit(command, call.size, call.connection)
         job = outcome.jobs[0]
         # The event was just encoded with the same fields as this answer.
         encoded = outcome.encoded or encode_job(job, metadata=False, result=False)
@@ -159,7 +160,7 @@ class JobService:
         return self._change(lifecycle.cancel(request, call.caller, self._new_id), call)
 
     async def _change(self, command: Command, call: Call) -> bytes:
-        outcome = await self._committer.submit(command, call.size)
+        outcome = await self._committer.submit(command, call.size, call.connection)
         return embed(_JOB, encode_whole(outcome.jobs[0]))
 
     def StreamUpdates(self, requests: AsyncIterator[bytes], call: StreamCall) -> AsyncIterator[bytes]:

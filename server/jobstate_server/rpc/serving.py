@@ -187,9 +187,10 @@ class Calls:
 
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> bytes:
             batch_share = share = None
+            connection = open_call.connection
             try:
                 if is_batch:
-                    raw, batch_share = await admission.batch(context, open_call.connection, self._ender(context))
+                    raw, batch_share = await admission.batch(context, connection, self._ender(context))
                 else:
                     raw = await self._receive(open_call)
                 # A call that waits does not hold room for an answer meanwhile, which is usually empty.
@@ -198,7 +199,7 @@ class Calls:
                     # Wait for room before the answer is prepared.
                     share = self._answer_share(context)
                     await in_time(share.take(reserved))
-                call = Call(self._identify(context), len(raw))
+                call = Call(self._identify(context), len(raw), connection)
                 answering = handler(parse(request_type, raw), call)
                 del raw
                 encoded = await answering

@@ -95,7 +95,7 @@ class _Batch:
 
     async def submit(self, commands: list[Command], committer: Committer, size: int) -> None:
         """Submit these commands to the committer, after there is room for them."""
-        self._verdicts = verdicts = await committer.submit_many(commands, size)
+        self._verdicts = verdicts = await committer.submit_many(commands, size, self._share.connection)
         verdicts.add_done_callback(self._decided)
 
     def _decided(self, verdicts: asyncio.Future[list[Verdict]]) -> None:

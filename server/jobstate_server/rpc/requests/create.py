@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from jobstate.v1 import job_pb2
@@ -15,6 +16,9 @@ from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.wire.times import span_from, time_from
 
+SLICE_ITEMS = 32
+"""Items of a BatchCreate that are converted without a pause: about two milliseconds, if each has 8 KiB."""
+
 
 def create(request: pb.CreateRequest, caller: Caller, new_id: NewId) -> c.Create:
     """The command in a Create. Raises InvalidField."""
@@ -24,8 +28,8 @@ def create(request: pb.CreateRequest, caller: Caller, new_id: NewId) -> c.Create
     return command
 
 
-def batch_create(request: pb.BatchCreateRequest, caller: Caller, new_id: NewId) -> c.BatchCreate:
-    """The command in a BatchCreate. Raises InvalidField."""
+async def batch_create(request: pb.BatchCreateRequest, caller: Caller, new_id: NewId) -> c.BatchCreate:
+    """The command in a BatchCreate, made in slices between which other calls get their turn. Raises InvalidField."""
     problems = Problems()
     creates = []
     if problems.count("requests", len(request.requests), limits.BATCH_ITEMS_MAX, low=1):
@@ -33,6 +37,8 @@ def batch_create(request: pb.BatchCreateRequest, caller: Caller, new_id: NewId) 
             creates.append(_create(item, caller, new_id, problems, f"requests[{index}]."))
             if problems.are_enough:
                 break
+            if index % SLICE_ITEMS == SLICE_ITEMS - 1:
+                await asyncio.sleep(0)
     problems.refuse()
     return c.BatchCreate(caller=caller, creates=tuple(creates))
 
