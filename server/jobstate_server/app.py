@@ -119,6 +119,7 @@ class Server:
             self.timekeeper,
             self.grpc.connections,
             self.grpc.receive_buffers,
+            self.grpc.resets,
             self.acquires,
         )
 

@@ -18,6 +18,7 @@ from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.connections import Connections
 from jobstate_server.rpc.fair_limit import FairLimit
 from jobstate_server.rpc.receive_buffers import CALL_BYTES, ReceiveBuffers
+from jobstate_server.rpc.resets import EARLY_S, Resets
 from jobstate_server.rpc.transport import connections_max
 from jobstate_server.rpc.transport_limits import (
     ACQUIRES_MAX,
@@ -89,6 +90,7 @@ class Admission:
         """When each call with an unread answer was answered, and its connection. The oldest come first."""
         self._last_check = 0.0
         self.connections = Connections(connections_max())
+        self.resets = Resets(lambda peer: self.connections.end(peer, "most of their calls were reset"))
         self.connections.count_as_used(
             lambda: (*self.calls.by_connection, *self.acquires.by_connection, *self.streams.by_connection)
         )
@@ -115,7 +117,7 @@ class Admission:
 
         The request comes when it comes. It is ended when it is late and calls are refused for it.
         """
-        call.task, call.since, call.checks = asyncio.current_task(), monotonic(), 0
+        call.task, call.checks = asyncio.current_task(), 0
         self._receiving[call] = None
         reading: Awaitable[Any] = call.context.read()
         return reading
@@ -144,6 +146,11 @@ class Admission:
     def answered(self, call: int, connection: str) -> None:
         """Note that a call has been answered, and that its answer is unread."""
         self._answered[call] = monotonic(), connection
+
+    def cancelled(self, call: ReceivingCall) -> None:
+        """Note that a call was cancelled before its answer: by its client, or seldom by this server."""
+        if monotonic() - call.since < EARLY_S:
+            self.resets.reset(call.connection)
 
     def release(self, call: int, limits: tuple[FairLimit, ...], connection: str) -> None:
         """Note that an admitted call is over."""

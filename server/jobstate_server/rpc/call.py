@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, NoReturn
 
 import grpc
@@ -104,14 +105,18 @@ class OpenCall(ReceivingCall):
         method.under_way.begin()
         is_answered = False
         try:
-            self.context, connection = context, context.peer()
+            self.context, connection, self.since = context, context.peer(), monotonic()
             method.admission.admit(method.limits, connection)
             self.connection = connection
             answer = await method.answer(self, requests, context)
         except Exception as error:
             await _refuse(context, error)
+        except asyncio.CancelledError:
+            method.admission.cancelled(self)
+            raise
         else:
             is_answered = True
+            method.admission.resets.answered(connection)
             if not self.response_streaming:
                 method.admission.answered(id(self), connection)
             return answer

@@ -49,26 +49,28 @@ class Connections:
         """Peers that have ever made a call."""
         self._idle: dict[Address, int] = {}
         """For how many turns each connection has had no call. Counted only while there are many connections."""
-        self._ending: set[str] = set()
+        self._ending: dict[str, str] = {}
+        """Why each of these peers' connections is to be closed."""
 
     def count_as_used(self, open_calls: Callable[[], Iterable[str]]) -> None:
         """Never close connections for others whose peers, as gRPC names them, are in ``open_calls()``."""
         self._open_calls.append(open_calls)
 
-    def end(self, peer: str) -> None:
-        """Close the connection of a peer, which ends all of its calls.
+    def end(self, peer: str, reason: str = "answers were not read") -> None:
+        """Close the connection of a peer, which ends all of its calls. ``reason`` is logged.
 
         Connections are closed together on the next turn of the loop, because it takes some milliseconds to find them.
         """
         if not self._ending:
             asyncio.get_running_loop().call_soon(self._end_all)
-        self._ending.add(peer)
+        self._ending[peer] = reason
 
     def _end_all(self) -> None:
-        peers, self._ending = self._ending, set()
-        ended = end_connections(filter(None, map(address_of, peers)))
-        if ended:
-            log.warning("connections were closed because answers were not read", extra={"connections": ended})
+        reasons, self._ending = self._ending, {}
+        for reason in set(reasons.values()):
+            ended = end_connections(filter(None, (address_of(peer) for peer in reasons if reasons[peer] == reason)))
+            if ended:
+                log.warning("connections were closed", extra={"connections": ended, "reason": reason})
 
     def turn(self) -> None:
         """A second has passed: if connections become scarce, close those without calls."""

@@ -75,6 +75,7 @@ class GrpcServer:
         self.health = HealthService()
         self.connections: Connections = self.calls.admission.connections
         self.receive_buffers = self.calls.admission.buffers
+        self.resets = self.calls.admission.resets
         self.connections.count_as_used(lambda: self.health.watching)
         names = [service.full_name for service in SERVICES]
         self._reflection = Reflection([*names, HEALTH_SERVICE_NAME, *REFLECTION_NAMES])
