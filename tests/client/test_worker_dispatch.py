@@ -17,7 +17,6 @@ from jobstate_client import (
     AttemptOutcome,
     Client,
     EventType,
-    InvalidField,
     Job,
     JobCancelled,
     NewJob,
@@ -234,8 +233,24 @@ def test_a_release_that_the_server_would_refuse_is_refused_where_it_is_made() ->
         Release(delay=8 * 24 * 3600)
     with pytest.raises(TypeError, match="delay must be a timedelta or a number of seconds"):
         Release(delay="20s")  # type: ignore[arg-type]
-    with pytest.raises(InvalidField, match="reason"):
-        Release(reason="x" * 5_000)
+    with pytest.raises(TypeError, match="reason must be a text, not int"):
+        Release(reason=429)  # type: ignore[arg-type]
+
+
+async def test_the_reason_of_a_release_is_cut_and_cleaned_so_that_it_costs_no_retry(
+    either: Any, client: Client
+) -> None:
+    def work(run: Run) -> None:
+        raise Release(delay=20, reason="\0" + "ü" * 5_000)
+
+    client.create("work", id="first")
+    async with at_work(either.worker(handled(either, work), job_types=["work"])):
+        await asyncio.to_thread(until, lambda: client.get("first").state is not State.QUEUED)
+        await asyncio.to_thread(until, lambda: client.get("first").state is not State.PROCESSING)
+    (event,) = client.watch(types=[EventType.RELEASED], start="earliest", follow=False)
+
+    assert event.job.retry_count == 0
+    assert event.detail.reason == "\ufffd" + "ü" * 2_046
 
 
 def test_a_run_of_a_cancelled_job_is_told_without_reporting_anything(

@@ -74,7 +74,8 @@ class AsyncRunContext:
         finally:
             self._client._report_sender.remove(reports)
         if cancellation is None:
-            task.result()
+            if (interrupt := task.result()) is not None:
+                raise interrupt
             return
         if task.cancelled():
             log.warning("the end of job %s was not reported: its task was cancelled before the server answered", run.id)
@@ -82,7 +83,8 @@ class AsyncRunContext:
             cancellation.add_note(f"{run.id}: {problem}")
         raise cancellation
 
-    async def _finish(self, error: BaseException | None) -> None:
+    async def _finish(self, error: BaseException | None) -> BaseException | None:
+        """Report the end. Returns what ends the program: raised in a task, it would end the event loop at once."""
         assert self._entered is not None
         run, reports, ended = self._entered
         deliveries = finish_run(run, error, self._options)
@@ -91,4 +93,6 @@ class AsyncRunContext:
             while True:
                 delivery = deliveries.send(await self._client._report_sender.deliver(reports, ended, delivery))
         except StopIteration:
-            return
+            return None
+        except (SystemExit, KeyboardInterrupt) as interrupt:
+            return interrupt

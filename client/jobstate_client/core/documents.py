@@ -60,6 +60,13 @@ def printable(path: object) -> str:
     return str(path)[:PATH_CHARACTERS_MAX].encode("utf-8", "backslashreplace").decode()
 
 
+def cut(text: str, bytes_max: int) -> str:
+    """The text as it can be sent, cut to this size. NUL and half characters are replaced: the server refuses them."""
+    # As a plain str: a subclass may override encode and replace.
+    clean = str.encode(str.replace(text, "\0", "\ufffd"), "utf-8", "replace")
+    return clean[:bytes_max].decode("utf-8", "ignore")
+
+
 class _StructBuilder:
     """Builds the Struct of one document, and stops when it becomes too large."""
 

@@ -69,11 +69,11 @@ def fail_requests(
 ) -> tuple[pb.FailRequest, pb.FailRequest]:
     """The request that reports this exception, and a plain one, without delay and details, to send if it is refused.
 
-    Raises nothing, whatever the exception is and whatever reading it does.
+    Raises only what is no ``Exception``, when describing this one does. ``bare_request`` is for that.
     """
     notes: list[str] = []
     request = pb.FailRequest(id=job.id, attempt=job.attempt or None, request_id=request_id)
-    request.error.code = _cut(_code(error, notes), CODE_BYTES_MAX)
+    request.error.code = documents.cut(_code(error, notes), CODE_BYTES_MAX)
     request.retryable = _retryable(error, is_retryable, notes)
     text = _text(error, notes)
     plain = pb.FailRequest()
@@ -89,6 +89,14 @@ def fail_requests(
             _fill_details(request.error.details, details, notes)
     request.error.message = _with_notes(text, notes)
     return request, plain
+
+
+def bare_request(job: Job, request_id: str, error: BaseException, problem: BaseException) -> pb.FailRequest:
+    """The failure with an exception that cannot be described, for that raised ``problem``. None of its code is run."""
+    request = pb.FailRequest(id=job.id, attempt=job.attempt or None, request_id=request_id, retryable=True)
+    request.error.code = documents.cut(_class_name(error), CODE_BYTES_MAX)
+    request.error.message = documents.cut(f"(describing it raised {_class_name(problem)})", TEXT_BYTES_MAX)
+    return request
 
 
 def _attribute(error: BaseException, name: str, notes: list[str]) -> Any:
@@ -202,14 +210,7 @@ def _class_name(error: BaseException) -> str:
 def _with_notes(text: str, notes: list[str]) -> str:
     """The text and the notes. The text is cut first when both are too long."""
     if not notes:
-        return _cut(text, TEXT_BYTES_MAX)
-    note = _cut("(" + "; ".join(notes) + ")", TEXT_BYTES_MAX // 4)
-    kept = _cut(text, TEXT_BYTES_MAX - len(note.encode()) - 1)
+        return documents.cut(text, TEXT_BYTES_MAX)
+    note = documents.cut("(" + "; ".join(notes) + ")", TEXT_BYTES_MAX // 4)
+    kept = documents.cut(text, TEXT_BYTES_MAX - len(note.encode()) - 1)
     return f"{kept} {note}".lstrip()
-
-
-def _cut(text: str, bytes_max: int) -> str:
-    """The text as it can be sent, cut to this size. NUL and half characters are replaced: the server refuses them."""
-    # As a plain str: a subclass may override encode and replace.
-    clean = str.encode(str.replace(text, "\0", "\ufffd"), "utf-8", "replace")
-    return clean[:bytes_max].decode("utf-8", "ignore")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from jobstate_client.core import validation
-from jobstate_client.core.documents import seconds
-from jobstate_client.core.limits import RETRY_DELAY_S_MAX
+from jobstate_client.core.documents import cut, seconds
+from jobstate_client.core.limits import RETRY_DELAY_S_MAX, TEXT_BYTES_MAX
 from jobstate_client.core.values import Span
 
 
@@ -15,18 +14,24 @@ class Release(Exception):
     job can be released 1,000 times; after that the attempt fails as RELEASE_LIMIT_REACHED.
     """
 
+    # Of the class, for subclasses that do not call this __init__.
+    delay: Span | None = None
+    reason: str = ""
+
     def __init__(self, *, delay: Span | None = None, reason: str = "") -> None:
         """Say when and why.
 
         Args:
             delay: how long the job waits, at most 7 days.
-            reason: for people.
+            reason: for people. What is beyond 4 KiB is cut off.
 
         Raises:
-            TypeError, ValueError, InvalidField: the server would refuse one of them.
+            TypeError, ValueError: one of them is no span or no text, or the delay is out of its bounds.
         """
-        self.reason = validation.message(reason, "reason")
+        if not isinstance(reason, str):
+            raise TypeError(f"reason must be a text, not {type(reason).__name__}")
+        self.reason = cut(reason, TEXT_BYTES_MAX)
         self.delay = delay
         if delay is not None and not 0 <= seconds(delay, "delay") <= RETRY_DELAY_S_MAX:
             raise ValueError("delay must be from 0 to 7 days")
-        super().__init__(reason)
+        super().__init__(self.reason)

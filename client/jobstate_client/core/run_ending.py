@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 from jobstate.v1 import job_service_pb2 as pb
@@ -11,7 +11,7 @@ from jobstate_client import errors as e
 from jobstate_client.core import dispatch, operations
 from jobstate_client.core.attempt_reports import ATTEMPT_OVER, Ending
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.job_failure import IsRetryable, fail_requests
+from jobstate_client.core.job_failure import IsRetryable, bare_request, fail_requests
 from jobstate_client.core.late_usage import LATE
 from jobstate_client.core.releasing import Release
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
@@ -32,7 +32,7 @@ class Delivery(NamedTuple):
 Deliveries = Generator[Delivery, Exception | None, None]
 """Yields each request to deliver, and is sent the error that it was refused with, or None."""
 
-_OneDelivery = Generator[Delivery, Exception | None, Exception | None]
+_OneDelivery = Generator[Delivery, Exception | None, BaseException | None]
 """The same, and returns the error in the end."""
 
 
@@ -48,9 +48,12 @@ def finish_run(
 
     ``patience_s`` replaces the patience of ``options``.
 
+    The result and the exception are the caller's, and reading them may raise anything. An end is reported all the same.
+
     Raises:
         JobStateError: the work succeeded, but that could not be reported, or the attempt is over.
-        Exception: the result cannot be sent. The attempt has failed with this exception.
+        BaseException: the result cannot be sent. The attempt has failed with this exception.
+        SystemExit, KeyboardInterrupt: the code that describes a failure raised it.
     """
     reports, patience_s = run._reports, seconds(options.patience) if patience_s is None else patience_s
     if error is not None and not isinstance(error, Exception):
@@ -80,16 +83,16 @@ def _deliver_end(run: Run, error: BaseException | None, options: RunOptions, pat
     if reports.over is not None:
         return
     if isinstance(error, Release):
-        refused = yield Delivery(_release_request(run, error), patience_s)
+        refused = yield from _release(run, error, patience_s)
         if refused is None or isinstance(refused, (*UNDELIVERABLE, *ATTEMPT_OVER)):
             if refused is not None:
                 log.warning("job %s could not be released: %s", run.id, refused)
             return
-        # It has been released too often.
+        # It has been released too often, or what its author made of it cannot be sent.
         error = refused
     refused = yield from _fail(run, error, options, patience_s)
     if refused is not None:
-        error.add_note(f"This failure could not be reported: {refused}")
+        BaseException.add_note(error, f"This failure could not be reported: {refused}")
         log.warning("the failure of job %s could not be reported: %s", run.id, refused)
 
 
@@ -98,15 +101,30 @@ def _complete(run: Run, patience_s: float) -> _OneDelivery:
         return run._reports.over
     try:
         request = _complete_request(run)
-    except Exception as error:
-        # The result is read here, in the caller's own thread, and its code may raise anything.
+    except BaseException as error:
+        # The result is read here, in the caller's own thread.
+        return error
+    return (yield Delivery(request, patience_s))
+
+
+def _release(run: Run, release: Release, patience_s: float) -> _OneDelivery:
+    try:
+        request = _release_request(run, release)
+    except BaseException as error:
         return error
     return (yield Delivery(request, patience_s))
 
 
 def _fail(run: Run, error: BaseException, options: RunOptions, patience_s: float) -> _OneDelivery:
     refused: Exception | None = None
-    for request in _fail_requests(run, error, options.is_retryable):
+    try:
+        requests = _fail_requests(run, error, options.is_retryable)
+    except BaseException as problem:
+        yield Delivery(bare_request(run.job, run._request_id + "-bare", error, problem), patience_s)
+        if isinstance(problem, (SystemExit, KeyboardInterrupt)):
+            raise
+        return None
+    for request in requests:
         refused = yield Delivery(request, patience_s)
         if refused is None or isinstance(refused, (*UNDELIVERABLE, *ATTEMPT_OVER)):
             break
@@ -153,15 +171,14 @@ def _release_request(run: Run, release: Release) -> pb.ReleaseRequest:
     return call.request
 
 
-def _fail_requests(run: Run, error: BaseException, is_retryable: IsRetryable | None) -> Iterator[pb.FailRequest]:
+def _fail_requests(run: Run, error: BaseException, is_retryable: IsRetryable | None) -> list[pb.FailRequest]:
     """The request with everything that is known, and the plain one to send if that is refused."""
     full, plain = fail_requests(run.job, run._request_id + "-failed", error, is_retryable)
     if run._tokens is not None:
         full.usage.tokens = run._tokens
     if run._cost is not None:
         full.usage.cost = run._cost
-    yield full
-    yield plain
+    return [full, plain]
 
 
 def is_lost(error: BaseException) -> bool:
