@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jobstate_client.aio.cancellation import finish_despite_cancel
 from jobstate_client.core.attempt_reports import AttemptReports
+from jobstate_client.core.releasing import Release
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
 from jobstate_client.core.run_ending import finish_run, not_begun
 from jobstate_client.core.values import Job
@@ -29,6 +30,8 @@ class AsyncRunContext:
         self._start = start
         self._options = options
         self._entered: tuple[Run, AttemptReports, asyncio.Event] | None = None
+        self._release: Release | None = None
+        """What is reported if the block is cancelled."""
 
     async def __aenter__(self) -> Run:
         task, cancellation = await finish_despite_cancel(self._begin(), INTERRUPTED_PATIENCE_S)
@@ -50,13 +53,34 @@ class AsyncRunContext:
         return self._entered is not None
 
     @property
+    def was_released(self) -> bool:
+        """Whether ``release`` was called."""
+        return self._release is not None
+
+    @property
     def is_over(self) -> bool:
         """Whether the server has said that the attempt is over."""
         return self._entered is not None and self._entered[1].over is not None
 
-    def cancel(self, error: JobCancelled) -> bool:
-        """The job has been cancelled: tell the run. Returns whether the work in the block was under way until now."""
-        return self._entered is not None and self._entered[1].cancel(error)
+    def cancel(self, error: JobCancelled) -> None:
+        """The job has been cancelled: tell the run."""
+        if self._entered is not None:
+            self._entered[1].cancel(error)
+
+    def on_over(self, call: Callable[[], object]) -> None:
+        """Call this when it becomes known that the attempt is over while its block goes on."""
+        assert self._entered is not None
+        self._entered[1].on_over = call
+
+    def release(self, reason: str) -> bool:
+        """Give the attempt back once the block is cancelled. Returns whether the block is to be cancelled."""
+        if self._entered is not None:
+            reports = self._entered[1]
+            if reports.ending is not None or reports.over is not None:
+                return False
+            reports.cancelled.set()
+        self._release = Release(reason=reason)
+        return True
 
     async def _begin(self) -> Run:
         job = await self._start()
@@ -69,6 +93,8 @@ class AsyncRunContext:
     async def _end(self, error: BaseException | None) -> None:
         assert self._entered is not None
         run, reports, _ = self._entered
+        if self._release is not None and isinstance(error, asyncio.CancelledError):
+            error = self._release
         try:
             task, cancellation = await finish_despite_cancel(self._finish(error), INTERRUPTED_PATIENCE_S)
         finally:
@@ -87,7 +113,8 @@ class AsyncRunContext:
         """Report the end. Returns what ends the program: raised in a task, it would end the event loop at once."""
         assert self._entered is not None
         run, reports, ended = self._entered
-        deliveries = finish_run(run, error, self._options)
+        patience_s = None if self._release is None else INTERRUPTED_PATIENCE_S
+        deliveries = finish_run(run, error, self._options, patience_s)
         try:
             delivery = next(deliveries)
             while True:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from jobstate_client.aio.acquirer import AsyncAcquirer
 from jobstate_client.aio.interrupts import stopping_on_interrupt
 from jobstate_client.aio.run_context import AsyncRunContext
-from jobstate_client.core.acquiring import Cancellations
+from jobstate_client.core.acquiring import STOP_REASON, Cancellations
+from jobstate_client.core.documents import seconds
 from jobstate_client.core.handlers import awaited, check_worker, result_of
 from jobstate_client.core.releasing import Release
 from jobstate_client.core.run import Run, RunOptions
 from jobstate_client.core.run_ending import is_lost
 from jobstate_client.core.states import EventType
-from jobstate_client.core.values import Job
+from jobstate_client.core.values import Job, Span
 from jobstate_client.core.watch_request import watch_request
 from jobstate_client.core.watch_session import WatchSession
 from jobstate_client.errors import CursorExpired, CursorUnknown
@@ -95,17 +96,30 @@ class AsyncWorker:
         if self._failure is not None:
             raise self._failure
 
-    def stop(self) -> None:
+    def stop(self, grace: Span | None = None) -> None:
         """Begin no more jobs, and release those that were acquired and not begun.
 
-        May be called from anywhere on the event loop, also from a handler.
+        May be called from anywhere on the event loop, also from a handler; also again, with less time.
+
+        Args:
+            grace: how long the running handlers may take. Then their tasks are cancelled and their attempts released,
+                so that other workers get these jobs at once. None is as long as they take.
         """
+        if grace is not None:
+            grace_s = seconds(grace, "grace")
+            if self._active:
+                asyncio.get_running_loop().call_later(grace_s, self._release_running)
         self._stopping.set()
         self._news.set()
         self._freed.set()
         self._acquirer.stop()
         if self._watch is not None:
             self._watch.close()
+
+    def _release_running(self) -> None:
+        for running, task in tuple(self._active.values()):
+            if running.release(STOP_REASON):
+                task.cancel()
 
     def _fail(self, error: BaseException) -> None:
         """Stop, and let ``run`` raise this error after the others have ended."""
@@ -130,9 +144,8 @@ class AsyncWorker:
 
     def _cancelled(self, job: Job) -> None:
         error = self._cancellations.add(job)
-        running, task = self._active.get((job.id, job.attempt), (None, None))
-        if running is not None and task is not None and running.cancel(error):
-            task.cancel()
+        if (job.id, job.attempt) in self._active:
+            self._active[job.id, job.attempt][0].cancel(error)
 
     async def _acquire(self) -> None:
         """The body of the task that acquires jobs. In the end it releases those that nobody has begun."""
@@ -214,6 +227,7 @@ class AsyncWorker:
                 if (cancelled := self._cancellations.of(job)) is not None:
                     running.cancel(cancelled)
                     run.check()
+                running.on_over(task.cancel)
                 result = result_of(await self._call(run))
                 if result is not None:
                     run.result = result
@@ -224,7 +238,7 @@ class AsyncWorker:
             if not running.has_begun and not isinstance(error, asyncio.CancelledError):
                 # Not raised by the handler.
                 raise
-            if isinstance(error, Release):
+            if isinstance(error, Release) or (running.was_released and isinstance(error, asyncio.CancelledError)):
                 log.info("attempt %d of job %s was released: %s", job.attempt, job.id, error)
             elif is_lost(error) or running.is_over:
                 log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)

@@ -26,6 +26,8 @@ them, which is on its way at the same time."""
 
 RELEASE_REASON = "the worker stopped before it began"
 
+STOP_REASON = "the worker stopped before the work had ended"
+
 _LASTING_CODES = {"UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 
 
@@ -85,6 +87,14 @@ class Cancellations:
         After cleanup has deleted a cancelled job, there may be another one with its id, in a later version.
         """
         return _cancelled(job.id) if self._versions.get(job.id, 0) > job.version else None
+
+
+def given_back(job: Job) -> e.AttemptSuperseded:
+    """The error of a run whose attempt a worker has given back while its work went on."""
+    return e.AttemptSuperseded(
+        f"attempt {job.attempt} of job {job.id} was given back, for its worker stopped",
+        {"job_id": job.id, "attempt": str(job.attempt), "state": "PROCESSING"},
+    )
 
 
 def _cancelled(job_id: str) -> e.JobCancelled:

@@ -23,6 +23,10 @@ Ending = pb.CompleteRequest | pb.FailRequest | pb.ReleaseRequest | pb.ReportUsag
 """The last request of an attempt. ReportUsage is sent alone when the attempt is already over."""
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(slots=True, eq=False)
 class AttemptReports:
     """What to send for one attempt, and what was answered. No lock is taken: the owner holds one."""
@@ -51,7 +55,9 @@ class AttemptReports:
     end_error: e.JobStateError | None = None
     """The error that the ending was refused with."""
     cancelled: threading.Event = field(default_factory=threading.Event)
-    """Set when it is known that the job has been cancelled."""
+    """Set when it is known that the attempt is over while its work goes on."""
+    on_over: Callable[[], object] = _nothing
+    """Called at that moment."""
 
     @property
     def is_over(self) -> bool:
@@ -94,16 +100,21 @@ class AttemptReports:
         self.ended, self.end_error = True, error
         self.on_end()
 
-    def cancel(self, error: e.JobCancelled) -> bool:
-        """The job has been cancelled: report nothing more. Returns whether the attempt was under way until now.
+    def cancel(self, error: e.JobStateError) -> None:
+        """The attempt is over: report nothing more.
 
         An ending that is being sent is answered by the server.
         """
-        self.cancelled.set()
         if self.over is not None or self.ending is not None:
-            return False
+            return
+        self._set_over(error)
+
+    def _set_over(self, error: e.JobStateError) -> None:
+        is_news = self.over is None and self.ending is None
         self.over, self.pending = error, None
-        return True
+        if is_news:
+            self.cancelled.set()
+            self.on_over()
 
     def due_at(self) -> float | None:
         """When the next request is to be sent; None while there is nothing to send."""
@@ -134,9 +145,7 @@ class AttemptReports:
     def handle_answer(self, request: pb.UpdateProgressRequest | Ending, error: e.JobStateError | None) -> None:
         """Note the answer to a request: the error that it was refused with, or None."""
         if isinstance(error, ATTEMPT_OVER) and not isinstance(request, pb.ReportUsageRequest):
-            self.over, self.pending = error, None
-            if isinstance(error, e.JobCancelled):
-                self.cancelled.set()
+            self._set_over(error)
         if not isinstance(request, pb.UpdateProgressRequest):
             self.finish(error)
         elif self.over is not None and self.ending is not None:

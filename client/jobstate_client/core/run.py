@@ -137,7 +137,11 @@ class Run:
 
     @property
     def cancelled(self) -> threading.Event:
-        """Set when it is known that the job has been cancelled: in a worker, within a second. Wait on it, not sleep."""
+        """Set when the work is no longer wanted: wait on it, not sleep.
+
+        The job has been cancelled (a worker knows that within a second), another worker has it because the lease ended,
+        or the worker stopped and gave the attempt back. ``check`` then raises the error that says which.
+        """
         return self._reports.cancelled
 
     def progress(self, percent: float | None = None, message: str | None = None, /, **metadata: Any) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from jobstate_client.core.acquiring import given_back
 from jobstate_client.core.attempt_reports import AttemptReports
 from jobstate_client.core.documents import seconds
+from jobstate_client.core.releasing import Release
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
 from jobstate_client.core.run_ending import finish_run, not_begun
 from jobstate_client.core.values import Job
@@ -73,6 +75,14 @@ class RunContext:
         """Report from another thread that the attempt has failed with this error, whatever its block is doing."""
         if self._entered is not None:
             self._finish(error, INTERRUPTED_PATIENCE_S)
+
+    def release(self, reason: str) -> None:
+        """Give the attempt back from another thread, unless its block has ended, and tell the block."""
+        if self._entered is not None and self._entered[1].ending is None:
+            run, reports, _ = self._entered
+            self._finish(Release(reason=reason), INTERRUPTED_PATIENCE_S)
+            reports.over = reports.over or given_back(run.job)
+            reports.cancelled.set()
 
     def _begin(self) -> Run:
         job = self._start()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jobstate_client.core.acquiring import Cancellations
+from jobstate_client.core.acquiring import STOP_REASON, Cancellations
+from jobstate_client.core.documents import seconds
 from jobstate_client.core.handlers import check_worker, result_of
 from jobstate_client.core.releasing import Release
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
 from jobstate_client.core.run_ending import is_lost
 from jobstate_client.core.states import EventType
-from jobstate_client.core.values import Job
+from jobstate_client.core.values import Job, Span
 from jobstate_client.core.watch_request import watch_request
 from jobstate_client.core.watch_session import WatchSession
 from jobstate_client.errors import CursorExpired, CursorUnknown
@@ -53,6 +55,11 @@ class Worker:
         self._freed = threading.Condition(lock)
         """Notified when a hand has become free: only the thread that acquires waits for that."""
         self._stopping = False
+        self._deadline = math.inf
+        """When ``run`` no longer waits for the running handlers."""
+        self._ended = threading.Condition(lock)
+        """Notified when a thread of the worker has ended, or the deadline has changed."""
+        self._ended_threads = 0
         self._watch: Watch[Any] | None = None
         self._active: dict[tuple[str, int], RunContext] = {}
         """The running attempts, by job and number."""
@@ -83,10 +90,10 @@ class Worker:
     def _run(self) -> None:
         # Daemon threads, so that the program can end after the worker gave up.
         threads = [
-            threading.Thread(target=self._serve, name=f"jobstate-worker-{number}", daemon=True)
+            threading.Thread(target=self._part, args=[self._serve], name=f"jobstate-worker-{number}", daemon=True)
             for number in range(self._concurrency)
         ]
-        threads.append(threading.Thread(target=self._acquire, name="jobstate-acquire", daemon=True))
+        threads.append(threading.Thread(target=self._part, args=[self._acquire], name="jobstate-acquire", daemon=True))
         begun: list[threading.Thread] = []
         try:
             for thread in threads:
@@ -106,13 +113,21 @@ class Worker:
         if self._failure is not None:
             raise self._failure
 
-    def stop(self) -> None:
+    def stop(self, grace: Span | None = None) -> None:
         """Begin no more jobs, and release those that were acquired and not begun.
 
-        May be called from any thread, from a signal handler, and from the worker's handler.
+        May be called from any thread, from a signal handler, and from the worker's handler; also again, with less time.
+
+        Args:
+            grace: how long ``run`` waits for the running handlers. Then it releases what they have not ended, so that
+                other workers get these jobs at once, and returns; the handlers go on until the program ends. None waits
+                as long as they take.
         """
+        grace_s = math.inf if grace is None else seconds(grace, "grace")
         with self._changed:
             self._stopping = True
+            self._deadline = min(self._deadline, time.monotonic() + grace_s)
+            self._ended.notify_all()
             watch = self._watch
             self._changed.notify_all()
             self._freed.notify_all()
@@ -126,20 +141,45 @@ class Worker:
         self._is_interrupted = True
         log.warning("interrupted: the worker finishes the running jobs; interrupt again to give them up")
 
+    def _part(self, body: Callable[[], None]) -> None:
+        try:
+            body()
+        finally:
+            with self._ended:
+                self._ended_threads += 1
+                self._ended.notify_all()
+
     def _join(self, threads: list[threading.Thread]) -> None:
-        for thread in threads:
-            while thread.is_alive():
-                try:
-                    thread.join()
-                except KeyboardInterrupt:
-                    self._interrupted()
+        """Wait until the threads have ended. After the deadline, give back what they do."""
+        while True:
+            try:
+                if not self._have_ended(len(threads)):
+                    self._end_running(lambda running: running.release(STOP_REASON))
+            except KeyboardInterrupt:
+                self._interrupted()
+            else:
+                return
+
+    def _have_ended(self, threads: int) -> bool:
+        """Wait for so many threads. False when the deadline has come."""
+        with self._ended:
+            while self._ended_threads < threads:
+                left = self._deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._ended.wait(None if left == math.inf else left)
+        return True
 
     def _give_up(self) -> None:
-        """Fail all running attempts at once, and wait a few seconds for the answers."""
+        """Fail all running attempts at once."""
+        error = KeyboardInterrupt("the worker was interrupted twice and gave up the job")
+        self._end_running(lambda running: running.give_up(error))
+
+    def _end_running(self, end: Callable[[RunContext], None]) -> None:
+        """Report the ends of all running attempts at once, and wait a few seconds for the answers."""
         with self._changed:
             active = list(self._active.values())
-        error = KeyboardInterrupt("the worker was interrupted twice and gave up the job")
-        threads = [threading.Thread(target=running.give_up, args=[error], daemon=True) for running in active]
+        threads = [threading.Thread(target=end, args=[running], daemon=True) for running in active]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + INTERRUPTED_PATIENCE_S
