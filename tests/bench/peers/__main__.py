@@ -139,13 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     runs = options.runs or (1 if options.quick else _RUNS)
     with bench(runs, QUICK if options.quick else Sizes()) as run, ExitStack() as stack:
-        peers, missing = _settings(
-            options.peers if options.peers is not None else list(PEERS), Trial(run.folder, run.say, options.quick)
-        )
+        trial = Trial(run.folder, run.say, options.quick)
+        peers, missing = _settings(options.peers if options.peers is not None else list(PEERS), trial)
         empty = Echo(run.folder)
         stack.enter_context(stopping(empty))
         calls = Calls(run, ["any"], messages.progress_call)
-        every = [Measured(setting) for setting in [*jobstate(run, stack), *peers]]
+        every = [Measured(setting) for setting in [*jobstate(run, stack, trial), *peers]]
         missing |= _measure(every, lambda: calls.run(empty).rate, run, quick=options.quick)
     rows = _rows(every)
     shown = Table(*_HEADS)
