@@ -105,6 +105,10 @@ generate: $(READY) ## Generate the Python, Go and TypeScript code from the proto
 bench: $(READY) ## Measure every number of docs/benchmarks.md; ROWS='unary get' selects some, QUICK=1 only tries them
 	@$(BIN)/python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick)
 
+.PHONY: bench-against
+bench-against: $(READY) ## Compare the server's processor time with that of an earlier COMMIT; LIMIT=0.92 is what to reach
+	@$(BIN)/python -m tests.bench.against $(COMMIT) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(LIMIT),--limit $(LIMIT)) $(if $(QUICK),--quick)
+
 .PHONY: bench-peers
 bench-peers: $(READY) ## Measure jobstate and its alternatives, which are installed in .bench; PEERS='river celery' selects some
 	@$(BIN)/python -m tests.bench.peers $(if $(PEERS),--peers $(PEERS)) $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick)

@@ -48,6 +48,11 @@ def resident_bytes(pid: int) -> int:
     raise ProcessLookupError(pid)
 
 
+def environment(code: Path) -> dict[str, str]:
+    """What makes a Python take our packages from this checkout, whichever is installed."""
+    return {"PYTHONPATH": os.pathsep.join(str(code / part) for part in ("server", "client", "generated/python"))}
+
+
 class ServerFailed(Exception):
     """A server did not come up, or ended by itself."""
 
@@ -55,13 +60,15 @@ class ServerFailed(Exception):
 class Target:
     """A process that serves gRPC."""
 
-    def __init__(self, command: Sequence[str], log: Path, env: dict[str, str] | None = None) -> None:
-        """Start it, and wait until it says that it serves."""
+    def __init__(
+        self, command: Sequence[str], log: Path, env: dict[str, str] | None = None, folder: Path = ROOT
+    ) -> None:
+        """Start it in a folder, and wait until it says that it serves."""
         self.began = time.monotonic()
         clean = {name: value for name, value in os.environ.items() if not name.startswith("JOBSTATE_")}
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env={**clean, **(env or {})}
+                command, cwd=folder, stdout=subprocess.PIPE, stderr=errors, env={**clean, **(env or {})}
             )
         assert self._process.stdout is not None
         line = self._process.stdout.readline().decode()
@@ -148,14 +155,15 @@ class Postgres:
 class JobServer(Target):
     """A jobstate server, all its settings as shipped but for the schedules of its tasks."""
 
-    def __init__(self, store: Path | Database) -> None:
+    def __init__(self, store: Path | Database, code: Path = ROOT) -> None:
+        """Start one on a store, from a checkout of the repository."""
         self.database: Database = File(store) if isinstance(store, Path) else store
         self.witnessed = 0
         """The newest event that was answered, and found in the store."""
         schedules = {f"JOBSTATE_SCHEDULES__{task}": HARDLY_EVER for task in _TASKS} | _OPEN_STREAMS
         command = [sys.executable, "-m", "jobstate_server", "serve", "--listen", "127.0.0.1:0"]
         command += ["--log-level", "warning", "--store", self.database.url]
-        super().__init__(command, self.database.log, {**schedules, **_MAX_RETRIES})
+        super().__init__(command, self.database.log, {**schedules, **_MAX_RETRIES, **environment(code)}, code)
 
     @property
     def store(self) -> Path:
