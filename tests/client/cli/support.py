@@ -96,10 +96,12 @@ def run_alone(*arguments: str, env: dict[str, str] | None = None) -> Result:
 
 
 @contextmanager
-def started(*arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: str, program: Sequence[str] = PROGRAM, stdout: int | IO[str] = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
     """A command in a process of its own, with pipes, for as long as the block lasts."""
     process = subprocess.Popen(
-        [*PROGRAM, *arguments],
+        [*program, *arguments],
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=stdout,

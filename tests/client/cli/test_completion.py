@@ -54,6 +54,15 @@ def test_job_types_are_those_of_the_settings_and_of_the_jobs(server: JobstateSer
     assert completed(server.address, "list", "--job-type", "rest") == ["resting"]
 
 
+def test_what_dispatch_asks_for_is_completed(server: JobstateServer, client: Client) -> None:
+    client.create("render_video", id="first")
+
+    assert completed(server.address, "acquire", "resting", "ren") == ["render_video"]
+    assert completed(server.address, "release", "fi") == completed(server.address, "explain", "fi") == ["first"]
+    assert [each.upper() for each in completed(server.address, "create", "--priority", "U")] == ["URGENT"]
+    assert [each.upper() for each in completed(server.address, "create", "--unique-until", "S")] == ["STARTED"]
+
+
 def test_job_ids_are_those_of_the_newest_jobs(server: JobstateServer, client: Client) -> None:
     for job_id in ("first", "fifth", "second"):
         client.create("resting", id=job_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from jobstate_client.core.calls import RPCS
 from jobstate_client.testing import JobstateServer
 
 from ..support import until
-from .support import run, started
+from .support import PROGRAM, at_terminal, run, started
 
 
 def test_a_job_is_created_with_all_that_decides_when_it_begins(server: JobstateServer, client: Client) -> None:
@@ -62,7 +63,7 @@ def test_a_job_that_has_the_unique_key_is_shown_as_one_that_was_there(server: Jo
         (["--delay", "1s", "--not-before-time", "2027-01-31"], "--delay and --not-before-time both set"),
         (["--unique-until", "FINAL"], "--unique-until needs --unique-key"),
         (["--not-before-time", "2h"], "'2h' is a span; write a time such as"),
-        (["--not-before-time", "tomorrow"], "'tomorrow' is not a time"),
+        (["--not-before-time", "tomorrow"], "'tomorrow' is not a time; write one such as 2026-01-31T08:30:00Z\n"),
         (["--priority", "5"], "'--priority'"),
         (["--priority", "UNKNOWN"], "'--priority'"),
         (["--unique-key", "x", "--unique-until", "now"], "'--unique-until'"),
@@ -141,6 +142,16 @@ def test_acquired_jobs_are_json_one_on_each_line(server: JobstateServer, client:
     assert result.json_lines[1]["metadata"] == {"language": "en"}
 
 
+def test_what_a_job_does_not_have_is_null_in_json(server: JobstateServer, client: Client) -> None:
+    client.create("default", id="first", delay=60.0)
+    waiting = run(server, "get", "first", "--json").json
+    client.cancel("first")
+    cancelled = run(server, "get", "first", "--json").json
+
+    assert (waiting["wait_reason"], waiting["cancel_cause"], waiting["priority"]) == ("TIME", None, "NORMAL")
+    assert (cancelled["wait_reason"], cancelled["cancel_cause"]) == (None, "CALLER")
+
+
 def test_no_work_is_no_error_and_writes_nothing_to_standard_output(server: JobstateServer) -> None:
     people, programs = run(server, "acquire", "default"), run(server, "acquire", "default", "--json")
 
@@ -178,6 +189,53 @@ def test_acquire_that_is_ended_while_it_waits_asks_no_more(
     assert (process.returncode, out, err) == (code, "", "")
     assert client.explain("delayed").waiting_acquires == 0
     assert client.get("first").attempt == 0
+
+
+def test_a_hangup_that_is_ignored_does_not_end_acquire(server: JobstateServer, client: Client) -> None:
+    command = shlex.join([*PROGRAM, "--server", server.address, "acquire", "default", "--wait", "60s"])
+    with started(program=["sh", "-c", f"trap '' HUP; exec {command}"]) as process:
+        wait_for_acquire(client)
+        process.send_signal(signal.SIGHUP)
+        client.create("default", id="first")
+        out, err = process.communicate()
+
+    assert (process.returncode, out, err) == (0, "first is PROCESSING, attempt 1, lease 1m\n", "")
+
+
+@pytest.mark.parametrize("signal_first", [True, False])
+def test_a_job_that_is_ready_as_ctrl_c_comes_is_shown_or_given_to_the_next(
+    signal_first: bool, server: JobstateServer, client: Client
+) -> None:
+    with started("--server", server.address, "acquire", "default", "--wait", "60s") as process:
+        wait_for_acquire(client)
+        if signal_first:
+            process.send_signal(signal.SIGINT)
+        client.create("default", id="first")
+        if not signal_first:
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    job = client.get("first")
+
+    assert job.claimed == ("first is PROCESSING" in out)
+    assert ("is released again" in err) == (job.attempt == 2)
+    assert job.retry_count == 0
+
+
+def test_ctrl_c_at_a_terminal_leaves_nothing_on_the_screen(server: JobstateServer, client: Client) -> None:
+    with at_terminal("--server", server.address, "acquire", "default", "--wait", "60s", columns=20) as terminal:
+        wait_for_acquire(client)
+        terminal.process.send_signal(signal.SIGINT)
+
+        assert terminal.end() == Exit.INTERRUPTED
+    assert terminal.text == ""
+
+
+def test_explain_is_whole_at_a_narrow_terminal(server: JobstateServer, client: Client) -> None:
+    client.create("default", id="first", delay=7_200.0)
+    with at_terminal("--server", server.address, "explain", "first", columns=20) as terminal:
+        assert terminal.end() == Exit.DONE
+
+    assert "`jobstate retry first --immediately` ends the wait" in terminal.text
 
 
 def test_jobs_that_were_handed_out_when_ctrl_c_came_are_released(

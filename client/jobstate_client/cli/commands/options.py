@@ -74,6 +74,7 @@ class MomentType(click.ParamType[datetime]):
     """A time in UTC such as 2026-01-31 or 2026-01-31T08:30:00Z, or a span, which means that long ago."""
 
     name = "time"
+    example = "2026-01-31T08:30:00Z, or 2h for two hours ago"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Parse the value."""
@@ -85,21 +86,19 @@ class MomentType(click.ParamType[datetime]):
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
-            self.fail(
-                f"{value!r} is not a time; write one such as 2026-01-31T08:30:00Z, or 2h for two hours ago", param, ctx
-            )
+            self.fail(f"{value!r} is not a time; write one such as {self.example}", param, ctx)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 class InstantType(MomentType):
     """A time in UTC such as 2026-01-31T08:30:00Z. A span is refused: it could mean from now or ago."""
 
-    name = "time"
+    example = "2026-01-31T08:30:00Z"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Parse the value."""
         if isinstance(value, str) and re.fullmatch(f"({_PART})+", value.strip()):
-            self.fail(f"{value!r} is a span; write a time such as 2026-01-31T08:30:00Z", param, ctx)
+            self.fail(f"{value!r} is a span; write a time such as {self.example}", param, ctx)
         return super().convert(value, param, ctx)
 
 

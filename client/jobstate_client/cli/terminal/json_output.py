@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from jobstate_client.core.lazy import decode_all
-from jobstate_client.core.states import State, WaitReason
+from jobstate_client.core.states import CancelCause, Priority, State, WaitReason
 from jobstate_client.views.text import exact
 
 
@@ -52,7 +52,13 @@ def plain(value: Any) -> Any:
     return value
 
 
+_NONE = (CancelCause.UNKNOWN, Priority.UNKNOWN, WaitReason.UNKNOWN)
+"""What a job has that is not cancelled, does not wait, or comes from a server that does not tell."""
+
+
 def _field(name: str, value: Any) -> Any:
+    if any(value is each for each in _NONE):
+        return None
     return str(value) if isinstance(value, int) and name in int64_fields() else plain(value)
 
 

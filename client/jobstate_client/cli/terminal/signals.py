@@ -1,4 +1,4 @@
-"""Ends a live view on a signal, so that the terminal is restored."""
+"""Ends a command on a signal as an exception, so that it restores the terminal and gives back what it holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 @contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise SystemExit."""
+    """Within the block SIGTERM and SIGHUP raise SystemExit, unless they are ignored, as nohup has it."""
 
     def leave(number: int, frame: Any) -> NoReturn:
         raise SystemExit(128 + number)
@@ -19,7 +19,8 @@ def exit_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in heeded}
     try:
         yield
     finally:
