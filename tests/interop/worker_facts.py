@@ -12,15 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM
+from threading import Timer
 
 import pytest
 
 from jobstate_client import Client, EventType, Job, State
 
 from .facts import Programs
+from .proxies import proxy
 from .support import InteropServer, Probe
 
 TYPE = "clean_transcript"
+
+AWAY_S = 8.0
+"""How long a server is away while work ends: longer than gRPC repeats a call by itself."""
 
 LONG = {"seconds": 3_600}
 """The metadata of work that does not end while a test runs."""
@@ -103,6 +108,22 @@ class WorkerFacts:
             job = client.create(TYPE)
 
             assert worker.line() == f"{job.id}: completed"
+
+    def test_a_worker_behind_a_proxy_reports_the_end_of_its_work_when_the_server_is_back(
+        self, server: InteropServer, client: Client, programs: Programs, tmp_path: Path
+    ) -> None:
+        """Meanwhile the proxy answers each call at once, with a 502."""
+        with proxy("nginx", server.address, tmp_path) as address, Probe([*programs.worker, address]) as worker:
+            job = client.create(TYPE, metadata={"seconds": 1})
+            wait_until_claimed(client, job)
+            server.end()
+            back = Timer(AWAY_S, server.start)
+            back.start()
+            try:
+                assert worker.line() == f"{job.id}: completed"
+            finally:
+                back.join()
+            assert client.get(job).attempt == 1
 
 
 class LeaseFacts:

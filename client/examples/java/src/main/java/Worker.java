@@ -34,6 +34,7 @@ import java.util.concurrent.FutureTask;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Function;
 
 public final class Worker {
   private static final String JOB_TYPE = "clean_transcript";
@@ -181,6 +182,21 @@ public final class Worker {
         .withDeadlineAfter(limit.toMillis(), TimeUnit.MILLISECONDS);
   }
 
+  /** Makes a call, and repeats it while there is no server: a proxy answers at once. */
+  private <T> T repeat(Function<JobServiceBlockingStub, T> call) throws InterruptedException {
+    var limited = jobs(PATIENCE);
+    while (true) {
+      try {
+        return call.apply(limited);
+      } catch (StatusRuntimeException failure) {
+        if (failure.getStatus().getCode() != Status.Code.UNAVAILABLE) {
+          throw failure;
+        }
+        Thread.sleep(PAUSE_MS);
+      }
+    }
+  }
+
   private static com.google.protobuf.Duration span(Duration span) {
     return com.google.protobuf.Duration.newBuilder().setSeconds(span.getSeconds()).setNanos(span.getNano()).build();
   }
@@ -233,8 +249,9 @@ public final class Worker {
       var ended = "completed";
       try {
         try {
-          jobs(PATIENCE).complete(CompleteRequest.newBuilder().setId(job.getId()).setAttempt(job.getAttempt())
-              .setResult(work.get()).setRequestId(requestId()).build());
+          var complete = CompleteRequest.newBuilder().setId(job.getId()).setAttempt(job.getAttempt())
+              .setResult(work.get()).setRequestId(requestId()).build();
+          repeat(jobs -> jobs.complete(complete));
         } catch (CancellationException cancelled) {
           ended = "released";
           release(new Release("the worker stops", Duration.ZERO));
@@ -246,9 +263,10 @@ public final class Worker {
             ended = "failed";
             var told = failure.getCause().toString();
             var message = told.substring(0, Math.min(1_000, told.length())); // At most 4 KiB.
-            jobs(PATIENCE).fail(FailRequest.newBuilder().setId(job.getId()).setAttempt(job.getAttempt())
+            var fail = FailRequest.newBuilder().setId(job.getId()).setAttempt(job.getAttempt())
                 .setError(FailureReport.newBuilder().setMessage(message))
-                .setRequestId(requestId()).build());
+                .setRequestId(requestId()).build();
+            repeat(jobs -> jobs.fail(fail));
           }
         }
         return ended;
@@ -259,10 +277,11 @@ public final class Worker {
       }
     }
 
-    private void release(Release back) {
-      jobs(PATIENCE).release(ReleaseRequest.newBuilder().setId(job.getId()).setAttempt(job.getAttempt())
+    private void release(Release back) throws InterruptedException {
+      var release = ReleaseRequest.newBuilder().setId(job.getId()).setAttempt(job.getAttempt())
           .setDelay(span(back.delay)).setReason(back.getMessage())
-          .setRequestId(requestId()).build());
+          .setRequestId(requestId()).build();
+      repeat(jobs -> jobs.release(release));
     }
 
     /** A heartbeat, sent every third of the lease; the first at once, for the job may have been cancelled already. */
