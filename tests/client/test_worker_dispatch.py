@@ -26,7 +26,7 @@ from jobstate_client import (
     UnknownJobType,
     Unreachable,
 )
-from jobstate_client.core import acquiring, heartbeats
+from jobstate_client.core import acquiring, calls, heartbeats
 from jobstate_client.core.run import RunOptions
 from jobstate_client.testing import JobstateServer, serving
 
@@ -124,6 +124,38 @@ async def test_what_a_worker_was_handed_out_while_it_stopped_is_given_back(
         await asyncio.to_thread(until, lambda: client.get("first").attempt == 2)
 
     assert_given_back(client, "first")
+
+
+@pytest.mark.parametrize(("waited_s", "longest_s"), [(0.0, 0.1), (60.0, 3.2)], ids=["it waited", "it failed at once"])
+async def test_a_worker_asks_again_soon_when_something_ends_calls_that_wait(
+    either: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, waited_s: float, longest_s: float
+) -> None:
+    """A proxy with a short limit. Otherwise the pauses would grow to ten seconds, in which nobody asks."""
+    monkeypatch.setattr(acquiring, "WAITED_S", waited_s)
+    worker, asked = either.worker(handled(either, print), job_types=["work"]), list[object]()
+
+    def ask(call: object) -> None:
+        asked.append(call)
+        if len(asked) == 6:
+            worker.stop()
+        raise Unreachable("cut")
+
+    async def ask_async(call: object) -> None:
+        ask(call)
+
+    pause_s, steps = calls.Backoff.next, list[float]()
+
+    def pause(backoff: Any, at_least_s: float) -> float:
+        steps.append(backoff._next_s)
+        pause_s(backoff, at_least_s)
+        return 0.0
+
+    monkeypatch.setattr(worker._acquirer, "_ask", ask if isinstance(either, Client) else ask_async)
+    monkeypatch.setattr(calls.Backoff, "next", pause)
+    async with at_work(worker):
+        await asyncio.to_thread(until, lambda: len(asked) == 6)
+
+    assert max(steps) == longest_s
 
 
 async def test_jobs_whose_answer_was_lost_are_had_by_repeating_the_call(

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from jobstate_client.aio.cancellation import is_cancelling
-from jobstate_client.core.acquiring import RELEASE_REASON, acquire_call, may_pass, take_back_call
-from jobstate_client.core.calls import Backoff, Call
+from jobstate_client.core.acquiring import RELEASE_REASON, Pauses, acquire_call, take_back_call
+from jobstate_client.core.calls import Call
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, RunOptions
 from jobstate_client.core.values import Job
 from jobstate_client.errors import JobStateError
@@ -40,18 +40,16 @@ class AsyncAcquirer:
         Raises:
             JobStateError: the server refuses the call, or the client is closed.
         """
-        call, backoff, was_asked = acquire_call(self._job_types, free_hands, self._options), Backoff(), False
+        call, pauses, was_asked = acquire_call(self._job_types, free_hands, self._options), Pauses(), False
         while not self._stopped.is_set():
             was_asked = True
+            pauses.asked()
             try:
                 jobs = await self._ask(call)
             except JobStateError as error:
-                if not may_pass(error):
-                    raise
-                wait = backoff.next(error.retry_after.total_seconds() if error.retry_after else 0.0)
-                log.warning("no work could be acquired (%s); trying again in %.1f s", error, wait)
+                pause = pauses.after(error)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
+                    async with asyncio.timeout(pause):
                         await self._stopped.wait()
             else:
                 if jobs is not None:

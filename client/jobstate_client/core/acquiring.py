@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import time
+
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import errors as e
 from jobstate_client.core import dispatch
-from jobstate_client.core.calls import TRANSIENT, Call
+from jobstate_client.core.calls import TRANSIENT, Backoff, Call
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.heartbeats import HEARTBEATS_PER_THRESHOLD
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Heartbeat, RunOptions
 from jobstate_client.core.values import Job
 
+log = logging.getLogger("jobstate_client")
+
 ACQUIRE_WAIT_S = 30.0
 """How long a worker's Acquire waits at the server: half of the idle limit of common proxies."""
+
+WAITED_S = 5.0
+"""An Acquire that fails after so long has waited at the server: something between has ended it. The next one is made
+soon, however often that happens."""
 
 ACQUIRED_MAX = 1_000
 """Jobs asked for at once: the most that the server hands out."""
@@ -60,7 +69,29 @@ def take_back_call(call: Call[tuple[Job, ...]]) -> Call[tuple[Job, ...]]:
     return Call(call.rpc, request, call.decode, INTERRUPTED_PATIENCE_S)
 
 
-def may_pass(error: e.JobStateError) -> bool:
+class Pauses:
+    """How long to wait before an Acquire is repeated. Raises the error if a repeat would not help."""
+
+    def __init__(self) -> None:
+        self._backoff = Backoff()
+        self._asked_at = 0.0
+
+    def asked(self) -> None:
+        """The call is made now."""
+        self._asked_at = time.monotonic()
+
+    def after(self, error: e.JobStateError) -> float:
+        """Seconds to wait after this error."""
+        if not _may_pass(error):
+            raise error
+        if time.monotonic() - self._asked_at >= WAITED_S:
+            self._backoff.reset()
+        pause = self._backoff.next(error.retry_after.total_seconds() if error.retry_after else 0.0)
+        log.warning("no work could be acquired (%s); trying again in %.1f s", error, pause)
+        return pause
+
+
+def _may_pass(error: e.JobStateError) -> bool:
     """Whether the same Acquire may succeed later."""
     return isinstance(error, TRANSIENT) and not (
         isinstance(error, e.TransportError) and error.code is not None and error.code.name in _LASTING_CODES
