@@ -115,6 +115,37 @@ async def test_work_is_found_though_the_notification_was_lost(url: str) -> None:
         assert [job.id for job in await waiting] == ["job"]
 
 
+async def test_what_another_server_made_ready_goes_before_what_is_made_here(url: str) -> None:
+    """P2: also for a call that waits, when the notification has not come yet."""
+    async with replicas(url, 2) as (first, second):
+        assert second.server.replication is not None
+        second.server.replication.jobs_ready._subscribers.clear()
+        waiting = asyncio.ensure_future(acquire(second, wait=60))
+        await until_waiting(second, 1)
+
+        await create(first, "older")
+        await create(second, "newer")
+
+        assert [job.id for job in await waiting] == ["older"]
+        assert [job.id for job in await acquire(second, max_jobs=2)] == ["newer"]
+
+
+async def test_a_server_hands_out_nothing_while_it_is_the_turn_of_another(url: str) -> None:
+    """P2: not even what it makes itself, for the other may be about to hand out what comes first."""
+    async with serving_url(url) as running:
+        waiting = asyncio.ensure_future(acquire(running, wait=60))
+        await until_waiting(running, 1)
+        with opened_at(url) as other, other.transaction() as transaction:
+            transaction.load(Reads())
+            assert transaction.ready_jobs([Ready((("default", 10),), 1)]).is_complete
+
+            await create(running, "newer")
+
+            assert (await running.jobs.Get(pb.GetRequest(id="newer"))).job.state == job_pb2.JOB_STATE_QUEUED
+            assert running.server.acquires.count == 1
+        assert [job.id for job in await waiting] == ["newer"]
+
+
 def _found(transaction: Any, limit: int = 10, **options: Any) -> tuple[list[str], bool]:
     transaction.load(Reads())
     found = transaction.ready_jobs([Ready((("type", 10),), limit)], **options)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from jobstate_server.domain.commands import Acquire, Command, ServeWaiting
 from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.limits import ACQUIRED_MAX
 from jobstate_server.domain.reads import Reads, Ready
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.batch import Batch, Outcome, Verdict
@@ -36,6 +37,8 @@ class Turn:
     """Whether there may be more ready jobs for the calls that wait."""
     parked: list[WaitingAcquire] = field(default_factory=list)
     """The calls of this batch that found nothing and now wait."""
+    tried: set[str] = field(default_factory=set)
+    """The types whose turn was tried for."""
 
 
 class Dispatcher:
@@ -80,9 +83,15 @@ class Dispatcher:
         What is ready is known before the first command is decided. Each command may take away jobs that it names, so as
         many more are read.
         """
+        if self._is_shared:
+            batch.handing_out.turns = set()
         wanted: dict[tuple[str, ...], int] = {}
         for command in self._acquires:
-            wanted[command.job_types] = wanted.get(command.job_types, 0) + command.max_jobs
+            before = wanted.get(command.job_types)
+            if before is None:
+                # What the batch makes ready may go to the calls that wait, after what other replicas made ready.
+                before = self._waited_for(command.job_types) if self._is_shared else 0
+            wanted[command.job_types] = before + command.max_jobs
         if self._must_look or self._must_serve:
             for types, count in self._parked.wanted(HANDED_OUT_MAX).items():
                 wanted[types] = wanted.get(types, 0) + count
@@ -93,15 +102,26 @@ class Dispatcher:
         picks = [Ready(tuple((name, self._step(name)) for name in types), limit) for types in wanted]
         # A call that does not wait would go away with nothing.
         may_wait = self._tries >= TRIES_MAX or not all(map(self._waits, self._acquires))
+        is_complete = self._offer(transaction, batch, picks, may_wait=may_wait)
+        self._tries = 0 if is_complete else self._tries + 1
+        return not is_complete
+
+    def _offer(self, transaction: Transaction, batch: Batch, picks: Sequence[Ready], *, may_wait: bool = False) -> bool:
+        """Offer the batch what these select. True if it is all there is."""
         found = transaction.ready_jobs(picks, may_wait=may_wait)
-        self._tries = 0 if found.is_complete else self._tries + 1
+        if batch.handing_out.turns is not None:
+            batch.handing_out.turns.update(found.job_types)
         offered: set[str] = set()
         for job in found.jobs:
             # Combinations of types may have types in common.
             if job.id not in offered:
                 offered.add(job.id)
                 batch.offer(job)
-        return not found.is_complete
+        return found.is_complete
+
+    def _waited_for(self, job_types: Iterable[str]) -> int:
+        """How many jobs of these types the calls that wait want, up to what one transaction hands out."""
+        return sum(self._parked.wanted_of(name, HANDED_OUT_MAX + ACQUIRED_MAX) for name in job_types)
 
     def _waits(self, command: Acquire) -> bool:
         call = self._calls.get(id(command))
@@ -130,6 +150,7 @@ class Dispatcher:
                 turn.is_unfinished = True
                 return
             ready = [name for name in batch.handing_out.ready_types() if name in self._parked]
+            ready = self._in_turn(transaction, batch, turn, ready)
             if not ready:
                 return
             calls = self._parked.take(ready, batch.handing_out.count(ready, room))
@@ -145,6 +166,23 @@ class Dispatcher:
             self._give_back(unserved, turn)
             if len(unserved) == len(calls):
                 return
+
+    def _in_turn(self, transaction: Transaction, batch: Batch, turn: Turn, job_types: list[str]) -> list[str]:
+        """Those of these types that the transaction may hand out. On a store that is shared, it takes their turn.
+
+        What other replicas have made ready comes first, although this one may not have heard of it yet.
+        """
+        turns = batch.handing_out.turns
+        if turns is None:
+            return job_types
+        new = [name for name in job_types if name not in turns and name not in turn.tried]
+        if new:
+            turn.tried.update(new)
+            # The batch may have taken as many as it names.
+            limit = self._waited_for(new) + len(batch.jobs)
+            picks = [Ready(tuple((name, self._step(name)) for name in new), limit)]
+            turn.is_unfinished |= not self._offer(transaction, batch, picks)
+        return [name for name in job_types if name in turns]
 
     def _serve_repeats(self, batch: Batch, call: WaitingAcquire, turn: Turn) -> None:
         """Answer the calls that wait with the same request id: the caller lost its connection and has called again."""

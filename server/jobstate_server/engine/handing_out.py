@@ -17,6 +17,8 @@ class HandingOut:
         """``jobs``: the jobs of the batch, as they are now."""
         self.handed_out = 0
         """How many attempts workers have claimed in this batch."""
+        self.turns: set[str] | None = None
+        """The types that this transaction may hand out. None if there are no other replicas to take turns with."""
         self._ready = ReadyJobs(job_types)
         self._wanted_types = wanted_types
         self._jobs = jobs
@@ -36,7 +38,9 @@ class HandingOut:
             self.handed_out += 1
 
     def in_order(self, job_types: Iterable[str]) -> Iterable[Job]:
-        """The ready jobs of these types, the next one first."""
+        """The ready jobs of these types, the next one first. Of types that are not this transaction's turn, none."""
+        if self.turns is not None:
+            job_types = [name for name in job_types if name in self.turns]
         return self._ready.in_order(job_types, self._jobs)
 
     def ready_types(self) -> list[str]:

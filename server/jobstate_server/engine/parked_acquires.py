@@ -94,6 +94,16 @@ class ParkedAcquires:
             wanted[types] = min(limit, wanted.get(types, 0) + call.command.max_jobs)
         return wanted
 
+    def wanted_of(self, job_type: str, limit: int) -> int:
+        """How many jobs the calls that wait for this type want, up to ``limit``."""
+        count = 0
+        with self._lock:
+            for call in self._by_type.get(job_type, {}).values():
+                count += call.command.max_jobs
+                if count >= limit:
+                    return limit
+        return count
+
     def park(self, call: WaitingAcquire) -> bool:
         """Let the call wait, behind those that came before it. False if it has been withdrawn."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -115,6 +116,8 @@ class ReadyFound(NamedTuple):
     """The ready jobs that a transaction found and locked."""
 
     jobs: list[Job]
+    job_types: Collection[str]
+    """The types that this transaction may hand out: of the others another replica hands out jobs at the moment."""
     is_complete: bool = True
     """False if another replica hands out jobs of a type at the moment, or has locked some of the next ones."""
 

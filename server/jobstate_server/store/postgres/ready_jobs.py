@@ -84,12 +84,11 @@ class ReadyReads:
             if steps:
                 ids.update(dict.fromkeys(self._picked(steps, some.limit, whole)))
         if not ids:
-            return ReadyFound([], is_complete)
+            return ReadyFound([], turns, is_complete)
         rows = self._execute(sql.LOCK_READY, ids=array(Kind.TEXT, list(ids)))
         locked = {row[0]: job_from(row) for row in rows}
-        return ReadyFound(
-            [locked[job_id] for job_id in ids if job_id in locked], is_complete and len(locked) == len(ids)
-        )
+        jobs = [locked[job_id] for job_id in ids if job_id in locked]
+        return ReadyFound(jobs, turns, is_complete and len(jobs) == len(ids))
 
     def _turns(self, names: Collection[str], *, may_wait: bool) -> set[str]:
         """The types whose turn this transaction has."""

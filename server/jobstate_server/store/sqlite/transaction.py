@@ -96,7 +96,8 @@ class SqliteTransaction:
     def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
         # There is no other replica to wait for.
         del may_wait
-        return ReadyFound([job for some in wanted for job in self._ready.jobs(some)])
+        job_types = {name for some in wanted for name, _ in some.steps}
+        return ReadyFound([job for some in wanted for job in self._ready.jobs(some)], job_types)
 
     def _select(self, selection: Selection, loaded: Loaded) -> None:
         """Add the jobs that this selection finds."""
