@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from .history import ANSWERED, REFUSED, LogEntry
-from .world import HOLDS, World
+from .world import HOLDS, World, claims
 
 FOUND_BY_CLOCK = {"STALE", "ATTEMPT_TIMEOUT"}
 """Error codes of attempts that the server fails by itself."""
@@ -28,11 +28,6 @@ ITSELF, BESIDE = "itself", "beside"
 """``Call.poisoned`` of an update that cannot be accepted, and of one that was sent beside such an update."""
 
 
-def _claims(entry: LogEntry) -> bool:
-    """Whether somebody takes the attempt with this event."""
-    return entry.event.type == "CLAIMED" or (entry.event.type == "STARTED" and bool(entry.job.get("claimed")))
-
-
 def retried(world: World) -> Iterator[str]:
     """No retry without an attempt: each retry is counted after an attempt that somebody had claimed, and only one.
 
@@ -43,7 +38,7 @@ def retried(world: World) -> Iterator[str]:
         spent: set[int] = set()
         count = 0
         for entry in entries:
-            if _claims(entry):
+            if claims(entry):
                 claimed.add(entry.attempt)
             code = entry.job.get("last_error", {}).get("code", "")
             if entry.event.type == "FAILED" and code in FOUND_BY_CLOCK:
@@ -58,18 +53,18 @@ def retried(world: World) -> Iterator[str]:
 
 def exclusive(world: World) -> Iterator[str]:
     """No attempt is run by two: it is claimed once, and handed to one call of Start, and to its repeats."""
-    claims: dict[tuple[str, int], list[LogEntry]] = defaultdict(list)
+    taken: dict[tuple[str, int], list[LogEntry]] = defaultdict(list)
     for entry in world.history.log:
-        if _claims(entry):
-            claims[entry.event.job_id, entry.attempt].append(entry)
-    for key, entries in claims.items():
+        if claims(entry):
+            taken[entry.event.job_id, entry.attempt].append(entry)
+    for key, entries in taken.items():
         yield HOLDS if len(entries) == 1 else f"attempt {key} was claimed by {entries}"
     started: dict[tuple[str, int], set[str]] = defaultdict(set)
     for index, call in enumerate(world.history.calls):
         if call.rpc == "Start" and call.outcome == ANSWERED:
             started[call.job_id, call.attempt].add(call.marker or call.request_id or f"call {index}")
     for key, callers in started.items():
-        markers = {entry.marker for entry in claims[key] if entry.marker}
+        markers = {entry.marker for entry in taken[key] if entry.marker}
         own = len(callers) == 1 and (not markers or callers == markers)
         yield HOLDS if own else f"attempt {key} was handed to {sorted(callers)}, and claimed by {sorted(markers)}"
 

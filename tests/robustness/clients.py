@@ -17,7 +17,7 @@ from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import struct
 from ..support.waiting import pause
-from .history import ANSWERED, REFUSED, UNKNOWN, Call
+from .history import ANSWERED, REFUSED, UNKNOWN, Acquiring, Call
 from .recording import Recorder, ending_of, state_name
 from .server_process import JOB_TYPES
 
@@ -62,6 +62,7 @@ class Shared:
     """Of every replica."""
     recorder: Recorder
     calls: list[Call] = field(default_factory=list)
+    acquires: list[Acquiring] = field(default_factory=list)
     job_ids: list[str] = field(default_factory=list)
     """Jobs that were created, or may have been."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,6 +100,18 @@ def note_failure(call: Call, error: grpc.aio.AioRpcError) -> None:
     is_open = not ending.reason and ending.code in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
     call.outcome = UNKNOWN if is_open or ending.is_unknown else REFUSED
     call.code, call.reason = ending.code, ending.reason
+
+
+def note_outcome(call: Call, outcome: pb.UpdateOutcome) -> None:
+    """Write down what came of an update in a stream."""
+    if not outcome.HasField("refusal"):
+        call.outcome, call.code = ANSWERED, "OK"
+        call.version, call.attempt = outcome.version, outcome.attempt
+        call.state = state_name(job_pb2.JobState.ValueType(outcome.state))
+        return
+    call.reason = outcome.refusal.reason
+    is_unknown = call.reason == "STORE_UNAVAILABLE" and "outcome is unknown" in outcome.refusal.message
+    call.outcome = UNKNOWN if is_unknown else REFUSED
 
 
 class Client:
@@ -279,5 +292,7 @@ class Client:
             self._shared.repeatable.append((call, request))
         job: job_pb2.Job | None = getattr(answer, "job", None)
         if job is not None:
+            # A Create may leave the id to the server.
+            call.job_id = call.job_id or job.id
             call.version, call.attempt, call.state = job.version, job.attempt, state_name(job.state)
         return job

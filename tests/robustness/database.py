@@ -138,6 +138,17 @@ class Database:
             await _gone([pid])
         await self.accepts()
 
+    async def hold_snapshot(self, seconds: float) -> None:
+        """Keep a transaction open for a while that has read something. If PostgreSQL ends, so does it."""
+        with suppress(psycopg.Error):
+            connection: psycopg.Connection[Any] = await asyncio.to_thread(lambda: psycopg.connect(self.url))
+            try:
+                await asyncio.to_thread(connection.execute, b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                await asyncio.to_thread(connection.execute, b"SELECT count(*) FROM job")
+                await pause(seconds)
+            finally:
+                connection.close()
+
     async def waits_for_a_lock(self, replica: str) -> None:
         """Wait until a transaction of this replica waits for another's lock."""
         statement = f"SELECT 1 {_OURS} AND wait_event_type = 'Lock'".encode()

@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import grpc
 from google.protobuf.message import Message
@@ -14,6 +15,7 @@ from google.protobuf.message import Message
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.store.chunks import chunks
+from jobstate_server.store.sqlite.check import check_file
 
 from .clients import Shared, Stubs
 from .history import History, Stream, Watcher
@@ -41,7 +43,10 @@ async def gather_final_state(
         await _statistics(rng.choice(everywhere), history)
         await _probe(everywhere, history, recorder, rng)
     await _stop(servers)
-    history.log, history.horizon = recorder.log(servers[0].store)
+    store = servers[0].store
+    if isinstance(store, Path):
+        history.recounted = check_file(store).problems
+    history.log, history.horizon = recorder.log(store)
 
 
 async def _stop(servers: Sequence[ServerProcess]) -> None:
@@ -80,8 +85,21 @@ async def _statistics(stubs: Stubs, history: History) -> None:
             history.stored[f"{of_type.job_type}/{state_name(stored.state)}"] = stored.count
     total = stats.total
     history.totals = {
-        name: getattr(total, name) for name in ("completed", "permanently_failed", "cancelled", "retries", "tokens")
+        name: getattr(total, name)
+        for name in (
+            "completed",
+            "permanently_failed",
+            "cancelled",
+            "retries",
+            "released",
+            "expired",
+            "running",
+            "tokens",
+        )
     }
+    waiting = dict.fromkeys((job_pb2.WAIT_REASON_TURN, job_pb2.WAIT_REASON_TIME), 0)
+    waiting.update((each.reason, each.count) for each in total.waiting)
+    history.totals.update((job_pb2.WaitReason.Name(reason), count) for reason, count in waiting.items())
 
 
 async def _probe(everywhere: Sequence[Stubs], history: History, recorder: Recorder, rng: random.Random) -> None:

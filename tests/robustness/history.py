@@ -56,6 +56,16 @@ class LogEntry:
     """The job in the event."""
     time: int = 0
     """When it was, in microseconds of the store's time."""
+    actor: str = ""
+    """Who made it: ``server`` what it did by itself."""
+    detail: dict[str, Any] = field(default_factory=dict)
+    """What this kind of event adds to the job."""
+
+    def __str__(self) -> str:
+        """Enough to find it in the history that is kept."""
+        event = self.event
+        told = f"{event.sequence} {event.type} of {event.job_type} {event.job_id}, attempt {self.attempt}"
+        return f"<{told}, {self.previous} to {event.state} at {self.time}>"
 
 
 @dataclass(slots=True)
@@ -152,6 +162,50 @@ class Call:
 
 
 @dataclass(slots=True)
+class Answer:
+    """The answer to one try of an Acquire."""
+
+    invoked: float
+    returned: float
+    jobs: list[tuple[str, int]] = field(default_factory=list)
+    """Id and attempt of each, in order."""
+
+
+@dataclass(slots=True)
+class Acquiring:
+    """A call of Acquire, with its repeats."""
+
+    worker: str
+    """Given by no other call: so the attempts that this call claimed are found in the log."""
+    job_types: tuple[str, ...]
+    max_jobs: int = 1
+    wait_s: float = 0.0
+    request_id: str = ""
+    outcome: str = UNKNOWN
+    """That of the last try."""
+    code: str = ""
+    reason: str = ""
+    tries: int = 0
+    invoked: float = 0.0
+    returned: float = 0.0
+    is_streamed: bool = False
+    """Whether it stood in a batch of StreamUpdates."""
+    answers: list[Answer] = field(default_factory=list)
+    """Of each try that was answered."""
+
+
+@dataclass(slots=True)
+class Policy:
+    """What a server is told of a job type. Spans are microseconds."""
+
+    base_delay: int = 1_000_000
+    max_delay: int = 60_000_000
+    jitter: float = 0.0
+    max_retries: int = 3
+    priority_step: int = 600_000_000
+
+
+@dataclass(slots=True)
 class MemorySample:
     """What a server process used at a moment."""
 
@@ -166,7 +220,14 @@ class History:
     seed: str = ""
     store: str = "sqlite"
     """Or postgres, which can be taken away from a server that goes on."""
+    policies: dict[str, Policy] = field(default_factory=dict)
+    """Of the job types that have one of their own. The others have the default."""
+    releases_max: int = 1_000
+    """How often a job may be given back."""
     calls: list[Call] = field(default_factory=list)
+    acquires: list[Acquiring] = field(default_factory=list)
+    calm: tuple[float, float] | None = None
+    """From when until when nothing was done to the servers, while the workers went on."""
     watchers: list[Watcher] = field(default_factory=list)
     log: list[LogEntry] = field(default_factory=list)
     """Every event there ever was, also those that retention has removed."""
@@ -177,7 +238,10 @@ class History:
     stored: dict[str, int] = field(default_factory=dict)
     """What GetStats says in the end, of each ``job_type/STATE``."""
     totals: dict[str, float] = field(default_factory=dict)
-    """And its sums: completed, permanently_failed, cancelled, retries, tokens, cost."""
+    """And its sums: completed, permanently_failed, cancelled, retries, released, expired, running, tokens, and how many
+    jobs wait, by reason."""
+    recounted: list[str] = field(default_factory=list)
+    """What a recount of the store finds wrong with its counts."""
     positions: dict[str, int] = field(default_factory=dict)
     """The sequence that each cursor stands for."""
     memory: list[MemorySample] = field(default_factory=list)
@@ -197,10 +261,22 @@ def load(path: Path) -> History:
     """A history that was written down."""
     data = json.loads(path.read_text("utf-8"))
     data["calls"] = [_made(Call, call) for call in data["calls"]]
+    data["acquires"] = [_acquiring(acquiring) for acquiring in data.get("acquires", ())]
+    data["policies"] = {name: Policy(**policy) for name, policy in data.get("policies", {}).items()}
+    data["calm"] = tuple(data["calm"]) if data.get("calm") else None
     data["watchers"] = [_watcher(watcher) for watcher in data["watchers"]]
     data["log"] = [LogEntry(**{**entry, "event": EventRecord(**entry["event"])}) for entry in data["log"]]
     data["memory"] = [MemorySample(**sample) for sample in data["memory"]]
     return History(**data)
+
+
+def _acquiring(data: Mapping[str, Any]) -> Acquiring:
+    answers = [
+        Answer(answer["invoked"], answer["returned"], [(job_id, attempt) for job_id, attempt in answer["jobs"]])
+        for answer in data["answers"]
+    ]
+    acquiring: Acquiring = _made(Acquiring, {**data, "answers": answers})
+    return acquiring
 
 
 def _watcher(data: Mapping[str, Any]) -> Watcher:

@@ -18,7 +18,7 @@ from ..support.waiting import pause
 from .clients import CALL_TIMEOUT_S, Shared, Stubs
 from .history import MemorySample
 from .process import ServerProcess, memory_kib
-from .sabotage import ENDS_THE_PROCESS, RESTARTED
+from .sabotage import BEFORE_THE_ANSWER, ENDS_THE_PROCESS, RESTARTED
 
 STEPS_S = (1, 20, 70, 3_600, -1, -30, -3_600, -7_200)
 """By how much the clock is set."""
@@ -39,8 +39,9 @@ TIMELY = (
     "take the workers away",
     "end a part",
     "break a part",
+    "kill before the answer",
 )
-"""What happens to time, which every round is to see."""
+"""What every round is to see: what happens to time, and to parts."""
 
 MET = {
     grpc.StatusCode.UNAVAILABLE,
@@ -96,6 +97,7 @@ class Nemesis:
             (1, "take the workers away", self._take_workers_away),
             (1, "end a part", self._end_part),
             (2, "break a part", self._break_part),
+            (3, "kill before the answer", self._kill_before_the_answer),
             (2, "look for the stale", self._check_stale),
             (2, "retry the failed", self._retry_failed),
         ]
@@ -169,6 +171,13 @@ class Nemesis:
         server.sabotage(part)
         code = await server.ended()
         assert code == GAVE_UP, f"a server without its {part} ended with {code}"
+        await server.start()
+
+    async def _kill_before_the_answer(self) -> None:
+        """Kill a server between the commit of a hand-out and its answer."""
+        server = self._one()
+        server.sabotage(BEFORE_THE_ANSWER)
+        await server.ended()
         await server.start()
 
     async def _break_part(self) -> None:

@@ -8,15 +8,14 @@ from typing import Any
 
 import grpc
 
-from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import struct
 from ..support.waiting import pause
 from .attempts import BESIDE, ITSELF
-from .clients import CALL_TIMEOUT_S, Shared, Stubs
-from .history import ANSWERED, REFUSED, UNKNOWN, Call
-from .recording import ending_of, state_name
+from .clients import CALL_TIMEOUT_S, Shared, Stubs, note_outcome
+from .history import REFUSED, UNKNOWN, Call
+from .recording import ending_of
 from .server_process import JOB_TYPES
 
 METHOD = "/jobstate.v1.JobService/StreamUpdates"
@@ -153,15 +152,5 @@ class PoisonedClient:
         finally:
             stream.cancel()
         for call, outcome in zip(calls, answer.outcomes, strict=True):
-            self._note(call, outcome)
-
-    def _note(self, call: Call, outcome: pb.UpdateOutcome) -> None:
-        self.poisoned += call.poisoned == ITSELF
-        if not outcome.HasField("refusal"):
-            call.outcome, call.code = ANSWERED, "OK"
-            call.version, call.attempt = outcome.version, outcome.attempt
-            call.state = state_name(job_pb2.JobState.ValueType(outcome.state))
-            return
-        call.reason = outcome.refusal.reason
-        is_unknown = call.reason == "STORE_UNAVAILABLE" and "outcome is unknown" in outcome.refusal.message
-        call.outcome = UNKNOWN if is_unknown else REFUSED
+            self.poisoned += call.poisoned == ITSELF
+            note_outcome(call, outcome)

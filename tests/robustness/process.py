@@ -89,6 +89,12 @@ class ServerProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the process is stopped by a signal."""
+        # The name, in parentheses, may hold anything.
+        return Path(f"/proc/{self.pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] == "T"
+
     def set_clock(self, seconds: float) -> None:
         """Set the server's wall clock forward, or back."""
         (offset,) = OFFSET.unpack(self._clock.read_bytes())

@@ -17,9 +17,10 @@ from grpc_status import rpc_status
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.job_types import JobType
 from jobstate_server.event_log.cursor import decode_cursor
 
-from .history import EventRecord, JobRecord, LogEntry, Response
+from .history import EventRecord, JobRecord, LogEntry, Policy, Response
 
 _KINDS = {number: name.removeprefix("WATCH_RESPONSE_KIND_") for name, number in pb.WatchResponseKind.items()}
 _TYPES = {number: name.removeprefix("EVENT_TYPE_") for name, number in event_pb2.EventType.items()}
@@ -129,6 +130,8 @@ class Recorder:
             previous=_STATES[event.previous_state] if event.previous_state else "",
             attempt=event.job.attempt,
             decision=_DECISIONS[event.failed.decision] if event.WhichOneof("detail") == "failed" else "",
+            detail=_detail(event),
+            actor=event.actor,
             marker=_marker(event),
             job=job_dict(event.job),
             time=event.time.ToMicroseconds(),
@@ -145,10 +148,22 @@ class Recorder:
         return entries, horizon
 
 
+def policy_of(job_type: JobType) -> Policy:
+    """The policy of a job type, as a judge needs it."""
+    return Policy(
+        job_type.base_delay, job_type.max_delay, job_type.jitter, job_type.max_retries, job_type.priority_step
+    )
+
+
 def job_dict(job: job_pb2.Job) -> dict[str, Any]:
     """A job as plain data, with states as histories have them."""
     found = MessageToDict(job, preserving_proto_field_name=True)
     return {**found, "state": _STATES[job.state]}
+
+
+def _detail(event: event_pb2.Event) -> dict[str, Any]:
+    name = event.WhichOneof("detail")
+    return {} if name is None else MessageToDict(getattr(event, name), preserving_proto_field_name=True)
 
 
 def _marker(event: event_pb2.Event) -> str:
@@ -166,6 +181,8 @@ def _marker(event: event_pb2.Event) -> str:
             return _marked(event.job.last_error.code)
         case event_pb2.EVENT_TYPE_CANCELLED:
             return _marked(event.job.cancel_reason)
+        case event_pb2.EVENT_TYPE_RELEASED:
+            return _marked(event.released.reason)
     return ""
 
 

@@ -44,6 +44,7 @@ class Repeater:
             call.outcome, call.code = ANSWERED, "OK"
             job = getattr(answer, "job", None)
             if job is not None:
+                call.job_id = call.job_id or job.id
                 call.version, call.attempt, call.state = job.version, job.attempt, state_name(job.state)
         call.returned = Shared.now()
         self._shared.calls.append(call)

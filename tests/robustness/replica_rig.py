@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.caller import SERVER
-from jobstate_server.domain.reads import Reads
+from jobstate_server.domain.reads import Reads, Ready
 from jobstate_server.engine.due_timer import DUE_MAX
 from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log.feed import EventFeed
@@ -25,7 +25,7 @@ from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.store.errors import StoreUnreachable
 from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.postgres.transaction import PostgresTransaction
-from jobstate_server.store.records import Changes, Loaded, Notification
+from jobstate_server.store.records import Changes, Loaded, Notification, ReadyFound
 from jobstate_server.watch.session import WatchSessions
 from jobstate_server.watch.snapshots import Snapshots
 
@@ -34,10 +34,11 @@ from ..support.postgres import postgres_server
 from .database import Database
 from .history import History
 from .recording import Recorder
-from .rig import Stage, feed_of, listed_rows
+from .rig import Stage, feed_of, listed_rows, policies_of
 
-LOADED, WRITTEN = "loaded", "written"
-"""Where a transaction can be held: what it read is locked; what it wrote is numbered, and not committed."""
+LOADED, PICKED, WRITTEN = "loaded", "picked", "written"
+"""Where a transaction can be held: what it read is locked; so are the ready jobs that it can hand out; what it wrote is
+numbered, and not committed."""
 
 
 class Gate:
@@ -81,6 +82,11 @@ class GatedTransaction(PostgresTransaction):
         self.gate.pass_by(LOADED)
         return loaded
 
+    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
+        found = super().ready_jobs(wanted, may_wait=may_wait)
+        self.gate.pass_by(PICKED)
+        return found
+
     def finish(self, changes: Changes) -> int:
         # In its own round trip, so that there is a moment between it and the commit.
         first = self.write(changes)
@@ -123,6 +129,8 @@ class NoNotifier:
 class Replica(Stage):
     """One of several servers."""
 
+    is_shared = True
+
     def __init__(
         self,
         name: str,
@@ -143,7 +151,15 @@ class Replica(Stage):
         refresh = self.replication.refresh if refreshes else None
         event_log = EventLog(made, StoredPages(readers, self.store.log_id), refresh)
         watching = WatchSessions(event_log, Snapshots(readers))
-        super().__init__(self.store, clock, made, readers, watching, recorder, events_written=self.replication.publish)
+        super().__init__(
+            self.store,
+            clock,
+            made,
+            readers,
+            watching,
+            recorder,
+            events_written=self.replication.publish,
+        )
 
     def start(self) -> None:
         super().start()
@@ -178,7 +194,7 @@ class Replicas:
             Replica(name, self.database, self.clock, self._recorder, **parts) for name in ("one", "other")
         )
 
-    async def done_or_held_up(self, work: asyncio.Task[None], replica: Replica) -> bool:
+    async def done_or_held_up(self, work: asyncio.Task[Any], replica: Replica) -> bool:
         """Wait until this work is done, or waits for what another replica has locked. Tells whether it is done."""
         waits = asyncio.create_task(self.database.waits_for_a_lock(replica.name))
         await asyncio.wait({work, waits}, return_when=asyncio.FIRST_COMPLETED)
@@ -190,6 +206,8 @@ class Replicas:
         log, horizon = self._recorder.log(self.database.url)
         return History(
             store="postgres",
+            policies=policies_of(self.one.decider),
+            acquires=self.one.acquires + self.other.acquires,
             calls=self.one.calls + self.other.calls,
             watchers=self.one.watchers + [each for each in self.other.watchers if each not in self.one.watchers],
             log=log,

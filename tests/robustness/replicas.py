@@ -12,10 +12,15 @@ from .clients import Stubs
 from .database import VICTIMS, Database
 from .nemesis import Deed, Nemesis
 from .process import ServerProcess
-from .sabotage import RESTARTED, RESTARTED_OF_REPLICAS
+from .sabotage import IN_ITS_TURN, IN_ITS_TURN_S, RESTARTED, RESTARTED_OF_REPLICAS
 
 PAUSE_S = 11.5
 """Longer than a replica may be silent before the others take over what it was doing (10 s)."""
+
+TURN_LOST_S = 6.5
+"""Longer than PostgreSQL lets a transaction be idle (5 s)."""
+
+SNAPSHOT_S = 5.0
 
 STOPPED_MAX_S = 2.0
 """How long PostgreSQL stays away at most, so that a round has room for other things."""
@@ -38,12 +43,15 @@ class ReplicaNemesis(Nemesis):
         self._database = database
         self._paused: ServerProcess | None = None
         self._pausing: asyncio.Task[None] | None = None
+        self._holding: asyncio.Task[None] | None = None
 
     def _deeds(self) -> list[Deed]:
         return [
             *super()._deeds(),
             (4, "kill several", self._kill_several),
             (2, "pause beyond the lease", self._pause_beyond_lease),
+            (2, "freeze in its turn", self._freeze_in_its_turn),
+            (2, "hold a snapshot", self._hold_snapshot),
             (2, "kill PostgreSQL", self._kill_database),
             (2, "stop PostgreSQL", self._stop_database),
             (1, "crash PostgreSQL", self._crash_database),
@@ -58,6 +66,8 @@ class ReplicaNemesis(Nemesis):
     async def run(self, until: float, kills_min: int = 0) -> None:
         await super().run(until, kills_min)
         await self._until_awake()
+        if self._holding is not None:
+            await self._holding
 
     def _awake(self) -> list[ServerProcess]:
         return [server for server in self._servers if server is not self._paused]
@@ -87,6 +97,24 @@ class ReplicaNemesis(Nemesis):
         finally:
             server.signal(signal.SIGCONT)
             self._paused = None
+
+    async def _freeze_in_its_turn(self) -> None:
+        """Freeze a replica while it alone may hand out jobs of a type, until PostgreSQL has ended its turn."""
+        await self._until_awake()
+        server = self._one()
+        server.sabotage(IN_ITS_TURN)
+        until = asyncio.get_running_loop().time() + IN_ITS_TURN_S
+        while not server.is_stopped and asyncio.get_running_loop().time() < until:
+            await pause(0.02)
+        self.counts["frozen in its turn"] += server.is_stopped
+        if server.is_stopped:
+            await pause(TURN_LOST_S)
+        server.signal(signal.SIGCONT)
+
+    async def _hold_snapshot(self) -> None:
+        """Leave a transaction open that sees everything as it was: no dead row can go meanwhile."""
+        if self._holding is None or self._holding.done():
+            self._holding = asyncio.create_task(self._database.hold_snapshot(SNAPSHOT_S))
 
     async def _set_clock(self, seconds: float) -> None:
         await self._database.set_clock(seconds)

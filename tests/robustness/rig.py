@@ -17,6 +17,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.caller import SERVER
+from jobstate_server.domain.commands import Request
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError, StoreUnavailable
 from jobstate_server.domain.events import EventType
@@ -24,6 +25,7 @@ from jobstate_server.domain.filters import EventFilter, JobFilter, Order
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.rules.decider import Decider
+from jobstate_server.engine.acquires import Acquires
 from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
@@ -36,6 +38,7 @@ from jobstate_server.rpc.errors import status_code
 from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import StoredEvent
+from jobstate_server.store.sqlite.check import check_file
 from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.watch.requests import Watch
 from jobstate_server.watch.session import WatchSessions
@@ -44,8 +47,9 @@ from jobstate_server.wire.documents import merge_metadata
 from jobstate_server.wire.jobs import encode_whole
 
 from ..support.clock import PATIENCE_S, WatchedClock
-from .history import ANSWERED, REFUSED, UNKNOWN, Call, History, Response, Stream, Watcher
-from .recording import Recorder, job_dict, make_archive, state_name
+from ..support.waiting import until
+from .history import ANSWERED, REFUSED, UNKNOWN, Acquiring, Answer, Call, History, Policy, Response, Stream, Watcher
+from .recording import Recorder, job_dict, make_archive, policy_of, state_name
 
 HEARTBEAT = 30 * SECOND
 
@@ -129,8 +133,15 @@ class OpenWatch:
         await self._responses.aclose()
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class Stage:
     """The parts of a server that make a watch, put together by hand, and what is recorded of them."""
+
+    is_shared = False
+    """Whether there are others on its store."""
 
     def __init__(
         self,
@@ -146,13 +157,15 @@ class Stage:
     ) -> None:
         self.recorder = recorder
         self.calls: list[Call] = []
+        self.acquires: list[Acquiring] = []
         self.watchers: list[Watcher] = []
         self.feed = feed
         self.readers = readers
         self.watching = watching
         self.decider = decider(JobTypes(), merge_metadata, lambda: 0.0)
-        self.committer = Committer(store, self.decider, clock, restart_grace=0)
+        self.committer = Committer(store, self.decider, clock, restart_grace=0, is_shared=self.is_shared)
         self.committer.events_written.subscribe(events_written)
+        self.hand_outs = Acquires(self.committer, clock)
         self._open_watches: list[OpenWatch] = []
 
     def start(self) -> None:
@@ -162,19 +175,43 @@ class Stage:
 
     async def call(self, command: c.JobCommand) -> None:
         """Have the committer make a change, and note its answer, or its refusal, which is raised."""
+        call = Call(type(command).__name__, command.job_id, UNKNOWN, invoked=_now())
+        self.calls.append(call)
         try:
             outcome = await self.committer.submit(command, 0)
         except JobStateError as error:
-            outcome_told = UNKNOWN if isinstance(error, StoreUnavailable) else REFUSED
-            call = Call(type(command).__name__, command.job_id, outcome_told, reason=error.reason)
-            call.code = status_code(error).name
-            self.calls.append(call)
+            call.outcome = UNKNOWN if isinstance(error, StoreUnavailable) else REFUSED
+            call.code, call.reason = status_code(error).name, error.reason
             raise
+        finally:
+            call.returned = _now()
         job = outcome.jobs[0]
-        state = state_name(job_pb2.JobState.ValueType(job.state))
-        self.calls.append(
-            Call(type(command).__name__, job.id, ANSWERED, version=job.version, attempt=job.attempt, state=state)
-        )
+        call.outcome, call.job_id, call.version, call.attempt = ANSWERED, job.id, job.version, job.attempt
+        call.state = state_name(job_pb2.JobState.ValueType(job.state))
+
+    async def acquire(self, worker: str, *, wait: int = 0, request_id: str = "", max_jobs: int = 1) -> list[str]:
+        """Ask for jobs as this worker, and note the answer. Who has asked before repeats the call.
+
+        Args:
+            wait: how long to wait, by the clock of the stage.
+        """
+        known = [acquiring for acquiring in self.acquires if acquiring.worker == worker]
+        if not known:
+            asked = Acquiring(worker, ("default",), max_jobs, wait / SECOND, request_id, invoked=_now())
+            known = [asked]
+            self.acquires.append(asked)
+        acquiring, invoked = known[0], _now()
+        acquiring.tries += 1
+        request = Request("", request_id, "Acquire", b"") if request_id else None
+        command = c.Acquire(("default",), max_jobs, worker=worker, request=request)
+        jobs = await self.hand_outs.acquire(command, 0, wait)
+        acquiring.outcome, acquiring.returned = ANSWERED, _now()
+        acquiring.answers.append(Answer(invoked, _now(), [(job.id, job.attempt) for job in jobs]))
+        return [job.id for job in jobs]
+
+    async def waiting(self, calls: int) -> None:
+        """Wait until so many calls of Acquire wait."""
+        await until(lambda: self.hand_outs.count == calls)
 
     def follow(self, watcher: Watcher | str = "watcher", resumed_from: Stream | None = None, **asked: Any) -> OpenWatch:
         """Open a watch; ``asked`` are fields of ``Watch``."""
@@ -220,6 +257,11 @@ def feed_of(
         last = reader.event(state.head)
     head_check = state.horizon_check if last is None else event_check(last.payload)
     return feed(store.log_id, recent(state.head, head_check, recent_bytes), clock)
+
+
+def policies_of(decider: Decider) -> dict[str, Policy]:
+    """The policies that a decider goes by."""
+    return {each.name: policy_of(each) for each in decider.context.job_types.all()}
 
 
 def listed_rows(store: Store) -> dict[str, dict[str, Any]]:
@@ -309,11 +351,14 @@ class Rig(Stage):
         """What happened so far, and what is there now; after the end, what the next server finds."""
         log, horizon = self.recorder.log(self.path)
         return History(
+            policies=policies_of(self.decider),
             calls=self.calls,
+            acquires=self.acquires,
             watchers=self.watchers,
             log=log,
             horizon=horizon,
             rows=self._rows(),
+            recounted=check_file(self.path).problems,
             positions=self.recorder.positions,
         )
 
@@ -368,6 +413,11 @@ def complete(job_id: str) -> c.Complete:
 def cancel(job_id: str) -> c.Cancel:
     """Cancel it."""
     return c.Cancel(job_id=job_id)
+
+
+def release(job_id: str, attempt: int, **fields: Any) -> c.Release:
+    """Give an attempt back."""
+    return c.Release(job_id=job_id, attempt=attempt, **fields)
 
 
 def delete_oldest() -> c.DeleteFinished:

@@ -23,13 +23,17 @@ from jobstate_server.clock import Clock, SystemClock
 from jobstate_server.config import Settings
 from jobstate_server.domain import limits
 from jobstate_server.domain.durations import MILLISECOND
+from jobstate_server.domain.rules import release as release_rules
 from jobstate_server.event_log.pages import PageLimits
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.process import GAVE_UP
+from jobstate_server.rpc.requests import dispatch as dispatch_requests
 from jobstate_server.store.reading import events as event_reads
 from jobstate_server.store.urls import is_postgres
 
 from ..support.server import QUIET
+from .history import Policy
+from .recording import policy_of
 from .sabotage import sabotage
 
 OFFSET = struct.Struct("=q")
@@ -47,6 +51,25 @@ JOB_TYPES: dict[str, dict[str, Any]] = {
     "steady": {"max_retries": 2, "timeout": "none", "base_delay": "100ms", "max_delay": "1s", "stale_threshold": "2s"},
 }
 """Job types whose retries, timeouts and silences pass within a run."""
+
+DISPATCHED: dict[str, dict[str, Any]] = {
+    "ranked": {
+        "max_retries": 3,
+        "timeout": "none",
+        "base_delay": "50ms",
+        "max_delay": "200ms",
+        "stale_threshold": "3s",
+        "priority_step": "300ms",
+    },
+    "strict": {"max_retries": 2, "timeout": "1500ms", "base_delay": "20ms", "max_delay": "1s", "jitter": 0.3},
+    "scarce": {"timeout": "none", "base_delay": "20ms", "max_delay": "50ms"},
+    "returned": {"max_retries": 4, "timeout": "none", "base_delay": "20ms", "max_delay": "50ms", "priority_step": "0s"},
+}
+"""Job types that workers acquire. Priorities of the first are worth as much as jobs wait in a run, of the second more,
+of the last nothing."""
+
+LEASE_MIN = 200 * MILLISECOND
+RELEASES_MAX = 6
 
 EVENTS_AT_ONCE = 40
 RECENT_BYTES = 64 * 1024
@@ -80,12 +103,19 @@ def settings_of(options: argparse.Namespace) -> Settings:
         "listen": options.listen,
         "store": options.store,
         "schedules": SHARED_TASKS if is_postgres(options.store) and not options.still else QUIET,
-        "job_types": JOB_TYPES,
+        "job_types": JOB_TYPES | DISPATCHED,
         "event_retention": "1min",
         "restart_grace": "200ms",
         "shutdown_grace": f"{options.grace}s",
     }
     return Settings(**values)
+
+
+def policies() -> dict[str, Policy]:
+    """The policies of the job types of a run, as a judge needs them."""
+    values: dict[str, Any] = {"job_types": JOB_TYPES | DISPATCHED}
+    kinds = Settings(**values).policies()
+    return {each.name: policy_of(each) for each in kinds.all()}
 
 
 def make_everything_small(server: Server) -> None:
@@ -97,6 +127,9 @@ def make_everything_small(server: Server) -> None:
         (server.snapshots, "jobs_max", EVENTS_AT_ONCE),
         (event_reads, "EVENTS_SCANNED_MAX", 3 * EVENTS_AT_ONCE),
         (limits, "HEARTBEAT_MIN", 20 * MILLISECOND),
+        (limits, "START_WITHIN_MIN", 100 * MILLISECOND),
+        (dispatch_requests, "LEASE_MIN", LEASE_MIN),
+        (release_rules, "RELEASES_MAX", RELEASES_MAX),
         (server.tasks.cleanup, "_event_retention_bytes", RETENTION_BYTES),
     ]
     for owner, name, value in lowered:

@@ -298,10 +298,13 @@ MUTATIONS = [
         "let clocks run while nobody works",
         is_worked_by_nobody,
         {"decider": HurriesWaitingJobs},
-        {"retried"},
+        {"retried", "tallied"},
     ),
     Mutation(
-        "hand out an attempt twice", is_asked_twice_for_an_attempt, {"decider": HandsOutTwice}, {"claimed", "exclusive"}
+        "hand out an attempt twice",
+        is_asked_twice_for_an_attempt,
+        {"decider": HandsOutTwice},
+        {"claimed", "exclusive", "tallied"},
     ),
 ]
 

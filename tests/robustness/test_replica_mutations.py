@@ -1,4 +1,4 @@
-"""Five ways to break replicas on purpose, which one server alone does not show, and the validator that catches each.
+"""Six ways to break replicas on purpose, which one server alone does not show, and the validator that catches each.
 
 Every scenario is run twice, as the server is and with the defect put in: what goes red then shows that the promise is
 held by the code and not by luck, and that its validator looks.
@@ -16,14 +16,15 @@ import psycopg
 import pytest
 
 from jobstate_server.domain.durations import MINUTE
+from jobstate_server.domain.reads import Ready
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.replication import Replication
 from jobstate_server.store.postgres import statements as sql
-from jobstate_server.store.records import Changes, StoredEvent
+from jobstate_server.store.records import Changes, ReadyFound, StoredEvent
 
 from ..support.clock import PATIENCE_S
 from .history import History, Watcher
-from .replica_rig import LOADED, WRITTEN, GatedStore, GatedTransaction, Replicas, replicated
+from .replica_rig import LOADED, PICKED, WRITTEN, GatedStore, GatedTransaction, Replicas, replicated
 from .rig import HEARTBEAT, create, fail, start
 from .validators import broken
 
@@ -37,7 +38,7 @@ class NumbersBeforeItsTurn(GatedTransaction):
             other.execute(sql.ADVANCE_LOG, {"events": count, "bytes": 0, "requests": 0, "now": self.now})
         unlocked = copy(sql.append_events)
         unlocked._text = unlocked._text.replace(sql.ADVANCE_LOG, sql.HEAD)
-        return unlocked.run(self._connection, changes.events, events=count, channel=self._channel, next_due="")
+        return unlocked.run(self._connection, changes.events, events=count, channel=self._channel, written="")
 
     def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
         return super()._execute(b"SELECT 1" if text == sql.LOCK_LOG else text, **values)
@@ -55,6 +56,18 @@ class SharesDueWork(GatedTransaction):
 
     def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
         return super()._execute(text.replace(b" FOR UPDATE SKIP LOCKED", b"") if text == sql.DUE else text, **values)
+
+
+class TakesNoTurns(GatedTransaction):
+    """Ready jobs are handed out while another replica hands out others of their type."""
+
+    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
+        self._ready._execute = self._execute
+        return super().ready_jobs(wanted, may_wait=may_wait)
+
+    def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
+        every = b"SELECT name FROM unnest(%(names)s::text[]) AS name"
+        return super()._execute(every if text == sql.TRY_TURNS else text, **values)
 
 
 class PublishesAtOnce(Replication):
@@ -144,6 +157,21 @@ async def write_in_turns(replicas: Replicas) -> None:
     await reading
 
 
+async def hand_out_at_once(replicas: Replicas) -> None:
+    """Both are asked for work; the one has picked a job, and is held before its commit, when the other is asked."""
+    one, other = replicas.one, replicas.other
+    for job_id in ("first", "second"):
+        await one.call(create(job_id))
+
+    one.store.gate.close_at(PICKED)
+    held = asyncio.create_task(one.acquire("one"))
+    await one.store.gate.reached()
+    hurrying = asyncio.create_task(other.acquire("other", max_jobs=2))
+    await replicas.done_or_held_up(hurrying, other)
+    one.store.gate.open()
+    await asyncio.gather(held, hurrying)
+
+
 @dataclass(frozen=True)
 class ReplicaMutation:
     """A defect of replicas, what brings it out, and who catches it."""
@@ -168,6 +196,12 @@ REPLICA_MUTATIONS = [
     ),
     ReplicaMutation(
         "read jobs without a lock", start_one_job_at_once, {"store": storing(LocksNoJobs)}, {"whole", "exclusive"}
+    ),
+    ReplicaMutation(
+        "hand out jobs without the turn of their type",
+        hand_out_at_once,
+        {"store": storing(TakesNoTurns)},
+        {"in_turn"},
     ),
     ReplicaMutation(
         "take due work that another has in hand", resume_one_job_at_once, {"store": storing(SharesDueWork)}, {"whole"}

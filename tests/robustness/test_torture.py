@@ -15,7 +15,20 @@ from .torture import Scene, Tally, judge, torment
 KILLS = 10
 DURATION_S = 15.0
 
-UNDER_WAY = ("poisoned updates answered", "calls repeated long after")
+WORKED = (
+    "jobs handed out",
+    "hand-outs in streams",
+    "acquires repeated",
+    "callers gone",
+    "workers died",
+    "workers woken",
+    "release limits met",
+    "answers lost in silence",
+    "answers lost with the connection",
+)
+"""What workers and their proxy do in every round."""
+
+UNDER_WAY = ("poisoned updates answered", "calls repeated long after", *WORKED)
 
 REPLICAS = 3
 REPLICAS_DURATION_S = 5.0
@@ -39,6 +52,10 @@ DISTURBANCES = (
     "take the workers away",
     "end a part",
     "break a part",
+    "kill before the answer",
+    "freeze in its turn",
+    "hold a snapshot",
+    *WORKED,
     "poisoned updates answered",
     "calls repeated long after",
     "look for the stale",

@@ -23,20 +23,32 @@ from pathlib import Path
 
 from ..support.postgres import PostgresServer, own_server
 from ..support.waiting import pause
-from .clients import Client, Shared
+from .clients import Client, Shared, Stubs
 from .database import Database
 from .endgame import gather_final_state
 from .history import ANSWERED, History, Watcher, delivered, load
+from .lossy_proxy import lossy_proxy
 from .nemesis import Nemesis
 from .poison import PoisonedClient
 from .process import ROOT, ServerProcess
 from .recording import Recorder
 from .repeats import Repeater
 from .replicas import ReplicaNemesis
+from .server_process import RELEASES_MAX, policies
 from .validators import Verdict, validate
 from .watchers import KINDS, Counts, Watching
+from .workers import DistantWorker, Producer, Releaser, Worker
 
 CLIENTS = 8
+WORKERS = 5
+PRODUCERS = 2
+
+SETTLES_S = 0.5
+"""After the last fault: what it broke is mended."""
+
+CALM_S = {"sqlite": 0.5, "postgres": 7.0}
+"""How long nothing is done then. Replicas are held to finding work that others made, and have some seconds for it."""
+
 MEMORY_GROWTH_MAX_KIB = 128 * 1024
 """What a server may grow by from its first sample: caches fill, watchers come."""
 
@@ -139,13 +151,30 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
     try:
         await scene.start()
         shared = Shared([server.address for server in scene.servers], recorder, calls=history.calls)
+        history.acquires, history.policies, history.releases_max = shared.acquires, policies(), RELEASES_MAX
         clients: list[Client] = []
+        workers: list[Worker] = []
         async with shared.stack, asyncio.TaskGroup() as group:
             for index in range(CLIENTS):
                 clients.append(
                     Client(f"client-{index}", shared, await shared.stubs(), random.Random(f"{seed}/{index}"))
                 )
                 group.create_task(clients[-1].run())
+            for kind in (*[Worker] * WORKERS, Releaser):
+                name = f"worker-{len(workers)}"
+                workers.append(kind(name, shared, await shared.stubs(), random.Random(f"{seed}/{name}")))
+            proxy = await shared.stack.enter_async_context(
+                lossy_proxy(shared.addresses, random.Random(f"{seed}/proxy"))
+            )
+            distant = Stubs(proxy.address)
+            await shared.stack.enter_async_context(distant.channel)
+            workers.append(DistantWorker("distant", shared, [distant], random.Random(f"{seed}/distant")))
+            for index in range(PRODUCERS):
+                name = f"producer-{index}"
+                clients.append(Producer(name, shared, await shared.stubs(), random.Random(f"{seed}/{name}")))
+            clients += workers
+            for client in clients[CLIENTS:]:
+                group.create_task(client.run())
             poisoned = PoisonedClient("poisoned", shared, await shared.stubs(), random.Random(f"{seed}/poisoned"))
             repeater = Repeater(shared, await shared.stubs(), random.Random(f"{seed}/repeater"))
             group.create_task(poisoned.run())
@@ -158,8 +187,8 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
             nemesis = await scene.nemesis(shared, rng)
             async with abused(shared.addresses, seed) as attacks:
                 await nemesis.run(Shared.now() + duration_s, kills_min)
-            # What the last fault broke is mended before the clients, whose repeats need a server, are called home.
-            await pause(0.5)
+                history.calm = await calm(history.store)
+            # Only now the clients, whose repeats need a server, are called home.
             shared.stopping.set()
             for task in watching:
                 task.cancel()
@@ -169,9 +198,20 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
     finally:
         await scene.stop()
     met = _met(scene, nemesis, counts, clients)
+    for worker in workers:
+        met.update(worker.counts)
+    met.update(proxy.counts)
     met.update(attacks)
     met.update({"poisoned updates answered": poisoned.poisoned, "calls repeated long after": repeater.repeated})
     return history, met
+
+
+async def calm(store: str) -> tuple[float, float]:
+    """Let the clients go on for a while without faults. Returns from when until when."""
+    await pause(SETTLES_S)
+    since = Shared.now()
+    await pause(CALM_S[store])
+    return since, Shared.now()
 
 
 @asynccontextmanager

@@ -13,6 +13,8 @@ from itertools import repeat
 
 from .attempts import exclusive, innocent, retried
 from .claims import claimed
+from .counts import tallied
+from .dispatch_promises import DISPATCH
 from .history import (
     AFTER_THE_END,
     ANSWERED,
@@ -254,28 +256,6 @@ def once(world: World) -> Iterator[str]:
             yield HOLDS if call.attempt == own else f"{call}: its own attempt is {own}"
 
 
-def tallied(world: World) -> Iterator[str]:
-    """GetStats equals a recount."""
-    history = world.history
-    if not history.totals:
-        return
-    stored = Counter(f"{row['job_type']}/{row['state']}" for row in history.rows.values())
-    for key in sorted(stored.keys() | history.stored.keys()):
-        said = history.stored.get(key, 0)
-        yield HOLDS if stored[key] == said else f"{key}: {said} told, {stored[key]} stored"
-    types = Counter(entry.event.type for entry in history.log)
-    tokens = [max(int(entry.job.get("estimated_tokens", 0)) for entry in entries) for entries in world.by_job.values()]
-    recount: dict[str, float] = {
-        "completed": types["COMPLETED"],
-        "permanently_failed": types["PERMANENTLY_FAILED"],
-        "cancelled": types["CANCELLED"],
-        "retries": types["RETRYING"],
-        "tokens": sum(tokens),
-    }
-    for key, total in sorted(history.totals.items()):
-        yield HOLDS if total == recount[key] else f"{key}: {total} told, {recount[key]} counted"
-
-
 def consistent(world: World) -> Iterator[str]:
     """Who takes a snapshot and then events, keeping of each job what has the greatest version, has the right copy."""
     for name, watcher, stream in world.streams():
@@ -402,6 +382,7 @@ VALIDATORS: dict[str, Callable[[World], Iterator[str]]] = {
     "retried": retried,
     "exclusive": exclusive,
     "innocent": innocent,
+    **DISPATCH,
 }
 
 

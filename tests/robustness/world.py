@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from .history import EventRecord, History, LogEntry, Stream, Watcher, delivered
+from .history import ANSWERED, Acquiring, EventRecord, History, LogEntry, Stream, Watcher, delivered
 
 HOLDS = ""
 """What a validator yields for what is as promised."""
 
 CARRIED = ("metadata", "result")
 """Fields that an event carries only when its change set them."""
+
+
+def claims(entry: LogEntry) -> bool:
+    """Whether somebody takes the attempt with this event."""
+    return entry.event.type == "CLAIMED" or (entry.event.type == "STARTED" and bool(entry.job.get("claimed")))
+
+
+def is_hand_out(entry: LogEntry) -> bool:
+    """Whether an Acquire takes the attempt with this event."""
+    return claims(entry) and "lease" in entry.job
+
+
+def is_ready(entry: LogEntry) -> bool:
+    """Whether a worker could claim the job after this event, by what the events say and not by its wait_reason."""
+    job, event = entry.job, entry.event
+    if event.type == "QUEUED":
+        return microseconds(job["ready_time"]) <= microseconds(job["create_time"])
+    return event.type == "READY" or (event.state == "PROCESSING" and not job.get("claimed"))
+
+
+def microseconds(text: str) -> int:
+    """A Timestamp as JSON has it, since the epoch."""
+    moment = datetime.fromisoformat(text)
+    return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+
+
+def span(text: str) -> int:
+    """A Duration as JSON has it, such as 1.5s, in microseconds."""
+    return round(float(text.removesuffix("s")) * 1_000_000)
 
 
 class World:
@@ -45,6 +76,71 @@ class World:
     def head(self) -> int:
         """The newest sequence."""
         return self.sequences[-1] if self.history.log else 0
+
+    @cached_property
+    def acquiring(self) -> dict[str, Acquiring]:
+        """The calls of Acquire by their workers."""
+        return {call.worker: call for call in self.history.acquires}
+
+    @cached_property
+    def hand_outs(self) -> dict[str, list[LogEntry]]:
+        """The attempts that calls of Acquire have claimed, by their workers, in order."""
+        found: dict[str, list[LogEntry]] = defaultdict(list)
+        for entry in self.history.log:
+            if is_hand_out(entry):
+                found[entry.job.get("worker", "")].append(entry)
+        return found
+
+    @cached_property
+    def ready_spans(self) -> list[tuple[LogEntry, LogEntry | None]]:
+        """Each event that made a job ready, and the one after which it was no longer, or was with another attempt."""
+        found: list[tuple[LogEntry, LogEntry | None]] = []
+        for entries in self.by_job.values():
+            since: LogEntry | None = None
+            for entry in entries:
+                goes_on = is_ready(entry)
+                if since is not None and not (goes_on and entry.attempt == since.attempt):
+                    found.append((since, entry))
+                    since = None
+                if goes_on and since is None:
+                    since = entry
+            if since is not None:
+                found.append((since, None))
+        return found
+
+    @cached_property
+    def known_by(self) -> list[float]:
+        """For each sequence when somebody knew of it, or of a later event: it was made before that."""
+        told = [math.inf] * (self.head + 2)
+        for call in self.history.calls:
+            if call.outcome == ANSWERED and 0 < call.version <= self.head:
+                told[call.version] = min(told[call.version], call.returned)
+        for _, _, stream in self.streams():
+            for response in stream.responses:
+                for event in response.events:
+                    if event.sequence <= self.head:
+                        told[event.sequence] = min(told[event.sequence], response.at)
+        for acquiring in self.history.acquires:
+            first = min((answer.returned for answer in acquiring.answers if answer.jobs), default=math.inf)
+            for entry in self.hand_outs.get(acquiring.worker, ()):
+                told[entry.event.sequence] = min(told[entry.event.sequence], first)
+        for sequence in range(self.head - 1, -1, -1):
+            told[sequence] = min(told[sequence], told[sequence + 1])
+        return told
+
+    @cached_property
+    def not_before(self) -> list[float]:
+        """For each sequence a moment at which it, or an event before it, had not been asked for: it was made later."""
+        told = [-math.inf] * (self.head + 2)
+        for call in self.history.calls:
+            if call.outcome == ANSWERED and call.changes and 0 < call.version <= self.head:
+                told[call.version] = max(told[call.version], call.invoked)
+        for acquiring in self.history.acquires:
+            for entry in self.hand_outs.get(acquiring.worker, ()):
+                told[entry.event.sequence] = max(told[entry.event.sequence], acquiring.invoked)
+        for sequence in range(1, self.head + 2):
+            told[sequence] = max(told[sequence], told[sequence - 1])
+        return told
 
     def position(self, cursor: str) -> int | None:
         """The sequence that a cursor stands for."""
