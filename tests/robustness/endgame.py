@@ -7,15 +7,14 @@ import random
 import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import grpc
 from google.protobuf.message import Message
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.store.check import check
 from jobstate_server.store.chunks import chunks
-from jobstate_server.store.sqlite.check import check_file
 
 from .clients import Shared, Stubs
 from .history import History, Stream, Watcher
@@ -43,10 +42,8 @@ async def gather_final_state(
         await _statistics(rng.choice(everywhere), history)
         await _probe(everywhere, history, recorder, rng)
     await _stop(servers)
-    store = servers[0].store
-    if isinstance(store, Path):
-        history.recounted = check_file(store).problems
-    history.log, history.horizon = recorder.log(store)
+    history.recounted = check(servers[0].url).problems
+    history.log, history.horizon = recorder.log(servers[0].store)
 
 
 async def _stop(servers: Sequence[ServerProcess]) -> None:

@@ -67,6 +67,7 @@ class ServerProcess:
         """
         self.name = name
         self.store: Path | str = url or directory / "jobs.db"
+        self.url = url or f"sqlite:///{self.store}"
         self.log = directory / f"{name}.log"
         self.address = "127.0.0.1:0"
         self.starts = 0
@@ -78,7 +79,6 @@ class ServerProcess:
         self._small = small
         self._grace = grace
         self._process: asyncio.subprocess.Process | None = None
-        self._url = url or f"sqlite:///{self.store}"
         if isinstance(self.store, Path):
             SqliteStore(self.store, SystemClock()).close()
             make_archive(self.store)
@@ -103,7 +103,7 @@ class ServerProcess:
 
     async def start(self, *, still: bool = False) -> None:
         """Start a server and wait until it serves. ``still``: it does nothing by itself."""
-        command = ["-m", "tests.robustness.server_process", "--store", self._url, "--listen", self.address]
+        command = ["-m", "tests.robustness.server_process", "--store", self.url, "--listen", self.address]
         command += ["--clock", str(self._clock), "--grace", str(self._grace), *(["--small"] if self._small else [])]
         command += ["--still"] if still else ["--sabotage", str(self._sabotage)]
         with self.log.open("ab") as errors:

@@ -23,25 +23,17 @@ from pathlib import Path
 
 from ..support.postgres import PostgresServer, own_server
 from ..support.waiting import pause
-from .clients import Client, Shared, Stubs
+from .clients import Shared
+from .company import Company
 from .database import Database
 from .endgame import gather_final_state
-from .history import ANSWERED, History, Watcher, delivered, load
-from .lossy_proxy import lossy_proxy
+from .history import ANSWERED, History, delivered, load
 from .nemesis import Nemesis
-from .poison import PoisonedClient
 from .process import ROOT, ServerProcess
 from .recording import Recorder
-from .repeats import Repeater
 from .replicas import ReplicaNemesis
 from .server_process import RELEASES_MAX, policies
 from .validators import Verdict, validate
-from .watchers import KINDS, Counts, Watching
-from .workers import DistantWorker, Producer, Releaser, Worker
-
-CLIENTS = 8
-WORKERS = 5
-PRODUCERS = 2
 
 SETTLES_S = 0.5
 """After the last fault: what it broke is mended."""
@@ -145,65 +137,29 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
     """One round."""
     rng = random.Random(seed)
     recorder = Recorder()
-    counts = Counts()
     history = History(seed=seed, positions=recorder.positions, memory_growth_max_kib=MEMORY_GROWTH_MAX_KIB)
     history.store = "sqlite" if scene.database is None else "postgres"
+    history.policies, history.releases_max = policies(), RELEASES_MAX
     try:
         await scene.start()
-        shared = Shared([server.address for server in scene.servers], recorder, calls=history.calls)
-        history.acquires, history.policies, history.releases_max = shared.acquires, policies(), RELEASES_MAX
-        clients: list[Client] = []
-        workers: list[Worker] = []
+        shared = Shared([server.address for server in scene.servers], recorder, history.calls, history.acquires)
         async with shared.stack, asyncio.TaskGroup() as group:
-            for index in range(CLIENTS):
-                clients.append(
-                    Client(f"client-{index}", shared, await shared.stubs(), random.Random(f"{seed}/{index}"))
-                )
-                group.create_task(clients[-1].run())
-            for kind in (*[Worker] * WORKERS, Releaser):
-                name = f"worker-{len(workers)}"
-                workers.append(kind(name, shared, await shared.stubs(), random.Random(f"{seed}/{name}")))
-            proxy = await shared.stack.enter_async_context(
-                lossy_proxy(shared.addresses, random.Random(f"{seed}/proxy"))
-            )
-            distant = Stubs(proxy.address)
-            await shared.stack.enter_async_context(distant.channel)
-            workers.append(DistantWorker("distant", shared, [distant], random.Random(f"{seed}/distant")))
-            for index in range(PRODUCERS):
-                name = f"producer-{index}"
-                clients.append(Producer(name, shared, await shared.stubs(), random.Random(f"{seed}/{name}")))
-            clients += workers
-            for client in clients[CLIENTS:]:
-                group.create_task(client.run())
-            poisoned = PoisonedClient("poisoned", shared, await shared.stubs(), random.Random(f"{seed}/poisoned"))
-            repeater = Repeater(shared, await shared.stubs(), random.Random(f"{seed}/repeater"))
-            group.create_task(poisoned.run())
-            group.create_task(repeater.run())
-            watching = []
-            for name, (habits, filters) in KINDS.items():
-                history.watchers.append(Watcher(name, **filters))
-                args = (habits, shared, await shared.stubs(), random.Random(f"{seed}/{name}"), counts)
-                watching.append(group.create_task(Watching(history.watchers[-1], *args).run()))
+            company = Company(shared, seed, group)
+            await company.begin(history)
             nemesis = await scene.nemesis(shared, rng)
             async with abused(shared.addresses, seed) as attacks:
                 await nemesis.run(Shared.now() + duration_s, kills_min)
                 history.calm = await calm(history.store)
             # Only now the clients, whose repeats need a server, are called home.
-            shared.stopping.set()
-            for task in watching:
-                task.cancel()
+            company.call_home()
         history.faults, history.memory = nemesis.faults, nemesis.memory
         await gather_final_state(scene.servers, history, recorder, rng)
         history.complaints = [line for server in scene.servers for line in server.complaints]
     finally:
         await scene.stop()
-    met = _met(scene, nemesis, counts, clients)
-    for worker in workers:
-        met.update(worker.counts)
-    met.update(proxy.counts)
-    met.update(attacks)
-    met.update({"poisoned updates answered": poisoned.poisoned, "calls repeated long after": repeater.repeated})
-    return history, met
+    met = Counter({NAMED.get(name, name): count for name, count in nemesis.counts.items()})
+    met["server starts"] = sum(server.starts for server in scene.servers)
+    return history, met + company.met() + attacks
 
 
 async def calm(store: str) -> tuple[float, float]:
@@ -232,24 +188,6 @@ async def abused(addresses: Sequence[str], seed: str) -> AsyncIterator[Counter[s
 
 NAMED = {"kill": "kills", "stop": "stops", "freeze": "freezes", "move the clock": "clock moves"}
 """Deeds that are many, as they are counted; of the others the name is told."""
-
-
-def _met(scene: Scene, nemesis: Nemesis, counts: Counts, clients: Sequence[Client]) -> Counter[str]:
-    """What a round has seen."""
-    met = Counter({NAMED.get(name, name): count for name, count in nemesis.counts.items()})
-    met.update(
-        {
-            "server starts": sum(server.starts for server in scene.servers),
-            "watches opened": counts.opened,
-            "resumes": counts.resumed,
-            "resumes elsewhere": counts.moved,
-            "moves of clients": sum(client.moves for client in clients),
-            "compactions met": counts.expired,
-            "drainings met": counts.drained,
-            "watchers": len(KINDS),
-        }
-    )
-    return met
 
 
 def judge(history: History, directory: Path | None) -> tuple[dict[str, Verdict], str]:

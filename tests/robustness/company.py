@@ -1,0 +1,97 @@
+"""Everybody at work in a round of torture: clients, workers, producers, watchers, and who disturbs them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .clients import Client, Shared, Stubs
+from .history import History, Watcher
+from .lossy_proxy import LossyProxy, lossy_proxy
+from .poison import PoisonedClient
+from .repeats import Repeater
+from .watchers import KINDS, Counts, Watching
+from .workers import DistantWorker, Producer, Releaser, Worker
+
+CLIENTS = 8
+WORKERS = 5
+PRODUCERS = 2
+
+
+@dataclass
+class Company:
+    """Everybody, at work in the tasks of one group."""
+
+    shared: Shared
+    seed: str
+    group: asyncio.TaskGroup
+    counts: Counts = field(default_factory=Counts)
+    clients: list[Client] = field(default_factory=list)
+    watching: list[asyncio.Task[None]] = field(default_factory=list)
+    proxy: LossyProxy | None = None
+    poisoned: PoisonedClient | None = None
+    repeater: Repeater | None = None
+
+    async def begin(self, history: History) -> None:
+        """Let all of them begin, watched by watchers that write into a history."""
+        for index in range(CLIENTS):
+            await self._add(Client, f"client-{index}", str(index))
+        for index, kind in enumerate((*[Worker] * WORKERS, Releaser)):
+            await self._add(kind, f"worker-{index}")
+        for index in range(PRODUCERS):
+            await self._add(Producer, f"producer-{index}")
+        self.proxy = await self.shared.stack.enter_async_context(
+            lossy_proxy(self.shared.addresses, self._random("proxy"))
+        )
+        distant = Stubs(self.proxy.address)
+        await self.shared.stack.enter_async_context(distant.channel)
+        self._begin(DistantWorker("distant", self.shared, [distant], self._random("distant")))
+        self.poisoned = PoisonedClient("poisoned", self.shared, await self.shared.stubs(), self._random("poisoned"))
+        self.repeater = Repeater(self.shared, await self.shared.stubs(), self._random("repeater"))
+        self.group.create_task(self.poisoned.run())
+        self.group.create_task(self.repeater.run())
+        for name, (habits, filters) in KINDS.items():
+            history.watchers.append(Watcher(name, **filters))
+            args = (habits, self.shared, await self.shared.stubs(), self._random(name), self.counts)
+            self.watching.append(self.group.create_task(Watching(history.watchers[-1], *args).run()))
+
+    def _random(self, name: str) -> random.Random:
+        return random.Random(f"{self.seed}/{name}")
+
+    async def _add(self, kind: type[Client], name: str, chance: str = "") -> None:
+        self._begin(kind(name, self.shared, await self.shared.stubs(), self._random(chance or name)))
+
+    def _begin(self, client: Client) -> None:
+        self.clients.append(client)
+        self.group.create_task(client.run())
+
+    def call_home(self) -> None:
+        """Let all of them finish what they are at."""
+        self.shared.stopping.set()
+        for task in self.watching:
+            task.cancel()
+
+    def met(self) -> Counter[str]:
+        """What they have met."""
+        counts = self.counts
+        met = Counter(
+            {
+                "watches opened": counts.opened,
+                "resumes": counts.resumed,
+                "resumes elsewhere": counts.moved,
+                "moves of clients": sum(client.moves for client in self.clients),
+                "compactions met": counts.expired,
+                "drainings met": counts.drained,
+                "watchers": len(KINDS),
+            }
+        )
+        for client in self.clients:
+            if isinstance(client, Worker):
+                met.update(client.counts)
+        if self.proxy is not None and self.poisoned is not None and self.repeater is not None:
+            met.update(self.proxy.counts)
+            met["poisoned updates answered"] = self.poisoned.poisoned
+            met["calls repeated long after"] = self.repeater.repeated
+        return met
