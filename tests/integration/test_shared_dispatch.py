@@ -203,6 +203,7 @@ def test_a_job_that_another_transaction_has_locked_is_passed_over(url: str) -> N
             transaction.load(Reads(job_ids={"locked"}))
 
             assert _found(second) == (["free"], False)
+            assert _found(second, 1) == (["free"], False)
 
 
 def test_a_pick_begins_near_the_first_job_of_the_last_one_and_at_times_at_the_beginning(url: str) -> None:

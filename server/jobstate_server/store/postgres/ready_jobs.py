@@ -29,6 +29,11 @@ WHOLE_INTERVAL = 5 * SECOND
 """How often a pick reads from the very beginning: a job that another replica released has an early place."""
 
 
+PICKS_MAX = 4
+"""How often jobs are selected in place of those that others have locked. Without them jobs of the transaction itself,
+which come later, would be handed out."""
+
+
 class Marks:
     """Where the picks of one server begin to read. Only a hint, which keeps them from dead rows at the beginning.
 
@@ -79,16 +84,35 @@ class ReadyReads:
         is_complete = len(turns) == len(names)
         whole = {name for name in turns if not self._marks.begin(name, now)}
         ids: dict[str, None] = {}
+        locked: dict[str, Job] = {}
+        for _ in range(PICKS_MAX):
+            picked, may_be_more = self._next(wanted, turns, whole, len(ids) - len(locked))
+            new = [job_id for job_id in picked if job_id not in ids]
+            if not new:
+                break
+            ids.update(dict.fromkeys(new))
+            locked.update((row[0], job_from(row)) for row in self._execute(sql.LOCK_READY, ids=array(Kind.TEXT, new)))
+            if len(locked) == len(ids) or not may_be_more:
+                break
+        jobs = [locked[job_id] for job_id in ids if job_id in locked]
+        return ReadyFound(jobs, turns, is_complete and len(jobs) == len(ids))
+
+    def _next(
+        self, wanted: Sequence[Ready], turns: Collection[str], whole: Collection[str], skipped: int
+    ) -> tuple[list[str], bool]:
+        """The ids of the next jobs, some perhaps twice, and whether there may be more.
+
+        ``skipped``: how many jobs are selected beyond the limits, in place of those that others have locked.
+        """
+        ids: list[str] = []
+        may_be_more = False
         for some in wanted:
             steps = [(name, step) for name, step in some.steps if name in turns]
             if steps:
-                ids.update(dict.fromkeys(self._picked(steps, some.limit, whole)))
-        if not ids:
-            return ReadyFound([], turns, is_complete)
-        rows = self._execute(sql.LOCK_READY, ids=array(Kind.TEXT, list(ids)))
-        locked = {row[0]: job_from(row) for row in rows}
-        jobs = [locked[job_id] for job_id in ids if job_id in locked]
-        return ReadyFound(jobs, turns, is_complete and len(jobs) == len(ids))
+                picked = self._picked(steps, some.limit + skipped, whole)
+                may_be_more |= len(picked) == some.limit + skipped
+                ids += picked
+        return ids, may_be_more
 
     def _turns(self, names: Collection[str], *, may_wait: bool) -> set[str]:
         """The types whose turn this transaction has."""
