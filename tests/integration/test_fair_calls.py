@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.caller import ANONYMOUS
+from jobstate_server.rpc.loop_turns import LoopTurns
 from jobstate_server.rpc.requests.create import SLICE_ITEMS, batch_create
+from jobstate_server.rpc.update_stream import SLICE_UPDATES
 
 from ..bench.http2 import Broken
 from ..robustness.attackers import Deaf, resets
@@ -59,7 +62,8 @@ async def test_a_client_that_gives_up_all_its_calls_at_once_keeps_its_connection
     assert not any(hasattr(line, "reason") for line in caplog.records)
 
 
-async def test_a_large_batch_is_converted_in_slices_between_which_others_have_their_turn() -> None:
+async def turns_during(work: Callable[[], Awaitable[object]]) -> int:
+    """How many turns the event loop takes during some work."""
     turns = 0
 
     async def other() -> None:
@@ -68,10 +72,49 @@ async def test_a_large_batch_is_converted_in_slices_between_which_others_have_th
             turns += 1
             await asyncio.sleep(0)
 
-    request = pb.BatchCreateRequest(requests=[pb.CreateRequest(job_type="x")] * (10 * SLICE_ITEMS))
     task = asyncio.create_task(other())
-    command = await batch_create(request, ANONYMOUS, lambda: "id")
+    await work()
     task.cancel()
+    return turns
 
-    assert len(command.creates) == 10 * SLICE_ITEMS
-    assert turns >= 10
+
+async def test_large_batches_are_converted_in_slices_one_in_each_turn_of_the_loop() -> None:
+    turns = LoopTurns()
+    request = pb.BatchCreateRequest(requests=[pb.CreateRequest(job_type="x")] * (10 * SLICE_ITEMS))
+
+    async def convert() -> None:
+        command = await batch_create(request, ANONYMOUS, lambda: "id", turns.take)
+        assert len(command.creates) == 10 * SLICE_ITEMS
+
+    assert await turns_during(convert) >= 9
+    assert await turns_during(lambda: asyncio.gather(*(convert() for _ in range(5)))) >= 49
+
+
+async def test_a_slice_that_is_cancelled_while_it_waits_leaves_its_turn_to_the_next() -> None:
+    turns = LoopTurns()
+    await turns.take()
+    waiting = [asyncio.create_task(turns.take()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*waiting[1:])
+
+
+async def test_batches_of_many_streams_are_converted_in_slices_too(tmp_path: Path) -> None:
+    slices = 0
+
+    class Counted(LoopTurns):
+        async def take(self) -> None:
+            nonlocal slices
+            slices += 1
+            await super().take()
+
+    update = pb.JobUpdate(progress=pb.UpdateProgressRequest(id="none", attempt=1))
+    batch = pb.StreamUpdatesRequest(updates=[update] * (4 * SLICE_UPDATES))
+    async with serving(tmp_path / "jobs.db") as running:
+        running.server.job_service._update_streams._turns = Counted()
+        streams = [running.jobs.StreamUpdates(iter([batch])) for _ in range(3)]
+        answers = await asyncio.gather(*(anext(aiter(stream)) for stream in streams))
+
+    assert [len(answer.outcomes) for answer in answers] == [4 * SLICE_UPDATES] * 3
+    assert slices == 3 * 5

@@ -25,6 +25,7 @@ from jobstate_server.engine.writer import RETRY_DELAY_S
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.call import StreamCall, public_error
 from jobstate_server.rpc.errors import status_code
+from jobstate_server.rpc.loop_turns import LoopTurns
 from jobstate_server.rpc.requests.create import by_store_time
 from jobstate_server.rpc.requests.dispatch import StreamAcquires
 from jobstate_server.rpc.requests.keys import NewId
@@ -35,6 +36,9 @@ from jobstate_server.wire.jobs import encode_whole
 
 BATCHES_UNDER_WAY_MAX = 8
 """Batches of one stream that wait for their answers: enough to keep the committer busy over a slow network."""
+
+SLICE_UPDATES = 128
+"""Updates that are converted in one turn of the event loop: two milliseconds or so."""
 
 
 class _Refused(NamedTuple):
@@ -62,16 +66,21 @@ class _Batch:
         """Jobs that were handed out, and that are released if the answer cannot be sent."""
         self._verdicts: asyncio.Future[list[Verdict]] | None = None
 
-    def commands(self, batch: UpdateBatch, call: StreamCall, new_id: NewId, ahead: int) -> list[Command]:
+    async def commands(
+        self, batch: UpdateBatch, call: StreamCall, new_id: NewId, turns: LoopTurns, ahead: int
+    ) -> list[Command]:
         """The commands in this batch. Updates that are refused are stored for the answer.
 
         Args:
+            turns: of the event loop. The caller has taken one.
             ahead: by how much the store's time is ahead of the wall clock, which callers use.
         """
         commands: list[Command] = []
         updates, caller = self._updates, call.caller
         acquires = StreamAcquires(batch.updates, caller)
-        for update in batch.updates:
+        for number, update in enumerate(batch.updates, 1):
+            if number % SLICE_UPDATES == 0:
+                await turns.take()
             if isinstance(update, UnreadableUpdate):
                 updates.append(_Refused(*update))
                 continue
@@ -167,11 +176,13 @@ class UpdateStreams:
         new_id: NewId,
         acquires: Acquires,
         budget: ByteBudget | None = None,
+        turns: LoopTurns | None = None,
     ) -> None:
         self._committer = committer
         self._acquires = acquires
         self._new_id = new_id
         self._budget = budget or ByteBudget(reserve=STREAMS_BYTES_MAX // 4)
+        self._turns = turns or LoopTurns()
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
@@ -225,10 +236,11 @@ class UpdateStreams:
                 size = estimated_bytes(raw)
                 await share.take(size)
                 call.count_read(len(raw))
+                await self._turns.take()
                 read = read_batch(raw)
                 batch = _Batch(share, size, read.number)
                 ahead = ahead_of_wall_clock(self._acquires.clock)
-                commands, size = batch.commands(read, call, self._new_id, ahead), len(raw)
+                commands, size = await batch.commands(read, call, self._new_id, self._turns, ahead), len(raw)
                 # Only the commands wait in memory until they are written.
                 del raw, read
                 await batch.submit(commands, self._committer, size)

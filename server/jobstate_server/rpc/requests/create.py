@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from jobstate.v1 import job_pb2
@@ -28,17 +28,19 @@ def create(request: pb.CreateRequest, caller: Caller, new_id: NewId) -> c.Create
     return command
 
 
-async def batch_create(request: pb.BatchCreateRequest, caller: Caller, new_id: NewId) -> c.BatchCreate:
-    """The command in a BatchCreate, made in slices between which other calls get their turn. Raises InvalidField."""
+async def batch_create(
+    request: pb.BatchCreateRequest, caller: Caller, new_id: NewId, next_slice: Callable[[], Awaitable[None]]
+) -> c.BatchCreate:
+    """The command in a BatchCreate. ``next_slice`` is waited for before each slice. Raises InvalidField."""
     problems = Problems()
     creates = []
     if problems.count("requests", len(request.requests), limits.BATCH_ITEMS_MAX, low=1):
         for index, item in enumerate(request.requests):
+            if index % SLICE_ITEMS == 0:
+                await next_slice()
             creates.append(_create(item, caller, new_id, problems, f"requests[{index}]."))
             if problems.are_enough:
                 break
-            if index % SLICE_ITEMS == SLICE_ITEMS - 1:
-                await asyncio.sleep(0)
     problems.refuse()
     return c.BatchCreate(caller=caller, creates=tuple(creates))
 
