@@ -361,6 +361,15 @@ def test_types_lists_the_policies(server: JobstateServer, client: Client) -> Non
     assert {each["name"] for each in as_json["job_types"]} == {each.name for each in client.job_types().types}
 
 
+def test_types_on_a_narrow_terminal_leave_out_what_matters_least(
+    server: JobstateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    head = re.sub(r"\x1b\[[0-9;]*m", "", run(server, "types", terminal=True).out).splitlines()[0].split()
+
+    assert head == ["JOB", "TYPE", "RETRIES", "TIMEOUT", "BASE", "MAX", "STALE", "LEASE", "STEP", "AUTO", "RETRY"]
+
+
 def test_a_time_may_be_a_span_ago(server: JobstateServer, client: Client) -> None:
     client.create("default", id="first")
 

@@ -271,11 +271,12 @@ def types(ctx: click.Context) -> None:
     output.text(Cell(f"A job type that is not listed {others}.", "dim"))
 
 
-_TYPE_NUMBERS = ("RETRIES", "TIMEOUT", "BASE", "MAX", "JITTER", "STALE", "LEASE", "STEP")
+_TYPE_NUMBERS = {"RETRIES": 0, "TIMEOUT": 0, "BASE": 0, "MAX": 0, "JITTER": 2, "STALE": 0, "LEASE": 0, "STEP": 1}
+"""The columns with numbers, and which of them are left out first."""
 
 _TYPE_COLUMNS = (
     Column("JOB TYPE", whole=True),
-    *(Column(title, right=True, whole=True) for title in _TYPE_NUMBERS),
+    *(Column(title, right=True, whole=True, rank=rank) for title, rank in _TYPE_NUMBERS.items()),
     Column("AUTO RETRY", whole=True),
 )
 
