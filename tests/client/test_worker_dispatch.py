@@ -410,12 +410,18 @@ async def test_a_worker_of_a_type_that_the_server_does_not_take_ends_with_that_e
     assert error.job_type == "unknown"
 
 
-async def test_heartbeats_come_four_times_within_a_lease(either: Any, client: Client) -> None:
+@pytest.mark.parametrize(
+    ("heartbeat", "lease", "interval_s"), [("auto", 8, 2.0), (1, 8, 1.0), (7_200, 3_600, 900.0), (None, 8, None)]
+)
+async def test_heartbeats_come_at_least_four_times_within_a_lease(
+    either: Any, client: Client, heartbeat: Any, lease: int, interval_s: float | None
+) -> None:
+    """Also when they are to come less often than the longest lease allows."""
     client.create("work", id="first")
-    (job,) = client.acquire(["work"], lease=8)
-    interval: Any = either._heartbeat_s(job, RunOptions("me"))
+    (job,) = client.acquire(["work"], lease=lease)
+    interval: Any = either._heartbeat_s(job, RunOptions("me", heartbeat))
 
-    assert (await interval if asyncio.iscoroutine(interval) else interval) == 2.0
+    assert (await interval if asyncio.iscoroutine(interval) else interval) == interval_s
     assert heartbeats.interval_within(3_600) == heartbeats.HEARTBEAT_S_MAX
 
 

@@ -94,7 +94,7 @@ async def test_an_asyncio_worker_gives_back_what_has_not_ended_within_its_grace(
 
     assert told == [True]
     assert_given_back(client, "long", "the worker stopped before the work had ended")
-    assert "was released" in caplog.text
+    assert "was released: the worker stopped" in caplog.text
     assert "failed" not in caplog.text
 
 

@@ -32,7 +32,7 @@ from jobstate_client.core.channel import (
 )
 from jobstate_client.core.client_methods import AsyncMethods
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals, interval_within
+from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals, interval_within, keeping_lease
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
@@ -184,8 +184,10 @@ class AsyncClient(AsyncMethods):
         return AsyncWorker(self, handler, validation.names(job_types, "job_types"), concurrency, options)
 
     async def _heartbeat_s(self, job: Job, options: RunOptions) -> float | None:
+        if options.heartbeat is None:
+            return None
         if options.heartbeat != "auto":
-            return None if options.heartbeat is None else seconds(options.heartbeat)
+            return keeping_lease(seconds(options.heartbeat), job.lease)
         if job.lease is not None:
             return interval_within(job.lease.total_seconds())
         async with self._lookup_lock:

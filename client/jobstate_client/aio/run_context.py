@@ -53,14 +53,9 @@ class AsyncRunContext:
         return self._entered is not None
 
     @property
-    def was_released(self) -> bool:
-        """Whether ``release`` was called."""
-        return self._release is not None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the server has said that the attempt is over."""
-        return self._entered is not None and self._entered[1].over is not None
+    def over(self) -> BaseException | None:
+        """Why the attempt is over, if that became known while the block went on. A Release: the worker gave it back."""
+        return self._release if self._entered is None else self._entered[1].over or self._release
 
     def cancel(self, error: JobCancelled) -> None:
         """The job has been cancelled: tell the run."""

@@ -238,9 +238,11 @@ class AsyncWorker:
             if not running.has_begun and not isinstance(error, asyncio.CancelledError):
                 # Not raised by the handler.
                 raise
-            if isinstance(error, Release) or (running.was_released and isinstance(error, asyncio.CancelledError)):
+            if isinstance(error, asyncio.CancelledError):
+                error = running.over or error
+            if isinstance(error, Release):
                 log.info("attempt %d of job %s was released: %s", job.attempt, job.id, error)
-            elif is_lost(error) or running.is_over:
+            elif is_lost(error) or is_lost(running.over):
                 log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
             else:
                 log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ DEFAULT_JOB_TYPE = "default"
 def interval_within(silence_s: float) -> float:
     """The heartbeat interval of an attempt that fails after this long without a report."""
     return max(HEARTBEAT_S_MIN, min(HEARTBEAT_S_MAX, silence_s / HEARTBEATS_PER_THRESHOLD))
+
+
+def keeping_lease(asked_s: float, lease: timedelta | None) -> float:
+    """The interval that was asked for, or the longest that keeps the lease."""
+    return asked_s if lease is None else min(asked_s, lease.total_seconds() / HEARTBEATS_PER_THRESHOLD)
 
 
 class HeartbeatIntervals:

@@ -181,6 +181,6 @@ def _fail_requests(run: Run, error: BaseException, is_retryable: IsRetryable | N
     return [full, plain]
 
 
-def is_lost(error: BaseException) -> bool:
+def is_lost(error: BaseException | None) -> bool:
     """Whether an error means that the attempt is over for this worker."""
     return isinstance(error, ATTEMPT_OVER)

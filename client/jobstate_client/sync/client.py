@@ -19,7 +19,7 @@ from jobstate_client.core.calls import RPCS, Call, CallRetries, Pages
 from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, check_channel, open_channel
 from jobstate_client.core.client_methods import SyncMethods
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals, interval_within
+from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals, interval_within, keeping_lease
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
 from jobstate_client.core.lifetime import Lifetime
@@ -218,8 +218,10 @@ class Client(SyncMethods):
         return Worker(self, handler, validation.names(job_types, "job_types"), concurrency, options)
 
     def _heartbeat_s(self, job: Job, options: RunOptions) -> float | None:
+        if options.heartbeat is None:
+            return None
         if options.heartbeat != "auto":
-            return None if options.heartbeat is None else seconds(options.heartbeat)
+            return keeping_lease(seconds(options.heartbeat), job.lease)
         if job.lease is not None:
             return interval_within(job.lease.total_seconds())
         with self._lookup_lock:
