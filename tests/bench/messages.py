@@ -159,6 +159,18 @@ def one_event() -> pb.WatchEventsResponse:
     return pb.WatchEventsResponse(kind=pb.WATCH_RESPONSE_KIND_EVENTS, events=[event], cursor="c" * 40)
 
 
+def one_payload() -> bytes:
+    """As many of that event's bytes as the log stores besides its columns."""
+    (event,) = one_event().events
+    from_columns = event_pb2.Event(sequence=event.sequence, type=event.type, name=event.name)
+    job = event.job
+    from_columns.job.MergeFrom(job_pb2.Job(id=job.id, job_type=job.job_type, source_id=job.source_id))
+    from_columns.job.version = job.version
+    from_columns.job.update_time.CopyFrom(job.update_time)
+    size = event.ByteSize() - from_columns.ByteSize()
+    return event.SerializeToString()[-size:]
+
+
 def watch_everything() -> bytes:
     """A watch from now on, that stays silent for as long as a watch may."""
     request = pb.WatchEventsRequest()

@@ -19,6 +19,7 @@ from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.event_log.cursor import decode_cursor
+from jobstate_server.wire.events import complete_event
 
 from .history import EventRecord, JobRecord, LogEntry, Policy, Response
 
@@ -27,22 +28,27 @@ _TYPES = {number: name.removeprefix("EVENT_TYPE_") for name, number in event_pb2
 _STATES = {number: name.removeprefix("JOB_STATE_") for name, number in job_pb2.JobState.items()}
 _DECISIONS = {number: name.removeprefix("RETRY_DECISION_") for name, number in event_pb2.RetryDecision.items()}
 
-ARCHIVE = """
-CREATE TABLE IF NOT EXISTS archive AS SELECT sequence, payload FROM event WHERE 0;
+_SENT = ("sequence", "time", "job_id", "job_type", "source_id", "type", "payload")
+"""The columns that an event is sent from."""
+
+_NAMES = ", ".join(_SENT)
+
+ARCHIVE = f"""
+CREATE TABLE IF NOT EXISTS archive AS SELECT {_NAMES} FROM event WHERE 0;
 CREATE TRIGGER IF NOT EXISTS keep AFTER DELETE ON event
-BEGIN INSERT INTO archive (sequence, payload) VALUES (old.sequence, old.payload); END;
-"""
+BEGIN INSERT INTO archive ({_NAMES}) VALUES ({", ".join(f"old.{name}" for name in _SENT)}); END;
+"""  # noqa: S608
 """Keeps what retention removes, in the transaction that removes it: the judge must know every event there ever was."""
 
-_POSTGRES_ARCHIVE = b"""
-CREATE TABLE archive AS SELECT sequence, payload FROM event WHERE false;
+_POSTGRES_ARCHIVE = f"""
+CREATE TABLE archive AS SELECT {_NAMES} FROM event WHERE false;
 CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO archive (sequence, payload) SELECT sequence, payload FROM gone; RETURN NULL; END $$;
+BEGIN INSERT INTO archive ({_NAMES}) SELECT {_NAMES} FROM gone; RETURN NULL; END $$;
 CREATE TRIGGER keep AFTER DELETE ON event REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION keep();
-"""
+""".encode()  # noqa: S608
 """The same in a schema of PostgreSQL."""
 
-_EVERY_EVENT = "SELECT sequence, payload FROM archive UNION ALL SELECT sequence, payload FROM event ORDER BY sequence"
+_EVERY_EVENT = f"SELECT {_NAMES} FROM archive UNION ALL SELECT {_NAMES} FROM event ORDER BY sequence"  # noqa: S608
 _HORIZON = "SELECT sequence FROM horizon"
 
 
@@ -56,8 +62,8 @@ def make_archive(store: Path | str) -> None:
             database.execute(_POSTGRES_ARCHIVE)
 
 
-def _kept(store: Path | str) -> tuple[list[tuple[int, bytes]], int]:
-    """Sequence and payload of every event there ever was, and the horizon."""
+def _kept(store: Path | str) -> tuple[list[tuple[Any, ...]], int]:
+    """The columns of every event there ever was, and the horizon."""
     if isinstance(store, Path):
         with closing(sqlite3.connect(store)) as connection:
             return connection.execute(_EVERY_EVENT).fetchall(), connection.execute(_HORIZON).fetchone()[0]
@@ -140,12 +146,7 @@ class Recorder:
     def log(self, store: Path | str) -> tuple[list[LogEntry], int]:
         """Every event there ever was in a store with an archive, and the horizon."""
         rows, horizon = _kept(store)
-        entries = []
-        for sequence, payload in rows:
-            event = event_pb2.Event.FromString(payload)
-            event.sequence = event.job.version = sequence
-            entries.append(self.entry(event))
-        return entries, horizon
+        return [self.entry(event_pb2.Event.FromString(complete_event(*row))) for row in rows], horizon
 
 
 def policy_of(job_type: JobType) -> Policy:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from zlib import crc32
 
 import psycopg
 import pytest
 
+from jobstate.v1 import event_pb2, job_pb2
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.durations import HOUR
+from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.filters import Order
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.statistics import Measure
+from jobstate_server.event_log.recent import LogEntry
 from jobstate_server.store.base import REPLICA_LEASE
 from jobstate_server.store.errors import CannotOpen
+from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import ChangedJob, Changes
+from jobstate_server.wire.events import encode_event
+from jobstate_server.wire.jobs import encode_whole
 
 from ..support.postgres import postgres_server
 from ..support.reads import reads
 from .support import (
+    ANY_EVENT,
     ANY_JOB,
     UNBOUNDED,
     Home,
@@ -37,7 +45,7 @@ from .support import (
     remains,
     stored_job,
 )
-from .upgrades import attempt_as_then, job_as_then, old_store, request_as_then
+from .upgrades import EVENTS_AS_THEN, WRITTEN, attempt_as_then, job_as_then, old_store, request_as_then
 
 LONG = bytes(range(256)) * 256
 
@@ -190,3 +198,26 @@ def test_a_store_whose_last_server_was_killed_is_brought_up_to_date_once_its_lea
 
     with opened(home, ManualClock()) as store, reading(store) as reader:
         assert not reader.list_jobs(ANY_JOB, Order.OLDEST_FIRST, None, 100, UNBOUNDED).jobs
+
+
+def test_events_from_before_are_sent_as_they_were_and_their_cursors_are_still_valid(home: Home) -> None:
+    with old_store(home, 9) as old:
+        for event in EVENTS_AS_THEN:
+            old.append(event)
+
+    job = a_job(create_time=WRITTEN, update_time=WRITTEN, ready_time=WRITTEN)
+    now = encode_event(Event(EventType.QUEUED, WRITTEN, "", None, job))
+    with opened(home, ManualClock()) as store, reading(store) as reader:
+        keep(store, Changes(events=[an_event(time=WRITTEN, payload=now.payload)]))
+        stored = reader.events(0, ANY_EVENT, 10, UNBOUNDED).events
+
+    checks = [event_check(event.job_id, event.payload) for event in stored]
+    assert checks[:2] == [crc32(then.payload) for then in EVENTS_AS_THEN]
+    assert checks[2] != event_check("another", stored[2].payload)
+    *older, new = [event_pb2.Event.FromString(LogEntry(event).encoded) for event in stored]
+    for sequence, (then, sent) in enumerate(zip(EVENTS_AS_THEN, older, strict=True), 1):
+        written = event_pb2.Event.FromString(then.payload)
+        written.sequence = written.job.version = sequence
+        assert sent == written
+    assert new.job == job_pb2.Job.FromString(encode_whole(replace(job, version=3)))
+    assert (new.name, new.time, new.sequence) == (older[0].name, older[0].time, 3)

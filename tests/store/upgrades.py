@@ -10,7 +10,7 @@ from peewee import Database, SqliteDatabase
 from jobstate_server.domain.job import Attempt, Job
 from jobstate_server.store import migrate
 from jobstate_server.store.postgres.connection import Postgres
-from jobstate_server.store.records import StoredRequest
+from jobstate_server.store.records import NewEvent, StoredRequest
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
     DOCUMENTS,
@@ -22,7 +22,31 @@ from jobstate_server.store.rows import (
     request_values,
 )
 
-from .support import Home, PostgresHome, SqliteHome
+from .support import Home, PostgresHome, SqliteHome, an_event
+
+WRITTEN = 1_700_000_000_000_009
+
+EVENTS_AS_THEN = [
+    an_event(
+        time=WRITTEN,
+        payload=bytes.fromhex(
+            "10011a1570726f63657373696e672d6a6f622e7175657565642a08736f6d65626f647922090880e2cfaa0610a8463a430a036a6f62"
+            "1204747970651a06736f7572636562090880e2cfaa0610a846580520019a01006a090880e2cfaa0610a846ca01100a0e0a01611209"
+            "11000000000000f03f"
+        ),
+    ),
+    an_event(
+        time=1_700_000_001_000_000,
+        type=4,
+        payload=bytes.fromhex(
+            "10041a1770726f63657373696e672d6a6f622e70726f6772657373300222060881e2cfaa063a5a0a036a6f621204747970651a0673"
+            "6f7572636562090880e2cfaa0610a846580520023801d801014a0177720c0880e2cfaa061080cab5ee01ea020c0880e2cfaa061080"
+            "cab5ee019a01006a060881e2cfaa062832320468616c66"
+        ),
+    ),
+]
+"""What programs that knew up to 9 migrations wrote to the log when a job was created, and when it was half done at a
+whole second: payloads that repeat what the columns have."""
 
 
 def job_as_then(job: Job) -> dict[str, object]:
@@ -63,6 +87,12 @@ class OldStore:
         columns = ", ".join(f'"{name}"' for name in names)
         text = f'INSERT INTO "{table}" ({columns}) VALUES ({marks})'  # noqa: S608
         self._database.execute_sql(text, [values[name] for name in names])
+
+    def append(self, event: NewEvent) -> None:
+        """Append an event to the log."""
+        text = f"UPDATE log SET head = head + 1, bytes = bytes + {len(event.payload)} RETURNING head"  # noqa: S608
+        ((head,),) = self._database.execute_sql(text).fetchall()
+        self.insert("event", sequence=head, **event._asdict())
 
 
 @contextmanager

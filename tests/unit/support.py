@@ -7,14 +7,17 @@ from typing import Any, TypeVar
 
 import pytest
 
+from jobstate.v1 import event_pb2
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import InvalidField, JobStateError
+from jobstate_server.domain.events import Event
 from jobstate_server.domain.job import FinishedJob, Job, JobError, JobState
 from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobType, JobTypes
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.waiting import CancelCause, Priority, UniqueUntil
+from jobstate_server.wire.events import complete_event, encode_event
 
 NOW = 5_000 * SECOND
 TIMEOUT = 60 * SECOND
@@ -178,3 +181,11 @@ def is_dropped(job: Job | None, command: c.ServerCommand, *, now: int = NOW) -> 
 
     assert (dict(vars(job)) if job is not None else None) == before
     return decision is None
+
+
+def as_sent(event: Event, sequence: int = 5) -> event_pb2.Event:
+    """The event as a watcher parses it, once it has come from the columns of the log."""
+    job, payload = event.job, encode_event(event).payload
+    return event_pb2.Event.FromString(
+        complete_event(sequence, event.time, job.id, job.job_type, job.source_id, int(event.type), payload)
+    )

@@ -237,7 +237,7 @@ def test_a_watcher_can_read_every_document_that_was_accepted(depth: int) -> None
 
     job = Job(id="job", job_type="default", metadata=document)
     event = encode_event(Event(EventType.QUEUED, 1, "", None, job, with_metadata=True))
-    message = event_pb2.Event.FromString(complete_event(event.payload, 1))
+    message = event_pb2.Event.FromString(complete_event(1, 1, job.id, job.job_type, "", event.type, event.payload))
 
     assert message.job.metadata == Struct.FromString(document)
     assert isinstance(message, event_pb2.Event)

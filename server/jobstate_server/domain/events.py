@@ -135,6 +135,17 @@ class Used:
     cost_nano: int
 
 
+_TYPE_TAG = b"\x10"
+
+
+def is_whole(payload: bytes) -> bool:
+    """Whether the stored payload of an event has what the columns beside it have, too.
+
+    Earlier programs wrote it so. Theirs begin with the type, which others do not have.
+    """
+    return payload.startswith(_TYPE_TAG)
+
+
 Detail = Started | Claimed | Failed | Retrying | PermanentlyFailed | Cancelled | StaleDetected | Released | Used
 
 

@@ -147,7 +147,7 @@ class Job:
     """As in ``waiting.CancelCause``. 0 in every state but CANCELLED, and in jobs cancelled before this was kept."""
 
     terms_encoding = b""
-    """Not a field: the encoding of the fields in ``TERMS``, or empty. All later versions of the job have it too."""
+    """Not a field: fields in ``TERMS``, encoded, or empty. All later versions of the job have it too."""
 
     unreported_encoding = b""
     """Not a field: the encoding of all fields except those in ``REPORTED``, or empty. It stays valid after a report,

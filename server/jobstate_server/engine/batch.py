@@ -37,7 +37,8 @@ class Outcome:
     jobs: tuple[Job, ...]
     """The jobs of the answer, as they are now. A deleted job is not among them."""
     encoded: bytes | None = None
-    """The first job as its last event contains it, without its version. None if this command made no event."""
+    """The first job as its last event has it, which ``wire.jobs.with_names`` completes. None if this command made no
+    event."""
     acted: bool = True
     """False for a command of the server that did nothing, because the job had changed since."""
     existing: tuple[bool, ...] = ()

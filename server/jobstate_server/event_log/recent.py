@@ -12,8 +12,8 @@ from jobstate_server.store.event_check import event_check
 from jobstate_server.store.records import StoredEvent
 from jobstate_server.wire.events import complete_event
 
-ENTRY_BYTES = 256
-"""About what an entry costs besides its bytes."""
+ENTRY_BYTES = 416
+"""About what an entry costs besides its payload: itself, the columns, and what the complete event has of them."""
 
 
 class LogEntry:
@@ -29,7 +29,8 @@ class LogEntry:
     def encoded(self) -> bytes:
         """The complete ``jobstate.v1.Event``."""
         if self._encoded is None:
-            self._encoded = complete_event(self.event.payload, self.event.sequence)
+            sequence, time, job_id, job_type, source_id, _, event_type, payload = self.event
+            self._encoded = complete_event(sequence, time, job_id, job_type, source_id, event_type, payload)
         return self._encoded
 
 
@@ -65,7 +66,7 @@ class RecentEvents:
         self._entries += map(LogEntry, events)
         self._bytes += sum(map(_size, events))
         self.head = events[-1].sequence
-        self._head_check = event_check(events[-1].payload)
+        self._head_check = event_check(events[-1].job_id, events[-1].payload)
         self._drop_oldest()
 
     def reset(self, head: int, head_check: int) -> None:

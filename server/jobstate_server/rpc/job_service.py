@@ -30,7 +30,14 @@ from jobstate_server.store.base import Reader
 from jobstate_server.watch.session import WatchSessions
 from jobstate_server.wire.framing import embed, length_tag
 from jobstate_server.wire.job_ids import JobIds
-from jobstate_server.wire.jobs import attempt_message, encode_job, encode_whole, job_type_message, with_version
+from jobstate_server.wire.jobs import (
+    attempt_message,
+    encode_job,
+    encode_whole,
+    job_type_message,
+    with_names,
+    with_version,
+)
 from jobstate_server.wire.statistics import statistics_message
 
 _JOB = length_tag(pb.GetResponse.JOB_FIELD_NUMBER)
@@ -83,7 +90,12 @@ class JobService:
 
     async def _create(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size, call.connection)
-        answer = embed(_JOB, encode_whole(outcome.jobs[0]))
+        job = outcome.jobs[0]
+        if outcome.encoded is None:
+            answer = embed(_JOB, encode_whole(job))
+        else:
+            # The event was just encoded with the same fields as this answer.
+            answer = embed(_JOB, with_version(with_names(outcome.encoded, job, is_new=True), job.version))
         return answer + _EXISTING if outcome.existing else answer
 
     def BatchCreate(self, request: pb.BatchCreateRequest, call: Call) -> Awaitable[bytes]:
@@ -145,8 +157,10 @@ class JobService:
     async def _report_progress(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size, call.connection)
         job = outcome.jobs[0]
-        # The event was just encoded with the same fields as this answer.
-        encoded = outcome.encoded or encode_job(job, metadata=False, result=False)
+        if outcome.encoded is None:
+            encoded = encode_job(job, metadata=False, result=False)
+        else:
+            encoded = with_names(outcome.encoded, job)
         return embed(_JOB, with_version(encoded, job.version))
 
     def Complete(self, request: pb.CompleteRequest, call: Call) -> Awaitable[bytes]:

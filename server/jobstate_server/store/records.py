@@ -14,7 +14,7 @@ from jobstate_server.domain.waiting import UniqueKey
 
 
 class NewEvent(NamedTuple):
-    """An event to append. ``payload`` is the encoded event without its sequence and the job's version."""
+    """An event to append. ``payload`` is the encoded event without its sequence and what follows from the columns."""
 
     time: int
     job_id: str

@@ -1,4 +1,8 @@
-"""Events as ``jobstate.v1.Event``, encoded once when they are written and sent as bytes from then on."""
+"""Events as ``jobstate.v1.Event``, encoded once when they are written and sent as bytes from then on.
+
+The log has some of an event in columns, for its filters: the type, the time, and the names of the job. What follows
+from them is not stored again in the payload. It is put before the payload when the event is sent.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,13 @@ from jobstate_server.domain.events import (
     StaleDetected,
     Started,
     Used,
+    is_whole,
 )
 from jobstate_server.domain.job import NANO
 from jobstate_server.domain.plan import Deletion
 from jobstate_server.domain.values import value
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
-from jobstate_server.wire.jobs import encode_error, encode_job, encode_remains
+from jobstate_server.wire.jobs import encode_error, encode_in_event, encode_remains, known_from_event
 from jobstate_server.wire.times import encoded_span, encoded_time
 
 _SEQUENCE = varint_tag(event_pb2.Event.SEQUENCE_FIELD_NUMBER)
@@ -36,7 +41,15 @@ _JOB_VERSION = varint_tag(job_pb2.Job.VERSION_FIELD_NUMBER)
 _TIME = length_tag(event_pb2.Event.TIME_FIELD_NUMBER)
 
 _HEADS_CACHED = 4_096
-"""Types of events times actors. Each encoding that is not cached takes a microsecond."""
+"""States times actors. Each encoding that is not cached takes a microsecond."""
+
+_TYPE = varint_tag(event_pb2.Event.TYPE_FIELD_NUMBER)
+_NAME = length_tag(event_pb2.Event.NAME_FIELD_NUMBER)
+
+_KINDS = {int(type_): _TYPE + varint(type_) + text(_NAME, name) for type_, name in EVENT_NAMES.items()}
+"""The type of an event and its name."""
+
+assert is_whole(_TYPE), "payloads of earlier programs begin with the type"
 
 
 @value
@@ -46,18 +59,24 @@ class EncodedEvent:
     time: int
     type: int
     payload: bytes
-    """The event without its sequence and without the job's version."""
+    """The event without its sequence, and without what columns have."""
     job: bytes
-    """The job without its version."""
+    """The job in it: ``wire.jobs.with_names`` completes it."""
 
 
 def encode_event(event: Event) -> EncodedEvent:
     """Encode an event that has no sequence yet."""
-    job = encode_job(event.job, metadata=event.with_metadata, result=event.with_result)
+    job = encode_in_event(
+        event.job,
+        event.time,
+        is_new=event.type == EventType.QUEUED,
+        metadata=event.with_metadata,
+        result=event.with_result,
+    )
     if event.with_metadata and not event.job.metadata:
         # This change emptied it. It must be present and empty, to be distinct from unchanged.
         job += _NO_METADATA
-    head = _head(event.type, event.actor, event.previous_state or 0)
+    head = _head(event.actor, event.previous_state or 0)
     parts = [head, _TIME, encoded_time(event.time), _JOB, varint(len(job)), job]
     detail = event.detail
     if detail is not None:
@@ -67,23 +86,18 @@ def encode_event(event: Event) -> EncodedEvent:
 
 
 def encode_deletion(deletion: Deletion) -> list[bytes]:
-    """The ``.deleted`` events of these jobs, without their sequences and the jobs' versions."""
+    """The payloads of the ``.deleted`` events of these jobs."""
     time = _TIME + encoded_time(deletion.time)
     return [
-        b"".join((_head(EventType.DELETED, deletion.actor, job.state), time, embed(_JOB, encode_remains(job))))
-        for job in deletion.jobs
+        b"".join((_head(deletion.actor, job.state), time, embed(_JOB, encode_remains(job)))) for job in deletion.jobs
     ]
 
 
 @lru_cache(_HEADS_CACHED)
-def _head(event_type: EventType, actor: str, previous_state: int) -> bytes:
-    """The fields that events of one type, actor and previous state have in common."""
-    return event_pb2.Event(
-        type=event_pb2.EventType.ValueType(event_type),
-        name=EVENT_NAMES[event_type],
-        actor=actor,
-        previous_state=job_pb2.JobState.ValueType(previous_state),
-    ).SerializeToString()
+def _head(actor: str, previous_state: int) -> bytes:
+    """The fields that events of one actor and previous state have in common."""
+    state = job_pb2.JobState.ValueType(previous_state)
+    return event_pb2.Event(actor=actor, previous_state=state).SerializeToString()
 
 
 _IS_RESUMED = varint_tag(event_pb2.StartedDetail.RESUMED_FIELD_NUMBER) + TRUE
@@ -169,10 +183,23 @@ _DETAILS: dict[type[Detail], tuple[bytes, Callable[[Any], bytes]]] = {
 """The tag of each detail and how its content is encoded. An empty one is present too, and shows its type."""
 
 
-def complete_event(payload: bytes, sequence: int) -> bytes:
-    """The event as it is sent.
+def complete_event(
+    sequence: int, time: int, job_id: str, job_type: str, source_id: str, event_type: int, payload: bytes
+) -> bytes:
+    """The event as it is sent, from its columns.
 
-    The sequence and the job's version are equal in an event. Both are appended, and the parser merges them.
+    The sequence and the job's version are equal in an event. A parser merges the two parts of the job.
     """
     number = varint(sequence)
-    return b"".join((payload, _SEQUENCE, number, _JOB, varint(len(_JOB_VERSION) + len(number)), _JOB_VERSION, number))
+    if is_whole(payload):
+        version = _JOB_VERSION + number
+        return b"".join((payload, _SEQUENCE, number, _JOB, varint(len(version)), version))
+    known = known_from_event(
+        job_id,
+        job_type,
+        source_id,
+        None if event_type == EventType.DELETED else time,
+        is_new=event_type == EventType.QUEUED,
+    )
+    length = varint(len(known) + len(_JOB_VERSION) + len(number))
+    return b"".join((_KINDS[event_type], _SEQUENCE, number, _JOB, length, known, _JOB_VERSION, number, payload))

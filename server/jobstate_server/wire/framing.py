@@ -78,6 +78,12 @@ def text(tag: bytes, value: str) -> bytes:
     return b"%b%b%b" % (tag, varint(len(encoded)), encoded)
 
 
+def prefixes(tag: bytes, count: int) -> tuple[bytes, ...]:
+    """The tag and length before a text, for each of so many lengths. Nothing before an empty text, which is not
+    encoded."""
+    return (b"", *[tag + varint(length) for length in range(1, count)])
+
+
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """The number and value of each top-level field, in order. The value of a varint is an int, all others are bytes.
 

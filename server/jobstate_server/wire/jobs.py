@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from jobstate.v1 import job_pb2
 from jobstate_server.domain.job import NANO, Attempt, FinishedJob, Job, JobError
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.domain.waiting import wait_reason
 from jobstate_server.wire.documents import EMPTY_RESULT
-from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
-from jobstate_server.wire.times import encoded_span, encoded_time, set_span, set_time
+from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, prefixes, text, varint, varint_tag
+from jobstate_server.wire.times import encoded_span, encoded_time, exact_time, set_span, set_time
 
 _ID = length_tag(job_pb2.Job.ID_FIELD_NUMBER)
 _JOB_TYPE = length_tag(job_pb2.Job.JOB_TYPE_FIELD_NUMBER)
@@ -47,6 +49,15 @@ _RESULT = length_tag(job_pb2.Job.RESULT_FIELD_NUMBER)
 _IS_CLAIMED = varint_tag(job_pb2.Job.CLAIMED_FIELD_NUMBER) + TRUE
 _CLAIM_TIME = length_tag(job_pb2.Job.CLAIM_TIME_FIELD_NUMBER)
 
+_LOOKED_UP = 257
+"""Tags and lengths of ids and sources up to this length are looked up instead of encoded. None is longer now."""
+
+_ID_PREFIXES = prefixes(_ID, _LOOKED_UP)
+_SOURCE_PREFIXES = prefixes(_SOURCE_ID, _LOOKED_UP)
+
+_TYPES_CACHED = 1_024
+"""Encoded job types: there are few."""
+
 _ERROR_CODE = length_tag(job_pb2.JobError.CODE_FIELD_NUMBER)
 _ERROR_MESSAGE = length_tag(job_pb2.JobError.MESSAGE_FIELD_NUMBER)
 _IS_RETRYABLE = varint_tag(job_pb2.JobError.RETRYABLE_FIELD_NUMBER) + TRUE
@@ -70,7 +81,19 @@ def encode_error(error: JobError) -> bytes:
 
 def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes:
     """The job without its version, which is known only after its last event is numbered."""
-    parts = [job.unreported_encoding or _encode_unreported(job), _UPDATE_TIME, encoded_time(job.update_time)]
+    return with_names(encode_in_event(job, job.update_time, metadata=metadata, result=result), job)
+
+
+def encode_in_event(job: Job, time: int, *, is_new: bool = False, metadata: bool, result: bool) -> bytes:
+    """The job as the log stores it in an event: without its version, and without what ``known_from_event`` has.
+
+    Args:
+        time: that of the event.
+        is_new: whether it is the event that reports the creation of the job.
+    """
+    parts = [_encode_new(job, time) if is_new else job.unreported_encoding or _encode_unreported(job)]
+    if job.update_time != time:
+        parts += (_UPDATE_TIME, exact_time(job.update_time))
     if job.progress:
         parts += (_PROGRESS, varint(job.progress))
     if job.progress_message:
@@ -87,8 +110,61 @@ def encode_job(job: Job, *, metadata: bool = True, result: bool = True) -> bytes
     return b"".join(parts)
 
 
+def known_from_event(job_id: str, job_type: str, source_id: str, time: int | None, *, is_new: bool = False) -> bytes:
+    """The fields of a job that the columns of its event have. They come before the encoded job, whose own fields
+    override them.
+
+    Args:
+        time: that of the event, at which the job was updated. None for the event of a deleted job.
+        is_new: whether it is the event that reports the creation of the job.
+    """
+    name, source = job_id.encode(), source_id.encode()
+    parts = [
+        _ID_PREFIXES[length] if (length := len(name)) < _LOOKED_UP else _ID + varint(length),
+        name,
+        _encoded_type(job_type),
+        _SOURCE_PREFIXES[length] if (length := len(source)) < _LOOKED_UP else _SOURCE_ID + varint(length),
+        source,
+    ]
+    if time is not None:
+        encoded = encoded_time(time)
+        parts += (_UPDATE_TIME, encoded)
+        if is_new:
+            parts += (_CREATE_TIME, encoded, _READY_TIME, encoded)
+    return b"".join(parts)
+
+
+@lru_cache(_TYPES_CACHED)
+def _encoded_type(job_type: str) -> bytes:
+    return text(_JOB_TYPE, job_type)
+
+
+def with_names(encoded: bytes, job: Job, *, is_new: bool = False) -> bytes:
+    """The job without its version, from how its last event has it."""
+    return known_from_event(job.id, job.job_type, job.source_id, job.update_time, is_new=is_new) + encoded
+
+
 def _encode_unreported(job: Job) -> bytes:
-    """All fields that no report changes, without the documents. Cached in the job for the events of later reports."""
+    """All fields that no report changes, without the names and the documents. Cached in the job for the events of later
+    reports."""
+    times = _CREATE_TIME + encoded_time(job.create_time) + _READY_TIME + encoded_time(job.ready_time)
+    encoded = times + _encode_life(job)
+    job.cache("unreported_encoding", encoded)
+    return encoded
+
+
+def _encode_new(job: Job, time: int) -> bytes:
+    """Like ``_encode_unreported``, for a job that was created at this time and is ready since then."""
+    encoded = _encode_life(job)
+    if job.create_time != time:
+        encoded += _CREATE_TIME + exact_time(job.create_time)
+    if job.ready_time != time:
+        encoded += _READY_TIME + exact_time(job.ready_time)
+    return encoded
+
+
+def _encode_life(job: Job) -> bytes:
+    """Where the job is in its life."""
     parts = [job.terms_encoding or _encode_terms(job), _STATE, varint(job.state)]
     if job.attempt:
         parts.append(_ATTEMPT + varint(job.attempt))
@@ -115,14 +191,12 @@ def _encode_unreported(job: Job) -> bytes:
     if job.attempt_deadline is not None:
         parts.append(_ATTEMPT_DEADLINE + encoded_time(job.attempt_deadline))
     parts += (_DURATION, encoded_span(job.duration), _encode_place(job))
-    encoded = b"".join(parts)
-    job.cache("unreported_encoding", encoded)
-    return encoded
+    return b"".join(parts)
 
 
 def _encode_place(job: Job) -> bytes:
     """The fields about the hand-out of the job."""
-    place = _READY_TIME + encoded_time(job.ready_time)
+    place = b""
     waits_for = wait_reason(job)
     if waits_for is not None:
         place += _WAIT_REASON + varint(waits_for)
@@ -134,8 +208,8 @@ def _encode_place(job: Job) -> bytes:
 
 
 def _encode_terms(job: Job) -> bytes:
-    """The fields that never change. Cached in the job for all its events."""
-    parts = [_encode_names(job), _CREATE_TIME, encoded_time(job.create_time)]
+    """What its creator asked for. Cached in the job for all its events."""
+    parts = []
     if job.max_retries:
         parts.append(_MAX_RETRIES + varint(job.max_retries))
     if job.timeout is not None:
@@ -152,13 +226,9 @@ def _encode_terms(job: Job) -> bytes:
     return encoded
 
 
-def _encode_names(job: Job | FinishedJob) -> bytes:
-    return text(_ID, job.id) + text(_JOB_TYPE, job.job_type) + text(_SOURCE_ID, job.source_id)
-
-
 def encode_remains(job: FinishedJob) -> bytes:
-    """The fields of a deleted job that its ``.deleted`` event has."""
-    return _encode_names(job) + _STATE + varint(job.state)
+    """The fields of a deleted job that its ``.deleted`` event has, besides those that ``known_from_event`` has."""
+    return _STATE + varint(job.state)
 
 
 def with_version(encoded: bytes, version: int) -> bytes:

@@ -48,6 +48,13 @@ encoded_time = lru_cache(_TIMES_CACHED)(encoded_span)
 """The value of a field that is a Timestamp, not before 1970. It is encoded like a Duration."""
 
 
+def exact_time(time: int) -> bytes:
+    """Like ``encoded_time``, with both fields even if they are zero, so that a parser that merges it takes both."""
+    seconds, micros = divmod(time, SECOND)
+    encoded = _SECONDS + varint(seconds) + _NANOS + varint(micros * 1_000)
+    return varint(len(encoded)) + encoded
+
+
 @lru_cache(_SECONDS_CACHED)
 def _encoded_seconds(seconds: int) -> bytes:
     return _SECONDS + varint(seconds) if seconds else b""

@@ -48,7 +48,7 @@ class RawUpdates:
                     "progress": array(Kind.INT8, [50] * len(ids)),
                     "messages": array(Kind.TEXT, ["fifteen letters"] * len(ids)),
                     "times": array(Kind.INT8, [number] * len(ids)),
-                    "payloads": array(Kind.BYTEA, [messages.one_event().SerializeToString()] * len(ids)),
+                    "payloads": array(Kind.BYTEA, [messages.one_payload()] * len(ids)),
                 }
             )
 

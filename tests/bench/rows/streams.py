@@ -9,6 +9,8 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from jobstate_server.wire.events import complete_event
+
 from .. import messages
 from ..bench import Bench
 from ..messages import LIFECYCLE_CALLS
@@ -172,11 +174,21 @@ def _disk_of(store: Path) -> int:
     return store.stat().st_size
 
 
+def _sent_size(store: Path, after: int) -> float:
+    """Bytes of an event as watchers get it, on average over those after a sequence. 0 if there are none."""
+    columns = "sequence, time, job_id, job_type, source_id, type, payload"
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        events = connection.execute(f"SELECT {columns} FROM event WHERE sequence > ?", (after,))  # noqa: S608
+        sizes = [len(complete_event(*event)) for event in events]
+    return sum(sizes) / max(1, len(sizes))
+
+
 def disk(bench: Bench) -> list[Finding]:
     """Bytes on disk per progress update and per job."""
     store = bench.folder / bench.name("disk") / "jobs.db"
     store.parent.mkdir()
-    sizes, averages = [], []
+    sizes: list[int] = []
+    averages: list[float] = []
     jobs = BatchCreates(bench)
     updates = bench.sizes.disk_updates
     server = JobServer(store)
@@ -189,8 +201,7 @@ def disk(bench: Bench) -> list[Finding]:
             elif step == "updates":
                 bodies = messages.progress_batches(job_ids, 100, updates // 100)
                 observed(bench, server, partial(bench.load.batches, server.address, [bodies]), updates)
-            query = "SELECT avg(length(payload)) FROM event WHERE sequence > ?"
-            averages.append(server.count(query, before))
+            averages.append(_sent_size(store, before))
             server.stop()
             sizes.append(_disk_of(store))
             server = JobServer(store)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from zlib import crc32
 
 import psycopg
 from psycopg import errors
@@ -16,6 +15,7 @@ from jobstate_server.domain.reads import Finished, Reads, Ready, Selection
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
+from jobstate_server.store.event_check import event_check
 from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.postgres import statements as sql
 from jobstate_server.store.postgres.binary_arrays import Kind, array
@@ -314,7 +314,9 @@ class PostgresTransaction:
             assert last is not None
             with self._pipeline():
                 self._execute(sql.TRIM_EVENTS, through=through)
-                self._execute(sql.MOVE_HORIZON, through=through, event_check=crc32(last.payload), bytes=size)
+                self._execute(
+                    sql.MOVE_HORIZON, through=through, event_check=event_check(last.job_id, last.payload), bytes=size
+                )
         return count
 
     def release_pages(self, limit: int) -> int:

@@ -48,15 +48,16 @@ class EventReads(ReadConnection):
 
     def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
         bound = _scan_bound(after, wanted)
-        (head, horizon, *_, horizon_check, end), rows = self._page(
+        (head, horizon, _, end_job, *_, horizon_check, end), rows = self._page(
             _end_query(bound), _events_query(after, bound, wanted, limit)
         )
         fitting = _fitting(rows, bytes_max)
         events = list(map(StoredEvent._make, rows[:fitting]))
         is_cut = fitting < len(rows) or len(rows) == limit
         if is_cut:
-            return EventPage(events, events[-1].sequence, event_check(events[-1].payload), horizon, horizon_check)
-        check = horizon_check if end is None else event_check(end)
+            last = events[-1]
+            return EventPage(events, last.sequence, event_check(last.job_id, last.payload), horizon, horizon_check)
+        check = horizon_check if end is None else event_check(end_job, end)
         return EventPage(events, max(after, min(head, bound)), check, horizon, horizon_check)
 
     def _page(self, end: ModelSelect[Any], events: ModelSelect[Any]) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
@@ -111,13 +112,15 @@ def _scan_bound(after: int, wanted: EventFilter) -> int:
 
 
 def _end_query(bound: int) -> ModelSelect[Any]:
-    """One row: head, horizon, the horizon's check, and the payload of the last event that a page scans.
+    """One row: head, horizon, the horizon's check, and the job and payload of the last event that a page scans.
 
     It has the columns of an event, without a job id.
     """
     last = EventRow.alias("last")
     end = Case(None, [(LogRow.head < bound, LogRow.head)], bound)
-    columns = [LogRow.head, HorizonRow.sequence, *[SQL("NULL")] * 4, HorizonRow.event_check, last.payload]
+    nothing = SQL("NULL")
+    names = [nothing, last.job_id, nothing, nothing]
+    columns = [LogRow.head, HorizonRow.sequence, *names, HorizonRow.event_check, last.payload]
     query = LogRow.select(*columns).join(HorizonRow, on=(HorizonRow.id == LogRow.id))
     return query.join(last, JOIN.LEFT_OUTER, on=(last.sequence == end))
 

@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
-from zlib import crc32
 
 from peewee import ModelSelect, SqliteDatabase, fn
 
@@ -14,6 +13,7 @@ from jobstate_server.domain.job import FinishedJob, Job
 from jobstate_server.domain.reads import Finished, Reads, Ready, Selection
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
+from jobstate_server.store.event_check import event_check
 from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.models import LogRow, ReplicaRow, TaskRunRow
@@ -239,7 +239,7 @@ class SqliteTransaction:
         if count:
             last = reader.event(through)
             assert last is not None
-            values = {"through": through, "event_check": crc32(last.payload), "bytes": size}
+            values = {"through": through, "event_check": event_check(last.job_id, last.payload), "bytes": size}
             self._connection.execute(self._statements.trim_events, {"through": through})
             self._connection.execute(self._statements.move_horizon, values)
         return count

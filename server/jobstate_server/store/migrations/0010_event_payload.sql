@@ -1,0 +1,3 @@
+-- The payload of an event no longer has what its columns have. Events that are stored already stay as they are.
+-- usable_from: 10
+-- Older programs would send new events without the names of their jobs.
