@@ -480,7 +480,7 @@ def test_what_a_transaction_loads_is_what_was_kept_last_and_what_a_reader_reads(
                     model[step.job_id] = after
                 if step.deed == "postpone":
                     for job_id, job in model.items():
-                        if job.state is JobState.PROCESSING and job.due_time is not None:
+                        if job.state in {JobState.PROCESSING, JobState.QUEUED} and job.due_time is not None:
                             model[job_id] = replace(job, due_time=max(job.due_time, step.number))
 
             with store.transaction() as transaction:
