@@ -24,7 +24,7 @@ from jobstate_server.store.sqlite.backup import CannotBackUp, back_up
 from jobstate_server.store.sqlite.check import check_file
 from jobstate_server.store.sqlite.store import SqliteStore
 
-from ..store.support import contents
+from ..store.support import Contents, contents
 from ..support.calls import create, history
 from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.server import serving
@@ -119,9 +119,9 @@ def put_back(backup: Path, store: Path) -> None:
     shutil.copyfile(backup, store)
 
 
-def page_commands() -> list[str]:
-    """The lines of docs/operations.md that back up and restore."""
-    part = PAGE.partition("\n## Back up\n")[2].partition("\n## ")[0]
+def page_commands(section: str) -> list[str]:
+    """The commands of this section of docs/operations.md."""
+    part = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return [
         line
         for block in re.findall(r"^```sh\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
@@ -132,7 +132,7 @@ def page_commands() -> list[str]:
 def test_the_pages_commands_make_a_backup_and_restore_it(store: Path, tmp_path: Path) -> None:
     before = check_file(store)
     (tmp_path / "backups").mkdir()
-    lines = page_commands()
+    lines = page_commands("Back up")
     assert [line.split()[0] for line in lines] == [
         "jobstate-server",
         "jobstate-server",
@@ -141,14 +141,35 @@ def test_the_pages_commands_make_a_backup_and_restore_it(store: Path, tmp_path: 
         "cp",
         "jobstate-server",
     ]
-    scripts = str(Path(sys.executable).parent)
 
     for line in lines:
-        here = line.replace("/var/lib/jobstate", str(tmp_path)).replace("/var/backups", f"{tmp_path}/backups")
-        subprocess.run(["/bin/sh", "-c", f'PATH="{scripts}:$PATH" {here}'], check=True, timeout=PATIENCE_S)
+        run(line.replace("/var/lib/jobstate", str(tmp_path)).replace("/var/backups", f"{tmp_path}/backups"))
 
     assert check_file(store) == before
     assert (tmp_path / "old" / "jobs.db").exists()
+
+
+def run(line: str) -> None:
+    """Run a line of a page, with our commands."""
+    scripts = str(Path(sys.executable).parent)
+    subprocess.run(["/bin/sh", "-c", f'PATH="{scripts}:$PATH" {line}'], check=True, timeout=PATIENCE_S)
+
+
+def test_the_pages_command_corrects_the_store_of_the_settings(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "jobstate.toml").write_text(f'store = "sqlite:///{store}"\n', "utf-8")
+    right = contents_of(store)
+    changed(store, "UPDATE tally SET value = value + 1 WHERE measure = 1")
+    (line,) = page_commands("Check a store")
+
+    run(line.replace("/etc/jobstate", str(tmp_path)))
+
+    assert contents_of(store) == right
+
+
+def contents_of(store: Path) -> Contents:
+    """All that is in the store."""
+    with opened(f"sqlite:///{store}") as one:
+        return contents(one)
 
 
 # What ends half way.
