@@ -20,6 +20,7 @@ import psycopg
 from jobstate.v1 import maintenance_service_pb2 as maintenance
 from jobstate.v1 import maintenance_service_pb2_grpc
 from jobstate_server.domain.durations import SECOND
+from jobstate_server.engine.acquires import LOOK_INTERVAL
 from jobstate_server.engine.downtime import RENEW_INTERVAL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +52,14 @@ def resident_bytes(pid: int) -> int:
 def environment(code: Path) -> dict[str, str]:
     """What makes a Python take our packages from this checkout, whichever is installed."""
     return {"PYTHONPATH": os.pathsep.join(str(code / part) for part in ("server", "client", "generated/python"))}
+
+
+def looks_of_dispatch(seconds: float) -> int:
+    """How many commands a server that hands out jobs has of its own in this time, at most.
+
+    While workers wait it looks for jobs that another has made ready; and it looks when the first lease may have ended.
+    """
+    return 2 * (1 + int(seconds * SECOND / LOOK_INTERVAL))
 
 
 class ServerFailed(Exception):

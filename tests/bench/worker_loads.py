@@ -36,7 +36,7 @@ def worked(bench: Bench, server: Target, load: Callable[[], Worked], plan: Plan)
     taken.server_cpu = server.cpu() - cpu
     # Given back: .released, .started and, once it is handed out again, .claimed.
     events = done.hand_outs * (3 if plan.releases else 2 + plan.reports + plan.makes)
-    bench.witness(server, before, events, done.tally.answered)
+    bench.witness(server, before, events, done.tally.answered, hands_out=True)
     query = _RELEASED if plan.releases else _COMPLETED
     if not server.count(query, before.head) == done.hand_outs == plan.jobs:
         raise Untrue(f"{plan.jobs} jobs were to be handed out, {done.hand_outs} were, and not all ended once")

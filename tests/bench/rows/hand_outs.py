@@ -20,7 +20,8 @@ STREAMS = f"{CONNECTIONS} streams, {WORKERS_A_STREAM} workers on each with {BATC
 def hand_outs(bench: Bench) -> list[Finding]:
     """Whole lives whose start is a hand-out, against lives that are started by hand: over streams, and in calls."""
     findings = []
-    with bench.servers(0) as (server,):
+    # One for each side: the first has leases that it looks after, also when they have ended.
+    with bench.servers(0, 0) as (server, other):
         for what, unit, ours, theirs, limit, note in (
             (
                 "lifecycles by Acquire, StreamUpdates",
@@ -55,7 +56,7 @@ def hand_outs(bench: Bench) -> list[Finding]:
                 "2.06 calls for a job in place of 3",
             ),
         ):
-            samples = bench.alternate(partial(ours.run, server), partial(theirs.run, server))
+            samples = bench.alternate(partial(ours.run, server), partial(theirs.run, other))
             reach = "" if limit is None else f"≥ {limit:g} × started by hand"
             findings += compared(what, unit, *samples, reach=reach, limit=limit, note=note)
     return findings
