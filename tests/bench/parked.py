@@ -19,6 +19,8 @@ _WAIT_S = 60
 _LEASE_S = 3_600
 """Jobs that a worker has got are not looked after any more. No lease is to end while others are measured."""
 _ANSWERED_WITHIN_S = 10.0
+_PACED_CONNECTIONS = 8
+"""So that a server that is slow for some seconds is not given more calls than a connection may have open."""
 _PARKED_A_CONNECTION = CONNECTION_STREAMS_MAX - 1
 """One is left for a call that shows that these have begun."""
 
@@ -124,14 +126,14 @@ class ParkedWorkers:
 
 def paced(address: str, requests: Sequence[Request], per_second: float) -> Tally:
     """Make calls at a steady pace, whatever the answers take."""
-    (connection,) = connected(address, 1)
-    poller = Poller([connection])
+    connections = connected(address, _PACED_CONNECTIONS)
+    poller = Poller(connections)
     tally = Tally()
     answers: list[Answer] = []
     began = time.monotonic()
     for number, request in enumerate(requests):
         poller.run(lambda: False, max(0.0, began + number / per_second - time.monotonic()))
-        send(connection, request, answers.append)
+        send(connections[number % len(connections)], request, answers.append)
     poller.run(lambda: len(answers) == len(requests), _ANSWERED_WITHIN_S)
     tally.seconds = time.monotonic() - began
     for answer in answers:
