@@ -26,6 +26,15 @@ STOPPED_MAX_S = 2.0
 """How long PostgreSQL stays away at most, so that a round has room for other things."""
 
 
+async def freeze_in_its_turn(server: ServerProcess) -> bool:
+    """Have a server stop while it alone may hand out jobs of a type. False if it handed out nothing for a while."""
+    server.sabotage(IN_ITS_TURN)
+    until = asyncio.get_running_loop().time() + IN_ITS_TURN_S
+    while not server.is_stopped and asyncio.get_running_loop().time() < until:
+        await pause(0.02)
+    return server.is_stopped
+
+
 class ReplicaNemesis(Nemesis):
     """Faults of replicas and of what they share."""
 
@@ -102,12 +111,8 @@ class ReplicaNemesis(Nemesis):
         """Freeze a replica while it alone may hand out jobs of a type, until PostgreSQL has ended its turn."""
         await self._until_awake()
         server = self._one()
-        server.sabotage(IN_ITS_TURN)
-        until = asyncio.get_running_loop().time() + IN_ITS_TURN_S
-        while not server.is_stopped and asyncio.get_running_loop().time() < until:
-            await pause(0.02)
-        self.counts["frozen in its turn"] += server.is_stopped
-        if server.is_stopped:
+        if await freeze_in_its_turn(server):
+            self.counts["frozen in its turn"] += 1
             await pause(TURN_LOST_S)
         server.signal(signal.SIGCONT)
 

@@ -31,9 +31,9 @@ def not_early(world: World) -> Iterator[str]:
 def _too_early(entry: LogEntry, before: LogEntry | None) -> str:
     job, type_ = entry.job, entry.event.type
     if type_ == "QUEUED":
-        asked = int(job.get("metadata", {}).get("delay_us", 0))
-        wrong = microseconds(job["ready_time"]) != microseconds(job["create_time"]) + asked
-        return f"{entry} was to be delayed for {asked} µs" if wrong else HOLDS
+        told, created = job.get("metadata", {}), microseconds(job["create_time"])
+        asked = int(told.get("not_before_us", created + int(told.get("delay_us", 0))))
+        return HOLDS if microseconds(job["ready_time"]) == asked else f"{entry} was not to begin before {asked}"
     if before is None:
         return f"{entry} is the first of its job"
     if claims(entry):
