@@ -57,9 +57,10 @@ _HANDED_OUT_FROM = frozenset({JobState.QUEUED, JobState.PROCESSING})
 
 def wait_reason(job: Job) -> WaitReason | None:
     """What the job waits for before a worker can have it. None if it is claimed, final or rests in FAILED."""
-    if job.state is JobState.RETRYING or job.held:
+    state = job.state
+    if state is JobState.RETRYING or job.held:
         return WaitReason.TIME
-    return WaitReason.TURN if is_ready(job) else None
+    return WaitReason.TURN if state in _HANDED_OUT_FROM and not job.claimed else None
 
 
 def is_running(job: Job) -> bool:

@@ -301,7 +301,7 @@ class Batch:
                 events.append(_new_event((event.time, *names, event.type, event.payload)))
             self._keep(job, change, len(encoded))
             self._tallies.add(change)
-            if not change.is_report:
+            if not change.is_report and job.job_type in self.handing_out.wanted_types:
                 self.handing_out.note(change.before, job)
         if change.ended is not None:
             self._changes.attempts.append(change.ended)

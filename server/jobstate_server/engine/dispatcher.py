@@ -75,7 +75,9 @@ class Dispatcher:
         self._must_serve = any(type(command) is ServeWaiting for command in commands)
         if self._is_shared:
             return _AllTypes()
-        return _WantedTypes({name for command in self._acquires for name in command.job_types}, self._parked)
+        own = {name for command in self._acquires for name in command.job_types}
+        # A call is parked by this very thread, and only if its types are among those of the batch.
+        return _WantedTypes(own, self._parked) if self._parked else own
 
     def look(self, transaction: Transaction, batch: Batch) -> bool:
         """Offer the batch the ready jobs of the store that it may hand out. True if some may not have been found.

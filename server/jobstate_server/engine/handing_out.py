@@ -20,7 +20,8 @@ class HandingOut:
         self.turns: set[str] | None = None
         """The types that this transaction may hand out. None if there are no other replicas to take turns with."""
         self._ready = ReadyJobs(job_types)
-        self._wanted_types = wanted_types
+        self.wanted_types = wanted_types
+        """The types of which what becomes ready is remembered."""
         self._jobs = jobs
 
     def add(self, job: Job) -> None:
@@ -28,9 +29,7 @@ class HandingOut:
         self._ready.add(job)
 
     def note(self, before: Job | None, after: Job) -> None:
-        """Note a change: the job may have become ready, or may have been handed out."""
-        if after.job_type not in self._wanted_types:
-            return
+        """Note a change of a job of a wanted type: it may have become ready, or may have been handed out."""
         if is_ready(after):
             if before is None or not is_ready(before) or before.attempt != after.attempt:
                 self._ready.add(after)

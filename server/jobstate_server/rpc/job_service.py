@@ -8,7 +8,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
 from jobstate_server.domain import limits
-from jobstate_server.domain.commands import BatchCreate, Command
+from jobstate_server.domain.commands import Command
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
@@ -104,10 +104,7 @@ class JobService:
     async def _create_batch(self, request: pb.BatchCreateRequest, call: Call) -> bytes:
         command = await create.batch_create(request, call.caller, self._new_id, self._turns.take)
         del request
-        ahead = ahead_of_wall_clock(self._clock)
-        command = BatchCreate(
-            caller=command.caller, creates=tuple(create.by_store_time(part, ahead) for part in command.creates)
-        )
+        command = create.batch_by_store_time(command, ahead_of_wall_clock(self._clock))
         outcome = await self._committer.submit(command, call.size, call.connection)
         created = [pb.CreatedJob(id=job.id, version=job.version) for job in outcome.jobs]
         for job, existing in zip(created, outcome.existing, strict=False):

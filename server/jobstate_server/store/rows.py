@@ -87,8 +87,29 @@ _UNSET_FIELDS = (
 )
 """Fields that are None in a job to which nothing has happened yet."""
 
-NEW_COLUMNS = tuple(name for name in _PLAIN_JOB_FIELDS if name not in _UNSET_FIELDS)
-"""Columns of a job to which nothing has happened yet. The others are NULL."""
+NEW_CONSTANTS: Mapping[str, int | str] = {
+    "state": int(JobState.QUEUED),
+    "progress": 0,
+    "progress_message": "",
+    "result_count": 0,
+    "attempt": 0,
+    "claimed": 0,
+    "worker": "",
+    "retry_count": 0,
+    "estimated_tokens": 0,
+    "estimated_cost_nano": 0,
+    "attempt_tokens": 0,
+    "attempt_cost_nano": 0,
+    "duration": 0,
+    "cancel_reason": "",
+    "held": 0,
+    "unique_until": 0,
+    "cancel_cause": 0,
+}
+"""Columns that have the same value in all jobs to which nothing has happened yet, and need not be bound."""
+
+NEW_COLUMNS = tuple(name for name in _PLAIN_JOB_FIELDS if name not in {*_UNSET_FIELDS, *NEW_CONSTANTS})
+"""The other columns of such a job that are not NULL."""
 
 REPORT_COLUMNS = ("version", "progress", "progress_message", "update_time", "heard_time")
 """Columns that most progress reports change."""
@@ -100,8 +121,8 @@ PROGRESS_COLUMNS = REPORT_COLUMNS + _SELDOM_COLUMNS
 
 _plain_values = itemgetter(*_PLAIN_JOB_FIELDS)
 _new_values = itemgetter(*NEW_COLUMNS)
-_unset = itemgetter(*_UNSET_FIELDS)
-_ALL_UNSET = (None,) * len(_UNSET_FIELDS)
+_untouched = itemgetter(*_UNSET_FIELDS, *NEW_CONSTANTS, "last_error")
+_UNTOUCHED = (*(None,) * len(_UNSET_FIELDS), *NEW_CONSTANTS.values(), None)
 _step_values = itemgetter(*STEP_COLUMNS, "create_sequence")
 _not_in_step = itemgetter(*_NOT_IN_STEP)
 _changing_values = itemgetter(*_CHANGING_FIELDS)
@@ -147,8 +168,8 @@ def new_values(job: Job) -> tuple[Any, ...]:
 
 
 def is_new(job: Job) -> bool:
-    """Whether the columns of a job besides ``NEW_COLUMNS`` are NULL."""
-    return bool(_unset(job.__dict__) == _ALL_UNSET) and job.last_error is None
+    """Whether the columns of a job besides ``NEW_COLUMNS`` are those of ``NEW_CONSTANTS``, or NULL."""
+    return bool(_untouched(job.__dict__) == _UNTOUCHED)
 
 
 def step_values(job: Job) -> tuple[Any, ...]:

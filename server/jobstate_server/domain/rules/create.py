@@ -30,6 +30,9 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
     context.unnamed_types.check([command.job_type])
     policy = context.job_types.policy(command.job_type)
     timeout = policy.timeout if command.timeout is None else command.timeout
+    others = beginning(command, now)
+    if command.unique_key:
+        others |= {"unique_key": command.unique_key, "unique_until": command.unique_until}
     job = Job.new(
         id=command.job_id,
         job_type=command.job_type,
@@ -42,9 +45,7 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
         update_time=now,
         heard_time=now,
         level=command.level,
-        unique_key=command.unique_key or None,
-        unique_until=command.unique_until if command.unique_key else 0,
-        **beginning(command, now),
+        **others,
     )
     event = Event(EventType.QUEUED, now, command.caller.actor, None, job, with_metadata=bool(job.metadata))
     return Change(None, job, (event,), request=command.request)
@@ -93,8 +94,9 @@ def batch_create(context: RuleContext, command: c.BatchCreate, view: View) -> Pl
     made: dict[UniqueKey, Job] = {}
     for index, part in enumerate(command.creates):
         try:
-            change = existing(part, view, made) or create(context, view.jobs.get(part.job_id), part, view.now)
-            if part.unique is not None and change.after is not None:
+            holder = existing(part, view, made) if part.unique_key else None
+            change = holder or create(context, view.jobs.get(part.job_id), part, view.now)
+            if part.unique_key and part.unique is not None:
                 made[part.unique] = change.after
             changes.append(change)
         except InvalidField as refusal:

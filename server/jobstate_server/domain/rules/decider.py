@@ -82,7 +82,7 @@ class Decider:
             if earlier is not None:
                 return repeat(command, earlier, view.now)
             view.check_request_room(1)
-        if type(command) is c.Create:
+        if type(command) is c.Create and command.unique_key:
             found = create.existing(command, view, {})
             if found is not None:
                 return found

@@ -17,6 +17,8 @@ from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
 
 def beginning(command: c.Create, now: int) -> dict[str, Any]:
     """The fields of a new job that say from when and until when it may be begun. Raises InvalidField."""
+    if not command.delay and command.not_before_time is None and command.start_within is None:
+        return {"ready_time": now}
     ready_time = now + command.delay if command.not_before_time is None else max(now, command.not_before_time)
     if ready_time - now > DELAY_MAX:
         raise InvalidField("not_before_time", f"is more than {DELAY_MAX // DAY} days away")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
@@ -63,12 +64,6 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
         problems.span(prefix + "timeout", request.timeout, 0, TIMEOUT_MAX, "0 (none) to 30 days")
         timeout = span_from(request.timeout)
     problems.request_id(request_id, prefix + "request_id")
-    start_within = None
-    if request.HasField("start_within"):
-        bounds = limits.START_WITHIN_MIN, limits.DELAY_MAX
-        problems.span(prefix + "start_within", request.start_within, *bounds, "1 second to 366 days")
-        start_within = span_from(request.start_within)
-    _check_dispatch(request, problems, prefix)
     return c.Create(
         job_id or new_id(),
         caller,
@@ -79,17 +74,38 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
         max_retries=max_retries,
         timeout=timeout or None,
         no_timeout=timeout == 0,
-        level=request.priority or Priority.NORMAL,
-        delay=span_from(request.delay) if request.HasField("delay") else 0,
-        not_before_time=time_from(request.not_before_time) if request.HasField("not_before_time") else None,
-        start_within=start_within,
-        unique_key=request.unique_key,
-        unique_until=request.unique_until or UniqueUntil.FINAL,
+        **_about_hand_out(request, problems, prefix),
     )
 
 
-def _check_dispatch(request: pb.CreateRequest, problems: Problems, prefix: str) -> None:
-    """Check priority, delay and unique key."""
+def _about_hand_out(request: pb.CreateRequest, problems: Problems, prefix: str) -> Mapping[str, Any]:
+    """The fields of the command that are about the hand-out. Most calls set none, which a look at each tells."""
+    is_plain = not (
+        request.priority
+        or request.unique_key
+        or request.unique_until
+        or request.WhichOneof("begin")
+        or request.HasField("start_within")
+        or request.HasField("lane")
+    )
+    if is_plain:
+        return _NOTHING
+    _check_hand_out(request, problems, prefix)
+    return {
+        "level": request.priority or Priority.NORMAL,
+        "delay": span_from(request.delay) if request.HasField("delay") else 0,
+        "not_before_time": time_from(request.not_before_time) if request.HasField("not_before_time") else None,
+        "start_within": span_from(request.start_within) if request.HasField("start_within") else None,
+        "unique_key": request.unique_key,
+        "unique_until": request.unique_until or UniqueUntil.FINAL,
+    }
+
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+def _check_hand_out(request: pb.CreateRequest, problems: Problems, prefix: str) -> None:
+    """Check the fields that are about the hand-out."""
     if request.HasField("lane"):
         problems.add(prefix + "lane", "is not supported by this version of the server")
     if request.priority and request.priority not in job_pb2.Priority.values():
@@ -98,6 +114,9 @@ def _check_dispatch(request: pb.CreateRequest, problems: Problems, prefix: str) 
         problems.span(prefix + "delay", request.delay, 0, limits.DELAY_MAX, "0 to 366 days")
     if request.HasField("not_before_time"):
         problems.time(prefix + "not_before_time", request.not_before_time)
+    if request.HasField("start_within"):
+        bounds = limits.START_WITHIN_MIN, limits.DELAY_MAX
+        problems.span(prefix + "start_within", request.start_within, *bounds, "1 second to 366 days")
     if request.unique_key:
         problems.text(prefix + "unique_key", request.unique_key, limits.UNIQUE_KEY_BYTES_MAX)
     if request.unique_until and request.unique_until not in pb.UniqueUntil.values():
@@ -115,3 +134,10 @@ def by_store_time(command: c.Create, ahead: int) -> c.Create:
     if command.not_before_time is None or not ahead:
         return command
     return replace(command, not_before_time=command.not_before_time + ahead)
+
+
+def batch_by_store_time(command: c.BatchCreate, ahead: int) -> c.BatchCreate:
+    """The same for a batch."""
+    if not ahead:
+        return command
+    return replace(command, creates=tuple(by_store_time(part, ahead) for part in command.creates))

@@ -24,6 +24,7 @@ from jobstate_server.store.rows import (
     FINISHED_COLUMNS,
     JOB_COLUMNS,
     NEW_COLUMNS,
+    NEW_CONSTANTS,
     PROGRESS_COLUMNS,
     REPORT_COLUMNS,
     REQUEST_COLUMNS,
@@ -52,7 +53,7 @@ class Statements:
 
     # To set or to bind a column costs about a sixth of a microsecond, and there are 37.
     insert_jobs = insert("job", JOB_COLUMNS)
-    insert_new_jobs = insert("job", NEW_COLUMNS)
+    insert_new_jobs = insert("job", NEW_COLUMNS, NEW_CONSTANTS)
     update_step = update("job", STEP_COLUMNS, "create_sequence")
     update_jobs = update("job", CHANGE_COLUMNS, "create_sequence")
     update_progress = update("job", PROGRESS_COLUMNS, "create_sequence")
