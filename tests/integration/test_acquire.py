@@ -15,7 +15,6 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.engine import dispatcher
 from jobstate_server.engine.batch import Batch
-from jobstate_server.rpc import admission
 
 from ..support.calls import (
     acquire,
@@ -185,7 +184,7 @@ async def test_what_reaches_nobody_is_released_at_once(running: Running, monkeyp
 async def until_withdrawn(running: Running) -> None:
     """Wait until the server has noticed that the only caller has gone."""
     async with asyncio.timeout(PATIENCE_S):
-        while running.server.grpc.calls.admission.acquires.held:
+        while running.server.grpc.calls.admission.streams.held > running.server.feed.watchers:
             await health_of(running)
 
 
@@ -388,18 +387,20 @@ async def test_a_strict_server_refuses_an_unknown_type_and_another_waits_for_it(
     assert (refusal.reason, refusal.metadata) == ("UNKNOWN_JOB_TYPE", {"field": "job_types[1]", "job_type": "typo"})
 
 
-async def test_beyond_the_limit_of_calls_an_acquire_is_refused_and_other_calls_are_not(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(admission, "ACQUIRES_MAX", 2)
-    async with serving(path) as running, client_of(running.server.address) as other:
-        calls = [waiting_for_work(running) for _ in range(2)]
-        await until_waiting(running, 2)
+async def test_beyond_the_limit_of_streams_an_acquire_is_refused_and_other_calls_are_not(path: Path) -> None:
+    async with (
+        serving(path, open_streams_max=10) as running,
+        client_of(running.server.address) as other,
+        watching_live(running),
+    ):
+        calls = [waiting_for_work(running) for _ in range(9)]
+        await until_waiting(running, 9)
 
         assert (await refused(acquire(other))).brief == ("RESOURCE_EXHAUSTED", "OVERLOADED")
         await create(other, "one")
         await create(other, "two")
         assert sorted(ids(await calls[0] + await calls[1])) == ["one", "two"]
+        assert ids(await acquire(other)) == []
 
 
 @pytest.mark.parametrize(
@@ -444,12 +445,12 @@ async def test_a_store_that_refuses_the_batch_leaves_those_who_wait_waiting(
     assert ids(await waiting) == ["job"]
 
 
-async def test_calls_that_wait_count_among_no_others(running: Running) -> None:
+async def test_calls_that_wait_count_among_the_streams_and_not_among_the_calls(running: Running) -> None:
     calls = [waiting_for_work(running) for _ in range(3)]
     await until_waiting(running, 3)
 
     assert running.server.grpc.calls.admission.calls.held == 0
-    assert running.server.grpc.calls.admission.acquires.held == 3
+    assert running.server.grpc.calls.admission.streams.held == 3
     for call in calls:
         call.cancel()
     await until_waiting(running, 0)

@@ -21,7 +21,6 @@ from jobstate_server.rpc.receive_buffers import CALL_BYTES, ReceiveBuffers
 from jobstate_server.rpc.resets import EARLY_S, Resets
 from jobstate_server.rpc.transport import connections_max
 from jobstate_server.rpc.transport_limits import (
-    ACQUIRES_MAX,
     BATCH_WEIGHT,
     CALLS_MAX,
     REQUEST_S,
@@ -75,9 +74,8 @@ class Admission:
         eighth = requests_bytes_max // 8
         self.calls = FairLimit(CALLS_MAX, 4)
         """Unary calls, which are open until their answer has been read."""
-        self.acquires = FairLimit(ACQUIRES_MAX, 16)
-        """Calls of Acquire, most of which wait. They take no places of other calls."""
         self.streams = FairLimit(open_streams_max, 16)
+        """Streams, and calls of Acquire: most of these wait, and take no places of other calls."""
         self.update_streams = FairLimit(STREAMS_MAX, 4)
         self.buffers = ReceiveBuffers(5 * eighth, memory_short)
         self._end_call = end_call
@@ -91,9 +89,7 @@ class Admission:
         self._last_check = 0.0
         self.connections = Connections(connections_max())
         self.resets = Resets(lambda peer: self.connections.end(peer, "most of their calls were reset"))
-        self.connections.count_as_used(
-            lambda: (*self.calls.by_connection, *self.acquires.by_connection, *self.streams.by_connection)
-        )
+        self.connections.count_as_used(lambda: (*self.calls.by_connection, *self.streams.by_connection))
 
     def admit(self, limits: tuple[FairLimit, ...], connection: str) -> None:
         """Count a call of this connection. Raises Overloaded if there is no room for it."""

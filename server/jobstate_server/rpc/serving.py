@@ -56,7 +56,7 @@ _BATCH = "BatchCreate"
 """The method whose requests are usually large."""
 
 _WAITS = "Acquire"
-"""The method whose calls wait. They have a limit of their own."""
+"""The method whose calls wait, as long as streams are open. They count among those."""
 
 Answer = Callable[[OpenCall, AsyncIterator[bytes], Context], Coroutine[Any, Any, Any]]
 """Receives the request of a call and answers it."""
@@ -169,7 +169,7 @@ class Calls:
             answer = self._stream(handler, request_type)
         else:
             waits = method.name == _WAITS
-            kind, limits = UnaryCall, (admission.acquires if waits else admission.calls,)
+            kind, limits = UnaryCall, (admission.streams if waits else admission.calls,)
             reserve = _RESERVED.get(method.name, 0)
             answer = self._unary(handler, request_type, is_batch=method.name == _BATCH, waits=waits, reserve=reserve)
         return partial(kind, Method(self.under_way, admission, limits, answer))

@@ -21,16 +21,12 @@ CALLS_MAX = 2_048
 only wait. The last quarter is reserved for connections that have none open, so that it takes 512 connections to block
 another one."""
 
-ACQUIRES_MAX = 10_000
-"""Calls of Acquire that may be open: as many workers may wait for work at one server. The last sixteenth is reserved
-for connections that have none open."""
-
 OPEN_STREAMS_MAX = 3_000
-"""The default of the Watches and StreamUpdates streams that may be open. Each takes some 30 KiB. The last sixteenth is
-reserved for connections that have none open."""
+"""The default of the Watches, StreamUpdates streams and calls of Acquire that may be open. A stream takes some 30 KiB,
+a call of Acquire that waits some 22. The last sixteenth is reserved for connections that have none open."""
 
 STREAM_BYTES = 30 * 1024
-"""Memory that an open stream takes."""
+"""Memory that an open stream takes, or a call of Acquire at most."""
 
 REQUESTS_BYTES_MAX = 64 * MEBIBYTE
 """The default of the bytes of requests that have not been read while memory is short, and of BatchCreates."""
