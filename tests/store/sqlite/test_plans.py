@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -348,3 +349,33 @@ def test_what_waits_before_a_job_is_counted_in_the_index(reader: SqlReader) -> N
 
     check(steps)
     assert all("job_ready" in step for step in steps), steps
+
+
+@contextmanager
+def counted_steps(store: SqliteStore) -> Iterator[list[int]]:
+    """How many thousand steps of SQLite's machine the statements inside take, some of which each row needs."""
+    connection = store._database.connection()
+    counted = [0]
+
+    def count() -> int:
+        counted[0] += 1
+        return 0
+
+    connection.set_progress_handler(count, 1_000)
+    yield counted
+    connection.set_progress_handler(None, 1)
+
+
+def test_a_hand_out_reads_as_many_rows_as_it_returns_however_many_are_ready_since_the_same_moment(
+    store: SqliteStore,
+) -> None:
+    keep_jobs(store, *(a_job(f"{number}", ready_time=7, level=3) for number in range(8_000)))
+    steps = []
+    for limit in (500, 1_000, 2_000, 4_000):
+        with store.transaction() as transaction, counted_steps(store) as counted:
+            found = transaction.ready_jobs([Ready((("type", 10),), limit)])
+            assert [job.id for job in found.jobs] == [f"{number}" for number in range(limit)]
+        steps.append(counted[0])
+
+    # Twice as many rows take twice as many steps, and never four times.
+    assert all(after < 3 * before for before, after in pairwise(steps)), steps

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from heapq import merge
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jobstate_server.domain.dispatch_order import score
 from jobstate_server.domain.job import Job
@@ -18,7 +18,7 @@ from jobstate_server.store.rows import job_from
 from jobstate_server.store.sqlite.statements import Statements
 
 _READ_AT_ONCE = 64
-"""Entries that are read of one type and priority at a time. Most calls of Acquire want fewer jobs."""
+"""Entries that are read at first of one type and priority. Most calls of Acquire want fewer jobs."""
 
 
 class _Entry(NamedTuple):
@@ -57,14 +57,17 @@ class ReadyReads:
         return [found[job_id] for job_id in ids]
 
     def _of_level(self, job_type: str, step: int, level: int, at_once: int) -> Iterator[_Entry]:
-        values = {"job_type": job_type, "level": level, "ready_time": -1, "create_sequence": 0, "limit": at_once}
+        values: dict[str, Any] = {"job_type": job_type, "level": level, "limit": at_once}
+        values |= {"ready_time": -1, "create_sequence": 0}
         while True:
             rows = self._connection.execute(self._statements.ready, values).fetchall()
             for job_id, ready_time, sequence in rows:
                 yield _Entry(score(ready_time, level, step), sequence, job_id)
-            if len(rows) < at_once:
+            if len(rows) < values["limit"]:
                 return
             _, values["ready_time"], values["create_sequence"] = rows[-1]
+            # SQLite reads anew all that have the same ready_time, as those of a BatchCreate have.
+            values["limit"] *= 2
 
     def unique_holders(self, keys: Collection[UniqueKey], jobs: dict[str, Job]) -> dict[UniqueKey, str]:
         """The ids of the jobs that have these keys. The jobs are added to ``jobs``."""
