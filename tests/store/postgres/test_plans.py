@@ -15,7 +15,9 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
 from jobstate_server.domain.reads import Finished, Reads, Ready
 from jobstate_server.domain.statistics import Measure
+from jobstate_server.store.postgres import statements as sql
 from jobstate_server.store.postgres.reader import PostgresReader
+from jobstate_server.store.postgres.ready_jobs import Marks, ReadyReads
 from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.postgres.transaction import PostgresTransaction
 from jobstate_server.store.records import ChangedJob, Changes
@@ -278,3 +280,30 @@ def test_the_writer_walks_an_index_whether_or_not_it_plans_anew(
 
     # Due jobs are locked in the order of their times, named ones in the order of their ids.
     check(steps, sorts=True)
+
+
+def test_a_hand_out_reads_as_many_rows_as_it_wants_however_many_are_ready_since_the_same_moment() -> None:
+    url = postgres_server().new_store()
+    with opened_at(url) as store:
+        jobs = [a_job(f"{number}", ready_time=7, level=3, create_sequence=number + 1) for number in range(5_000)]
+        keep(store, Changes(inserted=unversioned(jobs)))
+        with foreign(url) as operator, ended_by(Interruption, store) as transaction:
+            operator.execute("ANALYZE")
+            analyzed: list[str] = []
+            execute = transaction._execute
+
+            def explained(text: bytes, **values: Any) -> Any:
+                if text == sql.PICK_READY:
+                    prefix = b"EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) "
+                    analyzed.extend(line for (line,) in execute(prefix + text, **values))
+                return execute(text, **values)
+
+            found = ReadyReads(explained, store.log_id, Marks()).jobs(
+                [Ready((("type", 10),), 100)], transaction.now, may_wait=False
+            )
+            raise Interruption
+
+    assert [job.id for job in found.jobs] == [f"{number}" for number in range(100)]
+    assert any("job_ready" in line for line in analyzed)
+    assert not any("Rows Removed" in line for line in analyzed), analyzed
+    assert max(float(rows) for line in analyzed for rows in re.findall(r"rows=([0-9.]+)", line)) <= 100
