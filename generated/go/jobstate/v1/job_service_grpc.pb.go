@@ -232,8 +232,8 @@ type JobServiceClient interface {
 	// for the repeat instead, until their lease is over: a repeat returns those of the first call's jobs whose attempt is
 	// still claimed, and takes no others, unless the first call got none.
 	//
-	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 10,000 calls
-	// may wait at a server; beyond that they are refused with OVERLOADED.
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 3,000 calls
+	// of Acquire and streams may be open at a server; beyond that they are refused with OVERLOADED.
 	Acquire(ctx context.Context, in *AcquireRequest, opts ...grpc.CallOption) (*AcquireResponse, error)
 	// Release gives a claimed attempt back without a verdict: the worker stops, or this is not the moment.
 	//
@@ -643,8 +643,8 @@ type JobServiceServer interface {
 	// for the repeat instead, until their lease is over: a repeat returns those of the first call's jobs whose attempt is
 	// still claimed, and takes no others, unless the first call got none.
 	//
-	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 10,000 calls
-	// may wait at a server; beyond that they are refused with OVERLOADED.
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 3,000 calls
+	// of Acquire and streams may be open at a server; beyond that they are refused with OVERLOADED.
 	Acquire(context.Context, *AcquireRequest) (*AcquireResponse, error)
 	// Release gives a claimed attempt back without a verdict: the worker stops, or this is not the moment.
 	//

@@ -236,8 +236,8 @@ class JobServiceStub:
     for the repeat instead, until their lease is over: a repeat returns those of the first call's jobs whose attempt is
     still claimed, and takes no others, unless the first call got none.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 10,000 calls
-    may wait at a server; beyond that they are refused with OVERLOADED.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 3,000 calls
+    of Acquire and streams may be open at a server; beyond that they are refused with OVERLOADED.
     """
     Release: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ReleaseRequest, _job_service_pb2.ReleaseResponse]
     """Release gives a claimed attempt back without a verdict: the worker stops, or this is not the moment.
@@ -473,8 +473,8 @@ class JobServiceAsyncStub(JobServiceStub):
     for the repeat instead, until their lease is over: a repeat returns those of the first call's jobs whose attempt is
     still claimed, and takes no others, unless the first call got none.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 10,000 calls
-    may wait at a server; beyond that they are refused with OVERLOADED.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 3,000 calls
+    of Acquire and streams may be open at a server; beyond that they are refused with OVERLOADED.
     """
     Release: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ReleaseRequest, _job_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Release gives a claimed attempt back without a verdict: the worker stops, or this is not the moment.
@@ -791,8 +791,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         for the repeat instead, until their lease is over: a repeat returns those of the first call's jobs whose attempt is
         still claimed, and takes no others, unless the first call got none.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 10,000 calls
-        may wait at a server; beyond that they are refused with OVERLOADED.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 3,000 calls
+        of Acquire and streams may be open at a server; beyond that they are refused with OVERLOADED.
         """
 
     @_abc_1.abstractmethod

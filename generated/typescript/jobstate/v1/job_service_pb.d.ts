@@ -2284,8 +2284,8 @@ export declare const JobService: GenService<{
    * for the repeat instead, until their lease is over: a repeat returns those of the first call's jobs whose attempt is
    * still claimed, and takes no others, unless the first call got none.
    *
-   * Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 10,000 calls
-   * may wait at a server; beyond that they are refused with OVERLOADED.
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 3,000 calls
+   * of Acquire and streams may be open at a server; beyond that they are refused with OVERLOADED.
    *
    * @generated from rpc jobstate.v1.JobService.Acquire
    */
