@@ -25,6 +25,10 @@ SCRATCH = ROOT / ".bench"
 """Where filled stores are kept between runs, and the figures of the last ones. Not committed."""
 
 
+CREATING = 2
+"""Calls that create jobs for a row, each on its own connection: the server ends a connection that has none."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How much of everything."""
@@ -261,7 +265,7 @@ def make_ready(
     """Create these jobs, 1,000 in a call, in order."""
     parts = [job_ids[start : start + 1_000] for start in range(0, len(job_ids), 1_000)]
     chains = [[Request("BatchCreate", messages.batch_create(part, levels))] for part in parts]
-    bench.load.calls(server.address, chains, in_flight=2)
+    bench.load.calls(server.address, chains, connections=CREATING, in_flight=CREATING)
 
 
 def stored_ids(count: int) -> Sequence[str]:

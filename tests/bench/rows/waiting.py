@@ -9,7 +9,7 @@ from functools import partial
 from jobstate.v1 import job_service_pb2 as pb
 
 from .. import messages
-from ..bench import Bench, Untrue, wait
+from ..bench import CREATING, Bench, Untrue, wait
 from ..load import Load, sample
 from ..messages import Request
 from ..processes import JobServer
@@ -202,7 +202,7 @@ def _create_delayed(bench: Bench, server: JobServer, count: int, moment: float) 
         for request in requests:
             request.not_before_time.FromMicroseconds(int(moment * 1e6))
         chains.append([Request("BatchCreate", pb.BatchCreateRequest(requests=requests).SerializeToString())])
-    bench.load.calls(server.address, chains, in_flight=2)
+    bench.load.calls(server.address, chains, connections=CREATING, in_flight=CREATING)
 
 
 def _ready_within(server: JobServer, head: int, count: int) -> tuple[float, float]:
