@@ -6,7 +6,6 @@ other loads are: the answers to its acquires are decoded, and its next batch or 
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +39,8 @@ class Plan:
     """The priorities of the jobs that are made, in turn."""
     releases: bool = False
     """Whether it gives the jobs back in place of completing them."""
-    until: float = math.inf
-    """When they stop before that, by the monotonic clock."""
+    last: str = ""
+    """The id of the job after which they take no more."""
 
 
 @dataclass
@@ -75,9 +74,14 @@ class _Supply:
 
     def take(self) -> int:
         """How many a worker that has its hands free asks for now; 0 when it was all."""
-        number = min(self.plan.hands, self._left) if time.monotonic() < self.plan.until else 0
+        number = min(self.plan.hands, self._left)
         self._left -= number
         return number
+
+    def taken(self, jobs: Sequence[job_pb2.Job]) -> None:
+        """Take note of jobs that a worker has got."""
+        if self.plan.last and any(job.id == self.plan.last for job in jobs):
+            self._left = 0
 
     def created(self, number: int) -> list[pb.CreateRequest]:
         """So many new jobs."""
@@ -141,6 +145,7 @@ class _Hands:
                 return
             yield [*ends, pb.JobUpdate(acquire=_acquire(number))]
             jobs = list(self._jobs)
+            self._supply.taken(jobs)
             worked.acquires += 1
             worked.empty += not jobs
             worked.hand_outs += len(jobs)
@@ -282,6 +287,7 @@ class _Caller:
             while number and not worked.tally.refused:
                 yield Request("Acquire", _acquire(number).SerializeToString())
                 jobs = list(pb.AcquireResponse.FromString(self._message).jobs)
+                self._supply.taken(jobs)
                 worked.acquired.append(worked.tally.took[-1])
                 worked.acquires += 1
                 worked.empty += not jobs

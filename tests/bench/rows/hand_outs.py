@@ -9,6 +9,7 @@ from .. import messages
 from ..bench import Bench, Untrue, make_ready, wait
 from ..load import Load, Refused
 from ..messages import EVERY_LEVEL, Request
+from ..processes import JobServer
 from ..samples import Finding, spread
 from ..worker_loads import CALLERS, HANDS, WORKERS_A_STREAM, CallingWorkers, StreamWorkers, worked
 from ..workers import Plan, Worked
@@ -94,8 +95,12 @@ _TOOK = (
 )
 _URGENT_EACH_S = 0.02
 _URGENT_HANDS = 10
-_LAST_ARE_TAKEN_S = 1.0
 _MANY = 10_000_000
+
+
+def _create_urgent(bench: Bench, server: JobServer, job_id: str) -> None:
+    body = messages.create_request(job_id, EVERY_LEVEL[-1]).SerializeToString()
+    bench.load.calls(server.address, [[Request("Create", body)]], connections=1, in_flight=1)
 
 
 def urgent(bench: Bench) -> list[Finding]:
@@ -107,14 +112,15 @@ def urgent(bench: Bench) -> list[Finding]:
         make_ready(bench, server, [f"{bench.name('normal-')}-{number}" for number in range(backlog_size)])
         for _ in range(bench.runs):
             prefix = bench.name("urgent-")
-            until, made = time.monotonic() + bench.sizes.window_s / 2, 0
-            plan = Plan(_MANY, _URGENT_HANDS, prefix=bench.name("normal-"), until=until + _LAST_ARE_TAKEN_S)
+            until, made, last = time.monotonic() + bench.sizes.window_s / 2, 0, f"{prefix}-last"
+            plan = Plan(_MANY, _URGENT_HANDS, prefix=bench.name("normal-"), last=last)
             working.begin("stream_workers", server.address, plan, streams=CONNECTIONS, workers=WORKERS_A_STREAM)
             while time.monotonic() < until:
-                body = messages.create_request(f"{prefix}-{made}", EVERY_LEVEL[-1]).SerializeToString()
-                bench.load.calls(server.address, [[Request("Create", body)]], connections=1, in_flight=1)
+                _create_urgent(bench, server, f"{prefix}-{made}")
                 made += 1
                 wait(_URGENT_EACH_S)
+            _create_urgent(bench, server, last)
+            made += 1
             done: Worked = working.result()
             if done.tally.refused:
                 raise Refused("; ".join(done.tally.problems))
