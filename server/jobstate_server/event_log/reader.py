@@ -51,6 +51,8 @@ class EventReader:
     Belongs on the event loop's thread, and to one task at a time. A position never goes back.
     """
 
+    __slots__ = ("_cursor", "_feed", "_log", "_position", "_rewinds", "_skipped_to", "_waiter")
+
     def __init__(self, log: EventLog, waiter: Waiter) -> None:
         self._log = log
         self._feed = log.feed

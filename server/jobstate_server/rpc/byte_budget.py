@@ -20,6 +20,8 @@ LITTLE = 32
 class Share:
     """The bytes that one stream holds."""
 
+    __slots__ = ("_budget", "connection", "held", "on_stalled", "unread_since")
+
     def __init__(self, budget: ByteBudget, connection: str, on_stalled: Callable[[], object]) -> None:
         self._budget = budget
         self.connection = connection
@@ -40,6 +42,10 @@ class Share:
     def close(self) -> None:
         """Give back everything."""
         self._budget.close(self)
+
+    def call_ended(self, _call: object) -> None:
+        """Give back everything. For gRPC to call back."""
+        self.close()
 
 
 class _Waiting(NamedTuple):

@@ -197,14 +197,14 @@ class Calls:
                 reserved = reserve or (ANSWER_BYTES_RESERVED if answers.is_tight and not waits else 0)
                 if reserved:
                     # Wait for room before the answer is prepared.
-                    share = self._answer_share(context)
+                    share = self._answer_share(connection, context)
                     await in_time(share.take(reserved))
                 call = Call(self._identify(context), len(raw), connection)
                 answering = handler(parse(request_type, raw), call)
                 del raw
                 encoded = await answering
                 if share is not None or len(encoded) > ANSWER_BYTES_COUNTED:
-                    share = share or self._answer_share(context)
+                    share = share or self._answer_share(connection, context)
                     share.resize(reserved, len(encoded))
                     share.unread_since = asyncio.get_running_loop().time()
                 return encoded
@@ -214,38 +214,36 @@ class Calls:
 
         return answer
 
-    def _answer_share(self, context: Context) -> Share:
+    def _answer_share(self, connection: str, context: Context) -> Share:
         """The share of an answer of this call, until the answer has been read."""
-        peer = context.peer()
-        share = self.answers.share(peer, lambda: self.admission.connections.end(peer))
+        share = self.answers.share(connection, partial(self.admission.connections.end, connection))
         # The type of the callback has a context with other types.
-        context.add_done_callback(cast("Any", lambda _context: share.close()))
+        context.add_done_callback(cast("Any", share.call_ended))
         return share
 
     def _stream(
         self, handler: Callable[[Any, StreamCall], AsyncGenerator[bytes, None]], request_type: type[Message]
     ) -> Answer:
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
-            call = self._stream_call(context)
+            connection = open_call.connection
             raw = await self._receive(open_call)
-            call.size, call.unread = len(raw), self._answer_share(context)
+            call = StreamCall(self._identify(context), len(raw), connection, self._ender(context))
+            call.unread = self._answer_share(connection, context)
             responses = handler(parse(request_type, raw), call)
-            # A watch may last for days, and its request may be large.
-            del raw
+            # A watch may last for days, its request may be large, and there are many watches.
+            del raw, call
             await _write(responses, context)
 
         return answer
 
     def _updates(self, handler: Callable[[AsyncIterator[bytes], StreamCall], AsyncGenerator[bytes, None]]) -> Answer:
-        async def answer(_open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
-            await _write(handler(_Requests(context), self._stream_call(context)), context)
+        async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
+            connection = open_call.connection
+            count_read = partial(self.admission.buffers.count_read, connection)
+            call = StreamCall(self._identify(context), 0, connection, self._ender(context), count_read)
+            await _write(handler(_Requests(context), call), context)
 
         return answer
-
-    def _stream_call(self, context: Context) -> StreamCall:
-        connection = context.peer()
-        count_read = partial(self.admission.buffers.count_read, connection)
-        return StreamCall(self._identify(context), 0, connection, self._ender(context), count_read)
 
     def _ender(self, context: Context) -> Callable[[JobStateError], None]:
         """Returns a function that ends this call with an error, also while its handler waits for the client."""

@@ -70,6 +70,8 @@ class WatchSessions:
 class WatchSession:
     """One watcher's stream."""
 
+    __slots__ = ("_ends", "_log", "_quiet_since", "_reader", "_snapshots", "_unread", "_watch")
+
     def __init__(
         self, event_log: EventLog, snapshots: Snapshots, reader: EventReader, watch: Watch, unread: Unread | None
     ) -> None:
