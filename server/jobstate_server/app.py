@@ -130,7 +130,7 @@ class Server:
             state = reader.log_state()
             last = reader.event(state.head)
         decider = Decider(job_types, merge_metadata, random.random, unnamed_types_max=settings.max_job_types)
-        head_check = state.horizon_check if last is None else event_check(last.job_id, last.payload)
+        head_check = state.horizon_check if last is None else event_check(last)
         recent = RecentEvents(state.head, head_check, cache_sizes_of(settings.cache_bytes).recent_events)
         self.feed = EventFeed(store.log_id, recent, clock)
         self.catch_up_readers = Readers(store, threads=1, name="catch-up-reader")

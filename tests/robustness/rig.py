@@ -255,7 +255,7 @@ def feed_of(
     with closing(store.open_reader()) as reader:
         state = reader.log_state()
         last = reader.event(state.head)
-    head_check = state.horizon_check if last is None else event_check(last.job_id, last.payload)
+    head_check = state.horizon_check if last is None else event_check(last)
     return feed(store.log_id, recent(state.head, head_check, recent_bytes), clock)
 
 

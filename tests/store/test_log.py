@@ -107,7 +107,7 @@ def test_a_sequence_is_never_used_again_after_the_whole_log_was_trimmed(store: S
 
     assert stored_events(store) == []
     assert keep_events(store, an_event()) == 6
-    assert reader.log_state() == LogState(6, 5, event_check("job", b"0004"), len(b"payload"))
+    assert reader.log_state() == LogState(6, 5, event_check(numbered(5)[4]), len(b"payload"))
 
 
 def test_the_head_is_the_newest_sequence_and_the_bytes_are_those_of_the_payloads(store: Store, reader: Reader) -> None:
@@ -151,7 +151,7 @@ def test_a_page_at_the_head_is_empty_and_stays_there(store: Store, reader: Reade
         EventFilter(reach=Reach(None, ("nobody",))),
         EventFilter(job_ids=frozenset({"job"})),
     ):
-        assert page_of(reader, 5, wanted) == EventPage([], 5, event_check("job", b"0004"), 0, 0)
+        assert page_of(reader, 5, wanted) == EventPage([], 5, event_check(numbered(5)[4]), 0, 0)
 
 
 def test_a_page_beyond_the_head_does_not_go_back(store: Store, reader: Reader) -> None:
@@ -186,7 +186,7 @@ def test_a_page_carries_the_check_of_the_last_event_looked_at_and_the_horizons(
 
     if removed == 5:
         scanned = 5
-    checks = [event_check(event.job_id, event.payload) for event in events]
+    checks = [event_check(event) for event in events]
     horizon_check = checks[removed - 1] if removed else 0
     assert (page.scanned, page.check) == (scanned, checks[scanned - 1])
     assert (page.horizon, page.horizon_check) == (removed, horizon_check)
@@ -363,7 +363,7 @@ def test_events_are_trimmed_by_age(store: Store, reader: Reader) -> None:
     assert trim(store, older_than=3) == 3
 
     assert stored_events(store) == as_stored(4, events[3:])
-    assert reader.log_state() == LogState(5, 3, event_check("job", b"0002"), 8)
+    assert reader.log_state() == LogState(5, 3, event_check(numbered(5)[2]), 8)
 
 
 def test_events_are_trimmed_by_bytes(store: Store, reader: Reader) -> None:
@@ -373,7 +373,7 @@ def test_events_are_trimmed_by_bytes(store: Store, reader: Reader) -> None:
     assert trim(store, bytes_max=9) == 3
 
     assert stored_events(store) == as_stored(4, events[3:])
-    assert reader.log_state() == LogState(5, 3, event_check("job", b"0002"), 8)
+    assert reader.log_state() == LogState(5, 3, event_check(numbered(5)[2]), 8)
     assert trim(store, bytes_max=8) == 0
 
 
@@ -388,11 +388,11 @@ def test_at_most_the_limit_is_trimmed(store: Store, reader: Reader) -> None:
     keep_events(store, *numbered(5))
 
     assert trim(store, older_than=1_000, bytes_max=0, limit=2) == 2
-    assert reader.log_state() == LogState(5, 2, event_check("job", b"0001"), 12)
+    assert reader.log_state() == LogState(5, 2, event_check(numbered(5)[1]), 12)
     assert trim(store, older_than=1_000, bytes_max=0, limit=2) == 2
     assert trim(store, older_than=1_000, bytes_max=0, limit=2) == 1
     assert trim(store, older_than=1_000, bytes_max=0, limit=2) == 0
-    assert reader.log_state() == LogState(5, 5, event_check("job", b"0004"), 0)
+    assert reader.log_state() == LogState(5, 5, event_check(numbered(5)[4]), 0)
 
 
 def test_an_old_event_behind_a_young_one_stays_so_that_the_log_has_no_hole(store: Store) -> None:
@@ -411,13 +411,14 @@ def test_trimmable_events_are_counted_however_many_they_are(store: Store, reader
 
 
 def test_the_horizon_check_is_that_of_the_last_event_trimmed(store: Store, reader: Reader) -> None:
-    keep_events(store, an_event(payload=b""), an_event(payload=b"\xff" * 99, time=2), an_event(time=3))
+    events = [an_event(payload=b""), an_event(payload=b"\xff" * 99, time=2), an_event(time=3)]
+    keep_events(store, *events)
 
     trim(store, older_than=2)
-    assert (reader.log_state().horizon, reader.log_state().horizon_check) == (1, event_check("job", b""))
+    assert (reader.log_state().horizon, reader.log_state().horizon_check) == (1, event_check(events[0]))
 
     trim(store, older_than=3)
-    assert (reader.log_state().horizon, reader.log_state().horizon_check) == (2, event_check("job", b"\xff" * 99))
+    assert (reader.log_state().horizon, reader.log_state().horizon_check) == (2, event_check(events[1]))
 
 
 def test_trimming_leaves_jobs_alone(store: Store, reader: Reader) -> None:
@@ -473,7 +474,7 @@ def test_appending_and_trimming_keep_the_log_whole(
                 removed = min(trimmable, limit)
                 if removed:
                     last = log[removed - 1]
-                    horizon, check = last.sequence, event_check(last.job_id, last.payload)
+                    horizon, check = last.sequence, event_check(last)
                 del log[:removed]
                 assert reader.trimmable_events(older_than, bytes_max) == trimmable
                 assert trim(store, older_than=older_than, bytes_max=bytes_max, limit=limit) == removed

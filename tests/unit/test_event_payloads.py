@@ -63,7 +63,7 @@ def test_the_log_stores_neither_the_names_of_a_job_nor_times_that_follow_from_it
     payload = encode_event(Event(EventType.QUEUED, MADE, "", None, NEW)).payload
     message = event_pb2.Event.FromString(payload)
 
-    assert {field.name for field, _ in message.ListFields()} == {"time", "job"}
+    assert {field.name for field, _ in message.ListFields()} == {"job"}
     assert {field.name for field, _ in message.job.ListFields()} == {"state", "priority", "duration", "wait_reason"}
 
 

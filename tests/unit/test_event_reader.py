@@ -43,12 +43,12 @@ class Log:
         await self.may_read.wait()
         found = self.events[after : after + limits.events]
         last = found[-1]
-        end = LogPosition(last.sequence, event_check(last.job_id, last.payload))
+        end = LogPosition(last.sequence, event_check(last))
         return Page([LogEntry(one) for one in found], end, self.feed.cursor(*end))
 
     async def resume(self, cursor: str) -> LogPosition:
         for one in self.events:
-            check = event_check(one.job_id, one.payload)
+            check = event_check(one)
             if self.feed.cursor(one.sequence, check) == cursor:
                 return LogPosition(one.sequence, check)
         raise CursorUnknown("the log has another history", "")
@@ -141,7 +141,7 @@ async def test_a_page_read_while_the_log_goes_back_is_not_handed_out() -> None:
         reading = asyncio.create_task(reader.next_page())
         await asyncio.sleep(0)
         scene.stored.events[1:] = [event(2, history="other"), event(3, history="other")]
-        scene.feed.rewind(1, event_check("job", b"first 1"))
+        scene.feed.rewind(1, event_check(event(1)))
         scene.stored.may_read.set()
 
         assert await reading is None
@@ -157,7 +157,7 @@ async def test_a_reader_that_saw_what_the_log_has_lost_is_refused_and_one_that_d
         scene.write(event(2))
         await ahead.next_page()
         scene.stored.events = [event(1)]
-        scene.feed.rewind(1, event_check("job", b"first 1"))
+        scene.feed.rewind(1, event_check(event(1)))
         scene.write(event(2, history="other"))
 
         with pytest.raises(CursorUnknown):
@@ -204,7 +204,7 @@ async def test_a_wait_without_a_passing_event_moves_the_position_past_the_others
 
         assert not await waiting
         assert reader.position == 1
-        assert reader.cursor == scene.feed.cursor(1, event_check("another", b"first 1"))
+        assert reader.cursor == scene.feed.cursor(1, event_check(event(1, "another")))
 
 
 async def test_an_event_is_held_against_a_filter_once_however_many_readers_share_it(

@@ -183,7 +183,7 @@ class EventReader:
                 del entries[index:]
                 break
         last = entries[-1].event
-        end = LogPosition(last.sequence, event_check(last.job_id, last.payload))
+        end = LogPosition(last.sequence, event_check(last))
         wanted = self.wanted
         if not wanted.passes_all:
             entries = [entry for entry in entries if passes(wanted, entry.event)]

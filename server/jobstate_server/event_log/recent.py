@@ -66,7 +66,7 @@ class RecentEvents:
         self._entries += map(LogEntry, events)
         self._bytes += sum(map(_size, events))
         self.head = events[-1].sequence
-        self._head_check = event_check(events[-1].job_id, events[-1].payload)
+        self._head_check = event_check(events[-1])
         self._drop_oldest()
 
     def reset(self, head: int, head_check: int) -> None:

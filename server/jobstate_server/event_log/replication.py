@@ -221,6 +221,6 @@ def _read_head(reader: Reader) -> tuple[int, int]:
     """The newest position of the log that can be read, and the check of the event there."""
     last = reader.event(reader.log_state().head)
     if last is not None:
-        return last.sequence, event_check(last.job_id, last.payload)
+        return last.sequence, event_check(last)
     state = reader.log_state()
     return state.horizon, state.horizon_check

@@ -83,7 +83,7 @@ class StoredPages:
         if cursor.sequence == state.horizon:
             check = state.horizon_check
         else:
-            check = event_check(event.job_id, event.payload) if event is not None else -1
+            check = event_check(event) if event is not None else -1
         if check != cursor.check:
             raise CursorUnknown("the log has another history, it may have been restored from a backup", oldest)
         return LogPosition(cursor.sequence, check)

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Protocol
 from zlib import crc32
 
 from jobstate_server.domain.events import is_whole
 
 
-def event_check(job_id: str, payload: bytes) -> int:
-    """The CRC-32 of an event as it is stored, with the id of its job."""
-    check = crc32(payload)
-    return check if is_whole(payload) else crc32(job_id.encode(), check)
+class Checked(Protocol):
+    """What an event is told apart by."""
+
+    @property
+    def time(self) -> int: ...
+    @property
+    def job_id(self) -> str: ...
+    @property
+    def payload(self) -> bytes: ...
+
+
+class CheckedEvent(NamedTuple):
+    """Of an event only what its check is made from."""
+
+    time: int
+    job_id: str
+    payload: bytes
+
+
+def event_check(event: Checked) -> int:
+    """The CRC-32 of an event as it is stored, with its time and the id of its job."""
+    check = crc32(event.payload)
+    return check if is_whole(event.payload) else crc32(b"%d %b" % (event.time, event.job_id.encode()), check)

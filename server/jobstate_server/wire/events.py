@@ -77,7 +77,7 @@ def encode_event(event: Event) -> EncodedEvent:
         # This change emptied it. It must be present and empty, to be distinct from unchanged.
         job += _NO_METADATA
     head = _head(event.actor, event.previous_state or 0)
-    parts = [head, _TIME, encoded_time(event.time), _JOB, varint(len(job)), job]
+    parts = [head, _JOB, varint(len(job)), job]
     detail = event.detail
     if detail is not None:
         tag, encode = _DETAILS[type(detail)]
@@ -87,10 +87,7 @@ def encode_event(event: Event) -> EncodedEvent:
 
 def encode_deletion(deletion: Deletion) -> list[bytes]:
     """The payloads of the ``.deleted`` events of these jobs."""
-    time = _TIME + encoded_time(deletion.time)
-    return [
-        b"".join((_head(deletion.actor, job.state), time, embed(_JOB, encode_remains(job)))) for job in deletion.jobs
-    ]
+    return [_head(deletion.actor, job.state) + embed(_JOB, encode_remains(job)) for job in deletion.jobs]
 
 
 @lru_cache(_HEADS_CACHED)
@@ -201,5 +198,6 @@ def complete_event(
         None if event_type == EventType.DELETED else time,
         is_new=event_type == EventType.QUEUED,
     )
+    head = (_KINDS[event_type], _SEQUENCE, number, _TIME, encoded_time(time))
     length = varint(len(known) + len(_JOB_VERSION) + len(number))
-    return b"".join((_KINDS[event_type], _SEQUENCE, number, _JOB, length, known, _JOB_VERSION, number, payload))
+    return b"".join((*head, _JOB, length, known, _JOB_VERSION, number, payload))

@@ -314,9 +314,7 @@ class PostgresTransaction:
             assert last is not None
             with self._pipeline():
                 self._execute(sql.TRIM_EVENTS, through=through)
-                self._execute(
-                    sql.MOVE_HORIZON, through=through, event_check=event_check(last.job_id, last.payload), bytes=size
-                )
+                self._execute(sql.MOVE_HORIZON, through=through, event_check=event_check(last), bytes=size)
         return count
 
     def release_pages(self, limit: int) -> int:

@@ -12,7 +12,7 @@ from peewee import JOIN, OP, SQL, Case, Expression, ModelSelect, NodeList, Selec
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import INT64_MAX
 from jobstate_server.store.base import EVENTS_SCANNED_MAX
-from jobstate_server.store.event_check import event_check
+from jobstate_server.store.event_check import CheckedEvent, event_check
 from jobstate_server.store.models import SEGMENT_BITS, EventRow, HorizonRow, LogRow
 from jobstate_server.store.reading.connection import ReadConnection
 from jobstate_server.store.reading.expressions import matches, row_by_row
@@ -48,7 +48,7 @@ class EventReads(ReadConnection):
 
     def events(self, after: int, wanted: EventFilter, limit: int, bytes_max: int) -> EventPage:
         bound = _scan_bound(after, wanted)
-        (head, horizon, _, end_job, *_, horizon_check, end), rows = self._page(
+        (head, horizon, _, end_job, end_time, _, horizon_check, end), rows = self._page(
             _end_query(bound), _events_query(after, bound, wanted, limit)
         )
         fitting = _fitting(rows, bytes_max)
@@ -56,8 +56,8 @@ class EventReads(ReadConnection):
         is_cut = fitting < len(rows) or len(rows) == limit
         if is_cut:
             last = events[-1]
-            return EventPage(events, last.sequence, event_check(last.job_id, last.payload), horizon, horizon_check)
-        check = horizon_check if end is None else event_check(end_job, end)
+            return EventPage(events, last.sequence, event_check(last), horizon, horizon_check)
+        check = horizon_check if end is None else event_check(CheckedEvent(int(end_time), end_job, end))
         return EventPage(events, max(after, min(head, bound)), check, horizon, horizon_check)
 
     def _page(self, end: ModelSelect[Any], events: ModelSelect[Any]) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
@@ -112,14 +112,14 @@ def _scan_bound(after: int, wanted: EventFilter) -> int:
 
 
 def _end_query(bound: int) -> ModelSelect[Any]:
-    """One row: head, horizon, the horizon's check, and the job and payload of the last event that a page scans.
+    """One row: head, horizon, its check, and the job, time and payload of the last event that a page scans.
 
     It has the columns of an event, without a job id.
     """
     last = EventRow.alias("last")
     end = Case(None, [(LogRow.head < bound, LogRow.head)], bound)
     nothing = SQL("NULL")
-    names = [nothing, last.job_id, nothing, nothing]
+    names = [nothing, last.job_id, last.time.cast("TEXT"), nothing]
     columns = [LogRow.head, HorizonRow.sequence, *names, HorizonRow.event_check, last.payload]
     query = LogRow.select(*columns).join(HorizonRow, on=(HorizonRow.id == LogRow.id))
     return query.join(last, JOIN.LEFT_OUTER, on=(last.sequence == end))

@@ -239,7 +239,7 @@ class SqliteTransaction:
         if count:
             last = reader.event(through)
             assert last is not None
-            values = {"through": through, "event_check": event_check(last.job_id, last.payload), "bytes": size}
+            values = {"through": through, "event_check": event_check(last), "bytes": size}
             self._connection.execute(self._statements.trim_events, {"through": through})
             self._connection.execute(self._statements.move_horizon, values)
         return count
