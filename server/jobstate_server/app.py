@@ -162,7 +162,7 @@ class Server:
         self.grpc = GrpcServer(
             self.job_service,
             self.maintenance_service,
-            DispatchService(self.readers, self.acquires, job_types, clock),
+            DispatchService(self.committer, self.readers, self.acquires, job_types, clock),
             open_streams_max=settings.open_streams_max,
             requests_bytes_max=settings.requests_bytes_max,
             cache_bytes=settings.cache_bytes,

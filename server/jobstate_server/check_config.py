@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jobstate_server.config import JobTypeSettings, Settings, is_span, span_text
+from jobstate_server.domain.rates import PerTime
 from jobstate_server.store.urls import check_url, redacted, with_password
 
 
@@ -40,7 +42,7 @@ def _lines(settings: Settings) -> Iterator[str]:
         yield from ("", f"[job_types.{key}]")
         for name, field in JobTypeSettings.model_fields.items():
             value = getattr(policy, name)
-            yield f'{name} = "none"' if name == "timeout" and value is None else _line(name, value, field)
+            yield f'{name} = "none"' if value is None else _line(name, value, field)
 
 
 def _of_table(table: BaseModel) -> Iterator[str]:
@@ -51,6 +53,10 @@ def _of_table(table: BaseModel) -> Iterator[str]:
 def _line(name: str, value: Any, field: FieldInfo) -> str:
     if value is None:
         return f"# {name} is unset"
+    if isinstance(value, PerTime):
+        value = f"{value.count}/{span_text(value.period)}"
+    elif isinstance(value, IntEnum):
+        value = value.name.lower()
     if isinstance(value, int) and is_span(field):
         return f'{name} = "{span_text(value)}"'
     # Strings, numbers and booleans are the same in JSON and TOML.

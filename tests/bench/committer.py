@@ -175,6 +175,7 @@ class Gathering:
         self.expected = 1
         self.parked = ParkedAcquires()
         self.hand_out_unfinished = Subscribers[[]](lambda: None)
+        self.hand_out_opens = Subscribers[[int]](lambda: None)
         self._writer = Writer(store, decider, clock, restart_grace=0)
         self._feed = EventFeed("log", RecentEvents(0, 0, RECENT_BYTES), clock)
         self._waiting: list[tuple[Command, asyncio.Future[Outcome]]] = []

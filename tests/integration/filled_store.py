@@ -71,7 +71,8 @@ async def fill(running: Running, clock: WatchedClock) -> Seen:
     await start(running, "done")
     await complete(running, "done", attempt=2, result=struct(ok=True), result_count=3)
     for job_id in ("cancelled", "running", "waiting", "queued"):
-        await create(running, job_id, max_retries=1, request_id=f"request-{job_id}")
+        lane = "tenant" if job_id in {"running", "queued"} else None
+        await create(running, job_id, max_retries=1, request_id=f"request-{job_id}", lane=lane)
     await cancel(running, "cancelled", reason="enough")
     await start(running, "running")
     await start(running, "waiting")

@@ -76,6 +76,8 @@ async def test_everything_is_the_same_on_the_other_side(
         "attempt": 3,
         "request": 4,
         "tally": len(before.tallies),
+        "dispatch": 1,
+        "lane": 1,
         "task_run": 1,
     }
 
@@ -415,7 +417,7 @@ async def test_the_command_tells_the_rows_of_each_table_and_how_far_a_large_one_
     assert "job: 4 of 5 rows\n" in told.err
     assert told.out.startswith("job                     5 rows\nevent ")
     assert [line.split()[0] for line in told.out.splitlines()] == [
-        *("job", "event", "log", "horizon", "attempt", "request", "tally", "task_run"),
+        *("job", "event", "log", "horizon", "attempt", "request", "tally", "dispatch", "lane", "task_run"),
         "jobstate:",
     ]
     assert cli.PROGRESS_ROWS % copying.BATCH_ROWS == 0

@@ -12,7 +12,7 @@ import pytest
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_server.domain.reads import Reads, Ready
+from jobstate_server.domain.reads import Reads, Ready, StateOf
 from jobstate_server.store.errors import ConnectionLost
 from jobstate_server.store.postgres.ready_jobs import Marks
 from jobstate_server.store.postgres.store import PostgresStore
@@ -137,7 +137,7 @@ async def test_a_server_hands_out_nothing_while_it_is_the_turn_of_another(url: s
         await until_waiting(running, 1)
         with opened_at(url) as other, other.transaction() as transaction:
             transaction.load(Reads())
-            assert transaction.ready_jobs([Ready((("default", 10),), 1)]).is_complete
+            assert transaction.hand_out_states([StateOf("default", 1, 1, False, False)]).turns
 
             await create(running, "newer")
 
@@ -148,7 +148,10 @@ async def test_a_server_hands_out_nothing_while_it_is_the_turn_of_another(url: s
 
 def _found(transaction: Any, limit: int = 10, **options: Any) -> tuple[list[str], bool]:
     transaction.load(Reads())
-    found = transaction.ready_jobs([Ready((("type", 10),), limit)], **options)
+    states = transaction.hand_out_states([StateOf("type", limit, limit, False, False)], **options)
+    if not states.turns:
+        return [], False
+    found = transaction.ready_jobs([Ready((("type", 10),), limit)])
     return [job.id for job in found.jobs], found.is_complete
 
 

@@ -240,7 +240,7 @@ async def snapshot_is_held(url: str, seconds: float, at_once: int = 16) -> Storm
 async def _hand_out_for(running: Running, seconds: float, at_once: int) -> tuple[list[float], int]:
     """Make jobs, take them and finish them for a time. Returns how long each pick took, and how many there were."""
     dispatcher = running.server.committer._writer._dispatcher
-    offer, picks, handed = dispatcher._offer, list[float](), 0
+    offer, picks, handed = dispatcher._pick, list[float](), 0
 
     def timed(*args: Any, **kwargs: Any) -> bool:
         began = time.perf_counter()
@@ -249,7 +249,7 @@ async def _hand_out_for(running: Running, seconds: float, at_once: int) -> tuple
         finally:
             picks.append(time.perf_counter() - began)
 
-    dispatcher._offer = timed  # type: ignore[method-assign]
+    dispatcher._pick = timed  # type: ignore[method-assign]
     until_then = time.monotonic() + seconds
     while time.monotonic() < until_then:
         items = [pb.CreateRequest(job_type="default") for _ in range(4 * at_once)]
@@ -258,7 +258,7 @@ async def _hand_out_for(running: Running, seconds: float, at_once: int) -> tuple
             jobs = await acquire(running, max_jobs=at_once)
             handed += len(jobs)
             await asyncio.gather(*(complete(running, job.id, attempt=job.attempt) for job in jobs))
-    dispatcher._offer = offer  # type: ignore[method-assign]
+    dispatcher._pick = offer  # type: ignore[method-assign]
     return picks, handed
 
 

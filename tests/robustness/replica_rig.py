@@ -82,8 +82,8 @@ class GatedTransaction(PostgresTransaction):
         self.gate.pass_by(LOADED)
         return loaded
 
-    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
-        found = super().ready_jobs(wanted, may_wait=may_wait)
+    def ready_jobs(self, wanted: Sequence[Ready]) -> ReadyFound:
+        found = super().ready_jobs(wanted)
         self.gate.pass_by(PICKED)
         return found
 

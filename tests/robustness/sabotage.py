@@ -99,17 +99,17 @@ def _kill_after_a_commit(server: Server) -> None:
 
 def _stop_in_a_turn(server: Server) -> None:
     dispatcher = server.committer._writer._dispatcher
-    offer = dispatcher._offer
+    offer = dispatcher._pick
     until = time.monotonic() + IN_ITS_TURN_S
 
     def offers_and_stops(transaction: Any, batch: Any, *args: Any, **kwargs: Any) -> bool:
         is_complete = offer(transaction, batch, *args, **kwargs)
         if batch.handing_out.turns and time.monotonic() < until:
-            dispatcher._offer = offer  # type: ignore[method-assign]
+            dispatcher._pick = offer  # type: ignore[method-assign]
             os.kill(os.getpid(), signal.SIGSTOP)
         return is_complete
 
-    dispatcher._offer = offers_and_stops  # type: ignore[method-assign]
+    dispatcher._pick = offers_and_stops  # type: ignore[method-assign]
 
 
 def _raise_once(owner: Any, name: str) -> None:

@@ -16,11 +16,11 @@ import psycopg
 import pytest
 
 from jobstate_server.domain.durations import MINUTE
-from jobstate_server.domain.reads import Ready
+from jobstate_server.domain.reads import StateOf
 from jobstate_server.event_log.feed import EventFeed
 from jobstate_server.event_log.replication import Replication
 from jobstate_server.store.postgres import statements as sql
-from jobstate_server.store.records import Changes, ReadyFound, StoredEvent
+from jobstate_server.store.records import Changes, StatesFound, StoredEvent
 
 from ..support.clock import PATIENCE_S
 from .history import History, Watcher
@@ -61,9 +61,9 @@ class SharesDueWork(GatedTransaction):
 class TakesNoTurns(GatedTransaction):
     """Ready jobs are handed out while another replica hands out others of their type."""
 
-    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
+    def hand_out_states(self, wanted: Sequence[StateOf], **options: Any) -> StatesFound:
         self._ready._execute = self._execute
-        return super().ready_jobs(wanted, may_wait=may_wait)
+        return super().hand_out_states(wanted, **options)
 
     def _execute(self, text: bytes, **values: Any) -> psycopg.Cursor[Any]:
         every = b"SELECT name FROM unnest(%(names)s::text[]) AS name"

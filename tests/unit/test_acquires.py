@@ -29,6 +29,7 @@ class Parking:
     def __init__(self) -> None:
         self.parked = ParkedAcquires()
         self.hand_out_unfinished: Subscribers[[]] = Subscribers(pytest.fail)
+        self.hand_out_opens: Subscribers[[int]] = Subscribers(lambda: None)
         self.calls: list[WaitingAcquire] = []
         self.own: list[tuple[Command, asyncio.Future[Outcome]]] = []
         self.returned: list[Job] = []

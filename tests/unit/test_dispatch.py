@@ -132,7 +132,7 @@ def test_the_order_is_by_ready_time_less_priority_however_jobs_came(drawn: list[
     for job in made.values():
         ready.add(job)
 
-    handed = list(ready.in_order(["default"], made))
+    handed = list(ready.in_order(["default"], made, NOW))
 
     keys = [(job.ready_time - job.level * step, job.create_sequence) for job in handed]
     assert keys == sorted(keys)
@@ -149,7 +149,7 @@ def test_a_job_is_overtaken_only_by_jobs_ready_less_than_the_difference_of_level
     for job in made.values():
         ready.add(job)
 
-    handed = list(ready.in_order(["default"], made))
+    handed = list(ready.in_order(["default"], made, NOW))
 
     for index, job in enumerate(handed):
         for before in handed[:index]:
@@ -164,7 +164,7 @@ def test_what_is_no_longer_ready_is_passed_over_whenever_it_stopped_being_so(ste
             now[str(number)] = job = ready_job(str(number), time, create_sequence=number + 1)
             ready.add(job)
             continue
-        first = next(iter(ready.in_order(["default"], now)), None)
+        first = next(iter(ready.in_order(["default"], now, NOW)), None)
         waiting = [job for job in now.values() if is_ready(job)]
         expected = min(waiting, key=lambda job: (job.ready_time, job.create_sequence), default=None)
         assert first is expected

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import fields, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,10 +20,13 @@ from jobstate_server.config.values import (
     Whole,
     at_least,
     at_most,
+    per_time,
     span,
 )
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.domain.job_types import DEFAULT_JOB_TYPE, SHIPPED_JOB_TYPES, JobType, JobTypes
+from jobstate_server.domain.lanes import LaneFrom, LaneHolds
+from jobstate_server.domain.rates import PerTime
 from jobstate_server.domain.texts import quoted
 from jobstate_server.maintenance.job_health import HealthLimits
 from jobstate_server.maintenance.registry import MaintenanceLimits, Schedules
@@ -38,6 +43,18 @@ def _timeout(value: object) -> int | None:
     return None if value == "none" else span(value)
 
 
+def _one_of(kind: type[IntEnum]) -> Callable[[object], object]:
+    """Reads the name of a member, in lower case."""
+    names = {member.name.lower(): member for member in kind}
+
+    def read(value: object) -> object:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError(f"must be {' or '.join(map(quoted, names))}")
+        return names[value]
+
+    return read
+
+
 class JobTypeSettings(BaseModel):
     """What a ``[job_types.NAME]`` table may set. What is unset has the shipped type's value, or else the default's."""
 
@@ -52,10 +69,18 @@ class JobTypeSettings(BaseModel):
     auto_retry: bool = True
     lease: Span = 0
     priority_step: Span = 0
+    concurrency: Whole = 0
+    rate: Annotated[PerTime | None, BeforeValidator(per_time)] = None
+    burst: Whole = 0
+    lane_from: Annotated[LaneFrom, BeforeValidator(_one_of(LaneFrom))] = LaneFrom.NONE
+    lane_concurrency: Whole = 0
+    lane_rate: Annotated[PerTime | None, BeforeValidator(per_time)] = None
+    lane_burst: Whole = 0
+    lane_holds: Annotated[LaneHolds, BeforeValidator(_one_of(LaneHolds))] = LaneHolds.ATTEMPT
 
     def applied_to(self, policy: JobType) -> JobType:
         """The policy with these settings. Raises ValueError when they cannot work."""
-        return replace(policy, **self.model_dump(exclude_unset=True))
+        return replace(policy, **{name: getattr(self, name) for name in self.model_fields_set})
 
 
 class Settings(BaseModel):

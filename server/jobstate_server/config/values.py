@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator
 
 from jobstate_server.domain.durations import DAY, HOUR, MILLISECOND, MINUTE, SECOND
+from jobstate_server.domain.rates import PerTime
 from jobstate_server.domain.texts import quoted
 
 _UNITS = {"ms": MILLISECOND, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY, None: SECOND}
@@ -52,6 +53,19 @@ def _not_a_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
+
+
+_RATE = re.compile(r"([0-9]{1,12})\s*/\s*(?:([0-9].*)|(ms|s|min|m|h|d))")
+
+
+def per_time(value: object) -> PerTime | None:
+    """A rate such as "600/1m" or "10/s"; "none" is no rate."""
+    if value == "none":
+        return None
+    match = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError('must be a rate such as "600/1m" or "10/s", or "none"')
+    return PerTime(int(match[1]), span(match[2] or f"1{match[3]}"))
 
 
 Span = Annotated[int, BeforeValidator(span)]

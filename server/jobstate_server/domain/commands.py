@@ -82,6 +82,8 @@ class Create(JobCommand):
     start_within: int | None = None
     unique_key: str = ""
     unique_until: int = UniqueUntil.FINAL
+    lane: str | None = None
+    """None means as the job type's lane_from says."""
 
     @property
     def unique(self) -> UniqueKey | None:
@@ -145,6 +147,21 @@ class ServeWaiting(Command):
 
 
 @value
+class Pause(Command):
+    """Pause the hand-out of a job type, or of one of its lanes, or let it go on."""
+
+    job_type: str
+    lane: str | None
+    """None means the whole type."""
+    paused: bool
+    reason: str = ""
+    caller: Caller = ANONYMOUS
+
+    def add_reads(self, reads: Reads) -> None:
+        reads.job_types.add(self.job_type)
+
+
+@value
 class AttemptCommand(JobCommand):
     """A command of the worker of an attempt. ``attempt`` is None if the caller does not name it."""
 
@@ -195,6 +212,8 @@ class Release(AttemptCommand):
 
     reason: str = ""
     delay: int = 0
+    hold_lane: int = 0
+    """How long nothing of the job's lane is handed out."""
 
 
 @value

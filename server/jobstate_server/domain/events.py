@@ -124,6 +124,7 @@ class Released:
     reason: str
     delay: int
     next_retry_time: int
+    hold_lane: int = 0
 
 
 @value

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from jobstate_server.domain.backoff import backoff_delay
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.errors import UnknownJobType
+from jobstate_server.domain.lanes import LaneFrom, LaneHolds
 from jobstate_server.domain.limits import (
+    CONCURRENCY_MAX,
     LEASE_DEFAULT,
     LEASE_MAX,
     LEASE_MIN,
@@ -17,6 +19,14 @@ from jobstate_server.domain.limits import (
     PRIORITY_STEP_MAX,
     RETRY_DELAY_MAX,
     TIMEOUT_MAX,
+)
+from jobstate_server.domain.rates import (
+    RATE_PER_SECOND_MAX,
+    RATE_PERIOD_MAX,
+    RATE_PERIOD_MIN,
+    PerTime,
+    Rate,
+    default_burst,
 )
 
 DEFAULT_JOB_TYPE = "default"
@@ -37,6 +47,16 @@ class JobType:
     auto_retry: bool = True
     lease: int = LEASE_DEFAULT
     priority_step: int = PRIORITY_STEP_DEFAULT
+    concurrency: int = 0
+    """While so many attempts are claimed, none is handed out. 0 means without limit."""
+    rate: PerTime | None = None
+    burst: int = 0
+    """How many may be handed out at once. 0 means a tenth of the rate's count."""
+    lane_from: LaneFrom = LaneFrom.NONE
+    lane_concurrency: int = 0
+    lane_rate: PerTime | None = None
+    lane_burst: int = 0
+    lane_holds: LaneHolds = LaneHolds.ATTEMPT
 
     def __post_init__(self) -> None:
         """Refuse a policy that cannot work. Raises ValueError with a message that names the type and the setting."""
@@ -53,9 +73,41 @@ class JobType:
             (not 0.0 <= self.jitter <= 1.0, "jitter must be 0 to 1"),
             (not LEASE_MIN <= self.lease <= LEASE_MAX, "lease must be 5 seconds to 1 hour"),
             (not 0 <= self.priority_step <= PRIORITY_STEP_MAX, "priority_step must be 0 to 7 days"),
+            (not 0 <= self.concurrency <= CONCURRENCY_MAX, f"concurrency must be 0 (none) to {CONCURRENCY_MAX:,}"),
+            (
+                not 0 <= self.lane_concurrency <= CONCURRENCY_MAX,
+                f"lane_concurrency must be 0 (none) to {CONCURRENCY_MAX:,}",
+            ),
+            *_rate_problems("rate", self.rate, "burst", self.burst),
+            *_rate_problems("lane_rate", self.lane_rate, "lane_burst", self.lane_burst),
         ]
         if found := [problem for wrong, problem in problems if wrong]:
             raise ValueError(f"job type {self.name!r}: {'; '.join(found)}")
+
+    @property
+    def hand_out_rate(self) -> Rate | None:
+        """How fast jobs of the type may be handed out."""
+        return _rate(self.rate, self.burst)
+
+    @property
+    def lane_hand_out_rate(self) -> Rate | None:
+        """How fast jobs of one lane may be handed out."""
+        return _rate(self.lane_rate, self.lane_burst)
+
+    @property
+    def holds_jobs(self) -> bool:
+        """Whether a job has its place in the lane until it is final."""
+        return self.lane_holds is LaneHolds.JOB
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether something limits how many jobs may run, or how fast they may be handed out."""
+        return bool(self.concurrency or self.lane_concurrency or self.rate or self.lane_rate)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the end of an attempt may allow another one to be handed out."""
+        return bool(self.concurrency or self.lane_concurrency)
 
     def backoff_delay(self, retry_count: int, random: float = 0.0) -> int:
         """Microseconds to wait before the next attempt of a job that has been retried ``retry_count`` times.
@@ -65,6 +117,23 @@ class JobType:
             random: a number from 0 up to 1 that selects the point within the jitter.
         """
         return backoff_delay(self.base_delay, self.max_delay, retry_count, jitter=self.jitter, random=random)
+
+
+def _rate(rate: PerTime | None, burst: int) -> Rate | None:
+    return None if rate is None else Rate(rate.count, rate.period, burst or default_burst(rate.count))
+
+
+def _rate_problems(name: str, rate: PerTime | None, burst_name: str, burst: int) -> list[tuple[bool, str]]:
+    if rate is None:
+        # A burst may be inherited from the default type, or wait for a rate.
+        return [(burst < 0, f"{burst_name} must be 1 or more")]
+    is_period = RATE_PERIOD_MIN <= rate.period <= RATE_PERIOD_MAX
+    count_max = RATE_PER_SECOND_MAX * rate.period // SECOND
+    return [
+        (not is_period, f"{name} must be for a period of 1 second to 7 days"),
+        (is_period and not 1 <= rate.count <= count_max, f"{name} must be 1 up to 10,000 a second"),
+        (not 0 <= burst <= rate.count, f"{burst_name} must be 1 up to the {rate.count} of {name}"),
+    ]
 
 
 SHIPPED_JOB_TYPES = (

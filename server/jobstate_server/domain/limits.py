@@ -121,6 +121,15 @@ RELEASES_MAX = 1_000
 UNIQUE_KEY_BYTES_MAX = 256
 """Bytes of a unique key: room for a URI of ordinary length. It is indexed."""
 
+LANE_BYTES_MAX = 128
+"""Bytes of a lane: room for a name or two UUIDs. It is in the index of ready jobs."""
+
+HOLD_LANE_MAX = 1 * HOUR
+"""How long a Release may hold its lane. Services that ask for a longer wait mean something else than a rate."""
+
+CONCURRENCY_MAX = 1_000_000
+"""A larger limit is none."""
+
 METADATA_BYTES_MAX = 64 * 1024
 """Encoded size of a job's metadata after merging. It is stored in the job and sent with every List."""
 

@@ -11,6 +11,23 @@ from jobstate_server.domain.events import Event
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
 
 
+class LaneHold(NamedTuple):
+    """Nothing of a lane is handed out for a time."""
+
+    until: int
+    reason: str
+
+
+class TypePause(NamedTuple):
+    """A job type, or one of its lanes, is paused or goes on."""
+
+    job_type: str
+    lane: str | None
+    """None for the whole type."""
+    paused: bool
+    reason: str
+
+
 @dataclass(slots=True)
 class Change:
     """The change of one job. Tallies, events and rows are derived from it."""
@@ -30,6 +47,8 @@ class Change:
     """The request id to store with the job."""
     is_existing: bool = False
     """Whether a Create is answered with a job that was there before, because it has the unique key."""
+    hold: LaneHold | None = None
+    """How the lane of the job is held from now on."""
 
 
 class Deletion(NamedTuple):
@@ -52,3 +71,4 @@ class Plan(NamedTuple):
     deletion: Deletion | None = None
     request: Request | None = None
     """The request id to store with all jobs that are answered."""
+    pause: TypePause | None = None

@@ -32,6 +32,45 @@ class Ready(NamedTuple):
     limit: int
 
 
+class StateOf(NamedTuple):
+    """Selects what the hand-out of a type goes by: see ``turns.TypeState``."""
+
+    job_type: str
+    lanes_max: int
+    """How many of the lanes that can be next are read, in the order of their turns."""
+    under_way_max: int
+    """Lanes with more under way are full."""
+    holds_jobs: bool
+    """Whether jobs hold their place in their lane until they are final."""
+    is_limited: bool
+    """Whether the policy limits the type, so that its counts are read even if it has no lanes."""
+    lanes: frozenset[str] = frozenset()
+    """Lanes that are read in any case."""
+
+
+class LaneRange(NamedTuple):
+    """Selects the first ready jobs of a lane."""
+
+    job_type: str
+    lane: str
+    step: int
+    """The priority_step of the type."""
+    limit: int
+    holds_jobs: bool
+    """Whether jobs that come back go before all others."""
+
+
+class FoundPlace(NamedTuple):
+    """A ready job that a LaneRange has found. It is neither read whole nor locked."""
+
+    job_type: str
+    lane: str
+    score: int
+    create_sequence: int
+    job_id: str
+    attempt: int
+
+
 Selection = Due | Finished
 """Selects jobs by a condition instead of by their ids."""
 

@@ -43,6 +43,7 @@ class Acquires:
         """Calls whose time is up and whose batch is not committed yet, with the seconds since then."""
         self._is_draining = False
         committer.hand_out_unfinished.subscribe(self.look)
+        committer.hand_out_opens.subscribe(self._look_at)
 
     def waiting(self, job_type: str) -> int:
         """How many calls wait for jobs of this type."""
@@ -126,6 +127,16 @@ class Acquires:
         """Another replica has left jobs of these types ready."""
         if job_types == ANY_TYPE or any(name in self._parked for name in job_types):
             self.look()
+
+    def _look_at(self, time: int) -> None:
+        """A rate or hold will allow a hand-out at this time."""
+        delay = time - self.clock.now()
+        if self._is_draining or delay >= LOOK_INTERVAL:
+            # The store is asked by then anyway.
+            return
+        due = self._alarm.due
+        if due is None or self.clock.monotonic() + delay < due:
+            self._alarm.set(delay, self._alarm_rang)
 
     def look(self) -> None:
         """Hand out the ready jobs of the store to the calls that wait."""

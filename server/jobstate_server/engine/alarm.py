@@ -24,6 +24,11 @@ class Alarm:
         """Whether it will call back."""
         return self._due is not None
 
+    @property
+    def due(self) -> int | None:
+        """When it calls back, on the monotonic clock. None if it is not set."""
+        return self._due
+
     def set(self, delay: int, callback: Callable[[], None]) -> None:
         """Call back after ``delay`` microseconds. Replaces what was set before."""
         self.cancel()

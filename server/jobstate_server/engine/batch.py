@@ -17,12 +17,13 @@ from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.errors import InternalError, JobStateError, Overloaded, RequestIdReused
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
-from jobstate_server.domain.plan import Change, Deletion, Plan
+from jobstate_server.domain.plan import Change, Deletion, Plan, TypePause
 from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import TallyCounter
 from jobstate_server.domain.waiting import UniqueKey, has_unique_key, is_ready, is_running
 from jobstate_server.engine.handing_out import HandingOut
+from jobstate_server.engine.lane_changes import add_lane_changes
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
 from jobstate_server.wire.events import EncodedEvent, encode_deletion, encode_event
@@ -66,6 +67,18 @@ class DueOutcome(SliceOutcome):
     """How many of them did nothing."""
     next_due: int | None = None
     """When the next job in the store is due. None if none is."""
+
+
+@dataclass(slots=True)
+class PauseOutcome(Outcome):
+    """The outcome of a command that pauses a type or lane, or lets it go on."""
+
+    ready: int = 0
+    """Jobs of it that are ready."""
+    running: int = 0
+    """Attempts of it that are claimed."""
+    head: int = 0
+    """The sequence of the last event before it."""
 
 
 @dataclass(slots=True)
@@ -126,7 +139,8 @@ class Batch:
         self._changes = Changes()
         self._tallies = TallyCounter()
         self._verdicts: list[Verdict] = []
-        self.handing_out = HandingOut(decider.context.job_types, wanted_types, self.jobs)
+        self.handing_out = HandingOut(decider.context.job_types, wanted_types, self.jobs, now)
+        self._pauses: list[PauseOutcome] = []
         self._unique = dict(loaded.unique)
         self._slices: list[SliceOutcome] = []
         """The outcomes of the server's own work, which need to report what it took."""
@@ -167,6 +181,8 @@ class Batch:
     def _carry_out(self, plan: Plan) -> Outcome:
         if plan.deletion is not None:
             return self._delete(plan.deletion)
+        if plan.pause is not None:
+            return self._pause(plan.pause)
         encoded = [list(map(encode_event, change.events)) for change in plan.changes]
         outcomes = [self._apply(change, events) for change, events in zip(plan.changes, encoded, strict=True)]
         if plan.commands is not None:
@@ -202,6 +218,17 @@ class Batch:
         self._tallies.delete(jobs)
         outcome = DeletedOutcome((), deleted=jobs, events=len(jobs))
         self._slices.append(outcome)
+        return outcome
+
+    def _pause(self, pause: TypePause) -> Outcome:
+        """Pause a type or lane, or let it go on."""
+        self.handing_out.paused(pause.job_type, pause.lane, paused=pause.paused)
+        self._changes.pauses.append(pause)
+        counts = self.handing_out.counted(pause.job_type, pause.lane)
+        # How many events of the transaction come before it.
+        head = len(self._changes.events)
+        outcome = PauseOutcome((), ready=counts.ready, running=counts.running, head=head)
+        self._pauses.append(outcome)
         return outcome
 
     def due(self, selection: Due) -> Sequence[str]:
@@ -301,8 +328,10 @@ class Batch:
                 events.append(_new_event((event.time, *names, event.type, event.payload)))
             self._keep(job, change, len(encoded))
             self._tallies.add(change)
-            if not change.is_report and job.job_type in self.handing_out.wanted_types:
+            if not change.is_report and self.handing_out.must_note(job):
                 self.handing_out.note(change.before, job)
+            if change.hold is not None:
+                self.handing_out.moves.hold(job, *change.hold)
         if change.ended is not None:
             self._changes.attempts.append(change.ended)
         if change.amended is not None:
@@ -377,7 +406,9 @@ class Batch:
         ``is_last``: whether this is the last statement of the transaction.
         """
         changes = self._changes
-        changes.ready_types = self.handing_out.ready_types()
+        add_lane_changes(self.handing_out, changes, self.now)
+        goes_on = {pause.job_type for pause in changes.pauses if not pause.paused}
+        changes.ready_types = sorted({*self.handing_out.ready_types(), *self.handing_out.freed, *goes_on})
         changes.deleted = list(self._deleted.values())
         changes.tallies = self._tallies.tallies()
         changes.amended = [self._attempts[key] for key in self._amended]
@@ -388,7 +419,7 @@ class Batch:
                 changes.updated.append(row)
             else:
                 changes.progressed.append(row)
-        if not (self._rows or self._deleted or changes.requests):
+        if not (self._rows or self._deleted or changes.requests or changes.pauses or changes.lanes):
             return 0, []
         write = transaction.finish if is_last else transaction.write
         return write(changes), changes.events
@@ -408,6 +439,8 @@ class Batch:
         for job, last_event, *_ in self._superseded:
             if last_event is not None:
                 job.numbered(first_sequence + last_event)
+        for pause in self._pauses:
+            pause.head += first_sequence - 1
         for outcome in self._slices:
             outcome.others = len(self._verdicts) - 1
             if isinstance(outcome, DueOutcome):

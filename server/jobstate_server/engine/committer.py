@@ -87,6 +87,8 @@ class Committer:
     answered."""
     due_written: Subscribers[[int]]
     """Notified of the earliest due time that a commit has written."""
+    hand_out_opens: Subscribers[[int]]
+    """Notified of the time at which a rate or hold will allow a hand-out for which a call of Acquire waits."""
     hand_out_unfinished: Subscribers[[]]
     """Notified when more jobs may be ready for the calls of Acquire that wait."""
 
@@ -113,6 +115,7 @@ class Committer:
         self.events_written = Subscribers(self._fail_delivery)
         self.due_written = Subscribers(self._fail_delivery)
         self.hand_out_unfinished = Subscribers(self._fail_delivery)
+        self.hand_out_opens = Subscribers(self._fail_delivery)
         self.parked = ParkedAcquires()
         self._writer = Writer(
             store,
@@ -377,6 +380,8 @@ class Committer:
             self.return_undelivered(call.finish(verdict))
         if written.is_unfinished:
             self.hand_out_unfinished.notify()
+        if written.opens is not None:
+            self.hand_out_opens.notify(written.opens)
         if batch.work is not None:
             self._deliver_work(batch.work, result)
         if written.earliest_due is not None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from jobstate_server.domain.commands import Acquire, Command, ServeWaiting
+from jobstate_server.domain.commands import (
+    Acquire,
+    Cancel,
+    Command,
+    Complete,
+    Fail,
+    MarkStale,
+    Pause,
+    Release,
+    ReturnUndelivered,
+    ServeDue,
+    ServeWaiting,
+)
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.limits import ACQUIRED_MAX
-from jobstate_server.domain.reads import Reads, Ready
-from jobstate_server.domain.waiting import is_ready
+from jobstate_server.domain.reads import Reads
+from jobstate_server.domain.turns import TypeState
+from jobstate_server.domain.waiting import is_running
 from jobstate_server.engine.batch import Batch, Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
+from jobstate_server.engine.picking import Picker, Wanted
 from jobstate_server.store.base import Transaction
 
 HANDED_OUT_MAX = 512
@@ -23,6 +38,9 @@ REPEATS_SOUGHT_MAX = 1_000
 
 TRIES_MAX = 8
 """After so many tries in vain to hand out jobs of a type, the replica that does is waited for."""
+
+_ENDING = (Complete, Fail, Release, Cancel, MarkStale, ReturnUndelivered)
+"""Commands that end an attempt. Those that are due are decided with ServeDue."""
 
 Handed = list[tuple[WaitingAcquire, Verdict]]
 
@@ -48,7 +66,12 @@ class Dispatcher:
         """``is_shared``: whether calls of Acquire may wait at other servers too."""
         self._is_shared = is_shared
         self._job_types = job_types
+        self._picker = Picker(job_types)
         self._parked = parked
+        self._is_repeat = False
+        """Whether the transaction is repeated because it conflicted with another one."""
+        self._opens: dict[str, int] = {}
+        """When a limit of a type, or of one of its lanes, will allow another hand-out."""
         self._tries = 0
         """How many times in a row something could not be handed out because another replica was at it."""
         self._must_look = False
@@ -69,6 +92,10 @@ class Dispatcher:
         """Whether any call waits."""
         return len(self._parked) > 0
 
+    def begin_transaction(self, *, is_repeat: bool) -> None:
+        """A transaction begins. ``is_repeat``: the last one conflicted with another server's."""
+        self._is_repeat = is_repeat and self._is_shared
+
     def wanted_types(self, commands: Sequence[Command]) -> Container[str]:
         """The job types that the commands of a batch, or the calls that wait, ask for."""
         self._acquires = [command for command in commands if type(command) is Acquire]
@@ -79,7 +106,7 @@ class Dispatcher:
         # A call is parked by this very thread, and only if its types are among those of the batch.
         return _WantedTypes(own, self._parked) if self._parked else own
 
-    def look(self, transaction: Transaction, batch: Batch) -> bool:
+    def look(self, transaction: Transaction, commands: Sequence[Command], batch: Batch) -> bool:
         """Offer the batch the ready jobs of the store that it may hand out. True if some may not have been found.
 
         What is ready is known before the first command is decided. Each command may take away jobs that it names, so as
@@ -87,50 +114,63 @@ class Dispatcher:
         """
         if self._is_shared:
             batch.handing_out.turns = set()
-        wanted: dict[tuple[str, ...], int] = {}
+        wanted = Wanted()
         for command in self._acquires:
-            before = wanted.get(command.job_types)
+            before = wanted.jobs.get(command.job_types)
             if before is None:
                 # What the batch makes ready may go to the calls that wait, after what other replicas made ready.
                 before = self._waited_for(command.job_types) if self._is_shared else 0
-            wanted[command.job_types] = before + command.max_jobs
+            wanted.jobs[command.job_types] = before + command.max_jobs
+        wanted.pauses = {(each.job_type, each.lane) for each in commands if type(each) is Pause}
         if self._must_look or self._must_serve:
             for types, count in self._parked.wanted(HANDED_OUT_MAX).items():
-                wanted[types] = wanted.get(types, 0) + count
-        if not wanted:
+                wanted.jobs[types] = wanted.jobs.get(types, 0) + count
+        elif self._parked:
+            self._add_freed(commands, batch, wanted)
+        if not wanted.job_types:
             return False
-        named = sum(map(is_ready, batch.jobs.values()))
-        limit = sum(wanted.values()) + named
-        picks = [Ready(tuple((name, self._step(name)) for name in types), limit) for types in wanted]
-        # A call that does not wait would go away with nothing.
-        may_wait = self._tries >= TRIES_MAX or not all(map(self._waits, self._acquires))
-        is_complete = self._offer(transaction, batch, picks, may_wait=may_wait)
+        # A call that does not wait would go away with nothing, and so would one that pauses.
+        may_wait = self._tries >= TRIES_MAX or bool(wanted.pauses) or not all(map(self._waits, self._acquires))
+        is_complete = self._pick(transaction, batch, wanted, may_wait=may_wait)
         self._tries = 0 if is_complete else self._tries + 1
         return not is_complete
 
-    def _offer(self, transaction: Transaction, batch: Batch, picks: Sequence[Ready], *, may_wait: bool = False) -> bool:
-        """Offer the batch what these select. True if it is all there is."""
-        found = transaction.ready_jobs(picks, may_wait=may_wait)
-        if batch.handing_out.turns is not None:
-            batch.handing_out.turns.update(found.job_types)
-        offered: set[str] = set()
-        for job in found.jobs:
-            # Combinations of types may have types in common.
-            if job.id not in offered:
-                offered.add(job.id)
-                batch.offer(job)
-        return found.is_complete
+    def _pick(self, transaction: Transaction, batch: Batch, wanted: Wanted, *, may_wait: bool = False) -> bool:
+        return self._picker.pick(transaction, batch, wanted, may_wait=may_wait, log_first=self._is_repeat)
 
     def _waited_for(self, job_types: Iterable[str]) -> int:
         """How many jobs of these types the calls that wait want, up to what one transaction hands out."""
         return sum(self._parked.wanted_of(name, HANDED_OUT_MAX + ACQUIRED_MAX) for name in job_types)
 
+    def _add_freed(self, commands: Sequence[Command], batch: Batch, wanted: Wanted) -> None:
+        """Calls wait because of a limit: the batch may end attempts, and so make room for others."""
+        goes_on = {each.job_type for each in commands if type(each) is Pause and not each.paused}
+        serves_due = any(type(each) is ServeDue for each in commands)
+        named = {each.job_id for each in commands if isinstance(each, _ENDING)}
+        wanted.ending = [
+            job
+            for job in batch.jobs.values()
+            if (serves_due or job.id in named) and is_running(job) and self._job_types.policy(job.job_type).is_bounded
+        ]
+        freed = Counter(job.job_type for job in wanted.ending)
+        freed.update(dict.fromkeys(goes_on, HANDED_OUT_MAX))
+        for name, count in freed.items():
+            if name in self._parked:
+                asked = sum(count for types, count in self._parked.wanted(HANDED_OUT_MAX).items() if name in types)
+                wanted.jobs[name,] = wanted.jobs.get((name,), 0) + min(count, asked)
+
     def _waits(self, command: Acquire) -> bool:
         call = self._calls.get(id(command))
         return call is not None and call.withdrawn is None
 
-    def _step(self, job_type: str) -> int:
-        return self._job_types.policy(job_type).priority_step
+    def _read_lanes(self, transaction: Transaction, batch: Batch, job_types: Iterable[str]) -> None:
+        """Read what is stored of the lanes in which jobs of these types became ready in the batch."""
+        turns = batch.handing_out.turns
+        unknown = batch.handing_out.unknown_lanes(name for name in job_types if turns is None or name in turns)
+        if unknown:
+            selected = [self._picker.state_of(name, 0, lanes) for name, lanes in unknown.items()]
+            found = transaction.hand_out_states(selected, takes_turns=False)
+            batch.handing_out.know(found.states.get(name) or TypeState(name) for name in unknown)
 
     def answer_repeats(self, transaction: Transaction, batch: Batch, turn: Turn) -> None:
         """Answer the calls that wait here and repeat a call that another server has answered since."""
@@ -151,8 +191,9 @@ class Dispatcher:
                 # The store may have more ready jobs than were looked for.
                 turn.is_unfinished = True
                 return
-            ready = [name for name in batch.handing_out.ready_types() if name in self._parked]
-            ready = self._in_turn(transaction, batch, turn, ready)
+            seen = [name for name in batch.handing_out.seen_types if name in self._parked]
+            self._read_lanes(transaction, batch, self._in_turn(transaction, batch, turn, seen))
+            ready = batch.handing_out.ready_types(seen)
             if not ready:
                 return
             calls = self._parked.take(ready, batch.handing_out.count(ready, room))
@@ -181,9 +222,8 @@ class Dispatcher:
         if new:
             turn.tried.update(new)
             # The batch may have taken as many as it names.
-            limit = self._waited_for(new) + len(batch.jobs)
-            picks = [Ready(tuple((name, self._step(name)) for name in new), limit)]
-            turn.is_unfinished |= not self._offer(transaction, batch, picks)
+            wanted = Wanted({tuple(new): self._waited_for(new) + len(batch.jobs)})
+            turn.is_unfinished |= not self._pick(transaction, batch, wanted)
         return [name for name in job_types if name in turns]
 
     def _serve_repeats(self, batch: Batch, call: WaitingAcquire, turn: Turn) -> None:
@@ -209,6 +249,7 @@ class Dispatcher:
             if type(command) is Acquire:
                 # Those that came before get what became ready since.
                 self.serve(transaction, batch, turn)
+                self._read_lanes(transaction, batch, command.job_types)
                 self._decide_acquire(command, batch, turn)
             else:
                 batch.decide_one(command)
@@ -224,8 +265,18 @@ class Dispatcher:
             if call.withdrawn is not None:
                 turn.handed.append((call, call.withdrawn))
 
-    def committed(self, turn: Turn) -> None:
+    def opens(self) -> int | None:
+        """When a limit will allow another hand-out of a type for which a call waits. None if no time is known."""
+        return min((time for name, time in self._opens.items() if name in self._parked), default=None)
+
+    def committed(self, turn: Turn, batch: Batch) -> None:
         """The transaction is durable."""
+        for name in batch.handing_out.known_types:
+            opens = batch.handing_out.opens(name)
+            if opens is None:
+                self._opens.pop(name, None)
+            else:
+                self._opens[name] = opens
         self._must_look = turn.is_unfinished
         self._answered += turn.handed
 

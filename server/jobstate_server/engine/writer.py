@@ -86,6 +86,8 @@ class Written:
     """Why the store could not be used. Empty if it could."""
     is_unfinished: bool = False
     """Whether there may be more ready jobs for the calls of Acquire that wait."""
+    opens: int | None = None
+    """When a rate or hold will allow a hand-out for which a call waits. None if no such time is known."""
     handed: Handed = field(default_factory=list)
     """The calls of Acquire that waited and have their answer now."""
 
@@ -144,6 +146,7 @@ class Writer:
         self._dispatcher.begin(calls)
         written = self._commit(commands)
         written.handed = self._dispatcher.take_answered()
+        written.opens = self._dispatcher.opens()
         return written
 
     def _commit(self, commands: Sequence[Command], *, serves_waiting: bool = True) -> Written:
@@ -151,7 +154,7 @@ class Writer:
         if not commands:
             return Written([], [], None)
         try:
-            return _retry_conflicts(lambda: self._commit_once(commands, serves_waiting))
+            return _retry_conflicts(lambda is_repeat: self._commit_once(commands, serves_waiting, is_repeat))
         except StoreUnreachable as error:
             return Written([unavailable(error)] * len(commands), [], None, str(error))
         except Exception:
@@ -178,17 +181,18 @@ class Writer:
             is_unfinished=first.is_unfinished or second.is_unfinished,
         )
 
-    def _commit_once(self, commands: Sequence[Command], serves_waiting: bool) -> Written:
+    def _commit_once(self, commands: Sequence[Command], serves_waiting: bool, is_repeat: bool) -> Written:
         turn = Turn()
+        self._dispatcher.begin_transaction(is_repeat=is_repeat)
         try:
-            written = self._commit_turn(commands, turn, serves_waiting)
+            written, batch = self._commit_turn(commands, turn, serves_waiting)
         except BaseException:
             self._dispatcher.rolled_back(turn)
             raise
-        self._dispatcher.committed(turn)
+        self._dispatcher.committed(turn, batch)
         return written
 
-    def _commit_turn(self, commands: Sequence[Command], turn: Turn, serves_waiting: bool) -> Written:
+    def _commit_turn(self, commands: Sequence[Command], turn: Turn, serves_waiting: bool) -> tuple[Written, Batch]:
         began = time.perf_counter()
         reads = Reads()
         for command in commands:
@@ -199,7 +203,7 @@ class Writer:
             self._learn_job_types(transaction, reads.job_types)
             dispatcher = self._dispatcher
             batch = Batch(self._decider, transaction.now, loaded, room, dispatcher.wanted_types(commands))
-            turn.is_unfinished = dispatcher.look(transaction, batch)
+            turn.is_unfinished = dispatcher.look(transaction, commands, batch)
             dispatcher.decide(transaction, commands, batch, turn)
             if serves_waiting:
                 dispatcher.answer_repeats(transaction, batch, turn)
@@ -218,7 +222,7 @@ class Writer:
         self.counters.commits += 1
         self.counters.commands += len(verdicts)
         self.counters.events += len(events)
-        return Written(verdicts, events, batch.earliest_due(), is_unfinished=turn.is_unfinished)
+        return Written(verdicts, events, batch.earliest_due(), is_unfinished=turn.is_unfinished), batch
 
     def _room_for_requests(self, transaction: Transaction, new: int) -> int:
         """How many more request ids may be stored, after the oldest ones that may be deleted are deleted.
@@ -272,18 +276,18 @@ class Writer:
 
     def work(self, run: Callable[[Transaction], T]) -> T:
         """Run ``run`` in a transaction of its own. Raises what it raises, and StoreUnreachable."""
-        return _retry_conflicts(lambda: self._work_once(run))
+        return _retry_conflicts(lambda _is_repeat: self._work_once(run))
 
     def _work_once(self, run: Callable[[Transaction], T]) -> T:
         with self._transaction() as transaction:
             return run(transaction)
 
 
-def _retry_conflicts(commit: Callable[[], T]) -> T:
-    """Repeat a transaction that conflicted with another writer."""
+def _retry_conflicts(commit: Callable[[bool], T]) -> T:
+    """Repeat a transaction that conflicted with another writer. ``commit`` is told whether it is a repeat."""
     for tries_left in reversed(range(CONFLICT_TRIES_MAX)):
         try:
-            return commit()
+            return commit(tries_left < CONFLICT_TRIES_MAX - 1)
         except TransactionConflict:
             if not tries_left:
                 raise

@@ -1,4 +1,4 @@
-"""``jobstate.v1.DispatchService``: why a job is not handed out."""
+"""``jobstate.v1.DispatchService``: pauses, lanes, and why a job is not handed out."""
 
 from __future__ import annotations
 
@@ -6,49 +6,73 @@ from typing import NamedTuple
 
 from jobstate.v1 import dispatch_service_pb2 as pb
 from jobstate_server.clock import Clock
+from jobstate_server.domain import commands as c
 from jobstate_server.domain.errors import JobNotFound
-from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.job import Job
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.reach import Reach
+from jobstate_server.domain.turns import Limits
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.acquires import Acquires
+from jobstate_server.engine.batch import PauseOutcome
+from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
+from jobstate_server.rpc import holds
 from jobstate_server.rpc.call import Call
-from jobstate_server.rpc.requests.dispatch import explain
+from jobstate_server.rpc.lane_pages import lane_page
+from jobstate_server.rpc.requests import dispatch
 from jobstate_server.store.base import Reader
 from jobstate_server.wire.times import set_time
 
 AHEAD_COUNTED_MAX = 10_000
-"""Jobs before another are counted up to this number: some milliseconds. More would not change what an operator does."""
-
-Reason = pb.HoldReason
+"""Jobs and lanes before a job are counted up to this number: some milliseconds. More would not change what an operator
+does."""
 
 
 class _Found(NamedTuple):
-    """A job, and how many come before it. None if it is not ready."""
+    """A job, and what it waits behind. None if it is not ready."""
 
     job: Job
-    ahead: int | None
+    place: holds.Place | None
 
 
 class DispatchService:
     """The handlers."""
 
-    def __init__(self, readers: Readers, acquires: Acquires, job_types: JobTypes, clock: Clock) -> None:
+    def __init__(
+        self, committer: Committer, readers: Readers, acquires: Acquires, job_types: JobTypes, clock: Clock
+    ) -> None:
+        self._committer = committer
         self._readers = readers
         self._acquires = acquires
         self._job_types = job_types
         self._clock = clock
 
+    async def Pause(self, request: pb.PauseRequest, call: Call) -> bytes:
+        outcome = await self._submit(dispatch.pause(request, call.caller), call)
+        return pb.PauseResponse(ready=outcome.ready, running=outcome.running, head=outcome.head).SerializeToString()
+
+    async def Unpause(self, request: pb.UnpauseRequest, call: Call) -> bytes:
+        outcome = await self._submit(dispatch.unpause(request, call.caller), call)
+        return pb.UnpauseResponse(ready=outcome.ready, head=outcome.head).SerializeToString()
+
+    async def _submit(self, command: c.Pause, call: Call) -> PauseOutcome:
+        outcome = await self._committer.submit(command, call.size)
+        assert isinstance(outcome, PauseOutcome)
+        return outcome
+
     async def Explain(self, request: pb.ExplainRequest, call: Call) -> bytes:
-        job_id, reach = explain(request), call.caller.reach
-        job, ahead = await self._readers.run(lambda reader: self._read(reader, job_id, reach))
+        job_id, reach = dispatch.explain(request), call.caller.reach
+        job, place = await self._readers.run(lambda reader: self._read(reader, job_id, reach))
+        now = self._clock.now()
         answer = pb.ExplainResponse(waiting_acquires=self._acquires.waiting(job.job_type))
-        _add_holds(answer, job, ahead or 0)
-        if ahead is not None:
-            answer.ahead_in_lane = ahead
-            now = self._clock.now()
-            wait = self._acquires.rates.time_for(ahead + 1, job.job_type, now)
+        holds.add_own(answer, job)
+        if place is not None:
+            holds.add_shared(answer, job, place, Limits(self._job_types.policy(job.job_type)), now)
+            answer.ahead_in_lane, answer.lanes_ahead = place.jobs_ahead, place.lanes_ahead
+            # Each lane before it has a turn, and so it has for each job of its own.
+            jobs = (place.jobs_ahead + 1) * (place.lanes_ahead + 1)
+            wait = self._acquires.rates.time_for(jobs, job.job_type, now)
             if wait is not None:
                 set_time(answer.expected_start_time, now + wait)
         return answer.SerializeToString()
@@ -59,25 +83,25 @@ class DispatchService:
             raise JobNotFound(job_id)
         if not is_ready(job):
             return _Found(job, None)
-        step = self._job_types.policy(job.job_type).priority_step
-        return _Found(job, reader.ready_before(job, step, AHEAD_COUNTED_MAX))
+        policy = self._job_types.policy(job.job_type)
+        limits = Limits(policy)
+        of_type, lane = reader.type_record(job.job_type), reader.lane_record(job.job_type, job.lane)
+        if not job.lane:
+            lane.state.counts = of_type.state.lanes[""].counts
+        lanes_ahead = 0
+        if of_type.state.is_stored:
+            key, is_empty_before = limits.key(lane.state), False
+            if job.lane:
+                empty = reader.lane_record(job.job_type, "").state
+                empty.counts = of_type.state.lanes[""].counts
+                is_empty_before = empty.counts.ready > 0 and not empty.paused and limits.key(empty) < key
+            counted = reader.lanes_before(job.job_type, key, AHEAD_COUNTED_MAX, holds_jobs=policy.holds_jobs)
+            lanes_ahead = min(AHEAD_COUNTED_MAX, counted + is_empty_before)
+        jobs_ahead = reader.ready_before(job, policy.priority_step, AHEAD_COUNTED_MAX)
+        return _Found(job, holds.Place(of_type, lane, jobs_ahead, lanes_ahead))
 
-
-def _add_holds(answer: pb.ExplainResponse, job: Job, ahead: int) -> None:
-    """What holds the job back. The reasons of a ready job end when a worker asks, so their end is not known."""
-    until = job.next_retry_time if job.state is JobState.RETRYING else job.ready_time if job.held else None
-    if until is not None:
-        what = "its next attempt" if job.state is JobState.RETRYING else "the end of its delay"
-        hold = answer.holds.add(reason=Reason.HOLD_REASON_TIME, text=f"it waits for {what}")
-        set_time(hold.end_time, until)
-    if job.state is JobState.FAILED:
-        text = "it failed, and its type does not retry by itself: call Retry or Cancel"
-        answer.holds.add(reason=Reason.HOLD_REASON_AWAITS_RETRY_CALL, text=text)
-    if not is_ready(job):
-        return
-    if ahead:
-        are = "1 job comes" if ahead == 1 else f"{ahead:,} jobs come"
-        answer.holds.add(reason=Reason.HOLD_REASON_TURN, text=f"{are} before it")
-    if not answer.waiting_acquires:
-        text = f"no worker is waiting for jobs of type {job.job_type} at this server"
-        answer.holds.add(reason=Reason.HOLD_REASON_NO_WORKER, text=text)
+    async def ListLanes(self, request: pb.ListLanesRequest, call: Call) -> bytes:
+        wanted = dispatch.list_lanes(request, call.caller)
+        limits = Limits(self._job_types.policy(wanted.job_type))
+        now = self._clock.now()
+        return await self._readers.run(lambda reader: lane_page(reader, wanted, limits, now).SerializeToString())

@@ -103,11 +103,10 @@ class Calls:
         self._is_closed = True
 
     def register(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
-        """Serve each method of ``service`` for which the servicer has one of the same name."""
+        """Serve every method of ``service`` with the servicer's method of the same name."""
         new_call = {
             f"/{service.full_name}/{method.name}": self._new_call(method, getattr(servicer, method.name))
             for method in service.methods
-            if hasattr(servicer, method.name)
         }
         server.add_generic_rpc_handlers((_Service(new_call),))
 

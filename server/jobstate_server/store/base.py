@@ -22,20 +22,24 @@ from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import Attempt, Job, JobState
 from jobstate_server.domain.reach import EVERYTHING, Reach
-from jobstate_server.domain.reads import Reads, Ready
+from jobstate_server.domain.reads import FoundPlace, LaneRange, Reads, Ready, StateOf
 from jobstate_server.domain.statistics import Tallies
+from jobstate_server.domain.turns import TurnKey
 from jobstate_server.store.records import (
     Changes,
     Ended,
     EventPage,
     JobPage,
     JobSummary,
+    LaneRecord,
     Loaded,
     LogState,
     Notification,
     ReadyFound,
+    StatesFound,
     StoredEvent,
     TaskRun,
+    TypeRecord,
 )
 
 EVENTS_SCANNED_MAX = 10_000
@@ -108,12 +112,33 @@ class Transaction(Protocol):
     def load(self, reads: Reads) -> Loaded:
         """Read what the caller decides on, and lock it until the transaction ends."""
 
-    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
-        """The ready jobs that each of these selects, locked until the transaction ends. Called after ``load``.
+    def hand_out_states(
+        self, wanted: Sequence[StateOf], *, takes_turns: bool = True, may_wait: bool = False, log_first: bool = False
+    ) -> StatesFound:
+        """What the hand-out of these types goes by. Called after ``load``.
 
-        A job that another replica has locked is skipped. Until the transaction ends no other replica hands out jobs of
-        these types. If one does at the moment, none of that type are returned; with ``may_wait`` that replica's
-        transaction is waited for first, for a few seconds.
+        Until the transaction ends no other replica hands out stored jobs of the types whose turns it has taken. If one
+        does at the moment, that type is not among the found ones; with ``may_wait`` that replica's transaction is
+        waited for first, for a few seconds.
+
+        Args:
+            takes_turns: False to read only, for jobs that became ready in this transaction.
+            log_first: let no other transaction append until this one ends, so that what is read stays so.
+        """
+
+    def ready_jobs(self, wanted: Sequence[Ready]) -> ReadyFound:
+        """The ready jobs in the empty lanes that each of these selects, locked until the transaction ends.
+
+        The transaction has the turns of the types. A job that another replica has locked is skipped.
+        """
+
+    def ready_places(self, ranges: Sequence[LaneRange]) -> list[FoundPlace]:
+        """The first ready jobs of these lanes, neither read whole nor locked. Those of a lane may be a few more."""
+
+    def take_ready(self, job_ids: Sequence[str]) -> ReadyFound:
+        """Those of these jobs that are still ready, in this order, locked until the transaction ends.
+
+        A job that another replica has locked is skipped.
         """
 
     def write(self, changes: Changes) -> int:
@@ -257,7 +282,26 @@ class Reader(Protocol):
         """Since when the job of a type that has waited longest can be handed out; None when none can."""
 
     def ready_before(self, job: Job, priority_step: int, limit: int) -> int:
-        """How many ready jobs of its type are handed out before this one, counted up to ``limit``."""
+        """How many ready jobs of its lane are handed out before this one, counted up to ``limit``. Jobs that hold their
+        place in the lane count as others."""
+
+    def type_record(self, job_type: str) -> TypeRecord:
+        """What the hand-out of a type goes by, with the counts of all its lanes and those of the empty one."""
+
+    def lane_record(self, job_type: str, lane: str) -> LaneRecord:
+        """What is stored of a lane. The row of the empty lane counts nothing."""
+
+    def lanes_in_turn(self, job_type: str, after: TurnKey | None, limit: int, *, holds_jobs: bool) -> list[LaneRecord]:
+        """The lanes that can have a turn, without the empty one, in the order of turns after a place in it."""
+
+    def lanes_without_turn(self, job_type: str, after: str, limit: int) -> list[LaneRecord]:
+        """The lanes that cannot have a turn now but have jobs, or are closed or paused, by name after a name."""
+
+    def lanes_before(self, job_type: str, key: TurnKey, limit: int, *, holds_jobs: bool) -> int:
+        """How many lanes, without the empty one, have a turn before a place in the order, counted up to ``limit``."""
+
+    def oldest_ready_in(self, job_type: str, lanes: Collection[str]) -> dict[str, int]:
+        """Since when the oldest ready job of each of these lanes can be handed out. Not of a lane that has none."""
 
     def has_claimed(self, job_type: str) -> bool:
         """Whether a worker has claimed a job of this type, judging by the newest 1,000 in PROCESSING."""

@@ -124,6 +124,9 @@ IS_LIMITED = SQL(f"(state = {int(JobState.PROCESSING)} OR (state = {int(JobState
 IS_READY = SQL("NOT held AND NOT claimed AND state IN (1, 2)")
 """What can be handed out: ``waiting.is_ready``. Queries must use exactly this text."""
 
+IS_READY_IN_LANE = SQL(f"{IS_READY.sql} AND lane <> ''")
+"""Those of them that are not in the empty lane. Queries must use exactly this text."""
+
 HAS_UNIQUE_KEY = SQL("unique_key IS NOT NULL AND state IN (1, 2, 4, 5) AND NOT (unique_until = 2 AND attempt > 0)")
 """``waiting.has_unique_key``. Queries must use exactly this text."""
 
@@ -143,6 +146,10 @@ def _add_job_indexes(job: type[JobColumns], *key: Field) -> None:
     job.add_index(job.job_type, job.start_time, where=IS_UNCLAIMED, name="job_by_unclaimed")
     # The order of hand-outs within a type and priority. Every other order is merged from these.
     job.add_index(job.job_type, job.lane, job.level, job.ready_time, *key, where=IS_READY, name="job_ready")
+    # Jobs that come back for another attempt: where jobs hold their place in a lane, they go before all others of it.
+    job.add_index(job.job_type, job.lane, job.ready_time, *key, where=IS_UNCLAIMED, name="job_returned")
+    # For the age of the oldest one over all lanes but the empty one, of which most jobs are.
+    job.add_index(job.job_type, job.ready_time, where=IS_READY_IN_LANE, name="job_ready_in_lanes")
     job.add_index(job.principal, job.job_type, job.unique_key, unique=True, where=HAS_UNIQUE_KEY, name="job_unique")
 
 
@@ -283,6 +290,77 @@ class TallyRow(Model):
         without_rowid = True
 
 
+class DispatchRow(Model):
+    """What the hand-out of a type goes by, besides its tallies. Types without lanes, rates and pauses have no row."""
+
+    job_type = TextField(primary_key=True)
+    # Sums over the type's lanes, without the empty one.
+    ready = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    returned = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    running = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    resting = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    # The latest turn of any lane.
+    turn_time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    # When the next hand-out would be if they came evenly: see domain.rates.
+    next_even_time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    paused = BooleanField(constraints=[SQL("DEFAULT false")])
+    pause_reason = TextField(constraints=[SQL("DEFAULT ''")])
+
+    class Meta:
+        table_name = "dispatch"
+        strict_tables = True
+        without_rowid = True
+
+
+class LaneRow(Model):
+    """A lane of a job type. The row of the empty lane counts nothing: see domain.lanes.
+
+    A type that has one has a DispatchRow too.
+    """
+
+    job_type = TextField()
+    lane = TextField()
+    ready = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    returned = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    running = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    resting = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    turn_time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    next_even_time = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    # Until when a Release holds the lane, and why.
+    held_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    hold_reason = TextField(constraints=[SQL("DEFAULT ''")])
+    # Until when nothing is handed out, because of the rate or of a Release. 0 if nothing closes it. Set whenever the
+    # row is written, so that a closed lane is not in the index of turns.
+    closed_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    paused = BooleanField(constraints=[SQL("DEFAULT false")])
+    pause_reason = TextField(constraints=[SQL("DEFAULT ''")])
+
+    class Meta:
+        table_name = "lane"
+        primary_key = CompositeKey("job_type", "lane")
+        strict_tables = True
+        without_rowid = True
+
+
+HAS_TURN = SQL("ready > 0 AND closed_until = 0 AND NOT paused")
+"""Lanes that can have a turn. Queries must use exactly this text, like those below."""
+
+IS_CLOSED = SQL("ready > 0 AND closed_until > 0 AND NOT paused")
+
+# The order of turns. A lane that is full is found by what is under way in it, so it is not read past.
+LaneRow.add_index(LaneRow.job_type, LaneRow.running, LaneRow.turn_time, LaneRow.lane, where=HAS_TURN, name="lane_turn")
+# The same where jobs hold their place until they are final.
+LaneRow.add_index(
+    LaneRow.job_type,
+    SQL("(running + resting)"),
+    LaneRow.turn_time,
+    LaneRow.lane,
+    where=HAS_TURN,
+    name="lane_turn_of_jobs",
+)
+LaneRow.add_index(LaneRow.job_type, LaneRow.closed_until, where=IS_CLOSED, name="lane_closed")
+
+
 class TaskRunRow(Model):
     """The last run of a maintenance task."""
 
@@ -332,6 +410,8 @@ _COMMON: tuple[type[Model], ...] = (
     AttemptRow,
     RequestRow,
     TallyRow,
+    DispatchRow,
+    LaneRow,
     TaskRunRow,
     ReplicaRow,
     SchemaRow,

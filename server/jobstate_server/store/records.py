@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import Attempt, FinishedJob, Job, JobState
+from jobstate_server.domain.plan import TypePause
 from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.domain.statistics import TallyKey
+from jobstate_server.domain.turns import LaneState, TypeState
 from jobstate_server.domain.waiting import UniqueKey
 
 
@@ -76,6 +77,56 @@ class StoredRequest(NamedTuple):
         return (self.job_id,) if self.acquired is None else tuple(job_id for job_id, _ in self.acquired)
 
 
+class LaneChange(NamedTuple):
+    """What is added to the row of a lane. The store creates the row if it is not there."""
+
+    job_type: str
+    lane: str
+    ready: int
+    returned: int
+    running: int
+    resting: int
+    turn_time: int
+    """The latest turn. 0 leaves what is stored."""
+    advance: int
+    """By how much hand-outs move ``next_even_time``, which is the time of the transaction if it was earlier."""
+    tolerance: int
+    """How far ahead that may be before the lane is closed. -1 without a rate."""
+    held_until: int
+    """0 leaves what is stored, and so does an earlier time."""
+    hold_reason: str
+
+
+class DispatchChange(NamedTuple):
+    """What is added to the row of a job type. The store creates the row if it is not there."""
+
+    job_type: str
+    ready: int
+    returned: int
+    running: int
+    resting: int
+    turn_time: int
+    advance: int
+
+
+class TypeGuard(NamedTuple):
+    """What a hand-out relies on about its type when it is written."""
+
+    job_type: str
+    running_max: int
+    next_even_max: int
+
+
+class LaneGuard(NamedTuple):
+    """What a hand-out relies on about its lane when it is written."""
+
+    job_type: str
+    lane: str
+    under_way_max: int
+    holds_jobs: bool
+    next_even_max: int
+
+
 @dataclass(slots=True)
 class Changes:
     """Everything that one transaction writes. Deletions come first, then updates, then insertions, then the rest."""
@@ -92,6 +143,14 @@ class Changes:
     """Stored attempts whose usage changes to the usage given here."""
     requests: list[StoredRequest] = field(default_factory=list)
     tallies: dict[TallyKey, int] = field(default_factory=dict)
+    lanes: list[LaneChange] = field(default_factory=list)
+    dispatch: list[DispatchChange] = field(default_factory=list)
+    pauses: list[TypePause] = field(default_factory=list)
+    type_guards: list[TypeGuard] = field(default_factory=list)
+    """Types of which jobs are handed out. Where several servers share a store, they are checked when it is written."""
+    lane_guards: list[LaneGuard] = field(default_factory=list)
+    now: int = 0
+    """The time of the transaction."""
     ready_types: list[str] = field(default_factory=list)
     """The job types of which a job became ready and was not handed out, as far as other replicas must know."""
 
@@ -116,10 +175,34 @@ class ReadyFound(NamedTuple):
     """The ready jobs that a transaction found and locked."""
 
     jobs: list[Job]
-    job_types: Collection[str]
-    """The types that this transaction may hand out: of the others another replica hands out jobs at the moment."""
     is_complete: bool = True
-    """False if another replica hands out jobs of a type at the moment, or has locked some of the next ones."""
+    """False if another replica has locked some of the next ones."""
+
+
+class TypeRecord(NamedTuple):
+    """What is stored of the hand-out of a job type."""
+
+    state: TypeState
+    pause_reason: str
+
+
+class LaneRecord(NamedTuple):
+    """What is stored of a lane."""
+
+    state: LaneState
+    hold_reason: str = ""
+    pause_reason: str = ""
+    closed_until: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StatesFound:
+    """What the hand-out of some types goes by."""
+
+    states: dict[str, TypeState]
+    """Those of the types that have limits, lanes or pauses, and whose jobs this transaction may hand out."""
+    turns: frozenset[str]
+    """The types whose jobs this transaction may hand out. No other transaction does until it ends."""
 
 
 class EventPage(NamedTuple):

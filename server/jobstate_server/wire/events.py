@@ -115,6 +115,7 @@ _RELEASED_ATTEMPT = varint_tag(event_pb2.ReleasedDetail.ATTEMPT_FIELD_NUMBER)
 _RELEASED_REASON = length_tag(event_pb2.ReleasedDetail.REASON_FIELD_NUMBER)
 _RELEASED_DELAY = length_tag(event_pb2.ReleasedDetail.DELAY_FIELD_NUMBER)
 _RELEASED_NEXT_RETRY_TIME = length_tag(event_pb2.ReleasedDetail.NEXT_RETRY_TIME_FIELD_NUMBER)
+_RELEASED_HOLD_LANE = length_tag(event_pb2.ReleasedDetail.HOLD_LANE_FIELD_NUMBER)
 _USED_ATTEMPT = varint_tag(event_pb2.UsageDetail.ATTEMPT_FIELD_NUMBER)
 _USED_USAGE = length_tag(event_pb2.UsageDetail.USAGE_FIELD_NUMBER)
 _USED_TOKENS = varint_tag(job_pb2.Usage.TOKENS_FIELD_NUMBER)
@@ -158,7 +159,8 @@ def _stale_detected(detail: StaleDetected) -> bytes:
 def _released(detail: Released) -> bytes:
     named = _RELEASED_ATTEMPT + varint(detail.attempt) + text(_RELEASED_REASON, detail.reason)
     delay = _RELEASED_DELAY + encoded_span(detail.delay)
-    return named + delay + _RELEASED_NEXT_RETRY_TIME + encoded_time(detail.next_retry_time)
+    released = named + delay + _RELEASED_NEXT_RETRY_TIME + encoded_time(detail.next_retry_time)
+    return released + _RELEASED_HOLD_LANE + encoded_span(detail.hold_lane) if detail.hold_lane else released
 
 
 def _used(detail: Used) -> bytes:

@@ -271,4 +271,18 @@ def job_type_message(job_type: JobType) -> job_pb2.JobType:
     set_span(message.stale_threshold, job_type.stale_threshold)
     set_span(message.lease, job_type.lease)
     set_span(message.priority_step, job_type.priority_step)
+    _add_limits(message, job_type)
     return message
+
+
+def _add_limits(message: job_pb2.JobType, job_type: JobType) -> None:
+    """The limits, rates and lanes of a policy."""
+    message.concurrency = job_type.concurrency
+    message.lane_concurrency = job_type.lane_concurrency
+    message.lane_from = job_pb2.LaneFrom.ValueType(job_type.lane_from)
+    message.lane_holds = job_pb2.LaneHolds.ValueType(job_type.lane_holds)
+    for target, rate in (("rate", job_type.hand_out_rate), ("lane_rate", job_type.lane_hand_out_rate)):
+        if rate is not None:
+            told = getattr(message, target)
+            told.count, told.burst = rate.count, rate.burst
+            set_span(told.period, rate.period)

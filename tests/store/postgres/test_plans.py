@@ -298,9 +298,7 @@ def test_a_hand_out_reads_as_many_rows_as_it_wants_however_many_are_ready_since_
                     analyzed.extend(line for (line,) in execute(prefix + text, **values))
                 return execute(text, **values)
 
-            found = ReadyReads(explained, store.log_id, Marks()).jobs(
-                [Ready((("type", 10),), 100)], transaction.now, may_wait=False
-            )
+            found = ReadyReads(explained, store.log_id, Marks()).jobs([Ready((("type", 10),), 100)], transaction.now)
             raise Interruption
 
     assert [job.id for job in found.jobs] == [f"{number}" for number in range(100)]

@@ -64,6 +64,7 @@ class Draft(Change):
         self.amended = None
         self.request = command.request
         self.is_existing = False
+        self.hold = None
         self._command = command
         self._is_shared = True
         """Whether others have this very object, which must not be set any more: the view, or an event."""

@@ -9,6 +9,7 @@ from jobstate_server.domain.batch_view import EarlierCall, View
 from jobstate_server.domain.errors import InvalidField, JobExists, RequestIdReused, UnknownJobType
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import Job
+from jobstate_server.domain.lanes import lane_from
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.domain.rules.context import JobRules, PlanRules, RuleContext
@@ -45,6 +46,7 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
         update_time=now,
         heard_time=now,
         level=command.level,
+        lane=lane_from(policy.lane_from, command.source_id) if command.lane is None else command.lane,
         **others,
     )
     event = Event(EventType.QUEUED, now, command.caller.actor, None, job, with_metadata=bool(job.metadata))

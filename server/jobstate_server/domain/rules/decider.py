@@ -18,6 +18,7 @@ from jobstate_server.domain.rules import (
     create,
     due,
     maintenance,
+    pause,
     ready,
     release,
     retry,
@@ -44,6 +45,7 @@ PLAN_RULES: PlanRules = {
     **maintenance.PLAN_RULES,
     **usage.PLAN_RULES,
     **acquire.PLAN_RULES,
+    **pause.PLAN_RULES,
 }
 
 

@@ -8,7 +8,7 @@ from jobstate_server.domain.events import EventType, Released, Started
 from jobstate_server.domain.job import AttemptOutcome, Job
 from jobstate_server.domain.lifecycle import Trigger
 from jobstate_server.domain.limits import RELEASES_MAX
-from jobstate_server.domain.plan import Change
+from jobstate_server.domain.plan import Change, LaneHold
 from jobstate_server.domain.rules.attempt import end_attempt, reported
 from jobstate_server.domain.rules.claim import begin_attempt
 from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
@@ -29,7 +29,7 @@ def release(_context: RuleContext, job: Job, command: c.Release, now: int) -> Ch
     if releases(job) >= RELEASES_MAX:
         raise ReleaseLimitReached(job.id, job.attempt)
     add_usage(draft.move(), command.usage)
-    _release(draft, command.reason, command.delay)
+    _release(draft, command.reason, command.delay, command.hold_lane)
     return draft
 
 
@@ -42,7 +42,7 @@ def return_undelivered(_context: RuleContext, job: Job, command: c.ReturnUndeliv
     return draft
 
 
-def _release(draft: Draft, reason: str, delay: int) -> None:
+def _release(draft: Draft, reason: str, delay: int, hold_lane: int = 0) -> None:
     previous, number = draft.after.state, draft.after.attempt
     state = draft.take(Trigger.RELEASE)
     end_attempt(draft, AttemptOutcome.RELEASED, None)
@@ -50,7 +50,9 @@ def _release(draft: Draft, reason: str, delay: int) -> None:
     job = draft.move()
     job.state = state
     job.next_retry_time = job.due_time = due
-    draft.emit(EventType.RELEASED, previous, Released(number, reason, delay, due))
+    draft.emit(EventType.RELEASED, previous, Released(number, reason, delay, due, hold_lane))
+    if hold_lane:
+        draft.hold = LaneHold(draft.now + hold_lane, reason)
     if not delay:
         begin_attempt(draft, draft.take(Trigger.RESUME), draft.now)
         draft.emit(EventType.STARTED, state, Started(resumed=True))

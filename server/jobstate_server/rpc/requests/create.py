@@ -98,6 +98,7 @@ def _about_hand_out(request: pb.CreateRequest, problems: Problems, prefix: str) 
         "start_within": span_from(request.start_within) if request.HasField("start_within") else None,
         "unique_key": request.unique_key,
         "unique_until": request.unique_until or UniqueUntil.FINAL,
+        "lane": request.lane if request.HasField("lane") else None,
     }
 
 
@@ -106,8 +107,8 @@ _NOTHING: Mapping[str, Any] = {}
 
 def _check_hand_out(request: pb.CreateRequest, problems: Problems, prefix: str) -> None:
     """Check the fields that are about the hand-out."""
-    if request.HasField("lane"):
-        problems.add(prefix + "lane", "is not supported by this version of the server")
+    if request.lane:
+        problems.text(prefix + "lane", request.lane, limits.LANE_BYTES_MAX)
     if request.priority and request.priority not in job_pb2.Priority.values():
         problems.add(prefix + "priority", f"{request.priority} is not a valid value of this enum")
     if request.HasField("delay"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from jobstate.v1 import dispatch_service_pb2 as dispatch_pb
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
 from jobstate_server.domain import limits
 from jobstate_server.domain.caller import Caller
-from jobstate_server.domain.limits import ACQUIRE_WAIT_MAX, LEASE_MAX, LEASE_MIN, RETRY_DELAY_MAX
+from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.limits import ACQUIRE_WAIT_MAX, HOLD_LANE_MAX, LEASE_MAX, LEASE_MIN, RETRY_DELAY_MAX
 from jobstate_server.rpc.requests.attempts import attempt_and_usage
 from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
@@ -103,8 +105,10 @@ def release(request: pb.ReleaseRequest, caller: Caller, _new_id: NewId) -> c.Rel
     if request.HasField("delay"):
         problems.span("delay", request.delay, 0, RETRY_DELAY_MAX, "0 to 7 days")
         delay = span_from(request.delay)
+    hold_lane = 0
     if request.HasField("hold_lane"):
-        problems.add("hold_lane", "is not supported by this version of the server")
+        problems.span("hold_lane", request.hold_lane, 0, HOLD_LANE_MAX, "0 to 1 hour")
+        hold_lane = span_from(request.hold_lane)
     problems.request_id(request.request_id)
     problems.refuse()
     return c.Release(
@@ -115,7 +119,50 @@ def release(request: pb.ReleaseRequest, caller: Caller, _new_id: NewId) -> c.Rel
         usage=usage,
         reason=request.reason,
         delay=delay,
+        hold_lane=hold_lane,
     )
+
+
+def pause(request: dispatch_pb.PauseRequest, caller: Caller) -> c.Pause:
+    """The command in a Pause. Raises InvalidField."""
+    problems = Problems()
+    problems.text("reason", request.reason, limits.TEXT_BYTES_MAX)
+    lane = _type_and_lane(request, problems)
+    return c.Pause(request.job_type, lane, paused=True, reason=request.reason, caller=caller)
+
+
+def unpause(request: dispatch_pb.UnpauseRequest, caller: Caller) -> c.Pause:
+    """The command in an Unpause. Raises InvalidField."""
+    return c.Pause(request.job_type, _type_and_lane(request, Problems()), paused=False, caller=caller)
+
+
+def _type_and_lane(request: dispatch_pb.PauseRequest | dispatch_pb.UnpauseRequest, problems: Problems) -> str | None:
+    """The lane, after both have been checked. Raises InvalidField."""
+    problems.job_type("job_type", request.job_type)
+    problems.text("lane", request.lane, limits.LANE_BYTES_MAX)
+    problems.refuse()
+    return request.lane if request.HasField("lane") else None
+
+
+class LanesWanted(NamedTuple):
+    """What a ListLanes asks for."""
+
+    job_type: str
+    limit: int
+    page_token: str
+
+
+def list_lanes(request: dispatch_pb.ListLanesRequest, caller: Caller) -> LanesWanted:
+    """What a ListLanes asks for. Raises InvalidField."""
+    problems = Problems()
+    problems.job_type("job_type", request.job_type)
+    if request.page_size < 0:
+        problems.add("page_size", f"is {request.page_size}, must not be negative")
+    problems.refuse()
+    if not caller.reach.admits_type(request.job_type):
+        raise InvalidField("job_type", f"{request.job_type!r} is not a type that this caller may use")
+    limit = min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX)
+    return LanesWanted(request.job_type, limit, request.page_token)
 
 
 def explain(request: dispatch_pb.ExplainRequest) -> str:

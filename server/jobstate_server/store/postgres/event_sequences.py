@@ -23,7 +23,11 @@ def append(connection: psycopg.Connection[Any], changes: Changes, now: int, chan
         size = sum(len(event.payload) for event in events)
         written = notified_text(_earliest_due(changes), changes.ready_types)
         return sql.append_events.run(connection, events, **values, bytes=size, channel=channel, written=written)
-    if changes.deleted or changes.inserted or changes.attempts or changes.requests or changes.tallies:
+    if changes.pauses and changes.ready_types:
+        written = notified_text(None, changes.ready_types)
+        connection.execute(sql.NOTIFY, {"channel": channel, "written": written}, prepare=True)
+    is_ordered = changes.pauses or changes.lanes or changes.dispatch
+    if changes.deleted or changes.inserted or changes.attempts or changes.requests or changes.tallies or is_ordered:
         return connection.execute(sql.ADVANCE_LOG, {**values, "bytes": 0}, prepare=True)
     return connection.execute(sql.HEAD, prepare=True)
 

@@ -77,29 +77,25 @@ class ReadyReads:
         self._log_id = log_id
         self._marks = marks
 
-    def jobs(self, wanted: Sequence[Ready], now: int, *, may_wait: bool) -> ReadyFound:
+    def jobs(self, wanted: Sequence[Ready], now: int) -> ReadyFound:
         """See ``Transaction.ready_jobs``."""
         names = {name for some in wanted for name, _ in some.steps}
-        turns = self._turns(names, may_wait=may_wait)
-        is_complete = len(turns) == len(names)
-        whole = {name for name in turns if not self._marks.begin(name, now)}
+        whole = {name for name in names if not self._marks.begin(name, now)}
         ids: dict[str, None] = {}
         locked: dict[str, Job] = {}
         for _ in range(PICKS_MAX):
-            picked, may_be_more = self._next(wanted, turns, whole, len(ids) - len(locked))
+            picked, may_be_more = self._next(wanted, whole, len(ids) - len(locked))
             new = [job_id for job_id in picked if job_id not in ids]
             if not new:
                 break
             ids.update(dict.fromkeys(new))
-            locked.update((row[0], job_from(row)) for row in self._execute(sql.LOCK_READY, ids=array(Kind.TEXT, new)))
+            locked.update(self.locked(new))
             if len(locked) == len(ids) or not may_be_more:
                 break
         jobs = [locked[job_id] for job_id in ids if job_id in locked]
-        return ReadyFound(jobs, turns, is_complete and len(jobs) == len(ids))
+        return ReadyFound(jobs, len(jobs) == len(ids))
 
-    def _next(
-        self, wanted: Sequence[Ready], turns: Collection[str], whole: Collection[str], skipped: int
-    ) -> tuple[list[str], bool]:
+    def _next(self, wanted: Sequence[Ready], whole: Collection[str], skipped: int) -> tuple[list[str], bool]:
         """The ids of the next jobs, some perhaps twice, and whether there may be more.
 
         ``skipped``: how many jobs are selected beyond the limits, in place of those that others have locked.
@@ -107,19 +103,26 @@ class ReadyReads:
         ids: list[str] = []
         may_be_more = False
         for some in wanted:
-            steps = [(name, step) for name, step in some.steps if name in turns]
-            if steps:
-                picked = self._picked(steps, some.limit + skipped, whole)
+            if some.steps:
+                picked = self._picked(some.steps, some.limit + skipped, whole)
                 may_be_more |= len(picked) == some.limit + skipped
                 ids += picked
         return ids, may_be_more
 
-    def _turns(self, names: Collection[str], *, may_wait: bool) -> set[str]:
-        """The types whose turn this transaction has."""
-        types = {"log_id": self._log_id, "names": array(Kind.TEXT, sorted(names))}
-        got = {name for (name,) in self._execute(sql.TRY_TURNS, **types)}
-        if len(got) == len(names) or not may_wait:
-            return got
+    def locked(self, ids: Sequence[str]) -> dict[str, Job]:
+        """Those of these jobs that are ready and not locked by others. They are locked."""
+        rows = self._execute(sql.LOCK_READY, ids=array(Kind.TEXT, list(ids)))
+        return {row[0]: job_from(row) for row in rows}
+
+    def try_turns(self, names: Collection[str]) -> psycopg.Cursor[Any]:
+        """Take the turns of those of these types that no other transaction has. Returns their names."""
+        cursor: psycopg.Cursor[Any] = self._execute(
+            sql.TRY_TURNS, log_id=self._log_id, names=array(Kind.TEXT, sorted(names))
+        )
+        return cursor
+
+    def wait_for_turns(self, got: set[str], names: Collection[str]) -> set[str]:
+        """Wait for the turns of the others, for a few seconds. Returns the types whose turn this transaction has."""
         left = sorted(set(names) - got)
         self._execute(b"SAVEPOINT turn")
         try:

@@ -8,11 +8,21 @@ from typing import Any
 from peewee import Model
 from psycopg import Connection, Cursor
 
-from jobstate_server.domain.job import INT64_MAX
+from jobstate_server.domain.job import INT64_MAX, JobState
+from jobstate_server.domain.statistics import Measure
+from jobstate_server.store.lane_rows import (
+    DISPATCH_VALUES,
+    LANE_VALUES,
+    lanes_text,
+    sums_text,
+    update_dispatch_text,
+    update_lanes_text,
+)
 from jobstate_server.store.models import (
     HAS_UNIQUE_KEY,
     IS_LIMITED,
     IS_READY,
+    IS_UNCLAIMED,
     AttemptRow,
     EventRow,
     RequestRow,
@@ -203,6 +213,79 @@ TRY_TURNS = (
 ).encode()
 TAKE_TURNS = (
     f"SELECT pg_advisory_xact_lock(turn) FROM (SELECT {_TURN} AS turn FROM {_TYPES} ORDER BY turn OFFSET 0) AS turns"
+).encode()
+
+STORED_TYPES = b"SELECT job_type FROM dispatch WHERE job_type = ANY(%(names)s::text[])"
+SUMS = sums_text("= ANY(%(names)s::text[])").encode()
+LANES = lanes_text("running", "= ANY(%(names)s::text[])", "%({})s".format).encode()
+LANES_OF_JOBS = lanes_text("(running + resting)", "= ANY(%(names)s::text[])", "%({})s".format).encode()
+
+_LANE_KINDS = {name: Kind.TEXT if name in {"job_type", "lane", "hold_reason"} else Kind.INT8 for name in LANE_VALUES}
+_DISPATCH_KINDS = {name: Kind.TEXT if name == "job_type" else Kind.INT8 for name in DISPATCH_VALUES}
+insert_dispatch = ManyRows(
+    "INSERT INTO dispatch (job_type) SELECT * FROM {rows} ON CONFLICT DO NOTHING", {"job_type": Kind.TEXT}
+)
+insert_lanes = ManyRows(
+    "INSERT INTO lane (job_type, lane) SELECT * FROM {rows} ON CONFLICT DO NOTHING",
+    {"job_type": Kind.TEXT, "lane": Kind.TEXT},
+)
+update_dispatch = ManyRows(
+    update_dispatch_text(f"{{rows}} AS new({', '.join(DISPATCH_VALUES)})", "new.{}".format, "GREATEST"), _DISPATCH_KINDS
+)
+update_lanes = ManyRows(
+    update_lanes_text(f"{{rows}} AS new({', '.join(LANE_VALUES)})", "new.{}".format, "GREATEST"), _LANE_KINDS
+)
+PAUSE_TYPE = b"UPDATE dispatch SET paused = %(paused)s, pause_reason = %(reason)s WHERE job_type = %(job_type)s"
+PAUSE_LANE = (
+    b"UPDATE lane SET paused = %(paused)s, pause_reason = %(reason)s WHERE job_type = %(job_type)s AND lane = %(lane)s"
+)
+
+NOTIFY = b"SELECT pg_notify(%(channel)s, (SELECT head::text FROM log) || ' ' || %(written)s)"
+
+# What hand-outs rely on, once the log is locked and nobody else writes lanes and tallies. If it does not hold, the
+# statement fails, and the transaction with it: so the commit can be sent in the same round trip.
+_STORED, _UNCLAIMED = int(Measure.STORED), int(Measure.UNCLAIMED)
+_IS_RUNNING = f"(measure = {_UNCLAIMED} OR (measure = {_STORED} AND bucket = {int(JobState.PROCESSING)}))"
+_IS_RESTING = f"(measure = {_STORED} AND bucket IN ({int(JobState.RETRYING)}, {int(JobState.FAILED)}))"
+_SUM = f"SELECT sum(CASE WHEN measure = {_UNCLAIMED} THEN -value ELSE value END) FROM tally"
+_OF_TYPE = f"({_SUM} WHERE job_type = guarded.job_type AND {_IS_RUNNING})"
+_OF_EMPTY_LANE = (
+    f"(({_SUM} WHERE job_type = guarded.job_type AND ({_IS_RUNNING} OR (guarded.holds_jobs AND {_IS_RESTING})))"
+    " - COALESCE((SELECT running + CASE WHEN guarded.holds_jobs THEN resting ELSE 0 END FROM dispatch"
+    " WHERE dispatch.job_type = guarded.job_type), 0))"
+)
+CHECK_TYPES = (
+    "SELECT 1 / (CASE WHEN EXISTS (SELECT 1 FROM"
+    " unnest(%(job_types)s::text[], %(running)s::int8[], %(even)s::int8[])"
+    " AS guarded(job_type, running_max, next_even_max) LEFT JOIN dispatch USING (job_type)"
+    " WHERE dispatch.paused OR dispatch.next_even_time > guarded.next_even_max"
+    f" OR (guarded.running_max < {INT64_MAX} AND {_OF_TYPE} > guarded.running_max)) THEN 0 ELSE 1 END)"
+).encode()
+CHECK_LANES = (
+    "SELECT 1 / (CASE WHEN EXISTS (SELECT 1 FROM unnest(%(job_types)s::text[], %(lanes)s::text[], %(running)s::int8[],"
+    " %(holds)s::bool[], %(even)s::int8[]) AS guarded(job_type, lane, running_max, holds_jobs, next_even_max)"
+    " LEFT JOIN lane USING (job_type, lane)"
+    " WHERE lane.paused OR lane.held_until > %(now)s OR lane.next_even_time > guarded.next_even_max"
+    f" OR (guarded.running_max < {INT64_MAX} AND CASE WHEN guarded.lane = '' THEN {_OF_EMPTY_LANE}"
+    " ELSE lane.running + CASE WHEN guarded.holds_jobs THEN lane.resting ELSE 0 END END > guarded.running_max))"
+    " THEN 0 ELSE 1 END)"
+).encode()
+
+PICK_PLACES = (
+    "SELECT wanted.number, picked.id, picked.ready_time, picked.create_sequence, picked.attempt, picked.level"
+    " FROM unnest(%(names)s::text[], %(lanes)s::text[], %(levels)s::int8[], %(limits)s::int8[], %(numbers)s::int8[])"
+    " AS wanted(name, lane, level, up_to, number)"
+    " CROSS JOIN LATERAL (SELECT id, ready_time, create_sequence, attempt, level FROM job"
+    f" WHERE job_type = wanted.name AND lane = wanted.lane AND level = wanted.level AND {IS_READY.sql}"
+    " ORDER BY ready_time, create_sequence LIMIT wanted.up_to) AS picked"
+).encode()
+PICK_RETURNED = (
+    "SELECT wanted.number, picked.id, picked.ready_time, picked.create_sequence, picked.attempt, picked.level"
+    " FROM unnest(%(names)s::text[], %(lanes)s::text[], %(limits)s::int8[], %(numbers)s::int8[])"
+    " AS wanted(name, lane, up_to, number)"
+    " CROSS JOIN LATERAL (SELECT id, ready_time, create_sequence, attempt, level FROM job"
+    f" WHERE job_type = wanted.name AND lane = wanted.lane AND {IS_UNCLAIMED.sql}"
+    " ORDER BY ready_time, create_sequence LIMIT wanted.up_to) AS picked"
 ).encode()
 
 PICK_READY = (

@@ -11,7 +11,7 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.job import FinishedJob, Job
-from jobstate_server.domain.reads import Finished, Reads, Ready, Selection
+from jobstate_server.domain.reads import Finished, FoundPlace, LaneRange, Reads, Ready, Selection, StateOf
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
@@ -30,9 +30,10 @@ from jobstate_server.store.postgres.connection import (
 )
 from jobstate_server.store.postgres.event_sequences import append
 from jobstate_server.store.postgres.known_jobs import KnownJobs
+from jobstate_server.store.postgres.lanes import LaneReads, check_guards, write_lanes
 from jobstate_server.store.postgres.ready_jobs import Marks, ReadyReads
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound
+from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, StatesFound
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
@@ -76,6 +77,7 @@ class PostgresTransaction:
         """
         self._marks = marks
         self._ready = ReadyReads(self._execute, log_id, marks)
+        self._lanes = LaneReads(self._execute, self._pipeline)
         self._database = database
         self._known = known
         self._written: list[Job] = []
@@ -155,8 +157,36 @@ class PostgresTransaction:
             loaded.unique.update(self._ready.unique_holders(reads.unique_keys, found))
         return loaded
 
-    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
-        return self._ready.jobs(wanted, self.now, may_wait=may_wait)
+    def hand_out_states(
+        self, wanted: Sequence[StateOf], *, takes_turns: bool = True, may_wait: bool = False, log_first: bool = False
+    ) -> StatesFound:
+        names = [some.job_type for some in wanted]
+        with self._pipeline():
+            tried = self._ready.try_turns(names) if takes_turns else None
+            if log_first and not may_wait:
+                self._execute(sql.LOCK_LOG)
+            # After the turns: what the last one to have them has written is seen.
+            types = self._execute(sql.STORED_TYPES, names=array(Kind.TEXT, names))
+        turns = set(names) if tried is None else {name for (name,) in tried}
+        stored = {name for (name,) in types}
+        if may_wait and len(turns) < len(names):
+            turns = self._ready.wait_for_turns(turns, names)
+        if may_wait and takes_turns:
+            if log_first:
+                self._execute(sql.LOCK_LOG)
+            stored = {name for (name,) in self._execute(sql.STORED_TYPES, names=array(Kind.TEXT, names))}
+        states = self._lanes.states([some for some in wanted if some.job_type in turns], stored, self.now)
+        return StatesFound(states, frozenset(turns))
+
+    def ready_jobs(self, wanted: Sequence[Ready]) -> ReadyFound:
+        return self._ready.jobs(wanted, self.now)
+
+    def ready_places(self, ranges: Sequence[LaneRange]) -> list[FoundPlace]:
+        return self._lanes.places(ranges) if ranges else []
+
+    def take_ready(self, job_ids: Sequence[str]) -> ReadyFound:
+        locked = self._ready.locked(job_ids) if job_ids else {}
+        return ReadyFound([locked[job_id] for job_id in job_ids if job_id in locked], len(locked) == len(job_ids))
 
     def _select(self, selection: Selection) -> psycopg.Cursor[Any]:
         if isinstance(selection, Finished):
@@ -198,9 +228,13 @@ class PostgresTransaction:
             if self._has_looked:
                 raise TransactionConflict(str(error)) from error
             raise
+        except errors.DivisionByZero as error:
+            raise TransactionConflict("what a hand-out has relied on was changed by another transaction") from error
 
     def _write(self, changes: Changes) -> psycopg.Cursor[Any]:
         head = self._append(changes)
+        check_guards(self._execute, changes)
+        write_lanes(self._connection, self._execute, changes)
         self._write_jobs(changes)
         self._write_rest(changes)
         return head

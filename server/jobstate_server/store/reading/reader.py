@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from jobstate_server.store.reading.events import EventReads
 from jobstate_server.store.reading.job_pages import JobPageReads
+from jobstate_server.store.reading.lanes import LaneReads
 from jobstate_server.store.reading.maintenance import MaintenanceReads
 from jobstate_server.store.reading.ready import ReadyReads
 from jobstate_server.store.reading.statistics import StatisticsReads
 
 
-class SqlReader(JobPageReads, EventReads, StatisticsReads, MaintenanceReads, ReadyReads):
+class SqlReader(JobPageReads, EventReads, StatisticsReads, MaintenanceReads, ReadyReads, LaneReads):
     """A ``Reader`` over one peewee database."""

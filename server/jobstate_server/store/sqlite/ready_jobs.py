@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 from typing import Any, NamedTuple
@@ -48,7 +48,10 @@ class ReadyReads:
             for name, step in wanted.steps
             for level in Priority
         ]
-        ids = [entry.job_id for entry in islice(merge(*levels), wanted.limit)]
+        return self.whole([entry.job_id for entry in islice(merge(*levels), wanted.limit)])
+
+    def whole(self, ids: Sequence[str]) -> list[Job]:
+        """These jobs, in this order."""
         found = self._cache.found(ids)
         missing = [job_id for job_id in ids if job_id not in found]
         if missing:

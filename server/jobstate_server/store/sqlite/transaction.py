@@ -10,7 +10,7 @@ from typing import Any
 from peewee import ModelSelect, SqliteDatabase, fn
 
 from jobstate_server.domain.job import FinishedJob, Job
-from jobstate_server.domain.reads import Finished, Reads, Ready, Selection
+from jobstate_server.domain.reads import Finished, FoundPlace, LaneRange, Reads, Ready, Selection, StateOf
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.event_check import event_check
@@ -18,7 +18,7 @@ from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.models import LogRow, ReplicaRow, TaskRunRow
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, TaskRun
+from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, StatesFound, TaskRun
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
@@ -42,6 +42,7 @@ from jobstate_server.store.rows import (
 from jobstate_server.store.sqlite.connection import raise_store_error
 from jobstate_server.store.sqlite.documents import delete_documents, insert_documents, update_documents
 from jobstate_server.store.sqlite.event_sequences import EventSequences
+from jobstate_server.store.sqlite.lanes import LaneReads, write_lanes
 from jobstate_server.store.sqlite.ready_jobs import ReadyReads
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.stored_times import LogRowTimes
@@ -68,6 +69,7 @@ class SqliteTransaction:
         self._connection: sqlite3.Connection = database.connection()
         self._statements = statements
         self._ready = ReadyReads(self._connection, statements, cache)
+        self._lanes = LaneReads(self._connection)
         self.sequences = EventSequences(self._connection, statements.advance_log, heads)
 
     def load(self, reads: Reads) -> Loaded:
@@ -93,11 +95,22 @@ class SqliteTransaction:
             loaded.unique.update(self._ready.unique_holders(reads.unique_keys, loaded.jobs))
         return loaded
 
-    def ready_jobs(self, wanted: Sequence[Ready], *, may_wait: bool = False) -> ReadyFound:
-        # There is no other replica to wait for.
-        del may_wait
-        job_types = {name for some in wanted for name, _ in some.steps}
-        return ReadyFound([job for some in wanted for job in self._ready.jobs(some)], job_types)
+    def hand_out_states(
+        self, wanted: Sequence[StateOf], *, takes_turns: bool = True, may_wait: bool = False, log_first: bool = False
+    ) -> StatesFound:
+        # There is no other replica.
+        del takes_turns, may_wait, log_first
+        states = self._lanes.states(wanted, self.now)
+        return StatesFound(states, frozenset(some.job_type for some in wanted))
+
+    def ready_jobs(self, wanted: Sequence[Ready]) -> ReadyFound:
+        return ReadyFound([job for some in wanted for job in self._ready.jobs(some)])
+
+    def ready_places(self, ranges: Sequence[LaneRange]) -> list[FoundPlace]:
+        return self._lanes.places(ranges)
+
+    def take_ready(self, job_ids: Sequence[str]) -> ReadyFound:
+        return ReadyFound(self._ready.whole(job_ids))
 
     def _select(self, selection: Selection, loaded: Loaded) -> None:
         """Add the jobs that this selection finds."""
@@ -157,6 +170,8 @@ class SqliteTransaction:
             statements.insert_requests.run(connection, rows)
         if changes.tallies:
             statements.add_tallies.run(connection, tally_values(changes.tallies))
+        if changes.lanes or changes.dispatch or changes.pauses:
+            write_lanes(connection, changes)
         return first
 
     def _insert_jobs(self, jobs: list[Job]) -> None:

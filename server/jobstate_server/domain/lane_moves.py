@@ -1,0 +1,120 @@
+"""What the changes of one transaction add to the counts of lanes, and which limits they have relied on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from jobstate_server.domain.job import INT64_MAX, Job
+from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.lanes import NOTHING_COUNTED, LaneCounts, counts_of
+from jobstate_server.domain.turns import Limits, LimitUse
+from jobstate_server.domain.waiting import is_running
+
+
+@dataclass(slots=True)
+class Move:
+    """What is added to a lane, or to all lanes of a type."""
+
+    counts: LaneCounts = NOTHING_COUNTED
+    claims: int = 0
+    """How many attempts were claimed, by whatever call."""
+    turn_time: int = 0
+    """The turn that it had. 0 if it had none."""
+    held_until: int = 0
+    hold_reason: str = ""
+    use: LimitUse | None = None
+    """What hand-outs have relied on. None if there was none."""
+
+
+@dataclass(slots=True)
+class TypeMove(Move):
+    """What is added to a type, and to each of its lanes."""
+
+    lanes: dict[str, Move] = field(default_factory=dict)
+
+    def lane(self, name: str) -> Move:
+        """What is added to this lane."""
+        move = self.lanes.get(name)
+        if move is None:
+            move = self.lanes[name] = Move()
+        return move
+
+
+class LaneMoves:
+    """Adds up the changes of one transaction, but those of types that have neither limits nor lanes."""
+
+    def __init__(self, job_types: JobTypes) -> None:
+        self._job_types = job_types
+        self._limits: dict[str, Limits] = {}
+        self._types: dict[str, TypeMove] = {}
+        self._is_limited: dict[str, bool] = {}
+
+    def limits(self, job_type: str) -> Limits:
+        """The limits of a type."""
+        limits = self._limits.get(job_type)
+        if limits is None:
+            limits = self._limits[job_type] = Limits(self._job_types.policy(job_type))
+        return limits
+
+    def counts(self, job: Job) -> bool:
+        """Whether the changes of this job are to be added."""
+        if job.lane or job.job_type in self._types:
+            return True
+        is_limited = self._is_limited.get(job.job_type)
+        if is_limited is None:
+            is_limited = self._is_limited[job.job_type] = self._job_types.policy(job.job_type).is_limited
+        return is_limited
+
+    def of_type(self, job_type: str) -> TypeMove:
+        """What is added to this type. Its changes are added up from now on."""
+        move = self._types.get(job_type)
+        if move is None:
+            move = self._types[job_type] = TypeMove()
+        return move
+
+    def add(self, before: Job | None, after: Job) -> None:
+        """A job was created or changed."""
+        added = counts_of(after).minus(counts_of(before))
+        claims = int(is_running(after) and not (before is not None and is_running(before)))
+        if added == NOTHING_COUNTED and not claims:
+            return
+        of_type = self.of_type(after.job_type)
+        for move in (of_type, of_type.lane(after.lane)):
+            move.counts = move.counts.plus(added)
+            move.claims += claims
+
+    def hand_out(self, job: Job, now: int, latest_turn: int) -> None:
+        """A job is about to be handed out by an Acquire: its lane has its turn, and limits are relied on.
+
+        Args:
+            job: as it is before.
+            latest_turn: the latest stored turn of the type.
+        """
+        limits, of_type = self.limits(job.job_type), self.of_type(job.job_type)
+        lane = of_type.lane(job.lane)
+        lane.turn_time = of_type.turn_time = max(now, latest_turn + 1, of_type.turn_time + 1)
+        running_max = INT64_MAX if limits.concurrency == INT64_MAX else limits.concurrency - 1 - of_type.counts.running
+        even_max = INT64_MAX
+        if limits.rate is not None:
+            even_max = now + limits.rate.tolerance - of_type.claims * limits.rate.interval
+        of_type.use = _stricter(of_type.use, LimitUse(running_max, even_max))
+        under_way_max = even_max = INT64_MAX
+        if limits.lane_concurrency != INT64_MAX:
+            under_way_max = limits.lane_concurrency - 1 - limits.under_way(lane.counts)
+        if limits.lane_rate is not None:
+            even_max = now + limits.lane_rate.tolerance - lane.claims * limits.lane_rate.interval
+        lane.use = _stricter(lane.use, LimitUse(under_way_max, even_max))
+
+    def hold(self, job: Job, until: int, reason: str) -> None:
+        """Hold the lane of a job."""
+        lane = self.of_type(job.job_type).lane(job.lane)
+        if until > lane.held_until:
+            lane.held_until, lane.hold_reason = until, reason
+
+    def __iter__(self) -> Iterator[tuple[str, TypeMove]]:
+        return iter(self._types.items())
+
+
+def _stricter(known: LimitUse | None, use: LimitUse) -> LimitUse:
+    return use if known is None else LimitUse(*map(min, known, use))

@@ -1,0 +1,127 @@
+"""Turns between the lanes of a job type: which lane is next, within the limits.
+
+The lane with the fewest jobs under way is next, and of these the one whose last turn was the longest ago. A lane that
+is full, paused, held, or over its rate is passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+from typing import NamedTuple
+
+from jobstate_server.domain.job import INT64_MAX
+from jobstate_server.domain.job_types import JobType
+from jobstate_server.domain.lanes import NOTHING_COUNTED, LaneCounts
+
+TurnKey = tuple[int, int, str]
+"""Jobs under way, the last turn, the name. It compares as lanes have their turns."""
+
+
+@dataclass(slots=True)
+class LaneState:
+    """A lane in one transaction."""
+
+    lane: str
+    counts: LaneCounts = NOTHING_COUNTED
+    turn_time: int = 0
+    """When the lane last had a turn. It is a little ahead of the clock when there are many at once."""
+    next_even_time: int = 0
+    """See ``rates``."""
+    held_until: int = 0
+    """Until when a Release holds the lane."""
+    paused: bool = False
+
+
+@dataclass(slots=True)
+class TypeState:
+    """What the hand-out of a job type goes by in one transaction, as far as it is not in the policy."""
+
+    job_type: str
+    is_stored: bool = False
+    """Whether the type has a row of its own. Without one it has no lanes, and nothing of it is paused or held."""
+    paused: bool = False
+    counts: LaneCounts = NOTHING_COUNTED
+    """Of all lanes together."""
+    turn_time: int = 0
+    """The latest turn of any lane."""
+    next_even_time: int = 0
+    lanes: dict[str, LaneState] = field(default_factory=dict)
+    """The lanes that can be next, and those that were asked for."""
+    closed: tuple[str, ...] = ()
+    """Those of the lanes whose time has come again, so that their rows must be written."""
+    opens: int | None = None
+    """When the next lane opens that is closed now."""
+
+
+def shares(state: TypeState, limits: Limits, wanted: int, now: int) -> dict[str, int]:
+    """How many jobs of each known lane are handed out if this many are wanted, going by what is stored."""
+    given: dict[str, int] = {}
+    heap = [
+        (*limits.key(lane), lane.counts.ready)
+        for lane in state.lanes.values()
+        if lane.counts.ready > 0 and not lane.paused and limits.lane_opens(lane) <= now
+    ]
+    heapify(heap)
+    turn = INT64_MAX - wanted
+    while heap and wanted > 0:
+        under_way, _, name, ready = heap[0]
+        if under_way >= limits.lane_concurrency:
+            heappop(heap)
+            continue
+        given[name] = given.get(name, 0) + 1
+        wanted -= 1
+        turn += 1
+        if ready > 1:
+            heapreplace(heap, (under_way + 1, turn, name, ready - 1))
+        else:
+            heappop(heap)
+    return given
+
+
+class LimitUse(NamedTuple):
+    """The most that others may use, if what was decided is to stay within a limit. Checked again when it is written."""
+
+    running_max: int = INT64_MAX
+    next_even_max: int = INT64_MAX
+
+
+class Limits:
+    """The limits of a policy, ready to be compared with."""
+
+    __slots__ = ("concurrency", "holds_jobs", "lane_concurrency", "lane_rate", "rate")
+
+    def __init__(self, policy: JobType) -> None:
+        self.concurrency = policy.concurrency or INT64_MAX
+        self.rate = policy.hand_out_rate
+        self.lane_concurrency = policy.lane_concurrency or INT64_MAX
+        self.lane_rate = policy.lane_hand_out_rate
+        self.holds_jobs = policy.holds_jobs
+
+    def under_way(self, counts: LaneCounts) -> int:
+        """How many jobs of a lane are under way. Those that come back have their place, but do not use it now."""
+        return counts.running + counts.resting if self.holds_jobs else counts.running
+
+    def key(self, state: LaneState) -> TurnKey:
+        """The place of a lane in the order of turns."""
+        return self.under_way(state.counts), state.turn_time, state.lane
+
+    def type_opens(self, state: TypeState) -> int:
+        """From when on the rate of the type allows a hand-out."""
+        return 0 if self.rate is None else self.rate.opens(state.next_even_time)
+
+    def lane_opens(self, state: LaneState) -> int:
+        """From when on the rate of the lane, and its hold, allow a hand-out."""
+        even = 0 if self.lane_rate is None else self.lane_rate.opens(state.next_even_time)
+        return max(even, state.held_until)
+
+    def room(self, state: TypeState) -> int:
+        """How many more attempts of the type may be claimed."""
+        return 0 if state.paused else max(0, self.concurrency - state.counts.running)
+
+    def has_place(self, counts: LaneCounts, *, returns: bool) -> bool:
+        """Whether the limit of the lane allows a hand-out: of a job that comes back to its place, or of another one."""
+        taken = self.under_way(counts)
+        if self.holds_jobs and not returns:
+            taken += counts.returned
+        return taken < self.lane_concurrency

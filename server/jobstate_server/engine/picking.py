@@ -1,0 +1,188 @@
+"""Picks the ready jobs of the store that a batch may hand out, before it decides.
+
+How many rows are read depends on how many jobs are wanted, not on how many lanes are full, held or paused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from jobstate_server.domain.dispatch_order import ReadyJobs
+from jobstate_server.domain.job import INT64_MAX, Job
+from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.lane_moves import LaneMoves
+from jobstate_server.domain.lanes import LaneCounts
+from jobstate_server.domain.reads import LaneRange, Ready, StateOf
+from jobstate_server.domain.turns import TypeState, shares
+from jobstate_server.domain.waiting import is_ready
+from jobstate_server.engine.batch import Batch
+from jobstate_server.store.base import Transaction
+from jobstate_server.store.errors import TransactionConflict
+from jobstate_server.store.records import ReadyFound
+
+PICKS_MAX = 4
+"""How often jobs are selected in place of those that others have locked."""
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What a batch wants to hand out."""
+
+    jobs: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """How many jobs, by the types that are asked for together."""
+    pauses: set[tuple[str, str | None]] = field(default_factory=set)
+    """The types and lanes that are paused in the batch, or go on."""
+    ending: list[Job] = field(default_factory=list)
+    """Jobs whose attempts may end in the batch, so that others can have their places."""
+
+    @property
+    def job_types(self) -> set[str]:
+        """All types that are named."""
+        return {name for types in self.jobs for name in types} | {name for name, _ in self.pauses}
+
+
+class Picker:
+    """Picks for one server."""
+
+    def __init__(self, job_types: JobTypes) -> None:
+        self._job_types = job_types
+
+    def pick(self, transaction: Transaction, batch: Batch, wanted: Wanted, *, may_wait: bool, log_first: bool) -> bool:
+        """Offer the batch the jobs that it may hand out. True if all were found that are wanted.
+
+        Args:
+            may_wait: whether to wait for another server that hands out jobs of one of the types.
+            log_first: whether nothing may come between what is read and what is written.
+        """
+        lanes = _lanes_of(batch.jobs.values(), wanted.pauses)
+        names = sorted(wanted.job_types)
+        limit = sum(wanted.jobs.values()) + sum(map(is_ready, batch.jobs.values()))
+        selected = [self.state_of(name, limit, lanes.get(name, ()), wanted.pauses) for name in names]
+        found = transaction.hand_out_states(selected, may_wait=may_wait, log_first=log_first)
+        if any(name not in found.turns for name, _ in wanted.pauses):
+            raise TransactionConflict("another server hands out jobs of a type that is to be paused or to go on")
+        turns = [name for name in names if name in found.turns]
+        if batch.handing_out.turns is not None:
+            batch.handing_out.turns.update(turns)
+        batch.handing_out.know(found.states.get(name) or TypeState(name) for name in turns)
+        if not wanted.jobs:
+            return True
+        if found.states:
+            ready = self._take(transaction, batch, wanted, found.states, turns, limit)
+        else:
+            picks = [self._together(types, turns, limit) for types in wanted.jobs]
+            ready = transaction.ready_jobs([pick for pick in picks if pick.steps])
+        offered: set[str] = set()
+        for job in ready.jobs:
+            # Combinations of types may have types in common.
+            if job.id not in offered:
+                offered.add(job.id)
+                batch.offer(job)
+        return ready.is_complete and len(turns) == len(names)
+
+    def state_of(
+        self, job_type: str, limit: int, lanes: Collection[str], pauses: Collection[tuple[str, str | None]] = ()
+    ) -> StateOf:
+        """What must be known of a type to hand out up to ``limit`` jobs of it."""
+        policy = self._job_types.policy(job_type)
+        is_limited = policy.is_limited or any(name == job_type for name, _ in pauses)
+        under_way_max = policy.lane_concurrency or INT64_MAX
+        return StateOf(job_type, limit, under_way_max, policy.holds_jobs, is_limited, frozenset(lanes))
+
+    def _together(self, types: Iterable[str], turns: Collection[str], limit: int) -> Ready:
+        return Ready(tuple((name, self._step(name)) for name in types if name in turns), limit)
+
+    def _step(self, job_type: str) -> int:
+        return self._job_types.policy(job_type).priority_step
+
+    def _take(
+        self,
+        transaction: Transaction,
+        batch: Batch,
+        wanted: Wanted,
+        states: Mapping[str, TypeState],
+        turns: Collection[str],
+        limit: int,
+    ) -> ReadyFound:
+        """Take the jobs that will be handed out, and others in place of those that other replicas have locked."""
+        seen: dict[str, None] = {}
+        taken: list[Job] = []
+        for _ in range(PICKS_MAX):
+            chosen = self._chosen(transaction, batch, wanted, states, turns, limit + len(seen) - len(taken))
+            new = [job_id for job_id in chosen if job_id not in seen]
+            if not new:
+                break
+            seen.update(dict.fromkeys(new))
+            taken += transaction.take_ready(new).jobs
+            if len(taken) == len(seen):
+                break
+        return ReadyFound(taken, len(taken) == len(seen))
+
+    def _chosen(
+        self,
+        transaction: Transaction,
+        batch: Batch,
+        wanted: Wanted,
+        states: Mapping[str, TypeState],
+        turns: Collection[str],
+        limit: int,
+    ) -> list[str]:
+        """The ids of the jobs that will be handed out, as far as it is known before the batch is decided."""
+        freed = LaneMoves(self._job_types)
+        for job in wanted.ending:
+            for move in (freed.of_type(job.job_type), freed.of_type(job.job_type).lane(job.lane)):
+                move.counts = move.counts.plus(LaneCounts(running=-1))
+        goes_on = {name for name, _ in wanted.pauses}
+        ready = ReadyJobs(self._job_types, freed)
+        ranges: list[LaneRange] = []
+        in_batch = Counter((job.job_type, job.lane) for job in batch.jobs.values())
+        for name in turns:
+            state = states.get(name)
+            if state is None:
+                ranges.append(LaneRange(name, "", self._step(name), limit, holds_jobs=False))
+                continue
+            if name in goes_on:
+                lanes = {lane: replace(each, paused=False) for lane, each in state.lanes.items()}
+                state = replace(state, paused=False, lanes=lanes)
+            ready.know(state)
+            ranges += self._ranges(state, freed, in_batch, limit, batch.now)
+        for found in transaction.ready_places(ranges):
+            ready.add_place(*found)
+        ids: dict[str, None] = {}
+        for types in wanted.jobs:
+            places = ready.places_in_order([name for name in types if name in turns], lambda _place: True, batch.now)
+            for count, place in enumerate(places, 1):
+                ids[place.job_id] = None
+                if count == limit:
+                    break
+        return list(ids)
+
+    def _ranges(
+        self, state: TypeState, freed: LaneMoves, in_batch: Mapping[tuple[str, str], int], limit: int, now: int
+    ) -> list[LaneRange]:
+        """Where to look for jobs of a type that has limits or lanes."""
+        name = state.job_type
+        limits = freed.limits(name)
+        room = min(limit, limits.room(state) - freed.of_type(name).counts.running)
+        if room <= 0 or state.paused or limits.type_opens(state) > now:
+            return []
+        counts = shares(state, limits, room, now)
+        for job_type, lane in in_batch:
+            # Commands of the batch may free places in this lane, and take away its first jobs.
+            if job_type == name and (lane in counts or lane in state.lanes):
+                counts[lane] = counts.get(lane, 0) + in_batch[job_type, lane]
+        return [LaneRange(name, lane, self._step(name), count, limits.holds_jobs) for lane, count in counts.items()]
+
+
+def _lanes_of(jobs: Iterable[Job], pauses: Iterable[tuple[str, str | None]]) -> dict[str, set[str]]:
+    """The lanes of these jobs, and those that are paused or go on, by type."""
+    lanes: dict[str, set[str]] = {}
+    for job in jobs:
+        if job.lane:
+            lanes.setdefault(job.job_type, set()).add(job.lane)
+    for job_type, lane in pauses:
+        if lane is not None:
+            lanes.setdefault(job_type, set()).add(lane)
+    return lanes

@@ -1,0 +1,162 @@
+"""The statements about lanes that both backends have in common, and what their rows mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jobstate_server.domain.job import JobState
+from jobstate_server.domain.lanes import LaneCounts
+from jobstate_server.domain.reads import StateOf
+from jobstate_server.domain.statistics import Measure
+from jobstate_server.domain.turns import LaneState, TypeState
+from jobstate_server.store.models import HAS_TURN, IS_CLOSED
+from jobstate_server.store.records import DispatchChange, LaneChange
+
+CLOSED_READ_MAX = 1_000
+"""Lanes that one pick opens again. More of them are opened by the next one."""
+
+_NEXT, _OPENED, _NAMED, _OPENS = range(4)
+
+_SUMS = ("ready", "returned", "running", "resting", "turn_time", "next_even_time")
+_OWN = -1
+"""In place of a measure: a column of ``dispatch``, by its place in ``_SUMS``. The last is whether it is paused."""
+
+_COLUMNS = "lane, ready, returned, running, resting, turn_time, next_even_time, held_until, paused, closed_until"
+
+
+def sums_text(names: str) -> str:
+    """Reads the tallies and the row of some types, as of one moment. ``names``: a subquery or array of them."""
+    measures = f"{int(Measure.STORED)}, {int(Measure.HELD)}, {int(Measure.UNCLAIMED)}"
+    parts = [
+        f"SELECT job_type, measure, bucket, value FROM tally WHERE job_type {names} AND measure IN ({measures})",
+        *(
+            f"SELECT job_type, {_OWN}, {number}, {name} FROM dispatch WHERE job_type {names}"
+            for number, name in enumerate(_SUMS)
+        ),
+        f"SELECT job_type, {_OWN}, {len(_SUMS)}, CASE WHEN paused THEN 1 ELSE 0 END FROM dispatch"
+        f" WHERE job_type {names}",
+    ]
+    return " UNION ALL ".join(parts)
+
+
+def lanes_text(under_way: str, names: str, mark: Callable[[str], str]) -> str:
+    """Reads the lanes of a type that can be next, those that open again, those named, and when the next one opens.
+
+    Args:
+        under_way: how many jobs are under way in a lane: an expression that is indexed.
+        names: a subquery or array of the names.
+        mark: how the statement names a parameter.
+    """
+    of_type = f"FROM lane WHERE job_type = {mark('job_type')}"
+    parts = [
+        f"SELECT {_NEXT} AS kind, {_COLUMNS} {of_type} AND {HAS_TURN.sql} AND {under_way} < {mark('under_way_max')}"
+        f" ORDER BY {under_way}, turn_time, lane LIMIT {mark('lanes_max')}",
+        f"SELECT {_OPENED} AS kind, {_COLUMNS} {of_type} AND {IS_CLOSED.sql} AND closed_until <= {mark('now')}"
+        f" ORDER BY closed_until LIMIT {CLOSED_READ_MAX}",
+        f"SELECT {_NAMED} AS kind, {_COLUMNS} {of_type} AND lane {names}",
+        f"SELECT {_OPENS} AS kind, {_COLUMNS} {of_type} AND {IS_CLOSED.sql} AND closed_until > {mark('now')}"
+        " ORDER BY closed_until LIMIT 1",
+    ]
+    return " UNION ALL ".join(f"SELECT * FROM ({part}) AS part{number}" for number, part in enumerate(parts))
+
+
+def dispatch_rows(job_type: str, values: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """The rows of ``sums_text`` for a row of ``dispatch``: the columns of ``_SUMS``, then ``paused``."""
+    return [(job_type, _OWN, number, int(value)) for number, value in enumerate(values)]
+
+
+def states_from(rows: Iterable[tuple[Any, ...]], wanted: Iterable[StateOf]) -> dict[str, TypeState]:
+    """The states in rows of ``sums_text``, without their lanes but the empty one."""
+    values: dict[str, dict[tuple[int, int], int]] = {}
+    for job_type, measure, bucket, value in rows:
+        values.setdefault(job_type, {})[measure, bucket] = value
+    return {some.job_type: _state(some.job_type, values.get(some.job_type, {})) for some in wanted}
+
+
+def _state(job_type: str, values: dict[tuple[int, int], int]) -> TypeState:
+    def of(measure: int, bucket: int = 0) -> int:
+        return values.get((measure, bucket), 0)
+
+    held = sum(value for (measure, _), value in values.items() if measure == Measure.HELD)
+    returned = of(Measure.UNCLAIMED)
+    everything = LaneCounts(
+        of(Measure.STORED, JobState.QUEUED) - held + returned,
+        returned,
+        of(Measure.STORED, JobState.PROCESSING) - returned,
+        of(Measure.STORED, JobState.RETRYING) + of(Measure.STORED, JobState.FAILED),
+    )
+    named = LaneCounts(*(of(_OWN, number) for number in range(4)))
+    turn_time, next_even_time, paused = (of(_OWN, number) for number in range(4, 7))
+    state = TypeState(job_type, (_OWN, 0) in values, bool(paused), everything, turn_time, next_even_time)
+    state.lanes[""] = LaneState("", everything.minus(named))
+    return state
+
+
+def add_lanes(state: TypeState, rows: Iterable[tuple[Any, ...]], wanted: StateOf) -> None:
+    """Add the lanes in rows of ``lanes_text``."""
+    opened = []
+    for kind, name, *counts, turn_time, next_even_time, held_until, paused, closed_until in rows:
+        if kind == _OPENS:
+            state.opens = closed_until
+            continue
+        if kind == _OPENED:
+            opened.append(name)
+        lane = LaneState(name, LaneCounts(*counts), turn_time, next_even_time, held_until, bool(paused))
+        if not name:
+            # Its counts are not in its row.
+            lane.counts = state.lanes[""].counts
+        state.lanes[name] = lane
+    state.closed = tuple(opened)
+    for name in wanted.lanes:
+        state.lanes.setdefault(name, LaneState(name))
+
+
+LANE_VALUES = (*LaneChange._fields, "now")
+"""The values of a row that changes a lane, and of one that changes a type."""
+
+DISPATCH_VALUES = (*DispatchChange._fields, "now")
+
+
+def update_lanes_text(rows: str, new: Callable[[str], str], greatest: str) -> str:
+    """Adds rows of ``LANE_VALUES``.
+
+    Args:
+        rows: the table of new values, with its name.
+        new: the name of a value.
+        greatest: the function for the greatest of some values.
+    """
+    even = _even("lane", new, greatest)
+    held = f"{greatest}(lane.held_until, {new('held_until')})"
+    opens = f"{greatest}({held}, CASE WHEN {new('tolerance')} >= 0 THEN {even} - {new('tolerance')} ELSE 0 END)"
+    sets = {
+        **{name: f"lane.{name} + {new(name)}" for name in LaneCounts._fields},
+        "turn_time": f"{greatest}(lane.turn_time, {new('turn_time')})",
+        "next_even_time": even,
+        "held_until": held,
+        "hold_reason": f"CASE WHEN {new('held_until')} > lane.held_until THEN {new('hold_reason')}"
+        " ELSE lane.hold_reason END",
+        "closed_until": f"CASE WHEN {opens} > {new('now')} THEN {opens} ELSE 0 END",
+    }
+    assigned = ", ".join(f"{name} = {value}" for name, value in sets.items())
+    # Names come from our models; values are bound.
+    return (
+        f"UPDATE lane SET {assigned} FROM {rows} WHERE lane.job_type = {new('job_type')} AND lane.lane = {new('lane')}"
+    )
+
+
+def update_dispatch_text(rows: str, new: Callable[[str], str], greatest: str) -> str:
+    """Adds rows of ``DISPATCH_VALUES``."""
+    sets = {
+        **{name: f"dispatch.{name} + {new(name)}" for name in LaneCounts._fields},
+        "turn_time": f"{greatest}(dispatch.turn_time, {new('turn_time')})",
+        "next_even_time": _even("dispatch", new, greatest),
+    }
+    assigned = ", ".join(f"{name} = {value}" for name, value in sets.items())
+    return f"UPDATE dispatch SET {assigned} FROM {rows} WHERE dispatch.job_type = {new('job_type')}"
+
+
+def _even(table: str, new: Callable[[str], str], greatest: str) -> str:
+    """``next_even_time`` after the hand-outs: see ``Rate.after``."""
+    stored, advance = f"{table}.next_even_time", new("advance")
+    return f"CASE WHEN {advance} > 0 THEN {greatest}({stored}, {new('now')}) + {advance} ELSE {stored} END"
