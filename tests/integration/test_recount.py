@@ -16,11 +16,13 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server import cli
 from jobstate_server.domain.job import JobState
 from jobstate_server.store.check import check, correct_counts
+from jobstate_server.store.checking import Miscount
+from jobstate_server.store.lane_checks import LaneMiscount
 
-from ..support.calls import cancel, complete, create, release, span, start
+from ..support.calls import cancel, complete, create, fail, release, span, start
 from ..support.clock import WatchedClock
 from ..support.postgres import postgres_server
-from ..support.server import Running, serving_url
+from ..support.server import RESTING, Running, serving_url
 from .filled_store import filled
 
 
@@ -91,6 +93,36 @@ async def test_a_store_that_is_wrong_otherwise_is_not_corrected(
     assert "in COMPLETED, but the statistics count 3" in " ".join(check(url).problems)
 
 
+LANES_WRONG = {
+    "a lane that counts too many": "UPDATE lane SET running = running + 2, ready = 0 WHERE lane = 'a'",
+    "a lane that is gone": "DELETE FROM lane WHERE lane = 'a'",
+    "the sums of a type": "UPDATE dispatch SET resting = resting + 1",
+    "a lane without jobs": "INSERT INTO lane (job_type, lane, returned) VALUES ('default', 'z', 1)",
+}
+
+
+@pytest.mark.parametrize("damage", LANES_WRONG.values(), ids=LANES_WRONG)
+async def test_what_lanes_count_is_checked_and_corrected(url: str, damage: str, clock: WatchedClock) -> None:
+    async with serving_url(url, clock) as running:
+        for lane in ("a", "b"):
+            for kind in ("runs", "waits", "comes-back", "fails", "rests"):
+                job_type = RESTING if kind == "rests" else "default"
+                await create(running, f"{lane}-{kind}", job_type, lane=lane)
+            for kind in ("runs", "comes-back", "fails", "rests"):
+                await start(running, f"{lane}-{kind}")
+            await release(running, f"{lane}-comes-back")
+            await fail(running, f"{lane}-fails", retryable=True)
+            await fail(running, f"{lane}-rests", retryable=True)
+    assert check(url).problems == []
+    changed(url, damage)
+
+    assert check(url).problems
+    assert correct_counts(url)
+
+    assert check(url).problems == []
+    assert correct_counts(url) == []
+
+
 async def every_kind(running: Running, number: int) -> None:
     """Jobs in every state that is counted, all of one type."""
     names = [f"job-{number}-{kind}" for kind in ("done", "runs", "waits", "delayed", "gone")]
@@ -101,6 +133,10 @@ async def every_kind(running: Running, number: int) -> None:
     await complete(running, names[0])
     await release(running, names[2], attempt=1)
     await cancel(running, names[4])
+
+
+def key_of(miscount: Miscount | LaneMiscount) -> str:
+    return str(miscount.key) if isinstance(miscount, Miscount) else f"{miscount.job_type} {miscount.lane}"
 
 
 async def test_counts_are_corrected_while_replicas_change_them(clock: WatchedClock) -> None:
@@ -124,7 +160,7 @@ async def test_counts_are_corrected_while_replicas_change_them(clock: WatchedClo
             # Behind the row of the log, as whoever writes tallies.
             wrong = ("SELECT 1 FROM log FOR UPDATE", "UPDATE tally SET value = value + 7 WHERE measure IN (1, 10, 11)")
             await asyncio.to_thread(changed, url, *wrong)
-            corrected.update(str(each.key) for each in await asyncio.to_thread(correct_counts, url))
+            corrected.update(map(key_of, await asyncio.to_thread(correct_counts, url)))
         stopping.set()
         made = sum(await asyncio.gather(*changing))
 

@@ -15,6 +15,7 @@ from jobstate_server.domain.job import JobState
 from jobstate_server.domain.statistics import Measure, TallyKey
 from jobstate_server.domain.waiting import WaitReason
 from jobstate_server.store import migrate
+from jobstate_server.store.lane_checks import LaneMiscount, lane_miscounts
 from jobstate_server.store.models import (
     IS_UNCLAIMED,
     AttemptRow,
@@ -68,7 +69,7 @@ class Checked:
     events: int = 0
     problems: list[str] = field(default_factory=list)
     """A sentence for each problem. Empty when the store is sound."""
-    miscounts: list[Miscount] = field(default_factory=list)
+    miscounts: list[Miscount | LaneMiscount] = field(default_factory=list)
     """The wrong counts, which a recount corrects. ``problems`` tells of them too."""
 
     @property
@@ -97,7 +98,7 @@ def check_rows(rows: Rows, checked: Checked, documents: Apart) -> None:
     checked.events = _check_log(rows, horizon, head, size - removed, checked.problems)
     checked.jobs = _check_jobs(rows, horizon, checked.problems)
     _check_belonging(rows, {**_APART, **documents}, checked.problems)
-    checked.miscounts = miscounts(rows)
+    checked.miscounts = [*miscounts(rows), *lane_miscounts(rows)]
     checked.problems += map(str, checked.miscounts)
 
 

@@ -13,9 +13,11 @@ from peewee import PeeweeException, SqliteDatabase
 
 from jobstate_server.store.checking import Apart, Checked, Miscount, check_rows, check_schema, corrections, miscounts
 from jobstate_server.store.errors import StoreError
+from jobstate_server.store.lane_checks import LaneMiscount, lane_corrections, lane_miscounts
 from jobstate_server.store.models import ErrorDetailsRow, MetadataRow, ResultRow, SchemaRow
 from jobstate_server.store.rows import tally_values
 from jobstate_server.store.sqlite.file import StoreFile
+from jobstate_server.store.sqlite.lanes import write_lanes
 from jobstate_server.store.sqlite.path_checks import refuse_misplaced
 from jobstate_server.store.sqlite.statements import Statements
 
@@ -54,7 +56,7 @@ def check_file(path: Path) -> Checked:
     return checked
 
 
-def correct_counts(path: Path) -> list[Miscount]:
+def correct_counts(path: Path) -> list[Miscount | LaneMiscount]:
     """Correct the counts of a store that no server uses. Returns those that were wrong.
 
     Raises:
@@ -65,10 +67,15 @@ def correct_counts(path: Path) -> list[Miscount]:
         # The lock keeps servers away: a running one has the file to itself.
         with closing(StoreFile(path, make=False)) as file, _opened(file.path, _DURABLE) as database:
             with database.atomic("IMMEDIATE"):
-                wrong = miscounts(lambda query: database.execute(query).fetchall())
-                deltas = tally_values(corrections(wrong))
-                Statements.add_tallies.run(database.connection(), deltas)
-            return wrong
+
+                def rows(query: Any) -> list[tuple[Any, ...]]:
+                    found: list[tuple[Any, ...]] = database.execute(query).fetchall()
+                    return found
+
+                wrong, lanes = miscounts(rows), lane_miscounts(rows)
+                Statements.add_tallies.run(database.connection(), tally_values(corrections(wrong)))
+                write_lanes(database.connection(), lane_corrections(lanes))
+            return [*wrong, *lanes]
     except (PeeweeException, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}") from error
 
