@@ -399,6 +399,19 @@ def test_a_new_job_with_the_id_of_a_cancelled_one_is_not_taken_for_it(client: Cl
     assert known.of(again) is None
 
 
+async def test_a_worker_says_that_an_attempt_has_completed_though_a_report_was_refused(
+    either: Any, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    large = "x" * 40_000
+    client.create("work", id="first", metadata={"text": large})
+    async with at_work(either.worker(handled(either, lambda run: run.progress(5, more=large)), job_types=["work"])):
+        ended = await asyncio.to_thread(client.wait, "first", PATIENCE_S)
+        await asyncio.to_thread(until, lambda: "job first" in caplog.text)
+
+    assert ended.state is State.COMPLETED
+    assert "attempt 1 of job first has completed, but a report was refused: metadata: would have" in caplog.text
+
+
 async def test_a_worker_of_a_type_that_the_server_does_not_take_ends_with_that_error() -> None:
     with serving(job_types={"work": {}}, strict_job_types=True) as server:
         worker = server.client().worker(print, job_types=["unknown"])

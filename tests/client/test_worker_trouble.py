@@ -130,6 +130,8 @@ async def test_a_handler_of_the_wrong_kind_is_refused_or_fails_with_a_sentence(
             each.worker("work", job_types=["work"])  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="job_types must name at least one type"):
             each.worker(print, job_types=[])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"job_types\[1\] must be a text, not NoneType"):
+            each.worker(print, job_types=["work", None])  # type: ignore[arg-type,list-item]
         with pytest.raises(TypeError, match="concurrency must be an int, not float"):
             each.worker(print, job_types=["work"], concurrency=1.5)  # type: ignore[arg-type]
 

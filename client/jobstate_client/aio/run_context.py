@@ -57,6 +57,11 @@ class AsyncRunContext:
         """Why the attempt is over, if that became known while the block went on. A Release: the worker gave it back."""
         return self._release if self._entered is None else self._entered[1].over or self._release
 
+    @property
+    def has_completed(self) -> bool:
+        """Whether the server has accepted that the work succeeded."""
+        return self._entered is not None and self._entered[1].has_completed
+
     def cancel(self, error: JobCancelled) -> None:
         """The job has been cancelled: tell the run."""
         if self._entered is not None:

@@ -21,7 +21,7 @@ from jobstate_client.core.states import EventType
 from jobstate_client.core.values import Job, Span
 from jobstate_client.core.watch_request import watch_request
 from jobstate_client.core.watch_session import WatchSession
-from jobstate_client.errors import CursorExpired, CursorUnknown
+from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
 
 if TYPE_CHECKING:
     from jobstate_client.aio.client import AsyncClient
@@ -157,6 +157,9 @@ class AsyncWorker:
             if not self._stopping.is_set():
                 self._fail(RuntimeError("a task of the worker was cancelled"))
             raise
+        except JobStateError as error:
+            log.warning("no more work can be acquired, and the worker stops: %s", error)
+            self._fail(error)
         except BaseException as error:
             log.exception("a task of the worker has died; the worker stops")
             self._fail(error)
@@ -244,6 +247,8 @@ class AsyncWorker:
                 log.info("attempt %d of job %s was released: %s", job.attempt, job.id, error)
             elif is_lost(error) or is_lost(running.over):
                 log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
+            elif running.has_completed:
+                log.warning("attempt %d of job %s has completed, but a report was refused: %s", *key[::-1], error)
             else:
                 log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)
         finally:

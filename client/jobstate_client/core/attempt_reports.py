@@ -64,6 +64,11 @@ class AttemptReports:
         """Whether nothing more is to be sent."""
         return self.ended or self.over is not None
 
+    @property
+    def has_completed(self) -> bool:
+        """Whether the server has accepted that the work succeeded."""
+        return isinstance(self.ending, pb.CompleteRequest) and self.ended and self.end_error is None
+
     def raise_error(self) -> None:
         """Raise the error that an earlier report was refused with, if there is one."""
         if self.over is not None:

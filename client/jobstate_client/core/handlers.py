@@ -11,7 +11,7 @@ def check_worker(handler: Callable[..., Any], job_types: list[str], concurrency:
     """Check the arguments of a worker.
 
     Raises:
-        TypeError: the handler is not a function, or not of the kind that this worker calls.
+        TypeError: the handler is not a function, or not of the kind that this worker calls; a job type is no text.
         ValueError: no job type is named, or the concurrency is below 1.
     """
     if not callable(handler):
@@ -27,6 +27,9 @@ def check_worker(handler: Callable[..., Any], job_types: list[str], concurrency:
         raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
     if not job_types:
         raise ValueError("job_types must name at least one type: without any, the worker would get every job")
+    for index, name in enumerate(job_types):
+        if not isinstance(name, str):
+            raise TypeError(f"job_types[{index}] must be a text, not {type(name).__name__}")
 
 
 def result_of(returned: Any) -> Mapping[str, Any] | None:

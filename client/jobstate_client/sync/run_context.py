@@ -66,6 +66,11 @@ class RunContext:
         """Whether the server has said that the attempt is over."""
         return self._entered is not None and self._entered[1].over is not None
 
+    @property
+    def has_completed(self) -> bool:
+        """Whether the server has accepted that the work succeeded."""
+        return self._entered is not None and self._entered[1].has_completed
+
     def cancel(self, error: JobCancelled) -> None:
         """The job has been cancelled: tell the run. May be called from another thread."""
         if self._entered is not None:

@@ -20,7 +20,7 @@ from jobstate_client.core.states import EventType
 from jobstate_client.core.values import Job, Span
 from jobstate_client.core.watch_request import watch_request
 from jobstate_client.core.watch_session import WatchSession
-from jobstate_client.errors import CursorExpired, CursorUnknown
+from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError
 from jobstate_client.sync.acquirer import Acquirer
 from jobstate_client.sync.run_context import RunContext
 
@@ -224,6 +224,9 @@ class Worker:
                 with self._changed:
                     self._jobs.extend(jobs)
                     self._changed.notify(len(jobs))
+        except JobStateError as error:
+            log.warning("no more work can be acquired, and the worker stops: %s", error)
+            self._fail(error)
         except BaseException as error:
             log.exception("a thread of the worker has died; the worker stops")
             self._fail(error)
@@ -297,6 +300,8 @@ class Worker:
                 log.info("attempt %d of job %s was released: %s", job.attempt, job.id, error)
             elif is_lost(error) or running.is_over:
                 log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
+            elif running.has_completed:
+                log.warning("attempt %d of job %s has completed, but a report was refused: %s", *key[::-1], error)
             else:
                 log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)
         finally:
