@@ -221,6 +221,8 @@ class Server:
         self.due_timer.start()
         try:
             await self.schedule.start()
+            # The settings may have other rates than before.
+            await self.committer.run(lambda transaction: transaction.reopen_lanes())
         except JobStateError as error:
             why = self.readers.store_problem or error.message
             # Otherwise the threads would outlive the event loop to which they deliver their results.

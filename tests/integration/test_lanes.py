@@ -314,6 +314,19 @@ async def test_a_rate_of_lanes_closes_only_the_lane(running: Running, clock: Wat
     assert sorted(await ids(running, "each-paced", max_jobs=9)) == ["a1", "b1"]
 
 
+async def test_a_rate_that_has_changed_is_followed_after_a_restart(url: str, clock: WatchedClock) -> None:
+    """N16: a lane is closed for as long as the rate in force says."""
+    async with limited(url, clock, open={"lane_rate": "1/1d"}) as running:
+        await filled(running, "open", a=3, b=3, c=3)
+        assert sorted(await ids(running, "open", max_jobs=9)) == ["a0", "b0", "c0"]
+    async with limited(url, clock, open={"lane_rate": "1/1d"}) as running:
+        assert await ids(running, "open", max_jobs=2) == []
+        await filled(running, "open", d=1)
+        assert await ids(running, "open", max_jobs=1) == ["d0"]
+    async with limited(url, clock, open={}) as running:
+        assert sorted(await ids(running, "open", max_jobs=9)) == ["a1", "a2", "b1", "b2", "c1", "c2"]
+
+
 # Holds.
 
 
@@ -444,6 +457,27 @@ async def test_lanes_are_listed_in_the_order_of_turns_page_by_page(running: Runn
     assert micros(listed[0].oldest_wait) == SECOND
     assert listed[2].HasField("turn_time")
     assert not listed[0].HasField("turn_time")
+
+
+async def test_lanes_in_which_nothing_is_left_are_forgotten(running: Running, clock: WatchedClock) -> None:
+    await filled(running, "default", a=1, b=1, c=1, d=1)
+    await ids(running, max_jobs=3)
+    for lane in ("a", "b"):
+        await complete(running, f"{lane}0")
+    await release(running, "c0", hold_lane=span(20))
+    await cancel(running, "c0")
+    await pause(running, "default", lane="b")
+    await running.server.tasks.evict_inactive.run_once()
+    assert [lane.lane for lane in await lanes_of(running, "default")] == ["d", "b", "c"]
+    await cancel(running, "d0")
+    await unpause(running, "default", lane="b")
+    await passed(running, clock, 20 * SECOND)
+
+    await running.server.tasks.evict_inactive.run_once()
+
+    assert await lanes_of(running, "default") == []
+    await filled(running, "default", a1=1)
+    assert await ids(running, max_jobs=3) == ["a10"]
 
 
 async def test_explain_counts_the_lanes_before(running: Running) -> None:

@@ -48,7 +48,8 @@ class LaneMoves:
         self._job_types = job_types
         self._limits: dict[str, Limits] = {}
         self._types: dict[str, TypeMove] = {}
-        self._is_limited: dict[str, bool] = {}
+        self.plain: set[str] = set()
+        """Types that are known to have no limits. Of these, only changes of jobs in lanes are added."""
 
     def limits(self, job_type: str) -> Limits:
         """The limits of a type."""
@@ -61,16 +62,19 @@ class LaneMoves:
         """Whether the changes of this job are to be added."""
         if job.lane or job.job_type in self._types:
             return True
-        is_limited = self._is_limited.get(job.job_type)
-        if is_limited is None:
-            is_limited = self._is_limited[job.job_type] = self._job_types.policy(job.job_type).is_limited
-        return is_limited
+        if job.job_type in self.plain:
+            return False
+        if self._job_types.policy(job.job_type).is_limited:
+            return True
+        self.plain.add(job.job_type)
+        return False
 
     def of_type(self, job_type: str) -> TypeMove:
         """What is added to this type. Its changes are added up from now on."""
         move = self._types.get(job_type)
         if move is None:
             move = self._types[job_type] = TypeMove()
+            self.plain.discard(job_type)
         return move
 
     def add(self, before: Job | None, after: Job) -> None:

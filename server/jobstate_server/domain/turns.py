@@ -31,6 +31,8 @@ class LaneState:
     held_until: int = 0
     """Until when a Release holds the lane."""
     paused: bool = False
+    is_open: bool = True
+    """Whether its row is among those that can have a turn."""
 
 
 @dataclass(slots=True)

@@ -72,7 +72,8 @@ class HandingOut:
 
     def must_note(self, job: Job) -> bool:
         """Whether changes of this job concern anybody: those who ask for its type, or its lane."""
-        return job.job_type in self._wanted_types or self.moves.counts(job)
+        job_type = job.job_type
+        return bool(job.lane) or job_type not in self.moves.plain or job_type in self._wanted_types
 
     def _count(self, before: Job | None, after: Job) -> None:
         """Count a change of a job of a type that has limits or lanes."""

@@ -15,7 +15,7 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lane_moves import LaneMoves
 from jobstate_server.domain.lanes import LaneCounts
 from jobstate_server.domain.reads import LaneRange, Ready, StateOf
-from jobstate_server.domain.turns import TypeState, shares
+from jobstate_server.domain.turns import Limits, TypeState, shares
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.batch import Batch
 from jobstate_server.store.base import Transaction
@@ -80,7 +80,21 @@ class Picker:
             if job.id not in offered:
                 offered.add(job.id)
                 batch.offer(job)
-        return ready.is_complete and len(turns) == len(names)
+        # What is closed by this transaction was read in the place of others.
+        stale = sum(self._close_stale(state, batch.now) for state in found.states.values())
+        return ready.is_complete and len(turns) == len(names) and not stale
+
+    def _close_stale(self, state: TypeState, now: int) -> int:
+        """Let the rows be written of lanes that are open, but not by their rate. Returns how many there are."""
+        limits = Limits(self._job_types.policy(state.job_type))
+        stale = [
+            lane.lane
+            for lane in state.lanes.values()
+            if lane.lane and lane.counts.ready and lane.held_until <= now < limits.lane_opens(lane)
+            if lane.lane not in state.closed and lane.is_open
+        ]
+        state.closed = (*state.closed, *stale)
+        return len(stale)
 
     def state_of(
         self, job_type: str, limit: int, lanes: Collection[str], pauses: Collection[tuple[str, str | None]] = ()

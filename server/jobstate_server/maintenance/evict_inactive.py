@@ -1,4 +1,4 @@
-"""evict-inactive: deletes request ids past their time."""
+"""evict-inactive: deletes request ids past their time, and lanes in which nothing is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REQUESTS_AT_ONCE = 1_000
 
 
 class EvictInactive:
-    """Deletes request ids past their time, and the oldest of those beyond their number.
+    """Deletes request ids past their time, the oldest of those beyond their number, and lanes in which nothing is left.
 
     The server holds nothing in memory per job that would need the same.
     """
@@ -53,4 +53,5 @@ class EvictInactive:
                 ),
                 still_claimed,
             )
+        await slices.run_all(lambda transaction, limit: transaction.forget_idle_lanes(limit), still_claimed)
         return result

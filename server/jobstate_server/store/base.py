@@ -198,6 +198,15 @@ class Transaction(Protocol):
     def trim_requests(self, older_than: int, limit: int) -> int:
         """Forget at most ``limit`` request ids used before ``older_than``, the oldest first. Returns how many."""
 
+    def forget_idle_lanes(self, limit: int) -> int:
+        """Delete at most ``limit`` lanes that have no jobs, are not paused, and whose hold and rate are over.
+
+        Returns how many; 0 when there are none left. Types that have no lanes then have no row either.
+        """
+
+    def reopen_lanes(self) -> None:
+        """Open the lanes that are closed for their rate, which may have changed. The next pick judges them anew."""
+
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
         """Claim the run of a task for the scheduled instant ``due``. False when it, or a later one, is already claimed.
 

@@ -102,7 +102,9 @@ def add_lanes(state: TypeState, rows: Iterable[tuple[Any, ...]], wanted: StateOf
             continue
         if kind == _OPENED:
             opened.append(name)
-        lane = LaneState(name, LaneCounts(*counts), turn_time, next_even_time, held_until, bool(paused))
+        lane = LaneState(
+            name, LaneCounts(*counts), turn_time, next_even_time, held_until, bool(paused), is_open=not closed_until
+        )
         if not name:
             # Its counts are not in its row.
             lane.counts = state.lanes[""].counts
@@ -110,6 +112,36 @@ def add_lanes(state: TypeState, rows: Iterable[tuple[Any, ...]], wanted: StateOf
     state.closed = tuple(opened)
     for name in wanted.lanes:
         state.lanes.setdefault(name, LaneState(name))
+
+
+_IS_IDLE = "ready = 0 AND running = 0 AND resting = 0 AND NOT paused"
+
+
+def forget_lanes_text(mark: Callable[[str], str]) -> str:
+    """Deletes some lanes that have nothing, are not paused, and whose hold and rate are over."""
+    now = mark("now")
+    idle = f"{_IS_IDLE} AND held_until <= {now} AND next_even_time <= {now}"
+    return (
+        "DELETE FROM lane WHERE (job_type, lane) IN"
+        f" (SELECT job_type, lane FROM lane WHERE {idle} LIMIT {mark('limit')})"
+    )
+
+
+def forget_types_text(mark: Callable[[str], str]) -> str:
+    """Deletes the rows of types that have no lanes any more, like ``forget_lanes_text``."""
+    return (
+        f"DELETE FROM dispatch WHERE {_IS_IDLE} AND next_even_time <= {mark('now')}"
+        " AND NOT EXISTS (SELECT 1 FROM lane WHERE lane.job_type = dispatch.job_type)"
+    )
+
+
+def reopen_lanes_text(mark: Callable[[str], str]) -> str:
+    """Opens the lanes that only their rate has closed. If the rate is still in force, the next pick closes them."""
+    now = mark("now")
+    return (
+        f"UPDATE lane SET closed_until = CASE WHEN held_until > {now} THEN held_until ELSE 0 END"
+        " WHERE closed_until > held_until"
+    )
 
 
 LANE_VALUES = (*LaneChange._fields, "now")

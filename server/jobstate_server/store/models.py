@@ -124,8 +124,8 @@ IS_LIMITED = SQL(f"(state = {int(JobState.PROCESSING)} OR (state = {int(JobState
 IS_READY = SQL("NOT held AND NOT claimed AND state IN (1, 2)")
 """What can be handed out: ``waiting.is_ready``. Queries must use exactly this text."""
 
-IS_READY_IN_LANE = SQL(f"{IS_READY.sql} AND lane <> ''")
-"""Those of them that are not in the empty lane. Queries must use exactly this text."""
+IS_READY_IN_LANE = SQL(f"lane <> '' AND {IS_READY.sql}")
+"""Those of them that are not in the empty lane, which is found out first. Queries must use exactly this text."""
 
 HAS_UNIQUE_KEY = SQL("unique_key IS NOT NULL AND state IN (1, 2, 4, 5) AND NOT (unique_until = 2 AND attempt > 0)")
 """``waiting.has_unique_key``. Queries must use exactly this text."""

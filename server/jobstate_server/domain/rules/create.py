@@ -9,7 +9,7 @@ from jobstate_server.domain.batch_view import EarlierCall, View
 from jobstate_server.domain.errors import InvalidField, JobExists, RequestIdReused, UnknownJobType
 from jobstate_server.domain.events import Event, EventType
 from jobstate_server.domain.job import Job
-from jobstate_server.domain.lanes import lane_from
+from jobstate_server.domain.lanes import LaneFrom, lane_from
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.domain.rules.context import JobRules, PlanRules, RuleContext
@@ -34,6 +34,10 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
     others = beginning(command, now)
     if command.unique_key:
         others |= {"unique_key": command.unique_key, "unique_until": command.unique_until}
+    if command.lane is not None:
+        others["lane"] = command.lane
+    elif policy.lane_from is not LaneFrom.NONE:
+        others["lane"] = lane_from(policy.lane_from, command.source_id)
     job = Job.new(
         id=command.job_id,
         job_type=command.job_type,
@@ -46,7 +50,6 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
         update_time=now,
         heard_time=now,
         level=command.level,
-        lane=lane_from(policy.lane_from, command.source_id) if command.lane is None else command.lane,
         **others,
     )
     event = Event(EventType.QUEUED, now, command.caller.actor, None, job, with_metadata=bool(job.metadata))

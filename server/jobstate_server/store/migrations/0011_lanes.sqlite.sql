@@ -7,4 +7,4 @@ CREATE INDEX "lane_turn" ON "lane" ("job_type", "running", "turn_time", "lane") 
 CREATE INDEX "lane_turn_of_jobs" ON "lane" ("job_type", (running + resting), "turn_time", "lane") WHERE ready > 0 AND closed_until = 0 AND NOT paused;
 CREATE INDEX "lane_closed" ON "lane" ("job_type", "closed_until") WHERE ready > 0 AND closed_until > 0 AND NOT paused;
 CREATE INDEX "job_returned" ON "job" ("job_type", "lane", "ready_time") WHERE state = 2 AND NOT claimed;
-CREATE INDEX "job_ready_in_lanes" ON "job" ("job_type", "ready_time") WHERE NOT held AND NOT claimed AND state IN (1, 2) AND lane <> '';
+CREATE INDEX "job_ready_in_lanes" ON "job" ("job_type", "ready_time") WHERE lane <> '' AND NOT held AND NOT claimed AND state IN (1, 2);

@@ -13,7 +13,10 @@ from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.lane_rows import (
     DISPATCH_VALUES,
     LANE_VALUES,
+    forget_lanes_text,
+    forget_types_text,
     lanes_text,
+    reopen_lanes_text,
     sums_text,
     update_dispatch_text,
     update_lanes_text,
@@ -239,6 +242,10 @@ PAUSE_TYPE = b"UPDATE dispatch SET paused = %(paused)s, pause_reason = %(reason)
 PAUSE_LANE = (
     b"UPDATE lane SET paused = %(paused)s, pause_reason = %(reason)s WHERE job_type = %(job_type)s AND lane = %(lane)s"
 )
+
+FORGET_LANES = forget_lanes_text("%({})s".format).encode()
+FORGET_TYPES = forget_types_text("%({})s".format).encode()
+REOPEN_LANES = reopen_lanes_text("%({})s".format).encode()
 
 NOTIFY = b"SELECT pg_notify(%(channel)s, (SELECT head::text FROM log) || ' ' || %(written)s)"
 

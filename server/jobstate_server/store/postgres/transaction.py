@@ -362,6 +362,22 @@ class PostgresTransaction:
         _, self.requests_stored, _ = one_row(counted)
         return trimmed
 
+    def forget_idle_lanes(self, limit: int) -> int:
+        self._lock_log()
+        count = self._execute(sql.FORGET_LANES, now=self.now, limit=limit).rowcount
+        self._execute(sql.FORGET_TYPES, now=self.now)
+        return count
+
+    def reopen_lanes(self) -> None:
+        self._lock_log()
+        self._execute(sql.REOPEN_LANES, now=self.now)
+
+    def _lock_log(self) -> None:
+        """Lanes are written only by whoever has the log."""
+        earliest = self._time.now()
+        self._set_clock(self._execute(NOW), earliest)
+        self._execute(sql.LOCK_LOG)
+
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
         now = self.now
         limits = {"now": now, "alive_since": now - REPLICA_LEASE, "absurd": now + TASK_AHEAD_MAX}

@@ -16,7 +16,10 @@ from jobstate_server.store.lane_rows import (
     DISPATCH_VALUES,
     LANE_VALUES,
     add_lanes,
+    forget_lanes_text,
+    forget_types_text,
     lanes_text,
+    reopen_lanes_text,
     states_from,
     sums_text,
     update_dispatch_text,
@@ -62,6 +65,9 @@ _update_dispatch = _many(
     update_dispatch_text("({rows}) AS new", lambda name: _column(DISPATCH_VALUES, name), "MAX"), DISPATCH_VALUES
 )
 _update_lanes = _many(update_lanes_text("({rows}) AS new", lambda name: _column(LANE_VALUES, name), "MAX"), LANE_VALUES)
+_FORGET_LANES = forget_lanes_text(":{}".format)
+_FORGET_TYPES = forget_types_text(":{}".format)
+_REOPEN_LANES = reopen_lanes_text(":{}".format)
 _PAUSE_TYPE = "UPDATE dispatch SET paused = ?, pause_reason = ? WHERE job_type = ?"
 _PAUSE_LANE = "UPDATE lane SET paused = ?, pause_reason = ? WHERE job_type = ? AND lane = ?"
 
@@ -123,6 +129,18 @@ def write_lanes(connection: sqlite3.Connection, changes: Changes) -> None:
         _update_lanes.run(connection, [(*change, now) for change in changes.lanes])
     for pause in changes.pauses:
         _pause(connection, pause)
+
+
+def forget_idle_lanes(connection: sqlite3.Connection, now: int, limit: int) -> int:
+    """See ``Transaction.forget_idle_lanes``."""
+    count = connection.execute(_FORGET_LANES, {"now": now, "limit": limit}).rowcount
+    connection.execute(_FORGET_TYPES, {"now": now})
+    return count
+
+
+def reopen_lanes(connection: sqlite3.Connection, now: int) -> None:
+    """See ``Transaction.reopen_lanes``."""
+    connection.execute(_REOPEN_LANES, {"now": now})
 
 
 def _pause(connection: sqlite3.Connection, pause: TypePause) -> None:

@@ -42,7 +42,7 @@ from jobstate_server.store.rows import (
 from jobstate_server.store.sqlite.connection import raise_store_error
 from jobstate_server.store.sqlite.documents import delete_documents, insert_documents, update_documents
 from jobstate_server.store.sqlite.event_sequences import EventSequences
-from jobstate_server.store.sqlite.lanes import LaneReads, write_lanes
+from jobstate_server.store.sqlite.lanes import LaneReads, forget_idle_lanes, reopen_lanes, write_lanes
 from jobstate_server.store.sqlite.ready_jobs import ReadyReads
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.stored_times import LogRowTimes
@@ -277,6 +277,12 @@ class SqliteTransaction:
         self._statements.delete_requests.run(self._connection, keys)
         self.sequences.take((), self.now, requests=-len(keys))
         return len(keys)
+
+    def forget_idle_lanes(self, limit: int) -> int:
+        return forget_idle_lanes(self._connection, self.now, limit)
+
+    def reopen_lanes(self) -> None:
+        reopen_lanes(self._connection, self.now)
 
     def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
         held = SqlReader(self._database, raise_store_error).task_runs().get(name)
