@@ -13,9 +13,9 @@ from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
-from jobstate_server.domain.reads import Finished, Reads, Ready
+from jobstate_server.domain.reads import Finished, LaneRange, Reads, Ready, StateOf
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes
+from jobstate_server.store.records import ChangedJob, Changes, DispatchChange, LaneChange
 from jobstate_server.store.rows import PROGRESS_COLUMNS
 from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.store.sqlite.transaction import SqliteTransaction
@@ -23,7 +23,7 @@ from jobstate_server.store.sqlite.transaction import SqliteTransaction
 from ...support.reads import reads
 from ..support import UNBOUNDED, a_job, a_request, an_attempt, an_event, at, keep, keep_jobs, page_of, remains
 
-GROWING_TABLES = {"job", "job_metadata", "job_result", "job_error_details", "event", "attempt", "request"}
+GROWING_TABLES = {"job", "job_metadata", "job_result", "job_error_details", "event", "attempt", "request", "lane"}
 """The others have one row, or some per job type or task, or are the values of a statement: read whole, and rightly."""
 
 
@@ -379,3 +379,21 @@ def test_a_hand_out_reads_as_many_rows_as_it_returns_however_many_are_ready_sinc
 
     # Twice as many rows take twice as many steps, and never four times.
     assert all(after < 3 * before for before, after in pairwise(steps)), steps
+
+
+@pytest.mark.parametrize("holds_jobs", [False, True])
+def test_turns_are_read_in_the_order_of_their_index_however_many_lanes_are_full(
+    store: SqliteStore, holds_jobs: bool
+) -> None:
+    lanes = [LaneChange("type", f"{n:03}", 1, 0, n % 9, 0, n, 0, -1, 0, "") for n in range(300)]
+    keep(store, Changes(lanes=lanes, dispatch=[DispatchChange("type", 300, 0, 0, 0, 0, 0)], now=1))
+    wanted = StateOf("type", 10, 5, holds_jobs, is_limited=True, lanes=frozenset({"007"}))
+    ranges = [LaneRange("type", f"{n:03}", 10, 1, holds_jobs) for n in range(20)]
+    with store.transaction() as transaction, planned(store) as steps:
+        transaction.hand_out_states([wanted])
+        transaction.ready_places(ranges)
+
+    check(steps)
+    turns = "lane_turn_of_jobs (job_type=? AND <expr><?)" if holds_jobs else "lane_turn (job_type=? AND running<?)"
+    assert any(turns in step for step in steps), steps
+    assert any("job_ready (job_type=? AND lane=? AND level=?)" in step for step in steps), steps
