@@ -294,7 +294,11 @@ class _LaneHeap:
         """Take the next place, with this turn. None if no lane can have one."""
         limits = self._limits
         while self._heap:
-            _, _, name, at = self._heap[0]
+            under_way, _, name, at = self._heap[0]
+            if not limits.has_lane_limits:
+                place = self._queues[name].places[at]
+                self._go_on(under_way + 1, turn, name, at)
+                return place
             place, counts, even = self._queues[name].places[at], self._counts[name], self._evens[name]
             opens = 0 if limits.lane_rate is None else limits.lane_rate.opens(even)
             if opens > self._now or not limits.has_place(counts, returns=place.rank == 0):
@@ -304,10 +308,15 @@ class _LaneHeap:
             self._counts[name] = counts
             if limits.lane_rate is not None:
                 self._evens[name] = limits.lane_rate.after(even, self._now)
-            at = self._queues[name].next(at + 1, self._is_open)
-            if at == len(self._queues[name].places):
-                heappop(self._heap)
-            else:
-                heapreplace(self._heap, (limits.under_way(counts), turn, name, at))
+            self._go_on(limits.under_way(counts), turn, name, at)
             return place
         return None
+
+    def _go_on(self, under_way: int, turn: int, name: str, at: int) -> None:
+        """The first lane has had a turn: put it in its new place, with its next job."""
+        queue = self._queues[name]
+        at = queue.next(at + 1, self._is_open)
+        if at == len(queue.places):
+            heappop(self._heap)
+        else:
+            heapreplace(self._heap, (under_way, turn, name, at))

@@ -8,6 +8,7 @@ jobs are all in the empty lane, and that has no limits, needs no rows for lanes 
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -50,12 +51,19 @@ class LaneCounts(NamedTuple):
 
     def plus(self, other: LaneCounts) -> LaneCounts:
         """The sums of both."""
-        return LaneCounts(*map(int.__add__, self, other))
+        a, b, c, d = self
+        e, f, g, h = other
+        return _counts((a + e, b + f, c + g, d + h))
 
     def minus(self, other: LaneCounts) -> LaneCounts:
         """What is left of these without the others."""
-        return LaneCounts(*map(int.__sub__, self, other))
+        a, b, c, d = self
+        e, f, g, h = other
+        return _counts((a - e, b - f, c - g, d - h))
 
+
+_counts = partial(tuple.__new__, LaneCounts)
+"""The counts in a tuple, made in a third of the time."""
 
 NOTHING_COUNTED = LaneCounts()
 

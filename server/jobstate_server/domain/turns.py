@@ -91,7 +91,7 @@ class LimitUse(NamedTuple):
 class Limits:
     """The limits of a policy, ready to be compared with."""
 
-    __slots__ = ("concurrency", "holds_jobs", "lane_concurrency", "lane_rate", "rate")
+    __slots__ = ("concurrency", "has_lane_limits", "holds_jobs", "lane_concurrency", "lane_rate", "rate")
 
     def __init__(self, policy: JobType) -> None:
         self.concurrency = policy.concurrency or INT64_MAX
@@ -99,6 +99,7 @@ class Limits:
         self.lane_concurrency = policy.lane_concurrency or INT64_MAX
         self.lane_rate = policy.lane_hand_out_rate
         self.holds_jobs = policy.holds_jobs
+        self.has_lane_limits = bool(policy.lane_concurrency or policy.lane_rate)
 
     def under_way(self, counts: LaneCounts) -> int:
         """How many jobs of a lane are under way. Those that come back have their place, but do not use it now."""
