@@ -22,6 +22,7 @@ from ..store.postgres.support import ended_by, opened_at, until_it_waits
 from ..store.support import a_job, keep_jobs
 from ..support.calls import acquire, complete, create, history, release, settled, span, until_waiting
 from ..support.postgres import postgres_server
+from ..support.reads import reads
 from ..support.server import Running, serving_url
 
 STARTED, CLAIMED = event_pb2.EVENT_TYPE_STARTED, event_pb2.EVENT_TYPE_CLAIMED
@@ -207,6 +208,18 @@ def test_a_job_that_another_transaction_has_locked_is_passed_over(url: str) -> N
 
             assert _found(second) == (["free"], False)
             assert _found(second, 1) == (["free"], False)
+
+
+def test_who_only_asks_when_the_next_job_is_due_has_no_job_in_hand(url: str) -> None:
+    """Otherwise a job that has to begin in time would be overtaken while another replica serves what is due."""
+    with opened_at(url) as store, opened_at(url) as other:
+        due = store._time.now() + 60_000_000
+        keep_jobs(store, a_job("first", ready_time=1, due_time=due, start_within=due), a_job("second", ready_time=2))
+        with store.transaction() as transaction, other.transaction() as second:
+            transaction.load(reads(due=10))
+            assert transaction.next_due() == due
+
+            assert _found(second, 1) == (["first"], True)
 
 
 def test_a_pick_begins_near_the_first_job_of_the_last_one_and_at_times_at_the_beginning(url: str) -> None:

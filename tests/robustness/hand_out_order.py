@@ -20,6 +20,10 @@ IN_HAND_S = 10.0
 """How long a transaction can be open whose call was given up: PostgreSQL ends it when its server has been frozen for
 5 s, or waited for a lock for 3 s."""
 
+LOOKED_AT_S = 1.0
+"""How long the transaction of a due timer is open. When it meets a job that another replica's timer has just made
+ready, PostgreSQL locks the row for it as it is now, although the job is no longer due."""
+
 SEEN_LATE_S = 7.0
 """What a replica made ready with an early place, others see 5 s late."""
 
@@ -118,7 +122,9 @@ class Order:
         windows = self._in_hand.get(place.entry.event.job_id, ())
         if any(began <= until and ended >= acquiring.invoked for began, ended in windows):
             return True
-        # The due timer had it in hand.
+        # A due timer had it in hand: that of another replica than made it ready, or before it expired.
+        if place.entry.actor == "server" and known + LOOKED_AT_S >= acquiring.invoked:
+            return True
         following = next(e for e in [*self._world.by_job[place.entry.event.job_id], entry] if _is_after(e, place.entry))
         return following.actor == "server" and following.event.type == "CANCELLED"
 

@@ -286,6 +286,18 @@ def test_what_somebody_has_in_hand_may_be_missed_by_a_replica(outcome: str) -> N
     assert broken(history, ["in_turn"]) == {}
 
 
+def test_what_another_due_timer_looked_at_may_be_missed_by_a_replica() -> None:
+    history = shared()
+    hands_out_what_came_later(history)
+    history.log[1].actor = "server"
+    history.calls.append(Call("Create", "other", ANSWERED, version=2, returned=38.0, state="QUEUED"))
+    assert list(broken(history, ["in_turn"])) == ["in_turn"]
+
+    history.calls[-1].returned = 39.5
+
+    assert broken(history, ["in_turn"]) == {}
+
+
 def test_replicas_find_in_the_calm_what_others_made_ready() -> None:
     history = shared()
     history.calm = (64.0, 90.0)

@@ -18,6 +18,7 @@ from jobstate_server.engine.due_timer import (
     DUE_MAX,
     DUE_SLICE_TIME,
     RETRY_FAILED_DUE_AFTER,
+    RETRY_LOCKED_DUE_AFTER,
     UNANSWERED_TURNS_MAX,
     DueTimer,
 )
@@ -171,6 +172,27 @@ def test_a_job_that_cannot_be_served_is_tried_again_later_and_not_at_once(
     clock.advance(RETRY_FAILED_DUE_AFTER - 1)
     assert len(committer.asked) == 1
     clock.advance(1)
+    assert len(committer.asked) == 2
+
+
+def test_what_another_replica_has_in_hand_is_looked_for_again_and_not_at_once(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    committer.answer(DueOutcome((), next_due=clock.now() - 1, now=clock.now()))
+
+    clock.advance(RETRY_LOCKED_DUE_AFTER - 1)
+    assert len(committer.asked) == 1
+    clock.advance(1)
+    assert len(committer.asked) == 2
+
+
+def test_what_fell_due_since_the_answer_was_made_is_served_at_once(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    committer.answer(DueOutcome((), next_due=clock.now(), now=clock.now() - 1))
+
+    clock.advance(0)
+
     assert len(committer.asked) == 2
 
 

@@ -67,6 +67,8 @@ class DueOutcome(SliceOutcome):
     """How many of them did nothing."""
     next_due: int | None = None
     """When the next job in the store is due. None if none is."""
+    now: int = 0
+    """The time of the transaction. What was due by then and is left, another replica has in hand."""
 
 
 @dataclass(slots=True)
@@ -444,7 +446,7 @@ class Batch:
         for outcome in self._slices:
             outcome.others = len(self._verdicts) - 1
             if isinstance(outcome, DueOutcome):
-                outcome.next_due = next_due
+                outcome.next_due, outcome.now = next_due, self.now
         return self._verdicts
 
     def share_time(self, spent: int) -> None:

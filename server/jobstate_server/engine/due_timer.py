@@ -30,6 +30,9 @@ callers and due jobs go on together however many are due."""
 RETRY_FAILED_DUE_AFTER = 1 * SECOND
 """How long to wait before due jobs that could not be served are tried again."""
 
+RETRY_LOCKED_DUE_AFTER = 50 * MILLISECOND
+"""How long to wait before due jobs are looked for again that another replica has in hand, in case it has died."""
+
 UNANSWERED_TURNS_MAX = 5
 """After this many seconds the timer counts as lost, if it is overdue, or the committer answers others but not it."""
 
@@ -138,6 +141,8 @@ class DueTimer:
         if outcome.failed and outcome.next_due is not None and outcome.next_due <= now:
             # Jobs that could not be served are still due. Try them again, but not at once.
             return has_more, now + RETRY_FAILED_DUE_AFTER
+        if outcome.next_due is not None and outcome.next_due <= outcome.now:
+            return has_more, now + RETRY_LOCKED_DUE_AFTER
         return has_more, outcome.next_due
 
     def _wait_until(self, due: int) -> None:

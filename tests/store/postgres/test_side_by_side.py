@@ -122,8 +122,8 @@ def test_due_jobs_that_another_replica_has_in_hand_are_passed_over(store: Postgr
     with store.transaction() as one, other.transaction() as another:
         first = one.load(reads(due=4)).due[Due(4)]
         second = another.load(reads(due=4)).due[Due(4)]
-        # What is due next leaves out what the other has in hand, too.
-        assert another.next_due() == 4
+        # It may have to be served after all, if the other dies.
+        assert another.next_due() == 0
     with store.transaction() as one:
         again = one.load(reads(due=4)).due[Due(4)]
 

@@ -326,7 +326,8 @@ FINISHED = (
     " AND (complete_time, create_sequence) > (%(after_time)s::int8, %(after_key)s::int8)"
     " ORDER BY complete_time, create_sequence LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()
-NEXT_DUE = f"SELECT due_time FROM job WHERE {_IS_DUE} ORDER BY due_time LIMIT 1 FOR SHARE SKIP LOCKED".encode()
+# Not locked: the job may be ready, and a hand-out would pass over it until this transaction ends.
+NEXT_DUE = f"SELECT due_time FROM job WHERE {_IS_DUE} ORDER BY due_time LIMIT 1".encode()
 POSTPONE = (
     "UPDATE job SET due_time = %(until)s FROM ("
     f"SELECT create_sequence FROM job WHERE {_IS_DUE} AND due_time < %(until)s AND {IS_LIMITED.sql}"
