@@ -24,7 +24,10 @@ def lane_page(reader: Reader, wanted: LanesWanted, limits: Limits, now: int) -> 
     """One page. Raises InvalidField."""
     turn, name = _FIRST if not wanted.page_token else _decoded(wanted)
     of_type = reader.type_record(wanted.job_type)
-    answer = pb.ListLanesResponse(type_paused=of_type.state.paused)
+    answer = pb.ListLanesResponse(type_paused=of_type.state.paused, type_pause_reason=of_type.pause_reason)
+    type_opens = limits.type_opens(of_type.state)
+    if type_opens > now:
+        set_time(answer.type_held_until_time, type_opens)
     records = [(record, True) for record in _in_turn(reader, wanted, limits, turn)] if name is None else []
     if len(records) <= wanted.limit:
         rest = wanted.limit + 1 - len(records)
@@ -76,7 +79,11 @@ def _add_lane(answer: pb.ListLanesResponse, record: LaneRecord, limits: Limits, 
     counts = state.counts
     begun = counts.running + counts.resting + counts.returned
     lane = answer.lanes.add(
-        lane=state.lane, ready=counts.ready, running=begun if limits.holds_jobs else counts.running, paused=state.paused
+        lane=state.lane,
+        ready=counts.ready,
+        running=begun if limits.holds_jobs else counts.running,
+        paused=state.paused,
+        pause_reason=record.pause_reason,
     )
     if state.turn_time:
         set_time(lane.turn_time, state.turn_time)

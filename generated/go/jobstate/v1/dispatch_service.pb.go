@@ -688,9 +688,13 @@ type ListLanesResponse struct {
 	// Token of the next page. Empty when this is the last.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// Whether the whole type is paused.
-	TypePaused    bool `protobuf:"varint,3,opt,name=type_paused,json=typePaused,proto3" json:"type_paused,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	TypePaused bool `protobuf:"varint,3,opt,name=type_paused,json=typePaused,proto3" json:"type_paused,omitempty"`
+	// The reason that was given to Pause for the type. Empty when it is not paused.
+	TypePauseReason string `protobuf:"bytes,4,opt,name=type_pause_reason,json=typePauseReason,proto3" json:"type_pause_reason,omitempty"`
+	// Until when nothing of the type is handed out because of its rate. Unset when that does not hold it back.
+	TypeHeldUntilTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=type_held_until_time,json=typeHeldUntilTime,proto3" json:"type_held_until_time,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ListLanesResponse) Reset() {
@@ -744,6 +748,20 @@ func (x *ListLanesResponse) GetTypePaused() bool {
 	return false
 }
 
+func (x *ListLanesResponse) GetTypePauseReason() string {
+	if x != nil {
+		return x.TypePauseReason
+	}
+	return ""
+}
+
+func (x *ListLanesResponse) GetTypeHeldUntilTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TypeHeldUntilTime
+	}
+	return nil
+}
+
 // Lane is the jobs of one type that share a turn.
 type Lane struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -760,7 +778,9 @@ type Lane struct {
 	// Whether it is paused.
 	Paused bool `protobuf:"varint,6,opt,name=paused,proto3" json:"paused,omitempty"`
 	// How long its oldest ready job has waited. Unset when none is ready.
-	OldestWait    *durationpb.Duration `protobuf:"bytes,8,opt,name=oldest_wait,json=oldestWait,proto3" json:"oldest_wait,omitempty"`
+	OldestWait *durationpb.Duration `protobuf:"bytes,8,opt,name=oldest_wait,json=oldestWait,proto3" json:"oldest_wait,omitempty"`
+	// The reason that was given to Pause for the lane. Empty when it is not paused.
+	PauseReason   string `protobuf:"bytes,9,opt,name=pause_reason,json=pauseReason,proto3" json:"pause_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -844,6 +864,13 @@ func (x *Lane) GetOldestWait() *durationpb.Duration {
 	return nil
 }
 
+func (x *Lane) GetPauseReason() string {
+	if x != nil {
+		return x.PauseReason
+	}
+	return ""
+}
+
 var File_jobstate_v1_dispatch_service_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_dispatch_service_proto_rawDesc = "" +
@@ -889,12 +916,14 @@ const file_jobstate_v1_dispatch_service_proto_rawDesc = "" +
 	"\bjob_type\x18\x01 \x01(\tR\ajobType\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\x85\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xfe\x01\n" +
 	"\x11ListLanesResponse\x12'\n" +
 	"\x05lanes\x18\x01 \x03(\v2\x11.jobstate.v1.LaneR\x05lanes\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1f\n" +
 	"\vtype_paused\x18\x03 \x01(\bR\n" +
-	"typePaused\"\xa1\x02\n" +
+	"typePaused\x12*\n" +
+	"\x11type_pause_reason\x18\x04 \x01(\tR\x0ftypePauseReason\x12K\n" +
+	"\x14type_held_until_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x11typeHeldUntilTime\"\xc4\x02\n" +
 	"\x04Lane\x12\x12\n" +
 	"\x04lane\x18\x01 \x01(\tR\x04lane\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x18\n" +
@@ -903,7 +932,8 @@ const file_jobstate_v1_dispatch_service_proto_rawDesc = "" +
 	"\x0fheld_until_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\rheldUntilTime\x12\x16\n" +
 	"\x06paused\x18\x06 \x01(\bR\x06paused\x12:\n" +
 	"\voldest_wait\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"oldestWaitJ\x04\b\a\x10\b*\xf4\x02\n" +
+	"oldestWait\x12!\n" +
+	"\fpause_reason\x18\t \x01(\tR\vpauseReasonJ\x04\b\a\x10\b*\xf4\x02\n" +
 	"\n" +
 	"HoldReason\x12\x1b\n" +
 	"\x17HOLD_REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -963,22 +993,23 @@ var file_jobstate_v1_dispatch_service_proto_depIdxs = []int32{
 	12, // 3: jobstate.v1.Hold.end_time:type_name -> google.protobuf.Timestamp
 	8,  // 4: jobstate.v1.Hold.limit:type_name -> jobstate.v1.LimitUse
 	11, // 5: jobstate.v1.ListLanesResponse.lanes:type_name -> jobstate.v1.Lane
-	12, // 6: jobstate.v1.Lane.turn_time:type_name -> google.protobuf.Timestamp
-	12, // 7: jobstate.v1.Lane.held_until_time:type_name -> google.protobuf.Timestamp
-	13, // 8: jobstate.v1.Lane.oldest_wait:type_name -> google.protobuf.Duration
-	1,  // 9: jobstate.v1.DispatchService.Pause:input_type -> jobstate.v1.PauseRequest
-	3,  // 10: jobstate.v1.DispatchService.Unpause:input_type -> jobstate.v1.UnpauseRequest
-	5,  // 11: jobstate.v1.DispatchService.Explain:input_type -> jobstate.v1.ExplainRequest
-	9,  // 12: jobstate.v1.DispatchService.ListLanes:input_type -> jobstate.v1.ListLanesRequest
-	2,  // 13: jobstate.v1.DispatchService.Pause:output_type -> jobstate.v1.PauseResponse
-	4,  // 14: jobstate.v1.DispatchService.Unpause:output_type -> jobstate.v1.UnpauseResponse
-	6,  // 15: jobstate.v1.DispatchService.Explain:output_type -> jobstate.v1.ExplainResponse
-	10, // 16: jobstate.v1.DispatchService.ListLanes:output_type -> jobstate.v1.ListLanesResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 6: jobstate.v1.ListLanesResponse.type_held_until_time:type_name -> google.protobuf.Timestamp
+	12, // 7: jobstate.v1.Lane.turn_time:type_name -> google.protobuf.Timestamp
+	12, // 8: jobstate.v1.Lane.held_until_time:type_name -> google.protobuf.Timestamp
+	13, // 9: jobstate.v1.Lane.oldest_wait:type_name -> google.protobuf.Duration
+	1,  // 10: jobstate.v1.DispatchService.Pause:input_type -> jobstate.v1.PauseRequest
+	3,  // 11: jobstate.v1.DispatchService.Unpause:input_type -> jobstate.v1.UnpauseRequest
+	5,  // 12: jobstate.v1.DispatchService.Explain:input_type -> jobstate.v1.ExplainRequest
+	9,  // 13: jobstate.v1.DispatchService.ListLanes:input_type -> jobstate.v1.ListLanesRequest
+	2,  // 14: jobstate.v1.DispatchService.Pause:output_type -> jobstate.v1.PauseResponse
+	4,  // 15: jobstate.v1.DispatchService.Unpause:output_type -> jobstate.v1.UnpauseResponse
+	6,  // 16: jobstate.v1.DispatchService.Explain:output_type -> jobstate.v1.ExplainResponse
+	10, // 17: jobstate.v1.DispatchService.ListLanes:output_type -> jobstate.v1.ListLanesResponse
+	14, // [14:18] is the sub-list for method output_type
+	10, // [10:14] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_dispatch_service_proto_init() }

@@ -377,13 +377,21 @@ class ListLanesResponse(_message.Message):
     LANES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TYPE_PAUSED_FIELD_NUMBER: _builtins.int
+    TYPE_PAUSE_REASON_FIELD_NUMBER: _builtins.int
+    TYPE_HELD_UNTIL_TIME_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page. Empty when this is the last."""
     type_paused: _builtins.bool
     """Whether the whole type is paused."""
+    type_pause_reason: _builtins.str
+    """The reason that was given to Pause for the type. Empty when it is not paused."""
     @_builtins.property
     def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lane]:
         """The lanes."""
+
+    @_builtins.property
+    def type_held_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when nothing of the type is handed out because of its rate. Unset when that does not hold it back."""
 
     def __init__(
         self,
@@ -391,10 +399,12 @@ class ListLanesResponse(_message.Message):
         lanes: _abc.Iterable[Global___Lane] | None = ...,
         next_page_token: _builtins.str = ...,
         type_paused: _builtins.bool = ...,
+        type_pause_reason: _builtins.str = ...,
+        type_held_until_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["type_held_until_time", b"type_held_until_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lanes", b"lanes", "next_page_token", b"next_page_token", "type_paused", b"type_paused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lanes", b"lanes", "next_page_token", b"next_page_token", "type_held_until_time", b"type_held_until_time", "type_pause_reason", b"type_pause_reason", "type_paused", b"type_paused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,6 +423,7 @@ class Lane(_message.Message):
     HELD_UNTIL_TIME_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     OLDEST_WAIT_FIELD_NUMBER: _builtins.int
+    PAUSE_REASON_FIELD_NUMBER: _builtins.int
     lane: _builtins.str
     """Its name; may be empty."""
     ready: _builtins.int
@@ -421,6 +432,8 @@ class Lane(_message.Message):
     """How many of its attempts are claimed; with lane_holds JOB, how many of its jobs have begun and are not final."""
     paused: _builtins.bool
     """Whether it is paused."""
+    pause_reason: _builtins.str
+    """The reason that was given to Pause for the lane. Empty when it is not paused."""
     @_builtins.property
     def turn_time(self) -> _timestamp_pb2.Timestamp:
         """When it last had a turn. Unset when it has had none."""
@@ -443,10 +456,11 @@ class Lane(_message.Message):
         held_until_time: _timestamp_pb2.Timestamp | None = ...,
         paused: _builtins.bool = ...,
         oldest_wait: _duration_pb2.Duration | None = ...,
+        pause_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_until_time", b"held_until_time", "oldest_wait", b"oldest_wait", "turn_time", b"turn_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until_time", b"held_until_time", "lane", b"lane", "oldest_wait", b"oldest_wait", "paused", b"paused", "ready", b"ready", "running", b"running", "turn_time", b"turn_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_until_time", b"held_until_time", "lane", b"lane", "oldest_wait", b"oldest_wait", "pause_reason", b"pause_reason", "paused", b"paused", "ready", b"ready", "running", b"running", "turn_time", b"turn_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

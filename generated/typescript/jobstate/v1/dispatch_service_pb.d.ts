@@ -337,6 +337,20 @@ export declare type ListLanesResponse = Message<"jobstate.v1.ListLanesResponse">
    * @generated from field: bool type_paused = 3;
    */
   typePaused: boolean;
+
+  /**
+   * The reason that was given to Pause for the type. Empty when it is not paused.
+   *
+   * @generated from field: string type_pause_reason = 4;
+   */
+  typePauseReason: string;
+
+  /**
+   * Until when nothing of the type is handed out because of its rate. Unset when that does not hold it back.
+   *
+   * @generated from field: google.protobuf.Timestamp type_held_until_time = 5;
+   */
+  typeHeldUntilTime?: Timestamp | undefined;
 };
 
 /**
@@ -399,6 +413,13 @@ export declare type Lane = Message<"jobstate.v1.Lane"> & {
    * @generated from field: google.protobuf.Duration oldest_wait = 8;
    */
   oldestWait?: Duration | undefined;
+
+  /**
+   * The reason that was given to Pause for the lane. Empty when it is not paused.
+   *
+   * @generated from field: string pause_reason = 9;
+   */
+  pauseReason: string;
 };
 
 /**
