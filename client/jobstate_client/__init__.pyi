@@ -14,10 +14,16 @@ from jobstate_client.core.inspection import Health as Health
 from jobstate_client.core.inspection import Hold as Hold
 from jobstate_client.core.inspection import JobType as JobType
 from jobstate_client.core.inspection import JobTypes as JobTypes
+from jobstate_client.core.inspection import Lane as Lane
+from jobstate_client.core.inspection import LimitUse as LimitUse
+from jobstate_client.core.inspection import Paused as Paused
+from jobstate_client.core.inspection import Rate as Rate
 from jobstate_client.core.inspection import Stats as Stats
 from jobstate_client.core.inspection import Task as Task
 from jobstate_client.core.inspection import TaskResult as TaskResult
 from jobstate_client.core.inspection import TypeStats as TypeStats
+from jobstate_client.core.inspection import TypeStatus as TypeStatus
+from jobstate_client.core.inspection import Unpaused as Unpaused
 from jobstate_client.core.job_failure import JobFailure as JobFailure
 from jobstate_client.core.job_failure import NonRetryable as NonRetryable
 from jobstate_client.core.releasing import Release as Release
@@ -27,6 +33,8 @@ from jobstate_client.core.states import CancelCause as CancelCause
 from jobstate_client.core.states import EventType as EventType
 from jobstate_client.core.states import HealthState as HealthState
 from jobstate_client.core.states import HoldReason as HoldReason
+from jobstate_client.core.states import LaneFrom as LaneFrom
+from jobstate_client.core.states import LaneHolds as LaneHolds
 from jobstate_client.core.states import Priority as Priority
 from jobstate_client.core.states import RetryDecision as RetryDecision
 from jobstate_client.core.states import State as State

@@ -37,6 +37,7 @@ def test_the_limits_are_the_servers() -> None:
     assert limits.COST_MAX == server_limits.COST_MAX
     assert limits.RESULT_COUNT_MAX == server_limits.RESULT_COUNT_MAX
     assert limits.RETRY_DELAY_S_MAX * 1_000_000 == server_limits.RETRY_DELAY_MAX
+    assert limits.HOLD_LANE_S_MAX * 1_000_000 == server_limits.HOLD_LANE_MAX
 
 
 def huge() -> int:

@@ -33,6 +33,7 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
     start_within: Span | None = None,
     unique_key: str = "",
     unique_until: UniqueUntil | str | None = None,
+    lane: str | None = None,
     timeout: Span | None = None,
 ) -> Call[v.Job]:
     """Create a job of this type, or as a ``NewJob`` describes it, which explains the arguments. It is QUEUED.
@@ -57,9 +58,10 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
         "start_within": start_within,
         "unique_key": unique_key,
         "unique_until": unique_until,
+        "lane": lane,
     }
     if isinstance(job_type, v.NewJob):
-        if any(value is not None and value != "" for value in fields.values()):
+        if lane is not None or any(value is not None and value != "" for value in fields.values()):
             raise TypeError("a NewJob has all the fields of a job: set them in it, or in a copy by dataclasses.replace")
         new = job_type
     else:
@@ -94,6 +96,7 @@ def _create_request(new: v.NewJob) -> pb.CreateRequest:
         start_within=_span(new.start_within, "start_within"),
         unique_key=new.unique_key,
         unique_until=_unique_until(new.unique_until),
+        lane=new.lane,
     )
 
 

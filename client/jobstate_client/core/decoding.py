@@ -24,6 +24,8 @@ from jobstate_client.core.states import (
     EventType,
     HealthState,
     HoldReason,
+    LaneFrom,
+    LaneHolds,
     NamedValue,
     Priority,
     RetryDecision,
@@ -64,6 +66,8 @@ _ENUMS: dict[str, EnumDecoder[Any]] = {
     "WaitReason": WAIT_REASONS,
     "CancelCause": EnumDecoder(CancelCause, job_pb2.CancelCause, "CANCEL_CAUSE_"),
     "HoldReason": EnumDecoder(HoldReason, dispatch_service_pb2.HoldReason, "HOLD_REASON_"),
+    "LaneFrom": EnumDecoder(LaneFrom, job_pb2.LaneFrom, "LANE_FROM_"),
+    "LaneHolds": EnumDecoder(LaneHolds, job_pb2.LaneHolds, "LANE_HOLDS_"),
     "HealthState": EnumDecoder(HealthState, maintenance_service_pb2.HealthState, "HEALTH_STATE_"),
 }
 

@@ -12,10 +12,11 @@ from jobstate_client.core import values as v
 from jobstate_client.core.calls import Call, Pages, decode_with
 from jobstate_client.core.documents import duration, seconds
 from jobstate_client.core.operations import JobRef, attempt_of, id_of, new_request_id, usage_of
+from jobstate_client.core.releasing import hold_of
 from jobstate_client.core.values import Span
 
 if TYPE_CHECKING:
-    from jobstate_client.core.inspection import Explanation, Lane, Paused, Unpaused
+    from jobstate_client.core.inspection import Explanation, Lane, Paused, TypeStatus, Unpaused
 
 
 def acquire(
@@ -30,8 +31,9 @@ def acquire(
 ) -> Call[tuple[v.Job, ...]]:
     """Get work: begin the attempts of up to ``max_jobs`` jobs of these types that are ready, and return the jobs.
 
-    The server decides which: those of high priority first, then those that have been ready for longest. If none is,
-    the call waits for up to ``wait`` (60 seconds at most), and then returns what there is, perhaps nothing. That time
+    The server decides which: the lanes of a type take turns, and in a lane those of high priority come first, then
+    those that have been ready for longest. What is paused, held or over a limit is passed over. If nothing is left, the
+    call waits for up to ``wait`` (60 seconds at most), and then returns what there is, perhaps nothing. That time
     is added to the client's timeout.
 
     The attempts are leased. Report each one at least once within every ``lease`` (None takes the type's), if only by
@@ -60,11 +62,12 @@ def _acquired(response: pb.AcquireResponse) -> tuple[v.Job, ...]:
     return tuple(decoding.job(decoding.own_copy(each)) for each in response.jobs)
 
 
-def release(
+def release(  # noqa: PLR0913 - what may be said of the end of an attempt, most by keyword
     job: JobRef,
     reason: str = "",
     *,
     delay: Span | None = None,
+    hold_lane: Span | bool | None = None,
     tokens: int | None = None,
     cost: float | None = None,
     attempt: int | None = None,
@@ -73,18 +76,22 @@ def release(
 ) -> Call[v.Job]:
     """Give the running attempt back without a verdict: it costs no retry, and the job is handed out again.
 
-    Without ``delay`` (7 days at most) the job keeps its place in the order. An attempt that nobody has claimed is
-    claimed first.
+    Without ``delay`` (7 days at most) the job keeps its place in the order. For the time of ``hold_lane`` (1 hour at
+    most) no job of its lane is handed out; True is as long as ``delay``, at most 1 hour. An attempt that nobody has
+    claimed is claimed first.
 
     Raises:
         ReleaseLimitReached: the job has been released 1,000 times. Complete or fail the attempt.
         AttemptSuperseded, TransitionNotAllowed: the attempt is already over.
         JobCancelled: the attempt is over because the job was cancelled.
+        ValueError: ``hold_lane`` is True without a delay.
     """
+    hold = hold_of(hold_lane, delay)
     request = pb.ReleaseRequest(
         id=id_of(job),
         reason=reason,
         delay=None if delay is None else duration(delay, "delay"),
+        hold_lane=None if hold is None else duration(hold, "hold_lane"),
         usage=usage_of(tokens, cost),
         attempt=attempt_of(job, attempt),
         request_id=request_id or new_request_id(),
@@ -129,3 +136,9 @@ def lanes(job_type: str, *, page_size: int = 0, timeout: Span | None = None) -> 
     """
     request = dispatch_pb.ListLanesRequest(job_type=job_type, page_size=page_size)
     return Pages(Call("ListLanes", request, decode_with("lanes"), timeout))
+
+
+def type_status(job_type: str, *, timeout: Span | None = None) -> Call[TypeStatus]:
+    """Whether a type is paused, and whether its rate holds it back now."""
+    request = dispatch_pb.ListLanesRequest(job_type=job_type, page_size=1)
+    return Call("ListLanes", request, decode_with("type_status"), timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -13,7 +14,8 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as maintenance_pb
 from jobstate_client.core.calls import Page
 from jobstate_client.core.decoding import STATES, WAIT_REASONS, decode, decoders
-from jobstate_client.core.states import AttemptOutcome, HealthState, HoldReason, State, WaitReason
+from jobstate_client.core.documents import time_from
+from jobstate_client.core.states import AttemptOutcome, HealthState, HoldReason, LaneFrom, LaneHolds, State, WaitReason
 from jobstate_client.core.values import JobError
 
 
@@ -35,6 +37,16 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """How many jobs are handed out in a time: at most ``count + burst - 1`` in any period."""
+
+    count: int
+    period: timedelta
+    burst: int
+    """How many may be handed out at once after a time without any."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobType:
     """The policy of a job type."""
 
@@ -50,6 +62,18 @@ class JobType:
     """How long a worker that acquired an attempt may be silent. None from a server that does not hand out jobs."""
     priority_step: timedelta | None = None
     """What one step of priority is worth in waiting."""
+    concurrency: int = 0
+    """How many attempts may be claimed at a time, at all servers together; 0 is without limit."""
+    rate: Rate | None = None
+    """How fast jobs are handed out, at all servers together; None is without limit."""
+    lane_from: LaneFrom = LaneFrom.UNKNOWN
+    """The lane of jobs that are created without one."""
+    lane_concurrency: int = 0
+    """``concurrency`` for the jobs of one lane."""
+    lane_rate: Rate | None = None
+    """``rate`` for the jobs of one lane."""
+    lane_holds: LaneHolds = LaneHolds.UNKNOWN
+    """What counts towards ``lane_concurrency``."""
 
     def backoff_delay(self, retry_count: int) -> timedelta:
         """The wait before a retry, after ``retry_count`` earlier retries, without jitter."""
@@ -111,6 +135,14 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitUse:
+    """A limit, and how much of it is in use."""
+
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """One thing that holds a job back."""
 
@@ -121,6 +153,8 @@ class Hold:
     """The same for people."""
     subject: str = ""
     """The lane, if the reason is one of its lane."""
+    limit: LimitUse | None = None
+    """How much of the limit is in use, if the reason is a limit of concurrency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +195,19 @@ class Lane:
     paused: bool
     oldest_wait: timedelta | None
     """How long its oldest ready job has waited."""
+    pause_reason: str = ""
+    """The reason that was given to ``pause``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TypeStatus:
+    """What holds back all jobs of a type, but for its ``concurrency``."""
+
+    paused: bool
+    pause_reason: str
+    """The reason that was given to ``pause``."""
+    held_until_time: datetime | None
+    """Until when nothing of it is handed out because of its rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +222,8 @@ class Explanation:
     """Calls of ``acquire`` for its type that wait at the server that answered."""
     expected_start_time: datetime | None
     """When it is expected to begin, at the pace of the latest minute; None if there is none, or it is not ready."""
+    lanes_ahead: int | None = None
+    """Lanes of its type that have a turn before its own, at most 10,000; None if it is not ready itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,17 +281,38 @@ _ATTEMPT = decoders(
     tokens=lambda message: message.usage.tokens,
     cost=lambda message: message.usage.cost,
 )
-_JOB_TYPE = decoders(JobType, job_pb2.JobType.DESCRIPTOR)
+_RATE = decoders(Rate, job_pb2.Rate.DESCRIPTOR)
+
+
+def _rate(name: str) -> Callable[[job_pb2.JobType], Rate | None]:
+    return lambda message: decode(Rate, _RATE, getattr(message, name)) if message.HasField(name) else None  # type: ignore[arg-type]
+
+
+_JOB_TYPE = decoders(JobType, job_pb2.JobType.DESCRIPTOR, rate=_rate("rate"), lane_rate=_rate("lane_rate"))
 _TYPE_STATS = decoders(
     TypeStats,
     pb.JobTypeStats.DESCRIPTOR,
     stored=lambda message: {STATES[each.state]: each.count for each in message.stored},
     waiting=lambda message: {WAIT_REASONS[each.reason]: each.count for each in message.waiting},
 )
-_HOLD = decoders(Hold, dispatch_pb.Hold.DESCRIPTOR)
+_LIMIT_USE = decoders(LimitUse, dispatch_pb.LimitUse.DESCRIPTOR)
+_HOLD = decoders(
+    Hold,
+    dispatch_pb.Hold.DESCRIPTOR,
+    limit=lambda message: decode(LimitUse, _LIMIT_USE, message.limit) if message.HasField("limit") else None,
+)
 _PAUSED = decoders(Paused, dispatch_pb.PauseResponse.DESCRIPTOR)
 _UNPAUSED = decoders(Unpaused, dispatch_pb.UnpauseResponse.DESCRIPTOR)
 _LANE = decoders(Lane, dispatch_pb.Lane.DESCRIPTOR)
+_TYPE_STATUS = decoders(
+    TypeStatus,
+    dispatch_pb.ListLanesResponse.DESCRIPTOR,
+    paused=lambda message: message.type_paused,
+    pause_reason=lambda message: message.type_pause_reason,
+    held_until_time=lambda message: (
+        time_from(message.type_held_until_time) if message.HasField("type_held_until_time") else None
+    ),
+)
 _EXPLANATION = decoders(
     Explanation,
     dispatch_pb.ExplainResponse.DESCRIPTOR,
@@ -288,6 +358,11 @@ def unpaused(response: dispatch_pb.UnpauseResponse) -> Unpaused:
 def lanes(response: dispatch_pb.ListLanesResponse) -> Page[Lane]:
     """A page of lanes."""
     return Page(tuple(decode(Lane, _LANE, each) for each in response.lanes), response.next_page_token)
+
+
+def type_status(response: dispatch_pb.ListLanesResponse) -> TypeStatus:
+    """What holds back all jobs of a type."""
+    return decode(TypeStatus, _TYPE_STATUS, response)
 
 
 def task_result(response: Message) -> TaskResult:

@@ -30,5 +30,8 @@ RESULT_COUNT_MAX = 2**53 - 1
 
 RETRY_DELAY_S_MAX = 7 * 24 * 3600.0
 
+HOLD_LANE_S_MAX = 3600.0
+"""Longest time for which a release holds its lane."""
+
 SPAN_S_MAX = 1_000_000_000.0
 """Thirty years: more than the server accepts anywhere, and less than the longest wait of a thread."""

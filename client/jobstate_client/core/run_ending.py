@@ -163,6 +163,7 @@ def _release_request(run: Run, release: Release) -> pb.ReleaseRequest:
         run.job,
         release.reason,
         delay=release.delay,
+        hold_lane=release.hold_lane,
         tokens=run._tokens,
         cost=run._cost,
         request_id=run._request_id + "-released",

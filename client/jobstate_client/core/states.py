@@ -165,6 +165,26 @@ class HoldReason(NamedValue):
     """It rests in FAILED until a retry or cancel."""
 
 
+class LaneFrom(NamedValue):
+    """The lane of a job that is created without one. UNKNOWN: from an older server, which has no lanes."""
+
+    UNKNOWN = "UNKNOWN"
+    NONE = "NONE"
+    """The empty lane."""
+    SOURCE_ID = "SOURCE_ID"
+    """Its ``source_id``."""
+
+
+class LaneHolds(NamedValue):
+    """What counts towards the concurrency of a lane. UNKNOWN: from an older server, which has no lanes."""
+
+    UNKNOWN = "UNKNOWN"
+    ATTEMPT = "ATTEMPT"
+    """An attempt that is claimed."""
+    JOB = "JOB"
+    """A job from its first claim until it is final, also while it waits for a retry."""
+
+
 class AttemptOutcome(NamedValue):
     """How an attempt ended."""
 

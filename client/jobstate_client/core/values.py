@@ -82,6 +82,8 @@ class Job(Lazy):
     """The job is cancelled if nobody begins it within this time of becoming ready."""
     unique_key: str = ""
     cancel_cause: CancelCause = CancelCause.UNKNOWN
+    lane: str = ""
+    """Whose turn the job takes beside others of its type. The empty lane is a lane like any other."""
     existing: bool = field(default=False, compare=False)
     """Whether ``create`` made no job, and returned this one, which has the same unique key. False everywhere else."""
 
@@ -138,6 +140,8 @@ class NewJob:
     """What only one job of this type may have at a time, at most 256 bytes. Empty is none."""
     unique_until: UniqueUntil | str | None = None
     """Until when the job has its unique key. None is FINAL."""
+    lane: str | None = None
+    """Whose turn the job takes, such as a tenant, at most 128 bytes. None is as the job type's ``lane_from`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,8 @@ class Detail:
     """FAILED, RETRYING, RELEASED: the time of the retry."""
     delay: timedelta | None = None
     """RETRYING, RELEASED: how long the job waits."""
+    hold_lane: timedelta | None = None
+    """RELEASED: how long nothing of the job's lane is handed out."""
     reason: str = ""
     """CANCELLED, RELEASED: the reason given."""
     heard_time: datetime | None = None
