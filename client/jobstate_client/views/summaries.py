@@ -34,7 +34,8 @@ def event_summary(event: Event) -> str:
     text = ""
     match event.type:
         case EventType.QUEUED:
-            text = _joined(f"source {job.source_id}" if job.source_id else "", _priority(job), _delay(job, event.time))
+            source = f"source {job.source_id}" if job.source_id else ""
+            text = _joined(source, _lane(job), _priority(job), _delay(job, event.time))
         case EventType.READY:
             text = "waits for a worker"
         case EventType.STARTED | EventType.CLAIMED | EventType.RELEASED:
@@ -63,7 +64,8 @@ def _hand_out(event: Event) -> str:
     job, detail = event.job, event.detail
     if event.type is EventType.RELEASED:
         again = f"again in {span(detail.delay)}" if detail.delay else ""
-        return _joined(f"attempt {detail.attempt} given back", detail.reason, again)
+        hold = f"its lane held for {span(detail.hold_lane)}" if detail.hold_lane else ""
+        return _joined(f"attempt {detail.attempt} given back", detail.reason, again, hold)
     if detail.resumed:
         return f"attempt {job.attempt}, waits for a worker"
     worker = detail.worker if event.type is EventType.CLAIMED else job.worker
@@ -118,6 +120,11 @@ def change_summary(job: Job) -> str:
     is_resumed = phase is Phase.WAITING and job.attempt > 0
     parts.append("waits for a worker" if is_resumed else job_note(job))
     return _joined(*parts)
+
+
+def _lane(job: Job) -> str:
+    """The lane of a job, unless it is that of its source."""
+    return f"lane {job.lane}" if job.lane and job.lane != job.source_id else ""
 
 
 def _priority(job: Job) -> str:

@@ -26,9 +26,11 @@ from jobstate_client.cli.commands.changes import (
 )
 from jobstate_client.cli.commands.completion import PROGRAM, VARIABLE, completion
 from jobstate_client.cli.commands.explain import explain
+from jobstate_client.cli.commands.job_types import types
+from jobstate_client.cli.commands.lanes import lanes, pause, unpause
 from jobstate_client.cli.commands.maintenance import maintenance
 from jobstate_client.cli.commands.options import common_to_all
-from jobstate_client.cli.commands.queries import get, list_, stats, types
+from jobstate_client.cli.commands.queries import get, list_, stats
 from jobstate_client.cli.commands.top import top
 from jobstate_client.cli.commands.watch import watch
 from jobstate_client.cli.exits import Exit
@@ -61,7 +63,7 @@ for _command in (create, get, list_, explain, acquire, start, progress, complete
     cli.add_command(_command)
 for _command in (report_usage, retry, cancel):
     cli.add_command(_command)
-for _command in (watch, top, stats, types, maintenance, completion):
+for _command in (watch, top, stats, types, lanes, pause, unpause, maintenance, completion):
     cli.add_command(_command)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 PRIORITIES = [each.value for each in Priority if each is not Priority.UNKNOWN]
-_DISPATCH_FIELDS = ("priority", "delay", "not_before_time", "start_within", "unique_key", "unique_until")
+_DISPATCH_FIELDS = ("priority", "delay", "not_before_time", "start_within", "unique_key", "unique_until", "lane")
 """What a server knows of a new job only if it hands out jobs."""
 
 UNIQUE_UNTIL = [each.value for each in UniqueUntil if each is not UniqueUntil.UNKNOWN]
@@ -89,6 +89,7 @@ def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> Job
     type=click.Choice(UNIQUE_UNTIL, case_sensitive=False),
     help="Until when it has its --unique-key. [default: FINAL]",
 )
+@click.option("--lane", metavar="TEXT", help="Whose turn it takes, such as a tenant. [default: as the type says]")
 @request_id
 @common
 @click.pass_context
@@ -177,6 +178,7 @@ def fail(ctx: click.Context, /, job_id: str, code: str, message: str, **fields: 
 @job_id
 @click.option("--reason", default="", metavar="TEXT", help="Reason, for people.")
 @click.option("--delay", type=SPAN, help="How long the job waits before its next attempt. [default: not at all]")
+@click.option("--hold-lane", type=SPAN, help="How long no job of its lane is handed out. [default: not at all]")
 @usage
 @attempt
 @request_id
@@ -185,7 +187,8 @@ def fail(ctx: click.Context, /, job_id: str, code: str, message: str, **fields: 
 def release(ctx: click.Context, /, job_id: str, reason: str, **fields: Any) -> None:
     """Give the running attempt back without a verdict: it costs no retry, and the job is handed out again.
 
-    Without --delay the job keeps its place in the order.
+    Without --delay the job keeps its place in the order. For an answer 429 give --hold-lane too: the other jobs of its
+    lane would get the same answer.
     """
     change(ctx, "release", job_id, reason, **fields)
 

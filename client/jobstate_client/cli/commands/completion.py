@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -34,6 +35,9 @@ LOOKUP_TIMEOUT_S = 1.0
 
 JOB_IDS_MAX = 100
 """The newest jobs whose ids are completed. A longer list would not help."""
+
+LANES_MAX = 100
+"""Lanes that are completed. A longer list would not help."""
 
 _BASH = """\
 %(complete_func)s() {
@@ -95,6 +99,25 @@ def complete_job_ids(ctx: click.Context, param: click.Parameter, incomplete: str
     def look_up(client: Client) -> Iterable[tuple[str, str]]:
         newest = islice(client.list(page_size=JOB_IDS_MAX), JOB_IDS_MAX)
         return [(job.id, f"{job.job_type} {job.state}") for job in newest]
+
+    return _completed(ctx, incomplete, look_up)
+
+
+def complete_lanes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The lanes of the job type that is on the line already."""
+    # While --lane has no value, click has left the arguments where they are.
+    job_type = ctx.params.get("job_type") or next(iter(ctx.args), "")
+    if not job_type:
+        return []
+
+    def look_up(client: Client) -> Iterable[tuple[str, str]]:
+        some = islice(client.lanes(job_type, page_size=LANES_MAX), LANES_MAX)
+        # The shells put what is completed on the line as it is, without quotes.
+        return [
+            (each.lane, f"{each.ready} ready, {each.running} running")
+            for each in some
+            if shlex.quote(each.lane) == each.lane
+        ]
 
     return _completed(ctx, incomplete, look_up)
 

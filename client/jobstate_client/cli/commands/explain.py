@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -22,10 +23,16 @@ if TYPE_CHECKING:
     from jobstate_client.core.values import Job
 
 AHEAD_MAX = 10_000
-"""Jobs that the server counts at most."""
+"""Jobs and lanes that the server counts at most."""
 
 ADVICE = {
     HoldReason.TIME: "`jobstate retry {job_id} --immediately` ends the wait",
+    HoldReason.TYPE_PAUSED: "`jobstate unpause {job_type}` ends the pause",
+    HoldReason.LANE_PAUSED: "`jobstate unpause {job_type} --lane {lane}` ends the pause",
+    HoldReason.TYPE_CONCURRENCY: "it goes on when one ends; the limit is `concurrency` in the settings",
+    HoldReason.LANE_CONCURRENCY: "it goes on when one ends; the limit is `lane_concurrency` in the settings",
+    HoldReason.TYPE_RATE: "the limit is `rate` in the settings",
+    HoldReason.LANE_RATE: "the limit is `lane_rate` in the settings",
     HoldReason.TURN: "add workers, or create such jobs with a higher --priority",
     HoldReason.NO_WORKER: "start workers, unless all are busy; by hand: `jobstate acquire {job_type}`",
     HoldReason.AWAITS_RETRY_CALL: "`jobstate retry {job_id}` or `jobstate cancel {job_id}`",
@@ -59,9 +66,11 @@ def _fields(explanation: Explanation, job: Job, now: datetime) -> Iterator[tuple
         yield hold.reason.value, _hold(hold, job, now)
     if phase_of(job.state, claimed=job.claimed) is Phase.RUNNING:
         yield "worker", job.worker or "it gave no name"
+    yield "lane", job.lane
     ahead = explanation.ahead_in_lane
     if ahead is not None:
-        yield "jobs before it", f"{count(ahead)}{' or more' if ahead >= AHEAD_MAX else ''}"
+        yield "jobs before it", _counted(ahead) + (" of its lane" if job.lane else "")
+        yield "lanes before it", _counted(explanation.lanes_ahead) if explanation.lanes_ahead else ""
         yield "workers waiting", count(explanation.waiting_acquires)
     if explanation.expected_start_time is not None:
         yield "expected", _when(explanation.expected_start_time, now)
@@ -69,8 +78,12 @@ def _fields(explanation: Explanation, job: Job, now: datetime) -> Iterator[tuple
 
 def _hold(hold: Hold, job: Job, now: datetime) -> str:
     when = f", {_when(hold.end_time, now)}" if hold.end_time is not None else ""
-    advice = ADVICE.get(hold.reason, "").format(job_id=job.id, job_type=job.job_type)
+    advice = ADVICE.get(hold.reason, "").format(job_id=job.id, job_type=job.job_type, lane=shlex.quote(job.lane))
     return f"{hold.text}{when}" + (f"\n{advice}" if advice else "")
+
+
+def _counted(number: int) -> str:
+    return f"{count(number)}{' or more' if number >= AHEAD_MAX else ''}"
 
 
 def _when(moment: datetime, now: datetime) -> str:

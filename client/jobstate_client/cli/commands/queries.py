@@ -1,4 +1,4 @@
-"""The commands that read: get, list, stats, types."""
+"""The commands that read: get, list, stats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jobstate_client.views.summaries import expire_time, job_note, releases, wai
 from jobstate_client.views.text import count, counted, instant, short_span, span
 
 if TYPE_CHECKING:
-    from jobstate_client.core.inspection import Attempt, JobType, TypeStats
+    from jobstate_client.core.inspection import Attempt, TypeStats
     from jobstate_client.core.values import Job
 
 TERMINAL_LIMIT = 50
@@ -101,6 +101,7 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "retries", f"{job.retry_count} of {job.max_retries}"
     yield "releases", count(releases(job)) if releases(job) else ""
     yield "priority", job.priority.value if job.priority is not Priority.UNKNOWN else ""
+    yield "lane", job.lane
     yield "unique key", job.unique_key
     yield "created", instant(job.create_time)
     yield (
@@ -253,44 +254,3 @@ def _sums(stats: TypeStats) -> dict[str, Any]:
         "stored": json_output.stored(stats.stored),
         "waiting": json_output.waiting(stats.waiting),
     }
-
-
-@click.command(short_help="List the job types with retries and timeouts.")
-@common
-@click.pass_context
-def types(ctx: click.Context) -> None:
-    """List the job types in the server's settings, with their retries and timeouts."""
-    with connected(ctx) as client:
-        policies = client.job_types()
-    output = Output(as_json=bool(kept(ctx, "json")))
-    if output.as_json:
-        output.document({"job_types": policies.types, "strict_job_types": policies.strict})
-        return
-    output.table(_TYPE_COLUMNS, [_type_row(each) for each in policies.types])
-    others = "is refused" if policies.strict else "follows the policy named default"
-    output.text(Cell(f"A job type that is not listed {others}.", "dim"))
-
-
-_TYPE_NUMBERS = {"RETRIES": 0, "TIMEOUT": 0, "BASE": 0, "MAX": 0, "JITTER": 2, "STALE": 0, "LEASE": 0, "STEP": 1}
-"""The columns with numbers, and which of them are left out first."""
-
-_TYPE_COLUMNS = (
-    Column("JOB TYPE", whole=True),
-    *(Column(title, right=True, whole=True, rank=rank) for title, rank in _TYPE_NUMBERS.items()),
-    Column("AUTO RETRY", whole=True),
-)
-
-
-def _type_row(each: JobType) -> Row:
-    return (
-        each.name,
-        str(each.max_retries),
-        span(each.timeout) or "none",
-        span(each.base_delay) or "0s",
-        span(each.max_delay) or "0s",
-        f"{each.jitter:.0%}",
-        span(each.stale_threshold),
-        span(each.lease),
-        "" if each.priority_step is None else span(each.priority_step),
-        "yes" if each.auto_retry else "no",
-    )

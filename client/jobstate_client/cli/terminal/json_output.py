@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from jobstate_client.core.lazy import decode_all
-from jobstate_client.core.states import CancelCause, Priority, State, WaitReason
+from jobstate_client.core.states import CancelCause, LaneFrom, LaneHolds, Priority, State, WaitReason
 from jobstate_client.views.text import exact
 
 
@@ -52,7 +52,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-_NONE = (CancelCause.UNKNOWN, Priority.UNKNOWN, WaitReason.UNKNOWN)
+_NONE = (CancelCause.UNKNOWN, LaneFrom.UNKNOWN, LaneHolds.UNKNOWN, Priority.UNKNOWN, WaitReason.UNKNOWN)
 """What a job has that is not cancelled, does not wait, or comes from a server that does not tell."""
 
 
