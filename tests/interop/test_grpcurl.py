@@ -221,6 +221,22 @@ def test_the_page_on_dispatch_hands_out_releases_and_explains(shell: Shell) -> N
     assert next(lines, None) is None
 
 
+def test_the_page_on_fairness_holds_pauses_and_explains(shell: Shell) -> None:
+    lines = iter(lines_of("docs/fairness.md"))
+
+    first, second = (shell.ask(next(lines))[0]["job"] for _ in range(2))
+    assert (first["lane"], second.get("lane", "")) == ("tenant-7", "")
+    assert [lane.get("lane", "") for lane in shell.ask(next(lines))[0]["lanes"]] == ["", "tenant-7"]
+    (taken,) = shell.ask(next(lines))[0]["jobs"]
+    assert taken["id"] == "second"
+    assert shell.ask(next(lines))[0]["job"]["state"] == "JOB_STATE_RETRYING"
+    assert shell.ask(next(lines))[0]["ready"] == "1"
+    assert reasons(shell.ask(next(lines))[0]) == ["LANE_PAUSED", "NO_WORKER"]
+    unpaused, paused, again = (shell.ask(next(lines))[0] for _ in range(3))
+    assert (unpaused["ready"], paused["ready"], again["ready"]) == ("1", "1", "1")
+    assert next(lines, None) is None
+
+
 def reasons(explained: Message) -> list[str]:
     """Why a job is waiting."""
     return [hold["reason"].removeprefix("HOLD_REASON_") for hold in explained["holds"]]
