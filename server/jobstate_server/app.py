@@ -147,8 +147,8 @@ class Server:
         )
         self.committer.events_written.subscribe((self.replication or self.feed).publish)
         self.due_timer = DueTimer(self.committer, clock)
-        self.acquires = Acquires(self.committer, clock)
         self.readers = Readers(store)
+        self.acquires = Acquires(self.committer, clock, None if self.replication is None else self.readers)
         self.membership = Membership(self.replica, self.committer, self.due_timer, clock)
         if self.replication is not None:
             self.replication.due_written.subscribe(self.due_timer.note_other_replica)

@@ -133,6 +133,19 @@ def test_the_oldest_ready_job_and_those_before_another_are_counted(store: Store,
     assert reader.ready_before(jobs[2], STEP, 1) == 1
 
 
+def test_whether_anything_is_ready_or_repeated_is_told_without_a_transaction(store: Store, reader: Reader) -> None:
+    keep_jobs(store, a_job("held", held=True), a_job("urgent", job_type="other", level=Priority.URGENT))
+    keep_jobs(store, a_job("in a lane", job_type="in a lane", lane="lane"))
+    keep(store, Changes(requests=[a_request("known")]))
+    principal = a_request("known").request.key[0]
+
+    assert not reader.has_ready([], [])
+    assert not reader.has_ready(["type", "nothing"], [(principal, "unknown")])
+    assert reader.has_ready(["nothing", "other"], [])
+    assert reader.has_ready(["in a lane"], [])
+    assert reader.has_ready(["type"], [(principal, "unknown"), (principal, "known")])
+
+
 def test_the_request_id_of_an_acquire_is_stored_with_all_its_jobs(store: Store) -> None:
     acquired = (("job:with:colons", 1), ("job", 12))
     stored = a_request("request-1")._replace(job_id="", acquired=acquired)

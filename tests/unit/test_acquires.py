@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -10,13 +11,15 @@ import pytest
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.commands import Acquire, Command, Request, ServeWaiting
 from jobstate_server.domain.durations import SECOND
-from jobstate_server.domain.errors import Draining, StoreUnavailable
+from jobstate_server.domain.errors import Draining, Overloaded, StoreUnavailable
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.acquires import LOOK_INTERVAL, NOTHING, Acquires
 from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import WAIT_TURNS_MAX, Committer
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
+from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.subscribers import Subscribers
+from jobstate_server.store.base import Reader
 from jobstate_server.store.records import ANY_TYPE
 
 JOBS = (Job(id="job", job_type="a", create_time=1, update_time=1),)
@@ -155,6 +158,62 @@ async def test_while_calls_wait_the_store_is_asked_every_second(
     clock.advance(LOOK_INTERVAL)
     clock.advance(LOOK_INTERVAL)
     assert len(parking.own) == 2
+
+
+class Answering:
+    """Readers that tell whether anything is ready when a test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[bool]] = []
+        self.error: Exception | None = None
+
+    def run(self, read: Callable[[Reader], bool], *, is_short: bool) -> asyncio.Future[bool]:
+        assert is_short
+        assert read is not None
+        if self.error is not None:
+            raise self.error
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return self.asked[-1]
+
+
+async def test_where_others_use_the_store_too_one_statement_tells_whether_to_look(
+    parking: Parking, clock: ManualClock
+) -> None:
+    readers = Answering()
+    acquires = Acquires(cast(Committer, parking), clock, cast(Readers, readers))
+    task = await waiting(acquires)
+    for looks, found in enumerate((False, True, False)):
+        clock.advance(LOOK_INTERVAL)
+        readers.asked[-1].set_result(found)
+        await asyncio.sleep(0)
+        assert (len(readers.asked), len(parking.own)) == (looks + 1, int(looks > 0))
+    task.cancel()
+    await asyncio.sleep(0)
+
+    clock.advance(2 * LOOK_INTERVAL)
+    assert len(readers.asked) == 3
+
+
+async def test_when_the_readers_do_not_answer_there_is_a_look_all_the_same(
+    parking: Parking, clock: ManualClock
+) -> None:
+    readers = Answering()
+    acquires = Acquires(cast(Committer, parking), clock, cast(Readers, readers))
+    task = await waiting(acquires)
+    clock.advance(LOOK_INTERVAL)
+    clock.advance(LOOK_INTERVAL)
+    assert (len(readers.asked), parking.own) == (1, [])
+    readers.asked[-1].set_exception(StoreUnavailable("played", 0.5))
+    await asyncio.sleep(0)
+    assert len(parking.own) == 1
+    parking.own[-1][1].set_result(NOTHING)
+    await asyncio.sleep(0)
+
+    readers.error = Overloaded("played", 0.5)
+    clock.advance(LOOK_INTERVAL)
+
+    assert len(parking.own) == 2
+    task.cancel()
 
 
 async def test_of_what_becomes_ready_during_a_look_another_look_is_taken(acquires: Acquires, parking: Parking) -> None:

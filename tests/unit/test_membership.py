@@ -23,22 +23,26 @@ class Noting:
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.served = 0
+        self.next: int | None = 7
+        """When the next job is due."""
+        self.noted: list[int] = []
         self.silence = 0
         self.error: Exception | None = None
 
-    def run(self, work: Callable[[Any], None]) -> asyncio.Future[None]:
+    def run(self, work: Callable[[Any], Any]) -> asyncio.Future[Any]:
         """Do it at once."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.error is not None:
             future.set_exception(self.error)
         else:
-            work(self)
-            future.set_result(None)
+            future.set_result(work(self))
         return future
 
-    def serve_due(self) -> None:
-        self.served += 1
+    def next_due(self) -> int | None:
+        return self.next
+
+    def note(self, due: int) -> None:
+        self.noted.append(due)
 
     def renew(self, replica: str) -> None:
         self.said.append(f"{replica} is here")
@@ -77,7 +81,10 @@ async def test_a_replica_looks_at_every_interval_at_what_is_due() -> None:
     membership.start()
     await pass_time(clock, 3)
 
-    assert committer.served == 3
+    assert committer.noted == [7] * 3
+    committer.next = None
+    await pass_time(clock, 3)
+    assert committer.noted == [7] * 4
 
 
 async def test_a_replica_that_stops_gives_up_its_lease_and_renews_it_no_more() -> None:
@@ -89,7 +96,7 @@ async def test_a_replica_that_stops_gives_up_its_lease_and_renews_it_no_more() -
     await pass_time(clock, 3)
 
     assert committer.said == ["one is here", "one is here", "one leaves"]
-    assert committer.served == 1
+    assert committer.noted == [7]
 
 
 async def test_a_replica_that_could_not_renew_its_lease_tries_again_and_stops_all_the_same() -> None:

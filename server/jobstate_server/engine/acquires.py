@@ -10,13 +10,15 @@ from jobstate_server.clock import Clock
 from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.commands import Acquire, ServeWaiting
 from jobstate_server.domain.durations import SECOND
-from jobstate_server.domain.errors import Draining
+from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.alarm import Alarm
 from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import WAIT_TURNS_MAX, Committer
+from jobstate_server.engine.dispatcher import REPEATS_SOUGHT_MAX
 from jobstate_server.engine.hand_out_rates import HandOutRates
 from jobstate_server.engine.parked_acquires import WaitingAcquire
+from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import RETRY_DELAY_S, unanswered
 from jobstate_server.store.records import ANY_TYPE
 
@@ -31,7 +33,9 @@ for a notification that was lost."""
 class Acquires:
     """The calls of Acquire of one server. Call it on the event loop's thread."""
 
-    def __init__(self, committer: Committer, clock: Clock) -> None:
+    def __init__(self, committer: Committer, clock: Clock, readers: Readers | None = None) -> None:
+        """``readers``: with these the store is asked every second. None leaves it to the committer, whose transactions
+        cost more, but nothing where no other server uses the store."""
         self.rates = HandOutRates()
         self._committer = committer
         self._parked = committer.parked
@@ -39,6 +43,8 @@ class Acquires:
         self._alarm = Alarm(clock)
         self._looking: asyncio.Future[Outcome] | None = None
         self._must_look_again = False
+        self._readers = readers
+        self._asking: asyncio.Future[bool] | None = None
         self._overdue: dict[WaitingAcquire, int] = {}
         """Calls whose time is up and whose batch is not committed yet, with the seconds since then."""
         self._is_draining = False
@@ -136,7 +142,11 @@ class Acquires:
             return
         due = self._alarm.due
         if due is None or self.clock.monotonic() + delay < due:
-            self._alarm.set(delay, self._alarm_rang)
+            self._alarm.set(delay, self._look_now)
+
+    def _look_now(self) -> None:
+        self._alarm.cancel()
+        self.look()
 
     def look(self) -> None:
         """Hand out the ready jobs of the store to the calls that wait."""
@@ -164,4 +174,27 @@ class Acquires:
 
     def _alarm_rang(self) -> None:
         self._alarm.cancel()
-        self.look()
+        if self._readers is None:
+            self.look()
+        else:
+            self._ask(self._readers)
+
+    def _ask(self, readers: Readers) -> None:
+        """Look only if there is anything to hand out, which one statement tells."""
+        if self._is_draining or not self._parked:
+            return
+        self._set_alarm()
+        if self._asking is not None:
+            return
+        job_types, keys = self._parked.job_types, self._parked.request_keys(REPEATS_SOUGHT_MAX)
+        try:
+            self._asking = readers.run(lambda reader: reader.has_ready(job_types, keys), is_short=True)
+        except Overloaded:
+            self.look()
+        else:
+            self._asking.add_done_callback(self._asked)
+
+    def _asked(self, asking: asyncio.Future[bool]) -> None:
+        self._asking = None
+        if not asking.cancelled() and (asking.exception() is not None or asking.result()):
+            self.look()

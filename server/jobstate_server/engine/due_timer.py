@@ -64,7 +64,7 @@ class DueTimer:
         """How many jobs the command that is under way serves at most."""
         self._unanswered = 0
         self._is_stopped = False
-        committer.due_written.subscribe(self._note)
+        committer.due_written.subscribe(self.note)
 
     def start(self) -> None:
         """Ask the store which jobs are due, and serve them from now on."""
@@ -94,7 +94,7 @@ class DueTimer:
 
     def note_other_replica(self, next_due: int) -> None:
         """Note the earliest due time that a commit of another replica has written."""
-        self._note(next_due + BACKUP_DELAY)
+        self.note(next_due + BACKUP_DELAY)
 
     def serve_due(self) -> None:
         """Serve the jobs that are due now, including those that the timer does not know of."""
@@ -106,7 +106,8 @@ class DueTimer:
         self._serving = serving = self._committer.submit_own(ServeDue(caller=SERVER, limit=self._asked))
         serving.add_done_callback(self._served)
 
-    def _note(self, due: int) -> None:
+    def note(self, due: int) -> None:
+        """Note that a job is due then."""
         if self._next_due is None or due < self._next_due:
             self._next_due = due
             if self._serving is None:

@@ -14,6 +14,7 @@ from jobstate_server.engine.alarm import Alarm
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.downtime import RENEW_INTERVAL
 from jobstate_server.engine.due_timer import DueTimer
+from jobstate_server.store.base import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Membership:
         self._committer = committer
         self._due_timer = due_timer
         self._alarm = Alarm(clock)
-        self._renewing: asyncio.Future[None] | None = None
+        self._renewing: asyncio.Future[int | None] | None = None
         self._is_stopping = False
 
     def start(self) -> None:
@@ -53,9 +54,13 @@ class Membership:
     def _renew(self) -> None:
         if self._is_stopping:
             return
-        replica = self._replica
-        self._renewing = self._committer.run(lambda transaction: transaction.renew(replica))
+        self._renewing = self._committer.run(self._renew_lease)
         self._renewing.add_done_callback(self._renewed)
+
+    def _renew_lease(self, transaction: Transaction) -> int | None:
+        """Returns when the next job in the store is due."""
+        transaction.renew(self._replica)
+        return transaction.next_due()
 
     def turn(self) -> None:
         """Restart after a failure has ended the chain of timers. Called by the watchdog once a second."""
@@ -64,12 +69,13 @@ class Membership:
             log.error("the renewal of the lease had stopped; it was restarted")
             self._renew()
 
-    def _renewed(self, future: asyncio.Future[None]) -> None:
+    def _renewed(self, future: asyncio.Future[int | None]) -> None:
         self._renewing = None
-        if not future.cancelled():
-            # If it failed, the committer has logged why, and the next renewal may succeed.
-            future.exception()
+        # If it failed, the committer has logged why, and the next renewal may succeed.
+        has_failed = future.cancelled() or future.exception() is not None
+        next_due = None if has_failed else future.result()
         if not self._is_stopping:
-            # A replica may have died before it served the due jobs that it had locked.
-            self._due_timer.serve_due()
+            if next_due is not None:
+                # A replica may have died before it served the due jobs that it had locked.
+                self._due_timer.note(next_due)
             self._alarm.set(RENEW_INTERVAL, self._renew)

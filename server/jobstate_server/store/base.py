@@ -290,6 +290,9 @@ class Reader(Protocol):
     def oldest_ready(self, job_type: str) -> int | None:
         """Since when the job of a type that has waited longest can be handed out; None when none can."""
 
+    def has_ready(self, job_types: Collection[str], request_keys: Collection[tuple[str, str]]) -> bool:
+        """Whether a job of these types can be handed out, or one of these request ids is stored."""
+
     def ready_before(self, job: Job, priority_step: int, limit: int) -> int:
         """How many ready jobs of its lane are handed out before this one, counted up to ``limit``. Jobs that hold their
         place in the lane count as others."""

@@ -173,6 +173,7 @@ READS = [
     pytest.param(lambda reader: reader.oldest_queued("type-1"), id="oldest_queued"),
     pytest.param(lambda reader: reader.oldest_unclaimed("type-1"), id="oldest_unclaimed"),
     pytest.param(lambda reader: reader.oldest_ready("type-1"), id="oldest_ready"),
+    pytest.param(lambda reader: reader.has_ready(["type-1", "new"], [("", "request-00001")]), id="has_ready"),
     pytest.param(lambda reader: reader.ready_before(a_job(job_type="type-1"), 10, 100), id="ready_before"),
     pytest.param(lambda reader: reader.has_claimed("type-1"), id="has_claimed"),
     pytest.param(lambda reader: reader.ended_since(9, 10), id="ended_since"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from jobstate_server.domain.filters import JobFilter, Order, Position
+from jobstate_server.domain.waiting import Priority
 from jobstate_server.store.postgres.connection import Postgres, is_connection_lost, raise_store_error
-from jobstate_server.store.postgres.statements import WHOLE_JOBS
+from jobstate_server.store.postgres.statements import HAS_READY, WHOLE_JOBS
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import JobPage
 
@@ -30,6 +31,12 @@ class PostgresReader(SqlReader):
         if is_connection_lost(getattr(error, "orig", None) or error):
             self._postgres.close()
         raise_store_error(error)
+
+    def has_ready(self, job_types: Collection[str], request_keys: Collection[tuple[str, str]]) -> bool:
+        principals, request_ids = [key[0] for key in request_keys], [key[1] for key in request_keys]
+        names = list(job_types)
+        ((found,),) = self._execute(HAS_READY, (names, list(Priority), names, principals, request_ids))
+        return bool(found)
 
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
         # Its transaction needs a working connection from the start.

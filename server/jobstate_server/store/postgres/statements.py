@@ -25,6 +25,7 @@ from jobstate_server.store.models import (
     HAS_UNIQUE_KEY,
     IS_LIMITED,
     IS_READY,
+    IS_READY_IN_LANE,
     IS_UNCLAIMED,
     AttemptRow,
     EventRow,
@@ -303,6 +304,17 @@ PICK_READY = (
     f" WHERE job_type = wanted.name AND lane = '' AND level = wanted.level AND {IS_READY.sql}"
     " AND ready_time >= wanted.mark ORDER BY ready_time, create_sequence LIMIT %(limit)s) AS picked"
 ).encode()
+
+HAS_READY = (
+    "SELECT EXISTS (SELECT FROM unnest(%s::text[]) AS type(name) CROSS JOIN unnest(%s::int8[]) AS priority(level)"
+    " CROSS JOIN LATERAL (SELECT FROM job WHERE job_type = type.name AND lane = '' AND level = priority.level"
+    f" AND {IS_READY.sql} ORDER BY ready_time, create_sequence LIMIT 1) AS ready)"
+    " OR EXISTS (SELECT FROM unnest(%s::text[]) AS type(name) CROSS JOIN LATERAL (SELECT FROM job"
+    f" WHERE job_type = type.name AND {IS_READY_IN_LANE.sql} ORDER BY ready_time LIMIT 1) AS ready)"
+    " OR EXISTS (SELECT FROM request JOIN unnest(%s::text[], %s::text[]) AS wanted(principal, request_id)"
+    " USING (principal, request_id))"
+)
+"""Of the reader. The order leads to the index, however many jobs the planner takes for ready."""
 
 LOCK_READY = (
     f"{WHOLE_JOBS} WHERE id = ANY(%(ids)s::text[]) AND {IS_READY.sql} ORDER BY id FOR UPDATE SKIP LOCKED"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from peewee import Tuple
 
 from jobstate_server.domain.dispatch_order import score
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.waiting import Priority
-from jobstate_server.store.models import IS_READY, IS_READY_IN_LANE, JobRow
+from jobstate_server.store.models import IS_READY, IS_READY_IN_LANE, JobRow, RequestRow
 from jobstate_server.store.reading.connection import ReadConnection
+
+_KEY = Tuple(RequestRow.principal, RequestRow.request_id)
+_REQUEST = RequestRow.select(RequestRow.time)
 
 
 class ReadyReads(ReadConnection):
@@ -22,6 +27,11 @@ class ReadyReads(ReadConnection):
         in_lanes = JobRow.select(JobRow.ready_time).where(JobRow.job_type == job_type, IS_READY_IN_LANE)
         oldest += [time for (time,) in self._rows(in_lanes.order_by(JobRow.ready_time).limit(1))]
         return min(oldest, default=None)
+
+    def has_ready(self, job_types: Collection[str], request_keys: Collection[tuple[str, str]]) -> bool:
+        if any(self.oldest_ready(name) is not None for name in job_types):
+            return True
+        return any(self._rows(_REQUEST.where(key == _KEY)) for key in request_keys)
 
     def ready_before(self, job: Job, priority_step: int, limit: int) -> int:
         place = score(job.ready_time, job.level, priority_step)
