@@ -6,27 +6,14 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from jobstate_server.domain.commands import (
-    Acquire,
-    Cancel,
-    Command,
-    Complete,
-    Fail,
-    MarkStale,
-    Pause,
-    Release,
-    ReturnUndelivered,
-    ServeDue,
-    ServeWaiting,
-)
+from jobstate_server.domain.commands import Acquire, Command, Pause, ServeWaiting
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.limits import ACQUIRED_MAX
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.turns import TypeState
-from jobstate_server.domain.waiting import is_running
 from jobstate_server.engine.batch import Batch, Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
-from jobstate_server.engine.picking import Picker, Wanted
+from jobstate_server.engine.picking import Picker, Wanted, ending
 from jobstate_server.store.base import Transaction
 
 HANDED_OUT_MAX = 512
@@ -38,9 +25,6 @@ REPEATS_SOUGHT_MAX = 1_000
 
 TRIES_MAX = 8
 """After so many tries in vain to hand out jobs of a type, the replica that does is waited for."""
-
-_ENDING = (Complete, Fail, Release, Cancel, MarkStale, ReturnUndelivered)
-"""Commands that end an attempt. Those that are due are decided with ServeDue."""
 
 Handed = list[tuple[WaitingAcquire, Verdict]]
 
@@ -114,7 +98,7 @@ class Dispatcher:
         """
         if self._is_shared:
             batch.handing_out.turns = set()
-        wanted = Wanted()
+        wanted = Wanted(commands=commands)
         for command in self._acquires:
             before = wanted.jobs.get(command.job_types)
             if before is None:
@@ -145,14 +129,8 @@ class Dispatcher:
     def _add_freed(self, commands: Sequence[Command], batch: Batch, wanted: Wanted) -> None:
         """Calls wait because of a limit: the batch may end attempts, and so make room for others."""
         goes_on = {each.job_type for each in commands if type(each) is Pause and not each.paused}
-        serves_due = any(type(each) is ServeDue for each in commands)
-        named = {each.job_id for each in commands if isinstance(each, _ENDING)}
-        wanted.ending = [
-            job
-            for job in batch.jobs.values()
-            if (serves_due or job.id in named) and is_running(job) and self._job_types.policy(job.job_type).is_bounded
-        ]
-        freed = Counter(job.job_type for job in wanted.ending)
+        names = [job.job_type for job in ending(commands, batch)]
+        freed = Counter(name for name in names if self._job_types.policy(name).is_bounded)
         freed.update(dict.fromkeys(goes_on, HANDED_OUT_MAX))
         for name, count in freed.items():
             if name in self._parked:

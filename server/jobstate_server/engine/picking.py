@@ -6,21 +6,35 @@ How many rows are read depends on how many jobs are wanted, not on how many lane
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
+from jobstate_server.domain.commands import (
+    Cancel,
+    Command,
+    Complete,
+    Fail,
+    MarkStale,
+    Release,
+    ReturnUndelivered,
+    ServeDue,
+)
 from jobstate_server.domain.dispatch_order import ReadyJobs
 from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.domain.job_types import JobTypes
-from jobstate_server.domain.lane_moves import LaneMoves
+from jobstate_server.domain.lane_moves import LaneMoves, TypeMove
 from jobstate_server.domain.lanes import LaneCounts
 from jobstate_server.domain.reads import LaneRange, Ready, StateOf
 from jobstate_server.domain.turns import Limits, TypeState, shares
-from jobstate_server.domain.waiting import is_ready
+from jobstate_server.domain.waiting import is_ready, is_running
 from jobstate_server.engine.batch import Batch
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.errors import TransactionConflict
 from jobstate_server.store.records import ReadyFound
+
+_ENDING = (Complete, Fail, Release, Cancel, MarkStale, ReturnUndelivered)
+"""Commands that end an attempt. Those that are due are decided with ServeDue."""
 
 PICKS_MAX = 4
 """How often jobs are selected in place of those that others have locked."""
@@ -34,8 +48,8 @@ class Wanted:
     """How many jobs, by the types that are asked for together."""
     pauses: set[tuple[str, str | None]] = field(default_factory=set)
     """The types and lanes that are paused in the batch, or go on."""
-    ending: list[Job] = field(default_factory=list)
-    """Jobs whose attempts may end in the batch, so that others can have their places."""
+    commands: Sequence[Command] = ()
+    """Those of the batch that come after the pick. Some may end attempts, so that others can have their places."""
 
     @property
     def job_types(self) -> set[str]:
@@ -144,10 +158,10 @@ class Picker:
         limit: int,
     ) -> list[str]:
         """The ids of the jobs that will be handed out, as far as it is known before the batch is decided."""
-        freed = LaneMoves(self._job_types)
-        for job in wanted.ending:
-            for move in (freed.of_type(job.job_type), freed.of_type(job.job_type).lane(job.lane)):
-                move.counts = move.counts.plus(LaneCounts(running=-1))
+        ends = ending(wanted.commands, batch)
+        # A command that is to end an attempt may be refused. Then its lane is taken for one place too many.
+        limit += len(ends)
+        freed = _freed(self._job_types, ends)
         goes_on = {name for name, _ in wanted.pauses}
         ready = ReadyJobs(self._job_types, freed)
         ranges: list[LaneRange] = []
@@ -166,11 +180,9 @@ class Picker:
             ready.add_place(*found)
         ids: dict[str, None] = {}
         for types in wanted.jobs:
-            places = ready.places_in_order([name for name in types if name in turns], lambda _place: True, batch.now)
-            for count, place in enumerate(places, 1):
-                ids[place.job_id] = None
-                if count == limit:
-                    break
+            names = [name for name in types if name in turns]
+            places = ready.places_in_order(names, lambda _place: True, batch.now)
+            ids.update((place.job_id, None) for place in islice(places, limit))
         return list(ids)
 
     def _ranges(
@@ -178,16 +190,43 @@ class Picker:
     ) -> list[LaneRange]:
         """Where to look for jobs of a type that has limits or lanes."""
         name = state.job_type
-        limits = freed.limits(name)
-        room = min(limit, limits.room(state) - freed.of_type(name).counts.running)
+        limits, move = freed.limits(name), freed.of_type(name)
+        room = min(limit, limits.room(state) - move.counts.running)
         if room <= 0 or state.paused or limits.type_opens(state) > now:
             return []
-        counts = shares(state, limits, room, now)
+        counts = shares(_after(state, move), limits, room, now)
         for job_type, lane in in_batch:
-            # Commands of the batch may free places in this lane, and take away its first jobs.
+            # Commands of the batch may take away the first jobs of this lane.
             if job_type == name and (lane in counts or lane in state.lanes):
                 counts[lane] = counts.get(lane, 0) + in_batch[job_type, lane]
         return [LaneRange(name, lane, self._step(name), count, limits.holds_jobs) for lane, count in counts.items()]
+
+
+def _freed(job_types: JobTypes, ending: Iterable[Job]) -> LaneMoves:
+    """What it adds to the counts when the attempts of these jobs have ended."""
+    freed = LaneMoves(job_types)
+    for job in ending:
+        of_type = freed.of_type(job.job_type)
+        for move in (of_type, of_type.lane(job.lane)):
+            move.counts = move.counts.plus(LaneCounts(running=-1))
+    return freed
+
+
+def _after(state: TypeState, move: TypeMove) -> TypeState:
+    """The lanes as they are after a move."""
+    moved = {
+        name: replace(lane, counts=lane.counts.plus(move.lanes[name].counts)) if name in move.lanes else lane
+        for name, lane in state.lanes.items()
+    }
+    return replace(state, lanes=moved) if move.lanes else state
+
+
+def ending(commands: Sequence[Command], batch: Batch) -> list[Job]:
+    """The jobs of a batch whose attempts these commands may end."""
+    if any(type(each) is ServeDue for each in commands):
+        return [job for job in batch.jobs.values() if is_running(job)]
+    named = {each.job_id for each in commands if isinstance(each, _ENDING)}
+    return [job for job_id in named if (job := batch.jobs.get(job_id)) is not None and is_running(job)]
 
 
 def _lanes_of(jobs: Iterable[Job], pauses: Iterable[tuple[str, str | None]]) -> dict[str, set[str]]:
