@@ -12,13 +12,13 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from jobstate.v1 import job_pb2, job_service_pb2_grpc, maintenance_service_pb2_grpc
+from jobstate.v1 import dispatch_service_pb2_grpc, job_pb2, job_service_pb2_grpc, maintenance_service_pb2_grpc
 from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import struct
 from ..support.waiting import pause
-from .history import ANSWERED, REFUSED, UNKNOWN, Acquiring, Call
-from .recording import Recorder, ending_of, state_name
+from .history import ANSWERED, REFUSED, UNKNOWN, Acquiring, Call, Pausing
+from .recording import Ending, Recorder, ending_of, state_name
 from .server_process import JOB_TYPES
 
 CALL_TIMEOUT_S = 3.0
@@ -49,6 +49,9 @@ class Stubs:
         arguments = [*CHANNEL_OPTIONS, *((f"grpc.{name}", value) for name, value in options.items())]
         self.channel = grpc.aio.insecure_channel(address, options=arguments)
         self.jobs: job_service_pb2_grpc.JobServiceAsyncStub = job_service_pb2_grpc.JobServiceStub(self.channel)
+        self.dispatch: dispatch_service_pb2_grpc.DispatchServiceAsyncStub = (
+            dispatch_service_pb2_grpc.DispatchServiceStub(self.channel)
+        )
         self.maintenance: maintenance_service_pb2_grpc.MaintenanceServiceAsyncStub = (
             maintenance_service_pb2_grpc.MaintenanceServiceStub(self.channel)
         )
@@ -63,6 +66,7 @@ class Shared:
     recorder: Recorder
     calls: list[Call] = field(default_factory=list)
     acquires: list[Acquiring] = field(default_factory=list)
+    pauses: list[Pausing] = field(default_factory=list)
     job_ids: list[str] = field(default_factory=list)
     """Jobs that were created, or may have been."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,9 +101,14 @@ class Shared:
 def note_failure(call: Call, error: grpc.aio.AioRpcError) -> None:
     """Write down how a call failed, and whether its change may have been made all the same."""
     ending = ending_of(error)
-    is_open = not ending.reason and ending.code in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
-    call.outcome = UNKNOWN if is_open or ending.is_unknown else REFUSED
+    call.outcome = UNKNOWN if may_be_done(ending) else REFUSED
     call.code, call.reason = ending.code, ending.reason
+
+
+def may_be_done(ending: Ending) -> bool:
+    """Whether the change of a call that ended so may have been made."""
+    is_open = not ending.reason and ending.code in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
+    return is_open or ending.is_unknown
 
 
 def note_outcome(call: Call, outcome: pb.UpdateOutcome) -> None:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from .clients import Client, Shared, Stubs
 from .history import History, Watcher
 from .lossy_proxy import LossyProxy, lossy_proxy
+from .operators import Operator
 from .poison import PoisonedClient
 from .repeats import Repeater
 from .watchers import KINDS, Counts, Watching
 from .workers import DistantWorker, Producer, Releaser, Worker
 
 CLIENTS = 8
-WORKERS = 5
-PRODUCERS = 2
+WORKERS = 6
+PRODUCERS = 3
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Company:
             await self._add(kind, f"worker-{index}")
         for index in range(PRODUCERS):
             await self._add(Producer, f"producer-{index}")
+        await self._add(Operator, "operator")
         self.proxy = await self.shared.stack.enter_async_context(
             lossy_proxy(self.shared.addresses, self._random("proxy"))
         )
@@ -90,6 +92,8 @@ class Company:
         for client in self.clients:
             if isinstance(client, Worker):
                 met.update(client.counts)
+            elif isinstance(client, Operator):
+                met["pauses"] += client.paused
         if self.proxy is not None and self.poisoned is not None and self.repeater is not None:
             met.update(self.proxy.counts)
             met["poisoned updates answered"] = self.poisoned.poisoned

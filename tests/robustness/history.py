@@ -195,6 +195,31 @@ class Acquiring:
 
 
 @dataclass(slots=True)
+class Pausing:
+    """A try to pause a type or lane, or to let it go on."""
+
+    job_type: str
+    lane: str | None
+    """None: the whole type."""
+    paused: bool
+    """Whether it is to be paused, and not to go on."""
+    outcome: str = UNKNOWN
+    head: int = 0
+    """What the answer said: nothing later is handed out, or it goes on after this."""
+    invoked: float = 0.0
+    returned: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many hand-outs in a period of microseconds, of which ``burst`` may come at once."""
+
+    count: int
+    period: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What a server is told of a job type. Spans are microseconds."""
 
@@ -203,6 +228,32 @@ class Policy:
     jitter: float = 0.0
     max_retries: int = 3
     priority_step: int = 600_000_000
+    concurrency: int = 0
+    """How many attempts may be claimed. 0: any number."""
+    lane_concurrency: int = 0
+    holds_jobs: bool = False
+    """Whether a job has its place in the lane also while it waits for its next attempt."""
+    rate: Rate | None = None
+    lane_rate: Rate | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether something limits how many jobs may run, or how fast they may be handed out."""
+        return bool(self.concurrency or self.lane_concurrency or self.rate or self.lane_rate)
+
+
+Policies = dict[str, Policy]
+"""By job type. Types that are not named have the default."""
+
+
+@dataclass(slots=True)
+class Configured:
+    """What the servers have gone by from some event on."""
+
+    after: int
+    """The sequence before the first event."""
+    policies: list[Policies]
+    """What each goes by: of all servers the same, but while they are restarted one after the other."""
 
 
 @dataclass(slots=True)
@@ -220,12 +271,15 @@ class History:
     seed: str = ""
     store: str = "sqlite"
     """Or postgres, which can be taken away from a server that goes on."""
-    policies: dict[str, Policy] = field(default_factory=dict)
-    """Of the job types that have one of their own. The others have the default."""
+    policies: Policies = field(default_factory=dict)
+    """What the servers went by at first."""
+    configured: list[Configured] = field(default_factory=list)
+    """And later: limits and priorities may change, retries may not."""
     releases_max: int = 1_000
     """How often a job may be given back."""
     calls: list[Call] = field(default_factory=list)
     acquires: list[Acquiring] = field(default_factory=list)
+    pauses: list[Pausing] = field(default_factory=list)
     calm: tuple[float, float] | None = None
     """From when until when nothing was done to the servers, while the workers went on."""
     watchers: list[Watcher] = field(default_factory=list)
@@ -262,12 +316,24 @@ def load(path: Path) -> History:
     data = json.loads(path.read_text("utf-8"))
     data["calls"] = [_made(Call, call) for call in data["calls"]]
     data["acquires"] = [_acquiring(acquiring) for acquiring in data.get("acquires", ())]
-    data["policies"] = {name: Policy(**policy) for name, policy in data.get("policies", {}).items()}
+    data["policies"] = _policies(data.get("policies", {}))
+    data["configured"] = [
+        Configured(each["after"], [_policies(some) for some in each["policies"]]) for each in data.get("configured", ())
+    ]
+    data["pauses"] = [Pausing(**pausing) for pausing in data.get("pauses", ())]
     data["calm"] = tuple(data["calm"]) if data.get("calm") else None
     data["watchers"] = [_watcher(watcher) for watcher in data["watchers"]]
     data["log"] = [LogEntry(**{**entry, "event": EventRecord(**entry["event"])}) for entry in data["log"]]
     data["memory"] = [MemorySample(**sample) for sample in data["memory"]]
     return History(**data)
+
+
+def _policies(data: Mapping[str, Any]) -> Policies:
+    def policy(of_type: Mapping[str, Any]) -> Policy:
+        rates = {name: Rate(**of_type[name]) for name in ("rate", "lane_rate") if of_type.get(name)}
+        return Policy(**{**of_type, **rates})
+
+    return {name: policy(of_type) for name, of_type in data.items()}
 
 
 def _acquiring(data: Mapping[str, Any]) -> Acquiring:

@@ -13,12 +13,15 @@ from google.protobuf.duration_pb2 import Duration
 
 from jobstate.v1 import maintenance_service_pb2 as mpb
 from jobstate_server.process import GAVE_UP
+from jobstate_server.store.check import check
 
 from ..support.waiting import pause
 from .clients import CALL_TIMEOUT_S, Shared, Stubs
-from .history import MemorySample
+from .history import Configured, MemorySample
 from .process import ServerProcess, memory_kib
+from .recording import newest_sequence
 from .sabotage import BEFORE_THE_ANSWER, ENDS_THE_PROCESS, RESTARTED
+from .server_process import CONFIGURATIONS, policies
 
 STEPS_S = (1, 20, 70, 3_600, -1, -30, -3_600, -7_200)
 """By how much the clock is set."""
@@ -40,6 +43,7 @@ TIMELY = (
     "end a part",
     "break a part",
     "kill before the answer",
+    "change the configuration",
 )
 """What every round is to see: what happens to time, and to parts."""
 
@@ -79,6 +83,10 @@ class Nemesis:
         self.faults: list[str] = []
         self.counts: Counter[str] = Counter()
         self.memory: list[MemorySample] = []
+        self.configured: list[Configured] = []
+        """What the servers have gone by since they were started with another configuration."""
+        self.recounted: list[str] = []
+        """What a recount of the store found wrong with its counts after each deed."""
         self._servers = servers
         self._stubs = stubs
         self._rng = rng
@@ -98,6 +106,7 @@ class Nemesis:
             (1, "end a part", self._end_part),
             (2, "break a part", self._break_part),
             (3, "kill before the answer", self._kill_before_the_answer),
+            (1, "change the configuration", self._change_configuration),
             (2, "look for the stale", self._check_stale),
             (2, "retry the failed", self._retry_failed),
         ]
@@ -118,6 +127,11 @@ class Nemesis:
             self.faults.append(name)
             self.counts[name] += 1
             await deed()
+            await self._recount(name)
+
+    async def _recount(self, name: str) -> None:
+        problems = (await asyncio.to_thread(check, self._servers[0].url)).problems
+        self.recounted += [f"after {name}: {problem}" for problem in problems]
 
     def _one(self) -> ServerProcess:
         """A server to do something to."""
@@ -228,6 +242,20 @@ class Nemesis:
         await pause(self._rng.uniform(*FROZEN_S))
         for server in self._servers:
             server.signal(signal.SIGCONT)
+
+    async def _change_configuration(self) -> None:
+        """Restart the servers one after the other with other limits, lanes and priorities."""
+        before, store = self._servers[0].configuration, self._servers[0].store
+        after = (before + 1) % len(CONFIGURATIONS)
+        head = await asyncio.to_thread(newest_sequence, store)
+        self.configured.append(Configured(head, [policies(before), policies(after)]))
+        for server in self._rng.sample(self._servers, len(self._servers)):
+            server.signal(self._rng.choice([signal.SIGKILL, signal.SIGTERM]))
+            await server.ended()
+            server.configuration = after
+            await server.start()
+        head = await asyncio.to_thread(newest_sequence, store)
+        self.configured.append(Configured(head, [policies(after)]))
 
     async def _check_stale(self) -> None:
         stubs = self._stubs_of_one()

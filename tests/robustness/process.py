@@ -71,6 +71,8 @@ class ServerProcess:
         self.log = directory / f"{name}.log"
         self.address = "127.0.0.1:0"
         self.starts = 0
+        self.configuration = 0
+        """The number of the job types that it is started with."""
         self.sabotaged: Counter[int] = Counter()
         """By process: how many of its parts were broken."""
         self._sabotage = directory / f"{name}.sabotage"
@@ -105,6 +107,7 @@ class ServerProcess:
         """Start a server and wait until it serves. ``still``: it does nothing by itself."""
         command = ["-m", "tests.robustness.server_process", "--store", self.url, "--listen", self.address]
         command += ["--clock", str(self._clock), "--grace", str(self._grace), *(["--small"] if self._small else [])]
+        command += ["--configuration", str(self.configuration)]
         command += ["--still"] if still else ["--sabotage", str(self._sabotage)]
         with self.log.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(

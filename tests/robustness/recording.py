@@ -17,11 +17,12 @@ from grpc_status import rpc_status
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain import rates
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.event_log.cursor import decode_cursor
 from jobstate_server.wire.events import complete_event
 
-from .history import EventRecord, JobRecord, LogEntry, Policy, Response
+from .history import EventRecord, JobRecord, LogEntry, Policy, Rate, Response
 
 _KINDS = {number: name.removeprefix("WATCH_RESPONSE_KIND_") for name, number in pb.WatchResponseKind.items()}
 _TYPES = {number: name.removeprefix("EVENT_TYPE_") for name, number in event_pb2.EventType.items()}
@@ -50,6 +51,7 @@ CREATE TRIGGER keep AFTER DELETE ON event REFERENCING OLD TABLE AS gone FOR EACH
 
 _EVERY_EVENT = f"SELECT {_NAMES} FROM archive UNION ALL SELECT {_NAMES} FROM event ORDER BY sequence"  # noqa: S608
 _HORIZON = "SELECT sequence FROM horizon"
+_HEAD = "SELECT head FROM log"
 
 
 def make_archive(store: Path | str) -> None:
@@ -71,6 +73,16 @@ def _kept(store: Path | str) -> tuple[list[tuple[Any, ...]], int]:
         rows = database.execute(_EVERY_EVENT.encode()).fetchall()
         ((horizon,),) = database.execute(_HORIZON.encode()).fetchall()
         return rows, horizon
+
+
+def newest_sequence(store: Path | str) -> int:
+    """The newest sequence of a store, which may be in use."""
+    if isinstance(store, Path):
+        with closing(sqlite3.connect(store)) as connection:
+            return int(connection.execute(_HEAD).fetchone()[0])
+    with psycopg.connect(store) as database:
+        ((head,),) = database.execute(_HEAD.encode()).fetchall()
+        return int(head)
 
 
 def state_name(state: job_pb2.JobState.ValueType) -> str:
@@ -152,8 +164,21 @@ class Recorder:
 def policy_of(job_type: JobType) -> Policy:
     """The policy of a job type, as a judge needs it."""
     return Policy(
-        job_type.base_delay, job_type.max_delay, job_type.jitter, job_type.max_retries, job_type.priority_step
+        job_type.base_delay,
+        job_type.max_delay,
+        job_type.jitter,
+        job_type.max_retries,
+        job_type.priority_step,
+        job_type.concurrency,
+        job_type.lane_concurrency,
+        job_type.holds_jobs,
+        _rate(job_type.hand_out_rate),
+        _rate(job_type.lane_hand_out_rate),
     )
+
+
+def _rate(rate: rates.Rate | None) -> Rate | None:
+    return None if rate is None else Rate(rate.count, rate.period, rate.burst)
 
 
 def job_dict(job: job_pb2.Job) -> dict[str, Any]:

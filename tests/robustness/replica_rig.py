@@ -87,6 +87,11 @@ class GatedTransaction(PostgresTransaction):
         self.gate.pass_by(PICKED)
         return found
 
+    def take_ready(self, job_ids: Sequence[str]) -> ReadyFound:
+        found = super().take_ready(job_ids)
+        self.gate.pass_by(PICKED)
+        return found
+
     def finish(self, changes: Changes) -> int:
         # In its own round trip, so that there is a moment between it and the commit.
         first = self.write(changes)
@@ -142,7 +147,9 @@ class Replica(Stage):
         replication: type[Replication] = Replication,
         feed: type[EventFeed] = EventFeed,
         refreshes: bool = True,
+        **parts: Any,
     ) -> None:
+        """``parts``: those that any stage may be made with."""
         self.name = name
         self.clock = clock
         self.store = store(database.url_of(name), clock)
@@ -159,6 +166,7 @@ class Replica(Stage):
             watching,
             recorder,
             events_written=self.replication.publish,
+            **parts,
         )
 
     def start(self) -> None:
@@ -208,6 +216,7 @@ class Replicas:
             store="postgres",
             policies=policies_of(self.one.decider),
             acquires=self.one.acquires + self.other.acquires,
+            pauses=self.one.pauses + self.other.pauses,
             calls=self.one.calls + self.other.calls,
             watchers=self.one.watchers + [each for each in self.other.watchers if each not in self.one.watchers],
             log=log,

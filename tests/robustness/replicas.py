@@ -128,6 +128,10 @@ class ReplicaNemesis(Nemesis):
         await self._until_awake()
         await super()._restart_under_another_clock()
 
+    async def _change_configuration(self) -> None:
+        await self._until_awake()
+        await super()._change_configuration()
+
     async def _freeze_beyond_limits(self) -> None:
         await self._until_awake()
         await super()._freeze_beyond_limits()

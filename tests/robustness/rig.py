@@ -26,7 +26,7 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.acquires import Acquires
-from jobstate_server.engine.batch import Batch
+from jobstate_server.engine.batch import Batch, PauseOutcome
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import REQUEST_IDS_MAX
@@ -48,7 +48,20 @@ from jobstate_server.wire.jobs import encode_whole
 
 from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.waiting import until
-from .history import ANSWERED, REFUSED, UNKNOWN, Acquiring, Answer, Call, History, Policy, Response, Stream, Watcher
+from .history import (
+    ANSWERED,
+    REFUSED,
+    UNKNOWN,
+    Acquiring,
+    Answer,
+    Call,
+    History,
+    Pausing,
+    Policy,
+    Response,
+    Stream,
+    Watcher,
+)
 from .recording import Recorder, job_dict, make_archive, policy_of, state_name
 
 HEARTBEAT = 30 * SECOND
@@ -158,6 +171,7 @@ class Stage:
         self.recorder = recorder
         self.calls: list[Call] = []
         self.acquires: list[Acquiring] = []
+        self.pauses: list[Pausing] = []
         self.watchers: list[Watcher] = []
         self.feed = feed
         self.readers = readers
@@ -189,7 +203,17 @@ class Stage:
         call.outcome, call.job_id, call.version, call.attempt = ANSWERED, job.id, job.version, job.attempt
         call.state = state_name(job_pb2.JobState.ValueType(job.state))
 
-    async def acquire(self, worker: str, *, wait: int = 0, request_id: str = "", max_jobs: int = 1) -> list[str]:
+    async def pause(self, job_type: str, lane: str | None = None, *, paused: bool = True) -> None:
+        """Pause a type or lane, or let it go on, and note the answer."""
+        pausing = Pausing(job_type, lane, paused, invoked=_now())
+        self.pauses.append(pausing)
+        outcome = await self.committer.submit(c.Pause(job_type, lane, paused=paused), 0)
+        assert isinstance(outcome, PauseOutcome)
+        pausing.outcome, pausing.head, pausing.returned = ANSWERED, outcome.head, _now()
+
+    async def acquire(
+        self, worker: str, *, wait: int = 0, request_id: str = "", max_jobs: int = 1, job_type: str = "default"
+    ) -> list[str]:
         """Ask for jobs as this worker, and note the answer. Who has asked before repeats the call.
 
         Args:
@@ -197,13 +221,13 @@ class Stage:
         """
         known = [acquiring for acquiring in self.acquires if acquiring.worker == worker]
         if not known:
-            asked = Acquiring(worker, ("default",), max_jobs, wait / SECOND, request_id, invoked=_now())
+            asked = Acquiring(worker, (job_type,), max_jobs, wait / SECOND, request_id, invoked=_now())
             known = [asked]
             self.acquires.append(asked)
         acquiring, invoked = known[0], _now()
         acquiring.tries += 1
         request = Request("", request_id, "Acquire", b"") if request_id else None
-        command = c.Acquire(("default",), max_jobs, worker=worker, request=request)
+        command = c.Acquire((job_type,), max_jobs, worker=worker, request=request)
         jobs = await self.hand_outs.acquire(command, 0, wait)
         acquiring.outcome, acquiring.returned = ANSWERED, _now()
         acquiring.answers.append(Answer(invoked, _now(), [(job.id, job.attempt) for job in jobs]))
@@ -354,6 +378,7 @@ class Rig(Stage):
             policies=policies_of(self.decider),
             calls=self.calls,
             acquires=self.acquires,
+            pauses=self.pauses,
             watchers=self.watchers,
             log=log,
             horizon=horizon,

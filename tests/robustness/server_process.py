@@ -68,6 +68,42 @@ DISPATCHED: dict[str, dict[str, Any]] = {
 """Job types that workers acquire. Priorities of the first are worth as much as jobs wait in a run, of the second more,
 of the last nothing."""
 
+LANED: dict[str, dict[str, Any]] = {
+    "shared": {"timeout": "none", "base_delay": "20ms", "max_delay": "50ms", "priority_step": "300ms"},
+    "narrow": {
+        "timeout": "none",
+        "base_delay": "20ms",
+        "max_delay": "100ms",
+        "concurrency": 4,
+        "lane_concurrency": 2,
+        "lane_from": "source_id",
+    },
+    "orderly": {
+        "max_retries": 2,
+        "timeout": "none",
+        "base_delay": "100ms",
+        "max_delay": "400ms",
+        "lane_concurrency": 1,
+        "lane_holds": "job",
+    },
+    "paced": {"timeout": "none", "rate": "20/1s", "burst": 4, "lane_rate": "6/1s", "lane_burst": 2},
+}
+"""Job types with lanes: only that, with places for few, with places that are kept while a job waits, and with rates."""
+
+CHANGED: dict[str, dict[str, Any]] = {
+    "ranked": {"priority_step": "2s"},
+    "shared": {"concurrency": 6, "lane_from": "source_id"},
+    "narrow": {"concurrency": 2, "lane_concurrency": 3, "lane_from": "none"},
+    "orderly": {"lane_concurrency": 2, "lane_holds": "attempt"},
+    "paced": {"rate": "12/1s", "burst": 2, "lane_rate": "none"},
+}
+"""What an operator changes about them, and back again."""
+
+_PLAIN = JOB_TYPES | DISPATCHED | LANED
+
+CONFIGURATIONS = (_PLAIN, {name: policy | CHANGED.get(name, {}) for name, policy in _PLAIN.items()})
+"""The job types that a server is started with, by number."""
+
 LEASE_MIN = 200 * MILLISECOND
 RELEASES_MAX = 6
 
@@ -103,7 +139,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         "listen": options.listen,
         "store": options.store,
         "schedules": SHARED_TASKS if is_postgres(options.store) and not options.still else QUIET,
-        "job_types": JOB_TYPES | DISPATCHED,
+        "job_types": CONFIGURATIONS[options.configuration],
         "event_retention": "1min",
         "restart_grace": "200ms",
         "shutdown_grace": f"{options.grace}s",
@@ -111,9 +147,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return Settings(**values)
 
 
-def policies() -> dict[str, Policy]:
+def policies(configuration: int = 0) -> dict[str, Policy]:
     """The policies of the job types of a run, as a judge needs them."""
-    values: dict[str, Any] = {"job_types": JOB_TYPES | DISPATCHED}
+    values: dict[str, Any] = {"job_types": CONFIGURATIONS[configuration]}
     kinds = Settings(**values).policies()
     return {each.name: policy_of(each) for each in kinds.all()}
 
@@ -184,6 +220,7 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     parser.add_argument("--listen", required=True)
     parser.add_argument("--clock", type=Path)
+    parser.add_argument("--configuration", type=int, default=0)
     parser.add_argument("--grace", type=float, default=2.0)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--still", action="store_true")

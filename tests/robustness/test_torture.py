@@ -23,6 +23,8 @@ WORKED = (
     "workers died",
     "workers woken",
     "release limits met",
+    "lanes held",
+    "pauses",
     "answers lost in silence",
     "answers lost with the connection",
 )
@@ -53,6 +55,7 @@ DISTURBANCES = (
     "end a part",
     "break a part",
     "kill before the answer",
+    "change the configuration",
     "freeze in its turn",
     "hold a snapshot",
     *WORKED,

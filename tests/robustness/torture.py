@@ -153,7 +153,9 @@ async def torment(scene: Scene, seed: str, duration_s: float, kills_min: int = 0
             # Only now the clients, whose repeats need a server, are called home.
             company.call_home()
         history.faults, history.memory = nemesis.faults, nemesis.memory
+        history.pauses, history.configured = shared.pauses, nemesis.configured
         await gather_final_state(scene.servers, history, recorder, rng)
+        history.recounted = [*nemesis.recounted, *history.recounted]
         history.complaints = [line for server in scene.servers for line in server.complaints]
     finally:
         await scene.stop()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .history import ANSWERED, Acquiring, LogEntry
+from .openings import Opening, open_spans
 from .world import HOLDS, World, claims, is_ready, microseconds, span
 
 SERVER = "server"
@@ -55,41 +56,43 @@ def _too_early(entry: LogEntry, before: LogEntry | None) -> str:
 
 
 def conserved(world: World) -> Iterator[str]:
-    """P11: who waits for work does not wait beside it.
+    """P11: who waits for work does not wait beside it, where no limit, hold or pause is in the way.
 
     With one server nobody goes away with nothing while anything was ready. With replicas, in the calm after the last
     fault, nothing stays ready beside a call that waits for longer than a notification that is lost costs.
     """
+    openings = list(open_spans(world))
     if world.history.store != "postgres":
         for call in world.history.acquires:
             if call.outcome == ANSWERED and call.tries == 1 and call.wait_s and not call.answers[-1].jobs:
-                left = _left_ready(world, call)
-                yield f"{call} got nothing, while {left} was ready" if left else HOLDS
+                left = _left_ready(world, openings, call)
+                yield f"{call} got nothing, while {left.job} could be handed out after {left.since}" if left else HOLDS
     elif world.history.calm is not None:
-        yield from _conserved_in_calm(world, *world.history.calm)
+        yield from _conserved_in_calm(world, openings, *world.history.calm)
 
 
-def _left_ready(world: World, call: Acquiring) -> LogEntry | None:
-    """A job that was ready when the wait ended."""
+def _left_ready(world: World, openings: Sequence[Opening], call: Acquiring) -> Opening | None:
+    """A job that could be handed out when the wait ended."""
     ended = call.invoked + call.wait_s
-    for entry, following in world.ready_spans:
-        was_ready = entry.event.job_type in call.job_types and world.known_by[entry.event.sequence] < ended
-        if was_ready and (following is None or world.not_before[following.event.sequence] > ended):
-            return entry
+    for opening in openings:
+        was_open = opening.job.event.job_type in call.job_types and world.known_by[opening.since.event.sequence] < ended
+        if was_open and (opening.until is None or world.not_before[opening.until.event.sequence] > ended):
+            return opening
     return None
 
 
-def _conserved_in_calm(world: World, since: float, until: float) -> Iterator[str]:
+def _conserved_in_calm(world: World, openings: Sequence[Opening], since: float, until: float) -> Iterator[str]:
     waiting = [call for call in world.history.acquires if call.wait_s and call.tries == 1]
-    for entry, following in world.ready_spans:
-        known = world.known_by[entry.event.sequence]
+    for opening in openings:
+        known = world.known_by[opening.since.event.sequence]
         limit = known + BELL_S + SLACK_S
         if not since <= known or limit > until:
             continue
-        still = following is None or world.not_before[following.event.sequence] > limit
+        still = opening.until is None or world.not_before[opening.until.event.sequence] > limit
+        job_type = opening.job.event.job_type
         beside = [
             call
             for call in waiting
-            if still and entry.event.job_type in call.job_types and call.invoked <= known and call.returned >= limit
+            if still and job_type in call.job_types and call.invoked <= known and call.returned >= limit
         ]
-        yield f"{entry} was ready beside {beside[0]}" if beside else HOLDS
+        yield f"{opening.job} could be handed out after {opening.since} beside {beside[0]}" if beside else HOLDS

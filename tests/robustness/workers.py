@@ -22,7 +22,7 @@ from .clients import CALL_TIMEOUT_S, MOVES, REPEATED, Client, Shared, Stubs, not
 from .history import ANSWERED, REFUSED, UNKNOWN, Acquiring, Answer, Call
 from .keys import UNTIL_STARTED
 from .recording import ending_of
-from .server_process import JOB_TYPES, RELEASES_MAX
+from .server_process import JOB_TYPES, LANED, RELEASES_MAX
 
 LEASES_S = (0.4, 1.0, 2.0)
 """How long workers may be silent: short, so that some are."""
@@ -40,6 +40,12 @@ SCARCITY = 0.04
 """How many of the jobs are of it, and how many only go to and fro."""
 
 WORKED = ["ranked", "strict"]
+
+LANES = ["", "lane-0", "lane-0", "lane-0", "lane-1", "lane-2", "lane-3"]
+"""Of these the second has the most jobs."""
+
+HOLDS_S = (0.1, 0.4, 1.0)
+"""How long a release holds a lane."""
 
 RETURNED = "returned"
 """A type that only releasers work on."""
@@ -85,7 +91,11 @@ class Worker(Client):
         habit = self._rng.random()
         if habit < 0.2:
             kinds = [SCARCE]
-        elif habit < 0.4:
+        elif habit < 0.6:
+            kinds = self._rng.sample(list(LANED), self._rng.randrange(1, len(LANED) + 1))
+        elif habit < 0.7:
+            kinds += [self._rng.choice(list(LANED))]
+        elif habit < 0.8:
             kinds += [self._rng.choice(list(JOB_TYPES))]
         self._asked += 1
         request = pb.AcquireRequest(
@@ -245,6 +255,9 @@ class Worker(Client):
         request = pb.ReleaseRequest(id=job.id, attempt=job.attempt, reason=mark)
         if self._rng.random() < 0.5:
             request.delay.CopyFrom(span(self._rng.choice([0.05, 0.3, 1.0])))
+        if job.job_type in LANED and self._rng.random() < 0.5:
+            request.hold_lane.CopyFrom(span(self._rng.choice(HOLDS_S)))
+            self.counts["lanes held"] += 1
         return await self._change("Release", request, mark)
 
 
@@ -288,13 +301,16 @@ class Producer(Client):
     def request(self, job_id: str, mark: str) -> pb.CreateRequest:
         """A job with any of what a producer may ask for."""
         rare = self._rng.random()
-        job_type = SCARCE if rare < SCARCITY else RETURNED if rare < 2 * SCARCITY else self._rng.choice(WORKED)
+        common = self._rng.choice(WORKED if self._rng.random() < 0.5 else list(LANED))
+        job_type = SCARCE if rare < SCARCITY else RETURNED if rare < 2 * SCARCITY else common
         request = pb.CreateRequest(
             id=job_id,
             job_type=job_type,
             source_id=f"source-{self._rng.randrange(4)}",
             priority=job_pb2.Priority.ValueType(self._rng.randrange(6)),
         )
+        if job_type in LANED:
+            request.lane = self._rng.choice(LANES)
         delay_s = self._rng.choice([0.0, 0.0, 0.0, 0.05, 0.4, 1.5])
         if delay_s:
             request.delay.CopyFrom(span(delay_s))

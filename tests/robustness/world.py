@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from .history import ANSWERED, Acquiring, EventRecord, History, LogEntry, Stream, Watcher, delivered
+from .history import (
+    ANSWERED,
+    Acquiring,
+    EventRecord,
+    History,
+    LogEntry,
+    Policies,
+    Policy,
+    Stream,
+    Watcher,
+    delivered,
+)
 
 HOLDS = ""
 """What a validator yields for what is as promised."""
+
+IN_HAND_S = 10.0
+"""How long a transaction can be open whose call was given up: PostgreSQL ends it when its server has been frozen for
+5 s, or waited for a lock for 3 s."""
 
 CARRIED = ("metadata", "result")
 """Fields that an event carries only when its change set them."""
@@ -48,6 +63,19 @@ def span(text: str) -> int:
     return round(float(text.removesuffix("s")) * 1_000_000)
 
 
+def lane_of(entry: LogEntry) -> str:
+    """The lane of a job."""
+    return str(entry.job.get("lane", ""))
+
+
+DEFAULT = Policy()
+"""Of types that are not named."""
+
+
+def _after(configured: tuple[int, list[Policies]]) -> int:
+    return configured[0]
+
+
 class World:
     """A history, indexed. Everything is computed when first asked for."""
 
@@ -76,6 +104,25 @@ class World:
     def head(self) -> int:
         """The newest sequence."""
         return self.sequences[-1] if self.history.log else 0
+
+    @cached_property
+    def configured(self) -> list[tuple[int, list[Policies]]]:
+        """After which event servers went by which policies."""
+        later = [(each.after, each.policies) for each in self.history.configured]
+        return [(-1, [self.history.policies]), *later]
+
+    def stretch(self, sequence: int) -> int:
+        """The number of the configuration at an event."""
+        return bisect_left(self.configured, sequence, key=_after) - 1
+
+    def policies(self, job_type: str, sequence: int) -> list[Policy]:
+        """The policies of a type that servers went by at an event: mostly all by one."""
+        _, some = self.configured[self.stretch(sequence)]
+        return list(dict.fromkeys(each.get(job_type, DEFAULT) for each in some))
+
+    def known_at(self, moment: float) -> int:
+        """The newest sequence of which somebody knew before a moment."""
+        return bisect_left(self.known_by, moment, 0, self.head + 1) - 1
 
     @cached_property
     def acquiring(self) -> dict[str, Acquiring]:
