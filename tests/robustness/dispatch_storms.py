@@ -10,7 +10,7 @@ import asyncio
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..support.postgres import PostgresServer, own_server
 from ..support.server import Running, client_of, serving_url
 from ..support.waiting import pause, until
 from .clients import Stubs
-from .history import History
+from .history import History, Policies
 from .process import ServerProcess
 from .recording import Recorder, make_archive
 from .replicas import freeze_in_its_turn
@@ -48,7 +48,20 @@ IDLE_S = 6.0
 STREAMS_MAX = 90
 """Calls that wait on one connection."""
 
-LOG_PROMISES = ("whole", "not_early", "in_turn", "aged", "released", "alone", "retried", "exclusive", "claimed")
+LOG_PROMISES = (
+    "whole",
+    "not_early",
+    "in_turn",
+    "aged",
+    "by_turns",
+    "within_limits",
+    "within_rates",
+    "released",
+    "alone",
+    "retried",
+    "exclusive",
+    "claimed",
+)
 """Promises that the log alone can be held to."""
 
 
@@ -60,15 +73,19 @@ class Storm:
     broken: dict[str, list[str]] = field(default_factory=dict)
     checked: dict[str, int] = field(default_factory=dict)
 
-    def judge(self, store: Path | str) -> None:
-        """Hold the promises to what the log has."""
+    def judge(
+        self, store: Path | str, policies: Policies | None = None, promises: Collection[str] = LOG_PROMISES
+    ) -> History:
+        """Hold promises to what the log has."""
         log, horizon = Recorder().log(store)
         history = History(store="sqlite" if isinstance(store, Path) else "postgres", log=log, horizon=horizon)
+        history.policies = policies or {}
         assert VALIDATORS.keys() >= set(LOG_PROMISES)
-        for name, verdict in validate(history, LOG_PROMISES).items():
+        for name, verdict in validate(history, promises).items():
             self.checked[name] = verdict.checked
             if verdict.failures:
                 self.broken[name] = verdict.problems
+        return history
 
     def __str__(self) -> str:
         """As text."""
@@ -147,11 +164,11 @@ async def _all_ready(stubs: Stubs, count: int) -> tuple[float, float]:
 
 
 @asynccontextmanager
-async def replicas(url: str, count: int) -> AsyncIterator[list[Running]]:
+async def replicas(url: str, count: int, **settings: Any) -> AsyncIterator[list[Running]]:
     """Servers of this process on one store, whose log is kept."""
     _make_store(url)
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(serving_url(url)) for _ in range(count)]
+        yield [await stack.enter_async_context(serving_url(url, **settings)) for _ in range(count)]
 
 
 def _make_store(url: str) -> None:
