@@ -27,7 +27,7 @@ from jobstate_server.domain.rules import release as release_rules
 from jobstate_server.domain.rules.attempt import end_attempt
 from jobstate_server.domain.rules.context import Draft
 from jobstate_server.domain.rules.decider import Decider
-from jobstate_server.domain.rules.ready import beginning
+from jobstate_server.domain.rules.ready import set_beginning
 from jobstate_server.domain.statistics import TallyCounter
 from jobstate_server.domain.waiting import Priority, is_running
 from jobstate_server.engine.batch import Batch, Verdict
@@ -74,10 +74,11 @@ def _order_by(patch: pytest.MonkeyPatch, score: Callable[[int, int, int], int]) 
 def forgets_delays(patch: pytest.MonkeyPatch) -> None:
     """A job with a delay can be handed out at once."""
 
-    def begins_at_once(command: c.Create, now: int) -> dict[str, Any]:
-        return beginning(command, now) | {"held": False}
+    def begin_at_once(job: Job, command: c.Create, now: int) -> None:
+        set_beginning(job, command, now)
+        job.held = False
 
-    patch.setattr(create_rules, "beginning", begins_at_once)
+    patch.setattr(create_rules, "set_beginning", begin_at_once)
 
 
 def forgets_what_it_gave(patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from jobstate_server.domain.lanes import LaneFrom, lane_from
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.domain.rules.context import JobRules, PlanRules, RuleContext
-from jobstate_server.domain.rules.ready import beginning
+from jobstate_server.domain.rules.ready import set_beginning
 from jobstate_server.domain.rules.repeats import answered_again
 from jobstate_server.domain.waiting import UniqueKey
 
@@ -31,28 +31,24 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
     context.unnamed_types.check([command.job_type])
     policy = context.job_types.policy(command.job_type)
     timeout = policy.timeout if command.timeout is None else command.timeout
-    others = beginning(command, now)
-    if command.unique_key:
-        others |= {"unique_key": command.unique_key, "unique_until": command.unique_until}
+    # Set one by one: by name through a function they take three times as long.
+    job = Job.new()
+    job.id, job.job_type, job.source_id = command.job_id, command.job_type, command.source_id
+    job.principal = command.caller.principal
+    if command.metadata:
+        job.metadata = context.merge(b"", command.metadata)
+    job.max_retries = policy.max_retries if command.max_retries is None else command.max_retries
+    job.timeout = None if command.no_timeout else timeout
+    job.create_time = job.update_time = job.heard_time = now
+    job.level = command.level
     if command.lane is not None:
-        others["lane"] = command.lane
+        job.lane = command.lane
     elif policy.lane_from is not LaneFrom.NONE:
-        others["lane"] = lane_from(policy.lane_from, command.source_id)
-    job = Job.new(
-        id=command.job_id,
-        job_type=command.job_type,
-        source_id=command.source_id,
-        principal=command.caller.principal,
-        metadata=context.merge(b"", command.metadata) if command.metadata else b"",
-        max_retries=policy.max_retries if command.max_retries is None else command.max_retries,
-        timeout=None if command.no_timeout else timeout,
-        create_time=now,
-        update_time=now,
-        heard_time=now,
-        level=command.level,
-        **others,
-    )
-    event = Event(EventType.QUEUED, now, command.caller.actor, None, job, with_metadata=bool(job.metadata))
+        job.lane = lane_from(policy.lane_from, command.source_id)
+    set_beginning(job, command, now)
+    if command.unique_key:
+        job.unique_key, job.unique_until = command.unique_key, command.unique_until
+    event = Event(EventType.QUEUED, now, command.caller.actor, None, job, None, bool(job.metadata))
     return Change(None, job, (event,), request=command.request)
 
 

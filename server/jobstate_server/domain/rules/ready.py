@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.durations import DAY
 from jobstate_server.domain.errors import InvalidField
@@ -15,20 +13,18 @@ from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
 
 
-def beginning(command: c.Create, now: int) -> dict[str, Any]:
-    """The fields of a new job that say from when and until when it may be begun. Raises InvalidField."""
+def set_beginning(job: Job, command: c.Create, now: int) -> None:
+    """Set the fields of a new job that say from when and until when it may be begun. Raises InvalidField."""
     if not command.delay and command.not_before_time is None and command.start_within is None:
-        return {"ready_time": now}
+        job.ready_time = now
+        return
     ready_time = now + command.delay if command.not_before_time is None else max(now, command.not_before_time)
     if ready_time - now > DELAY_MAX:
         raise InvalidField("not_before_time", f"is more than {DELAY_MAX // DAY} days away")
-    is_held = ready_time > now
-    return {
-        "held": is_held,
-        "ready_time": ready_time,
-        "start_within": command.start_within,
-        "due_time": ready_time if is_held else start_limit(ready_time, command.start_within),
-    }
+    job.held = ready_time > now
+    job.ready_time = ready_time
+    job.start_within = command.start_within
+    job.due_time = ready_time if job.held else start_limit(ready_time, command.start_within)
 
 
 def start_limit(ready_time: int, start_within: int | None) -> int | None:
