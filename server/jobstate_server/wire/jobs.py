@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from jobstate.v1 import job_pb2
-from jobstate_server.domain.job import NANO, Attempt, FinishedJob, Job, JobError
+from jobstate_server.domain.job import NANO, Attempt, FinishedJob, Job, JobError, JobState
 from jobstate_server.domain.job_types import JobType
-from jobstate_server.domain.waiting import wait_reason
+from jobstate_server.domain.waiting import CancelCause, wait_reason
 from jobstate_server.wire.documents import EMPTY_RESULT
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, prefixes, text, varint, varint_tag
 from jobstate_server.wire.times import encoded_span, encoded_time, exact_time, set_span, set_time
@@ -57,6 +57,9 @@ _SOURCE_PREFIXES = prefixes(_SOURCE_ID, _LOOKED_UP)
 
 _TYPES_CACHED = 1_024
 """Encoded job types: there are few."""
+
+_POLICIES_CACHED = 1_024
+"""Combinations of retries, timeout and priority: most jobs have those of their type."""
 
 _ERROR_CODE = length_tag(job_pb2.JobError.CODE_FIELD_NUMBER)
 _ERROR_MESSAGE = length_tag(job_pb2.JobError.MESSAGE_FIELD_NUMBER)
@@ -165,11 +168,9 @@ def _encode_new(job: Job, time: int) -> bytes:
 
 def _encode_life(job: Job) -> bytes:
     """Where the job is in its life."""
-    parts = [job.terms_encoding or _encode_terms(job), _STATE, varint(job.state)]
+    parts = [job.terms_encoding or _encode_terms(job), _STANDINGS[job.state, job.claimed, job.held]]
     if job.attempt:
         parts.append(_ATTEMPT + varint(job.attempt))
-    if job.claimed:
-        parts.append(_IS_CLAIMED)
     if job.worker:
         parts.append(text(_WORKER, job.worker))
     if job.retry_count:
@@ -190,40 +191,51 @@ def _encode_life(job: Job) -> bytes:
         parts.append(_NEXT_RETRY_TIME + encoded_time(job.next_retry_time))
     if job.attempt_deadline is not None:
         parts.append(_ATTEMPT_DEADLINE + encoded_time(job.attempt_deadline))
-    parts += (_DURATION, encoded_span(job.duration), _encode_place(job))
+    if job.lease is not None:
+        parts.append(_LEASE + encoded_span(job.lease))
+    parts += (_CANCEL_CAUSES[job.cancel_cause], _DURATION, encoded_span(job.duration))
     return b"".join(parts)
 
 
-def _encode_place(job: Job) -> bytes:
-    """The fields about the hand-out of the job."""
-    place = b""
+_CANCEL_CAUSES = {0: b""} | {int(cause): _CANCEL_CAUSE + varint(cause) for cause in CancelCause}
+
+
+def _encode_standing(job: Job) -> bytes:
+    """The state, whether the attempt is claimed, and what the job waits for."""
+    encoded = _STATE + varint(job.state) + (_IS_CLAIMED if job.claimed else b"")
     waits_for = wait_reason(job)
-    if waits_for is not None:
-        place += _WAIT_REASON + varint(waits_for)
-    if job.lease is not None:
-        place += _LEASE + encoded_span(job.lease)
-    if job.cancel_cause:
-        place += _CANCEL_CAUSE + varint(job.cancel_cause)
-    return place
+    return encoded if waits_for is None else encoded + _WAIT_REASON + varint(waits_for)
+
+
+_STANDINGS = {
+    (state, claimed, held): _encode_standing(Job(id="", job_type="", state=state, claimed=claimed, held=held))
+    for state in JobState
+    for claimed in (False, True)
+    for held in (False, True)
+}
+"""All that there can be, by the fields that they follow from."""
 
 
 def _encode_terms(job: Job) -> bytes:
     """What its creator asked for. Cached in the job for all its events."""
-    parts = []
-    if job.max_retries:
-        parts.append(_MAX_RETRIES + varint(job.max_retries))
-    if job.timeout is not None:
-        parts.append(_TIMEOUT + encoded_span(job.timeout))
+    encoded = _encode_policy(job.max_retries, job.timeout, job.level)
     if job.start_within is not None:
-        parts.append(_START_WITHIN + encoded_span(job.start_within))
+        encoded += _START_WITHIN + encoded_span(job.start_within)
     if job.unique_key is not None:
-        parts.append(text(_UNIQUE_KEY, job.unique_key))
+        encoded += text(_UNIQUE_KEY, job.unique_key)
     if job.lane:
-        parts.append(text(_LANE, job.lane))
-    parts.append(_PRIORITY + varint(job.level))
-    encoded = b"".join(parts)
+        encoded += text(_LANE, job.lane)
     job.cache("terms_encoding", encoded)
     return encoded
+
+
+@lru_cache(_POLICIES_CACHED)
+def _encode_policy(max_retries: int, timeout: int | None, level: int) -> bytes:
+    """What many jobs have in common."""
+    encoded = _MAX_RETRIES + varint(max_retries) if max_retries else b""
+    if timeout is not None:
+        encoded += _TIMEOUT + encoded_span(timeout)
+    return encoded + _PRIORITY + varint(level)
 
 
 def encode_remains(job: FinishedJob) -> bytes:
