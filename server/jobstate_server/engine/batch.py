@@ -165,7 +165,10 @@ class Batch:
                 return Outcome((), acted=False)
             if isinstance(decided, Plan):
                 return self._carry_out(decided)
-            return self._apply(decided, list(map(encode_event, decided.events)))
+            encoded = list(map(encode_event, decided.events))
+            self._apply(decided, encoded)
+            existing = _EXISTING if decided.is_existing else ()
+            return Outcome((decided.after,), encoded[-1].job if encoded else None, existing=existing)
         except JobStateError as refusal:
             # Without the traceback, whose frames have this batch and all its commands. They would refer to each other,
             # and megabytes would stay in memory until the next full garbage collection.
@@ -186,16 +189,18 @@ class Batch:
         if plan.pause is not None:
             return self._pause(plan.pause)
         encoded = [list(map(encode_event, change.events)) for change in plan.changes]
-        outcomes = [self._apply(change, events) for change, events in zip(plan.changes, encoded, strict=True)]
+        for change, events in zip(plan.changes, encoded, strict=True):
+            self._apply(change, events)
         if plan.commands is not None:
             return self._decide_following(plan.commands)
-        jobs = tuple(job for outcome in outcomes[: plan.answered] for job in outcome.jobs)
+        answered = plan.changes[: plan.answered]
+        jobs = tuple([change.after for change in answered])
         if plan.request is not None:
             acquired = tuple((job.id, job.attempt) for job in jobs)
             self._store_request(StoredRequest(plan.request, "", self.now, acquired=acquired))
-        existing = tuple(change.is_existing for change in plan.changes[: plan.answered])
-        encoded_first = outcomes[0].encoded if outcomes else None
-        return Outcome(jobs, encoded_first, existing=existing if any(existing) else ())
+        existing = [change.is_existing for change in answered]
+        encoded_first = encoded[0][-1].job if encoded and encoded[0] else None
+        return Outcome(jobs, encoded_first, existing=tuple(existing) if any(existing) else ())
 
     def _decide_following(self, commands: Sequence[Command]) -> Outcome:
         events_before = len(self._changes.events)
@@ -321,7 +326,7 @@ class Batch:
                 return attempt
         return self._attempts.get((job_id, number))
 
-    def _apply(self, change: Change, encoded: Sequence[EncodedEvent]) -> Outcome:
+    def _apply(self, change: Change, encoded: Sequence[EncodedEvent]) -> None:
         """Apply a change to the view, with its encoded events. No step of this can fail."""
         job = change.after
         if job is not change.before:
@@ -340,7 +345,6 @@ class Batch:
             self._amend(change.amended)
         if change.request is not None:
             self._remember(change.request, job, change)
-        return Outcome((job,), encoded[-1].job if encoded else None, existing=_EXISTING if change.is_existing else ())
 
     def _keep(self, job: Job, change: Change, count: int) -> None:
         """The job was created or changed. The latest ``count`` events report it."""

@@ -24,7 +24,7 @@ SLICE_ITEMS = 32
 def create(request: pb.CreateRequest, caller: Caller, new_id: NewId) -> c.Create:
     """The command in a Create. Raises InvalidField."""
     problems = Problems()
-    command = _create(request, caller, new_id, problems, "")
+    command = _create(request, caller, new_id, problems)
     problems.refuse()
     return command
 
@@ -39,31 +39,32 @@ async def batch_create(
         for index, item in enumerate(request.requests):
             if index % SLICE_ITEMS == 0:
                 await next_slice()
-            creates.append(_create(item, caller, new_id, problems, f"requests[{index}]."))
+            problems.item = f"requests[{index}]."
+            creates.append(_create(item, caller, new_id, problems))
             if problems.are_enough:
                 break
     problems.refuse()
     return c.BatchCreate(caller=caller, creates=tuple(creates))
 
 
-def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: Problems, prefix: str) -> c.Create:
+def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: Problems) -> c.Create:
     """The command, with a new id if the request has none. It is not valid if there are problems."""
     job_id, job_type, source_id, request_id = request.id, request.job_type, request.source_id, request.request_id
     if job_id:
-        problems.job_id(prefix + "id", job_id)
-    problems.job_type(prefix + "job_type", job_type)
-    problems.source_id(prefix + "source_id", source_id)
+        problems.job_id("id", job_id)
+    problems.job_type("job_type", job_type)
+    problems.source_id("source_id", source_id)
     metadata = b""
     if request.HasField("metadata"):
-        metadata = problems.document(prefix + "metadata", request.metadata, limits.METADATA_BYTES_MAX)
+        metadata = problems.document("metadata", request.metadata, limits.METADATA_BYTES_MAX)
     max_retries = request.max_retries if request.max_retries or request.HasField("max_retries") else None
     if max_retries is not None:
-        problems.within(prefix + "max_retries", max_retries, 0, MAX_RETRIES_MAX)
+        problems.within("max_retries", max_retries, 0, MAX_RETRIES_MAX)
     timeout = None
     if request.HasField("timeout"):
-        problems.span(prefix + "timeout", request.timeout, 0, TIMEOUT_MAX, "0 (none) to 30 days")
+        problems.span("timeout", request.timeout, 0, TIMEOUT_MAX, "0 (none) to 30 days")
         timeout = span_from(request.timeout)
-    problems.request_id(request_id, prefix + "request_id")
+    problems.request_id(request_id)
     return c.Create(
         job_id or new_id(),
         caller,
@@ -74,11 +75,11 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
         max_retries=max_retries,
         timeout=timeout or None,
         no_timeout=timeout == 0,
-        **_about_hand_out(request, problems, prefix),
+        **_about_hand_out(request, problems),
     )
 
 
-def _about_hand_out(request: pb.CreateRequest, problems: Problems, prefix: str) -> Mapping[str, Any]:
+def _about_hand_out(request: pb.CreateRequest, problems: Problems) -> Mapping[str, Any]:
     """The fields of the command that are about the hand-out. Most calls set none, which a look at each tells."""
     is_plain = not (
         request.priority
@@ -90,7 +91,7 @@ def _about_hand_out(request: pb.CreateRequest, problems: Problems, prefix: str) 
     )
     if is_plain:
         return _NOTHING
-    _check_hand_out(request, problems, prefix)
+    _check_hand_out(request, problems)
     return {
         "level": request.priority or Priority.NORMAL,
         "delay": span_from(request.delay) if request.HasField("delay") else 0,
@@ -105,25 +106,25 @@ def _about_hand_out(request: pb.CreateRequest, problems: Problems, prefix: str) 
 _NOTHING: Mapping[str, Any] = {}
 
 
-def _check_hand_out(request: pb.CreateRequest, problems: Problems, prefix: str) -> None:
+def _check_hand_out(request: pb.CreateRequest, problems: Problems) -> None:
     """Check the fields that are about the hand-out."""
     if request.lane:
-        problems.text(prefix + "lane", request.lane, limits.LANE_BYTES_MAX)
+        problems.text("lane", request.lane, limits.LANE_BYTES_MAX)
     if request.priority and request.priority not in job_pb2.Priority.values():
-        problems.add(prefix + "priority", f"{request.priority} is not a valid value of this enum")
+        problems.add("priority", f"{request.priority} is not a valid value of this enum")
     if request.HasField("delay"):
-        problems.span(prefix + "delay", request.delay, 0, limits.DELAY_MAX, "0 to 366 days")
+        problems.span("delay", request.delay, 0, limits.DELAY_MAX, "0 to 366 days")
     if request.HasField("not_before_time"):
-        problems.time(prefix + "not_before_time", request.not_before_time)
+        problems.time("not_before_time", request.not_before_time)
     if request.HasField("start_within"):
         bounds = limits.START_WITHIN_MIN, limits.DELAY_MAX
-        problems.span(prefix + "start_within", request.start_within, *bounds, "1 second to 366 days")
+        problems.span("start_within", request.start_within, *bounds, "1 second to 366 days")
     if request.unique_key:
-        problems.text(prefix + "unique_key", request.unique_key, limits.UNIQUE_KEY_BYTES_MAX)
+        problems.text("unique_key", request.unique_key, limits.UNIQUE_KEY_BYTES_MAX)
     if request.unique_until and request.unique_until not in pb.UniqueUntil.values():
-        problems.add(prefix + "unique_until", f"{request.unique_until} is not a valid value of this enum")
+        problems.add("unique_until", f"{request.unique_until} is not a valid value of this enum")
     elif request.unique_until and not request.unique_key:
-        problems.add(prefix + "unique_until", "needs unique_key")
+        problems.add("unique_until", "needs unique_key")
 
 
 def by_store_time(command: c.Create, ahead: int) -> c.Create:

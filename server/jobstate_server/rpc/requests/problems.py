@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
@@ -19,6 +20,9 @@ from jobstate_server.wire.documents import PROBLEMS_MAX
 from jobstate_server.wire.times import nanos_of
 
 _ID = re.compile(limits.ID_PATTERN)
+_JOB_TYPES_CACHED = 1_024
+"""Names of job types that were checked: there are few."""
+
 _ID_RULE = "must be 1 to 128 letters, digits or . _ : - and begin with a letter or digit"
 _JOB_TYPE_RULE = "must be 1 to 64 letters, digits or . _ : - and begin with a letter or digit"
 _REQUEST_ID = re.compile(rf"[\x21-\x7e]{{{limits.REQUEST_ID_LENGTH_MIN},{limits.REQUEST_ID_LENGTH_MAX}}}")
@@ -28,12 +32,19 @@ _REQUEST_ID_RULE = (
 )
 
 
+@lru_cache(_JOB_TYPES_CACHED)
+def _is_id(value: str) -> bool:
+    return _ID.fullmatch(value) is not None
+
+
 class Problems:
     """The problems of one request.
 
     Nearly all have none, so this is cheap to make and to ask.
     """
 
+    item = ""
+    """The item of a list whose fields are checked. It comes before their names."""
     _found: Sequence[tuple[str, str]] = ()
     _facts: Mapping[str, str] = {}
     """The facts of the first problem."""
@@ -41,7 +52,7 @@ class Problems:
     def add(self, field: str, problem: str) -> None:
         """Add a problem."""
         if len(self._found) < PROBLEMS_MAX:
-            self._found = (*self._found, (field, problem))
+            self._found = (*self._found, (self.item + field, problem))
 
     @property
     def are_enough(self) -> bool:
@@ -84,7 +95,7 @@ class Problems:
 
     def job_type(self, field: str, value: str) -> None:
         """A job type."""
-        if len(value) > limits.JOB_TYPE_LENGTH_MAX or _ID.fullmatch(value) is None:
+        if len(value) > limits.JOB_TYPE_LENGTH_MAX or not _is_id(value):
             self.add(field, _JOB_TYPE_RULE)
 
     def text(self, field: str, value: str, bytes_max: int) -> None:
