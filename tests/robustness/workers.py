@@ -178,6 +178,8 @@ class Worker(Client):
             for _ in range(3):
                 jobs = await self._batch_of_stream(stream, jobs)
             await stream.done_writing()
+            # A server that sees the stream cut off in the moment in which it sends the answer takes the jobs back.
+            await stream.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             jobs = []
         finally:
