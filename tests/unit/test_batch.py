@@ -212,7 +212,7 @@ def test_the_server_s_own_work_is_told_its_part_of_the_time_by_its_events() -> N
     written(batch)
 
     _, outcome = batch.verdicts(1)
-    batch.share_time(1_000)
+    batch.share_time(1_000, 500)
 
     assert isinstance(outcome, DeletedOutcome)
     assert (outcome.spent, outcome.others) == (750, 1)

@@ -54,10 +54,21 @@ def test_a_pace_has_slices_of_the_size_that_their_time_allows() -> None:
 def test_slices_become_as_large_as_their_time_allows(others: int, slice_time: int, row_time: int) -> None:
     size = SliceSize(SLICE_TIME, 10_000)
 
-    for _ in range(20):
+    for _ in range(40):
         size.note(size.rows, size.rows * row_time, others)
 
     assert size.rows == pytest.approx(slice_time / row_time, abs=1)
+
+
+def test_slices_stay_short_between_callers_who_come_one_after_another() -> None:
+    size, longest = SliceSize(SLICE_TIME, 10_000), 0
+
+    for number in range(200):
+        spent = size.rows * 100
+        longest = max(longest, spent if number > 5 else 0)
+        size.note(size.rows, spent, others=int(number % 10 == 0))
+
+    assert longest <= SLICE_TIME
 
 
 @given(st.lists(st.tuples(st.integers(0, 10 * SECOND), st.booleans())))

@@ -59,7 +59,8 @@ class SliceOutcome(Outcome):
 
 @dataclass(slots=True)
 class DueOutcome(SliceOutcome):
-    """The outcome of a command that serves due jobs."""
+    """The outcome of a command that serves due jobs. Its ``spent`` leaves out the time to read and to commit, which the
+    batch takes for its other commands anyway."""
 
     served: int = 0
     """How many of its commands, one for each due job, did something."""
@@ -453,7 +454,11 @@ class Batch:
                 outcome.next_due, outcome.now = next_due, self.now
         return self._verdicts
 
-    def share_time(self, spent: int) -> None:
-        """Tell the server's own work its part of the microseconds that the transaction took, by its events."""
+    def share_time(self, spent: int, working: int) -> None:
+        """Tell the server's own work its part of the microseconds that the transaction took, by its events.
+
+        ``working``: of ``spent``, without the time to read and to commit.
+        """
         for outcome in self._slices:
-            outcome.spent = spent * outcome.events // max(1, len(self._changes.events))
+            whole = working if isinstance(outcome, DueOutcome) else spent
+            outcome.spent = whole * outcome.events // max(1, len(self._changes.events))

@@ -10,6 +10,10 @@ from jobstate_server.domain.durations import MILLISECOND, SECOND
 SLICE_TIME_ALONE = 50 * MILLISECOND
 """How long a slice may take when nobody else waits. The disk's part of a commit is then paid by more rows."""
 
+ALONE_AFTER = 100 * MILLISECOND
+"""After slices of so much time without others nobody else counts as waiting. Callers come one after another, and the
+next one must not meet a long slice because none came during a short one."""
+
 SLICE_ROWS_MIN = 16
 """Rows of a slice, however slow the store is: with fewer, most of a slice would be the cost of any transaction."""
 
@@ -31,6 +35,8 @@ class SliceSize:
         """
         self._slice_time = slice_time
         self._rows_max = rows_max
+        self._alone = 0
+        """How long the slices took since there were others."""
         self.rows = min(SLICE_ROWS_FIRST, rows_max)
         """At least half and at most twice as many as the slice before had, because one commit tells little."""
 
@@ -42,7 +48,9 @@ class SliceSize:
             spent: microseconds of the committer's time that it took.
             others: commands of others that were written with it, or wait.
         """
-        wanted = rows * (self._slice_time if others else SLICE_TIME_ALONE) // max(1, spent)
+        self._alone = 0 if others else self._alone + spent
+        slice_time = SLICE_TIME_ALONE if self._alone >= ALONE_AFTER else self._slice_time
+        wanted = rows * slice_time // max(1, spent)
         least, most = max(SLICE_ROWS_MIN, self.rows // 2), min(2 * self.rows, self._rows_max)
         self.rows = min(max(wanted, least), most)
 

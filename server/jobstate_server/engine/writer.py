@@ -202,6 +202,7 @@ class Writer:
             room = self._room_for_requests(transaction, len(reads.request_keys))
             self._learn_job_types(transaction, reads.job_types)
             dispatcher = self._dispatcher
+            began_work = time.perf_counter()
             batch = Batch(self._decider, transaction.now, loaded, room, dispatcher.wanted_types(commands))
             turn.is_unfinished = dispatcher.look(transaction, commands, batch)
             dispatcher.decide(transaction, commands, batch, turn)
@@ -212,11 +213,12 @@ class Writer:
                 turn.is_unfinished = True
             serves_due = any(isinstance(selection, Due) for selection in reads.selections)
             first, new_events = batch.write(transaction, is_last=not serves_due)
+            working = time.perf_counter() - began_work
             next_due = transaction.next_due() if serves_due else None
             verdicts = batch.verdicts(first, next_due)
         self._decider.unnamed_types.commit()
         seconds = time.perf_counter() - began
-        batch.share_time(round(seconds * SECOND))
+        batch.share_time(round(seconds * SECOND), round(working * SECOND))
         self.commit_seconds.append((self._clock.monotonic(), seconds))
         events = [_stored_event((sequence, *event)) for sequence, event in enumerate(new_events, first)]
         self.counters.commits += 1
