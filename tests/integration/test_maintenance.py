@@ -29,6 +29,7 @@ from ..support.calls import (
     settled,
     span,
     start,
+    struct,
 )
 from ..support.clock import WatchedClock
 from ..support.server import RESTING, Running, rows, serving
@@ -244,7 +245,7 @@ async def test_events_beyond_the_retention_in_bytes_go_first(path: Path, clock: 
         for _ in range(40):
             await running.jobs.UpdateProgress(pb.UpdateProgressRequest(id="job", message="m" * 4_000))
         unmoved = await running.maintenance.Cleanup(mpb.CleanupRequest())
-        items = [pb.CreateRequest(job_type="default", source_id="s" * 250) for _ in range(1_000)]
+        items = [pb.CreateRequest(job_type="default", metadata=struct(text="s" * 250)) for _ in range(1_000)]
         for _ in range(4):
             await running.jobs.BatchCreate(pb.BatchCreateRequest(requests=items))
         dry = await running.maintenance.Cleanup(mpb.CleanupRequest(dry_run=True))

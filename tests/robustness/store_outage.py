@@ -21,13 +21,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.durations import SECOND
 
 from ..support.calls import span
 from ..support.postgres import own_server
 from ..support.waiting import pause
 from .clients import CALL_TIMEOUT_S, Shared, Stubs
 from .endgame import gather_final_state
-from .history import ANSWERED, REFUSED, UNKNOWN, Call, History, Watcher
+from .history import ANSWERED, REFUSED, UNKNOWN, Call, History, Policy, Watcher
 from .process import PATIENCE_S
 from .recording import Ending, Recorder, ending_of, state_name
 from .torture import MEMORY_GROWTH_MAX_KIB, Scene
@@ -44,7 +45,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 DUE = "due-meanwhile"
-"""The job whose retry falls due while PostgreSQL is away."""
+"""The job whose retry falls due while PostgreSQL is away, and its type."""
 
 
 @dataclass
@@ -147,7 +148,7 @@ class Health:
 
 async def _fail_a_job(stubs: Stubs, due_in_s: float) -> None:
     """Leave a job whose retry falls due after this time."""
-    await stubs.jobs.Create(pb.CreateRequest(id=DUE, job_type="default"))
+    await stubs.jobs.Create(pb.CreateRequest(id=DUE, job_type=DUE))
     await stubs.jobs.Start(pb.StartRequest(id=DUE))
     await stubs.jobs.Fail(pb.FailRequest(id=DUE, error=pb.FailureReport(code="X"), retry_delay=span(due_in_s)))
 
@@ -167,7 +168,13 @@ async def run(scene: Scene, outage_s: float) -> Outage:
     """Load, no PostgreSQL for a while, load; then everything is looked at."""
     assert scene.database is not None
     recorder, rng = Recorder(), random.Random(0)
-    history = History(store="postgres", positions=recorder.positions, memory_growth_max_kib=MEMORY_GROWTH_MAX_KIB)
+    history = History(
+        store="postgres",
+        # The worker says how long to wait, so it is not what the server was told of the type.
+        policies={DUE: Policy(base_delay=round(outage_s / 2 * SECOND))},
+        positions=recorder.positions,
+        memory_growth_max_kib=MEMORY_GROWTH_MAX_KIB,
+    )
     outage = Outage(history)
     try:
         await scene.start()
