@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
@@ -35,6 +36,9 @@ class Place(NamedTuple):
     attempt: int
     """With another attempt the job has another place."""
 
+
+_place = partial(tuple.__new__, Place)
+"""A Place of the values of all its fields, made in half the time."""
 
 IsOpen = Callable[[Place], bool]
 """Whether a place is still that of a ready job."""
@@ -137,8 +141,13 @@ class ReadyJobs:
             queue = of_type.queues[lane] = _Queue()
         self._count += 1
         rank = 0 if attempt and of_type.limits.holds_jobs else 1
-        place = Place(rank, place_score, create_sequence, self._count, job_id, attempt)
-        insort(queue.places, place, lo=queue.passed)
+        place = _place((rank, place_score, create_sequence, self._count, job_id, attempt))
+        places = queue.places
+        # Most come in order: as the store has them, and after these as they are created.
+        if not places or places[-1] < place:
+            places.append(place)
+        else:
+            insort(places, place, lo=queue.passed)
 
     def _of_type(self, job_type: str) -> _OfType:
         of_type = self._types.get(job_type)

@@ -223,14 +223,16 @@ class Dispatcher:
         if not self._acquires:
             batch.decide(*commands)
             return
-        for command in commands:
+        begin = 0
+        for end, command in enumerate(commands):
             if type(command) is Acquire:
+                batch.decide(*commands[begin:end])
+                begin = end + 1
                 # Those that came before get what became ready since.
                 self.serve(transaction, batch, turn)
                 self._read_lanes(transaction, batch, command.job_types)
                 self._decide_acquire(command, batch, turn)
-            else:
-                batch.decide_one(command)
+        batch.decide(*commands[begin:])
 
     def _decide_acquire(self, command: Acquire, batch: Batch, turn: Turn) -> None:
         verdict = batch.decide_one(command)

@@ -59,16 +59,14 @@ class HandingOut:
         """Note a change: the job may have become ready, or may have been handed out."""
         if self.moves.counts(after):
             self._count(before, after)
-        began = is_running(after) and not (before is not None and is_running(before))
-        if began and after.lease is not None:
-            self.acquired.add((after.job_type, after.lane))
-        if after.job_type not in self._wanted_types:
-            return
+        is_wanted = after.job_type in self._wanted_types
         if is_ready(after):
-            if before is None or not is_ready(before) or before.attempt != after.attempt:
+            if is_wanted and (before is None or not is_ready(before) or before.attempt != after.attempt):
                 self._ready.add(after)
-        elif began:
-            self.handed_out += 1
+        elif is_running(after) and not (before is not None and is_running(before)):
+            self.handed_out += is_wanted
+            if after.lease is not None:
+                self.acquired.add((after.job_type, after.lane))
 
     def must_note(self, job: Job) -> bool:
         """Whether changes of this job concern anybody: those who ask for its type, or its lane."""
