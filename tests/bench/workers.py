@@ -37,6 +37,8 @@ class Plan:
     """Of the ids of the jobs that are made."""
     levels: tuple[Level, ...] = ONE_LEVEL
     """The priorities of the jobs that are made, in turn."""
+    starts: bool = False
+    """Whether it starts the jobs that it has made by hand, in place of asking for jobs."""
     releases: bool = False
     """Whether it gives the jobs back in place of completing them."""
     last: str = ""
@@ -136,17 +138,23 @@ class _Hands:
     def _batches(self) -> Iterator[list[pb.JobUpdate]]:
         plan, worked = self._supply.plan, self._worked
         ends: list[pb.JobUpdate] = []
+        made: list[pb.CreateRequest] = []
         missing = 0
         while (number := missing or self._supply.take()) or ends:
             if number and plan.makes and not missing:
-                yield [pb.JobUpdate(create=request) for request in self._supply.created(number)]
+                made = self._supply.created(number)
+                yield [pb.JobUpdate(create=request) for request in made]
             if not number:
                 yield ends
                 return
-            yield [*ends, pb.JobUpdate(acquire=_acquire(number))]
-            jobs = list(self._jobs)
+            if plan.starts:
+                yield [*ends, *[pb.JobUpdate(start=messages.start_request(request.id)) for request in made]]
+                jobs = [job_pb2.Job(id=request.id, attempt=1) for request in made]
+            else:
+                yield [*ends, pb.JobUpdate(acquire=_acquire(number))]
+                jobs = list(self._jobs)
+                worked.acquires += 1
             self._supply.taken(jobs)
-            worked.acquires += 1
             worked.empty += not jobs
             worked.hand_outs += len(jobs)
             missing = number - len(jobs)

@@ -13,7 +13,7 @@ from ..processes import JobServer
 from ..samples import Finding, spread
 from ..worker_loads import CALLERS, HANDS, WORKERS_A_STREAM, CallingWorkers, StreamWorkers, worked
 from ..workers import Plan, Worked
-from ..workloads import BATCH, CONNECTIONS, Lifecycles, StreamLifecycles, compared
+from ..workloads import BATCH, CONNECTIONS, Lifecycles, compared
 
 STREAMS = f"{CONNECTIONS} streams, {WORKERS_A_STREAM} workers on each with {BATCH} jobs in hand"
 
@@ -28,15 +28,15 @@ def hand_outs(bench: Bench) -> list[Finding]:
                 "lifecycles by Acquire, StreamUpdates",
                 "lifecycles",
                 StreamWorkers(bench),
-                StreamLifecycles(bench),
+                StreamWorkers(bench, starts=True),
                 0.95,
-                f"{STREAMS}; complete and acquire are one batch; the other: the same jobs, each started by an update",
+                f"{STREAMS}; complete and acquire are one batch; the other: the same workers, who start each job",
             ),
             (
                 "jobs by Acquire without reports, StreamUpdates",
                 "jobs",
                 StreamWorkers(bench, reports=0),
-                StreamLifecycles(bench, reports=0),
+                StreamWorkers(bench, reports=0, starts=True),
                 0.95,
                 "create, hand-out, complete",
             ),

@@ -11,7 +11,7 @@ from ..bench import Bench
 from ..processes import Postgres, Replicas
 from ..samples import Finding, Sample, percentile, ratios, spread
 from ..worker_loads import CallingWorkers, StreamWorkers
-from ..workloads import StreamLifecycles, compared
+from ..workloads import compared
 from .hand_outs import STREAMS
 from .replicas import groups_of_replicas
 from .waiting import create_round_trip
@@ -24,7 +24,7 @@ def replica_hand_outs(bench: Bench) -> list[Finding]:
     """Lives whose start is a hand-out on one and on three replicas, against lives that are started by hand there."""
     findings: list[Finding] = []
     with groups_of_replicas(bench, 1, 3) as groups:
-        handed, started = StreamWorkers(bench), StreamLifecycles(bench)
+        handed, started = StreamWorkers(bench), StreamWorkers(bench, starts=True)
         measures: list[Callable[[], Sample]] = []
         for group in groups:
             measures += [partial(handed.run, group), partial(started.run, group)]
