@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from jobstate_client.views.text import count, long_span, span
@@ -21,8 +21,9 @@ def lane_note(lane: Lane, lanes_max: int, now: datetime) -> str:
     notes = []
     if lane.paused:
         notes.append(f"paused: {lane.pause_reason}" if lane.pause_reason else "paused")
-    if lane.held_until_time is not None and lane.held_until_time > now:
-        notes.append(f"held for {span(lane.held_until_time - now)}")
+    if lane.held_until_time is not None:
+        # The server's clock may be behind ours.
+        notes.append(f"held for {span(max(timedelta(), lane.held_until_time - now))}")
     if lanes_max and lane.running >= lanes_max:
         notes.append("full")
     return ", ".join(notes)

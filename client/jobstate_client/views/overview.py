@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from jobstate_client.core.states import EventType, State
 from jobstate_client.core.values import Event, Job, SnapshotJob, SnapshotStarted, Synced, WatchItem
 from jobstate_client.views.job_list import JOBS_KEPT_MAX, JobList, longest_running_first, next_retry_first
 from jobstate_client.views.phase import Phase
-from jobstate_client.views.rows import EventRow, JobRow
+from jobstate_client.views.rows import EventRow, JobRow, short_note
 from jobstate_client.views.text import clock, count, safe, short_span
 from jobstate_client.views.work import Work, work_of
 
@@ -76,6 +76,8 @@ class Overview:
     job_types_omitted: int = 0
     counted: datetime | None = None
     """When the counts last came."""
+    held: dict[str, str] = field(default_factory=dict)
+    """By job type, what holds back its jobs that wait, besides that no worker is free. Safe for a terminal."""
     running: JobList = field(default_factory=lambda: JobList(longest_running_first))
     retrying: JobList = field(default_factory=lambda: JobList(next_retry_first))
     """The jobs that wait for their next attempt, after a failure or a release."""
@@ -136,6 +138,10 @@ class Overview:
         busiest = sorted(stats.job_types.values(), key=lambda each: (-sum(each.stored.values()), each.job_type))
         self.job_types = [JobTypeRow.of(each) for each in busiest[:JOB_TYPES_KEPT_MAX]]
         self.job_types_omitted = len(busiest) - len(self.job_types)
+
+    def set_held(self, held: Mapping[str, str]) -> None:
+        """Take what holds back the jobs of some types."""
+        self.held = {safe(job_type): short_note(text) for job_type, text in held.items()}
 
     def counts_are_old(self, now: datetime) -> bool:
         """Whether the counts have not been refreshed for too long."""

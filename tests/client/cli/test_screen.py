@@ -18,10 +18,11 @@ from rich.console import Console
 from jobstate_client import Client, Event, EventType, Job, JobError, SnapshotJob, SnapshotStarted, State, Synced
 from jobstate_client.cli.terminal.live_watch import LivePrinter, bars
 from jobstate_client.cli.terminal.top_screen import Size, frame
-from jobstate_client.core.inspection import Stats, TypeStats
+from jobstate_client.core.inspection import JobType, Lane, Rate, Stats, TypeStats, TypeStatus
 from jobstate_client.core.states import WaitReason
 from jobstate_client.core.values import Detail
 from jobstate_client.testing import JobstateServer
+from jobstate_client.views.held import LANES_MAX, held_text
 from jobstate_client.views.job_list import JOBS_KEPT_MAX
 from jobstate_client.views.overview import COUNTS_OLD_AFTER, EVENTS_KEPT_MAX, JOB_TYPES_KEPT_MAX, Overview
 from jobstate_client.views.rows import NOTE_CHARACTERS_MAX
@@ -185,6 +186,58 @@ def test_a_server_that_does_not_say_what_waits_shows_no_such_line(overview: Over
 
     overview.set_counts(some_stats("clean_transcript", PROCESSING=3), NOW)
     assert texts(overview, 80, 24)[3].startswith("Running ")
+
+
+def a_policy(**limits: Any) -> JobType:
+    zero = timedelta()
+    return JobType("work", 3, None, zero, zero, 0.0, zero, True, **limits)
+
+
+def a_lane(ready: int = 1, running: int = 0, held_until: datetime | None = None, *, paused: bool = False) -> Lane:
+    return Lane("a", ready, running, None, held_until, paused, None)
+
+
+OPEN = TypeStatus(False, "", None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "running", "status", "lanes", "text"),
+    [
+        ({}, 9, OPEN, [a_lane()], ""),
+        ({"concurrency": 40}, 39, OPEN, [], ""),
+        ({"concurrency": 40}, 41, OPEN, [], "41 of 40 running"),
+        ({}, 0, TypeStatus(True, "invoice", None), [a_lane(paused=True)], "paused: invoice"),
+        ({}, 0, TypeStatus(True, "", None), [], "paused"),
+        ({"rate": Rate(600, timedelta(minutes=1), 20)}, 0, TypeStatus(False, "", NOW), [], "at its rate of 600/1m"),
+        ({"lane_concurrency": 2}, 4, OPEN, [a_lane(), a_lane(5, 2), a_lane(0, 2)], "1 lane full"),
+        (
+            {},
+            0,
+            OPEN,
+            [a_lane(paused=True), a_lane(0, paused=True), a_lane(held_until=NOW)],
+            "1 lane paused, 1 lane held",
+        ),
+        ({}, 0, OPEN, [a_lane(paused=True)] * (LANES_MAX + 1), f"at least {LANES_MAX} lanes paused"),
+    ],
+)
+def test_what_holds_back_the_jobs_of_a_type_is_told_in_words(
+    limits: dict[str, Any], running: int, status: TypeStatus, lanes: list[Lane], text: str
+) -> None:
+    assert held_text(a_policy(**limits), running, status, lanes) == text
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_what_is_held_back_has_a_line_while_there_is_any(overview: Overview, width: int, height: int) -> None:
+    overview.set_counts(some_work(), NOW)
+    assert not any("held back" in line for line in texts(overview, width, height))
+    overview.set_held({"render": "paused: \x1b[2J" + "x" * 500, "other": "1 lane full"})
+    shown = texts(overview, width, height)
+
+    assert shown[4].startswith("held back render paused: \\x1b[2Jxxx")
+    assert len(shown) == height
+    assert max(map(cell_len, shown)) <= width
+    overview.set_held({})
+    assert not any("held back" in line for line in texts(overview, width, height))
 
 
 def test_a_released_job_is_no_retry_and_keeps_no_error_of_an_earlier_attempt() -> None:

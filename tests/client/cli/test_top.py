@@ -7,7 +7,7 @@ import termios
 
 import pytest
 
-from jobstate_client import Client
+from jobstate_client import Client, NewJob
 from jobstate_client.testing import JobstateServer, serving
 
 from .support import at_terminal, run, run_alone
@@ -143,3 +143,25 @@ def test_what_trying_again_does_not_mend_ends_a_view_at_once(command: list[str],
 
     assert code == 2
     assert "does not speak TLS" in terminal.text
+
+
+def test_top_tells_what_is_paused_and_what_waits_for_a_limit_and_when_that_is_over() -> None:
+    limits = {"one": {"concurrency": 1}, "each": {"lane_concurrency": 1}}
+    with serving(job_types=limits, manual_time=False) as server:
+        client = server.client()
+        for job_type in ("one", "each", "paused"):
+            client.create_many(NewJob(job_type, lane="a") for _ in range(2))
+        for job_type in ("one", "each"):
+            client.acquire([job_type])
+        client.create("each", lane="b")
+        client.pause("each", lane="b", reason="invoice")
+        client.pause("paused", reason="the disk is full")
+        with at_terminal("--server", server.address, "top", columns=120) as terminal:
+            terminal.until(lambda text: "held back each 1 lane paused, 1 lane full; paused paused: the disk" in text)
+            assert "one 1 of 1 running" in terminal.text
+            terminal.mark()
+            client.unpause("paused")
+            terminal.until(lambda text: "held back each 1 lane paused, 1 lane full; one 1 of 1 running" in text)
+            terminal.press("q")
+
+            assert terminal.end() == 0

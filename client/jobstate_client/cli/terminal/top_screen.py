@@ -27,6 +27,8 @@ CONNECTION_MIN = 30
 
 KEYS = "q quits"
 
+HELD = "held back"
+
 _STATES = (
     State.QUEUED,
     State.PROCESSING,
@@ -64,6 +66,7 @@ def frame(overview: Overview, size: Size, now: datetime, keys: str = KEYS) -> li
         *_outage(overview, size.width),
         *_counts(overview, size.width, now),
         *_work(overview, size.width, now),
+        *_held(overview, size.width, now),
     ]
     rest = Size(size.width, max(0, size.height - len(top)))
     body = _side_by_side if size.width >= SIDE_BY_SIDE_MIN else _stacked
@@ -131,6 +134,15 @@ def _work(overview: Overview, width: int, now: datetime) -> list[Text]:
         text.append(f"{gap}{name} ", "dim")
         text.append(number, "bold" if is_any and not overview.counts_are_old(now) else "dim")
     return [text]
+
+
+def _held(overview: Overview, width: int, now: datetime) -> list[Text]:
+    """One line, if there is anything to tell: which types are paused or at a limit, those with the most jobs first."""
+    if not overview.held:
+        return []
+    told = "; ".join(f"{job_type} {text}" for job_type, text in overview.held.items())
+    style = "dim" if overview.counts_are_old(now) else "yellow"
+    return [line(Part(HELD, len(HELD), "dim"), Part(told, width - len(HELD) - GAP, style))]
 
 
 def _cropped(text: Text, width: int) -> Text:

@@ -25,10 +25,12 @@ from jobstate_client.cli.terminal.watch_stream import ResponseEnd, watch_stream
 from jobstate_client.core.states import State
 from jobstate_client.core.values import SnapshotJob, SnapshotStarted, Synced
 from jobstate_client.errors import CursorExpired, CursorUnknown, JobStateError, TransportError, TryLater
+from jobstate_client.views.held import LANES_MAX, held_text, waiting_types
 from jobstate_client.views.job_list import JOBS_KEPT_MAX
 from jobstate_client.views.overview import Overview
 
 if TYPE_CHECKING:
+    from jobstate_client.core.inspection import Stats
     from jobstate_client.sync.client import Client
     from jobstate_client.sync.watch import Watch
 
@@ -161,9 +163,27 @@ class TopView:
                 # The watch reports outages, and the view marks these counts as old. ValueError: the channel is closed.
                 pass
             else:
+                held = self._held(stats)
                 with self._lock:
                     self._overview.set_counts(stats, datetime.now(UTC))
+                    self._overview.set_held(held)
             self._left.wait(STATS_INTERVAL_S)
+
+    def _held(self, stats: Stats) -> dict[str, str]:
+        """What holds back the types with the most jobs that wait; nothing if an older server does not say."""
+        held = {}
+        try:
+            names = waiting_types(stats)
+            policies = {each.name: each for each in self._client.job_types(timeout=STATS_TIMEOUT_S).types if names}
+            for name in names:
+                policy = policies.get(name, policies["default"])
+                status = self._client.type_status(name, timeout=STATS_TIMEOUT_S)
+                lanes = self._client.lanes(name, page_size=LANES_MAX + 1, timeout=STATS_TIMEOUT_S)
+                seen = list(islice(lanes, LANES_MAX + 1))
+                held[name] = held_text(policy, stats.job_types[name].running, status, seen)
+        except (JobStateError, ValueError, LookupError):
+            return {}
+        return {name: text for name, text in held.items() if text}
 
 
 @contextmanager
