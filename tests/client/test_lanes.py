@@ -324,3 +324,20 @@ async def test_jobs_of_a_lane_run_one_after_the_other_through_retries(either: An
     server.advance(10)
 
     assert await ids(either, "sequence") == ["0"]
+
+
+async def test_a_job_is_not_expected_before_its_hold_ends_nor_at_all_while_nobody_knows_when(
+    either: Any, server: JobstateServer
+) -> None:
+    await done(either.create_many(NewJob("work", id=f"{n}") for n in range(2)))
+    (job,) = await done(either.acquire(["work"]))
+    soon = (await done(either.explain("1"))).expected_start_time
+    assert server.now < soon <= server.now + timedelta(minutes=2)
+    await done(either.release(job, hold_lane=3_600))
+    assert (await done(either.explain("1"))).expected_start_time == server.now + timedelta(hours=1)
+    await done(either.pause("work"))
+    assert (await done(either.explain("1"))).expected_start_time is None
+    await done(either.create_many(NewJob("each", id=f"each-{n}", lane="a") for n in range(2)))
+    await done(either.acquire(["each"]))
+
+    assert (await done(either.explain("each-1"))).expected_start_time is None

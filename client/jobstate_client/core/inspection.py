@@ -221,7 +221,7 @@ class Explanation:
     waiting_acquires: int
     """Calls of ``acquire`` for its type that wait at the server that answered."""
     expected_start_time: datetime | None
-    """When it is expected to begin, at the pace of the latest minute; None if there is none, or it is not ready."""
+    """When it is expected to begin, at the pace of the latest minute; None if that is not known."""
     lanes_ahead: int | None = None
     """Lanes of its type that have a turn before its own, at most 10,000; None if it is not ready itself."""
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def lane_name(lane: str) -> str:
-    """The name of a lane. The empty one is shown by its quotes."""
-    return lane or "''"
+    """The name of a lane, in quotes if blanks would not be seen otherwise, or if it is empty."""
+    return lane if lane and lane == lane.strip() else f"'{lane}'"
 
 
 def lane_note(lane: Lane, lanes_max: int, now: datetime) -> str:

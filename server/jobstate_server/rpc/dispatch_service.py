@@ -73,8 +73,9 @@ class DispatchService:
             # Each lane before it has a turn, and so it has for each job of its own.
             jobs = (place.jobs_ahead + 1) * (place.lanes_ahead + 1)
             wait = self._acquires.rates.time_for(jobs, job.job_type, now)
-            if wait is not None:
-                set_time(answer.expected_start_time, now + wait)
+            earliest = holds.earliest(answer, now)
+            if wait is not None and earliest is not None:
+                set_time(answer.expected_start_time, max(earliest, now + wait))
         return answer.SerializeToString()
 
     def _read(self, reader: Reader, job_id: str, reach: Reach) -> _Found:

@@ -12,6 +12,9 @@ from jobstate_server.wire.times import set_time
 
 Reason = pb.HoldReason
 
+_WITHOUT_END = (pb.HOLD_REASON_TYPE_PAUSED, pb.HOLD_REASON_LANE_PAUSED, pb.HOLD_REASON_LANE_CONCURRENCY)
+"""How long these hold, the pace of the type does not tell."""
+
 
 class Place(NamedTuple):
     """What a ready job waits behind."""
@@ -53,6 +56,13 @@ def add_shared(answer: pb.ExplainResponse, job: Job, place: Place, limits: Limit
         _add(answer, Reason.HOLD_REASON_NO_WORKER, text)
 
 
+def earliest(answer: pb.ExplainResponse, now: int) -> int | None:
+    """When the job may begin at the earliest, going by what holds it back. None if nobody knows."""
+    if any(hold.reason in _WITHOUT_END for hold in answer.holds):
+        return None
+    return max([now, *(hold.end_time.ToMicroseconds() for hold in answer.holds if hold.HasField("end_time"))])
+
+
 def _add_pauses(answer: pb.ExplainResponse, job: Job, place: Place) -> None:
     if place.of_type.state.paused:
         text = _with_reason(f"its type {job.job_type} is paused", place.of_type.pause_reason)
@@ -65,16 +75,16 @@ def _add_pauses(answer: pb.ExplainResponse, job: Job, place: Place) -> None:
 def _add_limits(answer: pb.ExplainResponse, job: Job, place: Place, limits: Limits) -> None:
     running, counts = place.of_type.state.counts.running, place.lane.state.counts
     if running >= limits.concurrency:
-        text = f"{_counted(running, 'attempt')} of its type run, of {limits.concurrency:,} allowed"
+        text = f"its type has {running:,} of {limits.concurrency:,} attempts running"
         hold = _add(answer, Reason.HOLD_REASON_TYPE_CONCURRENCY, text)
         hold.limit.used, hold.limit.limit = running, limits.concurrency
     if limits.lane_concurrency != INT64_MAX and not limits.has_place(counts, returns=job.attempt > 0):
         used = limits.under_way(counts) + (counts.returned if limits.holds_jobs else 0)
-        what = "jobs of its lane have begun" if limits.holds_jobs else "attempts of its lane run"
+        what = "jobs begun" if limits.holds_jobs else "attempts running"
         hold = _add(
             answer,
             Reason.HOLD_REASON_LANE_CONCURRENCY,
-            f"{used:,} {what}, of {limits.lane_concurrency:,} allowed",
+            f"its lane has {used:,} of {limits.lane_concurrency:,} {what}",
             subject=job.lane,
         )
         hold.limit.used, hold.limit.limit = used, limits.lane_concurrency

@@ -113,18 +113,18 @@ def test_pauses_are_the_contracts_answers_in_json(server: JobstateServer, client
 def test_lanes_are_shown_in_the_order_of_their_turns_with_what_stops_them(
     server: JobstateServer, client: Client
 ) -> None:
-    client.create_many(NewJob("each", lane=lane) for lane in ("a", "a", "b", "c", "d", "", "\x1b[2J"))
+    client.create_many(NewJob("each", lane=lane) for lane in ("a", "a", "b", "c", "d", "", " ", "\x1b[2J"))
     client.pause("each", lane="b", reason="invoice")
-    held = next(job for job in client.acquire(["each"], max_jobs=3) if job.lane == "a")
+    held = next(job for job in client.acquire(["each"], max_jobs=4) if job.lane == "a")
     client.release(held, "429", hold_lane=3_600)
     out = told(server, "lanes", "each")
 
     assert out.splitlines()[0].split() == ["LANE", "READY", "RUNNING", "OLDEST", "TURN", "NOTE"]
-    by_lane = {line.split()[0]: line for line in out.splitlines()[1:]}
-    assert set(by_lane) == {"a", "b", "c", "d", "''", "\\x1b[2J"}
+    by_lane = {line.split("  ")[0]: line for line in out.splitlines()[1:]}
+    assert set(by_lane) == {"a", "b", "c", "d", "''", "' '", "\\x1b[2J"}
     assert re.search(r"  2   0 of 1 .* held for (1h|59m\d\ds)$", by_lane["a"])
     assert re.search(r"  1   0 of 1 .* paused: invoice$", by_lane["b"])
-    assert sum(line.endswith("full") for line in by_lane.values()) == 2
+    assert sum(line.endswith("full") for line in by_lane.values()) == 3
 
 
 def test_all_lanes_are_listed_page_by_page_and_as_many_as_were_asked_for(

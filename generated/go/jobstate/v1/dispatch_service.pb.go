@@ -408,7 +408,8 @@ type ExplainResponse struct {
 	// How many calls of Acquire for its type wait at the server that answers.
 	WaitingAcquires int32 `protobuf:"varint,4,opt,name=waiting_acquires,json=waitingAcquires,proto3" json:"waiting_acquires,omitempty"`
 	// When it is expected to begin, going by how many jobs of its type the server that answers handed out in the latest
-	// minute. Unset when there were none, and when the job is not ready.
+	// minute, and not before its lane or rate lets it. Unset when there were none, when the job is not ready, and while it
+	// is paused or its lane is full.
 	ExpectedStartTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expected_start_time,json=expectedStartTime,proto3" json:"expected_start_time,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache

@@ -243,7 +243,8 @@ class ExplainResponse(_message.Message):
     @_builtins.property
     def expected_start_time(self) -> _timestamp_pb2.Timestamp:
         """When it is expected to begin, going by how many jobs of its type the server that answers handed out in the latest
-        minute. Unset when there were none, and when the job is not ready.
+        minute, and not before its lane or rate lets it. Unset when there were none, when the job is not ready, and while it
+        is paused or its lane is full.
         """
 
     def __init__(

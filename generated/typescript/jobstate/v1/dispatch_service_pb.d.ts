@@ -189,7 +189,8 @@ export declare type ExplainResponse = Message<"jobstate.v1.ExplainResponse"> & {
 
   /**
    * When it is expected to begin, going by how many jobs of its type the server that answers handed out in the latest
-   * minute. Unset when there were none, and when the job is not ready.
+   * minute, and not before its lane or rate lets it. Unset when there were none, when the job is not ready, and while it
+   * is paused or its lane is full.
    *
    * @generated from field: google.protobuf.Timestamp expected_start_time = 5;
    */
