@@ -80,11 +80,12 @@ async def test_with_asyncio_those_calls_are_awaited_that_the_page_says(server: J
     of_a_run = re.findall(r"`run\.(\w+)`", rest)
     async with server.async_client() as client:
         worker = client.worker(idle, job_types=["resting"])
-        made: list[Any] = [client.run(NewJob("resting")), client.watch(), client.list(), worker]
+        listings = [client.list(), client.lanes("resting")]
+        made: list[Any] = [client.run(NewJob("resting")), client.watch(), *listings, worker]
         others = public(AsyncClient) - set(calls)
         job = await client.create("resting")
 
-        assert set(calls) == {"run", "watch", "list", "worker"}
+        assert set(calls) == {"run", "watch", "list", "lanes", "worker"}
         assert not [each for each in made if inspect.isawaitable(each)]
         async with client.run(job) as run:
             assert not [name for name in of_a_run if inspect.iscoroutinefunction(getattr(run, name))]
