@@ -63,7 +63,7 @@ class WorkerFacts:
         with Probe([*programs.worker, server.address]) as worker:
             good = client.create(TYPE)
             assert worker.line() == f"{good.id}: completed"
-            busy = client.create(TYPE, metadata={"status": 429})
+            busy = client.create(TYPE, metadata={"status": 429}, lane="busy")
             assert worker.line() == f"{busy.id}: released"
             bad = client.create(TYPE, metadata={"status": 500}, max_retries=0)
             assert worker.line() == f"{bad.id}: failed"
@@ -71,6 +71,8 @@ class WorkerFacts:
         good, busy, bad = (client.get(job) for job in (good, busy, bad))
         assert (good.state, good.result) == (State.COMPLETED, {"text": "…"})
         assert (busy.state, busy.retry_count) == (State.RETRYING, 0)
+        (lane,) = [each for each in client.lanes(TYPE) if each.lane == "busy"]
+        assert lane.held_until_time == busy.next_retry_time
         assert bad.state == State.PERMANENTLY_FAILED
         assert bad.last_error is not None
         assert "the service is broken" in bad.last_error.message

@@ -34,7 +34,8 @@ const (
 	patience = time.Minute      // For the answer to a report. Later the lease is over anyway.
 )
 
-// release is an error of work that gives the job back: it counts neither as a failure nor as a retry.
+// release is an error of work that gives the job back: it counts neither as a failure nor as a retry. While the job is
+// delayed, no other job of its lane is handed out, for it would get the same answer.
 type release struct {
 	delay  time.Duration
 	reason string
@@ -172,7 +173,8 @@ func (w *worker) run(parent context.Context, job *jobstatev1.Job) string {
 	case errors.As(err, &back):
 		ended = "released"
 		_, err = w.jobs.Release(report, &jobstatev1.ReleaseRequest{
-			Id: job.Id, Attempt: &job.Attempt, Delay: durationpb.New(back.delay), Reason: back.reason, RequestId: requestID,
+			Id: job.Id, Attempt: &job.Attempt, Delay: durationpb.New(back.delay), HoldLane: durationpb.New(back.delay),
+			Reason: back.reason, RequestId: requestID,
 		})
 	case err != nil:
 		ended = "failed"

@@ -27,7 +27,10 @@ const WAIT_MS = 10_000;
 /** How long a report may take. Later the lease is over anyway. */
 const PATIENCE_MS = 60_000;
 
-/** Thrown by `work`, gives the job back: it counts neither as a failure nor as a retry. */
+/**
+ * Thrown by `work`, gives the job back: it counts neither as a failure nor as a retry. While the job is delayed, no
+ * other job of its lane is handed out, for it would get the same answer.
+ */
 class Release extends Error {
   constructor(
     reason: string,
@@ -118,7 +121,7 @@ async function run(jobs: Client<typeof JobService>, job: Job, giveBack: AbortSig
         ended = "released";
         const back = error instanceof Release ? error : new Release("the worker stops");
         const delay = durationFromMs(back.delayMs);
-        report = () => jobs.release({ ...attempt, delay, reason: back.message }, options);
+        report = () => jobs.release({ ...attempt, delay, holdLane: delay, reason: back.message }, options);
       } else {
         ended = "failed";
         const message = String(error).slice(0, 1_000); // At most 4 KiB.

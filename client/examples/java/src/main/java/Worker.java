@@ -67,7 +67,10 @@ public final class Worker {
     this.channel = channel;
   }
 
-  /** Thrown by work, gives the job back: it counts neither as a failure nor as a retry. */
+  /**
+   * Thrown by work, gives the job back: it counts neither as a failure nor as a retry. While the job is delayed, no
+   * other job of its lane is handed out, for it would get the same answer.
+   */
   private static final class Release extends Exception {
     private static final long serialVersionUID = 1;
     private final Duration delay;
@@ -279,7 +282,7 @@ public final class Worker {
 
     private void release(Release back) throws InterruptedException {
       var release = ReleaseRequest.newBuilder().setId(job.getId()).setAttempt(job.getAttempt())
-          .setDelay(span(back.delay)).setReason(back.getMessage())
+          .setDelay(span(back.delay)).setHoldLane(span(back.delay)).setReason(back.getMessage())
           .setRequestId(requestId()).build();
       repeat(jobs -> jobs.release(release));
     }
