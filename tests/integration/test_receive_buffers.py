@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from jobstate.v1 import job_service_pb2 as pb
@@ -15,7 +16,7 @@ from jobstate_server.rpc.receive_buffers import CALL_BYTES, ReceiveBuffers
 from ..bench.drivers import headers
 from ..bench.http2 import Broken, Connection, framed
 from ..robustness.attackers import Nothing
-from ..support.calls import create, get, struct
+from ..support.calls import create, get, refusal_of, struct
 from ..support.server import Running, serving
 from ..support.waiting import until
 
@@ -26,6 +27,14 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         # Only the test measures.
         running.server.grpc.receive_buffers.stop()
         yield running
+
+
+@pytest.fixture
+def short_of_memory(running: Running) -> ReceiveBuffers:
+    """What measures the server, which takes its memory for short."""
+    buffers = running.server.grpc.receive_buffers
+    buffers._memory_short = 1
+    return buffers
 
 
 def half_sent(address: str, method: str, size: int) -> Connection:
@@ -86,14 +95,16 @@ async def test_the_connections_with_most_unread_are_closed_while_memory_is_short
     connections = [half_sent(running.server.address, "StreamUpdates", size * MEBIBYTE) for size in sizes]
     await until(lambda: measuring.measure() >= sum(sizes) * MEBIBYTE, lambda: go_on(*connections))
 
-    plenty, short = ReceiveBuffers(5 * MEBIBYTE, 2**40), ReceiveBuffers(5 * MEBIBYTE, 2**30)
+    plenty, short = (
+        ReceiveBuffers(5 * MEBIBYTE, memory_short, resident=lambda: 2**30) for memory_short in (2**40, 2**30)
+    )
     plenty.port = short.port = measuring.port
     # Enough checks for a measurement.
     for _ in range(100):
-        plenty.check(resident=2**30)
+        plenty.check()
     assert [is_open(connection) for connection in connections] == [True] * 4
     with caplog.at_level(logging.WARNING, "jobstate_server.rpc.receive_buffers"):
-        short.check(resident=2**30)
+        short.check()
 
     await until(lambda: [is_open(connection) for connection in connections] == [True, True, False, False])
     assert [record.__dict__["connections"] for record in caplog.records] == [2]
@@ -101,3 +112,33 @@ async def test_the_connections_with_most_unread_are_closed_while_memory_is_short
     assert (await get(running)).id == "job"
     for connection in connections:
         connection.close()
+
+
+async def test_the_event_loop_closes_connections_while_the_thread_gets_no_turn(
+    running: Running, short_of_memory: ReceiveBuffers
+) -> None:
+    # Five eighths of 64 MiB may be unread.
+    connections = [half_sent(running.server.address, "StreamUpdates", 8 * MEBIBYTE) for _ in range(8)]
+    await create(running)
+    while all(map(is_open, connections)):
+        # Somebody else's call gives the loop a turn.
+        await get(running)
+
+    for connection in connections:
+        connection.close()
+
+
+async def test_requests_of_a_connection_that_was_closed_for_memory_are_dropped(
+    running: Running, short_of_memory: ReceiveBuffers
+) -> None:
+    update = pb.JobUpdate(progress=pb.UpdateProgressRequest(id="none", attempt=1))
+    stream = running.jobs.StreamUpdates()
+    await stream.write(pb.StreamUpdatesRequest(updates=[update]))
+    await stream.read()
+    (peer,) = running.server.grpc.calls.admission.streams.by_connection
+    short_of_memory._closed = {peer: MEBIBYTE}
+    await stream.write(pb.StreamUpdatesRequest(updates=[update]))
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stream.read()
+    assert refusal_of(raised.value).reason == "OVERLOADED"

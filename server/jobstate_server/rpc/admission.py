@@ -77,7 +77,7 @@ class Admission:
         self.streams = FairLimit(open_streams_max, 16)
         """Streams, and calls of Acquire: most of these wait, and take no places of other calls."""
         self.update_streams = FairLimit(STREAMS_MAX, 4)
-        self.buffers = ReceiveBuffers(5 * eighth, memory_short)
+        self.buffers = ReceiveBuffers(5 * eighth, memory_short, self._has_calls)
         self._end_call = end_call
         self._receiving: dict[ReceivingCall, None] = {}
         """The calls whose requests have not arrived. The oldest come first."""
@@ -98,6 +98,9 @@ class Admission:
         for limit in limits:
             if not limit.take(connection):
                 self._refuse(limits, limit, connection)
+
+    def _has_calls(self, connection: str) -> bool:
+        return connection in self.calls.by_connection or connection in self.streams.by_connection
 
     def _refuse(self, limits: tuple[FairLimit, ...], full: FairLimit, connection: str) -> NoReturn:
         for taken in limits[: limits.index(full)]:

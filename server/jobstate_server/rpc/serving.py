@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from jobstate_server.domain.caller import ANONYMOUS, Caller
-from jobstate_server.domain.errors import InvalidField, JobStateError, MessageTooLarge
+from jobstate_server.domain.errors import InvalidField, JobStateError, MessageTooLarge, Overloaded
 from jobstate_server.domain.limits import REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX
-from jobstate_server.rpc.admission import Admission, in_time
+from jobstate_server.rpc.admission import RETRY_DELAY_S, Admission, in_time
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
 from jobstate_server.rpc.call import (
     Call,
@@ -34,6 +34,7 @@ from jobstate_server.rpc.call import (
     abort,
 )
 from jobstate_server.rpc.fair_limit import FairLimit
+from jobstate_server.rpc.receive_buffers import ReceiveBuffers
 from jobstate_server.rpc.transport_limits import (
     ANSWERS_BYTES_MAX,
     MEMORY_SHORT,
@@ -238,9 +239,10 @@ class Calls:
     def _updates(self, handler: Callable[[AsyncIterator[bytes], StreamCall], AsyncGenerator[bytes, None]]) -> Answer:
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
             connection = open_call.connection
-            count_read = partial(self.admission.buffers.count_read, connection)
+            buffers = self.admission.buffers
+            count_read = partial(buffers.count_read, connection)
             call = StreamCall(self._identify(context), 0, connection, self._ender(context), count_read)
-            await _write(handler(_Requests(context), call), context)
+            await _write(handler(_Requests(context, connection, buffers), call), context)
 
         return answer
 
@@ -277,16 +279,23 @@ class _Requests:
     gRPC's own iterator keeps the latest one in memory until the next garbage collection after the stream's end.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, connection: str, buffers: ReceiveBuffers) -> None:
         self._context = context
+        self._connection = connection
+        self._buffers = buffers
 
     def __aiter__(self) -> _Requests:
         return self
 
     async def __anext__(self) -> bytes:
         request: Any = await self._context.read()
+        self._buffers.received()
         if request is grpc.aio.EOF:
             raise StopAsyncIteration
+        if self._buffers.is_closed(self._connection):
+            # Freed at once: nobody waits for the answer, and there is no memory for the request.
+            del request
+            raise Overloaded("this connection sent more than there was memory for", RETRY_DELAY_S)
         return cast("bytes", request)
 
 
