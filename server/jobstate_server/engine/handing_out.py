@@ -42,6 +42,11 @@ class HandingOut:
         for state in states:
             self._ready.know(state)
 
+    def count_changes(self, job_types: Iterable[str]) -> None:
+        """Add up the changes of these types, although they may have neither limits nor lanes."""
+        for name in job_types:
+            self.moves.of_type(name)
+
     def state(self, job_type: str) -> TypeState | None:
         """What is stored of a type, if it was read."""
         return self._ready.state(job_type)
@@ -133,6 +138,8 @@ class HandingOut:
         """A type or lane is paused from now on, or goes on."""
         state = self._ready.state(job_type)
         assert state is not None
+        # From now on the type has a row, which is gone by.
+        state.is_stored = True
         if lane is None:
             state.paused = paused
         else:

@@ -81,6 +81,7 @@ class Picker:
         if batch.handing_out.turns is not None:
             batch.handing_out.turns.update(turns)
         batch.handing_out.know(found.states.get(name) or TypeState(name) for name in turns)
+        batch.handing_out.count_changes(name for name, _ in wanted.pauses)
         if not wanted.jobs:
             return True
         if found.states:
@@ -176,6 +177,9 @@ class Picker:
                 state = replace(state, paused=False, lanes=lanes)
             ready.know(state)
             ranges += self._ranges(state, freed, in_batch, limit, batch.now)
+            if ends:
+                # Which lanes can use up the rate, is known when the batch is decided.
+                freed.limits(name).rate = None
         for found in transaction.ready_places(ranges):
             ready.add_place(*found)
         ids: dict[str, None] = {}
@@ -223,10 +227,14 @@ def _after(state: TypeState, move: TypeMove) -> TypeState:
 
 def ending(commands: Sequence[Command], batch: Batch) -> list[Job]:
     """The jobs of a batch whose attempts these commands may end."""
-    if any(type(each) is ServeDue for each in commands):
-        return [job for job in batch.jobs.values() if is_running(job)]
     named = {each.job_id for each in commands if isinstance(each, _ENDING)}
-    return [job for job_id in named if (job := batch.jobs.get(job_id)) is not None and is_running(job)]
+    serves_due = any(type(each) is ServeDue for each in commands)
+    return [
+        job
+        for job in batch.jobs.values()
+        if is_running(job)
+        and (job.id in named or (serves_due and job.due_time is not None and job.due_time <= batch.now))
+    ]
 
 
 def _lanes_of(jobs: Iterable[Job], pauses: Iterable[tuple[str, str | None]]) -> dict[str, set[str]]:

@@ -1,16 +1,21 @@
-"""Places and turns that attempts give up which end in the batch that asks for jobs."""
+"""What is decided together: places and turns that attempts give up for those who ask, and pauses."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from jobstate.v1 import dispatch_service_pb2 as dispatch_pb
+from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
+from jobstate_server.domain.durations import SECOND
 
-from ..support.calls import acquire
+from ..support.calls import acquire, create, get, settled, span, until_waiting
 from ..support.clock import WatchedClock
+from ..support.held import held
 from ..support.server import Running, serving_url
 
 LIMITED: dict[str, dict[str, Any]] = {
@@ -18,6 +23,7 @@ LIMITED: dict[str, dict[str, Any]] = {
     "two": {"concurrency": 2},
     "each": {"lane_concurrency": 1},
     "sequence": {"lane_concurrency": 1, "lane_holds": "job"},
+    "paced": {"rate": "6/1m", "burst": 3},
 }
 
 
@@ -96,3 +102,67 @@ async def test_an_end_that_is_refused_frees_nothing(running: Running) -> None:
     )
 
     assert [job.id for job in outcomes[-1].jobs] == ["a1"]
+
+
+async def test_the_lane_whose_turn_it_is_gets_the_last_of_a_rate(running: Running) -> None:
+    """Whatever may end in the batch, and does not."""
+    await filled(running, "paced", a=4, b=4)
+    assert await ids(running, "paced", max_jobs=2) == ["a0", "b0"]
+
+    outcomes = await in_one_batch(
+        running,
+        pb.JobUpdate(complete=pb.CompleteRequest(id="b0", attempt=9)),
+        pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["paced"], max_jobs=4)),
+    )
+
+    assert [job.id for job in outcomes[-1].jobs] == ["a1"]
+
+
+@pytest.mark.parametrize("lane", [None, ""])
+async def test_the_first_pause_of_a_type_holds_for_what_comes_after_it_in_the_commit(
+    running: Running, lane: str | None
+) -> None:
+    asking = asyncio.ensure_future(acquire(running, wait=60))
+    await until_waiting(running, 1)
+    async with held(running.server) as hold:
+        pausing = asyncio.ensure_future(running.dispatch.Pause(dispatch_pb.PauseRequest(job_type="default", lane=lane)))
+        await hold.has(1)
+        creating = asyncio.ensure_future(create(running, "job"))
+        await hold.has(2)
+        hold.release()
+        paused, _ = await asyncio.gather(pausing, creating)
+
+    assert (paused.head, paused.ready) == (0, 0)
+    assert (await get(running, "job")).state == job_pb2.JOB_STATE_QUEUED
+    await running.dispatch.Unpause(dispatch_pb.UnpauseRequest(job_type="default", lane=lane))
+    assert [job.id for job in await asking] == ["job"]
+
+
+async def test_a_pause_counts_what_came_before_it_in_the_commit(running: Running) -> None:
+    async with held(running.server) as hold:
+        creating = asyncio.ensure_future(create(running, "job"))
+        await hold.has(1)
+        pausing = asyncio.ensure_future(running.dispatch.Pause(dispatch_pb.PauseRequest(job_type="default")))
+        await hold.has(2)
+        hold.release()
+        paused, _ = await asyncio.gather(pausing, creating)
+
+    assert (paused.head, paused.ready) == (1, 1)
+
+
+async def test_of_jobs_that_come_back_to_their_places_the_urgent_one_is_next(url: str, clock: WatchedClock) -> None:
+    """Their lane may come to have more of them than it has places, when its limit is lowered."""
+    async with serving_url(url, clock, job_types={"sequence": {"lane_concurrency": 2, "lane_holds": "job"}}) as before:
+        for job_id, priority in (("low", job_pb2.PRIORITY_LOW), ("urgent", job_pb2.PRIORITY_URGENT)):
+            await create(before, job_id, job_type="sequence", lane="a", priority=priority)
+        assert await ids(before, "sequence", max_jobs=2) == ["urgent", "low"]
+        await create(before, "new", job_type="sequence", lane="a", priority=job_pb2.PRIORITY_URGENT)
+        clock.advance(SECOND)
+        for job_id in ("low", "urgent"):
+            await before.jobs.Release(pb.ReleaseRequest(id=job_id, attempt=1, delay=span(1)))
+        clock.advance(SECOND)
+        await asyncio.sleep(0)
+        for _ in range(2):
+            await settled(before)
+    async with serving_url(url, clock, job_types=LIMITED) as after:
+        assert await ids(after, "sequence") == ["urgent"]
