@@ -147,7 +147,7 @@ def _add_job_indexes(job: type[JobColumns], *key: Field) -> None:
     # The order of hand-outs within a type and priority. Every other order is merged from these.
     job.add_index(job.job_type, job.lane, job.level, job.ready_time, *key, where=IS_READY, name="job_ready")
     # Jobs that come back for another attempt: where jobs hold their place in a lane, they go before all others of it.
-    job.add_index(job.job_type, job.lane, job.ready_time, *key, where=IS_UNCLAIMED, name="job_returned")
+    job.add_index(job.job_type, job.lane, job.level, job.ready_time, *key, where=IS_UNCLAIMED, name="job_returned")
     # For the age of the oldest one over all lanes but the empty one, of which most jobs are.
     job.add_index(job.job_type, job.ready_time, where=IS_READY_IN_LANE, name="job_ready_in_lanes")
     job.add_index(job.principal, job.job_type, job.unique_key, unique=True, where=HAS_UNIQUE_KEY, name="job_unique")

@@ -6,5 +6,5 @@ CREATE TABLE "lane" ("job_type" {text} NOT NULL, "lane" {text} NOT NULL, "ready"
 CREATE INDEX "lane_turn" ON "lane" ("job_type", "running", "turn_time", "lane") WHERE ready > 0 AND closed_until = 0 AND NOT paused;
 CREATE INDEX "lane_turn_of_jobs" ON "lane" ("job_type", (running + resting), "turn_time", "lane") WHERE ready > 0 AND closed_until = 0 AND NOT paused;
 CREATE INDEX "lane_closed" ON "lane" ("job_type", "closed_until") WHERE ready > 0 AND closed_until > 0 AND NOT paused;
-CREATE INDEX "job_returned" ON "job" ("job_type", "lane", "ready_time") WHERE state = 2 AND NOT claimed;
+CREATE INDEX "job_returned" ON "job" ("job_type", "lane", "level", "ready_time") WHERE state = 2 AND NOT claimed;
 CREATE INDEX "job_ready_in_lanes" ON "job" ("job_type", "ready_time") WHERE lane <> '' AND NOT held AND NOT claimed AND state IN (1, 2);

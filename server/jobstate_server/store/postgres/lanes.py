@@ -60,29 +60,20 @@ class LaneReads:
     def places(self, ranges: Sequence[LaneRange]) -> list[FoundPlace]:
         """The first ready jobs of these lanes."""
         levels = [(number, some, int(level)) for number, some in enumerate(ranges) for level in Priority]
-        returned = [(number, some) for number, some in enumerate(ranges) if some.holds_jobs]
-        cursors = []
+        returned = [each for each in levels if each[1].holds_jobs]
         with self._pipeline():
-            if returned:
-                cursors.append(
-                    self._execute(
-                        sql.PICK_RETURNED,
-                        names=array(Kind.TEXT, [some.job_type for _, some in returned]),
-                        lanes=array(Kind.TEXT, [some.lane for _, some in returned]),
-                        limits=array(Kind.INT8, [some.limit for _, some in returned]),
-                        numbers=array(Kind.INT8, [number for number, _ in returned]),
-                    )
-                )
-            cursors.append(
+            cursors = [
                 self._execute(
-                    sql.PICK_PLACES,
-                    names=array(Kind.TEXT, [some.job_type for _, some, _ in levels]),
-                    lanes=array(Kind.TEXT, [some.lane for _, some, _ in levels]),
-                    levels=array(Kind.INT8, [level for _, _, level in levels]),
-                    limits=array(Kind.INT8, [some.limit for _, some, _ in levels]),
-                    numbers=array(Kind.INT8, [number for number, _, _ in levels]),
+                    text,
+                    names=array(Kind.TEXT, [some.job_type for _, some, _ in wanted]),
+                    lanes=array(Kind.TEXT, [some.lane for _, some, _ in wanted]),
+                    levels=array(Kind.INT8, [level for _, _, level in wanted]),
+                    limits=array(Kind.INT8, [some.limit for _, some, _ in wanted]),
+                    numbers=array(Kind.INT8, [number for number, _, _ in wanted]),
                 )
-            )
+                for text, wanted in ((sql.PICK_RETURNED, returned), (sql.PICK_PLACES, levels))
+                if wanted
+            ]
         found: dict[str, FoundPlace] = {}
         for cursor in cursors:
             for number, job_id, ready_time, sequence, attempt, level in cursor:

@@ -279,22 +279,21 @@ CHECK_LANES = (
     " THEN 0 ELSE 1 END)"
 ).encode()
 
-PICK_PLACES = (
-    "SELECT wanted.number, picked.id, picked.ready_time, picked.create_sequence, picked.attempt, picked.level"
-    " FROM unnest(%(names)s::text[], %(lanes)s::text[], %(levels)s::int8[], %(limits)s::int8[], %(numbers)s::int8[])"
-    " AS wanted(name, lane, level, up_to, number)"
-    " CROSS JOIN LATERAL (SELECT id, ready_time, create_sequence, attempt, level FROM job"
-    f" WHERE job_type = wanted.name AND lane = wanted.lane AND level = wanted.level AND {IS_READY.sql}"
-    " ORDER BY ready_time, create_sequence LIMIT wanted.up_to) AS picked"
-).encode()
-PICK_RETURNED = (
-    "SELECT wanted.number, picked.id, picked.ready_time, picked.create_sequence, picked.attempt, picked.level"
-    " FROM unnest(%(names)s::text[], %(lanes)s::text[], %(limits)s::int8[], %(numbers)s::int8[])"
-    " AS wanted(name, lane, up_to, number)"
-    " CROSS JOIN LATERAL (SELECT id, ready_time, create_sequence, attempt, level FROM job"
-    f" WHERE job_type = wanted.name AND lane = wanted.lane AND {IS_UNCLAIMED.sql}"
-    " ORDER BY ready_time, create_sequence LIMIT wanted.up_to) AS picked"
-).encode()
+
+def _places(condition: str) -> bytes:
+    """Reads the first jobs of each of some lanes and priorities."""
+    return (
+        "SELECT wanted.number, picked.id, picked.ready_time, picked.create_sequence, picked.attempt, picked.level"
+        " FROM unnest(%(names)s::text[], %(lanes)s::text[], %(levels)s::int8[], %(limits)s::int8[],"
+        " %(numbers)s::int8[]) AS wanted(name, lane, level, up_to, number)"
+        " CROSS JOIN LATERAL (SELECT id, ready_time, create_sequence, attempt, level FROM job"
+        f" WHERE job_type = wanted.name AND lane = wanted.lane AND level = wanted.level AND {condition}"
+        " ORDER BY ready_time, create_sequence LIMIT wanted.up_to) AS picked"
+    ).encode()
+
+
+PICK_PLACES = _places(IS_READY.sql)
+PICK_RETURNED = _places(IS_UNCLAIMED.sql)
 
 PICK_READY = (
     "SELECT picked.id, picked.ready_time, picked.create_sequence, wanted.level, wanted.step, wanted.name"

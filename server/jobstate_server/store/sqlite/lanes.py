@@ -36,19 +36,20 @@ _LANES = lanes_text("running", _IN_NAMES, ":{}".format)
 _LANES_OF_JOBS = lanes_text("(running + resting)", _IN_NAMES, ":{}".format)
 
 
-def _places(index: str, condition: str, level: str) -> str:
-    """Reads the first jobs of each of some lanes: of each, the same number."""
+def _places(index: str, condition: str) -> str:
+    """Reads the first jobs of each of some lanes and priorities: of each, the same number."""
     return (
         "SELECT wanted.key, found.id, found.ready_time, found.create_sequence, found.attempt, found.level"
         " FROM json_each(:ranges) AS wanted CROSS JOIN job AS found WHERE found.create_sequence IN ("
         f"SELECT create_sequence FROM job INDEXED BY {index} WHERE job_type = json_extract(wanted.value, '$[0]')"
-        f" AND lane = json_extract(wanted.value, '$[1]'){level} AND {condition}"
+        " AND lane = json_extract(wanted.value, '$[1]') AND level = json_extract(wanted.value, '$[2]')"
+        f" AND {condition}"
         " ORDER BY ready_time, create_sequence LIMIT :limit)"
     )
 
 
-_READY = _places("job_ready", IS_READY.sql, " AND level = json_extract(wanted.value, '$[2]')")
-_RETURNED = _places("job_returned", IS_UNCLAIMED.sql, "")
+_READY = _places("job_ready", IS_READY.sql)
+_RETURNED = _places("job_returned", IS_UNCLAIMED.sql)
 
 
 def _many(text: str, values: Sequence[str]) -> ManyRows:
@@ -101,11 +102,10 @@ class LaneReads:
         for some in ranges:
             # Limits of few sizes, so that there are few statements.
             limit = 1 << (some.limit - 1).bit_length()
-            by_limit.setdefault(limit, []).extend((some, level) for level in Priority)
-            if some.holds_jobs:
-                returned.setdefault(limit, []).append((some, 0))
-        for text, groups in ((_RETURNED, returned), (_READY, by_limit)):
-            for limit, group in groups.items():
+            for groups in (by_limit, returned) if some.holds_jobs else (by_limit,):
+                groups.setdefault(limit, []).extend((some, level) for level in Priority)
+        for text, wanted in ((_RETURNED, returned), (_READY, by_limit)):
+            for limit, group in wanted.items():
                 keys = json.dumps([(some.job_type, some.lane, level) for some, level in group])
                 for number, job_id, ready_time, sequence, attempt, level in self._rows(text, ranges=keys, limit=limit):
                     some = group[number][0]
