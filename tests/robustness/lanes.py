@@ -43,6 +43,8 @@ class Lane:
     """As they were after each event that changed them."""
     turn: int = 0
     """The sequence of its latest hand-out."""
+    kept_turn: int = 0
+    """That of its latest one that is surely stored: a type without lanes keeps no turns."""
     held_until: int = 0
     next_even: int = 0
     """When the next hand-out were if all came evenly."""
@@ -139,6 +141,7 @@ class Replay:
             _use(lane, [policy.lane_rate for policy in policies], entry.time)
         if is_hand_out(entry):
             lane.turn = sequence
+            lane.kept_turn = sequence if of_type.lanes.keys() - {""} else 0
         if entry.event.type == "RELEASED" and "hold_lane" in entry.detail:
             lane.held_until = max(lane.held_until, entry.time + span(entry.detail["hold_lane"]))
 

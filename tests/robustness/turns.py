@@ -40,7 +40,7 @@ class _Turns:
             return
         (policy,) = policies
         own = of_type.lanes[lane_of(entry)]
-        key = _fewest(own.since(since), policy), own.turn
+        key = _fewest(own.since(since), policy), own.kept_turn
         for name, lane in of_type.lanes.items():
             if lane is not own and lane.now.ready and self._can_have_turn(entry, of_type, name, since, policy):
                 other = max(counts.under_way(policy) for counts in lane.since(since)), lane.turn
