@@ -91,13 +91,20 @@ async def _serve(settings: Settings, signals: Signals, writer: logs.Writer) -> N
         await server.start()
     except (OSError, RuntimeError, MemoryError) as error:
         raise CannotServe(f"cannot start: {str(error) or type(error).__name__}") from error
-    # The recent events and the caches hold a hundred thousand long-lived objects without reference cycles. To search
-    # them for cycles after every few hundred new objects took a tenth of the server's time.
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    collect_rarely()
     _announce(f"jobstate: serving on {server.address}\n")
     await signals.stop.wait()
     await server.stop()
+
+
+def collect_rarely() -> None:
+    """Have the process look for reference cycles rarely, from now on. Call it when the server has started.
+
+    The recent events and the caches hold a hundred thousand long-lived objects without reference cycles. To search them
+    for cycles after every few hundred new objects took a tenth of the server's time, and up to 200 ms at once.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 def _announce(line: str) -> None:

@@ -26,7 +26,7 @@ from jobstate_server.domain.durations import MILLISECOND
 from jobstate_server.domain.rules import release as release_rules
 from jobstate_server.event_log.pages import PageLimits
 from jobstate_server.event_log.recent import RecentEvents
-from jobstate_server.process import GAVE_UP
+from jobstate_server.process import GAVE_UP, collect_rarely
 from jobstate_server.rpc.requests import dispatch as dispatch_requests
 from jobstate_server.store.reading import events as event_reads
 from jobstate_server.store.urls import is_postgres
@@ -209,6 +209,7 @@ async def serve(options: argparse.Namespace, writer: logs.Writer) -> None:
         told: Path = options.sabotage
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: sabotage(server, told.read_text()))
     await server.start()
+    collect_rarely()
     print(f"jobstate: serving on {server.address}", flush=True)
     await signalled.wait()
     await server.stop()
