@@ -154,6 +154,18 @@ def test_however_many_are_due_callers_wait_no_longer_than_a_slice_takes(
     assert committer.limit * job_time == DUE_SLICE_TIME
 
 
+def test_where_a_commit_takes_long_due_jobs_may_take_half_as_long(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    job_time, besides = 100, 8 * DUE_SLICE_TIME
+    for _ in range(20):
+        spent = committer.limit * job_time
+        outcome = DueOutcome((), spent=spent, others=1, served=committer.limit, next_due=clock.now(), besides=besides)
+        committer.answer(outcome)
+
+    assert committer.limit * job_time == besides // 2
+
+
 def test_when_no_caller_waits_as_many_are_served_at_once_as_may_be(
     timer: DueTimer, committer: Answering, clock: ManualClock
 ) -> None:

@@ -66,6 +66,8 @@ class DueOutcome(SliceOutcome):
     """How many of its commands, one for each due job, did something."""
     failed: int = 0
     """How many of them did nothing."""
+    besides: int = 0
+    """Microseconds that the transaction took besides: to read and to commit."""
     next_due: int | None = None
     """When the next job in the store is due. None if none is."""
     now: int = 0
@@ -460,5 +462,7 @@ class Batch:
         ``working``: of ``spent``, without the time to read and to commit.
         """
         for outcome in self._slices:
-            whole = working if isinstance(outcome, DueOutcome) else spent
+            whole = spent
+            if isinstance(outcome, DueOutcome):
+                whole, outcome.besides = working, spent - working
             outcome.spent = whole * outcome.events // max(1, len(self._changes.events))

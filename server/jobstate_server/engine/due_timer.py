@@ -24,9 +24,10 @@ DUE_MAX = 512
 """Due jobs served in one batch at most, however many are due at once."""
 
 DUE_SLICE_TIME = 3 * MILLISECOND
-"""What the due jobs of one batch may add to it while callers wait. Every batch has all calls that wait, so callers and
-due jobs go on together however many are due. A call meets one and a half slices on average, and each of them is a
-commit: with 2 ms the commits would take longer than the jobs."""
+"""What the due jobs of one batch may add to it while callers wait, or half of what the store takes to read and commit,
+if that is more. A call meets the rest of one slice and the whole of another. Every batch has all calls that wait, so
+callers and due jobs go on together however many are due. With slices of 2 ms most of the time would be spent on
+commits."""
 
 RETRY_FAILED_DUE_AFTER = 1 * SECOND
 """How long to wait before due jobs that could not be served are tried again."""
@@ -139,7 +140,8 @@ class DueTimer:
         handled = outcome.served + outcome.failed
         has_more = outcome.served > 0 and handled == self._asked
         if has_more:
-            self._slice.note(handled, outcome.spent, outcome.others + self._committer.backlog)
+            others = outcome.others + self._committer.backlog
+            self._slice.note(handled, outcome.spent, others, outcome.besides // 2)
         if outcome.failed and outcome.next_due is not None and outcome.next_due <= now:
             # Jobs that could not be served are still due. Try them again, but not at once.
             return has_more, now + RETRY_FAILED_DUE_AFTER

@@ -40,16 +40,17 @@ class SliceSize:
         self.rows = min(SLICE_ROWS_FIRST, rows_max)
         """At least half and at most twice as many as the slice before had, because one commit tells little."""
 
-    def note(self, rows: int, spent: int, others: int) -> None:
+    def note(self, rows: int, spent: int, others: int, besides: int = 0) -> None:
         """Note a slice.
 
         Args:
             rows: how many rows it changed.
             spent: microseconds of the committer's time that it took.
             others: commands of others that were written with it, or wait.
+            besides: microseconds that the next slice may take in any case, because the store is that slow.
         """
         self._alone = 0 if others else self._alone + spent
-        slice_time = SLICE_TIME_ALONE if self._alone >= ALONE_AFTER else self._slice_time
+        slice_time = SLICE_TIME_ALONE if self._alone >= ALONE_AFTER else max(self._slice_time, besides)
         wanted = rows * slice_time // max(1, spent)
         least, most = max(SLICE_ROWS_MIN, self.rows // 2), min(2 * self.rows, self._rows_max)
         self.rows = min(max(wanted, least), most)
