@@ -35,9 +35,9 @@ class Request(NamedTuple):
     body: bytes
 
 
-def create_request(job_id: str, level: Level = job_pb2.PRIORITY_UNSPECIFIED) -> pb.CreateRequest:
+def create_request(job_id: str, level: Level = job_pb2.PRIORITY_UNSPECIFIED, lane: str = "") -> pb.CreateRequest:
     """A new job, with 200 bytes of metadata."""
-    request = pb.CreateRequest(id=job_id, job_type=JOB_TYPE, source_id="episode-12", priority=level)
+    request = pb.CreateRequest(id=job_id, job_type=JOB_TYPE, source_id="episode-12", priority=level, lane=lane)
     request.metadata.update(METADATA)
     return request
 
@@ -119,9 +119,17 @@ def whole_lives_batches(job_ids: Sequence[str], size: int) -> list[bytes]:
     return batches
 
 
-def batch_create(job_ids: Sequence[str], levels: Sequence[Level] = ONE_LEVEL) -> bytes:
-    """A BatchCreate of these jobs, with the levels in turn."""
-    requests = [create_request(job_id, levels[number % len(levels)]) for number, job_id in enumerate(job_ids)]
+def lane_name(number: int, lanes: int) -> str:
+    """The lane of a job among so many lanes. With one it is the empty one."""
+    return f"tenant-{number % lanes}" if lanes > 1 else ""
+
+
+def batch_create(job_ids: Sequence[str], levels: Sequence[Level] = ONE_LEVEL, lanes: int = 1, first: int = 0) -> bytes:
+    """A BatchCreate of these jobs, with the levels in turn, and the lanes from the ``first`` on."""
+    requests = [
+        create_request(job_id, levels[number % len(levels)], lane_name(first + number, lanes))
+        for number, job_id in enumerate(job_ids)
+    ]
     return pb.BatchCreateRequest(requests=requests).SerializeToString()
 
 

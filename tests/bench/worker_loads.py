@@ -60,10 +60,11 @@ class StreamWorkers:
         levels: tuple[Level, ...] = ONE_LEVEL,
         *,
         starts: bool = False,
+        lanes: int = 1,
     ) -> None:
         self._bench = bench
         jobs = bench.sizes.stream_lifecycles * CONNECTIONS
-        self._plan = Plan(jobs, BATCH, reports, levels=levels, starts=starts)
+        self._plan = Plan(jobs, BATCH, reports, levels=levels, starts=starts, lanes=lanes)
 
     def run(self, target: Target) -> Sample:
         plan = replace(self._plan, prefix=self._bench.name("handed-"))

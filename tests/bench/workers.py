@@ -41,6 +41,8 @@ class Plan:
     """Whether it starts the jobs that it has made by hand, in place of asking for jobs."""
     releases: bool = False
     """Whether it gives the jobs back in place of completing them."""
+    lanes: int = 1
+    """How many lanes the jobs that are made are in, in turn. With one it is the empty one."""
     last: str = ""
     """The id of the job after which they take no more."""
 
@@ -90,7 +92,9 @@ class _Supply:
         plan, first = self.plan, self._made
         self._made += number
         return [
-            messages.create_request(f"{plan.prefix}-{each}", plan.levels[each % len(plan.levels)])
+            messages.create_request(
+                f"{plan.prefix}-{each}", plan.levels[each % len(plan.levels)], messages.lane_name(each, plan.lanes)
+            )
             for each in range(first, first + number)
         ]
 

@@ -10,6 +10,7 @@ from .clients import clients
 from .disturbed import cleanup, retries, snapshot
 from .growth import growth, pages, start
 from .hand_outs import backlog, hand_outs, release, urgent
+from .lanes import lanes
 from .replica_hand_outs import held_snapshot, replica_hand_out_latency, replica_hand_outs
 from .replicas import raw_updates, replica_latency, replicas
 from .streams import batch_create, disk, stream_lifecycles, stream_progress
@@ -34,6 +35,7 @@ ROWS: dict[str, Row] = {
     "parked-workers": parked_workers,
     "backlog": backlog,
     "urgent": urgent,
+    "lanes": lanes,
     "delays": delays,
     "release": release,
     "unique-keys": unique_keys,
