@@ -166,3 +166,18 @@ async def test_of_jobs_that_come_back_to_their_places_the_urgent_one_is_next(url
             await settled(before)
     async with serving_url(url, clock, job_types=LIMITED) as after:
         assert await ids(after, "sequence") == ["urgent"]
+
+
+async def test_a_rate_that_is_used_up_in_the_batch_keeps_back_no_job_of_another_type(running: Running) -> None:
+    """However many jobs of the limited type come before it."""
+    await filled(running, "paced", a=9)
+    await filled(running, "default", other=2)
+    assert await ids(running, "paced") == ["a0"]
+
+    outcomes = await in_one_batch(
+        running,
+        pb.JobUpdate(complete=pb.CompleteRequest(id="a0", attempt=1)),
+        pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["paced", "default"], max_jobs=4)),
+    )
+
+    assert [job.id for job in outcomes[-1].jobs] == ["a1", "a2", "other0", "other1"]

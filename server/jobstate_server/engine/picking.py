@@ -167,6 +167,7 @@ class Picker:
         ready = ReadyJobs(self._job_types, freed)
         ranges: list[LaneRange] = []
         in_batch = Counter((job.job_type, job.lane) for job in batch.jobs.values())
+        unsure: set[str] = set()
         for name in turns:
             state = states.get(name)
             if state is None:
@@ -177,16 +178,20 @@ class Picker:
                 state = replace(state, paused=False, lanes=lanes)
             ready.know(state)
             ranges += self._ranges(state, freed, in_batch, limit, batch.now)
-            if ends:
-                # Which lanes can use up the rate, is known when the batch is decided.
+            if ends and freed.limits(name).rate is not None:
+                # Which lanes use up the rate is known when the batch is decided.
                 freed.limits(name).rate = None
+                unsure.add(name)
         for found in transaction.ready_places(ranges):
             ready.add_place(*found)
         ids: dict[str, None] = {}
         for types in wanted.jobs:
             names = [name for name in types if name in turns]
-            places = ready.places_in_order(names, lambda _place: True, batch.now)
-            ids.update((place.job_id, None) for place in islice(places, limit))
+            # Jobs that the rate may stop do not take the place of those of other types.
+            merged = [name for name in names if name not in unsure]
+            for together in (merged, *([name] for name in names if name in unsure)):
+                places = ready.places_in_order(together, lambda _place: True, batch.now)
+                ids.update((place.job_id, None) for place in islice(places, limit))
         return list(ids)
 
     def _ranges(
