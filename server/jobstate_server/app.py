@@ -219,10 +219,9 @@ class Server:
             self.replication.start()
             self.membership.start()
         self.due_timer.start()
+        self.acquires.start()
         try:
             await self.schedule.start()
-            # The settings may have other rates than before.
-            await self.committer.run(lambda transaction: transaction.reopen_lanes())
         except JobStateError as error:
             why = self.readers.store_problem or error.message
             # Otherwise the threads would outlive the event loop to which they deliver their results.

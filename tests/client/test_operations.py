@@ -59,7 +59,7 @@ def test_both_clients_offer_the_same() -> None:
 
 def test_every_rpc_has_its_method() -> None:
     arguments: dict[str, tuple[Any, ...]] = {"create": ("default",), "create_many": ([],), "acquire": (["default"],)}
-    arguments |= dict.fromkeys(("pause", "unpause", "lanes"), ("default",))
+    arguments |= dict.fromkeys(("pause", "unpause", "lanes", "type_status"), ("default",))
     takes_a_job = {"get", "attempts", "start", "progress", "complete", "fail", "report_usage", "retry", "cancel"}
     takes_a_job |= {"release", "explain"}
     calls = [build(*arguments.get(name, ("id",) if name in takes_a_job else ())) for name, build in builders().items()]

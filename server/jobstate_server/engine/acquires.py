@@ -51,6 +51,19 @@ class Acquires:
         committer.hand_out_unfinished.subscribe(self.look)
         committer.hand_out_opens.subscribe(self._look_at)
 
+    def start(self) -> None:
+        """Have the rates of lanes judged anew, because the settings may have other rates than before.
+
+        It is asked for before the first call is, and again every second while the store cannot be written.
+        """
+        if not self._is_draining:
+            self._committer.run(lambda transaction: transaction.reopen_lanes()).add_done_callback(self._reopened)
+
+    def _reopened(self, reopening: asyncio.Future[None]) -> None:
+        if reopening.cancelled() or reopening.exception() is not None:
+            # The committer has logged why.
+            self.clock.call_later(LOOK_INTERVAL, self.start)
+
     def waiting(self, job_type: str) -> int:
         """How many calls wait for jobs of this type."""
         return self._parked.waiting(job_type)

@@ -99,5 +99,7 @@ def test_a_look_at_what_is_due_when_nothing_is_writes_nothing(store: PostgresSto
     with recorded(store) as recorder:
         written = writer.commit(look)
 
-    assert (written.verdicts, written.events) == ([DueOutcome(())], [])
+    (outcome,) = written.verdicts
+    assert isinstance(outcome, DueOutcome)
+    assert (outcome.served, outcome.failed, outcome.next_due, written.events) == (0, 0, None, [])
     assert {text.split()[0] for text in sent(recorder)} == {"BEGIN", "SELECT", "COMMIT"}
