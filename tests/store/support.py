@@ -124,7 +124,10 @@ def reading(store: Store) -> Iterator[Reader]:
 
 
 def key_of(job_id: str) -> int:
-    """The key of ``a_job`` with this id. Ids of one length have keys in their order. No event has such a sequence."""
+    """The key of ``a_job`` with this id. Ids of one length have keys in their order. No event has such a sequence.
+
+    Different ids that end in the same 7 bytes may have one key.
+    """
     encoded = job_id.encode(errors="surrogatepass")
     return (int.from_bytes(encoded[-7:], "big") << 7 | crc32(encoded) & 127) - INT64_MAX
 

@@ -97,7 +97,7 @@ many_jobs = st.lists(
         create_time=st.integers(0, 4),
     ),
     max_size=30,
-    unique_by=lambda job: job.id,
+    unique_by=lambda job: job.create_sequence,
 )
 
 
@@ -153,8 +153,8 @@ def test_pages_together_are_the_jobs_that_the_filter_wants_in_order(
 def test_jobs_that_come_between_pages_make_no_other_job_appear_twice_or_never(
     backend: Backend, before: list[Job], during: list[Job], wanted: JobFilter, order: Order, limit: int
 ) -> None:
-    known = {job.id for job in before}
-    coming = [job for job in during if job.id not in known]
+    known = {job.create_sequence for job in before}
+    coming = [job for job in during if job.create_sequence not in known]
     with opened(backend.new_home(), ManualClock()) as store, reading(store) as reader:
         keep_types(store)
         keep_jobs(store, *before)

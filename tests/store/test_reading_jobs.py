@@ -161,7 +161,7 @@ jobs_of_few_kinds = st.lists(
         complete_time=st.none() | st.integers(0, 3),
     ),
     max_size=20,
-    unique_by=lambda job: job.id,
+    unique_by=lambda job: job.create_sequence,
 )
 
 
