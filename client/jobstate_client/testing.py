@@ -150,10 +150,14 @@ class JobstateServer:
     async def _advance(self, span: int) -> None:
         assert self._clock is not None
         self._clock.advance(span)
-        if self._server is not None:
-            # Due jobs go through the committer like any call. What they make due goes with the next commit.
-            for _ in range(3):
-                await self._server.committer.run(lambda transaction: None)
+        server = self._server
+        while server is not None:
+            # Due jobs go through the committer like any call, in as many commits as they take.
+            await server.committer.run(lambda transaction: None)
+            if not server.due_timer.is_behind:
+                return
+            # Runs the timer of what fell due meanwhile.
+            self._clock.advance(0)
 
 
 def _manual_clock() -> ManualClock:

@@ -32,6 +32,17 @@ def test_time_passes_by_advance_and_what_is_due_has_happened(jobstate_server: Jo
     assert jobstate_server.now - before == timedelta(seconds=61)
 
 
+def test_all_that_is_due_has_happened_however_many_commits_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobstate_server.engine.due_timer.DUE_MAX", 7)
+    with serving() as server:
+        client = server.client()
+        for job in client.create_many(NewJob("clean_transcript") for _ in range(100)):
+            client.start(job.id)
+        server.advance(60.0)
+
+        assert {job.state for job in client.list()} == {State.RETRYING}
+
+
 def test_a_restart_keeps_jobs_and_address(jobstate_server: JobstateServer) -> None:
     address = jobstate_server.address
     client = jobstate_server.client()

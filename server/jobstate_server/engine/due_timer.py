@@ -73,6 +73,12 @@ class DueTimer:
             self._timer.cancel()
         self._is_stopped = True
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether jobs are being served, or are known to be due and are not served yet."""
+        is_due = self._next_due is not None and self._next_due <= self._clock.now()
+        return self._serving is not None or is_due
+
     def turn(self) -> None:
         """Restart after a failure has ended the chain of timers. Called by the watchdog once a second."""
         is_late = self._next_due is not None and self._clock.monotonic() > self._timer_ends
