@@ -253,17 +253,19 @@ class Calls:
         return partial(self._end_call, context, task)
 
     def _end_call(self, context: Context, task: asyncio.Task[Any], error: JobStateError) -> None:
-        if not self._is_closed:
-            # The status is sent after what the client has not read yet, so this does not wait for it.
-            ending = asyncio.create_task(self._end(context, error))
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
-        task.cancel()
+        ending = asyncio.create_task(self._end(context, task, error))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
-    async def _end(self, context: Context, error: JobStateError) -> None:
-        if self._is_closed:
+    async def _end(self, context: Context, task: asyncio.Task[Any], error: JobStateError) -> None:
+        # When the task is done, gRPC may have dropped the call, and would crash if its context were used.
+        if self._is_closed or task.done():
+            task.cancel()
             return
         connection = context.peer()
+        # So it is cancelled after ``abort`` has begun to send the status. That is sent after what the client has not
+        # read yet, and the handler may wait for just that.
+        asyncio.get_running_loop().call_soon(task.cancel)
         try:
             # ``abort`` raises, and no caller of this task needs the error.
             with suppress(grpc.aio.AbortError, grpc.aio.BaseError):
