@@ -104,6 +104,25 @@ async def test_an_end_that_is_refused_frees_nothing(running: Running) -> None:
     assert [job.id for job in outcomes[-1].jobs] == ["a1"]
 
 
+async def test_a_job_made_ready_in_the_batch_does_not_overtake_its_lane_because_another_lane_is_next(
+    running: Running,
+) -> None:
+    """The first lane's job has a later place than one of another type, so its type seems not to be concerned."""
+    background, high = job_pb2.PRIORITY_BACKGROUND, job_pb2.PRIORITY_HIGH
+    await create(running, "later", job_type="two", lane="a", priority=background)
+    await create(running, "first", job_type="two", lane="b", priority=high)
+    await create(running, "other", job_type="default")
+
+    outcomes = await in_one_batch(
+        running,
+        pb.JobUpdate(create=pb.CreateRequest(id="second", job_type="two", lane="b", priority=high)),
+        pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["two", "default"], max_jobs=1)),
+    )
+
+    assert [job.id for job in outcomes[-1].jobs] == ["other"]
+    assert await ids(running, "two", max_jobs=2) == ["later", "first"]
+
+
 async def test_the_lane_whose_turn_it_is_gets_the_last_of_a_rate(running: Running) -> None:
     """Whatever may end in the batch, and does not."""
     await filled(running, "paced", a=4, b=4)

@@ -65,6 +65,8 @@ class Dispatcher:
         self._answered: Handed = []
         self._acquires: list[Acquire] = []
         """The calls of Acquire among the commands of the current transaction."""
+        self._commands: Sequence[Command] = ()
+        """All of them."""
         self._must_serve = False
 
     def begin(self, calls: Iterable[WaitingAcquire]) -> None:
@@ -82,6 +84,7 @@ class Dispatcher:
 
     def wanted_types(self, commands: Sequence[Command]) -> Container[str]:
         """The job types that the commands of a batch, or the calls that wait, ask for."""
+        self._commands = commands
         self._acquires = [command for command in commands if type(command) is Acquire]
         self._must_serve = any(type(command) is ServeWaiting for command in commands)
         if self._is_shared:
@@ -98,7 +101,7 @@ class Dispatcher:
         """
         if self._is_shared:
             batch.handing_out.turns = set()
-        wanted = Wanted(commands=commands)
+        wanted = Wanted(commands=commands, whole_batch=commands)
         for command in self._acquires:
             before = wanted.jobs.get(command.job_types)
             if before is None:
@@ -200,7 +203,7 @@ class Dispatcher:
         if new:
             turn.tried.update(new)
             # The batch may have taken as many as it names.
-            wanted = Wanted({tuple(new): self._waited_for(new) + len(batch.jobs)})
+            wanted = Wanted({tuple(new): self._waited_for(new) + len(batch.jobs)}, whole_batch=self._commands)
             turn.is_unfinished |= not self._pick(transaction, batch, wanted)
         return [name for name in job_types if name in turns]
 

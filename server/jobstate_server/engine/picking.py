@@ -25,7 +25,7 @@ from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lane_moves import LaneMoves, TypeMove
 from jobstate_server.domain.lanes import LaneCounts
-from jobstate_server.domain.reads import LaneRange, Ready, StateOf
+from jobstate_server.domain.reads import LaneRange, Reads, Ready, StateOf
 from jobstate_server.domain.turns import Limits, TypeState, shares
 from jobstate_server.domain.waiting import is_ready, is_running
 from jobstate_server.engine.batch import Batch
@@ -50,6 +50,8 @@ class Wanted:
     """The types and lanes that are paused in the batch, or go on."""
     commands: Sequence[Command] = ()
     """Those of the batch that come after the pick. Some may end attempts, so that others can have their places."""
+    whole_batch: Sequence[Command] = ()
+    """All commands of the batch."""
 
     @property
     def job_types(self) -> set[str]:
@@ -167,11 +169,12 @@ class Picker:
         ready = ReadyJobs(self._job_types, freed)
         ranges: list[LaneRange] = []
         in_batch = Counter((job.job_type, job.lane) for job in batch.jobs.values())
-        unsure: set[str] = set()
+        unsure = _changing(wanted, batch)
         for name in turns:
             state = states.get(name)
             if state is None:
                 ranges.append(LaneRange(name, "", self._step(name), limit, holds_jobs=False))
+                unsure.discard(name)
                 continue
             if name in goes_on:
                 lanes = {lane: replace(each, paused=False) for lane, each in state.lanes.items()}
@@ -187,7 +190,9 @@ class Picker:
         ids: dict[str, None] = {}
         for types in wanted.jobs:
             names = [name for name in types if name in turns]
-            # Jobs that the rate may stop do not take the place of those of other types.
+            # Jobs that the rate may stop do not take the place of those of other types. And a job that becomes ready in
+            # the batch may bring the turn of its lane forward: its type is not passed over because the first lane's job
+            # has a later place than those of other types.
             merged = [name for name in names if name not in unsure]
             for together in (merged, *([name] for name in names if name in unsure)):
                 places = ready.places_in_order(together, lambda _place: True, batch.now)
@@ -209,6 +214,19 @@ class Picker:
             if job_type == name and (lane in counts or lane in state.lanes):
                 counts[lane] = counts.get(lane, 0) + in_batch[job_type, lane]
         return [LaneRange(name, lane, self._step(name), count, limits.holds_jobs) for lane, count in counts.items()]
+
+
+def _changing(wanted: Wanted, batch: Batch) -> set[str]:
+    """The types of which the batch may make jobs ready, or change turns, if jobs of several types are wanted together.
+
+    Not all is known at the pick. What may change is assumed to.
+    """
+    if all(len(types) == 1 for types in wanted.jobs):
+        return set()
+    named = Reads()
+    for command in wanted.whole_batch:
+        command.add_reads(named)
+    return named.job_types | {job.job_type for job in batch.jobs.values()}
 
 
 def _freed(job_types: JobTypes, ending: Iterable[Job]) -> LaneMoves:
