@@ -21,6 +21,7 @@ from jobstate_server.domain.lanes import NOTHING_COUNTED, LaneCounts, LaneHolds,
 from jobstate_server.domain.rates import PerTime, Rate
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.turns import Limits
+from jobstate_server.engine.acquires import Acquires
 from jobstate_server.engine.dispatcher import Dispatcher
 from jobstate_server.store.postgres import statements as sql
 from jobstate_server.store.sqlite import lanes as sqlite_lanes
@@ -90,8 +91,9 @@ def forgets_pauses(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_who_waits_for_a_place(patch: pytest.MonkeyPatch) -> None:
-    """The end of an attempt wakes nobody."""
+    """The end of an attempt wakes nobody, and nobody looks again after a second."""
     patch.setattr(Dispatcher, "_add_freed", lambda *_: None)
+    patch.setattr(Acquires, "look", lambda _: None)
 
 
 def miscounts_what_rests(patch: pytest.MonkeyPatch) -> None:
