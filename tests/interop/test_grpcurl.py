@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,8 @@ def test_health_is_told_of_the_server_and_of_the_jobs(shell: Shell) -> None:
 
 def test_jobs_can_be_looked_at_and_dealt_with_as_the_page_says(shell: Shell, client: Client) -> None:
     list_failed, get, retry, cancel = lines_of("docs/operations.md")[7:]
-    for job_id, retryable in (("first", True), ("second", False)):
-        client.fail(client.start(client.create("default", id=job_id)), "BROKEN", retryable=retryable)
+    client.fail(client.start(client.create("default", id="first")), "BROKEN", retry_delay=timedelta(minutes=10))
+    client.fail(client.start(client.create("default", id="second")), "BROKEN", retryable=False)
     client.create("default", id="third")
 
     assert [job["id"] for job in shell.ask(list_failed)[0]["jobs"]] == ["second"]
