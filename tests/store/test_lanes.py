@@ -81,6 +81,24 @@ def test_where_jobs_hold_their_place_those_at_rest_are_under_way(store: Store) -
     assert names(state(store, holds_jobs=True, under_way_max=2)) == ["runs"]
 
 
+def test_a_lane_is_read_if_it_has_ready_jobs_or_in_any_case(store: Store) -> None:
+    keep_lanes(store, lane("first", ready=1), lane("runs", running=1), lane("waits", ready=1, running=9))
+
+    some = frozenset({"runs", "waits", "unknown"})
+
+    assert names(state(store, lanes_max=1, ready_lanes=some)) == ["first", "waits"]
+    assert sorted(names(state(store, lanes_max=1, lanes=some))) == ["first", "runs", "unknown", "waits"]
+
+
+def test_lanes_that_are_new_are_written_beside_others(store: Store) -> None:
+    keep_lanes(store, *[lane(f"{number:03}", ready=1) for number in range(0, 300, 3)])
+    keep_lanes(store, *[lane(f"{number:03}", ready=1) for number in range(300)])
+    found = state(store, lanes_max=1_000)
+
+    assert found is not None
+    assert [found.lanes[name].counts.ready for name in sorted(names(found))] == [2, 1, 1] * 100
+
+
 def test_what_is_added_to_a_lane_adds_up(store: Store) -> None:
     keep_lanes(store, lane("a", ready=5, returned=2, running=1, turn_time=7))
     keep_lanes(store, lane("a", ready=-1, returned=-1, running=1, resting=3, turn_time=4))
@@ -180,6 +198,22 @@ def test_the_first_jobs_of_each_lane_are_found(store: Store, count: int) -> None
     assert by_lane[""][:count] == ["0", "1", "2", "3", "4"][:count]
     assert by_lane["a"][:count] == ["a high", "a0", "a1", "a2", "a3", "a4"][:count]
     assert [job.id for job in taken] == [place.job_id for place in found]
+
+
+@pytest.mark.parametrize("holds_jobs", [False, True])
+def test_all_ready_jobs_of_a_lane_are_found_at_once(store: Store, holds_jobs: bool) -> None:
+    levels = [*Priority]
+    jobs = [a_job(f"{number}", lane="a", level=levels[number % 5], ready_time=number) for number in range(7)]
+    back = a_job("back", lane="a", ready_time=9, state=JobState.PROCESSING, attempt=2)
+    keep_jobs(store, *jobs, back, a_job("held", lane="a", held=True), a_job("other", lane="b"))
+    with store.transaction() as transaction:
+        transaction.load(Reads())
+        found = transaction.ready_places([LaneRange("type", "a", 10, 8, holds_jobs, is_all=True)])
+
+    assert sorted((place.job_id, place.lane, place.attempt) for place in found) == sorted(
+        [*((job.id, "a", 0) for job in jobs), ("back", "a", 2)]
+    )
+    assert {place.score for place in found} == {job.ready_time - 10 * job.level for job in [*jobs, back]}
 
 
 def test_jobs_that_come_back_are_found_however_many_wait_before_them(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from jobstate_server.domain.job_types import JobType, JobTypes
 from jobstate_server.domain.lane_moves import LaneMoves
 from jobstate_server.domain.lanes import LaneCounts, LaneFrom, LaneHolds, counts_of, lane_from
 from jobstate_server.domain.rates import PerTime, Rate, default_burst
-from jobstate_server.domain.turns import LaneState, TypeState
+from jobstate_server.domain.turns import LaneState, Limits, TypeState, turns_of
+from jobstate_server.engine.picking import Enough
 
 from .support import JOB_TYPES, NOW
 
@@ -210,6 +212,34 @@ def test_lanes_have_their_turns_as_in_the_model(
             now[job.id] = after
         expected = [job_id for _ in range(wanted) if (job_id := model.next()) is not None]
         assert [job.id for job in handed] == expected
+
+
+@given(
+    st.dictionaries(st.sampled_from(LANES), st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1),
+    st.dictionaries(st.sampled_from(LANES), st.tuples(st.integers(0, 3), st.integers(0, 3))),
+    st.integers(1, 9),
+    st.sampled_from([0, 2, 4]),
+)
+def test_enough_places_are_read_whichever_ends_of_attempts_are_refused(
+    stored: dict[str, tuple[int, int]], ends: dict[str, tuple[int, int]], wanted: int, lane_concurrency: int
+) -> None:
+    """``ends``: by lane, how many attempts are to end, and of how many that is refused."""
+    limits = Limits(policy(lane_concurrency=lane_concurrency))
+    ending = {
+        lane: (min(ends[lane][0], running), ends[lane][1]) for lane, (running, _) in stored.items() if lane in ends
+    }
+    kept = {lane: max(0, count - refused) for lane, (count, refused) in ending.items()}
+    planned = {lane: count for lane, (count, _) in ending.items() if count}
+    state = TypeState("default", is_stored=True)
+    for lane, (running, ready) in stored.items():
+        state.lanes[lane] = LaneState(lane, LaneCounts(ready=ready, running=running))
+    enough = Enough(wanted, wanted + sum(planned.values()), {("default", lane) for lane in planned})
+
+    read = Counter(enough.of(turns_of(state, planned, limits, NOW), lambda lane: ("default", lane)))
+    handed_out = Counter(islice(turns_of(state, kept, limits, NOW), wanted))
+
+    assert handed_out <= read
+    assert read.total() <= wanted + sum(planned.values())
 
 
 STATES = st.sampled_from([*JobState])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from heapq import heapify, heappop, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import NamedTuple
 
 from jobstate_server.domain.job import INT64_MAX, Job
@@ -73,13 +73,14 @@ class _Queue:
 class _OfType:
     """The ready jobs of one type, by lane."""
 
-    __slots__ = ("holds_jobs", "limits", "queues", "state", "step")
+    __slots__ = ("limits", "queues", "state", "step", "turns")
 
-    def __init__(self, step: int, limits: Limits, job_type: str) -> None:
+    def __init__(self, step: int, limits: Limits) -> None:
         self.step = step
         self.limits = limits
         self.queues: dict[str, _Queue] = {}
         self.state: TypeState | None = None
+        self.turns = _Turns(self.queues, limits)
 
 
 class ReadyJobs:
@@ -97,9 +98,11 @@ class ReadyJobs:
         of_type = self._of_type(state.job_type)
         if of_type.state is None:
             of_type.state = state
+            of_type.turns.changed(of_type.queues)
         else:
             for name, lane in state.lanes.items():
                 of_type.state.lanes.setdefault(name, lane)
+            of_type.turns.changed(state.lanes)
         if state.is_stored:
             self._moves.of_type(state.job_type)
 
@@ -107,6 +110,12 @@ class ReadyJobs:
         """What is known of a type."""
         of_type = self._types.get(job_type)
         return None if of_type is None else of_type.state
+
+    def changed(self, job_type: str, lane: str) -> None:
+        """What is known of a lane, or what has been added to it, is no longer what it was."""
+        of_type = self._types.get(job_type)
+        if of_type is not None:
+            of_type.turns.changed((lane,))
 
     def unknown_lanes(self, job_type: str) -> set[str]:
         """The lanes with ready jobs of which nothing is known. Of a type of which nothing is known, all."""
@@ -140,6 +149,7 @@ class ReadyJobs:
         if queue is None:
             queue = of_type.queues[lane] = _Queue()
         self._count += 1
+        of_type.turns.changed((lane,))
         rank = 0 if attempt and of_type.limits.holds_jobs else 1
         place = _place((rank, place_score, create_sequence, self._count, job_id, attempt))
         places = queue.places
@@ -153,7 +163,7 @@ class ReadyJobs:
         of_type = self._types.get(job_type)
         if of_type is None:
             step = self._job_types.policy(job_type).priority_step
-            of_type = self._types[job_type] = _OfType(step, self._moves.limits(job_type), job_type)
+            of_type = self._types[job_type] = _OfType(step, self._moves.limits(job_type))
         return of_type
 
     def in_order(self, job_types: Iterable[str], jobs: Mapping[str, Job], now: int) -> Iterator[Job]:
@@ -230,7 +240,7 @@ def _opens(state: TypeState, move: TypeMove, limits: Limits, queues: Iterable[st
         if opens > now:
             return opens
     times = [] if state.opens is None else [state.opens]
-    for name in {*queues, *state.lanes}:
+    for name in {*queues, *state.lanes} if limits.lane_rate is not None else _held(state, move, now):
         lane = state.lanes.get(name) or LaneState(name)
         added = move.lanes.get(name) or Move()
         even = lane.next_even_time
@@ -240,6 +250,12 @@ def _opens(state: TypeState, move: TypeMove, limits: Limits, queues: Iterable[st
         if opens > now:
             times.append(opens)
     return min(times, default=None)
+
+
+def _held(state: TypeState, move: TypeMove, now: int) -> Iterator[str]:
+    """The lanes that a Release holds."""
+    yield from (name for name, lane in state.lanes.items() if lane.held_until > now)
+    yield from (name for name, added in move.lanes.items() if added.held_until > now)
 
 
 def _places(queue: _Queue, is_open: IsOpen) -> Iterator[Place]:
@@ -258,9 +274,9 @@ def _turns(of_type: _OfType, state: TypeState, move: TypeMove, is_open: IsOpen, 
     if limits.rate is not None and move.claims:
         even = limits.rate.after(even, now, move.claims)
     turn = max(now, state.turn_time + 1, move.turn_time + 1)
-    lanes = _LaneHeap(of_type, state, move, is_open, now)
+    lanes = of_type.turns.walk(state, move, is_open, now)
     while room > 0 and not state.paused and (limits.rate is None or limits.rate.opens(even) <= now):
-        place = lanes.take(turn)
+        place = lanes(turn)
         if place is None:
             return
         yield place
@@ -270,62 +286,104 @@ def _turns(of_type: _OfType, state: TypeState, move: TypeMove, is_open: IsOpen, 
             even = limits.rate.after(even, now)
 
 
-class _LaneHeap:
-    """The lanes of a type by their turns, as they are after each place that was taken."""
+class _Entry(NamedTuple):
+    """A lane in the order of turns. It compares as the lanes have their turns."""
 
-    def __init__(self, of_type: _OfType, state: TypeState, move: TypeMove, is_open: IsOpen, now: int) -> None:
-        self._queues = of_type.queues
-        self._limits = limits = of_type.limits
-        self._is_open = is_open
-        self._now = now
-        self._counts: dict[str, LaneCounts] = {}
-        self._evens: dict[str, int] = {}
-        self._heap: list[tuple[int, int, str, int]] = []
-        """Under way, last turn, name, and the index of the next place."""
-        for name, queue in of_type.queues.items():
-            at = queue.next(queue.passed, is_open)
+    under_way: int
+    turn_time: int
+    lane: str
+    at: int
+    """The index of its next place."""
+    counts: LaneCounts
+    even: int
+    """See ``LaneState.next_even_time``."""
+
+
+_entry = partial(tuple.__new__, _Entry)
+"""An _Entry of the values of all its fields, made in half the time."""
+
+
+class _Turns:
+    """The lanes of a type by their turns. Only those that have changed are looked at again."""
+
+    def __init__(self, queues: Mapping[str, _Queue], limits: Limits) -> None:
+        self._queues = queues
+        self._limits = limits
+        self._entries: dict[str, _Entry] = {}
+        """The entry that counts of each lane that has any."""
+        self._heap: list[_Entry] = []
+        """All of these, and others that do not count any more."""
+        self._changed: set[str] = set()
+        self._walks = 0
+
+    def changed(self, lanes: Iterable[str]) -> None:
+        """These have other turns than before, or other jobs."""
+        self._changed.update(lanes)
+
+    def walk(self, state: TypeState, move: TypeMove, is_open: IsOpen, now: int) -> Callable[[int], Place | None]:
+        """Begin with what is known now. Returns what takes the next place, with its turn. None if no lane can have one.
+
+        What a walk takes is not yet handed out, so the next walk looks at those lanes again.
+        """
+        heap, entries = self._heap, self._entries
+        for name in self._changed:
+            entry = self._entry(name, state, move, is_open, now)
+            if entry is not None:
+                entries[name] = entry
+                heappush(heap, entry)
+            else:
+                entries.pop(name, None)
+        self._changed.clear()
+        self._walks += 1
+        return partial(self._take, self._walks, is_open, now)
+
+    def _entry(self, name: str, state: TypeState, move: TypeMove, is_open: IsOpen, now: int) -> _Entry | None:
+        """The entry of a lane. None if it can have no turn."""
+        queue = self._queues.get(name)
+        if queue is None:
+            return None
+        at = queue.next(queue.passed, is_open)
+        if at == len(queue.places):
+            return None
+        lane = state.lanes.get(name) or LaneState(name)
+        added = move.lanes.get(name)
+        counts, turn, even, held = lane.counts, lane.turn_time, lane.next_even_time, lane.held_until
+        if added is not None:
+            counts, turn, held = counts.plus(added.counts), max(turn, added.turn_time), max(held, added.held_until)
+            if self._limits.lane_rate is not None and added.claims:
+                even = self._limits.lane_rate.after(even, now, added.claims)
+        if lane.paused or held > now:
+            return None
+        return _entry((self._limits.under_way(counts), turn, name, at, counts, even))
+
+    def _take(self, walk: int, is_open: IsOpen, now: int, turn: int) -> Place | None:
+        """Take the next place of the latest walk, with this turn."""
+        assert walk == self._walks, "another walk has begun"
+        limits, heap, entries = self._limits, self._heap, self._entries
+        while heap:
+            entry = heap[0]
+            under_way, _, name, at, counts, even = entry
+            if entries.get(name) is not entry:
+                heappop(heap)
+                continue
+            queue = self._queues[name]
+            place = queue.places[at]
+            if limits.has_lane_limits:
+                opens = 0 if limits.lane_rate is None else limits.lane_rate.opens(even)
+                if opens > now or not limits.has_place(counts, returns=place.rank == 0):
+                    self._changed.add(name)
+                    del entries[heappop(heap).lane]
+                    continue
+                counts = counts.plus(LaneCounts(-1, -1 if place.attempt else 0, 1, 0))
+                under_way = limits.under_way(counts) - 1
+                if limits.lane_rate is not None:
+                    even = limits.lane_rate.after(even, now)
+            self._changed.add(name)
+            at = queue.next(at + 1, is_open)
             if at == len(queue.places):
-                continue
-            lane = state.lanes.get(name) or LaneState(name)
-            added = move.lanes.get(name)
-            counts, turn, even, held = lane.counts, lane.turn_time, lane.next_even_time, lane.held_until
-            if added is not None:
-                counts, turn, held = counts.plus(added.counts), max(turn, added.turn_time), max(held, added.held_until)
-                if limits.lane_rate is not None and added.claims:
-                    even = limits.lane_rate.after(even, now, added.claims)
-            if lane.paused or held > now:
-                continue
-            self._counts[name], self._evens[name] = counts, even
-            self._heap.append((limits.under_way(counts), turn, name, at))
-        heapify(self._heap)
-
-    def take(self, turn: int) -> Place | None:
-        """Take the next place, with this turn. None if no lane can have one."""
-        limits = self._limits
-        while self._heap:
-            under_way, _, name, at = self._heap[0]
-            if not limits.has_lane_limits:
-                place = self._queues[name].places[at]
-                self._go_on(under_way + 1, turn, name, at)
-                return place
-            place, counts, even = self._queues[name].places[at], self._counts[name], self._evens[name]
-            opens = 0 if limits.lane_rate is None else limits.lane_rate.opens(even)
-            if opens > self._now or not limits.has_place(counts, returns=place.rank == 0):
-                heappop(self._heap)
-                continue
-            counts = counts.plus(LaneCounts(-1, -1 if place.attempt else 0, 1, 0))
-            self._counts[name] = counts
-            if limits.lane_rate is not None:
-                self._evens[name] = limits.lane_rate.after(even, self._now)
-            self._go_on(limits.under_way(counts), turn, name, at)
+                del entries[heappop(heap).lane]
+            else:
+                entries[name] = following = _entry((under_way + 1, turn, name, at, counts, even))
+                heapreplace(heap, following)
             return place
         return None
-
-    def _go_on(self, under_way: int, turn: int, name: str, at: int) -> None:
-        """The first lane has had a turn: put it in its new place, with its next job."""
-        queue = self._queues[name]
-        at = queue.next(at + 1, self._is_open)
-        if at == len(queue.places):
-            heappop(self._heap)
-        else:
-            heapreplace(self._heap, (under_way, turn, name, at))

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lanes import NOTHING_COUNTED, LaneCounts, counts_of
-from jobstate_server.domain.turns import Limits, LimitUse
-from jobstate_server.domain.waiting import is_running
+from jobstate_server.domain.turns import NO_LIMIT, Limits, LimitUse
 
 
 @dataclass(slots=True)
@@ -79,10 +78,10 @@ class LaneMoves:
 
     def add(self, before: Job | None, after: Job) -> None:
         """A job was created or changed."""
-        added = counts_of(after).minus(counts_of(before))
-        claims = int(is_running(after) and not (before is not None and is_running(before)))
-        if added == NOTHING_COUNTED and not claims:
+        counted, counts = counts_of(before), counts_of(after)
+        if counts is counted:
             return
+        added, claims = counts.minus(counted), counts.running > counted.running
         of_type = self.of_type(after.job_type)
         for move in (of_type, of_type.lane(after.lane)):
             move.counts = move.counts.plus(added)
@@ -98,6 +97,9 @@ class LaneMoves:
         limits, of_type = self.limits(job.job_type), self.of_type(job.job_type)
         lane = of_type.lane(job.lane)
         lane.turn_time = of_type.turn_time = max(now, latest_turn + 1, of_type.turn_time + 1)
+        if not limits.has_any:
+            lane.use = of_type.use = NO_LIMIT
+            return
         running_max = INT64_MAX if limits.concurrency == INT64_MAX else limits.concurrency - 1 - of_type.counts.running
         even_max = INT64_MAX
         if limits.rate is not None:

@@ -46,6 +46,8 @@ class StateOf(NamedTuple):
     """Whether the policy limits the type, so that its counts are read even if it has no lanes."""
     lanes: frozenset[str] = frozenset()
     """Lanes that are read in any case."""
+    ready_lanes: frozenset[str] = frozenset()
+    """Lanes that are read if they have ready jobs."""
 
 
 class LaneRange(NamedTuple):
@@ -58,6 +60,8 @@ class LaneRange(NamedTuple):
     limit: int
     holds_jobs: bool
     """Whether jobs that come back go before all others."""
+    is_all: bool = False
+    """Whether the lane has no more ready jobs than these, as they are counted."""
 
 
 class FoundPlace(NamedTuple):

@@ -6,6 +6,7 @@ is full, paused, held, or over its rate is passed over.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
@@ -56,29 +57,31 @@ class TypeState:
     """When the next lane opens that is closed now."""
 
 
-def shares(state: TypeState, limits: Limits, wanted: int, now: int) -> dict[str, int]:
-    """How many jobs of each known lane are handed out if this many are wanted, going by what is stored."""
-    given: dict[str, int] = {}
+def turns_of(state: TypeState, freed: Mapping[str, int], limits: Limits, now: int) -> Iterator[str]:
+    """The known lanes as they have their turns: each as often as it has ready jobs.
+
+    Args:
+        freed: how many attempts end in some of the lanes, besides what is stored.
+    """
     heap = [
-        (*limits.key(lane), lane.counts.ready)
+        (limits.under_way(lane.counts) - freed.get(lane.lane, 0), lane.turn_time, lane.lane, lane.counts.ready)
         for lane in state.lanes.values()
         if lane.counts.ready > 0 and not lane.paused and limits.lane_opens(lane) <= now
     ]
     heapify(heap)
-    turn = INT64_MAX - wanted
-    while heap and wanted > 0:
+    # Later than any that is stored.
+    turn = INT64_MAX
+    while heap:
         under_way, _, name, ready = heap[0]
         if under_way >= limits.lane_concurrency:
             heappop(heap)
             continue
-        given[name] = given.get(name, 0) + 1
-        wanted -= 1
+        yield name
         turn += 1
         if ready > 1:
             heapreplace(heap, (under_way + 1, turn, name, ready - 1))
         else:
             heappop(heap)
-    return given
 
 
 class LimitUse(NamedTuple):
@@ -88,10 +91,13 @@ class LimitUse(NamedTuple):
     next_even_max: int = INT64_MAX
 
 
+NO_LIMIT = LimitUse()
+
+
 class Limits:
     """The limits of a policy, ready to be compared with."""
 
-    __slots__ = ("concurrency", "has_lane_limits", "holds_jobs", "lane_concurrency", "lane_rate", "rate")
+    __slots__ = ("concurrency", "has_any", "has_lane_limits", "holds_jobs", "lane_concurrency", "lane_rate", "rate")
 
     def __init__(self, policy: JobType) -> None:
         self.concurrency = policy.concurrency or INT64_MAX
@@ -100,6 +106,7 @@ class Limits:
         self.lane_rate = policy.lane_hand_out_rate
         self.holds_jobs = policy.holds_jobs
         self.has_lane_limits = bool(policy.lane_concurrency or policy.lane_rate)
+        self.has_any = self.has_lane_limits or bool(policy.concurrency or policy.rate)
 
     def under_way(self, counts: LaneCounts) -> int:
         """How many jobs of a lane are under way. Those that come back have their place, but do not use it now."""

@@ -341,7 +341,7 @@ class Batch:
             if not change.is_report and self.handing_out.must_note(job):
                 self.handing_out.note(change.before, job)
             if change.hold is not None:
-                self.handing_out.moves.hold(job, *change.hold)
+                self.handing_out.hold(job, *change.hold)
         if change.ended is not None:
             self._changes.attempts.append(change.ended)
         if change.amended is not None:

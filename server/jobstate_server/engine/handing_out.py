@@ -85,6 +85,7 @@ class HandingOut:
             state = self._ready.state(after.job_type)
             self.moves.hand_out(before, self._now, 0 if state is None else state.turn_time)
         self.moves.add(before, after)
+        self._ready.changed(after.job_type, after.lane)
         if was_running and not is_running(after) and self._job_types.policy(after.job_type).is_bounded:
             self.freed.add(after.job_type)
 
@@ -144,6 +145,12 @@ class HandingOut:
             state.paused = paused
         else:
             _lane_of(state, lane).paused = paused
+            self._ready.changed(job_type, lane)
+
+    def hold(self, job: Job, until: int, reason: str) -> None:
+        """Hold the lane of a job."""
+        self.moves.hold(job, until, reason)
+        self._ready.changed(job.job_type, job.lane)
 
     def closed_lanes(self) -> Sequence[tuple[str, str]]:
         """The lanes whose time has come again since their rows were written."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from jobstate_server.domain.job import INT64_MAX
 from jobstate_server.domain.lane_moves import Move, TypeMove
 from jobstate_server.domain.lanes import NOTHING_COUNTED
-from jobstate_server.domain.turns import Limits, LimitUse
+from jobstate_server.domain.turns import NO_LIMIT, Limits
 from jobstate_server.engine.handing_out import HandingOut
 from jobstate_server.store.records import Changes, DispatchChange, LaneChange, LaneGuard, TypeGuard
 
-_NO_LIMIT = LimitUse()
+_lane_change = partial(tuple.__new__, LaneChange)
+"""A LaneChange of the values of all its fields, made in half the time."""
 
 
 def add_lane_changes(handing_out: HandingOut, changes: Changes, now: int) -> None:
@@ -25,16 +27,17 @@ def add_lane_changes(handing_out: HandingOut, changes: Changes, now: int) -> Non
         changes.lanes += lanes
         advance = 0 if limits.rate is None else move.claims * limits.rate.interval
         if lanes or advance:
-            named = NOTHING_COUNTED
-            for name, lane in move.lanes.items():
-                named = named.plus(lane.counts) if name else named
+            # All but the empty one.
+            named = move.counts.minus(move.lanes[""].counts) if "" in move.lanes else move.counts
             changes.dispatch.append(DispatchChange(job_type, *named, move.turn_time if has_lanes else 0, advance))
-    written = {change[:2] for change in changes.lanes}
-    for job_type, name in handing_out.closed_lanes():
+    closed = handing_out.closed_lanes()
+    written = {change[:2] for change in changes.lanes} if closed else ()
+    for job_type, name in closed:
         if (job_type, name) not in written:
             limits = handing_out.moves.limits(job_type)
             changes.lanes.append(_lane(job_type, name, Move(), limits, has_turn=False))
-    _add_guards(handing_out, changes)
+    if handing_out.turns is not None:
+        _add_guards(handing_out, changes)
 
 
 def _lanes(job_type: str, move: TypeMove, limits: Limits, *, has_lanes: bool) -> Iterator[LaneChange]:
@@ -53,16 +56,16 @@ def _lane(job_type: str, name: str, lane: Move, limits: Limits, *, has_turn: boo
     # What the empty lane has is not counted in its row.
     counts = lane.counts if name else NOTHING_COUNTED
     turn_time = lane.turn_time if has_turn else 0
-    return LaneChange(job_type, name, *counts, turn_time, advance, tolerance, lane.held_until, lane.hold_reason)
+    return _lane_change((job_type, name, *counts, turn_time, advance, tolerance, lane.held_until, lane.hold_reason))
 
 
 def _add_guards(handing_out: HandingOut, changes: Changes) -> None:
     moves = dict(handing_out.moves)
     for job_type in sorted({job_type for job_type, _ in handing_out.acquired}):
         use = moves[job_type].use if job_type in moves else None
-        changes.type_guards.append(TypeGuard(job_type, *(use or _NO_LIMIT)))
+        changes.type_guards.append(TypeGuard(job_type, *(use or NO_LIMIT)))
     for job_type, name in sorted(handing_out.acquired):
         lane = moves[job_type].lanes.get(name) if job_type in moves else None
-        use = _NO_LIMIT if lane is None or lane.use is None else lane.use
+        use = NO_LIMIT if lane is None or lane.use is None else lane.use
         holds_jobs = handing_out.moves.limits(job_type).holds_jobs and use.running_max != INT64_MAX
         changes.lane_guards.append(LaneGuard(job_type, name, use.running_max, holds_jobs, use.next_even_max))

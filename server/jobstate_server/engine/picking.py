@@ -6,9 +6,10 @@ How many rows are read depends on how many jobs are wanted, not on how many lane
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TypeVar
 
 from jobstate_server.domain.commands import (
     Cancel,
@@ -23,10 +24,10 @@ from jobstate_server.domain.commands import (
 from jobstate_server.domain.dispatch_order import ReadyJobs
 from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.domain.job_types import JobTypes
-from jobstate_server.domain.lane_moves import LaneMoves, TypeMove
+from jobstate_server.domain.lane_moves import LaneMoves
 from jobstate_server.domain.lanes import LaneCounts
 from jobstate_server.domain.reads import LaneRange, Reads, Ready, StateOf
-from jobstate_server.domain.turns import Limits, TypeState, shares
+from jobstate_server.domain.turns import Limits, TypeState, turns_of
 from jobstate_server.domain.waiting import is_ready, is_running
 from jobstate_server.engine.batch import Batch
 from jobstate_server.store.base import Transaction
@@ -72,10 +73,15 @@ class Picker:
             may_wait: whether to wait for another server that hands out jobs of one of the types.
             log_first: whether nothing may come between what is read and what is written.
         """
-        lanes = _lanes_of(batch.jobs.values(), wanted.pauses)
+        lanes, paused = _lanes_of(batch.jobs.values()), _paused_lanes(wanted.pauses)
         names = sorted(wanted.job_types)
         limit = sum(wanted.jobs.values()) + sum(map(is_ready, batch.jobs.values()))
-        selected = [self.state_of(name, limit, lanes.get(name, ()), wanted.pauses) for name in names]
+        selected = [
+            self.state_of(name, limit, paused.get(name, ()), wanted.pauses)._replace(
+                ready_lanes=frozenset(lanes.get(name, ()))
+            )
+            for name in names
+        ]
         found = transaction.hand_out_states(selected, may_wait=may_wait, log_first=log_first)
         if any(name not in found.turns for name, _ in wanted.pauses):
             raise TransactionConflict("another server hands out jobs of a type that is to be paused or to go on")
@@ -161,14 +167,15 @@ class Picker:
         limit: int,
     ) -> list[str]:
         """The ids of the jobs that will be handed out, as far as it is known before the batch is decided."""
-        ends = ending(wanted.commands, batch)
-        # A command that is to end an attempt may be refused. Then its lane is taken for one place too many.
-        limit += len(ends)
-        freed = _freed(self._job_types, ends)
+        ends = [job for job in ending(wanted.commands, batch) if job.job_type in states]
+        ended = Counter((job.job_type, job.lane) for job in ends)
+        freed = _freed(self._job_types, ended, states)
+        enough = Enough(limit, limit + len(ends), ended)
         goes_on = {name for name, _ in wanted.pauses}
         ready = ReadyJobs(self._job_types, freed)
         ranges: list[LaneRange] = []
-        in_batch = Counter((job.job_type, job.lane) for job in batch.jobs.values())
+        # Commands of the batch may take these away.
+        in_batch = Counter((job.job_type, job.lane) for job in batch.jobs.values() if is_ready(job))
         unsure = _changing(wanted, batch)
         for name in turns:
             state = states.get(name)
@@ -180,13 +187,15 @@ class Picker:
                 lanes = {lane: replace(each, paused=False) for lane, each in state.lanes.items()}
                 state = replace(state, paused=False, lanes=lanes)
             ready.know(state)
-            ranges += self._ranges(state, freed, in_batch, limit, batch.now)
+            ranges += self._ranges(state, freed, in_batch, enough, batch.now)
             if ends and freed.limits(name).rate is not None:
                 # Which lanes use up the rate is known when the batch is decided.
                 freed.limits(name).rate = None
                 unsure.add(name)
+        lane_of: dict[str, tuple[str, str]] = {}
         for found in transaction.ready_places(ranges):
             ready.add_place(*found)
+            lane_of[found.job_id] = found.job_type, found.lane
         ids: dict[str, None] = {}
         for types in wanted.jobs:
             names = [name for name in types if name in turns]
@@ -196,24 +205,29 @@ class Picker:
             merged = [name for name in names if name not in unsure]
             for together in (merged, *([name] for name in names if name in unsure)):
                 places = ready.places_in_order(together, lambda _place: True, batch.now)
-                ids.update((place.job_id, None) for place in islice(places, limit))
+                ids.update((place.job_id, None) for place in enough.of(places, lambda place: lane_of[place.job_id]))
         return list(ids)
 
     def _ranges(
-        self, state: TypeState, freed: LaneMoves, in_batch: Mapping[tuple[str, str], int], limit: int, now: int
+        self, state: TypeState, freed: LaneMoves, in_batch: Mapping[tuple[str, str], int], enough: Enough, now: int
     ) -> list[LaneRange]:
         """Where to look for jobs of a type that has limits or lanes."""
         name = state.job_type
         limits, move = freed.limits(name), freed.of_type(name)
-        room = min(limit, limits.room(state) - move.counts.running)
+        room = limits.room(state) - move.counts.running
         if room <= 0 or state.paused or limits.type_opens(state) > now:
             return []
-        counts = shares(_after(state, move), limits, room, now)
+        freed_in = {lane: -each.counts.running for lane, each in move.lanes.items()}
+        turns = islice(turns_of(state, freed_in, limits, now), min(room, INT64_MAX))
+        counts = Counter(enough.of(turns, lambda lane: (name, lane)))
         for job_type, lane in in_batch:
-            # Commands of the batch may take away the first jobs of this lane.
             if job_type == name and (lane in counts or lane in state.lanes):
                 counts[lane] = counts.get(lane, 0) + in_batch[job_type, lane]
-        return [LaneRange(name, lane, self._step(name), count, limits.holds_jobs) for lane, count in counts.items()]
+        step, lanes = self._step(name), state.lanes
+        return [
+            LaneRange(name, lane, step, count, limits.holds_jobs, lane in lanes and lanes[lane].counts.ready <= count)
+            for lane, count in counts.items()
+        ]
 
 
 def _changing(wanted: Wanted, batch: Batch) -> set[str]:
@@ -229,23 +243,52 @@ def _changing(wanted: Wanted, batch: Batch) -> set[str]:
     return named.job_types | {job.job_type for job in batch.jobs.values()}
 
 
-def _freed(job_types: JobTypes, ending: Iterable[Job]) -> LaneMoves:
-    """What it adds to the counts when the attempts of these jobs have ended."""
+_T = TypeVar("_T")
+
+
+class Enough:
+    """How many places are read before a batch is decided that is to end some attempts.
+
+    A command that is to end an attempt may be refused. Then its lane is as far back in the order as it is stored to be,
+    and its places may go to others. So places count only of lanes in which no attempt is to end, and each refused
+    command sends back one place at most.
+    """
+
+    def __init__(self, wanted: int, most: int, unsure: Container[tuple[str, str]]) -> None:
+        """
+        Args:
+            wanted: how many places are enough of those that are certain.
+            most: how many are enough in all.
+            unsure: the types and lanes in which an attempt is to end.
+        """
+        self._wanted = wanted
+        self._most = most
+        self._unsure = unsure
+
+    def of(self, places: Iterable[_T], lane_of: Callable[[_T], tuple[str, str]]) -> Iterator[_T]:
+        """As many of these places, in their order, as are enough."""
+        if self._most == self._wanted:
+            return islice(places, self._wanted)
+        return self._counted(places, lane_of)
+
+    def _counted(self, places: Iterable[_T], lane_of: Callable[[_T], tuple[str, str]]) -> Iterator[_T]:
+        certain = 0
+        for place in islice(places, self._most):
+            yield place
+            certain += lane_of(place) not in self._unsure
+            if certain == self._wanted:
+                return
+
+
+def _freed(job_types: JobTypes, ended: Mapping[tuple[str, str], int], states: Mapping[str, TypeState]) -> LaneMoves:
+    """What it adds to the counts, as far as they are known, when so many attempts have ended in these lanes."""
     freed = LaneMoves(job_types)
-    for job in ending:
-        of_type = freed.of_type(job.job_type)
-        for move in (of_type, of_type.lane(job.lane)):
-            move.counts = move.counts.plus(LaneCounts(running=-1))
+    for (job_type, lane), count in ended.items():
+        of_type = freed.of_type(job_type)
+        moves = (of_type, of_type.lane(lane)) if lane in states[job_type].lanes else (of_type,)
+        for move in moves:
+            move.counts = move.counts.plus(LaneCounts(running=-count))
     return freed
-
-
-def _after(state: TypeState, move: TypeMove) -> TypeState:
-    """The lanes as they are after a move."""
-    moved = {
-        name: replace(lane, counts=lane.counts.plus(move.lanes[name].counts)) if name in move.lanes else lane
-        for name, lane in state.lanes.items()
-    }
-    return replace(state, lanes=moved) if move.lanes else state
 
 
 def ending(commands: Sequence[Command], batch: Batch) -> list[Job]:
@@ -260,12 +303,18 @@ def ending(commands: Sequence[Command], batch: Batch) -> list[Job]:
     ]
 
 
-def _lanes_of(jobs: Iterable[Job], pauses: Iterable[tuple[str, str | None]]) -> dict[str, set[str]]:
-    """The lanes of these jobs, and those that are paused or go on, by type."""
+def _lanes_of(jobs: Iterable[Job]) -> dict[str, set[str]]:
+    """The lanes of these jobs, by type."""
     lanes: dict[str, set[str]] = {}
     for job in jobs:
         if job.lane:
             lanes.setdefault(job.job_type, set()).add(job.lane)
+    return lanes
+
+
+def _paused_lanes(pauses: Iterable[tuple[str, str | None]]) -> dict[str, set[str]]:
+    """The lanes that are paused or go on, by type."""
+    lanes: dict[str, set[str]] = {}
     for job_type, lane in pauses:
         if lane is not None:
             lanes.setdefault(job_type, set()).add(lane)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jobstate_server.domain.job import JobState
-from jobstate_server.domain.lanes import LaneCounts
+from jobstate_server.domain.lanes import LaneCounts, lane_counts
 from jobstate_server.domain.reads import StateOf
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.domain.turns import LaneState, TypeState
@@ -40,12 +40,12 @@ def sums_text(names: str) -> str:
     return " UNION ALL ".join(parts)
 
 
-def lanes_text(under_way: str, names: str, mark: Callable[[str], str]) -> str:
+def lanes_text(under_way: str, among: Callable[[str], str], mark: Callable[[str], str]) -> str:
     """Reads the lanes of a type that can be next, those that open again, those named, and when the next one opens.
 
     Args:
         under_way: how many jobs are under way in a lane: an expression that is indexed.
-        names: a subquery or array of the names.
+        among: how the statement says that a name is among those of a parameter.
         mark: how the statement names a parameter.
     """
     of_type = f"FROM lane WHERE job_type = {mark('job_type')}"
@@ -54,7 +54,8 @@ def lanes_text(under_way: str, names: str, mark: Callable[[str], str]) -> str:
         f" ORDER BY {under_way}, turn_time, lane LIMIT {mark('lanes_max')}",
         f"SELECT {_OPENED} AS kind, {_COLUMNS} {of_type} AND {IS_CLOSED.sql} AND closed_until <= {mark('now')}"
         f" ORDER BY closed_until LIMIT {CLOSED_READ_MAX}",
-        f"SELECT {_NAMED} AS kind, {_COLUMNS} {of_type} AND lane {names}",
+        f"SELECT {_NAMED} AS kind, {_COLUMNS} {of_type} AND lane {among('lanes')}",
+        f"SELECT {_NAMED} AS kind, {_COLUMNS} {of_type} AND lane {among('ready_lanes')} AND ready > 0",
         f"SELECT {_OPENS} AS kind, {_COLUMNS} {of_type} AND {IS_CLOSED.sql} AND closed_until > {mark('now')}"
         " ORDER BY closed_until LIMIT 1",
     ]
@@ -96,19 +97,19 @@ def _state(job_type: str, values: dict[tuple[int, int], int]) -> TypeState:
 def add_lanes(state: TypeState, rows: Iterable[tuple[Any, ...]], wanted: StateOf) -> None:
     """Add the lanes in rows of ``lanes_text``."""
     opened = []
-    for kind, name, *counts, turn_time, next_even_time, held_until, paused, closed_until in rows:
+    empty = state.lanes[""].counts
+    for row in rows:
+        kind, name, ready, returned, running, resting, turn_time, next_even_time, held_until, paused, closed_until = row
         if kind == _OPENS:
             state.opens = closed_until
             continue
         if kind == _OPENED:
             opened.append(name)
-        lane = LaneState(
-            name, LaneCounts(*counts), turn_time, next_even_time, held_until, bool(paused), is_open=not closed_until
+        # The counts of the empty lane are not in its row.
+        counts = lane_counts((ready, returned, running, resting)) if name else empty
+        state.lanes[name] = LaneState(
+            name, counts, turn_time, next_even_time, held_until, bool(paused), not closed_until
         )
-        if not name:
-            # Its counts are not in its row.
-            lane.counts = state.lanes[""].counts
-        state.lanes[name] = lane
     state.closed = tuple(opened)
     for name in wanted.lanes:
         state.lanes.setdefault(name, LaneState(name))

@@ -53,7 +53,9 @@ class LaneReads:
             under_way_max=wanted.under_way_max,
             lanes_max=wanted.lanes_max,
             now=now,
-            names=array(Kind.TEXT, ["", *wanted.lanes]),
+            lanes=array(Kind.TEXT, ["", *wanted.lanes]),
+            # The empty one is read anyway: an array has at least one value.
+            ready_lanes=array(Kind.TEXT, ["", *wanted.ready_lanes]),
         )
         return cursor
 

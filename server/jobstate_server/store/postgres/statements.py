@@ -221,8 +221,8 @@ TAKE_TURNS = (
 
 STORED_TYPES = b"SELECT job_type FROM dispatch WHERE job_type = ANY(%(names)s::text[])"
 SUMS = sums_text("= ANY(%(names)s::text[])").encode()
-LANES = lanes_text("running", "= ANY(%(names)s::text[])", "%({})s".format).encode()
-LANES_OF_JOBS = lanes_text("(running + resting)", "= ANY(%(names)s::text[])", "%({})s".format).encode()
+LANES = lanes_text("running", "= ANY(%({})s::text[])".format, "%({})s".format).encode()
+LANES_OF_JOBS = lanes_text("(running + resting)", "= ANY(%({})s::text[])".format, "%({})s".format).encode()
 
 _LANE_KINDS = {name: Kind.TEXT if name in {"job_type", "lane", "hold_reason"} else Kind.INT8 for name in LANE_VALUES}
 _DISPATCH_KINDS = {name: Kind.TEXT if name == "job_type" else Kind.INT8 for name in DISPATCH_VALUES}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from jobstate_server.domain.dispatch_order import score
@@ -29,25 +30,36 @@ from jobstate_server.store.models import IS_READY, IS_UNCLAIMED
 from jobstate_server.store.records import Changes
 from jobstate_server.store.sqlite.many_rows import ManyRows
 
-_IN_NAMES = "IN (SELECT value FROM json_each(:names))"
+_found_place = partial(tuple.__new__, FoundPlace)
+"""A FoundPlace of the values of all its fields, made in half the time."""
+
+
+def _among(name: str) -> str:
+    return f"IN (SELECT value FROM json_each(:{name}))"
+
+
+_IN_NAMES = _among("names")
 _STORED = f"SELECT job_type FROM dispatch WHERE job_type {_IN_NAMES}"
 _SUMS = sums_text(_IN_NAMES)
-_LANES = lanes_text("running", _IN_NAMES, ":{}".format)
-_LANES_OF_JOBS = lanes_text("(running + resting)", _IN_NAMES, ":{}".format)
+_LANES = lanes_text("running", _among, ":{}".format)
+_LANES_OF_JOBS = lanes_text("(running + resting)", _among, ":{}".format)
 
 
-def _places(index: str, condition: str) -> str:
-    """Reads the first jobs of each of some lanes and priorities: of each, the same number."""
+def _places(index: str, condition: str, *, is_all: bool = False) -> str:
+    """Reads the first jobs of some lanes of a type: of each lane and priority, or of lanes of which they are all, of
+    each lane, the same number."""
+    levels = f"(VALUES {', '.join(f'({int(level)})' for level in Priority)})"
+    of_lane = "job_type = :job_type AND lane = wanted.value"
+    first = "" if is_all else " ORDER BY ready_time, create_sequence"
     return (
         "SELECT wanted.key, found.id, found.ready_time, found.create_sequence, found.attempt, found.level"
-        " FROM json_each(:ranges) AS wanted CROSS JOIN job AS found WHERE found.create_sequence IN ("
-        f"SELECT create_sequence FROM job INDEXED BY {index} WHERE job_type = json_extract(wanted.value, '$[0]')"
-        " AND lane = json_extract(wanted.value, '$[1]') AND level = json_extract(wanted.value, '$[2]')"
-        f" AND {condition}"
-        " ORDER BY ready_time, create_sequence LIMIT :limit)"
+        f" FROM json_each(:lanes) AS wanted{'' if is_all else f' CROSS JOIN {levels} AS priority'}"
+        f" CROSS JOIN job AS found WHERE found.create_sequence IN (SELECT create_sequence FROM job INDEXED BY {index}"
+        f" WHERE {of_lane}{'' if is_all else ' AND level = priority.column1'} AND {condition}{first} LIMIT :limit)"
     )
 
 
+_ALL = _places("job_ready", IS_READY.sql, is_all=True)
 _READY = _places("job_ready", IS_READY.sql)
 _RETURNED = _places("job_returned", IS_UNCLAIMED.sql)
 
@@ -61,7 +73,7 @@ def _column(values: Sequence[str], name: str) -> str:
 
 
 _insert_dispatch = ManyRows("INSERT INTO dispatch (job_type) {rows} ON CONFLICT DO NOTHING", 1)
-_insert_lanes = ManyRows("INSERT INTO lane (job_type, lane) {rows} ON CONFLICT DO NOTHING", 2)
+_insert_lanes = ManyRows("INSERT INTO lane (job_type, lane) {rows} ON CONFLICT DO NOTHING RETURNING job_type, lane", 2)
 _update_dispatch = _many(
     update_dispatch_text("({rows}) AS new", lambda name: _column(DISPATCH_VALUES, name), "MAX"), DISPATCH_VALUES
 )
@@ -89,28 +101,28 @@ class LaneReads:
         for some in present:
             if some.job_type in stored:
                 text = _LANES_OF_JOBS if some.holds_jobs else _LANES
-                values = {**some._asdict(), "now": now, "names": json.dumps(["", *some.lanes])}
-                del values["lanes"]
+                names = {"lanes": json.dumps(["", *some.lanes]), "ready_lanes": json.dumps(list(some.ready_lanes))}
+                values = {**some._asdict(), "now": now, **names}
                 add_lanes(states[some.job_type], self._rows(text, **values), some)
         return states
 
     def places(self, ranges: Sequence[LaneRange]) -> list[FoundPlace]:
         """The first ready jobs of these lanes."""
         found: dict[str, FoundPlace] = {}
-        by_limit: dict[int, list[tuple[LaneRange, int]]] = {}
-        returned: dict[int, list[tuple[LaneRange, int]]] = {}
+        groups: dict[tuple[str, str, int], list[LaneRange]] = {}
         for some in ranges:
             # Limits of few sizes, so that there are few statements.
             limit = 1 << (some.limit - 1).bit_length()
-            for groups in (by_limit, returned) if some.holds_jobs else (by_limit,):
-                groups.setdefault(limit, []).extend((some, level) for level in Priority)
-        for text, wanted in ((_RETURNED, returned), (_READY, by_limit)):
-            for limit, group in wanted.items():
-                keys = json.dumps([(some.job_type, some.lane, level) for some, level in group])
-                for number, job_id, ready_time, sequence, attempt, level in self._rows(text, ranges=keys, limit=limit):
-                    some = group[number][0]
-                    place = score(ready_time, level, some.step)
-                    found[job_id] = FoundPlace(some.job_type, some.lane, place, sequence, job_id, attempt)
+            texts = (_ALL,) if some.is_all else (_RETURNED, _READY) if some.holds_jobs else (_READY,)
+            for text in texts:
+                groups.setdefault((text, some.job_type, limit), []).append(some)
+        for (text, job_type, limit), group in groups.items():
+            lanes = json.dumps([some.lane for some in group])
+            rows = self._rows(text, job_type=job_type, lanes=lanes, limit=limit)
+            for number, job_id, ready_time, sequence, attempt, level in rows:
+                some = group[number]
+                place = score(ready_time, level, some.step)
+                found[job_id] = _found_place((job_type, some.lane, place, sequence, job_id, attempt))
         return list(found.values())
 
     def _rows(self, text: str, **values: Any) -> list[tuple[Any, ...]]:
@@ -125,10 +137,17 @@ def write_lanes(connection: sqlite3.Connection, changes: Changes) -> None:
     if changes.dispatch:
         _update_dispatch.run(connection, [(*change, now) for change in changes.dispatch])
     if changes.lanes:
-        _insert_lanes.run(connection, [change[:2] for change in changes.lanes])
-        _update_lanes.run(connection, [(*change, now) for change in changes.lanes])
+        _write_changed(connection, [(*change, now) for change in changes.lanes])
     for pause in changes.pauses:
         _pause(connection, pause)
+
+
+def _write_changed(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Add rows of ``LANE_VALUES``. Most lanes have a row already, so those that have none are looked for only then."""
+    if _update_lanes.run(connection, rows) == len(rows):
+        return
+    new = set(_insert_lanes.returned(connection, [row[:2] for row in rows]))
+    _update_lanes.run(connection, [row for row in rows if row[:2] in new])
 
 
 def forget_idle_lanes(connection: sqlite3.Connection, now: int, limit: int) -> int:
@@ -147,5 +166,5 @@ def _pause(connection: sqlite3.Connection, pause: TypePause) -> None:
     if pause.lane is None:
         connection.execute(_PAUSE_TYPE, (pause.paused, pause.reason, pause.job_type))
     else:
-        _insert_lanes.run(connection, [(pause.job_type, pause.lane)])
+        _insert_lanes.returned(connection, [(pause.job_type, pause.lane)])
         connection.execute(_PAUSE_LANE, (pause.paused, pause.reason, pause.job_type, pause.lane))

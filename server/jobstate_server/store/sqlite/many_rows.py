@@ -7,7 +7,7 @@ lock away at every row.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -39,14 +39,19 @@ class ManyRows:
         row = f"({', '.join([*'?' * columns, *literals])})"
         self._texts = {size: text.format(rows=f"VALUES {', '.join([row] * size)}") for size in _ROWS_AT_ONCE}
 
-    def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write the rows."""
-        if not rows:
-            return
+    def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Write the rows. Returns how many were written."""
+        return sum(cursor.rowcount for cursor in self._executed(connection, rows))
+
+    def returned(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Write the rows. Returns what the statement's RETURNING says."""
+        return [row for cursor in self._executed(connection, rows) for row in cursor.fetchall()]
+
+    def _executed(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> Iterator[sqlite3.Cursor]:
         start = 0
         for size, text in self._texts.items():
             while len(rows) - start >= size:
-                connection.execute(text, list(chain.from_iterable(rows[start : start + size])))
+                yield connection.execute(text, list(chain.from_iterable(rows[start : start + size])))
                 start += size
 
 
