@@ -7,7 +7,7 @@ handler reads. So all calls are served as streams of requests, and unary calls a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -44,9 +44,6 @@ _CHECK_INTERVAL_S = 0.05
 _UNREAD_CHECK_INTERVAL_S = 1.0
 """Seconds, at least, between two checks for answers that are not read."""
 
-EndCall = Callable[[Any, "asyncio.Task[Any]", JobStateError], None]
-"""Ends the call of this context and task with an error."""
-
 
 class ReceivingCall:
     """A call whose request has to be received."""
@@ -56,17 +53,21 @@ class ReceivingCall:
     connection: str
     context: Any
     task: asyncio.Task[Any] | None
-    """The task that serves the call, while its request is received."""
+    """The task that serves the call, until its handler has ended."""
     since: float
     """When its headers arrived."""
     checks: int
     """How many checks found that the request was missing."""
 
+    def end(self, error: JobStateError) -> None:
+        """End the call with this error."""
+        raise NotImplementedError
+
 
 class Admission:
     """The open calls and the room for requests. Call it on the event loop's thread."""
 
-    def __init__(self, requests_bytes_max: int, open_streams_max: int, memory_short: int, end_call: EndCall) -> None:
+    def __init__(self, requests_bytes_max: int, open_streams_max: int, memory_short: int) -> None:
         """Five eighths of the bytes are for single requests, and three eighths for batches.
 
         Until a batch has arrived, it counts as the largest message that gRPC accepts.
@@ -78,7 +79,6 @@ class Admission:
         """Streams, and calls of Acquire: most of these wait, and take no places of other calls."""
         self.update_streams = FairLimit(STREAMS_MAX, 4)
         self.buffers = ReceiveBuffers(5 * eighth, memory_short, self._has_calls)
-        self._end_call = end_call
         self._receiving: dict[ReceivingCall, None] = {}
         """The calls whose requests have not arrived. The oldest come first."""
         self._checks_left = 0
@@ -112,18 +112,17 @@ class Admission:
         raise Overloaded(f"too many such calls are open (at most {full.limit}); repeat the call later", RETRY_DELAY_S)
 
     def receiving(self, call: ReceivingCall) -> Awaitable[Any]:
-        """Reads the request of the call that the current task serves, or EOF. Call ``received`` after it, in any case.
+        """Reads the request of a call, or EOF. Call ``received`` after it, in any case.
 
-        The request comes when it comes. It is ended when it is late and calls are refused for it.
+        The request comes when it comes. The call is ended when it is late and calls are refused for it.
         """
-        call.task, call.checks = asyncio.current_task(), 0
+        call.checks = 0
         self._receiving[call] = None
         reading: Awaitable[Any] = call.context.read()
         return reading
 
     def received(self, call: ReceivingCall) -> None:
         """Note that the request of a call has arrived, or will not be read."""
-        call.task = None
         self._receiving.pop(call, None)
 
     def _end_late(self) -> None:
@@ -135,9 +134,8 @@ class Admission:
                 break
             call.checks += 1
             if call.checks >= CHECKS_MAX:
-                assert call.task is not None
                 self._receiving.pop(call)
-                self._end_call(call.context, call.task, _too_slow())
+                call.end(_too_slow())
         self._checks_left -= 1
         if self._checks_left > 0:
             self._next_check = asyncio.get_running_loop().call_later(_CHECK_INTERVAL_S, self._end_late)
@@ -168,19 +166,20 @@ class Admission:
                 break
             self.connections.end(connection)
 
-    async def batch(self, context: Any, connection: str, end: Callable[[JobStateError], None]) -> tuple[bytes, Share]:
+    async def batch(self, call: ReceivingCall) -> tuple[bytes, Share]:
         """Receive the request of a BatchCreate, after there is room for it. Close the share at the end of the call.
 
         Raises:
             InvalidField: there is no request.
             Overloaded: there was no room in time.
         """
-        share = self._batches.share(connection, lambda: end(_too_slow()))
+        connection = call.connection
+        share = self._batches.share(connection, lambda: call.end(_too_slow()))
         raw = None
         try:
             await in_time(share.take(TRANSPORT_BYTES_MAX))
             share.unread_since = asyncio.get_running_loop().time()
-            received = await context.read()
+            received = await call.context.read()
             share.unread_since = None
             if received is not grpc.aio.EOF:
                 raw = received

@@ -19,6 +19,7 @@ from jobstate_server.rpc.admission import Admission, ReceivingCall
 from jobstate_server.rpc.byte_budget import Share
 from jobstate_server.rpc.errors import status_of
 from jobstate_server.rpc.fair_limit import FairLimit
+from jobstate_server.rpc.transport_limits import UNREAD_S
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class StreamCall(Call):
     """What the handler of a stream gets besides."""
 
     end: Callable[[JobStateError], None]
-    """Ends the stream with this error, also while the handler waits for the client to read."""
+    """Ends the stream with this error, also while the handler waits for the client to read. It may be over already."""
     count_read: Callable[[int], object] = lambda _size: None
     """Counts bytes of requests that the handler has read and found room for."""
     unread: Share | None = None
@@ -87,9 +88,14 @@ class Method:
 
 
 class OpenCall(ReceivingCall):
-    """One call. It counts in the limits until gRPC drops it, which is when the call is over, however it ends."""
+    """One call. It counts in the limits until gRPC drops it, which is when the call is over, however it ends.
 
-    __slots__ = ("_method",)
+    Its context is used only while its handler runs: by the handler, and by tasks that end before it does. gRPC frees
+    its part of a call when the handler has returned and the client is gone, and does not check that it is there. The
+    process would crash.
+    """
+
+    __slots__ = ("_error", "_method")
 
     request_streaming = True
     response_streaming: bool
@@ -99,21 +105,32 @@ class OpenCall(ReceivingCall):
         self._method = method
         self.connection = ""
         """The connection on which the call arrived. Empty until it is admitted."""
+        self.task = None
+        self._error: JobStateError | None = None
+        """With what this server ends the call. None if it does not."""
+
+    def end(self, error: JobStateError) -> None:
+        """End the call with this error, also while its handler waits for the client. No effect when it is over."""
+        if self.task is not None and self._error is None:
+            self._error = error
+            self.task.cancel()
 
     async def _serve(self, requests: AsyncIterator[bytes], context: Context) -> Any:
         method = self._method
+        connection = context.peer()
         method.under_way.begin()
         is_answered = False
         try:
-            self.context, connection, self.since = context, context.peer(), monotonic()
+            self.context, self.task, self.since = context, asyncio.current_task(), monotonic()
             method.admission.admit(method.limits, connection)
             self.connection = connection
             answer = await method.answer(self, requests, context)
         except Exception as error:
             await _refuse(context, error)
         except asyncio.CancelledError:
-            method.admission.cancelled(self)
-            raise
+            if self._error is None:
+                method.admission.cancelled(self)
+                raise
         else:
             is_answered = True
             method.admission.resets.answered(connection)
@@ -121,11 +138,30 @@ class OpenCall(ReceivingCall):
                 method.admission.answered(id(self), connection)
             return answer
         finally:
-            self.context = None
+            self.context = self.task = None
             method.under_way.end()
             if not is_answered:
                 # gRPC's record of a refusal refers to this call, which only the garbage collector would free.
                 self._release()
+        return await self._send_end(context, connection)
+
+    async def _send_end(self, context: Context, connection: str) -> NoReturn:
+        """Send the status of a call that this server ends. The handler has been cancelled, and nothing is counted.
+
+        The status comes after what the client has not read yet. If it does not read that, its connection is closed.
+        """
+        assert self._error is not None
+        try:
+            async with asyncio.timeout(UNREAD_S):
+                await abort(context, self._error)
+        except TimeoutError:
+            self._method.admission.connections.end(connection)
+        except grpc.aio.AbortError:
+            raise
+        except grpc.aio.BaseError:
+            # The client is gone, or a refusal was on its way.
+            pass
+        raise asyncio.CancelledError
 
     def _release(self) -> None:
         if self.connection:

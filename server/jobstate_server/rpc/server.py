@@ -129,13 +129,12 @@ class GrpcServer:
         self.receive_buffers.stop()
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + grace_s
-        # The grace is timed here, not in gRPC, because ``close`` must be called before gRPC destroys its server.
+        # The grace is timed here, because it may end before gRPC's, once all calls are answered.
         stopping = asyncio.create_task(server.stop(grace_s + 2 * READ_ANSWERS_S))
         idle = asyncio.create_task(self.calls.under_way.none())
         await asyncio.wait((stopping, idle), timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         # If all calls are answered, the clients of those that are still open are not reading.
         await asyncio.wait((stopping,), timeout=max(0.0, min(READ_ANSWERS_S, grace_ends - loop.time())))
-        self.calls.close()
         if not stopping.done():
             stopping.cancel()
             await server.stop(None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from jobstate_server.domain.caller import ANONYMOUS, Caller
-from jobstate_server.domain.errors import InvalidField, JobStateError, MessageTooLarge, Overloaded
+from jobstate_server.domain.errors import InvalidField, MessageTooLarge, Overloaded
 from jobstate_server.domain.limits import REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX
 from jobstate_server.rpc.admission import RETRY_DELAY_S, Admission, in_time
 from jobstate_server.rpc.byte_budget import ByteBudget, Share
@@ -31,7 +31,6 @@ from jobstate_server.rpc.call import (
     StreamCall,
     StreamingCall,
     UnaryCall,
-    abort,
 )
 from jobstate_server.rpc.fair_limit import FairLimit
 from jobstate_server.rpc.receive_buffers import ReceiveBuffers
@@ -41,7 +40,6 @@ from jobstate_server.rpc.transport_limits import (
     OPEN_STREAMS_MAX,
     REQUESTS_BYTES_MAX,
     STREAM_BYTES,
-    UNREAD_S,
 )
 
 ANSWER_BYTES_COUNTED = 8 * 1024
@@ -88,20 +86,10 @@ class Calls:
     ) -> None:
         self._identify = identify
         memory_short = MEMORY_SHORT + cache_bytes + requests_bytes_max + open_streams_max * STREAM_BYTES
-        self.admission = Admission(requests_bytes_max, open_streams_max, memory_short, self._end_call)
+        self.admission = Admission(requests_bytes_max, open_streams_max, memory_short)
         self.answers = ByteBudget(ANSWERS_BYTES_MAX, ANSWERS_BYTES_MAX // 4, reserve=ANSWERS_BYTES_MAX // 4)
         """The answers that have not been read."""
         self.under_way = CallsUnderWay()
-        self._ending: set[asyncio.Task[None]] = set()
-        """Calls that the server has ended and whose clients have not read the status yet."""
-        self._is_closed = False
-
-    def close(self) -> None:
-        """Only cancel calls from now on, because gRPC's server is about to be destroyed.
-
-        Their contexts must not be used any more: gRPC does not check that its server still exists, and crashes.
-        """
-        self._is_closed = True
 
     def register(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
         """Serve every method of ``service`` with the servicer's method of the same name."""
@@ -190,7 +178,7 @@ class Calls:
             connection = open_call.connection
             try:
                 if is_batch:
-                    raw, batch_share = await admission.batch(context, connection, self._ender(context))
+                    raw, batch_share = await admission.batch(open_call)
                 else:
                     raw = await self._receive(open_call)
                 # A call that waits does not hold room for an answer meanwhile, which is usually empty.
@@ -227,7 +215,7 @@ class Calls:
         async def answer(open_call: OpenCall, _requests: AsyncIterator[bytes], context: Context) -> None:
             connection = open_call.connection
             raw = await self._receive(open_call)
-            call = StreamCall(self._identify(context), len(raw), connection, self._ender(context))
+            call = StreamCall(self._identify(context), len(raw), connection, open_call.end)
             call.unread = self._answer_share(connection, context)
             responses = handler(parse(request_type, raw), call)
             # A watch may last for days, its request may be large, and there are many watches.
@@ -241,38 +229,10 @@ class Calls:
             connection = open_call.connection
             buffers = self.admission.buffers
             count_read = partial(buffers.count_read, connection)
-            call = StreamCall(self._identify(context), 0, connection, self._ender(context), count_read)
+            call = StreamCall(self._identify(context), 0, connection, open_call.end, count_read)
             await _write(handler(_Requests(context, connection, buffers), call), context)
 
         return answer
-
-    def _ender(self, context: Context) -> Callable[[JobStateError], None]:
-        """Returns a function that ends this call with an error, also while its handler waits for the client."""
-        task = asyncio.current_task()
-        assert task is not None
-        return partial(self._end_call, context, task)
-
-    def _end_call(self, context: Context, task: asyncio.Task[Any], error: JobStateError) -> None:
-        ending = asyncio.create_task(self._end(context, task, error))
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
-
-    async def _end(self, context: Context, task: asyncio.Task[Any], error: JobStateError) -> None:
-        # When the task is done, gRPC may have dropped the call, and would crash if its context were used.
-        if self._is_closed or task.done():
-            task.cancel()
-            return
-        connection = context.peer()
-        # So it is cancelled after ``abort`` has begun to send the status. That is sent after what the client has not
-        # read yet, and the handler may wait for just that.
-        asyncio.get_running_loop().call_soon(task.cancel)
-        try:
-            # ``abort`` raises, and no caller of this task needs the error.
-            with suppress(grpc.aio.AbortError, grpc.aio.BaseError):
-                async with asyncio.timeout(UNREAD_S):
-                    await abort(context, error)
-        except TimeoutError:
-            self.admission.connections.end(connection)
 
 
 class _Requests:
