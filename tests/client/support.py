@@ -16,7 +16,7 @@ from jobstate_client import Client
 
 E = TypeVar("E", bound=BaseException)
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a test waits for what must happen before it fails; nothing that works comes near."""
 
 

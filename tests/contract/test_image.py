@@ -17,7 +17,7 @@ from jobstate_server.config import Settings
 from .support import ROOT
 
 DOCKERFILE = (ROOT / "docs" / "deploy" / "Dockerfile").read_text("utf-8")
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def instruction(name: str) -> str:

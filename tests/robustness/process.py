@@ -18,7 +18,7 @@ from .server_process import OFFSET
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a server may take to start or to end before a run fails; nothing that works comes near."""
 
 

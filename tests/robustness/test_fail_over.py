@@ -76,8 +76,9 @@ class Pair:
     def fail_over(self) -> None:
         """Kill the one, and promote the other under its name."""
         with psycopg.connect(self._primary.url) as connection:
-            backend = connection.info.backend_pid
-        postmaster = int(Path(f"/proc/{backend}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
+            # Its process ends with the connection.
+            backend = Path(f"/proc/{connection.info.backend_pid}/stat").read_text("utf-8")
+        postmaster = int(backend.rpartition(")")[2].split()[1])
         children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text("ascii").split()
         for pid in (postmaster, *map(int, children)):
             with suppress(ProcessLookupError):

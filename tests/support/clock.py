@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from jobstate_server.clock import ManualClock, Timer
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long a test waits for something that must happen. What works takes a small part of it, even on a busy machine."""
 
 
