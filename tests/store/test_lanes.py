@@ -265,9 +265,10 @@ def test_readers_find_lanes_in_the_order_of_turns_page_by_page(store: Store, rea
     assert [record.state.lane for record in first] == ["c"]
     rest = reader.lanes_in_turn("type", (0, 0, "c"), 9, holds_jobs=False)
     assert [(record.state.lane, record.state.counts.ready) for record in rest] == [("a", 2)]
-    others = reader.lanes_without_turn("type", "", 9)
+    others = reader.lanes_without_turn("type", "", 9, NOW, holds_jobs=False)
     assert [(record.state.lane, record.pause_reason) for record in others] == [("b", "why"), ("only runs", "")]
-    assert [record.state.lane for record in reader.lanes_without_turn("type", "b", 9)] == ["only runs"]
+    later = reader.lanes_without_turn("type", "b", 9, NOW, holds_jobs=False)
+    assert [record.state.lane for record in later] == ["only runs"]
     assert reader.lanes_before("type", (1, 0, "z"), 9, holds_jobs=False) == 2
     assert reader.lanes_before("type", (1, 0, "z"), 1, holds_jobs=False) == 1
     assert reader.lane_record("type", "b").pause_reason == "why"
@@ -275,13 +276,35 @@ def test_readers_find_lanes_in_the_order_of_turns_page_by_page(store: Store, rea
     assert reader.type_record("other").state.is_stored is False
 
 
+def test_a_lane_that_only_rests_is_told_of_where_jobs_hold_their_place(store: Store, reader: Reader) -> None:
+    keep_lanes(
+        store,
+        lane("held", held_until=NOW + 9),
+        lane("no longer", held_until=NOW + 5),
+        lane("rests", resting=1),
+        now=NOW,
+    )
+
+    def told(now: int, *, holds_jobs: bool) -> list[str]:
+        return [record.state.lane for record in reader.lanes_without_turn("type", "", 9, now, holds_jobs=holds_jobs)]
+
+    assert told(NOW + 5, holds_jobs=False) == ["held"]
+    assert told(NOW + 9, holds_jobs=False) == []
+    assert told(NOW + 9, holds_jobs=True) == ["rests"]
+
+
 def test_the_oldest_ready_job_is_found_over_all_lanes(store: Store, reader: Reader) -> None:
+    keep_lanes(store, *[lane(name, ready=1) for name in "abc"])
     keep_jobs(
         store,
         a_job("a", lane="a", ready_time=5),
         a_job("b", lane="b", ready_time=3, level=Priority.LOW),
+        a_job("later", lane="b", ready_time=4, level=Priority.URGENT),
         a_job("held", lane="c", ready_time=1, held=True),
     )
 
     assert reader.oldest_ready("type") == 3
-    assert reader.oldest_ready_in("type", ["a", "b", "c", "d"]) == {"a": 5, "b": 3}
+    assert reader.oldest_ready_in("type", ["a", "b", "c", "d", ""]) == {"a": 5, "b": 3}
+    keep_jobs(store, a_job("empty", ready_time=7))
+    assert reader.oldest_ready_in("type", ["", "a"]) == {"": 7, "a": 5}
+    assert reader.oldest_ready_in("type", []) == {}

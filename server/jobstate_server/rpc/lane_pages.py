@@ -31,10 +31,11 @@ def lane_page(reader: Reader, wanted: LanesWanted, limits: Limits, now: int) -> 
     records = [(record, True) for record in _in_turn(reader, wanted, limits, turn)] if name is None else []
     if len(records) <= wanted.limit:
         rest = wanted.limit + 1 - len(records)
-        others = reader.lanes_without_turn(wanted.job_type, name or "", rest)
+        holds_jobs = limits.holds_jobs
+        others = reader.lanes_without_turn(wanted.job_type, name or "", rest, now, holds_jobs=holds_jobs)
         records += [(record, False) for record in others]
         empty = _empty_lane(reader, wanted.job_type)
-        if name is None and not _has_turn(empty) and _is_told(empty):
+        if name is None and not _has_turn(empty) and _is_told(empty, limits, now):
             records.insert(len(records) - len(others), (empty, False))
     for record, _ in records[: wanted.limit]:
         _add_lane(answer, record, limits, now)
@@ -69,9 +70,10 @@ def _has_turn(record: LaneRecord) -> bool:
     return record.state.counts.ready > 0 and not record.closed_until and not record.state.paused
 
 
-def _is_told(record: LaneRecord) -> bool:
+def _is_told(record: LaneRecord, limits: Limits, now: int) -> bool:
     counts = record.state.counts
-    return counts.ready + counts.running + counts.resting > 0 or record.state.paused or record.closed_until > 0
+    has_jobs = counts.ready > 0 or limits.under_way(counts) > 0
+    return has_jobs or record.state.paused or record.closed_until > now
 
 
 def _add_lane(answer: pb.ListLanesResponse, record: LaneRecord, limits: Limits, now: int) -> None:

@@ -306,8 +306,11 @@ class Reader(Protocol):
     def lanes_in_turn(self, job_type: str, after: TurnKey | None, limit: int, *, holds_jobs: bool) -> list[LaneRecord]:
         """The lanes that can have a turn, without the empty one, in the order of turns after a place in it."""
 
-    def lanes_without_turn(self, job_type: str, after: str, limit: int) -> list[LaneRecord]:
-        """The lanes that cannot have a turn now but have jobs, or are closed or paused, by name after a name."""
+    def lanes_without_turn(
+        self, job_type: str, after: str, limit: int, now: int, *, holds_jobs: bool
+    ) -> list[LaneRecord]:
+        """The lanes that cannot have a turn now but have jobs ready or under way, or are closed at this time or paused,
+        by name after a name. Jobs that rest are under way where they hold their place."""
 
     def lanes_before(self, job_type: str, key: TurnKey, limit: int, *, holds_jobs: bool) -> int:
         """How many lanes, without the empty one, have a turn before a place in the order, counted up to ``limit``."""

@@ -39,7 +39,7 @@ from ..support import (
 )
 from .support import ended_by, foreign, opened_at, recorded
 
-GROWING_TABLES = {"job", "event", "attempt", "request"}
+GROWING_TABLES = {"job", "event", "attempt", "request", "lane"}
 """The others have one row, or some per job type or task: read whole, and rightly."""
 
 STORED = 3_000

@@ -14,6 +14,7 @@ from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Positi
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
 from jobstate_server.domain.reads import Finished, LaneRange, Reads, Ready, StateOf
+from jobstate_server.domain.waiting import Priority
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes, DispatchChange, LaneChange
 from jobstate_server.store.rows import PROGRESS_COLUMNS
@@ -399,3 +400,22 @@ def test_turns_are_read_in_the_order_of_their_index_however_many_lanes_are_full(
     assert any(turns in step for step in steps), steps
     for key in ("(job_type=? AND lane=? AND level=?)", "(job_type=? AND lane=?)"):
         assert any(f"job_ready {key}" in step for step in steps), steps
+
+
+@pytest.mark.parametrize("holds_jobs", [False, True])
+def test_lanes_are_read_for_operators_by_their_indexes_with_as_many_statements_however_many_there_are(
+    reader: SqlReader, holds_jobs: bool
+) -> None:
+    found: list[int] = []
+    for count in (1, 1_000):
+        names = [f"{number}" for number in range(count)]
+        with planned(reader) as steps:
+            reader.lanes_in_turn("type", (1, 2, "a"), count, holds_jobs=holds_jobs)
+            reader.lanes_without_turn("type", "a", count, 9, holds_jobs=holds_jobs)
+            reader.lanes_before("type", (1, 2, "a"), count, holds_jobs=holds_jobs)
+            reader.oldest_ready_in("type", ["", *names])
+        check(steps)
+        assert sum("job_ready (job_type=? AND lane=? AND level=?)" in step for step in steps) == 2 * len(Priority)
+        found.append(len(steps))
+
+    assert found[0] == found[1]

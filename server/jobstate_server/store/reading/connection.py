@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from peewee import Database, ModelCompoundSelectQuery, ModelSelect, PeeweeException
+from peewee import Database, ModelCompoundSelectQuery, ModelSelect, PeeweeException, Select
 
 from jobstate_server.store.errors import ReadInterrupted
 
@@ -36,7 +36,7 @@ class ReadConnection:
     def close(self) -> None:
         self._database.close()
 
-    def _rows(self, query: ModelSelect[Any] | ModelCompoundSelectQuery) -> list[tuple[Any, ...]]:
+    def _rows(self, query: ModelSelect[Any] | ModelCompoundSelectQuery | Select) -> list[tuple[Any, ...]]:
         return self._execute(*self._database.get_sql_context().sql(query).query())
 
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

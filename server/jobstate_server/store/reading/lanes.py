@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from peewee import SQL, Tuple
+from peewee import SQL, Field, Select, Tuple, Value
 
 from jobstate_server.domain.lanes import LaneCounts
 from jobstate_server.domain.reads import StateOf
@@ -43,8 +43,7 @@ _DISPATCH = (
 )
 _COUNTED = [int(measure) for measure in (Measure.STORED, Measure.HELD, Measure.UNCLAIMED)]
 
-# Other lanes: what they have is not ready, or is closed or paused.
-_WITHOUT_TURN = SQL(f"NOT ({HAS_TURN.sql}) AND (ready > 0 OR running > 0 OR resting > 0 OR closed_until > 0 OR paused)")
+_WITHOUT_TURN = SQL(f"NOT ({HAS_TURN.sql})")
 
 
 class LaneReads(ReadConnection):
@@ -70,8 +69,14 @@ class LaneReads(ReadConnection):
             query = query.where(Tuple(under_way, LaneRow.turn_time, LaneRow.lane) > Tuple(*after))
         return list(map(_record, self._rows(query.order_by(under_way, LaneRow.turn_time, LaneRow.lane).limit(limit))))
 
-    def lanes_without_turn(self, job_type: str, after: str, limit: int) -> list[LaneRecord]:
-        query = LaneRow.select(*_COLUMNS).where(LaneRow.job_type == job_type, LaneRow.lane > after, _WITHOUT_TURN)
+    def lanes_without_turn(
+        self, job_type: str, after: str, limit: int, now: int, *, holds_jobs: bool
+    ) -> list[LaneRecord]:
+        has_jobs = (LaneRow.ready > 0) | (_under_way(holds_jobs=holds_jobs) > 0)
+        is_told = has_jobs | (LaneRow.closed_until > now) | LaneRow.paused
+        query = LaneRow.select(*_COLUMNS).where(
+            LaneRow.job_type == job_type, LaneRow.lane > after, _WITHOUT_TURN, is_told
+        )
         return list(map(_record, self._rows(query.order_by(LaneRow.lane).limit(limit))))
 
     def lanes_before(self, job_type: str, key: TurnKey, limit: int, *, holds_jobs: bool) -> int:
@@ -80,14 +85,27 @@ class LaneReads(ReadConnection):
         return len(self._rows(before.limit(limit)))
 
     def oldest_ready_in(self, job_type: str, lanes: Collection[str]) -> dict[str, int]:
-        oldest: dict[str, int] = {}
-        for lane in lanes:
-            for level in Priority:
-                of_level = (JobRow.job_type == job_type, JobRow.lane == lane, JobRow.level == int(level), IS_READY)
-                query = JobRow.select(JobRow.ready_time).where(*of_level).order_by(JobRow.ready_time).limit(1)
-                for (time,) in self._rows(query):
-                    oldest[lane] = min(time, oldest.get(lane, time))
-        return oldest
+        named = [lane for lane in lanes if lane]
+        rows: list[tuple[Any, ...]] = []
+        if named:
+            of_lanes = LaneRow.select(LaneRow.lane, *_oldest(job_type, LaneRow.lane))
+            rows += self._rows(of_lanes.where(LaneRow.job_type == job_type, LaneRow.lane.in_(named)))
+        if len(named) < len(lanes):
+            # The empty one may have no row.
+            rows += self._rows(Select(columns=[Value(""), *_oldest(job_type, "")]))
+        found = ((lane, [time for time in times if time is not None]) for lane, *times in rows)
+        return {lane: min(times) for lane, times in found if times}
+
+
+def _oldest(job_type: str, lane: str | Field) -> list[Any]:
+    """Since when the oldest ready job of a lane can be handed out, for each priority."""
+    return [
+        JobRow.select(JobRow.ready_time)
+        .where(JobRow.job_type == job_type, JobRow.lane == lane, JobRow.level == int(level), IS_READY)
+        .order_by(JobRow.ready_time)
+        .limit(1)
+        for level in Priority
+    ]
 
 
 def _under_way(*, holds_jobs: bool) -> Any:
