@@ -53,6 +53,7 @@ class Sizes:
     few_parked: int = 10
     creates_per_second: int = 100
     lanes: int = 50_000
+    limited_workers: int = 1_000
 
 
 QUICK = Sizes(
@@ -74,6 +75,7 @@ QUICK = Sizes(
     parked=300,
     few_parked=10,
     lanes=500,
+    limited_workers=60,
 )
 """To see in a minute that the harness works; the figures mean nothing."""
 

@@ -18,6 +18,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from . import drivers
 from .drivers import Tally
 from .http2 import Broken
+from .limited import limited_workers
 from .messages import Request
 from .parked import ParkedWorkers, hand_out_race, paced
 from .processes import cpu_seconds
@@ -65,6 +66,9 @@ class _Worker:
 
     def hand_out_race(self, address: str, job_ids: Sequence[str]) -> tuple[Tally, list[float]]:
         return hand_out_race(address, job_ids)
+
+    def limited_workers(self, address: str, jobs: int, **options: float) -> Tally:
+        return limited_workers(address, jobs, **options)
 
     def paced(self, address: str, requests: Sequence[Request], per_second: float) -> Tally:
         return paced(address, requests, per_second)

@@ -21,7 +21,7 @@ _LEASE_S = 3_600
 _ANSWERED_WITHIN_S = 10.0
 _PACED_CONNECTIONS = 8
 """So that a server that is slow for some seconds is not given more calls than a connection may have open."""
-_PARKED_A_CONNECTION = CONNECTION_STREAMS_MAX - 1
+PARKED_A_CONNECTION = CONNECTION_STREAMS_MAX - 1
 """One is left for a call that shows that these have begun."""
 
 
@@ -84,7 +84,7 @@ class ParkedWorkers:
 
     def __init__(self, address: str, count: int) -> None:
         """Let them ask, on as many connections as they need."""
-        self._connections = [Connection(address) for _ in range(-(-count // _PARKED_A_CONNECTION))]
+        self._connections = [Connection(address) for _ in range(-(-count // PARKED_A_CONNECTION))]
         self.poller = Poller(self._connections)
         self._request = acquire_call()
         self._problem = ""

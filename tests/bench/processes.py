@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,15 +164,16 @@ class Postgres:
 class JobServer(Target):
     """A jobstate server, all its settings as shipped but for the schedules of its tasks."""
 
-    def __init__(self, store: Path | Database, code: Path = ROOT) -> None:
-        """Start one on a store, from a checkout of the repository."""
+    def __init__(self, store: Path | Database, code: Path = ROOT, settings: Mapping[str, str] | None = None) -> None:
+        """Start one on a store, from a checkout of the repository. ``settings``: variables of its environment."""
         self.database: Database = File(store) if isinstance(store, Path) else store
         self.witnessed = 0
         """The newest event that was answered, and found in the store."""
         schedules = {f"JOBSTATE_SCHEDULES__{task}": HARDLY_EVER for task in _TASKS} | _OPEN_STREAMS
         command = [sys.executable, "-m", "jobstate_server", "serve", "--listen", "127.0.0.1:0"]
         command += ["--log-level", "warning", "--store", self.database.url]
-        super().__init__(command, self.database.log, {**schedules, **_MAX_RETRIES, **environment(code)}, code)
+        env = {**schedules, **_MAX_RETRIES, **environment(code), **(settings or {})}
+        super().__init__(command, self.database.log, env, code)
 
     @property
     def store(self) -> Path:
@@ -200,8 +201,8 @@ class JobServer(Target):
 class Replicas(JobServer):
     """Several servers on one database, measured as one. Their addresses are separated by commas."""
 
-    def __init__(self, database: Database, count: int) -> None:
-        self.servers = [JobServer(database) for _ in range(count)]
+    def __init__(self, database: Database, count: int, settings: Mapping[str, str] | None = None) -> None:
+        self.servers = [JobServer(database, settings=settings) for _ in range(count)]
         self.database = database
         self.witnessed = 0
         self.address = ",".join(server.address for server in self.servers)

@@ -11,7 +11,8 @@ from .disturbed import cleanup, retries, snapshot
 from .growth import growth, pages, start
 from .hand_outs import backlog, hand_outs, release, urgent
 from .lanes import lanes
-from .replica_hand_outs import held_snapshot, replica_hand_out_latency, replica_hand_outs
+from .neighbours import noisy_neighbour
+from .replica_hand_outs import held_snapshot, replica_hand_out_latency, replica_hand_outs, replica_limit
 from .replicas import raw_updates, replica_latency, replicas
 from .streams import batch_create, disk, stream_lifecycles, stream_progress
 from .unary import get, lifecycles, unary
@@ -36,6 +37,7 @@ ROWS: dict[str, Row] = {
     "backlog": backlog,
     "urgent": urgent,
     "lanes": lanes,
+    "noisy-neighbour": noisy_neighbour,
     "delays": delays,
     "release": release,
     "unique-keys": unique_keys,
@@ -54,4 +56,5 @@ ROWS: dict[str, Row] = {
     "replica-hand-outs": replica_hand_outs,
     "replica-hand-out-latency": replica_hand_out_latency,
     "held-snapshot": held_snapshot,
+    "replica-limit": replica_limit,
 }

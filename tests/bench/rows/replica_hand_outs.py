@@ -7,7 +7,8 @@ from functools import partial
 
 import psycopg
 
-from ..bench import Bench
+from ..bench import Bench, Untrue, make_ready
+from ..load import sample
 from ..processes import Postgres, Replicas
 from ..samples import Finding, Sample, percentile, ratios, spread
 from ..worker_loads import CallingWorkers, StreamWorkers
@@ -107,4 +108,56 @@ def held_snapshot(bench: Bench) -> list[Finding]:
             note=f"one replica, 64 workers with one job in hand; {spread([each.rate for each in with_it])} jobs/s of"
             f" {spread([each.rate for each in without])}, a database of its own for each",
         )
+    ]
+
+
+_LIMIT = 10
+_ROUNDS = 8
+"""Jobs one after the other in each place."""
+
+_MOST_AT_ONCE = (
+    "SELECT max(running) FROM (SELECT sum(CASE type WHEN 2 THEN 1 ELSE -1 END) OVER (ORDER BY sequence) AS running"
+    " FROM event WHERE sequence > ? AND type IN (2, 5)) AS counted"
+)
+_TOOK = (
+    "SELECT max(CASE type WHEN 5 THEN time END) - min(CASE type WHEN 2 THEN time END) FROM event"
+    " WHERE sequence > ? AND type IN (2, 5)"
+)
+
+
+def replica_limit(bench: Bench) -> list[Finding]:
+    """Very many workers at three replicas, and a limit of ten: how many run at once, and how well places are used."""
+    seconds, jobs, workers = bench.sizes.window_s / _ROUNDS, _LIMIT * _ROUNDS, bench.sizes.limited_workers
+    shares: list[float] = []
+    most: list[float] = []
+    with groups_of_replicas(bench, 3, JOBSTATE_JOB_TYPES__bench__CONCURRENCY=str(_LIMIT)) as (group,):
+        for _ in range(bench.runs):
+            names = [f"{bench.name('limited-')}-{number}" for number in range(jobs)]
+            make_ready(bench, group, names)
+            head = group.counters().head
+            done = sample(bench.load.ask("limited_workers", group.address, jobs, workers=workers, seconds=seconds))
+            if not done.ops == jobs == group.count("SELECT count(*) FROM event WHERE sequence > ? AND type = 5", head):
+                raise Untrue(f"{jobs} jobs were to be done, and {done.ops} were")
+            bench.witnessed += 3 * jobs
+            most.append(float(group.count(_MOST_AT_ONCE, head)))
+            shares.append(_ROUNDS * seconds / (group.count(_TOOK, head) / 1e6))
+    what = f"PostgreSQL, three replicas, {workers:,} workers, at most {_LIMIT} at once"
+    return [
+        Finding(
+            f"{what}: running at once, by the log",
+            f"never {_LIMIT + 1}",
+            [max(most)],
+            float(_LIMIT),
+            at_least=False,
+            unit="",
+            note=f"the most of {bench.runs} runs",
+        ),
+        Finding(
+            f"{what}: share of the time that the limit allows",
+            "≥ 0.95",
+            shares,
+            0.95,
+            unit="",
+            note=f"{jobs} jobs of {seconds:g} s; by the log, from the first hand-out to the last end; {_SHARED}",
+        ),
     ]

@@ -81,11 +81,11 @@ class RawUpdates:
 
 
 @contextmanager
-def groups_of_replicas(bench: Bench, *counts: int) -> Iterator[list[Replicas]]:
-    """For each count so many servers, on a database of their own."""
+def groups_of_replicas(bench: Bench, *counts: int, **settings: str) -> Iterator[list[Replicas]]:
+    """For each count so many servers, on a database of their own. ``settings``: variables of their environment."""
     with own_server() as server:
         log = bench.folder / bench.name("replicas")
-        groups = [Replicas(Postgres(server.new_store(), log.with_suffix(".log")), count) for count in counts]
+        groups = [Replicas(Postgres(server.new_store(), log.with_suffix(".log")), count, settings) for count in counts]
         with stopping(*groups):
             yield groups
 
