@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.domain.rules import decider as deciding
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.engine.batch import Batch, DeletedOutcome, DueOutcome, Outcome
+from jobstate_server.engine.batch import Batch, DeletedOutcome, DueOutcome, Outcome, Verdict
 from jobstate_server.store.records import Changes, Loaded
 
 from .support import NOW, a_decider, a_job, an_unclaimed_job, finished
@@ -314,3 +315,22 @@ def test_a_job_is_written_once_with_all_that_its_commands_changed_and_each_outco
     assert (row.job.worker, row.job.progress, row.last_event) == ("w", 60, 1)
     outcomes = [outcome for outcome in batch.verdicts(1) if isinstance(outcome, Outcome)]
     assert [(outcome.jobs[0].progress, outcome.jobs[0].version) for outcome in outcomes] == [(0, 1), (60, 2), (60, 2)]
+
+
+def test_a_repeat_of_an_acquire_gets_a_job_that_another_replica_created_after_the_time_of_the_transaction() -> None:
+    """Whose transaction began later may have committed first. A later job of that name is still not answered."""
+    call = c.Acquire(("default",), 1, request=c.Request("", "request-1", "Acquire", b""))
+    job = a_job(JobState.QUEUED, id="job", job_type="default", create_time=NOW + 5, update_time=NOW + 5)
+    first = Batch(a_decider(), NOW, Loaded({}, {}, {}), requests_room=10, wanted_types={"default"})
+    first.offer(job)
+    first.decide(call)
+    changes = written(first)
+    (stored,) = changes.requests
+    claimed = changes.updated[0].job
+
+    def repeated(now: Job) -> Verdict:
+        loaded = Loaded({"job": now}, {stored.request.key: stored}, {})
+        return Batch(a_decider(), NOW + 9, loaded, requests_room=10).answer(call)
+
+    assert repeated(claimed) == Outcome((claimed,))
+    assert repeated(replace(claimed, create_time=NOW + 6)) == Outcome(())

@@ -200,7 +200,9 @@ class Batch:
         jobs = tuple([change.after for change in answered])
         if plan.request is not None:
             acquired = tuple((job.id, job.attempt) for job in jobs)
-            self._store_request(StoredRequest(plan.request, "", self.now, acquired=acquired))
+            # A replica whose transaction began later may have created a job after this one's time.
+            time = max([self.now, *(job.create_time for job in jobs)])
+            self._store_request(StoredRequest(plan.request, "", time, acquired=acquired))
         existing = [change.is_existing for change in answered]
         encoded_first = encoded[0][-1].job if encoded and encoded[0] else None
         return Outcome(jobs, encoded_first, existing=tuple(existing) if any(existing) else ())
