@@ -13,7 +13,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.durations import SECOND
 
-from ..support.calls import acquire, create, get, settled, span, until_waiting
+from ..support.calls import acquire, create, get, release, settled, span, until_waiting
 from ..support.clock import WatchedClock
 from ..support.held import held
 from ..support.server import Running, serving_url
@@ -23,6 +23,7 @@ LIMITED: dict[str, dict[str, Any]] = {
     "two": {"concurrency": 2},
     "each": {"lane_concurrency": 1},
     "sequence": {"lane_concurrency": 1, "lane_holds": "job"},
+    "pair": {"lane_concurrency": 2, "lane_holds": "job"},
     "paced": {"rate": "6/1m", "burst": 3},
 }
 
@@ -121,6 +122,70 @@ async def test_a_job_made_ready_in_the_batch_does_not_overtake_its_lane_because_
 
     assert [job.id for job in outcomes[-1].jobs] == ["other"]
     assert await ids(running, "two", max_jobs=2) == ["later", "first"]
+
+
+async def test_a_job_that_is_cancelled_while_it_rests_gives_its_place_to_who_asks_then(
+    running: Running,
+) -> None:
+    await filled(running, "sequence", a=2)
+    assert await ids(running, "sequence") == ["a0"]
+    await release(running, "a0", attempt=1, delay=span(100))
+
+    outcomes = await in_one_batch(
+        running,
+        pb.JobUpdate(cancel=pb.CancelRequest(id="a0")),
+        pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["sequence"])),
+    )
+
+    assert [job.id for job in outcomes[-1].jobs] == ["a1"]
+
+
+async def test_a_job_that_is_cancelled_while_it_rests_gives_its_place_to_who_waits(running: Running) -> None:
+    await filled(running, "sequence", a=2)
+    assert await ids(running, "sequence") == ["a0"]
+    await release(running, "a0", attempt=1, delay=span(100))
+    waiting = asyncio.ensure_future(acquire(running, "sequence", wait=60))
+    await until_waiting(running, 1)
+
+    await running.jobs.Cancel(pb.CancelRequest(id="a0"))
+
+    assert [job.id for job in await waiting] == ["a1"]
+
+
+async def test_the_lane_of_a_resting_job_that_is_cancelled_in_the_batch_has_its_turn(running: Running) -> None:
+    await filled(running, "pair", a=2, b=2)
+    assert await ids(running, "pair", max_jobs=2) == ["a0", "b0"]
+    for job_id in ("a0", "b0"):
+        await release(running, job_id, attempt=1, delay=span(100))
+
+    outcomes = await in_one_batch(
+        running,
+        pb.JobUpdate(cancel=pb.CancelRequest(id="b0")),
+        pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["pair"])),
+    )
+
+    assert [job.id for job in outcomes[-1].jobs] == ["b1"]
+
+
+async def test_a_retry_in_the_batch_does_not_overtake_a_job_that_came_back_before_it(running: Running) -> None:
+    """While it rests, its lane has more under way than the other. When it comes back, its lane is next."""
+    await filled(running, "pair", a=2, b=1)
+    assert await ids(running, "pair", max_jobs=3) == ["a0", "b0", "a1"]
+    await running.jobs.Complete(pb.CompleteRequest(id="b0", attempt=1))
+    await release(running, "a0", attempt=1)
+    await release(running, "a1", attempt=1, delay=span(100))
+    await filled(running, "pair", c=1)
+    assert await ids(running, "pair") == ["c0"]
+    await running.jobs.Complete(pb.CompleteRequest(id="c0", attempt=1))
+    await create(running, "c1", job_type="pair", lane="c")
+
+    outcomes = await in_one_batch(
+        running,
+        pb.JobUpdate(retry=pb.RetryRequest(id="a1", immediately=True)),
+        pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["pair"])),
+    )
+
+    assert [job.id for job in outcomes[-1].jobs] == ["a0"]
 
 
 async def test_the_lane_whose_turn_it_is_gets_the_last_of_a_rate(running: Running) -> None:

@@ -19,6 +19,7 @@ from jobstate_server.domain.lane_moves import LaneMoves
 from jobstate_server.domain.lanes import LaneCounts, LaneFrom, LaneHolds, counts_of, lane_from
 from jobstate_server.domain.rates import PerTime, Rate, default_burst
 from jobstate_server.domain.turns import LaneState, Limits, TypeState, turns_of
+from jobstate_server.engine.handing_out import HandingOut
 from jobstate_server.engine.picking import Enough
 
 from .support import JOB_TYPES, NOW
@@ -240,6 +241,28 @@ def test_enough_places_are_read_whichever_ends_of_attempts_are_refused(
 
     assert handed_out <= read
     assert read.total() <= wanted + sum(planned.values())
+
+
+@pytest.mark.parametrize(
+    ("lane_holds", "state", "frees"),
+    [
+        (LaneHolds.JOB, JobState.RETRYING, True),
+        (LaneHolds.JOB, JobState.FAILED, True),
+        (LaneHolds.ATTEMPT, JobState.RETRYING, False),
+        (LaneHolds.ATTEMPT, JobState.PROCESSING, True),
+        (LaneHolds.JOB, JobState.QUEUED, False),
+    ],
+)
+def test_servers_whose_calls_wait_are_told_of_each_place_that_is_given_up(
+    lane_holds: LaneHolds, state: JobState, frees: bool
+) -> None:
+    job_types = JobTypes([policy(lane_concurrency=1, lane_holds=lane_holds)])
+    job = a_job("job", "a", 1, state=state, claimed=state is JobState.PROCESSING)
+    handing_out = HandingOut(job_types, set(), {}, NOW)
+
+    handing_out.note(job, replace(job, state=JobState.CANCELLED, claimed=False))
+
+    assert handing_out.freed == ({"default"} if frees else set())
 
 
 STATES = st.sampled_from([*JobState])

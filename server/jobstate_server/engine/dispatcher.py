@@ -132,7 +132,7 @@ class Dispatcher:
     def _add_freed(self, commands: Sequence[Command], batch: Batch, wanted: Wanted) -> None:
         """Calls wait because of a limit: the batch may end attempts, and so make room for others."""
         goes_on = {each.job_type for each in commands if type(each) is Pause and not each.paused}
-        names = [job.job_type for job in ending(commands, batch)]
+        names = [job.job_type for job in ending(commands, batch, self._job_types)]
         freed = Counter(name for name in names if self._job_types.policy(name).is_bounded)
         freed.update(dict.fromkeys(goes_on, HANDED_OUT_MAX))
         for name, count in freed.items():

@@ -8,7 +8,7 @@ from jobstate_server.domain.dispatch_order import ReadyJobs
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lane_moves import LaneMoves
-from jobstate_server.domain.lanes import LaneCounts
+from jobstate_server.domain.lanes import LaneCounts, counts_of
 from jobstate_server.domain.turns import LaneState, TypeState
 from jobstate_server.domain.waiting import is_ready, is_running
 
@@ -30,7 +30,7 @@ class HandingOut:
         self.acquired: set[tuple[str, str]] = set()
         """The types and lanes of which jobs were handed out."""
         self.freed: set[str] = set()
-        """The types of which an attempt ended, if that may allow another to be handed out."""
+        """The types of which a job gave up its place, if that may allow another to be handed out."""
         self._ready = ReadyJobs(job_types, self.moves)
         self._job_types = job_types
         self._wanted_types = wanted_types
@@ -86,8 +86,16 @@ class HandingOut:
             self.moves.hand_out(before, self._now, 0 if state is None else state.turn_time)
         self.moves.add(before, after)
         self._ready.changed(after.job_type, after.lane)
-        if was_running and not is_running(after) and self._job_types.policy(after.job_type).is_bounded:
+        if self._gives_up_place(before, after):
             self.freed.add(after.job_type)
+
+    def _gives_up_place(self, before: Job | None, after: Job) -> bool:
+        """Whether another job may have the place of this one."""
+        policy = self._job_types.policy(after.job_type)
+        if before is None or not policy.is_bounded:
+            return False
+        counted, counts = counts_of(before), counts_of(after)
+        return counts.running < counted.running or (policy.holds_jobs and counts.resting < counted.resting)
 
     def in_order(self, job_types: Iterable[str]) -> Iterable[Job]:
         """The jobs of these types that can be handed out, the next one first. None if it is not our turn."""

@@ -18,6 +18,7 @@ from jobstate_server.domain.commands import (
     Fail,
     MarkStale,
     Release,
+    Retry,
     ReturnUndelivered,
     ServeDue,
 )
@@ -25,10 +26,10 @@ from jobstate_server.domain.dispatch_order import ReadyJobs
 from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lane_moves import LaneMoves
-from jobstate_server.domain.lanes import LaneCounts
+from jobstate_server.domain.lanes import NOTHING_COUNTED, counts_of
 from jobstate_server.domain.reads import LaneRange, Reads, Ready, StateOf
 from jobstate_server.domain.turns import Limits, TypeState, turns_of
-from jobstate_server.domain.waiting import is_ready, is_running
+from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.batch import Batch
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.errors import TransactionConflict
@@ -36,6 +37,9 @@ from jobstate_server.store.records import ReadyFound
 
 _ENDING = (Complete, Fail, Release, Cancel, MarkStale, ReturnUndelivered)
 """Commands that end an attempt. Those that are due are decided with ServeDue."""
+
+_ENDING_REST = (Cancel, Retry)
+"""Commands after which a job no longer rests. Those that are due are resumed with ServeDue."""
 
 PICKS_MAX = 4
 """How often jobs are selected in place of those that others have locked."""
@@ -167,10 +171,9 @@ class Picker:
         limit: int,
     ) -> list[str]:
         """The ids of the jobs that will be handed out, as far as it is known before the batch is decided."""
-        ends = [job for job in ending(wanted.commands, batch) if job.job_type in states]
-        ended = Counter((job.job_type, job.lane) for job in ends)
-        freed = _freed(self._job_types, ended, states)
-        enough = Enough(limit, limit + len(ends), ended)
+        ends = [job for job in ending(wanted.commands, batch, self._job_types) if job.job_type in states]
+        freed = _freed(self._job_types, ends, states)
+        enough = Enough(limit, limit + len(ends), {(job.job_type, job.lane) for job in ends})
         goes_on = {name for name, _ in wanted.pauses}
         ready = ReadyJobs(self._job_types, freed)
         ranges: list[LaneRange] = []
@@ -217,7 +220,7 @@ class Picker:
         room = limits.room(state) - move.counts.running
         if room <= 0 or state.paused or limits.type_opens(state) > now:
             return []
-        freed_in = {lane: -each.counts.running for lane, each in move.lanes.items()}
+        freed_in = {lane: -limits.under_way(each.counts) for lane, each in move.lanes.items()}
         turns = islice(turns_of(state, freed_in, limits, now), min(room, INT64_MAX))
         counts = Counter(enough.of(turns, lambda lane: (name, lane)))
         for job_type, lane in in_batch:
@@ -280,27 +283,40 @@ class Enough:
                 return
 
 
-def _freed(job_types: JobTypes, ended: Mapping[tuple[str, str], int], states: Mapping[str, TypeState]) -> LaneMoves:
-    """What it adds to the counts, as far as they are known, when so many attempts have ended in these lanes."""
+def _freed(job_types: JobTypes, ends: Iterable[Job], states: Mapping[str, TypeState]) -> LaneMoves:
+    """What it adds to the counts, as far as they are known, when all these jobs have given up their places."""
     freed = LaneMoves(job_types)
-    for (job_type, lane), count in ended.items():
-        of_type = freed.of_type(job_type)
-        moves = (of_type, of_type.lane(lane)) if lane in states[job_type].lanes else (of_type,)
+    for job in ends:
+        of_type = freed.of_type(job.job_type)
+        given_up = NOTHING_COUNTED.minus(counts_of(job))
+        moves = (of_type, of_type.lane(job.lane)) if job.lane in states[job.job_type].lanes else (of_type,)
         for move in moves:
-            move.counts = move.counts.plus(LaneCounts(running=-count))
+            move.counts = move.counts.plus(given_up)
     return freed
 
 
-def ending(commands: Sequence[Command], batch: Batch) -> list[Job]:
-    """The jobs of a batch whose attempts these commands may end."""
-    named = {each.job_id for each in commands if isinstance(each, _ENDING)}
-    serves_due = any(type(each) is ServeDue for each in commands)
-    return [
-        job
-        for job in batch.jobs.values()
-        if is_running(job)
-        and (job.id in named or (serves_due and job.due_time is not None and job.due_time <= batch.now))
-    ]
+def ending(commands: Sequence[Command], batch: Batch, job_types: JobTypes) -> list[Job]:
+    """The jobs of a batch that these commands may take from the places that they have: of a limit, or in a turn.
+
+    A running attempt has one. Where jobs hold their places, so has a job that rests.
+    """
+    named: set[str] = set()
+    named_at_rest: set[str] = set()
+    serves_due = False
+    for each in commands:
+        if isinstance(each, _ENDING):
+            named.add(each.job_id)
+        if isinstance(each, _ENDING_REST):
+            named_at_rest.add(each.job_id)
+        serves_due = serves_due or type(each) is ServeDue
+    found = []
+    for job in batch.jobs.values():
+        counts = counts_of(job)
+        if counts.running or (counts.resting and job_types.policy(job.job_type).holds_jobs):
+            is_due = serves_due and job.due_time is not None and job.due_time <= batch.now
+            if is_due or job.id in (named if counts.running else named_at_rest):
+                found.append(job)
+    return found
 
 
 def _lanes_of(jobs: Iterable[Job]) -> dict[str, set[str]]:
