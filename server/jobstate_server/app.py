@@ -109,7 +109,7 @@ class Server:
             probe=self._read_jobs_health,
             give_up=give_up,
         )
-        self.committer.reachable_changed.subscribe(self.supervisor.on_reachable)
+        self.committer.store_state.changed.subscribe(self.supervisor.on_reachable)
 
     def _timed_parts(self) -> tuple[Ageing, ...]:
         return (

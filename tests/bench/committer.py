@@ -36,8 +36,8 @@ from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import TallyCounter
 from jobstate_server.engine import batch
 from jobstate_server.engine.acquires import Acquires
-from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires
 from jobstate_server.engine.subscribers import Subscribers
 from jobstate_server.engine.writer import Writer

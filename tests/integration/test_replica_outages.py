@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.durations import MINUTE, SECOND
-from jobstate_server.engine.committer import PROBE_INTERVAL
 from jobstate_server.engine.downtime import ALIVE_WITHIN, OUTAGE_MIN, RENEW_INTERVAL
+from jobstate_server.engine.store_state import PROBE_INTERVAL
 
 from ..support.calls import (
     Refusal,

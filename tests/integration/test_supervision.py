@@ -90,7 +90,7 @@ async def test_while_nobody_calls_the_store_is_looked_at_all_the_same(
         raise StoreUnreachable("the disk is gone")
 
     server = running.server
-    monkeypatch.setattr(server.committer._writer, "work", unreachable)
+    monkeypatch.setattr(server.committer._writer, "_work_once", unreachable)
     for _ in range(PROBE_TURNS):
         server.supervisor.turn()
     async with asyncio.timeout(PATIENCE_S):

@@ -26,8 +26,9 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.acquires import Acquires
-from jobstate_server.engine.batch import Batch, PauseOutcome
+from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.outcomes import PauseOutcome
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import REQUEST_IDS_MAX
 from jobstate_server.event_log.feed import EventFeed

@@ -30,8 +30,9 @@ from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.rules.ready import set_beginning
 from jobstate_server.domain.statistics import TallyCounter
 from jobstate_server.domain.waiting import Priority, is_running
-from jobstate_server.engine.batch import Batch, Verdict
+from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.dispatcher import Dispatcher, Turn
+from jobstate_server.engine.outcomes import Verdict
 from jobstate_server.engine.parked_acquires import WaitingAcquire
 from jobstate_server.store.sqlite import ready_jobs
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from jobstate_server.app import Server
 from jobstate_server.domain.commands import Command
-from jobstate_server.engine.batch import Outcome
+from jobstate_server.engine.outcomes import Outcome
 
 from .clock import PATIENCE_S
 

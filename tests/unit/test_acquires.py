@@ -14,8 +14,8 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import Draining, Overloaded, StoreUnavailable
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.acquires import LOOK_INTERVAL, NOTHING, Acquires
-from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import WAIT_TURNS_MAX, Committer
+from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.subscribers import Subscribers

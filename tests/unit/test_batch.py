@@ -18,7 +18,8 @@ from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.domain.rules import decider as deciding
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.engine.batch import Batch, DeletedOutcome, DueOutcome, Outcome, Verdict
+from jobstate_server.engine.batch import Batch
+from jobstate_server.engine.outcomes import DeletedOutcome, DueOutcome, Outcome, Verdict
 from jobstate_server.store.records import Changes, Loaded
 
 from .support import NOW, a_decider, a_job, an_unclaimed_job, finished

@@ -13,8 +13,8 @@ from jobstate_server.domain.commands import DeleteFinished
 from jobstate_server.domain.durations import DAY, MILLISECOND
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import FinishedJob, JobState
-from jobstate_server.engine.batch import DeletedOutcome, Outcome
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.outcomes import DeletedOutcome, Outcome
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.cleanup import Cleanup
 from jobstate_server.maintenance.slices import TASK_SHARE

@@ -25,7 +25,8 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.reach import Reach
 from jobstate_server.domain.reads import Due
 from jobstate_server.domain.waiting import Priority, is_ready
-from jobstate_server.engine.batch import Batch, Outcome
+from jobstate_server.engine.batch import Batch
+from jobstate_server.engine.outcomes import Outcome
 from jobstate_server.store.records import Loaded
 
 from .support import JOB_TYPES, NOW, a_decider

@@ -12,7 +12,6 @@ from jobstate_server.clock import ManualClock
 from jobstate_server.domain.commands import ServeDue
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import StoreUnavailable
-from jobstate_server.engine.batch import DueOutcome, Outcome
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.due_timer import (
     DUE_MAX,
@@ -22,6 +21,7 @@ from jobstate_server.engine.due_timer import (
     UNANSWERED_TURNS_MAX,
     DueTimer,
 )
+from jobstate_server.engine.outcomes import DueOutcome, Outcome
 from jobstate_server.engine.subscribers import Subscribers
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jobstate_server.domain.commands import Acquire, Request
 from jobstate_server.domain.errors import Draining
 from jobstate_server.domain.job import Job
-from jobstate_server.engine.batch import Outcome
+from jobstate_server.engine.outcomes import Outcome
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
 
 NOTHING = Outcome(())

@@ -13,7 +13,8 @@ from jobstate_server.domain.filters import EventFilter, JobFilter
 from jobstate_server.domain.job import Job, JobError, JobState, Usage
 from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.reads import Due
-from jobstate_server.engine.batch import Batch, DueOutcome, Outcome, Verdict
+from jobstate_server.engine.batch import Batch
+from jobstate_server.engine.outcomes import DueOutcome, Outcome, Verdict
 from jobstate_server.store.records import Loaded, StoredRequest
 
 from .support import NOW, a_decider, a_job

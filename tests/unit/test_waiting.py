@@ -20,7 +20,8 @@ from jobstate_server.domain.errors import (
 from jobstate_server.domain.job import Job, JobError, JobState
 from jobstate_server.domain.limits import RELEASES_MAX
 from jobstate_server.domain.waiting import CancelCause, UniqueUntil, WaitReason, is_ready, wait_reason
-from jobstate_server.engine.batch import Batch, DueOutcome, Outcome, Verdict
+from jobstate_server.engine.batch import Batch
+from jobstate_server.engine.outcomes import DueOutcome, Outcome, Verdict
 from jobstate_server.store.records import Loaded
 
 from .support import NOW, a_decider, a_delayed_job, a_job, a_leased_job, decide, is_dropped, refused

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from jobstate_server.domain import commands as c
-from jobstate_server.engine.batch import Outcome
+from jobstate_server.engine.outcomes import Outcome
 from jobstate_server.engine.write_queue import QueuedCommands
 
 

@@ -13,10 +13,10 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.alarm import Alarm
-from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import WAIT_TURNS_MAX, Committer
 from jobstate_server.engine.dispatcher import REPEATS_SOUGHT_MAX
 from jobstate_server.engine.hand_out_rates import HandOutRates
+from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import WaitingAcquire
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import RETRY_DELAY_S, unanswered

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from jobstate_server.domain.batch_view import EarlierCall
@@ -24,84 +23,18 @@ from jobstate_server.domain.statistics import TallyCounter
 from jobstate_server.domain.waiting import UniqueKey, has_unique_key, is_ready, is_running
 from jobstate_server.engine.handing_out import HandingOut
 from jobstate_server.engine.lane_changes import add_lane_changes
+from jobstate_server.engine.outcomes import DeletedOutcome, DueOutcome, Outcome, PauseOutcome, SliceOutcome, Verdict
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
 from jobstate_server.wire.events import EncodedEvent, encode_deletion, encode_event
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class Outcome:
-    """The outcome of a command that was not refused."""
-
-    jobs: tuple[Job, ...]
-    """The jobs of the answer, as they are now. A deleted job is not among them."""
-    encoded: bytes | None = None
-    """The first job as its last event has it, which ``wire.jobs.with_names`` completes. None if this command made no
-    event."""
-    acted: bool = True
-    """False for a command of the server that did nothing, because the job had changed since."""
-    existing: tuple[bool, ...] = ()
-    """Of Creates with a unique key: whether each job was there before. Empty if none was."""
-
-
-@dataclass(slots=True)
-class SliceOutcome(Outcome):
-    """The outcome of a slice of the server's own work: a command that changes many jobs."""
-
-    spent: int = 0
-    """Microseconds of the committer's time: of what the transaction took, as much as its part of the events."""
-    others: int = 0
-    """How many other commands the batch had."""
-    events: int = 0
-
-
-@dataclass(slots=True)
-class DueOutcome(SliceOutcome):
-    """The outcome of a command that serves due jobs. Its ``spent`` leaves out the time to read and to commit, which the
-    batch takes for its other commands anyway."""
-
-    served: int = 0
-    """How many of its commands, one for each due job, did something."""
-    failed: int = 0
-    """How many of them did nothing."""
-    besides: int = 0
-    """Microseconds that the transaction took besides: to read and to commit."""
-    next_due: int | None = None
-    """When the next job in the store is due. None if none is."""
-    now: int = 0
-    """The time of the transaction. What was due by then and is left, another replica has in hand."""
-
-
-@dataclass(slots=True)
-class PauseOutcome(Outcome):
-    """The outcome of a command that pauses a type or lane, or lets it go on."""
-
-    ready: int = 0
-    """Jobs of it that are ready."""
-    running: int = 0
-    """Attempts of it that are claimed."""
-    head: int = 0
-    """The sequence of the last event before it."""
-
-
-@dataclass(slots=True)
-class DeletedOutcome(SliceOutcome):
-    """The outcome of a command that deletes finished jobs."""
-
-    deleted: Sequence[FinishedJob] = ()
-
-
-Verdict = Outcome | JobStateError
-
 REQUESTS_FULL_DELAY_S = 5.0
 """When to repeat a call while there is no room for its request id. Room comes as request ids age, not as the queue
 drains, so this is longer than other delays."""
 
-
 _EXISTING = (True,)
-
 _new_event = partial(tuple.__new__, NewEvent)
 _changed_job = partial(tuple.__new__, ChangedJob)
 """A NewEvent and a ChangedJob of the values of all their fields, made in a third of the time."""
@@ -464,7 +397,4 @@ class Batch:
         ``working``: of ``spent``, without the time to read and to commit.
         """
         for outcome in self._slices:
-            whole = spent
-            if isinstance(outcome, DueOutcome):
-                whole, outcome.besides = working, spent - working
-            outcome.spent = whole * outcome.events // max(1, len(self._changes.events))
+            outcome.take_share(spent, working, len(self._changes.events))

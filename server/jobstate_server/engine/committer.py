@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 from jobstate_server.clock import Clock
 from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.commands import Acquire, Command, ReturnUndelivered
-from jobstate_server.domain.durations import MINUTE, SECOND
+from jobstate_server.domain.durations import MINUTE
 from jobstate_server.domain.errors import Draining, Overloaded
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.rules.decider import Decider
-from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.batching import Batcher
+from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
+from jobstate_server.engine.store_state import StoreState
 from jobstate_server.engine.subscribers import Subscribers
 from jobstate_server.engine.write_queue import (
     BATCH_ROWS_MAX,
@@ -69,19 +70,12 @@ STOP_WAIT_S = 1.0
 LATENCIES_RECENT = 10 * MINUTE
 """How long a commit counts in ``commit_seconds``."""
 
-PROBE_INTERVAL = 2 * SECOND
-"""How often to try a store that could not be written, while there are no calls."""
-
 T = TypeVar("T")
 
 
 class Committer:
     """Writes commands. Call its methods on the event loop's thread."""
 
-    store_problem: str
-    """Why the store cannot be used. Empty while it can."""
-    reachable_changed: Subscribers[[bool]]
-    """Notified with False when the store can no longer be written, and with True when it can again."""
     events_written: Subscribers[[Sequence[StoredEvent]]]
     """Notified of events once they are durable, in the order of sequences, before the calls that made them are
     answered."""
@@ -110,8 +104,7 @@ class Committer:
             replica: the name under which this server renews its lease.
             is_shared: whether other servers use the store too.
         """
-        self.store_reachable, self.store_problem = True, ""
-        self.reachable_changed = Subscribers(self._fail_delivery)
+        self.store_state = StoreState(clock, self._try_store, self._fail_delivery)
         self.events_written = Subscribers(self._fail_delivery)
         self.due_written = Subscribers(self._fail_delivery)
         self.hand_out_unfinished = Subscribers(self._fail_delivery)
@@ -174,10 +167,7 @@ class Committer:
         return self._turn - self._under_way[0].since if self._under_way else 0
 
     def turn(self) -> None:
-        """A second has passed in which this process ran: refuse calls that have waited too long.
-
-        Called by the watchdog.
-        """
+        """Refuse calls that have waited too long. The watchdog calls it each second in which this process runs."""
         self._turn += 1
         if self.silence and self.silence % DISCONNECT_TURNS == 0:
             self._store.disconnect()
@@ -291,6 +281,9 @@ class Committer:
         """Run a transaction that changes nothing. It fails like any change if the store is unreachable."""
         return self.run(lambda transaction: transaction.check())
 
+    def _try_store(self) -> asyncio.Future[None]:
+        return self.run(lambda transaction: transaction.probe())
+
     def _future(self) -> asyncio.Future[Any]:
         if self._stopping:
             raise Draining(RETRY_DELAY_S)
@@ -303,6 +296,7 @@ class Committer:
         False if the store does not answer. The callers then got an error, and the thread is still busy.
         """
         self._stopping = True
+        self.store_state.stop()
         while not await self._becomes_idle():
             if not self.counters.commits > self._commits_seen:
                 log.error("stopping although the store does not answer")
@@ -345,15 +339,9 @@ class Committer:
             wanted = [item for item in batch.commands if not item.future.done()]
             calls = [item.call for item in wanted if isinstance(item, QueuedAcquire)]
             written = self._writer.commit([command for item in wanted for command in item.commands], calls)
-            result = None if batch.work is None else self._work(batch.work)
+            result = None if batch.work is None else self._writer.work(batch.work.run)
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._deliver, batch, wanted, written, result)
-
-    def _work(self, work: QueuedWork) -> Any:
-        try:
-            return self._writer.work(work.run)
-        except Exception as error:
-            return error
 
     def _deliver(self, batch: WriteBatch, wanted: Sequence[QueuedCommands], written: Written, result: Any) -> None:
         """Deliver the results, on the event loop. After a failure here this process is unfit to serve."""
@@ -367,7 +355,7 @@ class Committer:
     ) -> None:
         self._batch_done(batch)
         if wanted:
-            self._set_problem(written.problem)
+            self.store_state.note(written.problem)
         if written.events and not self._delivery_failed:
             self.events_written.notify(written.events)
         verdicts = iter(written.verdicts)
@@ -406,30 +394,6 @@ class Committer:
     def _deliver_work(self, work: QueuedWork, result: Any) -> None:
         is_unreachable = isinstance(result, StoreUnreachable)
         if is_unreachable:
-            self._set_problem(str(result))
+            self.store_state.note(str(result))
         if not work.future.done():
             resolve(work.future, unavailable(result) if is_unreachable else result)
-
-    def _set_problem(self, problem: str) -> None:
-        self.store_problem = problem
-        reachable = not problem
-        if reachable == self.store_reachable:
-            return
-        self.store_reachable = reachable
-        self.reachable_changed.notify(reachable)
-        if not reachable:
-            self._clock.call_later(PROBE_INTERVAL, self._probe)
-
-    def _probe(self) -> None:
-        """Try the store again, until it can be written."""
-        if self.store_reachable or self._stopping:
-            return
-        self.run(lambda transaction: transaction.probe()).add_done_callback(self._probed)
-
-    def _probed(self, probe: asyncio.Future[None]) -> None:
-        if probe.cancelled() or self._stopping:
-            return
-        if probe.exception() is None:
-            self._set_problem("")
-        else:
-            self._clock.call_later(PROBE_INTERVAL, self._probe)

@@ -11,7 +11,8 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.limits import ACQUIRED_MAX
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.turns import TypeState
-from jobstate_server.engine.batch import Batch, Outcome, Verdict
+from jobstate_server.engine.batch import Batch
+from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
 from jobstate_server.engine.picking import Picker, Wanted, ending
 from jobstate_server.store.base import Transaction

@@ -14,8 +14,8 @@ from jobstate_server.clock import Clock, Timer
 from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.commands import ServeDue
 from jobstate_server.domain.durations import MILLISECOND, SECOND
-from jobstate_server.engine.batch import DueOutcome, Outcome
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.outcomes import DueOutcome, Outcome
 from jobstate_server.engine.pace import SliceSize
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Protocol
 from jobstate_server.domain.commands import Acquire
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job import Job
-from jobstate_server.engine.batch import Outcome, Verdict
+from jobstate_server.engine.outcomes import Outcome, Verdict
 
 
 class WaitingAcquire:

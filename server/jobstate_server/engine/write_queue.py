@@ -11,8 +11,8 @@ from typing import Any
 from jobstate_server.domain.commands import Acquire, Command
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.job import Job
-from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.fair_queue import FairQueue
+from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import WaitingAcquire
 from jobstate_server.store.base import Transaction
 

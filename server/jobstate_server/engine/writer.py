@@ -23,9 +23,10 @@ from jobstate_server.domain.errors import InternalError, StoreUnavailable
 from jobstate_server.domain.limits import LEASE_MAX
 from jobstate_server.domain.reads import Due, Reads
 from jobstate_server.domain.rules.decider import Decider
-from jobstate_server.engine.batch import Batch, Verdict
+from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.dispatcher import Dispatcher, Handed, Turn
 from jobstate_server.engine.downtime import Downtime
+from jobstate_server.engine.outcomes import Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
 from jobstate_server.store.base import Store, Transaction
 from jobstate_server.store.errors import OutcomeUnknown, StoreError, StoreUnreachable, TransactionConflict
@@ -276,9 +277,12 @@ class Writer:
         if not transaction.is_committed and self._downtime.has_new():
             raise TransactionConflict("this process was suspended in the middle of a transaction")
 
-    def work(self, run: Callable[[Transaction], T]) -> T:
-        """Run ``run`` in a transaction of its own. Raises what it raises, and StoreUnreachable."""
-        return _retry_conflicts(lambda _is_repeat: self._work_once(run))
+    def work(self, run: Callable[[Transaction], T]) -> T | Exception:
+        """Run ``run`` in a transaction of its own. Returns what it returns, or the error that was raised."""
+        try:
+            return _retry_conflicts(lambda _is_repeat: self._work_once(run))
+        except Exception as error:
+            return error
 
     def _work_once(self, run: Callable[[Transaction], T]) -> T:
         with self._transaction() as transaction:

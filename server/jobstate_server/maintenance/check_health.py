@@ -128,8 +128,8 @@ class CheckHealth:
         yield from job_health.overdue(facts.overdue, limits)
         yield from job_health.failing(facts.ended, limits)
         yield from job_health.slow_commits(latencies, limits)
-        if not self._committer.store_reachable:
-            yield f"the store cannot be written: {self._committer.store_problem}"
+        if not self._committer.store_state.is_writable:
+            yield f"the store cannot be written: {self._committer.store_state.problem}"
         log_problem = self.log_problem()
         if log_problem is not None:
             yield log_problem

@@ -7,8 +7,8 @@ from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.commands import DeleteFinished
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import FinishedJob
-from jobstate_server.engine.batch import DeletedOutcome
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.outcomes import DeletedOutcome
 from jobstate_server.engine.readers import Readers
 from jobstate_server.maintenance.age import removal_is_suspended
 from jobstate_server.maintenance.slices import Slices

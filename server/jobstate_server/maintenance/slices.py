@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain.durations import MILLISECOND, SECOND
-from jobstate_server.engine.batch import SliceOutcome
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.outcomes import SliceOutcome
 from jobstate_server.engine.pace import Pace, pause
 from jobstate_server.maintenance.task import StillClaimed
 from jobstate_server.store.base import Transaction

@@ -14,8 +14,8 @@ from jobstate_server.domain.reach import Reach
 from jobstate_server.domain.turns import Limits
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.acquires import Acquires
-from jobstate_server.engine.batch import PauseOutcome
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.outcomes import PauseOutcome
 from jobstate_server.engine.readers import Readers
 from jobstate_server.rpc import holds
 from jobstate_server.rpc.call import Call

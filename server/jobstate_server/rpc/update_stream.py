@@ -17,8 +17,8 @@ from jobstate_server.domain.commands import Command, Create, JobCommand
 from jobstate_server.domain.errors import Draining, JobStateError, Overloaded
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.engine.acquires import Acquires
-from jobstate_server.engine.batch import Outcome, Verdict
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.timekeeper import ahead_of_wall_clock
 from jobstate_server.engine.write_queue import undelivered_jobs
 from jobstate_server.engine.writer import RETRY_DELAY_S

@@ -12,7 +12,8 @@ from peewee import SQL, Value, fn
 
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.lanes import NOTHING_COUNTED, LaneCounts
-from jobstate_server.store.models import IS_READY, IS_UNCLAIMED, DispatchRow, JobRow, LaneRow
+from jobstate_server.store.lane_models import DispatchRow, LaneRow
+from jobstate_server.store.models import IS_READY, IS_UNCLAIMED, JobRow
 from jobstate_server.store.records import Changes, DispatchChange, LaneChange
 
 Rows = Callable[[Any], Sequence[tuple[Any, ...]]]

@@ -10,7 +10,7 @@ from jobstate_server.domain.lanes import LaneCounts, lane_counts
 from jobstate_server.domain.reads import StateOf
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.domain.turns import LaneState, TypeState
-from jobstate_server.store.models import HAS_TURN, IS_CLOSED
+from jobstate_server.store.lane_models import HAS_TURN, IS_CLOSED
 from jobstate_server.store.records import DispatchChange, LaneChange
 
 CLOSED_READ_MAX = 1_000

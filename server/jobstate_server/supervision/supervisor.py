@@ -85,7 +85,7 @@ class Supervisor:
 
     def on_reachable(self, is_reachable: bool) -> None:
         """Report whether the store can be written."""
-        problem = self._committer.store_problem
+        problem = self._committer.store_state.problem
         self.health.report("writes", None if is_reachable else f"the store cannot be written: {problem}")
 
     def turn(self) -> None:

@@ -10,7 +10,7 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobTypes
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import Measure
-from jobstate_server.engine.batch import DueOutcome, Outcome
+from jobstate_server.engine.outcomes import DueOutcome, Outcome
 from jobstate_server.engine.writer import Writer
 from jobstate_server.store.postgres.store import PostgresStore
 from jobstate_server.store.records import ChangedJob, Changes

@@ -12,7 +12,6 @@ from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.job import FinishedJob, Job
 from jobstate_server.domain.reads import Finished, FoundPlace, LaneRange, Reads, Ready, Selection, StateOf
-from jobstate_server.domain.waiting import is_ready
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
 from jobstate_server.store.event_check import event_check
@@ -29,28 +28,18 @@ from jobstate_server.store.postgres.connection import (
     raise_store_error,
 )
 from jobstate_server.store.postgres.event_sequences import append
+from jobstate_server.store.postgres.job_writes import write_jobs, write_rest
 from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.postgres.lanes import LaneReads, check_guards, write_lanes
 from jobstate_server.store.postgres.ready_jobs import Marks, ReadyReads
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, StatesFound
+from jobstate_server.store.records import Changes, Loaded, ReadyFound, StatesFound
 from jobstate_server.store.rows import (
     attempt_from,
-    attempt_values,
-    change_values,
-    changed_documents,
-    documents_of,
     finished_from,
     finished_values,
-    is_plain_report,
     job_from,
-    job_values,
-    progress_values,
-    report_values,
     request_from,
-    request_values,
-    tally_values,
-    usage_values,
 )
 from jobstate_server.store.stored_times import LogRowTimes
 
@@ -235,8 +224,8 @@ class PostgresTransaction:
         head = self._append(changes)
         check_guards(self._execute, changes)
         write_lanes(self._connection, self._execute, changes)
-        self._write_jobs(changes)
-        self._write_rest(changes)
+        write_jobs(self._connection, changes, self._marks)
+        write_rest(self._connection, changes)
         return head
 
     def _append(self, changes: Changes) -> psycopg.Cursor[Any]:
@@ -260,52 +249,6 @@ class PostgresTransaction:
         for job in self._deleted:
             self._known.drop(job.id)
         self._known.keep_written(self._written, self._number)
-
-    def _write_jobs(self, changes: Changes) -> None:
-        connection, count = self._connection, len(changes.events)
-        if changes.deleted:
-            keys = [(job.create_sequence,) for job in changes.deleted]
-            sql.delete_jobs.run(connection, keys)
-            sql.delete_attempts.run(connection, keys)
-        if changes.updated:
-            # Before the insertions: a unique key that a job gives up here may be that of a new one.
-            rows = [(*change_values(row.job), *changed_documents(row), row.last_event) for row in changes.updated]
-            sql.update_jobs.run(connection, rows, events=count)
-            self._marks.lower(row.job for row in changes.updated if is_ready(row.job))
-        if changes.inserted:
-            rows = [(*job_values(job), *documents_of(job), last, first) for job, last, first, _ in changes.inserted]
-            sql.insert_jobs.run(connection, rows, events=count)
-        if changes.progressed:
-            self._write_progress(changes.progressed, count)
-
-    def _write_progress(self, changed: Sequence[ChangedJob], count: int) -> None:
-        """Write what progress reports changed: for most jobs a few columns and no document."""
-        reports: list[tuple[Any, ...]] = []
-        others: list[tuple[Any, ...]] = []
-        for row in changed:
-            job, last_event, _, before = row
-            if before is not None and before.metadata == job.metadata and is_plain_report(before, job):
-                reports.append((*report_values(job), last_event))
-            else:
-                others.append((*progress_values(job), changed_documents(row)[0], last_event))
-        if reports:
-            sql.update_reports.run(self._connection, reports, events=count)
-        if others:
-            sql.update_progress.run(self._connection, others, events=count)
-
-    def _write_rest(self, changes: Changes) -> None:
-        connection = self._connection
-        if changes.attempts:
-            sql.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
-        if changes.amended:
-            sql.update_usage.run(connection, [usage_values(attempt) for attempt in changes.amended])
-        if changes.requests:
-            values = [
-                (*request_values(stored, stored.create_sequence), stored.created_event) for stored in changes.requests
-            ]
-            sql.insert_requests.run(connection, values, events=len(changes.events))
-        if changes.tallies:
-            sql.add_tallies.run(connection, tally_values(changes.tallies))
 
     def next_due(self) -> int | None:
         row = self._execute(sql.NEXT_DUE).fetchone()

@@ -12,8 +12,9 @@ from jobstate_server.domain.reads import StateOf
 from jobstate_server.domain.statistics import Measure
 from jobstate_server.domain.turns import LaneState, TurnKey
 from jobstate_server.domain.waiting import Priority
+from jobstate_server.store.lane_models import HAS_TURN, DispatchRow, LaneRow
 from jobstate_server.store.lane_rows import dispatch_rows, states_from
-from jobstate_server.store.models import HAS_TURN, IS_READY, DispatchRow, JobRow, LaneRow, TallyRow
+from jobstate_server.store.models import IS_READY, JobRow, TallyRow
 from jobstate_server.store.reading.connection import ReadConnection
 from jobstate_server.store.records import LaneRecord, TypeRecord
 
