@@ -84,12 +84,7 @@ class HeartbeatThread:
         channel: grpc.Channel | None = None
         try:
             while not self._loop.is_closed() and not ending.wait(self._check_interval_s()):
-                if self._loop_responded.is_set():
-                    self._ask_loop()
-                elif overdue := self._overdue():
-                    if channel is None and self._connect is not None:
-                        channel = self._connect()
-                    self._send_heartbeats(channel, overdue)
+                channel = self._check(channel)
                 with self._lock:
                     if not self._with_heartbeats():
                         self._thread = None
@@ -99,6 +94,19 @@ class HeartbeatThread:
         finally:
             if channel is not None:
                 channel.close()
+
+    def _check(self, channel: grpc.Channel | None) -> grpc.Channel | None:
+        """Ask the loop to respond, or send the heartbeats that are due if it has not responded since the last check.
+
+        Returns the channel for the next check.
+        """
+        if self._loop_responded.is_set():
+            self._ask_loop()
+        elif overdue := self._overdue():
+            if channel is None and self._connect is not None:
+                channel = self._connect()
+            self._send_heartbeats(channel, overdue)
+        return channel
 
     def _with_heartbeats(self) -> list[AttemptReports]:
         return [reports for reports in self._attempts() if reports.heartbeat_s is not None and not reports.is_over]
