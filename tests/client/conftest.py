@@ -10,6 +10,8 @@ from hypothesis import settings
 from jobstate_client import AsyncClient, Client
 from jobstate_client.testing import JobstateServer, serving
 
+from ..support.ports import ReservedPort
+
 # A slow machine is no failure.
 settings.register_profile("client", deadline=None)
 settings.load_profile("client")
@@ -18,7 +20,10 @@ settings.load_profile("client")
 @pytest.fixture
 def server() -> Iterator[JobstateServer]:
     """A server in its own thread. The test moves its clock."""
-    with serving(job_types={"resting": {"auto_retry": False}}) as server:
+    with (
+        ReservedPort() as port,
+        serving(job_types={"resting": {"auto_retry": False}}, listen=port.address) as server,
+    ):
         yield server
 
 

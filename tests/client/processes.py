@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,14 +21,6 @@ JOB_TYPES: Mapping[str, Mapping[str, Any]] = {
     "timed": {"timeout": "3s", "base_delay": "10ms"},
     "silent": {"timeout": "none", "stale_threshold": "300ms", "base_delay": "10ms"},
 }
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Child:

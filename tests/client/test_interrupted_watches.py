@@ -14,7 +14,7 @@ import pytest
 from jobstate_client import AsyncClient, Client, CursorUnknown, EventType
 from jobstate_client.testing import JobstateServer
 
-from .processes import free_port
+from ..support.ports import ReservedPort
 from .support import PATIENCE_S, done, following, until
 
 
@@ -194,12 +194,12 @@ def closed_at(line: int, address: str) -> bool:
 
 
 def test_a_watch_can_be_closed_wherever_a_signal_interrupts_its_wait() -> None:
-    address = f"127.0.0.1:{free_port()}"
+    port = ReservedPort()
     closed: list[bool] = []
 
     def close_at_each_line() -> None:
         for line in range(1, 80):
-            closed.append(closed_at(line, address))
+            closed.append(closed_at(line, port.address))
 
     thread = threading.Thread(target=close_at_each_line, daemon=True)
     thread.start()

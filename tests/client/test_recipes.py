@@ -16,7 +16,8 @@ import pytest
 
 from jobstate_client import Client, NewJob, State
 
-from .processes import Child, child, free_port, server_process
+from ..support.ports import ReservedPort
+from .processes import Child, child, server_process
 from .support import PATIENCE_S, log_of, until
 from .test_docs import ADDRESS, ROOT, examples, section
 
@@ -98,7 +99,8 @@ def test_waiting_shows_the_end_of_one_job_and_of_several(start: Start) -> None:
 
 
 def test_the_dashboard_follows_over_a_kill_of_the_server(start: Start, store: Path) -> None:
-    listen = f"127.0.0.1:{free_port()}"
+    port = ReservedPort()
+    listen = port.address
     other = store.with_name("other.db")
     with server_process(other, listen) as (server, _), Client(listen, wait_for_ready=True) as client:
         client.create_many(NewJob("default", id=f"job-{number}") for number in range(3))

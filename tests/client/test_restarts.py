@@ -12,7 +12,8 @@ import pytest
 from jobstate_client import AsyncClient, Client, NewJob
 from jobstate_client.core import watch_session
 
-from .processes import free_port, server_process
+from ..support.ports import ReservedPort
+from .processes import server_process
 from .support import PATIENCE_S, in_thread, log_of, until
 
 RESTARTS = 20
@@ -72,7 +73,8 @@ async def test_both_watches_yield_everything_once_over_20_restarts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_session, "RESUME_DELAY_S_MAX", 0.2)
-    store, address = tmp_path / "jobs.db", f"127.0.0.1:{free_port()}"
+    store, port = tmp_path / "jobs.db", ReservedPort()
+    address = port.address
     watchers = [Seen(), Seen()]
     with in_thread(lambda: follow(address, watchers[0])):
         following = asyncio.create_task(follow_async(address, watchers[1]))

@@ -40,6 +40,7 @@ from jobstate_client import (
 from jobstate_client.core.calls import RPCS, SERVICES
 from jobstate_client.core.channel import CONNECT_TIMEOUT_S, channel_options, service_config
 
+from ..support.ports import ReservedPort
 from .support import PATIENCE_S, in_thread, until
 
 E = TypeVar("E", bound=Exception)
@@ -250,12 +251,11 @@ def test_a_slow_server_is_given_up_at_the_deadline_of_the_call() -> None:
 
 
 def test_a_server_that_comes_later_is_waited_for_when_asked_to() -> None:
-    with serving(Servicer()) as address:
-        """It is gone at once, and its port is free."""
     with (
-        Client(address, wait_for_ready=True) as client,
+        ReservedPort() as port,
+        Client(port.address, wait_for_ready=True) as client,
         in_thread(lambda: client.create("default")) as created,
-        serving(Servicer(fine), address),
+        serving(Servicer(fine), port.address),
     ):
         assert created().id == "first"
 

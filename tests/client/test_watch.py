@@ -28,8 +28,8 @@ from jobstate_client import (
 from jobstate_client.core import watch_session
 from jobstate_client.testing import JobstateServer
 
+from ..support.ports import ReservedPort
 from ..support.server import served
-from .processes import free_port
 from .support import PATIENCE_S, Either, done, following, in_thread, items, log_of
 
 RESTARTS = 20
@@ -160,7 +160,8 @@ def change_and_restart(client: Client, server: JobstateServer) -> None:
 
 @pytest.mark.usefixtures("at_once")
 async def test_nothing_is_missed_or_yielded_twice_when_the_server_is_killed(tmp_path: Path) -> None:
-    listen = ("--listen", f"127.0.0.1:{free_port()}")
+    port = ReservedPort()
+    listen = ("--listen", port.address)
     path = tmp_path / "jobs.db"
     ids = [f"job-{number}" for number in range(4)]
     with Client(listen[1], wait_for_ready=True) as client:
@@ -256,10 +257,10 @@ async def test_a_task_that_watches_can_be_cancelled(async_client: Any) -> None:
 
 
 def test_a_server_that_was_never_there_is_reported_in_time() -> None:
-    address = f"127.0.0.1:{free_port()}"
-    with Client(address, timeout=0.3) as hasty, pytest.raises(Unreachable):
+    port = ReservedPort()
+    with Client(port.address, timeout=0.3) as hasty, pytest.raises(Unreachable):
         next(hasty.watch())
-    with Client(address) as patient, pytest.raises(Unreachable):
+    with Client(port.address) as patient, pytest.raises(Unreachable):
         patient.get("first")
 
 

@@ -32,6 +32,7 @@ from jobstate_server.app import CannotServe
 
 from ..support.calls import create, get, health_of
 from ..support.clock import PATIENCE_S
+from ..support.ports import ReservedPort
 from ..support.server import client_of, served, serving
 
 COMMAND = (sys.executable, "-m", "jobstate_server", "serve", "--listen", "127.0.0.1:0", "--store")
@@ -129,12 +130,12 @@ def test_streams_that_cannot_be_written_do_not_end_the_server_and_are_not_taken_
 ) -> None:
     target = "-" if stream == "closed" else stream
     # The shell says where it serves: nobody else can, with every stream closed.
-    port = _free_port()
+    port = ReservedPort()
     script = f'exec "$0" "$@" <&- >&{target} 2>&{target}' if target == "-" else f'exec "$0" "$@" >{target} 2>{target}'
-    command = [*COMMAND[:4], "--listen", f"127.0.0.1:{port}", "--store", f"sqlite:///{path}"]
+    command = [*COMMAND[:4], "--listen", port.address, "--store", f"sqlite:///{path}"]
     server = subprocess.Popen(["/bin/sh", "-c", script, *command])
     try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with grpc.insecure_channel(port.address) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
             health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=PATIENCE_S)
         server.terminate()
@@ -144,14 +145,6 @@ def test_streams_that_cannot_be_written_do_not_end_the_server_and_are_not_taken_
         server.wait()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-def _free_port() -> int:
-    import socket  # noqa: PLC0415
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 # What the system allows.

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..support.ports import ReservedPort
 from ..support.tcp_proxy import TcpProxy, tcp_proxy
 from .support import PATIENCE_S, ROOT
 from .toolchains import need
@@ -75,24 +76,23 @@ class LossyUpstream:
 def proxy(kind: str, upstream: str, directory: Path) -> Iterator[str]:
     """The address of a proxy with the documented configuration, but for its port and the server's address."""
     program = need(kind, install=f"on Debian: apt-get install {kind}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = ReservedPort()
     text = documented(kind)
     assert LISTENS in text
     assert UPSTREAM in text
     text = text.replace(UPSTREAM, upstream)
     log = (directory / f"{kind}.log").open("wb")
     if kind == "nginx":
-        text = _whole(text.replace(f"listen {LISTENS}", f"listen 127.0.0.1:{port}"), directory)
+        text = _whole(text.replace(f"listen {LISTENS}", f"listen {port.address}"), directory)
         command = [program, "-p", directory, "-c", directory / "nginx.conf", "-g", "daemon off; master_process off;"]
     else:
-        text = text.replace(f"bind :{LISTENS}", f"bind 127.0.0.1:{port}")
+        text = text.replace(f"bind :{LISTENS}", f"bind {port.address}")
         command = [program, "-db", "-f", directory / "haproxy.conf"]
     (directory / f"{kind}.conf").write_text(text, "utf-8")
     process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
     try:
-        _wait_for(port, process, directory / f"{kind}.log")
-        yield f"127.0.0.1:{port}"
+        _wait_for(port.number, process, directory / f"{kind}.log")
+        yield port.address
     finally:
         process.terminate()
         process.wait(PATIENCE_S)

@@ -25,6 +25,8 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import job_service_pb2_grpc as rpc
 from jobstate_client import Client, JobStateError, TransportError
 
+from ..support.ports import ReservedPort
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PATIENCE_S = 60.0
@@ -50,14 +52,15 @@ class InteropServer:
         """Serve; ``settings`` go into the environment, as in docs/operations.md."""
         self.store = directory / "jobs.db"
         self.log = directory / "server.log"
-        self.address = "127.0.0.1:0"
+        self._port = ReservedPort()
+        self.address = self._port.address
         self.restarts = 0
         self._settings = {"JOBSTATE_SHUTDOWN_GRACE": "2s", "JOBSTATE_RESTART_GRACE": "30s"} | settings
         self._process: subprocess.Popen[str] | None = None
         self.start()
 
     def start(self) -> None:
-        """Serve, at the address of before if there was one. Returns once it serves."""
+        """Serve, always at the same address. Returns once it serves."""
         command = [sys.executable, "-m", "jobstate_server", "serve", "--listen", self.address]
         command += ["--store", f"sqlite:///{self.store}"]
         with self.log.open("ab") as errors:
@@ -70,7 +73,6 @@ class InteropServer:
         if not line.startswith(greeting):
             self.close()
             raise AssertionError(f"the server does not serve; on stderr: {self.log.read_text('utf-8')}")
-        self.address = line.removeprefix(greeting).strip()
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal, wait for the end, and tell the exit code."""

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ import grpc
 
 from jobstate.v1 import job_service_pb2 as pb
 
+from ..support.ports import ReservedPort
 from ..support.server import Process, client_of, served
 from ..support.waiting import pause
 from .attackers import ATTACKS, Attackers
@@ -64,19 +64,11 @@ class _Target:
     admin: tuple[str, int]
 
 
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
 async def _target(directory: Path) -> AsyncIterator[_Target]:
-    port = free_port()
+    port = ReservedPort()
     env = {
-        "JOBSTATE_ADMIN_LISTEN": f"127.0.0.1:{port}",
+        "JOBSTATE_ADMIN_LISTEN": port.address,
         "JOBSTATE_SHUTDOWN_GRACE": f"{GRACE_S}s",
     }
     async with served(directory / "jobs.db", env=env) as process:
@@ -86,7 +78,7 @@ async def _target(directory: Path) -> AsyncIterator[_Target]:
                 for item in items:
                     item.metadata["text"] = LARGE
                 await client.jobs.BatchCreate(pb.BatchCreateRequest(requests=items))
-        yield _Target(process, ("127.0.0.1", port))
+        yield _Target(process, ("127.0.0.1", port.number))
 
 
 async def _behave(address: str, met: Met, seconds: float) -> None:

@@ -13,6 +13,7 @@ from jobstate_server.clock import SystemClock
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.store.sqlite.store import SqliteStore
 
+from ..support.ports import ReservedPort
 from .recording import make_archive
 from .server_process import OFFSET
 
@@ -69,7 +70,8 @@ class ServerProcess:
         self.store: Path | str = url or directory / "jobs.db"
         self.url = url or f"sqlite:///{self.store}"
         self.log = directory / f"{name}.log"
-        self.address = "127.0.0.1:0"
+        self._port = ReservedPort()
+        self.address = self._port.address
         self.starts = 0
         self.configuration = 0
         """The number of the job types that it is started with."""
@@ -117,7 +119,6 @@ class ServerProcess:
         async with asyncio.timeout(PATIENCE_S):
             line = (await self._process.stdout.readline()).decode()
         assert line.startswith("jobstate: serving on "), f"{line!r}\n{self.log.read_text()[-2000:]}"
-        self.address = line.split()[-1]
         self.starts += 1
 
     def sabotage(self, part: str) -> None:

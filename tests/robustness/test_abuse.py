@@ -20,9 +20,10 @@ from jobstate.v1 import job_service_pb2 as pb
 
 from ..support.calls import create, get, refusal_of, struct
 from ..support.clock import PATIENCE_S
+from ..support.ports import ReservedPort
 from ..support.server import Client, client_of
 from ..support.waiting import pause
-from .abuse import free_port, lives
+from .abuse import lives
 from .attackers import Attackers, large_updates, unfinished_bodies, unfinished_probes
 from .filling import STAGES
 from .measured_server import Levels
@@ -67,7 +68,7 @@ class Measured:
 @asynccontextmanager
 async def measured(directory: Path) -> AsyncIterator[Measured]:
     """A server on a file in this directory."""
-    told, log, probes = directory / "levels", directory / "log", free_port()
+    told, log, probes = directory / "levels", directory / "log", ReservedPort()
     command = ["-m", "tests.robustness.measured_server", str(told), "serve", "--listen", "127.0.0.1:0"]
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -78,14 +79,14 @@ async def measured(directory: Path) -> AsyncIterator[Measured]:
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, "JOBSTATE_ADMIN_LISTEN": f"127.0.0.1:{probes}"},
+            env={**os.environ, "JOBSTATE_ADMIN_LISTEN": probes.address},
         )
     try:
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             line = (await process.stdout.readline()).decode()
         assert line.startswith("jobstate: serving on "), log.read_text("utf-8")
-        yield Measured(process, line.split()[-1], probes, told)
+        yield Measured(process, line.split()[-1], probes.number, told)
     finally:
         if process.returncode is None:
             process.kill()
