@@ -136,8 +136,8 @@ class Health:
         self._watches = [stub.Watch for stub in made]
 
     async def becomes(self, wanted: int) -> None:
-        """Wait until every replica says so."""
-        async with asyncio.timeout(PATIENCE_S):
+        """Wait until every replica says so. Each may have to wait for PostgreSQL, and for those before it."""
+        async with asyncio.timeout(len(self._watches) * PATIENCE_S):
             for watch in self._watches:
                 call = watch(health_pb2.HealthCheckRequest())
                 async for told in call:

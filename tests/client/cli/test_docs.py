@@ -35,6 +35,7 @@ LINES = [line for block in BLOCKS for line in block.splitlines()]
 FOLLOWING = [line for line in LINES if goes_on(line)]
 
 
+@pytest.mark.timeout(300)  # Each command is a new process, and there are many.
 def test_every_command_of_the_page_that_ends_runs_as_written(server: JobstateServer, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "jobstate"
     program.parent.mkdir()
