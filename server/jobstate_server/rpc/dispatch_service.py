@@ -57,7 +57,7 @@ class DispatchService:
         return pb.UnpauseResponse(ready=outcome.ready, head=outcome.head).SerializeToString()
 
     async def _submit(self, command: c.Pause, call: Call) -> PauseOutcome:
-        outcome = await self._committer.submit(command, call.size)
+        outcome = await self._committer.submit(command, call.size, call.connection)
         assert isinstance(outcome, PauseOutcome)
         return outcome
 
