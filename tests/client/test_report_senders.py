@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -243,25 +245,51 @@ async def test_a_reporting_thread_that_died_is_replaced_and_that_is_logged(
     assert "the thread that sends reports has died; starting another" in caplog.text
 
 
-def raise_in(thread: threading.Thread, kind: type[BaseException]) -> None:
-    """Raise an exception in another thread, as debuggers and watchdogs do."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(kind))
+def raise_in(thread: threading.Thread, kind: type[BaseException]) -> bool:
+    """Raise an exception in another thread, as debuggers and watchdogs do, if it waits for something just now.
+
+    At any moment would be too much: raised in ``Condition.__enter__`` after that has acquired the lock, and before the
+    ``with`` block, it leaves the lock held for ever. If that is gRPC's, no later call of the channel returns.
+    """
+    frame = sys._current_frames().get(thread.ident or 0)
+    waits = frame is not None and frame.f_code is threading.Condition.wait.__code__
+    if waits:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(kind))
+    return waits
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No other thread gets the interpreter unless this one waits."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE_S)
+    try:
+        # Threads that waited for it before still have the shorter interval.
+        threading.Event().wait(2 * interval)
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 async def test_exceptions_thrown_into_the_reporting_thread_cost_no_run(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    thrown = 0
 
     def throw() -> None:
-        for _ in range(5):
+        nonlocal thrown
+        while thrown < 5:
             threading.Event().wait(0.05)
             thread = client._report_sender._thread
             if thread is not None and thread.is_alive():
-                raise_in(thread, Broken)
+                with undisturbed():
+                    thrown += raise_in(thread, Broken)
 
     with in_thread(throw):
         for _ in range(5):
+            await runs_end_well(client)
+        while thrown < 5:
             await runs_end_well(client)
 
 
