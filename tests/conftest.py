@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -17,12 +18,15 @@ LONGEST_FIRST = ("interop", "robustness", "contract", "integration", "client", "
 """The folders of tests, in the order of how long a file of theirs may take. A long file that began last would keep one
 process busy while the others have nothing left to do."""
 
+STDERR = pytest.StashKey[int]()
+"""Where the stacks of a process that hangs are printed. pytest replaces descriptor 2 while it captures output."""
+
 IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 """The signals that background commands of a shell ignore, and SIGHUP under `nohup`. Processes inherit this, also over
 exec."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Give tests, and the processes they start, the signals and descriptors that they have at a terminal."""
     for number in IGNORED:
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -36,6 +40,15 @@ def pytest_configure() -> None:
         except OSError:
             # The next file that is opened would get this number, and a child would take it for its standard stream.
             os.open(os.devnull, os.O_RDWR)
+    # pytest captures output while it imports this file, and during a test, but not here.
+    config.stash[STDERR] = os.dup(2)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """Limit the clean-up after a test that has failed. pytest ends its own limit, of the whole test, at the failure."""
+    limit_s = float(node.config.getini("faulthandler_timeout"))
+    faulthandler.dump_traceback_later(limit_s, file=node.config.stash[STDERR], exit=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
