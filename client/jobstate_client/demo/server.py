@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from jobstate_client.demo.processes import end, last_line
 from jobstate_client.demo.scene import LEASE_S
 
 READY_WITHIN_S = 10.0
-STOPPED_WITHIN_S = 5.0
 
 _READY = "jobstate: serving on "
 
@@ -51,7 +51,7 @@ async def running_server(folder: Path) -> AsyncIterator[str]:
     try:
         yield await _address(process, log)
     finally:
-        await _stop(process)
+        await end(process)
 
 
 async def _address(process: Process, log: Path) -> str:
@@ -67,20 +67,7 @@ async def _address(process: Process, log: Path) -> str:
 
 
 def _why(log: Path) -> str:
-    lines = log.read_text("utf-8", errors="replace").strip().splitlines()
-    last = lines[-1].removeprefix("jobstate-server: ") if lines else "it gave no reason"
+    last = last_line(log).removeprefix("jobstate-server: ")
     if "No module named" in last:
         return "the server is not installed; install it with: pip install 'jobstate-grpc[server]'"
     return f"the server did not start: {last}"
-
-
-async def _stop(process: Process) -> None:
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        async with asyncio.timeout(STOPPED_WITHIN_S):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from jobstate_client.demo.processes import end, last_line
 from jobstate_client.demo.scene import WORKERS
 from jobstate_client.demo.worker import READY
 
 READY_WITHIN_S = 10.0
-STOPPED_WITHIN_S = 5.0
 
 
 class Unexpected(Exception):
@@ -47,7 +47,7 @@ class Workers:
                 for name, process in self._processes.items():
                     assert process.stdout is not None
                     if (await process.stdout.readline()).decode().strip() != READY:
-                        raise Unexpected(f"{name} did not start: {self._said()}")
+                        raise Unexpected(f"{name} did not start: {last_line(self._log)}")
         except TimeoutError:
             raise Unexpected(f"the workers did not start within {READY_WITHIN_S:.0f} s") from None
 
@@ -66,16 +66,9 @@ class Workers:
         """
         while self._processes:
             name, process = self._processes.popitem()
-            if process.returncode is None:
-                process.terminate()
-            try:
-                async with asyncio.timeout(STOPPED_WITHIN_S):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+            await end(process)
             if process.returncode:
-                raise Unexpected(f"{name} ended with code {process.returncode}: {self._said()}")
+                raise Unexpected(f"{name} ended with code {process.returncode}: {last_line(self._log)}")
 
     async def clear(self) -> None:
         """End what still runs."""
@@ -83,10 +76,6 @@ class Workers:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-
-    def _said(self) -> str:
-        lines = self._log.read_text("utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it gave no reason"
 
 
 @asynccontextmanager

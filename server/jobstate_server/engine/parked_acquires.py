@@ -12,7 +12,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from itertools import count, islice
-from typing import Protocol
 
 from jobstate_server.domain.commands import Acquire
 from jobstate_server.domain.errors import JobStateError
@@ -48,13 +47,6 @@ class WaitingAcquire:
         else:
             self.future.set_result(answer)
         return ()
-
-
-class WaitingCalls(Protocol):
-    """What others may know of the calls that wait."""
-
-    def waiting(self, job_type: str) -> int:
-        """How many calls wait for jobs of this type."""
 
 
 class ParkedAcquires:
