@@ -19,8 +19,8 @@ from jobstate_server.domain.lane_moves import LaneMoves
 from jobstate_server.domain.lanes import LaneCounts, LaneFrom, LaneHolds, counts_of, lane_from
 from jobstate_server.domain.rates import PerTime, Rate, default_burst
 from jobstate_server.domain.turns import LaneState, Limits, TypeState, turns_of
+from jobstate_server.engine.enough import Enough
 from jobstate_server.engine.handing_out import HandingOut
-from jobstate_server.engine.picking import Enough
 
 from .support import JOB_TYPES, NOW
 

@@ -210,6 +210,12 @@ class ReadyJobs:
             return _places(queue, is_open)
         return _turns(of_type, state or TypeState(name), self._moves.of_type(name), is_open, now)
 
+    def job_ids(self, job_type: str) -> Iterator[str]:
+        """The ids of the jobs of this type that have, or had, a place."""
+        of_type = self._types.get(job_type)
+        if of_type is not None:
+            yield from (place.job_id for queue in of_type.queues.values() for place in queue.places)
+
     def has_any(self, job_type: str, jobs: Mapping[str, Job], now: int) -> bool:
         """Whether a job of this type can be handed out."""
         return next(self.in_order((job_type,), jobs, now), None) is not None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lanes import NOTHING_COUNTED, LaneCounts, counts_of
-from jobstate_server.domain.turns import NO_LIMIT, Limits, LimitUse
+from jobstate_server.domain.turns import NO_LIMIT, Limits, LimitUse, TypeState
 
 
 @dataclass(slots=True)
@@ -118,8 +118,42 @@ class LaneMoves:
         if until > lane.held_until:
             lane.held_until, lane.hold_reason = until, reason
 
+    def copy(self, job_types: Iterable[str]) -> LaneMoves:
+        """What is added to these types, to be added to without a change of this."""
+        moves = LaneMoves(self._job_types)
+        for name in job_types:
+            if name in self._types:
+                move = self._types[name]
+                moves._types[name] = replace(move, lanes={lane: replace(each) for lane, each in move.lanes.items()})
+        return moves
+
     def __iter__(self) -> Iterator[tuple[str, TypeMove]]:
         return iter(self._types.items())
+
+
+def moved(state: TypeState, move: TypeMove, limits: Limits, gone: Mapping[str, int], now: int) -> TypeState:
+    """A type as it is stored, with the turns, holds and rates of its lanes as the transaction has made them.
+
+    Args:
+        gone: how many of the ready jobs that are counted in each lane are not ready any more.
+    """
+    lanes = dict(state.lanes)
+    for name in lanes.keys() & {*move.lanes, *gone}:
+        lane, added = lanes[name], move.lanes.get(name) or Move()
+        even = lane.next_even_time
+        if limits.lane_rate is not None and added.claims:
+            even = limits.lane_rate.after(even, now, added.claims)
+        lanes[name] = replace(
+            lane,
+            counts=lane.counts.minus(LaneCounts(ready=gone.get(name, 0))),
+            turn_time=max(lane.turn_time, added.turn_time),
+            next_even_time=even,
+            held_until=max(lane.held_until, added.held_until),
+        )
+    even = state.next_even_time
+    if limits.rate is not None and move.claims:
+        even = limits.rate.after(even, now, move.claims)
+    return replace(state, next_even_time=even, lanes=lanes)
 
 
 def _stricter(known: LimitUse | None, use: LimitUse) -> LimitUse:

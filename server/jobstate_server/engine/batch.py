@@ -60,7 +60,8 @@ class Batch:
         self.jobs: dict[str, Job] = dict(loaded.jobs)
         self._requests_room = requests_room
         self._decider = decider
-        self._stored = loaded.jobs
+        self.stored = loaded.jobs
+        """The jobs as they were when the batch began, but those that were created in it."""
         self._due = loaded.due
         self._finished = loaded.finished
         self._requests = dict(loaded.requests)
@@ -166,7 +167,6 @@ class Batch:
         return outcome
 
     def _pause(self, pause: TypePause) -> Outcome:
-        """Pause a type or lane, or let it go on."""
         self.handing_out.paused(pause.job_type, pause.lane, paused=pause.paused)
         self._changes.pauses.append(pause)
         counts = self.handing_out.counted(pause.job_type, pause.lane)
@@ -215,7 +215,7 @@ class Batch:
         """Add what was loaded since. What this batch has changed stays as it is."""
         for job_id, job in loaded.jobs.items():
             if job_id not in self.jobs and job_id not in self._deleted:
-                self.jobs[job_id] = self._stored[job_id] = job
+                self.jobs[job_id] = self.stored[job_id] = job
         for key, stored in loaded.requests.items():
             self._requests.setdefault(key, stored)
 
@@ -224,7 +224,7 @@ class Batch:
         if job.id in self._deleted:
             return
         if job.id not in self._rows:
-            self.jobs[job.id] = self._stored[job.id] = job
+            self.jobs[job.id] = self.stored[job.id] = job
         if is_ready(self.jobs[job.id]):
             self.handing_out.add(self.jobs[job.id])
 
@@ -299,7 +299,7 @@ class Batch:
             if job.unique_key is not None:
                 self._unique[job.principal, job.job_type, job.unique_key] = job_id
         else:
-            stored = self._stored[job_id]
+            stored = self.stored[job_id]
         if count:
             last_event = len(self._changes.events) - 1
         if not change.is_report:

@@ -11,6 +11,7 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.limits import ACQUIRED_MAX
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.turns import TypeState
+from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
@@ -68,6 +69,10 @@ class Dispatcher:
         """The calls of Acquire among the commands of the current transaction."""
         self._commands: Sequence[Command] = ()
         """All of them."""
+        self._spare: int | None = None
+        """How many of the jobs that were read for the transaction's commands were ready. None if nothing was picked."""
+        self._pauses: set[tuple[str, str | None]] = set()
+        """The types and lanes that are paused in the current transaction, or go on."""
         self._must_serve = False
 
     def begin(self, calls: Iterable[WaitingAcquire]) -> None:
@@ -102,6 +107,7 @@ class Dispatcher:
         """
         if self._is_shared:
             batch.handing_out.turns = set()
+        self._spare = None
         wanted = Wanted(commands=commands, whole_batch=commands)
         for command in self._acquires:
             before = wanted.jobs.get(command.job_types)
@@ -109,7 +115,7 @@ class Dispatcher:
                 # What the batch makes ready may go to the calls that wait, after what other replicas made ready.
                 before = self._waited_for(command.job_types) if self._is_shared else 0
             wanted.jobs[command.job_types] = before + command.max_jobs
-        wanted.pauses = {(each.job_type, each.lane) for each in commands if type(each) is Pause}
+        self._pauses = wanted.pauses = {(each.job_type, each.lane) for each in commands if type(each) is Pause}
         if self._must_look or self._must_serve:
             for types, count in self._parked.wanted(HANDED_OUT_MAX).items():
                 wanted.jobs[types] = wanted.jobs.get(types, 0) + count
@@ -117,6 +123,7 @@ class Dispatcher:
             self._add_freed(commands, batch, wanted)
         if not wanted.job_types:
             return False
+        self._spare = wanted.spare = _ready_in(batch)
         # A call that does not wait would go away with nothing, and so would one that pauses.
         may_wait = self._tries >= TRIES_MAX or bool(wanted.pauses) or not all(map(self._waits, self._acquires))
         is_complete = self._pick(transaction, batch, wanted, may_wait=may_wait)
@@ -165,8 +172,13 @@ class Dispatcher:
                 if batch.knows(key):
                     turn.handed += [(call, batch.answer(call.command)) for call in self._parked.take_repeats(key)]
 
-    def serve(self, transaction: Transaction, batch: Batch, turn: Turn) -> None:
-        """Hand out what is ready to the calls that wait, first come first served."""
+    def serve(self, transaction: Transaction, batch: Batch, turn: Turn, rest: Sequence[Command] = ()) -> None:
+        """Hand out what is ready to the calls that wait, first come first served.
+
+        ``rest``: the commands that are decided after this.
+        """
+        if batch.handing_out.outdated:
+            self._pick_again(transaction, batch, turn, rest)
         while self._parked:
             room = HANDED_OUT_MAX - batch.handing_out.handed_out
             if room <= 0:
@@ -174,7 +186,7 @@ class Dispatcher:
                 turn.is_unfinished = True
                 return
             seen = [name for name in batch.handing_out.seen_types if name in self._parked]
-            self._read_lanes(transaction, batch, self._in_turn(transaction, batch, turn, seen))
+            self._read_lanes(transaction, batch, self._in_turn(transaction, batch, turn, seen, rest))
             ready = batch.handing_out.ready_types(seen)
             if not ready:
                 return
@@ -192,7 +204,27 @@ class Dispatcher:
             if len(unserved) == len(calls):
                 return
 
-    def _in_turn(self, transaction: Transaction, batch: Batch, turn: Turn, job_types: list[str]) -> list[str]:
+    def _pick_again(self, transaction: Transaction, batch: Batch, turn: Turn, rest: Sequence[Command]) -> None:
+        """Pick the types again, of those that are asked for, in which the batch has closed or opened lanes."""
+        wanted = self._wanted_after(batch, batch.handing_out.outdated, rest)
+        if wanted.jobs:
+            turn.is_unfinished |= not self._picker.pick_again(transaction, batch, wanted)
+
+    def _wanted_after(self, batch: Batch, job_types: Iterable[str], rest: Sequence[Command]) -> Wanted:
+        """What is wanted of these types by the calls that wait and by the rest of the batch."""
+        acquires = [command for command in rest if type(command) is Acquire]
+        jobs: dict[tuple[str, ...], int] = {}
+        for name in job_types:
+            asked = sum(command.max_jobs for command in acquires if name in command.job_types)
+            if count := asked + self._waited_for((name,)):
+                jobs[name,] = count
+        pauses = {(name, lane) for name, lane in self._pauses if (name,) in jobs}
+        spare = _ready_in(batch) if self._spare is None else self._spare
+        return Wanted(jobs, pauses, rest, self._commands, spare, is_first=False)
+
+    def _in_turn(
+        self, transaction: Transaction, batch: Batch, turn: Turn, job_types: list[str], rest: Sequence[Command]
+    ) -> list[str]:
         """Those of these types that the transaction may hand out. On a store that is shared, it takes their turn.
 
         What other replicas have made ready comes first, although this one may not have heard of it yet.
@@ -203,9 +235,7 @@ class Dispatcher:
         new = [name for name in job_types if name not in turns and name not in turn.tried]
         if new:
             turn.tried.update(new)
-            # The batch may have taken as many as it names.
-            wanted = Wanted({tuple(new): self._waited_for(new) + len(batch.jobs)}, whole_batch=self._commands)
-            turn.is_unfinished |= not self._pick(transaction, batch, wanted)
+            turn.is_unfinished |= not self._pick(transaction, batch, self._wanted_after(batch, new, rest))
         return [name for name in job_types if name in turns]
 
     def _serve_repeats(self, batch: Batch, call: WaitingAcquire, turn: Turn) -> None:
@@ -233,7 +263,7 @@ class Dispatcher:
                 batch.decide(*commands[begin:end])
                 begin = end + 1
                 # Those that came before get what became ready since.
-                self.serve(transaction, batch, turn)
+                self.serve(transaction, batch, turn, commands[end:])
                 self._read_lanes(transaction, batch, command.job_types)
                 self._decide_acquire(command, batch, turn)
         batch.decide(*commands[begin:])
@@ -277,6 +307,11 @@ class Dispatcher:
         """The calls that have been answered since the last time."""
         answered, self._answered = self._answered, []
         return answered
+
+
+def _ready_in(batch: Batch) -> int:
+    """How many jobs of the batch are ready."""
+    return sum(map(is_ready, batch.jobs.values()))
 
 
 class _AllTypes:

@@ -31,6 +31,10 @@ class HandingOut:
         """The types and lanes of which jobs were handed out."""
         self.freed: set[str] = set()
         """The types of which a job gave up its place, if that may allow another to be handed out."""
+        self.picked: set[str] = set()
+        """The types of which ready jobs of the store have been picked."""
+        self.outdated: set[str] = set()
+        """Of these, those of which a lane was closed, or opened, since. Others may have their turn instead."""
         self._ready = ReadyJobs(job_types, self.moves)
         self._job_types = job_types
         self._wanted_types = wanted_types
@@ -55,6 +59,10 @@ class HandingOut:
         """The lanes with ready jobs of which must be read what is stored, by type."""
         unknown = {name: self._ready.unknown_lanes(name) for name in job_types}
         return {name: lanes for name, lanes in unknown.items() if lanes}
+
+    def has_picked(self, job_types: Iterable[str]) -> set[str]:
+        """The ids of all jobs of these types that were ready at any time in this batch."""
+        return {job_id for name in job_types for job_id in self._ready.job_ids(name)}
 
     def add(self, job: Job) -> None:
         """Add a ready job that the store found."""
@@ -149,6 +157,7 @@ class HandingOut:
         assert state is not None
         # From now on the type has a row, which is gone by.
         state.is_stored = True
+        self._outdate(job_type)
         if lane is None:
             state.paused = paused
         else:
@@ -159,6 +168,11 @@ class HandingOut:
         """Hold the lane of a job."""
         self.moves.hold(job, until, reason)
         self._ready.changed(job.job_type, job.lane)
+        self._outdate(job.job_type)
+
+    def _outdate(self, job_type: str) -> None:
+        if job_type in self.picked:
+            self.outdated.add(job_type)
 
     def closed_lanes(self) -> Sequence[tuple[str, str]]:
         """The lanes whose time has come again since their rows were written."""

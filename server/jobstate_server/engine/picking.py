@@ -6,10 +6,9 @@ How many rows are read depends on how many jobs are wanted, not on how many lane
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
 
 from jobstate_server.domain.commands import (
     Cancel,
@@ -25,12 +24,13 @@ from jobstate_server.domain.commands import (
 from jobstate_server.domain.dispatch_order import ReadyJobs
 from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.domain.job_types import JobTypes
-from jobstate_server.domain.lane_moves import LaneMoves
+from jobstate_server.domain.lane_moves import LaneMoves, moved
 from jobstate_server.domain.lanes import NOTHING_COUNTED, counts_of
-from jobstate_server.domain.reads import LaneRange, Reads, Ready, StateOf
+from jobstate_server.domain.reads import FoundPlace, LaneRange, Reads, Ready, StateOf
 from jobstate_server.domain.turns import Limits, TypeState, turns_of
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.batch import Batch
+from jobstate_server.engine.enough import Enough
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.errors import TransactionConflict
 from jobstate_server.store.records import ReadyFound
@@ -57,6 +57,10 @@ class Wanted:
     """Those of the batch that come after the pick. Some may end attempts, so that others can have their places."""
     whole_batch: Sequence[Command] = ()
     """All commands of the batch."""
+    spare: int = 0
+    """How many of the ready jobs that are found the commands of the batch may take away."""
+    is_first: bool = True
+    """Whether nothing of the batch has been decided yet, so that all is as it is stored."""
 
     @property
     def job_types(self) -> set[str]:
@@ -77,15 +81,9 @@ class Picker:
             may_wait: whether to wait for another server that hands out jobs of one of the types.
             log_first: whether nothing may come between what is read and what is written.
         """
-        lanes, paused = _lanes_of(batch.jobs.values()), _paused_lanes(wanted.pauses)
         names = sorted(wanted.job_types)
-        limit = sum(wanted.jobs.values()) + sum(map(is_ready, batch.jobs.values()))
-        selected = [
-            self.state_of(name, limit, paused.get(name, ()), wanted.pauses)._replace(
-                ready_lanes=frozenset(lanes.get(name, ()))
-            )
-            for name in names
-        ]
+        limit = sum(wanted.jobs.values()) + wanted.spare
+        selected = self._selected(batch, wanted, names, limit)
         found = transaction.hand_out_states(selected, may_wait=may_wait, log_first=log_first)
         if any(name not in found.turns for name, _ in wanted.pauses):
             raise TransactionConflict("another server hands out jobs of a type that is to be paused or to go on")
@@ -94,22 +92,61 @@ class Picker:
             batch.handing_out.turns.update(turns)
         batch.handing_out.know(found.states.get(name) or TypeState(name) for name in turns)
         batch.handing_out.count_changes(name for name, _ in wanted.pauses)
+        batch.handing_out.picked.update(turns)
         if not wanted.jobs:
             return True
         if found.states:
-            ready = self._take(transaction, batch, wanted, found.states, turns, limit)
+            is_complete = self._offer(transaction, batch, wanted, found.states, turns, limit)
         else:
             picks = [self._together(types, turns, limit) for types in wanted.jobs]
             ready = transaction.ready_jobs([pick for pick in picks if pick.steps])
-        offered: set[str] = set()
-        for job in ready.jobs:
-            # Combinations of types may have types in common.
-            if job.id not in offered:
-                offered.add(job.id)
-                batch.offer(job)
+            _offer(batch, ready.jobs, batch.handing_out.has_picked(turns))
+            is_complete = ready.is_complete
+        return is_complete and len(turns) == len(names)
+
+    def pick_again(self, transaction: Transaction, batch: Batch, wanted: Wanted) -> bool:
+        """Like ``pick``, for types of which the batch has closed lanes, or opened some, since they were picked.
+
+        What the first pick counted on may be closed. So the lanes behind it are read, which nobody has asked for yet.
+        """
+        names = sorted(wanted.job_types)
+        limit = sum(wanted.jobs.values()) + wanted.spare
+        selected = [some._replace(is_limited=True) for some in self._selected(batch, wanted, names, limit)]
+        found = transaction.hand_out_states(selected, takes_turns=False)
+        batch.handing_out.know(found.states.values())
+        batch.handing_out.outdated.difference_update(names)
+        # As the batch has left them.
+        states = {name: state for name in names if (state := batch.handing_out.state(name)) is not None}
+        return self._offer(transaction, batch, wanted, states, names, limit)
+
+    def _selected(self, batch: Batch, wanted: Wanted, names: Sequence[str], limit: int) -> list[StateOf]:
+        """What must be known of the types. ``limit``: up to how many jobs are to be found."""
+        lanes, paused = _lanes_of(batch.jobs.values()), _paused_lanes(wanted.pauses)
+        selected = []
+        for name in names:
+            # Lanes that the batch has changed may be read in the place of others, although they have no turn now.
+            changed = 0 if wanted.is_first else len(batch.handing_out.moves.of_type(name).lanes)
+            named = paused.get(name, ())
+            state_of = self.state_of(name, limit + changed + len(named), named, wanted.pauses)
+            selected.append(state_of._replace(ready_lanes=frozenset(lanes.get(name, ()))))
+        return selected
+
+    def _offer(
+        self,
+        transaction: Transaction,
+        batch: Batch,
+        wanted: Wanted,
+        states: Mapping[str, TypeState],
+        turns: Collection[str],
+        limit: int,
+    ) -> bool:
+        """Offer the batch jobs of types that have limits or lanes. True if all were found that are wanted."""
+        known = batch.handing_out.has_picked(turns)
+        ready = self._take(transaction, batch, wanted, states, turns, limit, known)
+        _offer(batch, ready.jobs, known)
         # What is closed by this transaction was read in the place of others.
-        stale = sum(self._close_stale(state, batch.now) for state in found.states.values())
-        return ready.is_complete and len(turns) == len(names) and not stale
+        stale = sum(self._close_stale(state, batch.now) for state in states.values())
+        return ready.is_complete and not stale
 
     def _close_stale(self, state: TypeState, now: int) -> int:
         """Let the rows be written of lanes that are open, but not by their rate. Returns how many there are."""
@@ -146,13 +183,17 @@ class Picker:
         states: Mapping[str, TypeState],
         turns: Collection[str],
         limit: int,
+        known: Collection[str],
     ) -> ReadyFound:
-        """Take the jobs that will be handed out, and others in place of those that other replicas have locked."""
+        """Take the jobs that will be handed out, and others in place of those that other replicas have locked.
+
+        ``known``: the ids of jobs that the batch has already.
+        """
         seen: dict[str, None] = {}
         taken: list[Job] = []
         for _ in range(PICKS_MAX):
             chosen = self._chosen(transaction, batch, wanted, states, turns, limit + len(seen) - len(taken))
-            new = [job_id for job_id in chosen if job_id not in seen]
+            new = [job_id for job_id in chosen if job_id not in seen and job_id not in known]
             if not new:
                 break
             seen.update(dict.fromkeys(new))
@@ -172,13 +213,14 @@ class Picker:
     ) -> list[str]:
         """The ids of the jobs that will be handed out, as far as it is known before the batch is decided."""
         ends = [job for job in ending(wanted.commands, batch, self._job_types) if job.job_type in states]
-        freed = _freed(self._job_types, ends, states)
+        moves = LaneMoves(self._job_types) if wanted.is_first else batch.handing_out.moves.copy(states)
+        freed = _freed(moves, ends, states)
         enough = Enough(limit, limit + len(ends), {(job.job_type, job.lane) for job in ends})
-        goes_on = {name for name, _ in wanted.pauses}
         ready = ReadyJobs(self._job_types, freed)
         ranges: list[LaneRange] = []
-        # Commands of the batch may take these away.
-        in_batch = Counter((job.job_type, job.lane) for job in batch.jobs.values() if is_ready(job))
+        # Commands of the batch may take these away, or have done so.
+        in_batch = Counter((job.job_type, job.lane) for job in batch.stored.values() if is_ready(job))
+        gone = {} if wanted.is_first else _gone(batch)
         unsure = _changing(wanted, batch)
         for name in turns:
             state = states.get(name)
@@ -186,10 +228,9 @@ class Picker:
                 ranges.append(LaneRange(name, "", self._step(name), limit, holds_jobs=False))
                 unsure.discard(name)
                 continue
-            if name in goes_on:
-                lanes = {lane: replace(each, paused=False) for lane, each in state.lanes.items()}
-                state = replace(state, paused=False, lanes=lanes)
             ready.know(state)
+            if not wanted.is_first:
+                state = moved(state, freed.of_type(name), freed.limits(name), gone.get(name, {}), batch.now)
             ranges += self._ranges(state, freed, in_batch, enough, batch.now)
             if ends and freed.limits(name).rate is not None:
                 # Which lanes use up the rate is known when the batch is decided.
@@ -197,6 +238,8 @@ class Picker:
                 unsure.add(name)
         lane_of: dict[str, tuple[str, str]] = {}
         for found in transaction.ready_places(ranges):
+            if not wanted.is_first and not _is_open(batch, found):
+                continue
             ready.add_place(*found)
             lane_of[found.job_id] = found.job_type, found.lane
         ids: dict[str, None] = {}
@@ -246,46 +289,36 @@ def _changing(wanted: Wanted, batch: Batch) -> set[str]:
     return named.job_types | {job.job_type for job in batch.jobs.values()}
 
 
-_T = TypeVar("_T")
+def _offer(batch: Batch, jobs: Iterable[Job], known: Container[str]) -> None:
+    """Offer the batch those of these jobs that it does not have already."""
+    offered: set[str] = set()
+    for job in jobs:
+        # Combinations of types may have types in common.
+        if job.id not in offered and job.id not in known:
+            offered.add(job.id)
+            batch.offer(job)
 
 
-class Enough:
-    """How many places are read before a batch is decided that is to end some attempts.
-
-    A command that is to end an attempt may be refused. Then its lane is as far back in the order as it is stored to be,
-    and its places may go to others. So places count only of lanes in which no attempt is to end, and each refused
-    command sends back one place at most.
-    """
-
-    def __init__(self, wanted: int, most: int, unsure: Container[tuple[str, str]]) -> None:
-        """
-        Args:
-            wanted: how many places are enough of those that are certain.
-            most: how many are enough in all.
-            unsure: the types and lanes in which an attempt is to end.
-        """
-        self._wanted = wanted
-        self._most = most
-        self._unsure = unsure
-
-    def of(self, places: Iterable[_T], lane_of: Callable[[_T], tuple[str, str]]) -> Iterator[_T]:
-        """As many of these places, in their order, as are enough."""
-        if self._most == self._wanted:
-            return islice(places, self._wanted)
-        return self._counted(places, lane_of)
-
-    def _counted(self, places: Iterable[_T], lane_of: Callable[[_T], tuple[str, str]]) -> Iterator[_T]:
-        certain = 0
-        for place in islice(places, self._most):
-            yield place
-            certain += lane_of(place) not in self._unsure
-            if certain == self._wanted:
-                return
+def _gone(batch: Batch) -> dict[str, Counter[str]]:
+    """How many stored jobs the batch has made other than ready, by type and lane."""
+    gone: dict[str, Counter[str]] = {}
+    for job in batch.stored.values():
+        if is_ready(job) and not _is_still(batch.jobs.get(job.id), job.attempt):
+            gone.setdefault(job.job_type, Counter())[job.lane] += 1
+    return gone
 
 
-def _freed(job_types: JobTypes, ends: Iterable[Job], states: Mapping[str, TypeState]) -> LaneMoves:
-    """What it adds to the counts, as far as they are known, when all these jobs have given up their places."""
-    freed = LaneMoves(job_types)
+def _is_open(batch: Batch, found: FoundPlace) -> bool:
+    """Whether a place that is stored is still that of a ready job."""
+    return found.job_id not in batch.stored or _is_still(batch.jobs.get(found.job_id), found.attempt)
+
+
+def _is_still(job: Job | None, attempt: int) -> bool:
+    return job is not None and job.attempt == attempt and is_ready(job)
+
+
+def _freed(freed: LaneMoves, ends: Iterable[Job], states: Mapping[str, TypeState]) -> LaneMoves:
+    """Add to the moves what it adds, as far as it is known, when all these jobs have given up their places."""
     for job in ends:
         of_type = freed.of_type(job.job_type)
         given_up = NOTHING_COUNTED.minus(counts_of(job))
