@@ -332,6 +332,20 @@ async def test_a_lane_that_is_held_in_the_batch_gives_way_to_as_many_lanes_as_ar
     assert [[job.id for job in outcomes[number].jobs] for number in (0, 2, 4)] == [["x1"], ["a1", "b1", "c1"], []]
 
 
+async def test_a_lane_that_is_held_is_held_when_there_is_no_other(running: Running) -> None:
+    await create(running, "x0")
+    await create(running, "x1")
+    assert await ids(running) == ["x0"]
+
+    outcomes = await in_one_batch(
+        running,
+        pb.JobUpdate(release=pb.ReleaseRequest(id="x0", attempt=1, hold_lane=span(100))),
+        pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["default"])),
+    )
+
+    assert list(outcomes[-1].jobs) == []
+
+
 @pytest.mark.parametrize("pauses", [True, False])
 async def test_a_pause_of_one_lane_opens_no_other(running: Running, pauses: bool) -> None:
     """One that is paused already is not counted on."""

@@ -205,7 +205,7 @@ class ReadyJobs:
     def _walk(self, of_type: _OfType, name: str, is_open: IsOpen, now: int) -> Iterator[Place]:
         state = of_type.state
         is_plain = (state is None or not state.is_stored) and not self._job_types.policy(name).is_limited
-        if is_plain and len(of_type.queues) == 1:
+        if is_plain and len(of_type.queues) == 1 and name not in self._moves.held:
             (queue,) = of_type.queues.values()
             return _places(queue, is_open)
         return _turns(of_type, state or TypeState(name), self._moves.of_type(name), is_open, now)

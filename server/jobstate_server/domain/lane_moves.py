@@ -47,6 +47,8 @@ class LaneMoves:
         self._job_types = job_types
         self._limits: dict[str, Limits] = {}
         self._types: dict[str, TypeMove] = {}
+        self.held: set[str] = set()
+        """The types of which a lane is held."""
         self.plain: set[str] = set()
         """Types that are known to have no limits. Of these, only changes of jobs in lanes are added."""
 
@@ -115,12 +117,14 @@ class LaneMoves:
     def hold(self, job: Job, until: int, reason: str) -> None:
         """Hold the lane of a job."""
         lane = self.of_type(job.job_type).lane(job.lane)
+        self.held.add(job.job_type)
         if until > lane.held_until:
             lane.held_until, lane.hold_reason = until, reason
 
     def copy(self, job_types: Iterable[str]) -> LaneMoves:
         """What is added to these types, to be added to without a change of this."""
         moves = LaneMoves(self._job_types)
+        moves.held.update(self.held)
         for name in job_types:
             if name in self._types:
                 move = self._types[name]
