@@ -228,6 +228,26 @@ async def test_a_lane_that_is_paused_in_the_batch_lets_no_new_job_overtake_in_th
     assert [job.id for job in (await asking)[-1].jobs] == ["b0"]
 
 
+async def test_a_retry_in_the_batch_does_not_overtake_its_lane_when_two_types_are_asked_for(
+    running: Running, clock: WatchedClock
+) -> None:
+    background, high = job_pb2.PRIORITY_BACKGROUND, job_pb2.PRIORITY_HIGH
+    await create(running, "back", job_type="two", lane="b", priority=high)
+    assert await ids(running, "two") == ["back"]
+    await release(running, "back", attempt=1, delay=span(100))
+    await create(running, "later", job_type="two", lane="a", priority=background)
+    await create(running, "first", job_type="two", lane="b", priority=high)
+    await create(running, "other", job_type="default")
+    clock.advance(SECOND)
+    retry = pb.JobUpdate(retry=pb.RetryRequest(id="back", immediately=True))
+    acquire = pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["two", "default"], max_jobs=1))
+
+    *_, acquired = await in_one_batch(running, retry, acquire)
+
+    assert [job.id for job in acquired.jobs] == ["other"]
+    assert await ids(running, "two", max_jobs=2) == ["later", "first"]
+
+
 async def test_the_lane_whose_turn_it_is_gets_the_last_of_a_rate(running: Running) -> None:
     """Whatever may end in the batch, and does not."""
     await filled(running, "paced", a=4, b=4)

@@ -33,10 +33,10 @@ async def test_a_lane_with_many_long_jobs_leaves_the_others_their_turns(tmp_path
 @pytest.mark.timeout(300)
 async def test_a_limit_of_ten_is_never_eleven_and_always_used() -> None:
     """Three servers, and many more workers than places."""
-    storm = await limit(postgres_server().new_store(), workers=150, jobs=150, duration_s=0.3)
+    storm = await limit(postgres_server().new_store(), workers=150, jobs=60, duration_s=3.0)
 
     print(storm)
     assert storm.broken == {}
     assert storm.told["most that ran at once"] == 10
-    # How much of the time they are in use depends on the machine: the row replica-limit of the bench measures it.
-    assert storm.told["share of the places in use"] > 0.5
+    # The jobs take so long that a slow machine hands places on in a small part of that.
+    assert storm.told["share of the places in use"] >= 0.95
