@@ -134,12 +134,7 @@ class Server:
         recent = RecentEvents(state.head, head_check, cache_sizes_of(settings.cache_bytes).recent_events)
         self.feed = EventFeed(store.log_id, recent, clock)
         self.catch_up_readers = Readers(store, threads=1, name="catch-up-reader")
-        notifier = store.open_notifier()
-        self.replication = (
-            None
-            if notifier is None
-            else Replication(notifier, self.feed, self.catch_up_readers, reopen=store.open_notifier)
-        )
+        self.replication = self._new_replication()
         self.timekeeper = Timekeeper(clock)
         limits = {"restart_grace": settings.restart_grace, "request_ids_max": settings.request_ids_max}
         self.committer = Committer(
@@ -167,6 +162,13 @@ class Server:
             requests_bytes_max=settings.requests_bytes_max,
             cache_bytes=settings.cache_bytes,
         )
+
+    def _new_replication(self) -> Replication | None:
+        """What keeps this server up to date with the others on its store. None if the store has only one server."""
+        notifier = self.store.open_notifier()
+        if notifier is None:
+            return None
+        return Replication(notifier, self.feed, self.catch_up_readers, reopen=self.store.open_notifier)
 
     def _build_maintenance(self, job_types: JobTypes) -> None:
         settings = self._settings

@@ -16,6 +16,8 @@ from jobstate_server.standard_streams import ensure_streams
 if TYPE_CHECKING:
     from jobstate_server.config import Settings
 
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 _LIBRARIES = (
     "grpc_health",
     "grpc_reflection",
@@ -105,6 +107,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve until SIGTERM or SIGINT")
     migrate = commands.add_parser("migrate", help="bring the store's tables up to date, and stop")
+    _add_copy(commands)
+    backup, check = _add_backup(commands), _add_check(commands)
+    check_config = commands.add_parser("check-config", help="print the settings in force, without secrets, and stop")
+    commands.add_parser("lifecycle", help="print the state diagram of a job, in Mermaid")
+    for command in (serve, migrate, backup, check, check_config):
+        _add_settings(command)
+    for command in (serve, check_config):
+        _add_reach(command)
+    return parser
+
+
+def _add_copy(commands: Commands) -> None:
     copy = commands.add_parser("copy", help="copy a whole store into an empty one, of this kind or the other, and stop")
     copy.add_argument(
         "--from", dest="source", required=True, metavar="URL", help="the store to copy; no server may be using it"
@@ -112,31 +126,40 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument(
         "--to", dest="destination", required=True, metavar="URL", help="an empty store, made if there is none"
     )
+
+
+def _add_backup(commands: Commands) -> argparse.ArgumentParser:
     backup = commands.add_parser("backup", help="make a checked copy of a SQLite store, which may be in use, and stop")
     backup.add_argument(
         "--to", dest="backup", type=Path, required=True, metavar="FILE", help="a file that does not exist yet"
     )
+    return backup
+
+
+def _add_check(commands: Commands) -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check that a store is whole, which may be in use, and stop")
     check.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a SQLite file; otherwise the store")
     check.add_argument(
         "--recount", action="store_true", help="correct the statistics if they do not equal a recount of the jobs"
     )
-    check_config = commands.add_parser("check-config", help="print the settings in force, without secrets, and stop")
-    commands.add_parser("lifecycle", help="print the state diagram of a job, in Mermaid")
-    for command in (serve, migrate, backup, check, check_config):
-        command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
-        command.add_argument("--store", metavar="URL", help="where jobs are stored (default sqlite:///jobs.db)")
-        command.add_argument("--log-format", choices=("text", "json"), help="how logs are written (default text)")
-        command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
-    for command in (serve, check_config):
-        listen = "the address to serve on; port 0 takes a free one (default 127.0.0.1:50051)"
-        command.add_argument("--listen", metavar="HOST:PORT", help=listen)
-        command.add_argument(
-            "--insecure",
-            action=argparse.BooleanOptionalAction,
-            help="allow an address that other machines can reach, without TLS",
-        )
-    return parser
+    return check
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
+    command.add_argument("--store", metavar="URL", help="where jobs are stored (default sqlite:///jobs.db)")
+    command.add_argument("--log-format", choices=("text", "json"), help="how logs are written (default text)")
+    command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
+
+
+def _add_reach(command: argparse.ArgumentParser) -> None:
+    listen = "the address to serve on; port 0 takes a free one (default 127.0.0.1:50051)"
+    command.add_argument("--listen", metavar="HOST:PORT", help=listen)
+    command.add_argument(
+        "--insecure",
+        action=argparse.BooleanOptionalAction,
+        help="allow an address that other machines can reach, without TLS",
+    )
 
 
 def _version() -> str:

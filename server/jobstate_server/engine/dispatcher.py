@@ -15,7 +15,8 @@ from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
-from jobstate_server.engine.picking import Picker, Wanted, ending
+from jobstate_server.engine.picking import Picker
+from jobstate_server.engine.wanted import Wanted, ending
 from jobstate_server.store.base import Transaction
 
 HANDED_OUT_MAX = 512

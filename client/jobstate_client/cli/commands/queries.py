@@ -103,6 +103,20 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "priority", job.priority.value if job.priority is not Priority.UNKNOWN else ""
     yield "lane", job.lane
     yield "unique key", job.unique_key
+    yield from _times(job)
+    yield "cancelled by", _CANCELLED_BY.get(job.cancel_cause, "")
+    yield "timeout", span(job.timeout) or "none"
+    yield from _numbers(job)
+    if job.last_error is not None:
+        error = job.last_error
+        text = ": ".join(part for part in (error.code, error.message) if part)
+        yield "last error", f"of attempt {error.attempt}" + (f", {text}" if text else "")
+        yield "error details", pretty(error.details)
+    yield "metadata", pretty(job.metadata)
+    yield "result", pretty(job.result)
+
+
+def _times(job: Job) -> Iterator[tuple[str, str]]:
     yield "created", instant(job.create_time)
     yield (
         "delayed until",
@@ -118,20 +132,14 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "next retry", instant(job.next_retry_time)
     yield "times out", instant(job.attempt_deadline)
     yield "completed", instant(job.complete_time)
-    yield "cancelled by", _CANCELLED_BY.get(job.cancel_cause, "")
-    yield "timeout", span(job.timeout) or "none"
+
+
+def _numbers(job: Job) -> Iterator[tuple[str, str]]:
     yield "duration", span(job.duration) if job.duration else ""
     yield "tokens", count(job.estimated_tokens) if job.estimated_tokens else ""
     yield "cost", f"{job.estimated_cost:,.4f}" if job.estimated_cost else ""
     yield "results", count(job.result_count) if job.result_count else ""
     yield "version", str(job.version)
-    if job.last_error is not None:
-        error = job.last_error
-        text = ": ".join(part for part in (error.code, error.message) if part)
-        yield "last error", f"of attempt {error.attempt}" + (f", {text}" if text else "")
-        yield "error details", pretty(error.details)
-    yield "metadata", pretty(job.metadata)
-    yield "result", pretty(job.result)
 
 
 _ATTEMPT_COLUMNS = (
