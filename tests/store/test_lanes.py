@@ -234,7 +234,7 @@ def test_lanes_in_which_nothing_is_left_are_forgotten_and_the_type_with_the_last
         store,
         lane("idle"),
         lane("idle too", turn_time=5),
-        lane("ready", ready=1),
+        lane("ready", ready=1, turn_time=9),
         lane("held", held_until=now + 10**9),
         now=now,
     )
@@ -248,6 +248,52 @@ def test_lanes_in_which_nothing_is_left_are_forgotten_and_the_type_with_the_last
     with store.transaction() as transaction:
         assert transaction.forget_idle_lanes(9) == 2
     assert state(store) is not None
+
+
+@pytest.mark.parametrize(
+    ("waits", "is_kept"),
+    [
+        ({"ready": 1, "turn_time": 3}, True),
+        ({"ready": 1, "turn_time": 3, "held_until": NOW - 1, "now": NOW - 2}, True),
+        ({"ready": 1, "turn_time": 9}, False),
+        ({"ready": 1, "turn_time": 3, "held_until": 10**18}, False),
+        ({"running": 1, "turn_time": 3}, False),
+    ],
+)
+def test_a_lane_is_forgotten_when_no_other_waits_that_has_had_no_turn_since(
+    store: Store, waits: dict[str, int], is_kept: bool
+) -> None:
+    """Otherwise it would have its next turn before that one, although it had the last."""
+    now = waits.pop("now", NOW)
+    keep_lanes(store, lane("idle", turn_time=5), lane("waits", **waits), now=now)
+
+    with store.transaction() as transaction:
+        assert transaction.forget_idle_lanes(9) == (not is_kept)
+
+
+@pytest.mark.parametrize(("turn_time", "is_kept"), [(0, True), (3, True), (9, False)])
+def test_a_lane_is_not_forgotten_while_the_empty_one_waits_for_its_turn(
+    store: Store, turn_time: int, is_kept: bool
+) -> None:
+    keep(store, Changes(tallies={("type", Measure.STORED, int(JobState.QUEUED)): 1}))
+    keep_lanes(store, lane("idle", turn_time=5), *([lane("", turn_time=turn_time)] if turn_time else []))
+
+    with store.transaction() as transaction:
+        assert transaction.forget_idle_lanes(9) == (not is_kept)
+
+
+def test_the_empty_lane_keeps_its_turn_for_as_long_as_there_are_others(store: Store) -> None:
+    keep_lanes(store, lane("", turn_time=5), lane("waits", ready=1), now=NOW)
+    with store.transaction() as transaction:
+        assert transaction.forget_idle_lanes(9) == 0
+    found = state(store)
+    assert found is not None
+    assert found.lanes[""].turn_time == 5
+
+    keep_lanes(store, lane("waits", ready=-1), now=NOW)
+    with store.transaction() as transaction:
+        assert transaction.forget_idle_lanes(9) == 1
+    assert state(store) is None
 
 
 def test_readers_find_lanes_in_the_order_of_turns_page_by_page(store: Store, reader: Reader) -> None:

@@ -201,7 +201,8 @@ class Transaction(Protocol):
     def forget_idle_lanes(self, limit: int) -> int:
         """Delete at most ``limit`` lanes that have no jobs, are not paused, and whose hold and rate are over.
 
-        Returns how many; 0 when there are none left. Types that have no lanes then have no row either.
+        A lane is kept while another lane of its type waits that has not had a turn since: a lane that is deleted has
+        its next turn first. Returns how many; 0 when there are none left. Types without lanes then have no row either.
         """
 
     def reopen_lanes(self) -> None:

@@ -115,24 +115,43 @@ def add_lanes(state: TypeState, rows: Iterable[tuple[Any, ...]], wanted: StateOf
         state.lanes.setdefault(name, LaneState(name))
 
 
-_IS_IDLE = "ready = 0 AND running = 0 AND resting = 0 AND NOT paused"
+_HAS_NOTHING = "ready = 0 AND running = 0 AND resting = 0"
+
+# What ``_state`` computes: the ready jobs of the type, less those of its named lanes.
+_EMPTY_LANE_READY = (
+    f"(SELECT COALESCE(SUM(CASE WHEN measure = {int(Measure.HELD)} THEN -value ELSE value END), 0) FROM tally"
+    f" WHERE tally.job_type = dispatch.job_type AND (measure IN ({int(Measure.HELD)}, {int(Measure.UNCLAIMED)})"
+    f" OR (measure = {int(Measure.STORED)} AND bucket = {int(JobState.QUEUED)}))) - dispatch.ready"
+)
 
 
-def forget_lanes_text(mark: Callable[[str], str]) -> str:
-    """Deletes some lanes that have nothing, are not paused, and whose hold and rate are over."""
+def forget_lanes_texts(mark: Callable[[str], str]) -> tuple[str, str, str]:
+    """Deletes some lanes that have nothing, are not paused, and whose hold and rate are over, and types without lanes.
+
+    A lane whose row is gone has its next turn before all others. So a row stays while another lane waits that has not
+    had a turn since. The first statement deletes at most ``limit`` lanes. The others then delete the rows of the empty
+    lane and of types that have no other lanes: the empty lane of such a type has no turns to take.
+    """
     now = mark("now")
-    idle = f"{_IS_IDLE} AND held_until <= {now} AND next_even_time <= {now}"
+    is_open = f"NOT paused AND held_until <= {now} AND next_even_time <= {now}"
+    waiting = " UNION ALL ".join(
+        (
+            f"SELECT job_type, turn_time FROM lane WHERE {HAS_TURN.sql}",
+            f"SELECT job_type, turn_time FROM lane WHERE {IS_CLOSED.sql} AND closed_until <= {now}",
+            "SELECT dispatch.job_type, COALESCE(lane.turn_time, 0) FROM dispatch"
+            f" LEFT JOIN lane ON lane.job_type = dispatch.job_type AND lane.lane = '' WHERE {_EMPTY_LANE_READY} > 0",
+        )
+    )
+    first = f"SELECT job_type AS of_type, MIN(turn_time) AS first_turn FROM ({waiting}) AS waiting GROUP BY job_type"
+    has_others = "EXISTS (SELECT 1 FROM lane AS other WHERE other.job_type = {}.job_type AND other.lane > '')"
     return (
         "DELETE FROM lane WHERE (job_type, lane) IN"
-        f" (SELECT job_type, lane FROM lane WHERE {idle} LIMIT {mark('limit')})"
-    )
-
-
-def forget_types_text(mark: Callable[[str], str]) -> str:
-    """Deletes the rows of types that have no lanes any more, like ``forget_lanes_text``."""
-    return (
-        f"DELETE FROM dispatch WHERE {_IS_IDLE} AND next_even_time <= {mark('now')}"
-        " AND NOT EXISTS (SELECT 1 FROM lane WHERE lane.job_type = dispatch.job_type)"
+        f" (SELECT job_type, lane FROM lane LEFT JOIN ({first}) AS first ON of_type = job_type"
+        f" WHERE lane > '' AND {_HAS_NOTHING} AND {is_open}"
+        f" AND (turn_time = 0 OR first_turn IS NULL OR first_turn > turn_time) LIMIT {mark('limit')})",
+        f"DELETE FROM lane WHERE lane = '' AND {is_open} AND NOT {has_others.format('lane')}",
+        f"DELETE FROM dispatch WHERE {_HAS_NOTHING} AND NOT paused AND next_even_time <= {now}"
+        " AND NOT EXISTS (SELECT 1 FROM lane WHERE lane.job_type = dispatch.job_type)",
     )
 
 

@@ -13,8 +13,7 @@ from jobstate_server.domain.statistics import Measure
 from jobstate_server.store.lane_rows import (
     DISPATCH_VALUES,
     LANE_VALUES,
-    forget_lanes_text,
-    forget_types_text,
+    forget_lanes_texts,
     lanes_text,
     reopen_lanes_text,
     sums_text,
@@ -244,8 +243,7 @@ PAUSE_LANE = (
     b"UPDATE lane SET paused = %(paused)s, pause_reason = %(reason)s WHERE job_type = %(job_type)s AND lane = %(lane)s"
 )
 
-FORGET_LANES = forget_lanes_text("%({})s".format).encode()
-FORGET_TYPES = forget_types_text("%({})s".format).encode()
+FORGET_LANES, *FORGET_TYPES = (text.encode() for text in forget_lanes_texts("%({})s".format))
 REOPEN_LANES = reopen_lanes_text("%({})s".format).encode()
 
 NOTIFY = b"SELECT pg_notify(%(channel)s, (SELECT head::text FROM log) || ' ' || %(written)s)"

@@ -308,7 +308,8 @@ class PostgresTransaction:
     def forget_idle_lanes(self, limit: int) -> int:
         self._lock_log()
         count = self._execute(sql.FORGET_LANES, now=self.now, limit=limit).rowcount
-        self._execute(sql.FORGET_TYPES, now=self.now)
+        for text in sql.FORGET_TYPES:
+            self._execute(text, now=self.now)
         return count
 
     def reopen_lanes(self) -> None:

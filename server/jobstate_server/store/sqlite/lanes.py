@@ -17,8 +17,7 @@ from jobstate_server.store.lane_rows import (
     DISPATCH_VALUES,
     LANE_VALUES,
     add_lanes,
-    forget_lanes_text,
-    forget_types_text,
+    forget_lanes_texts,
     lanes_text,
     reopen_lanes_text,
     states_from,
@@ -78,8 +77,7 @@ _update_dispatch = _many(
     update_dispatch_text("({rows}) AS new", lambda name: _column(DISPATCH_VALUES, name), "MAX"), DISPATCH_VALUES
 )
 _update_lanes = _many(update_lanes_text("({rows}) AS new", lambda name: _column(LANE_VALUES, name), "MAX"), LANE_VALUES)
-_FORGET_LANES = forget_lanes_text(":{}".format)
-_FORGET_TYPES = forget_types_text(":{}".format)
+_FORGET_LANES, *_FORGET_TYPES = forget_lanes_texts(":{}".format)
 _REOPEN_LANES = reopen_lanes_text(":{}".format)
 _PAUSE_TYPE = "UPDATE dispatch SET paused = ?, pause_reason = ? WHERE job_type = ?"
 _PAUSE_LANE = "UPDATE lane SET paused = ?, pause_reason = ? WHERE job_type = ? AND lane = ?"
@@ -153,7 +151,8 @@ def _write_changed(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...
 def forget_idle_lanes(connection: sqlite3.Connection, now: int, limit: int) -> int:
     """See ``Transaction.forget_idle_lanes``."""
     count = connection.execute(_FORGET_LANES, {"now": now, "limit": limit}).rowcount
-    connection.execute(_FORGET_TYPES, {"now": now})
+    for text in _FORGET_TYPES:
+        connection.execute(text, {"now": now})
     return count
 
 
