@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import sys
 import tempfile
 import threading
 import time
@@ -68,6 +70,7 @@ class JobstateServer:
         self._clock = _manual_clock() if manual_time else None
         self._clients: list[Client] = []
         self._server: Server | None = None
+        self._held_port: socket.socket | None = None
         self.address = ""
         """HOST:PORT, the same after a restart."""
         self._loop = asyncio.new_event_loop()
@@ -125,6 +128,7 @@ class JobstateServer:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(PATIENCE_S)
             self._loop.close()
+        self._release_port()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
@@ -138,7 +142,10 @@ class JobstateServer:
             return
         schedules = dict.fromkeys(Schedules.model_fields, _NEVER)
         server = Server(Settings(**{"schedules": schedules, **self._settings}), self._clock)
+        if sys.platform != "linux":
+            self._release_port()
         await server.start()
+        self._release_port()
         self._server, self.address = server, server.address
         self._settings["listen"] = server.address
 
@@ -146,6 +153,25 @@ class JobstateServer:
         server, self._server = self._server, None
         if server is not None:
             await server.stop()
+            self._hold_port()
+
+    def _hold_port(self) -> None:
+        """Keep the port while no server listens on it, so that no other program is given it.
+
+        Connections to a socket that does not listen are refused. On Linux a server can listen beside it, as both have
+        SO_REUSEADDR; elsewhere it is closed just before.
+        """
+        host, _, port = self.address.rpartition(":")
+        with contextlib.suppress(OSError):
+            family, kind, *_, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+            self._held_port = socket.socket(family, kind)
+            self._held_port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._held_port.bind(address)
+
+    def _release_port(self) -> None:
+        held, self._held_port = self._held_port, None
+        if held is not None:
+            held.close()
 
     async def _advance(self, span: int) -> None:
         assert self._clock is not None

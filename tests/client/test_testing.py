@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from pathlib import Path
 
@@ -86,3 +87,17 @@ def test_the_example_of_its_docstring_works(jobstate_server: JobstateServer) -> 
 
     names["test_a_failed_job_is_retried"](jobstate_server)  # type: ignore[operator]
     assert isinstance(jobstate_server.client(), Client)
+
+
+def test_nobody_else_is_given_the_port_of_a_server_that_is_stopped(jobstate_server: JobstateServer) -> None:
+    port = int(jobstate_server.address.rpartition(":")[2])
+    jobstate_server.stop()
+    with socket.socket() as other, socket.socket() as caller:
+        # What the kernel looks for when it chooses a port for a connection, or for whoever asks for any.
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with pytest.raises(ConnectionRefusedError):
+            caller.connect(("127.0.0.1", port))
+
+    jobstate_server.start()
+    assert jobstate_server.client(wait_for_ready=True).create("default").state is State.QUEUED
