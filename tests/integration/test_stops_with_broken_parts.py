@@ -23,7 +23,10 @@ SLACK_S = 8.0
 """What a machine with other work to do may add. What hangs stays for ever."""
 
 BLOCKS_THE_LOOP = {"delivery", "results", "loop", "turn"}
-"""Parts that run on the event loop, which hangs with them: only the deadline of the stop is left to end the process."""
+"""Parts that run on the event loop, which hangs with them: only deadlines are left to end the process."""
+
+DEADLINES = ("the server has not stopped", "the event loop has not turned")
+"""That of the stop, and that of a silent loop, which is earlier if the signal comes late on a busy machine."""
 
 
 async def stopped_after_a_fault(part: str, fault: str, tmp_path: Path) -> tuple[int, str]:
@@ -50,6 +53,6 @@ async def test_a_server_with_a_broken_part_stops_in_time_and_loses_nothing_that_
     for fault, (code, log) in zip(faults, ends, strict=True):
         if fault == HANGS and part in BLOCKS_THE_LOOP:
             assert code == GAVE_UP
-            assert "the server has not stopped" in log
+            assert any(deadline in log for deadline in DEADLINES), log
         else:
             assert code in {0, GAVE_UP}, log
