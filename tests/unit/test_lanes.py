@@ -209,7 +209,7 @@ def test_lanes_have_their_turns_as_in_the_model(
         for job in handed:
             after = replace(job, state=JobState.PROCESSING, attempt=1, claimed=True, lease=MINUTE)
             moves.hand_out(job, NOW, state.turn_time)
-            moves.add(job, after)
+            moves.add(after.job_type, after.lane, counts_of(job), counts_of(after))
             now[job.id] = after
         expected = [job_id for _ in range(wanted) if (job_id := model.next()) is not None]
         assert [job.id for job in handed] == expected

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from jobstate_server.domain.job import INT64_MAX, Job
 from jobstate_server.domain.job_types import JobTypes
-from jobstate_server.domain.lanes import NOTHING_COUNTED, LaneCounts, counts_of
+from jobstate_server.domain.lanes import NOTHING_COUNTED, LaneCounts
 from jobstate_server.domain.turns import NO_LIMIT, Limits, LimitUse, TypeState
 
 
@@ -78,14 +78,11 @@ class LaneMoves:
             self.plain.discard(job_type)
         return move
 
-    def add(self, before: Job | None, after: Job) -> None:
-        """A job was created or changed."""
-        counted, counts = counts_of(before), counts_of(after)
-        if counts is counted:
-            return
+    def add(self, job_type: str, lane: str, counted: LaneCounts, counts: LaneCounts) -> None:
+        """A job that was counted as the one, if at all, is counted as the other."""
         added, claims = counts.minus(counted), counts.running > counted.running
-        of_type = self.of_type(after.job_type)
-        for move in (of_type, of_type.lane(after.lane)):
+        of_type = self.of_type(job_type)
+        for move in (of_type, of_type.lane(lane)):
             move.counts = move.counts.plus(added)
             move.claims += claims
 

@@ -88,21 +88,21 @@ class HandingOut:
 
     def _count(self, before: Job | None, after: Job) -> None:
         """Count a change of a job of a type that has limits or lanes."""
-        was_running = before is not None and is_running(before)
-        if is_running(after) and not was_running and before is not None and after.lease is not None:
+        counted, counts = counts_of(before), counts_of(after)
+        if counts.running > counted.running and before is not None and after.lease is not None:
             state = self._ready.state(after.job_type)
             self.moves.hand_out(before, self._now, 0 if state is None else state.turn_time)
-        self.moves.add(before, after)
+        if counts is not counted:
+            self.moves.add(after.job_type, after.lane, counted, counts)
         self._ready.changed(after.job_type, after.lane)
-        if self._gives_up_place(before, after):
+        if before is not None and self._gives_up_place(after.job_type, counted, counts):
             self.freed.add(after.job_type)
 
-    def _gives_up_place(self, before: Job | None, after: Job) -> bool:
+    def _gives_up_place(self, job_type: str, counted: LaneCounts, counts: LaneCounts) -> bool:
         """Whether another job may have the place of this one."""
-        policy = self._job_types.policy(after.job_type)
-        if before is None or not policy.is_bounded:
+        policy = self._job_types.policy(job_type)
+        if not policy.is_bounded:
             return False
-        counted, counts = counts_of(before), counts_of(after)
         return counts.running < counted.running or (policy.holds_jobs and counts.resting < counted.resting)
 
     def in_order(self, job_types: Iterable[str]) -> Iterable[Job]:
