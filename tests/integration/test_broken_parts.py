@@ -16,7 +16,7 @@ from ..support.callers import CALLERS, calling
 from ..support.calls import create, fail, get, health_of, span, start, until_health_is
 from ..support.clock import PATIENCE_S
 from ..support.faulty import Faulty, faulty
-from ..support.faulty_server import ARM, DIES, HANGS, OF_REPLICAS
+from ..support.faulty_server import ARM, DIES, HANGS, OF_REPLICAS, PARTS
 from ..support.postgres import postgres_server
 from ..support.waiting import until
 
@@ -29,16 +29,18 @@ def store_of(part: str, path: Path) -> str:
     return postgres_server().new_store() if part in OF_REPLICAS else f"sqlite:///{path}"
 
 
-@pytest.mark.parametrize(
-    ("part", "fault", "told"),
-    [
-        ("committer", DIES, "the thread committer has died"),
-        ("delivery", DIES, "the thread delivery has died"),
-        ("results", DIES, "the thread delivery has died"),
-        ("loop", HANGS, "the event loop has not turned for 5 s"),
-        ("watchdog", DIES, "the thread watchdog has died"),
-    ],
-)
+FATAL = [
+    ("committer", DIES, "the thread committer has died"),
+    ("delivery", DIES, "the thread delivery has died"),
+    ("results", DIES, "the thread delivery has died"),
+    ("hand-over", DIES, "the thread delivery has died"),
+    ("loop", HANGS, "the event loop has not turned for 5 s"),
+    ("watchdog", DIES, "the thread watchdog has died"),
+]
+"""Part, fault, and what the log says when the process ends for it."""
+
+
+@pytest.mark.parametrize(("part", "fault", "told"), FATAL)
 async def test_a_server_that_loses_a_part_it_cannot_restart_exits_with_70_and_logs_why(
     part: str, fault: str, told: str, path: Path
 ) -> None:
@@ -64,6 +66,7 @@ RESTARTS = {
     "admin port": {DIES: RESTARTED + "admin-port", HANGS: RESTARTED + "admin-port"},
     "receive buffers": dict.fromkeys((DIES, HANGS), RESTARTED + "receive-buffers"),
     "log writer": {DIES: "log lines were lost"},
+    "look for ready jobs": dict.fromkeys((DIES, HANGS), "the look for ready jobs had stopped; it was restarted"),
     "due timer": dict.fromkeys((DIES, HANGS), "the due timer had stopped; it was restarted"),
     "schedule": dict.fromkeys((DIES, HANGS), "the schedule had stopped; it was restarted"),
     "timekeeper": dict.fromkeys((DIES, HANGS), "the timekeeper had stopped; it was restarted"),
@@ -142,8 +145,14 @@ async def test_a_log_writer_that_hangs_is_a_problem_that_check_health_reports(pa
         assert await health_of(server.client) == SERVING
 
 
-TASKS = {"health watch": "watch_health", "update stream": "stream"}
-"""By task of a single call, the caller who makes that call."""
+TASKS = {
+    "health watch": {"watch_health"},
+    "update stream": {"stream"},
+    "watch": {"read_the_log"},
+    "gets": {"create"},
+    "what was read": {"create"},
+}
+"""By task or callback of a single call, the callers who make such calls."""
 
 
 @pytest.mark.parametrize("part", TASKS)
@@ -151,16 +160,18 @@ async def test_a_task_that_fails_ends_its_call_and_the_next_one_is_served(part: 
     async with faulty(part, DIES, store_of(part, path), path.with_suffix(".log")) as server:
         async with calling(server.client) as callers:
             await server.break_part()
-            await until(lambda: callers.refused[TASKS[part]])
-            served = callers.served[TASKS[part]]
-            await until(lambda: callers.served[TASKS[part]] > served)
-            assert list(callers.refused) == [TASKS[part]]
+            await until(lambda: callers.refused)
+            (refused,) = callers.refused
+            assert refused in TASKS[part]
+            served = callers.served[refused]
+            await until(lambda: callers.served[refused] > served)
+            assert list(callers.refused) == [refused]
         server.process.send_signal(signal.SIGTERM)
 
         assert await server.end() == 0
 
 
-HOLDS_UP = {"log writer": "", "health watch": "watch_health", "update stream": "stream"}
+HOLDS_UP = {"log writer": "", "health watch": "watch_health", "update stream": "stream", "watch": "read_the_log"}
 """By part that may hang without harm to others, the caller whose call hangs with it."""
 
 
@@ -178,3 +189,7 @@ async def test_a_log_writer_or_a_task_of_one_call_that_hangs_holds_up_no_other_c
         server.process.send_signal(signal.SIGTERM)
 
         assert await server.end() == 0
+
+
+def test_each_part_that_can_break_is_broken_here() -> None:
+    assert {part for part, _, _ in FATAL} | {*RESTARTS, *HANGING, *TASKS, *HOLDS_UP} == set(PARTS)

@@ -79,6 +79,21 @@ async def test_an_error_is_told_to_all_who_share_it_and_the_next_read_is_made_an
     assert await shared.get() == 1
 
 
+async def test_a_read_that_fails_before_it_begins_does_not_answer_those_who_ask_later(
+    readers: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_self: SharedRead[int]) -> int:
+        raise RuntimeError("a defect")
+
+    shared = SharedRead(readers, lambda _reader: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedRead, "_run", broken)
+        with pytest.raises(RuntimeError):
+            await shared.get()
+
+    assert await shared.get() == 1
+
+
 class CountedTallies(dict[TallyKey, int]):
     """Tallies that count how often they are gone through."""
 

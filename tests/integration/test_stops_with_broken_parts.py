@@ -22,7 +22,7 @@ STOP_S = GRACE_S + 2.0
 SLACK_S = 8.0
 """What a machine with other work to do may add. What hangs stays for ever."""
 
-BLOCKS_THE_LOOP = {"delivery", "results", "loop", "turn"}
+BLOCKS_THE_LOOP = {"delivery", "results", "hand-over", "gets", "what was read", "loop", "turn"}
 """Parts that run on the event loop, which hangs with them: only deadlines are left to end the process."""
 
 DEADLINES = ("the server has not stopped", "the event loop has not turned")

@@ -19,7 +19,7 @@ from .calls import create, fail, get, refusal_of, span, start
 from .server import Client
 from .waiting import pause
 
-CALLERS = 5
+CALLERS = 6
 """How many there are."""
 
 BETWEEN_S = 0.05
@@ -102,6 +102,10 @@ class Callers:
         finally:
             stream.cancel()
 
+    async def wait_for_a_job(self) -> None:
+        """Wait a moment for a job that never comes."""
+        await self._client.jobs.Acquire(pb.AcquireRequest(job_types=["never"], wait=span(0.2)))
+
     async def repeat(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Make a call again and again."""
         while not self.is_over:
@@ -121,7 +125,14 @@ class Callers:
 async def calling(client: Client) -> AsyncIterator[Callers]:
     """Callers of every kind, until the end of the block."""
     callers = Callers(client)
-    calls = (callers.create, callers.retry, callers.read_the_log, callers.watch_health, callers.stream)
+    calls = (
+        callers.create,
+        callers.retry,
+        callers.read_the_log,
+        callers.watch_health,
+        callers.stream,
+        callers.wait_for_a_job,
+    )
     tasks = [asyncio.create_task(callers.repeat(call)) for call in calls]
     try:
         yield callers

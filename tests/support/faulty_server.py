@@ -18,11 +18,14 @@ from jobstate_server import cli, clock, logs
 from jobstate_server.admin import probes
 from jobstate_server.domain.durations import MILLISECOND
 from jobstate_server.engine import committer, downtime, membership, readers
+from jobstate_server.engine.acquires import Acquires
 from jobstate_server.engine.due_timer import DueTimer
-from jobstate_server.engine.write_queue import QueuedCommands
+from jobstate_server.engine.read_queue import QueuedRead, ReadQueue
+from jobstate_server.engine.write_queue import QueuedCommands, WriteQueue
 from jobstate_server.engine.writer import Writer
 from jobstate_server.event_log import listener
 from jobstate_server.event_log.feed import EventFeed
+from jobstate_server.event_log.reader import EventReader
 from jobstate_server.maintenance import event_limit, schedule
 from jobstate_server.rpc import update_stream
 from jobstate_server.rpc.health import HealthService
@@ -53,8 +56,8 @@ class Turn:
     owner: Any
     method: str
     breaks: Callable[[str], Any]
-    is_of: Callable[[Any], bool] = lambda _: True
-    """Whether an object is this part, where others are of the same class."""
+    is_of: Callable[..., bool] = lambda *_: True
+    """Whether a call of the method is this part's: others may be of the same class."""
 
 
 def thread(fault: str) -> None:
@@ -84,13 +87,22 @@ async def task(fault: str) -> None:
     await asyncio.Event().wait()
 
 
+def in_thread(prefix: str) -> Callable[..., bool]:
+    """Whether a call is made in a thread whose name begins so."""
+    return lambda *_: threading.current_thread().name.startswith(prefix)
+
+
 PARTS = {
     "committer": Turn(Writer, "commit", thread),
     "delivery": Turn(EventFeed, "publish", callback),
     "results": Turn(QueuedCommands, "resolve", callback),
+    "hand-over": Turn(WriteQueue, "take", callback),
+    "gets": Turn(ReadQueue, "put", callback, lambda _, read: read.is_batch),
+    "what was read": Turn(QueuedRead, "resolve", callback, lambda read, _: read.is_batch),
     "loop": Turn(JobService, "Get", callback),
-    "reader": Turn(readers, "_read", thread, lambda _: threading.current_thread().name.startswith("reader-")),
-    "catch-up reader": Turn(readers, "_read", thread, lambda _: threading.current_thread().name.startswith("catch-up")),
+    "reader": Turn(readers, "_read", thread, in_thread("reader-")),
+    "catch-up reader": Turn(readers, "_read", thread, in_thread("catch-up")),
+    "look for ready jobs": Turn(Acquires, "_alarm_rang", timer),
     "due timer": Turn(DueTimer, "_timer_ended", timer),
     "schedule": Turn(schedule.Schedule, "_run_due", timer),
     "event limit": Turn(event_limit.EventLimit, "trim", task),
@@ -102,6 +114,7 @@ PARTS = {
     "watchdog": Turn(Watchdog, "take_turn", thread),
     "health watch": Turn(HealthService, "_send_changes", task),
     "update stream": Turn(update_stream._Batch, "submit", task),
+    "watch": Turn(EventReader, "next_page", task),
     "notifier": Turn(PostgresNotifier, "wait", thread),
     "membership": Turn(membership.Membership, "_renew", timer),
 }
@@ -116,7 +129,7 @@ def break_at_next_turn(turn: Turn, fault: str, armed: threading.Event) -> None:
     original = getattr(turn.owner, turn.method)
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if armed.is_set() and turn.is_of(self):
+        if armed.is_set() and turn.is_of(self, *args):
             armed.clear()
             os.write(logs.STDOUT, f"{BROKEN}{turn.method} {fault}\n".encode())
             return turn.breaks(fault)

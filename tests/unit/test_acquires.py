@@ -14,6 +14,7 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import Draining, Overloaded, StoreUnavailable
 from jobstate_server.domain.job import Job
 from jobstate_server.engine.acquires import LOOK_INTERVAL, NOTHING, Acquires
+from jobstate_server.engine.alarm import LATE_TURNS_MAX
 from jobstate_server.engine.committer import WAIT_TURNS_MAX, Committer
 from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
@@ -158,6 +159,29 @@ async def test_while_calls_wait_the_store_is_asked_every_second(
     clock.advance(LOOK_INTERVAL)
     clock.advance(LOOK_INTERVAL)
     assert len(parking.own) == 2
+
+
+async def test_a_look_that_was_lost_on_its_way_is_taken_again_and_the_log_says_so(
+    acquires: Acquires,
+    parking: Parking,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Acquires, "_alarm_rang", lambda _: None)
+    task = await waiting(acquires)
+    clock.advance(LOOK_INTERVAL + 1)
+    monkeypatch.undo()
+    for _ in range(LATE_TURNS_MAX + 1):
+        acquires.turn()
+    assert [type(command) for command, _ in parking.own] == [ServeWaiting]
+    assert "the look for ready jobs had stopped; it was restarted" in caplog.text
+    parking.own[-1][1].set_result(NOTHING)
+    await asyncio.sleep(0)
+
+    clock.advance(LOOK_INTERVAL)
+    assert len(parking.own) == 2
+    task.cancel()
 
 
 class Answering:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Iterable
 from functools import partial
 
@@ -21,6 +22,8 @@ from jobstate_server.engine.parked_acquires import WaitingAcquire
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.writer import RETRY_DELAY_S, unanswered
 from jobstate_server.store.records import ANY_TYPE
+
+log = logging.getLogger(__name__)
 
 NOTHING = Outcome(())
 """The answer when no job is ready."""
@@ -136,6 +139,8 @@ class Acquires:
     def turn(self) -> None:
         """A second has passed in which this process ran. Called by the watchdog."""
         if self._alarm.is_lost():
+            log.error("the look for ready jobs had stopped; it was restarted")
+            self._alarm.cancel()
             self.look()
         for call in tuple(self._overdue):
             self._overdue[call] += 1

@@ -58,14 +58,13 @@ STREAM_SHARE = 0.5
 """Streams may fill this share of the queue: they can wait, while a unary call can only be refused."""
 
 WAIT_TURNS_MAX = 30
-"""Seconds that a caller waits for a store that does not answer. The caller then gets an error that says that the
-outcome is unknown."""
+"""Seconds that a caller waits for a store that does not answer, and is then told that the outcome is unknown."""
 
 DISCONNECT_TURNS = 15
 """Seconds after which the connection that a commit waits for is closed, if the store has connections."""
 
 STOP_WAIT_S = 1.0
-"""How long a stop waits for one commit, which takes milliseconds. A store that does not answer must not delay it."""
+"""How long a stop waits for one commit, which takes milliseconds: a store that does not answer must not delay it."""
 
 LATENCIES_RECENT = 10 * MINUTE
 """How long a commit counts in ``commit_seconds``."""
@@ -77,8 +76,7 @@ class Committer:
     """Writes commands. Call its methods on the event loop's thread."""
 
     events_written: Subscribers[[Sequence[StoredEvent]]]
-    """Notified of events once they are durable, in the order of sequences, before the calls that made them are
-    answered."""
+    """Notified of events once they are durable, in the order of sequences, before their calls are answered."""
     due_written: Subscribers[[int]]
     """Notified of the earliest due time that a commit has written."""
     hand_out_opens: Subscribers[[int]]
@@ -104,7 +102,7 @@ class Committer:
             replica: the name under which this server renews its lease.
             is_shared: whether other servers use the store too.
         """
-        self.store_state = StoreState(clock, self._try_store, self._fail_delivery)
+        self.store_state = StoreState(clock, lambda: self.run(lambda store: store.probe()), self._fail_delivery)
         self.events_written = Subscribers(self._fail_delivery)
         self.due_written = Subscribers(self._fail_delivery)
         self.hand_out_unfinished = Subscribers(self._fail_delivery)
@@ -158,8 +156,8 @@ class Committer:
         """The thread if it has ended without a stop, or the delivery of results if that has failed."""
         if self._delivery_failed:
             return ["delivery"]
-        has_died = self._thread.ident is not None and not self._thread.is_alive() and not self._stopping
-        return [self._thread.name] if has_died else []
+        is_running = self._thread.ident is None or self._thread.is_alive() or self._stopping
+        return [] if is_running else [self._thread.name]
 
     @property
     def silence(self) -> int:
@@ -169,6 +167,7 @@ class Committer:
     def turn(self) -> None:
         """Refuse calls that have waited too long. The watchdog calls it each second in which this process runs."""
         self._turn += 1
+        self.store_state.turn()
         if self.silence and self.silence % DISCONNECT_TURNS == 0:
             self._store.disconnect()
         for item in self._waiting_for_store():
@@ -176,8 +175,7 @@ class Committer:
                 item.fail(unanswered(WAIT_TURNS_MAX))
 
     def _waiting_for_store(self) -> list[QueuedCommands]:
-        under_way = [item for batch in self._under_way for item in batch.commands]
-        return under_way + self._queue.queued_commands
+        return [item for batch in self._under_way for item in batch.commands] + self._queue.queued_commands
 
     @property
     def commit_seconds(self) -> Iterable[float]:
@@ -281,9 +279,6 @@ class Committer:
         """Run a transaction that changes nothing. It fails like any change if the store is unreachable."""
         return self.run(lambda transaction: transaction.check())
 
-    def _try_store(self) -> asyncio.Future[None]:
-        return self.run(lambda transaction: transaction.probe())
-
     def _future(self) -> asyncio.Future[Any]:
         if self._stopping:
             raise Draining(RETRY_DELAY_S)
@@ -320,7 +315,11 @@ class Committer:
         self._batcher.arrived(self._queue.waiting)
 
     def _hand_over(self) -> None:
-        batch = self._queue.take()
+        try:
+            batch = self._queue.take()
+        except Exception:
+            self._fail_delivery()
+            return
         batch.since = self._turn
         self._under_way.append(batch)
         self._batches.put(batch)
@@ -387,9 +386,9 @@ class Committer:
         self._batcher.returned(rows, self._queue.waiting)
 
     def _fail_delivery(self) -> None:
-        """Note a defect that makes this process unfit to serve. The watchdog ends it."""
+        """Note a defect that makes this process unfit. The watchdog ends it."""
         self._delivery_failed = True
-        log.exception("the results of a commit could not be delivered")
+        log.exception("a batch or its results could not be delivered")
 
     def _deliver_work(self, work: QueuedWork, result: Any) -> None:
         is_unreachable = isinstance(result, StoreUnreachable)

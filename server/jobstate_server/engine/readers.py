@@ -190,7 +190,11 @@ class Readers:
     def _hand_over_gets(self) -> None:
         wanted = [self._gets.popleft() for _ in range(min(len(self._gets), GETS_AT_ONCE_MAX))]
         futures = [get[2] for get in wanted]
-        self._queue.put(QueuedRead(lambda reader: _read_jobs(reader, wanted), futures, True, True, self._turn))
+        read = QueuedRead(lambda reader: _read_jobs(reader, wanted), futures, True, True, self._turn)
+        try:
+            self._queue.put(read)
+        except Exception as error:
+            self._refuse(read, _unforeseen(error))
 
     def _drop_gets(self) -> None:
         """End queued Gets that have waited too long or whose caller no longer waits."""
@@ -215,7 +219,10 @@ class Readers:
 
     def _deliver(self, read: QueuedRead, results: Sequence[Any]) -> None:
         self._ended(read)
-        read.resolve(results)
+        try:
+            read.resolve(results)
+        except Exception as error:
+            read.fail(_unforeseen(error))
 
     # The methods below run on the readers' threads.
 
@@ -281,6 +288,13 @@ def _visible(job: Job | None, job_id: str, reach: Reach) -> Job | JobNotFound:
 
 def _unanswered() -> StoreUnavailable:
     return StoreUnavailable(f"the store has not answered for {WAIT_TURNS_MAX} s", _RETRY_DELAY_S)
+
+
+def _unforeseen(error: Exception) -> InternalError:
+    """What callers get whose read failed on its way to a thread or back. The others are served on."""
+    call_id = secrets.token_hex(8)
+    log.error("a read could not be delivered", exc_info=error, extra={"call_id": call_id})
+    return InternalError(call_id)
 
 
 def _explained(failure: Exception) -> Exception:

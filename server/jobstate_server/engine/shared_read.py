@@ -31,7 +31,7 @@ class SharedRead(Generic[T]):
         """The answer of the next read. Raises what ``Readers.run`` raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._run())
-            self._next.add_done_callback(_retrieved)
+            self._next.add_done_callback(self._ended)
         # Shielded, because a cancelled caller must not cancel the read of the others.
         return await asyncio.shield(self._next)
 
@@ -45,12 +45,14 @@ class SharedRead(Generic[T]):
         self._begins = loop.time() + IDLE_PER_BUSY * busy
         return answer
 
+    def _ended(self, read: asyncio.Task[T]) -> None:
+        if self._next is read:
+            # It failed before it began, and must not answer those who ask from now on.
+            self._next = None
+        if not read.cancelled():
+            # Retrieved, so that asyncio does not log it if every caller was cancelled.
+            read.exception()
+
     def _timed(self, reader: Reader) -> tuple[T, float]:
         began = time.thread_time()
         return self._read(reader), time.thread_time() - began
-
-
-def _retrieved(read: asyncio.Task[T]) -> None:
-    """Retrieve the error, so that asyncio does not log it if every caller was cancelled."""
-    if not read.cancelled():
-        read.exception()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain.durations import SECOND
+from jobstate_server.engine.alarm import Alarm
 from jobstate_server.engine.subscribers import Subscribers
+
+log = logging.getLogger(__name__)
 
 PROBE_INTERVAL = 2 * SECOND
 """How often to try a store that could not be written, while there are no calls."""
@@ -29,7 +33,7 @@ class StoreState:
         """
         self.problem = ""
         self.changed = Subscribers(on_error)
-        self._clock = clock
+        self._alarm = Alarm(clock)
         self._try = probe
         self._stopped = False
 
@@ -46,15 +50,23 @@ class StoreState:
             return
         self.changed.notify(self.is_writable)
         if problem:
-            self._clock.call_later(PROBE_INTERVAL, self._probe)
+            self._alarm.set(PROBE_INTERVAL, self._probe)
 
     def stop(self) -> None:
         """Try no more."""
         self._stopped = True
+        self._alarm.cancel()
+
+    def turn(self) -> None:
+        """Try again if a failure has lost the timer. Called once a second."""
+        if self._alarm.is_lost():
+            log.error("the tries of the store had stopped; they were restarted")
+            self._probe()
 
     def _probe(self) -> None:
         if not self.is_writable and not self._stopped:
             self._try().add_done_callback(self._probed)
+        self._alarm.cancel()
 
     def _probed(self, probe: asyncio.Future[None]) -> None:
         if probe.cancelled() or self._stopped:
@@ -62,4 +74,4 @@ class StoreState:
         if probe.exception() is None:
             self.note("")
         else:
-            self._clock.call_later(PROBE_INTERVAL, self._probe)
+            self._alarm.set(PROBE_INTERVAL, self._probe)
