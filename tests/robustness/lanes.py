@@ -23,6 +23,11 @@ class Counts(NamedTuple):
     running: int = 0
     resting: int = 0
 
+    @property
+    def has_any(self) -> bool:
+        """Whether there is any job that counts."""
+        return bool(self.ready or self.running or self.resting)
+
     def under_way(self, policy: Policy) -> int:
         """How many use a place of the lane."""
         return self.running + (self.resting if policy.holds_jobs else 0)
@@ -44,7 +49,7 @@ class Lane:
     turn: int = 0
     """The sequence of its latest hand-out."""
     kept_turn: int = 0
-    """That of its latest one that is surely stored: a type without lanes keeps no turns."""
+    """That of its latest one that is surely stored: a type without lanes keeps none, and a clean-up forgets some."""
     held_until: int = 0
     next_even: int = 0
     """When the next hand-out were if all came evenly."""
@@ -100,6 +105,8 @@ class OfType:
     lanes: dict[str, Lane] = field(default_factory=lambda: defaultdict(Lane))
     ready: dict[str, dict[str, LogEntry]] = field(default_factory=lambda: defaultdict(dict))
     """By lane and job: the event that made it ready."""
+    time: int = 0
+    """Of the latest event."""
 
 
 class Replay:
@@ -119,7 +126,7 @@ class Replay:
     def _apply(self, entry: LogEntry) -> None:
         sequence, job_id = entry.event.sequence, entry.event.job_id
         of_type, name = self.types[entry.event.job_type], lane_of(entry)
-        lane = of_type.lanes[name]
+        lane, of_type.time = of_type.lanes[name], entry.time
         both = (of_type.all, lane)
         before, after = self._where.pop(job_id, None), _where(entry)
         if before != after:

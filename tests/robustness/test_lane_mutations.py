@@ -13,7 +13,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobstate_server.domain import lane_moves
 from jobstate_server.domain.durations import MINUTE, SECOND
 from jobstate_server.domain.job import INT64_MAX, Job, JobState
 from jobstate_server.domain.job_types import SHIPPED_JOB_TYPES, JobType, JobTypes
@@ -21,6 +20,7 @@ from jobstate_server.domain.lanes import NOTHING_COUNTED, LaneCounts, LaneHolds,
 from jobstate_server.domain.rates import PerTime, Rate
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.turns import Limits
+from jobstate_server.engine import handing_out
 from jobstate_server.engine.acquires import LOOK_INTERVAL
 from jobstate_server.engine.dispatcher import Dispatcher
 from jobstate_server.store.postgres import statements as sql
@@ -101,7 +101,7 @@ def miscounts_what_rests(patch: pytest.MonkeyPatch) -> None:
     def counts(job: Job | None) -> LaneCounts:
         return NOTHING_COUNTED if job is not None and job.state is JobState.RETRYING else counts_of(job)
 
-    patch.setattr(lane_moves, "counts_of", counts)
+    patch.setattr(handing_out, "counts_of", counts)
 
 
 async def _fill(rig: Rig, job_type: str, **lanes: int) -> None:

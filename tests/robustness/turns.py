@@ -20,6 +20,7 @@ def by_turns(world: World) -> Iterator[str]:
     """
     turns = _Turns(world)
     for entry in turns.replay.events():
+        turns.forget(entry)
         if is_hand_out(entry):
             yield from turns.passed_over(entry)
 
@@ -31,6 +32,26 @@ class _Turns:
         self._pauses = Pauses(world)
         self._in_hand = InHand(world)
         self._is_shared = world.history.store == "postgres"
+
+    def forget(self, entry: LogEntry) -> None:
+        """Forget the turns that a clean-up may have forgotten before an event, as one can run at any time.
+
+        It deletes a lane without jobs, unless another waits that has had no turn since. The empty lane has no turns to
+        keep while it is alone.
+        """
+        job_type, sequence = entry.event.job_type, entry.event.sequence
+        of_type, policies = self.replay.types[job_type], self._world.policies(job_type, sequence)
+        waiting = [
+            lane.turn
+            for name, lane in of_type.lanes.items()
+            if lane.now.ready and not self._pauses.perhaps(job_type, name, sequence)
+            if all(lane.opens(policy.lane_rate) <= of_type.time for policy in policies)
+        ]
+        oldest = min(waiting, default=sequence)
+        others_have_any = any(lane.now.has_any for name, lane in of_type.lanes.items() if name)
+        for name, lane in of_type.lanes.items():
+            if not others_have_any if name == "" else oldest > lane.turn and not lane.now.has_any:
+                lane.kept_turn = 0
 
     def passed_over(self, entry: LogEntry) -> Iterator[str]:
         of_type = self.replay.types[entry.event.job_type]

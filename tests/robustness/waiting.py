@@ -72,11 +72,14 @@ def conserved(world: World) -> Iterator[str]:
 
 
 def _left_ready(world: World, openings: Sequence[Opening], call: Acquiring) -> Opening | None:
-    """A job that could be handed out when the wait ended."""
+    """A job that could be handed out from before the wait ended until the answer.
+
+    The server counts the wait from when it has read the call. Before that, others may be handed the job.
+    """
     ended = call.invoked + call.wait_s
     for opening in openings:
         was_open = opening.job.event.job_type in call.job_types and world.known_by[opening.since.event.sequence] < ended
-        if was_open and (opening.until is None or world.not_before[opening.until.event.sequence] > ended):
+        if was_open and (opening.until is None or world.not_before[opening.until.event.sequence] > call.returned):
             return opening
     return None
 
