@@ -20,10 +20,12 @@ from peewee import OperationalError
 
 from jobstate_server.app import CannotServe
 from jobstate_server.clock import SystemClock
+from jobstate_server.engine.writer import CONFLICT_TRIES_MAX
+from jobstate_server.store.sqlite import connection
 from jobstate_server.store.sqlite.store import SqliteStore
 from jobstate_server.supervision.supervisor import PROBE_TURNS, SILENT_TURNS_MAX
 
-from ..support.calls import create, get, health_of, refused
+from ..support.calls import create, get, health_of, refused, until_health_is
 from ..support.clock import PATIENCE_S
 from ..support.postgres import own_server
 from ..support.server import client_of, served, serving
@@ -169,6 +171,24 @@ async def test_a_lock_of_another_program_makes_health_tell_and_nothing_is_lost_w
             other.execute("ROLLBACK")
         assert (await waiting).id == "during"
         await until(lambda: server.supervisor.health.is_serving, server.supervisor.turn)
+
+
+async def test_a_change_that_waits_too_long_for_another_programs_lock_is_refused_and_later_ones_are_served(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert connection._BUSY_TIMEOUT_S * CONFLICT_TRIES_MAX == 25, "as docs/operations.md says"
+    monkeypatch.setattr(connection, "_BUSY_TIMEOUT_S", 0.1)
+    async with serving(path) as running:
+        await create(running, "before")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            refusal = await refused(create(running, "during", request_id="request-1"))
+            assert refusal.brief == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+            assert await health_of(running) == NOT_SERVING
+            assert (await get(running, "before")).id == "before"
+            other.execute("ROLLBACK")
+        await until_health_is(running, SERVING)
+        assert (await create(running, "during", request_id="request-1")).id == "during"
 
 
 async def test_a_start_beside_the_lock_of_another_program_serves_once_that_is_given_back(whole: Path) -> None:
