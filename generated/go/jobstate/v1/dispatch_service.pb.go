@@ -31,6 +31,10 @@ const (
 	HoldReason_HOLD_REASON_UNSPECIFIED HoldReason = 0
 	// It waits for its ready_time or next_retry_time.
 	HoldReason_HOLD_REASON_TIME HoldReason = 1
+	// It waits for a job that it needs. At most 10 are named.
+	HoldReason_HOLD_REASON_NEED HoldReason = 2
+	// Its group is stopping: it will be cancelled.
+	HoldReason_HOLD_REASON_GROUP HoldReason = 4
 	// Its type is paused.
 	HoldReason_HOLD_REASON_TYPE_PAUSED HoldReason = 5
 	// Its lane is paused.
@@ -58,6 +62,8 @@ var (
 	HoldReason_name = map[int32]string{
 		0:  "HOLD_REASON_UNSPECIFIED",
 		1:  "HOLD_REASON_TIME",
+		2:  "HOLD_REASON_NEED",
+		4:  "HOLD_REASON_GROUP",
 		5:  "HOLD_REASON_TYPE_PAUSED",
 		6:  "HOLD_REASON_LANE_PAUSED",
 		7:  "HOLD_REASON_LANE_HELD",
@@ -72,6 +78,8 @@ var (
 	HoldReason_value = map[string]int32{
 		"HOLD_REASON_UNSPECIFIED":       0,
 		"HOLD_REASON_TIME":              1,
+		"HOLD_REASON_NEED":              2,
+		"HOLD_REASON_GROUP":             4,
 		"HOLD_REASON_TYPE_PAUSED":       5,
 		"HOLD_REASON_LANE_PAUSED":       6,
 		"HOLD_REASON_LANE_HELD":         7,
@@ -487,7 +495,7 @@ type Hold struct {
 	Reason HoldReason `protobuf:"varint,1,opt,name=reason,proto3,enum=jobstate.v1.HoldReason" json:"reason,omitempty"`
 	// When it ends by itself. Unset when that is not known.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	// The lane, when the reason is one of its lane. Empty otherwise.
+	// The needed job, the group or the lane that the reason is about. Empty otherwise.
 	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
 	// How much of the limit is in use. Unset when it is no limit.
 	Limit *LimitUse `protobuf:"bytes,4,opt,name=limit,proto3" json:"limit,omitempty"`
@@ -934,11 +942,13 @@ const file_jobstate_v1_dispatch_service_proto_rawDesc = "" +
 	"\x06paused\x18\x06 \x01(\bR\x06paused\x12:\n" +
 	"\voldest_wait\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"oldestWait\x12!\n" +
-	"\fpause_reason\x18\t \x01(\tR\vpauseReasonJ\x04\b\a\x10\b*\xf4\x02\n" +
+	"\fpause_reason\x18\t \x01(\tR\vpauseReasonJ\x04\b\a\x10\b*\xa1\x03\n" +
 	"\n" +
 	"HoldReason\x12\x1b\n" +
 	"\x17HOLD_REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
-	"\x10HOLD_REASON_TIME\x10\x01\x12\x1b\n" +
+	"\x10HOLD_REASON_TIME\x10\x01\x12\x14\n" +
+	"\x10HOLD_REASON_NEED\x10\x02\x12\x15\n" +
+	"\x11HOLD_REASON_GROUP\x10\x04\x12\x1b\n" +
 	"\x17HOLD_REASON_TYPE_PAUSED\x10\x05\x12\x1b\n" +
 	"\x17HOLD_REASON_LANE_PAUSED\x10\x06\x12\x19\n" +
 	"\x15HOLD_REASON_LANE_HELD\x10\a\x12 \n" +
@@ -949,7 +959,7 @@ const file_jobstate_v1_dispatch_service_proto_rawDesc = "" +
 	"\x15HOLD_REASON_LANE_RATE\x10\v\x12\x14\n" +
 	"\x10HOLD_REASON_TURN\x10\x0e\x12\x19\n" +
 	"\x15HOLD_REASON_NO_WORKER\x10\x0f\x12!\n" +
-	"\x1dHOLD_REASON_AWAITS_RETRY_CALL\x10\x10\"\x04\b\x02\x10\x04\"\x04\b\f\x10\f\"\x04\b\r\x10\r2\xa9\x02\n" +
+	"\x1dHOLD_REASON_AWAITS_RETRY_CALL\x10\x10\"\x04\b\x03\x10\x03\"\x04\b\f\x10\f\"\x04\b\r\x10\r2\xa9\x02\n" +
 	"\x0fDispatchService\x12>\n" +
 	"\x05Pause\x12\x19.jobstate.v1.PauseRequest\x1a\x1a.jobstate.v1.PauseResponse\x12D\n" +
 	"\aUnpause\x12\x1b.jobstate.v1.UnpauseRequest\x1a\x1c.jobstate.v1.UnpauseResponse\x12D\n" +

@@ -45,7 +45,8 @@ const (
 	//
 	// Correct the request; repeating it unchanged fails again.
 	ErrorReason_ERROR_REASON_INVALID_FIELD ErrorReason = 1
-	// NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When a call is repeated
+	// NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When it is not the job of
+	// the call itself but one that Create names, metadata has the `field`, such as "requests[3].needs[0].job_id". When a call is repeated
 	// with its request_id and the job that it concerned was deleted since, metadata has `deleted` = "true", even if
 	// another job has the id by now; in every other case it has no such key.
 	//
@@ -66,7 +67,8 @@ const (
 	// the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
 	// use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
 	// Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed. A Start of
-	// a job that is delayed has `why` = "held back"; in every other case there is no such key.
+	// a job that is delayed or waits for its needs has `why` = "held back", and a report on a group, which the server runs
+	// itself, has `why` = "group"; in every other case there is no such key.
 	//
 	//	{ "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
 	//	  "metadata": { "job_id": "transcript-4711", "state": "QUEUED", "trigger": "start",
@@ -178,6 +180,22 @@ const (
 	//
 	// Quote call_id to the operator. A repeat is safe with the same request_id.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 16
+	// FAILED_PRECONDITION. Create or BatchCreate named a group that takes no more members: `why` is "closed", "stopping"
+	// or "final".
+	//
+	//	{ "reason": "GROUP_CLOSED", "domain": "jobstate",
+	//	  "metadata": { "group_id": "import-2026-03-01", "why": "closed", "field": "requests[3].group_id" } }
+	//
+	// Do not repeat. A running member may add to its own closed group by naming its attempt in `by`; anybody else makes a
+	// new group.
+	ErrorReason_ERROR_REASON_GROUP_CLOSED ErrorReason = 17
+	// FAILED_PRECONDITION. Create or BatchCreate named as its group a job that is not a group, or CloseGroup did.
+	//
+	//	{ "reason": "NOT_A_GROUP", "domain": "jobstate",
+	//	  "metadata": { "group_id": "transcript-4711", "field": "group_id" } }
+	//
+	// Do not repeat. A job is a group only if it was created with `group`.
+	ErrorReason_ERROR_REASON_NOT_A_GROUP ErrorReason = 18
 	// FAILED_PRECONDITION. The attempt cannot be released: the job has been released 1,000 times already.
 	//
 	//	{ "reason": "RELEASE_LIMIT_REACHED", "domain": "jobstate",
@@ -207,6 +225,8 @@ var (
 		14: "ERROR_REASON_DRAINING",
 		15: "ERROR_REASON_MESSAGE_TOO_LARGE",
 		16: "ERROR_REASON_INTERNAL",
+		17: "ERROR_REASON_GROUP_CLOSED",
+		18: "ERROR_REASON_NOT_A_GROUP",
 		19: "ERROR_REASON_RELEASE_LIMIT_REACHED",
 	}
 	ErrorReason_value = map[string]int32{
@@ -227,6 +247,8 @@ var (
 		"ERROR_REASON_DRAINING":               14,
 		"ERROR_REASON_MESSAGE_TOO_LARGE":      15,
 		"ERROR_REASON_INTERNAL":               16,
+		"ERROR_REASON_GROUP_CLOSED":           17,
+		"ERROR_REASON_NOT_A_GROUP":            18,
 		"ERROR_REASON_RELEASE_LIMIT_REACHED":  19,
 	}
 )
@@ -262,7 +284,7 @@ var File_jobstate_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1ejobstate/v1/error_reason.proto\x12\vjobstate.v1*\xfb\x04\n" +
+	"\x1ejobstate/v1/error_reason.proto\x12\vjobstate.v1*\xac\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1e\n" +
@@ -281,8 +303,10 @@ const file_jobstate_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10\r\x12\x19\n" +
 	"\x15ERROR_REASON_DRAINING\x10\x0e\x12\"\n" +
 	"\x1eERROR_REASON_MESSAGE_TOO_LARGE\x10\x0f\x12\x19\n" +
-	"\x15ERROR_REASON_INTERNAL\x10\x10\x12&\n" +
-	"\"ERROR_REASON_RELEASE_LIMIT_REACHED\x10\x13\"\x04\b\x11\x10\x11\"\x04\b\x12\x10\x12\"\x04\b\x14\x10\x18Bf\n" +
+	"\x15ERROR_REASON_INTERNAL\x10\x10\x12\x1d\n" +
+	"\x19ERROR_REASON_GROUP_CLOSED\x10\x11\x12\x1c\n" +
+	"\x18ERROR_REASON_NOT_A_GROUP\x10\x12\x12&\n" +
+	"\"ERROR_REASON_RELEASE_LIMIT_REACHED\x10\x13\"\x04\b\x14\x10\x18Bf\n" +
 	"\x0eio.jobstate.v1B\x10ErrorReasonProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
 
 var (

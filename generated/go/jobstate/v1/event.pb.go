@@ -55,7 +55,7 @@ const (
 	EventType_EVENT_TYPE_STALE_DETECTED EventType = 10
 	// "processing-job.deleted": cleanup removed the job, and copies of it can go too.
 	EventType_EVENT_TYPE_DELETED EventType = 11
-	// "processing-job.ready": a job that was delayed can be begun from here on.
+	// "processing-job.ready": a job that was delayed, or waited for its needs, can be begun from here on.
 	EventType_EVENT_TYPE_READY EventType = 12
 	// "processing-job.released": the worker gave the attempt back without a verdict. The job is RETRYING, and its retries
 	// are untouched; without a delay `.started` of the same commit follows.
@@ -470,8 +470,8 @@ func (*Event_Usage) isEvent_Detail() {}
 type StartedDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True when the server resumed the job, because its wait was over, Retry cut it short or it was released. Nobody has
-	// claimed the attempt yet: a worker that wants it calls Acquire or Start. False when one of these began the attempt,
-	// which is then claimed.
+	// claimed the attempt yet: a worker that wants it calls Acquire or Start. False when one of these, or for a group the
+	// server, began the attempt, which is then claimed.
 	Resumed bool `protobuf:"varint,1,opt,name=resumed,proto3" json:"resumed,omitempty"`
 	// How long the job had waited for a worker, from its ready_time. Unset when resumed.
 	Waited        *durationpb.Duration `protobuf:"bytes,2,opt,name=waited,proto3" json:"waited,omitempty"`
@@ -750,7 +750,9 @@ type CancelledDetail struct {
 	// The reason given to Cancel, at most 4 KiB; empty when none was given.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Who or what cancelled the job; the same as its cancel_cause.
-	Cause         CancelCause `protobuf:"varint,2,opt,name=cause,proto3,enum=jobstate.v1.CancelCause" json:"cause,omitempty"`
+	Cause CancelCause `protobuf:"varint,2,opt,name=cause,proto3,enum=jobstate.v1.CancelCause" json:"cause,omitempty"`
+	// The job that it was cancelled for; the same as its cancel_cause_id.
+	CauseId       string `protobuf:"bytes,3,opt,name=cause_id,json=causeId,proto3" json:"cause_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -797,6 +799,13 @@ func (x *CancelledDetail) GetCause() CancelCause {
 		return x.Cause
 	}
 	return CancelCause_CANCEL_CAUSE_UNSPECIFIED
+}
+
+func (x *CancelledDetail) GetCauseId() string {
+	if x != nil {
+		return x.CauseId
+	}
+	return ""
 }
 
 // StaleDetectedDetail belongs to `.stale.detected`.
@@ -1030,10 +1039,11 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x05delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12B\n" +
 	"\x0fnext_retry_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rnextRetryTime\"Q\n" +
 	"\x17PermanentlyFailedDetail\x126\n" +
-	"\bdecision\x18\x01 \x01(\x0e2\x1a.jobstate.v1.RetryDecisionR\bdecision\"_\n" +
+	"\bdecision\x18\x01 \x01(\x0e2\x1a.jobstate.v1.RetryDecisionR\bdecision\"t\n" +
 	"\x0fCancelledDetail\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12.\n" +
-	"\x05cause\x18\x02 \x01(\x0e2\x18.jobstate.v1.CancelCauseR\x05causeJ\x04\b\x03\x10\x04\"\x94\x01\n" +
+	"\x05cause\x18\x02 \x01(\x0e2\x18.jobstate.v1.CancelCauseR\x05cause\x12\x19\n" +
+	"\bcause_id\x18\x03 \x01(\tR\acauseId\"\x94\x01\n" +
 	"\x13StaleDetectedDetail\x129\n" +
 	"\n" +
 	"heard_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\theardTime\x12B\n" +

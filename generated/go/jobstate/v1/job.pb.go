@@ -178,6 +178,8 @@ const (
 	WaitReason_WAIT_REASON_TURN WaitReason = 1
 	// For its ready_time, or for its next_retry_time.
 	WaitReason_WAIT_REASON_TIME WaitReason = 2
+	// For the jobs that it needs, and perhaps for its ready_time as well.
+	WaitReason_WAIT_REASON_NEEDS WaitReason = 3
 )
 
 // Enum value maps for WaitReason.
@@ -186,11 +188,13 @@ var (
 		0: "WAIT_REASON_UNSPECIFIED",
 		1: "WAIT_REASON_TURN",
 		2: "WAIT_REASON_TIME",
+		3: "WAIT_REASON_NEEDS",
 	}
 	WaitReason_value = map[string]int32{
 		"WAIT_REASON_UNSPECIFIED": 0,
 		"WAIT_REASON_TURN":        1,
 		"WAIT_REASON_TIME":        2,
+		"WAIT_REASON_NEEDS":       3,
 	}
 )
 
@@ -231,6 +235,10 @@ const (
 	CancelCause_CANCEL_CAUSE_CALLER CancelCause = 1
 	// Nobody began it within start_within.
 	CancelCause_CANCEL_CAUSE_EXPIRED CancelCause = 2
+	// A job that it needs ended in a way that its condition rules out.
+	CancelCause_CANCEL_CAUSE_NEED CancelCause = 3
+	// Its group was cancelled, or more of the group's members failed than it tolerates.
+	CancelCause_CANCEL_CAUSE_GROUP CancelCause = 4
 )
 
 // Enum value maps for CancelCause.
@@ -239,11 +247,15 @@ var (
 		0: "CANCEL_CAUSE_UNSPECIFIED",
 		1: "CANCEL_CAUSE_CALLER",
 		2: "CANCEL_CAUSE_EXPIRED",
+		3: "CANCEL_CAUSE_NEED",
+		4: "CANCEL_CAUSE_GROUP",
 	}
 	CancelCause_value = map[string]int32{
 		"CANCEL_CAUSE_UNSPECIFIED": 0,
 		"CANCEL_CAUSE_CALLER":      1,
 		"CANCEL_CAUSE_EXPIRED":     2,
+		"CANCEL_CAUSE_NEED":        3,
+		"CANCEL_CAUSE_GROUP":       4,
 	}
 )
 
@@ -272,6 +284,116 @@ func (x CancelCause) Number() protoreflect.EnumNumber {
 // Deprecated: Use CancelCause.Descriptor instead.
 func (CancelCause) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{3}
+}
+
+// OnExcess says what happens to a group's other members once more have failed than it tolerates.
+type OnExcess int32
+
+const (
+	// The same as FINISH.
+	OnExcess_ON_EXCESS_UNSPECIFIED OnExcess = 0
+	// They are worked on all the same, and the group ends after the last of them.
+	OnExcess_ON_EXCESS_FINISH OnExcess = 1
+	// They are cancelled, and the group ends after the last of them.
+	OnExcess_ON_EXCESS_CANCEL OnExcess = 2
+)
+
+// Enum value maps for OnExcess.
+var (
+	OnExcess_name = map[int32]string{
+		0: "ON_EXCESS_UNSPECIFIED",
+		1: "ON_EXCESS_FINISH",
+		2: "ON_EXCESS_CANCEL",
+	}
+	OnExcess_value = map[string]int32{
+		"ON_EXCESS_UNSPECIFIED": 0,
+		"ON_EXCESS_FINISH":      1,
+		"ON_EXCESS_CANCEL":      2,
+	}
+)
+
+func (x OnExcess) Enum() *OnExcess {
+	p := new(OnExcess)
+	*p = x
+	return p
+}
+
+func (x OnExcess) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnExcess) Descriptor() protoreflect.EnumDescriptor {
+	return file_jobstate_v1_job_proto_enumTypes[4].Descriptor()
+}
+
+func (OnExcess) Type() protoreflect.EnumType {
+	return &file_jobstate_v1_job_proto_enumTypes[4]
+}
+
+func (x OnExcess) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnExcess.Descriptor instead.
+func (OnExcess) EnumDescriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{4}
+}
+
+// NeedCondition says how a needed job must have ended.
+type NeedCondition int32
+
+const (
+	// The same as COMPLETED.
+	NeedCondition_NEED_CONDITION_UNSPECIFIED NeedCondition = 0
+	// COMPLETED.
+	NeedCondition_NEED_CONDITION_COMPLETED NeedCondition = 1
+	// In any final state.
+	NeedCondition_NEED_CONDITION_FINAL NeedCondition = 2
+	// PERMANENTLY_FAILED or CANCELLED: for work that cleans up after it.
+	NeedCondition_NEED_CONDITION_NOT_COMPLETED NeedCondition = 3
+)
+
+// Enum value maps for NeedCondition.
+var (
+	NeedCondition_name = map[int32]string{
+		0: "NEED_CONDITION_UNSPECIFIED",
+		1: "NEED_CONDITION_COMPLETED",
+		2: "NEED_CONDITION_FINAL",
+		3: "NEED_CONDITION_NOT_COMPLETED",
+	}
+	NeedCondition_value = map[string]int32{
+		"NEED_CONDITION_UNSPECIFIED":   0,
+		"NEED_CONDITION_COMPLETED":     1,
+		"NEED_CONDITION_FINAL":         2,
+		"NEED_CONDITION_NOT_COMPLETED": 3,
+	}
+)
+
+func (x NeedCondition) Enum() *NeedCondition {
+	p := new(NeedCondition)
+	*p = x
+	return p
+}
+
+func (x NeedCondition) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NeedCondition) Descriptor() protoreflect.EnumDescriptor {
+	return file_jobstate_v1_job_proto_enumTypes[5].Descriptor()
+}
+
+func (NeedCondition) Type() protoreflect.EnumType {
+	return &file_jobstate_v1_job_proto_enumTypes[5]
+}
+
+func (x NeedCondition) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NeedCondition.Descriptor instead.
+func (NeedCondition) EnumDescriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{5}
 }
 
 // AttemptOutcome says how an attempt ended.
@@ -319,11 +441,11 @@ func (x AttemptOutcome) String() string {
 }
 
 func (AttemptOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_proto_enumTypes[4].Descriptor()
+	return file_jobstate_v1_job_proto_enumTypes[6].Descriptor()
 }
 
 func (AttemptOutcome) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_proto_enumTypes[4]
+	return &file_jobstate_v1_job_proto_enumTypes[6]
 }
 
 func (x AttemptOutcome) Number() protoreflect.EnumNumber {
@@ -332,7 +454,7 @@ func (x AttemptOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AttemptOutcome.Descriptor instead.
 func (AttemptOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{4}
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 // LaneFrom says which lane a job is in whose Create names none.
@@ -372,11 +494,11 @@ func (x LaneFrom) String() string {
 }
 
 func (LaneFrom) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_proto_enumTypes[5].Descriptor()
+	return file_jobstate_v1_job_proto_enumTypes[7].Descriptor()
 }
 
 func (LaneFrom) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_proto_enumTypes[5]
+	return &file_jobstate_v1_job_proto_enumTypes[7]
 }
 
 func (x LaneFrom) Number() protoreflect.EnumNumber {
@@ -385,7 +507,7 @@ func (x LaneFrom) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LaneFrom.Descriptor instead.
 func (LaneFrom) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 // LaneHolds says for how long a job counts towards its type's lane_concurrency.
@@ -426,11 +548,11 @@ func (x LaneHolds) String() string {
 }
 
 func (LaneHolds) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_proto_enumTypes[6].Descriptor()
+	return file_jobstate_v1_job_proto_enumTypes[8].Descriptor()
 }
 
 func (LaneHolds) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_proto_enumTypes[6]
+	return &file_jobstate_v1_job_proto_enumTypes[8]
 }
 
 func (x LaneHolds) Number() protoreflect.EnumNumber {
@@ -439,7 +561,7 @@ func (x LaneHolds) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LaneHolds.Descriptor instead.
 func (LaneHolds) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 // Job is one piece of asynchronous work and everything the service knows about it.
@@ -541,10 +663,19 @@ type Job struct {
 	// The silence after which the server fails the claimed attempt, as the Acquire that claimed it asked for. Unset when
 	// it was claimed otherwise: then only the type's stale_threshold counts.
 	Lease *durationpb.Duration `protobuf:"bytes,33,opt,name=lease,proto3" json:"lease,omitempty"`
+	// The group that the job is a member of: the id of another job. Empty when it is in none. Fixed at Create.
+	GroupId string `protobuf:"bytes,34,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// How the group ends. Set in a job that is a group, and only there.
+	Group *GroupPolicy `protobuf:"bytes,35,opt,name=group,proto3" json:"group,omitempty"`
+	// The counts of the group's members. Set in a job that is a group, and only there. Exact in answers; events have them
+	// as the server last wrote them, at most a second before.
+	Members *GroupMembers `protobuf:"bytes,36,opt,name=members,proto3" json:"members,omitempty"`
 	// What only one job of this type and caller may have at a time, as given to Create. Empty when nothing was.
 	UniqueKey string `protobuf:"bytes,37,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
 	// Who or what cancelled the job. UNSPECIFIED in every state but CANCELLED.
 	CancelCause CancelCause `protobuf:"varint,40,opt,name=cancel_cause,json=cancelCause,proto3,enum=jobstate.v1.CancelCause" json:"cancel_cause,omitempty"`
+	// The job that this one was cancelled for: the need that cannot be met any more, or the group. Empty otherwise.
+	CancelCauseId string `protobuf:"bytes,41,opt,name=cancel_cause_id,json=cancelCauseId,proto3" json:"cancel_cause_id,omitempty"`
 	// When a worker claimed the current attempt, or the last once none is running: by Acquire, by Start, or by its first
 	// report. Timeout, lease, staleness and duration count from here. Unset while `claimed` is false. The wait before it
 	// began with ready_time.
@@ -814,6 +945,27 @@ func (x *Job) GetLease() *durationpb.Duration {
 	return nil
 }
 
+func (x *Job) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *Job) GetGroup() *GroupPolicy {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+func (x *Job) GetMembers() *GroupMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 func (x *Job) GetUniqueKey() string {
 	if x != nil {
 		return x.UniqueKey
@@ -828,6 +980,13 @@ func (x *Job) GetCancelCause() CancelCause {
 	return CancelCause_CANCEL_CAUSE_UNSPECIFIED
 }
 
+func (x *Job) GetCancelCauseId() string {
+	if x != nil {
+		return x.CancelCauseId
+	}
+	return ""
+}
+
 func (x *Job) GetClaimTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ClaimTime
@@ -835,16 +994,183 @@ func (x *Job) GetClaimTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// GroupPolicy makes a job a group: the server itself runs it, and it ends when its members have.
+type GroupPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many members may end otherwise than COMPLETED with the group still ending COMPLETED: 0 means none, -1 any
+	// number, at most 10^9. With more the group ends PERMANENTLY_FAILED with the error MEMBERS_FAILED.
+	ToleratedFailures int64 `protobuf:"varint,1,opt,name=tolerated_failures,json=toleratedFailures,proto3" json:"tolerated_failures,omitempty"`
+	// What happens to the other members once more have failed than that.
+	OnExcess      OnExcess `protobuf:"varint,2,opt,name=on_excess,json=onExcess,proto3,enum=jobstate.v1.OnExcess" json:"on_excess,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupPolicy) Reset() {
+	*x = GroupPolicy{}
+	mi := &file_jobstate_v1_job_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupPolicy) ProtoMessage() {}
+
+func (x *GroupPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupPolicy.ProtoReflect.Descriptor instead.
+func (*GroupPolicy) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GroupPolicy) GetToleratedFailures() int64 {
+	if x != nil {
+		return x.ToleratedFailures
+	}
+	return 0
+}
+
+func (x *GroupPolicy) GetOnExcess() OnExcess {
+	if x != nil {
+		return x.OnExcess
+	}
+	return OnExcess_ON_EXCESS_UNSPECIFIED
+}
+
+// GroupMembers sums up the members of a group. Members that were deleted after they ended still count.
+type GroupMembers struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many there are. A group that is a member counts as one.
+	Total int64 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
+	// How many ended COMPLETED.
+	Completed int64 `protobuf:"varint,2,opt,name=completed,proto3" json:"completed,omitempty"`
+	// How many ended PERMANENTLY_FAILED.
+	PermanentlyFailed int64 `protobuf:"varint,3,opt,name=permanently_failed,json=permanentlyFailed,proto3" json:"permanently_failed,omitempty"`
+	// How many ended CANCELLED.
+	Cancelled int64 `protobuf:"varint,4,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	// Tokens that members have reported, and members of groups within this one. A group's own estimated_tokens stay 0, so
+	// that no sum counts them twice.
+	Tokens int64 `protobuf:"varint,5,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	// Cost that members have reported, likewise, in the currency the callers agree on.
+	Cost float64 `protobuf:"fixed64,6,opt,name=cost,proto3" json:"cost,omitempty"`
+	// Whether CloseGroup was called: the group ends once all its members have.
+	Closed bool `protobuf:"varint,7,opt,name=closed,proto3" json:"closed,omitempty"`
+	// Whether members are no longer handed out, because of Cancel or on_excess.
+	Stopping      bool `protobuf:"varint,8,opt,name=stopping,proto3" json:"stopping,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMembers) Reset() {
+	*x = GroupMembers{}
+	mi := &file_jobstate_v1_job_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMembers) ProtoMessage() {}
+
+func (x *GroupMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMembers.ProtoReflect.Descriptor instead.
+func (*GroupMembers) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GroupMembers) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *GroupMembers) GetCompleted() int64 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+func (x *GroupMembers) GetPermanentlyFailed() int64 {
+	if x != nil {
+		return x.PermanentlyFailed
+	}
+	return 0
+}
+
+func (x *GroupMembers) GetCancelled() int64 {
+	if x != nil {
+		return x.Cancelled
+	}
+	return 0
+}
+
+func (x *GroupMembers) GetTokens() int64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *GroupMembers) GetCost() float64 {
+	if x != nil {
+		return x.Cost
+	}
+	return 0
+}
+
+func (x *GroupMembers) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *GroupMembers) GetStopping() bool {
+	if x != nil {
+		return x.Stopping
+	}
+	return false
+}
+
 // JobError is the failure of one attempt, reported by its worker or found by the server.
 type JobError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
 	// ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for its
-	// lease, or for the type's stale threshold).
+	// lease, or for the type's stale threshold); of a group, MEMBERS_FAILED.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// What went wrong, for people to read. At most 4 KiB; empty when the worker gave none.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// Whether trying again can help, in the reporter's judgement. The server's own failures are always retryable.
+	// Whether trying again can help, in the reporter's judgement. The server's own failures are always retryable, except
+	// those of groups, which never are.
 	Retryable bool `protobuf:"varint,3,opt,name=retryable,proto3" json:"retryable,omitempty"`
 	// Further data of the worker, at most 8 KiB encoded. Unset when the worker gave none.
 	Details *structpb.Struct `protobuf:"bytes,4,opt,name=details,proto3" json:"details,omitempty"`
@@ -858,7 +1184,7 @@ type JobError struct {
 
 func (x *JobError) Reset() {
 	*x = JobError{}
-	mi := &file_jobstate_v1_job_proto_msgTypes[1]
+	mi := &file_jobstate_v1_job_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +1196,7 @@ func (x *JobError) String() string {
 func (*JobError) ProtoMessage() {}
 
 func (x *JobError) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_proto_msgTypes[1]
+	mi := &file_jobstate_v1_job_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +1209,7 @@ func (x *JobError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobError.ProtoReflect.Descriptor instead.
 func (*JobError) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{1}
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *JobError) GetCode() string {
@@ -944,7 +1270,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_jobstate_v1_job_proto_msgTypes[2]
+	mi := &file_jobstate_v1_job_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1282,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_proto_msgTypes[2]
+	mi := &file_jobstate_v1_job_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1295,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{2}
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Usage) GetTokens() int64 {
@@ -1013,7 +1339,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_jobstate_v1_job_proto_msgTypes[3]
+	mi := &file_jobstate_v1_job_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1351,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_proto_msgTypes[3]
+	mi := &file_jobstate_v1_job_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1364,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{3}
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Attempt) GetNumber() int32 {
@@ -1148,7 +1474,7 @@ type JobType struct {
 
 func (x *JobType) Reset() {
 	*x = JobType{}
-	mi := &file_jobstate_v1_job_proto_msgTypes[4]
+	mi := &file_jobstate_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1486,7 @@ func (x *JobType) String() string {
 func (*JobType) ProtoMessage() {}
 
 func (x *JobType) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_proto_msgTypes[4]
+	mi := &file_jobstate_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1499,7 @@ func (x *JobType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobType.ProtoReflect.Descriptor instead.
 func (*JobType) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{4}
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *JobType) GetName() string {
@@ -1307,7 +1633,7 @@ type Rate struct {
 
 func (x *Rate) Reset() {
 	*x = Rate{}
-	mi := &file_jobstate_v1_job_proto_msgTypes[5]
+	mi := &file_jobstate_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1645,7 @@ func (x *Rate) String() string {
 func (*Rate) ProtoMessage() {}
 
 func (x *Rate) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_proto_msgTypes[5]
+	mi := &file_jobstate_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1658,7 @@ func (x *Rate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rate.ProtoReflect.Descriptor instead.
 func (*Rate) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_jobstate_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rate) GetCount() int64 {
@@ -1360,7 +1686,7 @@ var File_jobstate_v1_job_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\f\n" +
+	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x0e\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -1403,12 +1729,28 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\fstart_within\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\vstartWithin\x128\n" +
 	"\vwait_reason\x18  \x01(\x0e2\x17.jobstate.v1.WaitReasonR\n" +
 	"waitReason\x12/\n" +
-	"\x05lease\x18! \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x1d\n" +
+	"\x05lease\x18! \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x19\n" +
+	"\bgroup_id\x18\" \x01(\tR\agroupId\x12.\n" +
+	"\x05group\x18# \x01(\v2\x18.jobstate.v1.GroupPolicyR\x05group\x123\n" +
+	"\amembers\x18$ \x01(\v2\x19.jobstate.v1.GroupMembersR\amembers\x12\x1d\n" +
 	"\n" +
 	"unique_key\x18% \x01(\tR\tuniqueKey\x12;\n" +
-	"\fcancel_cause\x18( \x01(\x0e2\x18.jobstate.v1.CancelCauseR\vcancelCause\x129\n" +
+	"\fcancel_cause\x18( \x01(\x0e2\x18.jobstate.v1.CancelCauseR\vcancelCause\x12&\n" +
+	"\x0fcancel_cause_id\x18) \x01(\tR\rcancelCauseId\x129\n" +
 	"\n" +
-	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTimeJ\x04\b\"\x10%J\x04\b&\x10'J\x04\b'\x10(J\x04\b)\x10-\"\xd3\x01\n" +
+	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTimeJ\x04\b&\x10'J\x04\b'\x10(J\x04\b*\x10-\"v\n" +
+	"\vGroupPolicy\x12-\n" +
+	"\x12tolerated_failures\x18\x01 \x01(\x03R\x11toleratedFailures\x122\n" +
+	"\ton_excess\x18\x02 \x01(\x0e2\x15.jobstate.v1.OnExcessR\bonExcessJ\x04\b\x03\x10\x04\"\xef\x01\n" +
+	"\fGroupMembers\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\x03R\x05total\x12\x1c\n" +
+	"\tcompleted\x18\x02 \x01(\x03R\tcompleted\x12-\n" +
+	"\x12permanently_failed\x18\x03 \x01(\x03R\x11permanentlyFailed\x12\x1c\n" +
+	"\tcancelled\x18\x04 \x01(\x03R\tcancelled\x12\x16\n" +
+	"\x06tokens\x18\x05 \x01(\x03R\x06tokens\x12\x12\n" +
+	"\x04cost\x18\x06 \x01(\x01R\x04cost\x12\x16\n" +
+	"\x06closed\x18\a \x01(\bR\x06closed\x12\x1a\n" +
+	"\bstopping\x18\b \x01(\bR\bstopping\"\xd3\x01\n" +
 	"\bJobError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
@@ -1473,16 +1815,28 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\fPRIORITY_LOW\x10\x02\x12\x13\n" +
 	"\x0fPRIORITY_NORMAL\x10\x03\x12\x11\n" +
 	"\rPRIORITY_HIGH\x10\x04\x12\x13\n" +
-	"\x0fPRIORITY_URGENT\x10\x05*a\n" +
+	"\x0fPRIORITY_URGENT\x10\x05*r\n" +
 	"\n" +
 	"WaitReason\x12\x1b\n" +
 	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10WAIT_REASON_TURN\x10\x01\x12\x14\n" +
-	"\x10WAIT_REASON_TIME\x10\x02\"\x04\b\x03\x10\x03\"\x04\b\x04\x10\x04*j\n" +
+	"\x10WAIT_REASON_TIME\x10\x02\x12\x15\n" +
+	"\x11WAIT_REASON_NEEDS\x10\x03\"\x04\b\x04\x10\x04*\x8d\x01\n" +
 	"\vCancelCause\x12\x1c\n" +
 	"\x18CANCEL_CAUSE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CANCEL_CAUSE_CALLER\x10\x01\x12\x18\n" +
-	"\x14CANCEL_CAUSE_EXPIRED\x10\x02\"\x04\b\x03\x10\x03\"\x04\b\x04\x10\x04*\xa9\x01\n" +
+	"\x14CANCEL_CAUSE_EXPIRED\x10\x02\x12\x15\n" +
+	"\x11CANCEL_CAUSE_NEED\x10\x03\x12\x16\n" +
+	"\x12CANCEL_CAUSE_GROUP\x10\x04*Q\n" +
+	"\bOnExcess\x12\x19\n" +
+	"\x15ON_EXCESS_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10ON_EXCESS_FINISH\x10\x01\x12\x14\n" +
+	"\x10ON_EXCESS_CANCEL\x10\x02*\x89\x01\n" +
+	"\rNeedCondition\x12\x1e\n" +
+	"\x1aNEED_CONDITION_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18NEED_CONDITION_COMPLETED\x10\x01\x12\x18\n" +
+	"\x14NEED_CONDITION_FINAL\x10\x02\x12 \n" +
+	"\x1cNEED_CONDITION_NOT_COMPLETED\x10\x03*\xa9\x01\n" +
 	"\x0eAttemptOutcome\x12\x1f\n" +
 	"\x1bATTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ATTEMPT_OUTCOME_COMPLETED\x10\x01\x12\x1a\n" +
@@ -1511,70 +1865,77 @@ func file_jobstate_v1_job_proto_rawDescGZIP() []byte {
 	return file_jobstate_v1_job_proto_rawDescData
 }
 
-var file_jobstate_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_jobstate_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_jobstate_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_jobstate_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_jobstate_v1_job_proto_goTypes = []any{
 	(JobState)(0),                 // 0: jobstate.v1.JobState
 	(Priority)(0),                 // 1: jobstate.v1.Priority
 	(WaitReason)(0),               // 2: jobstate.v1.WaitReason
 	(CancelCause)(0),              // 3: jobstate.v1.CancelCause
-	(AttemptOutcome)(0),           // 4: jobstate.v1.AttemptOutcome
-	(LaneFrom)(0),                 // 5: jobstate.v1.LaneFrom
-	(LaneHolds)(0),                // 6: jobstate.v1.LaneHolds
-	(*Job)(nil),                   // 7: jobstate.v1.Job
-	(*JobError)(nil),              // 8: jobstate.v1.JobError
-	(*Usage)(nil),                 // 9: jobstate.v1.Usage
-	(*Attempt)(nil),               // 10: jobstate.v1.Attempt
-	(*JobType)(nil),               // 11: jobstate.v1.JobType
-	(*Rate)(nil),                  // 12: jobstate.v1.Rate
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
-	(*structpb.Struct)(nil),       // 15: google.protobuf.Struct
+	(OnExcess)(0),                 // 4: jobstate.v1.OnExcess
+	(NeedCondition)(0),            // 5: jobstate.v1.NeedCondition
+	(AttemptOutcome)(0),           // 6: jobstate.v1.AttemptOutcome
+	(LaneFrom)(0),                 // 7: jobstate.v1.LaneFrom
+	(LaneHolds)(0),                // 8: jobstate.v1.LaneHolds
+	(*Job)(nil),                   // 9: jobstate.v1.Job
+	(*GroupPolicy)(nil),           // 10: jobstate.v1.GroupPolicy
+	(*GroupMembers)(nil),          // 11: jobstate.v1.GroupMembers
+	(*JobError)(nil),              // 12: jobstate.v1.JobError
+	(*Usage)(nil),                 // 13: jobstate.v1.Usage
+	(*Attempt)(nil),               // 14: jobstate.v1.Attempt
+	(*JobType)(nil),               // 15: jobstate.v1.JobType
+	(*Rate)(nil),                  // 16: jobstate.v1.Rate
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*structpb.Struct)(nil),       // 19: google.protobuf.Struct
 }
 var file_jobstate_v1_job_proto_depIdxs = []int32{
 	0,  // 0: jobstate.v1.Job.state:type_name -> jobstate.v1.JobState
-	13, // 1: jobstate.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	13, // 2: jobstate.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	13, // 3: jobstate.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	13, // 4: jobstate.v1.Job.complete_time:type_name -> google.protobuf.Timestamp
-	13, // 5: jobstate.v1.Job.next_retry_time:type_name -> google.protobuf.Timestamp
-	13, // 6: jobstate.v1.Job.attempt_deadline:type_name -> google.protobuf.Timestamp
-	14, // 7: jobstate.v1.Job.timeout:type_name -> google.protobuf.Duration
-	14, // 8: jobstate.v1.Job.duration:type_name -> google.protobuf.Duration
-	8,  // 9: jobstate.v1.Job.last_error:type_name -> jobstate.v1.JobError
-	15, // 10: jobstate.v1.Job.metadata:type_name -> google.protobuf.Struct
-	15, // 11: jobstate.v1.Job.result:type_name -> google.protobuf.Struct
+	17, // 1: jobstate.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	17, // 2: jobstate.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	17, // 3: jobstate.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	17, // 4: jobstate.v1.Job.complete_time:type_name -> google.protobuf.Timestamp
+	17, // 5: jobstate.v1.Job.next_retry_time:type_name -> google.protobuf.Timestamp
+	17, // 6: jobstate.v1.Job.attempt_deadline:type_name -> google.protobuf.Timestamp
+	18, // 7: jobstate.v1.Job.timeout:type_name -> google.protobuf.Duration
+	18, // 8: jobstate.v1.Job.duration:type_name -> google.protobuf.Duration
+	12, // 9: jobstate.v1.Job.last_error:type_name -> jobstate.v1.JobError
+	19, // 10: jobstate.v1.Job.metadata:type_name -> google.protobuf.Struct
+	19, // 11: jobstate.v1.Job.result:type_name -> google.protobuf.Struct
 	1,  // 12: jobstate.v1.Job.priority:type_name -> jobstate.v1.Priority
-	13, // 13: jobstate.v1.Job.ready_time:type_name -> google.protobuf.Timestamp
-	14, // 14: jobstate.v1.Job.start_within:type_name -> google.protobuf.Duration
+	17, // 13: jobstate.v1.Job.ready_time:type_name -> google.protobuf.Timestamp
+	18, // 14: jobstate.v1.Job.start_within:type_name -> google.protobuf.Duration
 	2,  // 15: jobstate.v1.Job.wait_reason:type_name -> jobstate.v1.WaitReason
-	14, // 16: jobstate.v1.Job.lease:type_name -> google.protobuf.Duration
-	3,  // 17: jobstate.v1.Job.cancel_cause:type_name -> jobstate.v1.CancelCause
-	13, // 18: jobstate.v1.Job.claim_time:type_name -> google.protobuf.Timestamp
-	15, // 19: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
-	13, // 20: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
-	13, // 21: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	13, // 22: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
-	4,  // 23: jobstate.v1.Attempt.outcome:type_name -> jobstate.v1.AttemptOutcome
-	8,  // 24: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
-	9,  // 25: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
-	13, // 26: jobstate.v1.Attempt.claim_time:type_name -> google.protobuf.Timestamp
-	14, // 27: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
-	14, // 28: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
-	14, // 29: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
-	14, // 30: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
-	14, // 31: jobstate.v1.JobType.lease:type_name -> google.protobuf.Duration
-	14, // 32: jobstate.v1.JobType.priority_step:type_name -> google.protobuf.Duration
-	12, // 33: jobstate.v1.JobType.rate:type_name -> jobstate.v1.Rate
-	5,  // 34: jobstate.v1.JobType.lane_from:type_name -> jobstate.v1.LaneFrom
-	12, // 35: jobstate.v1.JobType.lane_rate:type_name -> jobstate.v1.Rate
-	6,  // 36: jobstate.v1.JobType.lane_holds:type_name -> jobstate.v1.LaneHolds
-	14, // 37: jobstate.v1.Rate.period:type_name -> google.protobuf.Duration
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	18, // 16: jobstate.v1.Job.lease:type_name -> google.protobuf.Duration
+	10, // 17: jobstate.v1.Job.group:type_name -> jobstate.v1.GroupPolicy
+	11, // 18: jobstate.v1.Job.members:type_name -> jobstate.v1.GroupMembers
+	3,  // 19: jobstate.v1.Job.cancel_cause:type_name -> jobstate.v1.CancelCause
+	17, // 20: jobstate.v1.Job.claim_time:type_name -> google.protobuf.Timestamp
+	4,  // 21: jobstate.v1.GroupPolicy.on_excess:type_name -> jobstate.v1.OnExcess
+	19, // 22: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
+	17, // 23: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
+	17, // 24: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	17, // 25: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
+	6,  // 26: jobstate.v1.Attempt.outcome:type_name -> jobstate.v1.AttemptOutcome
+	12, // 27: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
+	13, // 28: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
+	17, // 29: jobstate.v1.Attempt.claim_time:type_name -> google.protobuf.Timestamp
+	18, // 30: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
+	18, // 31: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
+	18, // 32: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
+	18, // 33: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
+	18, // 34: jobstate.v1.JobType.lease:type_name -> google.protobuf.Duration
+	18, // 35: jobstate.v1.JobType.priority_step:type_name -> google.protobuf.Duration
+	16, // 36: jobstate.v1.JobType.rate:type_name -> jobstate.v1.Rate
+	7,  // 37: jobstate.v1.JobType.lane_from:type_name -> jobstate.v1.LaneFrom
+	16, // 38: jobstate.v1.JobType.lane_rate:type_name -> jobstate.v1.Rate
+	8,  // 39: jobstate.v1.JobType.lane_holds:type_name -> jobstate.v1.LaneHolds
+	18, // 40: jobstate.v1.Rate.period:type_name -> google.protobuf.Duration
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_proto_init() }
@@ -1582,14 +1943,14 @@ func file_jobstate_v1_job_proto_init() {
 	if File_jobstate_v1_job_proto != nil {
 		return
 	}
-	file_jobstate_v1_job_proto_msgTypes[2].OneofWrappers = []any{}
+	file_jobstate_v1_job_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_proto_rawDesc), len(file_jobstate_v1_job_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   6,
+			NumEnums:      9,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -342,11 +342,22 @@ type CreateRequest struct {
 	// How long the job may wait for its first attempt once it is ready, from 1 second to 366 days; the server then cancels
 	// it. Unset means for ever.
 	StartWithin *durationpb.Duration `protobuf:"bytes,12,opt,name=start_within,json=startWithin,proto3" json:"start_within,omitempty"`
+	// Jobs that must have ended before this one may begin, at most 100, each once. They exist already, or stand earlier in
+	// the same batch, so that there is never a circle. To wait for more, need a group.
+	Needs []*Need `protobuf:"bytes,13,rep,name=needs,proto3" json:"needs,omitempty"`
+	// The group that the job becomes a member of. Empty means none.
+	GroupId string `protobuf:"bytes,14,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Makes the job a group. It is PROCESSING at once, its one attempt run by the server, and takes no timeout,
+	// max_retries, priority, lane, delay, start_within or needs. Groups may be members of groups, at most 8 deep.
+	Group *GroupPolicy `protobuf:"bytes,15,opt,name=group,proto3" json:"group,omitempty"`
 	// What only one job of this type and caller may have at a time, at most 256 bytes. While one has it, Create returns
 	// that one. Empty means none.
 	UniqueKey string `protobuf:"bytes,16,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
 	// Until when the job has the unique_key.
-	UniqueUntil   UniqueUntil `protobuf:"varint,17,opt,name=unique_until,json=uniqueUntil,proto3,enum=jobstate.v1.UniqueUntil" json:"unique_until,omitempty"`
+	UniqueUntil UniqueUntil `protobuf:"varint,17,opt,name=unique_until,json=uniqueUntil,proto3,enum=jobstate.v1.UniqueUntil" json:"unique_until,omitempty"`
+	// The attempt that creates this job, if one does. It must be running, so one that was superseded creates nothing. Only
+	// this lets a member add to its own group once that is closed.
+	By            *AttemptRef `protobuf:"bytes,20,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -476,6 +487,27 @@ func (x *CreateRequest) GetStartWithin() *durationpb.Duration {
 	return nil
 }
 
+func (x *CreateRequest) GetNeeds() []*Need {
+	if x != nil {
+		return x.Needs
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *CreateRequest) GetGroup() *GroupPolicy {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
 func (x *CreateRequest) GetUniqueKey() string {
 	if x != nil {
 		return x.UniqueKey
@@ -488,6 +520,13 @@ func (x *CreateRequest) GetUniqueUntil() UniqueUntil {
 		return x.UniqueUntil
 	}
 	return UniqueUntil_UNIQUE_UNTIL_UNSPECIFIED
+}
+
+func (x *CreateRequest) GetBy() *AttemptRef {
+	if x != nil {
+		return x.By
+	}
+	return nil
 }
 
 type isCreateRequest_Begin interface {
@@ -509,6 +548,116 @@ func (*CreateRequest_Delay) isCreateRequest_Begin() {}
 
 func (*CreateRequest_NotBeforeTime) isCreateRequest_Begin() {}
 
+// AttemptRef names an attempt of a job.
+type AttemptRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The attempt, 1 or more. Required.
+	Attempt       int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttemptRef) Reset() {
+	*x = AttemptRef{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttemptRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttemptRef) ProtoMessage() {}
+
+func (x *AttemptRef) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttemptRef.ProtoReflect.Descriptor instead.
+func (*AttemptRef) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AttemptRef) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AttemptRef) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+// Need names a job that must have ended before another may begin.
+type Need struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the needed job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// How it must have ended. When it ends otherwise, the job that needs it is CANCELLED, with the cause NEED.
+	Condition     NeedCondition `protobuf:"varint,2,opt,name=condition,proto3,enum=jobstate.v1.NeedCondition" json:"condition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Need) Reset() {
+	*x = Need{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Need) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Need) ProtoMessage() {}
+
+func (x *Need) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Need.ProtoReflect.Descriptor instead.
+func (*Need) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Need) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *Need) GetCondition() NeedCondition {
+	if x != nil {
+		return x.Condition
+	}
+	return NeedCondition_NEED_CONDITION_UNSPECIFIED
+}
+
 // CreateResponse returns the new job.
 type CreateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -522,7 +671,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[1]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +683,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[1]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +696,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{1}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateResponse) GetJob() *Job {
@@ -575,7 +724,7 @@ type BatchCreateRequest struct {
 
 func (x *BatchCreateRequest) Reset() {
 	*x = BatchCreateRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[2]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +736,7 @@ func (x *BatchCreateRequest) String() string {
 func (*BatchCreateRequest) ProtoMessage() {}
 
 func (x *BatchCreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[2]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +749,7 @@ func (x *BatchCreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCreateRequest.ProtoReflect.Descriptor instead.
 func (*BatchCreateRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{2}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BatchCreateRequest) GetRequests() []*CreateRequest {
@@ -621,7 +770,7 @@ type BatchCreateResponse struct {
 
 func (x *BatchCreateResponse) Reset() {
 	*x = BatchCreateResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[3]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +782,7 @@ func (x *BatchCreateResponse) String() string {
 func (*BatchCreateResponse) ProtoMessage() {}
 
 func (x *BatchCreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[3]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +795,7 @@ func (x *BatchCreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCreateResponse.ProtoReflect.Descriptor instead.
 func (*BatchCreateResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{3}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BatchCreateResponse) GetJobs() []*CreatedJob {
@@ -671,7 +820,7 @@ type CreatedJob struct {
 
 func (x *CreatedJob) Reset() {
 	*x = CreatedJob{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[4]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +832,7 @@ func (x *CreatedJob) String() string {
 func (*CreatedJob) ProtoMessage() {}
 
 func (x *CreatedJob) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[4]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +845,7 @@ func (x *CreatedJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatedJob.ProtoReflect.Descriptor instead.
 func (*CreatedJob) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{4}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreatedJob) GetId() string {
@@ -727,13 +876,15 @@ type GetRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Return the ended attempts too.
 	IncludeAttempts bool `protobuf:"varint,2,opt,name=include_attempts,json=includeAttempts,proto3" json:"include_attempts,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Return what the job needs too.
+	IncludeNeeds  bool `protobuf:"varint,3,opt,name=include_needs,json=includeNeeds,proto3" json:"include_needs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[5]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +896,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[5]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +909,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{5}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetRequest) GetId() string {
@@ -775,6 +926,13 @@ func (x *GetRequest) GetIncludeAttempts() bool {
 	return false
 }
 
+func (x *GetRequest) GetIncludeNeeds() bool {
+	if x != nil {
+		return x.IncludeNeeds
+	}
+	return false
+}
+
 // GetResponse returns the job.
 type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -783,6 +941,9 @@ type GetResponse struct {
 	// The latest 100 ended attempts, or fewer when they exceed 1 MiB, oldest first, if they were asked for. A running
 	// attempt is not among them: the job itself describes it.
 	Attempts []*Attempt `protobuf:"bytes,2,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// What the job needs, in the order given, if it was asked for. To read the needed jobs with their results, List them
+	// by needed_by.
+	Needs []*NeedAnswer `protobuf:"bytes,3,rep,name=needs,proto3" json:"needs,omitempty"`
 	// How many ended attempts, all of them older, are not in `attempts`. 0 when they were not asked for.
 	AttemptsOmitted int32 `protobuf:"varint,4,opt,name=attempts_omitted,json=attemptsOmitted,proto3" json:"attempts_omitted,omitempty"`
 	unknownFields   protoimpl.UnknownFields
@@ -791,7 +952,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[6]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +964,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[6]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +977,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{6}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetResponse) GetJob() *Job {
@@ -833,11 +994,82 @@ func (x *GetResponse) GetAttempts() []*Attempt {
 	return nil
 }
 
+func (x *GetResponse) GetNeeds() []*NeedAnswer {
+	if x != nil {
+		return x.Needs
+	}
+	return nil
+}
+
 func (x *GetResponse) GetAttemptsOmitted() int32 {
 	if x != nil {
 		return x.AttemptsOmitted
 	}
 	return 0
+}
+
+// NeedAnswer is a need and what has become of it.
+type NeedAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The need.
+	Need *Need `protobuf:"bytes,1,opt,name=need,proto3" json:"need,omitempty"`
+	// Whether it is met. False while the needed job is not final, and for good when it ended otherwise.
+	Met bool `protobuf:"varint,2,opt,name=met,proto3" json:"met,omitempty"`
+	// How the needed job ended. Unset while it is not final, and when the job that needs it ended before.
+	State         JobState `protobuf:"varint,3,opt,name=state,proto3,enum=jobstate.v1.JobState" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NeedAnswer) Reset() {
+	*x = NeedAnswer{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NeedAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NeedAnswer) ProtoMessage() {}
+
+func (x *NeedAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NeedAnswer.ProtoReflect.Descriptor instead.
+func (*NeedAnswer) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *NeedAnswer) GetNeed() *Need {
+	if x != nil {
+		return x.Need
+	}
+	return nil
+}
+
+func (x *NeedAnswer) GetMet() bool {
+	if x != nil {
+		return x.Met
+	}
+	return false
+}
+
+func (x *NeedAnswer) GetState() JobState {
+	if x != nil {
+		return x.State
+	}
+	return JobState_JOB_STATE_UNSPECIFIED
 }
 
 // ListRequest says which jobs to list. A job must match every filter that is given, and within a filter any one of
@@ -862,14 +1094,22 @@ type ListRequest struct {
 	// that page; page_size may differ.
 	PageToken string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Order of the listing. Unset means newest first.
-	Order         ListOrder `protobuf:"varint,8,opt,name=order,proto3,enum=jobstate.v1.ListOrder" json:"order,omitempty"`
+	Order ListOrder `protobuf:"varint,8,opt,name=order,proto3,enum=jobstate.v1.ListOrder" json:"order,omitempty"`
+	// Only members of this group. Empty means all.
+	GroupId string `protobuf:"bytes,9,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Only jobs that this job needs: a worker reads the results of the needed jobs so. Empty means all.
+	NeededBy string `protobuf:"bytes,10,opt,name=needed_by,json=neededBy,proto3" json:"needed_by,omitempty"`
+	// Only jobs that need this job. Empty means all.
+	Needs string `protobuf:"bytes,11,opt,name=needs,proto3" json:"needs,omitempty"`
+	// Only jobs that wait for one of these, at most 100. UNSPECIFIED and unknown values are refused. Empty means all.
+	WaitReasons   []WaitReason `protobuf:"varint,12,rep,packed,name=wait_reasons,json=waitReasons,proto3,enum=jobstate.v1.WaitReason" json:"wait_reasons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[7]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1121,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[7]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1134,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{7}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListRequest) GetStates() []JobState {
@@ -953,6 +1193,34 @@ func (x *ListRequest) GetOrder() ListOrder {
 	return ListOrder_LIST_ORDER_UNSPECIFIED
 }
 
+func (x *ListRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *ListRequest) GetNeededBy() string {
+	if x != nil {
+		return x.NeededBy
+	}
+	return ""
+}
+
+func (x *ListRequest) GetNeeds() string {
+	if x != nil {
+		return x.Needs
+	}
+	return ""
+}
+
+func (x *ListRequest) GetWaitReasons() []WaitReason {
+	if x != nil {
+		return x.WaitReasons
+	}
+	return nil
+}
+
 // ListResponse returns one page.
 type ListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -966,7 +1234,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[8]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1246,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[8]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1259,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{8}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListResponse) GetJobs() []*Job {
@@ -1024,7 +1292,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[9]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1304,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[9]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1317,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{9}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StartRequest) GetId() string {
@@ -1085,7 +1353,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[10]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1365,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[10]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1378,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{10}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StartResponse) GetJob() *Job {
@@ -1143,7 +1411,7 @@ type UpdateProgressRequest struct {
 
 func (x *UpdateProgressRequest) Reset() {
 	*x = UpdateProgressRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[11]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1423,7 @@ func (x *UpdateProgressRequest) String() string {
 func (*UpdateProgressRequest) ProtoMessage() {}
 
 func (x *UpdateProgressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[11]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1436,7 @@ func (x *UpdateProgressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProgressRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProgressRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{11}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateProgressRequest) GetId() string {
@@ -1224,7 +1492,7 @@ type UpdateProgressResponse struct {
 
 func (x *UpdateProgressResponse) Reset() {
 	*x = UpdateProgressResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[12]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1504,7 @@ func (x *UpdateProgressResponse) String() string {
 func (*UpdateProgressResponse) ProtoMessage() {}
 
 func (x *UpdateProgressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[12]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1517,7 @@ func (x *UpdateProgressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProgressResponse.ProtoReflect.Descriptor instead.
 func (*UpdateProgressResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{12}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UpdateProgressResponse) GetJob() *Job {
@@ -1281,7 +1549,7 @@ type CompleteRequest struct {
 
 func (x *CompleteRequest) Reset() {
 	*x = CompleteRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[13]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1561,7 @@ func (x *CompleteRequest) String() string {
 func (*CompleteRequest) ProtoMessage() {}
 
 func (x *CompleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[13]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1574,7 @@ func (x *CompleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompleteRequest.ProtoReflect.Descriptor instead.
 func (*CompleteRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{13}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CompleteRequest) GetId() string {
@@ -1362,7 +1630,7 @@ type CompleteResponse struct {
 
 func (x *CompleteResponse) Reset() {
 	*x = CompleteResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[14]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1642,7 @@ func (x *CompleteResponse) String() string {
 func (*CompleteResponse) ProtoMessage() {}
 
 func (x *CompleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[14]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1655,7 @@ func (x *CompleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompleteResponse.ProtoReflect.Descriptor instead.
 func (*CompleteResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{14}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CompleteResponse) GetJob() *Job {
@@ -1422,7 +1690,7 @@ type FailRequest struct {
 
 func (x *FailRequest) Reset() {
 	*x = FailRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[15]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1702,7 @@ func (x *FailRequest) String() string {
 func (*FailRequest) ProtoMessage() {}
 
 func (x *FailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[15]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1715,7 @@ func (x *FailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailRequest.ProtoReflect.Descriptor instead.
 func (*FailRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{15}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FailRequest) GetId() string {
@@ -1514,7 +1782,7 @@ type FailureReport struct {
 
 func (x *FailureReport) Reset() {
 	*x = FailureReport{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[16]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1794,7 @@ func (x *FailureReport) String() string {
 func (*FailureReport) ProtoMessage() {}
 
 func (x *FailureReport) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[16]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1807,7 @@ func (x *FailureReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailureReport.ProtoReflect.Descriptor instead.
 func (*FailureReport) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{16}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FailureReport) GetCode() string {
@@ -1574,7 +1842,7 @@ type FailResponse struct {
 
 func (x *FailResponse) Reset() {
 	*x = FailResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[17]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1854,7 @@ func (x *FailResponse) String() string {
 func (*FailResponse) ProtoMessage() {}
 
 func (x *FailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[17]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1867,7 @@ func (x *FailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailResponse.ProtoReflect.Descriptor instead.
 func (*FailResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{17}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FailResponse) GetJob() *Job {
@@ -1624,7 +1892,7 @@ type ReportUsageRequest struct {
 
 func (x *ReportUsageRequest) Reset() {
 	*x = ReportUsageRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[18]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1904,7 @@ func (x *ReportUsageRequest) String() string {
 func (*ReportUsageRequest) ProtoMessage() {}
 
 func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[18]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1917,7 @@ func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageRequest.ProtoReflect.Descriptor instead.
 func (*ReportUsageRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{18}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportUsageRequest) GetId() string {
@@ -1684,7 +1952,7 @@ type ReportUsageResponse struct {
 
 func (x *ReportUsageResponse) Reset() {
 	*x = ReportUsageResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[19]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1964,7 @@ func (x *ReportUsageResponse) String() string {
 func (*ReportUsageResponse) ProtoMessage() {}
 
 func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[19]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1977,7 @@ func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageResponse.ProtoReflect.Descriptor instead.
 func (*ReportUsageResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{19}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportUsageResponse) GetJob() *Job {
@@ -1735,7 +2003,7 @@ type RetryRequest struct {
 
 func (x *RetryRequest) Reset() {
 	*x = RetryRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[20]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +2015,7 @@ func (x *RetryRequest) String() string {
 func (*RetryRequest) ProtoMessage() {}
 
 func (x *RetryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[20]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +2028,7 @@ func (x *RetryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryRequest.ProtoReflect.Descriptor instead.
 func (*RetryRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{20}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RetryRequest) GetId() string {
@@ -1795,7 +2063,7 @@ type RetryResponse struct {
 
 func (x *RetryResponse) Reset() {
 	*x = RetryResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[21]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +2075,7 @@ func (x *RetryResponse) String() string {
 func (*RetryResponse) ProtoMessage() {}
 
 func (x *RetryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[21]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +2088,7 @@ func (x *RetryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryResponse.ProtoReflect.Descriptor instead.
 func (*RetryResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{21}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RetryResponse) GetJob() *Job {
@@ -1846,7 +2114,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[22]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +2126,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[22]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2139,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{22}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelRequest) GetId() string {
@@ -1906,7 +2174,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[23]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2186,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[23]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2199,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{23}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CancelResponse) GetJob() *Job {
@@ -1965,7 +2233,7 @@ type AcquireRequest struct {
 
 func (x *AcquireRequest) Reset() {
 	*x = AcquireRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2245,7 @@ func (x *AcquireRequest) String() string {
 func (*AcquireRequest) ProtoMessage() {}
 
 func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[24]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2258,7 @@ func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireRequest.ProtoReflect.Descriptor instead.
 func (*AcquireRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{24}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AcquireRequest) GetJobTypes() []string {
@@ -2047,7 +2315,7 @@ type AcquireResponse struct {
 
 func (x *AcquireResponse) Reset() {
 	*x = AcquireResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2327,7 @@ func (x *AcquireResponse) String() string {
 func (*AcquireResponse) ProtoMessage() {}
 
 func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[25]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2340,7 @@ func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireResponse.ProtoReflect.Descriptor instead.
 func (*AcquireResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{25}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AcquireResponse) GetJobs() []*Job {
@@ -2107,7 +2375,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2387,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[26]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2400,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{26}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReleaseRequest) GetId() string {
@@ -2195,7 +2463,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2475,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2488,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{27}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReleaseResponse) GetJob() *Job {
@@ -2243,7 +2511,7 @@ type StreamUpdatesRequest struct {
 
 func (x *StreamUpdatesRequest) Reset() {
 	*x = StreamUpdatesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2255,7 +2523,7 @@ func (x *StreamUpdatesRequest) String() string {
 func (*StreamUpdatesRequest) ProtoMessage() {}
 
 func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2268,7 +2536,7 @@ func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesRequest.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{28}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StreamUpdatesRequest) GetBatch() int64 {
@@ -2309,7 +2577,7 @@ type JobUpdate struct {
 
 func (x *JobUpdate) Reset() {
 	*x = JobUpdate{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2589,7 @@ func (x *JobUpdate) String() string {
 func (*JobUpdate) ProtoMessage() {}
 
 func (x *JobUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2602,7 @@ func (x *JobUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUpdate.ProtoReflect.Descriptor instead.
 func (*JobUpdate) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JobUpdate) GetUpdate() isJobUpdate_Update {
@@ -2521,7 +2789,7 @@ type StreamUpdatesResponse struct {
 
 func (x *StreamUpdatesResponse) Reset() {
 	*x = StreamUpdatesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2533,7 +2801,7 @@ func (x *StreamUpdatesResponse) String() string {
 func (*StreamUpdatesResponse) ProtoMessage() {}
 
 func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2546,7 +2814,7 @@ func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesResponse.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StreamUpdatesResponse) GetBatch() int64 {
@@ -2588,7 +2856,7 @@ type UpdateOutcome struct {
 
 func (x *UpdateOutcome) Reset() {
 	*x = UpdateOutcome{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2868,7 @@ func (x *UpdateOutcome) String() string {
 func (*UpdateOutcome) ProtoMessage() {}
 
 func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2881,7 @@ func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateOutcome.ProtoReflect.Descriptor instead.
 func (*UpdateOutcome) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UpdateOutcome) GetId() string {
@@ -2682,7 +2950,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2962,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2975,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Refusal) GetCode() int32 {
@@ -2780,7 +3048,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2792,7 +3060,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2805,7 +3073,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchEventsRequest) GetJobIds() []string {
@@ -2935,7 +3203,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +3215,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +3228,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchEventsResponse) GetKind() WatchResponseKind {
@@ -3009,7 +3277,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3021,7 +3289,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3034,7 +3302,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{35}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetStatsRequest) GetJobTypes() []string {
@@ -3057,7 +3325,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3069,7 +3337,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3082,7 +3350,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{36}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetStatsResponse) GetJobTypes() []*JobTypeStats {
@@ -3158,7 +3426,7 @@ type JobTypeStats struct {
 
 func (x *JobTypeStats) Reset() {
 	*x = JobTypeStats{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3438,7 @@ func (x *JobTypeStats) String() string {
 func (*JobTypeStats) ProtoMessage() {}
 
 func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3451,7 @@ func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobTypeStats.ProtoReflect.Descriptor instead.
 func (*JobTypeStats) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{37}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *JobTypeStats) GetJobType() string {
@@ -3360,7 +3628,7 @@ type WaitCount struct {
 
 func (x *WaitCount) Reset() {
 	*x = WaitCount{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +3640,7 @@ func (x *WaitCount) String() string {
 func (*WaitCount) ProtoMessage() {}
 
 func (x *WaitCount) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +3653,7 @@ func (x *WaitCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitCount.ProtoReflect.Descriptor instead.
 func (*WaitCount) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{38}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WaitCount) GetReason() WaitReason {
@@ -3415,7 +3683,7 @@ type StateCount struct {
 
 func (x *StateCount) Reset() {
 	*x = StateCount{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3427,7 +3695,7 @@ func (x *StateCount) String() string {
 func (*StateCount) ProtoMessage() {}
 
 func (x *StateCount) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3440,7 +3708,7 @@ func (x *StateCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCount.ProtoReflect.Descriptor instead.
 func (*StateCount) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{39}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StateCount) GetState() JobState {
@@ -3466,7 +3734,7 @@ type ListJobTypesRequest struct {
 
 func (x *ListJobTypesRequest) Reset() {
 	*x = ListJobTypesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3478,7 +3746,7 @@ func (x *ListJobTypesRequest) String() string {
 func (*ListJobTypesRequest) ProtoMessage() {}
 
 func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3491,7 +3759,7 @@ func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesRequest.ProtoReflect.Descriptor instead.
 func (*ListJobTypesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{40}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{43}
 }
 
 // ListJobTypesResponse returns the policies in force.
@@ -3507,7 +3775,7 @@ type ListJobTypesResponse struct {
 
 func (x *ListJobTypesResponse) Reset() {
 	*x = ListJobTypesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3519,7 +3787,7 @@ func (x *ListJobTypesResponse) String() string {
 func (*ListJobTypesResponse) ProtoMessage() {}
 
 func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3532,7 +3800,7 @@ func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesResponse.ProtoReflect.Descriptor instead.
 func (*ListJobTypesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{41}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListJobTypesResponse) GetJobTypes() []*JobType {
@@ -3549,11 +3817,103 @@ func (x *ListJobTypesResponse) GetStrictJobTypes() bool {
 	return false
 }
 
+// CloseGroupRequest names the group to close.
+type CloseGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the group, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseGroupRequest) Reset() {
+	*x = CloseGroupRequest{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseGroupRequest) ProtoMessage() {}
+
+func (x *CloseGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseGroupRequest.ProtoReflect.Descriptor instead.
+func (*CloseGroupRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *CloseGroupRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// CloseGroupResponse returns the group.
+type CloseGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group, PROCESSING as long as a member is not final.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseGroupResponse) Reset() {
+	*x = CloseGroupResponse{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseGroupResponse) ProtoMessage() {}
+
+func (x *CloseGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseGroupResponse.ProtoReflect.Descriptor instead.
+func (*CloseGroupResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *CloseGroupResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
 var File_jobstate_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\x93\x05\n" +
+	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\xb6\x06\n" +
 	"\rCreateRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -3569,13 +3929,24 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x05delay\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationH\x00R\x05delay\x12D\n" +
 	"\x0fnot_before_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampH\x00R\rnotBeforeTime\x12<\n" +
-	"\fstart_within\x18\f \x01(\v2\x19.google.protobuf.DurationR\vstartWithin\x12\x1d\n" +
+	"\fstart_within\x18\f \x01(\v2\x19.google.protobuf.DurationR\vstartWithin\x12'\n" +
+	"\x05needs\x18\r \x03(\v2\x11.jobstate.v1.NeedR\x05needs\x12\x19\n" +
+	"\bgroup_id\x18\x0e \x01(\tR\agroupId\x12.\n" +
+	"\x05group\x18\x0f \x01(\v2\x18.jobstate.v1.GroupPolicyR\x05group\x12\x1d\n" +
 	"\n" +
 	"unique_key\x18\x10 \x01(\tR\tuniqueKey\x12;\n" +
-	"\funique_until\x18\x11 \x01(\x0e2\x18.jobstate.v1.UniqueUntilR\vuniqueUntilB\a\n" +
+	"\funique_until\x18\x11 \x01(\x0e2\x18.jobstate.v1.UniqueUntilR\vuniqueUntil\x12'\n" +
+	"\x02by\x18\x14 \x01(\v2\x17.jobstate.v1.AttemptRefR\x02byB\a\n" +
 	"\x05beginB\x0e\n" +
 	"\f_max_retriesB\a\n" +
-	"\x05_laneJ\x04\b\r\x10\x10J\x04\b\x12\x10\x16\"P\n" +
+	"\x05_laneJ\x04\b\x12\x10\x13J\x04\b\x13\x10\x14J\x04\b\x15\x10\x16\"6\n" +
+	"\n" +
+	"AttemptRef\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\"W\n" +
+	"\x04Need\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x128\n" +
+	"\tcondition\x18\x02 \x01(\x0e2\x1a.jobstate.v1.NeedConditionR\tcondition\"P\n" +
 	"\x0eCreateResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\x12\x1a\n" +
 	"\bexisting\x18\x02 \x01(\bR\bexisting\"L\n" +
@@ -3587,15 +3958,22 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"CreatedJob\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x1a\n" +
-	"\bexisting\x18\x03 \x01(\bR\bexisting\"M\n" +
+	"\bexisting\x18\x03 \x01(\bR\bexisting\"l\n" +
 	"\n" +
 	"GetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
-	"\x10include_attempts\x18\x02 \x01(\bR\x0fincludeAttemptsJ\x04\b\x03\x10\x04\"\x94\x01\n" +
+	"\x10include_attempts\x18\x02 \x01(\bR\x0fincludeAttempts\x12#\n" +
+	"\rinclude_needs\x18\x03 \x01(\bR\fincludeNeeds\"\xbd\x01\n" +
 	"\vGetResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\x120\n" +
-	"\battempts\x18\x02 \x03(\v2\x14.jobstate.v1.AttemptR\battempts\x12)\n" +
-	"\x10attempts_omitted\x18\x04 \x01(\x05R\x0fattemptsOmittedJ\x04\b\x03\x10\x04\"\xee\x02\n" +
+	"\battempts\x18\x02 \x03(\v2\x14.jobstate.v1.AttemptR\battempts\x12-\n" +
+	"\x05needs\x18\x03 \x03(\v2\x17.jobstate.v1.NeedAnswerR\x05needs\x12)\n" +
+	"\x10attempts_omitted\x18\x04 \x01(\x05R\x0fattemptsOmitted\"r\n" +
+	"\n" +
+	"NeedAnswer\x12%\n" +
+	"\x04need\x18\x01 \x01(\v2\x11.jobstate.v1.NeedR\x04need\x12\x10\n" +
+	"\x03met\x18\x02 \x01(\bR\x03met\x12+\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x15.jobstate.v1.JobStateR\x05state\"\xf2\x03\n" +
 	"\vListRequest\x12-\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x15.jobstate.v1.JobStateR\x06states\x12\x1b\n" +
 	"\tjob_types\x18\x02 \x03(\tR\bjobTypes\x12\x1b\n" +
@@ -3605,7 +3983,12 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x06 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\a \x01(\tR\tpageToken\x12,\n" +
-	"\x05order\x18\b \x01(\x0e2\x16.jobstate.v1.ListOrderR\x05orderJ\x04\b\t\x10\r\"\\\n" +
+	"\x05order\x18\b \x01(\x0e2\x16.jobstate.v1.ListOrderR\x05order\x12\x19\n" +
+	"\bgroup_id\x18\t \x01(\tR\agroupId\x12\x1b\n" +
+	"\tneeded_by\x18\n" +
+	" \x01(\tR\bneededBy\x12\x14\n" +
+	"\x05needs\x18\v \x01(\tR\x05needs\x12:\n" +
+	"\fwait_reasons\x18\f \x03(\x0e2\x17.jobstate.v1.WaitReasonR\vwaitReasons\"\\\n" +
 	"\fListResponse\x12$\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x10.jobstate.v1.JobR\x04jobs\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"U\n" +
@@ -3806,7 +4189,11 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x13ListJobTypesRequest\"s\n" +
 	"\x14ListJobTypesResponse\x121\n" +
 	"\tjob_types\x18\x01 \x03(\v2\x14.jobstate.v1.JobTypeR\bjobTypes\x12(\n" +
-	"\x10strict_job_types\x18\x02 \x01(\bR\x0estrictJobTypes*]\n" +
+	"\x10strict_job_types\x18\x02 \x01(\bR\x0estrictJobTypes\"#\n" +
+	"\x11CloseGroupRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"8\n" +
+	"\x12CloseGroupResponse\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job*]\n" +
 	"\vUniqueUntil\x12\x1c\n" +
 	"\x18UNIQUE_UNTIL_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12UNIQUE_UNTIL_FINAL\x10\x01\x12\x18\n" +
@@ -3830,7 +4217,8 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x1aWATCH_RESPONSE_KIND_SYNCED\x10\x02\x12\x1e\n" +
 	"\x1aWATCH_RESPONSE_KIND_EVENTS\x10\x03\x12!\n" +
 	"\x1dWATCH_RESPONSE_KIND_HEARTBEAT\x10\x04\x12 \n" +
-	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\xe8\t\n" +
+	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\xb7\n" +
+	"\n" +
 	"\n" +
 	"JobService\x12A\n" +
 	"\x06Create\x12\x1a.jobstate.v1.CreateRequest\x1a\x1b.jobstate.v1.CreateResponse\x12P\n" +
@@ -3849,7 +4237,9 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\aAcquire\x12\x1b.jobstate.v1.AcquireRequest\x1a\x1c.jobstate.v1.AcquireResponse\x12D\n" +
 	"\aRelease\x12\x1b.jobstate.v1.ReleaseRequest\x1a\x1c.jobstate.v1.ReleaseResponse\x12G\n" +
 	"\bGetStats\x12\x1c.jobstate.v1.GetStatsRequest\x1a\x1d.jobstate.v1.GetStatsResponse\x12S\n" +
-	"\fListJobTypes\x12 .jobstate.v1.ListJobTypesRequest\x1a!.jobstate.v1.ListJobTypesResponseBe\n" +
+	"\fListJobTypes\x12 .jobstate.v1.ListJobTypesRequest\x1a!.jobstate.v1.ListJobTypesResponse\x12M\n" +
+	"\n" +
+	"CloseGroup\x12\x1e.jobstate.v1.CloseGroupRequest\x1a\x1f.jobstate.v1.CloseGroupResponseBe\n" +
 	"\x0eio.jobstate.v1B\x0fJobServiceProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
 
 var (
@@ -3865,7 +4255,7 @@ func file_jobstate_v1_job_service_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_job_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_jobstate_v1_job_service_proto_goTypes = []any{
 	(UniqueUntil)(0),               // 0: jobstate.v1.UniqueUntil
 	(ListOrder)(0),                 // 1: jobstate.v1.ListOrder
@@ -3873,182 +4263,200 @@ var file_jobstate_v1_job_service_proto_goTypes = []any{
 	(WatchProgress)(0),             // 3: jobstate.v1.WatchProgress
 	(WatchResponseKind)(0),         // 4: jobstate.v1.WatchResponseKind
 	(*CreateRequest)(nil),          // 5: jobstate.v1.CreateRequest
-	(*CreateResponse)(nil),         // 6: jobstate.v1.CreateResponse
-	(*BatchCreateRequest)(nil),     // 7: jobstate.v1.BatchCreateRequest
-	(*BatchCreateResponse)(nil),    // 8: jobstate.v1.BatchCreateResponse
-	(*CreatedJob)(nil),             // 9: jobstate.v1.CreatedJob
-	(*GetRequest)(nil),             // 10: jobstate.v1.GetRequest
-	(*GetResponse)(nil),            // 11: jobstate.v1.GetResponse
-	(*ListRequest)(nil),            // 12: jobstate.v1.ListRequest
-	(*ListResponse)(nil),           // 13: jobstate.v1.ListResponse
-	(*StartRequest)(nil),           // 14: jobstate.v1.StartRequest
-	(*StartResponse)(nil),          // 15: jobstate.v1.StartResponse
-	(*UpdateProgressRequest)(nil),  // 16: jobstate.v1.UpdateProgressRequest
-	(*UpdateProgressResponse)(nil), // 17: jobstate.v1.UpdateProgressResponse
-	(*CompleteRequest)(nil),        // 18: jobstate.v1.CompleteRequest
-	(*CompleteResponse)(nil),       // 19: jobstate.v1.CompleteResponse
-	(*FailRequest)(nil),            // 20: jobstate.v1.FailRequest
-	(*FailureReport)(nil),          // 21: jobstate.v1.FailureReport
-	(*FailResponse)(nil),           // 22: jobstate.v1.FailResponse
-	(*ReportUsageRequest)(nil),     // 23: jobstate.v1.ReportUsageRequest
-	(*ReportUsageResponse)(nil),    // 24: jobstate.v1.ReportUsageResponse
-	(*RetryRequest)(nil),           // 25: jobstate.v1.RetryRequest
-	(*RetryResponse)(nil),          // 26: jobstate.v1.RetryResponse
-	(*CancelRequest)(nil),          // 27: jobstate.v1.CancelRequest
-	(*CancelResponse)(nil),         // 28: jobstate.v1.CancelResponse
-	(*AcquireRequest)(nil),         // 29: jobstate.v1.AcquireRequest
-	(*AcquireResponse)(nil),        // 30: jobstate.v1.AcquireResponse
-	(*ReleaseRequest)(nil),         // 31: jobstate.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),        // 32: jobstate.v1.ReleaseResponse
-	(*StreamUpdatesRequest)(nil),   // 33: jobstate.v1.StreamUpdatesRequest
-	(*JobUpdate)(nil),              // 34: jobstate.v1.JobUpdate
-	(*StreamUpdatesResponse)(nil),  // 35: jobstate.v1.StreamUpdatesResponse
-	(*UpdateOutcome)(nil),          // 36: jobstate.v1.UpdateOutcome
-	(*Refusal)(nil),                // 37: jobstate.v1.Refusal
-	(*WatchEventsRequest)(nil),     // 38: jobstate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),    // 39: jobstate.v1.WatchEventsResponse
-	(*GetStatsRequest)(nil),        // 40: jobstate.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),       // 41: jobstate.v1.GetStatsResponse
-	(*JobTypeStats)(nil),           // 42: jobstate.v1.JobTypeStats
-	(*WaitCount)(nil),              // 43: jobstate.v1.WaitCount
-	(*StateCount)(nil),             // 44: jobstate.v1.StateCount
-	(*ListJobTypesRequest)(nil),    // 45: jobstate.v1.ListJobTypesRequest
-	(*ListJobTypesResponse)(nil),   // 46: jobstate.v1.ListJobTypesResponse
-	nil,                            // 47: jobstate.v1.Refusal.MetadataEntry
-	(*structpb.Struct)(nil),        // 48: google.protobuf.Struct
-	(*durationpb.Duration)(nil),    // 49: google.protobuf.Duration
-	(Priority)(0),                  // 50: jobstate.v1.Priority
-	(*timestamppb.Timestamp)(nil),  // 51: google.protobuf.Timestamp
-	(*Job)(nil),                    // 52: jobstate.v1.Job
-	(*Attempt)(nil),                // 53: jobstate.v1.Attempt
-	(JobState)(0),                  // 54: jobstate.v1.JobState
-	(*Usage)(nil),                  // 55: jobstate.v1.Usage
-	(EventType)(0),                 // 56: jobstate.v1.EventType
-	(*Event)(nil),                  // 57: jobstate.v1.Event
-	(WaitReason)(0),                // 58: jobstate.v1.WaitReason
-	(*JobType)(nil),                // 59: jobstate.v1.JobType
+	(*AttemptRef)(nil),             // 6: jobstate.v1.AttemptRef
+	(*Need)(nil),                   // 7: jobstate.v1.Need
+	(*CreateResponse)(nil),         // 8: jobstate.v1.CreateResponse
+	(*BatchCreateRequest)(nil),     // 9: jobstate.v1.BatchCreateRequest
+	(*BatchCreateResponse)(nil),    // 10: jobstate.v1.BatchCreateResponse
+	(*CreatedJob)(nil),             // 11: jobstate.v1.CreatedJob
+	(*GetRequest)(nil),             // 12: jobstate.v1.GetRequest
+	(*GetResponse)(nil),            // 13: jobstate.v1.GetResponse
+	(*NeedAnswer)(nil),             // 14: jobstate.v1.NeedAnswer
+	(*ListRequest)(nil),            // 15: jobstate.v1.ListRequest
+	(*ListResponse)(nil),           // 16: jobstate.v1.ListResponse
+	(*StartRequest)(nil),           // 17: jobstate.v1.StartRequest
+	(*StartResponse)(nil),          // 18: jobstate.v1.StartResponse
+	(*UpdateProgressRequest)(nil),  // 19: jobstate.v1.UpdateProgressRequest
+	(*UpdateProgressResponse)(nil), // 20: jobstate.v1.UpdateProgressResponse
+	(*CompleteRequest)(nil),        // 21: jobstate.v1.CompleteRequest
+	(*CompleteResponse)(nil),       // 22: jobstate.v1.CompleteResponse
+	(*FailRequest)(nil),            // 23: jobstate.v1.FailRequest
+	(*FailureReport)(nil),          // 24: jobstate.v1.FailureReport
+	(*FailResponse)(nil),           // 25: jobstate.v1.FailResponse
+	(*ReportUsageRequest)(nil),     // 26: jobstate.v1.ReportUsageRequest
+	(*ReportUsageResponse)(nil),    // 27: jobstate.v1.ReportUsageResponse
+	(*RetryRequest)(nil),           // 28: jobstate.v1.RetryRequest
+	(*RetryResponse)(nil),          // 29: jobstate.v1.RetryResponse
+	(*CancelRequest)(nil),          // 30: jobstate.v1.CancelRequest
+	(*CancelResponse)(nil),         // 31: jobstate.v1.CancelResponse
+	(*AcquireRequest)(nil),         // 32: jobstate.v1.AcquireRequest
+	(*AcquireResponse)(nil),        // 33: jobstate.v1.AcquireResponse
+	(*ReleaseRequest)(nil),         // 34: jobstate.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),        // 35: jobstate.v1.ReleaseResponse
+	(*StreamUpdatesRequest)(nil),   // 36: jobstate.v1.StreamUpdatesRequest
+	(*JobUpdate)(nil),              // 37: jobstate.v1.JobUpdate
+	(*StreamUpdatesResponse)(nil),  // 38: jobstate.v1.StreamUpdatesResponse
+	(*UpdateOutcome)(nil),          // 39: jobstate.v1.UpdateOutcome
+	(*Refusal)(nil),                // 40: jobstate.v1.Refusal
+	(*WatchEventsRequest)(nil),     // 41: jobstate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),    // 42: jobstate.v1.WatchEventsResponse
+	(*GetStatsRequest)(nil),        // 43: jobstate.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),       // 44: jobstate.v1.GetStatsResponse
+	(*JobTypeStats)(nil),           // 45: jobstate.v1.JobTypeStats
+	(*WaitCount)(nil),              // 46: jobstate.v1.WaitCount
+	(*StateCount)(nil),             // 47: jobstate.v1.StateCount
+	(*ListJobTypesRequest)(nil),    // 48: jobstate.v1.ListJobTypesRequest
+	(*ListJobTypesResponse)(nil),   // 49: jobstate.v1.ListJobTypesResponse
+	(*CloseGroupRequest)(nil),      // 50: jobstate.v1.CloseGroupRequest
+	(*CloseGroupResponse)(nil),     // 51: jobstate.v1.CloseGroupResponse
+	nil,                            // 52: jobstate.v1.Refusal.MetadataEntry
+	(*structpb.Struct)(nil),        // 53: google.protobuf.Struct
+	(*durationpb.Duration)(nil),    // 54: google.protobuf.Duration
+	(Priority)(0),                  // 55: jobstate.v1.Priority
+	(*timestamppb.Timestamp)(nil),  // 56: google.protobuf.Timestamp
+	(*GroupPolicy)(nil),            // 57: jobstate.v1.GroupPolicy
+	(NeedCondition)(0),             // 58: jobstate.v1.NeedCondition
+	(*Job)(nil),                    // 59: jobstate.v1.Job
+	(*Attempt)(nil),                // 60: jobstate.v1.Attempt
+	(JobState)(0),                  // 61: jobstate.v1.JobState
+	(WaitReason)(0),                // 62: jobstate.v1.WaitReason
+	(*Usage)(nil),                  // 63: jobstate.v1.Usage
+	(EventType)(0),                 // 64: jobstate.v1.EventType
+	(*Event)(nil),                  // 65: jobstate.v1.Event
+	(*JobType)(nil),                // 66: jobstate.v1.JobType
 }
 var file_jobstate_v1_job_service_proto_depIdxs = []int32{
-	48, // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
-	49, // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
-	50, // 2: jobstate.v1.CreateRequest.priority:type_name -> jobstate.v1.Priority
-	49, // 3: jobstate.v1.CreateRequest.delay:type_name -> google.protobuf.Duration
-	51, // 4: jobstate.v1.CreateRequest.not_before_time:type_name -> google.protobuf.Timestamp
-	49, // 5: jobstate.v1.CreateRequest.start_within:type_name -> google.protobuf.Duration
-	0,  // 6: jobstate.v1.CreateRequest.unique_until:type_name -> jobstate.v1.UniqueUntil
-	52, // 7: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
-	5,  // 8: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
-	9,  // 9: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
-	52, // 10: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
-	53, // 11: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
-	54, // 12: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
-	51, // 13: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
-	51, // 14: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
-	1,  // 15: jobstate.v1.ListRequest.order:type_name -> jobstate.v1.ListOrder
-	52, // 16: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
-	52, // 17: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
-	48, // 18: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
-	55, // 19: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
-	52, // 20: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
-	48, // 21: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
-	55, // 22: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
-	52, // 23: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
-	21, // 24: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
-	49, // 25: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
-	55, // 26: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
-	48, // 27: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
-	52, // 28: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
-	55, // 29: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
-	52, // 30: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
-	52, // 31: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
-	52, // 32: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
-	49, // 33: jobstate.v1.AcquireRequest.wait:type_name -> google.protobuf.Duration
-	49, // 34: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
-	52, // 35: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
-	49, // 36: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
-	49, // 37: jobstate.v1.ReleaseRequest.hold_lane:type_name -> google.protobuf.Duration
-	55, // 38: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
-	52, // 39: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
-	34, // 40: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
-	5,  // 41: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
-	14, // 42: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
-	16, // 43: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
-	18, // 44: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
-	20, // 45: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
-	25, // 46: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
-	27, // 47: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
-	29, // 48: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
-	31, // 49: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
-	23, // 50: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
-	36, // 51: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
-	54, // 52: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
-	37, // 53: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
-	52, // 54: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
-	47, // 55: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
-	56, // 56: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
-	2,  // 57: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
-	49, // 58: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,  // 59: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
-	4,  // 60: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
-	57, // 61: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
-	52, // 62: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
-	49, // 63: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
-	42, // 64: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
-	42, // 65: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
-	44, // 66: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
-	51, // 67: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
-	49, // 68: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
-	49, // 69: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
-	49, // 70: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
-	49, // 71: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
-	43, // 72: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
-	51, // 73: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
-	49, // 74: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
-	49, // 75: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
-	49, // 76: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
-	49, // 77: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
-	58, // 78: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
-	54, // 79: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
-	59, // 80: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
-	5,  // 81: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
-	7,  // 82: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
-	10, // 83: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
-	12, // 84: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
-	14, // 85: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
-	16, // 86: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
-	18, // 87: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
-	20, // 88: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
-	23, // 89: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
-	25, // 90: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
-	27, // 91: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
-	33, // 92: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
-	38, // 93: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
-	29, // 94: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
-	31, // 95: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
-	40, // 96: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
-	45, // 97: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
-	6,  // 98: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
-	8,  // 99: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
-	11, // 100: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
-	13, // 101: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
-	15, // 102: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
-	17, // 103: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
-	19, // 104: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
-	22, // 105: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
-	24, // 106: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
-	26, // 107: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
-	28, // 108: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
-	35, // 109: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
-	39, // 110: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
-	30, // 111: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
-	32, // 112: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
-	41, // 113: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
-	46, // 114: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
-	98, // [98:115] is the sub-list for method output_type
-	81, // [81:98] is the sub-list for method input_type
-	81, // [81:81] is the sub-list for extension type_name
-	81, // [81:81] is the sub-list for extension extendee
-	0,  // [0:81] is the sub-list for field type_name
+	53,  // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
+	54,  // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
+	55,  // 2: jobstate.v1.CreateRequest.priority:type_name -> jobstate.v1.Priority
+	54,  // 3: jobstate.v1.CreateRequest.delay:type_name -> google.protobuf.Duration
+	56,  // 4: jobstate.v1.CreateRequest.not_before_time:type_name -> google.protobuf.Timestamp
+	54,  // 5: jobstate.v1.CreateRequest.start_within:type_name -> google.protobuf.Duration
+	7,   // 6: jobstate.v1.CreateRequest.needs:type_name -> jobstate.v1.Need
+	57,  // 7: jobstate.v1.CreateRequest.group:type_name -> jobstate.v1.GroupPolicy
+	0,   // 8: jobstate.v1.CreateRequest.unique_until:type_name -> jobstate.v1.UniqueUntil
+	6,   // 9: jobstate.v1.CreateRequest.by:type_name -> jobstate.v1.AttemptRef
+	58,  // 10: jobstate.v1.Need.condition:type_name -> jobstate.v1.NeedCondition
+	59,  // 11: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
+	5,   // 12: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
+	11,  // 13: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
+	59,  // 14: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
+	60,  // 15: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
+	14,  // 16: jobstate.v1.GetResponse.needs:type_name -> jobstate.v1.NeedAnswer
+	7,   // 17: jobstate.v1.NeedAnswer.need:type_name -> jobstate.v1.Need
+	61,  // 18: jobstate.v1.NeedAnswer.state:type_name -> jobstate.v1.JobState
+	61,  // 19: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
+	56,  // 20: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
+	56,  // 21: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
+	1,   // 22: jobstate.v1.ListRequest.order:type_name -> jobstate.v1.ListOrder
+	62,  // 23: jobstate.v1.ListRequest.wait_reasons:type_name -> jobstate.v1.WaitReason
+	59,  // 24: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
+	59,  // 25: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
+	53,  // 26: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
+	63,  // 27: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
+	59,  // 28: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
+	53,  // 29: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
+	63,  // 30: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
+	59,  // 31: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
+	24,  // 32: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
+	54,  // 33: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
+	63,  // 34: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
+	53,  // 35: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
+	59,  // 36: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
+	63,  // 37: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
+	59,  // 38: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
+	59,  // 39: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
+	59,  // 40: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
+	54,  // 41: jobstate.v1.AcquireRequest.wait:type_name -> google.protobuf.Duration
+	54,  // 42: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
+	59,  // 43: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
+	54,  // 44: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
+	54,  // 45: jobstate.v1.ReleaseRequest.hold_lane:type_name -> google.protobuf.Duration
+	63,  // 46: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
+	59,  // 47: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
+	37,  // 48: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
+	5,   // 49: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
+	17,  // 50: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
+	19,  // 51: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
+	21,  // 52: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
+	23,  // 53: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
+	28,  // 54: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
+	30,  // 55: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
+	32,  // 56: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
+	34,  // 57: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
+	26,  // 58: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
+	39,  // 59: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
+	61,  // 60: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
+	40,  // 61: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
+	59,  // 62: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
+	52,  // 63: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
+	64,  // 64: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
+	2,   // 65: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
+	54,  // 66: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 67: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
+	4,   // 68: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
+	65,  // 69: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
+	59,  // 70: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
+	54,  // 71: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
+	45,  // 72: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
+	45,  // 73: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
+	47,  // 74: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
+	56,  // 75: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
+	54,  // 76: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
+	54,  // 77: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
+	54,  // 78: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
+	54,  // 79: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
+	46,  // 80: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
+	56,  // 81: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
+	54,  // 82: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
+	54,  // 83: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
+	54,  // 84: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
+	54,  // 85: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
+	62,  // 86: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
+	61,  // 87: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
+	66,  // 88: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
+	59,  // 89: jobstate.v1.CloseGroupResponse.job:type_name -> jobstate.v1.Job
+	5,   // 90: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
+	9,   // 91: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
+	12,  // 92: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
+	15,  // 93: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
+	17,  // 94: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
+	19,  // 95: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
+	21,  // 96: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
+	23,  // 97: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
+	26,  // 98: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
+	28,  // 99: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
+	30,  // 100: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
+	36,  // 101: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
+	41,  // 102: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
+	32,  // 103: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
+	34,  // 104: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
+	43,  // 105: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
+	48,  // 106: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
+	50,  // 107: jobstate.v1.JobService.CloseGroup:input_type -> jobstate.v1.CloseGroupRequest
+	8,   // 108: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
+	10,  // 109: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
+	13,  // 110: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
+	16,  // 111: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
+	18,  // 112: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
+	20,  // 113: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
+	22,  // 114: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
+	25,  // 115: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
+	27,  // 116: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
+	29,  // 117: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
+	31,  // 118: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
+	38,  // 119: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
+	42,  // 120: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
+	33,  // 121: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
+	35,  // 122: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
+	44,  // 123: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
+	49,  // 124: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
+	51,  // 125: jobstate.v1.JobService.CloseGroup:output_type -> jobstate.v1.CloseGroupResponse
+	108, // [108:126] is the sub-list for method output_type
+	90,  // [90:108] is the sub-list for method input_type
+	90,  // [90:90] is the sub-list for extension type_name
+	90,  // [90:90] is the sub-list for extension extendee
+	0,   // [0:90] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_service_proto_init() }
@@ -4062,11 +4470,11 @@ func file_jobstate_v1_job_service_proto_init() {
 		(*CreateRequest_Delay)(nil),
 		(*CreateRequest_NotBeforeTime)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[11].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[13].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[15].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[26].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[29].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[14].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[16].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[18].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[29].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[32].OneofWrappers = []any{
 		(*JobUpdate_Create)(nil),
 		(*JobUpdate_Start)(nil),
 		(*JobUpdate_Progress)(nil),
@@ -4078,18 +4486,18 @@ func file_jobstate_v1_job_service_proto_init() {
 		(*JobUpdate_Release)(nil),
 		(*JobUpdate_ReportUsage)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[33].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[36].OneofWrappers = []any{
 		(*WatchEventsRequest_Cursor)(nil),
 		(*WatchEventsRequest_Start)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[37].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[40].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_service_proto_rawDesc), len(file_jobstate_v1_job_service_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   43,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

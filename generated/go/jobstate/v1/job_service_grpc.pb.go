@@ -36,6 +36,7 @@ const (
 	JobService_Release_FullMethodName        = "/jobstate.v1.JobService/Release"
 	JobService_GetStats_FullMethodName       = "/jobstate.v1.JobService/GetStats"
 	JobService_ListJobTypes_FullMethodName   = "/jobstate.v1.JobService/ListJobTypes"
+	JobService_CloseGroup_FullMethodName     = "/jobstate.v1.JobService/CloseGroup"
 )
 
 // JobServiceClient is the client API for JobService service.
@@ -77,10 +78,13 @@ type JobServiceClient interface {
 	// unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
 	// job, or is refused with JOB_EXISTS if it names an id.
 	//
-	// With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
+	// With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true. A job
+	// whose needs cannot be met any more is CANCELLED in the same commit, and `.cancelled` follows. A job with `group` is
+	// PROCESSING at once, and `.started` follows.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
-	// NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+	// NOT_FOUND (JOB_NOT_FOUND, of a repeat, and with `field` for what `needs`, `group_id` or `by` names);
+	// FAILED_PRECONDITION (GROUP_CLOSED, NOT_A_GROUP, and ATTEMPT_SUPERSEDED for `by`).
 	Create(ctx context.Context, in *CreateRequest, opts ...grpc.CallOption) (*CreateResponse, error)
 	// BatchCreate makes up to 1,000 new jobs in one transaction: all of them or none.
 	//
@@ -89,7 +93,7 @@ type JobServiceClient interface {
 	// JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
 	//
 	// Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-	// UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+	// UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); and the others of Create.
 	BatchCreate(ctx context.Context, in *BatchCreateRequest, opts ...grpc.CallOption) (*BatchCreateResponse, error)
 	// Get returns one job whole, and on request its latest ended attempts.
 	//
@@ -108,7 +112,7 @@ type JobServiceClient interface {
 	//
 	// From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
 	// attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-	// the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
+	// the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
 	// attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
 	// wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
 	// running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -169,7 +173,8 @@ type JobServiceClient interface {
 	// unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
 	// appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
 	// it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
-	// `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
+	// `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended unless it waits for its
+	// needs.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
 	// PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -177,7 +182,8 @@ type JobServiceClient interface {
 	Retry(ctx context.Context, in *RetryRequest, opts ...grpc.CallOption) (*RetryResponse, error)
 	// Cancel ends a job that is not final.
 	//
-	// From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+	// From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. No member of a
+	// cancelled group is handed out any more, and the server cancels the members, with the cause GROUP. A worker
 	// that still works on it learns of this from the event, or from its next report, which is refused. With a
 	// request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 	//
@@ -257,6 +263,14 @@ type JobServiceClient interface {
 	//
 	// Errors: none of its own.
 	ListJobTypes(ctx context.Context, in *ListJobTypesRequest, opts ...grpc.CallOption) (*ListJobTypesResponse, error)
+	// CloseGroup says that a group is complete: it ends once all its members have.
+	//
+	// In PROCESSING, which it stays in until the last member is final. Only its running members may add members from then
+	// on. The group ends COMPLETED or, with more failures than it tolerates, PERMANENTLY_FAILED; one without members ends
+	// at once. May be repeated: a closed group is returned as it is, in every state.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (NOT_A_GROUP).
+	CloseGroup(ctx context.Context, in *CloseGroupRequest, opts ...grpc.CallOption) (*CloseGroupResponse, error)
 }
 
 type jobServiceClient struct {
@@ -449,6 +463,16 @@ func (c *jobServiceClient) ListJobTypes(ctx context.Context, in *ListJobTypesReq
 	return out, nil
 }
 
+func (c *jobServiceClient) CloseGroup(ctx context.Context, in *CloseGroupRequest, opts ...grpc.CallOption) (*CloseGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CloseGroupResponse)
+	err := c.cc.Invoke(ctx, JobService_CloseGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // JobServiceServer is the server API for JobService service.
 // All implementations must embed UnimplementedJobServiceServer
 // for forward compatibility.
@@ -488,10 +512,13 @@ type JobServiceServer interface {
 	// unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
 	// job, or is refused with JOB_EXISTS if it names an id.
 	//
-	// With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
+	// With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true. A job
+	// whose needs cannot be met any more is CANCELLED in the same commit, and `.cancelled` follows. A job with `group` is
+	// PROCESSING at once, and `.started` follows.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
-	// NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+	// NOT_FOUND (JOB_NOT_FOUND, of a repeat, and with `field` for what `needs`, `group_id` or `by` names);
+	// FAILED_PRECONDITION (GROUP_CLOSED, NOT_A_GROUP, and ATTEMPT_SUPERSEDED for `by`).
 	Create(context.Context, *CreateRequest) (*CreateResponse, error)
 	// BatchCreate makes up to 1,000 new jobs in one transaction: all of them or none.
 	//
@@ -500,7 +527,7 @@ type JobServiceServer interface {
 	// JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
 	//
 	// Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-	// UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+	// UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); and the others of Create.
 	BatchCreate(context.Context, *BatchCreateRequest) (*BatchCreateResponse, error)
 	// Get returns one job whole, and on request its latest ended attempts.
 	//
@@ -519,7 +546,7 @@ type JobServiceServer interface {
 	//
 	// From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
 	// attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-	// the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
+	// the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
 	// attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
 	// wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
 	// running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -580,7 +607,8 @@ type JobServiceServer interface {
 	// unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
 	// appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
 	// it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
-	// `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
+	// `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended unless it waits for its
+	// needs.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
 	// PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -588,7 +616,8 @@ type JobServiceServer interface {
 	Retry(context.Context, *RetryRequest) (*RetryResponse, error)
 	// Cancel ends a job that is not final.
 	//
-	// From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+	// From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. No member of a
+	// cancelled group is handed out any more, and the server cancels the members, with the cause GROUP. A worker
 	// that still works on it learns of this from the event, or from its next report, which is refused. With a
 	// request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 	//
@@ -668,6 +697,14 @@ type JobServiceServer interface {
 	//
 	// Errors: none of its own.
 	ListJobTypes(context.Context, *ListJobTypesRequest) (*ListJobTypesResponse, error)
+	// CloseGroup says that a group is complete: it ends once all its members have.
+	//
+	// In PROCESSING, which it stays in until the last member is final. Only its running members may add members from then
+	// on. The group ends COMPLETED or, with more failures than it tolerates, PERMANENTLY_FAILED; one without members ends
+	// at once. May be repeated: a closed group is returned as it is, in every state.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (NOT_A_GROUP).
+	CloseGroup(context.Context, *CloseGroupRequest) (*CloseGroupResponse, error)
 	mustEmbedUnimplementedJobServiceServer()
 }
 
@@ -728,6 +765,9 @@ func (UnimplementedJobServiceServer) GetStats(context.Context, *GetStatsRequest)
 }
 func (UnimplementedJobServiceServer) ListJobTypes(context.Context, *ListJobTypesRequest) (*ListJobTypesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListJobTypes not implemented")
+}
+func (UnimplementedJobServiceServer) CloseGroup(context.Context, *CloseGroupRequest) (*CloseGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CloseGroup not implemented")
 }
 func (UnimplementedJobServiceServer) mustEmbedUnimplementedJobServiceServer() {}
 func (UnimplementedJobServiceServer) testEmbeddedByValue()                    {}
@@ -1038,6 +1078,24 @@ func _JobService_ListJobTypes_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JobService_CloseGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CloseGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).CloseGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_CloseGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).CloseGroup(ctx, req.(*CloseGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // JobService_ServiceDesc is the grpc.ServiceDesc for JobService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1104,6 +1162,10 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListJobTypes",
 			Handler:    _JobService_ListJobTypes_Handler,
+		},
+		{
+			MethodName: "CloseGroup",
+			Handler:    _JobService_CloseGroup_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

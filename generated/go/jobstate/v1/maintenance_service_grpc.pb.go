@@ -44,7 +44,7 @@ type MaintenanceServiceClient interface {
 	// From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING, to
 	// PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
 	// `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job that has reported or
-	// changed state meanwhile is left alone. So is an attempt that nobody has claimed, however long it waits.
+	// changed state meanwhile is left alone. So are groups, and an attempt that nobody has claimed, however long it waits.
 	//
 	// Errors: none of its own.
 	CheckStale(ctx context.Context, in *CheckStaleRequest, opts ...grpc.CallOption) (*CheckStaleResponse, error)
@@ -59,7 +59,8 @@ type MaintenanceServiceClient interface {
 	// Cleanup deletes jobs that have been final for longer than their retention, and events beyond theirs.
 	//
 	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
-	// Jobs in other states are never touched. Works in small slices that do not delay other calls. An
+	// Jobs in other states are never touched, nor is what an unfinished job needs, nor are members of an unfinished group.
+	// Works in small slices that do not delay other calls. An
 	// interrupted call has deleted part of it. Safe to repeat: a job is counted by the call that deletes it.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
@@ -155,7 +156,7 @@ type MaintenanceServiceServer interface {
 	// From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING, to
 	// PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
 	// `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job that has reported or
-	// changed state meanwhile is left alone. So is an attempt that nobody has claimed, however long it waits.
+	// changed state meanwhile is left alone. So are groups, and an attempt that nobody has claimed, however long it waits.
 	//
 	// Errors: none of its own.
 	CheckStale(context.Context, *CheckStaleRequest) (*CheckStaleResponse, error)
@@ -170,7 +171,8 @@ type MaintenanceServiceServer interface {
 	// Cleanup deletes jobs that have been final for longer than their retention, and events beyond theirs.
 	//
 	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
-	// Jobs in other states are never touched. Works in small slices that do not delay other calls. An
+	// Jobs in other states are never touched, nor is what an unfinished job needs, nor are members of an unfinished group.
+	// Works in small slices that do not delay other calls. An
 	// interrupted call has deleted part of it. Safe to repeat: a job is counted by the call that deletes it.
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.

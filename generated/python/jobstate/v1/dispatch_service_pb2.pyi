@@ -31,6 +31,10 @@ class _HoldReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldReason
     """No reason. The server never sends it."""
     HOLD_REASON_TIME: _HoldReason.ValueType  # 1
     """It waits for its ready_time or next_retry_time."""
+    HOLD_REASON_NEED: _HoldReason.ValueType  # 2
+    """It waits for a job that it needs. At most 10 are named."""
+    HOLD_REASON_GROUP: _HoldReason.ValueType  # 4
+    """Its group is stopping: it will be cancelled."""
     HOLD_REASON_TYPE_PAUSED: _HoldReason.ValueType  # 5
     """Its type is paused."""
     HOLD_REASON_LANE_PAUSED: _HoldReason.ValueType  # 6
@@ -59,6 +63,10 @@ HOLD_REASON_UNSPECIFIED: HoldReason.ValueType  # 0
 """No reason. The server never sends it."""
 HOLD_REASON_TIME: HoldReason.ValueType  # 1
 """It waits for its ready_time or next_retry_time."""
+HOLD_REASON_NEED: HoldReason.ValueType  # 2
+"""It waits for a job that it needs. At most 10 are named."""
+HOLD_REASON_GROUP: HoldReason.ValueType  # 4
+"""Its group is stopping: it will be cancelled."""
 HOLD_REASON_TYPE_PAUSED: HoldReason.ValueType  # 5
 """Its type is paused."""
 HOLD_REASON_LANE_PAUSED: HoldReason.ValueType  # 6
@@ -285,7 +293,7 @@ class Hold(_message.Message):
     reason: Global___HoldReason.ValueType
     """What it is."""
     subject: _builtins.str
-    """The lane, when the reason is one of its lane. Empty otherwise."""
+    """The needed job, the group or the lane that the reason is about. Empty otherwise."""
     text: _builtins.str
     """The same for people to read, with the reason that was given to Pause or Release."""
     @_builtins.property

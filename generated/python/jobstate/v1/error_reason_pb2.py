@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobstate/v1/error_reason.proto\x12\x0bjobstate.v1*\xfb\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_JOB_NOT_FOUND\x10\x02\x12\x1b\n\x17\x45RROR_REASON_JOB_EXISTS\x10\x03\x12\'\n#ERROR_REASON_TRANSITION_NOT_ALLOWED\x10\x04\x12\"\n\x1e\x45RROR_REASON_RETRY_NOT_ALLOWED\x10\x05\x12#\n\x1f\x45RROR_REASON_ATTEMPT_SUPERSEDED\x10\x06\x12!\n\x1d\x45RROR_REASON_ATTEMPT_REQUIRED\x10\x07\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x08\x12!\n\x1d\x45RROR_REASON_UNKNOWN_JOB_TYPE\x10\t\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_EXPIRED\x10\n\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_UNKNOWN\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\r\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x0e\x12\"\n\x1e\x45RROR_REASON_MESSAGE_TOO_LARGE\x10\x0f\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x10\x12&\n\"ERROR_REASON_RELEASE_LIMIT_REACHED\x10\x13\"\x04\x08\x11\x10\x11\"\x04\x08\x12\x10\x12\"\x04\x08\x14\x10\x18\x42\x66\n\x0eio.jobstate.v1B\x10\x45rrorReasonProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobstate/v1/error_reason.proto\x12\x0bjobstate.v1*\xac\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_JOB_NOT_FOUND\x10\x02\x12\x1b\n\x17\x45RROR_REASON_JOB_EXISTS\x10\x03\x12\'\n#ERROR_REASON_TRANSITION_NOT_ALLOWED\x10\x04\x12\"\n\x1e\x45RROR_REASON_RETRY_NOT_ALLOWED\x10\x05\x12#\n\x1f\x45RROR_REASON_ATTEMPT_SUPERSEDED\x10\x06\x12!\n\x1d\x45RROR_REASON_ATTEMPT_REQUIRED\x10\x07\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x08\x12!\n\x1d\x45RROR_REASON_UNKNOWN_JOB_TYPE\x10\t\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_EXPIRED\x10\n\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_UNKNOWN\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\r\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x0e\x12\"\n\x1e\x45RROR_REASON_MESSAGE_TOO_LARGE\x10\x0f\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x10\x12\x1d\n\x19\x45RROR_REASON_GROUP_CLOSED\x10\x11\x12\x1c\n\x18\x45RROR_REASON_NOT_A_GROUP\x10\x12\x12&\n\"ERROR_REASON_RELEASE_LIMIT_REACHED\x10\x13\"\x04\x08\x14\x10\x18\x42\x66\n\x0eio.jobstate.v1B\x10\x45rrorReasonProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016io.jobstate.v1B\020ErrorReasonProtoP\001Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1'
   _globals['_ERRORREASON']._serialized_start=48
-  _globals['_ERRORREASON']._serialized_end=683
+  _globals['_ERRORREASON']._serialized_end=732
 # @@protoc_insertion_point(module_scope)

@@ -34,7 +34,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Correct the request; repeating it unchanged fails again.
     """
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 2
-    """NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When a call is repeated
+    """NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When it is not the job of
+    the call itself but one that Create names, metadata has the `field`, such as "requests[3].needs[0].job_id". When a call is repeated
     with its request_id and the job that it concerned was deleted since, metadata has `deleted` = "true", even if
     another job has the id by now; in every other case it has no such key.
 
@@ -57,7 +58,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
     use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
     Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed. A Start of
-    a job that is delayed has `why` = "held back"; in every other case there is no such key.
+    a job that is delayed or waits for its needs has `why` = "held back", and a report on a group, which the server runs
+    itself, has `why` = "group"; in every other case there is no such key.
 
         { "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
           "metadata": { "job_id": "transcript-4711", "state": "QUEUED", "trigger": "start",
@@ -181,6 +183,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
     Quote call_id to the operator. A repeat is safe with the same request_id.
     """
+    ERROR_REASON_GROUP_CLOSED: _ErrorReason.ValueType  # 17
+    """FAILED_PRECONDITION. Create or BatchCreate named a group that takes no more members: `why` is "closed", "stopping"
+    or "final".
+
+        { "reason": "GROUP_CLOSED", "domain": "jobstate",
+          "metadata": { "group_id": "import-2026-03-01", "why": "closed", "field": "requests[3].group_id" } }
+
+    Do not repeat. A running member may add to its own closed group by naming its attempt in `by`; anybody else makes a
+    new group.
+    """
+    ERROR_REASON_NOT_A_GROUP: _ErrorReason.ValueType  # 18
+    """FAILED_PRECONDITION. Create or BatchCreate named as its group a job that is not a group, or CloseGroup did.
+
+        { "reason": "NOT_A_GROUP", "domain": "jobstate",
+          "metadata": { "group_id": "transcript-4711", "field": "group_id" } }
+
+    Do not repeat. A job is a group only if it was created with `group`.
+    """
     ERROR_REASON_RELEASE_LIMIT_REACHED: _ErrorReason.ValueType  # 19
     """FAILED_PRECONDITION. The attempt cannot be released: the job has been released 1,000 times already.
 
@@ -216,7 +236,8 @@ google.rpc.BadRequest beside it names each such field and says what is wrong; me
 Correct the request; repeating it unchanged fails again.
 """
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 2
-"""NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When a call is repeated
+"""NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When it is not the job of
+the call itself but one that Create names, metadata has the `field`, such as "requests[3].needs[0].job_id". When a call is repeated
 with its request_id and the job that it concerned was deleted since, metadata has `deleted` = "true", even if
 another job has the id by now; in every other case it has no such key.
 
@@ -239,7 +260,8 @@ ERROR_REASON_TRANSITION_NOT_ALLOWED: ErrorReason.ValueType  # 4
 the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
 use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
 Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed. A Start of
-a job that is delayed has `why` = "held back"; in every other case there is no such key.
+a job that is delayed or waits for its needs has `why` = "held back", and a report on a group, which the server runs
+itself, has `why` = "group"; in every other case there is no such key.
 
     { "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
       "metadata": { "job_id": "transcript-4711", "state": "QUEUED", "trigger": "start",
@@ -362,6 +384,24 @@ call_id.
       "metadata": { "call_id": "01JD9Z6V7Q3K" } }
 
 Quote call_id to the operator. A repeat is safe with the same request_id.
+"""
+ERROR_REASON_GROUP_CLOSED: ErrorReason.ValueType  # 17
+"""FAILED_PRECONDITION. Create or BatchCreate named a group that takes no more members: `why` is "closed", "stopping"
+or "final".
+
+    { "reason": "GROUP_CLOSED", "domain": "jobstate",
+      "metadata": { "group_id": "import-2026-03-01", "why": "closed", "field": "requests[3].group_id" } }
+
+Do not repeat. A running member may add to its own closed group by naming its attempt in `by`; anybody else makes a
+new group.
+"""
+ERROR_REASON_NOT_A_GROUP: ErrorReason.ValueType  # 18
+"""FAILED_PRECONDITION. Create or BatchCreate named as its group a job that is not a group, or CloseGroup did.
+
+    { "reason": "NOT_A_GROUP", "domain": "jobstate",
+      "metadata": { "group_id": "transcript-4711", "field": "group_id" } }
+
+Do not repeat. A job is a group only if it was created with `group`.
 """
 ERROR_REASON_RELEASE_LIMIT_REACHED: ErrorReason.ValueType  # 19
 """FAILED_PRECONDITION. The attempt cannot be released: the job has been released 1,000 times already.

@@ -59,7 +59,7 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_DELETED: _EventType.ValueType  # 11
     """"processing-job.deleted": cleanup removed the job, and copies of it can go too."""
     EVENT_TYPE_READY: _EventType.ValueType  # 12
-    """"processing-job.ready": a job that was delayed can be begun from here on."""
+    """"processing-job.ready": a job that was delayed, or waited for its needs, can be begun from here on."""
     EVENT_TYPE_RELEASED: _EventType.ValueType  # 13
     """"processing-job.released": the worker gave the attempt back without a verdict. The job is RETRYING, and its retries
     are untouched; without a delay `.started` of the same commit follows.
@@ -105,7 +105,7 @@ follows.
 EVENT_TYPE_DELETED: EventType.ValueType  # 11
 """"processing-job.deleted": cleanup removed the job, and copies of it can go too."""
 EVENT_TYPE_READY: EventType.ValueType  # 12
-""""processing-job.ready": a job that was delayed can be begun from here on."""
+""""processing-job.ready": a job that was delayed, or waited for its needs, can be begun from here on."""
 EVENT_TYPE_RELEASED: EventType.ValueType  # 13
 """"processing-job.released": the worker gave the attempt back without a verdict. The job is RETRYING, and its retries
 are untouched; without a delay `.started` of the same commit follows.
@@ -274,8 +274,8 @@ class StartedDetail(_message.Message):
     WAITED_FIELD_NUMBER: _builtins.int
     resumed: _builtins.bool
     """True when the server resumed the job, because its wait was over, Retry cut it short or it was released. Nobody has
-    claimed the attempt yet: a worker that wants it calls Acquire or Start. False when one of these began the attempt,
-    which is then claimed.
+    claimed the attempt yet: a worker that wants it calls Acquire or Start. False when one of these, or for a group the
+    server, began the attempt, which is then claimed.
     """
     @_builtins.property
     def waited(self) -> _duration_pb2.Duration:
@@ -419,19 +419,23 @@ class CancelledDetail(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    CAUSE_ID_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """The reason given to Cancel, at most 4 KiB; empty when none was given."""
     cause: _job_pb2.CancelCause.ValueType
     """Who or what cancelled the job; the same as its cancel_cause."""
+    cause_id: _builtins.str
+    """The job that it was cancelled for; the same as its cancel_cause_id."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         cause: _job_pb2.CancelCause.ValueType = ...,
+        cause_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "cause_id", b"cause_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

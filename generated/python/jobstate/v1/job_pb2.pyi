@@ -123,6 +123,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """For a worker only: it is handed out as soon as it is its turn."""
     WAIT_REASON_TIME: _WaitReason.ValueType  # 2
     """For its ready_time, or for its next_retry_time."""
+    WAIT_REASON_NEEDS: _WaitReason.ValueType  # 3
+    """For the jobs that it needs, and perhaps for its ready_time as well."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """WaitReason says what a job waits for, as far as it is stored with the job. What depends on other jobs and on the
@@ -135,6 +137,8 @@ WAIT_REASON_TURN: WaitReason.ValueType  # 1
 """For a worker only: it is handed out as soon as it is its turn."""
 WAIT_REASON_TIME: WaitReason.ValueType  # 2
 """For its ready_time, or for its next_retry_time."""
+WAIT_REASON_NEEDS: WaitReason.ValueType  # 3
+"""For the jobs that it needs, and perhaps for its ready_time as well."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 class _CancelCause:
@@ -149,6 +153,10 @@ class _CancelCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelCau
     """A caller, with Cancel."""
     CANCEL_CAUSE_EXPIRED: _CancelCause.ValueType  # 2
     """Nobody began it within start_within."""
+    CANCEL_CAUSE_NEED: _CancelCause.ValueType  # 3
+    """A job that it needs ended in a way that its condition rules out."""
+    CANCEL_CAUSE_GROUP: _CancelCause.ValueType  # 4
+    """Its group was cancelled, or more of the group's members failed than it tolerates."""
 
 class CancelCause(_CancelCause, metaclass=_CancelCauseEnumTypeWrapper):
     """CancelCause says who or what cancelled a job."""
@@ -159,7 +167,63 @@ CANCEL_CAUSE_CALLER: CancelCause.ValueType  # 1
 """A caller, with Cancel."""
 CANCEL_CAUSE_EXPIRED: CancelCause.ValueType  # 2
 """Nobody began it within start_within."""
+CANCEL_CAUSE_NEED: CancelCause.ValueType  # 3
+"""A job that it needs ended in a way that its condition rules out."""
+CANCEL_CAUSE_GROUP: CancelCause.ValueType  # 4
+"""Its group was cancelled, or more of the group's members failed than it tolerates."""
 Global___CancelCause: _TypeAlias = CancelCause  # noqa: Y015
+
+class _OnExcess:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnExcessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnExcess.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_EXCESS_UNSPECIFIED: _OnExcess.ValueType  # 0
+    """The same as FINISH."""
+    ON_EXCESS_FINISH: _OnExcess.ValueType  # 1
+    """They are worked on all the same, and the group ends after the last of them."""
+    ON_EXCESS_CANCEL: _OnExcess.ValueType  # 2
+    """They are cancelled, and the group ends after the last of them."""
+
+class OnExcess(_OnExcess, metaclass=_OnExcessEnumTypeWrapper):
+    """OnExcess says what happens to a group's other members once more have failed than it tolerates."""
+
+ON_EXCESS_UNSPECIFIED: OnExcess.ValueType  # 0
+"""The same as FINISH."""
+ON_EXCESS_FINISH: OnExcess.ValueType  # 1
+"""They are worked on all the same, and the group ends after the last of them."""
+ON_EXCESS_CANCEL: OnExcess.ValueType  # 2
+"""They are cancelled, and the group ends after the last of them."""
+Global___OnExcess: _TypeAlias = OnExcess  # noqa: Y015
+
+class _NeedCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NeedConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NeedCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NEED_CONDITION_UNSPECIFIED: _NeedCondition.ValueType  # 0
+    """The same as COMPLETED."""
+    NEED_CONDITION_COMPLETED: _NeedCondition.ValueType  # 1
+    """COMPLETED."""
+    NEED_CONDITION_FINAL: _NeedCondition.ValueType  # 2
+    """In any final state."""
+    NEED_CONDITION_NOT_COMPLETED: _NeedCondition.ValueType  # 3
+    """PERMANENTLY_FAILED or CANCELLED: for work that cleans up after it."""
+
+class NeedCondition(_NeedCondition, metaclass=_NeedConditionEnumTypeWrapper):
+    """NeedCondition says how a needed job must have ended."""
+
+NEED_CONDITION_UNSPECIFIED: NeedCondition.ValueType  # 0
+"""The same as COMPLETED."""
+NEED_CONDITION_COMPLETED: NeedCondition.ValueType  # 1
+"""COMPLETED."""
+NEED_CONDITION_FINAL: NeedCondition.ValueType  # 2
+"""In any final state."""
+NEED_CONDITION_NOT_COMPLETED: NeedCondition.ValueType  # 3
+"""PERMANENTLY_FAILED or CANCELLED: for work that cleans up after it."""
+Global___NeedCondition: _TypeAlias = NeedCondition  # noqa: Y015
 
 class _AttemptOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -289,8 +353,12 @@ class Job(_message.Message):
     START_WITHIN_FIELD_NUMBER: _builtins.int
     WAIT_REASON_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     UNIQUE_KEY_FIELD_NUMBER: _builtins.int
     CANCEL_CAUSE_FIELD_NUMBER: _builtins.int
+    CANCEL_CAUSE_ID_FIELD_NUMBER: _builtins.int
     CLAIM_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the job and never changes. Given by the caller or made by the server. Ids that the server makes sort
@@ -356,10 +424,14 @@ class Job(_message.Message):
     """
     wait_reason: Global___WaitReason.ValueType
     """What the job waits for before a worker can have it. UNSPECIFIED when it is claimed, final, or rests in FAILED."""
+    group_id: _builtins.str
+    """The group that the job is a member of: the id of another job. Empty when it is in none. Fixed at Create."""
     unique_key: _builtins.str
     """What only one job of this type and caller may have at a time, as given to Create. Empty when nothing was."""
     cancel_cause: Global___CancelCause.ValueType
     """Who or what cancelled the job. UNSPECIFIED in every state but CANCELLED."""
+    cancel_cause_id: _builtins.str
+    """The job that this one was cancelled for: the need that cannot be met any more, or the group. Empty otherwise."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the job was created."""
@@ -438,6 +510,16 @@ class Job(_message.Message):
         """
 
     @_builtins.property
+    def group(self) -> Global___GroupPolicy:
+        """How the group ends. Set in a job that is a group, and only there."""
+
+    @_builtins.property
+    def members(self) -> Global___GroupMembers:
+        """The counts of the group's members. Set in a job that is a group, and only there. Exact in answers; events have them
+        as the server last wrote them, at most a second before.
+        """
+
+    @_builtins.property
     def claim_time(self) -> _timestamp_pb2.Timestamp:
         """When a worker claimed the current attempt, or the last once none is running: by Acquire, by Start, or by its first
         report. Timeout, lease, staleness and duration count from here. Unset while `claimed` is false. The wait before it
@@ -480,17 +562,101 @@ class Job(_message.Message):
         start_within: _duration_pb2.Duration | None = ...,
         wait_reason: Global___WaitReason.ValueType = ...,
         lease: _duration_pb2.Duration | None = ...,
+        group_id: _builtins.str = ...,
+        group: Global___GroupPolicy | None = ...,
+        members: Global___GroupMembers | None = ...,
         unique_key: _builtins.str = ...,
         cancel_cause: Global___CancelCause.ValueType = ...,
+        cancel_cause_id: _builtins.str = ...,
         claim_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "claim_time", b"claim_time", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "last_error", b"last_error", "lease", b"lease", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "ready_time", b"ready_time", "result", b"result", "start_time", b"start_time", "start_within", b"start_within", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "claim_time", b"claim_time", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "group", b"group", "last_error", b"last_error", "lease", b"lease", "members", b"members", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "ready_time", b"ready_time", "result", b"result", "start_time", b"start_time", "start_within", b"start_within", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_cause", b"cancel_cause", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "id", b"id", "job_type", b"job_type", "lane", b"lane", "last_error", b"last_error", "lease", b"lease", "max_retries", b"max_retries", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "ready_time", b"ready_time", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "start_within", b"start_within", "state", b"state", "timeout", b"timeout", "unique_key", b"unique_key", "update_time", b"update_time", "version", b"version", "wait_reason", b"wait_reason", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_cause", b"cancel_cause", "cancel_cause_id", b"cancel_cause_id", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "group", b"group", "group_id", b"group_id", "id", b"id", "job_type", b"job_type", "lane", b"lane", "last_error", b"last_error", "lease", b"lease", "max_retries", b"max_retries", "members", b"members", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "ready_time", b"ready_time", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "start_within", b"start_within", "state", b"state", "timeout", b"timeout", "unique_key", b"unique_key", "update_time", b"update_time", "version", b"version", "wait_reason", b"wait_reason", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class GroupPolicy(_message.Message):
+    """GroupPolicy makes a job a group: the server itself runs it, and it ends when its members have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOLERATED_FAILURES_FIELD_NUMBER: _builtins.int
+    ON_EXCESS_FIELD_NUMBER: _builtins.int
+    tolerated_failures: _builtins.int
+    """How many members may end otherwise than COMPLETED with the group still ending COMPLETED: 0 means none, -1 any
+    number, at most 10^9. With more the group ends PERMANENTLY_FAILED with the error MEMBERS_FAILED.
+    """
+    on_excess: Global___OnExcess.ValueType
+    """What happens to the other members once more have failed than that."""
+    def __init__(
+        self,
+        *,
+        tolerated_failures: _builtins.int = ...,
+        on_excess: Global___OnExcess.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on_excess", b"on_excess", "tolerated_failures", b"tolerated_failures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupPolicy: _TypeAlias = GroupPolicy  # noqa: Y015
+
+@_typing.final
+class GroupMembers(_message.Message):
+    """GroupMembers sums up the members of a group. Members that were deleted after they ended still count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    PERMANENTLY_FAILED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many there are. A group that is a member counts as one."""
+    completed: _builtins.int
+    """How many ended COMPLETED."""
+    permanently_failed: _builtins.int
+    """How many ended PERMANENTLY_FAILED."""
+    cancelled: _builtins.int
+    """How many ended CANCELLED."""
+    tokens: _builtins.int
+    """Tokens that members have reported, and members of groups within this one. A group's own estimated_tokens stay 0, so
+    that no sum counts them twice.
+    """
+    cost: _builtins.float
+    """Cost that members have reported, likewise, in the currency the callers agree on."""
+    closed: _builtins.bool
+    """Whether CloseGroup was called: the group ends once all its members have."""
+    stopping: _builtins.bool
+    """Whether members are no longer handed out, because of Cancel or on_excess."""
+    def __init__(
+        self,
+        *,
+        total: _builtins.int = ...,
+        completed: _builtins.int = ...,
+        permanently_failed: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        cost: _builtins.float = ...,
+        closed: _builtins.bool = ...,
+        stopping: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "closed", b"closed", "completed", b"completed", "cost", b"cost", "permanently_failed", b"permanently_failed", "stopping", b"stopping", "tokens", b"tokens", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupMembers: _TypeAlias = GroupMembers  # noqa: Y015
 
 @_typing.final
 class JobError(_message.Message):
@@ -507,12 +673,14 @@ class JobError(_message.Message):
     code: _builtins.str
     """Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
     ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for its
-    lease, or for the type's stale threshold).
+    lease, or for the type's stale threshold); of a group, MEMBERS_FAILED.
     """
     message: _builtins.str
     """What went wrong, for people to read. At most 4 KiB; empty when the worker gave none."""
     retryable: _builtins.bool
-    """Whether trying again can help, in the reporter's judgement. The server's own failures are always retryable."""
+    """Whether trying again can help, in the reporter's judgement. The server's own failures are always retryable, except
+    those of groups, which never are.
+    """
     attempt: _builtins.int
     """Number of the attempt that failed."""
     @_builtins.property

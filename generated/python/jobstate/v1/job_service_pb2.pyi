@@ -194,8 +194,12 @@ class CreateRequest(_message.Message):
     DELAY_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_TIME_FIELD_NUMBER: _builtins.int
     START_WITHIN_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     UNIQUE_KEY_FIELD_NUMBER: _builtins.int
     UNIQUE_UNTIL_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the new job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Empty lets the server make one."""
     job_type: _builtins.str
@@ -214,6 +218,8 @@ class CreateRequest(_message.Message):
     """Whose turn the job takes, at most 128 bytes: a tenant, an account, an object. Unset means as the type's lane_from
     says; set and empty means the empty lane.
     """
+    group_id: _builtins.str
+    """The group that the job becomes a member of. Empty means none."""
     unique_key: _builtins.str
     """What only one job of this type and caller may have at a time, at most 256 bytes. While one has it, Create returns
     that one. Empty means none.
@@ -248,6 +254,24 @@ class CreateRequest(_message.Message):
         it. Unset means for ever.
         """
 
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
+        """Jobs that must have ended before this one may begin, at most 100, each once. They exist already, or stand earlier in
+        the same batch, so that there is never a circle. To wait for more, need a group.
+        """
+
+    @_builtins.property
+    def group(self) -> _job_pb2.GroupPolicy:
+        """Makes the job a group. It is PROCESSING at once, its one attempt run by the server, and takes no timeout,
+        max_retries, priority, lane, delay, start_within or needs. Groups may be members of groups, at most 8 deep.
+        """
+
+    @_builtins.property
+    def by(self) -> Global___AttemptRef:
+        """The attempt that creates this job, if one does. It must be running, so one that was superseded creates nothing. Only
+        this lets a member add to its own group once that is closed.
+        """
+
     def __init__(
         self,
         *,
@@ -263,12 +287,16 @@ class CreateRequest(_message.Message):
         delay: _duration_pb2.Duration | None = ...,
         not_before_time: _timestamp_pb2.Timestamp | None = ...,
         start_within: _duration_pb2.Duration | None = ...,
+        needs: _abc.Iterable[Global___Need] | None = ...,
+        group_id: _builtins.str = ...,
+        group: _job_pb2.GroupPolicy | None = ...,
         unique_key: _builtins.str = ...,
         unique_until: Global___UniqueUntil.ValueType = ...,
+        by: Global___AttemptRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "_max_retries", b"_max_retries", "begin", b"begin", "delay", b"delay", "lane", b"lane", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "start_within", b"start_within", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "_max_retries", b"_max_retries", "begin", b"begin", "by", b"by", "delay", b"delay", "group", b"group", "lane", b"lane", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "start_within", b"start_within", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "_max_retries", b"_max_retries", "begin", b"begin", "delay", b"delay", "id", b"id", "job_type", b"job_type", "lane", b"lane", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "priority", b"priority", "request_id", b"request_id", "source_id", b"source_id", "start_within", b"start_within", "timeout", b"timeout", "unique_key", b"unique_key", "unique_until", b"unique_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "_max_retries", b"_max_retries", "begin", b"begin", "by", b"by", "delay", b"delay", "group", b"group", "group_id", b"group_id", "id", b"id", "job_type", b"job_type", "lane", b"lane", "max_retries", b"max_retries", "metadata", b"metadata", "needs", b"needs", "not_before_time", b"not_before_time", "priority", b"priority", "request_id", b"request_id", "source_id", b"source_id", "start_within", b"start_within", "timeout", b"timeout", "unique_key", b"unique_key", "unique_until", b"unique_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lane: _TypeAlias = _typing.Literal["lane"]  # noqa: Y015
     _WhichOneofArgType__lane: _TypeAlias = _typing.Literal["_lane", b"_lane"]  # noqa: Y015
@@ -284,6 +312,58 @@ class CreateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_begin) -> _WhichOneofReturnType_begin | None: ...
 
 Global___CreateRequest: _TypeAlias = CreateRequest  # noqa: Y015
+
+@_typing.final
+class AttemptRef(_message.Message):
+    """AttemptRef names an attempt of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required."""
+    attempt: _builtins.int
+    """The attempt, 1 or more. Required."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptRef: _TypeAlias = AttemptRef  # noqa: Y015
+
+@_typing.final
+class Need(_message.Message):
+    """Need names a job that must have ended before another may begin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Id of the needed job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required."""
+    condition: _job_pb2.NeedCondition.ValueType
+    """How it must have ended. When it ends otherwise, the job that needs it is CANCELLED, with the cause NEED."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        condition: _job_pb2.NeedCondition.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Need: _TypeAlias = Need  # noqa: Y015
 
 @_typing.final
 class CreateResponse(_message.Message):
@@ -399,19 +479,23 @@ class GetRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     INCLUDE_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    INCLUDE_NEEDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required."""
     include_attempts: _builtins.bool
     """Return the ended attempts too."""
+    include_needs: _builtins.bool
+    """Return what the job needs too."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         include_attempts: _builtins.bool = ...,
+        include_needs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "include_attempts", b"include_attempts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "include_attempts", b"include_attempts", "include_needs", b"include_needs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,6 +509,7 @@ class GetResponse(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_OMITTED_FIELD_NUMBER: _builtins.int
     attempts_omitted: _builtins.int
     """How many ended attempts, all of them older, are not in `attempts`. 0 when they were not asked for."""
@@ -438,20 +523,59 @@ class GetResponse(_message.Message):
         attempt is not among them: the job itself describes it.
         """
 
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NeedAnswer]:
+        """What the job needs, in the order given, if it was asked for. To read the needed jobs with their results, List them
+        by needed_by.
+        """
+
     def __init__(
         self,
         *,
         job: _job_pb2.Job | None = ...,
         attempts: _abc.Iterable[_job_pb2.Attempt] | None = ...,
+        needs: _abc.Iterable[Global___NeedAnswer] | None = ...,
         attempts_omitted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "attempts_omitted", b"attempts_omitted", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "attempts_omitted", b"attempts_omitted", "job", b"job", "needs", b"needs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetResponse: _TypeAlias = GetResponse  # noqa: Y015
+
+@_typing.final
+class NeedAnswer(_message.Message):
+    """NeedAnswer is a need and what has become of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEED_FIELD_NUMBER: _builtins.int
+    MET_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    met: _builtins.bool
+    """Whether it is met. False while the needed job is not final, and for good when it ended otherwise."""
+    state: _job_pb2.JobState.ValueType
+    """How the needed job ended. Unset while it is not final, and when the job that needs it ended before."""
+    @_builtins.property
+    def need(self) -> Global___Need:
+        """The need."""
+
+    def __init__(
+        self,
+        *,
+        need: Global___Need | None = ...,
+        met: _builtins.bool = ...,
+        state: _job_pb2.JobState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["need", b"need"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["met", b"met", "need", b"need", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NeedAnswer: _TypeAlias = NeedAnswer  # noqa: Y015
 
 @_typing.final
 class ListRequest(_message.Message):
@@ -469,6 +593,10 @@ class ListRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    NEEDED_BY_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    WAIT_REASONS_FIELD_NUMBER: _builtins.int
     source_id: _builtins.str
     """Only jobs with exactly this source_id, at most 256 bytes. Empty means all."""
     page_size: _builtins.int
@@ -481,6 +609,12 @@ class ListRequest(_message.Message):
     """
     order: Global___ListOrder.ValueType
     """Order of the listing. Unset means newest first."""
+    group_id: _builtins.str
+    """Only members of this group. Empty means all."""
+    needed_by: _builtins.str
+    """Only jobs that this job needs: a worker reads the results of the needed jobs so. Empty means all."""
+    needs: _builtins.str
+    """Only jobs that need this job. Empty means all."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
         """States to include, at most 100. UNSPECIFIED and unknown values are refused. Empty means all."""
@@ -499,6 +633,10 @@ class ListRequest(_message.Message):
     def create_time_to(self) -> _timestamp_pb2.Timestamp:
         """Only jobs created before this time. Unset means no upper bound. By the wall clock, as create_time_from."""
 
+    @_builtins.property
+    def wait_reasons(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.WaitReason.ValueType]:
+        """Only jobs that wait for one of these, at most 100. UNSPECIFIED and unknown values are refused. Empty means all."""
+
     def __init__(
         self,
         *,
@@ -510,10 +648,14 @@ class ListRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         order: Global___ListOrder.ValueType = ...,
+        group_id: _builtins.str = ...,
+        needed_by: _builtins.str = ...,
+        needs: _builtins.str = ...,
+        wait_reasons: _abc.Iterable[_job_pb2.WaitReason.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to", "job_types", b"job_types", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "source_id", b"source_id", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to", "group_id", b"group_id", "job_types", b"job_types", "needed_by", b"needed_by", "needs", b"needs", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "source_id", b"source_id", "states", b"states", "wait_reasons", b"wait_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1898,3 +2040,49 @@ class ListJobTypesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobTypesResponse: _TypeAlias = ListJobTypesResponse  # noqa: Y015
+
+@_typing.final
+class CloseGroupRequest(_message.Message):
+    """CloseGroupRequest names the group to close."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the group, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseGroupRequest: _TypeAlias = CloseGroupRequest  # noqa: Y015
+
+@_typing.final
+class CloseGroupResponse(_message.Message):
+    """CloseGroupResponse returns the group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """The group, PROCESSING as long as a member is not final."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseGroupResponse: _TypeAlias = CloseGroupResponse  # noqa: Y015

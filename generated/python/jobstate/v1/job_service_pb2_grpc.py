@@ -146,6 +146,11 @@ class JobServiceStub:
                 request_serializer=jobstate_dot_v1_dot_job__service__pb2.ListJobTypesRequest.SerializeToString,
                 response_deserializer=jobstate_dot_v1_dot_job__service__pb2.ListJobTypesResponse.FromString,
                 _registered_method=True)
+        self.CloseGroup = channel.unary_unary(
+                '/jobstate.v1.JobService/CloseGroup',
+                request_serializer=jobstate_dot_v1_dot_job__service__pb2.CloseGroupRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_job__service__pb2.CloseGroupResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -186,10 +191,13 @@ class JobServiceServicer:
         unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
         job, or is refused with JOB_EXISTS if it names an id.
 
-        With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
+        With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true. A job
+        whose needs cannot be met any more is CANCELLED in the same commit, and `.cancelled` follows. A job with `group` is
+        PROCESSING at once, and `.started` follows.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
-        NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+        NOT_FOUND (JOB_NOT_FOUND, of a repeat, and with `field` for what `needs`, `group_id` or `by` names);
+        FAILED_PRECONDITION (GROUP_CLOSED, NOT_A_GROUP, and ATTEMPT_SUPERSEDED for `by`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,7 +211,7 @@ class JobServiceServicer:
         JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
 
         Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-        UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+        UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); and the others of Create.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,7 +245,7 @@ class JobServiceServicer:
 
         From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
         attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-        the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
+        the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
         attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
         wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
         running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -323,7 +331,8 @@ class JobServiceServicer:
         unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
         appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
         it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
-        `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
+        `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended unless it waits for its
+        needs.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
         PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -336,7 +345,8 @@ class JobServiceServicer:
     def Cancel(self, request, context):
         """Cancel ends a job that is not final.
 
-        From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+        From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. No member of a
+        cancelled group is handed out any more, and the server cancels the members, with the cause GROUP. A worker
         that still works on it learns of this from the event, or from its next report, which is refused. With a
         request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
@@ -450,6 +460,19 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CloseGroup(self, request, context):
+        """CloseGroup says that a group is complete: it ends once all its members have.
+
+        In PROCESSING, which it stays in until the last member is final. Only its running members may add members from then
+        on. The group ends COMPLETED or, with more failures than it tolerates, PERMANENTLY_FAILED; one without members ends
+        at once. May be repeated: a closed group is returned as it is, in every state.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (NOT_A_GROUP).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -537,6 +560,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListJobTypes,
                     request_deserializer=jobstate_dot_v1_dot_job__service__pb2.ListJobTypesRequest.FromString,
                     response_serializer=jobstate_dot_v1_dot_job__service__pb2.ListJobTypesResponse.SerializeToString,
+            ),
+            'CloseGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseGroup,
+                    request_deserializer=jobstate_dot_v1_dot_job__service__pb2.CloseGroupRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_job__service__pb2.CloseGroupResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1025,6 +1053,33 @@ class JobService:
             '/jobstate.v1.JobService/ListJobTypes',
             jobstate_dot_v1_dot_job__service__pb2.ListJobTypesRequest.SerializeToString,
             jobstate_dot_v1_dot_job__service__pb2.ListJobTypesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.JobService/CloseGroup',
+            jobstate_dot_v1_dot_job__service__pb2.CloseGroupRequest.SerializeToString,
+            jobstate_dot_v1_dot_job__service__pb2.CloseGroupResponse.FromString,
             options,
             channel_credentials,
             insecure,

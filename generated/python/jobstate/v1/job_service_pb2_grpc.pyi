@@ -68,10 +68,13 @@ class JobServiceStub:
     unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
     job, or is refused with JOB_EXISTS if it names an id.
 
-    With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
+    With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true. A job
+    whose needs cannot be met any more is CANCELLED in the same commit, and `.cancelled` follows. A job with `group` is
+    PROCESSING at once, and `.started` follows.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
-    NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+    NOT_FOUND (JOB_NOT_FOUND, of a repeat, and with `field` for what `needs`, `group_id` or `by` names);
+    FAILED_PRECONDITION (GROUP_CLOSED, NOT_A_GROUP, and ATTEMPT_SUPERSEDED for `by`).
     """
     BatchCreate: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BatchCreateRequest, _job_service_pb2.BatchCreateResponse]
     """BatchCreate makes up to 1,000 new jobs in one transaction: all of them or none.
@@ -81,7 +84,7 @@ class JobServiceStub:
     JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
 
     Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-    UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+    UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); and the others of Create.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetRequest, _job_service_pb2.GetResponse]
     """Get returns one job whole, and on request its latest ended attempts.
@@ -103,7 +106,7 @@ class JobServiceStub:
 
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
     attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
+    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
     attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
     wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
     running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -169,7 +172,8 @@ class JobServiceStub:
     unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
     appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
     it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
-    `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
+    `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended unless it waits for its
+    needs.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
     PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -178,7 +182,8 @@ class JobServiceStub:
     Cancel: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelRequest, _job_service_pb2.CancelResponse]
     """Cancel ends a job that is not final.
 
-    From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+    From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. No member of a
+    cancelled group is handed out any more, and the server cancels the members, with the cause GROUP. A worker
     that still works on it learns of this from the event, or from its next report, which is refused. With a
     request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
@@ -264,6 +269,15 @@ class JobServiceStub:
 
     Errors: none of its own.
     """
+    CloseGroup: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CloseGroupRequest, _job_service_pb2.CloseGroupResponse]
+    """CloseGroup says that a group is complete: it ends once all its members have.
+
+    In PROCESSING, which it stays in until the last member is final. Only its running members may add members from then
+    on. The group ends COMPLETED or, with more failures than it tolerates, PERMANENTLY_FAILED; one without members ends
+    at once. May be repeated: a closed group is returned as it is, in every state.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (NOT_A_GROUP).
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -305,10 +319,13 @@ class JobServiceAsyncStub(JobServiceStub):
     unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
     job, or is refused with JOB_EXISTS if it names an id.
 
-    With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
+    With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true. A job
+    whose needs cannot be met any more is CANCELLED in the same commit, and `.cancelled` follows. A job with `group` is
+    PROCESSING at once, and `.started` follows.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
-    NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+    NOT_FOUND (JOB_NOT_FOUND, of a repeat, and with `field` for what `needs`, `group_id` or `by` names);
+    FAILED_PRECONDITION (GROUP_CLOSED, NOT_A_GROUP, and ATTEMPT_SUPERSEDED for `by`).
     """
     BatchCreate: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BatchCreateRequest, _job_service_pb2.BatchCreateResponse]  # type: ignore[assignment]
     """BatchCreate makes up to 1,000 new jobs in one transaction: all of them or none.
@@ -318,7 +335,7 @@ class JobServiceAsyncStub(JobServiceStub):
     JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
 
     Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-    UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+    UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); and the others of Create.
     """
     Get: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetRequest, _job_service_pb2.GetResponse]  # type: ignore[assignment]
     """Get returns one job whole, and on request its latest ended attempts.
@@ -340,7 +357,7 @@ class JobServiceAsyncStub(JobServiceStub):
 
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
     attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
+    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
     attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
     wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
     running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -406,7 +423,8 @@ class JobServiceAsyncStub(JobServiceStub):
     unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
     appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
     it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
-    `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
+    `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended unless it waits for its
+    needs.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
     PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -415,7 +433,8 @@ class JobServiceAsyncStub(JobServiceStub):
     Cancel: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelRequest, _job_service_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancel ends a job that is not final.
 
-    From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+    From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. No member of a
+    cancelled group is handed out any more, and the server cancels the members, with the cause GROUP. A worker
     that still works on it learns of this from the event, or from its next report, which is refused. With a
     request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
@@ -501,6 +520,15 @@ class JobServiceAsyncStub(JobServiceStub):
 
     Errors: none of its own.
     """
+    CloseGroup: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CloseGroupRequest, _job_service_pb2.CloseGroupResponse]  # type: ignore[assignment]
+    """CloseGroup says that a group is complete: it ends once all its members have.
+
+    In PROCESSING, which it stays in until the last member is final. Only its running members may add members from then
+    on. The group ends COMPLETED or, with more failures than it tolerates, PERMANENTLY_FAILED; one without members ends
+    at once. May be repeated: a closed group is returned as it is, in every state.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (NOT_A_GROUP).
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """JobService keeps the state of asynchronous jobs. It creates them, accepts their workers' reports, and notifies
@@ -545,10 +573,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
         job, or is refused with JOB_EXISTS if it names an id.
 
-        With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
+        With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true. A job
+        whose needs cannot be met any more is CANCELLED in the same commit, and `.cancelled` follows. A job with `group` is
+        PROCESSING at once, and `.started` follows.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
-        NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+        NOT_FOUND (JOB_NOT_FOUND, of a repeat, and with `field` for what `needs`, `group_id` or `by` names);
+        FAILED_PRECONDITION (GROUP_CLOSED, NOT_A_GROUP, and ATTEMPT_SUPERSEDED for `by`).
         """
 
     @_abc_1.abstractmethod
@@ -564,7 +595,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
 
         Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-        UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+        UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); and the others of Create.
         """
 
     @_abc_1.abstractmethod
@@ -604,7 +635,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
         attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-        the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
+        the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
         attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
         wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
         running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -700,7 +731,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
         appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
         it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
-        `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
+        `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended unless it waits for its
+        needs.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
         PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -715,7 +747,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.CancelResponse, _abc.Awaitable[_job_service_pb2.CancelResponse]]:
         """Cancel ends a job that is not final.
 
-        From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+        From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. No member of a
+        cancelled group is handed out any more, and the server cancels the members, with the cause GROUP. A worker
         that still works on it learns of this from the event, or from its next report, which is refused. With a
         request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
 
@@ -836,6 +869,21 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         Concerns no job and changes nothing, so it may be repeated at will.
 
         Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseGroup(
+        self,
+        request: _job_service_pb2.CloseGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.CloseGroupResponse, _abc.Awaitable[_job_service_pb2.CloseGroupResponse]]:
+        """CloseGroup says that a group is complete: it ends once all its members have.
+
+        In PROCESSING, which it stays in until the last member is final. Only its running members may add members from then
+        on. The group ends COMPLETED or, with more failures than it tolerates, PERMANENTLY_FAILED; one without members ends
+        at once. May be repeated: a closed group is returned as it is, in every state.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (NOT_A_GROUP).
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -86,7 +86,7 @@ class MaintenanceServiceServicer:
         From PROCESSING; the attempt fails with the retryable error STALE, so the job goes on to RETRYING, to
         PERMANENTLY_FAILED when its retries are used up, or rests in FAILED when its type has auto_retry off. Appends
         `.stale.detected`, `.failed` and what follows from the failure. Safe to repeat: a job that has reported or
-        changed state meanwhile is left alone. So is an attempt that nobody has claimed, however long it waits.
+        changed state meanwhile is left alone. So are groups, and an attempt that nobody has claimed, however long it waits.
 
         Errors: none of its own.
         """
@@ -111,7 +111,8 @@ class MaintenanceServiceServicer:
         """Cleanup deletes jobs that have been final for longer than their retention, and events beyond theirs.
 
         From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
-        Jobs in other states are never touched. Works in small slices that do not delay other calls. An
+        Jobs in other states are never touched, nor is what an unfinished job needs, nor are members of an unfinished group.
+        Works in small slices that do not delay other calls. An
         interrupted call has deleted part of it. Safe to repeat: a job is counted by the call that deletes it.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.

@@ -224,7 +224,7 @@ export declare type Hold = Message<"jobstate.v1.Hold"> & {
   endTime?: Timestamp | undefined;
 
   /**
-   * The lane, when the reason is one of its lane. Empty otherwise.
+   * The needed job, the group or the lane that the reason is about. Empty otherwise.
    *
    * @generated from field: string subject = 3;
    */
@@ -448,6 +448,20 @@ export enum HoldReason {
    * @generated from enum value: HOLD_REASON_TIME = 1;
    */
   TIME = 1,
+
+  /**
+   * It waits for a job that it needs. At most 10 are named.
+   *
+   * @generated from enum value: HOLD_REASON_NEED = 2;
+   */
+  NEED = 2,
+
+  /**
+   * Its group is stopping: it will be cancelled.
+   *
+   * @generated from enum value: HOLD_REASON_GROUP = 4;
+   */
+  GROUP = 4,
 
   /**
    * Its type is paused.

@@ -46,7 +46,8 @@ export enum ErrorReason {
   INVALID_FIELD = 1,
 
   /**
-   * NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When a call is repeated
+   * NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When it is not the job of
+   * the call itself but one that Create names, metadata has the `field`, such as "requests[3].needs[0].job_id". When a call is repeated
    * with its request_id and the job that it concerned was deleted since, metadata has `deleted` = "true", even if
    * another job has the id by now; in every other case it has no such key.
    *
@@ -77,7 +78,8 @@ export enum ErrorReason {
    * the job is, and `allowed` what a caller could ask of it there, separated by commas: empty in a final state. Both
    * use the names of the lifecycle, where claim is a Start of an attempt that the server resumed and expedite is a
    * Retry with `immediately`. A Start that lost the race for an attempt gets this too: the attempt is claimed. A Start of
-   * a job that is delayed has `why` = "held back"; in every other case there is no such key.
+   * a job that is delayed or waits for its needs has `why` = "held back", and a report on a group, which the server runs
+   * itself, has `why` = "group"; in every other case there is no such key.
    *
    *     { "reason": "TRANSITION_NOT_ALLOWED", "domain": "jobstate",
    *       "metadata": { "job_id": "transcript-4711", "state": "QUEUED", "trigger": "start",
@@ -252,6 +254,32 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_INTERNAL = 16;
    */
   INTERNAL = 16,
+
+  /**
+   * FAILED_PRECONDITION. Create or BatchCreate named a group that takes no more members: `why` is "closed", "stopping"
+   * or "final".
+   *
+   *     { "reason": "GROUP_CLOSED", "domain": "jobstate",
+   *       "metadata": { "group_id": "import-2026-03-01", "why": "closed", "field": "requests[3].group_id" } }
+   *
+   * Do not repeat. A running member may add to its own closed group by naming its attempt in `by`; anybody else makes a
+   * new group.
+   *
+   * @generated from enum value: ERROR_REASON_GROUP_CLOSED = 17;
+   */
+  GROUP_CLOSED = 17,
+
+  /**
+   * FAILED_PRECONDITION. Create or BatchCreate named as its group a job that is not a group, or CloseGroup did.
+   *
+   *     { "reason": "NOT_A_GROUP", "domain": "jobstate",
+   *       "metadata": { "group_id": "transcript-4711", "field": "group_id" } }
+   *
+   * Do not repeat. A job is a group only if it was created with `group`.
+   *
+   * @generated from enum value: ERROR_REASON_NOT_A_GROUP = 18;
+   */
+  NOT_A_GROUP = 18,
 
   /**
    * FAILED_PRECONDITION. The attempt cannot be released: the job has been released 1,000 times already.

@@ -167,8 +167,8 @@ export declare const EventSchema: GenMessage<Event>;
 export declare type StartedDetail = Message<"jobstate.v1.StartedDetail"> & {
   /**
    * True when the server resumed the job, because its wait was over, Retry cut it short or it was released. Nobody has
-   * claimed the attempt yet: a worker that wants it calls Acquire or Start. False when one of these began the attempt,
-   * which is then claimed.
+   * claimed the attempt yet: a worker that wants it calls Acquire or Start. False when one of these, or for a group the
+   * server, began the attempt, which is then claimed.
    *
    * @generated from field: bool resumed = 1;
    */
@@ -316,6 +316,13 @@ export declare type CancelledDetail = Message<"jobstate.v1.CancelledDetail"> & {
    * @generated from field: jobstate.v1.CancelCause cause = 2;
    */
   cause: CancelCause;
+
+  /**
+   * The job that it was cancelled for; the same as its cancel_cause_id.
+   *
+   * @generated from field: string cause_id = 3;
+   */
+  causeId: string;
 };
 
 /**
@@ -522,7 +529,7 @@ export enum EventType {
   DELETED = 11,
 
   /**
-   * "processing-job.ready": a job that was delayed can be begun from here on.
+   * "processing-job.ready": a job that was delayed, or waited for its needs, can be begun from here on.
    *
    * @generated from enum value: EVENT_TYPE_READY = 12;
    */

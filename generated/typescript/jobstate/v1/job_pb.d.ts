@@ -279,6 +279,28 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   lease?: Duration | undefined;
 
   /**
+   * The group that the job is a member of: the id of another job. Empty when it is in none. Fixed at Create.
+   *
+   * @generated from field: string group_id = 34;
+   */
+  groupId: string;
+
+  /**
+   * How the group ends. Set in a job that is a group, and only there.
+   *
+   * @generated from field: jobstate.v1.GroupPolicy group = 35;
+   */
+  group?: GroupPolicy | undefined;
+
+  /**
+   * The counts of the group's members. Set in a job that is a group, and only there. Exact in answers; events have them
+   * as the server last wrote them, at most a second before.
+   *
+   * @generated from field: jobstate.v1.GroupMembers members = 36;
+   */
+  members?: GroupMembers | undefined;
+
+  /**
    * What only one job of this type and caller may have at a time, as given to Create. Empty when nothing was.
    *
    * @generated from field: string unique_key = 37;
@@ -291,6 +313,13 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
    * @generated from field: jobstate.v1.CancelCause cancel_cause = 40;
    */
   cancelCause: CancelCause;
+
+  /**
+   * The job that this one was cancelled for: the need that cannot be met any more, or the group. Empty otherwise.
+   *
+   * @generated from field: string cancel_cause_id = 41;
+   */
+  cancelCauseId: string;
 
   /**
    * When a worker claimed the current attempt, or the last once none is running: by Acquire, by Start, or by its first
@@ -309,6 +338,104 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
 export declare const JobSchema: GenMessage<Job>;
 
 /**
+ * GroupPolicy makes a job a group: the server itself runs it, and it ends when its members have.
+ *
+ * @generated from message jobstate.v1.GroupPolicy
+ */
+export declare type GroupPolicy = Message<"jobstate.v1.GroupPolicy"> & {
+  /**
+   * How many members may end otherwise than COMPLETED with the group still ending COMPLETED: 0 means none, -1 any
+   * number, at most 10^9. With more the group ends PERMANENTLY_FAILED with the error MEMBERS_FAILED.
+   *
+   * @generated from field: int64 tolerated_failures = 1;
+   */
+  toleratedFailures: bigint;
+
+  /**
+   * What happens to the other members once more have failed than that.
+   *
+   * @generated from field: jobstate.v1.OnExcess on_excess = 2;
+   */
+  onExcess: OnExcess;
+};
+
+/**
+ * Describes the message jobstate.v1.GroupPolicy.
+ * Use `create(GroupPolicySchema)` to create a new message.
+ */
+export declare const GroupPolicySchema: GenMessage<GroupPolicy>;
+
+/**
+ * GroupMembers sums up the members of a group. Members that were deleted after they ended still count.
+ *
+ * @generated from message jobstate.v1.GroupMembers
+ */
+export declare type GroupMembers = Message<"jobstate.v1.GroupMembers"> & {
+  /**
+   * How many there are. A group that is a member counts as one.
+   *
+   * @generated from field: int64 total = 1;
+   */
+  total: bigint;
+
+  /**
+   * How many ended COMPLETED.
+   *
+   * @generated from field: int64 completed = 2;
+   */
+  completed: bigint;
+
+  /**
+   * How many ended PERMANENTLY_FAILED.
+   *
+   * @generated from field: int64 permanently_failed = 3;
+   */
+  permanentlyFailed: bigint;
+
+  /**
+   * How many ended CANCELLED.
+   *
+   * @generated from field: int64 cancelled = 4;
+   */
+  cancelled: bigint;
+
+  /**
+   * Tokens that members have reported, and members of groups within this one. A group's own estimated_tokens stay 0, so
+   * that no sum counts them twice.
+   *
+   * @generated from field: int64 tokens = 5;
+   */
+  tokens: bigint;
+
+  /**
+   * Cost that members have reported, likewise, in the currency the callers agree on.
+   *
+   * @generated from field: double cost = 6;
+   */
+  cost: number;
+
+  /**
+   * Whether CloseGroup was called: the group ends once all its members have.
+   *
+   * @generated from field: bool closed = 7;
+   */
+  closed: boolean;
+
+  /**
+   * Whether members are no longer handed out, because of Cancel or on_excess.
+   *
+   * @generated from field: bool stopping = 8;
+   */
+  stopping: boolean;
+};
+
+/**
+ * Describes the message jobstate.v1.GroupMembers.
+ * Use `create(GroupMembersSchema)` to create a new message.
+ */
+export declare const GroupMembersSchema: GenMessage<GroupMembers>;
+
+/**
  * JobError is the failure of one attempt, reported by its worker or found by the server.
  *
  * @generated from message jobstate.v1.JobError
@@ -317,7 +444,7 @@ export declare type JobError = Message<"jobstate.v1.JobError"> & {
   /**
    * Kind of failure, for programs to read. At most 128 bytes; empty when the worker gave none. The server's own are
    * ATTEMPT_TIMEOUT (a claimed attempt outlasted its timeout) and STALE (a claimed attempt did not report for its
-   * lease, or for the type's stale threshold).
+   * lease, or for the type's stale threshold); of a group, MEMBERS_FAILED.
    *
    * @generated from field: string code = 1;
    */
@@ -331,7 +458,8 @@ export declare type JobError = Message<"jobstate.v1.JobError"> & {
   message: string;
 
   /**
-   * Whether trying again can help, in the reporter's judgement. The server's own failures are always retryable.
+   * Whether trying again can help, in the reporter's judgement. The server's own failures are always retryable, except
+   * those of groups, which never are.
    *
    * @generated from field: bool retryable = 3;
    */
@@ -793,6 +921,13 @@ export enum WaitReason {
    * @generated from enum value: WAIT_REASON_TIME = 2;
    */
   TIME = 2,
+
+  /**
+   * For the jobs that it needs, and perhaps for its ready_time as well.
+   *
+   * @generated from enum value: WAIT_REASON_NEEDS = 3;
+   */
+  NEEDS = 3,
 }
 
 /**
@@ -826,12 +961,99 @@ export enum CancelCause {
    * @generated from enum value: CANCEL_CAUSE_EXPIRED = 2;
    */
   EXPIRED = 2,
+
+  /**
+   * A job that it needs ended in a way that its condition rules out.
+   *
+   * @generated from enum value: CANCEL_CAUSE_NEED = 3;
+   */
+  NEED = 3,
+
+  /**
+   * Its group was cancelled, or more of the group's members failed than it tolerates.
+   *
+   * @generated from enum value: CANCEL_CAUSE_GROUP = 4;
+   */
+  GROUP = 4,
 }
 
 /**
  * Describes the enum jobstate.v1.CancelCause.
  */
 export declare const CancelCauseSchema: GenEnum<CancelCause>;
+
+/**
+ * OnExcess says what happens to a group's other members once more have failed than it tolerates.
+ *
+ * @generated from enum jobstate.v1.OnExcess
+ */
+export enum OnExcess {
+  /**
+   * The same as FINISH.
+   *
+   * @generated from enum value: ON_EXCESS_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * They are worked on all the same, and the group ends after the last of them.
+   *
+   * @generated from enum value: ON_EXCESS_FINISH = 1;
+   */
+  FINISH = 1,
+
+  /**
+   * They are cancelled, and the group ends after the last of them.
+   *
+   * @generated from enum value: ON_EXCESS_CANCEL = 2;
+   */
+  CANCEL = 2,
+}
+
+/**
+ * Describes the enum jobstate.v1.OnExcess.
+ */
+export declare const OnExcessSchema: GenEnum<OnExcess>;
+
+/**
+ * NeedCondition says how a needed job must have ended.
+ *
+ * @generated from enum jobstate.v1.NeedCondition
+ */
+export enum NeedCondition {
+  /**
+   * The same as COMPLETED.
+   *
+   * @generated from enum value: NEED_CONDITION_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * COMPLETED.
+   *
+   * @generated from enum value: NEED_CONDITION_COMPLETED = 1;
+   */
+  COMPLETED = 1,
+
+  /**
+   * In any final state.
+   *
+   * @generated from enum value: NEED_CONDITION_FINAL = 2;
+   */
+  FINAL = 2,
+
+  /**
+   * PERMANENTLY_FAILED or CANCELLED: for work that cleans up after it.
+   *
+   * @generated from enum value: NEED_CONDITION_NOT_COMPLETED = 3;
+   */
+  NOT_COMPLETED = 3,
+}
+
+/**
+ * Describes the enum jobstate.v1.NeedCondition.
+ */
+export declare const NeedConditionSchema: GenEnum<NeedCondition>;
 
 /**
  * AttemptOutcome says how an attempt ended.

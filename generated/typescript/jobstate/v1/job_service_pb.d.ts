@@ -5,7 +5,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Attempt, Job, JobState, JobType, Priority, Usage, WaitReason } from "./job_pb.js";
+import type { Attempt, GroupPolicy, Job, JobState, JobType, NeedCondition, Priority, Usage, WaitReason } from "./job_pb.js";
 import type { Event, EventType } from "./event_pb.js";
 
 /**
@@ -119,6 +119,29 @@ export declare type CreateRequest = Message<"jobstate.v1.CreateRequest"> & {
   startWithin?: Duration | undefined;
 
   /**
+   * Jobs that must have ended before this one may begin, at most 100, each once. They exist already, or stand earlier in
+   * the same batch, so that there is never a circle. To wait for more, need a group.
+   *
+   * @generated from field: repeated jobstate.v1.Need needs = 13;
+   */
+  needs: Need[];
+
+  /**
+   * The group that the job becomes a member of. Empty means none.
+   *
+   * @generated from field: string group_id = 14;
+   */
+  groupId: string;
+
+  /**
+   * Makes the job a group. It is PROCESSING at once, its one attempt run by the server, and takes no timeout,
+   * max_retries, priority, lane, delay, start_within or needs. Groups may be members of groups, at most 8 deep.
+   *
+   * @generated from field: jobstate.v1.GroupPolicy group = 15;
+   */
+  group?: GroupPolicy | undefined;
+
+  /**
    * What only one job of this type and caller may have at a time, at most 256 bytes. While one has it, Create returns
    * that one. Empty means none.
    *
@@ -132,6 +155,14 @@ export declare type CreateRequest = Message<"jobstate.v1.CreateRequest"> & {
    * @generated from field: jobstate.v1.UniqueUntil unique_until = 17;
    */
   uniqueUntil: UniqueUntil;
+
+  /**
+   * The attempt that creates this job, if one does. It must be running, so one that was superseded creates nothing. Only
+   * this lets a member add to its own group once that is closed.
+   *
+   * @generated from field: jobstate.v1.AttemptRef by = 20;
+   */
+  by?: AttemptRef | undefined;
 };
 
 /**
@@ -139,6 +170,60 @@ export declare type CreateRequest = Message<"jobstate.v1.CreateRequest"> & {
  * Use `create(CreateRequestSchema)` to create a new message.
  */
 export declare const CreateRequestSchema: GenMessage<CreateRequest>;
+
+/**
+ * AttemptRef names an attempt of a job.
+ *
+ * @generated from message jobstate.v1.AttemptRef
+ */
+export declare type AttemptRef = Message<"jobstate.v1.AttemptRef"> & {
+  /**
+   * Id of the job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * The attempt, 1 or more. Required.
+   *
+   * @generated from field: int32 attempt = 2;
+   */
+  attempt: number;
+};
+
+/**
+ * Describes the message jobstate.v1.AttemptRef.
+ * Use `create(AttemptRefSchema)` to create a new message.
+ */
+export declare const AttemptRefSchema: GenMessage<AttemptRef>;
+
+/**
+ * Need names a job that must have ended before another may begin.
+ *
+ * @generated from message jobstate.v1.Need
+ */
+export declare type Need = Message<"jobstate.v1.Need"> & {
+  /**
+   * Id of the needed job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+   *
+   * @generated from field: string job_id = 1;
+   */
+  jobId: string;
+
+  /**
+   * How it must have ended. When it ends otherwise, the job that needs it is CANCELLED, with the cause NEED.
+   *
+   * @generated from field: jobstate.v1.NeedCondition condition = 2;
+   */
+  condition: NeedCondition;
+};
+
+/**
+ * Describes the message jobstate.v1.Need.
+ * Use `create(NeedSchema)` to create a new message.
+ */
+export declare const NeedSchema: GenMessage<Need>;
 
 /**
  * CreateResponse returns the new job.
@@ -260,6 +345,13 @@ export declare type GetRequest = Message<"jobstate.v1.GetRequest"> & {
    * @generated from field: bool include_attempts = 2;
    */
   includeAttempts: boolean;
+
+  /**
+   * Return what the job needs too.
+   *
+   * @generated from field: bool include_needs = 3;
+   */
+  includeNeeds: boolean;
 };
 
 /**
@@ -290,6 +382,14 @@ export declare type GetResponse = Message<"jobstate.v1.GetResponse"> & {
   attempts: Attempt[];
 
   /**
+   * What the job needs, in the order given, if it was asked for. To read the needed jobs with their results, List them
+   * by needed_by.
+   *
+   * @generated from field: repeated jobstate.v1.NeedAnswer needs = 3;
+   */
+  needs: NeedAnswer[];
+
+  /**
    * How many ended attempts, all of them older, are not in `attempts`. 0 when they were not asked for.
    *
    * @generated from field: int32 attempts_omitted = 4;
@@ -302,6 +402,40 @@ export declare type GetResponse = Message<"jobstate.v1.GetResponse"> & {
  * Use `create(GetResponseSchema)` to create a new message.
  */
 export declare const GetResponseSchema: GenMessage<GetResponse>;
+
+/**
+ * NeedAnswer is a need and what has become of it.
+ *
+ * @generated from message jobstate.v1.NeedAnswer
+ */
+export declare type NeedAnswer = Message<"jobstate.v1.NeedAnswer"> & {
+  /**
+   * The need.
+   *
+   * @generated from field: jobstate.v1.Need need = 1;
+   */
+  need?: Need | undefined;
+
+  /**
+   * Whether it is met. False while the needed job is not final, and for good when it ended otherwise.
+   *
+   * @generated from field: bool met = 2;
+   */
+  met: boolean;
+
+  /**
+   * How the needed job ended. Unset while it is not final, and when the job that needs it ended before.
+   *
+   * @generated from field: jobstate.v1.JobState state = 3;
+   */
+  state: JobState;
+};
+
+/**
+ * Describes the message jobstate.v1.NeedAnswer.
+ * Use `create(NeedAnswerSchema)` to create a new message.
+ */
+export declare const NeedAnswerSchema: GenMessage<NeedAnswer>;
 
 /**
  * ListRequest says which jobs to list. A job must match every filter that is given, and within a filter any one of
@@ -368,6 +502,34 @@ export declare type ListRequest = Message<"jobstate.v1.ListRequest"> & {
    * @generated from field: jobstate.v1.ListOrder order = 8;
    */
   order: ListOrder;
+
+  /**
+   * Only members of this group. Empty means all.
+   *
+   * @generated from field: string group_id = 9;
+   */
+  groupId: string;
+
+  /**
+   * Only jobs that this job needs: a worker reads the results of the needed jobs so. Empty means all.
+   *
+   * @generated from field: string needed_by = 10;
+   */
+  neededBy: string;
+
+  /**
+   * Only jobs that need this job. Empty means all.
+   *
+   * @generated from field: string needs = 11;
+   */
+  needs: string;
+
+  /**
+   * Only jobs that wait for one of these, at most 100. UNSPECIFIED and unknown values are refused. Empty means all.
+   *
+   * @generated from field: repeated jobstate.v1.WaitReason wait_reasons = 12;
+   */
+  waitReasons: WaitReason[];
 };
 
 /**
@@ -1794,6 +1956,46 @@ export declare type ListJobTypesResponse = Message<"jobstate.v1.ListJobTypesResp
 export declare const ListJobTypesResponseSchema: GenMessage<ListJobTypesResponse>;
 
 /**
+ * CloseGroupRequest names the group to close.
+ *
+ * @generated from message jobstate.v1.CloseGroupRequest
+ */
+export declare type CloseGroupRequest = Message<"jobstate.v1.CloseGroupRequest"> & {
+  /**
+   * Id of the group, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+};
+
+/**
+ * Describes the message jobstate.v1.CloseGroupRequest.
+ * Use `create(CloseGroupRequestSchema)` to create a new message.
+ */
+export declare const CloseGroupRequestSchema: GenMessage<CloseGroupRequest>;
+
+/**
+ * CloseGroupResponse returns the group.
+ *
+ * @generated from message jobstate.v1.CloseGroupResponse
+ */
+export declare type CloseGroupResponse = Message<"jobstate.v1.CloseGroupResponse"> & {
+  /**
+   * The group, PROCESSING as long as a member is not final.
+   *
+   * @generated from field: jobstate.v1.Job job = 1;
+   */
+  job?: Job | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.CloseGroupResponse.
+ * Use `create(CloseGroupResponseSchema)` to create a new message.
+ */
+export declare const CloseGroupResponseSchema: GenMessage<CloseGroupResponse>;
+
+/**
  * UniqueUntil says until when a job has its unique_key.
  *
  * @generated from enum jobstate.v1.UniqueUntil
@@ -2025,10 +2227,13 @@ export declare const JobService: GenService<{
    * unless strict_job_types is on. With a request_id the call may be repeated; without one, a repeat makes a second
    * job, or is refused with JOB_EXISTS if it names an id.
    *
-   * With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true.
+   * With a `unique_key` that a job has already, that job is returned instead, unchanged, and `existing` is true. A job
+   * whose needs cannot be met any more is CANCELLED in the same commit, and `.cancelled` follows. A job with `group` is
+   * PROCESSING at once, and `.started` follows.
    *
    * Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED);
-   * NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+   * NOT_FOUND (JOB_NOT_FOUND, of a repeat, and with `field` for what `needs`, `group_id` or `by` names);
+   * FAILED_PRECONDITION (GROUP_CLOSED, NOT_A_GROUP, and ATTEMPT_SUPERSEDED for `by`).
    *
    * @generated from rpc jobstate.v1.JobService.Create
    */
@@ -2045,7 +2250,7 @@ export declare const JobService: GenService<{
    * JOB_NOT_FOUND when one of the jobs was deleted since; a mixture is refused with REQUEST_ID_REUSED.
    *
    * Errors, of which one refuses the whole batch: INVALID_ARGUMENT (INVALID_FIELD, naming requests[i].field;
-   * UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); NOT_FOUND (JOB_NOT_FOUND, of a repeat).
+   * UNKNOWN_JOB_TYPE); ALREADY_EXISTS (JOB_EXISTS, REQUEST_ID_REUSED); and the others of Create.
    *
    * @generated from rpc jobstate.v1.JobService.BatchCreate
    */
@@ -2088,7 +2293,7 @@ export declare const JobService: GenService<{
    *
    * From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
    * attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-   * the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed is refused. However many race for one
+   * the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
    * attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
    * wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
    * running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -2189,7 +2394,8 @@ export declare const JobService: GenService<{
    * unchanged. With `immediately` there is no wait, in either state: the server resumes the job in the same commit,
    * appending `.started`, and the job returned is PROCESSING with a new attempt that waits for the worker that claims
    * it. Without `immediately` the call may be repeated until the job is resumed; with it, give a request_id. With
-   * `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended.
+   * `immediately` a QUEUED job that is delayed is delayed no longer, and `.ready` is appended unless it waits for its
+   * needs.
    *
    * Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (RETRY_NOT_ALLOWED in
    * PERMANENTLY_FAILED, TRANSITION_NOT_ALLOWED in QUEUED, PROCESSING, COMPLETED and CANCELLED); ALREADY_EXISTS
@@ -2205,7 +2411,8 @@ export declare const JobService: GenService<{
   /**
    * Cancel ends a job that is not final.
    *
-   * From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. A worker
+   * From QUEUED, PROCESSING, FAILED and RETRYING to CANCELLED, which is final; `.cancelled` is appended. No member of a
+   * cancelled group is handed out any more, and the server cancels the members, with the cause GROUP. A worker
    * that still works on it learns of this from the event, or from its next report, which is refused. With a
    * request_id the call may be repeated; without one, a repeat is refused with TRANSITION_NOT_ALLOWED.
    *
@@ -2339,6 +2546,22 @@ export declare const JobService: GenService<{
     methodKind: "unary";
     input: typeof ListJobTypesRequestSchema;
     output: typeof ListJobTypesResponseSchema;
+  },
+  /**
+   * CloseGroup says that a group is complete: it ends once all its members have.
+   *
+   * In PROCESSING, which it stays in until the last member is final. Only its running members may add members from then
+   * on. The group ends COMPLETED or, with more failures than it tolerates, PERMANENTLY_FAILED; one without members ends
+   * at once. May be repeated: a closed group is returned as it is, in every state.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (NOT_A_GROUP).
+   *
+   * @generated from rpc jobstate.v1.JobService.CloseGroup
+   */
+  closeGroup: {
+    methodKind: "unary";
+    input: typeof CloseGroupRequestSchema;
+    output: typeof CloseGroupResponseSchema;
   },
 }>;
 
