@@ -41,6 +41,7 @@ WORDS = {
     "retry_delay_s": 1.5,
     "call_id": "01JD9Z6V7Q3K",
     "is_held": False,
+    "group_id": "import-2026-03-01",
 }
 """A value of its own for every parameter of every error, so that each can be told apart in message and facts."""
 

@@ -10,6 +10,8 @@
     ├── AttemptSuperseded       the named attempt is not the running one
     ├── AttemptRequired         the job has been retried, so the caller must name its attempt
     ├── ReleaseLimitReached     the job has been released as often as a job can be
+    ├── GroupClosed             the group takes no more members
+    ├── NotAGroup               the job is not a group
     ├── RequestIdReused         the request_id was used before for a different call or content
     ├── CursorExpired           the events after the cursor are beyond retention
     ├── CursorUnknown           the cursor does not belong to this log
@@ -242,6 +244,30 @@ class ReleaseLimitReached(JobStateError):
             attempt=attempt,
         )
         self.job_id = job_id
+
+
+class GroupClosed(JobStateError):
+    """The group takes no more members: it is closed, stopping or final, which ``why`` says."""
+
+    reason = "GROUP_CLOSED"
+    kind = ErrorKind.NOT_ALLOWED
+
+    def __init__(self, group_id: str, why: str, field: str = "group_id") -> None:
+        super().__init__(
+            f"{field}: group {group_id!r} takes no more members: {why}", group_id=group_id, field=field, why=why
+        )
+        self.job_id = group_id
+
+
+class NotAGroup(JobStateError):
+    """The job was not created as a group."""
+
+    reason = "NOT_A_GROUP"
+    kind = ErrorKind.NOT_ALLOWED
+
+    def __init__(self, group_id: str, field: str = "group_id") -> None:
+        super().__init__(f"{field}: job {group_id!r} is not a group", group_id=group_id, field=field)
+        self.job_id = group_id
 
 
 class RequestIdReused(JobStateError):

@@ -25,6 +25,7 @@ class WaitReason(IntEnum):
 
     TURN = 1
     TIME = 2
+    NEEDS = 3
 
 
 @plain_members
@@ -33,6 +34,8 @@ class CancelCause(IntEnum):
 
     CALLER = 1
     EXPIRED = 2
+    NEED = 3
+    GROUP = 4
 
 
 @plain_members

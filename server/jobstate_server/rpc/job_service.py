@@ -9,6 +9,7 @@ from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
 from jobstate_server.domain import limits
 from jobstate_server.domain.commands import Command
+from jobstate_server.domain.errors import NotAGroup
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.job_types import JobTypes
@@ -178,6 +179,11 @@ class JobService:
     async def _change(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size, call.connection)
         return embed(_JOB, encode_whole(outcome.jobs[0]))
+
+    async def CloseGroup(self, request: pb.CloseGroupRequest, call: Call) -> bytes:
+        job = await self._readers.get(reads.close_group(request), call.caller.reach)
+        # No job is a group: Create makes none.
+        raise NotAGroup(job.id, "id")
 
     def StreamUpdates(self, requests: AsyncIterator[bytes], call: StreamCall) -> AsyncIterator[bytes]:
         return self._update_streams.answers(requests, call)

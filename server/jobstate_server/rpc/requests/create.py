@@ -65,6 +65,7 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
         problems.span("timeout", request.timeout, 0, TIMEOUT_MAX, "0 (none) to 30 days")
         timeout = span_from(request.timeout)
     problems.request_id(request_id)
+    _refuse_groups(request, problems)
     return c.Create(
         job_id or new_id(),
         caller,
@@ -77,6 +78,16 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
         no_timeout=timeout == 0,
         **_about_hand_out(request, problems),
     )
+
+
+def _refuse_groups(request: pb.CreateRequest, problems: Problems) -> None:
+    """Refuse what this server cannot keep yet, rather than ignore it."""
+    if not (request.needs or request.group_id or request.HasField("group") or request.HasField("by")):
+        return
+    given = {field.name for field, _ in request.ListFields()}
+    for field in ("needs", "group_id", "group", "by"):
+        if field in given:
+            problems.add(field, "is not supported by this server")
 
 
 def _about_hand_out(request: pb.CreateRequest, problems: Problems) -> Mapping[str, Any]:

@@ -31,6 +31,16 @@ def get(request: pb.GetRequest) -> str:
     """The id that a Get names. Raises InvalidField."""
     problems = Problems()
     problems.job_id("id", request.id)
+    if request.include_needs:
+        problems.add("include_needs", "is not supported by this server")
+    problems.refuse()
+    return request.id
+
+
+def close_group(request: pb.CloseGroupRequest) -> str:
+    """The id that a CloseGroup names. Raises InvalidField."""
+    problems = Problems()
+    problems.job_id("id", request.id)
     problems.refuse()
     return request.id
 
@@ -58,6 +68,9 @@ def list_jobs(request: pb.ListRequest, reach: Reach, ahead: int) -> Page:
         problems.add("page_size", f"is {request.page_size}, must not be negative")
     if request.order not in pb.ListOrder.values():
         problems.add("order", f"{request.order} is not a valid value of this enum")
+    for field in ("group_id", "needed_by", "needs", "wait_reasons"):
+        if getattr(request, field):
+            problems.add(field, "is not supported by this server")
     after = None
     try:
         after = decode_page_token(request)
