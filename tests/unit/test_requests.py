@@ -112,7 +112,7 @@ def test_a_start_names_its_worker_and_its_request() -> None:
 GROUP_FIELDS = {
     "needs": pb.CreateRequest(job_type="clean", needs=[pb.Need(job_id="first")]),
     "group_id": pb.CreateRequest(job_type="clean", group_id="day"),
-    "group": pb.CreateRequest(job_type="clean", group={}),
+    "group": pb.CreateRequest(job_type="clean", group=job_pb2.GroupPolicy()),
     "by": pb.CreateRequest(job_type="clean", by=pb.AttemptRef(id="first", attempt=1)),
 }
 
