@@ -13,8 +13,10 @@ from transitions import MachineError
 from jobstate.v1 import event_pb2, job_pb2, job_service_pb2
 from jobstate_server.domain import lifecycle
 from jobstate_server.domain.events import EVENT_NAMES, EventType, RetryDecision
+from jobstate_server.domain.groups import OnExcess
 from jobstate_server.domain.job import FINAL_STATES, AttemptOutcome, Job, JobError, JobState
 from jobstate_server.domain.lifecycle import STEPS, Trigger, allowed_triggers, next_state
+from jobstate_server.domain.needs import NeedCondition
 from jobstate_server.domain.waiting import CancelCause, Priority, UniqueUntil, WaitReason
 
 NOW = 1_000_000
@@ -246,6 +248,8 @@ def test_event_names_are_those_of_the_original_and_six_more() -> None:
         (WaitReason, job_pb2.WaitReason, "WAIT_REASON_"),
         (CancelCause, job_pb2.CancelCause, "CANCEL_CAUSE_"),
         (UniqueUntil, job_service_pb2.UniqueUntil, "UNIQUE_UNTIL_"),
+        (NeedCondition, job_pb2.NeedCondition, "NEED_CONDITION_"),
+        (OnExcess, job_pb2.OnExcess, "ON_EXCESS_"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

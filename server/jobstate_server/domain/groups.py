@@ -1,0 +1,167 @@
+"""Groups: jobs that the server itself runs, and that end when their members have.
+
+The counts of a group are sums. Each change of a member adds a ``GroupMove``; whoever adds it sees the new counts, and
+so whether the group has something to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum, auto
+from typing import NamedTuple
+
+from jobstate_server.domain.durations import SECOND
+from jobstate_server.domain.job import Job, JobState, saturating_add
+from jobstate_server.domain.values import plain_members
+
+TOLERATES_ANY = -1
+"""In place of a number of tolerated failures: any number."""
+
+DEPTH_MAX = 8
+"""How deep groups may be nested: a hand-out looks at as many rows to see whether one of them is stopping."""
+
+PROGRESS_INTERVAL = 1 * SECOND
+"""How often a group reports its progress at most, so that its row is not written for each member."""
+
+PROGRESS_ENDED = 100
+"""The progress that an ended member counts with, however it ended: the work on it is over."""
+
+
+@plain_members
+class OnExcess(IntEnum):
+    """What happens to the other members once more have failed than the group tolerates. The numbers are stored and are
+    those of ``jobstate.v1.OnExcess``."""
+
+    FINISH = 1
+    CANCEL = 2
+
+
+class GroupPolicy(NamedTuple):
+    """How a group ends."""
+
+    tolerated_failures: int = 0
+    on_excess: OnExcess = OnExcess.FINISH
+
+    def is_exceeded(self, failures: int) -> bool:
+        """Whether more members have failed than is tolerated."""
+        return self.tolerated_failures != TOLERATES_ANY and failures > self.tolerated_failures
+
+
+class GroupMove(NamedTuple):
+    """What the change of a member adds to the counts of its group."""
+
+    total: int = 0
+    completed: int = 0
+    permanently_failed: int = 0
+    cancelled: int = 0
+    progress: int = 0
+    tokens: int = 0
+    cost_nano: int = 0
+
+    def plus(self, other: GroupMove) -> GroupMove:
+        """The sum of both."""
+        return GroupMove(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
+NO_MOVE = GroupMove()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The counts of a group and what was decided about it."""
+
+    policy: GroupPolicy
+    counts: GroupMove = NO_MOVE
+    closed: bool = False
+    stopping: bool = False
+    """Whether no member is handed out any more."""
+    is_final: bool = False
+
+    @property
+    def ended(self) -> int:
+        """How many members are final."""
+        return self.counts.completed + self.failures
+
+    @property
+    def failures(self) -> int:
+        """How many members ended otherwise than COMPLETED."""
+        return self.counts.permanently_failed + self.counts.cancelled
+
+    @property
+    def unfinished(self) -> int:
+        """How many members are not final."""
+        return self.counts.total - self.ended
+
+    @property
+    def progress(self) -> int:
+        """The mean progress of the members, 0 to 100, rounded down. 0 without members."""
+        return self.counts.progress // self.counts.total if self.counts.total else 0
+
+    def moved(self, move: GroupMove) -> Group:
+        """The group after changes of its members. With too many failures it may be stopping from then on."""
+        counts = self.counts.plus(move)
+        counts = counts._replace(
+            tokens=saturating_add(self.counts.tokens, move.tokens),
+            cost_nano=saturating_add(self.counts.cost_nano, move.cost_nano),
+        )
+        failures = counts.permanently_failed + counts.cancelled
+        stops = self.policy.on_excess is OnExcess.CANCEL and self.policy.is_exceeded(failures)
+        return Group(self.policy, counts, self.closed, self.stopping or stops, self.is_final)
+
+
+def move_of(before: Job | None, after: Job, *, is_group: bool = False) -> GroupMove:
+    """What a change of a member adds to its group.
+
+    Args:
+        is_group: whether the member is itself a group, whose tokens and cost its own members have added already.
+    """
+    was, now = _counted(before), _counted(after)
+    move = GroupMove(*(new - old for new, old in zip(now, was, strict=True)))
+    return move._replace(tokens=0, cost_nano=0) if is_group else move
+
+
+def _counted(job: Job | None) -> GroupMove:
+    """How a job counts as a member."""
+    if job is None:
+        return NO_MOVE
+    state = job.state
+    return GroupMove(
+        1,
+        int(state is JobState.COMPLETED),
+        int(state is JobState.PERMANENTLY_FAILED),
+        int(state is JobState.CANCELLED),
+        PROGRESS_ENDED if state.is_final else job.progress,
+        job.estimated_tokens,
+        job.estimated_cost_nano,
+    )
+
+
+def refusal_to_add(group: Group, *, by_member: bool) -> str:
+    """Why a group takes no more members: ``final``, ``stopping`` or ``closed``. Empty if it does.
+
+    Args:
+        by_member: whether a running member adds it. Until that has ended the group cannot end.
+    """
+    if group.is_final:
+        return "final"
+    if group.stopping:
+        return "stopping"
+    return "closed" if group.closed and not by_member else ""
+
+
+class GroupStep(Enum):
+    """What the server does next with a group."""
+
+    CANCEL_MEMBERS = auto()
+    COMPLETE = auto()
+    FAIL = auto()
+
+
+def next_step(group: Group) -> GroupStep | None:
+    """What is to be done now. None if the group waits for its members, or is over."""
+    if group.stopping and group.unfinished:
+        return GroupStep.CANCEL_MEMBERS
+    # A stopping group takes no more members, so nobody needs to close it.
+    if group.is_final or group.unfinished or not (group.closed or group.stopping):
+        return None
+    return GroupStep.FAIL if group.policy.is_exceeded(group.failures) else GroupStep.COMPLETE

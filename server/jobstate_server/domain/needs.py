@@ -1,0 +1,59 @@
+"""Needs: which jobs must have ended, and how, before another may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import NamedTuple
+
+from jobstate_server.domain.job import JobState
+from jobstate_server.domain.values import plain_members
+
+
+@plain_members
+class NeedCondition(IntEnum):
+    """How a needed job must have ended. The numbers are stored and are those of ``jobstate.v1.NeedCondition``."""
+
+    COMPLETED = 1
+    FINAL = 2
+    NOT_COMPLETED = 3
+
+
+class Need(NamedTuple):
+    """A job that another needs."""
+
+    job_id: str
+    condition: NeedCondition = NeedCondition.COMPLETED
+
+
+class Standing(NamedTuple):
+    """What a new job must wait for."""
+
+    open: tuple[int, ...]
+    """Which of the needs are not met yet, by their place."""
+    impossible: str = ""
+    """The first needed job that ended in a way that its condition rules out. Empty if there is none."""
+
+
+def is_met(condition: NeedCondition, state: JobState) -> bool | None:
+    """Whether a need is met now that the needed job is in this state. None while that is not final.
+
+    No step leads out of a final state, so the answer never changes again.
+    """
+    if not state.is_final:
+        return None
+    if condition is NeedCondition.FINAL:
+        return True
+    return (state is JobState.COMPLETED) is (condition is NeedCondition.COMPLETED)
+
+
+def standing(needs: Iterable[tuple[Need, JobState]]) -> Standing:
+    """What a job with these needs must wait for, given the states of the needed jobs."""
+    waits: list[int] = []
+    for place, (need, state) in enumerate(needs):
+        met = is_met(need.condition, state)
+        if met is None:
+            waits.append(place)
+        elif not met:
+            return Standing((), need.job_id)
+    return Standing(tuple(waits))
