@@ -13,6 +13,8 @@
     │   ├── AttemptSuperseded       job_id, attempt, current_attempt, state
     │   ├── AttemptRequired         job_id, attempt, current_attempt, state
     │   ├── ReleaseLimitReached     job_id, attempt
+    │   ├── GroupClosed             group_id, why, field
+    │   ├── NotAGroup               group_id, field
     │   ├── RequestIdReused         request_id
     │   ├── CursorExpired           oldest_cursor
     │   ├── CursorUnknown           oldest_cursor
@@ -57,6 +59,7 @@ __all__ = [
     "CursorUnknown",
     "DeadlineExceeded",
     "Draining",
+    "GroupClosed",
     "InternalError",
     "InvalidField",
     "JobCancelled",
@@ -64,6 +67,7 @@ __all__ = [
     "JobNotFound",
     "JobStateError",
     "MessageTooLarge",
+    "NotAGroup",
     "Overloaded",
     "Refused",
     "ReleaseLimitReached",
@@ -239,6 +243,23 @@ class ReleaseLimitReached(Refused):
     reason = "RELEASE_LIMIT_REACHED"
     job_id = _MetadataField(str)
     attempt = _MetadataField(_number)
+
+
+class GroupClosed(Refused):
+    """The group takes no more members: it is closed, stopping or final, as ``why`` says. Make a new group."""
+
+    reason = "GROUP_CLOSED"
+    group_id = _MetadataField(str)
+    why = _MetadataField(str)
+    field = _MetadataField(str)
+
+
+class NotAGroup(Refused):
+    """The job was not created as a group."""
+
+    reason = "NOT_A_GROUP"
+    group_id = _MetadataField(str)
+    field = _MetadataField(str)
 
 
 class RequestIdReused(Refused):

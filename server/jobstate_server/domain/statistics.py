@@ -225,6 +225,7 @@ def _waiting(sums: Mapping[Measure, Mapping[int, int]]) -> dict[WaitReason, int]
     return {
         WaitReason.TURN: ready,
         WaitReason.TIME: held[WaitReason.TIME] + stored[JobState.RETRYING],
+        WaitReason.NEEDS: held[WaitReason.NEEDS],
     }
 
 

@@ -19,6 +19,8 @@ _HINTS: dict[type[e.JobStateError], str] = {
     e.AttemptSuperseded: "That attempt is over: stop its work and discard its results.",
     e.AttemptRequired: "Name the attempt that your own acquire or start returned: --attempt N.",
     e.ReleaseLimitReached: "Complete or fail the attempt. Create a job that is to wait with --delay.",
+    e.GroupClosed: "Make a new group. Only a running member can add to its own closed group.",
+    e.NotAGroup: "A job is a group only if it was created as one. Check the id with `jobstate list`.",
     e.RequestIdReused: "Use a new --request-id for a new call, or repeat the first call exactly.",
     e.CursorExpired: "Watch again without the cursor: with --snapshot, or with --from-earliest and a gap.",
     e.CursorUnknown: "The cursor belongs to another store. Watch again with --snapshot.",
