@@ -29,6 +29,7 @@ from jobstate_server.domain.events import (
     Started,
     Used,
 )
+from jobstate_server.domain.groups import Group, GroupMove, GroupPolicy
 from jobstate_server.domain.job import (
     INT64_MAX,
     JOB_FIELDS,
@@ -63,6 +64,11 @@ INTERNAL = {
     "heard_time",
     "held",
     "unique_until",
+    "needs_count",
+    "open_needs",
+    "needed",
+    "group_key",
+    "group_depth",
 }
 """Fields of a job that the wire does not have."""
 
@@ -114,6 +120,15 @@ FULL = Job(
     unique_key="unique",
     unique_until=2,
     cancel_cause=2,
+    cancel_cause_id="job-0",
+    needs_count=3,
+    open_needs=2,
+    needed=True,
+    group_id="group-1",
+    group_key=4_600,
+    group_depth=2,
+    tolerated_failures=-1,
+    on_excess=2,
 )
 """A job in which every field differs from its default, so that one left out is seen."""
 
@@ -136,7 +151,11 @@ DETAILS: dict[EventType, tuple[str | None, list[Detail | None]]] = {
     ),
     EventType.CANCELLED: (
         "cancelled",
-        [Cancelled("changed my mind", CancelCause.CALLER), Cancelled("", CancelCause.CALLER)],
+        [
+            Cancelled("changed my mind", CancelCause.CALLER),
+            Cancelled("", CancelCause.CALLER),
+            Cancelled("", CancelCause.NEED, "job-0"),
+        ],
     ),
     EventType.STALE_DETECTED: ("stale_detected", [StaleDetected(3 * SECOND, 300 * SECOND)]),
     EventType.READY: (None, [None]),
@@ -194,6 +213,10 @@ FROM_WIRE: dict[str, Callable[[job_pb2.Job], Any]] = {
     "unique_key": lambda message: message.unique_key or None,
     "lane": lambda message: message.lane,
     "cancel_cause": lambda message: int(message.cancel_cause),
+    "cancel_cause_id": lambda message: message.cancel_cause_id or None,
+    "group_id": lambda message: message.group_id or None,
+    "tolerated_failures": lambda message: message.group.tolerated_failures,
+    "on_excess": lambda message: int(message.group.on_excess),
     "start_within": lambda message: optional_span(message, "start_within"),
     "lease": lambda message: optional_span(message, "lease"),
     "metadata": lambda message: document_from(message, "metadata"),
@@ -217,18 +240,17 @@ def on_the_wire(job: Job, **changes: Any) -> Job:
     return replace(job, **{name: getattr(EMPTY, name) for name in INTERNAL}, **changes)
 
 
-def parsed(type_: EventType, detail: Detail | None, sequence: int = 5, **flags: bool) -> event_pb2.Event:
+def parsed(type_: EventType, detail: Detail | None, sequence: int = 5, **flags: Any) -> event_pb2.Event:
     return as_sent(Event(type_, 1_700_000_000_000_009, "somebody", JobState.FAILED, FULL, detail, **flags), sequence)
 
 
 def test_every_field_of_a_job_is_on_the_wire_or_known_to_be_internal() -> None:
     assert set(FROM_WIRE) | INTERNAL == set(JOB_FIELDS)
     assert not set(FROM_WIRE) & INTERNAL
-    renamed = {"estimated_cost": "estimated_cost_nano", "priority": "level"}
-    derived = {"wait_reason"}
-    unbuilt = {"group_id", "group", "members", "cancel_cause_id"}
-    on_wire = {renamed.get(field.name, field.name) for field in job_pb2.Job.DESCRIPTOR.fields}
-    assert on_wire == set(FROM_WIRE) | derived | unbuilt
+    renamed = {"estimated_cost": {"estimated_cost_nano"}, "priority": {"level"}, "group": {*GroupPolicy._fields}}
+    derived = {"wait_reason", "members"}
+    on_wire = set().union(*(renamed.get(field.name, {field.name}) for field in job_pb2.Job.DESCRIPTOR.fields))
+    assert on_wire == set(FROM_WIRE) | derived
 
 
 def test_the_full_job_differs_from_a_new_one_in_every_field() -> None:
@@ -286,6 +308,21 @@ def test_what_an_empty_job_does_not_have_is_unset() -> None:
     assert [field.name for field, _ in message.ListFields()] == [
         *("id", "job_type", "state", "create_time", "update_time", "duration", "priority", "ready_time", "wait_reason")
     ]
+
+
+def test_a_whole_group_has_the_counts_of_its_members() -> None:
+    group = Group(GroupPolicy(), GroupMove(9, 1, 2, 3, 400, 5, 6_500_000_000), closed=True, stopping=True)
+    members = job_pb2.Job.FromString(encode_whole(FULL, group)).members
+
+    assert members == job_pb2.GroupMembers(
+        total=9, completed=1, permanently_failed=2, cancelled=3, tokens=5, cost=6.5, closed=True, stopping=True
+    )
+
+
+def test_a_job_that_waits_for_its_needs_says_so() -> None:
+    waiting = replace(EMPTY, held=True, open_needs=1)
+
+    assert job_pb2.Job.FromString(encode_whole(waiting)).wait_reason == job_pb2.WAIT_REASON_NEEDS
 
 
 @pytest.mark.parametrize("metadata", [True, False])

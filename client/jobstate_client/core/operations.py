@@ -267,6 +267,18 @@ def cancel(job: JobRef, reason: str = "", *, request_id: str = "", timeout: Span
     return Call("Cancel", request, decoding.job_in, timeout)
 
 
+def close_group(group: JobRef, *, timeout: Span | None = None) -> Call[v.Job]:
+    """Say that a group is complete: it ends once all its members have. Its running members may still add members.
+
+    A group that is closed already is returned as it is.
+
+    Raises:
+        NotAGroup: the job was not created as a group.
+        JobNotFound: there is no such job.
+    """
+    return Call("CloseGroup", pb.CloseGroupRequest(id=id_of(group)), decoding.job_in, timeout)
+
+
 def stats(job_types: Iterable[str] = (), *, timeout: Span | None = None) -> Call[Stats]:
     """Statistics of the jobs, by type and in total. The cost does not depend on the number of jobs."""
     return Call(

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from jobstate_server.domain.commands import Request
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
+from jobstate_server.domain.needs import OpenNeeds
 from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.domain.waiting import UniqueKey
 
@@ -37,6 +39,21 @@ class View(Protocol):
 
     def due(self, selection: Due) -> Sequence[str]:
         """The ids of the jobs that a selection found when the transaction began."""
+
+    def due_groups(self, selection: Due) -> Sequence[str]:
+        """The ids of the groups that a selection found when the transaction began."""
+
+    def open_needs(self, parent: Job) -> OpenNeeds:
+        """Needs for this job, which is due and final."""
+
+    def group(self, group: Job) -> Group:
+        """The counts of the group that a job is, after all changes of its members so far."""
+
+    def stopping_group(self, member: Job) -> str:
+        """The id of the nearest stopping group around a job. Empty if there is none."""
+
+    def unfinished_members(self, group: Job) -> Sequence[str]:
+        """The ids of some members of a due group, which is stopping, that are not final. Read and locked."""
 
     def finished(self, selection: Finished) -> Sequence[FinishedJob]:
         """The jobs that a selection found when the transaction began, without those deleted since."""

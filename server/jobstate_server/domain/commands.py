@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.filters import Position
+from jobstate_server.domain.groups import GroupPolicy
 from jobstate_server.domain.job import Document, Usage
 from jobstate_server.domain.limits import RESPONSE_BYTES_MAX
+from jobstate_server.domain.needs import Need
 from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.values import value
 from jobstate_server.domain.waiting import Priority, UniqueKey, UniqueUntil
@@ -64,6 +66,35 @@ class JobCommand(Command):
             reads.request_keys.add(self.request.key)
 
 
+class AttemptRef(NamedTuple):
+    """An attempt of a job."""
+
+    job_id: str
+    attempt: int
+
+
+@value
+class Relations:
+    """How a new job is related to others."""
+
+    needs: tuple[Need, ...] = ()
+    """Each needed job once."""
+    group_id: str = ""
+    """The group that it becomes a member of. Empty means none."""
+    group: GroupPolicy | None = None
+    """Makes the job a group. Then the command has no needs, no delay and no policy of its own."""
+    by: AttemptRef | None = None
+    """The attempt that creates the job."""
+
+    def add_reads(self, reads: Reads) -> None:
+        """Add the jobs that are named."""
+        reads.job_ids.update(need.job_id for need in self.needs)
+        if self.group_id:
+            reads.job_ids.add(self.group_id)
+        if self.by is not None:
+            reads.job_ids.add(self.by.job_id)
+
+
 @value
 class Create(JobCommand):
     """Create a job. None means the job type's value. ``no_timeout`` overrides the type's timeout with none."""
@@ -84,6 +115,12 @@ class Create(JobCommand):
     unique_until: int = UniqueUntil.FINAL
     lane: str | None = None
     """None means as the job type's lane_from says."""
+    relations: Relations | None = None
+    """None for a job that is related to no others."""
+
+    @property
+    def rows(self) -> int:
+        return 1 if self.relations is None else 1 + len(self.relations.needs)
 
     @property
     def unique(self) -> UniqueKey | None:
@@ -95,6 +132,8 @@ class Create(JobCommand):
         reads.job_types.add(self.job_type)
         if self.unique_key:
             reads.unique_keys.add((self.caller.principal, self.job_type, self.unique_key))
+        if self.relations is not None:
+            self.relations.add_reads(reads)
 
 
 @value
@@ -106,7 +145,8 @@ class BatchCreate(Command):
 
     @property
     def rows(self) -> int:
-        return len(self.creates)
+        related = [create.relations for create in self.creates if create.relations is not None]
+        return len(self.creates) + sum(len(relations.needs) for relations in related)
 
     def add_reads(self, reads: Reads) -> None:
         for create in self.creates:
@@ -244,6 +284,11 @@ class Cancel(JobCommand):
 
 
 @value
+class CloseGroup(JobCommand):
+    """Say that a group is complete: from now on only its running members may add members."""
+
+
+@value
 class ServerCommand(JobCommand):
     """A command of the server for one job. It names what the server saw, and does nothing if that has changed since."""
 
@@ -276,6 +321,19 @@ class Expire(ServerCommand):
 
 
 @value
+class ResolveNeeds(ServerCommand):
+    """Tell jobs that need a final job of its end."""
+
+    _: KW_ONLY
+    due_time: int
+
+
+@value
+class RunGroup(ServerCommand):
+    """Do what is to be done with a group: end it, cancel members of it, or report its progress."""
+
+
+@value
 class ReturnUndelivered(ServerCommand):
     """Release an attempt whose Acquire could not be answered."""
 
@@ -303,7 +361,7 @@ class RetryResting(ServerCommand):
 
 @value
 class ServeDue(Command):
-    """Serve due jobs, the earliest first: start retries, and fail attempts that have exceeded their timeout."""
+    """Serve due jobs and groups, the earliest first."""
 
     limit: int
     caller: Caller = ANONYMOUS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Job, JobError, JobState
 from jobstate_server.domain.values import plain_members, value
 from jobstate_server.domain.waiting import CancelCause
@@ -106,6 +107,8 @@ class Cancelled:
 
     reason: str
     cause: CancelCause
+    cause_id: str | None = None
+    """The needed job, or the group, that it was cancelled for."""
 
 
 @value
@@ -165,3 +168,5 @@ class Event:
     with_metadata: bool = False
     """Whether this change set metadata, so that the event carries it."""
     with_result: bool = False
+    members: Group | None = None
+    """The counts of the group that the job is."""

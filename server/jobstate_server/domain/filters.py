@@ -9,6 +9,7 @@ from enum import IntEnum
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import EVERYTHING, Reach
+from jobstate_server.domain.waiting import WaitReason
 
 
 class Order(IntEnum):
@@ -30,6 +31,13 @@ class JobFilter:
     """Inclusive."""
     create_time_to: int | None = None
     """Exclusive."""
+    group_id: str = ""
+    """Only members of this group. At most one of this and the next two is given."""
+    needed_by: str = ""
+    """Only jobs that this job needs, in the order of its needs' keys."""
+    needs: str = ""
+    """Only jobs that need this job, in the order of their keys."""
+    wait_reasons: tuple[WaitReason, ...] = ()
     reach: Reach = EVERYTHING
 
     def within_reach(self, known_types: Iterable[str]) -> JobFilter | None:

@@ -66,6 +66,25 @@ class GroupMove(NamedTuple):
 NO_MOVE = GroupMove()
 
 
+GroupRef = int | str
+"""Names a group in a transaction: the ``create_sequence`` of a stored one, the id of one that the transaction makes."""
+
+
+def group_of(job: Job) -> GroupRef | None:
+    """The group that a job is a member of. None if it is in none."""
+    return job.group_id if job.group_key is None else job.group_key
+
+
+def own_ref(group: Job) -> GroupRef:
+    """The name of the group that a job is."""
+    return group.create_sequence or group.id
+
+
+def policy_of(group: Job) -> GroupPolicy:
+    """How the group that a job is ends."""
+    return GroupPolicy(group.tolerated_failures, OnExcess(group.on_excess))
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """The counts of a group and what was decided about it."""
@@ -165,3 +184,23 @@ def next_step(group: Group) -> GroupStep | None:
     if group.is_final or group.unfinished or not (group.closed or group.stopping):
         return None
     return GroupStep.FAIL if group.policy.is_exceeded(group.failures) else GroupStep.COMPLETE
+
+
+def next_look(after: Group, now: int, due_time: int | None, progress_time: int, *, progressed: bool) -> int | None:
+    """When the server must look at a group after a change of it. None if nothing is to be done.
+
+    Stores compute it in the statement that adds the change.
+
+    Args:
+        after: the group with the change.
+        due_time: when it was to be looked at before the change. None if that is what the change does.
+        progress_time: when its progress was last reported.
+        progressed: whether ``Group.progress`` has changed.
+    """
+    if next_step(after) is not None:
+        return now
+    if after.is_final:
+        return None
+    if due_time is None and progressed:
+        return max(now, progress_time + PROGRESS_INTERVAL)
+    return due_time

@@ -122,7 +122,7 @@ class Job:
     attempt_deadline: int | None = None
     due_time: int | None = None
     """When the server must act: the end of a delay, of ``start_within``, of the wait for a retry, of the attempt or of
-    its lease. Postponed after an outage."""
+    its lease. Postponed after an outage. In a final job: since when its end must reach the jobs that need it."""
     heard_time: int = 0
     """When the claimed attempt last reported. The stale threshold counts from here."""
     duration: int = 0
@@ -132,10 +132,10 @@ class Job:
     lane: str = ""
     """Jobs of one type and lane share one turn and the limits per lane."""
     held: bool = False
-    """Whether something keeps a QUEUED job from being begun: its delay."""
+    """Whether something keeps a QUEUED job from being begun: its delay, or needs that are not met."""
     ready_time: int = 0
     """Since when the job can be handed out, or since when it could before its attempt was claimed. In the future while
-    it is delayed."""
+    it is delayed. While a need is not met, the earliest time at which it could be."""
     start_within: int | None = None
     """How long the job may wait for its first attempt, from ``ready_time``."""
     lease: int | None = None
@@ -145,6 +145,23 @@ class Job:
     """As in ``waiting.UniqueUntil``. 0 without a key."""
     cancel_cause: int = 0
     """As in ``waiting.CancelCause``. 0 in every state but CANCELLED, and in jobs cancelled before this was kept."""
+    cancel_cause_id: str | None = None
+    """The needed job, or the group, that it was cancelled for."""
+    needs_count: int = 0
+    """How many jobs it needs."""
+    open_needs: int = 0
+    """How many of its needs are not met yet. Above 0 only in a job that is QUEUED, or that ended so."""
+    needed: bool = False
+    """Whether some job has needed it. Its end must then reach those jobs."""
+    group_id: str | None = None
+    """The group that it is a member of."""
+    group_key: int | None = None
+    """That group's ``create_sequence``. None until the event has its sequence, if both are made in one transaction."""
+    group_depth: int = 0
+    """0 if the job is not a group. 1 for a group that is in none, and 1 more for each group around it."""
+    tolerated_failures: int = 0
+    on_excess: int = 0
+    """How a group ends: see ``groups.GroupPolicy``. 0 in a job that is not a group."""
 
     terms_encoding = b""
     """Not a field: fields in ``TERMS``, encoded, or empty. All later versions of the job have it too."""
@@ -177,6 +194,11 @@ class Job:
         no other code holds yet.
         """
         self.__dict__["version"] = version
+        return self
+
+    def joined(self, group_key: int) -> Self:
+        """Set ``group_key``, like the version in ``numbered``. Returns this job."""
+        self.__dict__["group_key"] = group_key
         return self
 
     def created(self, sequence: int) -> Self:
@@ -216,6 +238,12 @@ TERMS = frozenset(
         "lane",
         "start_within",
         "unique_key",
+        "needs_count",
+        "group_id",
+        "group_key",
+        "group_depth",
+        "tolerated_failures",
+        "on_excess",
     }
 )
 """The fields that are set when a job is created and never change."""
@@ -262,6 +290,11 @@ class FinishedJob(NamedTuple):
     principal: str
     state: JobState
     complete_time: int
+    needs_count: int = 0
+    group_depth: int = 0
+    is_kept: bool = False
+    """Whether it must not be deleted yet: an unfinished job needs it, it is a member of an unfinished group, or it is a
+    group with unfinished members."""
 
 
 def cost_to_nano(cost: float) -> int:

@@ -93,6 +93,24 @@ DELAY_MAX = 366 * DAY
 START_WITHIN_MIN = 1 * SECOND
 """Less would expire jobs before any worker could be told of them."""
 
+NEEDS_MAX = 100
+"""Jobs that a job may need. One that waits for more needs their group."""
+
+NEEDS_OF_BATCH_MAX = 10_000
+"""Needs of all jobs of a BatchCreate: each is a row of the transaction."""
+
+NEEDS_AT_ONCE = 256
+"""Needs that one transaction resolves: about 5 ms, so that callers never wait long behind them."""
+
+MEMBERS_AT_ONCE = 256
+"""Members of stopping groups that one transaction cancels, for the same reason."""
+
+TOLERATED_FAILURES_MAX = 1_000_000_000
+"""More than any group has members. -1 means any number."""
+
+EXPLAINED_NEEDS_MAX = 10
+"""Needed jobs that Explain names."""
+
 ACQUIRED_MAX = 1_000
 """Jobs of one Acquire: as many as other batches have items."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -24,6 +24,43 @@ class Need(NamedTuple):
 
     job_id: str
     condition: NeedCondition = NeedCondition.COMPLETED
+
+
+class NewNeed(NamedTuple):
+    """A need of a job that is created."""
+
+    child_id: str
+    position: int
+    """Its place among the needs of that job."""
+    need: Need
+    outcome: JobState | None
+    """How the needed job has ended. None if it has not."""
+
+
+class OpenNeed(NamedTuple):
+    """A stored need of which the needed job was not final yet."""
+
+    child_id: str
+    child_key: int
+    """The ``create_sequence`` of the job that has the need."""
+    position: int
+    condition: NeedCondition
+
+
+class OpenNeeds(NamedTuple):
+    """The first open needs of which one job is the needed one, with the jobs that have them read and locked."""
+
+    needs: Sequence[OpenNeed] = ()
+    is_all: bool = True
+    """Whether there are no others."""
+
+
+class ResolvedNeed(NamedTuple):
+    """A stored need whose needed job has ended."""
+
+    child_key: int
+    position: int
+    outcome: JobState
 
 
 class Standing(NamedTuple):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.events import Event
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
+from jobstate_server.domain.needs import NewNeed, ResolvedNeed
 
 
 class LaneHold(NamedTuple):
@@ -30,7 +31,7 @@ class TypePause(NamedTuple):
 
 @dataclass(slots=True)
 class Change:
-    """The change of one job. Tallies, events and rows are derived from it."""
+    """The change of one job. Tallies, events, rows and the counts of groups are derived from it."""
 
     before: Job | None
     """None when the job is created."""
@@ -59,6 +60,22 @@ class Deletion(NamedTuple):
     actor: str
 
 
+class GroupUse(NamedTuple):
+    """A group that takes no new members now would refuse what this transaction does."""
+
+    group: Job
+    may_be_closed: bool
+    """Whether that still holds when it is closed."""
+
+
+class ServedGroup(NamedTuple):
+    """The server has looked at a due group, and reported its progress."""
+
+    group: Job
+    look_again: int | None = None
+    """When to look again, if that is not to follow from its counts: others have its members in hand."""
+
+
 class Plan(NamedTuple):
     """All changes of a command that is not about one job. They are applied together or not at all."""
 
@@ -72,3 +89,11 @@ class Plan(NamedTuple):
     request: Request | None = None
     """The request id to store with all jobs that are answered."""
     pause: TypePause | None = None
+    needs: Sequence[NewNeed] = ()
+    """The needs of jobs that are created."""
+    resolved: Sequence[ResolvedNeed] = ()
+    joined: Sequence[GroupUse] = ()
+    """The groups that jobs are added to, as the decision relies on them."""
+    closed_group: Job | None = None
+    """A group that is closed from now on."""
+    served_group: ServedGroup | None = None

@@ -10,7 +10,11 @@ from jobstate_server.domain.waiting import UniqueKey
 
 
 class Due(NamedTuple):
-    """Selects jobs whose ``due_time`` has come, earliest first, without those that another replica has locked."""
+    """Selects jobs and groups whose ``due_time`` has come, earliest first, without those another replica has locked.
+
+    With a final job come open needs of it, and with a group that is stopping come unfinished members: at most
+    ``limits.NEEDS_AT_ONCE`` and ``limits.MEMBERS_AT_ONCE`` altogether.
+    """
 
     limit: int
 

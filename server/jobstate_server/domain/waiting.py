@@ -61,14 +61,16 @@ _HANDED_OUT_FROM = frozenset({JobState.QUEUED, JobState.PROCESSING})
 def wait_reason(job: Job) -> WaitReason | None:
     """What the job waits for before a worker can have it. None if it is claimed, final or rests in FAILED."""
     state = job.state
-    if state is JobState.RETRYING or job.held:
+    if job.held:
+        return WaitReason.NEEDS if job.open_needs else WaitReason.TIME
+    if state is JobState.RETRYING:
         return WaitReason.TIME
     return WaitReason.TURN if state in _HANDED_OUT_FROM and not job.claimed else None
 
 
 def is_running(job: Job) -> bool:
-    """Whether a worker has claimed the running attempt."""
-    return job.claimed and job.state is JobState.PROCESSING
+    """Whether a worker has claimed the running attempt. The server itself runs groups."""
+    return job.claimed and job.state is JobState.PROCESSING and not job.group_depth
 
 
 def is_unclaimed(job: Job) -> bool:

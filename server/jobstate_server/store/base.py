@@ -38,6 +38,8 @@ from jobstate_server.store.records import (
     ReadyFound,
     StatesFound,
     StoredEvent,
+    StoredGroup,
+    StoredNeed,
     TaskRun,
     TypeRecord,
 )
@@ -109,8 +111,14 @@ class Transaction(Protocol):
     is_committed: bool
     """Whether ``finish`` has already committed."""
 
+    group_due: int | None
+    """The earliest time at which one of the groups that were written is to be looked at. None if none is."""
+
     def load(self, reads: Reads) -> Loaded:
         """Read what the caller decides on, and lock it until the transaction ends."""
+
+    def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
+        """What is stored of these groups and of those around them, by key. They are not locked: see ``GroupGuard``."""
 
     def hand_out_states(
         self, wanted: Sequence[StateOf], *, takes_turns: bool = True, may_wait: bool = False, log_first: bool = False
@@ -158,7 +166,7 @@ class Transaction(Protocol):
         """
 
     def next_due(self) -> int | None:
-        """The earliest ``due_time`` of any job, None when there is none."""
+        """The earliest ``due_time`` of any job or group, None when there is none."""
 
     def postpone_timeouts(self, until: int) -> int:
         """Move every ``due_time`` that is a limit for workers, and before ``until``, to ``until``. Returns how many.
@@ -252,6 +260,12 @@ class Reader(Protocol):
 
         At most ``limit`` and, apart from the latest, ``bytes_max``. No more rows than that are read.
         """
+
+    def needs(self, job: Job) -> list[StoredNeed]:
+        """What a job needs, in the order given to Create: at most ``limits.NEEDS_MAX``."""
+
+    def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
+        """What is stored of these groups, by key."""
 
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
         """The next page of jobs after ``after``: at most ``limit``, fewer when their documents exceed ``bytes_max``.

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jobstate_server.domain.commands import Request
+from jobstate_server.domain.groups import Group, GroupMove, GroupPolicy
 from jobstate_server.domain.job import Attempt, FinishedJob, Job, JobState
+from jobstate_server.domain.needs import Need, NeedCondition, OpenNeeds, ResolvedNeed
 from jobstate_server.domain.plan import TypePause
 from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.domain.statistics import TallyKey
@@ -127,6 +129,95 @@ class LaneGuard(NamedTuple):
     next_even_max: int
 
 
+class NeedRow(NamedTuple):
+    """A need to insert. The job that has it is inserted in the same transaction."""
+
+    child_event: int
+    """The index of that job's creation event in ``Changes.events``."""
+    position: int
+    parent_id: str
+    """The needed job."""
+    parent_key: int | None
+    """Its key. None if it is inserted in the same transaction too."""
+    parent_event: int | None
+    """The index of its creation event then."""
+    condition: NeedCondition
+    outcome: JobState | None
+    """How the needed job had ended when this need was decided on. None if it had not."""
+    is_counted: bool
+    """Whether the job that has it is not final, so that the needed job is kept for it."""
+
+
+class NewGroup(NamedTuple):
+    """A group to insert, without members. Its job is inserted in the same transaction."""
+
+    event: int
+    """The index of its job's creation event in ``Changes.events``."""
+    group_id: str
+    parent_key: int | None
+    """The key of the group that it is a member of. None if it is in none, or in one that is inserted here too."""
+    parent_event: int | None
+    """The index of that group's creation event, if it is inserted here too."""
+    depth: int
+    policy: GroupPolicy
+
+
+class NewMember(NamedTuple):
+    """A job to insert whose group is inserted too: the store sets its ``group_key``, in place, to that event's
+    sequence."""
+
+    job: Job
+    group_event: int
+
+
+class GroupChange(NamedTuple):
+    """What is added to a group. ``Group.moved`` and ``groups.next_look`` say what follows from it.
+
+    Tokens and cost are also added to all groups around it. Neither the group nor those need exist any more.
+    """
+
+    group_key: int | None
+    """None if it is inserted in the same transaction."""
+    event: int | None
+    """The index of its creation event then."""
+    move: GroupMove
+    closes: bool = False
+    stops: bool = False
+    ends: bool = False
+    """Whether its job is final from now on."""
+    is_served: bool = False
+    """Whether the server has looked at it: its ``due_time`` is None before, and its progress was reported now."""
+    look_again: int | None = None
+    """Its ``due_time``, whatever follows from its counts. None leaves it to them."""
+
+
+class GroupGuard(NamedTuple):
+    """A group that must neither be stopping nor have ended when the transaction is written, as stored before it.
+
+    Where several servers share a store, it is checked under the lock of the log; TransactionConflict if it fails.
+    """
+
+    group_key: int
+    may_be_closed: bool
+
+
+class StoredGroup(NamedTuple):
+    """A group as it is stored."""
+
+    group_id: str
+    parent_key: int | None
+    """The key of the group that it is a member of."""
+    group: Group
+
+
+class StoredNeed(NamedTuple):
+    """A need of a job, as readers see it."""
+
+    need: Need
+    outcome: JobState | None
+    """How the needed job ended. None while it is not final, and if the job that needs it ended before."""
+
+
 @dataclass(slots=True)
 class Changes:
     """Everything that one transaction writes. Deletions come first, then updates, then insertions, then the rest."""
@@ -149,6 +240,17 @@ class Changes:
     type_guards: list[TypeGuard] = field(default_factory=list)
     """Types of which jobs are handed out. Where several servers share a store, they are checked when it is written."""
     lane_guards: list[LaneGuard] = field(default_factory=list)
+    new_needs: list[NeedRow] = field(default_factory=list)
+    resolved_needs: list[ResolvedNeed] = field(default_factory=list)
+    """The outcomes of stored needs."""
+    ended_children: list[int] = field(default_factory=list)
+    """The keys of stored jobs that have needs and ended: what they need is no longer kept for them."""
+    new_groups: list[NewGroup] = field(default_factory=list)
+    """In this order, a group comes before those in it. Jobs and groups are inserted before groups are changed."""
+    new_members: list[NewMember] = field(default_factory=list)
+    groups: list[GroupChange] = field(default_factory=list)
+    """At most one of each group."""
+    group_guards: list[GroupGuard] = field(default_factory=list)
     now: int = 0
     """The time of the transaction."""
     ready_types: list[str] = field(default_factory=list)
@@ -169,6 +271,12 @@ class Loaded:
     """The requested ended attempts, by job and number."""
     unique: dict[UniqueKey, str] = field(default_factory=dict)
     """The ids of the jobs that have the requested unique keys."""
+    due_groups: dict[Due, list[str]] = field(default_factory=dict)
+    """The ids of the groups that each selection found, in its order. Their jobs are among ``jobs``."""
+    open_needs: dict[str, OpenNeeds] = field(default_factory=dict)
+    """For the due jobs that are final, by id. The jobs that have the needs are among ``jobs``, and locked."""
+    unfinished_members: dict[str, list[str]] = field(default_factory=dict)
+    """The ids of members of the due groups that are stopping, by the group's id. They are among ``jobs``, locked."""
 
 
 class ReadyFound(NamedTuple):
@@ -255,6 +363,9 @@ class JobSummary(NamedTuple):
     create_sequence: int
     heard_time: int
     complete_time: int | None
+    group_depth: int = 0
+    is_kept: bool = False
+    """As in ``FinishedJob``. False for jobs that are not final."""
 
 
 class TaskRun(NamedTuple):

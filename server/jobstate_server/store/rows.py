@@ -31,7 +31,24 @@ DOCUMENTS = ("metadata", "result", "error_details")
 
 _ERROR_COLUMNS = ("error_code", "error_message", "error_retryable", "error_attempt", "error_time")
 
-_PLAIN_JOB_FIELDS = tuple(name for name in JOB_FIELDS if name not in {"last_error", *DOCUMENTS})
+_WITHOUT_COLUMN = frozenset(
+    {
+        "cancel_cause_id",
+        "needs_count",
+        "open_needs",
+        "needed",
+        "group_id",
+        "group_key",
+        "group_depth",
+        "tolerated_failures",
+        "on_excess",
+    }
+)
+"""Fields that are not stored before migration 0012."""
+
+_PLAIN_JOB_FIELDS = tuple(
+    name for name in JOB_FIELDS if name not in {"last_error", *DOCUMENTS} and name not in _WITHOUT_COLUMN
+)
 _PLAIN_COUNT = len(_PLAIN_JOB_FIELDS)
 _STATE_INDEX = _PLAIN_JOB_FIELDS.index("state")
 _CLAIMED_INDEX = _PLAIN_JOB_FIELDS.index("claimed")
@@ -130,9 +147,9 @@ _report_values = itemgetter(*REPORT_COLUMNS, "create_sequence")
 _progress_values = itemgetter(*PROGRESS_COLUMNS, "create_sequence")
 _seldom = itemgetter(*_SELDOM_COLUMNS)
 
-SUMMARY_COLUMNS = JobSummary._fields
+SUMMARY_COLUMNS = tuple(name for name in JobSummary._fields if name not in {"group_depth", "is_kept"})
 
-FINISHED_COLUMNS = FinishedJob._fields
+FINISHED_COLUMNS = tuple(name for name in FinishedJob._fields if name not in {"needs_count", "group_depth", "is_kept"})
 
 EVENT_COLUMNS = tuple(EventRow._meta.sorted_field_names)
 ATTEMPT_COLUMNS = tuple(name for name in AttemptRow._meta.sorted_field_names if name != "create_sequence")
@@ -235,7 +252,7 @@ def job_from(row: tuple[Any, ...]) -> Job:
 
 def summary_from(row: tuple[Any, ...]) -> JobSummary:
     """The summary in a row of ``SUMMARY_COLUMNS``. SQLite returns integers for booleans."""
-    found = JobSummary._make(row)
+    found = JobSummary(*row)
     retryable = found.error_retryable
     return found._replace(claimed=bool(found.claimed), error_retryable=None if retryable is None else bool(retryable))
 

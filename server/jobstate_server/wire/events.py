@@ -31,7 +31,7 @@ from jobstate_server.domain.job import NANO
 from jobstate_server.domain.plan import Deletion
 from jobstate_server.domain.values import value
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
-from jobstate_server.wire.jobs import encode_error, encode_in_event, encode_remains, known_from_event
+from jobstate_server.wire.jobs import encode_error, encode_in_event, encode_members, encode_remains, known_from_event
 from jobstate_server.wire.times import encoded_span, encoded_time
 
 _SEQUENCE = varint_tag(event_pb2.Event.SEQUENCE_FIELD_NUMBER)
@@ -76,6 +76,8 @@ def encode_event(event: Event) -> EncodedEvent:
     if event.with_metadata and not event.job.metadata:
         # This change emptied it. It must be present and empty, to be distinct from unchanged.
         job += _NO_METADATA
+    if event.members is not None:
+        job += encode_members(event.members)
     head = _head(event.actor, event.previous_state or 0)
     parts = [head, _JOB, varint(len(job)), job]
     detail = event.detail
@@ -109,6 +111,7 @@ _RETRYING_NEXT_RETRY_TIME = length_tag(event_pb2.RetryingDetail.NEXT_RETRY_TIME_
 _GIVEN_UP_DECISION = varint_tag(event_pb2.PermanentlyFailedDetail.DECISION_FIELD_NUMBER)
 _CANCELLED_REASON = length_tag(event_pb2.CancelledDetail.REASON_FIELD_NUMBER)
 _CANCELLED_CAUSE = varint_tag(event_pb2.CancelledDetail.CAUSE_FIELD_NUMBER)
+_CANCELLED_CAUSE_ID = length_tag(event_pb2.CancelledDetail.CAUSE_ID_FIELD_NUMBER)
 _STALE_HEARD_TIME = length_tag(event_pb2.StaleDetectedDetail.HEARD_TIME_FIELD_NUMBER)
 _STALE_THRESHOLD = length_tag(event_pb2.StaleDetectedDetail.STALE_THRESHOLD_FIELD_NUMBER)
 _RELEASED_ATTEMPT = varint_tag(event_pb2.ReleasedDetail.ATTEMPT_FIELD_NUMBER)
@@ -148,7 +151,8 @@ def _permanently_failed(detail: PermanentlyFailed) -> bytes:
 
 
 def _cancelled(detail: Cancelled) -> bytes:
-    return text(_CANCELLED_REASON, detail.reason) + _CANCELLED_CAUSE + varint(detail.cause)
+    cancelled = text(_CANCELLED_REASON, detail.reason) + _CANCELLED_CAUSE + varint(detail.cause)
+    return cancelled if detail.cause_id is None else cancelled + text(_CANCELLED_CAUSE_ID, detail.cause_id)
 
 
 def _stale_detected(detail: StaleDetected) -> bytes:

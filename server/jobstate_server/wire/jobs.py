@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from jobstate.v1 import job_pb2
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import NANO, Attempt, FinishedJob, Job, JobError, JobState
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.domain.waiting import CancelCause, wait_reason
@@ -48,6 +49,10 @@ _METADATA = length_tag(job_pb2.Job.METADATA_FIELD_NUMBER)
 _RESULT = length_tag(job_pb2.Job.RESULT_FIELD_NUMBER)
 _IS_CLAIMED = varint_tag(job_pb2.Job.CLAIMED_FIELD_NUMBER) + TRUE
 _CLAIM_TIME = length_tag(job_pb2.Job.CLAIM_TIME_FIELD_NUMBER)
+_GROUP_ID = length_tag(job_pb2.Job.GROUP_ID_FIELD_NUMBER)
+_GROUP = length_tag(job_pb2.Job.GROUP_FIELD_NUMBER)
+_MEMBERS = length_tag(job_pb2.Job.MEMBERS_FIELD_NUMBER)
+_CANCEL_CAUSE_ID = length_tag(job_pb2.Job.CANCEL_CAUSE_ID_FIELD_NUMBER)
 
 _LOOKED_UP = 257
 """Tags and lengths of ids and sources up to this length are looked up instead of encoded. None is longer now."""
@@ -168,7 +173,8 @@ def _encode_new(job: Job, time: int) -> bytes:
 
 def _encode_life(job: Job) -> bytes:
     """Where the job is in its life."""
-    parts = [job.terms_encoding or _encode_terms(job), _STANDINGS[job.state, job.claimed, job.held]]
+    standing = _encode_standing(job) if job.open_needs else _STANDINGS[job.state, job.claimed, job.held]
+    parts = [job.terms_encoding or _encode_terms(job), standing]
     if job.attempt:
         parts.append(_ATTEMPT + varint(job.attempt))
     if job.worker:
@@ -193,7 +199,9 @@ def _encode_life(job: Job) -> bytes:
         parts.append(_ATTEMPT_DEADLINE + encoded_time(job.attempt_deadline))
     if job.lease is not None:
         parts.append(_LEASE + encoded_span(job.lease))
-    parts += (_CANCEL_CAUSES[job.cancel_cause], _DURATION, encoded_span(job.duration))
+    cause = _CANCEL_CAUSES[job.cancel_cause]
+    cause = cause if job.cancel_cause_id is None else cause + text(_CANCEL_CAUSE_ID, job.cancel_cause_id)
+    parts += (cause, _DURATION, encoded_span(job.duration))
     return b"".join(parts)
 
 
@@ -213,7 +221,7 @@ _STANDINGS = {
     for claimed in (False, True)
     for held in (False, True)
 }
-"""All that there can be, by the fields that they follow from."""
+"""All that there can be without open needs, by the fields that they follow from."""
 
 
 def _encode_terms(job: Job) -> bytes:
@@ -225,6 +233,10 @@ def _encode_terms(job: Job) -> bytes:
         encoded += text(_UNIQUE_KEY, job.unique_key)
     if job.lane:
         encoded += text(_LANE, job.lane)
+    if job.group_id is not None:
+        encoded += text(_GROUP_ID, job.group_id)
+    if job.on_excess or job.tolerated_failures:
+        encoded += _encode_group(job.tolerated_failures, job.on_excess)
     job.cache("terms_encoding", encoded)
     return encoded
 
@@ -238,6 +250,29 @@ def _encode_policy(max_retries: int, timeout: int | None, level: int) -> bytes:
     return encoded + _PRIORITY + varint(level)
 
 
+@lru_cache(_POLICIES_CACHED)
+def _encode_group(tolerated_failures: int, on_excess: int) -> bytes:
+    """How a group ends."""
+    policy = job_pb2.GroupPolicy(tolerated_failures=tolerated_failures, on_excess=job_pb2.OnExcess.ValueType(on_excess))
+    return embed(_GROUP, policy.SerializeToString())
+
+
+def encode_members(group: Group) -> bytes:
+    """The counts of a group, which follow its encoded job."""
+    counts = group.counts
+    members = job_pb2.GroupMembers(
+        total=counts.total,
+        completed=counts.completed,
+        permanently_failed=counts.permanently_failed,
+        cancelled=counts.cancelled,
+        tokens=counts.tokens,
+        cost=counts.cost_nano / NANO,
+        closed=group.closed,
+        stopping=group.stopping,
+    )
+    return embed(_MEMBERS, members.SerializeToString())
+
+
 def encode_remains(job: FinishedJob) -> bytes:
     """The fields of a deleted job that its ``.deleted`` event has, besides those that ``known_from_event`` has."""
     return _STATE + varint(job.state)
@@ -248,9 +283,10 @@ def with_version(encoded: bytes, version: int) -> bytes:
     return b"%b%b%b" % (encoded, _VERSION, varint(version))
 
 
-def encode_whole(job: Job) -> bytes:
-    """The job with all its fields."""
-    return with_version(encode_job(job), job.version)
+def encode_whole(job: Job, group: Group | None = None) -> bytes:
+    """The job with all its fields. ``group`` has the counts of one that is a group."""
+    encoded = encode_job(job) if group is None else encode_job(job) + encode_members(group)
+    return with_version(encoded, job.version)
 
 
 def attempt_message(attempt: Attempt) -> job_pb2.Attempt:
