@@ -46,7 +46,16 @@ class Store:
         self.busy += spent
         self._clock.advance(spent)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        future.set_result(DeletedOutcome((), deleted=slice_, spent=spent, others=self._others))
+        future.set_result(
+            DeletedOutcome(
+                (),
+                deleted=slice_,
+                found=len(slice_),
+                last=slice_[-1] if slice_ else None,
+                spent=spent,
+                others=self._others,
+            )
+        )
         return future
 
     def run(self, work: Callable[[Any], Any]) -> asyncio.Future[Any]:

@@ -40,12 +40,12 @@ WORDS = {
     "message": "some message",
     "retry_delay_s": 1.5,
     "call_id": "01JD9Z6V7Q3K",
-    "is_held": False,
+    "because": "",
     "group_id": "import-2026-03-01",
 }
 """A value of its own for every parameter of every error, so that each can be told apart in message and facts."""
 
-NOT_FACTS = {"problem", "message", "retry_delay_s", "why", "others", "is_held"}
+NOT_FACTS = {"problem", "message", "retry_delay_s", "why", "others", "because"}
 """Parameters that are prose of the message, or details of their own; ``why`` is a fact of RetryNotAllowed only."""
 
 
@@ -137,7 +137,7 @@ def test_an_allowed_trigger_is_a_word_of_the_message_too() -> None:
 
 def test_a_start_of_a_job_that_is_delayed_is_told_as_held_back() -> None:
     made = errors.TransitionNotAllowed(
-        "job", "QUEUED", "start", ("expedite", "cancel"), " and is delayed", is_held=True
+        "job", "QUEUED", "start", ("expedite", "cancel"), " and is delayed", because="held back"
     )
 
     assert made.facts["why"] == "held back"

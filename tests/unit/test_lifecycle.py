@@ -24,7 +24,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "lifecycle.md"
 
 TABLE = {
     ("QUEUED", "start"): ("PROCESSING", "is_not_held"),
-    ("QUEUED", "expedite"): ("QUEUED", "is_held"),
+    ("QUEUED", "expedite"): ("QUEUED", "is_delayed"),
     ("QUEUED", "ready"): ("QUEUED", "delay_is_over"),
     ("QUEUED", "cancel"): ("CANCELLED", None),
     ("PROCESSING", "claim"): ("PROCESSING", "is_unclaimed"),
@@ -46,7 +46,7 @@ PAIRS = tuple(itertools.product(JobState, Trigger))
 
 
 def job_in(
-    state: JobState, claimed: bool, error: str, retries_left: bool, wait: str, delay: str = "none"
+    state: JobState, claimed: bool, error: str, retries_left: bool, wait: str, delay: str = "none", needs: bool = False
 ) -> tuple[Job, dict[str, bool]]:
     """A job in ``state`` with the properties that guards look at, and what each guard must say of it."""
     errors = {
@@ -64,7 +64,8 @@ def job_in(
         retry_count=2,
         max_retries=3 if retries_left else 2,
         next_retry_time=waits[wait],
-        held=delay != "none",
+        held=delay != "none" or needs,
+        open_needs=int(needs),
         ready_time=waits[delay] or 0,
     )
     can_retry = error == "retryable" and retries_left
@@ -73,9 +74,9 @@ def job_in(
         "can_retry": can_retry,
         "cannot_retry": not can_retry,
         "wait_is_over": wait in ("over", "over right now"),
-        "is_held": delay != "none",
-        "is_not_held": delay == "none",
-        "delay_is_over": delay in ("over", "over right now"),
+        "is_delayed": delay == "not over" or (delay != "none" and not needs),
+        "is_not_held": delay == "none" and not needs,
+        "delay_is_over": delay in ("over", "over right now") and not needs,
     }
     return job, guards
 
@@ -87,6 +88,7 @@ GUARD_FACTS = tuple(
         (True, False),
         ("none", "over", "over right now", "not over"),
         ("none", "over", "over right now", "not over"),
+        (False, True),
     )
 )
 
@@ -281,8 +283,8 @@ def test_the_docs_have_exactly_the_table() -> None:
         "can_retry": "can_retry",
         "cannot_retry": "not can_retry",
         "wait_is_over": "wait is over",
-        "is_held": "job is delayed",
-        "is_not_held": "job is not delayed",
+        "is_delayed": "job is delayed",
+        "is_not_held": "job is not held back",
         "delay_is_over": "delay is over",
     }
     expected = [("create", "–", "QUEUED", "")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ from jobstate_server.domain import commands as c
 from jobstate_server.domain.caller import ANONYMOUS, SERVER, Caller
 from jobstate_server.domain.errors import InvalidField, JobExists, JobNotFound
 from jobstate_server.domain.filters import EventFilter, JobFilter
+from jobstate_server.domain.groups import Group, GroupPolicy
 from jobstate_server.domain.job import Job, JobError, JobState, Usage
 from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.reads import Due
 from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.outcomes import DueOutcome, Outcome, Verdict
-from jobstate_server.store.records import Loaded, StoredRequest
+from jobstate_server.store.records import Loaded, StoredGroup, StoredRequest
 
 from .support import NOW, a_decider, a_job
 
@@ -33,6 +35,7 @@ FAMILIES: dict[type[c.JobCommand], dict[str, Any]] = {
     c.Release: {"attempt": 2},
     c.Retry: {},
     c.Cancel: {},
+    c.CloseGroup: {},
     c.ReportUsage: {"attempt": 2, "usage": Usage(tokens=1)},
 }
 """Every command of a caller for a job that is there, and what it needs to be acceptable."""
@@ -43,10 +46,14 @@ PLAIN = {"metadata": b"", "last_error": JobError("BROKEN", "", True, b"", 1, NOW
 STATES = {c.Start: JobState.QUEUED, c.Retry: JobState.FAILED}
 
 
+def an_empty_group(keys: Collection[int]) -> dict[int, StoredGroup]:
+    return {key: StoredGroup("job", None, Group(GroupPolicy())) for key in keys}
+
+
 def verdict_on(command: c.Command, *jobs: Job, requests: tuple[StoredRequest, ...] = ()) -> Verdict:
     """What a batch makes of a command, where these jobs and request ids are stored."""
     loaded = Loaded({job.id: job for job in jobs}, {stored.request.key: stored for stored in requests})
-    batch = Batch(a_decider(), NOW, loaded, requests_room=10)
+    batch = Batch(a_decider(), NOW, loaded, requests_room=10, read_groups=an_empty_group)
     batch.decide(command)
     (verdict,) = batch.verdicts(1)
     return verdict
@@ -54,7 +61,8 @@ def verdict_on(command: c.Command, *jobs: Job, requests: tuple[StoredRequest, ..
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_command_finds_a_job_within_reach_and_none_beyond(family: type[c.JobCommand]) -> None:
-    job = a_job(STATES.get(family, JobState.PROCESSING), **PLAIN)
+    group = {"group_depth": 1, "on_excess": 1, "create_sequence": 30} if family is c.CloseGroup else {}
+    job = a_job(STATES.get(family, JobState.PROCESSING), **PLAIN, **group)
 
     def asked_by(caller: Caller) -> Verdict:
         return verdict_on(family(job_id="job", caller=caller, **FAMILIES[family]), job)

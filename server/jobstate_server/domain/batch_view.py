@@ -49,8 +49,17 @@ class View(Protocol):
     def group(self, group: Job) -> Group:
         """The counts of the group that a job is, after all changes of its members so far."""
 
+    def stored_group(self, group: Job) -> Group:
+        """The same, as they were when the transaction began. When all members of a closed group had ended by then,
+        nobody can have added any since."""
+
+    def refusal_to_add(self, group: Job, *, by_member: bool) -> str:
+        """Why a group takes no more members: see ``groups.refusal_to_add``. If it does, it still does when the batch is
+        written, or all is decided anew."""
+
     def stopping_group(self, member: Job) -> str:
-        """The id of the nearest stopping group around a job. Empty if there is none."""
+        """The id of the nearest stopping group around a job. Empty if there is none; then that is still so when the
+        batch is written, or all is decided anew."""
 
     def unfinished_members(self, group: Job) -> Sequence[str]:
         """The ids of some members of a due group, which is stopping, that are not final. Read and locked."""

@@ -121,8 +121,13 @@ class JobNotFound(JobStateError):
     reason = "JOB_NOT_FOUND"
     kind = ErrorKind.NOT_FOUND
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"no job has the id {job_id!r}", job_id=job_id)
+    def __init__(self, job_id: str, field: str = "") -> None:
+        """``field``: the field that names the job, if it is not the one that the call is about."""
+        message = f"no job has the id {job_id!r}"
+        if field:
+            super().__init__(f"{field}: {message}", job_id=job_id, field=field)
+        else:
+            super().__init__(message, job_id=job_id)
         self.job_id = job_id
 
     @classmethod
@@ -153,12 +158,12 @@ class TransitionNotAllowed(JobStateError):
     kind = ErrorKind.NOT_ALLOWED
 
     def __init__(
-        self, job_id: str, state: str, trigger: str, allowed: tuple[str, ...], why: str = "", *, is_held: bool = False
+        self, job_id: str, state: str, trigger: str, allowed: tuple[str, ...], why: str = "", *, because: str = ""
     ) -> None:
         """
         Args:
             why: a part of the message, besides the state.
-            is_held: whether it is because the job is held back.
+            because: the fact ``why``, for programs. Empty if the state says enough.
         """
         # The message has the names of calls, which people know; the facts have the names of the triggers.
         calls = dict.fromkeys(CALLS.get(name, name) for name in allowed)
@@ -169,7 +174,7 @@ class TransitionNotAllowed(JobStateError):
             state=state,
             trigger=trigger,
             allowed=",".join(allowed),
-            **({"why": "held back"} if is_held else {}),
+            **({"why": because} if because else {}),
         )
         self.job_id = job_id
 
@@ -205,14 +210,18 @@ class AttemptSuperseded(_AttemptRefused):
     reason = "ATTEMPT_SUPERSEDED"
     kind = ErrorKind.NOT_ALLOWED
 
-    def __init__(self, job_id: str, attempt: int, current_attempt: int, state: str) -> None:
+    def __init__(self, job_id: str, attempt: int, current_attempt: int, state: str, field: str = "") -> None:
+        """``field``: the field that names the attempt, if it is not the one that the call is about."""
         super().__init__(
-            f"attempt {attempt} of job {job_id!r} is not running (current attempt {current_attempt}, state {state})",
+            f"{field}: " * bool(field)
+            + f"attempt {attempt} of job {job_id!r} is not running (current attempt {current_attempt}, state {state})",
             job_id,
             attempt,
             current_attempt,
             state,
         )
+        if field:
+            self.facts["field"] = field
 
 
 class AttemptRequired(_AttemptRefused):

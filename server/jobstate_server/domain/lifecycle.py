@@ -43,6 +43,8 @@ class Trigger(StrEnum):
 SERVER_TRIGGERS = frozenset({Trigger.GIVE_UP, Trigger.READY, Trigger.RESUME})
 """Only the server uses these. Errors never name them as allowed."""
 
+_OF_CALLERS = tuple(trigger for trigger in Trigger if trigger not in SERVER_TRIGGERS)
+
 CALLS: dict[str, str] = {
     Trigger.START: "Start",
     Trigger.CLAIM: "Start",
@@ -61,19 +63,19 @@ Guard = Callable[[Job, int], bool]
 """Whether a job may take a step now. The second argument is the time."""
 
 
-def is_held(job: Job, _now: int) -> bool:
-    """Something keeps the job from being begun."""
-    return job.held
-
-
 def is_not_held(job: Job, _now: int) -> bool:
-    """The opposite of ``is_held``."""
+    """Neither a delay nor a need keeps the job from being begun."""
     return not job.held
 
 
+def is_delayed(job: Job, now: int) -> bool:
+    """A delay keeps the job from being begun, whether or not needs do too."""
+    return job.held and (job.ready_time > now or not job.open_needs)
+
+
 def delay_is_over(job: Job, now: int) -> bool:
-    """The job is delayed, and its time has come."""
-    return job.held and job.ready_time <= now
+    """The job is delayed, its time has come, and no need is open."""
+    return job.held and job.ready_time <= now and not job.open_needs
 
 
 def is_unclaimed(job: Job, _now: int) -> bool:
@@ -121,7 +123,7 @@ STEPS = (
     Step(Trigger.RETRY, JobState.FAILED, JobState.RETRYING, can_retry),
     Step(Trigger.GIVE_UP, JobState.FAILED, JobState.PERMANENTLY_FAILED, cannot_retry),
     Step(Trigger.RELEASE, JobState.PROCESSING, JobState.RETRYING),
-    Step(Trigger.EXPEDITE, JobState.QUEUED, JobState.QUEUED, is_held),
+    Step(Trigger.EXPEDITE, JobState.QUEUED, JobState.QUEUED, is_delayed),
     Step(Trigger.EXPEDITE, JobState.RETRYING, JobState.PROCESSING),
     Step(Trigger.READY, JobState.QUEUED, JobState.QUEUED, delay_is_over),
     Step(Trigger.RESUME, JobState.RETRYING, JobState.PROCESSING, wait_is_over),
@@ -181,12 +183,9 @@ def next_state(trigger: Trigger, job: Job, now: int) -> JobState | None:
 
 
 def allowed_triggers(job: Job, now: int) -> tuple[str, ...]:
-    """The triggers that a caller may use on the job now, in the order of the table."""
-    return tuple(
-        trigger.value
-        for trigger in Trigger
-        if trigger not in SERVER_TRIGGERS and next_state(trigger, job, now) is not None
-    )
+    """The triggers that a caller may use on the job now, in the order of the table. The server itself runs groups."""
+    used = (Trigger.CANCEL,) if job.group_depth else _OF_CALLERS
+    return tuple(trigger.value for trigger in used if next_state(trigger, job, now) is not None)
 
 
 def mermaid() -> str:

@@ -58,14 +58,10 @@ class Deletion(NamedTuple):
     jobs: Sequence[FinishedJob]
     time: int
     actor: str
-
-
-class GroupUse(NamedTuple):
-    """A group that takes no new members now would refuse what this transaction does."""
-
-    group: Job
-    may_be_closed: bool
-    """Whether that still holds when it is closed."""
+    found: int = 0
+    """How many were selected, with those that are kept."""
+    last: FinishedJob | None = None
+    """The last one that was selected."""
 
 
 class ServedGroup(NamedTuple):
@@ -92,8 +88,10 @@ class Plan(NamedTuple):
     needs: Sequence[NewNeed] = ()
     """The needs of jobs that are created."""
     resolved: Sequence[ResolvedNeed] = ()
-    joined: Sequence[GroupUse] = ()
-    """The groups that jobs are added to, as the decision relies on them."""
     closed_group: Job | None = None
     """A group that is closed from now on."""
     served_group: ServedGroup | None = None
+    has_stopped: bool = False
+    """Whether ready jobs were found that are members of stopping groups. They took the places of others."""
+    has_more: bool = False
+    """Whether the same command would have more to do at once, in a transaction of its own."""

@@ -46,6 +46,8 @@ class Measure(IntEnum):
     """Attempts that were given back."""
     EXPIRED = 13
     """Jobs that nobody began within their ``start_within``."""
+    GROUPS = 14
+    """Groups in PROCESSING now, which the server runs."""
 
 
 TallyKey = tuple[str, Measure, int]
@@ -90,7 +92,9 @@ class TallyCounter:
         if before is None:
             self._moves[after.job_type, None, state] += 1
             if after.held:
-                self._add((after.job_type, Measure.HELD, WaitReason.TIME), 1)
+                self._add_held(after, 1)
+            if after.group_depth:
+                self._add((after.job_type, Measure.GROUPS, 0), 1)
             return
         if after.estimated_tokens != before.estimated_tokens:
             self._add((after.job_type, Measure.TOKENS, 0), after.estimated_tokens - before.estimated_tokens)
@@ -114,10 +118,17 @@ class TallyCounter:
         """What a change adds about delays, claims and expiry."""
         if unclaimed := is_unclaimed(after) - is_unclaimed(before):
             self._add((after.job_type, Measure.UNCLAIMED, 0), unclaimed)
-        if before.held and not after.held:
-            self._add((after.job_type, Measure.HELD, WaitReason.TIME), -1)
+        if before.held:
+            self._add_held(before, -1)
+            if after.held:
+                self._add_held(after, 1)
+        if after.group_depth and after.state.is_final and not before.state.is_final:
+            self._add((after.job_type, Measure.GROUPS, 0), -1)
         if after.cancel_cause == CancelCause.EXPIRED != before.cancel_cause:
             self._add((after.job_type, Measure.EXPIRED, 0), 1)
+
+    def _add_held(self, job: Job, count: int) -> None:
+        self._add((job.job_type, Measure.HELD, WaitReason.NEEDS if job.open_needs else WaitReason.TIME), count)
 
     def delete(self, jobs: Iterable[FinishedJob]) -> None:
         """Jobs were deleted."""
@@ -212,7 +223,7 @@ def statistics(job_type: str, tallies: Iterable[tuple[TallyKey, int]]) -> Statis
         tokens=sums[Measure.TOKENS][0],
         cost_nano=sums[Measure.COST_NANO][0],
         waiting=_waiting(sums),
-        running=sums[Measure.STORED][JobState.PROCESSING] - sums[Measure.UNCLAIMED][0],
+        running=sums[Measure.STORED][JobState.PROCESSING] - sums[Measure.UNCLAIMED][0] - sums[Measure.GROUPS][0],
         released=sums[Measure.RELEASED][0],
         expired=sums[Measure.EXPIRED][0],
     )

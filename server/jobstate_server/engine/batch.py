@@ -15,7 +15,9 @@ from jobstate_server.domain.batch_view import EarlierCall
 from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.errors import InternalError, JobStateError, Overloaded, RequestIdReused
 from jobstate_server.domain.events import EventType
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
+from jobstate_server.domain.needs import OpenNeeds
 from jobstate_server.domain.plan import Change, Deletion, Plan, TypePause
 from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.rules.decider import Decider
@@ -24,6 +26,7 @@ from jobstate_server.domain.waiting import UniqueKey, has_unique_key, is_ready, 
 from jobstate_server.engine.handing_out import HandingOut
 from jobstate_server.engine.lane_changes import add_lane_changes
 from jobstate_server.engine.outcomes import DeletedOutcome, DueOutcome, Outcome, PauseOutcome, SliceOutcome, Verdict
+from jobstate_server.engine.relations import BatchRelations, ReadGroups, no_groups
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
 from jobstate_server.wire.events import EncodedEvent, encode_deletion, encode_event
@@ -50,11 +53,13 @@ class Batch:
         loaded: Loaded,
         requests_room: int,
         wanted_types: Container[str] = frozenset(),
+        read_groups: ReadGroups = no_groups,
     ) -> None:
         """
         Args:
             requests_room: how many more request ids may be stored.
             wanted_types: the job types that somebody asks for. Of these, jobs that become ready are remembered.
+            read_groups: as in ``Transaction.groups``.
         """
         self.now = now
         self.jobs: dict[str, Job] = dict(loaded.jobs)
@@ -81,6 +86,11 @@ class Batch:
         self.handing_out = HandingOut(decider.context.job_types, wanted_types, self.jobs, now)
         self._pauses: list[PauseOutcome] = []
         self._unique = dict(loaded.unique)
+        self._relations = BatchRelations(loaded, self.jobs, read_groups)
+        self._group_due: int | None = None
+        self.has_stopped_members = False
+        """Whether members of stopping groups were cancelled that stood in the way of others."""
+        self._has_more = False
         self._slices: list[SliceOutcome] = []
         """The outcomes of the server's own work, which need to report what it took."""
 
@@ -102,6 +112,8 @@ class Batch:
                 return Outcome((), acted=False)
             if isinstance(decided, Plan):
                 return self._carry_out(decided)
+            if decided.after.group_depth:
+                return self._carry_out(Plan((decided,)))
             encoded = list(map(encode_event, decided.events))
             self._apply(decided, encoded)
             existing = _EXISTING if decided.is_existing else ()
@@ -125,11 +137,14 @@ class Batch:
             return self._delete(plan.deletion)
         if plan.pause is not None:
             return self._pause(plan.pause)
-        encoded = [list(map(encode_event, change.events)) for change in plan.changes]
+        encoded = [list(map(encode_event, self._relations.told(change))) for change in plan.changes]
         for change, events in zip(plan.changes, encoded, strict=True):
             self._apply(change, events)
+        self._relations.carry_out(plan, self._first_event)
+        self._has_more |= plan.has_more
         if plan.commands is not None:
             return self._decide_following(plan.commands)
+        self.has_stopped_members |= plan.has_stopped
         answered = plan.changes[: plan.answered]
         jobs = tuple([change.after for change in answered])
         if plan.request is not None:
@@ -139,20 +154,21 @@ class Batch:
             self._store_request(StoredRequest(plan.request, "", time, acquired=acquired))
         existing = [change.is_existing for change in answered]
         encoded_first = encoded[0][-1].job if encoded and encoded[0] else None
-        return Outcome(jobs, encoded_first, existing=tuple(existing) if any(existing) else ())
+        groups = {job.id: self.group(job) for job in jobs if job.group_depth}
+        return Outcome(jobs, encoded_first, existing=tuple(existing) if any(existing) else (), groups=groups or None)
 
     def _decide_following(self, commands: Sequence[Command]) -> Outcome:
-        events_before = len(self._changes.events)
+        events_before, self._has_more = len(self._changes.events), False
         verdicts = [self.answer(command) for command in commands]
         served = sum(isinstance(verdict, Outcome) and verdict.acted for verdict in verdicts)
-        outcome = DueOutcome((), served=served, failed=len(verdicts) - served)
+        outcome = DueOutcome((), served=served, failed=len(verdicts) - served, has_more=self._has_more)
         outcome.events = len(self._changes.events) - events_before
         self._slices.append(outcome)
         return outcome
 
     def _delete(self, deletion: Deletion) -> Outcome:
         """Delete jobs. No step after the encoding can fail."""
-        jobs, time, _ = deletion
+        jobs, time = deletion.jobs, deletion.time
         payloads = encode_deletion(deletion)
         deleted = int(EventType.DELETED)
         self._changes.events.extend(
@@ -162,7 +178,7 @@ class Batch:
         for job in jobs:
             self._forget(job)
         self._tallies.delete(jobs)
-        outcome = DeletedOutcome((), deleted=jobs, events=len(jobs))
+        outcome = DeletedOutcome((), deleted=jobs, found=deletion.found, last=deletion.last, events=len(jobs))
         self._slices.append(outcome)
         return outcome
 
@@ -178,6 +194,27 @@ class Batch:
 
     def due(self, selection: Due) -> Sequence[str]:
         return self._due.get(selection, ())
+
+    def due_groups(self, selection: Due) -> Sequence[str]:
+        return self._relations.due_groups(selection)
+
+    def open_needs(self, parent: Job) -> OpenNeeds:
+        return self._relations.open_needs(parent)
+
+    def group(self, group: Job) -> Group:
+        return self._relations.group(group)
+
+    def stored_group(self, group: Job) -> Group:
+        return self._relations.stored_group(group)
+
+    def refusal_to_add(self, group: Job, *, by_member: bool) -> str:
+        return self._relations.refusal_to_add(group, by_member=by_member)
+
+    def stopping_group(self, member: Job) -> str:
+        return self._relations.stopping_group(member)
+
+    def unfinished_members(self, group: Job) -> Sequence[str]:
+        return self._relations.unfinished_members(group)
 
     def finished(self, selection: Finished) -> Sequence[FinishedJob]:
         found = self._finished.get(selection, ())
@@ -272,6 +309,8 @@ class Batch:
             for event in encoded:
                 events.append(_new_event((event.time, *names, event.type, event.payload)))
             self._keep(job, change, len(encoded))
+            if job.group_id is not None or job.needs_count or job.group_depth:
+                self._relations.note(change)
             self._tallies.add(change)
             if not change.is_report and self.handing_out.must_note(job):
                 self.handing_out.note(change.before, job)
@@ -363,14 +402,20 @@ class Batch:
                 changes.updated.append(row)
             else:
                 changes.progressed.append(row)
-        if not (self._rows or self._deleted or changes.requests or changes.pauses or changes.lanes):
+        self._relations.add_to(changes, self._rows)
+        if not (self._rows or self._deleted or changes.requests or changes.pauses or changes.lanes or changes.groups):
             return 0, []
         write = transaction.finish if is_last else transaction.write
-        return write(changes), changes.events
+        first = write(changes)
+        if changes.groups:
+            self._group_due = transaction.group_due
+        return first, changes.events
 
     def earliest_due(self) -> int | None:
-        """The earliest due time among the jobs this batch wrote."""
+        """The earliest due time among the jobs and groups this batch wrote."""
         due = [time for row in self._rows.values() if (time := row.job.due_time) is not None]
+        if self._group_due is not None:
+            due.append(self._group_due)
         return min(due, default=None)
 
     def verdicts(self, first_sequence: int, next_due: int | None = None) -> list[Verdict]:

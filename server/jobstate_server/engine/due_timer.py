@@ -138,7 +138,7 @@ class DueTimer:
         outcome = serving.result()
         assert isinstance(outcome, DueOutcome)
         handled = outcome.served + outcome.failed
-        has_more = outcome.served > 0 and handled == self._asked
+        has_more = outcome.has_more or (outcome.served > 0 and handled == self._asked)
         if has_more:
             others = outcome.others + self._committer.backlog
             self._slice.note(handled, outcome.spent, others, outcome.besides // 2)

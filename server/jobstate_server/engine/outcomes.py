@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobstate_server.domain.errors import JobStateError
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import FinishedJob, Job
 
 
@@ -22,6 +23,8 @@ class Outcome:
     """False for a command of the server that did nothing, because the job had changed since."""
     existing: tuple[bool, ...] = ()
     """Of Creates with a unique key: whether each job was there before. Empty if none was."""
+    groups: Mapping[str, Group] | None = None
+    """The counts of those of the jobs that are groups, by id. None if none is."""
 
 
 @dataclass(slots=True)
@@ -51,6 +54,8 @@ class DueOutcome(SliceOutcome):
     """How many of its commands, one for each due job, did something."""
     failed: int = 0
     """How many of them did nothing."""
+    has_more: bool = False
+    """Whether one of its commands has left more to do."""
     besides: int = 0
     """Microseconds that the transaction took besides: to read and to commit."""
     next_due: int | None = None
@@ -80,6 +85,10 @@ class DeletedOutcome(SliceOutcome):
     """The outcome of a command that deletes finished jobs."""
 
     deleted: Sequence[FinishedJob] = ()
+    found: int = 0
+    """How many were selected, with those that must be kept."""
+    last: FinishedJob | None = None
+    """The last one that was selected."""
 
 
 Verdict = Outcome | JobStateError

@@ -204,13 +204,23 @@ class Writer:
             self._learn_job_types(transaction, reads.job_types)
             dispatcher = self._dispatcher
             began_work = time.perf_counter()
-            batch = Batch(self._decider, transaction.now, loaded, room, dispatcher.wanted_types(commands))
+            batch = Batch(
+                self._decider,
+                transaction.now,
+                loaded,
+                room,
+                dispatcher.wanted_types(commands),
+                transaction.groups,
+            )
             turn.is_unfinished = dispatcher.look(transaction, commands, batch)
             dispatcher.decide(transaction, commands, batch, turn)
             if serves_waiting:
                 dispatcher.answer_repeats(transaction, batch, turn)
                 dispatcher.serve(transaction, batch, turn)
             else:
+                turn.is_unfinished = True
+            if batch.has_stopped_members:
+                # They took the places of others in what was read of the ready jobs.
                 turn.is_unfinished = True
             serves_due = any(isinstance(selection, Due) for selection in reads.selections)
             first, new_events = batch.write(transaction, is_last=not serves_due)

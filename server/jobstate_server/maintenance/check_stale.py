@@ -48,7 +48,8 @@ class CheckStale:
         return await sweep(jobs_in_state(self._readers, JobState.PROCESSING), mark_stale, self._committer, run)
 
     def _is_stale(self, job: JobSummary, grace_until: int) -> bool:
-        if not job.claimed:
+        # The members of a group have limits of their own.
+        if not job.claimed or job.group_depth:
             return False
         limit = job.heard_time + self._job_types.policy(job.job_type).stale_threshold
         return self._clock.now() >= max(limit, grace_until)

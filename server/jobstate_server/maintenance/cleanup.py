@@ -25,7 +25,10 @@ EVENTS_AT_ONCE = 1_000
 
 
 class Cleanup:
-    """Deletes final jobs ``job_retention`` after they ended, each with a ``.deleted`` event, and the oldest events."""
+    """Deletes final jobs ``job_retention`` after they ended, each with a ``.deleted`` event, and the oldest events.
+
+    Jobs that an unfinished job needs, and members of unfinished groups, are kept until these have ended.
+    """
 
     name = "cleanup"
 
@@ -84,9 +87,9 @@ class Cleanup:
             assert isinstance(outcome, DeletedOutcome)
             for job in outcome.deleted:
                 result.add(job.id)
-            if len(outcome.deleted) < limit:
+            if outcome.found < limit or outcome.last is None:
                 break
-            after = _completion(outcome.deleted[-1])
+            after = _completion(outcome.last)
             await slices.after(limit, outcome)
         return result
 
@@ -97,7 +100,8 @@ class Cleanup:
         result = TaskResult()
         async for page in pages(self._readers, read, _completion):
             for job in page:
-                result.add(job.id)
+                if not job.is_kept:
+                    result.add(job.id)
         return result
 
     async def _trim_events(self, older_than: int, run: Run) -> int:

@@ -8,6 +8,7 @@ from jobstate_server.domain.errors import InvalidField, UnknownJobType
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.lifecycle import Trigger
 from jobstate_server.domain.plan import Change, Plan
+from jobstate_server.domain.rules.cancel import cancel_member
 from jobstate_server.domain.rules.claim import begin_claimed, claim
 from jobstate_server.domain.rules.context import Draft, PlanRules, RuleContext
 
@@ -27,8 +28,13 @@ def acquire(context: RuleContext, command: c.Acquire, view: View) -> Plan:
             return Plan(tuple(Change(job, job) for job in earlier), answered=len(earlier))
     _check_types(context, command)
     changes: list[Change] = []
+    stopped: list[Change] = []
     room = command.bytes_max
     for job in view.ready_jobs(command.job_types):
+        if job.group_id is not None and (stopping := view.stopping_group(job)):
+            # It would be in the way of every Acquire until its turn to be cancelled comes.
+            stopped.append(cancel_member(job, stopping, max(view.now, job.update_time)))
+            continue
         room -= answered_bytes(job)
         if changes and room < 0:
             break
@@ -38,7 +44,8 @@ def acquire(context: RuleContext, command: c.Acquire, view: View) -> Plan:
     if changes and command.request is not None:
         view.check_request_room(1)
     # A call that got nothing can be repeated as it is.
-    return Plan(tuple(changes), answered=len(changes), request=command.request if changes else None)
+    request = command.request if changes else None
+    return Plan((*changes, *stopped), answered=len(changes), request=request, has_stopped=bool(stopped))
 
 
 def hand_out(context: RuleContext, job: Job, command: c.Acquire, now: int) -> Change:

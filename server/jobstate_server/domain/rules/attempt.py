@@ -9,7 +9,7 @@ from jobstate_server.domain.job import FINAL_STATES, Attempt, AttemptOutcome, Jo
 from jobstate_server.domain.lifecycle import Trigger, allowed_triggers
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.claim import claim
-from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
+from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext, refuse_group
 from jobstate_server.domain.rules.retry import retry_decision, retry_wait, wait_for_retry
 from jobstate_server.domain.rules.usage import add_usage
 
@@ -20,6 +20,8 @@ def check_attempt(job: Job, command: c.AttemptCommand, trigger: Trigger, now: in
     Raises:
         TransitionNotAllowed, AttemptRequired, AttemptSuperseded
     """
+    if job.group_depth:
+        refuse_group(job, trigger, now)
     if job.state in FINAL_STATES:
         raise TransitionNotAllowed(job.id, job.state.name, trigger.value, allowed_triggers(job, now))
     if command.attempt is None:
@@ -69,8 +71,7 @@ def complete(_context: RuleContext, job: Job, command: c.Complete, now: int) -> 
     after = draft.move()
     add_usage(after, command.usage)
     end_attempt(draft, AttemptOutcome.COMPLETED, None)
-    after.state = state
-    after.complete_time = now
+    end(after, state, now)
     after.progress = 100
     if command.result_count is not None:
         after.result_count = command.result_count
@@ -87,6 +88,14 @@ def fail(context: RuleContext, job: Job, command: c.Fail, now: int) -> Change:
     error = JobError(command.code, command.message, command.retryable, command.details, job.attempt, now)
     fail_attempt(context, draft, error, command.retry_delay)
     return draft
+
+
+def end(job: Job, state: JobState, now: int) -> None:
+    """Put a job into a final state. If it is needed, the jobs that need it are told in a later transaction: its due
+    time, which is stored in the same one as its end, sees to that."""
+    job.state = state
+    job.complete_time = now
+    job.due_time = now if job.needed else None
 
 
 def end_attempt(draft: Draft, outcome: AttemptOutcome, error: JobError | None) -> None:
@@ -127,9 +136,7 @@ def fail_attempt(context: RuleContext, draft: Draft, error: JobError, retry_dela
         wait_for_retry(draft, wait)
     elif decision is not RetryDecision.AWAITING_RETRY_CALL:
         given_up = draft.take(Trigger.GIVE_UP)
-        job = draft.move()
-        job.state = given_up
-        job.complete_time = draft.now
+        end(draft.move(), given_up, draft.now)
         draft.emit(EventType.PERMANENTLY_FAILED, state, PermanentlyFailed(decision))
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.batch_view import View
+from jobstate_server.domain.errors import TransitionNotAllowed
 from jobstate_server.domain.events import Claimed, EventType, Started
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.domain.lifecycle import Trigger
+from jobstate_server.domain.lifecycle import Trigger, next_state
 from jobstate_server.domain.plan import Change
-from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
+from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext, refuse_group
 
 
 def start(_context: RuleContext, job: Job, command: c.Start, now: int) -> Change:
     """Start the first attempt, or claim one that the server resumed."""
+    if job.group_depth:
+        refuse_group(job, Trigger.START, now)
     draft = Draft(job, command, now)
     if job.state is JobState.PROCESSING:
         draft.take(Trigger.CLAIM, asked_as=Trigger.START)
@@ -19,6 +23,20 @@ def start(_context: RuleContext, job: Job, command: c.Start, now: int) -> Change
         return draft
     begin_claimed(draft, command.worker)
     return draft
+
+
+def refuse_stopping(job: Job, command: c.Start, view: View) -> None:
+    """Refuse to start a member of a group that is stopping: the server is about to cancel it.
+
+    Raises:
+        TransitionNotAllowed
+    """
+    group_id = view.stopping_group(job)
+    if group_id and next_state(Trigger.CANCEL, job, view.now) is not None:
+        why = f" and a member of {group_id!r}, which is stopping"
+        raise TransitionNotAllowed(
+            job.id, job.state.name, Trigger.START.value, (Trigger.CANCEL.value,), why, because="held back"
+        )
 
 
 def begin_claimed(draft: Draft, worker: str, lease: int | None = None) -> None:

@@ -80,14 +80,14 @@ class Draft(Change):
                 (asked_as or trigger).value,
                 allowed_triggers(job, self.now),
                 self._why(trigger, asked_as),
-                is_held=trigger is Trigger.START and job.held,
+                because="held back" if trigger is Trigger.START and job.held else "",
             )
         return target
 
     def _why(self, trigger: Trigger, asked_as: Trigger | None) -> str:
         """Why a step is not allowed, if the state alone does not say it."""
-        if trigger is Trigger.START and self.after.held:
-            return " and is delayed"
+        if trigger in (Trigger.START, Trigger.EXPEDITE) and self.after.held:
+            return " and waits for its needs" if self.after.open_needs else " and is delayed"
         is_taken = asked_as is Trigger.START and self.after.state is JobState.PROCESSING
         return " and its attempt has a worker" if is_taken else ""
 
@@ -124,5 +124,12 @@ class Draft(Change):
 JobRules = dict[type[Command], Callable[[RuleContext, Any, Any, int], Change | None]]
 """The rules of commands that read and change one job."""
 
-PlanRules = dict[type[Command], Callable[[RuleContext, Any, View], Plan]]
-"""The rules of all other commands."""
+PlanRules = dict[type[Command], Callable[[RuleContext, Any, View], Plan | None]]
+"""The rules of all other commands. None: a command of the server has been overtaken."""
+
+
+def refuse_group(job: Job, trigger: Trigger, now: int) -> None:
+    """Refuse what only workers do, if the job is a group. Raises TransitionNotAllowed."""
+    if job.group_depth:
+        allowed = allowed_triggers(job, now)
+        raise TransitionNotAllowed(job.id, job.state.name, trigger.value, allowed, " and a group", because="group")

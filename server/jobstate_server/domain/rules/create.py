@@ -14,6 +14,7 @@ from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reach import EVERYTHING
 from jobstate_server.domain.rules.context import JobRules, PlanRules, RuleContext
 from jobstate_server.domain.rules.ready import set_beginning
+from jobstate_server.domain.rules.relations import Relating
 from jobstate_server.domain.rules.repeats import answered_again
 from jobstate_server.domain.waiting import UniqueKey
 
@@ -93,17 +94,35 @@ def batch_create(context: RuleContext, command: c.BatchCreate, view: View) -> Pl
     _refuse_doubles(command)
     changes: list[Change] = []
     made: dict[UniqueKey, Job] = {}
+    relating: Relating | None = None
+    if any(part.relations is not None for part in command.creates):
+        relating = Relating(view)
     for index, part in enumerate(command.creates):
         try:
             holder = existing(part, view, made) if part.unique_key else None
             change = holder or create(context, view.jobs.get(part.job_id), part, view.now)
+            if relating is not None and holder is None:
+                change = relating.made(change, part, f"requests[{index}].")
             if part.unique_key and part.unique is not None:
                 made[part.unique] = change.after
             changes.append(change)
         except InvalidField as refusal:
             raise refusal.within(f"requests[{index}]") from refusal
     _check_types(context, command)
-    return Plan(tuple(changes), answered=len(changes))
+    if relating is None:
+        return Plan(tuple(changes), answered=len(changes))
+    return Plan((*changes, *relating.needed()), answered=len(changes), needs=relating.needs)
+
+
+def create_related(context: RuleContext, command: c.Create, view: View) -> Plan:
+    """Create one job that is related to others.
+
+    Raises:
+        JobExists, UnknownJobType, InvalidField, JobNotFound, NotAGroup, GroupClosed, AttemptSuperseded
+    """
+    relating = Relating(view)
+    change = relating.made(create(context, view.jobs.get(command.job_id), command, view.now), command)
+    return Plan((change, *relating.needed()), needs=relating.needs)
 
 
 def _answered_again(command: c.BatchCreate, earlier: Sequence[EarlierCall | None]) -> Plan:

@@ -17,7 +17,9 @@ from jobstate_server.domain.rules import (
     claim,
     create,
     due,
+    groups,
     maintenance,
+    needs,
     pause,
     ready,
     release,
@@ -46,6 +48,8 @@ PLAN_RULES: PlanRules = {
     **usage.PLAN_RULES,
     **acquire.PLAN_RULES,
     **pause.PLAN_RULES,
+    **needs.PLAN_RULES,
+    **groups.PLAN_RULES,
 }
 
 
@@ -84,12 +88,17 @@ class Decider:
             if earlier is not None:
                 return repeat(command, earlier, view.now)
             view.check_request_room(1)
-        if type(command) is c.Create and command.unique_key:
-            found = create.existing(command, view, {})
-            if found is not None:
-                return found
+        if type(command) is c.Create:
+            if command.unique_key:
+                found = create.existing(command, view, {})
+                if found is not None:
+                    return found
+            if command.relations is not None:
+                return create.create_related(self.context, command, view)
         # An id is in use even if the job that has it is out of reach.
         job = view.jobs.get(command.job_id) if type(command) is c.Create else visible_job(command, view)
+        if job is not None and job.group_id is not None and type(command) is c.Start:
+            claim.refuse_stopping(job, command, view)
         now = view.now
         if job is not None and job.update_time > now:
             # The clocks of replicas differ a little. The times of one job never go back.

@@ -1,4 +1,5 @@
-"""What the server does with due jobs: it ends delays, cancels what expired, starts retries, and fails attempts."""
+"""What the server does with due jobs: it ends delays, cancels what expired, starts retries, fails attempts, and tells
+what needs them of their ends. Groups are due when there is something to do with them."""
 
 from __future__ import annotations
 
@@ -27,15 +28,19 @@ def serve_due(_context: RuleContext, command: c.ServeDue, view: View) -> Plan:
         if job is not None and job.due_time is not None and job.due_time <= view.now:
             kind = _command_for(job)
             commands.append(kind(job_id=job_id, caller=command.caller, attempt=job.attempt, due_time=job.due_time))
+    for group_id in view.due_groups(Due(command.limit)):
+        job = view.jobs.get(group_id)
+        if job is not None:
+            commands.append(c.RunGroup(job_id=group_id, caller=command.caller, attempt=job.attempt))
     return Plan((), 0, tuple(commands))
 
 
-def _command_for(job: Job) -> type[c.Resume | c.MakeReady | c.Expire | c.TimeOut]:
+def _command_for(job: Job) -> type[c.Resume | c.MakeReady | c.Expire | c.ResolveNeeds | c.TimeOut]:
     if job.state is JobState.RETRYING:
         return c.Resume
     if job.state is JobState.QUEUED:
         return c.MakeReady if job.held else c.Expire
-    return c.TimeOut
+    return c.ResolveNeeds if job.state.is_final else c.TimeOut
 
 
 def resume(_context: RuleContext, job: Job, command: c.Resume, now: int) -> Change | None:

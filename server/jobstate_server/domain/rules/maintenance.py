@@ -16,7 +16,7 @@ STALE = "STALE"
 
 def mark_stale(context: RuleContext, job: Job, command: c.MarkStale, now: int) -> Change | None:
     """Fail an attempt that has not reported for too long."""
-    overtaken = job.attempt != command.attempt or job.heard_time != command.heard_time
+    overtaken = job.attempt != command.attempt or job.heard_time != command.heard_time or job.group_depth
     if overtaken or now < context.grace_until or job.state is not JobState.PROCESSING or not job.claimed:
         return None
     draft = Draft(job, command, now)
@@ -34,8 +34,14 @@ def fail_as_stale(context: RuleContext, draft: Draft, allowed_silence: int) -> N
 
 
 def delete_finished(_context: RuleContext, command: c.DeleteFinished, view: View) -> Plan:
-    """Delete jobs that ended long ago. No step leads out of a final state, so what was selected is still finished."""
-    return Plan((), 0, deletion=Deletion(view.finished(command.selection), view.now, command.caller.actor))
+    """Delete jobs that ended long ago, but not those that others still need.
+
+    No step leads out of a final state, so what was selected is still finished.
+    """
+    found = view.finished(command.selection)
+    old = [job for job in found if not job.is_kept]
+    last = found[-1] if found else None
+    return Plan((), 0, deletion=Deletion(old, view.now, command.caller.actor, len(found), last))
 
 
 JOB_RULES: JobRules = {c.MarkStale: mark_stale}

@@ -32,6 +32,26 @@ def start_limit(ready_time: int, start_within: int | None) -> int | None:
     return None if start_within is None else ready_time + start_within
 
 
+def wait_for_needs(job: Job, count: int) -> None:
+    """A new job has so many needs that are not met. Its delay goes on, but ends only with the last of them."""
+    job.open_needs = count
+    job.held = True
+    job.due_time = None
+
+
+def meet_need(draft: Draft) -> None:
+    """One more need of a job that waits is met. With the last one it can be begun, unless it is delayed."""
+    job = draft.move()
+    job.open_needs -= 1
+    if job.open_needs:
+        return
+    if job.ready_time > draft.now:
+        job.due_time = job.ready_time
+    else:
+        draft.take(Trigger.READY)
+        end_delay(draft, draft.now)
+
+
 def make_ready(_context: RuleContext, job: Job, command: c.MakeReady, now: int) -> Change | None:
     """End the delay of a job whose time has come."""
     overtaken = job.due_time != command.due_time or job.state is not JobState.QUEUED

@@ -9,7 +9,7 @@ from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.lifecycle import Trigger, can_retry
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.claim import begin_attempt
-from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext
+from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext, refuse_group
 from jobstate_server.domain.rules.ready import end_delay
 
 
@@ -57,10 +57,16 @@ def resume(draft: Draft, trigger: Trigger) -> None:
 
 def retry(context: RuleContext, job: Job, command: c.Retry, now: int) -> Change:
     """Retry a FAILED job. With ``immediately`` also end the wait of a RETRYING job, or the delay of a QUEUED one."""
+    if job.group_depth:
+        refuse_group(job, Trigger.RETRY, now)
     draft = Draft(job, command, now)
     if command.immediately and job.held:
         draft.take(Trigger.EXPEDITE)
-        end_delay(draft, now)
+        if job.open_needs:
+            # It still waits for its needs, so nothing has happened yet that watchers could act on.
+            draft.move().ready_time = now
+        else:
+            end_delay(draft, now)
         return draft
     if job.state is JobState.PERMANENTLY_FAILED:
         why = "limit reached" if job.last_error is not None and job.last_error.retryable else "not retryable"

@@ -33,7 +33,7 @@ from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.postgres.lanes import LaneReads, check_guards, write_lanes
 from jobstate_server.store.postgres.ready_jobs import Marks, ReadyReads
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import Changes, Loaded, ReadyFound, StatesFound
+from jobstate_server.store.records import Changes, Loaded, ReadyFound, StatesFound, StoredGroup
 from jobstate_server.store.rows import (
     attempt_from,
     finished_from,
@@ -80,6 +80,7 @@ class PostgresTransaction:
         """Whether the transaction has looked for rows. A duplicate row was then written by another replica since."""
         self._has_begun = False
         self.is_committed = False
+        self.group_due: int | None = None
         self.requests_stored: int | None = None
         """How many request ids are stored; None until this transaction has counted."""
         # An estimate, which the first statement corrects.
@@ -249,6 +250,11 @@ class PostgresTransaction:
         for job in self._deleted:
             self._known.drop(job.id)
         self._known.keep_written(self._written, self._number)
+
+    def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
+        del keys
+        # Before migration 0012 no group can be stored.
+        return {}
 
     def next_due(self) -> int | None:
         row = self._execute(sql.NEXT_DUE).fetchone()

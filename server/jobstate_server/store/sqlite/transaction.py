@@ -18,7 +18,7 @@ from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.models import LogRow, ReplicaRow, TaskRunRow
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, StatesFound, TaskRun
+from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, StatesFound, StoredGroup, TaskRun
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
@@ -62,6 +62,7 @@ class SqliteTransaction:
         """``heads``: the possible heads of the log; one, unless the outcome of the last commit is unknown."""
         self.now = now
         self.is_committed = False
+        self.group_due: int | None = None
         self._cache = cache
         self._written: list[Job] = []
         self._deleted: list[FinishedJob] = []
@@ -225,6 +226,11 @@ class SqliteTransaction:
     def check(self) -> None:
         ((head,),) = self._rows(LogRow.select(LogRow.head))
         self.sequences.check(head)
+
+    def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
+        del keys
+        # Before migration 0012 no group can be stored.
+        return {}
 
     def next_due(self) -> int | None:
         row = self._connection.execute(self._statements.next_due).fetchone()

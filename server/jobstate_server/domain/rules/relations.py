@@ -1,0 +1,136 @@
+"""How new jobs are related to others: what they need, the groups they are in, and the attempts that create them."""
+
+from __future__ import annotations
+
+from jobstate_server.domain import commands as c
+from jobstate_server.domain.batch_view import View
+from jobstate_server.domain.caller import Caller
+from jobstate_server.domain.errors import AttemptSuperseded, GroupClosed, InvalidField, JobNotFound, NotAGroup
+from jobstate_server.domain.groups import DEPTH_MAX, GroupPolicy, group_of, own_ref
+from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.needs import NewNeed, standing
+from jobstate_server.domain.plan import Change
+from jobstate_server.domain.rules.cancel import end_as_cancelled
+from jobstate_server.domain.rules.claim import begin_claimed
+from jobstate_server.domain.rules.context import Draft
+from jobstate_server.domain.rules.ready import wait_for_needs
+from jobstate_server.domain.waiting import CancelCause, Priority
+
+
+class Relating:
+    """Relates the jobs that one command creates to those that are there, and to those that it creates before them."""
+
+    def __init__(self, view: View) -> None:
+        self.needs: list[NewNeed] = []
+        """The needs of the jobs created so far."""
+        self._view = view
+        self._made: dict[str, Job] = {}
+        self._needed: dict[str, Job] = {}
+        """Stored jobs that are needed for the first time."""
+
+    def needed(self) -> list[Change]:
+        """The changes of the stored jobs that are needed for the first time. No watcher is told of them."""
+        changes = []
+        for job in self._needed.values():
+            after = job.moved()
+            after.needed = True
+            changes.append(Change(job, after))
+        return changes
+
+    def made(self, change: Change, command: c.Create, path: str = "") -> Change:
+        """Relate a new job, of which nobody knows yet.
+
+        Args:
+            path: what comes before the names of fields in errors.
+
+        Raises:
+            JobNotFound, NotAGroup, GroupClosed, AttemptSuperseded: with the fact ``field``.
+            InvalidField
+        """
+        job, relations = change.after, command.relations
+        if relations is not None:
+            creator = None if relations.by is None else self._running(relations.by, command.caller, path)
+            around = 0
+            if relations.group_id:
+                around = self._join(job, relations.group_id, creator, command.caller, path)
+            if relations.group is not None:
+                if around == DEPTH_MAX:
+                    raise InvalidField("group_id", f"is {DEPTH_MAX} groups deep already")
+                change = _made_group(change, relations.group, around + 1, command)
+            elif relations.needs:
+                change = self._with_needs(change, relations, command, path)
+        self._made[job.id] = change.after
+        return change
+
+    def _find(self, job_id: str, caller: Caller, field: str) -> Job:
+        job = self._made.get(job_id) or self._view.jobs.get(job_id)
+        if job is None or not caller.reach.admits(job.job_type, job.source_id):
+            raise JobNotFound(job_id, field)
+        return job
+
+    def _running(self, by: c.AttemptRef, caller: Caller, path: str) -> Job:
+        """The job whose running attempt creates another."""
+        job = self._find(by.job_id, caller, f"{path}by.id")
+        if job.state is not JobState.PROCESSING or job.attempt != by.attempt or job.group_depth:
+            raise AttemptSuperseded(job.id, by.attempt, job.attempt, job.state.name, f"{path}by.attempt")
+        return job
+
+    def _join(self, job: Job, group_id: str, creator: Job | None, caller: Caller, path: str) -> int:
+        """Make a new job a member of a group. Returns the depth of that."""
+        field = f"{path}group_id"
+        group = self._find(group_id, caller, field)
+        if not group.group_depth:
+            raise NotAGroup(group_id, field)
+        by_member = creator is not None and group_of(creator) == own_ref(group)
+        why = self._view.refusal_to_add(group, by_member=by_member)
+        if why:
+            raise GroupClosed(group_id, why, field)
+        job.group_id = group.id
+        job.group_key = group.create_sequence or None
+        return group.group_depth
+
+    def _with_needs(self, change: Change, relations: c.Relations, command: c.Create, path: str) -> Change:
+        """Let a new job wait for what it needs. It is cancelled at once if that cannot be met any more."""
+        job = change.after
+        parents = [
+            self._find(need.job_id, command.caller, f"{path}needs[{place}].job_id")
+            for place, need in enumerate(relations.needs)
+        ]
+        found = standing((need, parent.state) for need, parent in zip(relations.needs, parents, strict=True))
+        job.needs_count = len(parents)
+        for place, (need, parent) in enumerate(zip(relations.needs, parents, strict=True)):
+            is_final = parent.state.is_final
+            self.needs.append(NewNeed(job.id, place, need, parent.state if is_final else None))
+            if not is_final and not parent.needed:
+                self._mark(parent)
+        if found.impossible:
+            draft = Draft(job, command, job.create_time)
+            end_as_cancelled(draft, CancelCause.NEED, found.impossible)
+            return _created(change, draft)
+        if found.open:
+            wait_for_needs(job, len(found.open))
+        return change
+
+    def _mark(self, parent: Job) -> None:
+        if parent.id in self._made:
+            # Nobody else has it yet.
+            self._made[parent.id].needed = True
+        else:
+            self._needed[parent.id] = parent
+
+
+def _made_group(change: Change, policy: GroupPolicy, depth: int, command: c.Create) -> Change:
+    """Make a new job a group, which runs from the start. It has no limits and no place in the order of hand-outs."""
+    job = change.after
+    job.group_depth = depth
+    job.tolerated_failures, job.on_excess = policy.tolerated_failures, int(policy.on_excess)
+    job.max_retries, job.timeout = 0, None
+    job.lane, job.level = "", Priority.NORMAL
+    draft = Draft(job, command, job.create_time)
+    begin_claimed(draft, "")
+    return _created(change, draft)
+
+
+def _created(change: Change, draft: Draft) -> Change:
+    """The creation of a job and the step that follows at once, as one change."""
+    return Change(None, draft.after, (*change.events, *draft.events), request=change.request)
