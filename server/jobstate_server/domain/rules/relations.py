@@ -82,7 +82,8 @@ class Relating:
         if not group.group_depth:
             raise NotAGroup(group_id, field)
         by_member = creator is not None and group_of(creator) == own_ref(group)
-        why = self._view.refusal_to_add(group, by_member=by_member)
+        # A group that the command itself makes is open.
+        why = "" if group_id in self._made else self._view.refusal_to_add(group, by_member=by_member)
         if why:
             raise GroupClosed(group_id, why, field)
         job.group_id = group.id
