@@ -258,9 +258,10 @@ class MemoryStore:
             is_final=moved.is_final or change.ends,
         )
         due_time = row.due_time
-        if change.is_served:
-            due_time, row.progress_time = None, self.now
         progressed = before.progress != after.progress
+        if change.reported is not None:
+            due_time, row.progress_time = None, self.now
+            progressed = change.reported != after.progress
         row.due_time = next_look(after, self.now, due_time, row.progress_time, progressed=progressed)
         if change.look_again is not None:
             row.due_time = change.look_again

@@ -131,6 +131,20 @@ def delete(batch: Batch, selection: Finished = FIRST) -> list[str]:
     return [job.id for job in outcome.deleted]
 
 
+def test_what_others_need_is_not_deleted_and_the_next_slice_begins_after_it() -> None:
+    jobs = [finished(ended(job_id)) for job_id in ("old", "kept", "last")]
+    found = [job._replace(is_kept=job.id != "old") for job in jobs]
+    batch = Batch(a_decider(), NOW, Loaded({}, {}, finished={FIRST: found}), requests_room=10)
+    batch.decide(c.DeleteFinished(caller=SERVER, before=NOW, after=None, limit=FIRST.limit))
+    (outcome,) = batch.verdicts(1)
+
+    assert isinstance(outcome, DeletedOutcome)
+    assert [job.id for job in outcome.deleted] == ["old"]
+    assert outcome.found == 3
+    assert outcome.last is not None
+    assert outcome.last.id == "last"
+
+
 def ended(job_id: str, state: JobState = JobState.COMPLETED) -> Job:
     """A job that has ended."""
     return a_job(state, id=job_id, metadata=b"", last_error=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, cast
 
 import pytest
@@ -27,10 +27,14 @@ JOB_TIME = 50
 class Store:
     """A committer over a store of finished jobs: it deletes what it is asked to, and says what that took."""
 
-    def __init__(self, clock: ManualClock, jobs: int, *, others: int = 0, backlog: int = 0) -> None:
+    def __init__(
+        self, clock: ManualClock, jobs: int, *, others: int = 0, backlog: int = 0, kept: Container[int] = ()
+    ) -> None:
+        """``kept``: the numbers of jobs that others still need."""
         self._clock = clock
         self._jobs = [
-            FinishedJob(f"{number:05}", number, "t", "", "", JobState.COMPLETED, number) for number in range(jobs)
+            FinishedJob(f"{number:05}", number, "t", "", "", JobState.COMPLETED, number, is_kept=number in kept)
+            for number in range(jobs)
         ]
         self._others = others
         self.backlog = backlog
@@ -49,7 +53,7 @@ class Store:
         future.set_result(
             DeletedOutcome(
                 (),
-                deleted=slice_,
+                deleted=[job for job in slice_ if not job.is_kept],
                 found=len(slice_),
                 last=slice_[-1] if slice_ else None,
                 spent=spent,
@@ -136,3 +140,12 @@ async def test_a_run_that_another_replica_has_taken_over_deletes_nothing_more() 
 
     assert len(store.commands) == 2
     assert result.count == len(store.deleted) < 1_000
+
+
+async def test_jobs_that_others_need_are_passed_over_however_many_there_are() -> None:
+    clock = ManualClock()
+    store = Store(clock, 3_000, kept=range(10, 2_990))
+
+    result = await a_cleanup(store, clock).run_once(Run())
+
+    assert result.count == 20

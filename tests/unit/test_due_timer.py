@@ -242,3 +242,13 @@ def test_an_earlier_due_time_moves_the_timer_and_a_later_one_does_not(
     assert len(committer.asked) == 1
     clock.advance(1)
     assert len(committer.asked) == 2
+
+
+def test_work_that_is_left_of_a_due_job_is_done_at_once(
+    timer: DueTimer, committer: Answering, clock: ManualClock
+) -> None:
+    committer.answer(DueOutcome((), served=1, has_more=True, next_due=clock.now()))
+    assert len(committer.asked) == 2
+
+    committer.answer(DueOutcome((), served=1, next_due=None))
+    assert len(committer.asked) == 2

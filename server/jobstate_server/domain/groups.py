@@ -194,8 +194,8 @@ def next_look(after: Group, now: int, due_time: int | None, progress_time: int, 
     Args:
         after: the group with the change.
         due_time: when it was to be looked at before the change. None if that is what the change does.
-        progress_time: when its progress was last reported.
-        progressed: whether ``Group.progress`` has changed.
+        progress_time: when its progress was last reported, which the change may do.
+        progressed: whether ``Group.progress`` is another than before the change, or than the change reports.
     """
     if next_step(after) is not None:
         return now

@@ -65,9 +65,11 @@ class Deletion(NamedTuple):
 
 
 class ServedGroup(NamedTuple):
-    """The server has looked at a due group, and reported its progress."""
+    """The server has looked at a due group."""
 
     group: Job
+    progress: int
+    """The progress that its job has from now on."""
     look_again: int | None = None
     """When to look again, if that is not to follow from its counts: others have its members in hand."""
 

@@ -44,7 +44,7 @@ class _Mark:
     closes: bool = False
     stops: bool = False
     ends: bool = False
-    is_served: bool = False
+    reported: int | None = None
     look_again: int | None = None
 
 
@@ -158,7 +158,7 @@ class BatchRelations:
             self._mark(own_ref(plan.closed_group)).closes = True
         if plan.served_group is not None:
             mark = self._mark(own_ref(plan.served_group.group))
-            mark.is_served, mark.look_again = True, plan.served_group.look_again
+            mark.reported, mark.look_again = plan.served_group.progress, plan.served_group.look_again
 
     def add_to(self, changes: Changes, rows: Mapping[str, ChangedJob]) -> None:
         """Add all of it to what is written."""
@@ -195,7 +195,7 @@ class BatchRelations:
         for ref, mark in self._marks.items():
             key, event = (ref, None) if isinstance(ref, int) else (None, events[ref])
             changes.groups.append(
-                GroupChange(key, event, mark.move, mark.closes, mark.stops, mark.ends, mark.is_served, mark.look_again)
+                GroupChange(key, event, mark.move, mark.closes, mark.stops, mark.ends, mark.reported, mark.look_again)
             )
         changes.group_guards += [GroupGuard(key, may_be_closed) for key, may_be_closed in self._guards.items()]
 

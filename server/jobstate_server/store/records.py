@@ -185,8 +185,9 @@ class GroupChange(NamedTuple):
     stops: bool = False
     ends: bool = False
     """Whether its job is final from now on."""
-    is_served: bool = False
-    """Whether the server has looked at it: its ``due_time`` is None before, and its progress was reported now."""
+    reported: int | None = None
+    """The progress that was reported now, because the server has looked at it: its ``due_time`` is None before. None if
+    it has not."""
     look_again: int | None = None
     """Its ``due_time``, whatever follows from its counts. None leaves it to them."""
 

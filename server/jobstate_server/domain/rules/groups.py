@@ -53,7 +53,7 @@ def run_group(context: RuleContext, command: c.RunGroup, view: View) -> Plan | N
             changes = (_ended(context, job, group, step, command, now),)
         elif group.progress != job.progress:
             changes = (_progressed(job, group, command, now),)
-    return Plan(changes, 0, served_group=ServedGroup(job))
+    return Plan(changes, 0, served_group=ServedGroup(job, group.progress))
 
 
 def _cancel_members(job: Job, view: View) -> Plan:
@@ -64,9 +64,10 @@ def _cancel_members(job: Job, view: View) -> Plan:
         for member in members
         if not member.state.is_final
     )
-    # If none were found, or all have ended in this batch, others have the rest in hand.
+    # If none were found, others have them in hand.
     look_again = None if members else view.now + LOCKED_RETRY
-    return Plan(changes, 0, served_group=ServedGroup(job, look_again), has_more=bool(members))
+    served = ServedGroup(job, view.stored_group(job).progress, look_again)
+    return Plan(changes, 0, served_group=served, has_more=bool(members))
 
 
 def _progressed(job: Job, group: Group, command: c.RunGroup, now: int) -> Change:
