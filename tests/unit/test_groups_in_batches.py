@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jobstate_server.domain import commands as c
+from jobstate_server.domain.caller import SERVER
 from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import GroupClosed, InvalidField, JobNotFound, NotAGroup, TransitionNotAllowed
 from jobstate_server.domain.events import EventType
@@ -16,7 +17,7 @@ from jobstate_server.domain.rules.groups import MEMBERS_FAILED
 from jobstate_server.domain.rules.needs import LOCKED_RETRY
 from jobstate_server.domain.statistics import statistics
 from jobstate_server.domain.waiting import CancelCause
-from jobstate_server.engine.batch import Outcome
+from jobstate_server.engine.outcomes import Outcome
 
 from .memory_store import MemoryStore, states_of
 from .test_needs_in_batches import TYPE, a_store, create, fail, run
@@ -313,6 +314,21 @@ def test_progress_is_told_once_a_second_and_only_if_it_has_changed() -> None:
     assert store.jobs["g"].progress == mean
     store.now += 10 * SECOND
     assert not store.is_due()
+
+
+def test_a_group_does_not_end_by_what_its_own_transaction_has_changed() -> None:
+    """Another replica may have added members meanwhile. What was stored when all had ended stays so."""
+    store = a_group(1, closed=True)
+    store.do(c.Start(job_id="0", worker="w"))
+    store.do(c.UpdateProgress(job_id="0", attempt=1, progress=50))
+    store.now += SECOND
+    assert store.is_due()
+    store.commit(c.Complete(job_id="0", attempt=1), c.ServeDue(limit=4, caller=SERVER))
+    assert states_of(store.jobs, "0", "g") == ["COMPLETED", "PROCESSING"]
+    assert store.group_due == store.now
+    store.settle()
+
+    assert states_of(store.jobs, "g") == ["COMPLETED"]
 
 
 def test_tokens_and_cost_are_summed_in_the_counts_of_all_groups_around() -> None:
