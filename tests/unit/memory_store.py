@@ -18,7 +18,8 @@ from jobstate_server.domain.statistics import TallyKey
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.outcomes import DueOutcome, Outcome, Verdict
-from jobstate_server.store.records import Changes, GroupChange, Loaded, NewEvent, StoredGroup
+from jobstate_server.store.records import Changes, Loaded, NewEvent
+from jobstate_server.store.relation_records import GroupChange, StoredGroup
 from jobstate_server.wire.events import complete_event
 
 from .support import a_decider

@@ -17,7 +17,8 @@ from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.reads import Due
 from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.outcomes import DueOutcome, Outcome, Verdict
-from jobstate_server.store.records import Loaded, StoredGroup, StoredRequest
+from jobstate_server.store.records import Loaded, StoredRequest
+from jobstate_server.store.relation_records import StoredGroup
 
 from .support import NOW, a_decider, a_job
 

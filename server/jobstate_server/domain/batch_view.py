@@ -26,19 +26,8 @@ class EarlierCall(NamedTuple):
     """Whether the call was a Create that was answered with a job that was there before."""
 
 
-class View(Protocol):
-    """Jobs, attempts and request ids after the commands that are decided so far."""
-
-    @property
-    def now(self) -> int:
-        """The time of the transaction, in microseconds."""
-
-    @property
-    def jobs(self) -> Mapping[str, Job]:
-        """The jobs that were read or changed, by id."""
-
-    def due(self, selection: Due) -> Sequence[str]:
-        """The ids of the jobs that a selection found when the transaction began."""
+class RelationsView(Protocol):
+    """Needs and groups after the commands that are decided so far."""
 
     def due_groups(self, selection: Due) -> Sequence[str]:
         """The ids of the groups that a selection found when the transaction began."""
@@ -63,6 +52,25 @@ class View(Protocol):
 
     def unfinished_members(self, group: Job) -> Sequence[str]:
         """The ids of some members of a due group, which is stopping, that are not final. Read and locked."""
+
+
+class View(Protocol):
+    """Jobs, attempts and request ids after the commands that are decided so far."""
+
+    @property
+    def now(self) -> int:
+        """The time of the transaction, in microseconds."""
+
+    @property
+    def jobs(self) -> Mapping[str, Job]:
+        """The jobs that were read or changed, by id."""
+
+    @property
+    def relations(self) -> RelationsView:
+        """The needs and groups."""
+
+    def due(self, selection: Due) -> Sequence[str]:
+        """The ids of the jobs that a selection found when the transaction began."""
 
     def finished(self, selection: Finished) -> Sequence[FinishedJob]:
         """The jobs that a selection found when the transaction began, without those deleted since."""

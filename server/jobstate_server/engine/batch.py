@@ -15,9 +15,7 @@ from jobstate_server.domain.batch_view import EarlierCall
 from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.errors import InternalError, JobStateError, Overloaded, RequestIdReused
 from jobstate_server.domain.events import EventType
-from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
-from jobstate_server.domain.needs import OpenNeeds
 from jobstate_server.domain.plan import Change, Deletion, Plan, TypePause
 from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.rules.decider import Decider
@@ -86,7 +84,7 @@ class Batch:
         self.handing_out = HandingOut(decider.context.job_types, wanted_types, self.jobs, now)
         self._pauses: list[PauseOutcome] = []
         self._unique = dict(loaded.unique)
-        self._relations = BatchRelations(loaded, self.jobs, read_groups)
+        self.relations = BatchRelations(loaded, self.jobs, read_groups)
         self._group_due: int | None = None
         self.has_stopped_members = False
         """Whether members of stopping groups were cancelled that stood in the way of others."""
@@ -137,10 +135,10 @@ class Batch:
             return self._delete(plan.deletion)
         if plan.pause is not None:
             return self._pause(plan.pause)
-        encoded = [list(map(encode_event, self._relations.told(change))) for change in plan.changes]
+        encoded = [list(map(encode_event, self.relations.told(change))) for change in plan.changes]
         for change, events in zip(plan.changes, encoded, strict=True):
             self._apply(change, events)
-        self._relations.carry_out(plan, self._first_event)
+        self.relations.carry_out(plan, self._first_event)
         self._has_more |= plan.has_more
         if plan.commands is not None:
             return self._decide_following(plan.commands)
@@ -154,7 +152,7 @@ class Batch:
             self._store_request(StoredRequest(plan.request, "", time, acquired=acquired))
         existing = [change.is_existing for change in answered]
         encoded_first = encoded[0][-1].job if encoded and encoded[0] else None
-        groups = {job.id: self.group(job) for job in jobs if job.group_depth}
+        groups = {job.id: self.relations.group(job) for job in jobs if job.group_depth}
         return Outcome(jobs, encoded_first, existing=tuple(existing) if any(existing) else (), groups=groups or None)
 
     def _decide_following(self, commands: Sequence[Command]) -> Outcome:
@@ -194,27 +192,6 @@ class Batch:
 
     def due(self, selection: Due) -> Sequence[str]:
         return self._due.get(selection, ())
-
-    def due_groups(self, selection: Due) -> Sequence[str]:
-        return self._relations.due_groups(selection)
-
-    def open_needs(self, parent: Job) -> OpenNeeds:
-        return self._relations.open_needs(parent)
-
-    def group(self, group: Job) -> Group:
-        return self._relations.group(group)
-
-    def stored_group(self, group: Job) -> Group:
-        return self._relations.stored_group(group)
-
-    def refusal_to_add(self, group: Job, *, by_member: bool) -> str:
-        return self._relations.refusal_to_add(group, by_member=by_member)
-
-    def stopping_group(self, member: Job) -> str:
-        return self._relations.stopping_group(member)
-
-    def unfinished_members(self, group: Job) -> Sequence[str]:
-        return self._relations.unfinished_members(group)
 
     def finished(self, selection: Finished) -> Sequence[FinishedJob]:
         found = self._finished.get(selection, ())
@@ -310,7 +287,7 @@ class Batch:
                 events.append(_new_event((event.time, *names, event.type, event.payload)))
             self._keep(job, change, len(encoded))
             if job.group_id is not None or job.needs_count or job.group_depth:
-                self._relations.note(change)
+                self.relations.note(change)
             self._tallies.add(change)
             if not change.is_report and self.handing_out.must_note(job):
                 self.handing_out.note(change.before, job)
@@ -402,7 +379,7 @@ class Batch:
                 changes.updated.append(row)
             else:
                 changes.progressed.append(row)
-        self._relations.add_to(changes, self._rows)
+        self.relations.add_to(changes, self._rows)
         if not (self._rows or self._deleted or changes.requests or changes.pauses or changes.lanes or changes.groups):
             return 0, []
         write = transaction.finish if is_last else transaction.write

@@ -13,17 +13,8 @@ from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.needs import NewNeed, OpenNeeds, ResolvedNeed
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reads import Due
-from jobstate_server.store.records import (
-    ChangedJob,
-    Changes,
-    GroupChange,
-    GroupGuard,
-    Loaded,
-    NeedRow,
-    NewGroup,
-    NewMember,
-    StoredGroup,
-)
+from jobstate_server.store.records import ChangedJob, Changes, Loaded
+from jobstate_server.store.relation_records import GroupChange, GroupGuard, NeedRow, NewGroup, NewMember, StoredGroup
 
 ReadGroups = Callable[[Collection[int]], Mapping[int, StoredGroup]]
 
@@ -65,7 +56,7 @@ class _Need(NamedTuple):
 
 
 class BatchRelations:
-    """What one batch knows and changes of needs and groups. ``domain.batch_view.View`` documents what the rules use."""
+    """What one batch knows and changes of needs and groups. ``domain.batch_view`` documents what the rules use."""
 
     def __init__(self, loaded: Loaded, jobs: Mapping[str, Job], read_groups: ReadGroups) -> None:
         """``jobs``: the jobs of the batch, as they are now."""

@@ -38,11 +38,10 @@ from jobstate_server.store.records import (
     ReadyFound,
     StatesFound,
     StoredEvent,
-    StoredGroup,
-    StoredNeed,
     TaskRun,
     TypeRecord,
 )
+from jobstate_server.store.relation_records import StoredGroup, StoredNeed
 
 EVENTS_SCANNED_MAX = 10_000
 """Sequences that one filtered ``Reader.events`` scans: about 10 ms, so that a rare match does not delay other reads."""

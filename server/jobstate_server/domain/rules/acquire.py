@@ -31,7 +31,7 @@ def acquire(context: RuleContext, command: c.Acquire, view: View) -> Plan:
     stopped: list[Change] = []
     room = command.bytes_max
     for job in view.ready_jobs(command.job_types):
-        if job.group_id is not None and (stopping := view.stopping_group(job)):
+        if job.group_id is not None and (stopping := view.relations.stopping_group(job)):
             # It would be in the way of every Acquire until its turn to be cancelled comes.
             stopped.append(cancel_member(job, stopping, max(view.now, job.update_time)))
             continue

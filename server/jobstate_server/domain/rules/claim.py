@@ -31,7 +31,7 @@ def refuse_stopping(job: Job, command: c.Start, view: View) -> None:
     Raises:
         TransitionNotAllowed
     """
-    group_id = view.stopping_group(job)
+    group_id = view.relations.stopping_group(job)
     if group_id and next_state(Trigger.CANCEL, job, view.now) is not None:
         why = f" and a member of {group_id!r}, which is stopping"
         raise TransitionNotAllowed(

@@ -28,7 +28,7 @@ def serve_due(_context: RuleContext, command: c.ServeDue, view: View) -> Plan:
         if job is not None and job.due_time is not None and job.due_time <= view.now:
             kind = _command_for(job)
             commands.append(kind(job_id=job_id, caller=command.caller, attempt=job.attempt, due_time=job.due_time))
-    for group_id in view.due_groups(Due(command.limit)):
+    for group_id in view.relations.due_groups(Due(command.limit)):
         job = view.jobs.get(group_id)
         if job is not None:
             commands.append(c.RunGroup(job_id=group_id, caller=command.caller, attempt=job.attempt))

@@ -30,7 +30,7 @@ def close_group(_context: RuleContext, command: c.CloseGroup, view: View) -> Pla
         raise JobNotFound(command.job_id)
     if not job.group_depth:
         raise NotAGroup(job.id, "id")
-    is_open = not (job.state.is_final or view.group(job).closed)
+    is_open = not (job.state.is_final or view.relations.group(job).closed)
     return Plan((Change(job, job),), closed_group=job if is_open else None)
 
 
@@ -43,7 +43,7 @@ def run_group(context: RuleContext, command: c.RunGroup, view: View) -> Plan | N
     job = view.jobs.get(command.job_id)
     if job is None or not job.group_depth:
         return None
-    group, now = view.stored_group(job), max(view.now, job.update_time)
+    group, now = view.relations.stored_group(job), max(view.now, job.update_time)
     step = next_step(group)
     if step is GroupStep.CANCEL_MEMBERS:
         return _cancel_members(job, view)
@@ -58,7 +58,7 @@ def run_group(context: RuleContext, command: c.RunGroup, view: View) -> Plan | N
 
 def _cancel_members(job: Job, view: View) -> Plan:
     """Cancel some of the members of a stopping group."""
-    members = [view.jobs[member_id] for member_id in view.unfinished_members(job)]
+    members = [view.jobs[member_id] for member_id in view.relations.unfinished_members(job)]
     changes = tuple(
         cancel_member(member, job.id, max(view.now, member.update_time))
         for member in members
@@ -66,7 +66,7 @@ def _cancel_members(job: Job, view: View) -> Plan:
     )
     # If none were found, others have them in hand.
     look_again = None if members else view.now + LOCKED_RETRY
-    served = ServedGroup(job, view.stored_group(job).progress, look_again)
+    served = ServedGroup(job, view.relations.stored_group(job).progress, look_again)
     return Plan(changes, 0, served_group=served, has_more=bool(members))
 
 

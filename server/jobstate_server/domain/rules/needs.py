@@ -22,7 +22,7 @@ def resolve_needs(_context: RuleContext, command: c.ResolveNeeds, view: View) ->
     parent = view.jobs.get(command.job_id)
     if parent is None or not parent.state.is_final or parent.due_time != command.due_time:
         return None
-    found = view.open_needs(parent)
+    found = view.relations.open_needs(parent)
     changes: list[Change] = []
     resolved: list[ResolvedNeed] = []
     for need in found.needs:

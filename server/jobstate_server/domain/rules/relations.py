@@ -83,7 +83,7 @@ class Relating:
             raise NotAGroup(group_id, field)
         by_member = creator is not None and group_of(creator) == own_ref(group)
         # A group that the command itself makes is open.
-        why = "" if group_id in self._made else self._view.refusal_to_add(group, by_member=by_member)
+        why = "" if group_id in self._made else self._view.relations.refusal_to_add(group, by_member=by_member)
         if why:
             raise GroupClosed(group_id, why, field)
         job.group_id = group.id

@@ -33,7 +33,8 @@ from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.postgres.lanes import LaneReads, check_guards, write_lanes
 from jobstate_server.store.postgres.ready_jobs import Marks, ReadyReads
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import Changes, Loaded, ReadyFound, StatesFound, StoredGroup
+from jobstate_server.store.records import Changes, Loaded, ReadyFound, StatesFound
+from jobstate_server.store.relation_records import StoredGroup
 from jobstate_server.store.rows import (
     attempt_from,
     finished_from,

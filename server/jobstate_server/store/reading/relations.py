@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from jobstate_server.domain.job import Job
 from jobstate_server.store.reading.connection import ReadConnection
-from jobstate_server.store.records import StoredGroup, StoredNeed
+from jobstate_server.store.relation_records import StoredGroup, StoredNeed
 
 
 class RelationReads(ReadConnection):

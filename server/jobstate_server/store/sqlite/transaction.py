@@ -18,7 +18,8 @@ from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.models import LogRow, ReplicaRow, TaskRunRow
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, StatesFound, StoredGroup, TaskRun
+from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, StatesFound, TaskRun
+from jobstate_server.store.relation_records import StoredGroup
 from jobstate_server.store.rows import (
     attempt_from,
     attempt_values,
