@@ -60,8 +60,19 @@ def test_both_clients_offer_the_same() -> None:
 def test_every_rpc_has_its_method() -> None:
     arguments: dict[str, tuple[Any, ...]] = {"create": ("default",), "create_many": ([],), "acquire": (["default"],)}
     arguments |= dict.fromkeys(("pause", "unpause", "lanes", "type_status"), ("default",))
-    takes_a_job = {"get", "attempts", "start", "progress", "complete", "fail", "report_usage", "retry", "cancel"}
-    takes_a_job |= {"release", "explain"}
+    takes_a_job = {
+        "get",
+        "attempts",
+        "start",
+        "progress",
+        "complete",
+        "fail",
+        "report_usage",
+        "retry",
+        "cancel",
+        "close_group",
+    }
+    takes_a_job |= {"release", "explain", "close_group"}
     calls = [build(*arguments.get(name, ("id",) if name in takes_a_job else ())) for name, build in builders().items()]
     made = {call.first.rpc if isinstance(call, Pages) else call.rpc for call in calls}
 

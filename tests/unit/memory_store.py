@@ -79,6 +79,8 @@ class MemoryStore:
     def __post_init__(self) -> None:
         self.decider = a_decider()
         self.group_due: int | None = None
+        self.batch: Batch | None = None
+        """The latest."""
 
     def commit(self, *commands: c.Command) -> list[Verdict]:
         """Decide these in one transaction."""
@@ -86,7 +88,7 @@ class MemoryStore:
         for command in commands:
             command.add_reads(reads)
         types = {name for command in commands if isinstance(command, c.Acquire) for name in command.job_types}
-        batch = Batch(self.decider, self.now, self._load(reads), 10, types, self._groups)
+        batch = self.batch = Batch(self.decider, self.now, self._load(reads), 10, types, self._groups)
         for job in sorted(self.jobs.values(), key=lambda job: (job.ready_time, job.create_sequence)):
             if job.job_type in types and is_ready(job):
                 batch.offer(job)

@@ -267,6 +267,8 @@ def test_an_acquire_cancels_members_of_a_stopping_group_and_gets_others() -> Non
     (got,) = store.do(c.Acquire(job_types=(TYPE,), max_jobs=2)).jobs
 
     assert got.id == "free"
+    assert store.batch is not None
+    assert store.batch.has_stopped_members
     assert states_of(store.jobs, "0", "1") == ["CANCELLED", "CANCELLED"]
 
 
