@@ -212,6 +212,17 @@ def test_a_child_that_was_cancelled_by_hand_stays_so() -> None:
     assert [need.outcome for need in store.needs.values()] == [JobState.COMPLETED]
 
 
+def test_needs_of_jobs_that_have_ended_already_are_resolved_too_when_they_fill_a_slice() -> None:
+    children = [f"child-{number}" for number in range(5)]
+    store = a_store(create("parent"), *(create(name, "parent") for name in children), slice=2)
+    for name in children:
+        store.do(c.Cancel(job_id=name))
+    run(store, "parent")
+
+    assert store.settle() == 3
+    assert {need.outcome for need in store.needs.values()} == {JobState.COMPLETED}
+
+
 def test_a_job_that_waits_for_its_needs_cannot_be_begun() -> None:
     store = a_store(create("parent"), create("child", "parent"))
 
