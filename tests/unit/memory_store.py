@@ -200,8 +200,7 @@ class MemoryStore:
             assert not group.is_final
             assert guard.may_be_closed or not group.closed
         self.log += [_told(sequence, event) for sequence, event in enumerate(changes.events, first)]
-        for member in changes.new_members:
-            member.job.joined(first + member.group_event)
+        changes.place_in_groups(first)
         for job, last_event, first_event, _ in (*changes.inserted, *changes.updated, *changes.progressed):
             if first_event is not None:
                 job.created(first + first_event)

@@ -69,6 +69,7 @@ INTERNAL = {
     "needed",
     "group_key",
     "group_depth",
+    "awaited_group",
 }
 """Fields of a job that the wire does not have."""
 
@@ -126,6 +127,7 @@ FULL = Job(
     needed=True,
     group_id="group-1",
     group_key=4_600,
+    awaited_group="4600/4601",
     group_depth=2,
     tolerated_failures=-1,
     on_excess=2,

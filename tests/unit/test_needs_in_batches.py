@@ -8,7 +8,7 @@ import pytest
 
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.durations import SECOND
-from jobstate_server.domain.errors import AttemptSuperseded, JobNotFound, TransitionNotAllowed
+from jobstate_server.domain.errors import AttemptSuperseded, InvalidField, JobNotFound, TransitionNotAllowed
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.groups import GroupPolicy
 from jobstate_server.domain.job import Job, JobState
@@ -150,6 +150,73 @@ def test_only_earlier_jobs_of_a_batch_can_be_needed() -> None:
     run(store, "second")
     store.settle()
     assert run(store, "third").state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+@pytest.mark.parametrize(
+    ("creates", "problem_with"),
+    [
+        ([create("g", group=GroupPolicy()), create("m", "g", group_id="g")], "needs[0].job_id"),
+        (
+            [create("g", group=GroupPolicy()), create("x", "g"), create("y"), create("m", "y", "x", group_id="g")],
+            "needs[1].job_id",
+        ),
+        (
+            [
+                create("outer", group=GroupPolicy()),
+                create("g", group=GroupPolicy(), group_id="outer"),
+                create("x", "outer"),
+                create("m", "x", group_id="g"),
+            ],
+            "needs[0].job_id",
+        ),
+        (
+            [
+                create("g", group=GroupPolicy()),
+                create("younger", group=GroupPolicy()),
+                create("in-younger", "g", group_id="younger"),
+                create("m", "younger", group_id="g"),
+            ],
+            "needs[0].job_id",
+        ),
+    ],
+    ids=["its own group", "a job that needs its group", "a job that needs a group around", "a younger group"],
+)
+def test_a_member_cannot_wait_for_its_own_group_whatever_is_in_between(
+    creates: list[c.Create], problem_with: str, in_one_batch: bool
+) -> None:
+    store = a_store(*([] if in_one_batch else creates[:-1]))
+    if in_one_batch:
+        refusal = store.ask(c.BatchCreate(creates=tuple(creates)))
+        assert not store.jobs
+    else:
+        refusal = store.ask(creates[-1])
+
+    assert isinstance(refusal, InvalidField)
+    assert refusal.field == (f"requests[{len(creates) - 1}].{problem_with}" if in_one_batch else problem_with)
+    assert "some would wait for each other" in refusal.problem
+
+
+def test_a_member_waits_for_older_groups_and_for_those_in_its_own() -> None:
+    store = a_store(create("first", group=GroupPolicy()), create("second", group=GroupPolicy()))
+    store.do(create("planner", "first"))
+    part = create("part", group=GroupPolicy(), group_id="second")
+    last = create("last", "part", "planner", group_id="second")
+    store.do(c.BatchCreate(creates=(part, last)))
+
+    assert store.jobs["planner"].awaited_group == str(store.jobs["first"].create_sequence)
+    keys = [store.jobs[name].create_sequence for name in ("second", "part")]
+    assert store.jobs["last"].awaited_group == "/".join(map(str, keys))
+
+
+def test_a_job_that_waits_for_nothing_any_more_may_be_needed_by_all() -> None:
+    store = a_store(create("g", group=GroupPolicy()), create("h", group=GroupPolicy()))
+    store.do(create("x", "h"))
+    assert isinstance(store.ask(create("early", "x", group_id="g")), InvalidField)
+    store.do(c.CloseGroup(job_id="h"))
+    store.settle()
+
+    store.do(create("late", "x", group_id="g"))
 
 
 def test_a_failed_parent_that_may_be_retried_is_waited_for() -> None:

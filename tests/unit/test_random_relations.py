@@ -52,12 +52,8 @@ class Relations(RuleBasedStateMachine):
         running = (JobState.PROCESSING, JobState.PROCESSING)
         return [job for job in self.store.jobs.values() if job.state in running and not job.group_depth]
 
-    def free(self) -> list[Job]:
-        """Jobs that wait for nothing, whatever is added to groups later: members need only these, so that no member
-        waits for its own group."""
-        return [job for job in self.store.jobs.values() if not job.needs_count and not job.group_depth]
-
-    def needs_among(self, jobs: list[Job], numbers: list[tuple[int, NeedCondition]]) -> list[Need]:
+    def needs_of(self, numbers: list[tuple[int, NeedCondition]]) -> list[Need]:
+        jobs = list(self.store.jobs.values())
         found = {job.id: condition for number, condition in numbers if (job := self.pick(number, jobs)) is not None}
         return [Need(job_id, condition) for job_id, condition in found.items()]
 
@@ -68,7 +64,7 @@ class Relations(RuleBasedStateMachine):
     )
     def create(self, numbers: list[tuple[int, NeedCondition]], member_of: int | None, by: int | None) -> None:
         group = None if member_of is None else self.pick(member_of, self.groups())
-        needs = self.needs_among(list(self.store.jobs.values()) if group is None else self.free(), numbers)
+        needs = self.needs_of(numbers)
         related = {} if group is None else {"group_id": group.id}
         creator = None if by is None else self.pick(by, self.running())
         if creator is not None:
@@ -86,6 +82,22 @@ class Relations(RuleBasedStateMachine):
         parts = [create(group_id, group=policy), *(create(self.name(), group_id=group_id) for _ in range(members))]
         commands: list[c.Command] = [c.BatchCreate(creates=tuple(parts))]
         self.store.commit(*commands, *([c.CloseGroup(job_id=group_id)] if closes else []))
+
+    @rule(policy=policies, numbers=st.lists(st.tuples(chosen, st.sampled_from(NeedCondition)), max_size=2))
+    def create_a_group_in_a_group_with_a_job_that_needs_it_in_one_batch(
+        self, policy: GroupPolicy, numbers: list[tuple[int, NeedCondition]]
+    ) -> None:
+        """And with a member of either that needs others, or them. Some of these are refused."""
+        outer, inner, waiting = self.name(), self.name(), self.name()
+        beside = {(outer, inner, waiting)[number % 3] for number, _ in numbers}
+        needs = [*self.needs_of(numbers), *map(Need, sorted(beside))]
+        parts = [
+            create(outer, group=policy),
+            create(inner, group=policy, group_id=outer),
+            create(waiting, inner),
+            create(self.name(), *needs, group_id=inner if len(numbers) % 2 else outer),
+        ]
+        self.store.ask(c.BatchCreate(creates=tuple(parts)))
 
     @rule(number=chosen)
     def close(self, number: int) -> None:

@@ -10,6 +10,7 @@ from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
 from jobstate_server.domain.needs import OpenNeeds
 from jobstate_server.domain.reads import Due, Finished
+from jobstate_server.domain.wait_order import GroupPath
 from jobstate_server.domain.waiting import UniqueKey
 
 
@@ -41,6 +42,12 @@ class RelationsView(Protocol):
     def stored_group(self, group: Job) -> Group:
         """The same, as they were when the transaction began. When all members of a closed group had ended by then,
         nobody can have added any since."""
+
+    def path(self, group: Job) -> GroupPath:
+        """The place of the group that a job is in the order in which groups end."""
+
+    def next_key(self) -> int:
+        """The key in paths, for now, of the next group that is made."""
 
     def refusal_to_add(self, group: Job, *, by_member: bool) -> str:
         """Why a group takes no more members: see ``groups.refusal_to_add``. If it does, it still does when the batch is

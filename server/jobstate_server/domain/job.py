@@ -157,6 +157,9 @@ class Job:
     """The group that it is a member of."""
     group_key: int | None = None
     """That group's ``create_sequence``. None until the event has its sequence, if both are made in one transaction."""
+    awaited_group: str | None = None
+    """The last group, in the order in which groups end, that it waits for through its needs: its path, as in
+    ``wait_order.to_text``."""
     group_depth: int = 0
     """0 if the job is not a group. 1 for a group that is in none, and 1 more for each group around it."""
     tolerated_failures: int = 0
@@ -201,6 +204,11 @@ class Job:
         self.__dict__["group_key"] = group_key
         return self
 
+    def awaits(self, group: str) -> Self:
+        """Set ``awaited_group``, like the version in ``numbered``. Returns this job."""
+        self.__dict__["awaited_group"] = group
+        return self
+
     def created(self, sequence: int) -> Self:
         """Set ``create_sequence``, like the version in ``numbered``. Returns this job."""
         self.__dict__["create_sequence"] = sequence
@@ -241,6 +249,7 @@ TERMS = frozenset(
         "needs_count",
         "group_id",
         "group_key",
+        "awaited_group",
         "group_depth",
         "tolerated_failures",
         "on_excess",

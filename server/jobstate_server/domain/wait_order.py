@@ -10,20 +10,18 @@ Each group is compared by its path. Nothing is searched, and replicas need not a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 GroupPath = tuple[int, ...]
 """The ``create_sequence`` of a group, after those of the groups around it from the outermost on. At most
 ``groups.DEPTH_MAX``."""
 
 PROVISIONAL = 1 << 62
-"""Added to the index of its creation event, it stands for the ``create_sequence`` of a group that the transaction
-makes. It is above all that are stored, as that sequence will be."""
+"""Added to the number of groups that the transaction makes before it, it stands for the ``create_sequence`` of a group
+that the transaction makes. It is above all that are stored, as that sequence will be."""
 
 _AFTER_ALL = (1 << 63,)
 """Ends a path in comparisons, so that a group comes after the groups in it."""
-
-_KEY_BYTES = 8
 
 
 def is_before(first: GroupPath, second: GroupPath) -> bool:
@@ -41,17 +39,21 @@ def may_wait(group: GroupPath, awaited: GroupPath | None) -> bool:
     return awaited is None or is_before(awaited, group)
 
 
-def settled(path: GroupPath, first_sequence: int) -> GroupPath:
-    """The path once the first event of its transaction has this sequence."""
-    return tuple(key if key < PROVISIONAL else first_sequence + key - PROVISIONAL for key in path)
+def is_settled(path: GroupPath) -> bool:
+    """Whether all groups of the path are stored."""
+    return path[-1] < PROVISIONAL
 
 
-def to_bytes(path: GroupPath) -> bytes:
+def settled(path: GroupPath, made: Sequence[int]) -> GroupPath:
+    """The path once the groups that the transaction makes have these keys."""
+    return tuple(key if key < PROVISIONAL else made[key - PROVISIONAL] for key in path)
+
+
+def to_text(path: GroupPath) -> str:
     """The path as it is stored."""
-    return b"".join(key.to_bytes(_KEY_BYTES, "big") for key in path)
+    return "/".join(map(str, path))
 
 
-def from_bytes(stored: bytes) -> GroupPath:
+def from_text(stored: str) -> GroupPath:
     """The path that was stored."""
-    starts = range(0, len(stored), _KEY_BYTES)
-    return tuple(int.from_bytes(stored[start : start + _KEY_BYTES], "big") for start in starts)
+    return tuple(map(int, stored.split("/")))

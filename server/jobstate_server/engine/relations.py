@@ -13,8 +13,17 @@ from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.needs import NewNeed, OpenNeeds, ResolvedNeed
 from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.reads import Due
+from jobstate_server.domain.wait_order import PROVISIONAL, GroupPath, from_text, is_settled
 from jobstate_server.store.records import ChangedJob, Changes, Loaded
-from jobstate_server.store.relation_records import GroupChange, GroupGuard, NeedRow, NewGroup, NewMember, StoredGroup
+from jobstate_server.store.relation_records import (
+    GroupChange,
+    GroupGuard,
+    NeedRow,
+    NewGroup,
+    NewMember,
+    NewWait,
+    StoredGroup,
+)
 
 ReadGroups = Callable[[Collection[int]], Mapping[int, StoredGroup]]
 
@@ -68,6 +77,8 @@ class BatchRelations:
         """The groups that the batch creates, by id, in the order of their creation."""
         self._members: set[str] = set()
         """The ids of the members that it adds to these."""
+        self._waiting: set[str] = set()
+        """The ids of the jobs that it creates to wait for these."""
         self._marks: dict[GroupRef, _Mark] = {}
         self._guards: dict[int, bool] = {}
         """The stored groups that decisions rely on, and whether they may be closed."""
@@ -89,6 +100,14 @@ class BatchRelations:
 
     def stored_group(self, group: Job) -> Group:
         return self._find(own_ref(group)).group
+
+    def path(self, group: Job) -> GroupPath:
+        refs = [own_ref(group), *self._around(group)]
+        made = {ref: PROVISIONAL + place for place, ref in enumerate(self._made)}
+        return tuple(ref if isinstance(ref, int) else made[ref] for ref in reversed(refs))
+
+    def next_key(self) -> int:
+        return PROVISIONAL + len(self._made)
 
     def refusal_to_add(self, group: Job, *, by_member: bool) -> str:
         ref = own_ref(group)
@@ -135,6 +154,8 @@ class BatchRelations:
             if move != NO_MOVE:
                 mark = self._mark(ref)
                 mark.move = mark.move.plus(move)
+        if before is None and job.awaited_group is not None and not is_settled(from_text(job.awaited_group)):
+            self._waiting.add(job.id)
         if ends and job.needs_count and job.create_sequence:
             self._ended_children.append(job.create_sequence)
 
@@ -183,6 +204,7 @@ class BatchRelations:
             job = rows[job_id].job
             assert job.group_id is not None
             changes.new_members.append(NewMember(job, events[job.group_id]))
+        changes.new_waits += [NewWait(rows[job_id].job, tuple(events.values())) for job_id in self._waiting]
         for ref, mark in self._marks.items():
             key, event = (ref, None) if isinstance(ref, int) else (None, events[ref])
             changes.groups.append(

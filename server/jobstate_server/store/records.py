@@ -12,8 +12,9 @@ from jobstate_server.domain.plan import TypePause
 from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.domain.statistics import TallyKey
 from jobstate_server.domain.turns import LaneState, TypeState
+from jobstate_server.domain.wait_order import from_text, settled, to_text
 from jobstate_server.domain.waiting import UniqueKey
-from jobstate_server.store.relation_records import GroupChange, GroupGuard, NeedRow, NewGroup, NewMember
+from jobstate_server.store.relation_records import GroupChange, GroupGuard, NeedRow, NewGroup, NewMember, NewWait
 
 
 class NewEvent(NamedTuple):
@@ -159,6 +160,7 @@ class Changes:
     new_groups: list[NewGroup] = field(default_factory=list)
     """In this order, a group comes before those in it. Jobs and groups are inserted before groups are changed."""
     new_members: list[NewMember] = field(default_factory=list)
+    new_waits: list[NewWait] = field(default_factory=list)
     groups: list[GroupChange] = field(default_factory=list)
     """At most one of each group."""
     group_guards: list[GroupGuard] = field(default_factory=list)
@@ -166,6 +168,19 @@ class Changes:
     """The time of the transaction."""
     ready_types: list[str] = field(default_factory=list)
     """The job types of which a job became ready and was not handed out, as far as other replicas must know."""
+
+    def place_in_groups(self, first: int) -> None:
+        """Set in new jobs the keys of groups that are inserted too. Stores call it before they make rows of jobs.
+
+        Args:
+            first: the sequence of the first event.
+        """
+        for member, group_event in self.new_members:
+            member.joined(first + group_event)
+        for job, group_events in self.new_waits:
+            assert job.awaited_group is not None
+            path = settled(from_text(job.awaited_group), [first + event for event in group_events])
+            job.awaits(to_text(path))
 
 
 @dataclass(frozen=True, slots=True)

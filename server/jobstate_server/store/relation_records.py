@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jobstate_server.domain.groups import Group, GroupMove, GroupPolicy
@@ -48,6 +49,15 @@ class NewMember(NamedTuple):
 
     job: Job
     group_event: int
+
+
+class NewWait(NamedTuple):
+    """A job to insert that waits for a group that is inserted too: the store sets its ``awaited_group``, in place."""
+
+    job: Job
+    group_events: Sequence[int]
+    """The indexes of the creation events of all groups that are inserted, as ``wait_order.settled`` wants their
+    sequences."""
 
 
 class GroupChange(NamedTuple):

@@ -39,6 +39,7 @@ _WITHOUT_COLUMN = frozenset(
         "needed",
         "group_id",
         "group_key",
+        "awaited_group",
         "group_depth",
         "tolerated_failures",
         "on_excess",

@@ -343,7 +343,8 @@ type CreateRequest struct {
 	// it. Unset means for ever.
 	StartWithin *durationpb.Duration `protobuf:"bytes,12,opt,name=start_within,json=startWithin,proto3" json:"start_within,omitempty"`
 	// Jobs that must have ended before this one may begin, at most 100, each once. They exist already, or stand earlier in
-	// the same batch, so that there is never a circle. To wait for more, need a group.
+	// the same batch. A member of a group may wait, itself or through what it needs, only for groups in its own group and
+	// for older ones beside it or beside those around it, so that there is never a circle. To wait for more, need a group.
 	Needs []*Need `protobuf:"bytes,13,rep,name=needs,proto3" json:"needs,omitempty"`
 	// The group that the job becomes a member of. Empty means none.
 	GroupId string `protobuf:"bytes,14,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`

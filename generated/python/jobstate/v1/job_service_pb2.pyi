@@ -257,7 +257,8 @@ class CreateRequest(_message.Message):
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
         """Jobs that must have ended before this one may begin, at most 100, each once. They exist already, or stand earlier in
-        the same batch, so that there is never a circle. To wait for more, need a group.
+        the same batch. A member of a group may wait, itself or through what it needs, only for groups in its own group and
+        for older ones beside it or beside those around it, so that there is never a circle. To wait for more, need a group.
         """
 
     @_builtins.property

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.errors import AttemptSuperseded, GroupClosed, InvalidField, JobNotFound, NotAGroup
 from jobstate_server.domain.groups import DEPTH_MAX, GroupPolicy, group_of, own_ref
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.domain.needs import NewNeed, standing
+from jobstate_server.domain.needs import Need, NewNeed, standing
 from jobstate_server.domain.plan import Change
 from jobstate_server.domain.rules.cancel import end_as_cancelled
 from jobstate_server.domain.rules.claim import begin_claimed
 from jobstate_server.domain.rules.context import Draft
 from jobstate_server.domain.rules.ready import wait_for_needs
+from jobstate_server.domain.wait_order import GroupPath, from_text, latest, may_wait, to_text
 from jobstate_server.domain.waiting import CancelCause, Priority
 
 
@@ -25,6 +28,8 @@ class Relating:
         """The needs of the jobs created so far."""
         self._view = view
         self._made: dict[str, Job] = {}
+        self._paths: dict[str, GroupPath] = {}
+        """The places of the groups among these, in the order in which groups end."""
         self._needed: dict[str, Job] = {}
         """Stored jobs that are needed for the first time."""
 
@@ -50,15 +55,16 @@ class Relating:
         job, relations = change.after, command.relations
         if relations is not None:
             creator = None if relations.by is None else self._running(relations.by, command.caller, path)
-            around = 0
+            around: GroupPath = ()
             if relations.group_id:
                 around = self._join(job, relations.group_id, creator, command.caller, path)
             if relations.group is not None:
-                if around == DEPTH_MAX:
+                if len(around) == DEPTH_MAX:
                     raise InvalidField("group_id", f"is {DEPTH_MAX} groups deep already")
-                change = _made_group(change, relations.group, around + 1, command)
+                self._paths[job.id] = (*around, self._view.relations.next_key() + len(self._paths))
+                change = _made_group(change, relations.group, len(around) + 1, command)
             elif relations.needs:
-                change = self._with_needs(change, relations, command, path)
+                change = self._with_needs(change, relations.needs, around, command, path)
         self._made[job.id] = change.after
         return change
 
@@ -75,8 +81,8 @@ class Relating:
             raise AttemptSuperseded(job.id, by.attempt, job.attempt, job.state.name, f"{path}by.attempt")
         return job
 
-    def _join(self, job: Job, group_id: str, creator: Job | None, caller: Caller, path: str) -> int:
-        """Make a new job a member of a group. Returns the depth of that."""
+    def _join(self, job: Job, group_id: str, creator: Job | None, caller: Caller, path: str) -> GroupPath:
+        """Make a new job a member of a group. Returns the place of that in the order in which groups end."""
         field = f"{path}group_id"
         group = self._find(group_id, caller, field)
         if not group.group_depth:
@@ -88,18 +94,26 @@ class Relating:
             raise GroupClosed(group_id, why, field)
         job.group_id = group.id
         job.group_key = group.create_sequence or None
-        return group.group_depth
+        return self._path(group)
 
-    def _with_needs(self, change: Change, relations: c.Relations, command: c.Create, path: str) -> Change:
-        """Let a new job wait for what it needs. It is cancelled at once if that cannot be met any more."""
+    def _with_needs(
+        self, change: Change, needs: Sequence[Need], around: GroupPath, command: c.Create, path: str
+    ) -> Change:
+        """Let a new job wait for what it needs. It is cancelled at once if that cannot be met any more.
+
+        Args:
+            around: the group that it is a member of. Empty if it is in none.
+        """
         job = change.after
         parents = [
-            self._find(need.job_id, command.caller, f"{path}needs[{place}].job_id")
-            for place, need in enumerate(relations.needs)
+            self._find(need.job_id, command.caller, f"{path}needs[{place}].job_id") for place, need in enumerate(needs)
         ]
-        found = standing((need, parent.state) for need, parent in zip(relations.needs, parents, strict=True))
+        found = standing((need, parent.state) for need, parent in zip(needs, parents, strict=True))
+        awaited = {place: self._awaited(parents[place]) for place in found.open}
+        if around:
+            _refuse_circles(around, awaited)
         job.needs_count = len(parents)
-        for place, (need, parent) in enumerate(zip(relations.needs, parents, strict=True)):
+        for place, (need, parent) in enumerate(zip(needs, parents, strict=True)):
             is_final = parent.state.is_final
             self.needs.append(NewNeed(job.id, place, need, parent.state if is_final else None))
             if not is_final and not parent.needed:
@@ -110,7 +124,18 @@ class Relating:
             return _created(change, draft)
         if found.open:
             wait_for_needs(job, len(found.open))
+            last = latest(awaited.values())
+            job.awaited_group = None if last is None else to_text(last)
         return change
+
+    def _path(self, group: Job) -> GroupPath:
+        return self._paths.get(group.id) or self._view.relations.path(group)
+
+    def _awaited(self, job: Job) -> GroupPath | None:
+        """The last group that waiting for a job is waiting for."""
+        if job.group_depth:
+            return self._path(job)
+        return from_text(job.awaited_group) if job.awaited_group is not None and job.open_needs else None
 
     def _mark(self, parent: Job) -> None:
         if parent.id in self._made:
@@ -118,6 +143,21 @@ class Relating:
             self._made[parent.id].needed = True
         else:
             self._needed[parent.id] = parent
+
+
+def _refuse_circles(group: GroupPath, awaited: Mapping[int, GroupPath | None]) -> None:
+    """Refuse a member that waits for its own group, or could come to through others.
+
+    Args:
+        awaited: the last group that each of its needs waits for, by their place.
+    """
+    for place, path in awaited.items():
+        if not may_wait(group, path):
+            raise InvalidField(
+                f"needs[{place}].job_id",
+                "is or waits for the group that this job is to be in, one around that, or a younger one; as groups wait"
+                " for their members, some would wait for each other",
+            )
 
 
 def _made_group(change: Change, policy: GroupPolicy, depth: int, command: c.Create) -> Change:
