@@ -40,9 +40,13 @@ _TOLD = {
     Measure.STORED: "in {}",
     Measure.UNCLAIMED: "whose attempt no worker has claimed",
     Measure.HELD: "that are delayed",
+    Measure.GROUPS: "that are running groups",
 }
 """The measures that count jobs which are stored now, and how such jobs are told. All others count what has happened,
 which the jobs do not show."""
+
+_HELD_BY_NEEDS = (Measure.HELD, WaitReason.NEEDS)
+_NOT_MET = "whose needs are not met"
 
 
 class Miscount(NamedTuple):
@@ -57,7 +61,8 @@ class Miscount(NamedTuple):
     def __str__(self) -> str:
         job_type, measure, bucket = self.key
         state = JobState(bucket).name if bucket in list(JobState) else str(bucket)
-        told = f"{self.counted:,} jobs of type {job_type} {_TOLD[measure].format(state)}"
+        which = _NOT_MET if (measure, bucket) == _HELD_BY_NEEDS else _TOLD[measure].format(state)
+        told = f"{self.counted:,} jobs of type {job_type} {which}"
         return f"there are {told}, but the statistics count {self.tallied:,}"
 
 
@@ -180,7 +185,9 @@ _COUNTS: Any = reduce(
     (
         _STORED.group_by(JobRow.job_type, JobRow.state),
         _jobs(Measure.UNCLAIMED, 0, IS_UNCLAIMED),
-        _jobs(Measure.HELD, int(WaitReason.TIME), JobRow.held),
+        _jobs(Measure.HELD, int(WaitReason.TIME), JobRow.held & (JobRow.open_needs == 0)),
+        _jobs(Measure.HELD, int(WaitReason.NEEDS), JobRow.held & (JobRow.open_needs > 0)),
+        _jobs(Measure.GROUPS, 0, (JobRow.state == int(JobState.PROCESSING)) & (JobRow.group_depth > 0)),
         _TALLIED.where(TallyRow.measure.in_([int(measure) for measure in _TOLD])),
     ),
 )

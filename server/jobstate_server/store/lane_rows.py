@@ -22,12 +22,15 @@ _SUMS = ("ready", "returned", "running", "resting", "turn_time", "next_even_time
 _OWN = -1
 """In place of a measure: a column of ``dispatch``, by its place in ``_SUMS``. The last is whether it is paused."""
 
+COUNTED = (Measure.STORED, Measure.HELD, Measure.UNCLAIMED, Measure.GROUPS)
+"""The measures that say how many jobs of a type are ready, run or rest."""
+
 _COLUMNS = "lane, ready, returned, running, resting, turn_time, next_even_time, held_until, paused, closed_until"
 
 
 def sums_text(names: str) -> str:
     """Reads the tallies and the row of some types, as of one moment. ``names``: a subquery or array of them."""
-    measures = f"{int(Measure.STORED)}, {int(Measure.HELD)}, {int(Measure.UNCLAIMED)}"
+    measures = ", ".join(str(int(measure)) for measure in COUNTED)
     parts = [
         f"SELECT job_type, measure, bucket, value FROM tally WHERE job_type {names} AND measure IN ({measures})",
         *(
@@ -84,7 +87,7 @@ def _state(job_type: str, values: dict[tuple[int, int], int]) -> TypeState:
     everything = LaneCounts(
         of(Measure.STORED, JobState.QUEUED) - held + returned,
         returned,
-        of(Measure.STORED, JobState.PROCESSING) - returned,
+        of(Measure.STORED, JobState.PROCESSING) - returned - of(Measure.GROUPS),
         of(Measure.STORED, JobState.RETRYING) + of(Measure.STORED, JobState.FAILED),
     )
     named = LaneCounts(*(of(_OWN, number) for number in range(4)))

@@ -6,6 +6,7 @@ from peewee import SQL, BigIntegerField, BlobField, BooleanField, CompositeKey, 
 
 from jobstate_server.domain.job import JobState
 from jobstate_server.store.lane_models import DispatchRow, LaneRow
+from jobstate_server.store.relation_models import MembersRow, NeededRow, NeedRow
 
 # Times are microseconds since the epoch, UTC; spans are microseconds; money is nano-units.
 
@@ -63,6 +64,15 @@ class JobColumns(Model):
     unique_key = TextField(null=True)
     unique_until = IntegerField(constraints=[SQL("DEFAULT 0")])
     cancel_cause = IntegerField(constraints=[SQL("DEFAULT 0")])
+    cancel_cause_id = TextField(null=True)
+    needs_count = IntegerField(constraints=[SQL("DEFAULT 0")])
+    open_needs = IntegerField(constraints=[SQL("DEFAULT 0")])
+    needed = BooleanField(constraints=[SQL("DEFAULT false")])
+    group_id = TextField(null=True)
+    group_key = BigIntegerField(null=True)
+    group_depth = IntegerField(constraints=[SQL("DEFAULT 0")])
+    tolerated_failures = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    on_excess = IntegerField(constraints=[SQL("DEFAULT 0")])
 
 
 class JobRow(JobColumns):
@@ -131,6 +141,11 @@ IS_READY_IN_LANE = SQL(f"lane <> '' AND {IS_READY.sql}")
 HAS_UNIQUE_KEY = SQL("unique_key IS NOT NULL AND state IN (1, 2, 4, 5) AND NOT (unique_until = 2 AND attempt > 0)")
 """``waiting.has_unique_key``. Queries must use exactly this text."""
 
+IS_MEMBER = SQL("group_key IS NOT NULL")
+
+IS_UNFINISHED_MEMBER = SQL(f"{IS_MEMBER.sql} AND state IN (1, 2, 4, 5)")
+"""What a stopping group cancels. Queries must use exactly this text."""
+
 
 def _add_job_indexes(job: type[JobColumns], *key: Field) -> None:
     """``key``: the key as the last column of each index that a page is read from. SQLite appends it by itself."""
@@ -152,6 +167,9 @@ def _add_job_indexes(job: type[JobColumns], *key: Field) -> None:
     # For the age of the oldest one over all lanes but the empty one, of which most jobs are.
     job.add_index(job.job_type, job.ready_time, where=IS_READY_IN_LANE, name="job_ready_in_lanes")
     job.add_index(job.principal, job.job_type, job.unique_key, unique=True, where=HAS_UNIQUE_KEY, name="job_unique")
+    # The members of a group: a page of them, and those that it must cancel.
+    job.add_index(job.group_key, job.create_time, *key, where=IS_MEMBER, name="job_by_group")
+    job.add_index(job.group_key, *key, where=IS_UNFINISHED_MEMBER, name="job_unfinished_member")
 
 
 _add_job_indexes(JobRow)
@@ -342,6 +360,9 @@ _COMMON: tuple[type[Model], ...] = (
     TallyRow,
     DispatchRow,
     LaneRow,
+    NeedRow,
+    NeededRow,
+    MembersRow,
     TaskRunRow,
     ReplicaRow,
     SchemaRow,

@@ -31,29 +31,12 @@ DOCUMENTS = ("metadata", "result", "error_details")
 
 _ERROR_COLUMNS = ("error_code", "error_message", "error_retryable", "error_attempt", "error_time")
 
-_WITHOUT_COLUMN = frozenset(
-    {
-        "cancel_cause_id",
-        "needs_count",
-        "open_needs",
-        "needed",
-        "group_id",
-        "group_key",
-        "awaited_group",
-        "group_depth",
-        "tolerated_failures",
-        "on_excess",
-    }
-)
-"""Fields that are not stored before migration 0012."""
-
-_PLAIN_JOB_FIELDS = tuple(
-    name for name in JOB_FIELDS if name not in {"last_error", *DOCUMENTS} and name not in _WITHOUT_COLUMN
-)
+_PLAIN_JOB_FIELDS = tuple(name for name in JOB_FIELDS if name not in {"last_error", *DOCUMENTS})
 _PLAIN_COUNT = len(_PLAIN_JOB_FIELDS)
 _STATE_INDEX = _PLAIN_JOB_FIELDS.index("state")
 _CLAIMED_INDEX = _PLAIN_JOB_FIELDS.index("claimed")
 _HELD_INDEX = _PLAIN_JOB_FIELDS.index("held")
+_NEEDED_INDEX = _PLAIN_JOB_FIELDS.index("needed")
 _STATES = {int(state): state for state in JobState}
 
 JOB_COLUMNS = _PLAIN_JOB_FIELDS + _ERROR_COLUMNS
@@ -69,6 +52,11 @@ _CHANGING_FIELDS = tuple(name for name in _PLAIN_JOB_FIELDS if name not in _FIXE
 CHANGE_COLUMNS = _CHANGING_FIELDS + _ERROR_COLUMNS
 """Columns that a change of a job can change. A statement that sets an indexed column moves the index's entry, so the
 others must not be set again."""
+
+_RELATED_COLUMNS = ("cancel_cause_id", "open_needs", "needed")
+
+PLAIN_CHANGE_COLUMNS = tuple(name for name in CHANGE_COLUMNS if name not in _RELATED_COLUMNS)
+"""Those of them that can change in a job without needs that no job needs."""
 
 STEP_COLUMNS = (
     "version",
@@ -102,6 +90,9 @@ _UNSET_FIELDS = (
     "start_within",
     "lease",
     "unique_key",
+    "cancel_cause_id",
+    "group_id",
+    "group_key",
 )
 """Fields that are None in a job to which nothing has happened yet."""
 
@@ -123,6 +114,12 @@ NEW_CONSTANTS: Mapping[str, int | str] = {
     "held": 0,
     "unique_until": 0,
     "cancel_cause": 0,
+    "needs_count": 0,
+    "open_needs": 0,
+    "needed": 0,
+    "group_depth": 0,
+    "tolerated_failures": 0,
+    "on_excess": 0,
 }
 """Columns that have the same value in all jobs to which nothing has happened yet, and need not be bound."""
 
@@ -144,13 +141,17 @@ _UNTOUCHED = (*(None,) * len(_UNSET_FIELDS), *NEW_CONSTANTS.values(), None)
 _step_values = itemgetter(*STEP_COLUMNS, "create_sequence")
 _not_in_step = itemgetter(*_NOT_IN_STEP)
 _changing_values = itemgetter(*_CHANGING_FIELDS)
+_plain_change_values = itemgetter(*[name for name in PLAIN_CHANGE_COLUMNS if name not in _ERROR_COLUMNS])
+_related = itemgetter(*_RELATED_COLUMNS)
 _report_values = itemgetter(*REPORT_COLUMNS, "create_sequence")
 _progress_values = itemgetter(*PROGRESS_COLUMNS, "create_sequence")
 _seldom = itemgetter(*_SELDOM_COLUMNS)
 
-SUMMARY_COLUMNS = tuple(name for name in JobSummary._fields if name not in {"group_depth", "is_kept"})
+SUMMARY_COLUMNS = tuple(name for name in JobSummary._fields if name != "is_kept")
+"""Columns of ``job``; a row of a final job has ``is_kept`` after them."""
 
-FINISHED_COLUMNS = tuple(name for name in FinishedJob._fields if name not in {"needs_count", "group_depth", "is_kept"})
+FINISHED_COLUMNS = tuple(name for name in FinishedJob._fields if name != "is_kept")
+"""Columns of ``job``; a row has ``is_kept`` after them."""
 
 EVENT_COLUMNS = tuple(EventRow._meta.sorted_field_names)
 ATTEMPT_COLUMNS = tuple(name for name in AttemptRow._meta.sorted_field_names if name != "create_sequence")
@@ -206,6 +207,16 @@ def change_values(job: Job) -> tuple[Any, ...]:
     return (*_changing_values(job.__dict__), *_error_values(job.last_error), job.create_sequence)
 
 
+def plain_change_values(job: Job) -> tuple[Any, ...]:
+    """The values of ``PLAIN_CHANGE_COLUMNS``, then the key."""
+    return (*_plain_change_values(job.__dict__), *_error_values(job.last_error), job.create_sequence)
+
+
+def is_plain_change(before: Job, after: Job) -> bool:
+    """Whether, of ``CHANGE_COLUMNS``, only ``PLAIN_CHANGE_COLUMNS`` differ between these two versions of a job."""
+    return bool(_related(before.__dict__) == _related(after.__dict__))
+
+
 def progress_values(job: Job) -> tuple[Any, ...]:
     """The values of ``PROGRESS_COLUMNS``, then the key."""
     values: tuple[Any, ...] = _progress_values(job.__dict__)
@@ -244,6 +255,7 @@ def job_from(row: tuple[Any, ...]) -> Job:
     values["state"] = _STATES[row[_STATE_INDEX]]
     values["claimed"] = bool(row[_CLAIMED_INDEX])
     values["held"] = bool(row[_HELD_INDEX])
+    values["needed"] = bool(row[_NEEDED_INDEX])
     metadata, result, details = row[_JOB_WIDTH:]
     values["metadata"] = bytes(metadata or b"")
     values["result"] = bytes(result or b"")
@@ -255,13 +267,17 @@ def summary_from(row: tuple[Any, ...]) -> JobSummary:
     """The summary in a row of ``SUMMARY_COLUMNS``. SQLite returns integers for booleans."""
     found = JobSummary(*row)
     retryable = found.error_retryable
-    return found._replace(claimed=bool(found.claimed), error_retryable=None if retryable is None else bool(retryable))
+    return found._replace(
+        claimed=bool(found.claimed),
+        error_retryable=None if retryable is None else bool(retryable),
+        is_kept=bool(found.is_kept),
+    )
 
 
 def finished_from(row: tuple[Any, ...]) -> FinishedJob:
     """The job in a row of ``FINISHED_COLUMNS``."""
-    job_id, create_sequence, job_type, source_id, principal, state, complete_time = row
-    return FinishedJob(job_id, create_sequence, job_type, source_id, principal, _STATES[state], complete_time)
+    found = FinishedJob(*row)
+    return found._replace(state=_STATES[found.state], is_kept=bool(found.is_kept))
 
 
 def finished_values(selection: Finished) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from jobstate_server.store.sqlite.transaction import SqliteTransaction
 from ...support.reads import reads
 from ..support import UNBOUNDED, a_job, a_request, an_attempt, an_event, at, keep, keep_jobs, page_of, remains
 
-GROWING_TABLES = {"job", "job_metadata", "job_result", "job_error_details", "event", "attempt", "request", "lane"}
+DOCUMENTS = {"job_metadata", "job_result", "job_error_details"}
+GROWING_TABLES = {"job", *DOCUMENTS, "event", "attempt", "request", "lane", "need", "needed", "members"}
 """The others have one row, or some per job type or task, or are the values of a statement: read whole, and rightly."""
 
 

@@ -330,8 +330,15 @@ DUE = (
     f"{WHOLE_JOBS} WHERE {_IS_DUE} AND due_time <= %(now)s"
     " ORDER BY due_time, create_sequence LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()
+_IS_KEPT = (
+    "(job.needed AND EXISTS (SELECT 1 FROM needed AS held WHERE held.parent_key = job.create_sequence))"
+    " OR EXISTS (SELECT 1 FROM members WHERE members.group_key = job.group_key AND NOT members.final)"
+    " OR (group_depth > 0 AND EXISTS (SELECT 1 FROM members WHERE members.group_key = job.create_sequence"
+    " AND total > completed + permanently_failed + cancelled))"
+)
+"""``reading.expressions.is_kept``."""
 FINISHED = (
-    f"SELECT {', '.join(FINISHED_COLUMNS)} FROM job WHERE complete_time IS NOT NULL AND complete_time < %(before)s"
+    f"SELECT {', '.join(FINISHED_COLUMNS)}, {_IS_KEPT} FROM job WHERE complete_time IS NOT NULL AND complete_time < %(before)s"
     " AND (complete_time, create_sequence) > (%(after_time)s::int8, %(after_key)s::int8)"
     " ORDER BY complete_time, create_sequence LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()

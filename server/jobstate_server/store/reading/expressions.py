@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peewee import Expression, Field, TextField, Tuple, fn
+from peewee import SQL, Expression, Field, TextField, Tuple, fn
 
 from jobstate_server.domain.filters import Position
 from jobstate_server.store.models import JobRow
+from jobstate_server.store.relation_models import MembersRow, NeededRow
 
 
 def row_by_row(column: Field) -> Expression:
@@ -29,3 +30,15 @@ def matches(column: Field, patterns: Sequence[str]) -> Expression:
     for prefix in [name[:-1] for name in patterns if name.endswith("*")]:
         either |= fn.SUBSTR(column, 1, len(prefix)) == prefix
     return either
+
+
+def is_kept() -> Expression:
+    """Whether a final job must not be deleted yet: see ``FinishedJob.is_kept``."""
+    one = SQL("1")
+    # Only a job that some job has needed has a row, so most are not looked up.
+    is_needed = JobRow.needed & fn.EXISTS(NeededRow.select(one).where(NeededRow.parent_key == JobRow.create_sequence))
+    of_group = MembersRow.select(one).where(MembersRow.group_key == JobRow.group_key, ~MembersRow.final)
+    ended = MembersRow.completed + MembersRow.permanently_failed + MembersRow.cancelled
+    own = MembersRow.select(one).where(MembersRow.group_key == JobRow.create_sequence, MembersRow.total > ended)
+    kept: Expression = is_needed | fn.EXISTS(of_group) | ((JobRow.group_depth > SQL("0")) & fn.EXISTS(own))
+    return kept

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial, reduce
 from itertools import islice, product
+from operator import or_
 from typing import Any
 
-from peewee import Expression, ModelSelect, PeeweeException
+from peewee import SQL, Expression, ModelSelect, PeeweeException
 
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.reach import EVERYTHING
+from jobstate_server.domain.waiting import WaitReason
 from jobstate_server.store.chunks import chunks
 from jobstate_server.store.known_job_types import known_job_types
-from jobstate_server.store.models import JobRow
+from jobstate_server.store.models import IS_READY, JobRow
 from jobstate_server.store.reading.expressions import beyond, matches, row_by_row
 from jobstate_server.store.reading.jobs import JobReads
 from jobstate_server.store.records import JobPage
+from jobstate_server.store.relation_models import NeedRow
 from jobstate_server.store.sizes import document_bytes
 
 _ROWS_AT_ONCE = 50
@@ -26,6 +31,16 @@ _ROWS_AT_ONCE = 50
 KEYS_AT_FIRST_MIN = 16
 """Keys first read from each index range when several are merged. A page needs few from most ranges, and reads more
 from the others."""
+
+_KeyQuery = Callable[[Position | None, int], "ModelSelect[Any]"]
+"""Makes the query for so many creation times and keys after a position."""
+
+_WAITING_STATES = {
+    WaitReason.TURN: (JobState.QUEUED, JobState.PROCESSING),
+    WaitReason.TIME: (JobState.QUEUED, JobState.RETRYING),
+    WaitReason.NEEDS: (JobState.QUEUED,),
+}
+"""The states of jobs that wait for each, so that their indexes are read and not those of all jobs."""
 
 
 class JobPageReads(JobReads):
@@ -41,11 +56,12 @@ class JobPageReads(JobReads):
                     if narrowed is None:
                         return JobPage([], has_more=False)
                     wanted = narrowed
-                ranges = _index_ranges(wanted)
+                wanted = _with_states(wanted)
+                queries = self._queries(wanted, newest_first)
                 # One key beyond the page shows whether there are more jobs.
                 sought = limit + 1
-                first = sought if len(ranges) == 1 else max(KEYS_AT_FIRST_MIN, 2 * limit // len(ranges))
-                runs = [self._keys(range_, wanted, newest_first, after, min(first, sought)) for range_ in ranges]
+                first = sought if len(queries) <= 1 else max(KEYS_AT_FIRST_MIN, 2 * limit // len(queries))
+                runs = [self._keys(query, after, min(first, sought)) for query in queries]
                 keys = list(islice(heapq.merge(*runs, reverse=newest_first), sought))
                 jobs = self._load_until([key for _, key in keys[:limit]], bytes_max)
                 return JobPage(jobs, has_more=len(jobs) < len(keys))
@@ -53,17 +69,20 @@ class JobPageReads(JobReads):
             # An error of the transaction itself. Each statement translates its own errors.
             self._translate(error)
 
-    def _keys(
-        self,
-        range_: Sequence[Expression],
-        wanted: JobFilter,
-        newest_first: bool,
-        after: Position | None,
-        limit: int,
-    ) -> Iterator[tuple[int, int]]:
-        """The keys of one index range, read as they are needed."""
+    def _queries(self, wanted: JobFilter, newest_first: bool) -> list[_KeyQuery]:
+        """The queries for the keys of the page, each in its order. Their merged keys are the page."""
+        related = wanted.group_id or wanted.needed_by or wanted.needs
+        if not related:
+            return [partial(_key_query, wanted, range_, newest_first) for range_ in _index_ranges(wanted)]
+        found = self._rows(JobRow.select(JobRow.create_sequence).where(JobRow.id == related))
+        if wanted.group_id:
+            return [partial(_key_query, wanted, [JobRow.group_key == key], newest_first) for (key,) in found]
+        return [partial(_needs_query, wanted, key, newest_first) for (key,) in found]
+
+    def _keys(self, query: _KeyQuery, after: Position | None, limit: int) -> Iterator[tuple[int, int]]:
+        """The keys of one query, read as they are needed."""
         while True:
-            rows = self._rows(_key_query(wanted, range_, newest_first, after, limit))
+            rows = self._rows(query(after, limit))
             yield from rows
             if len(rows) < limit:
                 return
@@ -82,8 +101,16 @@ class JobPageReads(JobReads):
         return page
 
 
+def _with_states(wanted: JobFilter) -> JobFilter:
+    """The filter with the states in which jobs can wait for what it names."""
+    if not wanted.wait_reasons or wanted.states:
+        return wanted
+    states = {state for reason in wanted.wait_reasons for state in _WAITING_STATES[reason]}
+    return replace(wanted, states=tuple(sorted(states)))
+
+
 def _index_ranges(wanted: JobFilter) -> list[list[Expression]]:
-    """The filter as index ranges, each in the order of the page. The merged ranges are the page."""
+    """The ranges of a filter that names no group and no job that others need or are needed by."""
     if wanted.job_ids:
         return [[]]
     if wanted.source_ids:
@@ -94,6 +121,35 @@ def _index_ranges(wanted: JobFilter) -> list[list[Expression]]:
     if wanted.states:
         return [[JobRow.state == int(state)] for state in dict.fromkeys(wanted.states)]
     return [[]]
+
+
+def _needs_query(
+    wanted: JobFilter, key: int, newest_first: bool, after: Position | None, limit: int
+) -> ModelSelect[Any]:
+    """The query for the keys of the jobs that a job needs, or that need it, after a position.
+
+    Keys grow with the time of creation, so their order is that of the page.
+    """
+    of, other = NeedRow.parent_key, NeedRow.child_key
+    if wanted.needed_by:
+        of, other = other, of
+    query = JobRow.select(JobRow.create_time, JobRow.create_sequence)
+    query = query.join(NeedRow, on=(other == JobRow.create_sequence)).where(of == key)
+    for condition in _job_conditions(wanted, newest_first, after):
+        query = query.where(condition)
+    if after is not None:
+        query = query.where(other < after.create_sequence if newest_first else other > after.create_sequence)
+    # A job may need another twice.
+    return query.group_by(other).order_by(other.desc() if newest_first else other).limit(limit)
+
+
+def _waits(reason: WaitReason) -> Any:
+    """``waiting.wait_reason``."""
+    if reason is WaitReason.TURN:
+        return SQL(f"({IS_READY.sql})")
+    if reason is WaitReason.NEEDS:
+        return JobRow.held & (JobRow.open_needs > 0)
+    return (JobRow.held & (JobRow.open_needs == 0)) | (row_by_row(JobRow.state) == int(JobState.RETRYING))
 
 
 def _key_query(
@@ -132,7 +188,12 @@ def _job_conditions(wanted: JobFilter, newest_first: bool, after: Position | Non
         conditions.append(matches(JobRow.source_id, wanted.reach.source_ids))
     if wanted.job_ids:
         conditions.append(JobRow.id.in_(list(wanted.job_ids)))
-    if wanted.job_ids or wanted.source_ids:
+    if wanted.wait_reasons:
+        conditions.append(reduce(or_, map(_waits, wanted.wait_reasons)))
+    related = bool(wanted.group_id or wanted.needed_by or wanted.needs)
+    if related and wanted.source_ids:
+        conditions.append(row_by_row(JobRow.source_id).in_(list(wanted.source_ids)))
+    if related or wanted.job_ids or wanted.source_ids:
         # An id has one job and a source has few, so the rest needs no index.
         if wanted.states:
             conditions.append(row_by_row(JobRow.state).in_([int(state) for state in wanted.states]))

@@ -9,11 +9,10 @@ from peewee import SQL, Field, Select, Tuple, Value
 
 from jobstate_server.domain.lanes import LaneCounts
 from jobstate_server.domain.reads import StateOf
-from jobstate_server.domain.statistics import Measure
 from jobstate_server.domain.turns import LaneState, TurnKey
 from jobstate_server.domain.waiting import Priority
 from jobstate_server.store.lane_models import HAS_TURN, DispatchRow, LaneRow
-from jobstate_server.store.lane_rows import dispatch_rows, states_from
+from jobstate_server.store.lane_rows import COUNTED, dispatch_rows, states_from
 from jobstate_server.store.models import IS_READY, JobRow, TallyRow
 from jobstate_server.store.reading.connection import ReadConnection
 from jobstate_server.store.records import LaneRecord, TypeRecord
@@ -42,7 +41,7 @@ _DISPATCH = (
     DispatchRow.paused,
     DispatchRow.pause_reason,
 )
-_COUNTED = [int(measure) for measure in (Measure.STORED, Measure.HELD, Measure.UNCLAIMED)]
+_COUNTED = [int(measure) for measure in COUNTED]
 
 _WITHOUT_TURN = SQL(f"NOT ({HAS_TURN.sql})")
 

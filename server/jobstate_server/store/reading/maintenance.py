@@ -11,7 +11,7 @@ from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.store.models import JobRow, TaskRunRow
 from jobstate_server.store.reading.connection import ReadConnection
-from jobstate_server.store.reading.expressions import beyond
+from jobstate_server.store.reading.expressions import beyond, is_kept
 from jobstate_server.store.records import JobSummary, TaskRun
 from jobstate_server.store.rows import SUMMARY_COLUMNS, summary_from
 
@@ -31,7 +31,7 @@ class MaintenanceReads(ReadConnection):
         return self._summaries(query.order_by(JobRow.create_time, JobRow.create_sequence).limit(limit))
 
     def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[JobSummary]:
-        query = JobRow.select(*_SUMMARY_FIELDS).where(
+        query = JobRow.select(*_SUMMARY_FIELDS, is_kept()).where(
             JobRow.complete_time.is_null(False), JobRow.complete_time < completed_before
         )
         if after is not None:

@@ -1,21 +1,35 @@
-"""Reads of needs and groups. Before migration 0012 none can be stored."""
+"""Reads of needs and groups."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from jobstate_server.domain.job import Job
+from jobstate_server.store.chunks import chunks
 from jobstate_server.store.reading.connection import ReadConnection
+from jobstate_server.store.relation_models import MembersRow, NeedRow
 from jobstate_server.store.relation_records import StoredGroup, StoredNeed
+from jobstate_server.store.relation_rows import GROUP_COLUMNS, group_from, stored_need_from
+
+_GROUPS_AT_ONCE = 256
+"""Groups that one statement reads."""
+
+_GROUP_FIELDS = [getattr(MembersRow, name) for name in GROUP_COLUMNS]
+_NEEDS = NeedRow.select(NeedRow.parent_id, NeedRow.condition, NeedRow.outcome)
 
 
 class RelationReads(ReadConnection):
     """The reads of ``Reader`` about needs and groups."""
 
     def needs(self, job: Job) -> list[StoredNeed]:
-        del job
-        return []
+        if not job.needs_count:
+            return []
+        query = _NEEDS.where(NeedRow.child_key == job.create_sequence).order_by(NeedRow.position)
+        return [stored_need_from(row) for row in self._rows(query)]
 
     def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
-        del keys
-        return {}
+        found: dict[int, StoredGroup] = {}
+        for some in chunks(list(keys), _GROUPS_AT_ONCE):
+            query = MembersRow.select(*_GROUP_FIELDS).where(MembersRow.group_key.in_(some))
+            found.update(group_from(row) for row in self._rows(query))
+        return found

@@ -17,6 +17,8 @@ from jobstate_server.store.models import (
     RequestRow,
     TallyRow,
 )
+from jobstate_server.store.reading.expressions import is_kept
+from jobstate_server.store.relation_models import MembersRow
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
     CHANGE_COLUMNS,
@@ -25,6 +27,7 @@ from jobstate_server.store.rows import (
     JOB_COLUMNS,
     NEW_COLUMNS,
     NEW_CONSTANTS,
+    PLAIN_CHANGE_COLUMNS,
     PROGRESS_COLUMNS,
     REPORT_COLUMNS,
     REQUEST_COLUMNS,
@@ -56,6 +59,7 @@ class Statements:
     insert_new_jobs = insert("job", NEW_COLUMNS, NEW_CONSTANTS)
     update_step = update("job", STEP_COLUMNS, "create_sequence")
     update_jobs = update("job", CHANGE_COLUMNS, "create_sequence")
+    update_plain_change = update("job", PLAIN_CHANGE_COLUMNS, "create_sequence")
     update_progress = update("job", PROGRESS_COLUMNS, "create_sequence")
     update_report = update("job", REPORT_COLUMNS, "create_sequence")
     insert_events = insert("event", EVENT_COLUMNS)
@@ -102,14 +106,16 @@ class Statements:
         ended = JobRow.complete_time.is_null(False) & (JobRow.complete_time < SQL(":before"))
         follows = Tuple(JobRow.complete_time, JobRow.create_sequence) > Tuple(SQL(":after_time"), SQL(":after_key"))
         self.finished = self._sql(
-            JobRow.select(*[getattr(JobRow, name) for name in FINISHED_COLUMNS])
+            JobRow.select(*[getattr(JobRow, name) for name in FINISHED_COLUMNS], is_kept())
             .where(ended, follows)
             .order_by(JobRow.complete_time, JobRow.create_sequence)
             .limit(SQL(":limit"))
         )
-        self.next_due = self._sql(
-            JobRow.select(JobRow.due_time).where(is_due).order_by(JobRow.due_time).limit(SQL("1"))
-        )
+        first_job = JobRow.select(JobRow.due_time).where(is_due).order_by(JobRow.due_time).limit(SQL("1"))
+        first_group = MembersRow.select(MembersRow.due_time).where(MembersRow.due_time.is_null(False))
+        first_group = first_group.order_by(MembersRow.due_time).limit(SQL("1"))
+        both = f"SELECT * FROM ({self._sql(first_job)}) UNION ALL SELECT * FROM ({self._sql(first_group)})"
+        self.next_due = f"SELECT MIN(due_time) FROM ({both})"
         self.postpone = self._sql(
             JobRow.update({JobRow.due_time: SQL(":until")}).where(is_due, JobRow.due_time < SQL(":until"), IS_LIMITED)
         )

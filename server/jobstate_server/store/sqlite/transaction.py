@@ -27,11 +27,13 @@ from jobstate_server.store.rows import (
     finished_from,
     finished_values,
     is_new,
+    is_plain_change,
     is_plain_report,
     is_plain_step,
     job_from,
     job_values,
     new_values,
+    plain_change_values,
     progress_values,
     report_values,
     request_from,
@@ -45,6 +47,7 @@ from jobstate_server.store.sqlite.documents import delete_documents, insert_docu
 from jobstate_server.store.sqlite.event_sequences import EventSequences
 from jobstate_server.store.sqlite.lanes import LaneReads, forget_idle_lanes, reopen_lanes, write_lanes
 from jobstate_server.store.sqlite.ready_jobs import ReadyReads
+from jobstate_server.store.sqlite.relations import RelationReads, delete_relations, write_groups, write_needs
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.stored_times import LogRowTimes
 
@@ -72,6 +75,7 @@ class SqliteTransaction:
         self._statements = statements
         self._ready = ReadyReads(self._connection, statements, cache)
         self._lanes = LaneReads(self._connection)
+        self._relations = RelationReads(self._connection, self._ready.whole)
         self.sequences = EventSequences(self._connection, statements.advance_log, heads)
 
     def load(self, reads: Reads) -> Loaded:
@@ -126,6 +130,8 @@ class SqliteTransaction:
         loaded.due[selection] = [job.id for job in due]
         for job in due:
             loaded.jobs.setdefault(job.id, job)
+        self._relations.load_open_needs(due, loaded)
+        self._relations.load_due_groups(selection, self.now, loaded)
 
     def write(self, changes: Changes) -> int:
         try:
@@ -145,12 +151,15 @@ class SqliteTransaction:
             statements.delete_jobs.run(connection, keys)
             statements.delete_attempts.run(connection, keys)
             delete_documents(connection, keys)
+            delete_relations(connection, changes.deleted)
             self._deleted = changes.deleted
         if changes.updated:
             # Before the insertions: a unique key that a job gives up here may be that of a new one.
             self._numbered(changes.updated, first)
             self._write_updates(changes.updated)
         if changes.inserted:
+            for member, group_event in changes.new_members:
+                member.joined(first + group_event)
             jobs = self._numbered(changes.inserted, first)
             for job, _, first_event, _ in changes.inserted:
                 if first_event is not None:
@@ -174,6 +183,10 @@ class SqliteTransaction:
             statements.add_tallies.run(connection, tally_values(changes.tallies))
         if changes.lanes or changes.dispatch or changes.pauses:
             write_lanes(connection, changes)
+        if changes.new_needs or changes.resolved_needs or changes.ended_children:
+            write_needs(connection, changes, first)
+        if changes.new_groups or changes.groups:
+            self.group_due = write_groups(connection, changes, first)
         return first
 
     def _insert_jobs(self, jobs: list[Job]) -> None:
@@ -189,13 +202,18 @@ class SqliteTransaction:
 
     def _write_updates(self, changed: list[ChangedJob]) -> None:
         """Write changed jobs: of most what a step of the lifecycle changes, and of some all that may change."""
-        steps, others = [], []
+        steps, plain, others = [], [], []
         for job, _, _, before in changed:
-            if before is not None and is_plain_step(before, job):
+            if before is None:
+                others.append(change_values(job))
+            elif is_plain_step(before, job):
                 steps.append(step_values(job))
+            elif is_plain_change(before, job):
+                plain.append(plain_change_values(job))
             else:
                 others.append(change_values(job))
         self._statements.update_step.run(self._connection, steps)
+        self._statements.update_plain_change.run(self._connection, plain)
         self._statements.update_jobs.run(self._connection, others)
         update_documents(self._connection, changed)
 
@@ -229,13 +247,11 @@ class SqliteTransaction:
         self.sequences.check(head)
 
     def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
-        del keys
-        # Before migration 0012 no group can be stored.
-        return {}
+        return self._relations.groups(keys)
 
     def next_due(self) -> int | None:
         row = self._connection.execute(self._statements.next_due).fetchone()
-        return None if row is None else int(row[0])
+        return None if row[0] is None else int(row[0])
 
     def postpone_timeouts(self, until: int) -> int:
         # Jobs that this transaction wrote before are outdated too, so they must not enter the cache at the end.

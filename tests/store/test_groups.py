@@ -1,0 +1,323 @@
+"""Groups: what is added to their counts and what follows, what of them is due, and what they keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobstate_server.clock import ManualClock
+from jobstate_server.domain.groups import NO_MOVE, TOLERATES_ANY, Group, GroupMove, GroupPolicy, OnExcess
+from jobstate_server.domain.job import INT64_MAX, Job, JobState
+from jobstate_server.domain.limits import MEMBERS_AT_ONCE
+from jobstate_server.domain.reads import Due, Finished
+from jobstate_server.store.base import Store
+from jobstate_server.store.models import MembersRow
+from jobstate_server.store.records import ChangedJob, Changes, Loaded
+from jobstate_server.store.relation_records import GroupChange, NewGroup, NewMember
+
+from ..support.reads import reads
+from ..unit.memory_store import MemoryStore
+from .support import (
+    MODERATELY,
+    WITH_GROUPS,
+    Backend,
+    a_job,
+    an_event,
+    keep,
+    keep_jobs,
+    opened,
+    reading,
+    remains,
+    stored_job,
+)
+
+pytestmark = pytest.mark.parametrize("backend", WITH_GROUPS, indirect=True)
+
+FINISH = GroupPolicy()
+CANCEL = GroupPolicy(0, OnExcess.CANCEL)
+
+SECOND = 1_000_000
+
+
+def keep_group(store: Store, group_id: str = "group", policy: GroupPolicy = FINISH, parent: Job | None = None) -> Job:
+    """Create a group, in a stored one if that is given."""
+    depth = 1 if parent is None else parent.group_depth + 1
+    job = a_job(group_id, group_depth=depth, state=JobState.PROCESSING, claimed=True)
+    parent_key = None if parent is None else parent.create_sequence
+    keep(
+        store,
+        Changes(
+            inserted=[ChangedJob(job, 0, 0)],
+            events=[an_event(group_id)],
+            new_groups=[NewGroup(0, group_id, parent_key, None, depth, policy)],
+        ),
+    )
+    return job
+
+
+def a_change(group: Job, move: GroupMove = NO_MOVE, **changes: Any) -> GroupChange:
+    return GroupChange(group.create_sequence, None, move, **changes)
+
+
+def change(store: Store, *changes: GroupChange, now: int = 1) -> int | None:
+    """Change groups in a transaction of its own. Returns when it says that one is due."""
+    with store.transaction() as transaction:
+        transaction.write(Changes(groups=list(changes), now=now))
+        return transaction.group_due
+
+
+def group_of(store: Store, job: Job) -> Group:
+    with reading(store) as reader:
+        return reader.groups([job.create_sequence])[job.create_sequence].group
+
+
+def loaded_due(store: Store, limit: int = 10) -> Loaded:
+    """What a new transaction reads of what is due."""
+    with store.transaction() as transaction:
+        return transaction.load(reads(due=limit))
+
+
+def is_kept(store: Store, job_id: str) -> bool:
+    """Whether cleanup passes over this final job."""
+    selection = Finished(2**62, None, 1_000)
+    with store.transaction() as transaction:
+        found = transaction.load(reads(finished=selection)).finished[selection]
+    (kept,) = [each.is_kept for each in found if each.id == job_id]
+    return kept
+
+
+few = st.integers(0, 3)
+moves = st.builds(
+    GroupMove,
+    total=few,
+    completed=few,
+    permanently_failed=few,
+    cancelled=few,
+    progress=st.integers(0, 300),
+    tokens=st.sampled_from([0, 5, INT64_MAX]),
+    cost_nano=st.sampled_from([0, 7, INT64_MAX]),
+)
+steps = st.builds(
+    GroupChange,
+    group_key=st.none(),
+    event=st.integers(0, 3),
+    move=moves,
+    closes=st.booleans(),
+    stops=st.booleans(),
+    ends=st.booleans(),
+    reported=st.none() | st.integers(0, 100),
+    look_again=st.none() | st.integers(1, 5 * SECOND),
+)
+policies = st.builds(GroupPolicy, st.sampled_from([TOLERATES_ANY, 0, 1, 5]), st.sampled_from(OnExcess))
+
+
+@MODERATELY
+@given(
+    policies=st.lists(policies, min_size=4, max_size=4),
+    transactions=st.lists(
+        st.tuples(st.integers(0, SECOND), st.lists(steps, max_size=4, unique_by=lambda step: step.event)), max_size=12
+    ),
+)
+def test_a_statement_changes_groups_as_the_rules_say(
+    backend: Backend,
+    policies: list[GroupPolicy],
+    transactions: list[tuple[int, list[GroupChange]]],
+) -> None:
+    # One is in none, and each of the others in the one before it.
+    new = [
+        NewGroup(depth, f"group-{depth}", None, depth - 1 if depth else None, depth + 1, policy)
+        for depth, policy in enumerate(policies)
+    ]
+    memory = MemoryStore()
+    with opened(backend.new_home(), ManualClock()) as store:
+        created = Changes(events=[an_event(group.group_id) for group in new], new_groups=new)
+        first = keep(store, created)
+        memory._write_groups(created, first)
+        now = 1
+        for later, some in transactions:
+            now = memory.now = now + later
+            changed = [step._replace(group_key=first + (step.event or 0), event=None) for step in some]
+            changes = Changes(groups=changed, now=now)
+            memory._write_groups(changes, first)
+
+            due = change(store, *changed, now=now)
+
+            assert_same(store, memory)
+            expected = [memory.groups[step.group_key or 0].due_time for step in changed]
+            assert due == min((time for time in expected if time is not None), default=None)
+
+
+def assert_same(store: Store, memory: MemoryStore) -> None:
+    """The stored groups are those of the store in memory."""
+    with reading(store) as reader:
+        stored = reader.groups(list(memory.groups))
+        times = reader._rows(  # type: ignore[attr-defined]
+            MembersRow.select(MembersRow.group_key, MembersRow.due_time, MembersRow.progress_time)
+        )
+    assert {key: (each.group_id, each.parent_key, each.group) for key, each in stored.items()} == {
+        key: (row.group_id, row.parent_key, row.group) for key, row in memory.groups.items()
+    }
+    assert {key: (due, told) for key, due, told in times} == {
+        key: (row.due_time, row.progress_time) for key, row in memory.groups.items()
+    }
+
+
+def test_a_group_is_read_with_all_groups_around_it(store: Store) -> None:
+    outer = keep_group(store, "outer", CANCEL)
+    inner = keep_group(store, "inner", parent=outer)
+    keep_group(store, "other")
+
+    with store.transaction() as transaction:
+        found = transaction.groups([inner.create_sequence])
+
+    assert {key: (each.group_id, each.parent_key) for key, each in found.items()} == {
+        inner.create_sequence: ("inner", outer.create_sequence),
+        outer.create_sequence: ("outer", None),
+    }
+    assert found[outer.create_sequence].group == Group(CANCEL)
+
+
+def test_a_job_made_with_its_group_has_the_key_of_it(store: Store) -> None:
+    group = a_job("group", group_depth=1, state=JobState.PROCESSING, claimed=True)
+    member = a_job("member", group_id="group")
+    keep(
+        store,
+        Changes(
+            inserted=[ChangedJob(group, 0, 0), ChangedJob(member, 1, 1)],
+            events=[an_event("group"), an_event("member")],
+            new_groups=[NewGroup(0, "group", None, None, 1, FINISH)],
+            new_members=[NewMember(member, 0)],
+            groups=[GroupChange(None, 0, GroupMove(total=1))],
+        ),
+    )
+
+    stored = stored_job(store, "member")
+    assert stored is not None
+    assert stored.group_key == group.create_sequence
+    assert group_of(store, group).counts.total == 1
+
+
+def test_a_group_that_does_not_exist_is_passed_over(store: Store) -> None:
+    group = keep_group(store)
+
+    change(store, a_change(a_job("none"), GroupMove(total=1, tokens=1)), a_change(group, GroupMove(total=1)))
+
+    assert group_of(store, group).counts == GroupMove(total=1)
+
+
+def test_tokens_are_added_to_all_groups_around_and_leave_what_is_due(store: Store) -> None:
+    outer = keep_group(store, "outer")
+    inner = keep_group(store, "inner", parent=outer)
+    innermost = keep_group(store, "innermost", parent=inner)
+    change(store, a_change(outer, look_again=77))
+
+    change(
+        store,
+        a_change(innermost, GroupMove(tokens=3, cost_nano=5)),
+        a_change(inner, GroupMove(tokens=10)),
+    )
+
+    assert group_of(store, innermost).counts == GroupMove(tokens=3, cost_nano=5)
+    assert group_of(store, inner).counts == GroupMove(tokens=13, cost_nano=5)
+    assert group_of(store, outer).counts == GroupMove(tokens=13, cost_nano=5)
+    with store.transaction() as transaction:
+        assert transaction.next_due() == 77
+
+
+def test_the_next_due_time_is_the_earliest_of_jobs_and_groups(store: Store) -> None:
+    group = keep_group(store)
+    with store.transaction() as transaction:
+        assert transaction.next_due() is None
+
+    keep_jobs(store, a_job("late", due_time=9))
+    change(store, a_change(group, look_again=7))
+    with store.transaction() as transaction:
+        assert transaction.next_due() == 7
+
+    keep_jobs(store, a_job("early", due_time=5))
+    with store.transaction() as transaction:
+        assert transaction.next_due() == 5
+
+
+def test_due_groups_come_with_their_jobs_the_earliest_first(store: Store) -> None:
+    groups = [keep_group(store, name) for name in ("second", "first", "not due")]
+    change(store, a_change(groups[0], look_again=8), a_change(groups[1], look_again=7))
+
+    loaded = loaded_due(store)
+
+    assert loaded.due_groups == {Due(10): ["first", "second"]}
+    assert (loaded.jobs["first"], loaded.jobs["second"]) == (groups[1], groups[0])
+    assert loaded.unfinished_members == {}
+    assert loaded_due(store, limit=1).due_groups == {Due(1): ["first"]}
+
+
+def keep_members(store: Store, group: Job, count: int, **changes: Any) -> list[Job]:
+    """Insert jobs of this group as they are."""
+    values = {"group_id": group.id, "group_key": group.create_sequence, **changes}
+    members = [a_job(f"{group.id}-{number:04}", **values) for number in range(count)]
+    keep_jobs(store, *members)
+    return members
+
+
+def test_a_stopping_group_comes_with_its_unfinished_members(store: Store) -> None:
+    group = keep_group(store)
+    members = keep_members(store, group, 3)
+    keep_jobs(store, a_job("other"), a_job("ended", group_key=group.create_sequence, state=JobState.COMPLETED))
+    change(store, a_change(group, GroupMove(total=4, completed=1), stops=True))
+
+    loaded = loaded_due(store)
+
+    assert loaded.unfinished_members == {"group": [member.id for member in members]}
+    assert {member.id: member for member in members}.items() <= loaded.jobs.items()
+
+
+def test_one_transaction_reads_so_many_members_of_all_stopping_groups_together(store: Store) -> None:
+    groups = [keep_group(store, name) for name in ("one", "two")]
+    for group in groups:
+        keep_members(store, group, MEMBERS_AT_ONCE - 1)
+        change(store, a_change(group, GroupMove(total=MEMBERS_AT_ONCE - 1), stops=True))
+
+    found = loaded_due(store).unfinished_members
+
+    assert [len(members) for members in found.values()] == [MEMBERS_AT_ONCE - 1, 1]
+
+
+def test_one_transaction_reads_so_many_bytes_of_members(store: Store) -> None:
+    group = keep_group(store)
+    keep_members(store, group, 64, metadata=bytes(200 * 1024))
+    change(store, a_change(group, GroupMove(total=64), stops=True))
+
+    # 4 MiB are 21 of these jobs, which are read 16 at a time.
+    assert len(loaded_due(store).unfinished_members["group"]) == 32
+
+
+def test_members_are_kept_until_their_group_is_final(store: Store) -> None:
+    group = keep_group(store)
+    keep_members(store, group, 1, state=JobState.COMPLETED, complete_time=5)
+    assert is_kept(store, "group-0000")
+
+    change(store, a_change(group, ends=True))
+    assert not is_kept(store, "group-0000")
+
+
+def test_a_group_that_has_ended_is_kept_until_its_members_have(store: Store) -> None:
+    group = keep_group(store)
+    ended = replace(group, state=JobState.CANCELLED, complete_time=5)
+    keep(store, Changes(updated=[ChangedJob(ended, None, None, group)]))
+    change(store, a_change(group, GroupMove(total=1), stops=True, ends=True))
+    assert is_kept(store, "group")
+
+    change(store, a_change(group, GroupMove(cancelled=1)))
+    assert not is_kept(store, "group")
+
+
+def test_a_deleted_group_takes_its_counts_with_it(store: Store) -> None:
+    group = keep_group(store)
+    keep(store, Changes(deleted=[remains(job=group)._replace(group_depth=1)]))
+
+    with reading(store) as reader:
+        assert reader.groups([group.create_sequence]) == {}
