@@ -150,7 +150,17 @@ def remains(job_id: str = "job", job: Job | None = None) -> FinishedJob:
     """What a deletion is told of ``a_job`` with this id, or of another one."""
     job = job or a_job(job_id)
     time = job.complete_time or 0
-    return FinishedJob(job.id, job.create_sequence, job.job_type, job.source_id, job.principal, job.state, time)
+    return FinishedJob(
+        job.id,
+        job.create_sequence,
+        job.job_type,
+        job.source_id,
+        job.principal,
+        job.state,
+        time,
+        job.needs_count,
+        job.group_depth,
+    )
 
 
 def an_event(job_id: str = "job", **changes: Any) -> NewEvent:
@@ -215,6 +225,7 @@ def summary_of(job: Job) -> JobSummary:
         create_sequence=job.create_sequence,
         heard_time=job.heard_time,
         complete_time=job.complete_time,
+        group_depth=job.group_depth,
     )
 
 

@@ -15,8 +15,8 @@ from jobstate_server.domain.job import INT64_MAX, Job, JobState
 from jobstate_server.domain.limits import MEMBERS_AT_ONCE
 from jobstate_server.domain.reads import Due, Finished
 from jobstate_server.store.base import Store
-from jobstate_server.store.models import MembersRow
 from jobstate_server.store.records import ChangedJob, Changes, Loaded
+from jobstate_server.store.relation_models import MembersRow
 from jobstate_server.store.relation_records import GroupChange, NewGroup, NewMember
 
 from ..support.reads import reads
@@ -317,7 +317,7 @@ def test_a_group_that_has_ended_is_kept_until_its_members_have(store: Store) -> 
 
 def test_a_deleted_group_takes_its_counts_with_it(store: Store) -> None:
     group = keep_group(store)
-    keep(store, Changes(deleted=[remains(job=group)._replace(group_depth=1)]))
+    keep(store, Changes(deleted=[remains(job=group)]))
 
     with reading(store) as reader:
         assert reader.groups([group.create_sequence]) == {}

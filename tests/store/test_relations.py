@@ -218,7 +218,7 @@ def test_a_deleted_job_takes_its_needs_with_it(store: Store) -> None:
     parent = a_parent()
     keep_jobs(store, parent)
     (child,) = keep_children(store, parent, 1)
-    keep(store, Changes(deleted=[remains(job=child)._replace(needs_count=1)], ended_children=[]))
+    keep(store, Changes(deleted=[remains(job=child)], ended_children=[]))
 
     assert loaded_due(store).open_needs == {"parent": OpenNeeds([])}
 

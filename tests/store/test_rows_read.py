@@ -32,7 +32,20 @@ INT32_MAX = 2**31 - 1
 WIDE_TEXT = "𝔘🎈ß\n\"';--%\\" * 8
 LARGE_DOCUMENT = bytes(range(256)) * 256
 
-SMALL_NUMBERS = {"progress", "attempt", "retry_count", "max_retries", "number", "level", "unique_until", "cancel_cause"}
+SMALL_NUMBERS = {
+    "progress",
+    "attempt",
+    "retry_count",
+    "max_retries",
+    "number",
+    "level",
+    "unique_until",
+    "cancel_cause",
+    "needs_count",
+    "open_needs",
+    "group_depth",
+    "on_excess",
+}
 """Counts that the service bounds far below: stores may keep these in 32 bits."""
 
 PROGRESS_FIELDS = {
@@ -85,6 +98,12 @@ FIXED_FIELDS = {
     "start_within",
     "unique_key",
     "unique_until",
+    "needs_count",
+    "group_id",
+    "group_key",
+    "group_depth",
+    "tolerated_failures",
+    "on_excess",
 }
 """What is written when a job is inserted, and never again."""
 

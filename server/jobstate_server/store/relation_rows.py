@@ -138,16 +138,15 @@ def update_groups_text(rows: str, new: Callable[[str], str], total: Callable[[st
         "due_around": "members.due_time",
         "progress_time": f"CASE WHEN {new('reported')} IS NULL THEN members.progress_time ELSE {new('now')} END",
     }
-    # Each step reads the results of the one before it.
-    text = f"SELECT {_named(counted)} FROM {rows} JOIN members ON members.group_key = {new('group_key')}"
+    # Each step reads the results of the one before it. Names come from our models, here and below; values are bound.
+    text = f"SELECT {_named(counted)} FROM {rows} JOIN members ON members.group_key = {new('group_key')}"  # noqa: S608
     exceeded = f"tolerated_failures <> {TOLERATES_ANY} AND permanently_failed + cancelled > tolerated_failures"
     stopping = f"stops OR (on_excess = {int(OnExcess.CANCEL)} AND {exceeded}) AS stopping"
     unfinished = "total - completed - permanently_failed - cancelled AS unfinished"
-    text = f"SELECT counted.*, {stopping}, {unfinished} FROM ({text}) AS counted"
-    text = f"SELECT decided.*, {_due_time(greatest)} AS due_time FROM ({text}) AS decided"
+    text = f"SELECT counted.*, {stopping}, {unfinished} FROM ({text}) AS counted"  # noqa: S608
+    text = f"SELECT decided.*, {_due_time(greatest)} AS due_time FROM ({text}) AS decided"  # noqa: S608
     written = (*GroupMove._fields, "closed", "stopping", "final", "progress_time", "due_time")
     sets = ", ".join(f"{name} = changed.{name}" for name in written)
-    # Names come from our models; values are bound.
     return (
         f"UPDATE members SET {sets} FROM ({text}) AS changed WHERE members.group_key = changed.group_key"  # noqa: S608
         " RETURNING members.due_time"

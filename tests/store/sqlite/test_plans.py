@@ -202,7 +202,11 @@ def test_the_writer_finds_jobs_by_their_ids_and_due_ones_by_the_index_of_due_tim
         ]
         with planned(store) as steps:
             transaction.load(reads(due=128))
-        assert steps == ["SEARCH job USING INDEX job_by_due_time (due_time>? AND due_time<?)", *DOCUMENTS_BY_KEY]
+        assert steps == [
+            "SEARCH job USING INDEX job_by_due_time (due_time>? AND due_time<?)",
+            *DOCUMENTS_BY_KEY,
+            "SEARCH members USING INDEX members_due (due_time>? AND due_time<?)",
+        ]
 
 
 @pytest.mark.parametrize(

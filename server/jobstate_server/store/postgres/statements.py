@@ -338,7 +338,8 @@ _IS_KEPT = (
 )
 """``reading.expressions.is_kept``."""
 FINISHED = (
-    f"SELECT {', '.join(FINISHED_COLUMNS)}, {_IS_KEPT} FROM job WHERE complete_time IS NOT NULL AND complete_time < %(before)s"
+    f"SELECT {', '.join(FINISHED_COLUMNS)}, {_IS_KEPT} FROM job"
+    " WHERE complete_time IS NOT NULL AND complete_time < %(before)s"
     " AND (complete_time, create_sequence) > (%(after_time)s::int8, %(after_key)s::int8)"
     " ORDER BY complete_time, create_sequence LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()

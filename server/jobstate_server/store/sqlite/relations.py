@@ -116,7 +116,11 @@ class RelationReads:
             is_all = len(rows) <= room
             rows = rows[:room]
             children, bytes_left = self._until_full([row[0] for row in rows], bytes_left, loaded)
-            needs = [OpenNeed(*row[:3], NeedCondition(row[3])) for row in rows if row[0] in children]
+            needs = [
+                OpenNeed(job_id, key, position, NeedCondition(condition))
+                for job_id, key, position, condition in rows
+                if job_id in children
+            ]
             loaded.open_needs[job.id] = OpenNeeds(needs, is_all and len(needs) == len(rows))
             room -= len(needs)
 

@@ -146,26 +146,13 @@ class SqliteTransaction:
     def _write(self, changes: Changes) -> int:
         connection, statements = self._connection, self._statements
         first = self.sequences.take(changes.events, self.now, requests=len(changes.requests))
-        if changes.deleted:
-            keys = [(job.create_sequence,) for job in changes.deleted]
-            statements.delete_jobs.run(connection, keys)
-            statements.delete_attempts.run(connection, keys)
-            delete_documents(connection, keys)
-            delete_relations(connection, changes.deleted)
-            self._deleted = changes.deleted
+        self._delete(changes.deleted)
         if changes.updated:
             # Before the insertions: a unique key that a job gives up here may be that of a new one.
             self._numbered(changes.updated, first)
             self._write_updates(changes.updated)
         if changes.inserted:
-            for member, group_event in changes.new_members:
-                member.joined(first + group_event)
-            jobs = self._numbered(changes.inserted, first)
-            for job, _, first_event, _ in changes.inserted:
-                if first_event is not None:
-                    job.created(first + first_event)
-            self._insert_jobs(jobs)
-            insert_documents(connection, jobs)
+            self._insert(changes, first)
         if changes.progressed:
             self._numbered(changes.progressed, first)
             self._write_progress(changes.progressed)
@@ -183,11 +170,35 @@ class SqliteTransaction:
             statements.add_tallies.run(connection, tally_values(changes.tallies))
         if changes.lanes or changes.dispatch or changes.pauses:
             write_lanes(connection, changes)
-        if changes.new_needs or changes.resolved_needs or changes.ended_children:
-            write_needs(connection, changes, first)
-        if changes.new_groups or changes.groups:
-            self.group_due = write_groups(connection, changes, first)
+        self._write_relations(changes, first)
         return first
+
+    def _delete(self, deleted: list[FinishedJob]) -> None:
+        if not deleted:
+            return
+        keys = [(job.create_sequence,) for job in deleted]
+        self._statements.delete_jobs.run(self._connection, keys)
+        self._statements.delete_attempts.run(self._connection, keys)
+        delete_documents(self._connection, keys)
+        delete_relations(self._connection, deleted)
+        self._deleted = deleted
+
+    def _insert(self, changes: Changes, first: int) -> None:
+        for member, group_event in changes.new_members:
+            member.joined(first + group_event)
+        jobs = self._numbered(changes.inserted, first)
+        for job, _, first_event, _ in changes.inserted:
+            if first_event is not None:
+                job.created(first + first_event)
+        self._insert_jobs(jobs)
+        insert_documents(self._connection, jobs)
+
+    def _write_relations(self, changes: Changes, first: int) -> None:
+        """Write what changes about needs and groups."""
+        if changes.new_needs or changes.resolved_needs or changes.ended_children:
+            write_needs(self._connection, changes, first)
+        if changes.new_groups or changes.groups:
+            self.group_due = write_groups(self._connection, changes, first)
 
     def _insert_jobs(self, jobs: list[Job]) -> None:
         """Insert jobs, most of which are new."""
