@@ -6,16 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.groups import GroupMove, GroupPolicy
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.needs import NeedCondition, ResolvedNeed
+from jobstate_server.domain.waiting import WaitReason
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.relation_records import GroupChange, NeedRow, NewGroup
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ...support.reads import reads
-from ..support import a_job, an_event, keep, keep_jobs, remains
+from ..support import UNBOUNDED, a_job, an_event, at, keep, keep_jobs, remains
 from .test_plans import check, planned
 
 RELATION_TABLES = {"need", "needed", "members"}
@@ -78,6 +80,31 @@ def test_what_readers_see_of_needs_and_groups_is_found_by_key(reader: SqlReader)
         reader.groups([1, 2])
 
     check(steps)
+
+
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("after", [None, at(5, "job")], ids=["first page", "later page"])
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (JobFilter(group_id="job"), "job_by_group (group_key=?"),
+        (JobFilter(group_id="job", states=(JobState.QUEUED,)), "job_by_group (group_key=?"),
+        (JobFilter(needed_by="job"), "need USING PRIMARY KEY (child_key=?"),
+        (JobFilter(needs="job"), "need_by_parent (parent_key=?"),
+        (JobFilter(wait_reasons=(WaitReason.NEEDS,)), "job_by_state (state=?"),
+        (JobFilter(wait_reasons=(WaitReason.TURN,), job_types=("type",)), "job_by_type (job_type=? AND state=?"),
+    ],
+)
+def test_a_list_walks_the_index_made_for_it(
+    store: SqliteStore, reader: SqlReader, wanted: JobFilter, index: str, after: Position | None, order: Order
+) -> None:
+    keep_jobs(store, a_job())
+    with planned(reader) as steps:
+        reader.list_jobs(wanted, order, after, 50, UNBOUNDED)
+
+    # What one job needs, at most NEEDS_MAX, is sorted.
+    check(steps, sorts=bool(wanted.needed_by))
+    assert any(index in step for step in steps), steps
 
 
 def test_jobs_without_needs_and_groups_take_no_statement_for_them(store: SqliteStore) -> None:
