@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ import pytest
 from jobstate.v1 import job_pb2
 from jobstate_server import cli
 from jobstate_server.clock import SystemClock
+from jobstate_server.domain.groups import GroupMove, GroupPolicy
+from jobstate_server.domain.needs import NeedCondition
 from jobstate_server.store.copying import copy as copying
 from jobstate_server.store.copying.copy import CannotCopy, SqliteView, copy_store
 from jobstate_server.store.errors import CannotOpen, StoreError
 from jobstate_server.store.factory import open_store
 from jobstate_server.store.models import EventRow, WholeJobRow
+from jobstate_server.store.records import ChangedJob, Changes
+from jobstate_server.store.relation_records import GroupChange, NeedRow, NewGroup
 
-from ..store.support import contents, stored_events
+from ..store.support import a_job, an_event, contents, keep, keep_jobs, stored_events
 from ..support.calls import (
     create,
     history,
@@ -78,8 +83,41 @@ async def test_everything_is_the_same_on_the_other_side(
         "tally": len(before.tallies),
         "dispatch": 1,
         "lane": 1,
+        "need": 0,
+        "needed": 0,
+        "members": 0,
         "task_run": 1,
     }
+
+
+def test_needs_and_groups_are_the_same_after_a_copy_there_and_back(places: dict[str, Place]) -> None:
+    urls = [places[kind]() for kind in ("sqlite", "postgres", "sqlite")]
+    parent, child = a_job("parent", needed=True), a_job("child", needs_count=1, open_needs=1, held=True)
+    group = a_job("group", group_depth=1)
+    with opened(urls[0]) as store:
+        keep_jobs(store, parent)
+        changes = Changes(
+            inserted=[ChangedJob(child, 0, 0), ChangedJob(group, 1, 1)],
+            events=[an_event("child"), an_event("group")],
+            new_needs=[
+                NeedRow(0, 0, "parent", parent.create_sequence, None, NeedCondition.FINAL, None, is_counted=True)
+            ],
+            new_groups=[NewGroup(1, "group", None, None, 1, GroupPolicy(7))],
+            groups=[GroupChange(None, 1, GroupMove(total=3, tokens=5), closes=True, look_again=9)],
+        )
+        keep(store, changes)
+
+    copied = [dict(copy_store(source, destination, ignore)) for source, destination in pairwise(urls)]
+
+    assert [(rows["need"], rows["needed"], rows["members"]) for rows in copied] == [(1, 1, 1)] * 2
+    assert rows_of_relations(urls[2]) == rows_of_relations(urls[0])
+
+
+def rows_of_relations(url: str) -> list[list[tuple[object, ...]]]:
+    """All rows about needs and groups in a file."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+        tables = ("need", "needed", "members")
+        return [database.execute(f"SELECT * FROM {table}").fetchall() for table in tables]  # noqa: S608
 
 
 @on_every_way
@@ -417,7 +455,8 @@ async def test_the_command_tells_the_rows_of_each_table_and_how_far_a_large_one_
     assert "job: 4 of 5 rows\n" in told.err
     assert told.out.startswith("job                     5 rows\nevent ")
     assert [line.split()[0] for line in told.out.splitlines()] == [
-        *("job", "event", "log", "horizon", "attempt", "request", "tally", "dispatch", "lane", "task_run"),
+        *("job", "event", "log", "horizon", "attempt", "request", "tally", "dispatch", "lane"),
+        *("need", "needed", "members", "task_run"),
         "jobstate:",
     ]
     assert cli.PROGRESS_ROWS % copying.BATCH_ROWS == 0
