@@ -102,9 +102,6 @@ class PostgresBackend:
 BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": SqliteBackend, "postgres": PostgresBackend}
 """Every backend, by the name that its tests carry."""
 
-WITH_GROUPS = ["sqlite"]
-"""The backends that store needs and groups."""
-
 
 @contextmanager
 def opened(home: Home, clock: Clock) -> Iterator[Store]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +22,6 @@ from ..support.reads import reads
 from ..unit.memory_store import MemoryStore
 from .support import (
     MODERATELY,
-    WITH_GROUPS,
     Backend,
     a_job,
     an_event,
@@ -34,8 +32,6 @@ from .support import (
     remains,
     stored_job,
 )
-
-pytestmark = pytest.mark.parametrize("backend", WITH_GROUPS, indirect=True)
 
 FINISH = GroupPolicy()
 CANCEL = GroupPolicy(0, OnExcess.CANCEL)
@@ -277,15 +273,15 @@ def test_a_stopping_group_comes_with_its_unfinished_members(store: Store) -> Non
     assert {member.id: member for member in members}.items() <= loaded.jobs.items()
 
 
-def test_one_transaction_reads_so_many_members_of_all_stopping_groups_together(store: Store) -> None:
+def test_one_transaction_reads_so_many_members_of_which_each_stopping_group_has_a_share(store: Store) -> None:
     groups = [keep_group(store, name) for name in ("one", "two")]
     for group in groups:
-        keep_members(store, group, MEMBERS_AT_ONCE - 1)
-        change(store, a_change(group, GroupMove(total=MEMBERS_AT_ONCE - 1), stops=True))
+        keep_members(store, group, MEMBERS_AT_ONCE)
+        change(store, a_change(group, GroupMove(total=MEMBERS_AT_ONCE), stops=True))
 
     found = loaded_due(store).unfinished_members
 
-    assert [len(members) for members in found.values()] == [MEMBERS_AT_ONCE - 1, 1]
+    assert [len(members) for members in found.values()] == [MEMBERS_AT_ONCE // 2] * 2
 
 
 def test_one_transaction_reads_so_many_bytes_of_members(store: Store) -> None:
@@ -293,8 +289,8 @@ def test_one_transaction_reads_so_many_bytes_of_members(store: Store) -> None:
     keep_members(store, group, 64, metadata=bytes(200 * 1024))
     change(store, a_change(group, GroupMove(total=64), stops=True))
 
-    # 4 MiB are 21 of these jobs, which are read 16 at a time.
-    assert len(loaded_due(store).unfinished_members["group"]) == 32
+    # 4 MiB are 21 of these jobs. Where their size is not known before, they are read 16 at a time.
+    assert 21 <= len(loaded_due(store).unfinished_members["group"]) <= 32
 
 
 def test_members_are_kept_until_their_group_is_final(store: Store) -> None:

@@ -15,9 +15,7 @@ from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.relation_records import NeedRow
 
-from .support import UNBOUNDED, WITH_GROUPS, a_job, an_event, keep, keep_jobs
-
-pytestmark = pytest.mark.parametrize("backend", WITH_GROUPS, indirect=True)
+from .support import UNBOUNDED, a_job, an_event, keep, keep_jobs
 
 HELD = {"held": True, "open_needs": 1}
 

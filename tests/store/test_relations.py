@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.limits import NEEDS_AT_ONCE
 from jobstate_server.domain.needs import Need, NeedCondition, OpenNeed, OpenNeeds, ResolvedNeed
@@ -15,9 +13,7 @@ from jobstate_server.store.records import ChangedJob, Changes, Loaded
 from jobstate_server.store.relation_records import NeedRow, StoredNeed
 
 from ..support.reads import reads
-from .support import WITH_GROUPS, a_job, an_event, keep, keep_jobs, remains, stored_job
-
-pytestmark = pytest.mark.parametrize("backend", WITH_GROUPS, indirect=True)
+from .support import a_job, an_event, keep, keep_jobs, remains, stored_job
 
 LARGE = bytes(200 * 1024)
 
@@ -164,14 +160,29 @@ def test_needs_that_are_resolved_are_not_read_again(store: Store, reader: Reader
 
 def test_one_transaction_reads_so_many_open_needs_and_says_that_there_are_more(store: Store) -> None:
     parent = a_parent()
-    keep_jobs(store, parent, a_job("other", state=JobState.CANCELLED, complete_time=6, due_time=6))
+    keep_jobs(store, parent)
     keep_children(store, parent, NEEDS_AT_ONCE + 1)
 
-    loaded = loaded_due(store)
+    needs, is_all = loaded_due(store).open_needs["parent"]
 
-    needs, is_all = loaded.open_needs["parent"]
     assert (len(needs), is_all) == (NEEDS_AT_ONCE, False)
-    assert loaded.open_needs["other"] == OpenNeeds([])
+
+
+def test_each_job_that_ended_has_a_share_of_the_open_needs_that_are_read(store: Store) -> None:
+    parent, other = a_parent(), a_job("other", state=JobState.CANCELLED, complete_time=6, due_time=6)
+    keep_jobs(store, parent, other, a_job("none", state=JobState.CANCELLED, complete_time=7, due_time=7))
+    keep_children(store, parent, NEEDS_AT_ONCE)
+    child = a_job("last", needs_count=1, open_needs=1, held=True)
+    changes = Changes(inserted=[ChangedJob(child, 0, 0)], events=[an_event("last")], new_needs=[a_need(other)])
+    keep(store, changes)
+
+    found = loaded_due(store).open_needs
+
+    assert {name: (len(needs), is_all) for name, (needs, is_all) in found.items()} == {
+        "parent": (NEEDS_AT_ONCE // 3, False),
+        "other": (1, True),
+        "none": (0, True),
+    }
 
 
 def test_one_transaction_reads_so_many_bytes_of_the_jobs_that_need_one(store: Store) -> None:
@@ -181,8 +192,9 @@ def test_one_transaction_reads_so_many_bytes_of_the_jobs_that_need_one(store: St
 
     needs, is_all = loaded_due(store).open_needs["parent"]
 
-    # 4 MiB are 21 of these jobs, which are read 16 at a time.
-    assert (len(needs), is_all) == (32, False)
+    # 4 MiB are 21 of these jobs. Where their size is not known before, they are read 16 at a time.
+    assert 21 <= len(needs) <= 32
+    assert not is_all
 
 
 def test_a_needed_job_is_kept_until_the_last_job_that_needs_it_has_ended(store: Store) -> None:

@@ -182,6 +182,12 @@ class Changes:
             path = settled(from_text(job.awaited_group), [first + event for event in group_events])
             job.awaits(to_text(path))
 
+    @property
+    def has_relations(self) -> bool:
+        """Whether anything changes about needs or groups."""
+        needs = self.new_needs or self.resolved_needs or self.ended_children
+        return bool(needs or self.new_groups or self.groups)
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:

@@ -45,10 +45,9 @@ GROUP_VALUES = (
     "ends",
     "reported",
     "look_again",
-    "around",
     "now",
 )
-"""The values of a row that changes a group. ``around``: it only adds tokens and cost of a group within."""
+"""The values of a row that changes a group."""
 
 
 def need_values(need: NeedRow, first: int) -> tuple[Any, ...]:
@@ -97,16 +96,45 @@ def changed_group(change: GroupChange, first: int) -> int:
     return key
 
 
-def group_values(key: int, change: GroupChange, now: int) -> tuple[Any, ...]:
+def group_values(key: int | None, change: GroupChange, now: int) -> tuple[Any, ...]:
     """The values of ``GROUP_VALUES``."""
     flags = (change.closes, change.stops, change.ends)
-    return (key, *change.move, *flags, change.reported, change.look_again, False, now)
+    return (key, *change.move, *flags, change.reported, change.look_again, now)
 
 
-def around_values(key: int, tokens: int, cost_nano: int, now: int) -> tuple[Any, ...]:
-    """The values of ``GROUP_VALUES`` for a group around one whose tokens and cost change."""
-    move = GroupMove(tokens=tokens, cost_nano=cost_nano)
-    return (key, *move, False, False, False, None, None, True, now)
+# Names in these texts come from our models; values are bound.
+
+
+def groups_text(keys: str) -> str:
+    """Reads the groups with these keys and all around them, as rows of ``GROUP_COLUMNS``."""
+    return (
+        f"WITH RECURSIVE wanted(key) AS ({keys} UNION"
+        " SELECT parent_key FROM wanted JOIN members ON group_key = wanted.key WHERE parent_key IS NOT NULL)"
+        f" SELECT {', '.join(GROUP_COLUMNS)} FROM members WHERE group_key IN (SELECT key FROM wanted)"
+    )
+
+
+def lower_needed_text(children: str) -> str:
+    """Forgets that jobs with these keys are unfinished, for the jobs that they need."""
+    return (
+        "UPDATE needed SET unfinished = unfinished - ended.children FROM"
+        f" (SELECT parent_key, COUNT(*) AS children FROM need WHERE child_key IN ({children}) GROUP BY parent_key)"
+        " AS ended WHERE needed.parent_key = ended.parent_key"
+    )
+
+
+def forget_needed_text(children: str) -> str:
+    """Deletes the counts of what jobs with these keys need, where they are over."""
+    return (
+        "DELETE FROM needed WHERE unfinished <= 0"
+        f" AND parent_key IN (SELECT parent_key FROM need WHERE child_key IN ({children}))"
+    )
+
+
+def add_spent_text(rows: str, new: Callable[[str], str], total: Callable[[str, str], str]) -> str:
+    """Adds tokens and cost to groups, from which nothing follows. See ``update_groups_text``."""
+    sets = ", ".join(f"{name} = {total(f'members.{name}', new(name))}" for name in ("tokens", "cost_nano"))
+    return f"UPDATE members SET {sets} FROM {rows} WHERE members.group_key = {new('group_key')}"
 
 
 def update_groups_text(rows: str, new: Callable[[str], str], total: Callable[[str, str], str], greatest: str) -> str:
@@ -131,24 +159,22 @@ def update_groups_text(rows: str, new: Callable[[str], str], total: Callable[[st
         "final": f"members.final OR {new('ends')}",
         "reported": new("reported"),
         "look_again": new("look_again"),
-        "around": new("around"),
         "now": new("now"),
         "mean": f"COALESCE({new('reported')}, {_mean('members.')})",
         "due_before": f"CASE WHEN {new('reported')} IS NULL THEN members.due_time END",
-        "due_around": "members.due_time",
         "progress_time": f"CASE WHEN {new('reported')} IS NULL THEN members.progress_time ELSE {new('now')} END",
     }
     # Each step reads the results of the one before it. Names come from our models, here and below; values are bound.
-    text = f"SELECT {_named(counted)} FROM {rows} JOIN members ON members.group_key = {new('group_key')}"  # noqa: S608
+    text = f"SELECT {_named(counted)} FROM {rows} JOIN members ON members.group_key = {new('group_key')}"
     exceeded = f"tolerated_failures <> {TOLERATES_ANY} AND permanently_failed + cancelled > tolerated_failures"
     stopping = f"stops OR (on_excess = {int(OnExcess.CANCEL)} AND {exceeded}) AS stopping"
     unfinished = "total - completed - permanently_failed - cancelled AS unfinished"
-    text = f"SELECT counted.*, {stopping}, {unfinished} FROM ({text}) AS counted"  # noqa: S608
-    text = f"SELECT decided.*, {_due_time(greatest)} AS due_time FROM ({text}) AS decided"  # noqa: S608
+    text = f"SELECT counted.*, {stopping}, {unfinished} FROM ({text}) AS counted"
+    text = f"SELECT decided.*, {_due_time(greatest)} AS due_time FROM ({text}) AS decided"
     written = (*GroupMove._fields, "closed", "stopping", "final", "progress_time", "due_time")
     sets = ", ".join(f"{name} = changed.{name}" for name in written)
     return (
-        f"UPDATE members SET {sets} FROM ({text}) AS changed WHERE members.group_key = changed.group_key"  # noqa: S608
+        f"UPDATE members SET {sets} FROM ({text}) AS changed WHERE members.group_key = changed.group_key"
         " RETURNING members.due_time"
     )
 
@@ -157,7 +183,7 @@ def _due_time(greatest: str) -> str:
     """``groups.next_look``."""
     has_step = "(stopping AND unfinished <> 0) OR (NOT final AND unfinished = 0 AND (closed OR stopping))"
     return (
-        "CASE WHEN around THEN due_around WHEN look_again IS NOT NULL THEN look_again"
+        "CASE WHEN look_again IS NOT NULL THEN look_again"
         f" WHEN {has_step} THEN now WHEN final THEN NULL"
         f" WHEN due_before IS NULL AND mean <> {_mean('')} THEN {greatest}(now, progress_time + {PROGRESS_INTERVAL})"
         " ELSE due_before END"

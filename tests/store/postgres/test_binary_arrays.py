@@ -15,7 +15,7 @@ from psycopg import errors
 from jobstate_server.domain.job import INT64_MAX
 from jobstate_server.store.models import TABLES
 from jobstate_server.store.postgres.binary_arrays import Kind, array, kind_of, register
-from jobstate_server.store.postgres.statements import ManyRows
+from jobstate_server.store.postgres.many_rows import ManyRows
 from jobstate_server.store.postgres.store import PostgresStore
 
 from ...support.postgres import postgres_server

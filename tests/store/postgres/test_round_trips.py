@@ -54,7 +54,7 @@ def test_a_batch_of_every_kind_of_row_is_a_statement_for_each_kind(store: Postgr
         assert len(loaded.jobs) == len(jobs)
         transaction.finish(a_batch(count))
 
-    assert len(recorder.statements) == 15
+    assert len(recorder.statements) == 16
     assert recorder.round_trips == 2
     assert sent(recorder)[0] == "BEGIN"
     assert sent(recorder)[-1] == "COMMIT"

@@ -10,6 +10,7 @@ import psycopg
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.store.postgres import statements as sql
 from jobstate_server.store.postgres.ready_jobs import Marks
+from jobstate_server.store.postgres.relations import delete_relations
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.rows import (
     attempt_values,
@@ -35,6 +36,7 @@ def write_jobs(connection: Connection, changes: Changes, marks: Marks) -> None:
         keys = [(job.create_sequence,) for job in changes.deleted]
         sql.delete_jobs.run(connection, keys)
         sql.delete_attempts.run(connection, keys)
+        delete_relations(connection, changes.deleted)
     if changes.updated:
         # Before the insertions: a unique key that a job gives up here may be that of a new one.
         rows = [(*change_values(row.job), *changed_documents(row), row.last_event) for row in changes.updated]

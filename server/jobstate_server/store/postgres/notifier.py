@@ -1,7 +1,8 @@
 """Notifies a server of commits to a shared store, through PostgreSQL's LISTEN, or by polling where that does not work.
 
-Each commit sends the head of the log and the earliest due time that it wrote. A pooler in transaction mode drops
-notifications, so the notifier sends itself one whenever it has connected.
+Each commit sends the head of the log and the earliest due time that it wrote to jobs. If it changed groups, it sends
+another with theirs. A pooler in transaction mode drops notifications, so the notifier sends itself one whenever it has
+connected.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ PROBE_TIMEOUT_S = 1.0
 POLL_INTERVAL_S = 0.1
 """How often the log is polled when notifications do not arrive."""
 
-_POLL = b"SELECT log.head, (SELECT min(due_time) FROM job WHERE due_time IS NOT NULL) FROM log"
+_POLL = (
+    b"SELECT log.head, LEAST((SELECT min(due_time) FROM job WHERE due_time IS NOT NULL),"
+    b" (SELECT min(due_time) FROM members WHERE due_time IS NOT NULL)) FROM log"
+)
 TYPES_LENGTH_MAX = 4_000
 """Characters of the job types in a notification, all of them ASCII. PostgreSQL refuses 8,000 bytes and with them the
 transaction."""

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from peewee import Model
-from psycopg import Connection, Cursor
 
 from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.domain.statistics import Measure
@@ -32,7 +28,8 @@ from jobstate_server.store.models import (
     TallyRow,
     WholeJobRow,
 )
-from jobstate_server.store.postgres.binary_arrays import Kind, array, kind_of
+from jobstate_server.store.postgres.binary_arrays import Kind
+from jobstate_server.store.postgres.many_rows import FIRST, ManyRows, kinds_of
 from jobstate_server.store.rows import (
     ATTEMPT_COLUMNS,
     CHANGE_COLUMNS,
@@ -47,9 +44,6 @@ from jobstate_server.store.rows import (
 
 _TALLY_COLUMNS = tuple(TallyRow._meta.sorted_field_names)
 
-_FIRST = "(SELECT head - %(events)s + 1 AS first FROM log) AS numbered"
-"""The sequence of this transaction's first event, once the log's head has been moved."""
-
 _ADVANCE_LOG = (
     "UPDATE log SET head = head + %(events)s, bytes = bytes + %(bytes)s, requests = requests + %(requests)s,"
     " time = GREATEST(time, %(now)s) RETURNING head, requests, pg_current_xact_id()::xid AS transaction"
@@ -58,31 +52,7 @@ _ADVANCE_LOG = (
 It returns the new head, how many request ids are stored, and the number of the transaction."""
 
 
-def _kinds(model: type[Model], columns: Sequence[str]) -> dict[str, Kind]:
-    return {column: kind_of(getattr(model, column)) for column in columns}
-
-
-class ManyRows:
-    """A statement that reads any number of rows from a table ``new``."""
-
-    def __init__(self, text: str, kinds: dict[str, Kind]) -> None:
-        """``text`` has ``{rows}`` in place of the table."""
-        self._kinds = tuple(kinds.items())
-        arrays = ", ".join(f"%({name})s::{kind.type_name}[]" for name, kind in self._kinds)
-        self._text = text.format(rows=f"unnest({arrays})").encode()
-
-    def run(self, connection: Connection[Any], rows: Sequence[tuple[Any, ...]], **values: int | str) -> Cursor[Any]:
-        """Write the rows, each in the order of the columns. Returns the statement's cursor."""
-        columns = zip(self._kinds, zip(*rows, strict=True), strict=True)
-        arrays = {name: array(kind, column) for (name, kind), column in columns}
-        return connection.execute(self._text, {**arrays, **values}, prepare=True)
-
-
-def _insert(table: str, kinds: dict[str, Kind]) -> ManyRows:
-    return ManyRows(f"INSERT INTO {table} ({', '.join(kinds)}) SELECT * FROM {{rows}}", kinds)
-
-
-_EVENT_KINDS = {name: kind for name, kind in _kinds(EventRow, EVENT_COLUMNS).items() if name != "sequence"}
+_EVENT_KINDS = {name: kind for name, kind in kinds_of(EventRow, EVENT_COLUMNS).items() if name != "sequence"}
 append_events = ManyRows(
     f"WITH advanced AS ({_ADVANCE_LOG}), appended AS ("
     f"INSERT INTO event (sequence, {', '.join(_EVENT_KINDS)})"
@@ -98,7 +68,7 @@ ADVANCE_LOG = _ADVANCE_LOG.encode()
 
 _KEY = {"create_sequence": Kind.INT8}
 _WHOLE_JOB = (*JOB_COLUMNS, *DOCUMENTS)
-_JOB_KINDS = _kinds(WholeJobRow, _WHOLE_JOB)
+_JOB_KINDS = kinds_of(WholeJobRow, _WHOLE_JOB)
 _VERSION = "COALESCE(numbered.first + new.last_event, new.version)"
 
 
@@ -111,7 +81,7 @@ def _insert_jobs() -> ManyRows:
     names = ", ".join(_JOB_KINDS)
     numbered = {"version": _VERSION, "create_sequence": _numbered("first_event")}
     values = ", ".join(numbered.get(name, f"new.{name}") for name in _JOB_KINDS)
-    text = f"INSERT INTO job ({names}) SELECT {values} FROM {{rows}} AS new({names}, last_event, first_event), {_FIRST}"
+    text = f"INSERT INTO job ({names}) SELECT {values} FROM {{rows}} AS new({names}, last_event, first_event), {FIRST}"
     return ManyRows(text, {**_JOB_KINDS, "last_event": Kind.INT8, "first_event": Kind.INT8})
 
 
@@ -120,22 +90,22 @@ def _update_jobs(columns: Sequence[str], documents: Sequence[str]) -> ManyRows:
 
     A document that is None keeps its value, which PostgreSQL does not write again if it is long.
     """
-    kinds = {**_kinds(WholeJobRow, columns), **_KEY, **_kinds(WholeJobRow, documents)}
+    kinds = {**kinds_of(WholeJobRow, columns), **_KEY, **kinds_of(WholeJobRow, documents)}
     values = {name: f"new.{name}" for name in columns} | {"version": _VERSION}
     values |= {name: f"COALESCE(new.{name}, job.{name})" for name in documents}
     text = (
         f"UPDATE job SET {', '.join(f'{name} = {value}' for name, value in values.items())}"
-        f" FROM {{rows}} AS new({', '.join(kinds)}, last_event), {_FIRST}"
+        f" FROM {{rows}} AS new({', '.join(kinds)}, last_event), {FIRST}"
         " WHERE job.create_sequence = new.create_sequence"
     )
     return ManyRows(text, {**kinds, "last_event": Kind.INT8})
 
 
 def _insert_requests() -> ManyRows:
-    kinds = _kinds(RequestRow, REQUEST_COLUMNS)
+    kinds = kinds_of(RequestRow, REQUEST_COLUMNS)
     names = ", ".join(kinds)
     values = ", ".join(_numbered("created_event") if name == "create_sequence" else f"new.{name}" for name in kinds)
-    text = f"INSERT INTO request ({names}) SELECT {values} FROM {{rows}} AS new({names}, created_event), {_FIRST}"
+    text = f"INSERT INTO request ({names}) SELECT {values} FROM {{rows}} AS new({names}, created_event), {FIRST}"
     return ManyRows(text, {**kinds, "created_event": Kind.INT8})
 
 
@@ -152,7 +122,7 @@ insert_attempts = ManyRows(
     f"INSERT INTO attempt (create_sequence, {_ATTEMPT_NAMES})"
     f" SELECT job.create_sequence, {', '.join(f'new.{name}' for name in ATTEMPT_COLUMNS)}"
     f" FROM {{rows}} AS new(job_id, {_ATTEMPT_NAMES}) LEFT JOIN job ON job.id = new.job_id",
-    {"job_id": Kind.TEXT, **_kinds(AttemptRow, ATTEMPT_COLUMNS)},
+    {"job_id": Kind.TEXT, **kinds_of(AttemptRow, ATTEMPT_COLUMNS)},
 )
 update_usage = ManyRows(
     "UPDATE attempt SET tokens = new.tokens, cost_nano = new.cost_nano"
@@ -166,7 +136,7 @@ add_tallies = ManyRows(
     f"INSERT INTO tally AS old ({', '.join(_TALLY_COLUMNS)}) SELECT * FROM {{rows}}"
     " ON CONFLICT (job_type, measure, bucket) DO UPDATE"
     f" SET value = LEAST({INT64_MAX}::numeric, old.value::numeric + excluded.value)::bigint",
-    _kinds(TallyRow, _TALLY_COLUMNS),
+    kinds_of(TallyRow, _TALLY_COLUMNS),
 )
 delete_jobs = ManyRows(
     "DELETE FROM job USING {rows} AS new(create_sequence) WHERE job.create_sequence = new.create_sequence", _KEY
@@ -344,7 +314,10 @@ FINISHED = (
     " ORDER BY complete_time, create_sequence LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()
 # Not locked: the job may be ready, and a hand-out would pass over it until this transaction ends.
-NEXT_DUE = f"SELECT due_time FROM job WHERE {_IS_DUE} ORDER BY due_time LIMIT 1".encode()
+NEXT_DUE = (
+    f"SELECT LEAST((SELECT due_time FROM job WHERE {_IS_DUE} ORDER BY due_time LIMIT 1),"
+    f" (SELECT due_time FROM members WHERE {_IS_DUE} ORDER BY due_time LIMIT 1))"
+).encode()
 POSTPONE = (
     "UPDATE job SET due_time = %(until)s FROM ("
     f"SELECT create_sequence FROM job WHERE {_IS_DUE} AND due_time < %(until)s AND {IS_LIMITED.sql}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.job import FinishedJob, Job
-from jobstate_server.domain.reads import Finished, FoundPlace, LaneRange, Reads, Ready, Selection, StateOf
+from jobstate_server.domain.reads import Due, Finished, FoundPlace, LaneRange, Reads, Ready, Selection, StateOf
 from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
 from jobstate_server.store.event_check import event_check
@@ -32,6 +32,7 @@ from jobstate_server.store.postgres.job_writes import write_jobs, write_rest
 from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.postgres.lanes import LaneReads, check_guards, write_lanes
 from jobstate_server.store.postgres.ready_jobs import Marks, ReadyReads
+from jobstate_server.store.postgres.relations import RelationReads, check_group_guards, write_groups, write_needs
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import Changes, Loaded, ReadyFound, StatesFound
 from jobstate_server.store.relation_records import StoredGroup
@@ -68,6 +69,7 @@ class PostgresTransaction:
         self._marks = marks
         self._ready = ReadyReads(self._execute, log_id, marks)
         self._lanes = LaneReads(self._execute, self._pipeline)
+        self._relations = RelationReads(self._execute, self._pipeline, self._locked_jobs)
         self._database = database
         self._known = known
         self._written: list[Job] = []
@@ -82,6 +84,7 @@ class PostgresTransaction:
         self._has_begun = False
         self.is_committed = False
         self.group_due: int | None = None
+        self._groups_due: psycopg.Cursor[Any] | None = None
         self.requests_stored: int | None = None
         """How many request ids are stored; None until this transaction has counted."""
         # An estimate, which the first statement corrects.
@@ -124,17 +127,18 @@ class PostgresTransaction:
                     sql.REQUESTS, principals=array(Kind.TEXT, principals), request_ids=array(Kind.TEXT, request_ids)
                 )
             selected = [(selection, self._select(selection)) for selection in reads.selections]
+            groups = [
+                self._relations.due_groups(selection, self.now)
+                for selection in reads.selections
+                if isinstance(selection, Due)
+            ]
             if reads.attempt_keys:
                 # Whoever changes them holds the lock of their job.
                 ids, numbers = zip(*reads.attempt_keys, strict=True)
                 ended = self._execute(sql.ATTEMPTS, job_ids=array(Kind.TEXT, ids), numbers=array(Kind.INT8, numbers))
             time = self._execute(NOW)
         self._set_clock(time, earliest)
-        for row in jobs or ():
-            if row[1] is None:
-                del found[row[0]]
-            else:
-                found[row[0]] = job_from(row)
+        _refresh(found, jobs or ())
         used = () if requests is None else map(request_from, requests)
         loaded = Loaded(found, {stored.request.key: stored for stored in used})
         for selection, rows in selected:
@@ -146,6 +150,9 @@ class PostgresTransaction:
             loaded.attempts.update(((row[0], row[1]), attempt_from(row)) for row in ended)
         if reads.unique_keys:
             loaded.unique.update(self._ready.unique_holders(reads.unique_keys, found))
+        if groups:
+            due = [found[job_id] for ids in loaded.due.values() for job_id in ids]
+            self._relations.load(due, groups, loaded)
         return loaded
 
     def hand_out_states(
@@ -193,6 +200,12 @@ class PostgresTransaction:
             versions=array(Kind.INT8, versions),
         )
 
+    def _locked_jobs(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """These jobs, locked and as they are now."""
+        found = self._known.found(job_ids)
+        _refresh(found, self._lock_jobs(list(job_ids), found))
+        return found
+
     def write(self, changes: Changes) -> int:
         with self._refusing_conflicts(), self._pipeline():
             head = self._write(changes)
@@ -225,10 +238,23 @@ class PostgresTransaction:
     def _write(self, changes: Changes) -> psycopg.Cursor[Any]:
         head = self._append(changes)
         check_guards(self._execute, changes)
+        check_group_guards(self._execute, changes)
         write_lanes(self._connection, self._execute, changes)
+        if changes.new_members:
+            self._join(changes, head)
         write_jobs(self._connection, changes, self._marks)
+        write_needs(self._connection, changes)
+        self._groups_due = write_groups(self._connection, changes, self._channel)
         write_rest(self._connection, changes)
         return head
+
+    def _join(self, changes: Changes, head: psycopg.Cursor[Any]) -> None:
+        """Set the keys of groups that this transaction makes, in the jobs that it makes with them. That takes a round
+        trip of its own; most members are made after their group."""
+        first = int(one_row(head)[0]) - len(changes.events) + 1
+        for member, group_event in changes.new_members:
+            member.joined(first + group_event)
+        head.scroll(0, "absolute")
 
     def _append(self, changes: Changes) -> psycopg.Cursor[Any]:
         return append(self._connection, changes, self.now, self._channel)
@@ -237,6 +263,8 @@ class PostgresTransaction:
         """Set the versions of the jobs. Returns the sequence of the first event."""
         reached, self.requests_stored, number = one_row(head)
         first = int(reached) - len(changes.events) + 1
+        due = None if self._groups_due is None else self._groups_due.fetchone()
+        self.group_due = None if due is None else int(due[0])
         for job, last_event, first_event, _ in (*changes.inserted, *changes.updated, *changes.progressed):
             if last_event is not None:
                 job.numbered(first + last_event)
@@ -253,13 +281,11 @@ class PostgresTransaction:
         self._known.keep_written(self._written, self._number)
 
     def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
-        del keys
-        # Before migration 0012 no group can be stored.
-        return {}
+        return self._relations.groups(keys)
 
     def next_due(self) -> int | None:
-        row = self._execute(sql.NEXT_DUE).fetchone()
-        return None if row is None else int(row[0])
+        due_time: int | None = one_row(self._execute(sql.NEXT_DUE))[0]
+        return due_time
 
     def postpone_timeouts(self, until: int) -> int:
         # Jobs that this transaction wrote before are outdated, and their rows are of the same transaction.
@@ -354,6 +380,15 @@ class PostgresTransaction:
     def last_renewed(self, besides: str = "") -> int | None:
         renewed: int | None = one_row(self._execute(sql.LAST_RENEWED, besides=besides))[0]
         return renewed
+
+
+def _refresh(found: dict[str, Job], changed: Iterable[tuple[Any, ...]]) -> None:
+    """Replace the jobs that are not as known, in rows of ``sql.JOBS``."""
+    for row in changed:
+        if row[1] is None:
+            del found[row[0]]
+        else:
+            found[row[0]] = job_from(row)
 
 
 def _add_job(jobs: dict[str, Job], row: tuple[Any, ...]) -> str:

@@ -10,7 +10,7 @@ from itertools import islice, product
 from operator import or_
 from typing import Any
 
-from peewee import SQL, Expression, ModelSelect, PeeweeException
+from peewee import SQL, Expression, ModelSelect, PeeweeException, fn
 
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job, JobState
@@ -133,14 +133,14 @@ def _needs_query(
     of, other = NeedRow.parent_key, NeedRow.child_key
     if wanted.needed_by:
         of, other = other, of
-    query = JobRow.select(JobRow.create_time, JobRow.create_sequence)
+    # A job may need another twice, so the rows are grouped. All of a group have the time of one job.
+    query = JobRow.select(fn.MIN(JobRow.create_time), other).group_by(other)
     query = query.join(NeedRow, on=(other == JobRow.create_sequence)).where(of == key)
     for condition in _job_conditions(wanted, newest_first, after):
         query = query.where(condition)
     if after is not None:
         query = query.where(other < after.create_sequence if newest_first else other > after.create_sequence)
-    # A job may need another twice.
-    return query.group_by(other).order_by(other.desc() if newest_first else other).limit(limit)
+    return query.order_by(other.desc() if newest_first else other).limit(limit)
 
 
 def _waits(reason: WaitReason) -> Any:

@@ -67,5 +67,5 @@ def update(table: str, columns: tuple[str, ...], key: str) -> ManyRows:
     values = ", ".join(f"{column} = new.column{number}" for number, column in enumerate(columns, 1))
     last = len(columns) + 1
     # Names come from our models; values are bound.
-    text = f"UPDATE {table} SET {values} FROM ({{rows}}) AS new WHERE {table}.{key} = new.column{last}"  # noqa: S608
+    text = f"UPDATE {table} SET {values} FROM ({{rows}}) AS new WHERE {table}.{key} = new.column{last}"
     return ManyRows(text, last)

@@ -8,22 +8,25 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from jobstate_server.domain.job import INT64_MAX, FinishedJob, Job
-from jobstate_server.domain.limits import MEBIBYTE, MEMBERS_AT_ONCE, NEEDS_AT_ONCE
+from jobstate_server.domain.limits import MEMBERS_AT_ONCE, NEEDS_AT_ONCE
 from jobstate_server.domain.needs import NeedCondition, OpenNeed, OpenNeeds
 from jobstate_server.domain.reads import Due
 from jobstate_server.store.chunks import chunks
 from jobstate_server.store.models import IS_UNFINISHED_MEMBER
+from jobstate_server.store.reached import LOADED_BYTES_MAX, share_of
 from jobstate_server.store.records import Changes, Loaded
 from jobstate_server.store.relation_records import StoredGroup
 from jobstate_server.store.relation_rows import (
-    GROUP_COLUMNS,
     GROUP_VALUES,
     NEED_COLUMNS,
     NEW_GROUP_COLUMNS,
-    around_values,
+    add_spent_text,
     changed_group,
+    forget_needed_text,
     group_from,
     group_values,
+    groups_text,
+    lower_needed_text,
     need_values,
     new_group_values,
     parent_key,
@@ -32,19 +35,11 @@ from jobstate_server.store.relation_rows import (
 from jobstate_server.store.sizes import document_bytes
 from jobstate_server.store.sqlite.many_rows import ManyRows, insert
 
-LOADED_BYTES_MAX = 4 * MEBIBYTE
-"""Jobs that one transaction reads because an end must reach them, as many as a batch of calls may have. A job may have
-200 KB of documents."""
-
 _JOBS_AT_ONCE = 16
 """Jobs read before their size is looked at: 3 MiB with the largest documents."""
 
 # Names in these texts come from our models; values are bound.
-_GROUPS = (
-    "WITH RECURSIVE wanted(key) AS (SELECT value FROM json_each(:keys) UNION"  # noqa: S608
-    " SELECT parent_key FROM wanted JOIN members ON group_key = wanted.key WHERE parent_key IS NOT NULL)"
-    f" SELECT {', '.join(GROUP_COLUMNS)} FROM members WHERE group_key IN (SELECT key FROM wanted)"
-)
+_GROUPS = groups_text("SELECT value FROM json_each(:keys)")
 _OPEN_NEEDS = (
     "SELECT job.id, need.child_key, need.position, need.condition"
     " FROM need CROSS JOIN job ON job.create_sequence = need.child_key"
@@ -71,13 +66,8 @@ _resolve_needs = ManyRows(
     " WHERE need.child_key = new.column1 AND need.position = new.column2",
     3,
 )
-_lower_needed = ManyRows(
-    "UPDATE needed SET unfinished = unfinished - ended.children FROM"
-    " (SELECT parent_key, COUNT(*) AS children FROM need WHERE child_key IN ({rows}) GROUP BY parent_key) AS ended"
-    " WHERE needed.parent_key = ended.parent_key RETURNING needed.parent_key, needed.unfinished",
-    1,
-)
-_forget_needed = ManyRows("DELETE FROM needed WHERE parent_key IN ({rows})", 1)
+_lower_needed = ManyRows(lower_needed_text("{rows}"), 1)
+_forget_needed = ManyRows(forget_needed_text("{rows}"), 1)
 _insert_groups = insert("members", NEW_GROUP_COLUMNS)
 _delete_needs = ManyRows("DELETE FROM need WHERE child_key IN ({rows})", 1)
 _delete_groups = ManyRows("DELETE FROM members WHERE group_key IN ({rows})", 1)
@@ -91,6 +81,10 @@ def _total(term: str, added: str) -> str:
 _update_groups = ManyRows(
     update_groups_text("({rows}) AS new", lambda name: f"new.column{GROUP_VALUES.index(name) + 1}", _total, "MAX"),
     len(GROUP_VALUES),
+)
+_SPENT = ("group_key", "tokens", "cost_nano")
+_add_spent = ManyRows(
+    add_spent_text("({rows}) AS new", lambda name: f"new.column{_SPENT.index(name) + 1}", _total), len(_SPENT)
 )
 
 
@@ -108,13 +102,12 @@ class RelationReads:
 
     def load_open_needs(self, due: Iterable[Job], loaded: Loaded) -> None:
         """Add the open needs of the jobs among these that are final, and the jobs that have them."""
-        room, bytes_left = NEEDS_AT_ONCE, LOADED_BYTES_MAX
-        for job in due:
-            if not job.state.is_final:
-                continue
-            rows = self._rows(_OPEN_NEEDS, parent_key=job.create_sequence, limit=room + 1)
-            is_all = len(rows) <= room
-            rows = rows[:room]
+        ended, bytes_left = [job for job in due if job.state.is_final], LOADED_BYTES_MAX
+        for job in ended:
+            share = share_of(NEEDS_AT_ONCE, len(ended))
+            rows = self._rows(_OPEN_NEEDS, parent_key=job.create_sequence, limit=share + 1)
+            is_all = len(rows) <= share
+            rows = rows[:share]
             children, bytes_left = self._until_full([row[0] for row in rows], bytes_left, loaded)
             needs = [
                 OpenNeed(job_id, key, position, NeedCondition(condition))
@@ -122,7 +115,6 @@ class RelationReads:
                 if job_id in children
             ]
             loaded.open_needs[job.id] = OpenNeeds(needs, is_all and len(needs) == len(rows))
-            room -= len(needs)
 
     def load_due_groups(self, selection: Due, now: int, loaded: Loaded) -> None:
         """Add the groups that are due, and unfinished members of those that are stopping."""
@@ -133,13 +125,12 @@ class RelationReads:
         loaded.due_groups[selection] = ids
         for job in self._whole([group_id for group_id in ids if group_id not in loaded.jobs]):
             loaded.jobs[job.id] = job
-        room, bytes_left = MEMBERS_AT_ONCE, LOADED_BYTES_MAX
-        for key, group_id, stopping in rows:
-            if stopping:
-                found = self._rows(_UNFINISHED_MEMBERS, group_key=key, limit=room)
-                members, bytes_left = self._until_full([member for (member,) in found], bytes_left, loaded)
-                loaded.unfinished_members[group_id] = list(members)
-                room -= len(members)
+        stopping, bytes_left = [row[:2] for row in rows if row[2]], LOADED_BYTES_MAX
+        for key, group_id in stopping:
+            share = share_of(MEMBERS_AT_ONCE, len(stopping))
+            found = self._rows(_UNFINISHED_MEMBERS, group_key=key, limit=share)
+            members, bytes_left = self._until_full([member for (member,) in found], bytes_left, loaded)
+            loaded.unfinished_members[group_id] = list(members)
 
     def _until_full(self, ids: Sequence[str], bytes_left: int, loaded: Loaded) -> tuple[dict[str, None], int]:
         """Load the first of these jobs, as long as bytes are left. Returns their ids, and the bytes left then."""
@@ -183,8 +174,9 @@ def write_needs(connection: sqlite3.Connection, changes: Changes, first: int) ->
         rows = [(key, position, int(outcome)) for key, position, outcome in changes.resolved_needs]
         _resolve_needs.run(connection, rows)
     if changes.ended_children:
-        left = _lower_needed.returned(connection, [(key,) for key in changes.ended_children])
-        _forget_needed.run(connection, [(key,) for key, unfinished in left if unfinished <= 0])
+        keys = [(key,) for key in changes.ended_children]
+        _lower_needed.run(connection, keys)
+        _forget_needed.run(connection, keys)
 
 
 def write_groups(connection: sqlite3.Connection, changes: Changes, first: int) -> int | None:
@@ -192,12 +184,12 @@ def write_groups(connection: sqlite3.Connection, changes: Changes, first: int) -
     _insert_groups.run(connection, [new_group_values(new, first) for new in changes.new_groups])
     rows = [group_values(changed_group(change, first), change, changes.now) for change in changes.groups]
     due = [time for (time,) in _update_groups.returned(connection, rows) if time is not None]
-    _update_groups.run(connection, list(_rows_around(connection, changes, first)))
+    _add_spent.run(connection, list(_spent_around(connection, changes, first)))
     return min(due, default=None)
 
 
-def _rows_around(connection: sqlite3.Connection, changes: Changes, first: int) -> Iterator[tuple[Any, ...]]:
-    """The rows that add the tokens and cost of changed groups to all groups around them."""
+def _spent_around(connection: sqlite3.Connection, changes: Changes, first: int) -> Iterator[tuple[int, int, int]]:
+    """The tokens and cost of changed groups that are added to each group around them."""
     spent = {changed_group(change, first): change.move for change in changes.groups}
     spent = {key: move for key, move in spent.items() if move.tokens or move.cost_nano}
     if not spent:
@@ -212,4 +204,4 @@ def _rows_around(connection: sqlite3.Connection, changes: Changes, first: int) -
             sums[above] = (tokens + move.tokens, cost_nano + move.cost_nano)
             above = known[above].parent_key
     for key, (tokens, cost_nano) in sums.items():
-        yield around_values(key, min(INT64_MAX, tokens), min(INT64_MAX, cost_nano), changes.now)
+        yield key, min(INT64_MAX, tokens), min(INT64_MAX, cost_nano)
