@@ -380,7 +380,8 @@ class Batch:
             else:
                 changes.progressed.append(row)
         self.relations.add_to(changes, self._rows)
-        if not (self._rows or _has_more_than_jobs(changes)):
+        of_lanes = changes.pauses or changes.lanes
+        if not (self._rows or self._deleted or changes.requests or of_lanes or changes.has_relations):
             return 0, []
         write = transaction.finish if is_last else transaction.write
         first = write(changes)
@@ -420,9 +421,3 @@ class Batch:
         """
         for outcome in self._slices:
             outcome.take_share(spent, working, len(self._changes.events))
-
-
-def _has_more_than_jobs(changes: Changes) -> bool:
-    """Whether anything is to be written even if no job is. Needs are resolved of jobs that have ended already, too."""
-    others = (changes.deleted, changes.requests, changes.pauses, changes.lanes, changes.groups, changes.resolved_needs)
-    return any(others)

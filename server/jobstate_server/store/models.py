@@ -70,6 +70,7 @@ class JobColumns(Model):
     needed = BooleanField(constraints=[SQL("DEFAULT false")])
     group_id = TextField(null=True)
     group_key = BigIntegerField(null=True)
+    awaited_group = TextField(null=True)
     group_depth = IntegerField(constraints=[SQL("DEFAULT 0")])
     tolerated_failures = BigIntegerField(constraints=[SQL("DEFAULT 0")])
     on_excess = IntegerField(constraints=[SQL("DEFAULT 0")])

@@ -93,6 +93,7 @@ _UNSET_FIELDS = (
     "cancel_cause_id",
     "group_id",
     "group_key",
+    "awaited_group",
 )
 """Fields that are None in a job to which nothing has happened yet."""
 

@@ -7,6 +7,7 @@ ALTER TABLE "job" ADD COLUMN "open_needs" {integer} NOT NULL DEFAULT 0;
 ALTER TABLE "job" ADD COLUMN "needed" {boolean} NOT NULL DEFAULT false;
 ALTER TABLE "job" ADD COLUMN "group_id" {text};
 ALTER TABLE "job" ADD COLUMN "group_key" {bigint};
+ALTER TABLE "job" ADD COLUMN "awaited_group" {text};
 ALTER TABLE "job" ADD COLUMN "group_depth" {integer} NOT NULL DEFAULT 0;
 ALTER TABLE "job" ADD COLUMN "tolerated_failures" {bigint} NOT NULL DEFAULT 0;
 ALTER TABLE "job" ADD COLUMN "on_excess" {integer} NOT NULL DEFAULT 0;

@@ -252,8 +252,7 @@ class PostgresTransaction:
         """Set the keys of groups that this transaction makes, in the jobs that it makes with them. That takes a round
         trip of its own; most members are made after their group."""
         first = int(one_row(head)[0]) - len(changes.events) + 1
-        for member, group_event in changes.new_members:
-            member.joined(first + group_event)
+        changes.place_in_groups(first)
         head.scroll(0, "absolute")
 
     def _append(self, changes: Changes) -> psycopg.Cursor[Any]:

@@ -184,8 +184,7 @@ class SqliteTransaction:
         self._deleted = deleted
 
     def _insert(self, changes: Changes, first: int) -> None:
-        for member, group_event in changes.new_members:
-            member.joined(first + group_event)
+        changes.place_in_groups(first)
         jobs = self._numbered(changes.inserted, first)
         for job, _, first_event, _ in changes.inserted:
             if first_event is not None:
