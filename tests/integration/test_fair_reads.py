@@ -68,7 +68,7 @@ async def test_gets_are_answered_while_as_many_long_reads_are_wanted_as_there_ar
         await under_way(gates[0])
 
         async with asyncio.timeout(PATIENCE_S):
-            assert (await readers.get("job")).id == "job"
+            assert (await readers.get("job")).job.id == "job"
             assert await readers.run(lambda reader: reader.attempts("job", 1, 100, 2**20), is_short=True) == []
 
         assert not any(future.done() for future in long)
@@ -157,7 +157,7 @@ async def test_who_has_waited_for_half_a_minute_is_told_that_the_store_does_not_
         assert readers.silence == WAIT_TURNS_MAX + 1
         for gate in gates:
             gate.open()
-        assert (await readers.get("job")).id == "job"
+        assert (await readers.get("job")).job.id == "job"
         await turned_until(readers, lambda: readers.silence == 0 and readers._waiting == 0)
 
 

@@ -226,9 +226,9 @@ async def is_worked_by_nobody(rig: Rig) -> None:
         await rig.call(command)
     rig.clock.advance(HOUR)
     await rig.committer.submit_own(c.ServeDue(caller=SERVER, limit=DUE_MAX))
-    job = await rig.readers.get("job")
+    job = (await rig.readers.get("job")).job
     while job.state is not JobState.PROCESSING:
-        job = await rig.readers.get("job")
+        job = (await rig.readers.get("job")).job
     rig.clock.advance(6 * HOUR)
     heard = job.heard_time
     await rig.committer.submit_own(c.MarkStale(job_id="job", caller=SERVER, attempt=job.attempt, heard_time=heard))

@@ -55,7 +55,7 @@ def pages_of(reader: Reader, wanted: JobFilter, order: Order, limit: int) -> Ite
     after: Position | None = None
     has_more = True
     while has_more:
-        jobs, has_more = reader.list_jobs(wanted, order, after, limit, UNBOUNDED)
+        jobs, has_more, _ = reader.list_jobs(wanted, order, after, limit, UNBOUNDED)
         assert len(jobs) == limit or not has_more
         if jobs:
             after = Position(jobs[-1].create_time, jobs[-1].create_sequence)

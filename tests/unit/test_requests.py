@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.job import Usage
-from jobstate_server.domain.reach import EVERYTHING
-from jobstate_server.rpc.requests import attempts, create, reads
+from jobstate_server.rpc.requests import attempts, create
 
 CALLER = Caller(principal="somebody")
 
@@ -107,33 +105,3 @@ def test_a_start_names_its_worker_and_its_request() -> None:
     assert (command.job_id, command.caller, command.worker) == ("job", CALLER, "w-1")
     assert command.request is not None
     assert (command.request.request_id, command.request.rpc) == ("0123456789abcdef", "Start")
-
-
-GROUP_FIELDS = {
-    "needs": pb.CreateRequest(job_type="clean", needs=[pb.Need(job_id="first")]),
-    "group_id": pb.CreateRequest(job_type="clean", group_id="day"),
-    "group": pb.CreateRequest(job_type="clean", group=job_pb2.GroupPolicy()),
-    "by": pb.CreateRequest(job_type="clean", by=pb.AttemptRef(id="first", attempt=1)),
-}
-
-
-@pytest.mark.parametrize(("field", "request_"), GROUP_FIELDS.items(), ids=GROUP_FIELDS)
-def test_a_create_that_this_server_cannot_keep_is_refused_by_its_field(field: str, request_: pb.CreateRequest) -> None:
-    with pytest.raises(InvalidField) as refusal:
-        create.create(request_, CALLER, new_id)
-    assert refusal.value.field == field
-
-
-GROUP_FILTERS = {
-    "group_id": pb.ListRequest(group_id="day"),
-    "needed_by": pb.ListRequest(needed_by="report"),
-    "needs": pb.ListRequest(needs="first"),
-    "wait_reasons": pb.ListRequest(wait_reasons=[job_pb2.WAIT_REASON_NEEDS]),
-}
-
-
-@pytest.mark.parametrize(("field", "request_"), GROUP_FILTERS.items(), ids=GROUP_FILTERS)
-def test_a_filter_that_this_server_cannot_apply_is_refused_by_its_field(field: str, request_: pb.ListRequest) -> None:
-    with pytest.raises(InvalidField) as refusal:
-        reads.list_jobs(request_, EVERYTHING, 0)
-    assert refusal.value.field == field

@@ -96,8 +96,9 @@ START_WITHIN_MIN = 1 * SECOND
 NEEDS_MAX = 100
 """Jobs that a job may need. One that waits for more needs their group."""
 
-NEEDS_OF_BATCH_MAX = 10_000
-"""Needs of all jobs of a BatchCreate: each is a row of the transaction."""
+NEEDS_OF_BATCH_MAX = 1_000
+"""Needs of all jobs of a BatchCreate: as many as it may have jobs. Each is a row of the transaction and has a job read,
+and both together fit into the part of the queue that one connection may take."""
 
 NEEDS_AT_ONCE = 256
 """Needs that one transaction resolves: about 5 ms, so that callers never wait long behind them."""

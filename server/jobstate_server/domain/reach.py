@@ -29,6 +29,11 @@ class Reach:
         return self.source_ids is None or _matches(self.source_ids, source_id)
 
     @property
+    def sees_members(self) -> bool:
+        """Whether the counts of groups may be told: they sum up members of any type."""
+        return self.job_types is None
+
+    @property
     def named_sources(self) -> tuple[str, ...] | None:
         """All sources within reach, where they can be listed; None where they cannot."""
         if self.source_ids is None or any(pattern.endswith("*") for pattern in self.source_ids):

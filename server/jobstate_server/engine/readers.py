@@ -11,11 +11,12 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from jobstate_server.domain.errors import Draining, InternalError, JobNotFound, Overloaded, StoreUnavailable
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.engine.batching import Batcher
@@ -54,7 +55,16 @@ _RETRY_DELAY_S = 0.5
 
 T = TypeVar("T")
 
-_Get = tuple[str, Reach, asyncio.Future[Job], int]
+
+class FoundJob(NamedTuple):
+    """A job that was read."""
+
+    job: Job
+    group: Group | None = None
+    """The counts of one that is a group."""
+
+
+_Get = tuple[str, Reach, asyncio.Future[FoundJob], int]
 """The job's id, the caller's reach, the future of the answer, and the turn in which it was queued."""
 
 
@@ -180,9 +190,9 @@ class Readers:
         """Read one row. It fails like any read if the store cannot be read."""
         return self.run(lambda reader: reader.log_state(), is_short=True)
 
-    def get(self, job_id: str, reach: Reach = EVERYTHING) -> asyncio.Future[Job]:
+    def get(self, job_id: str, reach: Reach = EVERYTHING) -> asyncio.Future[FoundJob]:
         """One job, read in one batch with the other waiting Gets. Raises JobNotFound and what ``run`` raises."""
-        future: asyncio.Future[Job] = self._admit()
+        future: asyncio.Future[FoundJob] = self._admit()
         self._gets.append((job_id, reach, future, self._turn))
         self._batcher.arrived(len(self._gets))
         return future
@@ -275,15 +285,16 @@ def _read(reader: Reader, read: Callable[[Reader], T]) -> T:
         return read(reader)
 
 
-def _read_jobs(reader: Reader, wanted: Sequence[_Get]) -> list[Job | JobNotFound]:
+def _read_jobs(reader: Reader, wanted: Sequence[_Get]) -> list[FoundJob | JobNotFound]:
     found = reader.jobs({get[0] for get in wanted})
-    return [_visible(found.get(job_id), job_id, reach) for job_id, reach, _, _ in wanted]
+    groups = reader.group_counts(found.values())
+    return [_visible(found.get(job_id), job_id, reach, groups) for job_id, reach, _, _ in wanted]
 
 
-def _visible(job: Job | None, job_id: str, reach: Reach) -> Job | JobNotFound:
+def _visible(job: Job | None, job_id: str, reach: Reach, groups: Mapping[str, Group]) -> FoundJob | JobNotFound:
     if job is None or not (reach is EVERYTHING or reach.admits(job.job_type, job.source_id)):
         return JobNotFound(job_id)
-    return job
+    return FoundJob(job, groups.get(job_id))
 
 
 def _unanswered() -> StoreUnavailable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jobstate.v1 import dispatch_service_pb2 as pb
@@ -10,6 +11,8 @@ from jobstate_server.domain import commands as c
 from jobstate_server.domain.errors import JobNotFound
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.limits import EXPLAINED_NEEDS_MAX
+from jobstate_server.domain.needs import Need
 from jobstate_server.domain.reach import Reach
 from jobstate_server.domain.turns import Limits
 from jobstate_server.domain.waiting import is_ready
@@ -34,6 +37,10 @@ class _Found(NamedTuple):
 
     job: Job
     place: holds.Place | None
+    needs: Sequence[Need] = ()
+    """Some of the needs that are not met yet."""
+    stopping_group: str = ""
+    """The nearest group around the job that is stopping."""
 
 
 class DispatchService:
@@ -63,10 +70,13 @@ class DispatchService:
 
     async def Explain(self, request: pb.ExplainRequest, call: Call) -> bytes:
         job_id, reach = dispatch.explain(request), call.caller.reach
-        job, place = await self._readers.run(lambda reader: self._read(reader, job_id, reach))
+        job, place, needs, group_id = await self._readers.run(lambda reader: self._read(reader, job_id, reach))
         now = self._clock.now()
         answer = pb.ExplainResponse(waiting_acquires=self._acquires.waiting(job.job_type))
-        holds.add_own(answer, job)
+        holds.add_own(answer, job, now)
+        holds.add_needs(answer, needs)
+        if group_id:
+            holds.add_group(answer, group_id)
         if place is not None:
             holds.add_shared(answer, job, place, Limits(self._job_types.policy(job.job_type)), now)
             answer.ahead_in_lane, answer.lanes_ahead = place.jobs_ahead, place.lanes_ahead
@@ -82,8 +92,10 @@ class DispatchService:
         job = reader.jobs((job_id,), reach).get(job_id)
         if job is None:
             raise JobNotFound(job_id)
+        group_id = "" if job.state.is_final else _stopping_group(reader, job)
         if not is_ready(job):
-            return _Found(job, None)
+            open_needs = _open_needs(reader, job) if job.held and job.open_needs else ()
+            return _Found(job, None, open_needs, group_id)
         policy = self._job_types.policy(job.job_type)
         limits = Limits(policy)
         of_type, lane = reader.type_record(job.job_type), reader.lane_record(job.job_type, job.lane)
@@ -99,10 +111,26 @@ class DispatchService:
             counted = reader.lanes_before(job.job_type, key, AHEAD_COUNTED_MAX, holds_jobs=policy.holds_jobs)
             lanes_ahead = min(AHEAD_COUNTED_MAX, counted + is_empty_before)
         jobs_ahead = reader.ready_before(job, policy.priority_step, AHEAD_COUNTED_MAX)
-        return _Found(job, holds.Place(of_type, lane, jobs_ahead, lanes_ahead))
+        return _Found(job, holds.Place(of_type, lane, jobs_ahead, lanes_ahead), stopping_group=group_id)
 
     async def ListLanes(self, request: pb.ListLanesRequest, call: Call) -> bytes:
         wanted = dispatch.list_lanes(request, call.caller)
         limits = Limits(self._job_types.policy(wanted.job_type))
         now = self._clock.now()
         return await self._readers.run(lambda reader: lane_page(reader, wanted, limits, now).SerializeToString())
+
+
+def _open_needs(reader: Reader, job: Job) -> Sequence[Need]:
+    open_needs = [need for need, outcome in reader.needs(job) if outcome is None]
+    return open_needs[:EXPLAINED_NEEDS_MAX]
+
+
+def _stopping_group(reader: Reader, job: Job) -> str:
+    """The id of the nearest group around a job that is stopping. Empty if there is none."""
+    key = job.group_key
+    while key is not None:
+        found = reader.groups([key]).get(key)
+        if found is None or found.group.stopping:
+            return "" if found is None else found.group_id
+        key = found.parent_key
+    return ""

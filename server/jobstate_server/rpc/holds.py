@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from jobstate.v1 import dispatch_service_pb2 as pb
 from jobstate_server.domain.job import INT64_MAX, Job, JobState
+from jobstate_server.domain.needs import Need, NeedCondition
 from jobstate_server.domain.turns import Limits
 from jobstate_server.store.records import LaneRecord, TypeRecord
 from jobstate_server.wire.times import set_time
 
 Reason = pb.HoldReason
 
-_WITHOUT_END = (pb.HOLD_REASON_TYPE_PAUSED, pb.HOLD_REASON_LANE_PAUSED, pb.HOLD_REASON_LANE_CONCURRENCY)
+_WITHOUT_END = (
+    pb.HOLD_REASON_NEED,
+    pb.HOLD_REASON_GROUP,
+    pb.HOLD_REASON_TYPE_PAUSED,
+    pb.HOLD_REASON_LANE_PAUSED,
+    pb.HOLD_REASON_LANE_CONCURRENCY,
+)
 """How long these hold, the pace of the type does not tell."""
 
 
@@ -27,15 +35,35 @@ class Place(NamedTuple):
     """Lanes that have a turn before its own."""
 
 
-def add_own(answer: pb.ExplainResponse, job: Job) -> None:
-    """Add what the job itself waits for."""
+def add_own(answer: pb.ExplainResponse, job: Job, now: int) -> None:
+    """Add what the job itself waits for, without its needs."""
     until = job.next_retry_time if job.state is JobState.RETRYING else job.ready_time if job.held else None
-    if until is not None:
+    if until is not None and not (job.open_needs and until <= now):
         what = "its next attempt" if job.state is JobState.RETRYING else "the end of its delay"
         _add(answer, Reason.HOLD_REASON_TIME, f"it waits for {what}", until=until)
     if job.state is JobState.FAILED:
         text = "it failed, and its type does not retry by itself: call Retry or Cancel"
         _add(answer, Reason.HOLD_REASON_AWAITS_RETRY_CALL, text)
+
+
+def add_needs(answer: pb.ExplainResponse, needs: Iterable[Need]) -> None:
+    """Add the jobs that a job waits for. ``needs``: some of those that are not met yet."""
+    for need in needs:
+        how = _CONDITIONS[need.condition]
+        _add(answer, Reason.HOLD_REASON_NEED, f"it waits for job {need.job_id} to {how}", subject=need.job_id)
+
+
+_CONDITIONS = {
+    NeedCondition.COMPLETED: "be COMPLETED",
+    NeedCondition.FINAL: "end",
+    NeedCondition.NOT_COMPLETED: "be PERMANENTLY_FAILED or CANCELLED",
+}
+
+
+def add_group(answer: pb.ExplainResponse, group_id: str) -> None:
+    """Add that a group around the job is stopping."""
+    text = f"group {group_id} is stopping, so the job will be cancelled"
+    _add(answer, Reason.HOLD_REASON_GROUP, text, subject=group_id)
 
 
 def add_shared(answer: pb.ExplainResponse, job: Job, place: Place, limits: Limits, now: int) -> None:

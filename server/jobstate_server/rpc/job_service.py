@@ -9,15 +9,16 @@ from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
 from jobstate_server.domain import limits
 from jobstate_server.domain.commands import Command
-from jobstate_server.domain.errors import NotAGroup
 from jobstate_server.domain.filters import Position
-from jobstate_server.domain.job import JobState
+from jobstate_server.domain.groups import Group
+from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.statistics import TallyKey, statistics
 from jobstate_server.domain.waiting import WaitReason
 from jobstate_server.engine.acquires import Acquires
 from jobstate_server.engine.committer import Committer
+from jobstate_server.engine.outcomes import Outcome
 from jobstate_server.engine.readers import Readers
 from jobstate_server.engine.shared_read import SharedRead
 from jobstate_server.engine.timekeeper import ahead_of_wall_clock
@@ -36,6 +37,7 @@ from jobstate_server.wire.jobs import (
     encode_job,
     encode_whole,
     job_type_message,
+    need_message,
     with_names,
     with_version,
 )
@@ -92,8 +94,8 @@ class JobService:
     async def _create(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size, call.connection)
         job = outcome.jobs[0]
-        if outcome.encoded is None:
-            answer = embed(_JOB, encode_whole(job))
+        if outcome.encoded is None or job.version != job.create_sequence:
+            answer = _encode_answer(outcome, call)
         else:
             # The event was just encoded with the same fields as this answer.
             answer = embed(_JOB, with_version(with_names(outcome.encoded, job, is_new=True), job.version))
@@ -113,8 +115,11 @@ class JobService:
         return pb.BatchCreateResponse(jobs=created).SerializeToString()
 
     async def Get(self, request: pb.GetRequest, call: Call) -> bytes:
-        job = await self._readers.get(reads.get(request), call.caller.reach)
-        answer = embed(_JOB, encode_whole(job))
+        job, group = await self._readers.get(reads.get(request), call.caller.reach)
+        answer = embed(_JOB, _encode_whole(job, group, call))
+        if request.include_needs and job.needs_count:
+            needs = await self._readers.run(lambda reader: reader.needs(job), is_short=True)
+            answer += pb.GetResponse(needs=[need_message(*need) for need in needs]).SerializeToString()
         if not request.include_attempts:
             return answer
         # An attempt that ended between the two reads is newer than the job in the answer.
@@ -129,8 +134,9 @@ class JobService:
 
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:
         page = reads.list_jobs(request, call.caller.reach, ahead_of_wall_clock(self._clock))
-        jobs, has_more = await self._readers.run(lambda reader: reader.list_jobs(*page, limits.RESPONSE_BYTES_MAX))
-        answer = b"".join(embed(_JOBS, encode_whole(job)) for job in jobs)
+        found = await self._readers.run(lambda reader: reader.list_jobs(*page, limits.RESPONSE_BYTES_MAX))
+        jobs, has_more, groups = found
+        answer = b"".join(embed(_JOBS, _encode_whole(job, groups.get(job.id), call)) for job in jobs)
         if has_more:
             token = encode_page_token(request, Position(jobs[-1].create_time, jobs[-1].create_sequence))
             answer += pb.ListResponse(next_page_token=token).SerializeToString()
@@ -178,12 +184,10 @@ class JobService:
 
     async def _change(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size, call.connection)
-        return embed(_JOB, encode_whole(outcome.jobs[0]))
+        return _encode_answer(outcome, call)
 
-    async def CloseGroup(self, request: pb.CloseGroupRequest, call: Call) -> bytes:
-        job = await self._readers.get(reads.close_group(request), call.caller.reach)
-        # No job is a group: Create makes none.
-        raise NotAGroup(job.id, "id")
+    def CloseGroup(self, request: pb.CloseGroupRequest, call: Call) -> Awaitable[bytes]:
+        return self._change(lifecycle.close_group(request, call.caller), call)
 
     def StreamUpdates(self, requests: AsyncIterator[bytes], call: StreamCall) -> AsyncIterator[bytes]:
         return self._update_streams.answers(requests, call)
@@ -207,6 +211,18 @@ class JobService:
     async def ListJobTypes(self, _request: pb.ListJobTypesRequest, _call: Call) -> bytes:
         types = [job_type_message(job_type) for job_type in self._job_types.all()]
         return pb.ListJobTypesResponse(job_types=types, strict_job_types=self._job_types.strict).SerializeToString()
+
+
+def _encode_answer(outcome: Outcome, call: Call) -> bytes:
+    """The answer with the one job of an outcome."""
+    job = outcome.jobs[0]
+    group = None if outcome.groups is None else outcome.groups.get(job.id)
+    return embed(_JOB, _encode_whole(job, group, call))
+
+
+def _encode_whole(job: Job, group: Group | None, call: Call) -> bytes:
+    """The job, with the counts of a group if the caller may see them."""
+    return encode_whole(job, group if call.caller.reach.sees_members else None)
 
 
 def _read_statistics(reader: Reader, job_types: Collection[str], reach: Reach = EVERYTHING) -> bytes:

@@ -14,12 +14,13 @@ Every backend promises:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, Job, JobState
 from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.reads import FoundPlace, LaneRange, Reads, Ready, StateOf
@@ -265,6 +266,9 @@ class Reader(Protocol):
 
     def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
         """What is stored of these groups, by key."""
+
+    def group_counts(self, jobs: Iterable[Job]) -> dict[str, Group]:
+        """The counts of those of the jobs that are groups, by id."""
 
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
         """The next page of jobs after ``after``: at most ``limit``, fewer when their documents exceed ``bytes_max``.

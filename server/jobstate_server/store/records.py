@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jobstate_server.domain.commands import Request
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job, JobState
 from jobstate_server.domain.needs import OpenNeeds, ResolvedNeed
 from jobstate_server.domain.plan import TypePause
@@ -278,6 +280,8 @@ class JobPage(NamedTuple):
     jobs: list[Job]
     has_more: bool
     """Whether the list goes on after these."""
+    groups: Mapping[str, Group] = {}
+    """The counts of those of the jobs that are groups, by id."""
 
 
 class JobSummary(NamedTuple):

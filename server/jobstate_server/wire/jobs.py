@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 from jobstate.v1 import job_pb2
+from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import NANO, Attempt, FinishedJob, Job, JobError, JobState
 from jobstate_server.domain.job_types import JobType
+from jobstate_server.domain.needs import Need, is_met
 from jobstate_server.domain.waiting import CancelCause, wait_reason
 from jobstate_server.wire.documents import EMPTY_RESULT
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, prefixes, text, varint, varint_tag
@@ -302,6 +304,15 @@ def attempt_message(attempt: Attempt) -> job_pb2.Attempt:
     if attempt.error is not None:
         message.error.MergeFromString(encode_error(attempt.error))
     return message
+
+
+def need_message(need: Need, outcome: JobState | None) -> pb.NeedAnswer:
+    """A need and what has become of it."""
+    wanted = pb.Need(job_id=need.job_id, condition=job_pb2.NeedCondition.ValueType(need.condition))
+    if outcome is None:
+        return pb.NeedAnswer(need=wanted)
+    state = job_pb2.JobState.ValueType(outcome)
+    return pb.NeedAnswer(need=wanted, met=bool(is_met(need.condition, outcome)), state=state)
 
 
 def job_type_message(job_type: JobType) -> job_pb2.JobType:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from jobstate.v1 import event_pb2, job_service_pb2
 from jobstate_server.domain.events import EventType
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Job
 from jobstate_server.wire.framing import embed, length_tag, varint
 from jobstate_server.wire.jobs import encode_whole
@@ -35,9 +36,9 @@ def events_response(events: Iterable[bytes], cursor: str) -> bytes:
     return b"".join(parts)
 
 
-def snapshot_response(jobs: Sequence[Job]) -> bytes:
-    """SNAPSHOT with these jobs, complete."""
-    return b"".join((_SNAPSHOT, *(embed(_JOBS, encode_whole(job)) for job in jobs)))
+def snapshot_response(jobs: Sequence[Job], groups: Mapping[str, Group]) -> bytes:
+    """SNAPSHOT with these jobs, complete. ``groups``: the counts of those that are groups, by id."""
+    return b"".join((_SNAPSHOT, *(embed(_JOBS, encode_whole(job, groups.get(job.id))) for job in jobs)))
 
 
 def synced_response(cursor: str) -> bytes:

@@ -15,6 +15,7 @@ from jobstate_server.domain.limits import MAX_RETRIES_MAX, TIMEOUT_MAX
 from jobstate_server.domain.waiting import Priority, UniqueUntil
 from jobstate_server.rpc.requests.keys import NewId, request_key
 from jobstate_server.rpc.requests.problems import Problems
+from jobstate_server.rpc.requests.relations import relations_in
 from jobstate_server.wire.times import span_from, time_from
 
 SLICE_ITEMS = 32
@@ -35,12 +36,18 @@ async def batch_create(
     """The command in a BatchCreate. ``next_slice`` is waited for before each slice. Raises InvalidField."""
     problems = Problems()
     creates = []
+    needs = 0
     if problems.count("requests", len(request.requests), limits.BATCH_ITEMS_MAX, low=1):
         for index, item in enumerate(request.requests):
             if index % SLICE_ITEMS == 0:
                 await next_slice()
             problems.item = f"requests[{index}]."
             creates.append(_create(item, caller, new_id, problems))
+            needs += len(item.needs)
+            if needs > limits.NEEDS_OF_BATCH_MAX:
+                rule = f"makes it more than {limits.NEEDS_OF_BATCH_MAX:,} needs in all: send several batches"
+                problems.add("needs", rule)
+                break
             if problems.are_enough:
                 break
     problems.refuse()
@@ -65,7 +72,6 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
         problems.span("timeout", request.timeout, 0, TIMEOUT_MAX, "0 (none) to 30 days")
         timeout = span_from(request.timeout)
     problems.request_id(request_id)
-    _refuse_groups(request, problems)
     return c.Create(
         job_id or new_id(),
         caller,
@@ -76,18 +82,9 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
         max_retries=max_retries,
         timeout=timeout or None,
         no_timeout=timeout == 0,
+        relations=relations_in(request, problems),
         **_about_hand_out(request, problems),
     )
-
-
-def _refuse_groups(request: pb.CreateRequest, problems: Problems) -> None:
-    """Refuse what this server cannot keep yet, rather than ignore it."""
-    if not (request.needs or request.group_id or request.HasField("group") or request.HasField("by")):
-        return
-    given = {field.name for field, _ in request.ListFields()}
-    for field in ("needs", "group_id", "group", "by"):
-        if field in given:
-            problems.add(field, "is not supported by this server")
 
 
 def _about_hand_out(request: pb.CreateRequest, problems: Problems) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The requests of operators and users: Retry and Cancel."""
+"""The requests of operators and users: Retry, Cancel and CloseGroup."""
 
 from __future__ import annotations
 
@@ -37,3 +37,11 @@ def cancel(request: pb.CancelRequest, caller: Caller, _new_id: NewId) -> c.Cance
         request=request_key(caller, "Cancel", request, request.request_id),
         reason=request.reason,
     )
+
+
+def close_group(request: pb.CloseGroupRequest, caller: Caller) -> c.CloseGroup:
+    """The command in a CloseGroup. Raises InvalidField."""
+    problems = Problems()
+    problems.job_id("id", request.id)
+    problems.refuse()
+    return c.CloseGroup(job_id=request.id, caller=caller)

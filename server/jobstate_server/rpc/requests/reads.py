@@ -11,6 +11,7 @@ from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
 from jobstate_server.domain.reach import Reach
+from jobstate_server.domain.waiting import WaitReason
 from jobstate_server.rpc.requests.page_token import decode_page_token
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.wire.times import time_from
@@ -29,16 +30,6 @@ class Page(NamedTuple):
 
 def get(request: pb.GetRequest) -> str:
     """The id that a Get names. Raises InvalidField."""
-    problems = Problems()
-    problems.job_id("id", request.id)
-    if request.include_needs:
-        problems.add("include_needs", "is not supported by this server")
-    problems.refuse()
-    return request.id
-
-
-def close_group(request: pb.CloseGroupRequest) -> str:
-    """The id that a CloseGroup names. Raises InvalidField."""
     problems = Problems()
     problems.job_id("id", request.id)
     problems.refuse()
@@ -68,9 +59,8 @@ def list_jobs(request: pb.ListRequest, reach: Reach, ahead: int) -> Page:
         problems.add("page_size", f"is {request.page_size}, must not be negative")
     if request.order not in pb.ListOrder.values():
         problems.add("order", f"{request.order} is not a valid value of this enum")
-    for field in ("group_id", "needed_by", "needs", "wait_reasons"):
-        if getattr(request, field):
-            problems.add(field, "is not supported by this server")
+    problems.known_values("wait_reasons", request.wait_reasons, job_pb2.WaitReason.values())
+    _check_related(request, problems)
     after = None
     try:
         after = decode_page_token(request)
@@ -83,10 +73,23 @@ def list_jobs(request: pb.ListRequest, reach: Reach, ahead: int) -> Page:
         source_ids=(request.source_id,) if request.source_id else (),
         create_time_from=time_from(request.create_time_from) + ahead if request.HasField("create_time_from") else None,
         create_time_to=time_from(request.create_time_to) + ahead if request.HasField("create_time_to") else None,
+        group_id=request.group_id,
+        needed_by=request.needed_by,
+        needs=request.needs,
+        wait_reasons=tuple(sorted({WaitReason(reason) for reason in request.wait_reasons})),
         reach=reach,
     )
     order = Order.OLDEST_FIRST if request.order == pb.LIST_ORDER_CREATE_TIME_ASC else Order.NEWEST_FIRST
     return Page(wanted, order, after, min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX))
+
+
+def _check_related(request: pb.ListRequest, problems: Problems) -> None:
+    """Check the fields that name a job to which those listed are related."""
+    given = [field for field in ("group_id", "needed_by", "needs") if getattr(request, field)]
+    for field in given:
+        problems.job_id(field, getattr(request, field))
+    for field in given[1:]:
+        problems.add(field, f"cannot be combined with {given[0]}: a page follows one index")
 
 
 def get_stats(request: pb.GetStatsRequest, reach: Reach) -> frozenset[str]:

@@ -21,6 +21,7 @@ from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.models import IS_READY, JobRow
 from jobstate_server.store.reading.expressions import beyond, matches, row_by_row
 from jobstate_server.store.reading.jobs import JobReads
+from jobstate_server.store.reading.relations import RelationReads
 from jobstate_server.store.records import JobPage
 from jobstate_server.store.relation_models import NeedRow
 from jobstate_server.store.sizes import document_bytes
@@ -43,7 +44,7 @@ _WAITING_STATES = {
 """The states of jobs that wait for each, so that their indexes are read and not those of all jobs."""
 
 
-class JobPageReads(JobReads):
+class JobPageReads(JobReads, RelationReads):
     """Reads pages of jobs: first the keys from indexes, then the jobs."""
 
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
@@ -64,7 +65,7 @@ class JobPageReads(JobReads):
                 runs = [self._keys(query, after, min(first, sought)) for query in queries]
                 keys = list(islice(heapq.merge(*runs, reverse=newest_first), sought))
                 jobs = self._load_until([key for _, key in keys[:limit]], bytes_max)
-                return JobPage(jobs, has_more=len(jobs) < len(keys))
+                return JobPage(jobs, len(jobs) < len(keys), self.group_counts(jobs))
         except PeeweeException as error:
             # An error of the transaction itself. Each statement translates its own errors.
             self._translate(error)

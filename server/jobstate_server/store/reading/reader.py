@@ -7,9 +7,8 @@ from jobstate_server.store.reading.job_pages import JobPageReads
 from jobstate_server.store.reading.lanes import LaneReads
 from jobstate_server.store.reading.maintenance import MaintenanceReads
 from jobstate_server.store.reading.ready import ReadyReads
-from jobstate_server.store.reading.relations import RelationReads
 from jobstate_server.store.reading.statistics import StatisticsReads
 
 
-class SqlReader(JobPageReads, EventReads, StatisticsReads, MaintenanceReads, ReadyReads, LaneReads, RelationReads):
+class SqlReader(JobPageReads, EventReads, StatisticsReads, MaintenanceReads, ReadyReads, LaneReads):
     """A ``Reader`` over one peewee database."""

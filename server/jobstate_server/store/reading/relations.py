@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Job
 from jobstate_server.store.chunks import chunks
 from jobstate_server.store.reading.connection import ReadConnection
@@ -26,6 +27,10 @@ class RelationReads(ReadConnection):
             return []
         query = _NEEDS.where(NeedRow.child_key == job.create_sequence).order_by(NeedRow.position)
         return [stored_need_from(row) for row in self._rows(query)]
+
+    def group_counts(self, jobs: Iterable[Job]) -> dict[str, Group]:
+        ids = {job.create_sequence: job.id for job in jobs if job.group_depth}
+        return {ids[key]: stored.group for key, stored in self.groups(ids).items()} if ids else {}
 
     def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
         found: dict[int, StoredGroup] = {}
