@@ -13,14 +13,15 @@ from functools import partial
 
 from jobstate_server.domain.batch_view import EarlierCall
 from jobstate_server.domain.commands import Command, Request
-from jobstate_server.domain.errors import InternalError, JobStateError, Overloaded, RequestIdReused
+from jobstate_server.domain.errors import InternalError, JobStateError
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
 from jobstate_server.domain.plan import Change, Deletion, Plan, TypePause
 from jobstate_server.domain.reads import Due, Finished, Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import TallyCounter
-from jobstate_server.domain.waiting import UniqueKey, has_unique_key, is_ready, is_running
+from jobstate_server.domain.waiting import UniqueKey, has_unique_key, is_ready
+from jobstate_server.engine.earlier_calls import EarlierCalls
 from jobstate_server.engine.handing_out import HandingOut
 from jobstate_server.engine.lane_changes import add_lane_changes
 from jobstate_server.engine.outcomes import DeletedOutcome, DueOutcome, Outcome, PauseOutcome, SliceOutcome, Verdict
@@ -30,10 +31,6 @@ from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent,
 from jobstate_server.wire.events import EncodedEvent, encode_deletion, encode_event
 
 log = logging.getLogger(__name__)
-
-REQUESTS_FULL_DELAY_S = 5.0
-"""When to repeat a call while there is no room for its request id. Room comes as request ids age, not as the queue
-drains, so this is longer than other delays."""
 
 _EXISTING = (True,)
 _new_event = partial(tuple.__new__, NewEvent)
@@ -61,19 +58,18 @@ class Batch:
         """
         self.now = now
         self.jobs: dict[str, Job] = dict(loaded.jobs)
-        self._requests_room = requests_room
         self._decider = decider
         self.stored = loaded.jobs
         """The jobs as they were when the batch began, but those that were created in it."""
         self._due = loaded.due
         self._finished = loaded.finished
-        self._requests = dict(loaded.requests)
         self._attempts = dict(loaded.attempts)
         self._amended: set[tuple[str, int]] = set()
         self._deleted: dict[str, FinishedJob] = {}
         """Stored jobs that were deleted, by id. Another may have been created with the id since."""
         self._rows: dict[str, ChangedJob] = {}
         """The jobs to write, by id."""
+        self._calls = EarlierCalls(loaded.requests, requests_room, self.jobs, self._rows)
         self._moved: set[str] = set()
         """The ids of those in which more changed than reports can change."""
         self._superseded: list[ChangedJob] = []
@@ -149,7 +145,7 @@ class Batch:
             acquired = tuple((job.id, job.attempt) for job in jobs)
             # A replica whose transaction began later may have created a job after this one's time.
             time = max([self.now, *(job.create_time for job in jobs)])
-            self._store_request(StoredRequest(plan.request, "", time, acquired=acquired))
+            self._add_call(StoredRequest(plan.request, "", time, acquired=acquired))
         existing = [change.is_existing for change in answered]
         encoded_first = encoded[0][-1].job if encoded and encoded[0] else None
         groups = {job.id: self.relations.group(job) for job in jobs if job.group_depth}
@@ -198,40 +194,24 @@ class Batch:
         return [job for job in found if job.id not in self._deleted] if self._deleted else found
 
     def earlier_call(self, request: Request) -> EarlierCall | None:
-        stored = self._requests.get(request.key)
-        if stored is None:
-            return None
-        if stored.request != request:
-            raise RequestIdReused(request.request_id)
-        job = self.jobs.get(stored.job_id)
-        if job is not None and not self._is_older(job, stored):
-            job = None
-        return EarlierCall(request.request_id, stored.job_id, job, stored.attempt, stored.is_existing)
+        return self._calls.call(request)
 
     def earlier_acquire(self, request: Request) -> Sequence[Job] | None:
-        stored = self._requests.get(request.key)
-        if stored is None:
-            return None
-        if stored.request != request or stored.acquired is None:
-            raise RequestIdReused(request.request_id)
-        claimed = ((self.jobs.get(job_id), attempt) for job_id, attempt in stored.acquired)
-        return [
-            job
-            for job, attempt in claimed
-            if job is not None and job.attempt == attempt and is_running(job) and job.create_time <= stored.time
-        ]
+        return self._calls.acquire(request)
+
+    def check_request_room(self, count: int) -> None:
+        self._calls.check_room(count)
 
     def knows(self, key: tuple[str, str]) -> bool:
         """Whether a call with this request id was carried out."""
-        return key in self._requests
+        return self._calls.knows(key)
 
     def add(self, loaded: Loaded) -> None:
         """Add what was loaded since. What this batch has changed stays as it is."""
         for job_id, job in loaded.jobs.items():
             if job_id not in self.jobs and job_id not in self._deleted:
                 self.jobs[job_id] = self.stored[job_id] = job
-        for key, stored in loaded.requests.items():
-            self._requests.setdefault(key, stored)
+        self._calls.learn(loaded.requests)
 
     def offer(self, job: Job) -> None:
         """Add a job that the store found ready. It is handed out only if it is still ready."""
@@ -249,28 +229,10 @@ class Batch:
         job = self.jobs.get(self._unique.get(key, ""))
         return job if job is not None and has_unique_key(job) else None
 
-    def _is_older(self, job: Job, stored: StoredRequest) -> bool:
-        """Whether the job existed when the call was made."""
-        first_event = self._first_event(job.id)
-        if first_event is not None or stored.created_event is not None:
-            return first_event == stored.created_event
-        if stored.create_sequence is None:
-            return job.create_time <= stored.time
-        return job.create_sequence == stored.create_sequence
-
     def _first_event(self, job_id: str) -> int | None:
         """The index of the event that reports the creation of this job. None unless this batch has created it."""
         row = self._rows.get(job_id)
         return None if row is None else row.first_event
-
-    def check_request_room(self, count: int) -> None:
-        if count > self._requests_room:
-            # Without a stored request id, a repeat of the call would be carried out again.
-            raise Overloaded(
-                "as many request ids as request_ids_max allows were used within the last hour; repeat the call later,"
-                " or without request_id",
-                REQUESTS_FULL_DELAY_S,
-            )
 
     def ended_attempt(self, job_id: str, number: int) -> Attempt | None:
         for attempt in self._changes.attempts:
@@ -341,12 +303,10 @@ class Batch:
         attempt = job.attempt if job.claimed and not was_claimed else 0
         created, sequence = self._first_event(job.id), job.create_sequence
         existing = change.is_existing
-        self._store_request(StoredRequest(request, job.id, self.now, attempt, sequence, created, is_existing=existing))
+        self._add_call(StoredRequest(request, job.id, self.now, attempt, sequence, created, is_existing=existing))
 
-    def _store_request(self, stored: StoredRequest) -> None:
-        request = stored.request
-        self._requests[request.key] = stored
-        self._requests_room -= 1
+    def _add_call(self, stored: StoredRequest) -> None:
+        self._calls.add(stored)
         self._changes.requests.append(stored)
 
     def _amend(self, attempt: Attempt) -> None:
