@@ -15,7 +15,7 @@ from jobstate_server.domain.caller import ANONYMOUS, Caller
 from jobstate_server.domain.reach import Reach
 from jobstate_server.rpc.serving import Calls
 
-from ..support.calls import cancel, complete, create, fail, get, history, refused, report, retry, start
+from ..support.calls import cancel, complete, create, fail, get, history, refused, report, retry, start, watching
 from ..support.server import Running, serving
 
 Become = Callable[[Caller], None]
@@ -118,3 +118,29 @@ async def test_a_caller_of_some_sources_names_one_to_list_and_gets_no_statistics
         assert [event.job.id for event in await history(running)] == ["mine"]
         assert (await refused(running.jobs.GetStats(pb.GetStatsRequest()))).reason == "INVALID_FIELD"
         assert (await refused(create(running, "new", source_id="theirs/1"))).metadata["field"] == "source_id"
+
+
+async def test_the_counts_of_a_group_are_told_to_those_only_who_reach_every_type(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving_callers(path, monkeypatch) as (running, become):
+        created = await create(running, "group", "render_day", group=job_pb2.GroupPolicy())
+        assert created.HasField("members")
+        await create(running, "member", "clean_transcript", group_id="group")
+        become(RENDERER)
+
+        jobs = [
+            await get(running, "group"),
+            await create(running, "other", "render_day", group=job_pb2.GroupPolicy()),
+            (await running.jobs.CloseGroup(pb.CloseGroupRequest(id="group"))).job,
+            *(await running.jobs.List(pb.ListRequest())).jobs,
+            *[event.job for event in await history(running)],
+            *[event.job for event in await history(running, "group")],
+        ]
+        async with watching(running, pb.WatchEventsRequest(snapshot=True, follow=False)) as watch:
+            jobs += [job for response in await watch.rest() for job in response.jobs]
+
+    assert {job.id for job in jobs} == {"group", "other"}
+    assert len(jobs) == 13
+    assert [job.HasField("group") for job in jobs] == [True] * len(jobs)
+    assert [job.HasField("members") for job in jobs] == [False] * len(jobs)

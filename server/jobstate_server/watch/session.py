@@ -20,6 +20,7 @@ from jobstate_server.watch.job_ends import JobEnds, with_ends
 from jobstate_server.watch.progress import latest_progress
 from jobstate_server.watch.requests import Unread, Watch
 from jobstate_server.watch.snapshots import Snapshots
+from jobstate_server.wire.events import without_members
 from jobstate_server.wire.watch import (
     draining_response,
     events_response,
@@ -183,13 +184,19 @@ class WatchSession:
 
     def _response(self, page: Page) -> bytes | None:
         """The response for a page, None if this watcher is sent none of it."""
-        if self._ends is None:
+        wanted = self._watch.wanted
+        if self._ends is None and wanted.reach.sees_members:
             return page.once(_latest_progress_response if self._watch.latest_progress else _response)
-        self._ends.note(page.entries)
-        entries = [entry for entry in page.entries if passes(self._watch.wanted, entry.event)]
+        entries = page.entries
+        if self._ends is not None:
+            self._ends.note(entries)
+            entries = [entry for entry in entries if passes(wanted, entry.event)]
         if self._watch.latest_progress:
             entries = latest_progress(entries)
-        return events_response([entry.encoded for entry in entries], page.cursor) if entries else None
+        events = [entry.encoded for entry in entries]
+        if not wanted.reach.sees_members:
+            events = list(map(without_members, events))
+        return events_response(events, page.cursor) if events else None
 
     async def _look_for_ends(self) -> None:
         """Find out which of the named jobs are final already."""

@@ -31,7 +31,14 @@ from jobstate_server.domain.job import NANO
 from jobstate_server.domain.plan import Deletion
 from jobstate_server.domain.values import value
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
-from jobstate_server.wire.jobs import encode_error, encode_in_event, encode_members, encode_remains, known_from_event
+from jobstate_server.wire.jobs import (
+    MEMBERS,
+    encode_error,
+    encode_in_event,
+    encode_members,
+    encode_remains,
+    known_from_event,
+)
 from jobstate_server.wire.times import encoded_span, encoded_time
 
 _SEQUENCE = varint_tag(event_pb2.Event.SEQUENCE_FIELD_NUMBER)
@@ -207,3 +214,12 @@ def complete_event(
     head = (_KINDS[event_type], _SEQUENCE, number, _TIME, encoded_time(time))
     length = varint(len(known) + len(_JOB_VERSION) + len(number))
     return b"".join((*head, _JOB, length, known, _JOB_VERSION, number, payload))
+
+
+def without_members(event: bytes) -> bytes:
+    """A complete event without the counts of a group."""
+    if MEMBERS not in event:
+        return event
+    parsed = event_pb2.Event.FromString(event)
+    parsed.job.ClearField("members")
+    return parsed.SerializeToString()

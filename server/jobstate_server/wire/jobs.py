@@ -53,7 +53,8 @@ _IS_CLAIMED = varint_tag(job_pb2.Job.CLAIMED_FIELD_NUMBER) + TRUE
 _CLAIM_TIME = length_tag(job_pb2.Job.CLAIM_TIME_FIELD_NUMBER)
 _GROUP_ID = length_tag(job_pb2.Job.GROUP_ID_FIELD_NUMBER)
 _GROUP = length_tag(job_pb2.Job.GROUP_FIELD_NUMBER)
-_MEMBERS = length_tag(job_pb2.Job.MEMBERS_FIELD_NUMBER)
+MEMBERS = length_tag(job_pb2.Job.MEMBERS_FIELD_NUMBER)
+"""What comes before the counts of a group."""
 _CANCEL_CAUSE_ID = length_tag(job_pb2.Job.CANCEL_CAUSE_ID_FIELD_NUMBER)
 
 _LOOKED_UP = 257
@@ -272,7 +273,7 @@ def encode_members(group: Group) -> bytes:
         closed=group.closed,
         stopping=group.stopping,
     )
-    return embed(_MEMBERS, members.SerializeToString())
+    return embed(MEMBERS, members.SerializeToString())
 
 
 def encode_remains(job: FinishedJob) -> bytes:
