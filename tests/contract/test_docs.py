@@ -103,7 +103,10 @@ def example_metadata() -> dict[str, set[str]]:
     text = (ROOT / "protos/jobstate/v1/error_reason.proto").read_text("utf-8")
     plain = re.sub(r"\n\s*// ?", " ", text)
     found = re.findall(r'\{ "reason": "(\w+)".*?"metadata": (\{.*?\}) \}', plain)
-    return {reason: set(json.loads(metadata)) for reason, metadata in found}
+    keys: dict[str, set[str]] = {}
+    for reason, metadata in found:
+        keys.setdefault(reason, set()).update(json.loads(metadata))
+    return keys
 
 
 def test_the_table_of_errors_lists_each_reason_with_its_code() -> None:

@@ -238,6 +238,34 @@ def test_the_page_on_fairness_holds_pauses_and_explains(shell: Shell) -> None:
     assert next(lines, None) is None
 
 
+def test_the_page_on_groups_makes_jobs_that_wait_and_a_group(shell: Shell) -> None:
+    lines = iter(lines_of("docs/groups.md"))
+
+    fetch, clean, notify = (shell.ask(next(lines))[0]["job"] for _ in range(3))
+    assert [job["wait_reason"].removeprefix("WAIT_REASON_") for job in (fetch, clean, notify)] == [
+        "TURN",
+        "NEEDS",
+        "NEEDS",
+    ]
+    (hold,) = shell.ask(next(lines))[0]["holds"]
+    assert (hold["reason"], hold["subject"]) == ("HOLD_REASON_NEED", "fetch-1")
+    assert [job["id"] for job in shell.ask(next(lines))[0]["jobs"]] == ["fetch-1"]
+    (told,) = shell.ask(next(lines))[0]["needs"]
+    assert (told["need"]["job_id"], told.get("met", False)) == ("fetch-1", False)
+    day = shell.ask(next(lines))[0]["job"]
+    assert (day["state"], day["group"]["tolerated_failures"]) == ("JOB_STATE_PROCESSING", "10")
+    assert len(shell.ask(next(lines))[0]["jobs"]) == 2
+    assert shell.ask(next(lines))[0]["job"]["wait_reason"] == "WAIT_REASON_NEEDS"
+    assert shell.ask(next(lines))[0]["job"]["members"]["closed"]
+    assert len(shell.ask(next(lines))[0]["jobs"]) == 2
+    assert shell.ask(next(lines))[0]["job"]["members"]["total"] == "2"
+    assert shell.ask(next(lines))[0]["job"]["members"]["stopping"]
+    assert shell.ask(next(lines))[0]["job"]["id"] == "crawl"
+    assert shell.ask(next(lines))[0]["jobs"][0]["attempt"] == 1
+    assert shell.ask(next(lines))[0]["job"]["id"] == "crawl-2"
+    assert next(lines, None) is None
+
+
 def reasons(explained: Message) -> list[str]:
     """Why a job is waiting."""
     return [hold["reason"].removeprefix("HOLD_REASON_") for hold in explained["holds"]]

@@ -34,13 +34,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Correct the request; repeating it unchanged fails again.
     """
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 2
-    """NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When it is not the job of
-    the call itself but one that Create names, metadata has the `field`, such as "requests[3].needs[0].job_id". When a call is repeated
+    """NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When a call is repeated
     with its request_id and the job that it concerned was deleted since, metadata has `deleted` = "true", even if
     another job has the id by now; in every other case it has no such key.
 
         { "reason": "JOB_NOT_FOUND", "domain": "jobstate",
           "metadata": { "job_id": "transcript-4711", "deleted": "true" } }
+
+    When it is not the job of the call itself but one that Create or BatchCreate names, metadata has the `field`.
+
+        { "reason": "JOB_NOT_FOUND", "domain": "jobstate",
+          "metadata": { "job_id": "transcript-4711", "field": "requests[3].needs[0].job_id" } }
 
     Check the id. A job that reached a final state long ago may be gone by retention. With `deleted` the call was
     done the first time: do not make it again under another request_id.
@@ -236,13 +240,17 @@ google.rpc.BadRequest beside it names each such field and says what is wrong; me
 Correct the request; repeating it unchanged fails again.
 """
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 2
-"""NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When it is not the job of
-the call itself but one that Create names, metadata has the `field`, such as "requests[3].needs[0].job_id". When a call is repeated
+"""NOT_FOUND. There is no job with this id: it was never created, or cleanup has deleted it. When a call is repeated
 with its request_id and the job that it concerned was deleted since, metadata has `deleted` = "true", even if
 another job has the id by now; in every other case it has no such key.
 
     { "reason": "JOB_NOT_FOUND", "domain": "jobstate",
       "metadata": { "job_id": "transcript-4711", "deleted": "true" } }
+
+When it is not the job of the call itself but one that Create or BatchCreate names, metadata has the `field`.
+
+    { "reason": "JOB_NOT_FOUND", "domain": "jobstate",
+      "metadata": { "job_id": "transcript-4711", "field": "requests[3].needs[0].job_id" } }
 
 Check the id. A job that reached a final state long ago may be gone by retention. With `deleted` the call was
 done the first time: do not make it again under another request_id.

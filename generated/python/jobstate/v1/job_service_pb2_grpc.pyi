@@ -106,7 +106,8 @@ class JobServiceStub:
 
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
     attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
+    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed, that waits
+    for its needs or whose group is stopping is refused. However many race for one
     attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
     wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
     running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -357,7 +358,8 @@ class JobServiceAsyncStub(JobServiceStub):
 
     From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
     attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
+    the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed, that waits
+    for its needs or whose group is stopping is refused. However many race for one
     attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
     wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
     running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
@@ -635,7 +637,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         From QUEUED to PROCESSING as attempt 1, appending `.started`; or in PROCESSING, while nobody has claimed the
         attempt, appending `.claimed`. Timeout, staleness and duration count from here. Start is by hand: it does not keep to
-        the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed or waits for its needs is refused. However many race for one
+        the order of Acquire, to limits, to rates or to a pause, but counts towards them; a job that is delayed, that waits
+        for its needs or whose group is stopping is refused. However many race for one
         attempt, exactly one wins; the others get TRANSITION_NOT_ALLOWED. In RETRYING the server resumes the job itself:
         wait for `.started`. With a request_id the call may be repeated: while the attempt that it made or claimed is
         running, the job is returned as it now is; once that attempt has ended, the repeat is refused with
