@@ -301,10 +301,10 @@ DUE = (
     " ORDER BY due_time, create_sequence LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()
 _IS_KEPT = (
-    "(job.needed AND EXISTS (SELECT 1 FROM needed AS held WHERE held.parent_key = job.create_sequence))"
-    " OR EXISTS (SELECT 1 FROM members WHERE members.group_key = job.group_key AND NOT members.final)"
-    " OR (group_depth > 0 AND EXISTS (SELECT 1 FROM members WHERE members.group_key = job.create_sequence"
-    " AND total > completed + permanently_failed + cancelled))"
+    "(job.needed AND COALESCE((SELECT true FROM needed AS held WHERE held.parent_key = job.create_sequence), false))"
+    " OR COALESCE((SELECT NOT final FROM members WHERE members.group_key = job.group_key), false)"
+    " OR (group_depth > 0 AND COALESCE((SELECT total > completed + permanently_failed + cancelled FROM members"
+    " WHERE members.group_key = job.create_sequence), false))"
 )
 """``reading.expressions.is_kept``."""
 FINISHED = (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from peewee import SQL, Expression, Field, TextField, Tuple, fn
+from peewee import SQL, Expression, Field, ModelSelect, TextField, Tuple, fn
 
 from jobstate_server.domain.filters import Position
 from jobstate_server.store.models import JobRow
@@ -33,12 +34,20 @@ def matches(column: Field, patterns: Sequence[str]) -> Expression:
 
 
 def is_kept() -> Expression:
-    """Whether a final job must not be deleted yet: see ``FinishedJob.is_kept``."""
-    one = SQL("1")
+    """Whether a final job must not be deleted yet: see ``FinishedJob.is_kept``.
+
+    Each table is asked for one row by its key. With EXISTS, PostgreSQL may read all of them at once.
+    """
     # Only a job that some job has needed has a row, so most are not looked up.
-    is_needed = JobRow.needed & fn.EXISTS(NeededRow.select(one).where(NeededRow.parent_key == JobRow.create_sequence))
-    of_group = MembersRow.select(one).where(MembersRow.group_key == JobRow.group_key, ~MembersRow.final)
+    needed = NeededRow.select(SQL("true")).where(NeededRow.parent_key == JobRow.create_sequence)
+    of_group = MembersRow.select(~MembersRow.final).where(MembersRow.group_key == JobRow.group_key)
     ended = MembersRow.completed + MembersRow.permanently_failed + MembersRow.cancelled
-    own = MembersRow.select(one).where(MembersRow.group_key == JobRow.create_sequence, MembersRow.total > ended)
-    kept: Expression = is_needed | fn.EXISTS(of_group) | ((JobRow.group_depth > SQL("0")) & fn.EXISTS(own))
+    own = MembersRow.select(MembersRow.total > ended).where(MembersRow.group_key == JobRow.create_sequence)
+    kept: Expression = (JobRow.needed & _is_true(needed)) | _is_true(of_group)
+    kept |= (JobRow.group_depth > SQL("0")) & _is_true(own)
     return kept
+
+
+def _is_true(query: ModelSelect[Any]) -> Any:
+    """What a query for one row says. False if there is no row."""
+    return fn.COALESCE(query, SQL("false"))

@@ -140,7 +140,9 @@ def _needs_query(
     for condition in _job_conditions(wanted, newest_first, after):
         query = query.where(condition)
     if after is not None:
-        query = query.where(other < after.create_sequence if newest_first else other > after.create_sequence)
+        # A job needs few others, so the rest is not looked up in the index of the needed ones.
+        place = row_by_row(other) if wanted.needed_by else other
+        query = query.where(place < after.create_sequence if newest_first else place > after.create_sequence)
     return query.order_by(other.desc() if newest_first else other).limit(limit)
 
 
