@@ -16,7 +16,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server import cli
 from jobstate_server.domain.job import JobState
 from jobstate_server.store.check import check, correct_counts
-from jobstate_server.store.checking import Miscount
+from jobstate_server.store.checking import AnyMiscount
 from jobstate_server.store.lane_checks import LaneMiscount
 
 from ..support.calls import cancel, complete, create, fail, release, span, start
@@ -135,8 +135,8 @@ async def every_kind(running: Running, number: int) -> None:
     await cancel(running, names[4])
 
 
-def key_of(miscount: Miscount | LaneMiscount) -> str:
-    return str(miscount.key) if isinstance(miscount, Miscount) else f"{miscount.job_type} {miscount.lane}"
+def key_of(miscount: AnyMiscount) -> str:
+    return f"{miscount.job_type} {miscount.lane}" if isinstance(miscount, LaneMiscount) else str(miscount.key)
 
 
 async def test_counts_are_corrected_while_replicas_change_them(clock: WatchedClock) -> None:

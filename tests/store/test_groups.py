@@ -13,10 +13,11 @@ from jobstate_server.domain.groups import NO_MOVE, TOLERATES_ANY, Group, GroupMo
 from jobstate_server.domain.job import INT64_MAX, Job, JobState
 from jobstate_server.domain.limits import MEMBERS_AT_ONCE
 from jobstate_server.domain.reads import Due, Finished
+from jobstate_server.domain.wait_order import PROVISIONAL
 from jobstate_server.store.base import Store
 from jobstate_server.store.records import ChangedJob, Changes, Loaded
 from jobstate_server.store.relation_models import MembersRow
-from jobstate_server.store.relation_records import GroupChange, NewGroup, NewMember
+from jobstate_server.store.relation_records import GroupChange, NewGroup, NewMember, NewWait
 
 from ..support.reads import reads
 from ..unit.memory_store import MemoryStore
@@ -42,8 +43,9 @@ SECOND = 1_000_000
 def keep_group(store: Store, group_id: str = "group", policy: GroupPolicy = FINISH, parent: Job | None = None) -> Job:
     """Create a group, in a stored one if that is given."""
     depth = 1 if parent is None else parent.group_depth + 1
-    job = a_job(group_id, group_depth=depth, state=JobState.PROCESSING, claimed=True)
-    parent_key = None if parent is None else parent.create_sequence
+    parent_id, parent_key = (None, None) if parent is None else (parent.id, parent.create_sequence)
+    place = {"group_id": parent_id, "group_key": parent_key, "group_depth": depth}
+    job = a_job(group_id, state=JobState.PROCESSING, claimed=True, **place)
     keep(
         store,
         Changes(
@@ -224,6 +226,37 @@ def test_tokens_are_added_to_all_groups_around_and_leave_what_is_due(store: Stor
     assert group_of(store, outer).counts == GroupMove(tokens=13, cost_nano=5)
     with store.transaction() as transaction:
         assert transaction.next_due() == 77
+
+
+def test_what_members_spend_together_may_be_more_than_a_column_can_have(store: Store) -> None:
+    outer = keep_group(store, "outer")
+    inner = keep_group(store, "inner", parent=outer)
+
+    for _ in range(2):
+        change(store, a_change(inner, GroupMove(tokens=3 * INT64_MAX, cost_nano=INT64_MAX)))
+
+    spent = GroupMove(tokens=INT64_MAX, cost_nano=INT64_MAX)
+    assert (group_of(store, inner).counts, group_of(store, outer).counts) == (spent, spent)
+
+
+def test_a_job_made_with_the_groups_that_it_waits_for_has_their_keys(store: Store) -> None:
+    outer = a_job("outer", group_depth=1, state=JobState.PROCESSING)
+    inner = a_job("inner", group_depth=2, state=JobState.PROCESSING)
+    waiting = a_job("waiting", awaited_group=f"7/{PROVISIONAL}/{PROVISIONAL + 1}")
+    made = [outer, inner, waiting]
+    keep(
+        store,
+        Changes(
+            inserted=[ChangedJob(job, number, number) for number, job in enumerate(made)],
+            events=[an_event(job.id) for job in made],
+            new_groups=[NewGroup(0, "outer", None, None, 1, FINISH), NewGroup(1, "inner", None, 0, 2, FINISH)],
+            new_waits=[NewWait(waiting, (0, 1))],
+        ),
+    )
+
+    stored = stored_job(store, "waiting")
+    assert stored is not None
+    assert stored.awaited_group == f"7/{outer.create_sequence}/{inner.create_sequence}"
 
 
 def test_the_next_due_time_is_the_earliest_of_jobs_and_groups(store: Store) -> None:

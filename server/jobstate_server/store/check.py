@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobstate_server.store.checking import Checked, Miscount
-from jobstate_server.store.lane_checks import LaneMiscount
+from jobstate_server.store.checking import AnyMiscount, Checked
 from jobstate_server.store.sqlite import check as sqlite
 from jobstate_server.store.urls import is_postgres, postgres_driver
 
@@ -24,7 +23,7 @@ def check(url: str) -> Checked:
     return check_database(url)
 
 
-def correct_counts(url: str) -> list[Miscount | LaneMiscount]:
+def correct_counts(url: str) -> list[AnyMiscount]:
     """Correct the counts of a store that is whole otherwise. Returns those that were wrong.
 
     A store in PostgreSQL may be in use.

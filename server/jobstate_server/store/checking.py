@@ -27,6 +27,7 @@ from jobstate_server.store.models import (
     SchemaRow,
     TallyRow,
 )
+from jobstate_server.store.relation_checks import RelationMiscount, relation_miscounts
 
 Rows = Callable[[Any], Sequence[tuple[Any, ...]]]
 """Runs a query in the snapshot that is checked."""
@@ -66,6 +67,10 @@ class Miscount(NamedTuple):
         return f"there are {told}, but the statistics count {self.tallied:,}"
 
 
+AnyMiscount = Miscount | LaneMiscount | RelationMiscount
+"""A wrong count of any kind."""
+
+
 @dataclass(slots=True)
 class Checked:
     """The result of a check."""
@@ -74,7 +79,7 @@ class Checked:
     events: int = 0
     problems: list[str] = field(default_factory=list)
     """A sentence for each problem. Empty when the store is sound."""
-    miscounts: list[Miscount | LaneMiscount] = field(default_factory=list)
+    miscounts: list[AnyMiscount] = field(default_factory=list)
     """The wrong counts, which a recount corrects. ``problems`` tells of them too."""
 
     @property
@@ -103,7 +108,7 @@ def check_rows(rows: Rows, checked: Checked, documents: Apart) -> None:
     checked.events = _check_log(rows, horizon, head, size - removed, checked.problems)
     checked.jobs = _check_jobs(rows, horizon, checked.problems)
     _check_belonging(rows, {**_APART, **documents}, checked.problems)
-    checked.miscounts = [*miscounts(rows), *lane_miscounts(rows)]
+    checked.miscounts = [*miscounts(rows), *lane_miscounts(rows), *relation_miscounts(rows)]
     checked.problems += map(str, checked.miscounts)
 
 

@@ -14,7 +14,7 @@ from jobstate_server.domain.groups import (
     GroupPolicy,
     OnExcess,
 )
-from jobstate_server.domain.job import JobState
+from jobstate_server.domain.job import INT64_MAX, JobState
 from jobstate_server.domain.needs import Need, NeedCondition
 from jobstate_server.store.relation_models import NeedRow as NeedTable
 from jobstate_server.store.relation_records import GroupChange, NeedRow, NewGroup, StoredGroup, StoredNeed
@@ -99,7 +99,13 @@ def changed_group(change: GroupChange, first: int) -> int:
 def group_values(key: int | None, change: GroupChange, now: int) -> tuple[Any, ...]:
     """The values of ``GROUP_VALUES``."""
     flags = (change.closes, change.stops, change.ends)
-    return (key, *change.move, *flags, change.reported, change.look_again, now)
+    return (key, *storable(change.move), *flags, change.reported, change.look_again, now)
+
+
+def storable(move: GroupMove) -> GroupMove:
+    """The move with sums that a column can have: what members have spent may add up to more."""
+    tokens, cost_nano = min(INT64_MAX, move.tokens), min(INT64_MAX, move.cost_nano)
+    return move._replace(tokens=tokens, cost_nano=cost_nano)
 
 
 # Names in these texts come from our models; values are bound.

@@ -9,12 +9,14 @@ from typing import Any
 import psycopg
 from peewee import PeeweeException
 
-from jobstate_server.store.checking import Checked, Miscount, check_rows, check_schema, corrections, miscounts
+from jobstate_server.store.checking import AnyMiscount, Checked, check_rows, check_schema, corrections, miscounts
 from jobstate_server.store.errors import StoreError
-from jobstate_server.store.lane_checks import LaneMiscount, lane_corrections, lane_miscounts
+from jobstate_server.store.lane_checks import lane_corrections, lane_miscounts
 from jobstate_server.store.postgres import statements as sql
 from jobstate_server.store.postgres.connection import NO_TRANSACTION_TIMEOUT, Postgres, check_committed, one_row
 from jobstate_server.store.postgres.lanes import write_lanes
+from jobstate_server.store.postgres.relations import correct_open_needs, correct_relations
+from jobstate_server.store.relation_checks import open_needs_miscounts, relation_miscounts
 from jobstate_server.store.rows import tally_values
 
 _SETTINGS = {
@@ -46,7 +48,7 @@ def check_database(url: str) -> Checked:
     return checked
 
 
-def correct_counts(url: str) -> list[Miscount | LaneMiscount]:
+def correct_counts(url: str) -> list[AnyMiscount]:
     """Correct the counts of a store, also while servers use it. Returns those that were wrong.
 
     One statement sees jobs and counts at one moment. What is committed after it changes both alike, so the difference
@@ -58,14 +60,18 @@ def correct_counts(url: str) -> list[Miscount | LaneMiscount]:
     try:
         with closing(Postgres(url, _SETTINGS)) as database, _transaction(database, _BEGIN) as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_ALONE,))
+            # First: jobs are locked before the log, and how many jobs wait for needs follows from it.
+            waiting = correct_open_needs(connection, open_needs_miscounts(database.rows))
             wrong, lanes = miscounts(database.rows), lane_miscounts(database.rows)
-            if wrong or lanes:
+            relations = relation_miscounts(database.rows)
+            if wrong or lanes or relations:
                 # All counts are written after the row of the log, so this cannot deadlock with a commit.
                 connection.execute(sql.LOCK_LOG)
             if wrong:
                 sql.add_tallies.run(connection, tally_values(corrections(wrong)))
             write_lanes(connection, connection.execute, lane_corrections(lanes))
-            return [*wrong, *lanes]
+            correct_relations(connection, relations)
+            return [*wrong, *lanes, *waiting, *relations]
     except (psycopg.Error, PeeweeException) as error:
         raise StoreError(" ".join(str(error).split())) from error
 

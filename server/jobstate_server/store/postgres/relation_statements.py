@@ -8,6 +8,7 @@ from jobstate_server.store.models import IS_UNFINISHED_MEMBER
 from jobstate_server.store.postgres.binary_arrays import Kind
 from jobstate_server.store.postgres.many_rows import FIRST, ManyRows
 from jobstate_server.store.postgres.statements import WHOLE_JOBS
+from jobstate_server.store.relation_checks import correct_open_needs_text
 from jobstate_server.store.relation_rows import (
     GROUP_VALUES,
     add_spent_text,
@@ -89,10 +90,10 @@ insert_needs = ManyRows(
 )
 add_needed = ManyRows(
     "INSERT INTO needed (parent_key, unfinished)"
-    f" SELECT {_numbered('parent_event', 'parent_key')} AS key, COUNT(*)"
-    f" FROM {{rows}} AS new(parent_key, parent_event), {FIRST} GROUP BY key"
+    f" SELECT {_numbered('parent_event', 'parent_key')}, new.children"
+    f" FROM {{rows}} AS new(parent_key, parent_event, children), {FIRST}"
     " ON CONFLICT (parent_key) DO UPDATE SET unfinished = needed.unfinished + excluded.unfinished",
-    {"parent_key": Kind.INT8, "parent_event": Kind.INT8},
+    {"parent_key": Kind.INT8, "parent_event": Kind.INT8, "children": Kind.INT8},
 )
 resolve_needs = ManyRows(
     "UPDATE need SET outcome = new.outcome FROM {rows} AS new(child_key, position, outcome)"
@@ -100,6 +101,9 @@ resolve_needs = ManyRows(
     {"child_key": Kind.INT8, "position": Kind.INT8, "outcome": Kind.INT8},
 )
 lower_needed = ManyRows(lower_needed_text(_CHILDREN), _KEYS)
+forget_counts = ManyRows(f"DELETE FROM needed WHERE unfinished <= 0 AND parent_key IN ({_CHILDREN})", _KEYS)
+LOCK_JOBS = b"SELECT 1 FROM job WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR UPDATE"
+correct_open_needs = ManyRows(correct_open_needs_text(_CHILDREN), _KEYS)
 forget_needed = ManyRows(forget_needed_text(_CHILDREN), _KEYS)
 delete_needs = ManyRows(
     "DELETE FROM need USING {rows} AS new(create_sequence) WHERE need.child_key = new.create_sequence", _KEYS
@@ -140,8 +144,10 @@ def _total(term: str, added: str) -> str:
     return f"LEAST({INT64_MAX}::numeric, GREATEST(0, {term}::numeric + {added}))::int8"
 
 
+_UPDATE_GROUPS = update_groups_text(_CHANGED, "new.{}".format, _total, "GREATEST")
+correct_groups = ManyRows(_UPDATE_GROUPS, _CHANGE_KINDS)
 update_groups = ManyRows(
-    f"WITH changed AS ({update_groups_text(_CHANGED, 'new.{}'.format, _total, 'GREATEST')})"
+    f"WITH changed AS ({_UPDATE_GROUPS})"
     " SELECT due.time, pg_notify(%(channel)s, log.head::text || ' ' || due.time::text)"
     " FROM (SELECT min(due_time) AS time FROM changed HAVING min(due_time) IS NOT NULL) AS due, log",
     _CHANGE_KINDS,

@@ -5,6 +5,7 @@ What belongs to a group or a need, apart from jobs, is written by whoever has th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -19,8 +20,9 @@ from jobstate_server.store.postgres import relation_statements as sql
 from jobstate_server.store.postgres.binary_arrays import Kind, array
 from jobstate_server.store.reached import LOADED_BYTES_MAX, share_of
 from jobstate_server.store.records import Changes, Loaded
-from jobstate_server.store.relation_records import NeedRow, NewGroup, StoredGroup
-from jobstate_server.store.relation_rows import group_from, group_values
+from jobstate_server.store.relation_checks import RelationMiscount, group_corrections, needed_corrections
+from jobstate_server.store.relation_records import GroupChange, NeedRow, NewGroup, StoredGroup
+from jobstate_server.store.relation_rows import group_from, group_values, storable
 from jobstate_server.store.rows import job_from
 
 Pipeline = Callable[[], AbstractContextManager[Any]]
@@ -151,9 +153,9 @@ def write_needs(connection: Connection, changes: Changes) -> None:
             for need in changes.new_needs
         ]
         sql.insert_needs.run(connection, rows, events=count)
-        counted = [(need.parent_key, need.parent_event) for need in changes.new_needs if need.is_counted]
+        counted = Counter((need.parent_key, need.parent_event) for need in changes.new_needs if need.is_counted)
         if counted:
-            sql.add_needed.run(connection, counted, events=count)
+            sql.add_needed.run(connection, [(*key, number) for key, number in counted.items()], events=count)
     if changes.resolved_needs:
         resolved = [(key, position, int(outcome)) for key, position, outcome in changes.resolved_needs]
         sql.resolve_needs.run(connection, resolved)
@@ -187,11 +189,29 @@ def write_groups(connection: Connection, changes: Changes, channel: str) -> psyc
         return None
     values = [(*group_values(change.group_key, change, changes.now), change.event) for change in changes.groups]
     due = sql.update_groups.run(connection, values, events=count, channel=channel)
-    spent = [
-        (change.group_key, change.event, change.move.tokens, change.move.cost_nano)
-        for change in changes.groups
-        if change.move.tokens or change.move.cost_nano
-    ]
+    moves = [(change.group_key, change.event, storable(change.move)) for change in changes.groups]
+    spent = [(key, event, move.tokens, move.cost_nano) for key, event, move in moves if move.tokens or move.cost_nano]
     if spent:
         sql.add_spent.run(connection, spent, events=count)
     return due
+
+
+def correct_open_needs(connection: Connection, wrong: Sequence[RelationMiscount]) -> Sequence[RelationMiscount]:
+    """Count anew what jobs wait for, with those jobs locked, and the log not yet. Returns what was wrong."""
+    if wrong:
+        ids = array(Kind.TEXT, [miscount.job_id for miscount in wrong])
+        connection.execute(sql.LOCK_JOBS, {"ids": ids})
+        sql.correct_open_needs.run(connection, [(miscount.key,) for miscount in wrong])
+    return wrong
+
+
+def correct_relations(connection: Connection, wrong: Sequence[RelationMiscount]) -> None:
+    """Correct the counts of needed jobs and groups that are wrong. The log is locked."""
+    needed = needed_corrections(wrong)
+    if needed:
+        sql.add_needed.run(connection, [(key, None, missing) for key, missing in needed], events=0)
+        sql.forget_counts.run(connection, [(key,) for key, _ in needed])
+    moves = group_corrections(wrong)
+    if moves:
+        rows = [(*group_values(key, GroupChange(key, None, move), 0), None) for key, move in moves.items()]
+        sql.correct_groups.run(connection, rows, events=0)

@@ -240,15 +240,15 @@ class PostgresTransaction:
         check_guards(self._execute, changes)
         check_group_guards(self._execute, changes)
         write_lanes(self._connection, self._execute, changes)
-        if changes.new_members:
-            self._join(changes, head)
+        if changes.new_members or changes.new_waits:
+            self._place_in_groups(changes, head)
         write_jobs(self._connection, changes, self._marks)
         write_needs(self._connection, changes)
         self._groups_due = write_groups(self._connection, changes, self._channel)
         write_rest(self._connection, changes)
         return head
 
-    def _join(self, changes: Changes, head: psycopg.Cursor[Any]) -> None:
+    def _place_in_groups(self, changes: Changes, head: psycopg.Cursor[Any]) -> None:
         """Set the keys of groups that this transaction makes, in the jobs that it makes with them. That takes a round
         trip of its own; most members are made after their group."""
         first = int(one_row(head)[0]) - len(changes.events) + 1

@@ -11,14 +11,16 @@ from urllib.parse import quote
 
 from peewee import PeeweeException, SqliteDatabase
 
-from jobstate_server.store.checking import Apart, Checked, Miscount, check_rows, check_schema, corrections, miscounts
+from jobstate_server.store.checking import AnyMiscount, Apart, Checked, check_rows, check_schema, corrections, miscounts
 from jobstate_server.store.errors import StoreError
-from jobstate_server.store.lane_checks import LaneMiscount, lane_corrections, lane_miscounts
+from jobstate_server.store.lane_checks import lane_corrections, lane_miscounts
 from jobstate_server.store.models import ErrorDetailsRow, MetadataRow, ResultRow, SchemaRow
+from jobstate_server.store.relation_checks import relation_miscounts
 from jobstate_server.store.rows import tally_values
 from jobstate_server.store.sqlite.file import StoreFile
 from jobstate_server.store.sqlite.lanes import write_lanes
 from jobstate_server.store.sqlite.path_checks import refuse_misplaced
+from jobstate_server.store.sqlite.relations import correct_relations
 from jobstate_server.store.sqlite.statements import Statements
 
 DAMAGE_TOLD_MAX = 10
@@ -56,7 +58,7 @@ def check_file(path: Path) -> Checked:
     return checked
 
 
-def correct_counts(path: Path) -> list[Miscount | LaneMiscount]:
+def correct_counts(path: Path) -> list[AnyMiscount]:
     """Correct the counts of a store that no server uses. Returns those that were wrong.
 
     Raises:
@@ -72,10 +74,13 @@ def correct_counts(path: Path) -> list[Miscount | LaneMiscount]:
                     found: list[tuple[Any, ...]] = database.execute(query).fetchall()
                     return found
 
+                relations = relation_miscounts(rows)
+                # First: how many jobs wait for needs follows from it.
+                correct_relations(database.connection(), relations)
                 wrong, lanes = miscounts(rows), lane_miscounts(rows)
                 Statements.add_tallies.run(database.connection(), tally_values(corrections(wrong)))
                 write_lanes(database.connection(), lane_corrections(lanes))
-            return [*wrong, *lanes]
+            return [*wrong, *lanes, *relations]
     except (PeeweeException, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}") from error
 

@@ -15,7 +15,14 @@ from jobstate_server.store.chunks import chunks
 from jobstate_server.store.models import IS_UNFINISHED_MEMBER
 from jobstate_server.store.reached import LOADED_BYTES_MAX, share_of
 from jobstate_server.store.records import Changes, Loaded
-from jobstate_server.store.relation_records import StoredGroup
+from jobstate_server.store.relation_checks import (
+    OPEN_NEEDS,
+    RelationMiscount,
+    correct_open_needs_text,
+    group_corrections,
+    needed_corrections,
+)
+from jobstate_server.store.relation_records import GroupChange, StoredGroup
 from jobstate_server.store.relation_rows import (
     GROUP_VALUES,
     NEED_COLUMNS,
@@ -68,6 +75,8 @@ _resolve_needs = ManyRows(
 )
 _lower_needed = ManyRows(lower_needed_text("{rows}"), 1)
 _forget_needed = ManyRows(forget_needed_text("{rows}"), 1)
+_forget_counts = ManyRows("DELETE FROM needed WHERE unfinished <= 0 AND parent_key IN ({rows})", 1)
+_correct_open_needs = ManyRows(correct_open_needs_text("{rows}"), 1)
 _insert_groups = insert("members", NEW_GROUP_COLUMNS)
 _delete_needs = ManyRows("DELETE FROM need WHERE child_key IN ({rows})", 1)
 _delete_groups = ManyRows("DELETE FROM members WHERE group_key IN ({rows})", 1)
@@ -205,3 +214,13 @@ def _spent_around(connection: sqlite3.Connection, changes: Changes, first: int) 
             above = known[above].parent_key
     for key, (tokens, cost_nano) in sums.items():
         yield key, min(INT64_MAX, tokens), min(INT64_MAX, cost_nano)
+
+
+def correct_relations(connection: sqlite3.Connection, wrong: Sequence[RelationMiscount]) -> None:
+    """Correct the counts that are wrong. No server uses the store."""
+    _correct_open_needs.run(connection, [(miscount.key,) for miscount in wrong if miscount.measure == OPEN_NEEDS])
+    needed = needed_corrections(wrong)
+    _add_needed.run(connection, needed)
+    _forget_counts.run(connection, [(key,) for key, _ in needed])
+    moves = group_corrections(wrong).items()
+    _update_groups.run(connection, [group_values(key, GroupChange(key, None, move), 0) for key, move in moves])
