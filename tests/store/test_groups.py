@@ -44,8 +44,9 @@ def keep_group(store: Store, group_id: str = "group", policy: GroupPolicy = FINI
     """Create a group, in a stored one if that is given."""
     depth = 1 if parent is None else parent.group_depth + 1
     parent_id, parent_key = (None, None) if parent is None else (parent.id, parent.create_sequence)
+    terms = {"tolerated_failures": policy.tolerated_failures, "on_excess": int(policy.on_excess)}
     place = {"group_id": parent_id, "group_key": parent_key, "group_depth": depth}
-    job = a_job(group_id, state=JobState.PROCESSING, claimed=True, **place)
+    job = a_job(group_id, state=JobState.PROCESSING, claimed=True, **place, **terms)
     keep(
         store,
         Changes(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from jobstate_server.domain.groups import GroupPolicy, OnExcess
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.limits import NEEDS_AT_ONCE
 from jobstate_server.domain.needs import Need, NeedCondition, OpenNeed, OpenNeeds, ResolvedNeed
 from jobstate_server.domain.reads import Finished
 from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.records import ChangedJob, Changes, Loaded
-from jobstate_server.store.relation_records import NeedRow, StoredNeed
+from jobstate_server.store.relation_records import NeedRow, NewGroup, StoredNeed
 
 from ..support.reads import reads
 from .support import a_job, an_event, keep, keep_jobs, remains, stored_job
@@ -116,14 +117,25 @@ def test_the_fields_of_needs_and_groups_are_stored_with_a_job(store: Store) -> N
         needed=True,
         group_id="group",
         group_key=7,
+        awaited_group="5/6",
         group_depth=2,
         tolerated_failures=-1,
         on_excess=2,
         cancel_cause_id="cause",
     )
-    keep_jobs(store, job)
+    policy = GroupPolicy(-1, OnExcess.CANCEL)
+    keep(
+        store,
+        Changes(
+            inserted=[ChangedJob(job, 0, 0)],
+            events=[an_event()],
+            new_groups=[NewGroup(0, job.id, 7, None, 2, policy)],
+        ),
+    )
 
     assert stored_job(store) == job
+    with store.transaction() as transaction:
+        assert transaction.load(reads(["job"])).jobs["job"] == job
 
 
 def test_what_needs_change_of_a_job_is_written(store: Store) -> None:

@@ -72,8 +72,6 @@ class JobColumns(Model):
     group_key = BigIntegerField(null=True)
     awaited_group = TextField(null=True)
     group_depth = IntegerField(constraints=[SQL("DEFAULT 0")])
-    tolerated_failures = BigIntegerField(constraints=[SQL("DEFAULT 0")])
-    on_excess = IntegerField(constraints=[SQL("DEFAULT 0")])
 
 
 class JobRow(JobColumns):

@@ -31,7 +31,17 @@ DOCUMENTS = ("metadata", "result", "error_details")
 
 _ERROR_COLUMNS = ("error_code", "error_message", "error_retryable", "error_attempt", "error_time")
 
-_PLAIN_JOB_FIELDS = tuple(name for name in JOB_FIELDS if name not in {"last_error", *DOCUMENTS})
+POLICY_COLUMNS = ("tolerated_failures", "on_excess")
+"""Fields of a job that is a group. They are columns of ``members``, so that no other job has room for them."""
+
+POLICY = ", ".join(
+    f"CASE WHEN job.group_depth > 0 THEN (SELECT members.{name} FROM members"  # noqa: S608
+    f" WHERE members.group_key = job.create_sequence) END AS {name}"
+    for name in POLICY_COLUMNS
+)
+"""Reads them with a job. NULL in one that is not a group."""
+
+_PLAIN_JOB_FIELDS = tuple(name for name in JOB_FIELDS if name not in {"last_error", *DOCUMENTS, *POLICY_COLUMNS})
 _PLAIN_COUNT = len(_PLAIN_JOB_FIELDS)
 _STATE_INDEX = _PLAIN_JOB_FIELDS.index("state")
 _CLAIMED_INDEX = _PLAIN_JOB_FIELDS.index("claimed")
@@ -40,7 +50,8 @@ _NEEDED_INDEX = _PLAIN_JOB_FIELDS.index("needed")
 _STATES = {int(state): state for state in JobState}
 
 JOB_COLUMNS = _PLAIN_JOB_FIELDS + _ERROR_COLUMNS
-"""Columns of ``job`` in the order of ``job_values``. A row that is read has ``DOCUMENTS`` after them."""
+"""Columns of ``job`` in the order of ``job_values``. A row that is read has ``DOCUMENTS`` and ``POLICY_COLUMNS`` after
+them."""
 
 _JOB_WIDTH = len(JOB_COLUMNS)
 
@@ -119,8 +130,6 @@ NEW_CONSTANTS: Mapping[str, int | str] = {
     "open_needs": 0,
     "needed": 0,
     "group_depth": 0,
-    "tolerated_failures": 0,
-    "on_excess": 0,
 }
 """Columns that have the same value in all jobs to which nothing has happened yet, and need not be bound."""
 
@@ -251,13 +260,15 @@ def changed_documents(changed: ChangedJob) -> tuple[Document | None, ...]:
 
 
 def job_from(row: tuple[Any, ...]) -> Job:
-    """The job in a row of ``JOB_COLUMNS`` and ``DOCUMENTS``."""
+    """The job in a row of ``JOB_COLUMNS``, ``DOCUMENTS`` and ``POLICY_COLUMNS``."""
     values = dict(zip(_PLAIN_JOB_FIELDS, row, strict=False))
     values["state"] = _STATES[row[_STATE_INDEX]]
     values["claimed"] = bool(row[_CLAIMED_INDEX])
     values["held"] = bool(row[_HELD_INDEX])
     values["needed"] = bool(row[_NEEDED_INDEX])
-    metadata, result, details = row[_JOB_WIDTH:]
+    metadata, result, details, tolerated_failures, on_excess = row[_JOB_WIDTH:]
+    values["tolerated_failures"] = tolerated_failures or 0
+    values["on_excess"] = on_excess or 0
     values["metadata"] = bytes(metadata or b"")
     values["result"] = bytes(result or b"")
     values["last_error"] = _error_from(row[_PLAIN_COUNT:_JOB_WIDTH], details)

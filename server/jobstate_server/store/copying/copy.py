@@ -50,6 +50,7 @@ _BUSY_TIMEOUT_S = 5.0
 """No server uses the file. Only a checkpoint of another tool, or a backup, can hold a lock for a moment."""
 
 _JOB_WIDTH = len(JOB_COLUMNS)
+_WIDTH = _JOB_WIDTH + len(DOCUMENTS)
 _KEY_INDEX = JOB_COLUMNS.index("create_sequence")
 
 _BEGUN: tuple[type[Model], ...] = (LogRow, HorizonRow)
@@ -247,7 +248,7 @@ class SqliteView:
         with self._explained():
             cursor = self._database.connection().execute(WHOLE_JOBS)
             while rows := cursor.fetchmany(BATCH_ROWS):
-                yield [(*row[:_JOB_WIDTH], *(document or b"" for document in row[_JOB_WIDTH:])) for row in rows]
+                yield [(*row[:_JOB_WIDTH], *(document or b"" for document in row[_JOB_WIDTH:_WIDTH])) for row in rows]
 
     def insert(self, model: type[Model], rows: Iterable[tuple[Any, ...]]) -> None:
         with self._explained():

@@ -37,6 +37,8 @@ from jobstate_server.store.rows import (
     EVENT_COLUMNS,
     FINISHED_COLUMNS,
     JOB_COLUMNS,
+    POLICY,
+    POLICY_COLUMNS,
     PROGRESS_COLUMNS,
     REPORT_COLUMNS,
     REQUEST_COLUMNS,
@@ -145,7 +147,7 @@ delete_attempts = ManyRows(
     "DELETE FROM attempt USING {rows} AS new(create_sequence) WHERE attempt.create_sequence = new.create_sequence", _KEY
 )
 
-_JOB_NAMES = ", ".join(f"job.{name}" for name in _WHOLE_JOB)
+_JOB_NAMES = ", ".join([*(f"job.{name}" for name in _WHOLE_JOB), POLICY])
 
 WHOLE_JOBS = f"SELECT {_JOB_NAMES} FROM job"
 """Reads jobs with their documents, as ``rows.job_from`` wants them."""
@@ -155,7 +157,7 @@ _REQUEST_NAMES = ", ".join(f"request.{name}" for name in REQUEST_COLUMNS)
 # Job rows are always locked in the order of their ids, and before the log's row, so there are no deadlocks. Here it is
 # the order of the array: the subquery of a lateral join runs once for each of its elements, in turn.
 JOBS = (
-    f"SELECT known.id, {', '.join(f'stored.{name}' for name in _WHOLE_JOB if name != 'id')}"
+    f"SELECT known.id, {', '.join(f'stored.{name}' for name in (*_WHOLE_JOB, *POLICY_COLUMNS) if name != 'id')}"
     " FROM unnest(%(ids)s::text[], %(transactions)s::xid[], %(versions)s::int8[]) AS known(id, transaction, version)"
     f" LEFT JOIN LATERAL (SELECT {_JOB_NAMES}, job.xmin AS transaction FROM job WHERE job.id = known.id FOR UPDATE)"
     " AS stored ON true"

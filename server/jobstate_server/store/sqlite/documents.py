@@ -11,17 +11,17 @@ from collections.abc import Iterable, Sequence
 from jobstate_server.domain.job import Document, Job
 from jobstate_server.store.models import DOCUMENT_TABLES
 from jobstate_server.store.records import ChangedJob
-from jobstate_server.store.rows import JOB_COLUMNS, changed_documents, documents_of
+from jobstate_server.store.rows import JOB_COLUMNS, POLICY, changed_documents, documents_of
 from jobstate_server.store.sqlite.many_rows import ManyRows, insert
 
 _TABLES = tuple(model._meta.table_name for model in DOCUMENT_TABLES)
 
-_COLUMNS = ", ".join([*(f"job.{name}" for name in JOB_COLUMNS), *(f"{table}.content" for table in _TABLES)])
+_COLUMNS = ", ".join([*(f"job.{name}" for name in JOB_COLUMNS), *(f"{table}.content" for table in _TABLES), POLICY])
 _JOINS = " ".join(f"LEFT JOIN {table} ON {table}.create_sequence = job.create_sequence" for table in _TABLES)
 
 # Names come from our models, here and below.
 WHOLE_JOBS = f"SELECT {_COLUMNS} FROM job {_JOINS}"  # noqa: S608
-"""Reads jobs with their documents, as ``rows.job_from`` wants them."""
+"""Reads jobs whole, as ``rows.job_from`` wants them."""
 
 _INSERT = tuple(insert(table, ("create_sequence", "content")) for table in _TABLES)
 _REPLACE = tuple(
