@@ -27,6 +27,7 @@ from .support import (
     unversioned,
 )
 
+INT16_MAX = 2**15 - 1
 INT32_MAX = 2**31 - 1
 
 WIDE_TEXT = "𝔘🎈ß\n\"';--%\\" * 8
@@ -41,11 +42,11 @@ SMALL_NUMBERS = {
     "level",
     "unique_until",
     "cancel_cause",
-    "needs_count",
-    "open_needs",
-    "group_depth",
 }
 """Counts that the service bounds far below: stores may keep these in 32 bits."""
+
+VERY_SMALL_NUMBERS = {"needs_count", "open_needs", "group_depth"}
+"""And these in 16 bits."""
 
 PROGRESS_FIELDS = {
     "progress",
@@ -76,7 +77,7 @@ def extreme(name: str, hint: object) -> Any:
         JobState: JobState.CANCELLED,
         JobError | None: LARGE_ERROR,
     }
-    return values[hint]
+    return INT16_MAX if name in VERY_SMALL_NUMBERS else values[hint]
 
 
 JOB_HINTS = get_type_hints(Job)

@@ -22,8 +22,16 @@ from jobstate_server.store.errors import CannotOpen
 from jobstate_server.store.models import HorizonRow, LogRow, SchemaRow
 
 TYPES = {
-    "sqlite": {"integer": "INTEGER", "bigint": "INTEGER", "boolean": "INTEGER", "text": "TEXT", "bytes": "BLOB"},
+    "sqlite": {
+        "smallint": "INTEGER",
+        "integer": "INTEGER",
+        "bigint": "INTEGER",
+        "boolean": "INTEGER",
+        "text": "TEXT",
+        "bytes": "BLOB",
+    },
     "postgres": {
+        "smallint": "SMALLINT",
         "integer": "INTEGER",
         "bigint": "BIGINT",
         "boolean": "BOOLEAN",

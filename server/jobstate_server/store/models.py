@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from peewee import SQL, BigIntegerField, BlobField, BooleanField, CompositeKey, Field, IntegerField, Model, TextField
+from peewee import (
+    SQL,
+    BigIntegerField,
+    BlobField,
+    BooleanField,
+    CompositeKey,
+    Field,
+    IntegerField,
+    Model,
+    SmallIntegerField,
+    TextField,
+)
 
 from jobstate_server.domain.job import JobState
 from jobstate_server.store.lane_models import DispatchRow, LaneRow
@@ -65,13 +76,13 @@ class JobColumns(Model):
     unique_until = IntegerField(constraints=[SQL("DEFAULT 0")])
     cancel_cause = IntegerField(constraints=[SQL("DEFAULT 0")])
     cancel_cause_id = TextField(null=True)
-    needs_count = IntegerField(constraints=[SQL("DEFAULT 0")])
-    open_needs = IntegerField(constraints=[SQL("DEFAULT 0")])
+    needs_count = SmallIntegerField(constraints=[SQL("DEFAULT 0")])
+    open_needs = SmallIntegerField(constraints=[SQL("DEFAULT 0")])
     needed = BooleanField(constraints=[SQL("DEFAULT false")])
     group_id = TextField(null=True)
     group_key = BigIntegerField(null=True)
     awaited_group = TextField(null=True)
-    group_depth = IntegerField(constraints=[SQL("DEFAULT 0")])
+    group_depth = SmallIntegerField(constraints=[SQL("DEFAULT 0")])
 
 
 class JobRow(JobColumns):

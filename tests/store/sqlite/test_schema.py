@@ -53,12 +53,12 @@ def test_every_migration_can_be_used_by_a_program_that_knows_it() -> None:
 @pytest.mark.parametrize(
     ("dialect", "types"),
     [
-        ("sqlite", ("TEXT", "INTEGER", "BLOB", "INTEGER", "INTEGER")),
-        ("postgres", ('TEXT COLLATE "C"', "BIGINT", "BYTEA", "BOOLEAN", "INTEGER")),
+        ("sqlite", ("TEXT", "INTEGER", "BLOB", "INTEGER", "INTEGER", "INTEGER")),
+        ("postgres", ('TEXT COLLATE "C"', "BIGINT", "BYTEA", "BOOLEAN", "INTEGER", "SMALLINT")),
     ],
 )
 def test_one_file_is_a_migration_of_every_dialect(dialect: str, types: tuple[str, ...]) -> None:
-    names = ("text", "bigint", "bytes", "boolean", "integer")
+    names = ("text", "bigint", "bytes", "boolean", "integer", "smallint")
     text = "-- A new column.\n" + "".join(f'ALTER TABLE "job" ADD COLUMN "{name}" {{{name}}};\n' for name in names)
 
     assert migrate.statements_of(text, dialect) == tuple(

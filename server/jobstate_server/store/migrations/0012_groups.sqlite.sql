@@ -2,13 +2,13 @@
 -- usable_from: 12
 -- Older programs would hand out jobs whose needs are not met, and would not count the members of groups.
 ALTER TABLE "job" ADD COLUMN "cancel_cause_id" {text};
-ALTER TABLE "job" ADD COLUMN "needs_count" {integer} NOT NULL DEFAULT 0;
-ALTER TABLE "job" ADD COLUMN "open_needs" {integer} NOT NULL DEFAULT 0;
+ALTER TABLE "job" ADD COLUMN "needs_count" {smallint} NOT NULL DEFAULT 0;
+ALTER TABLE "job" ADD COLUMN "open_needs" {smallint} NOT NULL DEFAULT 0;
 ALTER TABLE "job" ADD COLUMN "needed" {boolean} NOT NULL DEFAULT false;
 ALTER TABLE "job" ADD COLUMN "group_id" {text};
 ALTER TABLE "job" ADD COLUMN "group_key" {bigint};
 ALTER TABLE "job" ADD COLUMN "awaited_group" {text};
-ALTER TABLE "job" ADD COLUMN "group_depth" {integer} NOT NULL DEFAULT 0;
+ALTER TABLE "job" ADD COLUMN "group_depth" {smallint} NOT NULL DEFAULT 0;
 CREATE TABLE "need" ("child_key" {bigint} NOT NULL, "position" {integer} NOT NULL, "parent_key" {bigint} NOT NULL, "parent_id" {text} NOT NULL, "condition" {integer} NOT NULL, "outcome" {integer}, PRIMARY KEY ("child_key", "position")) STRICT, WITHOUT ROWID;
 CREATE TABLE "needed" ("parent_key" {bigint} NOT NULL PRIMARY KEY, "unfinished" {bigint} NOT NULL) STRICT;
 CREATE TABLE "members" ("group_key" {bigint} NOT NULL PRIMARY KEY, "group_id" {text} NOT NULL, "parent_key" {bigint}, "depth" {integer} NOT NULL, "tolerated_failures" {bigint} NOT NULL, "on_excess" {integer} NOT NULL, "total" {bigint} NOT NULL DEFAULT 0, "completed" {bigint} NOT NULL DEFAULT 0, "permanently_failed" {bigint} NOT NULL DEFAULT 0, "cancelled" {bigint} NOT NULL DEFAULT 0, "progress" {bigint} NOT NULL DEFAULT 0, "tokens" {bigint} NOT NULL DEFAULT 0, "cost_nano" {bigint} NOT NULL DEFAULT 0, "closed" {boolean} NOT NULL DEFAULT false, "stopping" {boolean} NOT NULL DEFAULT false, "final" {boolean} NOT NULL DEFAULT false, "progress_time" {bigint} NOT NULL DEFAULT 0, "due_time" {bigint}) STRICT;
