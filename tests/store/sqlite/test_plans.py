@@ -34,6 +34,13 @@ DOCUMENTS_BY_KEY = [
     for table in ("job_metadata", "job_result", "job_error_details")
 ]
 
+POLICY_BY_KEY = [
+    step
+    for number in (1, 2)
+    for step in (f"CORRELATED SCALAR SUBQUERY {number}", "SEARCH members USING INTEGER PRIMARY KEY (rowid=?)")
+]
+"""How a group ends, with each of its two columns. It is looked up of groups only."""
+
 
 @pytest.fixture
 def reader(store: SqliteStore) -> Iterator[SqlReader]:
@@ -189,6 +196,7 @@ def test_the_jobs_of_a_page_are_fetched_by_their_keys(store: SqliteStore, reader
         "SCAN job USING COVERING INDEX job_by_create_time",
         "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
         *DOCUMENTS_BY_KEY,
+        *POLICY_BY_KEY,
     ]
 
 
@@ -205,6 +213,7 @@ def test_the_writer_finds_jobs_by_their_ids_and_due_ones_by_the_index_of_due_tim
         assert steps == [
             "SEARCH job USING INDEX job_by_due_time (due_time>? AND due_time<?)",
             *DOCUMENTS_BY_KEY,
+            *POLICY_BY_KEY,
             "SEARCH members USING INDEX members_due (due_time>? AND due_time<?)",
         ]
 
