@@ -91,7 +91,7 @@ async def test_what_cannot_begin_any_more_is_cancelled_all_the_way_down(running:
     for job_id in "123":
         job = await get(running, job_id)
         assert (job.state, job.cancel_cause) == (job_pb2.JOB_STATE_CANCELLED, BY_NEED)
-        assert job.cancel_cause_id == str(int(number) - 1)
+        assert job.cancel_cause_id == str(int(job_id) - 1)
     (_, cancelled) = await history(running, "3")
     assert (cancelled.cancelled.cause, cancelled.cancelled.cause_id) == (BY_NEED, "2")
     assert [(await get(running, name)).wait_reason for name in ("clean-up", "always")] == [TURN, TURN]
