@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .history import REFUSED, Call, LogEntry
+from .relations import Stops
 from .world import HOLDS, World, is_ready
 
 NEW_TYPES = {"READY", "RELEASED"}
@@ -16,13 +17,14 @@ def by_hand(world: World) -> Iterator[str]:
 
     It is refused as ever: when the job was taken, or not there, at a moment of the call.
     """
+    stops = Stops(world)
     for call in world.history.calls:
         if call.rpc == "Start" and call.outcome == REFUSED and call.reason == "TRANSITION_NOT_ALLOWED":
-            yield HOLDS if _could_be_refused(world, call) else f"{call}: the job was ready all the while"
+            yield HOLDS if _could_be_refused(world, stops, call) else f"{call}: the job was ready all the while"
     released = {call.job_id for call in world.history.calls if call.rpc == "Release" and call.outcome != REFUSED}
     for job_id, entries in world.by_job.items():
         handed = any("lease" in entry.job for entry in entries)
-        is_new = "delay_us" in entries[0].job.get("metadata", {}) or "start_within" in entries[0].job
+        is_new = {"delay_us", "needs"} & entries[0].job.get("metadata", {}).keys() or "start_within" in entries[0].job
         if not (handed or is_new or job_id in released):
             new = [entry for entry in entries if entry.event.type in NEW_TYPES or _has_expired(entry)]
             yield HOLDS if not new else f"{new[0]}: nobody has asked for this"
@@ -32,9 +34,12 @@ def _has_expired(entry: LogEntry) -> bool:
     return bool(entry.job.get("cancel_cause") == "CANCEL_CAUSE_EXPIRED")
 
 
-def _could_be_refused(world: World, call: Call) -> bool:
-    """Whether the job may have been anything but ready at a moment of this call."""
+def _could_be_refused(world: World, stops: Stops, call: Call) -> bool:
+    """Whether the job may have been anything but ready at a moment of this call, or its group stopping."""
     entries = world.by_job.get(call.job_id, [])
+    stopped = stops.since(entries[0]) if entries else None
+    if stopped is not None and world.not_before[stopped] <= call.returned:
+        return True
     for index, entry in enumerate(entries):
         following = entries[index + 1] if index + 1 < len(entries) else None
         began = world.not_before[entry.event.sequence] <= call.returned

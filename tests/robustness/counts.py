@@ -39,7 +39,9 @@ def _recount(world: World) -> Counter[str]:
                 for entry in log
             ),
             "tokens": sum(tokens),
-            "running": sum(row["state"] == "PROCESSING" and bool(row.get("claimed")) for row in rows),
+            "running": sum(
+                row["state"] == "PROCESSING" and bool(row.get("claimed")) and "group" not in row for row in rows
+            ),
             **Counter(row["wait_reason"] for row in rows if "wait_reason" in row),
         }
     )

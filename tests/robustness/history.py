@@ -294,6 +294,13 @@ class History:
     totals: dict[str, float] = field(default_factory=dict)
     """And its sums: completed, permanently_failed, cancelled, retries, released, expired, running, tokens, and how many
     jobs wait, by reason."""
+    settled: int = 0
+    """The newest event at a moment at which nothing was due that ends of needed jobs and of members bring about."""
+    left_due: list[str] = field(default_factory=list)
+    """What was still due of that after a long time in which nobody made more."""
+    needs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """What Get says in the end of the needs of each job that has some: ``job_id``, ``condition``, and perhaps ``met``
+    and ``state``."""
     recounted: list[str] = field(default_factory=list)
     """What a recount of the store finds wrong with its counts."""
     positions: dict[str, int] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .history import LogEntry, Policy, Rate
-from .world import World, claims, is_hand_out, is_ready, lane_of, span
+from .world import World, claims, is_group, is_hand_out, is_ready, lane_of, span
 
 AT_REST = {"FAILED", "RETRYING"}
 
@@ -159,7 +159,7 @@ def _use(lane: Lane, rates: list[Rate | None], now: int) -> None:
 
 def _where(entry: LogEntry) -> tuple[str, bool] | None:
     """Where a job is counted, and whether it has had an attempt before the one that it waits for."""
-    if entry.event.type == "DELETED":
+    if entry.event.type == "DELETED" or is_group(entry):
         return None
     if is_ready(entry):
         return "ready", entry.attempt > 0

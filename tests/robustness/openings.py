@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .history import LogEntry
 from .lanes import OfType, Replay
 from .pauses import Pauses
+from .relations import Stops
 from .world import DEFAULT, World, lane_of
 
 LATE_US = 500_000
@@ -37,10 +38,21 @@ def open_spans(world: World) -> Iterator[Opening]:
     limited = {name for name, some in policies.items() if any(policy.is_limited for policy in some)}
     held = {entry.event.job_type for entry in world.history.log if "hold_lane" in entry.detail}
     shut = limited | held | Pauses(world).job_types
+    stops = Stops(world)
     for ready, following in world.ready_spans:
         if ready.event.job_type not in shut:
-            yield Opening(ready, ready, following)
-    yield from _Openings(world, shut).found()
+            yield from _before_its_group_stops(world, stops, Opening(ready, ready, following))
+    for opening in _Openings(world, shut).found():
+        yield from _before_its_group_stops(world, stops, opening)
+
+
+def _before_its_group_stops(world: World, stops: Stops, opening: Opening) -> Iterator[Opening]:
+    """The part of such a stretch in which the group of the job is not stopping."""
+    stopped = stops.since(opening.job)
+    if stopped is None or (opening.until is not None and opening.until.event.sequence < stopped):
+        yield opening
+    elif opening.since.event.sequence < stopped:
+        yield opening._replace(until=world.entries[stopped])
 
 
 class _Openings:

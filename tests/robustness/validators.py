@@ -28,6 +28,7 @@ from .history import (
     Stream,
     delivered,
 )
+from .relation_promises import RELATIONS
 from .world import HOLDS, Superseding, World, comparable
 
 PROBLEMS_MAX = 10
@@ -383,6 +384,7 @@ VALIDATORS: dict[str, Callable[[World], Iterator[str]]] = {
     "exclusive": exclusive,
     "innocent": innocent,
     **DISPATCH,
+    **RELATIONS,
 }
 
 

@@ -34,8 +34,15 @@ CARRIED = ("metadata", "result")
 """Fields that an event carries only when its change set them."""
 
 
+def is_group(entry: LogEntry) -> bool:
+    """Whether the job is a group."""
+    return "group" in entry.job
+
+
 def claims(entry: LogEntry) -> bool:
-    """Whether somebody takes the attempt with this event."""
+    """Whether somebody takes the attempt with this event. Nobody takes that of a group, which the server runs."""
+    if is_group(entry):
+        return False
     return entry.event.type == "CLAIMED" or (entry.event.type == "STARTED" and bool(entry.job.get("claimed")))
 
 
@@ -45,10 +52,14 @@ def is_hand_out(entry: LogEntry) -> bool:
 
 
 def is_ready(entry: LogEntry) -> bool:
-    """Whether a worker could claim the job after this event, by what the events say and not by its wait_reason."""
+    """Whether a worker could claim the job after this event, by what the events say and not by its wait_reason.
+
+    Only of needs it is said nowhere else: that it is said rightly is ``needs_met``.
+    """
     job, event = entry.job, entry.event
     if event.type == "QUEUED":
-        return microseconds(job["ready_time"]) <= microseconds(job["create_time"])
+        waits_for_needs = job.get("wait_reason") == "WAIT_REASON_NEEDS"
+        return not waits_for_needs and not is_group(entry) and microseconds(job["ready_time"]) <= microseconds(job["create_time"])
     return event.type == "READY" or (event.state == "PROCESSING" and not job.get("claimed"))
 
 
@@ -136,6 +147,16 @@ class World:
         for entry in self.history.log:
             if is_hand_out(entry):
                 found[entry.job.get("worker", "")].append(entry)
+        return found
+
+    @cached_property
+    def created_by(self) -> dict[str, float]:
+        """When the first call was made that was to create each job."""
+        found: dict[str, float] = {}
+        for call in self.history.calls:
+            if call.rpc in {"Create", "BatchCreate"}:
+                for job_id in call.job_ids or (call.job_id,):
+                    found[job_id] = min(found.get(job_id, math.inf), call.invoked)
         return found
 
     @cached_property
