@@ -11,6 +11,7 @@ from .clients import Client, Shared, Stubs
 from .history import History, Watcher
 from .lossy_proxy import LossyProxy, lossy_proxy
 from .operators import Operator
+from .planners import GrowingWorker, Planner
 from .poison import PoisonedClient
 from .repeats import Repeater
 from .watchers import KINDS, Counts, Watching
@@ -18,7 +19,9 @@ from .workers import DistantWorker, Producer, Releaser, Worker
 
 CLIENTS = 8
 WORKERS = 6
+GROWING_WORKERS = 2
 PRODUCERS = 3
+PLANNERS = 2
 
 
 @dataclass
@@ -39,10 +42,12 @@ class Company:
         """Let all of them begin, watched by watchers that write into a history."""
         for index in range(CLIENTS):
             await self._add(Client, f"client-{index}", str(index))
-        for index, kind in enumerate((*[Worker] * WORKERS, Releaser)):
+        for index, kind in enumerate((*[Worker] * WORKERS, *[GrowingWorker] * GROWING_WORKERS, Releaser)):
             await self._add(kind, f"worker-{index}")
         for index in range(PRODUCERS):
             await self._add(Producer, f"producer-{index}")
+        for index in range(PLANNERS):
+            await self._add(Planner, f"planner-{index}")
         await self._add(Operator, "operator")
         self.proxy = await self.shared.stack.enter_async_context(
             lossy_proxy(self.shared.addresses, self._random("proxy"))
@@ -92,6 +97,8 @@ class Company:
         for client in self.clients:
             if isinstance(client, Worker):
                 met.update(client.counts)
+            elif isinstance(client, Planner):
+                met["graphs and groups"] += client.planned
             elif isinstance(client, Operator):
                 met["pauses"] += client.paused
         if self.proxy is not None and self.poisoned is not None and self.repeater is not None:

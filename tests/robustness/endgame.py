@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -20,6 +21,7 @@ from .clients import Shared, Stubs
 from .history import History, Stream, Watcher
 from .process import ServerProcess
 from .recording import Recorder, ending_of, job_dict, state_name
+from .settling import settle
 from .watchers import Habits, request_of
 
 GETS_AT_ONCE = 100
@@ -32,6 +34,7 @@ async def gather_final_state(
     servers: Sequence[ServerProcess], history: History, recorder: Recorder, rng: random.Random
 ) -> None:
     """Fill in what was left, as told by all the servers of one store."""
+    history.settled, history.left_due = await settle(servers[0].store)
     await _stop(servers)
     await asyncio.gather(*(server.start(still=True) for server in servers))
     async with AsyncExitStack() as stack:
@@ -39,6 +42,7 @@ async def gather_final_state(
         for stubs in everywhere:
             await stack.enter_async_context(stubs.channel)
         history.rows = await _all_jobs(rng.choice(everywhere))
+        history.needs = await _needs(rng.choice(everywhere), history.rows)
         await _statistics(rng.choice(everywhere), history)
         await _probe(everywhere, history, recorder, rng)
     await _stop(servers)
@@ -71,6 +75,23 @@ async def _all_jobs(stubs: Stubs) -> dict[str, dict[str, object]]:
     return {job_id: job_dict(job) for job_id, job in listed.items()}
 
 
+async def _needs(stubs: Stubs, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """What Get says of the needs of each job that has some."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    with_needs = [job_id for job_id, row in rows.items() if row.get("metadata", {}).get("needs")]
+    for some in chunks(with_needs, GETS_AT_ONCE):
+        requests = [pb.GetRequest(id=job_id, include_needs=True) for job_id in some]
+        answers = await asyncio.gather(*(stubs.jobs.Get(request) for request in requests))
+        found.update((answer.job.id, [_need(need) for need in answer.needs]) for answer in answers)
+    return found
+
+
+def _need(answer: pb.NeedAnswer) -> dict[str, Any]:
+    condition = job_pb2.NeedCondition.Name(answer.need.condition).removeprefix("NEED_CONDITION_")
+    told: dict[str, Any] = {"job_id": answer.need.job_id, "condition": condition, "met": answer.met}
+    return told | ({"state": state_name(answer.state)} if answer.state else {})
+
+
 async def _get(stubs: Stubs, job_id: str) -> job_pb2.Job:
     return (await stubs.jobs.Get(pb.GetRequest(id=job_id))).job
 
@@ -94,7 +115,7 @@ async def _statistics(stubs: Stubs, history: History) -> None:
             "tokens",
         )
     }
-    waiting = dict.fromkeys((job_pb2.WAIT_REASON_TURN, job_pb2.WAIT_REASON_TIME), 0)
+    waiting = dict.fromkeys((job_pb2.WAIT_REASON_TURN, job_pb2.WAIT_REASON_TIME, job_pb2.WAIT_REASON_NEEDS), 0)
     waiting.update((each.reason, each.count) for each in total.waiting)
     history.totals.update((job_pb2.WaitReason.Name(reason), count) for reason, count in waiting.items())
 

@@ -157,6 +157,8 @@ class Call:
     """Whether it makes an event when it is answered: reads and signs of life do not."""
     job_ids: tuple[str, ...] = ()
     """Of a batch: every job, in order."""
+    names: tuple[str, ...] = ()
+    """Other jobs that a Create names."""
     poisoned: str = ""
     """Of an update in a stream: whether it cannot be accepted ``itself``, or was sent ``beside`` one that cannot."""
 

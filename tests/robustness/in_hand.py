@@ -53,7 +53,7 @@ class InHand:
         for call in self._world.history.calls:
             is_over = call.outcome != UNKNOWN and call.tries == 1
             ended = call.returned + (0.0 if is_over else IN_HAND_S)
-            for job_id in call.job_ids or (call.job_id,):
+            for job_id in (*(call.job_ids or (call.job_id,)), *call.names):
                 found[job_id].append((call.invoked, ended))
         for acquiring in self._world.history.acquires:
             if acquiring.tries > 1 or acquiring.outcome == UNKNOWN:

@@ -90,6 +90,9 @@ LANED: dict[str, dict[str, Any]] = {
 }
 """Job types with lanes: only that, with places for few, with places that are kept while a job waits, and with rates."""
 
+GROUPED: dict[str, dict[str, Any]] = {"grouped": {"timeout": "300ms", "stale_threshold": "1s"}}
+"""Job types of groups: what ends the attempts of others does not end theirs."""
+
 CHANGED: dict[str, dict[str, Any]] = {
     "ranked": {"priority_step": "2s"},
     "shared": {"concurrency": 6, "lane_from": "source_id"},
@@ -99,7 +102,7 @@ CHANGED: dict[str, dict[str, Any]] = {
 }
 """What an operator changes about them, and back again."""
 
-_PLAIN = JOB_TYPES | DISPATCHED | LANED
+_PLAIN = JOB_TYPES | DISPATCHED | LANED | GROUPED
 
 CONFIGURATIONS = (_PLAIN, {name: policy | CHANGED.get(name, {}) for name, policy in _PLAIN.items()})
 """The job types that a server is started with, by number."""

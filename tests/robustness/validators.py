@@ -222,7 +222,9 @@ def whole(world: World) -> Iterator[str]:
     for call in world.history.calls:
         if call.job_ids:
             created = [world.by_job[job_id][0].event.sequence for job_id in call.job_ids if job_id in world.by_job]
-            together = not created or created == list(range(created[0], created[0] + len(call.job_ids)))
+            # A group begins at once, and a job that can never begin ends at once: these have more than one event.
+            between = {world.entries[n].event.job_id for n in range(created[0], created[-1] + 1)} if created else set()
+            together = not created or (created == sorted(created) and between == set(call.job_ids))
             yield HOLDS if together else f"{call}: created at {created}"
 
 
