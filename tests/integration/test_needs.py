@@ -178,6 +178,24 @@ async def test_cleanup_keeps_what_an_unfinished_job_needs(running: Running, cloc
     assert await listed(running) == ["last", "child"]
 
 
+async def test_cleanup_keeps_also_what_had_ended_before_the_job_that_needs_it_was_created(
+    running: Running, clock: WatchedClock
+) -> None:
+    """Row 5: nobody had needed it until then."""
+    await create(running, "parent")
+    await work(running, "parent")
+    await create_with_needs(running, "child", "parent")
+    clock.advance(40 * DAY)
+    old = mpb.CleanupRequest(older_than=span(30 * 86_400))
+
+    assert (await running.maintenance.Cleanup(old)).jobs == 0
+    assert await listed(running, needed_by="child") == ["parent"]
+    await work(running, "child")
+
+    assert (await running.maintenance.Cleanup(old)).jobs == 1
+    assert await listed(running) == ["child"]
+
+
 async def test_a_failed_parent_that_may_be_retried_is_waited_for(running: Running, clock: WatchedClock) -> None:
     """Row 6."""
     await create(running, "parent", RESTING, max_retries=1)

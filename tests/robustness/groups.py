@@ -152,7 +152,7 @@ def stopped(world: World) -> Iterator[str]:
 
 
 def summed(world: World) -> Iterator[str]:
-    """P13, P20: what a group says of its members in the end equals a recount, and what it tells on the way is no more."""
+    """P13, P20: what a group says of its members in the end equals a recount. On the way it tells no more."""
     relations = Relations(world)
     for entry in relations.events():
         group = relations.groups.get(entry.event.job_id)
@@ -187,5 +187,3 @@ def _recounted(
         return f"{group_id} has {members}, after {calls}"
     stops = bool(members.get("stopping"))
     return HOLDS if stops is bool(group.stopped) else f"{group_id} has {members}, stopping since {group.stopped}"
-
-

@@ -77,9 +77,7 @@ def resolved(world: World) -> Iterator[str]:
     if history.settled:
         for job_id, child in Relations(world).at(history.settled).children.items():
             yield _settled(world, job_id, child)
-    finals = {
-        entry.event.job_id: entry.event.state for entry in history.log if entry.event.state in FINAL_STATES
-    }
+    finals = {entry.event.job_id: entry.event.state for entry in history.log if entry.event.state in FINAL_STATES}
     for job_id, answers in history.needs.items():
         for answer in answers:
             yield _answered(finals, job_id, answer)
@@ -92,7 +90,8 @@ def _settled(world: World, job_id: str, child: Child) -> str:
         return f"{job_id} is not cancelled, though it cannot begin since {child.resolved}: {child.impossible}"
     told = child.ready is not None or child.queued.job.get("wait_reason") != WAITS_FOR_NEEDS
     now = world.entries[world.history.settled].time
-    is_delayed = microseconds(child.queued.job["ready_time"]) > now - LATE_US
+    job = child.queued.job
+    is_delayed = microseconds(job["ready_time"]) > max(microseconds(job["create_time"]), now - LATE_US)
     return HOLDS if told or is_delayed else f"{job_id} is not ready, though all is met since {child.resolved}"
 
 

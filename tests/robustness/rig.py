@@ -7,7 +7,7 @@ a history to hold the promises to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,9 @@ from jobstate_server.domain.durations import SECOND
 from jobstate_server.domain.errors import JobStateError, StoreUnavailable
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order
+from jobstate_server.domain.groups import GroupPolicy
 from jobstate_server.domain.job_types import JobTypes
+from jobstate_server.domain.needs import Need, NeedCondition
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.engine.acquires import Acquires
@@ -47,6 +49,7 @@ from jobstate_server.watch.snapshots import Snapshots
 from jobstate_server.wire.documents import merge_metadata
 from jobstate_server.wire.jobs import encode_whole
 
+from ..support.calls import struct
 from ..support.clock import PATIENCE_S, WatchedClock
 from ..support.waiting import until
 from .history import (
@@ -68,6 +71,9 @@ from .recording import Recorder, job_dict, make_archive, policy_of, state_name
 HEARTBEAT = 30 * SECOND
 
 RECENT_BYTES = 1024 * 1024
+
+SLICES_MAX = 100
+"""What a test has done that is due takes fewer commits, and each of these serves as many jobs at most."""
 
 
 class HookedReaders(Readers):
@@ -154,6 +160,8 @@ def _now() -> float:
 class Stage:
     """The parts of a server that make a watch, put together by hand, and what is recorded of them."""
 
+    is_settled = False
+    """Whether everything that was due was done in the end."""
     is_shared = False
     """Whether there are others on its store."""
 
@@ -170,6 +178,7 @@ class Stage:
         decider: type[Decider] = Decider,
     ) -> None:
         self.recorder = recorder
+        self.clock = clock
         self.calls: list[Call] = []
         self.acquires: list[Acquiring] = []
         self.pauses: list[Pausing] = []
@@ -191,6 +200,8 @@ class Stage:
     async def call(self, command: c.JobCommand) -> None:
         """Have the committer make a change, and note its answer, or its refusal, which is raised."""
         call = Call(type(command).__name__, command.job_id, UNKNOWN, invoked=_now())
+        # A group is closed without an event.
+        call.changes = not isinstance(command, c.CloseGroup)
         self.calls.append(call)
         try:
             outcome = await self.committer.submit(command, 0)
@@ -203,6 +214,16 @@ class Stage:
         job = outcome.jobs[0]
         call.outcome, call.job_id, call.version, call.attempt = ANSWERED, job.id, job.version, job.attempt
         call.state = state_name(job_pb2.JobState.ValueType(job.state))
+
+    async def settle(self) -> None:
+        """Have everything done that is due by the clock of the stage."""
+        self.is_settled = True
+        for _ in range(SLICES_MAX):
+            due = await self.committer.run(lambda transaction: transaction.next_due())
+            assert not isinstance(due, Exception)
+            if due is None or due > self.clock.now():
+                return
+            await self.committer.submit_own(c.ServeDue(caller=SERVER, limit=SLICES_MAX))
 
     async def pause(self, job_type: str, lane: str | None = None, *, paused: bool = True) -> None:
         """Pause a type or lane, or let it go on, and note the answer."""
@@ -293,7 +314,8 @@ def listed_rows(store: Store) -> dict[str, dict[str, Any]]:
     """Every job of a store."""
     with closing(store.open_reader()) as reader:
         jobs = reader.list_jobs(JobFilter(), Order.OLDEST_FIRST, None, 100_000, 2**40).jobs
-    return {job.id: job_dict(job_pb2.Job.FromString(encode_whole(job))) for job in jobs}
+        groups = reader.group_counts(jobs)
+    return {job.id: job_dict(job_pb2.Job.FromString(encode_whole(job, groups.get(job.id)))) for job in jobs}
 
 
 class Rig(Stage):
@@ -382,6 +404,7 @@ class Rig(Stage):
             pauses=self.pauses,
             watchers=self.watchers,
             log=log,
+            settled=log[-1].event.sequence if self.is_settled else 0,
             horizon=horizon,
             rows=self._rows(),
             recounted=check_file(self.path).problems,
@@ -414,6 +437,24 @@ def _filter(watcher: Watcher) -> EventFilter:
 def create(job_id: str, **fields: Any) -> c.Create:
     """Create a job."""
     return c.Create(**{"job_id": job_id, "job_type": "default", **fields})
+
+
+def related(
+    job_id: str,
+    needs: Mapping[str, NeedCondition] | None = None,
+    group_id: str = "",
+    group: GroupPolicy | None = None,
+    **fields: Any,
+) -> c.Create:
+    """Create a job that is related to others. What it needs is in its metadata too, for the judge."""
+    told = {"needs": {each: condition.name for each, condition in needs.items()}} if needs else {}
+    relations = c.Relations(tuple(Need(*need) for need in (needs or {}).items()), group_id, group)
+    return create(job_id, relations=relations, metadata=struct(**told).SerializeToString(), **fields)
+
+
+def close(group_id: str) -> c.CloseGroup:
+    """Close a group."""
+    return c.CloseGroup(job_id=group_id)
 
 
 def start(job_id: str) -> c.Start:

@@ -28,7 +28,7 @@ FROM log
 
 
 def _left(store: Path | str) -> tuple[int, int, int]:
-    """The newest sequence, how many ended jobs have yet to be told to those that need them, and how many groups are due."""
+    """The newest sequence, how many ended jobs others must yet be told of, and how many groups are due."""
     if isinstance(store, Path):
         with closing(sqlite3.connect(store, timeout=PATIENCE_S)) as connection:
             head, ended, groups = connection.execute(_LEFT).fetchone()

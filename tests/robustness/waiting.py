@@ -45,7 +45,8 @@ def _too_early(entry: LogEntry, before: LogEntry | None) -> str:
         early = microseconds(job["ready_time"]) > entry.time
         earlier = microseconds(job["ready_time"]) < microseconds(before.job["ready_time"])
         # Who waits for needs as well is ready with the last of them.
-        kept = not earlier if "needs" in before.job.get("metadata", {}) else job["ready_time"] == before.job["ready_time"]
+        has_needs = "needs" in before.job.get("metadata", {})
+        kept = not earlier if has_needs else job["ready_time"] == before.job["ready_time"]
         return HOLDS if kept and not early else f"{entry}: made ready too early"
     if type_ == "STARTED" and entry.actor == SERVER and before.event.state == "RETRYING":
         early = microseconds(before.job["next_retry_time"]) > entry.time

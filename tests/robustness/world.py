@@ -59,7 +59,8 @@ def is_ready(entry: LogEntry) -> bool:
     job, event = entry.job, entry.event
     if event.type == "QUEUED":
         waits_for_needs = job.get("wait_reason") == "WAIT_REASON_NEEDS"
-        return not waits_for_needs and not is_group(entry) and microseconds(job["ready_time"]) <= microseconds(job["create_time"])
+        is_delayed = microseconds(job["ready_time"]) > microseconds(job["create_time"])
+        return not (waits_for_needs or is_delayed or is_group(entry))
     return event.type == "READY" or (event.state == "PROCESSING" and not job.get("claimed"))
 
 
@@ -266,9 +267,22 @@ def folded(before: dict[str, Any] | None, job: dict[str, Any]) -> dict[str, Any]
     return {**kept, **job}
 
 
+COUNTED_APART = {"members"}
+"""Events have it as it was last written: that it is right in the end is ``summed``."""
+
+TOLD_WHEN_READY = {"wait_reason", "ready_time"}
+"""What may change of a job with needs while it waits for them or for its delay. No event tells of that before both are
+over."""
+
+
 def comparable(job: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A job without the difference between an empty document and none."""
-    return job and {name: value for name, value in job.items() if not (name in CARRIED and not value)}
+    """A job without what may differ from its last event, or between an empty document and none."""
+    if job is None:
+        return None
+    apart = COUNTED_APART
+    if job.get("state") == "QUEUED" and "needs" in job.get("metadata", {}):
+        apart = apart | TOLD_WHEN_READY
+    return {name: value for name, value in job.items() if name not in apart and not (name in CARRIED and not value)}
 
 
 class Superseding:

@@ -6,7 +6,6 @@ from typing import Any
 
 from .history import EventRecord, LogEntry
 
-
 MEMBERS = ("total", "completed", "permanently_failed", "cancelled", "tokens")
 
 
@@ -77,7 +76,8 @@ def written_log(text: str) -> list[LogEntry]:
     Facts: ``type``, ``lane`` and ``level`` of the job; ``ready``, ``delay``, ``within``, ``hold``, ``retries`` and
     ``key``; ``claimed``, ``by_hand``, ``expired`` and ``server``. Of jobs that are related to others: ``needs`` as
     job:condition,job, ``waits`` for needs, ``by`` as job:attempt, ``group`` as tolerated:on_excess, ``in`` a group,
-    ``need`` and ``stopped`` for what cancelled it, ``tokens``, and ``members`` as total:completed:failed:cancelled:tokens.
+    ``need`` and ``stopped`` for what cancelled it, ``tokens``, and ``members`` as
+    total:completed:failed:cancelled:tokens.
     """
     jobs: dict[str, dict[str, Any]] = {}
     lines = enumerate(text.strip().splitlines(), start=1)

@@ -99,6 +99,13 @@ class Draft(Change):
             self._is_shared = False
         return self.after
 
+    def move_quietly(self) -> Job:
+        """Like ``move``, for fields that no event tells of: its ``update_time`` stays that of its last event."""
+        updated = self.after.update_time
+        job = self.move()
+        job.update_time = updated
+        return job
+
     def report(self) -> Job:
         """The job, to set fields in ``REPORTED`` until the next event is added."""
         if self._is_shared:

@@ -41,15 +41,15 @@ def wait_for_needs(job: Job, count: int) -> None:
 
 def meet_need(draft: Draft) -> None:
     """One more need of a job that waits is met. With the last one it can be begun, unless it is delayed."""
-    job = draft.move()
+    waits = draft.after
+    is_ready = waits.open_needs == 1 and waits.ready_time <= draft.now
+    job = draft.move() if is_ready else draft.move_quietly()
     job.open_needs -= 1
-    if job.open_needs:
-        return
-    if job.ready_time > draft.now:
-        job.due_time = job.ready_time
-    else:
+    if is_ready:
         draft.take(Trigger.READY)
         end_delay(draft, draft.now)
+    elif not job.open_needs:
+        job.due_time = job.ready_time
 
 
 def make_ready(_context: RuleContext, job: Job, command: c.MakeReady, now: int) -> Change | None:

@@ -116,7 +116,8 @@ class Relating:
         for place, (need, parent) in enumerate(zip(needs, parents, strict=True)):
             is_final = parent.state.is_final
             self.needs.append(NewNeed(job.id, place, need, parent.state if is_final else None))
-            if not is_final and not parent.needed:
+            # Also one that has ended: it is not deleted while the new job may still read its result.
+            if not parent.needed and not (is_final and found.impossible):
                 self._mark(parent)
         if found.impossible:
             draft = Draft(job, command, job.create_time)

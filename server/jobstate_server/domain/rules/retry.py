@@ -64,7 +64,7 @@ def retry(context: RuleContext, job: Job, command: c.Retry, now: int) -> Change:
         draft.take(Trigger.EXPEDITE)
         if job.open_needs:
             # It still waits for its needs, so nothing has happened yet that watchers could act on.
-            draft.move().ready_time = now
+            draft.move_quietly().ready_time = now
         else:
             end_delay(draft, now)
         return draft
