@@ -21,6 +21,7 @@ from .clients import Shared, Stubs
 from .history import History, Stream, Watcher
 from .process import ServerProcess
 from .recording import Recorder, ending_of, job_dict, state_name
+from .relation_recount import recount
 from .settling import settle
 from .watchers import Habits, request_of
 
@@ -46,7 +47,7 @@ async def gather_final_state(
         await _statistics(rng.choice(everywhere), history)
         await _probe(everywhere, history, recorder, rng)
     await _stop(servers)
-    history.recounted = check(servers[0].url).problems
+    history.recounted = check(servers[0].url).problems + recount(servers[0].store)
     history.log, history.horizon = recorder.log(servers[0].store)
 
 

@@ -100,5 +100,5 @@ def _answered(finals: dict[str, str], job_id: str, answer: dict[str, Any]) -> st
     if "state" not in answer:
         return f"{job_id}: {answer} is met by nothing" if answer.get("met") else HOLDS
     ended = finals.get(answer["job_id"])
-    right = answer["state"] == ended and answer["met"] is is_met(answer["condition"], ended)
+    right = ended is not None and answer["state"] == ended and answer["met"] is is_met(answer["condition"], ended)
     return HOLDS if right else f"{job_id}: {answer}, which ended {ended}"

@@ -20,6 +20,7 @@ from .clients import CALL_TIMEOUT_S, Shared, Stubs
 from .history import Configured, MemorySample
 from .process import ServerProcess, memory_kib
 from .recording import newest_sequence
+from .relation_recount import recount
 from .sabotage import BEFORE_THE_ANSWER, ENDS_THE_PROCESS, RESTARTED
 from .server_process import CONFIGURATIONS, policies
 
@@ -131,6 +132,7 @@ class Nemesis:
 
     async def _recount(self, name: str) -> None:
         problems = (await asyncio.to_thread(check, self._servers[0].url)).problems
+        problems += await asyncio.to_thread(recount, self._servers[0].store)
         self.recounted += [f"after {name}: {problem}" for problem in problems]
 
     def _one(self) -> ServerProcess:

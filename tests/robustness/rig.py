@@ -67,6 +67,7 @@ from .history import (
     Watcher,
 )
 from .recording import Recorder, job_dict, make_archive, policy_of, state_name
+from .relation_recount import recount
 
 HEARTBEAT = 30 * SECOND
 
@@ -160,8 +161,6 @@ def _now() -> float:
 class Stage:
     """The parts of a server that make a watch, put together by hand, and what is recorded of them."""
 
-    is_settled = False
-    """Whether everything that was due was done in the end."""
     is_shared = False
     """Whether there are others on its store."""
 
@@ -178,7 +177,6 @@ class Stage:
         decider: type[Decider] = Decider,
     ) -> None:
         self.recorder = recorder
-        self.clock = clock
         self.calls: list[Call] = []
         self.acquires: list[Acquiring] = []
         self.pauses: list[Pausing] = []
@@ -214,16 +212,6 @@ class Stage:
         job = outcome.jobs[0]
         call.outcome, call.job_id, call.version, call.attempt = ANSWERED, job.id, job.version, job.attempt
         call.state = state_name(job_pb2.JobState.ValueType(job.state))
-
-    async def settle(self) -> None:
-        """Have everything done that is due by the clock of the stage."""
-        self.is_settled = True
-        for _ in range(SLICES_MAX):
-            due = await self.committer.run(lambda transaction: transaction.next_due())
-            assert not isinstance(due, Exception)
-            if due is None or due > self.clock.now():
-                return
-            await self.committer.submit_own(c.ServeDue(caller=SERVER, limit=SLICES_MAX))
 
     async def pause(self, job_type: str, lane: str | None = None, *, paused: bool = True) -> None:
         """Pause a type or lane, or let it go on, and note the answer."""
@@ -337,6 +325,8 @@ class Rig(Stage):
         self.unpublished: list[StoredEvent] = []
         self.store = store(path, self.clock)
         self.has_ended = False
+        self.is_settled = False
+        """Whether everything was done that was due."""
         make_archive(path)
         self.hooked = HookedReaders(self.store)
         made = feed_of(self.store, self.clock, feed, recent, recent_bytes)
@@ -388,6 +378,16 @@ class Rig(Stage):
         with self.store.transaction() as transaction:
             assert transaction.trim_events(2**62, 0, count) == count
 
+    async def settle(self) -> None:
+        """Have everything done that is due by the clock."""
+        self.is_settled = True
+        for _ in range(SLICES_MAX):
+            due = await self.committer.run(lambda transaction: transaction.next_due())
+            assert not isinstance(due, Exception)
+            if due is None or due > self.clock.now():
+                return
+            await self.committer.submit_own(c.ServeDue(caller=SERVER, limit=SLICES_MAX))
+
     def _rows(self) -> dict[str, dict[str, Any]]:
         if not self.has_ended:
             return listed_rows(self.store)
@@ -407,7 +407,7 @@ class Rig(Stage):
             settled=log[-1].event.sequence if self.is_settled else 0,
             horizon=horizon,
             rows=self._rows(),
-            recounted=check_file(self.path).problems,
+            recounted=check_file(self.path).problems + recount(self.path),
             positions=self.recorder.positions,
         )
 

@@ -25,6 +25,8 @@ WORKED = (
     "release limits met",
     "lanes held",
     "pauses",
+    "graphs and groups",
+    "groups grown",
     "answers lost in silence",
     "answers lost with the connection",
 )

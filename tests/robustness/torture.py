@@ -27,13 +27,17 @@ from .clients import Shared
 from .company import Company
 from .database import Database
 from .endgame import gather_final_state
-from .history import ANSWERED, History, delivered, load
+from .groups import BY_GROUP
+from .history import ANSWERED, History, LogEntry, delivered, load
+from .needs import BY_NEED
 from .nemesis import Nemesis
 from .process import ROOT, ServerProcess
 from .recording import Recorder
+from .relations import asked
 from .replicas import ReplicaNemesis
 from .server_process import RELEASES_MAX, policies
 from .validators import Verdict, validate
+from .world import is_group
 
 SETTLES_S = 0.5
 """After the last fault: what it broke is mended."""
@@ -81,6 +85,7 @@ class Tally:
         self.counts["events compacted"] += history.horizon
         self.counts["events checked"] += sum(len(delivered(s)) for w in history.watchers for s in w.streams)
         self.counts["jobs"] += len({entry.event.job_id for entry in history.log})
+        self.counts.update(name for entry in history.log for name in _of_relations(entry))
         for name, verdict in verdicts.items():
             self.checked[name] += verdict.checked
             self.failures[name] += verdict.failures
@@ -92,6 +97,22 @@ class Tally:
         for name, checked in self.checked.items():
             lines.append(f"  {name:28} {checked:>12,} checked, {self.failures[name]:,} broken")
         return "\n".join(lines)
+
+
+def _of_relations(entry: LogEntry) -> Iterator[str]:
+    """What an event is about, if it is about needs or groups."""
+    if entry.event.type == "QUEUED":
+        if asked(entry).get("needs"):
+            yield "jobs with needs"
+        if is_group(entry):
+            yield "groups"
+        if "group_id" in entry.job:
+            yield "members"
+    if entry.event.type in {"COMPLETED", "PERMANENTLY_FAILED"} and is_group(entry):
+        yield f"groups {entry.event.type}"
+    cause = entry.job.get("cancel_cause")
+    if entry.event.type == "CANCELLED" and cause in {BY_NEED, BY_GROUP}:
+        yield f"cancelled for a {'need' if cause == BY_NEED else 'group'}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def _related(type_: str, facts: dict[str, str], metadata: dict[str, Any]) -> dic
     """What a line says of needs and groups."""
     now: dict[str, Any] = {"wait_reason": "WAIT_REASON_NEEDS" if "waits" in facts else "WAIT_REASON_UNSPECIFIED"}
     if type_ == "QUEUED":
-        told = {}
+        told: dict[str, Any] = {}
         if "needs" in facts:
             pairs = [f"{need}:COMPLETED".split(":")[:2] for need in facts["needs"].split(",")]
             told["needs"] = dict(pairs)
