@@ -19,9 +19,9 @@ from .workers import DistantWorker, Producer, Releaser, Worker
 
 CLIENTS = 8
 WORKERS = 6
-GROWING_WORKERS = 2
+GROWING_WORKERS = 4
 PRODUCERS = 3
-PLANNERS = 2
+PLANNERS = 4
 
 
 @dataclass

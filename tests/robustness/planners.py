@@ -18,10 +18,10 @@ CONDITIONS = ["COMPLETED"] * 4 + ["FINAL"] * 2 + ["NOT_COMPLETED"]
 
 NEEDS_MAX = 3
 
-GRAPH_MAX = 20
+GRAPH_MAX = 10
 """Jobs of one batch that need each other."""
 
-OLD = 0.15
+OLD = 0.03
 """How likely a need is one on an older job of anybody, which may have ended, or be deleted."""
 
 REMEMBERED = 30
@@ -168,7 +168,7 @@ class Planner(Producer, Related):
     async def _whole_group(self) -> None:
         """A group with its members and a job that needs it, all at once."""
         group = self._group_request("")
-        members = self._related(self._rng.randrange(10), [], group.id)
+        members = self._related(self._rng.randrange(5), [], group.id)
         after = relate(self.request(self._new_id(), ""), {group.id: self._rng.choice(CONDITIONS)})
         self.planned += await self._create_all([group, *members, after])
         await self._maybe_end(group.id)
@@ -179,7 +179,7 @@ class Planner(Producer, Related):
 
     async def _add_to(self, group_id: str) -> None:
         """Add members, while others may close or cancel the group."""
-        requests = self._related(self._rng.randrange(1, 12), [], group_id)
+        requests = self._related(self._rng.randrange(1, 5), [], group_id)
         adding = asyncio.ensure_future(self._create_all(requests))
         if self._rng.random() < 0.5:
             await self._maybe_end(group_id)

@@ -8,9 +8,10 @@ import pytest
 
 from .dispatch_promises import DISPATCH
 from .process import ROOT
+from .relation_promises import RELATIONS
 from .validators import VALIDATORS
 
-PAGES = {"watch.md": list(VALIDATORS)[:7], "dispatch.md": list(DISPATCH)}
+PAGES = {"watch.md": list(VALIDATORS)[:7], "dispatch.md": list(DISPATCH), "groups.md": list(RELATIONS)}
 """The promises that each page names."""
 
 TESTS = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
