@@ -66,6 +66,20 @@ def test_a_child_is_ready_one_commit_after_its_parent() -> None:
     assert store.jobs["parent"].due_time is None
 
 
+def test_an_end_reaches_the_children_also_when_its_batch_was_to_end_the_lease() -> None:
+    """The batch read the parent as due because of its lease, and so none of those that need it."""
+    store = a_store(create("parent"), create("child", "parent"))
+    store.do(c.Acquire(job_types=(TYPE,), lease=SECOND))
+    store.now += 2 * SECOND
+
+    store.commit(c.Complete(job_id="parent", attempt=1), c.ServeDue(limit=4))
+    store.now += LOCKED_RETRY
+    store.settle()
+
+    assert waits_for(store.jobs["child"]) is WaitReason.TURN
+    assert store.jobs["parent"].due_time is None
+
+
 def test_a_child_waits_for_the_last_of_its_parents() -> None:
     store = a_store(create("a"), create("b"), create("child", "a", "b"))
     run(store, "b")

@@ -90,7 +90,8 @@ class BatchRelations:
         return self._loaded.due_groups.get(selection, ())
 
     def open_needs(self, parent: Job) -> OpenNeeds:
-        return self._loaded.open_needs.get(parent.id, OpenNeeds())
+        # Nothing was read of a job that ends in this batch, though it was due before: its lease had ended.
+        return self._loaded.open_needs.get(parent.id, OpenNeeds(is_all=False))
 
     def unfinished_members(self, group: Job) -> Sequence[str]:
         return self._loaded.unfinished_members.get(group.id, ())
