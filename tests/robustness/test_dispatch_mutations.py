@@ -84,7 +84,7 @@ def forgets_delays(patch: pytest.MonkeyPatch) -> None:
 
 def forgets_what_it_gave(patch: pytest.MonkeyPatch) -> None:
     """A repeat is carried out as a call of its own."""
-    patch.setattr(Batch, "_store_request", lambda self, stored: None)
+    patch.setattr(Batch, "_add_call", lambda self, stored: None)
 
 
 def counts_releases_as_retries(patch: pytest.MonkeyPatch) -> None:
