@@ -59,6 +59,11 @@ class Lane:
         """The latest counts."""
         return self.counts[-1]
 
+    @property
+    def is_known(self) -> bool:
+        """Whether a job of it has ever been counted. One that waits for its time or its needs is not."""
+        return len(self.counts) > 1
+
     def add(self, sequence: int, kind: str, returned: bool, by: int) -> None:
         """Count a job where it is, or no longer."""
         counts = self.now
@@ -148,7 +153,8 @@ class Replay:
             _use(lane, [policy.lane_rate for policy in policies], entry.time)
         if is_hand_out(entry):
             lane.turn = sequence
-            lane.kept_turn = sequence if of_type.lanes.keys() - {""} else 0
+            has_lanes = any(each.is_known for other, each in of_type.lanes.items() if other)
+            lane.kept_turn = sequence if has_lanes else 0
         if entry.event.type == "RELEASED" and "hold_lane" in entry.detail:
             lane.held_until = max(lane.held_until, entry.time + span(entry.detail["hold_lane"]))
 
