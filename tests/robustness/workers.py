@@ -180,7 +180,8 @@ class Worker(Client):
             await stream.done_writing()
             # A server that sees the stream cut off in the moment in which it sends the answer takes the jobs back.
             await stream.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+            # gRPC has an error of its own for a stream that breaks in the moment in which it is to be ended.
             jobs = []
         finally:
             stream.cancel()
