@@ -329,6 +329,7 @@ async def test_reports_on_a_group_are_refused(running: Running) -> None:
         fail(running, "group", attempt=1),
         release(running, "group", attempt=1),
         retry(running, "group"),
+        running.jobs.ReportUsage(pb.ReportUsageRequest(id="group", attempt=1, usage=job_pb2.Usage(tokens=1))),
     ):
         refusal = await refused(call)
         assert refusal.brief == ("FAILED_PRECONDITION", "TRANSITION_NOT_ALLOWED")

@@ -27,6 +27,7 @@ from jobstate_server.engine.lane_changes import add_lane_changes
 from jobstate_server.engine.outcomes import DeletedOutcome, DueOutcome, Outcome, PauseOutcome, SliceOutcome, Verdict
 from jobstate_server.engine.relations import BatchRelations, ReadGroups, no_groups
 from jobstate_server.store.base import Transaction
+from jobstate_server.store.errors import StoreError
 from jobstate_server.store.records import ChangedJob, Changes, Loaded, NewEvent, StoredRequest
 from jobstate_server.wire.events import EncodedEvent, encode_deletion, encode_event
 
@@ -116,6 +117,9 @@ class Batch:
             # Without the traceback, whose frames have this batch and all its commands. They would refer to each other,
             # and megabytes would stay in memory until the next full garbage collection.
             return refusal.with_traceback(None)
+        except StoreError:
+            # Groups are read while commands are decided. What the store cannot do concerns the whole transaction.
+            raise
         except Exception:
             call_id = secrets.token_hex(8)
             reads = Reads()

@@ -9,8 +9,9 @@ from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.errors import InvalidField, JobNotFound
 from jobstate_server.domain.events import Event, EventType, Used
 from jobstate_server.domain.job import Attempt, Job, Usage, saturating_add
+from jobstate_server.domain.lifecycle import Trigger
 from jobstate_server.domain.plan import Change, Plan
-from jobstate_server.domain.rules.context import PlanRules, RuleContext, visible_job
+from jobstate_server.domain.rules.context import PlanRules, RuleContext, refuse_group, visible_job
 
 
 def add_usage(job: Job, usage: Usage) -> None:
@@ -31,11 +32,13 @@ def report_usage(_context: RuleContext, command: c.ReportUsage, view: View) -> P
 
     Raises:
         JobNotFound
+        TransitionNotAllowed: the job is a group, whose usage is that of its members.
         InvalidField: the job never had this attempt.
     """
     job = visible_job(command, view)
     if job is None:
         raise JobNotFound(command.job_id)
+    refuse_group(job, Trigger.PROGRESS, view.now)
     ended = view.ended_attempt(command.job_id, command.attempt)
     return Plan((_used(job, command, ended, max(view.now, job.update_time)),))
 

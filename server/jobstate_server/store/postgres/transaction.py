@@ -280,7 +280,10 @@ class PostgresTransaction:
         self._known.keep_written(self._written, self._number)
 
     def groups(self, keys: Collection[int]) -> dict[int, StoredGroup]:
-        return self._relations.groups(keys)
+        try:
+            return self._relations.groups(keys)
+        except psycopg.Error as error:
+            raise_store_error(error)
 
     def next_due(self) -> int | None:
         due_time: int | None = one_row(self._execute(sql.NEXT_DUE))[0]
