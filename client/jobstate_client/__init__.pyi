@@ -4,6 +4,7 @@ The errors are those of ``errors.__all__``.
 """
 
 from jobstate_client.aio.client import AsyncClient as AsyncClient
+from jobstate_client.aio.group import AsyncGroup as AsyncGroup
 from jobstate_client.aio.watch import AsyncWatch as AsyncWatch
 from jobstate_client.aio.worker import AsyncWorker as AsyncWorker
 from jobstate_client.core.channel import TLS as TLS
@@ -35,6 +36,8 @@ from jobstate_client.core.states import HealthState as HealthState
 from jobstate_client.core.states import HoldReason as HoldReason
 from jobstate_client.core.states import LaneFrom as LaneFrom
 from jobstate_client.core.states import LaneHolds as LaneHolds
+from jobstate_client.core.states import NeedCondition as NeedCondition
+from jobstate_client.core.states import OnExcess as OnExcess
 from jobstate_client.core.states import Priority as Priority
 from jobstate_client.core.states import RetryDecision as RetryDecision
 from jobstate_client.core.states import State as State
@@ -43,8 +46,12 @@ from jobstate_client.core.states import WaitReason as WaitReason
 from jobstate_client.core.values import CreatedJob as CreatedJob
 from jobstate_client.core.values import Detail as Detail
 from jobstate_client.core.values import Event as Event
+from jobstate_client.core.values import GroupMembers as GroupMembers
+from jobstate_client.core.values import GroupPolicy as GroupPolicy
 from jobstate_client.core.values import Job as Job
 from jobstate_client.core.values import JobError as JobError
+from jobstate_client.core.values import Need as Need
+from jobstate_client.core.values import NeedStatus as NeedStatus
 from jobstate_client.core.values import NewJob as NewJob
 from jobstate_client.core.values import SnapshotJob as SnapshotJob
 from jobstate_client.core.values import SnapshotStarted as SnapshotStarted
@@ -52,6 +59,7 @@ from jobstate_client.core.values import Synced as Synced
 from jobstate_client.core.values import WatchItem as WatchItem
 from jobstate_client.errors import *  # noqa: F403 - errors.__all__ names them
 from jobstate_client.sync.client import Client as Client
+from jobstate_client.sync.group import Group as Group
 from jobstate_client.sync.watch import Watch as Watch
 from jobstate_client.sync.worker import Worker as Worker
 

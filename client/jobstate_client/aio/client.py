@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar, cast
 import grpc
 
 from jobstate_client.aio.cancellation import is_cancelling
+from jobstate_client.aio.group import AsyncGroup
 from jobstate_client.aio.report_sender import AsyncReportSender
 from jobstate_client.aio.run_context import AsyncRunContext
 from jobstate_client.aio.watch import AsyncWatch
@@ -32,6 +33,7 @@ from jobstate_client.core.channel import (
 )
 from jobstate_client.core.client_methods import AsyncMethods
 from jobstate_client.core.documents import seconds
+from jobstate_client.core.grouping import new_group
 from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals, interval_within, keeping_lease
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
@@ -39,6 +41,7 @@ from jobstate_client.core.lifetime import Lifetime
 from jobstate_client.core.operations import JobRef
 from jobstate_client.core.rpc_errors import error_from_rpc
 from jobstate_client.core.run import PATIENCE_S, Heartbeat, Run, RunOptions, RunStart, default_worker
+from jobstate_client.core.states import OnExcess
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watch_connections import WatchConnections
 from jobstate_client.core.watch_request import WatchMethod, watch_request
@@ -164,6 +167,27 @@ class AsyncClient(AsyncMethods):
             return await self.start(start_calls.job, worker=options.worker, request_id=start_calls.request_id)
 
         return AsyncRunContext(self, start, options)
+
+    def group(
+        self,
+        job_type: str,
+        *,
+        tolerated_failures: int = 0,
+        on_excess: OnExcess | str = OnExcess.FINISH,
+        **fields: Any,
+    ) -> AsyncGroup:
+        """Create a group and, in the block, its members: ``async with client.group(job_type) as group:``.
+
+        The group is closed when the block ends, and ends itself when its members have. If the block ends with an
+        exception, the group is cancelled.
+
+        Args:
+            job_type: the type of the group.
+            tolerated_failures: how many members may fail or be cancelled with the group still completing; -1: any.
+            on_excess: what happens to the other members once more have failed than that.
+            fields: further fields of a ``NewJob``, such as ``id``, ``source_id`` and ``metadata``.
+        """
+        return AsyncGroup(self, new_group(job_type, tolerated_failures, on_excess, fields))
 
     def worker(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -13,8 +13,8 @@ from jobstate_client.core import decoding
 from jobstate_client.core import values as v
 from jobstate_client.core.calls import Call
 from jobstate_client.core.documents import duration, timestamp
-from jobstate_client.core.operations import new_request_id, struct_of
-from jobstate_client.core.states import Priority, UniqueUntil
+from jobstate_client.core.operations import id_of, new_request_id, struct_of
+from jobstate_client.core.states import NeedCondition, OnExcess, Priority, UniqueUntil
 from jobstate_client.core.values import Span
 
 
@@ -34,6 +34,10 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
     unique_key: str = "",
     unique_until: UniqueUntil | str | None = None,
     lane: str | None = None,
+    needs: Sequence[str | v.HasId | v.Need] = (),
+    group_id: str = "",
+    group: v.GroupPolicy | None = None,
+    by: v.Job | None = None,
     timeout: Span | None = None,
 ) -> Call[v.Job]:
     """Create a job of this type, or as a ``NewJob`` describes it, which explains the arguments. It is QUEUED.
@@ -59,9 +63,13 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
         "unique_key": unique_key,
         "unique_until": unique_until,
         "lane": lane,
+        "needs": needs,
+        "group_id": group_id,
+        "group": group,
+        "by": by,
     }
     if isinstance(job_type, v.NewJob):
-        if lane is not None or any(value is not None and value != "" for value in fields.values()):
+        if lane is not None or any(value is not None and value not in ("", ()) for value in fields.values()):
             raise TypeError("a NewJob has all the fields of a job: set them in it, or in a copy by dataclasses.replace")
         new = job_type
     else:
@@ -97,6 +105,24 @@ def _create_request(new: v.NewJob) -> pb.CreateRequest:
         unique_key=new.unique_key,
         unique_until=_unique_until(new.unique_until),
         lane=new.lane,
+        needs=[_need(need) for need in new.needs],
+        group_id=new.group_id,
+        group=None if new.group is None else _group(new.group),
+        by=None if new.by is None else pb.AttemptRef(id=new.by.id, attempt=new.by.attempt),
+    )
+
+
+def _need(need: str | v.HasId | v.Need) -> pb.Need:
+    if not isinstance(need, v.Need):
+        need = v.Need(need)
+    condition = NeedCondition.parse(need.condition)
+    return pb.Need(job_id=id_of(need.job), condition=job_pb2.NeedCondition.Value(f"NEED_CONDITION_{condition}"))
+
+
+def _group(policy: v.GroupPolicy) -> job_pb2.GroupPolicy:
+    on_excess = OnExcess.parse(policy.on_excess)
+    return job_pb2.GroupPolicy(
+        tolerated_failures=policy.tolerated_failures, on_excess=job_pb2.OnExcess.Value(f"ON_EXCESS_{on_excess}")
     )
 
 

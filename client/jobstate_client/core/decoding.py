@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from jobstate.v1 import dispatch_service_pb2, event_pb2, job_pb2, maintenance_service_pb2
+from jobstate.v1 import dispatch_service_pb2, event_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_client.core import values as v
 from jobstate_client.core.documents import dict_from, span_from, time_from
 from jobstate_client.core.lazy import Decoders, decode_lazily, lazy
@@ -27,6 +27,8 @@ from jobstate_client.core.states import (
     LaneFrom,
     LaneHolds,
     NamedValue,
+    NeedCondition,
+    OnExcess,
     Priority,
     RetryDecision,
     State,
@@ -68,6 +70,8 @@ _ENUMS: dict[str, EnumDecoder[Any]] = {
     "HoldReason": EnumDecoder(HoldReason, dispatch_service_pb2.HoldReason, "HOLD_REASON_"),
     "LaneFrom": EnumDecoder(LaneFrom, job_pb2.LaneFrom, "LANE_FROM_"),
     "LaneHolds": EnumDecoder(LaneHolds, job_pb2.LaneHolds, "LANE_HOLDS_"),
+    "NeedCondition": EnumDecoder(NeedCondition, job_pb2.NeedCondition, "NEED_CONDITION_"),
+    "OnExcess": EnumDecoder(OnExcess, job_pb2.OnExcess, "ON_EXCESS_"),
     "HealthState": EnumDecoder(HealthState, maintenance_service_pb2.HealthState, "HEALTH_STATE_"),
 }
 
@@ -121,6 +125,30 @@ def job_error(message: job_pb2.JobError) -> v.JobError:
     return decode(v.JobError, _JOB_ERROR, message)
 
 
+def group_policy(message: job_pb2.GroupPolicy) -> v.GroupPolicy:
+    """How a group ends."""
+    return decode(v.GroupPolicy, _GROUP_POLICY, message)
+
+
+def group_members(message: job_pb2.GroupMembers) -> v.GroupMembers:
+    """The counts of a group's members."""
+    return decode(v.GroupMembers, _GROUP_MEMBERS, message)
+
+
+def needs_in(response: job_service_pb2.GetResponse) -> tuple[v.NeedStatus, ...]:
+    """The needs in a response."""
+    conditions = _ENUMS["NeedCondition"]
+    return tuple(
+        v.NeedStatus(
+            each.need.job_id,
+            conditions[each.need.condition or job_pb2.NEED_CONDITION_COMPLETED],
+            each.met,
+            STATES[each.state] if each.state else None,
+        )
+        for each in response.needs
+    )
+
+
 def event(message: event_pb2.Event) -> v.Event:
     """An event."""
     return lazy(v.Event, message)
@@ -161,11 +189,15 @@ _MESSAGES: dict[str, Callable[[Any], Any]] = {
     "google.protobuf.Duration": span_from,
     "google.protobuf.Struct": dict_from,
     "google.protobuf.Timestamp": time_from,
+    "jobstate.v1.GroupMembers": group_members,
+    "jobstate.v1.GroupPolicy": group_policy,
     "jobstate.v1.Job": job,
     "jobstate.v1.JobError": job_error,
 }
 
 decode_lazily(v.Job, decoders(v.Job, job_pb2.Job.DESCRIPTOR, existing=lambda _message: False))
+_GROUP_POLICY = decoders(v.GroupPolicy, job_pb2.GroupPolicy.DESCRIPTOR)
+_GROUP_MEMBERS = decoders(v.GroupMembers, job_pb2.GroupMembers.DESCRIPTOR)
 _JOB_ERROR = decoders(v.JobError, job_pb2.JobError.DESCRIPTOR)
 _EVENT = decoders(
     v.Event,

@@ -19,16 +19,21 @@ from jobstate_client.core import values as v
 from jobstate_client.core.calls import Call, Page, Pages, decode_with
 from jobstate_client.core.documents import duration, struct_from, timestamp
 from jobstate_client.core.limits import DETAILS_BYTES_MAX, DOCUMENT_BYTES_MAX
-from jobstate_client.core.states import State
+from jobstate_client.core.states import State, WaitReason
 from jobstate_client.core.values import Span
 
 if TYPE_CHECKING:
     from jobstate_client.core.inspection import Attempt, JobTypes, Stats
 
-JobRef = str | v.Job
+JobRef = str | v.HasId
 """A job, or its id."""
 
 STATE_NUMBERS = {state: job_pb2.JobState.ValueType(number) for number, state in decoding.STATES.items()}
+
+
+_WAIT_REASON_NUMBERS = {
+    reason: job_pb2.WaitReason.ValueType(number) for number, reason in decoding.WAIT_REASONS.items()
+}
 
 
 def new_request_id() -> str:
@@ -43,7 +48,7 @@ def id_of(job: JobRef) -> str:
 
 def attempt_of(job: JobRef, attempt: int | None) -> int | None:
     """The attempt that a report names: the given one, or that of a ``Job``."""
-    if attempt is not None or isinstance(job, str):
+    if attempt is not None or not isinstance(job, v.Job):
         return attempt
     return job.attempt or None
 
@@ -83,11 +88,24 @@ def attempts(job: JobRef, *, timeout: Span | None = None) -> Call[tuple[Attempt,
     return Call("Get", pb.GetRequest(id=id_of(job), include_attempts=True), decode_with("attempts"), timeout)
 
 
-def list_jobs(
+def needs(job: JobRef, *, timeout: Span | None = None) -> Call[tuple[v.NeedStatus, ...]]:
+    """What a job needs, in the order given when it was created. ``list(needed_by=job)`` has the jobs themselves.
+
+    Raises:
+        JobNotFound: there is no such job.
+    """
+    return Call("Get", pb.GetRequest(id=id_of(job), include_needs=True), decoding.needs_in, timeout)
+
+
+def list_jobs(  # noqa: PLR0913 - the filters, all by keyword
     *,
     states: Iterable[State | str] = (),
     job_types: Iterable[str] = (),
     source_id: str = "",
+    group: JobRef = "",
+    needed_by: JobRef = "",
+    needs: JobRef = "",
+    wait_reasons: Iterable[WaitReason | str] = (),
     created_from: datetime | None = None,
     created_before: datetime | None = None,
     oldest_first: bool = False,
@@ -96,6 +114,9 @@ def list_jobs(
 ) -> Pages[v.Job]:
     """Iterate over the jobs that match every given filter, newest first. Pages are fetched as you iterate.
 
+    At most one of ``group`` (its members), ``needed_by`` (what that job needs) and ``needs`` (what needs that job) may
+    be given.
+
     ``timeout`` is for each page. A job that exists all the time is listed exactly once, as it was when its page was
     read.
     """
@@ -103,6 +124,12 @@ def list_jobs(
         states=[STATE_NUMBERS[State.parse(state)] for state in validation.names(states, "states")],
         job_types=validation.names(job_types, "job_types"),
         source_id=source_id,
+        group_id=id_of(group),
+        needed_by=id_of(needed_by),
+        needs=id_of(needs),
+        wait_reasons=[
+            _WAIT_REASON_NUMBERS[WaitReason.parse(reason)] for reason in validation.names(wait_reasons, "wait_reasons")
+        ],
         create_time_from=None if created_from is None else timestamp(created_from),
         create_time_to=None if created_before is None else timestamp(created_before),
         page_size=page_size,

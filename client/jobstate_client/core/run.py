@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_client.core import operations, validation
+from jobstate_client.core import creating, operations, validation
 from jobstate_client.core.attempt_reports import AttemptReports, progress_report
+from jobstate_client.core.calls import Call
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.limits import WORKER_BYTES_MAX
@@ -77,7 +78,7 @@ class RunStart:
 
 
 class Run:
-    """One attempt of a job that is under way. Every method returns at once; reports are sent in the background.
+    """One attempt of a job that is under way. Reports return at once, and are sent in the background.
 
     Of the reports that wait to be sent, the newest wins, and metadata is merged key by key. The last report is always
     delivered before the end. Without reports, the server gets heartbeats.
@@ -88,6 +89,7 @@ class Run:
         job: Job,
         reports: AttemptReports,
         send: Callable[[AttemptReports, pb.UpdateProgressRequest], None],
+        invoke: Callable[[Call[Any]], Any],
     ) -> None:
         self.job = job
         """The job as it was when this attempt was claimed."""
@@ -95,6 +97,7 @@ class Run:
         self._result_count: int | None = None
         self._reports = reports
         self._send = send
+        self._invoke = invoke
         self._tokens: int | None = None
         self._cost: float | None = None
         self._request_id = operations.new_request_id()
@@ -167,6 +170,19 @@ class Run:
         self._tokens = self._tokens if tokens is None else update.usage.tokens
         self._cost = self._cost if cost is None else update.usage.cost
         self._send(self._reports, update)
+
+    def create_many(self, jobs: Iterable[NewJob], *, timeout: Span | None = None) -> Any:
+        """Create up to 1,000 jobs, all or none, unless this attempt is over. Returns a ``CreatedJob`` for each.
+
+        They join the group of this run's job, if it is in one and they name no other, also after that is closed. With
+        an ``AsyncClient``, await the call.
+
+        Raises:
+            AttemptSuperseded: this attempt is over, so nothing was created.
+            and the errors of ``Client.create_many``.
+        """
+        made = (replace(new, by=self.job, group_id=new.group_id or self.job.group_id) for new in jobs)
+        return self._invoke(creating.create_many(made, timeout=timeout))
 
     def check(self) -> None:
         """Raise the same errors as ``progress`` if the attempt is known to be over. Nothing is reported."""

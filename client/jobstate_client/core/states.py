@@ -130,6 +130,8 @@ class WaitReason(NamedValue):
     """It is ready, and waits for a worker."""
     TIME = "TIME"
     """It is delayed."""
+    NEEDS = "NEEDS"
+    """For the jobs that it needs, and perhaps for the end of its delay as well."""
 
 
 class CancelCause(NamedValue):
@@ -139,6 +141,31 @@ class CancelCause(NamedValue):
     CALLER = "CALLER"
     EXPIRED = "EXPIRED"
     """Nobody had begun it within the time it was to be begun in."""
+    NEED = "NEED"
+    """A job that it needs ended in a way that its condition rules out."""
+    GROUP = "GROUP"
+    """Its group was cancelled, or more of its members failed than it tolerates."""
+
+
+class NeedCondition(NamedValue):
+    """How a needed job must have ended."""
+
+    UNKNOWN = "UNKNOWN"
+    COMPLETED = "COMPLETED"
+    FINAL = "FINAL"
+    """In any final state."""
+    NOT_COMPLETED = "NOT_COMPLETED"
+    """PERMANENTLY_FAILED or CANCELLED: for work that cleans up after it."""
+
+
+class OnExcess(NamedValue):
+    """What happens to a group's other members once more have failed than it tolerates."""
+
+    UNKNOWN = "UNKNOWN"
+    FINISH = "FINISH"
+    """They are worked on all the same."""
+    CANCEL = "CANCEL"
+    """They are cancelled."""
 
 
 class HoldReason(NamedValue):
@@ -147,6 +174,8 @@ class HoldReason(NamedValue):
     UNKNOWN = "UNKNOWN"
     TIME = "TIME"
     """It is delayed, or waits for its retry."""
+    NEED = "NEED"
+    """It waits for a job that it needs: at most 10 are named."""
     TYPE_PAUSED = "TYPE_PAUSED"
     LANE_PAUSED = "LANE_PAUSED"
     LANE_HELD = "LANE_HELD"
@@ -161,6 +190,8 @@ class HoldReason(NamedValue):
     """Others come before it."""
     NO_WORKER = "NO_WORKER"
     """Nobody asks the server that answers for jobs of its type."""
+    GROUP = "GROUP"
+    """Its group is stopping: it will be cancelled."""
     AWAITS_RETRY_CALL = "AWAITS_RETRY_CALL"
     """It rests in FAILED until a retry or cancel."""
 

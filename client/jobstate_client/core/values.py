@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from jobstate_client.core.lazy import Lazy
-from jobstate_client.core.states import CancelCause, EventType, Priority, RetryDecision, State, UniqueUntil, WaitReason
+from jobstate_client.core.states import (
+    CancelCause,
+    EventType,
+    NeedCondition,
+    OnExcess,
+    Priority,
+    RetryDecision,
+    State,
+    UniqueUntil,
+    WaitReason,
+)
 
 Span = timedelta | float
 """A span of time: a timedelta, or seconds."""
@@ -25,6 +35,66 @@ class JobError:
     details: dict[str, Any] | None
     attempt: int
     time: datetime
+
+
+class HasId(Protocol):
+    """A ``Job``, a ``CreatedJob`` or a ``Group``: whatever has the id of a job."""
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A job that must have ended before another may begin."""
+
+    job: str | HasId
+    condition: NeedCondition | str = NeedCondition.COMPLETED
+    """How it must have ended. When it ends otherwise, the job that needs it is cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeedStatus:
+    """A need of a job, and what has become of it."""
+
+    job_id: str
+    condition: NeedCondition
+    met: bool
+    state: State | None
+    """How the needed job ended. None while it is not final, and when the job that needs it ended before."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPolicy:
+    """Makes a job a group: the server runs it, and it ends when its members have."""
+
+    tolerated_failures: int = 0
+    """How many members may end otherwise than COMPLETED with the group still ending COMPLETED; -1 is any number."""
+    on_excess: OnExcess | str = OnExcess.FINISH
+    """What happens to the other members once more have failed than that."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMembers:
+    """The members of a group, counted. Members that were deleted after they ended still count."""
+
+    total: int
+    completed: int
+    permanently_failed: int
+    cancelled: int
+    tokens: int
+    """Of the members, and of the members of groups among them."""
+    cost: float
+    closed: bool
+    """Whether the group ends once all its members have."""
+    stopping: bool
+    """Whether no member is handed out any more."""
+
+    @property
+    def ended(self) -> int:
+        """How many are final."""
+        return self.completed + self.permanently_failed + self.cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +154,14 @@ class Job(Lazy):
     cancel_cause: CancelCause = CancelCause.UNKNOWN
     lane: str = ""
     """Whose turn the job takes beside others of its type. The empty lane is a lane like any other."""
+    group_id: str = ""
+    """The group that the job is a member of. Empty if it is in none."""
+    group: GroupPolicy | None = None
+    """How the group ends that this job is. None if it is none."""
+    members: GroupMembers | None = None
+    """The members of the group that this job is: exact in answers, up to a second old in events."""
+    cancel_cause_id: str = ""
+    """The need or group that the job was cancelled for."""
     existing: bool = field(default=False, compare=False)
     """Whether ``create`` made no job, and returned this one, which has the same unique key. False everywhere else."""
 
@@ -142,6 +220,15 @@ class NewJob:
     """Until when the job has its unique key. None is FINAL."""
     lane: str | None = None
     """Whose turn the job takes, such as a tenant, at most 128 bytes. None is as the job type's ``lane_from`` says."""
+    needs: Sequence[str | HasId | Need] = ()
+    """Jobs that must have completed, or ended as a ``Need`` says, before this one may begin: at most 100."""
+    group_id: str = ""
+    """The group that the job becomes a member of."""
+    group: GroupPolicy | None = None
+    """Makes the job a group."""
+    by: Job | None = None
+    """The attempt that creates the job: one that is over creates nothing. A running member may so add to its own group
+    after that is closed."""
 
 
 @dataclass(frozen=True, slots=True)
