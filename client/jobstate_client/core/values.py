@@ -174,9 +174,9 @@ class Job(Lazy):
     def waiting_since(self) -> datetime | None:
         """Since when the job has been waiting for a worker: its creation, or the end of its delay or wait for a retry.
 
-        None if it is not waiting, or is delayed.
+        None if it is not waiting, is delayed, or waits for what it needs.
         """
-        if self.wait_reason is WaitReason.TIME:
+        if self.wait_reason in {WaitReason.TIME, WaitReason.NEEDS}:
             return None
         if self.state is State.QUEUED:
             return self.ready_time or self.create_time
@@ -275,6 +275,8 @@ class Detail:
     """USAGE: what that attempt has cost in total."""
     cause: CancelCause | None = None
     """CANCELLED: who or what cancelled the job."""
+    cause_id: str = ""
+    """CANCELLED: the need or group that it was cancelled for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from jobstate_client.core.states import CancelCause, EventType, Priority, RetryDecision, State, WaitReason
-from jobstate_client.core.values import Event, Job
+from jobstate_client.core.values import Event, GroupMembers, Job
 from jobstate_client.views.phase import Phase, phase_of
 from jobstate_client.views.text import clock, counted, span
 
@@ -51,7 +51,7 @@ def event_summary(event: Event) -> str:
         case EventType.PERMANENTLY_FAILED:
             text = _decision(event)
         case EventType.CANCELLED:
-            text = detail.reason or (NOT_BEGUN_IN_TIME if detail.cause is CancelCause.EXPIRED else "")
+            text = detail.reason or _cancelled_for(detail.cause, detail.cause_id)
         case EventType.STALE_DETECTED:
             text = f"attempt {job.attempt}, last report {clock(detail.heard_time)}"
         case EventType.USAGE:
@@ -85,16 +85,36 @@ def job_note(job: Job, now: datetime | None = None) -> str:
         case State.PROCESSING if phase_of(job.state, claimed=job.claimed) is Phase.WAITING:
             return f"attempt {job.attempt} waits for a worker, {waiting_time(job, now)} so far"
         case State.PROCESSING:
-            return job.progress_message
+            return job.progress_message if job.members is None else members_note(job.members)
         case State.RETRYING if job.next_retry_time is not None:
             return _wait_note(job, job.next_retry_time - (now or datetime.now(UTC)))
         case State.FAILED | State.PERMANENTLY_FAILED:
             return _failure(job)
         case State.CANCELLED:
-            return job.cancel_reason or (NOT_BEGUN_IN_TIME if job.cancel_cause is CancelCause.EXPIRED else "")
+            return job.cancel_reason or _cancelled_for(job.cancel_cause, job.cancel_cause_id)
         case State.COMPLETED:
             return counted(job.result_count, "result") if job.result_count else ""
     return ""
+
+
+def members_note(members: GroupMembers) -> str:
+    """How far the members of a group are."""
+    counts = (
+        (members.completed, "completed"),
+        (members.permanently_failed, "failed"),
+        (members.cancelled, "cancelled"),
+    )
+    ended = _joined(*(f"{number:,} {what}" for number, what in counts if number))
+    return f"{ended or '0 completed'} of {members.total:,}"
+
+
+def _cancelled_for(cause: CancelCause | None, cause_id: str) -> str:
+    """Why a job was cancelled without a reason given."""
+    if cause is CancelCause.EXPIRED:
+        return NOT_BEGUN_IN_TIME
+    if cause is CancelCause.NEED:
+        return f"it needs {cause_id}, which ended otherwise"
+    return f"its group {cause_id} is stopping" if cause is CancelCause.GROUP else ""
 
 
 def waiting_time(job: Job, now: datetime | None = None) -> str:
@@ -147,6 +167,7 @@ def _queued_note(job: Job, now: datetime) -> str:
     is_waiting = was_delayed and ready is not None and now - ready >= WAIT_SHOWN_FROM
     return _joined(
         _priority(job),
+        "waits for what it needs" if job.wait_reason is WaitReason.NEEDS else "",
         _delay(job, now) or (f"waits for a worker, {waiting_time(job, now)} so far" if is_waiting else ""),
         f"expires in {span(end - now)}" if end is not None and end > now else "",
     )

@@ -16,7 +16,6 @@ from jobstate_client.cli.commands.acquire import acquire
 from jobstate_client.cli.commands.changes import (
     cancel,
     complete,
-    create,
     fail,
     progress,
     release,
@@ -25,12 +24,14 @@ from jobstate_client.cli.commands.changes import (
     start,
 )
 from jobstate_client.cli.commands.completion import PROGRAM, VARIABLE, completion
+from jobstate_client.cli.commands.create import create
 from jobstate_client.cli.commands.explain import explain
 from jobstate_client.cli.commands.job_types import types
 from jobstate_client.cli.commands.lanes import lanes, pause, unpause
 from jobstate_client.cli.commands.maintenance import maintenance
 from jobstate_client.cli.commands.options import common_to_all
 from jobstate_client.cli.commands.queries import get, list_, stats
+from jobstate_client.cli.commands.relations import close_group
 from jobstate_client.cli.commands.top import top
 from jobstate_client.cli.commands.watch import watch
 from jobstate_client.cli.exits import Exit
@@ -61,7 +62,7 @@ def cli() -> None:
 
 for _command in (create, get, list_, explain, acquire, start, progress, complete, fail, release):
     cli.add_command(_command)
-for _command in (report_usage, retry, cancel):
+for _command in (report_usage, retry, cancel, close_group):
     cli.add_command(_command)
 for _command in (watch, top, stats, types, lanes, pause, unpause, maintenance, completion):
     cli.add_command(_command)

@@ -12,6 +12,7 @@ import click
 from jobstate_client.cli.commands.completion import complete_job_ids, complete_job_types
 from jobstate_client.cli.commands.connection import connected
 from jobstate_client.cli.commands.options import MOMENT, common, kept
+from jobstate_client.cli.commands.relations import relation_fields, relations_of_listed, write_needs
 from jobstate_client.cli.terminal import json_output
 from jobstate_client.cli.terminal.output import Cell, Column, Output, Row, note, pretty, state_cell
 from jobstate_client.cli.terminal.statistics import write_statistics
@@ -22,7 +23,7 @@ from jobstate_client.views.text import count, counted, instant, short_span, span
 
 if TYPE_CHECKING:
     from jobstate_client.core.inspection import Attempt, TypeStats
-    from jobstate_client.core.values import Job
+    from jobstate_client.core.values import Job, NeedStatus
 
 TERMINAL_LIMIT = 50
 """Jobs listed on a terminal unless --limit is given: about as many as anybody reads."""
@@ -52,23 +53,26 @@ job_type_option = click.option(
 @click.command()
 @click.argument("job_id", metavar="ID", shell_complete=complete_job_ids)
 @click.option("--include-attempts", is_flag=True, help="Also show its ended attempts.")
+@click.option("--include-needs", is_flag=True, help="Also show what it needs.")
 @common
 @click.pass_context
-def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool) -> None:
+def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool, include_needs: bool) -> None:
     """Show everything about one job."""
     with connected(ctx) as client:
         job = client.get(job_id)
         attempts: tuple[Attempt, ...] = client.attempts(job_id) if include_attempts else ()
+        needs: tuple[NeedStatus, ...] = client.needs(job_id) if include_needs else ()
     # Attempts are numbered from 1.
     omitted = attempts[0].number - 1 if attempts else 0
     output = Output(as_json=bool(kept(ctx, "json")))
     if output.as_json:
         document = json_output.plain(job)
-        output.document(
-            document | {"attempts": attempts, "attempts_omitted": omitted} if include_attempts else document
-        )
+        document |= {"attempts": attempts, "attempts_omitted": omitted} if include_attempts else {}
+        output.document(document | ({"needs": needs} if include_needs else {}))
         return
     output.fields(_fields(job))
+    if include_needs:
+        write_needs(output, needs)
     if include_attempts:
         output.text("")
         output.table(_ATTEMPT_COLUMNS, [_attempt_row(attempt, job) for attempt in attempts])
@@ -76,7 +80,9 @@ def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool) -> None:
             output.text(f"{counted(omitted, 'older attempt')} not shown")
 
 
-_CANCELLED_BY = {CancelCause.CALLER: "a caller", CancelCause.EXPIRED: "the server"}
+_CANCELLED_BY = {CancelCause.CALLER: "a caller"} | dict.fromkeys(
+    (CancelCause.EXPIRED, CancelCause.NEED, CancelCause.GROUP), "the server"
+)
 
 
 def _was_delayed(job: Job) -> bool:
@@ -103,8 +109,10 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     yield "priority", job.priority.value if job.priority is not Priority.UNKNOWN else ""
     yield "lane", job.lane
     yield "unique key", job.unique_key
+    yield from relation_fields(job)
     yield from _times(job)
     yield "cancelled by", _CANCELLED_BY.get(job.cancel_cause, "")
+    yield "cancelled for", job.cancel_cause_id
     yield "timeout", span(job.timeout) or "none"
     yield from _numbers(job)
     if job.last_error is not None:
@@ -182,6 +190,7 @@ def _attempt_row(attempt: Attempt, job: Job) -> Row:
 @state_option
 @job_type_option
 @click.option("--source-id", default="", metavar="TEXT", help="Only jobs with this source_id.")
+@relations_of_listed
 @click.option("--create-time-from", "created_from", type=MOMENT, help="Only jobs created then or later; 2h is 2 h ago.")
 @click.option("--create-time-to", "created_before", type=MOMENT, help="Only jobs created before then.")
 @click.option("--oldest-first", is_flag=True, help="List the oldest first.")
