@@ -35,8 +35,9 @@ def work_of(stats: TypeStats) -> Work | None:
     retrying = stats.stored.get(State.RETRYING, 0)
     for_time = stats.waiting.get(WaitReason.TIME, 0)
     waiting = stats.waiting.get(WaitReason.TURN, 0)
-    if waiting + for_time + stats.running < stats.stored.get(State.QUEUED, 0) + stats.stored.get(State.PROCESSING, 0):
-        # Every such job waits or runs, so an older server answered, which does not say what it does.
+    unfinished = stats.stored.get(State.QUEUED, 0) + stats.stored.get(State.PROCESSING, 0)
+    if unfinished and not (any(stats.waiting.values()) or stats.running):
+        # All of them wait or run, but for groups, so an older server answered, which does not say what they do.
         return None
     # Retries wait for their time too.
     delayed = max(0, for_time - retrying)

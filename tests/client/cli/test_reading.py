@@ -305,7 +305,7 @@ def test_stats_tell_what_waits_for_a_worker_from_what_is_delayed(server: Jobstat
     assert rows_of(told, "NOW")["default"][::2] == ["1", "1"]
     assert rows_of(told, "NOW")["default"][3] == "1"
     assert rows_of(told, "EVER")["default"] == ["0", "1", "1", "0", "0.00"]
-    assert total["waiting"] == {"TURN": "1", "TIME": "2"}
+    assert total["waiting"] == {"TURN": "1", "TIME": "2", "NEEDS": "0"}
     assert (total["running"], total["released"], total["expired"]) == ("1", "1", "1")
 
 
