@@ -54,6 +54,9 @@ class Sizes:
     creates_per_second: int = 100
     lanes: int = 50_000
     limited_workers: int = 1_000
+    members: int = 100_000
+    children: int = 100_000
+    chain: int = 1_000
 
 
 QUICK = Sizes(
@@ -76,6 +79,9 @@ QUICK = Sizes(
     few_parked=10,
     lanes=500,
     limited_workers=60,
+    members=1_000,
+    children=1_000,
+    chain=50,
 )
 """To see in a minute that the harness works; the figures mean nothing."""
 
@@ -269,13 +275,31 @@ def make_ready(
     job_ids: Sequence[str],
     levels: Sequence[Level] = messages.ONE_LEVEL,
     lanes: int = 1,
+    group_id: str = "",
 ) -> None:
     """Create these jobs, 1,000 in a call, in order, in so many lanes in turn."""
+    parts = [(first, job_ids[first : first + 1_000]) for first in range(0, len(job_ids), 1_000)]
     chains = [
-        [Request("BatchCreate", messages.batch_create(job_ids[first : first + 1_000], levels, lanes, first))]
-        for first in range(0, len(job_ids), 1_000)
+        [Request("BatchCreate", messages.batch_create(part, levels, lanes, first, group_id=group_id))]
+        for first, part in parts
     ]
     bench.load.calls(server.address, chains, connections=CREATING, in_flight=CREATING)
+
+
+COUNTED_WITHIN_S = 120.0
+
+
+def until_counted(server: JobServer, count: int, query: str, *values: object) -> None:
+    """Wait until the store has so many.
+
+    Raises:
+        Untrue: it still has fewer after two minutes.
+    """
+    deadline = time.monotonic() + COUNTED_WITHIN_S
+    while (counted := server.count(query, *values)) < count:
+        if time.monotonic() > deadline:
+            raise Untrue(f"{count} were to be counted, after two minutes there are {counted}: {query}")
+        wait(0.2)
 
 
 def stored_ids(count: int) -> Sequence[str]:

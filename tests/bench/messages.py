@@ -35,9 +35,13 @@ class Request(NamedTuple):
     body: bytes
 
 
-def create_request(job_id: str, level: Level = job_pb2.PRIORITY_UNSPECIFIED, lane: str = "") -> pb.CreateRequest:
+def create_request(
+    job_id: str, level: Level = job_pb2.PRIORITY_UNSPECIFIED, lane: str = "", group_id: str = ""
+) -> pb.CreateRequest:
     """A new job, with 200 bytes of metadata."""
-    request = pb.CreateRequest(id=job_id, job_type=JOB_TYPE, source_id="episode-12", priority=level, lane=lane)
+    request = pb.CreateRequest(
+        id=job_id, job_type=JOB_TYPE, source_id="episode-12", priority=level, lane=lane, group_id=group_id
+    )
     request.metadata.update(METADATA)
     return request
 
@@ -124,10 +128,22 @@ def lane_name(number: int, lanes: int) -> str:
     return f"tenant-{number % lanes}" if lanes > 1 else ""
 
 
-def batch_create(job_ids: Sequence[str], levels: Sequence[Level] = ONE_LEVEL, lanes: int = 1, first: int = 0) -> bytes:
+def group_request(group_id: str) -> pb.CreateRequest:
+    """A new group that tolerates no failures."""
+    return pb.CreateRequest(id=group_id, job_type=JOB_TYPE, group=job_pb2.GroupPolicy())
+
+
+def batch_create(
+    job_ids: Sequence[str],
+    levels: Sequence[Level] = ONE_LEVEL,
+    lanes: int = 1,
+    first: int = 0,
+    *,
+    group_id: str = "",
+) -> bytes:
     """A BatchCreate of these jobs, with the levels in turn, and the lanes from the ``first`` on."""
     requests = [
-        create_request(job_id, levels[number % len(levels)], lane_name(first + number, lanes))
+        create_request(job_id, levels[number % len(levels)], lane_name(first + number, lanes), group_id)
         for number, job_id in enumerate(job_ids)
     ]
     return pb.BatchCreateRequest(requests=requests).SerializeToString()

@@ -36,6 +36,11 @@ def worked(bench: Bench, server: Target, load: Callable[[], Worked], plan: Plan)
     taken.server_cpu = server.cpu() - cpu
     # Given back: .released, .started and, once it is handed out again, .claimed.
     events = done.hand_outs * (3 if plan.releases else 2 + plan.reports + plan.makes)
+    if plan.group_id:
+        # The server itself reports how far the group has come.
+        events += server.count(
+            "SELECT count(*) FROM event WHERE sequence > ? AND job_id = ?", before.head, plan.group_id
+        )
     bench.witness(server, before, events, done.tally.answered, hands_out=True)
     query = _RELEASED if plan.releases else _COMPLETED
     if not server.count(query, before.head) == done.hand_outs == plan.jobs:
@@ -61,10 +66,11 @@ class StreamWorkers:
         *,
         starts: bool = False,
         lanes: int = 1,
+        group_id: str = "",
     ) -> None:
         self._bench = bench
         jobs = bench.sizes.stream_lifecycles * CONNECTIONS
-        self._plan = Plan(jobs, BATCH, reports, levels=levels, starts=starts, lanes=lanes)
+        self._plan = Plan(jobs, BATCH, reports, levels=levels, starts=starts, lanes=lanes, group_id=group_id)
 
     def run(self, target: Target) -> Sample:
         plan = replace(self._plan, prefix=self._bench.name("handed-"))

@@ -43,6 +43,10 @@ class Plan:
     """Whether it gives the jobs back in place of completing them."""
     lanes: int = 1
     """How many lanes the jobs that are made are in, in turn. With one it is the empty one."""
+    group_id: str = ""
+    """The group of the jobs that are made."""
+    wait_s: float = 0.0
+    """How long an acquire waits for a job, in calls."""
     last: str = ""
     """The id of the job after which they take no more."""
 
@@ -93,7 +97,10 @@ class _Supply:
         self._made += number
         return [
             messages.create_request(
-                f"{plan.prefix}-{each}", plan.levels[each % len(plan.levels)], messages.lane_name(each, plan.lanes)
+                f"{plan.prefix}-{each}",
+                plan.levels[each % len(plan.levels)],
+                messages.lane_name(each, plan.lanes),
+                plan.group_id,
             )
             for each in range(first, first + number)
         ]
@@ -111,8 +118,11 @@ def _release(job: job_pb2.Job) -> pb.ReleaseRequest:
     return pb.ReleaseRequest(id=job.id, attempt=job.attempt, reason="not now")
 
 
-def _acquire(number: int) -> pb.AcquireRequest:
-    return pb.AcquireRequest(job_types=[messages.JOB_TYPE], max_jobs=number, worker="worker-1")
+def _acquire(number: int, wait_s: float = 0.0) -> pb.AcquireRequest:
+    request = pb.AcquireRequest(job_types=[messages.JOB_TYPE], max_jobs=number, worker="worker-1")
+    if wait_s:
+        request.wait.FromNanoseconds(round(wait_s * 1e9))
+    return request
 
 
 # Over streams
@@ -297,7 +307,7 @@ class _Caller:
             for created in self._supply.created(number) if plan.makes else ():
                 yield Request("Create", created.SerializeToString())
             while number and not worked.tally.refused:
-                yield Request("Acquire", _acquire(number).SerializeToString())
+                yield Request("Acquire", _acquire(number, plan.wait_s).SerializeToString())
                 jobs = list(pb.AcquireResponse.FromString(self._message).jobs)
                 self._supply.taken(jobs)
                 worked.acquired.append(worked.tally.took[-1])

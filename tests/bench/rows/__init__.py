@@ -8,9 +8,11 @@ from ..bench import Bench
 from ..samples import Finding
 from .clients import clients
 from .disturbed import cleanup, retries, snapshot
+from .groups import groups
 from .growth import growth, pages, start
 from .hand_outs import backlog, hand_outs, release, urgent
 from .lanes import lanes
+from .needs import chain, fan_out_of_needs
 from .neighbours import noisy_neighbour
 from .replica_hand_outs import held_snapshot, replica_hand_out_latency, replica_hand_outs, replica_limit
 from .replicas import raw_updates, replica_latency, replicas
@@ -39,6 +41,9 @@ ROWS: dict[str, Row] = {
     "lanes": lanes,
     "noisy-neighbour": noisy_neighbour,
     "delays": delays,
+    "chain": chain,
+    "fan-out-of-needs": fan_out_of_needs,
+    "groups": groups,
     "release": release,
     "unique-keys": unique_keys,
     "batch-create": batch_create,

@@ -9,7 +9,7 @@ from functools import partial
 from jobstate.v1 import job_service_pb2 as pb
 
 from .. import messages
-from ..bench import CREATING, Bench, Untrue, wait
+from ..bench import CREATING, Bench, Untrue, until_counted, wait
 from ..load import Load, sample
 from ..messages import Request
 from ..processes import JobServer
@@ -160,7 +160,7 @@ def delays(bench: Bench) -> list[Finding]:
             head = server.counters().head
             wait(moment - 0.3 - time.time())
             taken = reported(bench, server, job_ids, max(seconds, count / 10_000))
-            first, last = _ready_within(server, head, count)
+            first, last = ready_within(server, head, count)
             mine.append(taken.took_at(_P99, (first, last)))
             took.append(last - first)
     what = f"{count:,} delays that end at one instant"
@@ -190,7 +190,6 @@ def delays(bench: Bench) -> list[Finding]:
 
 _CREATED_A_SECOND = 4_000
 """Fewer than can be created in a second, so that all are there before the first is due."""
-_READY_TIMEOUT_S = 120.0
 
 
 def _create_delayed(bench: Bench, server: JobServer, count: int, moment: float) -> None:
@@ -205,14 +204,10 @@ def _create_delayed(bench: Bench, server: JobServer, count: int, moment: float) 
     bench.load.calls(server.address, chains, connections=CREATING, in_flight=CREATING)
 
 
-def _ready_within(server: JobServer, head: int, count: int) -> tuple[float, float]:
+def ready_within(server: JobServer, head: int, count: int) -> tuple[float, float]:
     """The first and the last moment of jobs that became ready, by the monotonic clock, once all have."""
     of_ready = "FROM event WHERE sequence > ? AND type = 12"
-    deadline = time.monotonic() + _READY_TIMEOUT_S
-    while server.count(f"SELECT count(*) {of_ready}", head) < count:
-        if time.monotonic() > deadline:
-            raise Untrue("delays that have ended are not noticed after two minutes")
-        wait(0.2)
+    until_counted(server, count, f"SELECT count(*) {of_ready}", head)
     offset = time.time() - time.monotonic()
     first, last = (server.count(f"SELECT {which}(time) {of_ready}", head) / 1e6 - offset for which in ("min", "max"))
     return first, last
