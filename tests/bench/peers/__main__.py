@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..processes import ROOT, Echo, stopping
 from ..rows import ROWS
 from ..samples import ratios, spread
 from ..workloads import Calls
+from .flows import bullmq_flow, celery_chord, jobstate_group
 from .install import NotInstalled
 from .ours import jobstate
 from .services import PeerFailed
@@ -38,10 +39,14 @@ PEERS: dict[str, Callable[[Trial], list[Setting]]] = {
 }
 """Each installs its system and finds its quickest settings."""
 
+FLOWS: dict[str, Callable[[Trial], list[Setting]]] = {"bullmq": bullmq_flow, "celery": celery_chord}
+"""Those of the peers that have something like a group."""
+
 _QUICK_JOBS = 200
 _RUNS = 5
 _REASON_MAX = 300
 """Characters of the page for why something is missing; all of it is printed."""
+_FLOW_HEADS = ("system", "how", "durable", "members", "members/s")
 _HEADS = ("system", "how", "durable", "jobs/s", "× echo ÷ 3", "with 3 reports: jobs/s", "× echo ÷ 6")
 
 
@@ -77,13 +82,15 @@ def _briefly(error: Exception) -> str:
     return line if len(line) <= _REASON_MAX else f"… {line[-_REASON_MAX:]}"
 
 
-def _settings(names: Sequence[str], trial: Trial) -> tuple[list[Setting], dict[str, str]]:
+def _settings(
+    systems: Mapping[str, Callable[[Trial], list[Setting]]], names: Sequence[str], trial: Trial
+) -> tuple[list[Setting], dict[str, str]]:
     """Every setting of every peer; and why a peer is missing, by its name."""
     settings, missing = [], {}
-    for name in names:
+    for name in filter(systems.__contains__, names):
         trial.say(f"{name} ...")
         try:
-            settings += PEERS[name](trial)
+            settings += systems[name](trial)
         except (NotInstalled, PeerFailed, OSError, subprocess.SubprocessError) as error:
             missing[name] = _briefly(error)
             trial.say(f"  left out: {error}")
@@ -111,6 +118,22 @@ def _measure(every: list[Measured], echo: Callable[[], float], run: Bench, *, qu
     return failed
 
 
+def _measure_flows(settings: Sequence[Setting], run: Bench, *, quick: bool) -> list[tuple[str, ...]]:
+    """Take the samples in turn. Returns the rows of the table."""
+    rates: list[list[float]] = [[] for _ in settings]
+    for number in range(run.runs):
+        run.say(f"groups, round {number + 1} of {run.runs}")
+        for setting, taken in zip(settings, rates, strict=True):
+            try:
+                taken.append(setting.run(Work(_QUICK_JOBS if quick else setting.jobs, 0)))
+            except PeerFailed as error:
+                run.say(f"  left out: {error}")
+    return [
+        (one.system, one.way, one.durable, f"{one.jobs:,}", spread(taken) if taken else "failed")
+        for one, taken in zip(settings, rates, strict=True)
+    ]
+
+
 def _rows(every: list[Measured]) -> list[tuple[str, ...]]:
     last = ["echo", "empty calls", ""]
     for reports in REPORTS:
@@ -118,12 +141,15 @@ def _rows(every: list[Measured]) -> list[tuple[str, ...]]:
     return [*(measured.cells() for measured in every), tuple(last)]
 
 
-def _text(rows: list[tuple[str, ...]], every: list[Measured], missing: dict[str, str], runs: int) -> str:
+def _text(
+    rows: list[tuple[str, ...]], flows: list[tuple[str, ...]], every: list[Measured], missing: dict[str, str], runs: int
+) -> str:
     versions = dict.fromkeys(measured.setting.versions for measured in every)
     marks = {
         "{runs}": str(runs),
         "{about}": f"Measured on {machine.today()}, commit {machine.commit()}.",
         "{table}": figures.table(rows, _HEADS),
+        "{groups}": figures.table(flows, _FLOW_HEADS),
         "{versions}": "\n".join(f"- {one}" for one in versions),
         "{missing}": "\n".join(f"- Missing: **{name}**, because {why}" for name, why in missing.items())
         or "None is missing.",
@@ -140,22 +166,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = options.runs or (1 if options.quick else _RUNS)
     with bench(runs, QUICK if options.quick else Sizes()) as run, ExitStack() as stack:
         trial = Trial(run.folder, run.say, options.quick)
-        peers, missing = _settings(options.peers if options.peers is not None else list(PEERS), trial)
+        names = options.peers if options.peers is not None else list(PEERS)
+        peers, missing = _settings(PEERS, names, trial)
+        flows, without = _settings(FLOWS, names, trial)
         empty = Echo(run.folder)
         stack.enter_context(stopping(empty))
         calls = Calls(run, ["any"], messages.progress_call)
         every = [Measured(setting) for setting in [*jobstate(run, stack, trial), *peers]]
         missing |= _measure(every, lambda: calls.run(empty).rate, run, quick=options.quick)
+        flow_rows = _measure_flows([*jobstate_group(run, stack), *flows], run, quick=options.quick)
+        missing |= {f"{name} with groups": why for name, why in without.items()}
     rows = _rows(every)
-    shown = Table(*_HEADS)
-    for row in rows:
-        shown.add_row(*(cell.replace("*", "") for cell in row))
-    Console(width=None if sys.stdout.isatty() else 180).print(shown)
+    for heads, shown_rows in ((_HEADS, rows), (_FLOW_HEADS, flow_rows)):
+        shown = Table(*heads)
+        for row in shown_rows:
+            shown.add_row(*(cell.replace("*", "") for cell in row))
+        Console(width=None if sys.stdout.isatty() else 180).print(shown)
     for name, why in missing.items():
         print(f"missing: {name}: {why}", file=sys.stderr)
     if not options.quick:
         kept = figures.kept()
-        kept["peers"] = {"text": _text(rows, every, missing, runs)}
+        kept["peers"] = {"text": _text(rows, flow_rows, every, missing, runs)}
         figures.keep(kept, list(ROWS))
         print(f"written to {figures.PAGE.relative_to(ROOT)}")
     return 1 if missing else 0

@@ -18,15 +18,22 @@ _ONE = "one job in each call, 64 calls under way"
 _CELERY_WORKER = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING")
 
 
-def _redis_setting(*, durable: bool) -> str:
+def redis_setting(*, durable: bool) -> str:
+    """How Redis is set."""
     return "Redis with AOF, fsync always" if durable else "Redis as shipped"
 
 
-def _yes(*, durable: bool) -> str:
+def yes(*, durable: bool) -> str:
+    """What the table says of whether it is durable."""
     return "yes" if durable else "no"
 
 
 # BullMQ
+
+
+def bullmq_versions() -> str:
+    """What is measured of it."""
+    return f"BullMQ {NODE_PACKAGES['bullmq']}, ioredis {NODE_PACKAGES['ioredis']}, Redis {redis_version()}"
 
 
 def _bullmq_run(trial: Trial, at_once: int, concurrency: int, pipelining: int, *, durable: bool) -> Run:
@@ -41,11 +48,11 @@ def _bullmq_run(trial: Trial, at_once: int, concurrency: int, pipelining: int, *
 def bullmq(trial: Trial) -> list[Setting]:
     """One job or 1,000 in a call, on a Redis that fsyncs and on one as it is shipped."""
     install.node()
-    versions = f"BullMQ {NODE_PACKAGES['bullmq']}, ioredis {NODE_PACKAGES['ioredis']}, Redis {redis_version()}"
+    versions = bullmq_versions()
     settings = []
     for durable in (True, False):
         for at_once, how in ((AT_ONCE, f"`addBulk` of {AT_ONCE:,}"), (1, _ONE)):
-            trial.say(f"  BullMQ, {_redis_setting(durable=durable)}, {how}:")
+            trial.say(f"  BullMQ, {redis_setting(durable=durable)}, {how}:")
             ways = [
                 (
                     f"concurrency {concurrency}{', auto-pipelining' if pipelining else ''}",
@@ -55,16 +62,22 @@ def bullmq(trial: Trial) -> list[Setting]:
                 for pipelining in (0, 1)
             ]
             name, run = trial.best(ways, 2_000)
-            way = f"{_redis_setting(durable=durable)}; {how}; {name}"
-            settings.append(Setting("BullMQ", versions, way, _yes(durable=durable), run, 15_000))
+            way = f"{redis_setting(durable=durable)}; {how}; {name}"
+            settings.append(Setting("BullMQ", versions, way, yes(durable=durable), run, 15_000))
     return settings
 
 
 # Celery
 
 
+def celery_versions() -> str:
+    """What is measured of it."""
+    return f"Celery {PYTHON_PACKAGES['celery[redis,gevent]']}, Redis {redis_version()}"
+
+
 @contextmanager
-def _celery_worker(pool: Sequence[str], env: dict[str, str], log: Path, warm_up: int) -> Iterator[None]:
+def celery_worker(pool: Sequence[str], env: dict[str, str], log: Path, warm_up: int) -> Iterator[None]:
+    """A worker that has done so many tasks, for as long as the block lasts."""
     celery = install.python() / "celery"
     command: list[str | Path] = [celery, "-A", "celery_work", "worker", *pool, *_CELERY_WORKER]
     with background(command, log, env, PROGRAMS):
@@ -81,7 +94,7 @@ def _celery_run(trial: Trial, pool: Sequence[str], *, durable: bool) -> Run:
     def run(work: Work) -> float:
         with redis(trial.new("celery"), durable=durable) as port:
             env = {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0", "BENCH_REPORTS": str(work.reports)}
-            with _celery_worker(pool, env, trial.new("celery.log"), work.jobs // 10 + 1):
+            with celery_worker(pool, env, trial.new("celery.log"), work.jobs // 10 + 1):
                 return _celery_sample(work.jobs, env)
 
     return run
@@ -90,7 +103,7 @@ def _celery_run(trial: Trial, pool: Sequence[str], *, durable: bool) -> Run:
 def celery(trial: Trial) -> list[Setting]:
     """One job in a call, on a Redis that fsyncs and on one as it is shipped."""
     install.python()
-    versions = f"Celery {PYTHON_PACKAGES['celery[redis,gevent]']}, Redis {redis_version()}"
+    versions = celery_versions()
     pools = {
         "prefork, 2 processes": ("-P", "prefork", "-c", "2"),
         "threads, 16": ("-P", "threads", "-c", "16"),
@@ -98,11 +111,11 @@ def celery(trial: Trial) -> list[Setting]:
     }
     settings = []
     for durable in (True, False):
-        trial.say(f"  Celery, {_redis_setting(durable=durable)}:")
+        trial.say(f"  Celery, {redis_setting(durable=durable)}:")
         ways = [(name, _celery_run(trial, pool, durable=durable)) for name, pool in pools.items()]
         name, run = trial.best(ways, 300)
-        way = f"{_redis_setting(durable=durable)}; one job in each call, one call after the other; {name}; prefetch 128"
-        settings.append(Setting("Celery", versions, way, _yes(durable=durable), run, 2_000))
+        way = f"{redis_setting(durable=durable)}; one job in each call, one call after the other; {name}; prefetch 128"
+        settings.append(Setting("Celery", versions, way, yes(durable=durable), run, 2_000))
     return settings
 
 

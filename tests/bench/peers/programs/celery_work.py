@@ -1,6 +1,7 @@
 """One sample of Celery, in Celery's own environment: the tasks, and the client that publishes and waits for them.
 
-Usage: python celery_work.py JOBS. The worker is Celery's own command, on the same module, and how many reports it makes
+Usage: python celery_work.py JOBS [chord]. With "chord" the tasks are those of a chord, and the time is that until its
+callback has run. The worker is Celery's own command, on the same module, and how many reports it makes
 is in BENCH_REPORTS. Prints a line of JSON.
 """
 
@@ -13,7 +14,7 @@ import threading
 import time
 from typing import Any
 
-from celery import Celery
+from celery import Celery, chord
 
 READ_AT_ONCE = 500
 READ_BACK = 50
@@ -40,13 +41,25 @@ def work(task: Any, metadata: dict[str, str]) -> dict[str, int]:
     return {"result_count": 12, "metadata": len(metadata)}
 
 
+def count_results(results: list[dict[str, int]]) -> int:
+    """How many members of a chord have done their work."""
+    return sum(result["result_count"] == 12 for result in results)
+
+
 task: Any = app.task(bind=True, name="work")(work)
+end: Any = app.task(name="end")(count_results)
 
 
-def main() -> None:
+def in_chord(count: int, metadata: dict[str, str]) -> None:
+    """Publish a chord, and wait for its callback."""
+    began = time.monotonic()
+    done = chord(task.s(metadata) for _ in range(count))(end.s())
+    stored = done.get(timeout=WITHIN_S, interval=0.01)
+    print(json.dumps({"jobs": count, "seconds": time.monotonic() - began, "stored": stored, "failed": 0}))
+
+
+def alone(count: int, metadata: dict[str, str]) -> None:
     """Publish, and wait until the state of each reads as a success."""
-    count = int(sys.argv[1])
-    metadata = {f"key-{number}": "v" * 12 for number in range(8)}
     redis = app.backend.client
     began = time.monotonic()
     with app.producer_pool.acquire(block=True) as producer:
@@ -66,4 +79,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sample = in_chord if sys.argv[2:] == ["chord"] else alone
+    sample(int(sys.argv[1]), {f"key-{number}": "v" * 12 for number in range(8)})
