@@ -176,12 +176,14 @@ class MessageTooLarge(Refused):
 class JobNotFound(Refused):
     """There is no such job: it was never created, or cleanup has deleted it.
 
-    ``deleted``: the call repeats one that succeeded, and the job has been deleted since.
+    ``deleted``: the call repeats one that succeeded, and the job has been deleted since. ``field``: which need, group
+    or creator of a new job it is; empty for the job of the call.
     """
 
     reason = "JOB_NOT_FOUND"
     job_id = _MetadataField(str)
     deleted = _MetadataField(_truth)
+    field = _MetadataField(str)
 
 
 class JobExists(Refused):
@@ -218,10 +220,14 @@ class RetryNotAllowed(Refused):
 
 
 class AttemptSuperseded(Refused):
-    """This attempt is over, and another may have taken its place: stop the work and discard its results."""
+    """This attempt is over, and another may have taken its place: stop the work and discard its results.
+
+    ``field``: "by.attempt" if a new job named the attempt as its creator; else empty.
+    """
 
     reason = "ATTEMPT_SUPERSEDED"
     job_id = _MetadataField(str)
+    field = _MetadataField(str)
     attempt = _MetadataField(_number)
     current_attempt = _MetadataField(_number)
     state = _MetadataField(_state)
