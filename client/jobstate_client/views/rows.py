@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from jobstate_client.core.states import EventType
 from jobstate_client.core.values import Event, Job
 from jobstate_client.views.phase import Phase, phase_of
-from jobstate_client.views.summaries import event_name, event_summary, was_released
+from jobstate_client.views.summaries import event_name, event_summary, members_note, was_released
 from jobstate_client.views.text import safe, short_span
 
 NOTE_CHARACTERS_MAX = 200
@@ -36,6 +36,8 @@ class JobRow:
     version: int
     progress: int
     message: str
+    is_group: bool
+    """Whether the server runs it, until its members have ended."""
     attempt: int
     start_time: datetime | None
     claim_time: datetime | None
@@ -58,7 +60,8 @@ class JobRow:
             phase=phase_of(job.state, claimed=job.claimed),
             version=job.version,
             progress=job.progress,
-            message=short_note(job.progress_message),
+            message=short_note(job.progress_message if job.members is None else members_note(job.members)),
+            is_group=job.members is not None,
             attempt=job.attempt,
             start_time=job.start_time,
             claim_time=job.claim_time,
@@ -80,7 +83,7 @@ class JobRow:
         notes = []
         if self.deadline is not None and now < self.deadline <= now + DEADLINE_NEAR:
             notes.append(f"times out in {_since(now, self.deadline)}")
-        if self.update_time is not None and now - self.update_time >= UNCHANGED_AFTER:
+        if not self.is_group and self.update_time is not None and now - self.update_time >= UNCHANGED_AFTER:
             notes.append(f"unchanged for {_since(self.update_time, now)}")
         if self.attempt > 1:
             notes.append(f"attempt {self.attempt}")

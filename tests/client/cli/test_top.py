@@ -30,6 +30,20 @@ def test_top_shows_what_is_there_and_what_happens_and_q_leaves(server: JobstateS
     assert "Traceback" not in terminal.text
 
 
+def test_top_shows_a_group_with_its_progress_and_what_became_of_its_members(
+    server: JobstateServer, client: Client
+) -> None:
+    with client.group("import_day", id="day", tolerated_failures=1) as day:
+        day.create_many(NewJob("fetch", id=f"fetch-{number}") for number in range(4))
+    client.complete(client.start("fetch-0"))
+    client.cancel("fetch-1")
+    with at_terminal("--server", server.address, "top", columns=120) as terminal:
+        terminal.until(lambda text: "1 completed, 1 cancelled of 4" in text)
+        client.complete(client.start("fetch-2"))
+        server.advance(1)
+        terminal.until(lambda text: "2 completed, 1 cancelled of 4" in text and "75%" in text)
+
+
 def test_no_other_key_leaves_top(server: JobstateServer, client: Client) -> None:
     with at_terminal("--server", server.address, "top") as terminal:
         terminal.until(lambda text: "live" in text)
