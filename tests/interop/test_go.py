@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .facts import Facts, Programs, copy_of, run, run_as_the_readme_says, section
+from .facts import Command, Facts, Programs, copy_of, run, run_as_the_readme_says, section
+from .pipeline_facts import PipelineFacts
 from .support import ROOT, InteropServer, run_probe
 from .toolchains import need
 from .worker_facts import LeaseFacts, WorkerFacts
@@ -39,8 +40,15 @@ def programs(go: Path, workspace: Path) -> Programs:
     run(go, "build", "-o", "bin/story", ".", cwd=example)
     run(go, "build", "-o", "bin/probe", "./probe", cwd=example)
     run(go, "build", "-o", "bin/worker", "./worker", cwd=example)
+    run(go, "build", "-o", "bin/pipeline", "./pipeline", cwd=example)
     story, probe, worker = ([example / "bin" / name] for name in ("story", "probe", "worker"))
     return Programs(story, probe, worker)
+
+
+@pytest.fixture
+def pipeline(workspace: Path, programs: Programs) -> Command:
+    """The program, which is built with the others."""
+    return [workspace / EXAMPLE / "bin" / "pipeline"]
 
 
 class TestGo(Facts):
@@ -52,6 +60,10 @@ class TestGo(Facts):
 
 class TestWorker(WorkerFacts):
     """The facts of the workers of all languages."""
+
+
+class TestPipeline(PipelineFacts):
+    """The facts of jobs that wait for jobs."""
 
 
 class TestLease(LeaseFacts):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .facts import Facts, Programs, copy_of, run, run_as_the_readme_says, section
+from .facts import Command, Facts, Programs, copy_of, run, run_as_the_readme_says, section
+from .pipeline_facts import PipelineFacts
 from .support import ROOT, InteropServer
 from .toolchains import need
 from .worker_facts import LeaseFacts, WorkerFacts
@@ -37,12 +38,22 @@ def programs(workspace: Path) -> Programs:
     return Programs(story, probe, worker)
 
 
+@pytest.fixture
+def pipeline(workspace: Path, programs: Programs) -> Command:
+    """The program, which is compiled with the others."""
+    return [need("node", install=NODE), workspace / EXAMPLE / "dist" / "pipeline.js"]
+
+
 class TestTypeScript(Facts):
     """The facts that every language shares."""
 
 
 class TestWorker(WorkerFacts):
     """The facts of the workers of all languages."""
+
+
+class TestPipeline(PipelineFacts):
+    """The facts of jobs that wait for jobs."""
 
 
 class TestLease(LeaseFacts):
