@@ -1,13 +1,14 @@
-"""The Python of the page on needs and groups runs as written, but for the address."""
+"""The Python of the page on needs and groups runs as written, but for the address, and events are as it says."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from jobstate_client import Client, JobExists, Run, State, WaitReason
+from jobstate_client import CancelCause, Client, Event, GroupPolicy, Job, JobExists, Need, Run, State, WaitReason
 from jobstate_client.testing import JobstateServer
 
 from .test_docs import ROOT, examples, run, section
@@ -105,3 +106,61 @@ def test_the_crawler_grows_its_own_group(server: JobstateServer, client: Client,
 
     server.advance(0)
     assert client.get(site).state is State.COMPLETED
+
+
+def events(client: Client, *jobs: Job | str) -> list[Event]:
+    """What the log says of these jobs, or of all."""
+    return list(client.watch(job_ids=jobs, start="earliest", follow=False))
+
+
+def names(told: list[Event]) -> list[str]:
+    return [event.name.removeprefix("processing-job") for event in told]
+
+
+def test_the_events_of_a_group_are_those_that_the_page_tells(server: JobstateServer, client: Client) -> None:
+    rows = re.findall(r"^\| (`\.[^|]*) \|", section("What the events say", PAGE), re.MULTILINE)
+    begin, progress, completed, failed, cancelled = (re.findall(r"`([^`]+)`", row) for row in rows)
+    with client.group("import_day") as good:
+        members = [good.create("fetch") for _ in range(2)]
+    for member in members:
+        client.complete(client.start(member))
+        server.advance(1)
+    with client.group("import_day") as bad:
+        client.cancel(bad.create("fetch"))
+    server.advance(0)
+    stopped = client.create("import_day", group=GroupPolicy())
+    client.cancel(stopped)
+    server.advance(1)
+
+    assert names(events(client, good.id)) == [*begin, *progress, *completed]
+    assert names(events(client, bad.id)) == [*begin, *failed]
+    assert names(events(client, stopped)) == [*begin, *cancelled]
+    last = [events(client, group)[-1].job for group in (good.id, bad.id)]
+    assert [job.members for job in last] == [client.get(job).members for job in last]
+    assert last[1].last_error is not None
+    assert (last[1].last_error.code, "1 of 1" in last[1].last_error.message) == ("MEMBERS_FAILED", True)
+
+
+def test_what_is_needed_ends_first_and_only_a_cancelled_group_before_its_members(
+    server: JobstateServer, client: Client
+) -> None:
+    with client.group("import_day", id="outer") as outer:
+        client.create("fetch", id="fetch", group_id=outer.create("import_hour", id="inner", group=GroupPolicy()).id)
+    client.create("clean", id="clean", needs=["fetch"])
+    client.create("report", id="report", needs=[Need("outer", "final")])
+    client.cancel("inner")
+    server.advance(1)
+
+    ends = [
+        (event.job.id, event.detail.cause, event.detail.cause_id)
+        for event in events(client)
+        if event.name == "processing-job.cancelled" and event.detail is not None
+    ]
+    assert ends == [
+        ("inner", CancelCause.CALLER, ""),
+        ("fetch", CancelCause.GROUP, "inner"),
+        ("clean", CancelCause.NEED, "fetch"),
+    ]
+    order = [(event.job.id, event.job.state) for event in events(client)]
+    assert order.index(("outer", State.PERMANENTLY_FAILED)) > order.index(("inner", State.CANCELLED))
+    assert names(events(client, "report")) == [".queued", ".ready"]

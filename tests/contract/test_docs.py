@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2
 
 from jobstate.v1 import dispatch_service_pb2, error_reason_pb2, job_pb2, job_service_pb2, maintenance_service_pb2
 from jobstate_server.config import JobTypeSettings, Settings, load
-from jobstate_server.domain import errors, limits
+from jobstate_server.domain import errors, groups, limits
 from jobstate_server.domain.durations import DAY, HOUR, MINUTE, SECOND
 from jobstate_server.domain.events import EVENT_NAMES
 from jobstate_server.engine import readers, write_queue, writer
@@ -283,11 +283,22 @@ INTERNAL = {"TRANSPORT_BYTES_MAX", "PROBLEMS_MAX"}
 """Limits that no user meets, for one lies beyond another, and limits of what we tell."""
 
 
-def test_the_limits_of_dispatch_are_rows_of_the_table_of_limits() -> None:
-    rows = table(DOCS / "dispatch.md", "what", "limit")
+@pytest.mark.parametrize("page", ["dispatch.md", "groups.md"])
+def test_the_limits_of_a_page_are_rows_of_the_table_of_limits(page: str) -> None:
+    rows = table(DOCS / page, "what", "limit")
 
     assert rows
     assert not set(rows) - set(table(DOCS / "errors.md", "what", "limit"))
+
+
+def test_the_page_on_groups_has_the_numbers_of_the_code() -> None:
+    text = " ".join((DOCS / "groups.md").read_text("utf-8").split())
+
+    assert {int(depth) for depth in re.findall(r"(\d+) deep", text)} == {groups.DEPTH_MAX}
+    slices = re.findall(r"commits of up to (\d+)", text) + re.findall(r"up to (\d+) in a commit", text)
+    assert {int(jobs) for jobs in slices} == {limits.NEEDS_AT_ONCE, limits.MEMBERS_AT_ONCE}
+    assert "once a second at most" in text
+    assert groups.PROGRESS_INTERVAL == SECOND
 
 
 def test_the_table_of_limits_has_the_numbers_of_the_code() -> None:
