@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -133,6 +134,33 @@ def test_the_worker_does_its_jobs_and_stops_when_asked_to(start: Start, client: 
     assert bad.last_error is not None
     assert (bad.state, bad.last_error.code) == (State.PERMANENTLY_FAILED, "NO_FILE")
     assert worker.process.returncode == 0
+
+
+def test_the_pipeline_of_the_three_job_types_goes_on_to_its_notice_and_exists_once(
+    start: Start, client: Client
+) -> None:
+    worker = start("A pipeline")
+    said_of_both = [worker.hear(), worker.hear()]
+    good, gone = (client.wait(job_id, timeout=PATIENCE_S) for job_id in ("episode-12:notify", "episode-gone:notify"))
+    worker.end()
+
+    assert sorted(said_of_both) == ["episode-12: 10 of 10 posts, cost 0.020", "episode-gone: 0 of 10 posts, cost 0.000"]
+    assert good.result == {"posts": [f"{number}. In short: jobs can wait for jobs" for number in range(1, 11)]}
+    assert (gone.state, gone.result) == (State.COMPLETED, {"posts": []})
+    states = Counter((job.source_id, job.state) for job in client.list())
+    assert states == {
+        ("episode-12", State.COMPLETED): 14,
+        ("episode-gone", State.PERMANENTLY_FAILED): 2,
+        ("episode-gone", State.CANCELLED): 11,
+        ("episode-gone", State.COMPLETED): 1,
+    }
+    episodes = ["episode-12", "episode-gone"]
+    log = log_of(client, source_ids=episodes)
+
+    again = start("A pipeline")
+    client.wait(client.create("clean_transcript"), timeout=PATIENCE_S)
+    again.end()
+    assert log_of(client, source_ids=episodes) == log
 
 
 def test_a_look_shows_what_has_ended_since_the_last_one(start: Start, client: Client) -> None:
