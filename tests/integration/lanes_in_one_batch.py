@@ -20,6 +20,7 @@ LIMITED: dict[str, dict[str, Any]] = {
     "sequence": {"lane_concurrency": 1, "lane_holds": "job"},
     "pair": {"lane_concurrency": 2, "lane_holds": "job"},
     "paced": {"rate": "6/1m", "burst": 3},
+    "steady": {"lane_rate": "6/1m", "lane_burst": 2},
 }
 
 

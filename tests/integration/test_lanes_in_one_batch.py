@@ -211,3 +211,54 @@ async def test_a_rate_that_is_used_up_in_the_batch_keeps_back_no_job_of_another_
     )
 
     assert [job.id for job in outcomes[-1].jobs] == ["a1", "a2", "other0", "other1"]
+
+
+async def _first_by_turns_but_not_by_rate(running: Running, clock: WatchedClock) -> None:
+    """Leave a lane a that comes first with more jobs than its rate allows at once, and behind it a lane b with three
+    under way."""
+    await filled(running, "steady", b=5)
+    assert await ids(running, "steady", max_jobs=2) == ["b0", "b1"]
+    clock.advance(10 * SECOND)
+    assert await ids(running, "steady") == ["b2"]
+    clock.advance(10 * SECOND)
+    await filled(running, "steady", a=4)
+
+
+async def test_a_lane_that_uses_up_its_rate_gives_way_to_the_next_in_the_same_call(
+    running: Running, clock: WatchedClock
+) -> None:
+    await _first_by_turns_but_not_by_rate(running, clock)
+
+    assert await ids(running, "steady", max_jobs=3) == ["a0", "a1", "b3"]
+
+
+async def test_a_lane_that_uses_up_its_rate_lets_no_new_job_overtake_in_the_next(
+    running: Running, clock: WatchedClock
+) -> None:
+    await _first_by_turns_but_not_by_rate(running, clock)
+
+    outcomes = await in_one_batch(
+        running,
+        pb.JobUpdate(create=pb.CreateRequest(id="new", job_type="steady", lane="b")),
+        pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["steady"], max_jobs=3)),
+    )
+
+    assert [job.id for job in outcomes[-1].jobs] == ["a0", "a1", "b3"]
+
+
+@pytest.mark.parametrize("job_type", ["default", "paced", "each", "steady"])
+async def test_a_job_created_and_started_in_the_batch_lets_no_new_job_overtake_in_the_next_lane(
+    running: Running, job_type: str
+) -> None:
+    """Its lane has more under way than was known when the stored jobs were picked."""
+    await filled(running, job_type, a=2, b=2)
+
+    outcomes = await in_one_batch(
+        running,
+        pb.JobUpdate(create=pb.CreateRequest(id="by-hand", job_type=job_type, lane="a")),
+        pb.JobUpdate(start=pb.StartRequest(id="by-hand")),
+        pb.JobUpdate(create=pb.CreateRequest(id="new", job_type=job_type, lane="b")),
+        pb.JobUpdate(acquire=pb.AcquireRequest(job_types=[job_type], max_jobs=1)),
+    )
+
+    assert [job.id for job in outcomes[-1].jobs] == ["b0"]

@@ -52,6 +52,10 @@ class Rate:
         """The earliest time of the next hand-out."""
         return next_even - self.tolerance
 
+    def allowed(self, next_even: int, now: int) -> int:
+        """How many hand-outs may come at once now."""
+        return max(0, (now + self.tolerance - max(next_even, now)) // self.interval + 1)
+
     def after(self, next_even: int, now: int, count: int = 1) -> int:
         """The stored time after ``count`` hand-outs now."""
         return max(next_even, now) + count * self.interval

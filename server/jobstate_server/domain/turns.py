@@ -58,28 +58,28 @@ class TypeState:
 
 
 def turns_of(state: TypeState, freed: Mapping[str, int], limits: Limits, now: int) -> Iterator[str]:
-    """The known lanes as they have their turns: each as often as it has ready jobs.
+    """The known lanes as they have their turns: each as often as it has ready jobs and its rate allows.
 
     Args:
         freed: how many attempts end in some of the lanes, besides what is stored.
     """
     heap = [
-        (limits.under_way(lane.counts) - freed.get(lane.lane, 0), lane.turn_time, lane.lane, lane.counts.ready)
+        (limits.under_way(lane.counts) - freed.get(lane.lane, 0), lane.turn_time, lane.lane, count)
         for lane in state.lanes.values()
-        if lane.counts.ready > 0 and not lane.paused and limits.lane_opens(lane) <= now
+        if not lane.paused and (count := limits.lane_allowed(lane, now)) > 0
     ]
     heapify(heap)
     # Later than any that is stored.
     turn = INT64_MAX
     while heap:
-        under_way, _, name, ready = heap[0]
+        under_way, _, name, count = heap[0]
         if under_way >= limits.lane_concurrency:
             heappop(heap)
             continue
         yield name
         turn += 1
-        if ready > 1:
-            heapreplace(heap, (under_way + 1, turn, name, ready - 1))
+        if count > 1:
+            heapreplace(heap, (under_way + 1, turn, name, count - 1))
         else:
             heappop(heap)
 
@@ -124,6 +124,13 @@ class Limits:
         """From when on the rate of the lane, and its hold, allow a hand-out."""
         even = 0 if self.lane_rate is None else self.lane_rate.opens(state.next_even_time)
         return max(even, state.held_until)
+
+    def lane_allowed(self, state: LaneState, now: int) -> int:
+        """How many of the ready jobs of the lane its rate and its hold allow to be handed out at once."""
+        if state.held_until > now:
+            return 0
+        ready = state.counts.ready
+        return ready if self.lane_rate is None else min(ready, self.lane_rate.allowed(state.next_even_time, now))
 
     def room(self, state: TypeState) -> int:
         """How many more attempts of the type may be claimed."""

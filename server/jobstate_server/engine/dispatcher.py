@@ -11,12 +11,11 @@ from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.limits import ACQUIRED_MAX
 from jobstate_server.domain.reads import Reads
 from jobstate_server.domain.turns import TypeState
-from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.batch import Batch
 from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import ParkedAcquires, WaitingAcquire
 from jobstate_server.engine.picking import Picker
-from jobstate_server.engine.wanted import Wanted, ending
+from jobstate_server.engine.wanted import Wanted, ending, spared
 from jobstate_server.store.base import Transaction
 
 HANDED_OUT_MAX = 512
@@ -71,7 +70,7 @@ class Dispatcher:
         self._commands: Sequence[Command] = ()
         """All of them."""
         self._spare: int | None = None
-        """How many of the jobs that were read for the transaction's commands were ready. None if nothing was picked."""
+        """See ``Wanted.spare``. None if nothing was picked."""
         self._pauses: set[tuple[str, str | None]] = set()
         """The types and lanes that are paused in the current transaction, or go on."""
         self._must_serve = False
@@ -124,7 +123,7 @@ class Dispatcher:
             self._add_freed(commands, batch, wanted)
         if not wanted.job_types:
             return False
-        self._spare = wanted.spare = _ready_in(batch)
+        self._spare = wanted.spare = spared(commands, batch)
         # A call that does not wait would go away with nothing, and so would one that pauses.
         may_wait = self._tries >= TRIES_MAX or bool(wanted.pauses) or not all(map(self._waits, self._acquires))
         is_complete = self._pick(transaction, batch, wanted, may_wait=may_wait)
@@ -220,7 +219,7 @@ class Dispatcher:
             if count := asked + self._waited_for((name,)):
                 jobs[name,] = count
         pauses = {(name, lane) for name, lane in self._pauses if (name,) in jobs}
-        spare = _ready_in(batch) if self._spare is None else self._spare
+        spare = spared(self._commands, batch) if self._spare is None else self._spare
         return Wanted(jobs, pauses, rest, self._commands, spare, is_first=False)
 
     def _in_turn(
@@ -308,11 +307,6 @@ class Dispatcher:
         """The calls that have been answered since the last time."""
         answered, self._answered = self._answered, []
         return answered
-
-
-def _ready_in(batch: Batch) -> int:
-    """How many jobs of the batch are ready."""
-    return sum(map(is_ready, batch.jobs.values()))
 
 
 class _AllTypes:

@@ -15,10 +15,12 @@ from jobstate_server.domain.commands import (
     Retry,
     ReturnUndelivered,
     ServeDue,
+    Start,
 )
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.job_types import JobTypes
 from jobstate_server.domain.lanes import counts_of
+from jobstate_server.domain.waiting import is_ready
 from jobstate_server.engine.batch import Batch
 
 _ENDING = (Complete, Fail, Release, Cancel, MarkStale, ReturnUndelivered)
@@ -41,7 +43,7 @@ class Wanted:
     whole_batch: Sequence[Command] = ()
     """All commands of the batch."""
     spare: int = 0
-    """How many of the ready jobs that are found the commands of the batch may take away."""
+    """How many of the jobs that are found the batch may not hand out after all: see ``spared``."""
     is_first: bool = True
     """Whether nothing of the batch has been decided yet, so that all is as it is stored."""
 
@@ -49,6 +51,16 @@ class Wanted:
     def job_types(self) -> set[str]:
         """All types that are named."""
         return {name for types in self.jobs for name in types} | {name for name, _ in self.pauses}
+
+
+def spared(commands: Sequence[Command], batch: Batch) -> int:
+    """How many more jobs must be found, since these commands may take some away, or take their places.
+
+    A ready job of the batch may be taken by any command. One that is created in the batch and started by hand takes a
+    place of its lane, so that another lane is next.
+    """
+    created = sum(type(each) is Start and each.job_id not in batch.jobs for each in commands)
+    return sum(map(is_ready, batch.jobs.values())) + created
 
 
 def ending(commands: Sequence[Command], batch: Batch, job_types: JobTypes) -> list[Job]:
