@@ -9,6 +9,7 @@ import pytest
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.durations import SECOND
+from jobstate_server.engine import picking
 
 from ..support.calls import acquire, create, release, settled, span, until_waiting
 from ..support.clock import WatchedClock
@@ -262,3 +263,51 @@ async def test_a_job_created_and_started_in_the_batch_lets_no_new_job_overtake_i
     )
 
     assert [job.id for job in outcomes[-1].jobs] == ["b0"]
+
+
+async def _leave_lanes_without_rate(url: str, clock: WatchedClock) -> None:
+    """Leave lanes a to d, which come first and have used up their rate, and behind them a lane z."""
+    async with serving_url(url, clock, job_types=LIMITED) as running:
+        await filled(running, "steady", a=5, b=5, c=5, d=5, z=4)
+        for count in (10, 8):
+            clock.advance(20 * SECOND)
+            acquired = await ids(running, "steady", max_jobs=count)
+            assert len(acquired) == count
+            for job_id in acquired:
+                if not job_id.startswith("z"):
+                    await running.jobs.Complete(pb.CompleteRequest(id=job_id, attempt=1))
+
+
+async def test_lanes_that_their_rate_closes_again_after_a_start_let_no_new_job_overtake_in_the_next(
+    url: str, clock: WatchedClock
+) -> None:
+    """A start opens all of them, because their rate may have changed."""
+    await _leave_lanes_without_rate(url, clock)
+
+    async with serving_url(url, clock, job_types=LIMITED) as running:
+        outcomes = await in_one_batch(
+            running,
+            pb.JobUpdate(create=pb.CreateRequest(id="new", job_type="steady", lane="z")),
+            pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["steady"], max_jobs=1)),
+        )
+
+    assert [job.id for job in outcomes[-1].jobs] == ["z2"]
+
+
+async def test_nothing_is_handed_out_while_more_lanes_are_to_be_closed_than_one_pick_reads(
+    url: str, clock: WatchedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next commits read the others."""
+    monkeypatch.setattr(picking, "OPEN_LANES_READ_MAX", 1)
+    await _leave_lanes_without_rate(url, clock)
+
+    async with serving_url(url, clock, job_types=LIMITED) as running:
+        outcomes = await in_one_batch(
+            running,
+            pb.JobUpdate(create=pb.CreateRequest(id="new", job_type="steady", lane="z")),
+            pb.JobUpdate(acquire=pb.AcquireRequest(job_types=["steady"], max_jobs=1)),
+        )
+        next_job = await acquire(running, "steady", wait=60)
+
+    assert not outcomes[-1].jobs
+    assert [job.id for job in next_job] == ["z2"]

@@ -102,6 +102,8 @@ class ReadyJobs:
         else:
             for name, lane in state.lanes.items():
                 of_type.state.lanes.setdefault(name, lane)
+            of_type.state.is_cut |= state.is_cut
+            of_type.state.closed = tuple(dict.fromkeys((*of_type.state.closed, *state.closed)))
             of_type.turns.changed(state.lanes)
         if state.is_stored:
             self._moves.of_type(state.job_type)
@@ -281,7 +283,7 @@ def _turns(of_type: _OfType, state: TypeState, move: TypeMove, is_open: IsOpen, 
         even = limits.rate.after(even, now, move.claims)
     turn = max(now, state.turn_time + 1, move.turn_time + 1)
     lanes = of_type.turns.walk(state, move, is_open, now)
-    while room > 0 and not state.paused and (limits.rate is None or limits.rate.opens(even) <= now):
+    while room > 0 and not (state.paused or state.is_cut) and (limits.rate is None or limits.rate.opens(even) <= now):
         place = lanes(turn)
         if place is None:
             return

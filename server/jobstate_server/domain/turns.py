@@ -55,6 +55,8 @@ class TypeState:
     """Those of the lanes whose time has come again, so that their rows must be written."""
     opens: int | None = None
     """When the next lane opens that is closed now."""
+    is_cut: bool = False
+    """Whether lanes that can be next may not have been read, so that nothing can be handed out now."""
 
 
 def turns_of(state: TypeState, freed: Mapping[str, int], limits: Limits, now: int) -> Iterator[str]:
@@ -134,7 +136,7 @@ class Limits:
 
     def room(self, state: TypeState) -> int:
         """How many more attempts of the type may be claimed."""
-        return 0 if state.paused else max(0, self.concurrency - state.counts.running)
+        return 0 if state.paused or state.is_cut else max(0, self.concurrency - state.counts.running)
 
     def has_place(self, counts: LaneCounts, *, returns: bool) -> bool:
         """Whether the limit of the lane allows a hand-out: of a job that comes back to its place, or of another one."""

@@ -17,6 +17,10 @@ from jobstate_server.engine.wanted import Wanted, ending
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.errors import TransactionConflict
 
+OPEN_LANES_READ_MAX = 1_000
+"""Lanes that one pick reads of a type if many of them are open but their rate is in force, as after a start. There are
+hardly ever more. Then nothing of the type is handed out until the next pick, which reads others."""
+
 
 class Picker:
     """Picks for one server."""
@@ -40,6 +44,7 @@ class Picker:
         turns = [name for name in names if name in found.turns]
         if batch.handing_out.turns is not None:
             batch.handing_out.turns.update(turns)
+        found.states.update(self._past_stale(transaction, selected, found.states, batch.now))
         batch.handing_out.know(found.states.get(name) or TypeState(name) for name in turns)
         batch.handing_out.count_changes(name for name, _ in wanted.pauses)
         batch.handing_out.picked.update(turns)
@@ -63,6 +68,7 @@ class Picker:
         limit = sum(wanted.jobs.values()) + wanted.spare
         selected = [some._replace(is_limited=True) for some in self._selected(batch, wanted, names, limit)]
         found = transaction.hand_out_states(selected, takes_turns=False)
+        found.states.update(self._past_stale(transaction, selected, found.states, batch.now))
         batch.handing_out.know(found.states.values())
         batch.handing_out.outdated.difference_update(names)
         # As the batch has left them.
@@ -95,9 +101,29 @@ class Picker:
         ends = [job for job in ending(wanted.commands, batch, self._job_types) if job.job_type in states]
         ready = LimitedPick(self._job_types, transaction, batch, wanted, states, turns, ends).take(limit, known)
         _offer(batch, ready.jobs, known)
-        # What is closed by this transaction was read in the place of others.
-        stale = sum(self._close_stale(state, batch.now) for state in states.values())
-        return ready.is_complete and not stale
+        return ready.is_complete and not any(state.is_cut for state in states.values())
+
+    def _past_stale(
+        self, transaction: Transaction, selected: Iterable[StateOf], states: Mapping[str, TypeState], now: int
+    ) -> dict[str, TypeState]:
+        """The states of types of which lanes were read that are open, but not by their rate, with others behind them.
+
+        The transaction closes those lanes.
+        """
+        read: dict[str, TypeState] = {}
+        for some in selected:
+            state = states.get(some.job_type)
+            closed, lanes_max = 0, some.lanes_max
+            while state is not None and (stale := self._close_stale(state, now)) > closed:
+                if lanes_max >= OPEN_LANES_READ_MAX:
+                    state.is_cut = True
+                    break
+                closed, lanes_max = stale, min(some.lanes_max + 2 * stale, OPEN_LANES_READ_MAX)
+                again = [some._replace(lanes_max=lanes_max)]
+                read[some.job_type] = state = transaction.hand_out_states(again, takes_turns=False).states[
+                    some.job_type
+                ]
+        return read
 
     def _close_stale(self, state: TypeState, now: int) -> int:
         """Let the rows be written of lanes that are open, but not by their rate. Returns how many there are."""
