@@ -25,7 +25,9 @@ def test_the_pipeline_the_group_and_what_a_run_does_work_as_the_page_shows(
     clean, day = names["clean"], names["day"]
     assert clean.wait_reason is WaitReason.NEEDS
     assert client.get(day).members == names["client"].get(day).members
-    assert [client.get(day).members.total, client.get(day).members.closed] == [4, True]  # type: ignore[union-attr]
+    members = client.get(day).members
+    assert members is not None
+    assert (members.total, members.closed) == (4, True)
 
     client.complete(client.start(names["fetch"]), result={"words": 3})
     server.advance(0)

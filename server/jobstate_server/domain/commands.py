@@ -145,8 +145,7 @@ class BatchCreate(Command):
 
     @property
     def rows(self) -> int:
-        related = [create.relations for create in self.creates if create.relations is not None]
-        return len(self.creates) + sum(len(relations.needs) for relations in related)
+        return sum(create.rows for create in self.creates)
 
     def add_reads(self, reads: Reads) -> None:
         for create in self.creates:

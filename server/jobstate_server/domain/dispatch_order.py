@@ -243,18 +243,17 @@ class ReadyJobs:
 def _opens(state: TypeState, move: TypeMove, limits: Limits, queues: Iterable[str], now: int) -> int | None:
     """When a rate or hold will allow another hand-out."""
     if limits.rate is not None:
-        even = state.next_even_time
-        opens = limits.rate.opens(limits.rate.after(even, now, move.claims) if move.claims else even)
+        opens = limits.rate.opens(limits.rate.after(state.next_even_time, now, move.claims))
         if opens > now:
             return opens
     times = [] if state.opens is None else [state.opens]
     for name in {*queues, *state.lanes} if limits.lane_rate is not None else _held(state, move, now):
         lane = state.lanes.get(name) or LaneState(name)
         added = move.lanes.get(name) or Move()
-        even = lane.next_even_time
-        if limits.lane_rate is not None and added.claims:
-            even = limits.lane_rate.after(even, now, added.claims)
-        opens = max(lane.held_until, added.held_until, 0 if limits.lane_rate is None else limits.lane_rate.opens(even))
+        opens = max(lane.held_until, added.held_until)
+        if limits.lane_rate is not None:
+            even = limits.lane_rate.after(lane.next_even_time, now, added.claims)
+            opens = max(opens, limits.lane_rate.opens(even))
         if opens > now:
             times.append(opens)
     return min(times, default=None)
@@ -279,7 +278,7 @@ def _turns(of_type: _OfType, state: TypeState, move: TypeMove, is_open: IsOpen, 
     limits = of_type.limits
     room = limits.concurrency - state.counts.running - move.counts.running
     even = state.next_even_time
-    if limits.rate is not None and move.claims:
+    if limits.rate is not None:
         even = limits.rate.after(even, now, move.claims)
     turn = max(now, state.turn_time + 1, move.turn_time + 1)
     lanes = of_type.turns.walk(state, move, is_open, now)
@@ -358,7 +357,7 @@ class _Turns:
         counts, turn, even, held = lane.counts, lane.turn_time, lane.next_even_time, lane.held_until
         if added is not None:
             counts, turn, held = counts.plus(added.counts), max(turn, added.turn_time), max(held, added.held_until)
-            if self._limits.lane_rate is not None and added.claims:
+            if self._limits.lane_rate is not None:
                 even = self._limits.lane_rate.after(even, now, added.claims)
         if lane.paused or held > now:
             return None

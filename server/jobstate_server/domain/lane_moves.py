@@ -142,7 +142,7 @@ def moved(state: TypeState, move: TypeMove, limits: Limits, gone: Mapping[str, i
     for name in lanes.keys() & {*move.lanes, *gone}:
         lane, added = lanes[name], move.lanes.get(name) or Move()
         even = lane.next_even_time
-        if limits.lane_rate is not None and added.claims:
+        if limits.lane_rate is not None:
             even = limits.lane_rate.after(even, now, added.claims)
         lanes[name] = replace(
             lane,
@@ -152,7 +152,7 @@ def moved(state: TypeState, move: TypeMove, limits: Limits, gone: Mapping[str, i
             held_until=max(lane.held_until, added.held_until),
         )
     even = state.next_even_time
-    if limits.rate is not None and move.claims:
+    if limits.rate is not None:
         even = limits.rate.after(even, now, move.claims)
     return replace(state, next_even_time=even, lanes=lanes)
 

@@ -58,7 +58,7 @@ class Rate:
 
     def after(self, next_even: int, now: int, count: int = 1) -> int:
         """The stored time after ``count`` hand-outs now."""
-        return max(next_even, now) + count * self.interval
+        return max(next_even, now) + count * self.interval if count else next_even
 
 
 def default_burst(count: int) -> int:

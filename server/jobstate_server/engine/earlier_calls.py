@@ -43,7 +43,8 @@ class EarlierCalls:
 
     def learn(self, stored: Mapping[tuple[str, str], StoredRequest]) -> None:
         """Add what was loaded since."""
-        self._requests = {**stored, **self._requests}
+        for key, request in stored.items():
+            self._requests.setdefault(key, request)
 
     def add(self, stored: StoredRequest) -> None:
         """Add a call of this batch."""

@@ -20,8 +20,7 @@ def check_attempt(job: Job, command: c.AttemptCommand, trigger: Trigger, now: in
     Raises:
         TransitionNotAllowed, AttemptRequired, AttemptSuperseded
     """
-    if job.group_depth:
-        refuse_group(job, trigger, now)
+    refuse_group(job, trigger, now)
     if job.state in FINAL_STATES:
         raise TransitionNotAllowed(job.id, job.state.name, trigger.value, allowed_triggers(job, now))
     if command.attempt is None:

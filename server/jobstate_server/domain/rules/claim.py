@@ -14,8 +14,7 @@ from jobstate_server.domain.rules.context import Draft, JobRules, RuleContext, r
 
 def start(_context: RuleContext, job: Job, command: c.Start, now: int) -> Change:
     """Start the first attempt, or claim one that the server resumed."""
-    if job.group_depth:
-        refuse_group(job, Trigger.START, now)
+    refuse_group(job, Trigger.START, now)
     draft = Draft(job, command, now)
     if job.state is JobState.PROCESSING:
         draft.take(Trigger.CLAIM, asked_as=Trigger.START)

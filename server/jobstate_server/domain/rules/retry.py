@@ -57,8 +57,7 @@ def resume(draft: Draft, trigger: Trigger) -> None:
 
 def retry(context: RuleContext, job: Job, command: c.Retry, now: int) -> Change:
     """Retry a FAILED job. With ``immediately`` also end the wait of a RETRYING job, or the delay of a QUEUED one."""
-    if job.group_depth:
-        refuse_group(job, Trigger.RETRY, now)
+    refuse_group(job, Trigger.RETRY, now)
     draft = Draft(job, command, now)
     if command.immediately and job.held:
         draft.take(Trigger.EXPEDITE)
