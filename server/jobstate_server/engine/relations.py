@@ -40,12 +40,29 @@ def no_groups(_keys: Collection[int]) -> Mapping[int, StoredGroup]:
 class _Mark:
     """What a batch has changed of a group."""
 
+    now: Group
+    """The group after all changes so far."""
     move: GroupMove = NO_MOVE
     closes: bool = False
     stops: bool = False
     ends: bool = False
     reported: int | None = None
     look_again: int | None = None
+
+    def add(self, move: GroupMove) -> None:
+        """A member has changed."""
+        self.move = self.move.plus(move)
+        self.now = self.now.moved(move)
+
+    def close(self) -> None:
+        """The group has all its members."""
+        self.closes = True
+        self.now = replace(self.now, closed=True)
+
+    def end(self, *, stops: bool) -> None:
+        """The group has ended. ``stops``: no member is handed out any more."""
+        self.ends, self.stops = True, stops
+        self.now = replace(self.now, is_final=True, stopping=self.now.stopping or stops)
 
 
 class _Known(NamedTuple):
@@ -145,16 +162,14 @@ class BatchRelations:
                 self._made[job.id] = job
                 self._known[job.id] = _Known(job.id, group_of(job), Group(policy_of(job)))
             elif ends:
-                mark = self._mark(own_ref(job))
-                mark.ends, mark.stops = True, job.state is JobState.CANCELLED
+                self._mark(own_ref(job)).end(stops=job.state is JobState.CANCELLED)
         ref = group_of(job)
         if ref is not None:
             if before is None and job.group_key is None:
                 self._members.add(job.id)
             move = move_of(before, job, is_group=job.group_depth > 0)
             if move != NO_MOVE:
-                mark = self._mark(ref)
-                mark.move = mark.move.plus(move)
+                self._mark(ref).add(move)
         if before is None and job.awaited_group is not None and not is_settled(from_text(job.awaited_group)):
             self._waiting.add(job.id)
         if ends and job.needs_count and job.create_sequence:
@@ -168,7 +183,7 @@ class BatchRelations:
             self._needs.append(_Need(need, parent.create_sequence or None, first_event(parent.id) if is_new else None))
         self._resolved += plan.resolved
         if plan.closed_group is not None:
-            self._mark(own_ref(plan.closed_group)).closes = True
+            self._mark(own_ref(plan.closed_group)).close()
         if plan.served_group is not None:
             mark = self._mark(own_ref(plan.served_group.group))
             mark.reported, mark.look_again = plan.served_group.progress, plan.served_group.look_again
@@ -224,16 +239,8 @@ class BatchRelations:
 
     def _now(self, ref: GroupRef) -> Group:
         """A group after all changes so far."""
-        group, mark = self._find(ref).group, self._marks.get(ref)
-        if mark is None:
-            return group
-        group = group.moved(mark.move)
-        return replace(
-            group,
-            closed=group.closed or mark.closes,
-            stopping=group.stopping or mark.stops,
-            is_final=group.is_final or mark.ends,
-        )
+        mark = self._marks.get(ref)
+        return self._find(ref).group if mark is None else mark.now
 
     def _find(self, ref: GroupRef) -> _Known:
         known = self._known.get(ref)
@@ -261,7 +268,7 @@ class BatchRelations:
     def _mark(self, ref: GroupRef) -> _Mark:
         mark = self._marks.get(ref)
         if mark is None:
-            mark = self._marks[ref] = _Mark()
+            mark = self._marks[ref] = _Mark(self._find(ref).group)
         return mark
 
 

@@ -55,16 +55,15 @@ class Relating:
         job, relations = change.after, command.relations
         if relations is not None:
             creator = None if relations.by is None else self._running(relations.by, command.caller, path)
-            around: GroupPath = ()
-            if relations.group_id:
-                around = self._join(job, relations.group_id, creator, command.caller, path)
+            group = self._join(job, creator, command, path) if relations.group_id else None
             if relations.group is not None:
+                around = () if group is None else self._path(group)
                 if len(around) == DEPTH_MAX:
                     raise InvalidField("group_id", f"is {DEPTH_MAX} groups deep already")
                 self._paths[job.id] = (*around, self._view.relations.next_key() + len(self._paths))
                 change = _made_group(change, relations.group, len(around) + 1, command)
             elif relations.needs:
-                change = self._with_needs(change, relations.needs, around, command, path)
+                change = self._with_needs(change, relations.needs, group, command, path)
         self._made[job.id] = change.after
         return change
 
@@ -81,10 +80,11 @@ class Relating:
             raise AttemptSuperseded(job.id, by.attempt, job.attempt, job.state.name, f"{path}by.attempt")
         return job
 
-    def _join(self, job: Job, group_id: str, creator: Job | None, caller: Caller, path: str) -> GroupPath:
-        """Make a new job a member of a group. Returns the place of that in the order in which groups end."""
-        field = f"{path}group_id"
-        group = self._find(group_id, caller, field)
+    def _join(self, job: Job, creator: Job | None, command: c.Create, path: str) -> Job:
+        """Make a new job a member of the group that its command names, and return that group."""
+        assert command.relations is not None
+        group_id, field = command.relations.group_id, f"{path}group_id"
+        group = self._find(group_id, command.caller, field)
         if not group.group_depth:
             raise NotAGroup(group_id, field)
         by_member = creator is not None and group_of(creator) == own_ref(group)
@@ -94,15 +94,15 @@ class Relating:
             raise GroupClosed(group_id, why, field)
         job.group_id = group.id
         job.group_key = group.create_sequence or None
-        return self._path(group)
+        return group
 
     def _with_needs(
-        self, change: Change, needs: Sequence[Need], around: GroupPath, command: c.Create, path: str
+        self, change: Change, needs: Sequence[Need], group: Job | None, command: c.Create, path: str
     ) -> Change:
         """Let a new job wait for what it needs. It is cancelled at once if that cannot be met any more.
 
         Args:
-            around: the group that it is a member of. Empty if it is in none.
+            group: that it is a member of, if any.
         """
         job = change.after
         parents = [
@@ -110,8 +110,8 @@ class Relating:
         ]
         found = standing((need, parent.state) for need, parent in zip(needs, parents, strict=True))
         awaited = {place: self._awaited(parents[place]) for place in found.open}
-        if around:
-            _refuse_circles(around, awaited)
+        if group is not None:
+            _refuse_circles(self._path(group), awaited)
         job.needs_count = len(parents)
         for place, (need, parent) in enumerate(zip(needs, parents, strict=True)):
             is_final = parent.state.is_final
