@@ -7,12 +7,18 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).resolve().parent
+
+# Tests start hundreds of servers. Where the environment keeps Python from writing bytecode, as many images do, each of
+# them compiles the whole server again, and each process of pytest all tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 LONGEST_FIRST = ("interop", "robustness", "contract", "integration", "client", "store", "unit")
 """The folders of tests, in the order of how long a file of theirs may take. A long file that began last would keep one
