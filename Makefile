@@ -26,7 +26,13 @@ PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadf
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Only the checks of `make test` run at the same time, where AT_ONCE is set.
+ifndef AT_ONCE
 .NOTPARALLEL:
+endif
+
+# Each check's lines stay together. GNU Make 3.81, which macOS has, prints them as they come.
+CHECKS := --jobs --keep-going $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) AT_ONCE=1
 
 .PHONY: help
 help: ## List the targets
@@ -49,7 +55,8 @@ serve: $(READY) ## Serve until Ctrl-C; set STORE=sqlite:///jobs.db or LISTEN=127
 	@$(BIN)/jobstate-server serve $(if $(STORE),--store '$(STORE)') $(if $(LISTEN),--listen '$(LISTEN)')
 
 .PHONY: test
-test: lint types imports proto ## Check everything: style, types, layers, contract, then every test
+test: $(READY) ## Check everything: style, types, layers, contract, then every test
+	@$(MAKE) $(CHECKS) types collection lint imports proto
 	@echo "== tests"
 	@$(PYTEST)
 
@@ -96,6 +103,12 @@ proto: $(READY) ## Check the protos: lint, format, and no breaking change since 
 			git archive "$$main" buf.yaml protos | $(BIN)/buf breaking --against '-#format=tar'; exit; \
 		fi; \
 	done
+
+# Of use to `make test`, too: it leaves the bytecode that each process of the tests would have to compile otherwise.
+.PHONY: collection
+collection: $(READY) ## Check that every test can be collected
+	@echo "== collection"
+	@told=$$($(BIN)/python -m pytest --quiet --quiet --collect-only 2>&1) || { echo "$$told"; exit 1; }
 
 .PHONY: generate
 generate: $(READY) ## Generate the Python, Go and TypeScript code from the protos
