@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
-
-import pytest
 
 from .support import CLIENT, ROOT, SERVER, TESTS, calls_in, modules_below, parsed, relative
 
@@ -24,15 +21,16 @@ SPEAKS_TO_PEOPLE = SERVER / "jobstate_server" / "cli.py"
 """The command line prints; everything else logs."""
 
 
-@pytest.mark.parametrize("path", HAND_WRITTEN, ids=relative)
-def test_no_module_outgrows_one_sitting(path: Path) -> None:
-    assert len(path.read_text("utf-8").splitlines()) <= MODULE_LINES_MAX
+def test_no_module_outgrows_one_sitting() -> None:
+    lines = {relative(path): len(path.read_text("utf-8").splitlines()) for path in HAND_WRITTEN}
+
+    assert {path: count for path, count in lines.items() if count > MODULE_LINES_MAX} == {}
 
 
-@pytest.mark.parametrize("path", HAND_WRITTEN, ids=relative)
-def test_no_function_outgrows_a_screen(path: Path) -> None:
+def test_no_function_outgrows_a_screen() -> None:
     long = [
         f"{relative(path)}:{node.lineno} {node.name}"
+        for path in HAND_WRITTEN
         for node in ast.walk(parsed(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and (node.end_lineno or node.lineno) - node.lineno >= FUNCTION_LINES_MAX
@@ -41,27 +39,35 @@ def test_no_function_outgrows_a_screen(path: Path) -> None:
     assert not long
 
 
-@pytest.mark.parametrize("path", HAND_WRITTEN, ids=relative)
-def test_every_module_says_what_it_is_for(path: Path) -> None:
-    assert ast.get_docstring(parsed(path))
+def test_every_module_says_what_it_is_for() -> None:
+    assert not [relative(path) for path in HAND_WRITTEN if not ast.get_docstring(parsed(path))]
 
 
-@pytest.mark.parametrize("path", HAND_WRITTEN, ids=relative)
-def test_nothing_is_left_to_be_done_later(path: Path) -> None:
-    text = path.read_text("utf-8")
+def test_nothing_is_left_to_be_done_later() -> None:
+    texts = {relative(path): path.read_text("utf-8") for path in HAND_WRITTEN}
 
-    assert not [word for word in UNFINISHED if word in text]
-
-
-@pytest.mark.parametrize("path", [path for path in SERVER_MODULES if path != SPEAKS_TO_PEOPLE], ids=relative)
-def test_the_server_logs_and_never_prints(path: Path) -> None:
-    assert not [call.lineno for call, name in calls_in(path) if name == "print"]
+    assert not [(path, word) for path, text in texts.items() for word in UNFINISHED if word in text]
 
 
-@pytest.mark.parametrize("path", TEST_MODULES, ids=relative)
-def test_no_test_waits_by_sleeping(path: Path) -> None:
+def test_the_server_logs_and_never_prints() -> None:
+    assert SPEAKS_TO_PEOPLE in SERVER_MODULES
+    assert not [
+        f"{relative(path)}:{call.lineno}"
+        for path in SERVER_MODULES
+        if path != SPEAKS_TO_PEOPLE
+        for call, name in calls_in(path)
+        if name == "print"
+    ]
+
+
+def test_no_test_waits_by_sleeping() -> None:
     """``sleep(0)`` only lets others run, and waits for nothing."""
-    assert not [call.lineno for call, name in calls_in(path) if name == "sleep" and not is_zero(call)]
+    assert not [
+        f"{relative(path)}:{call.lineno}"
+        for path in TEST_MODULES
+        for call, name in calls_in(path)
+        if name == "sleep" and not is_zero(call)
+    ]
 
 
 def is_zero(call: ast.Call) -> bool:
