@@ -64,6 +64,12 @@ class Order:
         self._in_hand = InHand(world)
         self._laned = {entry.event.job_type for entry in world.history.log if lane_of(entry)}
         self._laned |= {pausing.job_type for pausing in world.history.pauses}
+        self._stopped = {
+            entry.event.job_id: entry.job.get("update_time", "")
+            for entry in world.history.log
+            if entry.event.type == "CANCELLED" and entry.job.get("cancel_cause") == "CANCEL_CAUSE_GROUP"
+        }
+        """When members of stopped groups were cancelled."""
 
     def hand_outs(self) -> Iterator[HandOut]:
         """Each hand-out, with all other jobs that were ready and have to be counted."""
@@ -96,6 +102,9 @@ class Order:
             for other in ready[name].values():
                 is_of_type = name == entry.event.job_type
                 if is_of_type and lane_of(other.entry) != lane_of(entry):
+                    continue
+                if self._stopped.get(other.entry.event.job_id, "never") == entry.job.get("update_time", ""):
+                    # The Acquire that met it has cancelled it, in the same commit: it is handed out no more.
                     continue
                 is_first, is_longer = other.score(policy) < own, is_of_type and other.ready_time < place.ready_time
                 if (is_first or is_longer) and not self._may_be_missed(other, entry, acquiring):
