@@ -65,11 +65,11 @@ class Order:
         self._laned = {entry.event.job_type for entry in world.history.log if lane_of(entry)}
         self._laned |= {pausing.job_type for pausing in world.history.pauses}
         self._stopped = {
-            entry.event.job_id: entry.job.get("update_time", "")
+            (entry.event.job_id, entry.job.get("update_time"))
             for entry in world.history.log
             if entry.event.type == "CANCELLED" and entry.job.get("cancel_cause") == "CANCEL_CAUSE_GROUP"
         }
-        """When members of stopped groups were cancelled."""
+        """The members of stopped groups that were cancelled, and when."""
 
     def hand_outs(self) -> Iterator[HandOut]:
         """Each hand-out, with all other jobs that were ready and have to be counted."""
@@ -103,7 +103,7 @@ class Order:
                 is_of_type = name == entry.event.job_type
                 if is_of_type and lane_of(other.entry) != lane_of(entry):
                     continue
-                if self._stopped.get(other.entry.event.job_id, "never") == entry.job.get("update_time", ""):
+                if (other.entry.event.job_id, entry.job.get("update_time")) in self._stopped:
                     # The Acquire that met it has cancelled it, in the same commit: it is handed out no more.
                     continue
                 is_first, is_longer = other.score(policy) < own, is_of_type and other.ready_time < place.ready_time

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
 from functools import partial
-from operator import attrgetter
+from operator import add, attrgetter, sub
 from typing import NamedTuple
 
 from jobstate_server.domain.durations import SECOND
@@ -62,33 +62,11 @@ class GroupMove(NamedTuple):
 
     def plus(self, other: GroupMove) -> GroupMove:
         """The sum of both."""
-        total, completed, failed, cancelled, progress, tokens, cost = self
-        return _move(
-            (
-                total + other.total,
-                completed + other.completed,
-                failed + other.permanently_failed,
-                cancelled + other.cancelled,
-                progress + other.progress,
-                tokens + other.tokens,
-                cost + other.cost_nano,
-            )
-        )
+        return _move(map(add, self, other))
 
     def minus(self, other: GroupMove) -> GroupMove:
         """What leads from the other to this."""
-        total, completed, failed, cancelled, progress, tokens, cost = self
-        return _move(
-            (
-                total - other.total,
-                completed - other.completed,
-                failed - other.permanently_failed,
-                cancelled - other.cancelled,
-                progress - other.progress,
-                tokens - other.tokens,
-                cost - other.cost_nano,
-            )
-        )
+        return _move(map(sub, self, other))
 
 
 _move = partial(tuple.__new__, GroupMove)

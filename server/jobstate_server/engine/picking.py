@@ -119,10 +119,8 @@ class Picker:
                     state.is_cut = True
                     break
                 closed, lanes_max = stale, min(some.lanes_max + 2 * stale, OPEN_LANES_READ_MAX)
-                again = [some._replace(lanes_max=lanes_max)]
-                read[some.job_type] = state = transaction.hand_out_states(again, takes_turns=False).states[
-                    some.job_type
-                ]
+                again = transaction.hand_out_states([some._replace(lanes_max=lanes_max)], takes_turns=False)
+                read[some.job_type] = state = again.states[some.job_type]
         return read
 
     def _close_stale(self, state: TypeState, now: int) -> int:
