@@ -318,6 +318,25 @@ def test_progress_is_told_once_a_second_and_only_if_it_has_changed() -> None:
     assert not store.is_due()
 
 
+def test_a_group_that_two_servers_find_due_reports_its_progress_once() -> None:
+    store = a_group(1)
+    store.now += SECOND
+    store.do(c.Start(job_id="0", worker="w"))
+    store.do(c.UpdateProgress(job_id="0", attempt=1, progress=40))
+    store.settle()
+    reported = store.now
+    store.do(c.UpdateProgress(job_id="0", attempt=1, progress=50))
+    store.now += SECOND // 10
+    store.do(c.RunGroup(job_id="g", attempt=1, caller=SERVER))
+
+    assert (store.told("g").count(EventType.PROGRESS), store.jobs["g"].progress) == (1, 40)
+    store.now = reported + PROGRESS_INTERVAL - 1
+    assert not store.is_due()
+    store.now += 1
+    store.settle()
+    assert (store.told("g").count(EventType.PROGRESS), store.jobs["g"].progress) == (2, 50)
+
+
 def test_a_group_does_not_end_by_what_its_own_transaction_has_changed() -> None:
     """Another replica may have added members meanwhile. What was stored when all had ended stays so."""
     store = a_group(1, closed=True)

@@ -68,10 +68,11 @@ class ServedGroup(NamedTuple):
     """The server has looked at a due group."""
 
     group: Job
-    progress: int
-    """The progress that its job has from now on."""
+    progress: int | None
+    """The progress that its job has from now on. None if it is not reported now."""
     look_again: int | None = None
-    """When to look again, if that is not to follow from its counts: others have its members in hand."""
+    """When to look again, if that is not to follow from its counts: others have its members in hand, or its progress
+    was reported a moment ago."""
 
 
 class Plan(NamedTuple):

@@ -6,7 +6,7 @@ from jobstate_server.domain import commands as c
 from jobstate_server.domain.batch_view import View
 from jobstate_server.domain.errors import JobNotFound, NotAGroup
 from jobstate_server.domain.events import EventType
-from jobstate_server.domain.groups import Group, GroupStep, next_step
+from jobstate_server.domain.groups import PROGRESS_INTERVAL, Group, GroupStep, next_step
 from jobstate_server.domain.job import AttemptOutcome, Job, JobError, JobState
 from jobstate_server.domain.lifecycle import Trigger
 from jobstate_server.domain.plan import Change, Plan, ServedGroup
@@ -52,6 +52,9 @@ def run_group(context: RuleContext, command: c.RunGroup, view: View) -> Plan | N
         if step is not None:
             changes = (_ended(context, job, group, step, command, now),)
         elif group.progress != job.progress:
+            may_report = _next_report(job)
+            if now < may_report:
+                return Plan((), 0, served_group=ServedGroup(job, None, may_report))
             changes = (_progressed(job, group, command, now),)
     return Plan(changes, 0, served_group=ServedGroup(job, group.progress))
 
@@ -68,6 +71,16 @@ def _cancel_members(job: Job, view: View) -> Plan:
     look_again = None if members else view.now + LOCKED_RETRY
     served = ServedGroup(job, view.relations.stored_group(job).progress, look_again)
     return Plan(changes, 0, served_group=served, has_more=bool(members))
+
+
+def _next_report(group: Job) -> int:
+    """When a running group may report its progress.
+
+    Another server that found it due at the same time may have reported just now. Only its reports change a group that
+    runs.
+    """
+    has_reported = group.update_time != group.start_time
+    return group.update_time + PROGRESS_INTERVAL if has_reported else 0
 
 
 def _progressed(job: Job, group: Group, command: c.RunGroup, now: int) -> Change:
