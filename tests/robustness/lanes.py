@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 from .history import LogEntry, Policy, Rate
@@ -110,8 +111,16 @@ class OfType:
     lanes: dict[str, Lane] = field(default_factory=lambda: defaultdict(Lane))
     ready: dict[str, dict[str, LogEntry]] = field(default_factory=lambda: defaultdict(dict))
     """By lane and job: the event that made it ready."""
+    left: dict[str, list[tuple[int, LogEntry]]] = field(default_factory=lambda: defaultdict(list))
+    """By lane: the events after which a job was no longer ready, each with the event that had made it so."""
     time: int = 0
     """Of the latest event."""
+
+    def ready_since(self, name: str, sequence: int) -> Iterator[LogEntry]:
+        """What made those jobs of a lane ready that are so now, or were so after an event."""
+        yield from self.ready[name].values()
+        for _, made_ready in takewhile(lambda left: left[0] > sequence, reversed(self.left[name])):
+            yield made_ready
 
 
 class Replay:
@@ -143,7 +152,9 @@ class Replay:
         if after is not None:
             self._where[job_id] = after
         if after is None or after[0] != "ready":
-            of_type.ready[name].pop(job_id, None)
+            made_ready = of_type.ready[name].pop(job_id, None)
+            if made_ready is not None:
+                of_type.left[name].append((sequence, made_ready))
         elif before is None or before[0] != "ready" or of_type.ready[name][job_id].attempt != entry.attempt:
             of_type.ready[name][job_id] = entry
         # Of several policies the slowest is gone by.

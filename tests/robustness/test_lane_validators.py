@@ -248,6 +248,30 @@ def test_replicas_may_pass_over_a_lane_of_which_nobody_knew_that_it_was_ready() 
     assert set(broken(history, ["by_turns"])) == {"by_turns"}
 
 
+IN_HAND = """
+     0 a1     QUEUED    -          QUEUED     0 -      type=fair lane=a
+     1 a2     QUEUED    -          QUEUED     0 -      type=fair lane=a within=8 level=HIGH
+     2 b1     QUEUED    -          QUEUED     0 -      type=fair lane=b
+     3 b2     QUEUED    -          QUEUED     0 -      type=fair lane=b
+     4 b1     STARTED   QUEUED     PROCESSING 1 w1     claimed
+     5 b1     COMPLETED PROCESSING COMPLETED  1 w1     claimed
+     9 a2     CANCELLED QUEUED     CANCELLED  0 -      expired server
+     9 b2     STARTED   QUEUED     PROCESSING 1 w2     claimed
+"""
+
+
+def test_replicas_may_pass_over_a_lane_while_the_first_of_its_jobs_expires() -> None:
+    """One of them has read that job, and could not lock it."""
+    history = History(store="postgres", log=written_log(IN_HAND))
+    history.acquires = [Acquiring("w2", ("fair",), 1, 0.0, "", ANSWERED, tries=1, invoked=8.0, returned=9.5)]
+    history.calls = [Call("Complete", "b1", ANSWERED, version=6, returned=5.5)]
+    assert broken(history, ["by_turns"]) == {}
+
+    history.log[6].actor = ""
+
+    assert set(broken(history, ["by_turns"])) == {"by_turns"}
+
+
 @pytest.mark.parametrize("outcome", [REFUSED, UNKNOWN])
 def test_a_pause_without_an_answer_promises_nothing(outcome: str) -> None:
     history = good()

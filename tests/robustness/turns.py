@@ -16,7 +16,8 @@ def by_turns(world: World) -> Iterator[str]:
 
     With one server this is exact: the lane with the fewest under way is next, and of these the one whose last turn was
     the longest ago. Replicas decide at once, so there a lane counts only if it could have its turn ever since
-    the Acquire was called, by what somebody knew, and nobody else had one of its jobs in hand.
+    the Acquire was called, by what somebody knew, and nobody else had one of its jobs in hand: of those that are ready,
+    or were so meanwhile.
     """
     turns = _Turns(world)
     for entry in turns.replay.events():
@@ -82,15 +83,15 @@ class _Turns:
             return False
         is_open = lane.opens(policy.lane_rate) <= entry.time
         is_free = all(_is_free(counts, policy) for counts in lane.since(since))
-        return is_open and is_free and not self._may_be_missed(of_type, name, entry)
+        return is_open and is_free and not self._may_be_missed(of_type, name, since, entry)
 
-    def _may_be_missed(self, of_type: OfType, name: str, entry: LogEntry) -> bool:
+    def _may_be_missed(self, of_type: OfType, name: str, since: int, entry: LogEntry) -> bool:
         if not self._is_shared:
             return False
         acquiring = self._world.acquiring[entry.job["worker"]]
         return any(
             self._in_hand.may_be_missed(ready, microseconds(ready.job["ready_time"]), entry, acquiring)
-            for ready in of_type.ready[name].values()
+            for ready in of_type.ready_since(name, since)
         )
 
 
