@@ -7,6 +7,7 @@
     │   ├── MessageTooLarge         size, size_max
     │   ├── JobNotFound             job_id
     │   ├── JobExists               job_id
+    │   │   └── GroupExists         the block of a group found its unique_key taken
     │   ├── TransitionNotAllowed    job_id, state, trigger, allowed, why
     │   │   └── JobCancelled        the job was cancelled
     │   ├── RetryNotAllowed         job_id, why, retry_count, max_retries
@@ -60,6 +61,7 @@ __all__ = [
     "DeadlineExceeded",
     "Draining",
     "GroupClosed",
+    "GroupExists",
     "InternalError",
     "InvalidField",
     "JobCancelled",
@@ -191,6 +193,14 @@ class JobExists(Refused):
 
     reason = "JOB_EXISTS"
     job_id = _MetadataField(str)
+
+
+class GroupExists(JobExists):
+    """A block was to create a group whose ``unique_key`` the job ``job_id`` has already. That job was left as it is.
+
+    It is another call's, so the block neither closes nor cancels it. To add to it, create members with its id as
+    ``group_id``.
+    """
 
 
 class TransitionNotAllowed(Refused):

@@ -132,8 +132,8 @@ async def test_a_group_whose_block_fails_is_cancelled_with_its_members(either: A
 
 async def test_a_failure_to_cancel_the_group_is_noted_and_the_error_of_the_block_is_raised(either: Any) -> None:
     async def block() -> None:
-        async with group(either, id="day") as day:
-            await done(either.cancel(day))
+        async with group(either, id="day"):
+            await done(either.close())
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as raised:

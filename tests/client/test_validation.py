@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -14,8 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_client import TLS, AsyncClient, Client, InvalidField, JobFailure, JobStateError, NewJob
-from jobstate_client.core import limits, validation
+from jobstate_client import (
+    TLS,
+    AsyncClient,
+    Client,
+    GroupPolicy,
+    InvalidField,
+    JobFailure,
+    JobStateError,
+    Need,
+    NewJob,
+    State,
+)
+from jobstate_client.core import creating, dispatch, limits, maintenance, operations, validation, watch_request
 from jobstate_client.core.documents import duration, seconds, struct_from
 from jobstate_client.core.job_failure import fail_requests
 from jobstate_server.domain import limits as server_limits
@@ -23,7 +36,7 @@ from jobstate_server.domain.caller import ANONYMOUS
 from jobstate_server.rpc.requests import attempts
 from jobstate_server.wire import documents as server_documents
 
-from .support import done
+from .support import Either, done
 
 
 def test_the_limits_are_the_servers() -> None:
@@ -86,6 +99,82 @@ def test_a_document_may_be_as_deep_as_the_server_takes_it_and_no_deeper() -> Non
     for bottom in bottoms:
         with pytest.raises(InvalidField, match="nested deeper than 16 levels"):
             struct_from({"a": wrapped(bottom, 16)}, "metadata")
+
+
+def operations_with_lists() -> list[Any]:
+    """Every operation of the clients with every parameter of it that takes several values."""
+    found: list[Any] = []
+    for module in (creating, dispatch, maintenance, operations, watch_request):
+        for name, operation in inspect.getmembers(module, inspect.isfunction):
+            signature = inspect.signature(operation)
+            is_call = re.match("Call|Pages|pb\\.", str(signature.return_annotation))
+            if not is_call or operation.__module__ != module.__name__:
+                continue
+            parameters = signature.parameters.values()
+            needed = {each.name: "x" for each in parameters if each.default is each.empty}
+            lists = [each.name for each in parameters if re.match("Iterable|Sequence", str(each.annotation))]
+            found += [pytest.param(operation, needed, each, id=f"{name}-{each}") for each in lists]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(("operation", "needed", "name"), operations_with_lists())
+@pytest.mark.parametrize("value", ["1234", b"1234", 1234])
+def test_a_single_value_is_not_taken_for_a_list(operation: Any, needed: dict[str, Any], name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be a list, not {type(value).__name__}"):
+        operation(**(needed | {name: value}))
+
+
+async def test_nor_is_one_in_a_new_job_or_in_the_methods_of_groups_and_workers(either: Any) -> None:
+    async with Either(either.group("import_day")) as day:
+        calls: tuple[Callable[[], Any], ...] = (
+            lambda: either.create_many([NewJob("fetch", needs="1234")]),
+            lambda: day.create("fetch", needs="1234"),
+            lambda: day.create_many([NewJob("fetch", needs="1234")]),
+            lambda: day.create_many("1234"),
+            lambda: day.create_many(NewJob("fetch")),
+            lambda: either.worker(print, job_types="1234"),
+            lambda: either.watch(job_types="1234"),
+        )
+        for call in calls:
+            with pytest.raises(TypeError, match=r"^(needs|jobs|job_types) must be a list, not"):
+                await done(call())
+        assert (await done(either.get(day))).members.total == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("needs", [7], r"needs\[0\] must be a job or its id, not int"),
+        ("needs", [Need(cast(str, None))], r"needs\[0\] must be a job or its id, not NoneType"),
+        ("group_id", 7, "group_id must be a job or its id, not int"),
+        ("group", "day", "group must be a GroupPolicy, not str; the group that a job joins is its group_id"),
+        ("group", GroupPolicy(cast(int, "1")), "tolerated_failures must be an int, not str"),
+        ("by", "job-1", "by must be a job as acquire or start returned it, which has its attempt, not str"),
+    ],
+)
+def test_what_relates_a_new_job_to_others_is_refused_by_its_name(field: str, value: Any, problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
+        creating.create("fetch", **{field: value})
+
+
+def test_what_chooses_related_jobs_is_refused_by_its_name() -> None:
+    odd: Any = 7
+    with pytest.raises(TypeError, match="group must be a job or its id, not int"):
+        operations.list_jobs(group=odd)
+    with pytest.raises(TypeError, match="group and needs each choose jobs"):
+        operations.list_jobs(group="day", needs="fetch")
+    with pytest.raises(TypeError, match=r"jobs\[1\] must be a NewJob, not int"):
+        creating.create_many([NewJob("fetch"), odd])
+    with pytest.raises(ValueError, match="7 is not a NeedCondition"):
+        creating.create("fetch", needs=[Need("fetch", odd)])
+
+
+def test_a_group_is_named_as_other_jobs_are(client: Client) -> None:
+    with client.group("import_day") as day:
+        assert client.create("fetch", group_id=day).group_id == day.id
+        assert day.create(NewJob("fetch", group_id=day)).group_id == day.id
+        assert client.create(NewJob("fetch"), needs=[]).state is State.QUEUED
 
 
 class Odd:

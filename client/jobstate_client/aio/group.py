@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from jobstate_client.aio.cancellation import finish_despite_cancel
-from jobstate_client.core.grouping import Members, reason_of
+from jobstate_client.core.grouping import Members, cancel_call, hurried
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S
 from jobstate_client.core.values import CreatedJob, Job, NewJob, Span
 
 if TYPE_CHECKING:
     from jobstate_client.aio.client import AsyncClient
+
+log = logging.getLogger("jobstate_client")
 
 
 class AsyncGroup(Members):
@@ -21,13 +25,14 @@ class AsyncGroup(Members):
     If the block ends with an exception, or is cancelled, so is the group, and with it the members that are not final.
     """
 
-    def __init__(self, client: AsyncClient, new: NewJob) -> None:
-        super().__init__(new)
+    def __init__(self, client: AsyncClient, new: NewJob, patience: Span) -> None:
+        super().__init__(new, patience)
         self._client = client
 
     async def create(self, job_type: str | NewJob, *, timeout: Span | None = None, **fields: Any) -> Job:  # noqa: ASYNC109
         """Create a member, with the arguments of ``AsyncClient.create``."""
-        return await self._client.create(self._member(job_type, fields), timeout=timeout)
+        with self._creating():
+            return await self._client.create(self._member(job_type, fields), timeout=timeout)
 
     async def create_many(
         self,
@@ -36,23 +41,38 @@ class AsyncGroup(Members):
         timeout: Span | None = None,  # noqa: ASYNC109
     ) -> tuple[CreatedJob, ...]:
         """Create up to 1,000 members in this order: all of them, or none."""
-        return await self._client.create_many(self._members(jobs), timeout=timeout)
+        with self._creating():
+            return await self._client.create_many(self._members(jobs), timeout=timeout)
 
     async def __aenter__(self) -> Self:
-        self._job = await self._client.create(self._new)
-        return self
+        creation = self._client._invoke(self._create_call())
+        task, cancellation = await finish_despite_cancel(creation, INTERRUPTED_PATIENCE_S)
+        if cancellation is None:
+            self._enter(task.result())
+            return self
+        await self._take_back(task, cancellation)
+        raise cancellation
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            await self._client.close_group(self)
+        call = self._end_call(error)
+        if call is None:
             return
-        task, cancellation = await finish_despite_cancel(self._cancel(error), INTERRUPTED_PATIENCE_S)
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            error.add_note(f"the group {self.id} could not be cancelled: {problem}")
+        task, cancellation = await finish_despite_cancel(self._client._invoke(call), INTERRUPTED_PATIENCE_S)
+        if task.cancelled():
+            log.warning("the block of group %s was cancelled before the server answered: it may stay open", self.id)
+        elif isinstance(problem := task.exception(), Exception):
+            self._not_ended(error or cancellation, problem)
         if cancellation is not None:
             raise cancellation
 
-    async def _cancel(self, error: BaseException) -> None:
-        await self._client.cancel(self, reason_of(error))
+    async def _take_back(self, creation: asyncio.Task[Job], cancellation: asyncio.CancelledError) -> None:
+        """Cancel a group whose block is not entered: nobody would close it."""
+        problem: BaseException | str | None = "the server did not answer"
+        if not creation.cancelled() and (problem := creation.exception()) is None and not creation.result().existing:
+            call = hurried(cancel_call(creation.result(), cancellation))
+            task, _ = await finish_despite_cancel(self._client._invoke(call), INTERRUPTED_PATIENCE_S)
+            problem = "the server did not answer" if task.cancelled() else task.exception()
+        if problem is not None:
+            log.warning("cancelled while a group was created, which may stay open: %s", problem)

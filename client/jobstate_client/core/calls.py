@@ -69,6 +69,8 @@ class Call(Generic[R]):
     """None takes the client's."""
     wait_s: float = 0.0
     """How long the server may wait before it answers: added to the client's timeout."""
+    through_outages: bool = False
+    """Whether it is repeated while no server is reached, until its timeout, whatever the client's other calls do."""
 
     def timeout_s(self, default_s: float) -> float:
         """How long the call may take with all its repeats, if the client's timeout is ``default_s``."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
-from jobstate_client.core import decoding
+from jobstate_client.core import decoding, operations, validation
 from jobstate_client.core import values as v
 from jobstate_client.core.calls import Call
 from jobstate_client.core.documents import duration, timestamp
-from jobstate_client.core.operations import id_of, new_request_id, struct_of
+from jobstate_client.core.operations import new_request_id, struct_of
 from jobstate_client.core.states import NeedCondition, OnExcess, Priority, UniqueUntil
 from jobstate_client.core.values import Span
 
@@ -35,7 +35,7 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
     unique_until: UniqueUntil | str | None = None,
     lane: str | None = None,
     needs: Sequence[str | v.HasId | v.Need] = (),
-    group_id: str = "",
+    group_id: str | v.HasId = "",
     group: v.GroupPolicy | None = None,
     by: v.Job | None = None,
     timeout: Span | None = None,
@@ -69,7 +69,7 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
         "by": by,
     }
     if isinstance(job_type, v.NewJob):
-        if lane is not None or any(value is not None and value not in ("", ()) for value in fields.values()):
+        if lane is not None or any(value is not None and value not in ("", (), []) for value in fields.values()):
             raise TypeError("a NewJob has all the fields of a job: set them in it, or in a copy by dataclasses.replace")
         new = job_type
     else:
@@ -83,8 +83,16 @@ def create_many(jobs: Iterable[v.NewJob], *, timeout: Span | None = None) -> Cal
     Raises:
         JobExists: one of the ids is taken.
     """
-    request = pb.BatchCreateRequest(requests=[_create_request(new) for new in jobs])
+    request = pb.BatchCreateRequest(requests=[_create_request(new) for new in new_jobs(jobs)])
     return Call("BatchCreate", request, _created_jobs, timeout)
+
+
+def new_jobs(jobs: Iterable[v.NewJob]) -> Iterator[v.NewJob]:
+    """These jobs. Raises TypeError for what is none."""
+    for index, new in enumerate(validation.names(jobs, "jobs")):
+        if not isinstance(new, v.NewJob):
+            raise TypeError(f"jobs[{index}] must be a NewJob, not {type(new).__name__}")
+        yield new
 
 
 def _create_request(new: v.NewJob) -> pb.CreateRequest:
@@ -105,25 +113,38 @@ def _create_request(new: v.NewJob) -> pb.CreateRequest:
         unique_key=new.unique_key,
         unique_until=_unique_until(new.unique_until),
         lane=new.lane,
-        needs=[_need(need) for need in new.needs],
-        group_id=new.group_id,
+        needs=[_need(need, f"needs[{index}]") for index, need in enumerate(validation.names(new.needs, "needs"))],
+        group_id=operations.id_of(new.group_id, "group_id"),
         group=None if new.group is None else _group(new.group),
-        by=None if new.by is None else pb.AttemptRef(id=new.by.id, attempt=new.by.attempt),
+        by=None if new.by is None else _by(new.by),
     )
 
 
-def _need(need: str | v.HasId | v.Need) -> pb.Need:
+def _need(need: str | v.HasId | v.Need, name: str) -> pb.Need:
     if not isinstance(need, v.Need):
         need = v.Need(need)
     condition = NeedCondition.parse(need.condition)
-    return pb.Need(job_id=id_of(need.job), condition=job_pb2.NeedCondition.Value(f"NEED_CONDITION_{condition}"))
+    job_id = operations.id_of(need.job, name)
+    return pb.Need(job_id=job_id, condition=job_pb2.NeedCondition.Value(f"NEED_CONDITION_{condition}"))
 
 
 def _group(policy: v.GroupPolicy) -> job_pb2.GroupPolicy:
+    if not isinstance(policy, v.GroupPolicy):
+        kind = type(policy).__name__
+        raise TypeError(f"group must be a GroupPolicy, not {kind}; the group that a job joins is its group_id")
     on_excess = OnExcess.parse(policy.on_excess)
     return job_pb2.GroupPolicy(
-        tolerated_failures=policy.tolerated_failures, on_excess=job_pb2.OnExcess.Value(f"ON_EXCESS_{on_excess}")
+        tolerated_failures=validation.integer(policy.tolerated_failures, "tolerated_failures"),
+        on_excess=job_pb2.OnExcess.Value(f"ON_EXCESS_{on_excess}"),
     )
+
+
+def _by(creator: v.Job) -> pb.AttemptRef:
+    attempt = getattr(creator, "attempt", None)
+    if not isinstance(attempt, int):
+        kind = type(creator).__name__
+        raise TypeError(f"by must be a job as acquire or start returned it, which has its attempt, not {kind}")
+    return pb.AttemptRef(id=operations.id_of(creator, "by"), attempt=attempt)
 
 
 def _span(span: Span | None, name: str) -> Any:

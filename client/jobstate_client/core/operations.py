@@ -41,9 +41,14 @@ def new_request_id() -> str:
     return os.urandom(16).hex()
 
 
-def id_of(job: JobRef) -> str:
-    """The id of a job."""
-    return job if isinstance(job, str) else job.id
+def id_of(job: JobRef, name: str = "job") -> str:
+    """The id of a job. Raises TypeError, which names the argument, for anything else than a job or an id."""
+    if isinstance(job, str):
+        return job
+    found = getattr(job, "id", None)
+    if not isinstance(found, str):
+        raise TypeError(f"{name} must be a job or its id, not {type(job).__name__}")
+    return found
 
 
 def attempt_of(job: JobRef, attempt: int | None) -> int | None:
@@ -119,14 +124,18 @@ def list_jobs(  # noqa: PLR0913 - the filters, all by keyword
 
     ``timeout`` is for each page. A job that exists all the time is listed exactly once, as it was when its page was
     read.
+
+    Raises:
+        TypeError: more than one of ``group``, ``needed_by`` and ``needs`` is given.
     """
+    _check_related(group, needed_by, needs)
     request = pb.ListRequest(
         states=[STATE_NUMBERS[State.parse(state)] for state in validation.names(states, "states")],
         job_types=validation.names(job_types, "job_types"),
         source_id=source_id,
-        group_id=id_of(group),
-        needed_by=id_of(needed_by),
-        needs=id_of(needs),
+        group_id=id_of(group, "group"),
+        needed_by=id_of(needed_by, "needed_by"),
+        needs=id_of(needs, "needs"),
         wait_reasons=[
             _WAIT_REASON_NUMBERS[WaitReason.parse(reason)] for reason in validation.names(wait_reasons, "wait_reasons")
         ],
@@ -136,6 +145,12 @@ def list_jobs(  # noqa: PLR0913 - the filters, all by keyword
         order=pb.LIST_ORDER_CREATE_TIME_ASC if oldest_first else pb.LIST_ORDER_CREATE_TIME_DESC,
     )
     return Pages(Call("List", request, _page, timeout))
+
+
+def _check_related(group: JobRef, needed_by: JobRef, needs: JobRef) -> None:
+    given = [name for name, job in (("group", group), ("needed_by", needed_by), ("needs", needs)) if job != ""]
+    if len(given) > 1:
+        raise TypeError(f"{' and '.join(given)} each choose jobs by their relation to another: give only one")
 
 
 def _page(response: pb.ListResponse) -> Page[v.Job]:

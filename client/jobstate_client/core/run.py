@@ -181,7 +181,8 @@ class Run:
             AttemptSuperseded: this attempt is over, so nothing was created.
             and the errors of ``Client.create_many``.
         """
-        made = (replace(new, by=self.job, group_id=new.group_id or self.job.group_id) for new in jobs)
+        given = creating.new_jobs(jobs)
+        made = (replace(new, by=self.job, group_id=new.group_id or self.job.group_id) for new in given)
         return self._invoke(creating.create_many(made, timeout=timeout))
 
     def check(self) -> None:

@@ -17,14 +17,14 @@ class NamedValue(StrEnum):
         return cls.__members__.get(value.upper()) if isinstance(value, str) else None
 
     @classmethod
-    def parse(cls, value: str) -> Self:
+    def parse(cls, value: object) -> Self:
         """The member of this name, from an argument.
 
         Raises:
             ValueError: there is none, or it is UNKNOWN, which only occurs in responses.
         """
         names = [name for name in cls.__members__ if name != "UNKNOWN"]
-        if value.upper() not in names:
+        if not isinstance(value, str) or value.upper() not in names:
             raise ValueError(f"{value!r} is not a {cls.__name__}; it must be one of {', '.join(names)}")
         return cls[value.upper()]
 

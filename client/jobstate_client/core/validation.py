@@ -60,23 +60,30 @@ def message(value: Any, name: str = "message", bytes_max: int = TEXT_BYTES_MAX) 
 
 
 def names(values: Iterable[Any], name: str) -> list[Any]:
-    """A list of values. Raises TypeError for a single text, which would be read as a list of letters."""
+    """A list of values. Raises TypeError for a single one: a text would be read as a list of letters."""
     if isinstance(values, str | bytes):
         raise TypeError(f"{name} must be a list, not {_type_name(values)}; write [{values!r}]")
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list, not {_type_name(values)}")
     return list(values)
 
 
 def _integer(value: Any, name: str, high: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, not {_type_name(value)}") from None
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not a bool")
+    number = integer(value, name)
     if not 0 <= number <= high:
         # The value is left out: Python refuses to print an integer of thousands of digits.
         raise ValueError(f"{name} must be 0 to {high}")
     return number
+
+
+def integer(value: Any, name: str) -> int:
+    """An integer of any size."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not a bool")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {_type_name(value)}") from None
 
 
 def _finite(value: Any, name: str) -> float:

@@ -222,7 +222,7 @@ class NewJob:
     """Whose turn the job takes, such as a tenant, at most 128 bytes. None is as the job type's ``lane_from`` says."""
     needs: Sequence[str | HasId | Need] = ()
     """Jobs that must have completed, or ended as a ``Need`` says, before this one may begin: at most 100."""
-    group_id: str = ""
+    group_id: str | HasId = ""
     """The group that the job becomes a member of."""
     group: GroupPolicy | None = None
     """Makes the job a group."""

@@ -44,7 +44,7 @@ def watch_request(  # noqa: PLR0913 - the arguments of a watch, by keyword
     if cursor and start is not None:
         raise TypeError("cursor and start both set the beginning: give only one")
     request = pb.WatchEventsRequest(
-        job_ids=[id_of(job) for job in names(job_ids, "job_ids")],
+        job_ids=[id_of(job, "job_ids") for job in names(job_ids, "job_ids")],
         job_types=names(job_types, "job_types"),
         source_ids=names(source_ids, "source_ids"),
         types=[EVENT_TYPE_NUMBERS[EventType.parse(type_)] for type_ in names(types, "types")],

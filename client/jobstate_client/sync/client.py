@@ -207,20 +207,27 @@ class Client(SyncMethods):
         *,
         tolerated_failures: int = 0,
         on_excess: OnExcess | str = OnExcess.FINISH,
+        patience: Span = PATIENCE_S,
         **fields: Any,
     ) -> Group:
         """Create a group and, in the block, its members: ``with client.group(job_type) as group:``.
 
         The group is closed when the block ends, and ends itself when its members have. If the block ends with an
-        exception, the group is cancelled.
+        exception, the group is cancelled, unless it is stopping already because too many members have failed.
 
         Args:
             job_type: the type of the group.
             tolerated_failures: how many members may fail or be cancelled with the group still completing; -1: any.
             on_excess: what happens to the other members once more have failed than that.
-            fields: further fields of a ``NewJob``, such as ``id``, ``source_id`` and ``metadata``.
+            patience: how long to try to close or cancel it while the server is away.
+            fields: further fields of a ``NewJob``, such as ``id``, ``source_id`` and ``metadata``. The members have the
+                group's ``by`` too, unless they have their own.
+
+        Raises, on entering:
+            GroupExists: the ``unique_key`` belongs to a group already. That one is left alone.
+            JobExists: there is a job with this id.
         """
-        return Group(self, new_group(job_type, tolerated_failures, on_excess, fields))
+        return Group(self, new_group(job_type, tolerated_failures, on_excess, fields), patience)
 
     def worker(
         self,
@@ -329,7 +336,8 @@ class Client(SyncMethods):
             self._connections.release(connection)
 
     def _invoke(self, call: Call[R]) -> R:
-        retries = CallRetries(call.timeout_s(self._timeout_s), through_outages=bool(self._call_options))
+        through_outages = call.through_outages or bool(self._call_options)
+        retries = CallRetries(call.timeout_s(self._timeout_s), through_outages=through_outages)
         while True:
             try:
                 with self._stub_for(call) as stub:

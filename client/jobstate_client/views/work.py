@@ -22,6 +22,8 @@ class Work:
     """Since when the first of them has been waiting."""
     delayed: int
     """QUEUED jobs that are delayed."""
+    for_needs: int
+    """Jobs that wait for others which they need."""
     running: int
     """Attempts that workers have now."""
     released: int
@@ -36,9 +38,10 @@ def work_of(stats: TypeStats) -> Work | None:
     for_time = stats.waiting.get(WaitReason.TIME, 0)
     waiting = stats.waiting.get(WaitReason.TURN, 0)
     unfinished = stats.stored.get(State.QUEUED, 0) + stats.stored.get(State.PROCESSING, 0)
-    if unfinished and not (any(stats.waiting.values()) or stats.running):
-        # All of them wait or run, but for groups, so an older server answered, which does not say what they do.
+    if unfinished and not (stats.waiting or stats.running):
+        # An older server, which does not say what they do. One that does always says how many wait for their turn.
         return None
     # Retries wait for their time too.
     delayed = max(0, for_time - retrying)
-    return Work(waiting, stats.oldest_ready_time, delayed, stats.running, stats.released, stats.expired)
+    for_needs = stats.waiting.get(WaitReason.NEEDS, 0)
+    return Work(waiting, stats.oldest_ready_time, delayed, for_needs, stats.running, stats.released, stats.expired)

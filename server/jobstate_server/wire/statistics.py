@@ -6,6 +6,7 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.job import NANO, JobState
 from jobstate_server.domain.statistics import Statistics
+from jobstate_server.domain.waiting import WaitReason
 from jobstate_server.wire.times import set_span, set_time
 
 
@@ -25,7 +26,8 @@ def statistics_message(sums: Statistics, oldest_queued: int | None, oldest_ready
         expired=sums.expired,
     )
     for reason, count in sums.waiting.items():
-        if count:
+        # Callers tell from TURN that this server says what jobs wait for.
+        if count or reason is WaitReason.TURN:
             message.waiting.add(reason=job_pb2.WaitReason.ValueType(reason), count=count)
     if oldest_ready is not None:
         set_time(message.oldest_ready_time, oldest_ready)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobstate_client import Client
+from jobstate_client import Client, GroupPolicy
 from jobstate_client.cli.commands.completion import SHELLS
 from jobstate_client.testing import JobstateServer
 
@@ -61,6 +61,23 @@ def test_what_dispatch_asks_for_is_completed(server: JobstateServer, client: Cli
     assert completed(server.address, "release", "fi") == completed(server.address, "explain", "fi") == ["first"]
     assert [each.upper() for each in completed(server.address, "create", "--priority", "U")] == ["URGENT"]
     assert [each.upper() for each in completed(server.address, "create", "--unique-until", "S")] == ["STARTED"]
+
+
+def test_the_filters_of_a_listing_are_completed(server: JobstateServer, client: Client) -> None:
+    with client.group("import_day", id="friday") as day:
+        day.create("fetch", id="fresh", source_id="feed-1", lane="frequent")
+        day.create("fetch", id="other", source_id="feed 2")
+    client.create("fetch", id="member", group_id=client.create("import_day", id="four", group=GroupPolicy()))
+
+    def offered(*words: str) -> list[str]:
+        return sorted(completed(server.address, *words, "f"))
+
+    assert offered("list", "--group-id") == offered("close-group") == ["four", "friday"]
+    assert offered("create", "fetch", "--group-id") == ["four", "friday"]
+    assert offered("list", "--needed-by") == offered("list", "--needs") == ["four", "fresh", "friday"]
+    assert offered("list", "--source-id") == offered("watch", "--source-id") == ["feed-1"]
+    assert offered("create", "fetch", "--lane") == ["frequent"]
+    assert completed(server.address, "list", "--wait-reason", "NE") in (["NEEDS"], ["needs"])
 
 
 def test_job_ids_are_those_of_the_newest_jobs(server: JobstateServer, client: Client) -> None:

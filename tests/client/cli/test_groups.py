@@ -49,7 +49,12 @@ def test_a_group_is_created_filled_closed_and_followed(server: JobstateServer, c
 
     assert told(server, "close-group", "day") == "day is PROCESSING, attempt 1, 1 completed, 1 cancelled of 3\n"
 
+    client.progress(client.start("third"), tokens=1_200, cost=0.25)
+    server.advance(1.0)
     found = rows(server, "get", "day")
+    assert ["members", "used", "1,200", "tokens,", "cost", "0.2500"] in found
+    assert ["progress", "66", "%"] in found
+    assert "━━━━━━━━━━━━━━━━──────── 66 %" in run(server, "get", "day", terminal=True).out
     assert ["members", "1", "completed,", "1", "cancelled", "of", "3"] in found
     assert ["closed", "yes"] in found
     assert ["tolerates", "1", "failures"] in found
@@ -75,11 +80,14 @@ def test_what_cannot_be_is_refused(server: JobstateServer, client: Client) -> No
     client.create("fetch", id="job")
     for command, code, words in (
         (["create", "fetch", "--on-excess", "cancel"], 2, "need --group"),
-        (["create", "fetch", "--needs", "nobody"], 1, "needs[0].job_id"),
+        (["create", "fetch", "--needs", "nobody"], 1, "--needs: no job has the id 'nobody'"),
         (["create", "fetch", "--needs", "job", "--needs", "job:final"], 1, "--needs"),
-        (["create", "fetch", "--group-id", "job"], 1, "group"),
-        (["close-group", "job"], 1, "group"),
-        (["list", "--needs", "job", "--needed-by", "job"], 1, "needed"),
+        (["create", "fetch", "--group-id", "job"], 1, "--group-id: job 'job' is not a group"),
+        (["close-group", "job"], 1, "ID: job 'job' is not a group"),
+        (["list", "--needs", "job", "--needed-by", "job"], 2, "--needed-by and --needs each"),
+        (["list", "--needs", "job", "--group-id", "job"], 2, "--group-id and --needs each"),
+        (["create", "fetch", "--id", "\x01", "--group-id", "\x01"], 1, "  --group-id: "),
+        (["report-usage", "job", "--attempt", "1", "--cost", "nan"], 2, "--cost must be a finite number"),
     ):
         result = run(server, *command)
         assert (result.code, words in result.err) == (code, True), result

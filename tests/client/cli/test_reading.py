@@ -302,11 +302,21 @@ def test_stats_tell_what_waits_for_a_worker_from_what_is_delayed(server: Jobstat
     client.create("default")
     told, total = run(server, "stats").out, run(server, "stats", "--json").json["total"]
 
-    assert rows_of(told, "NOW")["default"][::2] == ["1", "1"]
-    assert rows_of(told, "NOW")["default"][3] == "1"
+    waiting, _oldest, *others = rows_of(told, "NOW")["default"]
+    assert (waiting, *others) == ("1", "1", "0", "1")
     assert rows_of(told, "EVER")["default"] == ["0", "1", "1", "0", "0.00"]
     assert total["waiting"] == {"TURN": "1", "TIME": "2", "NEEDS": "0"}
     assert (total["running"], total["released"], total["expired"]) == ("1", "1", "1")
+
+
+def test_stats_tell_of_groups_and_of_jobs_that_wait_for_others(server: JobstateServer, client: Client) -> None:
+    with client.group("import_day") as day:
+        client.create("report", needs=[day])
+        client.create("report", needs=[day], delay=60.0)
+    now = rows_of(run(server, "stats").out, "NOW")
+
+    assert (now["import_day"], now["report"]) == (["0", "0", "0", "0"], ["0", "0", "2", "0"])
+    assert rows_of(run(server, "stats", "--job-type", "import_day").out, "NOW")["all"] == ["0", "0", "0", "0"]
 
 
 def test_a_listing_says_what_a_job_waits_for(server: JobstateServer, client: Client) -> None:

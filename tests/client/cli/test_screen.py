@@ -172,6 +172,14 @@ def test_what_waits_is_told_apart_from_what_is_delayed(overview: Overview, width
     assert texts(overview, width, 24)[3].rstrip() == line
 
 
+def test_jobs_that_wait_for_others_are_counted_if_there_are_any(overview: Overview) -> None:
+    total = some_work().total
+    overview.set_counts(Stats({}, replace(total, waiting={**total.waiting, WaitReason.NEEDS: 7})), NOW)
+
+    line = "waiting for a worker 9, oldest 3m  delayed 5  waiting for needs 7  expired 2"
+    assert texts(overview, 80, 24)[3].rstrip() == line
+
+
 def test_job_types_tell_how_many_of_their_jobs_are_delayed(overview: Overview) -> None:
     overview.set_counts(some_work(), NOW)
     head, row = next((head, row) for head, row in pairwise(texts(overview, 200, 50)) if "DELAYED" in head)

@@ -46,7 +46,7 @@ def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> Job
             job: Job = getattr(client, name)(*arguments, **fields)
         except (TypeError, ValueError) as error:
             # The library refused an argument, for example a cost that is not a number.
-            raise click.UsageError(str(error), ctx) from error
+            raise click.UsageError(_in_options(error, ctx), ctx) from error
     output = Output(as_json=bool(kept(ctx, "json")))
     if output.as_json:
         output.document(job)
@@ -54,6 +54,12 @@ def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> Job
         summary = change_summary(job)
         output.text(f"{job.id} is ", state_cell(job.state), f", {summary}" if summary else "")
     return job
+
+
+def _in_options(error: Exception, ctx: click.Context) -> str:
+    from jobstate_client.cli.commands.error_report import with_options
+
+    return with_options(str(error), ctx.command)
 
 
 @click.command(short_help="Begin the first attempt, or claim a resumed one.")

@@ -1,10 +1,10 @@
-"""Shell completion of job types and job ids, which are looked up on the server."""
+"""Shell completion of job types, job ids, groups, sources and lanes, which are looked up on the server."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from jobstate_client.cli.commands.options import kept
 from jobstate_client.views.text import safe
 
 if TYPE_CHECKING:
+    from jobstate_client.core.values import Job
     from jobstate_client.sync.client import Client
 
 PROGRAM = "jobstate"
@@ -97,10 +98,43 @@ def complete_job_ids(ctx: click.Context, param: click.Parameter, incomplete: str
     """The ids of the newest jobs."""
 
     def look_up(client: Client) -> Iterable[tuple[str, str]]:
-        newest = islice(client.list(page_size=JOB_IDS_MAX), JOB_IDS_MAX)
-        return [(job.id, f"{job.job_type} {job.state}") for job in newest]
+        return [(job.id, f"{job.job_type} {job.state}") for job in _newest(client)]
 
     return _completed(ctx, incomplete, look_up)
+
+
+def complete_groups(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ids of the groups among the newest jobs, and of the groups that those are in."""
+
+    def look_up(client: Client) -> Iterable[tuple[str, str]]:
+        found: dict[str, str] = {}
+        for job in _newest(client):
+            if job.group is not None:
+                found[job.id] = f"{job.job_type} {job.state}"
+            elif job.group_id:
+                found.setdefault(job.group_id, "")
+        return found.items()
+
+    return _completed(ctx, incomplete, look_up)
+
+
+def complete_sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The sources of the newest jobs."""
+
+    def look_up(client: Client) -> Iterable[tuple[str, str]]:
+        found = dict.fromkeys(job.source_id for job in _newest(client) if job.source_id)
+        return [(source, "") for source in found if _is_plain(source)]
+
+    return _completed(ctx, incomplete, look_up)
+
+
+def _newest(client: Client) -> Iterator[Job]:
+    return islice(client.list(page_size=JOB_IDS_MAX), JOB_IDS_MAX)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it may stand on the line without quotes: the shells put what is completed there as it is."""
+    return shlex.quote(text) == text
 
 
 def complete_lanes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -112,12 +146,7 @@ def complete_lanes(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
     def look_up(client: Client) -> Iterable[tuple[str, str]]:
         some = islice(client.lanes(job_type, page_size=LANES_MAX), LANES_MAX)
-        # The shells put what is completed on the line as it is, without quotes.
-        return [
-            (each.lane, f"{each.ready} ready, {each.running} running")
-            for each in some
-            if shlex.quote(each.lane) == each.lane
-        ]
+        return [(each.lane, f"{each.ready} ready, {each.running} running") for each in some if _is_plain(each.lane)]
 
     return _completed(ctx, incomplete, look_up)
 
@@ -142,7 +171,7 @@ def _completed(
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 @click.pass_context
 def completion(ctx: click.Context, /, shell: str) -> None:
-    """Print the script with which SHELL completes commands, options, states, job types and ids.
+    """Print the script with which SHELL completes commands, options, states, job types, ids, groups, sources and lanes.
 
     \b
     bash: jobstate completion bash > ~/.local/share/bash-completion/completions/jobstate

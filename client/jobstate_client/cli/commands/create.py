@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from jobstate_client.cli.commands.changes import change, request_id
-from jobstate_client.cli.commands.completion import complete_job_types
+from jobstate_client.cli.commands.completion import complete_job_types, complete_lanes
 from jobstate_client.cli.commands.options import DOCUMENT, INSTANT, INT32_MAX, SPAN, common
 from jobstate_client.cli.commands.relations import relations_from, relations_of_new
 from jobstate_client.cli.exits import Exit
@@ -46,7 +46,12 @@ UNIQUE_UNTIL = [each.value for each in UniqueUntil if each is not UniqueUntil.UN
     type=click.Choice(UNIQUE_UNTIL, case_sensitive=False),
     help="Until when it has its --unique-key. [default: FINAL]",
 )
-@click.option("--lane", metavar="TEXT", help="Whose turn it takes, such as a tenant. [default: as the type says]")
+@click.option(
+    "--lane",
+    metavar="TEXT",
+    shell_complete=complete_lanes,
+    help="Whose turn it takes, such as a tenant. [default: as the type says]",
+)
 @relations_of_new
 @request_id
 @common

@@ -33,6 +33,24 @@ def option_of(field: str, command: click.Command) -> str:
     return ""
 
 
+_NAMES = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|^[a-z]+(?= must )")
+"""What may be the name of a field in a text: a word with an underscore, or the first one of "cost must be a number"."""
+
+
+def with_options(text: str, command: click.Command) -> str:
+    """The text with the options of this command in place of the fields that it names."""
+    return _NAMES.sub(lambda found: option_of(found[0], command) or found[0], text)
+
+
+def _told(error: e.JobStateError, server: str, command: click.Command) -> str:
+    """The message, with options in place of fields."""
+    text, field = message(error, server), error.metadata.get("field", "")
+    if field and text.startswith(f"{field}: "):
+        problem = text.removeprefix(f"{field}: ")
+        return f"{option_of(field, command) or field}: {with_options(problem, command)}"
+    return with_options(text, command)
+
+
 def report(error: e.JobStateError, ctx: click.Context) -> Exit:
     """Report a failed call. Returns the exit code."""
     at: click.Context = ctx.meta.get(CALLER, ctx)
@@ -58,11 +76,11 @@ def report(error: e.JobStateError, ctx: click.Context) -> Exit:
     kind = f"{error.reason}: " if error.reason else ""
     if len(violations) == 1:
         ((option, field, problem),) = violations
-        print(f"jobstate: {kind}{safe(option or field)}: {safe(problem)}", file=sys.stderr)
+        print(f"jobstate: {kind}{safe(option or field)}: {safe(with_options(problem, at.command))}", file=sys.stderr)
     else:
-        print(f"jobstate: {kind}{safe(message(error, server))}", file=sys.stderr)
+        print(f"jobstate: {kind}{safe(_told(error, server, at.command))}", file=sys.stderr)
         for option, field, problem in violations:
-            print(f"  {safe(option or field)}: {safe(problem)}", file=sys.stderr)
+            print(f"  {safe(option or field)}: {safe(with_options(problem, at.command))}", file=sys.stderr)
     if advice:
         print(f"  {safe(advice)}", file=sys.stderr)
     return exit_code(error)

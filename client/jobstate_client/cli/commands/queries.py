@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobstate_client.cli.commands.completion import complete_job_ids, complete_job_types
+from jobstate_client.cli.commands.completion import complete_job_ids, complete_job_types, complete_sources
 from jobstate_client.cli.commands.connection import connected
 from jobstate_client.cli.commands.options import MOMENT, common, kept
-from jobstate_client.cli.commands.relations import relation_fields, relations_of_listed, write_needs
+from jobstate_client.cli.commands.relations import (
+    check_related,
+    progress_bar,
+    relation_fields,
+    relations_of_listed,
+    write_needs,
+)
 from jobstate_client.cli.terminal import json_output
 from jobstate_client.cli.terminal.output import Cell, Column, Output, Row, note, pretty, state_cell
 from jobstate_client.cli.terminal.statistics import write_statistics
@@ -70,7 +76,7 @@ def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool, include_n
         document |= {"attempts": attempts, "attempts_omitted": omitted} if include_attempts else {}
         output.document(document | ({"needs": needs} if include_needs else {}))
         return
-    output.fields(_fields(job))
+    output.fields(_fields(job, is_drawn=output.is_terminal))
     if include_needs:
         write_needs(output, needs)
     if include_attempts:
@@ -90,7 +96,7 @@ def _was_delayed(job: Job) -> bool:
     return job.wait_reason is not WaitReason.TIME and job.ready_time not in (None, job.create_time)
 
 
-def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
+def _fields(job: Job, *, is_drawn: bool) -> Iterator[tuple[str, str | Cell]]:
     yield "id", job.id
     yield "job type", job.job_type
     yield "source", job.source_id
@@ -99,7 +105,11 @@ def _fields(job: Job) -> Iterator[tuple[str, str | Cell]]:
     is_running = phase_of(job.state, claimed=job.claimed) is Phase.RUNNING
     if not is_running and job.state is not State.COMPLETED:
         yield "note", job_note(job)
-    yield "progress", f"{job.progress} %" + (f", {job.progress_message}" if is_running and job.progress_message else "")
+    if job.members is not None and is_drawn:
+        yield "progress", progress_bar(job)
+    else:
+        message = f", {job.progress_message}" if is_running and job.progress_message else ""
+        yield "progress", f"{job.progress} %{message}"
     yield "last message", "" if is_running else job.progress_message
     yield "attempt", str(job.attempt) if job.attempt else ""
     yield "worker", job.worker
@@ -189,7 +199,9 @@ def _attempt_row(attempt: Attempt, job: Job) -> Row:
 @click.command("list", short_help="List jobs by state, type, source and time.")
 @state_option
 @job_type_option
-@click.option("--source-id", default="", metavar="TEXT", help="Only jobs with this source_id.")
+@click.option(
+    "--source-id", default="", metavar="TEXT", shell_complete=complete_sources, help="Only jobs with this source_id."
+)
 @relations_of_listed
 @click.option("--create-time-from", "created_from", type=MOMENT, help="Only jobs created then or later; 2h is 2 h ago.")
 @click.option("--create-time-to", "created_before", type=MOMENT, help="Only jobs created before then.")
@@ -203,6 +215,7 @@ def _attempt_row(attempt: Attempt, job: Job) -> Row:
 @click.pass_context
 def list_(ctx: click.Context, /, *, limit: int | None, **filters: Any) -> None:
     """List the jobs that match every given filter, newest first."""
+    check_related(ctx, filters)
     output = Output(as_json=bool(kept(ctx, "json")))
     # Without --limit, a note says when there are more jobs; for that, one more is requested.
     is_cut = limit is None and output.is_terminal and not output.as_json

@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from jobstate_client.cli.commands.changes import change
-from jobstate_client.cli.commands.completion import complete_job_ids
+from jobstate_client.cli.commands.completion import complete_groups, complete_job_ids
 from jobstate_client.cli.commands.options import INT64_MAX, common
-from jobstate_client.cli.terminal.output import Column, Output, Row, state_cell
+from jobstate_client.cli.terminal.output import Cell, Column, Output, Row, state_cell
 from jobstate_client.core.states import NeedCondition, OnExcess, WaitReason
 from jobstate_client.views.summaries import members_note
+from jobstate_client.views.text import counted
 
 if TYPE_CHECKING:
-    from jobstate_client.core.values import Job, NeedStatus
+    from jobstate_client.core.values import GroupMembers, Job, NeedStatus
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONDITIONS = [each.value for each in NeedCondition if each is not NeedCondition.UNKNOWN]
 ON_EXCESS = [each.value for each in OnExcess if each is not OnExcess.UNKNOWN]
 WAIT_REASONS = [each.value for each in WaitReason if each is not WaitReason.UNKNOWN]
+_BAR_WIDTH = 24
+
 _NEED_COLUMNS = (
     Column("NEEDS", whole=True),
     Column("CONDITION", whole=True),
@@ -43,7 +46,7 @@ def relations_of_new(command: F) -> F:
                 " [default: COMPLETED]",
             ),
             click.option(
-                "--group-id", default="", metavar="ID", shell_complete=complete_job_ids, help="The group that it joins."
+                "--group-id", default="", metavar="ID", shell_complete=complete_groups, help="The group that it joins."
             ),
             click.option(
                 "--group", "is_group", is_flag=True, help="Make it a group, which ends when its members have."
@@ -85,13 +88,26 @@ def _need(text: str) -> Any:
     return Need(job_id, condition) if colon and condition.upper() in CONDITIONS else Need(text)
 
 
+def check_related(ctx: click.Context, filters: dict[str, Any]) -> None:
+    """Refuse filters of ``list`` that name more than one other job."""
+    given = [option for name, option in _RELATED.items() if filters[name]]
+    if len(given) > 1:
+        message = f"{' and '.join(given)} each choose jobs by their relation to another: give only one."
+        raise click.UsageError(message, ctx)
+
+
+_RELATED = {"group": "--group-id", "needed_by": "--needed-by", "needs": "--needs"}
+
+
 def relations_of_listed(command: F) -> F:
     """Add the filters of ``list`` for needs and groups."""
+    a_job: dict[str, Any] = {"default": "", "metavar": "ID", "shell_complete": complete_job_ids}
+    a_group = a_job | {"shell_complete": complete_groups}
     for option in reversed(
         (
-            click.option("--group-id", "group", default="", metavar="ID", help="Only members of this group."),
-            click.option("--needed-by", default="", metavar="ID", help="Only jobs that this job needs."),
-            click.option("--needs", default="", metavar="ID", help="Only jobs that need this job."),
+            click.option("--group-id", "group", help="Only members of this group.", **a_group),
+            click.option("--needed-by", help="Only jobs that this job needs.", **a_job),
+            click.option("--needs", help="Only jobs that need this job.", **a_job),
             click.option(
                 "--wait-reason",
                 "wait_reasons",
@@ -105,16 +121,32 @@ def relations_of_listed(command: F) -> F:
     return command
 
 
+def progress_bar(group: Job) -> Cell:
+    """The progress of a group, drawn."""
+    from jobstate_client.cli.terminal.layout import bar
+
+    drawn = "".join(part.text for part in bar(group.progress, _BAR_WIDTH, ""))
+    return Cell(f"{drawn} {group.progress} %", state_cell(group.state).style)
+
+
 def relation_fields(job: Job) -> Iterator[tuple[str, str]]:
     """What ``get`` shows of the groups of a job."""
     yield "group", job.group_id
     if job.members is not None:
         yield "members", members_note(job.members)
+        yield "members used", _usage(job.members)
         yield "closed", "yes" if job.members.closed else "no, it takes more members"
     if job.group is not None:
         tolerated = job.group.tolerated_failures
         yield "tolerates", ("any number of failures" if tolerated < 0 else f"{tolerated:,} failures")
         yield "on excess", str(job.group.on_excess)
+
+
+def _usage(members: GroupMembers) -> str:
+    """What the members have used, if they have."""
+    if not (members.tokens or members.cost):
+        return ""
+    return f"{counted(members.tokens, 'token')}, cost {members.cost:,.4f}"
 
 
 def write_needs(output: Output, needs: tuple[NeedStatus, ...]) -> None:
@@ -129,7 +161,7 @@ def _need_row(need: NeedStatus) -> Row:
 
 
 @click.command("close-group", short_help="Say that a group has all its members.")
-@click.argument("job_id", metavar="ID", shell_complete=complete_job_ids)
+@click.argument("job_id", metavar="ID", shell_complete=complete_groups)
 @common
 @click.pass_context
 def close_group(ctx: click.Context, /, job_id: str) -> None:

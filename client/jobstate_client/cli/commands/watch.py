@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobstate_client.cli.commands.completion import complete_job_ids
+from jobstate_client.cli.commands.completion import complete_job_ids, complete_sources
 from jobstate_client.cli.commands.connection import connected
 from jobstate_client.cli.commands.cursor_file import CursorFile
 from jobstate_client.cli.commands.options import PATH, SPAN, common, kept, server_of
@@ -31,7 +31,12 @@ EVENT_TYPES = [type_.value for type_ in EventType if type_ is not EventType.UNKN
 @click.argument("job_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_job_ids)
 @job_type_option
 @click.option(
-    "--source-id", "source_ids", multiple=True, metavar="TEXT", help="Only of this source_id; may be repeated."
+    "--source-id",
+    "source_ids",
+    multiple=True,
+    metavar="TEXT",
+    shell_complete=complete_sources,
+    help="Only of this source_id; may be repeated.",
 )
 @click.option(
     "--type",

@@ -14,6 +14,7 @@ _HINTS: dict[type[e.JobStateError], str] = {
     e.MessageTooLarge: "Send less at once.",
     e.JobNotFound: "Check the id with `jobstate list`. Cleanup may have deleted a job that ended long ago.",
     e.JobExists: "`jobstate get {job_id}` shows the job with this id; choose another --id for a new job.",
+    e.GroupExists: "`jobstate get {job_id}` shows it; add to it with --group-id, or choose another --unique-key.",
     e.TransitionNotAllowed: "The job's state does not allow it. `jobstate get {job_id}` shows the job.{possible}",
     e.RetryNotAllowed: "Do not repeat the command. Create a new job if the work is still wanted.",
     e.AttemptSuperseded: "That attempt is over: stop its work and discard its results.",

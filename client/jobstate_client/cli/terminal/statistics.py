@@ -32,7 +32,7 @@ def write_statistics(output: Output, statistics: Stats) -> None:
     )
     output.text("")
     output.table(
-        _heads("NOW", "WAITING", "OLDEST", "DELAYED", "RUNNING"),
+        _heads("NOW", "WAITING", "OLDEST", "DELAYED", "NEEDS", "RUNNING"),
         [(name, *_work_cells(each, now)) for name, each in parts],
     )
     output.text("")
@@ -78,12 +78,13 @@ def _work_cells(stats: TypeStats, now: datetime) -> Iterator[str]:
     work = work_of(stats)
     if work is None:
         # An older server does not say.
-        yield from ("", "", "", "")
+        yield from ("", "", "", "", "")
         return
     since = work.oldest_ready_time
     yield count(work.waiting)
     yield "" if since is None else short_span((now - since).total_seconds())
     yield count(work.delayed)
+    yield count(work.for_needs)
     yield count(work.running)
 
 

@@ -122,6 +122,7 @@ def _work(overview: Overview, width: int, now: datetime) -> list[Text]:
     parts = (
         ("waiting for a worker", f"{count(work.waiting)}{oldest}", work.waiting),
         ("delayed", count(work.delayed), work.delayed),
+        *((("waiting for needs", count(work.for_needs), work.for_needs),) if work.for_needs else ()),
         ("expired", count(work.expired), work.expired),
         ("released", count(work.released), work.released),
         ("running", count(work.running), work.running),

@@ -3402,7 +3402,8 @@ type JobTypeStats struct {
 	Tokens int64 `protobuf:"varint,13,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// Cost reported since the store began, in the currency the callers agree on.
 	Cost float64 `protobuf:"fixed64,14,opt,name=cost,proto3" json:"cost,omitempty"`
-	// How many jobs are stored now, by what they wait for. A reason for which none waits may be left out.
+	// How many jobs are stored now, by what they wait for. A reason for which none waits may be left out, except
+	// WAIT_REASON_TURN.
 	Waiting []*WaitCount `protobuf:"bytes,15,rep,name=waiting,proto3" json:"waiting,omitempty"`
 	// Since when the job that has waited longest for its turn has been ready. Unset when none waits.
 	OldestReadyTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=oldest_ready_time,json=oldestReadyTime,proto3" json:"oldest_ready_time,omitempty"`

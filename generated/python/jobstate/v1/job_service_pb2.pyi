@@ -1884,7 +1884,9 @@ class JobTypeStats(_message.Message):
 
     @_builtins.property
     def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitCount]:
-        """How many jobs are stored now, by what they wait for. A reason for which none waits may be left out."""
+        """How many jobs are stored now, by what they wait for. A reason for which none waits may be left out, except
+        WAIT_REASON_TURN.
+        """
 
     @_builtins.property
     def oldest_ready_time(self) -> _timestamp_pb2.Timestamp:

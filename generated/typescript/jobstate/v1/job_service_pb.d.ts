@@ -1791,7 +1791,8 @@ export declare type JobTypeStats = Message<"jobstate.v1.JobTypeStats"> & {
   cost: number;
 
   /**
-   * How many jobs are stored now, by what they wait for. A reason for which none waits may be left out.
+   * How many jobs are stored now, by what they wait for. A reason for which none waits may be left out, except
+   * WAIT_REASON_TURN.
    *
    * @generated from field: repeated jobstate.v1.WaitCount waiting = 15;
    */
