@@ -108,6 +108,7 @@ FIXED_FIELDS = {
     "group_key",
     "awaited_group",
     "group_depth",
+    "recreated_from",
 }
 """What is written when a job is inserted, and never again."""
 

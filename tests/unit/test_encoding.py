@@ -131,6 +131,7 @@ FULL = Job(
     group_depth=2,
     tolerated_failures=-1,
     on_excess=2,
+    recreated_from="job-1",
 )
 """A job in which every field differs from its default, so that one left out is seen."""
 
@@ -217,6 +218,7 @@ FROM_WIRE: dict[str, Callable[[job_pb2.Job], Any]] = {
     "cancel_cause": lambda message: int(message.cancel_cause),
     "cancel_cause_id": lambda message: message.cancel_cause_id or None,
     "group_id": lambda message: message.group_id or None,
+    "recreated_from": lambda message: message.recreated_from or None,
     "tolerated_failures": lambda message: message.group.tolerated_failures,
     "on_excess": lambda message: int(message.group.on_excess),
     "start_within": lambda message: optional_span(message, "start_within"),

@@ -36,6 +36,7 @@ FAMILIES: dict[type[c.JobCommand], dict[str, Any]] = {
     c.Release: {"attempt": 2},
     c.Retry: {},
     c.Cancel: {},
+    c.Recreate: {"new_id": "new"},
     c.CloseGroup: {},
     c.ReportUsage: {"attempt": 2, "usage": Usage(tokens=1)},
 }
@@ -44,7 +45,7 @@ FAMILIES: dict[type[c.JobCommand], dict[str, Any]] = {
 PLAIN = {"metadata": b"", "last_error": JobError("BROKEN", "", True, b"", 1, NOW)}
 """What lets a job be encoded."""
 
-STATES = {c.Start: JobState.QUEUED, c.Retry: JobState.FAILED}
+STATES = {c.Start: JobState.QUEUED, c.Retry: JobState.FAILED, c.Recreate: JobState.COMPLETED}
 
 
 def an_empty_group(keys: Collection[int]) -> dict[int, StoredGroup]:

@@ -13,7 +13,7 @@ from jobstate_client.core import decoding, operations, validation
 from jobstate_client.core import values as v
 from jobstate_client.core.calls import Call
 from jobstate_client.core.documents import duration, timestamp
-from jobstate_client.core.operations import new_request_id, struct_of
+from jobstate_client.core.operations import JobRef, id_of, new_request_id, struct_of
 from jobstate_client.core.states import NeedCondition, OnExcess, Priority, UniqueUntil
 from jobstate_client.core.values import Span
 
@@ -95,6 +95,22 @@ def new_jobs(jobs: Iterable[v.NewJob]) -> Iterator[v.NewJob]:
         yield new
 
 
+def recreate(job: JobRef, *, request_id: str = "", timeout: Span | None = None) -> Call[v.Job]:
+    """Create a job with the terms of one that has ended, which stays as it is. The new job is QUEUED.
+
+    It has the type, source, metadata, retries, timeout, priority, lane and ``start_within`` of the old one, whose id is
+    its ``recreated_from``. If a job has the unique key of the old one, that job is returned, and its ``existing`` is
+    true.
+
+    Raises:
+        TransitionNotAllowed: the job has not ended, or is a group.
+        JobNotFound: there is no such job.
+        UnknownJobType: the server takes no jobs of this type any more.
+    """
+    request = pb.RecreateRequest(id=id_of(job), request_id=request_id or new_request_id())
+    return Call("Recreate", request, _created_job, timeout)
+
+
 def _create_request(new: v.NewJob) -> pb.CreateRequest:
     if new.delay is not None and new.not_before_time is not None:
         raise TypeError("delay and not_before_time both set when the job may begin: give only one")
@@ -163,7 +179,7 @@ def _unique_until(until: UniqueUntil | str | None) -> pb.UniqueUntil.ValueType:
     return pb.UniqueUntil.Value(f"UNIQUE_UNTIL_{UniqueUntil.parse(until)}")
 
 
-def _created_job(response: pb.CreateResponse) -> v.Job:
+def _created_job(response: pb.CreateResponse | pb.RecreateResponse) -> v.Job:
     job = decoding.job_in(response)
     return replace(job, existing=True) if response.existing else job
 

@@ -162,8 +162,11 @@ class Job(Lazy):
     """The members of the group that this job is: exact in answers, up to a second old in events."""
     cancel_cause_id: str = ""
     """The need or group that the job was cancelled for."""
+    recreated_from: str = ""
+    """The id of the ended job that this one was made from by ``recreate``. Empty if it was not."""
     existing: bool = field(default=False, compare=False)
-    """Whether ``create`` made no job, and returned this one, which has the same unique key. False everywhere else."""
+    """Whether ``create`` or ``recreate`` made no job, and returned this one, which has the unique key. False everywhere
+    else."""
 
     @property
     def is_final(self) -> bool:

@@ -283,6 +283,18 @@ class Cancel(JobCommand):
 
 
 @value
+class Recreate(JobCommand):
+    """Create a job with the terms of one that has ended, which ``job_id`` names."""
+
+    _: KW_ONLY
+    new_id: str
+
+    def add_reads(self, reads: Reads) -> None:
+        JobCommand.add_reads(self, reads)
+        reads.recreated_ids.add(self.job_id)
+
+
+@value
 class CloseGroup(JobCommand):
     """Say that a group is complete: from now on only its running members may add members."""
 

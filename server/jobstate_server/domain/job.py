@@ -165,6 +165,8 @@ class Job:
     tolerated_failures: int = 0
     on_excess: int = 0
     """How a group ends: see ``groups.GroupPolicy``. 0 in a job that is not a group."""
+    recreated_from: str | None = None
+    """The job with whose terms Recreate made it."""
 
     terms_encoding = b""
     """Not a field: fields in ``TERMS``, encoded, or empty. All later versions of the job have it too."""
@@ -253,6 +255,7 @@ TERMS = frozenset(
         "group_depth",
         "tolerated_failures",
         "on_excess",
+        "recreated_from",
     }
 )
 """The fields that are set when a job is created and never change."""

@@ -55,8 +55,9 @@ CALLS: dict[str, str] = {
     Trigger.RELEASE: "Release",
     Trigger.EXPEDITE: "Retry with immediately",
     Trigger.CANCEL: "Cancel",
+    "recreate": "Recreate",
 }
-"""The call that pulls each of the others, as refusals name it."""
+"""The call that pulls each of the others, as refusals name it. Recreate pulls none: it leaves its job as it is."""
 
 
 Guard = Callable[[Job, int], bool]

@@ -95,5 +95,7 @@ class Reads:
     selections: set[Selection] = field(default_factory=set)
     unique_keys: set[UniqueKey] = field(default_factory=set)
     """Unique keys that a job may have."""
+    recreated_ids: set[str] = field(default_factory=set)
+    """Jobs among ``job_ids`` whose unique keys others may have now."""
     job_types: set[str] = field(default_factory=set)
     """Types of the jobs to create. The rules need to know whether these types ever had a job."""

@@ -316,6 +316,13 @@ def _load(transaction: Transaction, reads: Reads) -> Loaded:
     named = {job_id for stored in loaded.requests.values() for job_id in stored.job_ids} - loaded.jobs.keys()
     if named:
         loaded.jobs.update(transaction.load(Reads(job_ids=named)).jobs)
+    ended = [loaded.jobs[job_id] for job_id in reads.recreated_ids & loaded.jobs.keys()]
+    keys = {(job.principal, job.job_type, job.unique_key) for job in ended if job.unique_key is not None}
+    if keys:
+        holders = transaction.load(Reads(unique_keys=keys))
+        loaded.unique.update(holders.unique)
+        for job_id, job in holders.jobs.items():
+            loaded.jobs.setdefault(job_id, job)
     return loaded
 
 

@@ -182,6 +182,9 @@ class JobService:
     def Cancel(self, request: pb.CancelRequest, call: Call) -> Awaitable[bytes]:
         return self._change(lifecycle.cancel(request, call.caller, self._new_id), call)
 
+    def Recreate(self, request: pb.RecreateRequest, call: Call) -> Awaitable[bytes]:
+        return self._create(lifecycle.recreate(request, call.caller, self._new_id), call)
+
     async def _change(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size, call.connection)
         return _encode_answer(outcome, call)

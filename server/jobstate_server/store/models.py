@@ -83,6 +83,7 @@ class JobColumns(Model):
     group_key = BigIntegerField(null=True)
     awaited_group = TextField(null=True)
     group_depth = SmallIntegerField(constraints=[SQL("DEFAULT 0")])
+    recreated_from = TextField(null=True)
 
 
 class JobRow(JobColumns):

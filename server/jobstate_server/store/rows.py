@@ -105,6 +105,7 @@ _UNSET_FIELDS = (
     "group_id",
     "group_key",
     "awaited_group",
+    "recreated_from",
 )
 """Fields that are None in a job to which nothing has happened yet."""
 

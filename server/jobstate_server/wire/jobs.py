@@ -53,6 +53,7 @@ _IS_CLAIMED = varint_tag(job_pb2.Job.CLAIMED_FIELD_NUMBER) + TRUE
 _CLAIM_TIME = length_tag(job_pb2.Job.CLAIM_TIME_FIELD_NUMBER)
 _GROUP_ID = length_tag(job_pb2.Job.GROUP_ID_FIELD_NUMBER)
 _GROUP = length_tag(job_pb2.Job.GROUP_FIELD_NUMBER)
+_RECREATED_FROM = length_tag(job_pb2.Job.RECREATED_FROM_FIELD_NUMBER)
 MEMBERS = length_tag(job_pb2.Job.MEMBERS_FIELD_NUMBER)
 """What comes before the counts of a group."""
 _CANCEL_CAUSE_ID = length_tag(job_pb2.Job.CANCEL_CAUSE_ID_FIELD_NUMBER)
@@ -240,6 +241,8 @@ def _encode_terms(job: Job) -> bytes:
         encoded += text(_GROUP_ID, job.group_id)
     if job.on_excess or job.tolerated_failures:
         encoded += _encode_group(job.tolerated_failures, job.on_excess)
+    if job.recreated_from is not None:
+        encoded += text(_RECREATED_FROM, job.recreated_from)
     job.cache("terms_encoding", encoded)
     return encoded
 

@@ -119,6 +119,7 @@ def _fields(job: Job, *, is_drawn: bool) -> Iterator[tuple[str, str | Cell]]:
     yield "priority", job.priority.value if job.priority is not Priority.UNKNOWN else ""
     yield "lane", job.lane
     yield "unique key", job.unique_key
+    yield "recreated from", job.recreated_from
     yield from relation_fields(job)
     yield from _times(job)
     yield "cancelled by", _CANCELLED_BY.get(job.cancel_cause, "")

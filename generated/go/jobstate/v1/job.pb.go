@@ -679,7 +679,10 @@ type Job struct {
 	// When a worker claimed the current attempt, or the last once none is running: by Acquire, by Start, or by its first
 	// report. Timeout, lease, staleness and duration count from here. Unset while `claimed` is false. The wait before it
 	// began with ready_time.
-	ClaimTime     *timestamppb.Timestamp `protobuf:"bytes,45,opt,name=claim_time,json=claimTime,proto3" json:"claim_time,omitempty"`
+	ClaimTime *timestamppb.Timestamp `protobuf:"bytes,45,opt,name=claim_time,json=claimTime,proto3" json:"claim_time,omitempty"`
+	// The job that this one was made from by Recreate: its id. That job may have been deleted since, or be recreated
+	// itself. Empty in every other job. Fixed at creation.
+	RecreatedFrom string `protobuf:"bytes,47,opt,name=recreated_from,json=recreatedFrom,proto3" json:"recreated_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -992,6 +995,13 @@ func (x *Job) GetClaimTime() *timestamppb.Timestamp {
 		return x.ClaimTime
 	}
 	return nil
+}
+
+func (x *Job) GetRecreatedFrom() string {
+	if x != nil {
+		return x.RecreatedFrom
+	}
+	return ""
 }
 
 // GroupPolicy makes a job a group: the server itself runs it, and it ends when its members have.
@@ -1686,7 +1696,7 @@ var File_jobstate_v1_job_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x0e\n" +
+	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x0e\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -1738,7 +1748,8 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\fcancel_cause\x18( \x01(\x0e2\x18.jobstate.v1.CancelCauseR\vcancelCause\x12&\n" +
 	"\x0fcancel_cause_id\x18) \x01(\tR\rcancelCauseId\x129\n" +
 	"\n" +
-	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTimeJ\x04\b&\x10'J\x04\b'\x10(J\x04\b*\x10-\"v\n" +
+	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTime\x12%\n" +
+	"\x0erecreated_from\x18/ \x01(\tR\rrecreatedFromJ\x04\b&\x10'J\x04\b'\x10(J\x04\b*\x10-J\x04\b.\x10/\"v\n" +
 	"\vGroupPolicy\x12-\n" +
 	"\x12tolerated_failures\x18\x01 \x01(\x03R\x11toleratedFailures\x122\n" +
 	"\ton_excess\x18\x02 \x01(\x0e2\x15.jobstate.v1.OnExcessR\bonExcessJ\x04\b\x03\x10\x04\"\xef\x01\n" +

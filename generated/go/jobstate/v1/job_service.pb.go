@@ -2210,6 +2210,117 @@ func (x *CancelResponse) GetJob() *Job {
 	return nil
 }
 
+// RecreateRequest names the job to recreate.
+type RecreateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the job that has ended, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+	// none.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecreateRequest) Reset() {
+	*x = RecreateRequest{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecreateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecreateRequest) ProtoMessage() {}
+
+func (x *RecreateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecreateRequest.ProtoReflect.Descriptor instead.
+func (*RecreateRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RecreateRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RecreateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// RecreateResponse returns the new job.
+type RecreateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job as created; for a repeat, as it now is.
+	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// True when the job was there before, and has the unique_key: nothing was created.
+	Existing      bool `protobuf:"varint,2,opt,name=existing,proto3" json:"existing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecreateResponse) Reset() {
+	*x = RecreateResponse{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecreateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecreateResponse) ProtoMessage() {}
+
+func (x *RecreateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecreateResponse.ProtoReflect.Descriptor instead.
+func (*RecreateResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RecreateResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *RecreateResponse) GetExisting() bool {
+	if x != nil {
+		return x.Existing
+	}
+	return false
+}
+
 // AcquireRequest says which work is wanted, and how much.
 type AcquireRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2234,7 +2345,7 @@ type AcquireRequest struct {
 
 func (x *AcquireRequest) Reset() {
 	*x = AcquireRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2357,7 @@ func (x *AcquireRequest) String() string {
 func (*AcquireRequest) ProtoMessage() {}
 
 func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[27]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2259,7 +2370,7 @@ func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireRequest.ProtoReflect.Descriptor instead.
 func (*AcquireRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{27}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AcquireRequest) GetJobTypes() []string {
@@ -2316,7 +2427,7 @@ type AcquireResponse struct {
 
 func (x *AcquireResponse) Reset() {
 	*x = AcquireResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2439,7 @@ func (x *AcquireResponse) String() string {
 func (*AcquireResponse) ProtoMessage() {}
 
 func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[28]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2452,7 @@ func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireResponse.ProtoReflect.Descriptor instead.
 func (*AcquireResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{28}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AcquireResponse) GetJobs() []*Job {
@@ -2376,7 +2487,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2499,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2512,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReleaseRequest) GetId() string {
@@ -2464,7 +2575,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2587,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2600,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReleaseResponse) GetJob() *Job {
@@ -2512,7 +2623,7 @@ type StreamUpdatesRequest struct {
 
 func (x *StreamUpdatesRequest) Reset() {
 	*x = StreamUpdatesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2635,7 @@ func (x *StreamUpdatesRequest) String() string {
 func (*StreamUpdatesRequest) ProtoMessage() {}
 
 func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2648,7 @@ func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesRequest.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StreamUpdatesRequest) GetBatch() int64 {
@@ -2578,7 +2689,7 @@ type JobUpdate struct {
 
 func (x *JobUpdate) Reset() {
 	*x = JobUpdate{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +2701,7 @@ func (x *JobUpdate) String() string {
 func (*JobUpdate) ProtoMessage() {}
 
 func (x *JobUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +2714,7 @@ func (x *JobUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUpdate.ProtoReflect.Descriptor instead.
 func (*JobUpdate) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *JobUpdate) GetUpdate() isJobUpdate_Update {
@@ -2790,7 +2901,7 @@ type StreamUpdatesResponse struct {
 
 func (x *StreamUpdatesResponse) Reset() {
 	*x = StreamUpdatesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2802,7 +2913,7 @@ func (x *StreamUpdatesResponse) String() string {
 func (*StreamUpdatesResponse) ProtoMessage() {}
 
 func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2815,7 +2926,7 @@ func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesResponse.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StreamUpdatesResponse) GetBatch() int64 {
@@ -2857,7 +2968,7 @@ type UpdateOutcome struct {
 
 func (x *UpdateOutcome) Reset() {
 	*x = UpdateOutcome{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +2980,7 @@ func (x *UpdateOutcome) String() string {
 func (*UpdateOutcome) ProtoMessage() {}
 
 func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +2993,7 @@ func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateOutcome.ProtoReflect.Descriptor instead.
 func (*UpdateOutcome) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdateOutcome) GetId() string {
@@ -2951,7 +3062,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3074,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3087,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{35}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Refusal) GetCode() int32 {
@@ -3049,7 +3160,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3172,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3185,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{36}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchEventsRequest) GetJobIds() []string {
@@ -3204,7 +3315,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3216,7 +3327,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3229,7 +3340,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{37}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WatchEventsResponse) GetKind() WatchResponseKind {
@@ -3278,7 +3389,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3290,7 +3401,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3303,7 +3414,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{38}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetStatsRequest) GetJobTypes() []string {
@@ -3326,7 +3437,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3338,7 +3449,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3351,7 +3462,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{39}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetStatsResponse) GetJobTypes() []*JobTypeStats {
@@ -3428,7 +3539,7 @@ type JobTypeStats struct {
 
 func (x *JobTypeStats) Reset() {
 	*x = JobTypeStats{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3440,7 +3551,7 @@ func (x *JobTypeStats) String() string {
 func (*JobTypeStats) ProtoMessage() {}
 
 func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3453,7 +3564,7 @@ func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobTypeStats.ProtoReflect.Descriptor instead.
 func (*JobTypeStats) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{40}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *JobTypeStats) GetJobType() string {
@@ -3630,7 +3741,7 @@ type WaitCount struct {
 
 func (x *WaitCount) Reset() {
 	*x = WaitCount{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3642,7 +3753,7 @@ func (x *WaitCount) String() string {
 func (*WaitCount) ProtoMessage() {}
 
 func (x *WaitCount) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3655,7 +3766,7 @@ func (x *WaitCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitCount.ProtoReflect.Descriptor instead.
 func (*WaitCount) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{41}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WaitCount) GetReason() WaitReason {
@@ -3685,7 +3796,7 @@ type StateCount struct {
 
 func (x *StateCount) Reset() {
 	*x = StateCount{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +3808,7 @@ func (x *StateCount) String() string {
 func (*StateCount) ProtoMessage() {}
 
 func (x *StateCount) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3710,7 +3821,7 @@ func (x *StateCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCount.ProtoReflect.Descriptor instead.
 func (*StateCount) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{42}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StateCount) GetState() JobState {
@@ -3736,7 +3847,7 @@ type ListJobTypesRequest struct {
 
 func (x *ListJobTypesRequest) Reset() {
 	*x = ListJobTypesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3748,7 +3859,7 @@ func (x *ListJobTypesRequest) String() string {
 func (*ListJobTypesRequest) ProtoMessage() {}
 
 func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3761,7 +3872,7 @@ func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesRequest.ProtoReflect.Descriptor instead.
 func (*ListJobTypesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{43}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{45}
 }
 
 // ListJobTypesResponse returns the policies in force.
@@ -3777,7 +3888,7 @@ type ListJobTypesResponse struct {
 
 func (x *ListJobTypesResponse) Reset() {
 	*x = ListJobTypesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3789,7 +3900,7 @@ func (x *ListJobTypesResponse) String() string {
 func (*ListJobTypesResponse) ProtoMessage() {}
 
 func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3802,7 +3913,7 @@ func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesResponse.ProtoReflect.Descriptor instead.
 func (*ListJobTypesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{44}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListJobTypesResponse) GetJobTypes() []*JobType {
@@ -3830,7 +3941,7 @@ type CloseGroupRequest struct {
 
 func (x *CloseGroupRequest) Reset() {
 	*x = CloseGroupRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3842,7 +3953,7 @@ func (x *CloseGroupRequest) String() string {
 func (*CloseGroupRequest) ProtoMessage() {}
 
 func (x *CloseGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3855,7 +3966,7 @@ func (x *CloseGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseGroupRequest.ProtoReflect.Descriptor instead.
 func (*CloseGroupRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{45}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CloseGroupRequest) GetId() string {
@@ -3876,7 +3987,7 @@ type CloseGroupResponse struct {
 
 func (x *CloseGroupResponse) Reset() {
 	*x = CloseGroupResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3888,7 +3999,7 @@ func (x *CloseGroupResponse) String() string {
 func (*CloseGroupResponse) ProtoMessage() {}
 
 func (x *CloseGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3901,7 +4012,7 @@ func (x *CloseGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseGroupResponse.ProtoReflect.Descriptor instead.
 func (*CloseGroupResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{46}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CloseGroupResponse) GetJob() *Job {
@@ -4067,7 +4178,14 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\"4\n" +
 	"\x0eCancelResponse\x12\"\n" +
-	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\"\xdf\x01\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\"@\n" +
+	"\x0fRecreateRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"R\n" +
+	"\x10RecreateResponse\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\x12\x1a\n" +
+	"\bexisting\x18\x02 \x01(\bR\bexisting\"\xdf\x01\n" +
 	"\x0eAcquireRequest\x12\x1b\n" +
 	"\tjob_types\x18\x01 \x03(\tR\bjobTypes\x12\x19\n" +
 	"\bmax_jobs\x18\x02 \x01(\x05R\amaxJobs\x12-\n" +
@@ -4219,8 +4337,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x1aWATCH_RESPONSE_KIND_SYNCED\x10\x02\x12\x1e\n" +
 	"\x1aWATCH_RESPONSE_KIND_EVENTS\x10\x03\x12!\n" +
 	"\x1dWATCH_RESPONSE_KIND_HEARTBEAT\x10\x04\x12 \n" +
-	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\xb7\n" +
-	"\n" +
+	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\x80\v\n" +
 	"\n" +
 	"JobService\x12A\n" +
 	"\x06Create\x12\x1a.jobstate.v1.CreateRequest\x1a\x1b.jobstate.v1.CreateResponse\x12P\n" +
@@ -4233,7 +4350,8 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x04Fail\x12\x18.jobstate.v1.FailRequest\x1a\x19.jobstate.v1.FailResponse\x12P\n" +
 	"\vReportUsage\x12\x1f.jobstate.v1.ReportUsageRequest\x1a .jobstate.v1.ReportUsageResponse\x12>\n" +
 	"\x05Retry\x12\x19.jobstate.v1.RetryRequest\x1a\x1a.jobstate.v1.RetryResponse\x12A\n" +
-	"\x06Cancel\x12\x1a.jobstate.v1.CancelRequest\x1a\x1b.jobstate.v1.CancelResponse\x12Z\n" +
+	"\x06Cancel\x12\x1a.jobstate.v1.CancelRequest\x1a\x1b.jobstate.v1.CancelResponse\x12G\n" +
+	"\bRecreate\x12\x1c.jobstate.v1.RecreateRequest\x1a\x1d.jobstate.v1.RecreateResponse\x12Z\n" +
 	"\rStreamUpdates\x12!.jobstate.v1.StreamUpdatesRequest\x1a\".jobstate.v1.StreamUpdatesResponse(\x010\x01\x12R\n" +
 	"\vWatchEvents\x12\x1f.jobstate.v1.WatchEventsRequest\x1a .jobstate.v1.WatchEventsResponse0\x01\x12D\n" +
 	"\aAcquire\x12\x1b.jobstate.v1.AcquireRequest\x1a\x1c.jobstate.v1.AcquireResponse\x12D\n" +
@@ -4257,7 +4375,7 @@ func file_jobstate_v1_job_service_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_job_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_jobstate_v1_job_service_proto_goTypes = []any{
 	(UniqueUntil)(0),               // 0: jobstate.v1.UniqueUntil
 	(ListOrder)(0),                 // 1: jobstate.v1.ListOrder
@@ -4291,174 +4409,179 @@ var file_jobstate_v1_job_service_proto_goTypes = []any{
 	(*RetryResponse)(nil),          // 29: jobstate.v1.RetryResponse
 	(*CancelRequest)(nil),          // 30: jobstate.v1.CancelRequest
 	(*CancelResponse)(nil),         // 31: jobstate.v1.CancelResponse
-	(*AcquireRequest)(nil),         // 32: jobstate.v1.AcquireRequest
-	(*AcquireResponse)(nil),        // 33: jobstate.v1.AcquireResponse
-	(*ReleaseRequest)(nil),         // 34: jobstate.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),        // 35: jobstate.v1.ReleaseResponse
-	(*StreamUpdatesRequest)(nil),   // 36: jobstate.v1.StreamUpdatesRequest
-	(*JobUpdate)(nil),              // 37: jobstate.v1.JobUpdate
-	(*StreamUpdatesResponse)(nil),  // 38: jobstate.v1.StreamUpdatesResponse
-	(*UpdateOutcome)(nil),          // 39: jobstate.v1.UpdateOutcome
-	(*Refusal)(nil),                // 40: jobstate.v1.Refusal
-	(*WatchEventsRequest)(nil),     // 41: jobstate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),    // 42: jobstate.v1.WatchEventsResponse
-	(*GetStatsRequest)(nil),        // 43: jobstate.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),       // 44: jobstate.v1.GetStatsResponse
-	(*JobTypeStats)(nil),           // 45: jobstate.v1.JobTypeStats
-	(*WaitCount)(nil),              // 46: jobstate.v1.WaitCount
-	(*StateCount)(nil),             // 47: jobstate.v1.StateCount
-	(*ListJobTypesRequest)(nil),    // 48: jobstate.v1.ListJobTypesRequest
-	(*ListJobTypesResponse)(nil),   // 49: jobstate.v1.ListJobTypesResponse
-	(*CloseGroupRequest)(nil),      // 50: jobstate.v1.CloseGroupRequest
-	(*CloseGroupResponse)(nil),     // 51: jobstate.v1.CloseGroupResponse
-	nil,                            // 52: jobstate.v1.Refusal.MetadataEntry
-	(*structpb.Struct)(nil),        // 53: google.protobuf.Struct
-	(*durationpb.Duration)(nil),    // 54: google.protobuf.Duration
-	(Priority)(0),                  // 55: jobstate.v1.Priority
-	(*timestamppb.Timestamp)(nil),  // 56: google.protobuf.Timestamp
-	(*GroupPolicy)(nil),            // 57: jobstate.v1.GroupPolicy
-	(NeedCondition)(0),             // 58: jobstate.v1.NeedCondition
-	(*Job)(nil),                    // 59: jobstate.v1.Job
-	(*Attempt)(nil),                // 60: jobstate.v1.Attempt
-	(JobState)(0),                  // 61: jobstate.v1.JobState
-	(WaitReason)(0),                // 62: jobstate.v1.WaitReason
-	(*Usage)(nil),                  // 63: jobstate.v1.Usage
-	(EventType)(0),                 // 64: jobstate.v1.EventType
-	(*Event)(nil),                  // 65: jobstate.v1.Event
-	(*JobType)(nil),                // 66: jobstate.v1.JobType
+	(*RecreateRequest)(nil),        // 32: jobstate.v1.RecreateRequest
+	(*RecreateResponse)(nil),       // 33: jobstate.v1.RecreateResponse
+	(*AcquireRequest)(nil),         // 34: jobstate.v1.AcquireRequest
+	(*AcquireResponse)(nil),        // 35: jobstate.v1.AcquireResponse
+	(*ReleaseRequest)(nil),         // 36: jobstate.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),        // 37: jobstate.v1.ReleaseResponse
+	(*StreamUpdatesRequest)(nil),   // 38: jobstate.v1.StreamUpdatesRequest
+	(*JobUpdate)(nil),              // 39: jobstate.v1.JobUpdate
+	(*StreamUpdatesResponse)(nil),  // 40: jobstate.v1.StreamUpdatesResponse
+	(*UpdateOutcome)(nil),          // 41: jobstate.v1.UpdateOutcome
+	(*Refusal)(nil),                // 42: jobstate.v1.Refusal
+	(*WatchEventsRequest)(nil),     // 43: jobstate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),    // 44: jobstate.v1.WatchEventsResponse
+	(*GetStatsRequest)(nil),        // 45: jobstate.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),       // 46: jobstate.v1.GetStatsResponse
+	(*JobTypeStats)(nil),           // 47: jobstate.v1.JobTypeStats
+	(*WaitCount)(nil),              // 48: jobstate.v1.WaitCount
+	(*StateCount)(nil),             // 49: jobstate.v1.StateCount
+	(*ListJobTypesRequest)(nil),    // 50: jobstate.v1.ListJobTypesRequest
+	(*ListJobTypesResponse)(nil),   // 51: jobstate.v1.ListJobTypesResponse
+	(*CloseGroupRequest)(nil),      // 52: jobstate.v1.CloseGroupRequest
+	(*CloseGroupResponse)(nil),     // 53: jobstate.v1.CloseGroupResponse
+	nil,                            // 54: jobstate.v1.Refusal.MetadataEntry
+	(*structpb.Struct)(nil),        // 55: google.protobuf.Struct
+	(*durationpb.Duration)(nil),    // 56: google.protobuf.Duration
+	(Priority)(0),                  // 57: jobstate.v1.Priority
+	(*timestamppb.Timestamp)(nil),  // 58: google.protobuf.Timestamp
+	(*GroupPolicy)(nil),            // 59: jobstate.v1.GroupPolicy
+	(NeedCondition)(0),             // 60: jobstate.v1.NeedCondition
+	(*Job)(nil),                    // 61: jobstate.v1.Job
+	(*Attempt)(nil),                // 62: jobstate.v1.Attempt
+	(JobState)(0),                  // 63: jobstate.v1.JobState
+	(WaitReason)(0),                // 64: jobstate.v1.WaitReason
+	(*Usage)(nil),                  // 65: jobstate.v1.Usage
+	(EventType)(0),                 // 66: jobstate.v1.EventType
+	(*Event)(nil),                  // 67: jobstate.v1.Event
+	(*JobType)(nil),                // 68: jobstate.v1.JobType
 }
 var file_jobstate_v1_job_service_proto_depIdxs = []int32{
-	53,  // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
-	54,  // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
-	55,  // 2: jobstate.v1.CreateRequest.priority:type_name -> jobstate.v1.Priority
-	54,  // 3: jobstate.v1.CreateRequest.delay:type_name -> google.protobuf.Duration
-	56,  // 4: jobstate.v1.CreateRequest.not_before_time:type_name -> google.protobuf.Timestamp
-	54,  // 5: jobstate.v1.CreateRequest.start_within:type_name -> google.protobuf.Duration
+	55,  // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
+	56,  // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
+	57,  // 2: jobstate.v1.CreateRequest.priority:type_name -> jobstate.v1.Priority
+	56,  // 3: jobstate.v1.CreateRequest.delay:type_name -> google.protobuf.Duration
+	58,  // 4: jobstate.v1.CreateRequest.not_before_time:type_name -> google.protobuf.Timestamp
+	56,  // 5: jobstate.v1.CreateRequest.start_within:type_name -> google.protobuf.Duration
 	7,   // 6: jobstate.v1.CreateRequest.needs:type_name -> jobstate.v1.Need
-	57,  // 7: jobstate.v1.CreateRequest.group:type_name -> jobstate.v1.GroupPolicy
+	59,  // 7: jobstate.v1.CreateRequest.group:type_name -> jobstate.v1.GroupPolicy
 	0,   // 8: jobstate.v1.CreateRequest.unique_until:type_name -> jobstate.v1.UniqueUntil
 	6,   // 9: jobstate.v1.CreateRequest.by:type_name -> jobstate.v1.AttemptRef
-	58,  // 10: jobstate.v1.Need.condition:type_name -> jobstate.v1.NeedCondition
-	59,  // 11: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
+	60,  // 10: jobstate.v1.Need.condition:type_name -> jobstate.v1.NeedCondition
+	61,  // 11: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
 	5,   // 12: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
 	11,  // 13: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
-	59,  // 14: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
-	60,  // 15: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
+	61,  // 14: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
+	62,  // 15: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
 	14,  // 16: jobstate.v1.GetResponse.needs:type_name -> jobstate.v1.NeedAnswer
 	7,   // 17: jobstate.v1.NeedAnswer.need:type_name -> jobstate.v1.Need
-	61,  // 18: jobstate.v1.NeedAnswer.state:type_name -> jobstate.v1.JobState
-	61,  // 19: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
-	56,  // 20: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
-	56,  // 21: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
+	63,  // 18: jobstate.v1.NeedAnswer.state:type_name -> jobstate.v1.JobState
+	63,  // 19: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
+	58,  // 20: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
+	58,  // 21: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
 	1,   // 22: jobstate.v1.ListRequest.order:type_name -> jobstate.v1.ListOrder
-	62,  // 23: jobstate.v1.ListRequest.wait_reasons:type_name -> jobstate.v1.WaitReason
-	59,  // 24: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
-	59,  // 25: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
-	53,  // 26: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
-	63,  // 27: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
-	59,  // 28: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
-	53,  // 29: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
-	63,  // 30: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
-	59,  // 31: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
+	64,  // 23: jobstate.v1.ListRequest.wait_reasons:type_name -> jobstate.v1.WaitReason
+	61,  // 24: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
+	61,  // 25: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
+	55,  // 26: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
+	65,  // 27: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
+	61,  // 28: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
+	55,  // 29: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
+	65,  // 30: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
+	61,  // 31: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
 	24,  // 32: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
-	54,  // 33: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
-	63,  // 34: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
-	53,  // 35: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
-	59,  // 36: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
-	63,  // 37: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
-	59,  // 38: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
-	59,  // 39: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
-	59,  // 40: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
-	54,  // 41: jobstate.v1.AcquireRequest.wait:type_name -> google.protobuf.Duration
-	54,  // 42: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
-	59,  // 43: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
-	54,  // 44: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
-	54,  // 45: jobstate.v1.ReleaseRequest.hold_lane:type_name -> google.protobuf.Duration
-	63,  // 46: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
-	59,  // 47: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
-	37,  // 48: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
-	5,   // 49: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
-	17,  // 50: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
-	19,  // 51: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
-	21,  // 52: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
-	23,  // 53: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
-	28,  // 54: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
-	30,  // 55: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
-	32,  // 56: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
-	34,  // 57: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
-	26,  // 58: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
-	39,  // 59: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
-	61,  // 60: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
-	40,  // 61: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
-	59,  // 62: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
-	52,  // 63: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
-	64,  // 64: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
-	2,   // 65: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
-	54,  // 66: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,   // 67: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
-	4,   // 68: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
-	65,  // 69: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
-	59,  // 70: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
-	54,  // 71: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
-	45,  // 72: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
-	45,  // 73: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
-	47,  // 74: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
-	56,  // 75: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
-	54,  // 76: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
-	54,  // 77: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
-	54,  // 78: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
-	54,  // 79: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
-	46,  // 80: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
-	56,  // 81: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
-	54,  // 82: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
-	54,  // 83: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
-	54,  // 84: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
-	54,  // 85: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
-	62,  // 86: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
-	61,  // 87: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
-	66,  // 88: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
-	59,  // 89: jobstate.v1.CloseGroupResponse.job:type_name -> jobstate.v1.Job
-	5,   // 90: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
-	9,   // 91: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
-	12,  // 92: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
-	15,  // 93: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
-	17,  // 94: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
-	19,  // 95: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
-	21,  // 96: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
-	23,  // 97: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
-	26,  // 98: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
-	28,  // 99: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
-	30,  // 100: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
-	36,  // 101: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
-	41,  // 102: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
-	32,  // 103: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
-	34,  // 104: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
-	43,  // 105: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
-	48,  // 106: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
-	50,  // 107: jobstate.v1.JobService.CloseGroup:input_type -> jobstate.v1.CloseGroupRequest
-	8,   // 108: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
-	10,  // 109: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
-	13,  // 110: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
-	16,  // 111: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
-	18,  // 112: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
-	20,  // 113: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
-	22,  // 114: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
-	25,  // 115: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
-	27,  // 116: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
-	29,  // 117: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
-	31,  // 118: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
-	38,  // 119: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
-	42,  // 120: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
-	33,  // 121: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
-	35,  // 122: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
-	44,  // 123: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
-	49,  // 124: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
-	51,  // 125: jobstate.v1.JobService.CloseGroup:output_type -> jobstate.v1.CloseGroupResponse
-	108, // [108:126] is the sub-list for method output_type
-	90,  // [90:108] is the sub-list for method input_type
-	90,  // [90:90] is the sub-list for extension type_name
-	90,  // [90:90] is the sub-list for extension extendee
-	0,   // [0:90] is the sub-list for field type_name
+	56,  // 33: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
+	65,  // 34: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
+	55,  // 35: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
+	61,  // 36: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
+	65,  // 37: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
+	61,  // 38: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
+	61,  // 39: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
+	61,  // 40: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
+	61,  // 41: jobstate.v1.RecreateResponse.job:type_name -> jobstate.v1.Job
+	56,  // 42: jobstate.v1.AcquireRequest.wait:type_name -> google.protobuf.Duration
+	56,  // 43: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
+	61,  // 44: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
+	56,  // 45: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
+	56,  // 46: jobstate.v1.ReleaseRequest.hold_lane:type_name -> google.protobuf.Duration
+	65,  // 47: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
+	61,  // 48: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
+	39,  // 49: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
+	5,   // 50: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
+	17,  // 51: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
+	19,  // 52: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
+	21,  // 53: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
+	23,  // 54: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
+	28,  // 55: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
+	30,  // 56: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
+	34,  // 57: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
+	36,  // 58: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
+	26,  // 59: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
+	41,  // 60: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
+	63,  // 61: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
+	42,  // 62: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
+	61,  // 63: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
+	54,  // 64: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
+	66,  // 65: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
+	2,   // 66: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
+	56,  // 67: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 68: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
+	4,   // 69: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
+	67,  // 70: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
+	61,  // 71: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
+	56,  // 72: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
+	47,  // 73: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
+	47,  // 74: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
+	49,  // 75: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
+	58,  // 76: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
+	56,  // 77: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
+	56,  // 78: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
+	56,  // 79: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
+	56,  // 80: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
+	48,  // 81: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
+	58,  // 82: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
+	56,  // 83: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
+	56,  // 84: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
+	56,  // 85: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
+	56,  // 86: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
+	64,  // 87: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
+	63,  // 88: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
+	68,  // 89: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
+	61,  // 90: jobstate.v1.CloseGroupResponse.job:type_name -> jobstate.v1.Job
+	5,   // 91: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
+	9,   // 92: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
+	12,  // 93: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
+	15,  // 94: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
+	17,  // 95: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
+	19,  // 96: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
+	21,  // 97: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
+	23,  // 98: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
+	26,  // 99: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
+	28,  // 100: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
+	30,  // 101: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
+	32,  // 102: jobstate.v1.JobService.Recreate:input_type -> jobstate.v1.RecreateRequest
+	38,  // 103: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
+	43,  // 104: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
+	34,  // 105: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
+	36,  // 106: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
+	45,  // 107: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
+	50,  // 108: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
+	52,  // 109: jobstate.v1.JobService.CloseGroup:input_type -> jobstate.v1.CloseGroupRequest
+	8,   // 110: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
+	10,  // 111: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
+	13,  // 112: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
+	16,  // 113: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
+	18,  // 114: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
+	20,  // 115: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
+	22,  // 116: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
+	25,  // 117: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
+	27,  // 118: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
+	29,  // 119: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
+	31,  // 120: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
+	33,  // 121: jobstate.v1.JobService.Recreate:output_type -> jobstate.v1.RecreateResponse
+	40,  // 122: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
+	44,  // 123: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
+	35,  // 124: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
+	37,  // 125: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
+	46,  // 126: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
+	51,  // 127: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
+	53,  // 128: jobstate.v1.JobService.CloseGroup:output_type -> jobstate.v1.CloseGroupResponse
+	110, // [110:129] is the sub-list for method output_type
+	91,  // [91:110] is the sub-list for method input_type
+	91,  // [91:91] is the sub-list for extension type_name
+	91,  // [91:91] is the sub-list for extension extendee
+	0,   // [0:91] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_service_proto_init() }
@@ -4475,8 +4598,8 @@ func file_jobstate_v1_job_service_proto_init() {
 	file_jobstate_v1_job_service_proto_msgTypes[14].OneofWrappers = []any{}
 	file_jobstate_v1_job_service_proto_msgTypes[16].OneofWrappers = []any{}
 	file_jobstate_v1_job_service_proto_msgTypes[18].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[29].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[32].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[31].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[34].OneofWrappers = []any{
 		(*JobUpdate_Create)(nil),
 		(*JobUpdate_Start)(nil),
 		(*JobUpdate_Progress)(nil),
@@ -4488,18 +4611,18 @@ func file_jobstate_v1_job_service_proto_init() {
 		(*JobUpdate_Release)(nil),
 		(*JobUpdate_ReportUsage)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[36].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[38].OneofWrappers = []any{
 		(*WatchEventsRequest_Cursor)(nil),
 		(*WatchEventsRequest_Start)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[40].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_service_proto_rawDesc), len(file_jobstate_v1_job_service_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   48,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	JobService_ReportUsage_FullMethodName    = "/jobstate.v1.JobService/ReportUsage"
 	JobService_Retry_FullMethodName          = "/jobstate.v1.JobService/Retry"
 	JobService_Cancel_FullMethodName         = "/jobstate.v1.JobService/Cancel"
+	JobService_Recreate_FullMethodName       = "/jobstate.v1.JobService/Recreate"
 	JobService_StreamUpdates_FullMethodName  = "/jobstate.v1.JobService/StreamUpdates"
 	JobService_WatchEvents_FullMethodName    = "/jobstate.v1.JobService/WatchEvents"
 	JobService_Acquire_FullMethodName        = "/jobstate.v1.JobService/Acquire"
@@ -191,6 +192,20 @@ type JobServiceClient interface {
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED
 	// in COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
 	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error)
+	// Recreate makes a new job with the terms of a job that has ended: the way to do its work once more.
+	//
+	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
+	// ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
+	// timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
+	// nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+	//
+	// A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
+	// returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be
+	// repeated; without one, a repeat makes another job. What was recreated can be recreated once more.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
+	// (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
+	Recreate(ctx context.Context, in *RecreateRequest, opts ...grpc.CallOption) (*RecreateResponse, error)
 	// StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 	//
 	// Each update does what its own RPC does, from the same states, to the same resulting state, with the same events
@@ -386,6 +401,16 @@ func (c *jobServiceClient) Cancel(ctx context.Context, in *CancelRequest, opts .
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CancelResponse)
 	err := c.cc.Invoke(ctx, JobService_Cancel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jobServiceClient) Recreate(ctx context.Context, in *RecreateRequest, opts ...grpc.CallOption) (*RecreateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecreateResponse)
+	err := c.cc.Invoke(ctx, JobService_Recreate_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -626,6 +651,20 @@ type JobServiceServer interface {
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED
 	// in COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
 	Cancel(context.Context, *CancelRequest) (*CancelResponse, error)
+	// Recreate makes a new job with the terms of a job that has ended: the way to do its work once more.
+	//
+	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
+	// ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
+	// timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
+	// nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+	//
+	// A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
+	// returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be
+	// repeated; without one, a repeat makes another job. What was recreated can be recreated once more.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
+	// (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
+	Recreate(context.Context, *RecreateRequest) (*RecreateResponse, error)
 	// StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 	//
 	// Each update does what its own RPC does, from the same states, to the same resulting state, with the same events
@@ -749,6 +788,9 @@ func (UnimplementedJobServiceServer) Retry(context.Context, *RetryRequest) (*Ret
 }
 func (UnimplementedJobServiceServer) Cancel(context.Context, *CancelRequest) (*CancelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
+}
+func (UnimplementedJobServiceServer) Recreate(context.Context, *RecreateRequest) (*RecreateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Recreate not implemented")
 }
 func (UnimplementedJobServiceServer) StreamUpdates(grpc.BidiStreamingServer[StreamUpdatesRequest, StreamUpdatesResponse]) error {
 	return status.Error(codes.Unimplemented, "method StreamUpdates not implemented")
@@ -990,6 +1032,24 @@ func _JobService_Cancel_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JobService_Recreate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecreateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).Recreate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_Recreate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).Recreate(ctx, req.(*RecreateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _JobService_StreamUpdates_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(JobServiceServer).StreamUpdates(&grpc.GenericServerStream[StreamUpdatesRequest, StreamUpdatesResponse]{ServerStream: stream})
 }
@@ -1148,6 +1208,10 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Cancel",
 			Handler:    _JobService_Cancel_Handler,
+		},
+		{
+			MethodName: "Recreate",
+			Handler:    _JobService_Recreate_Handler,
 		},
 		{
 			MethodName: "Acquire",

@@ -360,6 +360,7 @@ class Job(_message.Message):
     CANCEL_CAUSE_FIELD_NUMBER: _builtins.int
     CANCEL_CAUSE_ID_FIELD_NUMBER: _builtins.int
     CLAIM_TIME_FIELD_NUMBER: _builtins.int
+    RECREATED_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the job and never changes. Given by the caller or made by the server. Ids that the server makes sort
     in the order in which it made them. Matches [A-Za-z0-9][A-Za-z0-9._:-]{0,127}.
@@ -432,6 +433,10 @@ class Job(_message.Message):
     """Who or what cancelled the job. UNSPECIFIED in every state but CANCELLED."""
     cancel_cause_id: _builtins.str
     """The job that this one was cancelled for: the need that cannot be met any more, or the group. Empty otherwise."""
+    recreated_from: _builtins.str
+    """The job that this one was made from by Recreate: its id. That job may have been deleted since, or be recreated
+    itself. Empty in every other job. Fixed at creation.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the job was created."""
@@ -569,10 +574,11 @@ class Job(_message.Message):
         cancel_cause: Global___CancelCause.ValueType = ...,
         cancel_cause_id: _builtins.str = ...,
         claim_time: _timestamp_pb2.Timestamp | None = ...,
+        recreated_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "claim_time", b"claim_time", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "group", b"group", "last_error", b"last_error", "lease", b"lease", "members", b"members", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "ready_time", b"ready_time", "result", b"result", "start_time", b"start_time", "start_within", b"start_within", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_cause", b"cancel_cause", "cancel_cause_id", b"cancel_cause_id", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "group", b"group", "group_id", b"group_id", "id", b"id", "job_type", b"job_type", "lane", b"lane", "last_error", b"last_error", "lease", b"lease", "max_retries", b"max_retries", "members", b"members", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "ready_time", b"ready_time", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "start_within", b"start_within", "state", b"state", "timeout", b"timeout", "unique_key", b"unique_key", "update_time", b"update_time", "version", b"version", "wait_reason", b"wait_reason", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_cause", b"cancel_cause", "cancel_cause_id", b"cancel_cause_id", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "group", b"group", "group_id", b"group_id", "id", b"id", "job_type", b"job_type", "lane", b"lane", "last_error", b"last_error", "lease", b"lease", "max_retries", b"max_retries", "members", b"members", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "ready_time", b"ready_time", "recreated_from", b"recreated_from", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "start_within", b"start_within", "state", b"state", "timeout", b"timeout", "unique_key", b"unique_key", "update_time", b"update_time", "version", b"version", "wait_reason", b"wait_reason", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

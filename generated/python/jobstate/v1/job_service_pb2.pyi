@@ -1199,6 +1199,62 @@ class CancelResponse(_message.Message):
 Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
 
 @_typing.final
+class RecreateRequest(_message.Message):
+    """RecreateRequest names the job to recreate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the job that has ended, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+    none.
+    """
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecreateRequest: _TypeAlias = RecreateRequest  # noqa: Y015
+
+@_typing.final
+class RecreateResponse(_message.Message):
+    """RecreateResponse returns the new job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
+    existing: _builtins.bool
+    """True when the job was there before, and has the unique_key: nothing was created."""
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """The job as created; for a repeat, as it now is."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2.Job | None = ...,
+        existing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing", "job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecreateResponse: _TypeAlias = RecreateResponse  # noqa: Y015
+
+@_typing.final
 class AcquireRequest(_message.Message):
     """AcquireRequest says which work is wanted, and how much."""
 

@@ -116,6 +116,11 @@ class JobServiceStub:
                 request_serializer=jobstate_dot_v1_dot_job__service__pb2.CancelRequest.SerializeToString,
                 response_deserializer=jobstate_dot_v1_dot_job__service__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.Recreate = channel.unary_unary(
+                '/jobstate.v1.JobService/Recreate',
+                request_serializer=jobstate_dot_v1_dot_job__service__pb2.RecreateRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_job__service__pb2.RecreateResponse.FromString,
+                _registered_method=True)
         self.StreamUpdates = channel.stream_stream(
                 '/jobstate.v1.JobService/StreamUpdates',
                 request_serializer=jobstate_dot_v1_dot_job__service__pb2.StreamUpdatesRequest.SerializeToString,
@@ -358,6 +363,25 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Recreate(self, request, context):
+        """Recreate makes a new job with the terms of a job that has ended: the way to do its work once more.
+
+        From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
+        ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
+        timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
+        nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+
+        A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
+        returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be
+        repeated; without one, a repeat makes another job. What was recreated can be recreated once more.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
+        (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamUpdates(self, request_iterator, context):
         """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 
@@ -531,6 +555,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=jobstate_dot_v1_dot_job__service__pb2.CancelRequest.FromString,
                     response_serializer=jobstate_dot_v1_dot_job__service__pb2.CancelResponse.SerializeToString,
+            ),
+            'Recreate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recreate,
+                    request_deserializer=jobstate_dot_v1_dot_job__service__pb2.RecreateRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_job__service__pb2.RecreateResponse.SerializeToString,
             ),
             'StreamUpdates': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamUpdates,
@@ -892,6 +921,33 @@ class JobService:
             '/jobstate.v1.JobService/Cancel',
             jobstate_dot_v1_dot_job__service__pb2.CancelRequest.SerializeToString,
             jobstate_dot_v1_dot_job__service__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recreate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.JobService/Recreate',
+            jobstate_dot_v1_dot_job__service__pb2.RecreateRequest.SerializeToString,
+            jobstate_dot_v1_dot_job__service__pb2.RecreateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -191,6 +191,21 @@ class JobServiceStub:
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED
     in COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
+    Recreate: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RecreateRequest, _job_service_pb2.RecreateResponse]
+    """Recreate makes a new job with the terms of a job that has ended: the way to do its work once more.
+
+    From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
+    ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
+    timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
+    nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+
+    A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
+    returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be
+    repeated; without one, a repeat makes another job. What was recreated can be recreated once more.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
+    (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """
     StreamUpdates: _grpc.StreamStreamMultiCallable[_job_service_pb2.StreamUpdatesRequest, _job_service_pb2.StreamUpdatesResponse]
     """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 
@@ -442,6 +457,21 @@ class JobServiceAsyncStub(JobServiceStub):
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED
     in COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """
+    Recreate: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RecreateRequest, _job_service_pb2.RecreateResponse]  # type: ignore[assignment]
+    """Recreate makes a new job with the terms of a job that has ended: the way to do its work once more.
+
+    From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
+    ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
+    timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
+    nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+
+    A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
+    returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be
+    repeated; without one, a repeat makes another job. What was recreated can be recreated once more.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
+    (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     StreamUpdates: _aio.StreamStreamMultiCallable[_job_service_pb2.StreamUpdatesRequest, _job_service_pb2.StreamUpdatesResponse]  # type: ignore[assignment]
     """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
@@ -757,6 +787,27 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED
         in COMPLETED, PERMANENTLY_FAILED and CANCELLED); ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def Recreate(
+        self,
+        request: _job_service_pb2.RecreateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.RecreateResponse, _abc.Awaitable[_job_service_pb2.RecreateResponse]]:
+        """Recreate makes a new job with the terms of a job that has ended: the way to do its work once more.
+
+        From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
+        ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
+        timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
+        nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+
+        A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
+        returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be
+        repeated; without one, a repeat makes another job. What was recreated can be recreated once more.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
+        (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod

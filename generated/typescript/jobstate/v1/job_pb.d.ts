@@ -329,6 +329,14 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
    * @generated from field: google.protobuf.Timestamp claim_time = 45;
    */
   claimTime?: Timestamp | undefined;
+
+  /**
+   * The job that this one was made from by Recreate: its id. That job may have been deleted since, or be recreated
+   * itself. Empty in every other job. Fixed at creation.
+   *
+   * @generated from field: string recreated_from = 47;
+   */
+  recreatedFrom: string;
 };
 
 /**

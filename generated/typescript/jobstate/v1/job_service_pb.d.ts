@@ -1058,6 +1058,61 @@ export declare type CancelResponse = Message<"jobstate.v1.CancelResponse"> & {
 export declare const CancelResponseSchema: GenMessage<CancelResponse>;
 
 /**
+ * RecreateRequest names the job to recreate.
+ *
+ * @generated from message jobstate.v1.RecreateRequest
+ */
+export declare type RecreateRequest = Message<"jobstate.v1.RecreateRequest"> & {
+  /**
+   * Id of the job that has ended, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Required.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Makes the call safe to repeat, usually for 24 hours. From 8 to 128 characters, best a random UUID; empty means
+   * none.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message jobstate.v1.RecreateRequest.
+ * Use `create(RecreateRequestSchema)` to create a new message.
+ */
+export declare const RecreateRequestSchema: GenMessage<RecreateRequest>;
+
+/**
+ * RecreateResponse returns the new job.
+ *
+ * @generated from message jobstate.v1.RecreateResponse
+ */
+export declare type RecreateResponse = Message<"jobstate.v1.RecreateResponse"> & {
+  /**
+   * The job as created; for a repeat, as it now is.
+   *
+   * @generated from field: jobstate.v1.Job job = 1;
+   */
+  job?: Job | undefined;
+
+  /**
+   * True when the job was there before, and has the unique_key: nothing was created.
+   *
+   * @generated from field: bool existing = 2;
+   */
+  existing: boolean;
+};
+
+/**
+ * Describes the message jobstate.v1.RecreateResponse.
+ * Use `create(RecreateResponseSchema)` to create a new message.
+ */
+export declare const RecreateResponseSchema: GenMessage<RecreateResponse>;
+
+/**
  * AcquireRequest says which work is wanted, and how much.
  *
  * @generated from message jobstate.v1.AcquireRequest
@@ -2428,6 +2483,28 @@ export declare const JobService: GenService<{
     methodKind: "unary";
     input: typeof CancelRequestSchema;
     output: typeof CancelResponseSchema;
+  },
+  /**
+   * Recreate makes a new job with the terms of a job that has ended: the way to do its work once more.
+   *
+   * From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
+   * ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
+   * timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
+   * nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+   *
+   * A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
+   * returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be
+   * repeated; without one, a repeat makes another job. What was recreated can be recreated once more.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
+   * (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
+   *
+   * @generated from rpc jobstate.v1.JobService.Recreate
+   */
+  recreate: {
+    methodKind: "unary";
+    input: typeof RecreateRequestSchema;
+    output: typeof RecreateResponseSchema;
   },
   /**
    * StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.

@@ -22,6 +22,7 @@ from jobstate_server.domain.rules import (
     needs,
     pause,
     ready,
+    recreate,
     release,
     retry,
     usage,
@@ -43,6 +44,7 @@ JOB_RULES: JobRules = {
 
 PLAN_RULES: PlanRules = {
     **create.PLAN_RULES,
+    **recreate.PLAN_RULES,
     **due.PLAN_RULES,
     **maintenance.PLAN_RULES,
     **usage.PLAN_RULES,

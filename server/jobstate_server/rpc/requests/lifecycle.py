@@ -1,4 +1,4 @@
-"""The requests of operators and users: Retry, Cancel and CloseGroup."""
+"""The requests of operators and users: Retry, Cancel, Recreate and CloseGroup."""
 
 from __future__ import annotations
 
@@ -36,6 +36,20 @@ def cancel(request: pb.CancelRequest, caller: Caller, _new_id: NewId) -> c.Cance
         caller=caller,
         request=request_key(caller, "Cancel", request, request.request_id),
         reason=request.reason,
+    )
+
+
+def recreate(request: pb.RecreateRequest, caller: Caller, new_id: NewId) -> c.Recreate:
+    """The command in a Recreate. Raises InvalidField."""
+    problems = Problems()
+    problems.job_id("id", request.id)
+    problems.request_id(request.request_id)
+    problems.refuse()
+    return c.Recreate(
+        job_id=request.id,
+        caller=caller,
+        request=request_key(caller, "Recreate", request, request.request_id),
+        new_id=new_id(),
     )
 
 
