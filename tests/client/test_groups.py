@@ -12,11 +12,13 @@ import pytest
 from jobstate_client import (
     AttemptSuperseded,
     CancelCause,
+    Client,
     GroupClosed,
     GroupMembers,
     GroupPolicy,
     HoldReason,
     InvalidField,
+    Job,
     Need,
     NeedCondition,
     NeedStatus,
@@ -71,6 +73,24 @@ async def test_a_job_waits_for_what_it_needs_and_reads_its_results(either: Any, 
     assert await done(either.needs(extract)) == (NeedStatus(fetch.id, NeedCondition.COMPLETED, True, State.COMPLETED),)
     assert [job.result for job in await items(either.list(needed_by=extract))] == [{"words": 3}]
     assert [job.id for job in await items(either.list(needs=fetch))] == [extract.id]
+
+
+def test_a_copy_of_a_job_follows_what_it_waits_for(client: Client, server: JobstateServer) -> None:
+    fetch = client.create("fetch")
+    met, hurried = (client.create("extract", needs=[fetch], delay=60.0) for _ in range(2))
+    client.retry(hurried, immediately=True)
+    assert_the_copy_is_right(client, hurried, WaitReason.NEEDS)
+    client.complete(client.start(fetch))
+    server.advance(0)
+    assert_the_copy_is_right(client, met, WaitReason.TIME)
+    assert_the_copy_is_right(client, hurried, WaitReason.TURN)
+
+
+def assert_the_copy_is_right(client: Client, job: Job, reason: WaitReason) -> None:
+    *_, newest = client.watch(job_ids=[job], start="earliest", follow=False)
+    copy, now = newest.job, client.get(job)
+    assert (copy.version, copy.wait_reason, copy.ready_time) == (now.version, now.wait_reason, now.ready_time)
+    assert now.wait_reason is reason
 
 
 async def test_a_job_is_cancelled_for_a_need_that_cannot_be_met_any_more(either: Any, server: JobstateServer) -> None:

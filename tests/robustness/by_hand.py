@@ -8,7 +8,7 @@ from .history import REFUSED, Call, LogEntry
 from .relations import Stops
 from .world import HOLDS, World, is_ready
 
-NEW_TYPES = {"READY", "RELEASED"}
+NEW_TYPES = {"READY", "RELEASED", "WAITING"}
 """Events that only those see who delay jobs, or release them."""
 
 

@@ -30,6 +30,8 @@ def needs_met(world: World) -> Iterator[str]:
         elif event.type == "DELETED":
             unfinished = [child.queued for child in relations.needed_by(event.job_id) if child.end is None]
             yield f"{entry}: {unfinished[0]} needs it, and has not ended" if unfinished else HOLDS
+        elif event.job_id in relations.children and event.type == "WAITING":
+            yield _waits(relations.children[event.job_id], entry)
         elif event.job_id in relations.children and event.type in {"READY", "STARTED", "CLAIMED", "RELEASED"}:
             yield _begins(relations.children[event.job_id], entry)
         if event.type == "CANCELLED" and entry.job.get("cancel_cause") == BY_NEED:
@@ -48,6 +50,14 @@ def _created(world: World, relations: Relations, entry: LogEntry) -> str:
         return HOLDS if ended else f"{entry}: its needs on {found.impossible} cannot be met, and it was not cancelled"
     waits = entry.job.get("wait_reason") == WAITS_FOR_NEEDS
     return HOLDS if waits is bool(found.open) else f"{entry}: it waits for {found.open}, not as {entry.job}"
+
+
+def _waits(child: Child, entry: LogEntry) -> str:
+    """What a job with a delay waits for, as the event in between tells."""
+    # Until it is told of the end of what it needs, it waits for that.
+    waits = entry.job.get("wait_reason") == WAITS_FOR_NEEDS
+    is_so = child.ready is None and (waits or not (child.open or child.impossible))
+    return HOLDS if is_so else f"{entry}: its needs on {child.open} are open, and it waits as in {entry.job}"
 
 
 def _begins(child: Child, entry: LogEntry) -> str:

@@ -138,6 +138,13 @@ def tells_another_cause(history: History) -> None:
     of(history, "lost", "CANCELLED").detail["cause_id"] = "parent"
 
 
+def tells_that_all_is_met_too_early(history: History) -> None:
+    """When one of two is met."""
+    moved(history, "child", "READY", 7)
+    entry = of(history, "child", "READY")
+    entry.event.type, entry.job["wait_reason"] = "WAITING", "WAIT_REASON_TIME"
+
+
 def forgets_at_creation_what_has_ended(history: History) -> None:
     of(history, "at-once", "QUEUED").job["wait_reason"] = "WAIT_REASON_NEEDS"
 
@@ -289,6 +296,7 @@ def forgets_that_a_group_is_stopping(history: History) -> None:
 
 BAD: list[tuple[str, Callable[[History], None]]] = [
     ("needs_met", makes_ready_too_early),
+    ("needs_met", tells_that_all_is_met_too_early),
     ("needs_met", begins_what_waits),
     ("needs_met", makes_ready_what_can_never_begin),
     ("needs_met", makes_ready_twice),

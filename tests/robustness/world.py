@@ -270,19 +270,13 @@ def folded(before: dict[str, Any] | None, job: dict[str, Any]) -> dict[str, Any]
 COUNTED_APART = {"members"}
 """Events have it as it was last written: that it is right in the end is ``summed``."""
 
-TOLD_WHEN_READY = {"wait_reason", "ready_time"}
-"""What may change of a job with needs while it waits for them or for its delay. No event tells of that before both are
-over."""
-
 
 def comparable(job: dict[str, Any] | None) -> dict[str, Any] | None:
     """A job without what may differ from its last event, or between an empty document and none."""
     if job is None:
         return None
-    apart = COUNTED_APART
-    if job.get("state") == "QUEUED" and "needs" in job.get("metadata", {}):
-        apart = apart | TOLD_WHEN_READY
-    return {name: value for name, value in job.items() if name not in apart and not (name in CARRIED and not value)}
+    kept = {name: value for name, value in job.items() if name not in COUNTED_APART}
+    return {name: value for name, value in kept.items() if not (name in CARRIED and not value)}
 
 
 class Superseding:

@@ -162,6 +162,7 @@ DETAILS: dict[EventType, tuple[str | None, list[Detail | None]]] = {
     ),
     EventType.STALE_DETECTED: ("stale_detected", [StaleDetected(3 * SECOND, 300 * SECOND)]),
     EventType.READY: (None, [None]),
+    EventType.WAITING: (None, [None]),
     EventType.RELEASED: ("released", [Released(2, "stopping", 4 * SECOND, 9 * SECOND), Released(1, "", 0, 1)]),
     EventType.USAGE: ("usage", [Used(2, 10**15, 10**18), Used(1, 0, 0)]),
 }

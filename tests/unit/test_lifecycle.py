@@ -215,7 +215,7 @@ def test_a_failed_job_without_retries_left_may_only_be_cancelled_by_a_caller() -
     assert allowed_triggers(job, NOW) == ("cancel",)
 
 
-def test_event_names_are_those_of_the_original_and_six_more() -> None:
+def test_event_names_are_those_of_the_original_and_seven_more() -> None:
     original = {
         EventType.STARTED: "processing-job.started",
         EventType.PROGRESS: "processing-job.progress",
@@ -233,6 +233,7 @@ def test_event_names_are_those_of_the_original_and_six_more() -> None:
         EventType.USAGE: "processing-job.usage",
         EventType.READY: "processing-job.ready",
         EventType.RELEASED: "processing-job.released",
+        EventType.WAITING: "processing-job.waiting",
     }
 
     assert original | added == EVENT_NAMES
@@ -325,6 +326,7 @@ def test_the_docs_name_the_event_of_every_step() -> None:
         "processing-job.stale.detected",
         "processing-job.deleted",
         "processing-job.usage",
+        "processing-job.waiting",
     } == set(EVENT_NAMES.values())
 
 

@@ -323,21 +323,25 @@ def test_a_delay_goes_on_beside_needs_and_the_later_of_both_counts() -> None:
     store.settle()
     child = store.jobs["child"]
     assert (waits_for(child), child.due_time) == (WaitReason.TIME, child.ready_time)
+    assert store.told("child") == [EventType.QUEUED, EventType.WAITING]
     store.now += 60 * SECOND
     store.settle()
 
     child = store.jobs["child"]
-    assert store.told("child") == [EventType.QUEUED, EventType.READY]
+    assert store.told("child") == [EventType.QUEUED, EventType.WAITING, EventType.READY]
     assert child.due_time == child.ready_time + 5 * SECOND == store.now + 5 * SECOND
 
 
-def test_a_retry_ends_the_delay_of_a_job_that_waits_for_its_needs_without_an_event() -> None:
+def test_a_retry_that_ends_the_delay_of_a_job_that_waits_for_its_needs_is_told() -> None:
     store = a_store(create("parent"), create("child", "parent", delay=60 * SECOND))
     store.do(c.Retry(job_id="child", immediately=True))
+    child = store.jobs["child"]
+    assert (waits_for(child), child.ready_time, child.update_time) == (WaitReason.NEEDS, store.now, store.now)
+    assert store.told("child") == [EventType.QUEUED, EventType.WAITING]
     run(store, "parent")
     store.settle()
 
-    assert store.told("child") == [EventType.QUEUED, EventType.READY]
+    assert store.told("child") == [EventType.QUEUED, EventType.WAITING, EventType.READY]
     assert waits_for(store.jobs["child"]) is WaitReason.TURN
 
 

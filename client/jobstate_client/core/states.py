@@ -89,6 +89,7 @@ class EventType(NamedValue):
     READY = "READY"
     RELEASED = "RELEASED"
     USAGE = "USAGE"
+    WAITING = "WAITING"
 
 
 class RetryDecision(NamedValue):

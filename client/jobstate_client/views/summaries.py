@@ -38,6 +38,8 @@ def event_summary(event: Event) -> str:
             text = _joined(source, _lane(job), _priority(job), _delay(job, event.time))
         case EventType.READY:
             text = "waits for a worker"
+        case EventType.WAITING:
+            text = _joined(_needs(job), _delay(job, event.time))
         case EventType.STARTED | EventType.CLAIMED | EventType.RELEASED:
             text = _hand_out(event)
         case EventType.PROGRESS:
@@ -153,6 +155,11 @@ def _priority(job: Job) -> str:
     return "" if is_usual else f"priority {job.priority}"
 
 
+def _needs(job: Job) -> str:
+    """That a job waits for others."""
+    return "waits for what it needs" if job.wait_reason is WaitReason.NEEDS else ""
+
+
 def _delay(job: Job, now: datetime) -> str:
     """How long a job is still delayed."""
     if job.wait_reason is not WaitReason.TIME or job.ready_time is None or job.ready_time <= now:
@@ -167,7 +174,7 @@ def _queued_note(job: Job, now: datetime) -> str:
     is_waiting = was_delayed and ready is not None and now - ready >= WAIT_SHOWN_FROM
     return _joined(
         _priority(job),
-        "waits for what it needs" if job.wait_reason is WaitReason.NEEDS else "",
+        _needs(job),
         _delay(job, now) or (f"waits for a worker, {waiting_time(job, now)} so far" if is_waiting else ""),
         f"expires in {span(end - now)}" if end is not None and end > now else "",
     )

@@ -28,6 +28,7 @@ class EventType(IntEnum):
     READY = 12
     RELEASED = 13
     USAGE = 14
+    WAITING = 15
 
 
 EVENT_NAMES = {
@@ -45,6 +46,7 @@ EVENT_NAMES = {
     EventType.READY: "processing-job.ready",
     EventType.RELEASED: "processing-job.released",
     EventType.USAGE: "processing-job.usage",
+    EventType.WAITING: "processing-job.waiting",
 }
 
 

@@ -63,6 +63,10 @@ const (
 	// "processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
 	// does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
 	EventType_EVENT_TYPE_USAGE EventType = 14
+	// "processing-job.waiting": a job that has both a delay and needs waits for the other of the two from here on, or
+	// until another time. What it needs has ended and the delay goes on, or Retry with `immediately` has ended the delay
+	// while it waits for its needs. `.ready` follows when it can be begun.
+	EventType_EVENT_TYPE_WAITING EventType = 15
 )
 
 // Enum value maps for EventType.
@@ -83,6 +87,7 @@ var (
 		12: "EVENT_TYPE_READY",
 		13: "EVENT_TYPE_RELEASED",
 		14: "EVENT_TYPE_USAGE",
+		15: "EVENT_TYPE_WAITING",
 	}
 	EventType_value = map[string]int32{
 		"EVENT_TYPE_UNSPECIFIED":        0,
@@ -100,6 +105,7 @@ var (
 		"EVENT_TYPE_READY":              12,
 		"EVENT_TYPE_RELEASED":           13,
 		"EVENT_TYPE_USAGE":              14,
+		"EVENT_TYPE_WAITING":            15,
 	}
 )
 
@@ -214,7 +220,7 @@ type Event struct {
 	// result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only.
 	Job *Job `protobuf:"bytes,7,opt,name=job,proto3" json:"job,omitempty"`
 	// What this kind of event adds to the job. Unset for the kinds that add nothing: `.queued`, `.progress`,
-	// `.completed`, `.deleted` and `.ready`.
+	// `.completed`, `.deleted`, `.ready` and `.waiting`.
 	//
 	// Types that are valid to be assigned to Detail:
 	//
@@ -1056,7 +1062,7 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\thold_lane\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bholdLane\"Q\n" +
 	"\vUsageDetail\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12(\n" +
-	"\x05usage\x18\x02 \x01(\v2\x12.jobstate.v1.UsageR\x05usage*\x8a\x03\n" +
+	"\x05usage\x18\x02 \x01(\v2\x12.jobstate.v1.UsageR\x05usage*\xa2\x03\n" +
 	"\tEventType\x12\x1a\n" +
 	"\x16EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11EVENT_TYPE_QUEUED\x10\x01\x12\x16\n" +
@@ -1073,7 +1079,8 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x12EVENT_TYPE_DELETED\x10\v\x12\x14\n" +
 	"\x10EVENT_TYPE_READY\x10\f\x12\x17\n" +
 	"\x13EVENT_TYPE_RELEASED\x10\r\x12\x14\n" +
-	"\x10EVENT_TYPE_USAGE\x10\x0e*\xba\x01\n" +
+	"\x10EVENT_TYPE_USAGE\x10\x0e\x12\x16\n" +
+	"\x12EVENT_TYPE_WAITING\x10\x0f*\xba\x01\n" +
 	"\rRetryDecision\x12\x1e\n" +
 	"\x1aRETRY_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19RETRY_DECISION_WILL_RETRY\x10\x01\x12 \n" +

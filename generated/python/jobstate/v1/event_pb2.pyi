@@ -68,6 +68,11 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """"processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
     does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
     """
+    EVENT_TYPE_WAITING: _EventType.ValueType  # 15
+    """"processing-job.waiting": a job that has both a delay and needs waits for the other of the two from here on, or
+    until another time. What it needs has ended and the delay goes on, or Retry with `immediately` has ended the delay
+    while it waits for its needs. `.ready` follows when it can be begun.
+    """
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """EventType says what happened. Each value's comment begins with the name that the event carries."""
@@ -113,6 +118,11 @@ are untouched; without a delay `.started` of the same commit follows.
 EVENT_TYPE_USAGE: EventType.ValueType  # 14
 """"processing-job.usage": ReportUsage reported what an attempt had used, perhaps long after it ended. The state
 does not change. Besides `.deleted`, this is the only event that can follow the one that made a job final.
+"""
+EVENT_TYPE_WAITING: EventType.ValueType  # 15
+""""processing-job.waiting": a job that has both a delay and needs waits for the other of the two from here on, or
+until another time. What it needs has ended and the delay goes on, or Retry with `immediately` has ended the delay
+while it waits for its needs. `.ready` follows when it can be begun.
 """
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 

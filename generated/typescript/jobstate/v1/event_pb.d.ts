@@ -74,7 +74,7 @@ export declare type Event = Message<"jobstate.v1.Event"> & {
 
   /**
    * What this kind of event adds to the job. Unset for the kinds that add nothing: `.queued`, `.progress`,
-   * `.completed`, `.deleted` and `.ready`.
+   * `.completed`, `.deleted`, `.ready` and `.waiting`.
    *
    * @generated from oneof jobstate.v1.Event.detail
    */
@@ -550,6 +550,15 @@ export enum EventType {
    * @generated from enum value: EVENT_TYPE_USAGE = 14;
    */
   USAGE = 14,
+
+  /**
+   * "processing-job.waiting": a job that has both a delay and needs waits for the other of the two from here on, or
+   * until another time. What it needs has ended and the delay goes on, or Retry with `immediately` has ended the delay
+   * while it waits for its needs. `.ready` follows when it can be begun.
+   *
+   * @generated from enum value: EVENT_TYPE_WAITING = 15;
+   */
+  WAITING = 15,
 }
 
 /**

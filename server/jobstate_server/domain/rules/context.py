@@ -100,7 +100,7 @@ class Draft(Change):
         return self.after
 
     def move_quietly(self) -> Job:
-        """Like ``move``, for fields that no event tells of: its ``update_time`` stays that of its last event."""
+        """Like ``move``, for fields that nobody is told of: its ``update_time`` stays that of its last event."""
         updated = self.after.update_time
         job = self.move()
         job.update_time = updated

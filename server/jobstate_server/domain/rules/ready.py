@@ -42,14 +42,17 @@ def wait_for_needs(job: Job, count: int) -> None:
 def meet_need(draft: Draft) -> None:
     """One more need of a job that waits is met. With the last one it can be begun, unless it is delayed."""
     waits = draft.after
-    is_ready = waits.open_needs == 1 and waits.ready_time <= draft.now
-    job = draft.move() if is_ready else draft.move_quietly()
+    is_last = waits.open_needs == 1
+    job = draft.move() if is_last else draft.move_quietly()
     job.open_needs -= 1
-    if is_ready:
+    if not is_last:
+        return
+    if waits.ready_time <= draft.now:
         draft.take(Trigger.READY)
         end_delay(draft, draft.now)
-    elif not job.open_needs:
+    else:
         job.due_time = job.ready_time
+        draft.emit(EventType.WAITING, JobState.QUEUED)
 
 
 def make_ready(_context: RuleContext, job: Job, command: c.MakeReady, now: int) -> Change | None:

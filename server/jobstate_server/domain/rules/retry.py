@@ -62,8 +62,8 @@ def retry(context: RuleContext, job: Job, command: c.Retry, now: int) -> Change:
     if command.immediately and job.held:
         draft.take(Trigger.EXPEDITE)
         if job.open_needs:
-            # It still waits for its needs, so nothing has happened yet that watchers could act on.
-            draft.move_quietly().ready_time = now
+            draft.move().ready_time = now
+            draft.emit(EventType.WAITING, JobState.QUEUED)
         else:
             end_delay(draft, now)
         return draft
