@@ -121,13 +121,18 @@ async def test_a_block_ends_its_group_although_the_server_is_away_at_its_end(
 
 async def test_a_block_that_cannot_close_its_group_says_how_to(either: Any, server: JobstateServer) -> None:
     async def block() -> None:
-        async with group(either, id="day", patience=0.2):
+        async with group(either, id="day", patience=0):
             await asyncio.to_thread(server.stop)
 
     with pytest.raises(TransportError) as raised:
         await block()
     await asyncio.to_thread(server.start)
+    with server.client(wait_for_ready=True).group("import_day", patience=0) as week:
+        pass
 
+    members = server.client().get(week).members
+    assert members is not None
+    assert members.closed
     assert "the group day" in raised.value.__notes__[0]
     assert "close_group" in raised.value.__notes__[0]
 

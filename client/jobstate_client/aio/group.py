@@ -63,7 +63,10 @@ class AsyncGroup(Members):
         if task.cancelled():
             log.warning("the block of group %s was cancelled before the server answered: it may stay open", self.id)
         elif isinstance(problem := task.exception(), Exception):
-            self._not_ended(error or cancellation, problem)
+            if error is None and cancellation is not None:
+                cancellation.add_note(f"the group {self.id} may stay open: {problem}")
+            else:
+                self._not_ended(error, problem)
         if cancellation is not None:
             raise cancellation
 

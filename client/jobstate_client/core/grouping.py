@@ -82,7 +82,8 @@ class Members:
             return None
         call = operations.close_group(self) if error is None else cancel_call(self.job, error)
         is_interrupted = error is not None and not isinstance(error, Exception)
-        call = replace(call, timeout=self._patience_s, through_outages=True)
+        if self._patience_s:
+            call = replace(call, timeout=self._patience_s, through_outages=True)
         return hurried(call) if is_interrupted else call
 
     def _not_ended(self, error: BaseException | None, problem: Exception) -> None:

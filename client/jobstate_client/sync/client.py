@@ -219,7 +219,7 @@ class Client(SyncMethods):
             job_type: the type of the group.
             tolerated_failures: how many members may fail or be cancelled with the group still completing; -1: any.
             on_excess: what happens to the other members once more have failed than that.
-            patience: how long to try to close or cancel it while the server is away.
+            patience: how long to try to close or cancel it while the server is away; 0 does not try again.
             fields: further fields of a ``NewJob``, such as ``id``, ``source_id`` and ``metadata``. The members have the
                 group's ``by`` too, unless they have their own.
 
