@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from jobstate_client.core.values import CreatedJob
+
 __all__ = [
     "AttemptRequired",
     "AttemptSuperseded",
@@ -147,6 +149,8 @@ class JobStateError(Exception):
         """Every invalid field, with its problem."""
         self.request_id = self.metadata.get("request_id", "")
         """The request_id of a call that changes something: a repeat with it changes nothing twice."""
+        self.created: tuple[CreatedJob, ...] = ()
+        """The jobs that ``create_many`` had created before, in whole batches."""
 
 
 class Refused(JobStateError):

@@ -27,6 +27,7 @@ from jobstate_client import (
     TransitionNotAllowed,
 )
 from jobstate_client.core import creating, dispatch, maintenance, operations
+from jobstate_client.core.batches import Batches
 from jobstate_client.core.calls import RPCS, Call, Pages
 from jobstate_client.testing import JobstateServer
 
@@ -47,7 +48,7 @@ def builders() -> dict[str, Any]:
         for module in (creating, operations, dispatch, maintenance)
         for name, function in vars(module).items()
         if inspect.isfunction(function)
-        and str(inspect.signature(function).return_annotation).startswith(("Call[", "Pages["))
+        and str(inspect.signature(function).return_annotation).startswith(("Batches[", "Call[", "Pages["))
     }
     return {("list" if name == "list_jobs" else name): function for name, function in found.items()}
 
@@ -58,7 +59,11 @@ def test_both_clients_offer_the_same() -> None:
 
 
 def test_every_rpc_has_its_method() -> None:
-    arguments: dict[str, tuple[Any, ...]] = {"create": ("default",), "create_many": ([],), "acquire": (["default"],)}
+    arguments: dict[str, tuple[Any, ...]] = {
+        "create": ("default",),
+        "create_many": ([NewJob("default")],),
+        "acquire": (["default"],),
+    }
     arguments |= dict.fromkeys(("pause", "unpause", "lanes", "type_status"), ("default",))
     takes_a_job = {
         "get",
@@ -74,7 +79,8 @@ def test_every_rpc_has_its_method() -> None:
     }
     takes_a_job |= {"release", "explain", "needs"}
     calls = [build(*arguments.get(name, ("id",) if name in takes_a_job else ())) for name, build in builders().items()]
-    made = {call.first.rpc if isinstance(call, Pages) else call.rpc for call in calls}
+    made = {call.first.rpc if isinstance(call, Pages) else call.rpc for call in calls if not isinstance(call, Batches)}
+    made |= {call.rpc for batches in calls if isinstance(batches, Batches) for call in batches.calls}
 
     assert made | set(STREAMS) == set(RPCS)
     assert set(STREAMS.values()) <= public(Client)
@@ -103,7 +109,8 @@ def test_every_change_has_a_request_id_of_its_own(name: str) -> None:
 
 
 def test_every_job_of_a_batch_has_a_request_id_of_its_own() -> None:
-    call = creating.create_many([NewJob("default"), NewJob("default"), NewJob("default", request_id="my-own-id")])
+    jobs = [NewJob("default"), NewJob("default"), NewJob("default", request_id="my-own-id")]
+    (call,) = creating.create_many(jobs).calls
     ids = [item.request_id for item in call.request.requests]  # type: ignore[attr-defined]
 
     assert len(set(ids)) == 3

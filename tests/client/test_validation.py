@@ -40,6 +40,9 @@ from .support import Either, done
 
 
 def test_the_limits_are_the_servers() -> None:
+    assert limits.BATCH_ITEMS_MAX == server_limits.BATCH_ITEMS_MAX
+    assert limits.BATCH_NEEDS_MAX == server_limits.NEEDS_OF_BATCH_MAX
+    assert limits.REQUEST_BYTES_MAX == server_limits.REQUEST_BYTES_MAX
     assert limits.DOCUMENT_BYTES_MAX == server_limits.METADATA_BYTES_MAX == server_limits.RESULT_BYTES_MAX
     assert limits.DETAILS_BYTES_MAX == server_limits.DETAILS_BYTES_MAX
     assert limits.NESTING_MAX == server_limits.NESTING_MAX

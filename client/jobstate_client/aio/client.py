@@ -21,7 +21,8 @@ from jobstate_client.aio.run_context import AsyncRunContext
 from jobstate_client.aio.watch import AsyncWatch
 from jobstate_client.aio.worker import AsyncWorker
 from jobstate_client.core import validation
-from jobstate_client.core.calls import RPCS, Call, CallRetries, Pages
+from jobstate_client.core.batches import Batches, Made
+from jobstate_client.core.calls import Call, CallRetries, Pages
 from jobstate_client.core.channel import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
@@ -42,6 +43,7 @@ from jobstate_client.core.operations import JobRef
 from jobstate_client.core.rpc_errors import error_from_rpc
 from jobstate_client.core.run import PATIENCE_S, Heartbeat, Run, RunOptions, RunStart, default_worker
 from jobstate_client.core.states import OnExcess
+from jobstate_client.core.stubs import closed_during, new_stub
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watch_connections import WatchConnections
 from jobstate_client.core.watch_request import WatchMethod, watch_request
@@ -128,7 +130,7 @@ class AsyncClient(AsyncMethods):
         if connection not in self._watch_channels:
             # Otherwise gRPC would share the existing connection.
             self._watch_channels[connection] = self._make_channel(("grpc.use_local_subchannel_pool", 1))
-        return _new_stub(self._watch_channels[connection], name)
+        return new_stub(self._watch_channels[connection], name)
 
     async def wait(self, job: JobRef, timeout: Span | None = None) -> Job:  # noqa: ASYNC109
         """Wait until a job is final, and return it.
@@ -278,7 +280,7 @@ class AsyncClient(AsyncMethods):
     def _stub(self, name: str) -> Any:
         self._lifetime.check()
         if name not in self._stubs:
-            self._stubs[name] = _new_stub(self._channel, name)
+            self._stubs[name] = new_stub(self._channel, name)
         return self._stubs[name]
 
     @contextlib.contextmanager
@@ -303,21 +305,28 @@ class AsyncClient(AsyncMethods):
                     response = await stub(call.request, timeout=retries.left_s(), **self._call_options)
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
-                    raise _closed(call) from failure
+                    raise closed_during(call) from failure
                 error = error_from_rpc(failure, call.request_id)
                 await self._report_late_usage(late_usage(call, error))
                 wait = retries.wait_s(error)
             except grpc.aio.UsageError as failure:
-                raise _closed(call) from failure
+                raise closed_during(call) from failure
             except asyncio.CancelledError as failure:
                 # grpc.aio reports a closed channel like the cancellation of a task.
                 if is_cancelling():
                     raise
-                raise _closed(call) from failure
+                raise closed_during(call) from failure
             else:
                 return call.decode(response)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), wait)
+
+    async def _invoke_all(self, batches: Batches[T]) -> tuple[T, ...]:
+        self._lifetime.check()
+        with Made[T]() as made:
+            for call in batches.calls:
+                made.add(await self._invoke(call))
+        return made.items
 
     async def _report_late_usage(self, late: Call[Any] | None) -> None:
         """Report the usage of a call that was refused because its attempt is over."""
@@ -335,21 +344,3 @@ class AsyncClient(AsyncMethods):
             for item in page.items:
                 yield item
             call = pages.after(page)
-
-
-def _new_stub(channel: grpc.aio.Channel, name: str) -> Any:
-    rpc = RPCS[name]
-    make: Any = {"StreamUpdates": channel.stream_stream, "WatchEvents": channel.unary_stream}.get(
-        name, channel.unary_unary
-    )
-    return make(
-        rpc.path,
-        request_serializer=rpc.request_type.SerializeToString,
-        response_deserializer=rpc.response_type.FromString,
-    )
-
-
-def _closed(call: Call[Any]) -> ClientClosed:
-    error = ClientClosed("the client was closed during the call")
-    error.request_id = call.request_id
-    return error

@@ -40,7 +40,7 @@ class AsyncGroup(Members):
         *,
         timeout: Span | None = None,  # noqa: ASYNC109
     ) -> tuple[CreatedJob, ...]:
-        """Create up to 1,000 members in this order: all of them, or none."""
+        """Create members in this order, as ``create_many`` of the client does."""
         with self._creating():
             return await self._client.create_many(self._members(jobs), timeout=timeout)
 

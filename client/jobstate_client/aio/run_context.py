@@ -86,7 +86,7 @@ class AsyncRunContext:
         job = await self._start()
         sender = self._client._report_sender
         reports, ended = sender.add(job, await self._client._heartbeat_s(job, self._options))
-        run = Run(job, reports, sender.report, self._client._invoke)
+        run = Run(job, reports, sender.report, self._client._invoke_all)
         self._entered = run, reports, ended
         return run
 

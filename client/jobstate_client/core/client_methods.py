@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from jobstate_client.core import creating, dispatch, maintenance, operations
-from jobstate_client.core.methods import async_listing, async_method, sync_listing, sync_method
+from jobstate_client.core.methods import (
+    async_batches,
+    async_listing,
+    async_method,
+    sync_batches,
+    sync_listing,
+    sync_method,
+)
 
 
 class SyncMethods:
     """The operations of ``Client``."""
 
     create = sync_method(creating.create)
-    create_many = sync_method(creating.create_many)
+    create_many = sync_batches(creating.create_many)
     get = sync_method(operations.get)
     attempts = sync_method(operations.attempts)
     needs = sync_method(operations.needs)
@@ -44,7 +51,7 @@ class AsyncMethods:
     """The operations of ``AsyncClient``, each a coroutine or an asynchronous iterator."""
 
     create = async_method(creating.create)
-    create_many = async_method(creating.create_many)
+    create_many = async_batches(creating.create_many)
     get = async_method(operations.get)
     attempts = async_method(operations.attempts)
     needs = async_method(operations.needs)

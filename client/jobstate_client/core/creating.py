@@ -11,8 +11,10 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client.core import decoding, operations, validation
 from jobstate_client.core import values as v
+from jobstate_client.core.batches import Batches, split
 from jobstate_client.core.calls import Call
 from jobstate_client.core.documents import duration, timestamp
+from jobstate_client.core.limits import BATCH_ITEMS_MAX, BATCH_NEEDS_MAX, REQUEST_BYTES_MAX
 from jobstate_client.core.operations import JobRef, id_of, new_request_id, struct_of
 from jobstate_client.core.states import NeedCondition, OnExcess, Priority, UniqueUntil
 from jobstate_client.core.values import Span
@@ -77,19 +79,51 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
     return Call("Create", _create_request(new), _created_job, timeout)
 
 
-def create_many(jobs: Iterable[v.NewJob], *, timeout: Span | None = None) -> Call[tuple[v.CreatedJob, ...]]:
-    """Create up to 1,000 jobs in this order: all of them, or none.
+def create_many(jobs: Iterable[v.NewJob], *, timeout: Span | None = None) -> Batches[v.CreatedJob]:
+    """Create any number of jobs in this order, or none. Up to 1,000 are one batch: all of them are created, or none.
+
+    More are sent in batches of up to 1,000 jobs, 8 MiB and 1,000 needs, one after the other; ``timeout`` is for each.
+    If a batch fails, those before it have been created, and none after it: the error has them as ``created``. Give
+    the jobs ids or request ids of your own, and the same call can be repeated.
 
     Raises:
         JobExists: one of the ids is taken.
+        JobStateError: whatever else refuses a batch. Places that it names, as in ``requests[1200].lane``, count from
+            the first job of the call.
     """
-    request = pb.BatchCreateRequest(requests=[_create_request(new) for new in new_jobs(jobs)])
-    return Call("BatchCreate", request, _created_jobs, timeout)
+    return Batches(_batch_calls(jobs, timeout))
+
+
+def _batch_calls(jobs: Iterable[v.NewJob], timeout: Span | None) -> Iterator[Call[tuple[v.CreatedJob, ...]]]:
+    for requests in split(_create_requests(jobs), _weights, _BATCH_MAX):
+        yield Call("BatchCreate", pb.BatchCreateRequest(requests=requests), _created_jobs, timeout)
+
+
+_ITEM_BYTES = 6
+"""What an item of a batch takes beside itself, at most: its tag and its length."""
+
+_BATCH_MAX = (BATCH_ITEMS_MAX, REQUEST_BYTES_MAX, BATCH_NEEDS_MAX)
+
+
+def _create_requests(jobs: Iterable[v.NewJob]) -> Iterator[pb.CreateRequest]:
+    for place, new in enumerate(new_jobs(jobs)):
+        try:
+            request = _create_request(new)
+        except Exception as problem:
+            BaseException.add_note(problem, f"in job {place} of create_many, counted from 0")
+            raise
+        yield request
+
+
+def _weights(request: pb.CreateRequest) -> tuple[int, ...]:
+    return 1, request.ByteSize() + _ITEM_BYTES, len(request.needs)
 
 
 def new_jobs(jobs: Iterable[v.NewJob]) -> Iterator[v.NewJob]:
     """These jobs. Raises TypeError for what is none."""
-    for index, new in enumerate(validation.names(jobs, "jobs")):
+    if isinstance(jobs, str | bytes):
+        validation.names(jobs, "jobs")
+    for index, new in enumerate(jobs):
         if not isinstance(new, v.NewJob):
             raise TypeError(f"jobs[{index}] must be a NewJob, not {type(new).__name__}")
         yield new

@@ -5,6 +5,15 @@ They are the server's own (docs/errors.md); tests/client/test_validation.py comp
 
 from __future__ import annotations
 
+BATCH_ITEMS_MAX = 1_000
+"""Jobs of one BatchCreate."""
+
+BATCH_NEEDS_MAX = 1_000
+"""Needs of one BatchCreate together."""
+
+REQUEST_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes of a request."""
+
 DOCUMENT_BYTES_MAX = 64 * 1024
 """Encoded size of metadata, and of a result."""
 

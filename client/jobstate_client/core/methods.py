@@ -7,6 +7,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from jobstate_client.core.batches import Batches
 from jobstate_client.core.calls import Call, Pages
 
 P = ParamSpec("P")
@@ -24,6 +25,11 @@ def sync_listing(build: Callable[P, Pages[T]]) -> Callable[Concatenate[Any, P], 
     return _method(build, lambda client, pages: client._iterate(pages))
 
 
+def sync_batches(build: Callable[P, Batches[T]]) -> Callable[Concatenate[Any, P], tuple[T, ...]]:
+    """A method that makes all calls and returns their results together."""
+    return _method(build, lambda client, batches: client._invoke_all(batches))
+
+
 def async_method(build: Callable[P, Call[R]]) -> Callable[Concatenate[Any, P], Awaitable[R]]:
     """A method whose result is awaited."""
     return _method(build, lambda client, call: client._invoke(call))
@@ -32,6 +38,11 @@ def async_method(build: Callable[P, Call[R]]) -> Callable[Concatenate[Any, P], A
 def async_listing(build: Callable[P, Pages[T]]) -> Callable[Concatenate[Any, P], AsyncIterator[T]]:
     """A method that iterates over the items of all pages."""
     return _method(build, lambda client, pages: client._iterate(pages))
+
+
+def async_batches(build: Callable[P, Batches[T]]) -> Callable[Concatenate[Any, P], Awaitable[tuple[T, ...]]]:
+    """A method whose results are awaited together."""
+    return _method(build, lambda client, batches: client._invoke_all(batches))
 
 
 def _method(build: Callable[..., Any], run: Callable[[Any, Any], Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client.core import creating, operations, validation
 from jobstate_client.core.attempt_reports import AttemptReports, progress_report
-from jobstate_client.core.calls import Call
+from jobstate_client.core.batches import Batches
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.limits import WORKER_BYTES_MAX
@@ -89,7 +89,7 @@ class Run:
         job: Job,
         reports: AttemptReports,
         send: Callable[[AttemptReports, pb.UpdateProgressRequest], None],
-        invoke: Callable[[Call[Any]], Any],
+        invoke_all: Callable[[Batches[Any]], Any],
     ) -> None:
         self.job = job
         """The job as it was when this attempt was claimed."""
@@ -97,7 +97,7 @@ class Run:
         self._result_count: int | None = None
         self._reports = reports
         self._send = send
-        self._invoke = invoke
+        self._invoke_all = invoke_all
         self._tokens: int | None = None
         self._cost: float | None = None
         self._request_id = operations.new_request_id()
@@ -172,18 +172,18 @@ class Run:
         self._send(self._reports, update)
 
     def create_many(self, jobs: Iterable[NewJob], *, timeout: Span | None = None) -> Any:
-        """Create up to 1,000 jobs, all or none, unless this attempt is over. Returns a ``CreatedJob`` for each.
+        """Create jobs, as ``Client.create_many`` does, unless this attempt is over. Returns a ``CreatedJob`` for each.
 
         They join the group of this run's job, if it is in one and they name no other, also after that is closed. With
         an ``AsyncClient``, await the call.
 
         Raises:
-            AttemptSuperseded: this attempt is over, so nothing was created.
+            AttemptSuperseded: this attempt is over, so nothing more was created.
             and the errors of ``Client.create_many``.
         """
         given = creating.new_jobs(jobs)
         made = (replace(new, by=self.job, group_id=new.group_id or self.job.group_id) for new in given)
-        return self._invoke(creating.create_many(made, timeout=timeout))
+        return self._invoke_all(creating.create_many(made, timeout=timeout))
 
     def check(self) -> None:
         """Raise the same errors as ``progress`` if the attempt is known to be over. Nothing is reported."""

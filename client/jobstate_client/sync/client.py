@@ -15,7 +15,8 @@ from typing import Any, Self, TypeVar, cast
 import grpc
 
 from jobstate_client.core import validation
-from jobstate_client.core.calls import RPCS, Call, CallRetries, Pages
+from jobstate_client.core.batches import Batches, Made
+from jobstate_client.core.calls import Call, CallRetries, Pages
 from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, check_channel, open_channel
 from jobstate_client.core.client_methods import SyncMethods
 from jobstate_client.core.documents import seconds
@@ -28,6 +29,7 @@ from jobstate_client.core.operations import JobRef
 from jobstate_client.core.rpc_errors import error_from_rpc
 from jobstate_client.core.run import PATIENCE_S, Heartbeat, Run, RunOptions, RunStart, default_worker
 from jobstate_client.core.states import OnExcess
+from jobstate_client.core.stubs import closed_during, new_stub
 from jobstate_client.core.values import Event, Job, NewJob, Span, WatchItem
 from jobstate_client.core.watch_connections import WatchConnections
 from jobstate_client.core.watch_request import WatchMethod, watch_request
@@ -146,7 +148,7 @@ class Client(SyncMethods):
                 self._watch_channels[connection] = open_channel(
                     target, tls, (*options, ("grpc.use_local_subchannel_pool", 1))
                 )
-            return _new_stub(self._watch_channels[connection], name)
+            return new_stub(self._watch_channels[connection], name)
 
     def wait(self, job: JobRef, timeout: Span | None = None) -> Job:
         """Wait until a job is final, and return it.
@@ -319,7 +321,7 @@ class Client(SyncMethods):
 
     def _make_stub(self, name: str) -> Any:
         with self._lock:
-            self._stubs[name] = stub = _new_stub(self._channel, name)
+            self._stubs[name] = stub = new_stub(self._channel, name)
         return stub
 
     @contextmanager
@@ -344,16 +346,23 @@ class Client(SyncMethods):
                     response = stub(call.request, timeout=retries.left_s(), **self._call_options)
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
-                    raise _closed(call) from failure
+                    raise closed_during(call) from failure
                 error = error_from_rpc(failure, call.request_id)
                 self._report_late_usage(late_usage(call, error))
                 wait = retries.wait_s(error)
             except ValueError as failure:
                 # gRPC raises ValueError for a closed channel.
-                raise _closed(call) from failure
+                raise closed_during(call) from failure
             else:
                 return call.decode(response)
             self._closed.wait(wait)
+
+    def _invoke_all(self, batches: Batches[T]) -> tuple[T, ...]:
+        self._lifetime.check()
+        with Made[T]() as made:
+            for call in batches.calls:
+                made.add(self._invoke(call))
+        return made.items
 
     def _report_late_usage(self, late: Call[Any] | None) -> None:
         """Report the usage of a call that was refused because its attempt is over."""
@@ -370,21 +379,3 @@ class Client(SyncMethods):
             page = self._invoke(call)
             yield from page.items
             call = pages.after(page)
-
-
-def _new_stub(channel: grpc.Channel, name: str) -> Any:
-    rpc = RPCS[name]
-    make: Any = {"StreamUpdates": channel.stream_stream, "WatchEvents": channel.unary_stream}.get(
-        name, channel.unary_unary
-    )
-    return make(
-        rpc.path,
-        request_serializer=rpc.request_type.SerializeToString,
-        response_deserializer=rpc.response_type.FromString,
-    )
-
-
-def _closed(call: Call[Any]) -> ClientClosed:
-    error = ClientClosed("the client was closed during the call")
-    error.request_id = call.request_id
-    return error

@@ -33,7 +33,7 @@ class Group(Members):
             return self._client.create(self._member(job_type, fields), timeout=timeout)
 
     def create_many(self, jobs: Iterable[NewJob], *, timeout: Span | None = None) -> tuple[CreatedJob, ...]:
-        """Create up to 1,000 members in this order: all of them, or none."""
+        """Create members in this order, as ``create_many`` of the client does."""
         with self._creating():
             return self._client.create_many(self._members(jobs), timeout=timeout)
 
