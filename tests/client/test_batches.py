@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobstate_client import AttemptSuperseded, Client, InvalidField, JobExists, NewJob, State
-from jobstate_client.core import creating
+from jobstate_client.core import creating, limits
 from jobstate_client.testing import JobstateServer
 
 from .support import done
@@ -77,7 +77,7 @@ def test_a_batch_keeps_to_the_servers_bytes_and_needs() -> None:
     needs = [len(call.request.requests) for call in creating.create_many(needy).calls]  # type: ignore[attr-defined]
 
     assert len(sizes) == 2
-    assert max(sizes) <= creating.REQUEST_BYTES_MAX
+    assert max(sizes) <= limits.REQUEST_BYTES_MAX
     assert needs == [10, 10, 5]
 
 

@@ -39,8 +39,10 @@ def run(example: str, server: JobstateServer | str) -> dict[str, Any]:
     return names
 
 
-WORKER = section("Worker")
-OTHERS = [example for example in examples(PAGE) if example not in examples(WORKER) and "jobstate_server" not in example]
+ENDLESS = examples(section("Worker"))[0]
+"""It works until it is stopped."""
+
+OTHERS = [example for example in examples(PAGE) if example != ENDLESS and "jobstate_server" not in example]
 
 
 @pytest.mark.parametrize("example", OTHERS, ids=range(len(OTHERS)))
@@ -119,9 +121,8 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
 
 
 def test_the_worker_does_what_waits(server: JobstateServer, client: Client, workers: list[Worker]) -> None:
-    (example,) = examples(WORKER)
     job = client.create("clean_transcript")
-    with in_thread(lambda: run(example, server)), client.watch(job_ids=[job], start="earliest") as watch:
+    with in_thread(lambda: run(ENDLESS, server)), client.watch(job_ids=[job], start="earliest") as watch:
         ended = next(event for event in watch if event.type is EventType.COMPLETED)
         workers[0].stop()
 

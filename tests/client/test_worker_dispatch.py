@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -225,7 +226,7 @@ async def test_a_handler_that_raises_release_gives_its_attempt_back(
     assert released.next_retry_time == server.now
     assert (ended.result, ended.retry_count, ended.attempt) == ({"attempt": 2}, 0, 2)
     assert (attempt.outcome, attempt.tokens) == (AttemptOutcome.RELEASED, 7)
-    assert "attempt 1 of job first was released: 429" in caplog.text
+    assert re.search(r"attempt 1 of job first was released after [\d.]+ s: 429", caplog.text)
     assert "failed" not in caplog.text
 
 
@@ -409,7 +410,8 @@ async def test_a_worker_says_that_an_attempt_has_completed_though_a_report_was_r
         await asyncio.to_thread(until, lambda: "job first" in caplog.text)
 
     assert ended.state is State.COMPLETED
-    assert "attempt 1 of job first has completed, but a report was refused: metadata: would have" in caplog.text
+    assert "attempt 1 of job first completed after " in caplog.text
+    assert "but a report was refused: metadata: would have" in caplog.text
 
 
 async def test_a_worker_of_a_type_that_the_server_does_not_take_ends_with_that_error() -> None:

@@ -36,7 +36,7 @@ def assert_given_back(client: Client, job_id: str, reason: str) -> None:
     assert event.detail.reason == reason
 
 
-def test_a_worker_gives_back_what_has_not_ended_within_its_grace(client: Client) -> None:
+def test_a_worker_gives_back_what_has_not_ended_in_time(client: Client) -> None:
     """What ends in time is completed. The handler of the other is told."""
     begun, told = threading.Barrier(3), list[Any]()
     stopping, returned = threading.Event(), threading.Event()
@@ -58,10 +58,10 @@ def test_a_worker_gives_back_what_has_not_ended_within_its_grace(client: Client)
     with in_thread(worker.run):
         begun.wait(PATIENCE_S)
         # A later call may give less time.
-        worker.stop(grace=HOUR_S)
+        worker.stop(within=HOUR_S)
         stopping.set()
         client.wait("short", timeout=PATIENCE_S)
-        worker.stop(grace=0)
+        worker.stop(within=0)
     returned.set()
     until(lambda: len(told) == 2)
 
@@ -70,7 +70,7 @@ def test_a_worker_gives_back_what_has_not_ended_within_its_grace(client: Client)
     assert_given_back(client, "long", "the worker stopped before the work had ended")
 
 
-async def test_an_asyncio_worker_gives_back_what_has_not_ended_within_its_grace(
+async def test_an_asyncio_worker_gives_back_what_has_not_ended_in_time(
     async_client: AsyncClient, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     told, begun = list[bool](), asyncio.Event()
@@ -88,13 +88,13 @@ async def test_an_asyncio_worker_gives_back_what_has_not_ended_within_its_grace(
     async with asyncio.timeout(PATIENCE_S):
         await begun.wait()
         with caplog.at_level(logging.INFO, "jobstate_client"):
-            worker.stop(grace=HOUR_S)
-            worker.stop(grace=0.01)
+            worker.stop(within=HOUR_S)
+            worker.stop(within=0.01)
             await running
 
     assert told == [True]
     assert_given_back(client, "long", "the worker stopped before the work had ended")
-    assert "was released: the worker stopped" in caplog.text
+    assert " s: the worker stopped before the work had ended" in caplog.text
     assert "failed" not in caplog.text
 
 
@@ -116,17 +116,17 @@ async def test_a_handler_that_ends_its_work_when_it_is_cancelled_completes(
     running = asyncio.create_task(worker.run())
     async with asyncio.timeout(PATIENCE_S):
         await begun.wait()
-        worker.stop(grace=0)
+        worker.stop(within=0)
         await running
 
     assert client.get("first").result == {"text": "as far as it came"}
 
 
-def test_a_grace_that_is_no_span_is_refused_and_nothing_is_stopped(client: Client) -> None:
+def test_a_limit_that_is_no_span_is_refused_and_nothing_is_stopped(client: Client) -> None:
     worker = client.worker(print, job_types=["work"])
 
-    with pytest.raises(TypeError, match="grace must be a timedelta or a number of seconds"):
-        worker.stop(grace="20s")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="within must be a timedelta or a number of seconds"):
+        worker.stop(within="20s")  # type: ignore[arg-type]
 
     assert not worker._stopping
 
@@ -141,7 +141,7 @@ def work(run):
 
 with Client(sys.argv[1]) as client:
     worker = client.worker(work, job_types=["work"])
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop(grace=0.1))
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop(within=0.1))
     worker.run()
 print("ended", flush=True)
 """

@@ -34,13 +34,15 @@ class AsyncAcquirer:
         self._waiting: asyncio.Task[Jobs] | None = None
         """The call that is under way."""
 
-    async def acquire(self, free_hands: int) -> Jobs:
+    async def acquire(self, free_hands: int, wait_s: float) -> Jobs:
         """Up to so many jobs, as soon as there are any. May be empty, and is when nothing was got before ``stop``.
+
+        ``wait_s`` is how long the server waits for the first one.
 
         Raises:
             JobStateError: the server refuses the call, or the client is closed.
         """
-        call, pauses, was_asked = acquire_call(self._job_types, free_hands, self._options), Pauses(), False
+        call, pauses, was_asked = acquire_call(self._job_types, free_hands, self._options, wait_s), Pauses(), False
         while not self._stopped.is_set():
             was_asked = True
             pauses.asked()

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -20,7 +20,6 @@ from jobstate_client.aio.report_sender import AsyncReportSender
 from jobstate_client.aio.run_context import AsyncRunContext
 from jobstate_client.aio.watch import AsyncWatch
 from jobstate_client.aio.worker import AsyncWorker
-from jobstate_client.core import validation
 from jobstate_client.core.batches import Batches, Made
 from jobstate_client.core.calls import Call, CallRetries, Pages
 from jobstate_client.core.channel import (
@@ -35,6 +34,7 @@ from jobstate_client.core.channel import (
 from jobstate_client.core.client_methods import AsyncMethods
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.grouping import new_group
+from jobstate_client.core.handlers import Handlers
 from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals, interval_within, keeping_lease
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
@@ -200,9 +200,10 @@ class AsyncClient(AsyncMethods):
 
     def worker(
         self,
-        handler: Callable[[Run], Awaitable[Any]],
+        handler: Callable[[Run], Awaitable[Any]] | None = None,
         *,
-        job_types: Iterable[str],
+        job_types: Iterable[str] | None = None,
+        handlers: Mapping[str, Callable[[Run], Awaitable[Any]]] | None = None,
         concurrency: int = 1,
         worker: str = "",
         heartbeat: Heartbeat = "auto",
@@ -214,7 +215,8 @@ class AsyncClient(AsyncMethods):
         See ``Client.worker``; ``handler`` is a coroutine function, and up to ``concurrency`` of them run at a time.
         """
         options = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
-        return AsyncWorker(self, handler, validation.names(job_types, "job_types"), concurrency, options)
+        functions = Handlers(handler, job_types, handlers, is_async=True)
+        return AsyncWorker(self, functions, concurrency, options)
 
     async def _heartbeat_s(self, job: Job, options: RunOptions) -> float | None:
         if options.heartbeat is None:
@@ -325,7 +327,8 @@ class AsyncClient(AsyncMethods):
         self._lifetime.check()
         with Made[T]() as made:
             for call in batches.calls:
-                made.add(await self._invoke(call))
+                items: tuple[T, ...] = await self._invoke(call)
+                made.add(items)
         return made.items
 
     async def _report_late_usage(self, late: Call[Any] | None) -> None:

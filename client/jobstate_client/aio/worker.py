@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from jobstate_client.aio.acquirer import AsyncAcquirer
 from jobstate_client.aio.interrupts import stopping_on_interrupt
 from jobstate_client.aio.run_context import AsyncRunContext
-from jobstate_client.core.acquiring import STOP_REASON, Cancellations
+from jobstate_client.core.acquiring import STOP_REASON, Cancellations, Quota
+from jobstate_client.core.attempt_log import AttemptLog
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.handlers import awaited, check_worker, result_of
-from jobstate_client.core.releasing import Release
+from jobstate_client.core.handlers import Handlers, awaited, check_count, result_of
 from jobstate_client.core.run import Run, RunOptions
 from jobstate_client.core.run_ending import is_lost
 from jobstate_client.core.states import EventType
@@ -36,18 +35,16 @@ class AsyncWorker:
     def __init__(
         self,
         client: AsyncClient,
-        handler: Callable[[Run], Awaitable[Any]],
-        job_types: list[str],
+        handlers: Handlers,
         concurrency: int,
         options: RunOptions,
     ) -> None:
-        check_worker(handler, job_types, concurrency, is_async=True)
         self._client = client
-        self._handler = handler
-        self._job_types = job_types
-        self._concurrency = concurrency
+        self._handlers = handlers
+        self._concurrency = check_count(concurrency, "concurrency")
         self._options = options
-        self._acquirer = AsyncAcquirer(client, job_types, options)
+        self._quota = Quota()
+        self._acquirer = AsyncAcquirer(client, handlers.job_types, options)
         self._jobs: deque[Job] = deque()
         """Acquired, and about to be begun: there is a free hand for each."""
         self._busy = 0
@@ -63,8 +60,12 @@ class AsyncWorker:
         self._failure: BaseException | None = None
         """Why the worker stops, if not because of ``stop``."""
 
-    async def run(self) -> None:
+    async def run(self, *, max_jobs: int | None = None, until_empty: bool = False) -> None:
         """Work until ``stop`` is called. Returns when the running handlers have ended.
+
+        Args:
+            max_jobs: stop after so many attempts.
+            until_empty: stop once no job is ready and none is being done.
 
         The first Ctrl-C does the same as ``stop``, unless the program has its own handler for that signal. A second
         one cancels the event loop's main task, as usual. A worker that is cancelled cancels its handlers, and waits
@@ -75,6 +76,7 @@ class AsyncWorker:
             SystemExit, KeyboardInterrupt: a handler raised it. Its attempt has failed, and the others have ended.
             Exception: a task of the worker has died. The running handlers have ended.
         """
+        self._quota = Quota(max_jobs, until_empty=until_empty)
         slots = [
             asyncio.create_task(self._serve(), name=f"jobstate-worker-{number}") for number in range(self._concurrency)
         ]
@@ -96,19 +98,19 @@ class AsyncWorker:
         if self._failure is not None:
             raise self._failure
 
-    def stop(self, grace: Span | None = None) -> None:
+    def stop(self, within: Span | None = None) -> None:
         """Begin no more jobs, and release those that were acquired and not begun.
 
         May be called from anywhere on the event loop, also from a handler; also again, with less time.
 
         Args:
-            grace: how long the running handlers may take. Then their tasks are cancelled and their attempts released,
+            within: how long the running handlers may take. Then their tasks are cancelled and their attempts released,
                 so that other workers get these jobs at once. None is as long as they take.
         """
-        if grace is not None:
-            grace_s = seconds(grace, "grace")
+        if within is not None:
+            within_s = seconds(within, "within")
             if self._active:
-                asyncio.get_running_loop().call_later(grace_s, self._release_running)
+                asyncio.get_running_loop().call_later(within_s, self._release_running)
         self._stopping.set()
         self._news.set()
         self._freed.set()
@@ -129,7 +131,7 @@ class AsyncWorker:
 
     async def _follow(self) -> None:
         """Watch for jobs that are cancelled until the worker stops, or the watch cannot be resumed."""
-        request = watch_request(job_types=self._job_types, types=[EventType.CANCELLED])
+        request = watch_request(job_types=self._handlers.job_types, types=[EventType.CANCELLED])
         async with self._client._open_watch(WatchSession(request, connect_s=self._client._timeout_s)) as watch:
             self._watch = watch
             if self._stopping.is_set():
@@ -151,8 +153,13 @@ class AsyncWorker:
         """The body of the task that acquires jobs. In the end it releases those that nobody has begun."""
         try:
             while free_hands := await self._free_hands():
-                self._jobs.extend(await self._acquirer.acquire(free_hands))
+                jobs = await self._acquirer.acquire(free_hands, self._quota.wait_s)
+                self._quota.take(len(jobs))
+                self._jobs.extend(jobs)
                 self._news.set()
+                if self._quota.until_empty and not jobs and not await self._hand_is_freed():
+                    break
+            self.stop()
         except asyncio.CancelledError:
             if not self._stopping.is_set():
                 self._fail(RuntimeError("a task of the worker was cancelled"))
@@ -170,14 +177,24 @@ class AsyncWorker:
             await self._acquirer.release(jobs)
 
     async def _free_hands(self) -> int:
-        """How many more jobs can be begun, once that is any; 0 when the worker stops."""
+        """How many more jobs to begin, once a hand is free; 0 when the worker stops, or has begun all that it is to."""
         while not self._stopping.is_set():
             free = self._concurrency - self._busy - len(self._jobs)
-            if free > 0:
-                return free
+            if self._quota.is_used_up and not self._jobs:
+                return 0
+            if free > 0 and not self._quota.is_used_up:
+                return self._quota.of(free)
             self._freed.clear()
             await self._freed.wait()
         return 0
+
+    async def _hand_is_freed(self) -> bool:
+        """Nothing is ready: wait until one more hand is free. False if nothing is being done either."""
+        doing = self._busy + len(self._jobs)
+        while doing and self._busy + len(self._jobs) >= doing and not self._stopping.is_set():
+            self._freed.clear()
+            await self._freed.wait()
+        return doing > 0
 
     async def _serve(self) -> None:
         """The body of a task. If it dies while the worker runs, the worker stops with its error."""
@@ -201,6 +218,8 @@ class AsyncWorker:
         while not self._stopping.is_set():
             if self._jobs:
                 self._busy += 1
+                # All that the worker is to do may have been begun.
+                self._freed.set()
                 return self._jobs.popleft()
             self._news.clear()
             await self._news.wait()
@@ -223,6 +242,7 @@ class AsyncWorker:
             return job
 
         running, key = AsyncRunContext(self._client, claimed, self._options), (job.id, job.attempt)
+        attempt = AttemptLog(job)
         task: Any = asyncio.current_task()
         self._active[key] = running, task
         try:
@@ -235,7 +255,7 @@ class AsyncWorker:
                 if result is not None:
                     run.result = result
         except (SystemExit, KeyboardInterrupt) as error:
-            log.warning("attempt %d of job %s raised %r: the worker stops", job.attempt, job.id, error)
+            attempt.stopped(error)
             self._fail(error)
         except BaseException as error:
             if not running.has_begun and not isinstance(error, asyncio.CancelledError):
@@ -243,20 +263,15 @@ class AsyncWorker:
                 raise
             if isinstance(error, asyncio.CancelledError):
                 error = running.over or error
-            if isinstance(error, Release):
-                log.info("attempt %d of job %s was released: %s", job.attempt, job.id, error)
-            elif is_lost(error) or is_lost(running.over):
-                log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
-            elif running.has_completed:
-                log.warning("attempt %d of job %s has completed, but a report was refused: %s", *key[::-1], error)
-            else:
-                log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)
+            attempt.raised(error, is_over=is_lost(error) or is_lost(running.over), has_completed=running.has_completed)
+        else:
+            attempt.completed()
         finally:
             del self._active[key]
 
     async def _call(self, run: Run) -> Any:
         try:
-            return await awaited(self._handler(run))
+            return await awaited(self._handlers.of(run.job.job_type)(run))
         except (SystemExit, KeyboardInterrupt):
             # Before the failure is reported, so that no other job is started meanwhile.
             self.stop()

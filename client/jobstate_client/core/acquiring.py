@@ -10,6 +10,7 @@ from jobstate_client import errors as e
 from jobstate_client.core import dispatch
 from jobstate_client.core.calls import TRANSIENT, Backoff, Call
 from jobstate_client.core.documents import seconds
+from jobstate_client.core.handlers import check_count
 from jobstate_client.core.heartbeats import HEARTBEATS_PER_THRESHOLD
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Heartbeat, RunOptions
 from jobstate_client.core.values import Job
@@ -40,12 +41,47 @@ STOP_REASON = "the worker stopped before the work had ended"
 _LASTING_CODES = {"UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 
 
-def acquire_call(job_types: list[str], free_hands: int, options: RunOptions) -> Call[tuple[Job, ...]]:
+class Quota:
+    """How much a worker does before it stops by itself. No lock is taken: the owner holds one."""
+
+    def __init__(self, max_jobs: int | None = None, *, until_empty: bool = False) -> None:
+        """Without arguments: any amount.
+
+        Raises:
+            TypeError, ValueError: ``max_jobs`` is neither None nor a number of 1 or more.
+        """
+        self._left = None if max_jobs is None else check_count(max_jobs, "max_jobs")
+        self.until_empty = until_empty
+        """Whether to stop when no job is ready and none is being done."""
+
+    @property
+    def wait_s(self) -> float:
+        """How long an Acquire waits at the server."""
+        return 0.0 if self.until_empty else ACQUIRE_WAIT_S
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether no more jobs are wanted."""
+        return self._left == 0
+
+    def of(self, free_hands: int) -> int:
+        """How many jobs to ask for."""
+        return free_hands if self._left is None else min(free_hands, self._left)
+
+    def take(self, jobs: int) -> None:
+        """So many have been acquired."""
+        if self._left is not None:
+            self._left = max(0, self._left - jobs)
+
+
+def acquire_call(
+    job_types: list[str], free_hands: int, options: RunOptions, wait_s: float = ACQUIRE_WAIT_S
+) -> Call[tuple[Job, ...]]:
     """The call that asks for as many jobs as there are free hands. Repeated, it returns the same jobs."""
     return dispatch.acquire(
         job_types,
         max_jobs=min(free_hands, ACQUIRED_MAX),
-        wait=ACQUIRE_WAIT_S,
+        wait=wait_s,
         lease=_lease_s(options.heartbeat),
         worker=options.worker,
     )

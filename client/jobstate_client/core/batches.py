@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from jobstate_client.core.calls import Call
 from jobstate_client.errors import JobStateError
@@ -53,7 +53,7 @@ class Made(Generic[T]):
             return
         BaseException.add_note(error, f"the first {len(self._items):,} jobs had been created before")
         if isinstance(error, JobStateError):
-            error.created = self.items
+            error.created = cast(Any, self.items)
             _shift(error, len(self._items))
 
 

@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
@@ -14,13 +14,13 @@ from typing import Any, Self, TypeVar, cast
 
 import grpc
 
-from jobstate_client.core import validation
 from jobstate_client.core.batches import Batches, Made
 from jobstate_client.core.calls import Call, CallRetries, Pages
 from jobstate_client.core.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, TLS, Options, check_channel, open_channel
 from jobstate_client.core.client_methods import SyncMethods
 from jobstate_client.core.documents import seconds
 from jobstate_client.core.grouping import new_group
+from jobstate_client.core.handlers import Handlers
 from jobstate_client.core.heartbeats import LOOKUP_TIMEOUT_S, HeartbeatIntervals, interval_within, keeping_lease
 from jobstate_client.core.job_failure import IsRetryable
 from jobstate_client.core.late_usage import late_usage
@@ -233,9 +233,10 @@ class Client(SyncMethods):
 
     def worker(
         self,
-        handler: Callable[[Run], Any],
+        handler: Callable[[Run], Any] | None = None,
         *,
-        job_types: Iterable[str],
+        job_types: Iterable[str] | None = None,
+        handlers: Mapping[str, Callable[[Run], Any]] | None = None,
         concurrency: int = 1,
         worker: str = "",
         heartbeat: Heartbeat = "auto",
@@ -245,10 +246,12 @@ class Client(SyncMethods):
         """A worker that does the attempts of these job types, beside any number of other workers.
 
         ``handler`` is called with a ``Run``, in one of ``concurrency`` threads. A dict that it returns is the result,
-        and an exception fails the attempt. Call the worker's ``run``, which returns after ``stop``.
+        and an exception fails the attempt. Call the worker's ``run``, which returns after ``stop``. Instead of
+        ``handler`` and ``job_types``, ``handlers`` may have a function for each type: ``{"email": send_email}``.
         """
         options = RunOptions(worker or default_worker(), heartbeat, patience, is_retryable)
-        return Worker(self, handler, validation.names(job_types, "job_types"), concurrency, options)
+        functions = Handlers(handler, job_types, handlers, is_async=False)
+        return Worker(self, functions, concurrency, options)
 
     def _heartbeat_s(self, job: Job, options: RunOptions) -> float | None:
         if options.heartbeat is None:
@@ -361,7 +364,8 @@ class Client(SyncMethods):
         self._lifetime.check()
         with Made[T]() as made:
             for call in batches.calls:
-                made.add(self._invoke(call))
+                items: tuple[T, ...] = self._invoke(call)
+                made.add(items)
         return made.items
 
     def _report_late_usage(self, late: Call[Any] | None) -> None:

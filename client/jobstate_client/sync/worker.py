@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jobstate_client.core.acquiring import STOP_REASON, Cancellations
+from jobstate_client.core.acquiring import STOP_REASON, Cancellations, Quota
+from jobstate_client.core.attempt_log import AttemptLog
 from jobstate_client.core.documents import seconds
-from jobstate_client.core.handlers import check_worker, result_of
-from jobstate_client.core.releasing import Release
+from jobstate_client.core.handlers import Handlers, check_count, result_of
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S, Run, RunOptions
 from jobstate_client.core.run_ending import is_lost
 from jobstate_client.core.states import EventType
@@ -34,16 +34,13 @@ log = logging.getLogger("jobstate_client")
 class Worker:
     """Does the attempts of some job types. Make one with ``Client.worker``."""
 
-    def __init__(
-        self, client: Client, handler: Callable[[Run], Any], job_types: list[str], concurrency: int, options: RunOptions
-    ) -> None:
-        check_worker(handler, job_types, concurrency, is_async=False)
+    def __init__(self, client: Client, handlers: Handlers, concurrency: int, options: RunOptions) -> None:
         self._client = client
-        self._handler = handler
-        self._job_types = job_types
-        self._concurrency = concurrency
+        self._handlers = handlers
+        self._concurrency = check_count(concurrency, "concurrency")
         self._options = options
-        self._acquirer = Acquirer(client, job_types, options)
+        self._quota = Quota()
+        self._acquirer = Acquirer(client, handlers.job_types, options)
         self._jobs: deque[Job] = deque()
         """Acquired, and about to be begun: there is a free hand for each."""
         self._busy = 0
@@ -67,8 +64,12 @@ class Worker:
         """Why the worker stops, if not because of ``stop``."""
         self._is_interrupted = False
 
-    def run(self) -> None:
+    def run(self, *, max_jobs: int | None = None, until_empty: bool = False) -> None:
         """Work until ``stop`` is called. Returns when the running handlers have ended.
+
+        Args:
+            max_jobs: stop after so many attempts.
+            until_empty: stop once no job is ready and none is being done.
 
         Ctrl-C does the same as ``stop``. A second Ctrl-C gives up: the running attempts are failed, if the server
         answers within seconds, and KeyboardInterrupt is raised.
@@ -78,6 +79,7 @@ class Worker:
             SystemExit, KeyboardInterrupt: a handler raised it. Its attempt has failed, and the others have ended.
             Exception: a thread of the worker has died. The running handlers have ended.
         """
+        self._quota = Quota(max_jobs, until_empty=until_empty)
         try:
             self._run()
         except KeyboardInterrupt as interrupt:
@@ -113,20 +115,20 @@ class Worker:
         if self._failure is not None:
             raise self._failure
 
-    def stop(self, grace: Span | None = None) -> None:
+    def stop(self, within: Span | None = None) -> None:
         """Begin no more jobs, and release those that were acquired and not begun.
 
         May be called from any thread, from a signal handler, and from the worker's handler; also again, with less time.
 
         Args:
-            grace: how long ``run`` waits for the running handlers. Then it releases what they have not ended, so that
+            within: how long ``run`` waits for the running handlers. Then it releases what they have not ended, so that
                 other workers get these jobs at once, and returns; the handlers go on until the program ends. None waits
                 as long as they take.
         """
-        grace_s = math.inf if grace is None else seconds(grace, "grace")
+        within_s = math.inf if within is None else seconds(within, "within")
         with self._changed:
             self._stopping = True
-            self._deadline = min(self._deadline, time.monotonic() + grace_s)
+            self._deadline = min(self._deadline, time.monotonic() + within_s)
             self._ended.notify_all()
             watch = self._watch
             self._changed.notify_all()
@@ -195,7 +197,7 @@ class Worker:
 
     def _follow(self) -> None:
         """Watch for jobs that are cancelled until the worker stops, or the watch cannot be resumed."""
-        request = watch_request(job_types=self._job_types, types=[EventType.CANCELLED])
+        request = watch_request(job_types=self._handlers.job_types, types=[EventType.CANCELLED])
         with self._client._open_watch(WatchSession(request, connect_s=self._client._timeout_s)) as watch:
             with self._changed:
                 self._watch = watch
@@ -220,10 +222,14 @@ class Worker:
         """The body of the thread that acquires jobs. In the end it releases those that nobody has begun."""
         try:
             while free_hands := self._free_hands():
-                jobs = self._acquirer.acquire(free_hands)
+                jobs = self._acquirer.acquire(free_hands, self._quota.wait_s)
                 with self._changed:
+                    self._quota.take(len(jobs))
                     self._jobs.extend(jobs)
                     self._changed.notify(len(jobs))
+                if self._quota.until_empty and not jobs and not self._hand_is_freed():
+                    break
+            self.stop()
         except JobStateError as error:
             log.warning("no more work can be acquired, and the worker stops: %s", error)
             self._fail(error)
@@ -238,14 +244,25 @@ class Worker:
             self._acquirer.release(jobs)
 
     def _free_hands(self) -> int:
-        """How many more jobs can be begun, once that is any; 0 when the worker stops."""
+        """How many more jobs to begin, once a hand is free; 0 when the worker stops, or has begun all that it is to."""
 
         def free() -> int:
             return self._concurrency - self._busy - len(self._jobs)
 
         with self._changed:
+            if self._quota.is_used_up:
+                self._freed.wait_for(lambda: self._stopping or not self._jobs)
+                return 0
             self._freed.wait_for(lambda: self._stopping or free() > 0)
-            return 0 if self._stopping else free()
+            return 0 if self._stopping else self._quota.of(free())
+
+    def _hand_is_freed(self) -> bool:
+        """Nothing is ready: wait until one more hand is free. False if nothing is being done either."""
+        with self._changed:
+            doing = self._busy + len(self._jobs)
+            if doing:
+                self._freed.wait_for(lambda: self._stopping or self._busy + len(self._jobs) < doing)
+            return doing > 0
 
     def _serve(self) -> None:
         """The body of a thread. If it dies while the worker runs, the worker stops with its error."""
@@ -268,11 +285,13 @@ class Worker:
             if self._stopping:
                 return None
             self._busy += 1
+            if self._quota.is_used_up:
+                self._freed.notify()
             return self._jobs.popleft()
 
     def _call(self, run: Run) -> Any:
         try:
-            return self._handler(run)
+            return self._handlers.of(run.job.job_type)(run)
         except (SystemExit, KeyboardInterrupt):
             # Before the failure is reported, so that no other thread starts a job meanwhile.
             self.stop()
@@ -280,6 +299,7 @@ class Worker:
 
     def _do(self, job: Job) -> None:
         running, key = RunContext(self._client, lambda: job, self._options), (job.id, job.attempt)
+        attempt = AttemptLog(job)
         with self._changed:
             self._active[key] = running
         try:
@@ -293,17 +313,12 @@ class Worker:
                 if result is not None:
                     run.result = result
         except (SystemExit, KeyboardInterrupt) as error:
-            log.warning("attempt %d of job %s raised %r: the worker stops", job.attempt, job.id, error)
+            attempt.stopped(error)
             self._fail(error)
         except BaseException as error:
-            if isinstance(error, Release):
-                log.info("attempt %d of job %s was released: %s", job.attempt, job.id, error)
-            elif is_lost(error) or running.is_over:
-                log.info("attempt %d of job %s is over: %s", job.attempt, job.id, error)
-            elif running.has_completed:
-                log.warning("attempt %d of job %s has completed, but a report was refused: %s", *key[::-1], error)
-            else:
-                log.warning("attempt %d of job %s failed", job.attempt, job.id, exc_info=error)
+            attempt.raised(error, is_over=is_lost(error) or running.is_over, has_completed=running.has_completed)
+        else:
+            attempt.completed()
         finally:
             with self._changed:
                 del self._active[key]
