@@ -399,3 +399,21 @@ def test_attempts_that_are_left_out_are_counted(server: JobstateServer, client: 
 
     assert told.out.splitlines()[-1] == "2 older attempts not shown"
     assert (as_json["attempts_omitted"], len(as_json["attempts"])) == (2, 100)
+
+
+@pytest.mark.parametrize("state", ["processing", "PROCESSING", "Processing"])
+def test_a_list_of_running_jobs_shows_their_workers_and_how_long_they_run(
+    state: str, server: JobstateServer, client: Client
+) -> None:
+    client.start(client.create("resting", id="first"), worker="worker-1")
+    client.fail(client.start(client.create("clean_transcript", id="resumed"), worker="worker-2"), "RATE")
+    server.advance(10)
+    client.create("resting", id="queued")
+    some, others = (run(server, "list", "--state", each).out for each in (state, "queued"))
+    rows = {line.split()[0]: line.split() for line in some.splitlines()}
+
+    assert rows["ID"][-3:] == ["RUNNING", "WORKER", "NOTE"]
+    assert rows["first"][-1] == "worker-1"
+    assert re.fullmatch(r"\d+[smhd]", rows["first"][-2])
+    assert "worker-2" not in some
+    assert "WORKER" not in others

@@ -22,7 +22,14 @@ UNIQUE_UNTIL = [each.value for each in UniqueUntil if each is not UniqueUntil.UN
 
 
 @click.command()
-@click.argument("job_type", shell_complete=complete_job_types)
+@click.argument("job_type", required=False, shell_complete=complete_job_types)
+@click.option("--count", type=click.IntRange(1, INT32_MAX), help="Create so many, and write the id of each.")
+@click.option(
+    "--file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Create a job for each line of FILE, a JSON object; - is standard input.",
+)
 @click.option("--id", default="", metavar="ID", help="Id of the new job. [default: chosen by the server]")
 @click.option("--source-id", default="", metavar="TEXT", help="What the job works on, by your own name.")
 @click.option("--metadata", type=DOCUMENT, help="Free data of the job: a JSON object, or @FILE.")
@@ -56,12 +63,70 @@ UNIQUE_UNTIL = [each.value for each in UniqueUntil if each is not UniqueUntil.UN
 @request_id
 @common
 @click.pass_context
-def create(ctx: click.Context, /, job_type: str, **fields: Any) -> Exit:
-    """Create a job of JOB_TYPE. It is QUEUED until a worker begins it."""
+def create(
+    ctx: click.Context, /, job_type: str | None, count: int | None, file: str | None, request_id: str, **fields: Any
+) -> Exit:
+    """Create a job of JOB_TYPE. It is QUEUED until a worker begins it.
+
+    With --count or --file it creates many, in batches of up to 1,000, and writes the id of each. A line of the file has
+    the options by their names, such as {"job_type": "email", "source_id": "u1", "delay": "10m"}. What a line leaves out
+    is as JOB_TYPE and the options say.
+    """
+    if count is None and file is None:
+        if job_type is None:
+            raise click.UsageError("Missing argument 'JOB_TYPE'.", ctx)
+        return _create_one(ctx, job_type, request_id=request_id, **fields)
+    _create_many(ctx, count, file, request_id, {"job_type": job_type, **fields})
+    return Exit.DONE
+
+
+def _create_many(
+    ctx: click.Context, count: int | None, file: str | None, request_id: str, fields: dict[str, Any]
+) -> None:
+    from jobstate_client.cli.commands.create_many import Fields, Sending, jobs_in_lines
+    from jobstate_client.core.values import NewJob
+
+    if count is not None and file is not None:
+        raise click.UsageError("--count repeats the options, --file has a job in each line: give only one.", ctx)
+    if fields["id"]:
+        raise click.UsageError("--id is for one job: leave it out, or set it in the lines of --file.", ctx)
+    read = Fields(ctx)
+
+    def job_of(line: dict[str, Any]) -> NewJob:
+        given = fields | read.of(line)
+        _check(ctx, given)
+        if not given["job_type"]:
+            raise click.UsageError("job_type is missing", ctx)
+        return NewJob(**relations_from(ctx, given))
+
+    if file is None:
+        job = job_of({})
+        Sending(ctx, "copy", request_id).send((number, job) for number in range(1, (count or 0) + 1))
+        return
+    try:
+        with click.open_file(file, "rb") as lines:
+            name = "standard input" if file == "-" else file
+            if file != "-" and lines.seekable():
+                # So that a mistake further down is found before anything is created.
+                for _ in jobs_in_lines(lines, name, job_of):
+                    pass
+                lines.seek(0)
+            Sending(ctx, "line", request_id).send(jobs_in_lines(lines, name, job_of))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise click.UsageError(f"cannot read {file}: {error.strerror}", ctx) from error
+
+
+def _check(ctx: click.Context, fields: dict[str, Any]) -> None:
     if fields["delay"] is not None and fields["not_before_time"] is not None:
         raise click.UsageError("--delay and --not-before-time both set when it may begin: give only one.", ctx)
     if fields["unique_until"] is not None and not fields["unique_key"]:
         raise click.UsageError("--unique-until needs --unique-key.", ctx)
+
+
+def _create_one(ctx: click.Context, job_type: str, **fields: Any) -> Exit:
+    _check(ctx, fields)
     fields = relations_from(ctx, fields)
     job = change(ctx, "create", job_type, **fields)
     ignored = [name for name in _DISPATCH_FIELDS if fields[name]] if job.priority is Priority.UNKNOWN else []

@@ -115,7 +115,7 @@ class DocumentType(click.ParamType[dict[str, Any]]):
         if text.startswith("@"):
             text = self._content(text[1:], param, ctx)
         try:
-            document = json.loads(text, parse_constant=_refuse_constant)
+            document = json.loads(text, parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             self.fail(f"this is not JSON: {error}", param, ctx)
         if not isinstance(document, dict):
@@ -146,7 +146,8 @@ class DocumentType(click.ParamType[dict[str, Any]]):
             self.fail(str(error), param, ctx)
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and the infinities, which Python reads and JSON does not have."""
     raise ValueError(f"{name} is not a JSON number")
 
 

@@ -229,7 +229,9 @@ def list_(ctx: click.Context, /, *, limit: int | None, **filters: Any) -> None:
                 output.document(job)
         else:
             now = datetime.now(UTC)
-            output.table(_JOB_COLUMNS, (_job_row(job, now) for job in shown))
+            running = State.PROCESSING in filters["states"]
+            columns = _JOB_COLUMNS[:-1] + _RUNNING_COLUMNS + _JOB_COLUMNS[-1:] if running else _JOB_COLUMNS
+            output.table(columns, (_job_row(job, now, running=running) for job in shown))
         if is_cut and next(jobs, None) is not None:
             note(f"there are more than these {limit}; --limit 0 lists all")
 
@@ -246,7 +248,17 @@ _JOB_COLUMNS = (
 )
 
 
-def _job_row(job: Job, now: datetime) -> Row:
+_RUNNING_COLUMNS = (Column("RUNNING", right=True, whole=True), Column("WORKER"))
+"""Also shown when jobs in PROCESSING are asked for."""
+
+
+def _running_cells(job: Job, now: datetime) -> Row:
+    if job.claim_time is None or phase_of(job.state, claimed=job.claimed) is not Phase.RUNNING:
+        return "", ""
+    return short_span((now - job.claim_time).total_seconds()), job.worker
+
+
+def _job_row(job: Job, now: datetime, *, running: bool) -> Row:
     return (
         job.id,
         job.job_type,
@@ -255,6 +267,7 @@ def _job_row(job: Job, now: datetime) -> Row:
         str(job.attempt),
         short_span((now - job.create_time).total_seconds()) if job.create_time else "",
         job.source_id,
+        *(_running_cells(job, now) if running else ()),
         job_note(job, now),
     )
 

@@ -24,6 +24,9 @@ from jobstate_client.core.values import Event, SnapshotJob, SnapshotStarted, Syn
 if TYPE_CHECKING:
     from jobstate_client.sync.client import Client
 
+_LATE_TYPES = {EventType.DELETED, EventType.USAGE}
+"""What may still come of a job that is final."""
+
 EVENT_TYPES = [type_.value for type_ in EventType if type_ is not EventType.UNKNOWN]
 
 
@@ -82,7 +85,8 @@ def watch(
 ) -> Exit:
     """Follow the events of all jobs, or of those named by ID or chosen by filters, as they happen.
 
-    The watch resumes by itself when the server restarts, without missing or repeating an event.
+    The watch resumes by itself when the server restarts, without missing or repeating an event. If none of the jobs
+    named by ID exists or goes on, it says so and ends.
     """
     _check(ctx, cursor_file, exit_state, from_earliest, no_follow, chosen)
     file = None if cursor_file is None else CursorFile(cursor_file)
@@ -93,11 +97,11 @@ def watch(
     output = Output(as_json=bool(kept(ctx, "json")))
     with connected(ctx) as client:
         try:
-            _follow(ctx, client, output, file, follow=not no_follow, **chosen)
+            code = _follow(ctx, client, output, file, follow=not no_follow, **chosen)
         except Exception:
             sys.stdout.flush()
             raise
-        return _final_states(client, chosen["job_ids"]) if exit_state else Exit.DONE
+        return _final_states(client, chosen["job_ids"]) if exit_state else code
 
 
 def _check(
@@ -128,8 +132,8 @@ def _check(
         raise click.UsageError("--exit-state needs --until-final.", ctx)
 
 
-def _follow(ctx: click.Context, client: Client, output: Output, file: CursorFile | None, **arguments: Any) -> None:
-    from jobstate_client.cli.terminal.watch_notes import ConnectionNotes, MissingJobs
+def _follow(ctx: click.Context, client: Client, output: Output, file: CursorFile | None, **arguments: Any) -> Exit:
+    from jobstate_client.cli.terminal.watch_notes import ConnectionNotes, NamedJobs
     from jobstate_client.cli.terminal.watch_stream import ResponseEnd, watch_stream
 
     with ExitStack() as stack:
@@ -144,26 +148,30 @@ def _follow(ctx: click.Context, client: Client, output: Output, file: CursorFile
             printer = LinePrinter()
         show = getattr(printer, "note", note)
         connection = ConnectionNotes(server_of(ctx), show)
-        missing = MissingJobs(client, show, **{} if arguments["until_final"] else {"job_ids": arguments["job_ids"]})
+        follow = arguments["follow"] and not _LATE_TYPES.intersection(arguments["types"])
+        named = NamedJobs(client, show, () if arguments["until_final"] else arguments["job_ids"], follow=follow)
         stream = stack.enter_context(watch_stream(client, on_outage=connection.connection_lost, **arguments))
         for item in stream:
             match item:
                 case Event():
-                    missing.found(item.job.id)
+                    named.found(item.job)
                     printer.event(item, stream.cursor)
                 case SnapshotJob(job):
-                    missing.found(job.id)
+                    named.found(job)
                     printer.job(job)
                 case SnapshotStarted():
                     printer.snapshot_started()
                 case Synced(cursor):
                     printer.synced(cursor)
-                    missing.look_up(follow=arguments["follow"])
+                    named.look_up()
                 case ResponseEnd(cursor):
                     connection.connected()
                     sys.stdout.flush()
                     if file is not None:
                         file.write(cursor)
+                    if follow and named.is_over:
+                        return Exit.REFUSED if named.unknown else Exit.DONE
+    return Exit.DONE
 
 
 def _final_states(client: Client, job_ids: Iterable[str]) -> Exit:

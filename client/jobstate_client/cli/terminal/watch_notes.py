@@ -1,4 +1,4 @@
-"""Notes beside the events of a watch: outages of the server, and jobs that do not exist."""
+"""Notes beside the events of a watch: outages of the server, and jobs that do not exist or are final."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from jobstate_client.cli.terminal.output import note
 from jobstate_client.errors import JobNotFound, JobStateError
 
 if TYPE_CHECKING:
+    from jobstate_client.core.states import State
+    from jobstate_client.core.values import Job
     from jobstate_client.sync.client import Client
 
 IDS_LOOKED_UP_MAX = 20
-"""Jobs named by ID that are looked up, to report a missing one. A list that is longer comes from a program."""
+"""Jobs named by ID that are looked up, to say what is not to come. A list that is longer comes from a program."""
 
 
 class ConnectionNotes:
@@ -43,29 +45,45 @@ class ConnectionNotes:
             self._show(f"connected to {self._server}")
 
 
-class MissingJobs:
-    """Notes for people which of the named jobs do not exist: no event of them may ever come."""
+class NamedJobs:
+    """Notes for people which of the named jobs do not exist or are final, and whether the watch can end for that."""
 
-    def __init__(self, client: Client, show: Callable[[str], None], job_ids: Iterable[str] = ()) -> None:
+    def __init__(self, client: Client, show: Callable[[str], None], job_ids: Iterable[str], *, follow: bool) -> None:
+        """Of more than IDS_LOOKED_UP_MAX jobs nothing is said, and the watch goes on."""
         self._client = client
         self._show = show
-        self._missing = dict.fromkeys(job_ids)
-        if len(self._missing) > IDS_LOOKED_UP_MAX:
-            self._missing.clear()
+        self._follow = follow
+        job_ids = dict.fromkeys(job_ids)
+        self._states: dict[str, State | None] = {} if len(job_ids) > IDS_LOOKED_UP_MAX else dict.fromkeys(job_ids)
+        """The last state that is known of each."""
+        self.unknown: list[str] = []
+        """Those that do not exist."""
+        self.is_over = False
+        """Whether nothing is to be expected of any of them."""
 
-    def found(self, job_id: str) -> None:
+    def found(self, job: Job) -> None:
         """An item of this job has come."""
-        self._missing.pop(job_id, None)
+        if job.id in self._states:
+            self._states[job.id] = job.state
 
-    def look_up(self, *, follow: bool) -> None:
-        """Look up the jobs of which nothing has come, and show which do not exist."""
-        for job_id in self._missing:
+    def look_up(self) -> None:
+        """What is behind has been shown: look up the jobs of which nothing has come, and say what is not to come."""
+        for job_id, state in self._states.items():
             try:
-                self._client.get(job_id)
-            except JobNotFound:
-                text = f"there is no job {job_id!r}"
-                self._show(text + ("; waiting for one to be created" if follow else ""))
+                self._look_up(job_id, state)
             except JobStateError:
                 # The watch itself reports what is wrong with the server.
-                break
-        self._missing.clear()
+                return
+        over = [state is not None and state.is_final for state in self._states.values()]
+        self.is_over = bool(over) and sum(over) + len(self.unknown) == len(over)
+        self._states.clear()
+
+    def _look_up(self, job_id: str, state: State | None) -> None:
+        try:
+            state = self._states[job_id] = state or self._client.get(job_id).state
+        except JobNotFound:
+            self.unknown.append(job_id)
+            self._show(f"there is no job {job_id!r}")
+        else:
+            if state.is_final and self._follow:
+                self._show(f"{job_id} is {state.value}")
