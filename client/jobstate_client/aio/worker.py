@@ -180,7 +180,8 @@ class AsyncWorker:
         """How many more jobs to begin, once a hand is free; 0 when the worker stops, or has begun all that it is to."""
         while not self._stopping.is_set():
             free = self._concurrency - self._busy - len(self._jobs)
-            if self._quota.is_used_up and not self._jobs:
+            if self._quota.is_used_up and free == self._concurrency:
+                # Not before the last has ended: until then the watch tells of jobs that are cancelled.
                 return 0
             if free > 0 and not self._quota.is_used_up:
                 return self._quota.of(free)
@@ -218,8 +219,6 @@ class AsyncWorker:
         while not self._stopping.is_set():
             if self._jobs:
                 self._busy += 1
-                # All that the worker is to do may have been begun.
-                self._freed.set()
                 return self._jobs.popleft()
             self._news.clear()
             await self._news.wait()

@@ -251,7 +251,8 @@ class Worker:
 
         with self._changed:
             if self._quota.is_used_up:
-                self._freed.wait_for(lambda: self._stopping or not self._jobs)
+                # Not before the last has ended: until then the watch tells of jobs that are cancelled.
+                self._freed.wait_for(lambda: self._stopping or free() == self._concurrency)
                 return 0
             self._freed.wait_for(lambda: self._stopping or free() > 0)
             return 0 if self._stopping else self._quota.of(free())
@@ -285,8 +286,6 @@ class Worker:
             if self._stopping:
                 return None
             self._busy += 1
-            if self._quota.is_used_up:
-                self._freed.notify()
             return self._jobs.popleft()
 
     def _call(self, run: Run) -> Any:

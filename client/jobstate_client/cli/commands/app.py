@@ -32,6 +32,7 @@ from jobstate_client.cli.commands.maintenance import maintenance
 from jobstate_client.cli.commands.options import common_to_all
 from jobstate_client.cli.commands.queries import get, list_, stats
 from jobstate_client.cli.commands.relations import close_group
+from jobstate_client.cli.commands.run import run_
 from jobstate_client.cli.commands.top import top
 from jobstate_client.cli.commands.watch import watch
 from jobstate_client.cli.exits import Exit
@@ -62,7 +63,7 @@ def cli() -> None:
 
 for _command in (create, get, list_, explain, acquire, start, progress, complete, fail, release):
     cli.add_command(_command)
-for _command in (report_usage, retry, cancel, close_group):
+for _command in (run_, report_usage, retry, cancel, close_group):
     cli.add_command(_command)
 for _command in (watch, top, stats, types, lanes, pause, unpause, maintenance, completion):
     cli.add_command(_command)
