@@ -170,6 +170,8 @@ def main() -> None:
             print(f"generated/{language.folder} is left as it is: {absent}", file=sys.stderr)
     reference = runpy.run_path(str(ROOT / "docs" / "reference" / "generate.py"))
     reference["generate_reference"](ROOT / "docs" / "api.md")
+    python = runpy.run_path(str(ROOT / "docs" / "reference" / "python.py"))
+    python["generate_python_reference"](ROOT / "docs" / "python-api.md")
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md")), ROOT / "generated" / "README.md"]
 PAGES_WITH_COMMANDS = [page for page in PAGES if "```sh" in page.read_text("utf-8")]
-GENERATED = {DOCS / "api.md", DOCS / "benchmarks.md"}
-"""Their lines are those of the protos and of the bench."""
+GENERATED = {DOCS / "api.md", DOCS / "benchmarks.md", DOCS / "python-api.md"}
+"""Their lines are those of the protos, of the bench and of docstrings."""
 
 WRAPPED = [page for page in PAGES if page not in GENERATED]
 LINE_COLUMNS_MAX = 100

@@ -82,6 +82,48 @@ def test_the_image_serves_once_it_is_allowed_to(volume: Path) -> None:
     assert list(volume.parent.iterdir()) == [volume]
 
 
+def test_the_commands_that_the_page_runs_in_the_container_work_there(volume: Path) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    lines = re.findall(r"^docker exec jobstate (.+)$", page, re.MULTILINE)
+    modules = {"jobstate": "jobstate_client.cli", "jobstate-server": "jobstate_server"}
+    server = started(volume, JOBSTATE_INSECURE="true")
+    try:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip().rpartition(":")[2]
+        told = []
+        for program, *arguments in map(shlex.split, lines):
+            variables = environment() | {
+                "JOBSTATE_SERVER": f"127.0.0.1:{port}",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            }
+            done = subprocess.run(
+                [sys.executable, "-m", modules[program], *arguments],
+                cwd=volume,
+                env={"PATH": os.environ["PATH"], **variables},
+                user=user(),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            told.append(done.stdout)
+    finally:
+        server.terminate()
+        server.communicate(timeout=PATIENCE_S)
+    assert told[0] == "photo is QUEUED\n"
+    assert "photo-7" in told[1]
+    assert (volume / "backup.db").exists()
+
+
+def test_the_image_has_the_command_line_and_stops_in_time() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    (timeout,) = re.findall(r"^docker run .*--stop-timeout (\d+) ", page, re.MULTILINE)
+
+    assert re.search(r"pip install .*'\.\[postgres,cli\]'", DOCKERFILE)
+    assert int(timeout) * 1_000_000 > Settings().shutdown_grace
+    assert re.findall(r"^docker build (.+)$", page, re.MULTILINE) == re.findall(r"docker build (.+)", DOCKERFILE)
+
+
 def test_the_image_ends_with_what_has_to_be_allowed(volume: Path) -> None:
     server = started(volume)
     out, errors = server.communicate(timeout=PATIENCE_S)

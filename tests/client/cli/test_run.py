@@ -96,7 +96,7 @@ def test_the_command_is_ended_when_its_job_is_cancelled(
     client.create("thumb", id="first")
     arguments = ("run", "thumb", "--max-jobs", "1", "--kill-after", "100ms", "--server", server.address)
     with started(*arguments, "--", "sh", "-c", script) as process:
-        until(lambda: client.get("first").progress)
+        until(lambda: client.get("first").progress > 0)
         client.cancel("first")
         out, errors = process.communicate(timeout=PATIENCE_S)
 
@@ -123,7 +123,7 @@ def test_a_worker_that_is_stopped_ends_its_command(
     client.create("thumb", id="first")
     script = f"trap 'touch {tmp_path}/ended; exit' TERM; echo 1%; sleep 600 & wait"
     with started("run", "thumb", *options, "--server", server.address, "--", "sh", "-c", script) as process:
-        until(lambda: client.get("first").progress)
+        until(lambda: client.get("first").progress > 0)
         assert process.stderr is not None
         for number in signals:
             process.send_signal(number)
@@ -141,7 +141,7 @@ def test_sigterm_lets_the_running_command_finish(server: JobstateServer, client:
     client.create("thumb", id="second")
     script = f"echo 1%; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done"
     with started("run", "thumb", "--server", server.address, "--", "sh", "-c", script) as process:
-        until(lambda: client.get("first").progress)
+        until(lambda: client.get("first").progress > 0)
         process.send_signal(signal.SIGTERM)
         (tmp_path / "go").touch()
         process.communicate(timeout=PATIENCE_S)
