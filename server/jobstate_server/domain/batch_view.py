@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from jobstate_server.domain.bulk import BulkProgress
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
@@ -93,6 +94,9 @@ class View(Protocol):
 
         Raises RequestIdReused when the id was used for another call.
         """
+
+    def bulk_progress(self, request: Request) -> BulkProgress | None:
+        """How far the bulk run of this request has come. None if there is none. Raises like ``earlier_call``."""
 
     def ready_jobs(self, job_types: Iterable[str]) -> Iterable[Job]:
         """The jobs of these types that can be handed out, the next one first."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from jobstate_server.domain.events import EventType
-from jobstate_server.domain.job import JobState
+from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.reach import EVERYTHING, Reach
-from jobstate_server.domain.waiting import WaitReason
+from jobstate_server.domain.waiting import WaitReason, wait_reason
 
 
 class Order(IntEnum):
@@ -39,6 +39,12 @@ class JobFilter:
     """Only jobs that need this job, in the order of their keys."""
     wait_reasons: tuple[WaitReason, ...] = ()
     reach: Reach = EVERYTHING
+
+    def still_admits(self, job: Job) -> bool:
+        """Whether a job that was found with this filter still matches it, as far as jobs change."""
+        return (not self.states or job.state in self.states) and (
+            not self.wait_reasons or wait_reason(job) in self.wait_reasons
+        )
 
     def within_reach(self, known_types: Iterable[str]) -> JobFilter | None:
         """The same filter with the types and sources within reach named, where they can be listed.

@@ -109,6 +109,15 @@ MEMBERS_AT_ONCE = 256
 TOLERATED_FAILURES_MAX = 1_000_000_000
 """More than any group has members. -1 means any number."""
 
+BULK_CHANGES_MAX = 1_000_000
+"""Jobs that one bulk run changes: as many as a store of ordinary size has of a kind."""
+
+BULK_IDS_RETURNED_MAX = 100
+"""Ids in the answer to a bulk run: enough to inspect, never a large answer."""
+
+BULK_CALLS_MAX = 8
+"""Calls of bulk runs at a server. They take turns, so that all together take no more time than one."""
+
 EXPLAINED_NEEDS_MAX = 10
 """Needed jobs that Explain names."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from jobstate_server.domain.bulk import BulkStep
 from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.events import Event
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
@@ -96,5 +97,7 @@ class Plan(NamedTuple):
     served_group: ServedGroup | None = None
     has_stopped: bool = False
     """Whether ready jobs were found that are members of stopping groups. They took the places of others."""
+    bulk: BulkStep | None = None
+    """How a bulk run begins or goes on. Nothing else is then in the plan."""
     has_more: bool = False
     """Whether the same command would have more to do at once, in a transaction of its own."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from functools import partial
 
 from jobstate_server.domain.batch_view import EarlierCall
+from jobstate_server.domain.bulk import BulkProgress, BulkStep, SkipReason, reason_of
 from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.errors import InternalError, JobStateError
 from jobstate_server.domain.events import EventType
@@ -24,7 +26,15 @@ from jobstate_server.domain.waiting import UniqueKey, has_unique_key, is_ready
 from jobstate_server.engine.earlier_calls import EarlierCalls
 from jobstate_server.engine.handing_out import HandingOut
 from jobstate_server.engine.lane_changes import add_lane_changes
-from jobstate_server.engine.outcomes import DeletedOutcome, DueOutcome, Outcome, PauseOutcome, SliceOutcome, Verdict
+from jobstate_server.engine.outcomes import (
+    BulkOutcome,
+    DeletedOutcome,
+    DueOutcome,
+    Outcome,
+    PauseOutcome,
+    SliceOutcome,
+    Verdict,
+)
 from jobstate_server.engine.relations import BatchRelations, ReadGroups, no_groups
 from jobstate_server.store.base import Transaction
 from jobstate_server.store.errors import StoreError
@@ -135,6 +145,8 @@ class Batch:
             return self._delete(plan.deletion)
         if plan.pause is not None:
             return self._pause(plan.pause)
+        if plan.bulk is not None:
+            return self._go_on(plan.bulk)
         encoded = [list(map(encode_event, self.relations.told(change))) for change in plan.changes]
         for change, events in zip(plan.changes, encoded, strict=True):
             self._apply(change, events)
@@ -160,6 +172,30 @@ class Batch:
         verdicts = [self.answer(command) for command in commands]
         served = sum(isinstance(verdict, Outcome) and verdict.acted for verdict in verdicts)
         outcome = DueOutcome((), served=served, failed=len(verdicts) - served, has_more=self._has_more)
+        outcome.events = len(self._changes.events) - events_before
+        self._slices.append(outcome)
+        return outcome
+
+    def _go_on(self, step: BulkStep) -> Outcome:
+        """Begin a bulk run, or change its next jobs."""
+        progress, events_before, changed, skipped = step.progress, len(self._changes.events), [], Counter[int]()
+        for command in step.commands:
+            before = self.jobs[command.job_id]
+            verdict = self.answer(command)
+            if isinstance(verdict, JobStateError):
+                skipped[reason_of(verdict)] += 1
+            elif verdict.existing:
+                skipped[SkipReason.UNIQUE_KEY] += 1
+            elif verdict.encoded is None and self.jobs[command.job_id] is before:
+                skipped[SkipReason.STATE] += 1
+            else:
+                changed.append(command.job_id)
+        if step.is_new:
+            self._add_call(StoredRequest(step.request, "", self.now, bulk=progress))
+        elif step.acts and progress is not None:
+            progress = progress.plus(len(changed), skipped)
+            self._calls.move_bulk(step.request, progress, self._changes, self.now)
+        outcome = BulkOutcome((), acted=step.acts, progress=progress, changed=changed)
         outcome.events = len(self._changes.events) - events_before
         self._slices.append(outcome)
         return outcome
@@ -202,6 +238,9 @@ class Batch:
 
     def earlier_acquire(self, request: Request) -> Sequence[Job] | None:
         return self._calls.acquire(request)
+
+    def bulk_progress(self, request: Request) -> BulkProgress | None:
+        return self._calls.bulk(request)
 
     def check_request_room(self, count: int) -> None:
         self._calls.check_room(count)
@@ -344,8 +383,8 @@ class Batch:
             else:
                 changes.progressed.append(row)
         self.relations.add_to(changes, self._rows)
-        of_lanes = changes.pauses or changes.lanes
-        if not (self._rows or self._deleted or changes.requests or of_lanes or changes.has_relations):
+        others = changes.requests or changes.moved_bulk_runs or changes.pauses or changes.lanes
+        if not (self._rows or self._deleted or others or changes.has_relations):
             return 0, []
         write = transaction.finish if is_last else transaction.write
         first = write(changes)

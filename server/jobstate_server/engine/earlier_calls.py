@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jobstate_server.domain.batch_view import EarlierCall
+from jobstate_server.domain.bulk import BulkProgress
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.errors import Overloaded, RequestIdReused
 from jobstate_server.domain.job import Job
 from jobstate_server.domain.waiting import is_running
-from jobstate_server.store.records import ChangedJob, StoredRequest
+from jobstate_server.store.records import ChangedJob, Changes, MovedBulkRun, StoredRequest
 
 REQUESTS_FULL_DELAY_S = 5.0
 """When to repeat a call while there is no room for its request id. Room comes as request ids age, not as the queue
@@ -72,6 +73,28 @@ class EarlierCalls:
         if job is not None and not self._is_older(job, stored):
             job = None
         return EarlierCall(request.request_id, stored.job_id, job, stored.attempt, stored.is_existing)
+
+    def bulk(self, request: Request) -> BulkProgress | None:
+        """As ``bulk_progress``."""
+        stored = self._requests.get(request.key)
+        if stored is None:
+            return None
+        if stored.request != request:
+            raise RequestIdReused(request.request_id)
+        return stored.bulk
+
+    def move_bulk(self, request: Request, after: BulkProgress, changes: Changes, now: int) -> None:
+        """A bulk run goes on."""
+        stored = self._requests[request.key]
+        moved = self._requests[request.key] = stored._replace(bulk=after, time=now)
+        if stored in changes.requests:
+            # It began in this batch.
+            changes.requests[changes.requests.index(stored)] = moved
+            return
+        earlier = changes.moved_bulk_runs.get(request.key)
+        assert stored.bulk is not None
+        before = stored.bulk if earlier is None else earlier.before
+        changes.moved_bulk_runs[request.key] = MovedBulkRun(request, before, after, now)
 
     def acquire(self, request: Request) -> Sequence[Job] | None:
         """As ``earlier_acquire``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jobstate_server.domain.bulk import BulkProgress
 from jobstate_server.domain.errors import JobStateError
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import FinishedJob, Job
@@ -89,6 +90,16 @@ class DeletedOutcome(SliceOutcome):
     """How many were selected, with those that must be kept."""
     last: FinishedJob | None = None
     """The last one that was selected."""
+
+
+@dataclass(slots=True)
+class BulkOutcome(SliceOutcome):
+    """The outcome of a command of a bulk run."""
+
+    progress: BulkProgress | None = None
+    """How far it has come. None if its request id is not stored any more."""
+    changed: Sequence[str] = ()
+    """The ids of the jobs that this command has changed."""
 
 
 Verdict = Outcome | JobStateError

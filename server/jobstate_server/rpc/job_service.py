@@ -8,6 +8,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.clock import Clock
 from jobstate_server.domain import commands as c
 from jobstate_server.domain import limits
+from jobstate_server.domain.bulk import BulkChange
 from jobstate_server.domain.commands import Command
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.groups import Group
@@ -17,6 +18,7 @@ from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.statistics import TallyKey, statistics
 from jobstate_server.domain.waiting import WaitReason
 from jobstate_server.engine.acquires import Acquires
+from jobstate_server.engine.bulk_runs import BulkRuns
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.outcomes import Outcome
 from jobstate_server.engine.readers import Readers
@@ -24,7 +26,7 @@ from jobstate_server.engine.shared_read import SharedRead
 from jobstate_server.engine.timekeeper import ahead_of_wall_clock
 from jobstate_server.rpc.call import Call, StreamCall
 from jobstate_server.rpc.loop_turns import LoopTurns
-from jobstate_server.rpc.requests import attempts, create, dispatch, lifecycle, reads
+from jobstate_server.rpc.requests import attempts, bulk, create, dispatch, lifecycle, reads
 from jobstate_server.rpc.requests.page_token import encode_page_token
 from jobstate_server.rpc.requests.watch import watch_events
 from jobstate_server.rpc.update_stream import UpdateStreams
@@ -77,13 +79,15 @@ class JobService:
         self._clock = clock
         self._new_id = JobIds(clock.now)
         self._turns = LoopTurns()
+        self.bulk_runs = BulkRuns(committer, readers, clock)
         self._update_streams = UpdateStreams(committer, self._new_id, acquires, turns=self._turns)
 
     def drain(self) -> None:
-        """End the waits of Acquire, and the StreamUpdates streams: batches that were read are answered, and no more are
-        read."""
+        """End the waits of Acquire, the calls of bulk runs and the StreamUpdates streams: batches that were read are
+        answered, and no more are read."""
         self._acquires.drain()
         self._update_streams.drain()
+        self.bulk_runs.drain()
 
     # Calls that change a job do not hold their request while they wait, because it takes as much memory as the command.
 
@@ -184,6 +188,37 @@ class JobService:
 
     def Recreate(self, request: pb.RecreateRequest, call: Call) -> Awaitable[bytes]:
         return self._create(lifecycle.recreate(request, call.caller, self._new_id), call)
+
+    async def RecreateMany(self, request: pb.RecreateManyRequest, call: Call) -> bytes:
+        ahead = ahead_of_wall_clock(self._clock)
+        progress = await self._change_many(bulk.recreate_many(request, call.caller, self._new_id, ahead), call)
+        return pb.RecreateManyResponse(progress=progress).SerializeToString()
+
+    async def RetryMany(self, request: pb.RetryManyRequest, call: Call) -> bytes:
+        change = bulk.retry_many(request, call.caller, ahead_of_wall_clock(self._clock))
+        return pb.RetryManyResponse(progress=await self._change_many(change, call)).SerializeToString()
+
+    async def CancelMany(self, request: pb.CancelManyRequest, call: Call) -> bytes:
+        change = bulk.cancel_many(request, call.caller, ahead_of_wall_clock(self._clock))
+        return pb.CancelManyResponse(progress=await self._change_many(change, call)).SerializeToString()
+
+    async def _change_many(self, change: BulkChange, call: Call) -> pb.BulkProgress:
+        if change.request is None:
+            answer = await self.bulk_runs.count(change)
+        else:
+            answer = await self.bulk_runs.run(change, call.size, call.connection)
+        progress = answer.progress
+        return pb.BulkProgress(
+            matched=progress.matched,
+            done=progress.done,
+            skipped=[
+                pb.SkippedJobs(reason=pb.SkipReason.ValueType(reason), count=count)
+                for reason, count in progress.skipped.items()
+            ],
+            more=answer.more,
+            limit_reached=answer.limit_reached,
+            job_ids=answer.job_ids,
+        )
 
     async def _change(self, command: Command, call: Call) -> bytes:
         outcome = await self._committer.submit(command, call.size, call.connection)

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from jobstate_server.domain.bulk import MatchedJob
 from jobstate_server.domain.durations import DAY, MINUTE, SECOND
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.groups import Group
@@ -276,6 +277,10 @@ class Reader(Protocol):
         A page has at least one job if there is one, and ``has_more`` is exact. ``limit`` is at least 1. The rows read
         are bounded by the page and the number of states and job types asked for, or by the jobs of one source.
         """
+
+    def matching_jobs(self, wanted: JobFilter, after: Position | None, limit: int) -> list[MatchedJob]:
+        """What a bulk run reads of the next jobs after ``after``, oldest first: at most ``limit``. Bounded like
+        ``list_jobs``."""
 
     def log_state(self) -> LogState:
         """The state of the log now."""

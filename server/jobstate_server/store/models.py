@@ -281,7 +281,7 @@ class RequestRow(Model):
 
     ``attempt`` is the one that a Start made. ``create_sequence`` is that of the first job; None in rows of older
     programs. ``attempts`` are those that an Acquire claimed, in the order of its jobs; None for other calls.
-    ``existing``: a Create was answered with a job that was there before.
+    ``existing``: a Create was answered with a job that was there before. ``bulk``: how far a bulk run has come.
     """
 
     principal = TextField()
@@ -294,6 +294,7 @@ class RequestRow(Model):
     create_sequence = BigIntegerField(null=True)
     attempts = TextField(null=True)
     existing = BooleanField(constraints=[SQL("DEFAULT false")])
+    bulk = TextField(null=True)
 
     class Meta:
         table_name = "request"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from jobstate_server.domain.bulk import BulkProgress
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job, JobState
@@ -75,11 +76,24 @@ class StoredRequest(NamedTuple):
     """The jobs and attempts that an Acquire claimed. None for other calls. ``job_id`` is then empty."""
     is_existing: bool = False
     """Whether a Create was answered with a job that was there before."""
+    bulk: BulkProgress | None = None
+    """How far the bulk run has come. None for other calls. ``job_id`` is then empty."""
 
     @property
     def job_ids(self) -> tuple[str, ...]:
-        """All jobs that the call was about."""
+        """All jobs that the call was about, except those of a bulk run."""
+        if self.bulk is not None:
+            return ()
         return (self.job_id,) if self.acquired is None else tuple(job_id for job_id, _ in self.acquired)
+
+
+class MovedBulkRun(NamedTuple):
+    """A stored bulk run that goes on."""
+
+    request: Request
+    before: BulkProgress
+    after: BulkProgress
+    time: int
 
 
 class LaneChange(NamedTuple):
@@ -147,6 +161,8 @@ class Changes:
     amended: list[Attempt] = field(default_factory=list)
     """Stored attempts whose usage changes to the usage given here."""
     requests: list[StoredRequest] = field(default_factory=list)
+    moved_bulk_runs: dict[tuple[str, str], MovedBulkRun] = field(default_factory=dict)
+    """By the keys of their requests. Where several servers share a store, what they were before is checked."""
     tallies: dict[TallyKey, int] = field(default_factory=dict)
     lanes: list[LaneChange] = field(default_factory=list)
     dispatch: list[DispatchChange] = field(default_factory=list)

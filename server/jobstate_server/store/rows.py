@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+from jobstate_server.domain.bulk import BulkProgress
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.filters import Position
 from jobstate_server.domain.job import (
@@ -24,7 +26,7 @@ from jobstate_server.domain.job import (
 from jobstate_server.domain.reads import Finished
 from jobstate_server.domain.statistics import TallyKey
 from jobstate_server.store.models import AttemptRow, EventRow, RequestRow, WholeJobRow
-from jobstate_server.store.records import ChangedJob, JobSummary, StoredRequest
+from jobstate_server.store.records import ChangedJob, JobSummary, MovedBulkRun, StoredRequest
 
 DOCUMENTS = ("metadata", "result", "error_details")
 """A job's documents. Empty means none."""
@@ -358,14 +360,37 @@ def request_values(stored: StoredRequest, first: int | None = None) -> tuple[Any
         stored.create_sequence if first is None or stored.created_event is None else first + stored.created_event,
         None if stored.acquired is None else " ".join(str(attempt) for _, attempt in stored.acquired),
         stored.is_existing,
+        None if stored.bulk is None else bulk_text(stored.bulk),
     )
+
+
+def bulk_text(progress: BulkProgress) -> str:
+    """How far a bulk run has come, as it is stored."""
+    skipped = [[int(reason), count] for reason, count in sorted(progress.skipped.items())]
+    after = None if progress.after is None else [progress.after.time, progress.after.create_sequence]
+    values = [progress.through, after, progress.matched, progress.done, skipped, progress.is_over]
+    return json.dumps(values, separators=(",", ":"))
+
+
+def _bulk_from(text: str) -> BulkProgress:
+    through, after, matched, done, skipped, is_over = json.loads(text)
+    position = None if after is None else Position(*after)
+    return BulkProgress(through, position, matched, done, dict(skipped), is_over)
+
+
+def moved_bulk_values(moved: MovedBulkRun) -> tuple[Any, ...]:
+    """The key of a bulk run, what is stored of it, and what is stored from now on."""
+    request = moved.request
+    return (request.principal, request.request_id, bulk_text(moved.before), bulk_text(moved.after), moved.time)
 
 
 def request_from(row: tuple[Any, ...]) -> StoredRequest:
     """The used request id in a row of ``REQUEST_COLUMNS``."""
-    principal, request_id, rpc, digest, job_ids, time, attempt, create_sequence, attempts, existing = row
+    principal, request_id, rpc, digest, job_ids, time, attempt, create_sequence, attempts, existing, bulk = row
     request = Request(principal, request_id, rpc, bytes(digest))
     stored = StoredRequest(request, job_ids, time, attempt, create_sequence, is_existing=bool(existing))
+    if bulk is not None:
+        return stored._replace(bulk=_bulk_from(bulk))
     if attempts is None:
         return stored
     acquired = zip(job_ids.split(), map(int, attempts.split()), strict=True)

@@ -132,6 +132,71 @@ func (ListOrder) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{1}
 }
 
+// SkipReason says why a job that matched was not changed.
+type SkipReason int32
+
+const (
+	// A reason that has no name of its own. It is in the server's log.
+	SkipReason_SKIP_REASON_UNSPECIFIED SkipReason = 0
+	// Its state does not allow it: TRANSITION_NOT_ALLOWED. Or it is RETRYING already.
+	SkipReason_SKIP_REASON_STATE SkipReason = 1
+	// It is a group.
+	SkipReason_SKIP_REASON_GROUP SkipReason = 2
+	// It may not be retried: RETRY_NOT_ALLOWED.
+	SkipReason_SKIP_REASON_RETRIES SkipReason = 3
+	// Another job has its unique_key. A dry run does not see this.
+	SkipReason_SKIP_REASON_UNIQUE_KEY SkipReason = 4
+	// The server takes no jobs of its type any more: UNKNOWN_JOB_TYPE. A dry run does not see this.
+	SkipReason_SKIP_REASON_JOB_TYPE SkipReason = 5
+)
+
+// Enum value maps for SkipReason.
+var (
+	SkipReason_name = map[int32]string{
+		0: "SKIP_REASON_UNSPECIFIED",
+		1: "SKIP_REASON_STATE",
+		2: "SKIP_REASON_GROUP",
+		3: "SKIP_REASON_RETRIES",
+		4: "SKIP_REASON_UNIQUE_KEY",
+		5: "SKIP_REASON_JOB_TYPE",
+	}
+	SkipReason_value = map[string]int32{
+		"SKIP_REASON_UNSPECIFIED": 0,
+		"SKIP_REASON_STATE":       1,
+		"SKIP_REASON_GROUP":       2,
+		"SKIP_REASON_RETRIES":     3,
+		"SKIP_REASON_UNIQUE_KEY":  4,
+		"SKIP_REASON_JOB_TYPE":    5,
+	}
+)
+
+func (x SkipReason) Enum() *SkipReason {
+	p := new(SkipReason)
+	*p = x
+	return p
+}
+
+func (x SkipReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SkipReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_jobstate_v1_job_service_proto_enumTypes[2].Descriptor()
+}
+
+func (SkipReason) Type() protoreflect.EnumType {
+	return &file_jobstate_v1_job_service_proto_enumTypes[2]
+}
+
+func (x SkipReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SkipReason.Descriptor instead.
+func (SkipReason) EnumDescriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{2}
+}
+
 // WatchStart is an end of the log to begin a watch at.
 type WatchStart int32
 
@@ -169,11 +234,11 @@ func (x WatchStart) String() string {
 }
 
 func (WatchStart) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_service_proto_enumTypes[2].Descriptor()
+	return file_jobstate_v1_job_service_proto_enumTypes[3].Descriptor()
 }
 
 func (WatchStart) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_service_proto_enumTypes[2]
+	return &file_jobstate_v1_job_service_proto_enumTypes[3]
 }
 
 func (x WatchStart) Number() protoreflect.EnumNumber {
@@ -182,7 +247,7 @@ func (x WatchStart) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchStart.Descriptor instead.
 func (WatchStart) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{2}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{3}
 }
 
 // WatchProgress says how much of the progress a watch gets. It concerns `.progress` events only; all others are
@@ -224,11 +289,11 @@ func (x WatchProgress) String() string {
 }
 
 func (WatchProgress) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_service_proto_enumTypes[3].Descriptor()
+	return file_jobstate_v1_job_service_proto_enumTypes[4].Descriptor()
 }
 
 func (WatchProgress) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_service_proto_enumTypes[3]
+	return &file_jobstate_v1_job_service_proto_enumTypes[4]
 }
 
 func (x WatchProgress) Number() protoreflect.EnumNumber {
@@ -237,7 +302,7 @@ func (x WatchProgress) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchProgress.Descriptor instead.
 func (WatchProgress) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{3}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{4}
 }
 
 // WatchResponseKind says what a message of a watch is.
@@ -291,11 +356,11 @@ func (x WatchResponseKind) String() string {
 }
 
 func (WatchResponseKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_jobstate_v1_job_service_proto_enumTypes[4].Descriptor()
+	return file_jobstate_v1_job_service_proto_enumTypes[5].Descriptor()
 }
 
 func (WatchResponseKind) Type() protoreflect.EnumType {
-	return &file_jobstate_v1_job_service_proto_enumTypes[4]
+	return &file_jobstate_v1_job_service_proto_enumTypes[5]
 }
 
 func (x WatchResponseKind) Number() protoreflect.EnumNumber {
@@ -304,7 +369,7 @@ func (x WatchResponseKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponseKind.Descriptor instead.
 func (WatchResponseKind) EnumDescriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{4}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{5}
 }
 
 // CreateRequest describes a new job.
@@ -2321,6 +2386,674 @@ func (x *RecreateResponse) GetExisting() bool {
 	return false
 }
 
+// JobFilter says which jobs are meant. A job must match every field that is given, and within a field any one of its
+// values. The fields are those of ListRequest, with the same numbers.
+type JobFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ListRequest. Empty means every state from which the call leads on.
+	States []JobState `protobuf:"varint,1,rep,packed,name=states,proto3,enum=jobstate.v1.JobState" json:"states,omitempty"`
+	// As in ListRequest.
+	JobTypes []string `protobuf:"bytes,2,rep,name=job_types,json=jobTypes,proto3" json:"job_types,omitempty"`
+	// As in ListRequest.
+	SourceId string `protobuf:"bytes,3,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	// As in ListRequest.
+	CreateTimeFrom *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time_from,json=createTimeFrom,proto3" json:"create_time_from,omitempty"`
+	// As in ListRequest.
+	CreateTimeTo *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time_to,json=createTimeTo,proto3" json:"create_time_to,omitempty"`
+	// As in ListRequest.
+	GroupId string `protobuf:"bytes,9,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// As in ListRequest.
+	NeededBy string `protobuf:"bytes,10,opt,name=needed_by,json=neededBy,proto3" json:"needed_by,omitempty"`
+	// As in ListRequest.
+	Needs string `protobuf:"bytes,11,opt,name=needs,proto3" json:"needs,omitempty"`
+	// As in ListRequest.
+	WaitReasons   []WaitReason `protobuf:"varint,12,rep,packed,name=wait_reasons,json=waitReasons,proto3,enum=jobstate.v1.WaitReason" json:"wait_reasons,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobFilter) Reset() {
+	*x = JobFilter{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobFilter) ProtoMessage() {}
+
+func (x *JobFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobFilter.ProtoReflect.Descriptor instead.
+func (*JobFilter) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *JobFilter) GetStates() []JobState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *JobFilter) GetJobTypes() []string {
+	if x != nil {
+		return x.JobTypes
+	}
+	return nil
+}
+
+func (x *JobFilter) GetSourceId() string {
+	if x != nil {
+		return x.SourceId
+	}
+	return ""
+}
+
+func (x *JobFilter) GetCreateTimeFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTimeFrom
+	}
+	return nil
+}
+
+func (x *JobFilter) GetCreateTimeTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTimeTo
+	}
+	return nil
+}
+
+func (x *JobFilter) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *JobFilter) GetNeededBy() string {
+	if x != nil {
+		return x.NeededBy
+	}
+	return ""
+}
+
+func (x *JobFilter) GetNeeds() string {
+	if x != nil {
+		return x.Needs
+	}
+	return ""
+}
+
+func (x *JobFilter) GetWaitReasons() []WaitReason {
+	if x != nil {
+		return x.WaitReasons
+	}
+	return nil
+}
+
+// RecreateManyRequest says which jobs to recreate.
+type RecreateManyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which jobs. A field that the server does not know is refused, because more jobs would match without it.
+	Filter *JobFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// All jobs that have ended. Required when the filter is empty, and refused when it is not.
+	All bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	// Only count the jobs that match, for about 5 seconds, and name some of them. Takes no request_id.
+	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// The most jobs to recreate, over all calls with this request_id: from 1 to 1,000,000. 0 means 1,000,000.
+	Limit int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Names the work, so that calls go on with it: from 8 to 128 characters, best a random UUID. Required unless dry_run.
+	// It is kept for 24 hours after the last call that did something, as other request_ids are.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecreateManyRequest) Reset() {
+	*x = RecreateManyRequest{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecreateManyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecreateManyRequest) ProtoMessage() {}
+
+func (x *RecreateManyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecreateManyRequest.ProtoReflect.Descriptor instead.
+func (*RecreateManyRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RecreateManyRequest) GetFilter() *JobFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *RecreateManyRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *RecreateManyRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RecreateManyRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *RecreateManyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// RecreateManyResponse tells how far the work has come.
+type RecreateManyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was done since the first call; with dry_run, what would be.
+	Progress      *BulkProgress `protobuf:"bytes,1,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecreateManyResponse) Reset() {
+	*x = RecreateManyResponse{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecreateManyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecreateManyResponse) ProtoMessage() {}
+
+func (x *RecreateManyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecreateManyResponse.ProtoReflect.Descriptor instead.
+func (*RecreateManyResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RecreateManyResponse) GetProgress() *BulkProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// RetryManyRequest says which jobs to retry.
+type RetryManyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in RecreateManyRequest.
+	Filter *JobFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// As in RecreateManyRequest, of all jobs that rest in FAILED, and with `immediately` those in RETRYING.
+	All bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	// As in RecreateManyRequest.
+	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// As in RecreateManyRequest.
+	Limit int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// As in RecreateManyRequest.
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// As in RetryRequest.
+	Immediately   bool `protobuf:"varint,6,opt,name=immediately,proto3" json:"immediately,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryManyRequest) Reset() {
+	*x = RetryManyRequest{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryManyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryManyRequest) ProtoMessage() {}
+
+func (x *RetryManyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryManyRequest.ProtoReflect.Descriptor instead.
+func (*RetryManyRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RetryManyRequest) GetFilter() *JobFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *RetryManyRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *RetryManyRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RetryManyRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *RetryManyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RetryManyRequest) GetImmediately() bool {
+	if x != nil {
+		return x.Immediately
+	}
+	return false
+}
+
+// RetryManyResponse tells how far the work has come.
+type RetryManyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in RecreateManyResponse.
+	Progress      *BulkProgress `protobuf:"bytes,1,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryManyResponse) Reset() {
+	*x = RetryManyResponse{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryManyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryManyResponse) ProtoMessage() {}
+
+func (x *RetryManyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryManyResponse.ProtoReflect.Descriptor instead.
+func (*RetryManyResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RetryManyResponse) GetProgress() *BulkProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// CancelManyRequest says which jobs to cancel.
+type CancelManyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in RecreateManyRequest.
+	Filter *JobFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// As in RecreateManyRequest, of all jobs that have not ended.
+	All bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	// As in RecreateManyRequest.
+	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// As in RecreateManyRequest.
+	Limit int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// As in RecreateManyRequest.
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// As in CancelRequest, for each of the jobs.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelManyRequest) Reset() {
+	*x = CancelManyRequest{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelManyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelManyRequest) ProtoMessage() {}
+
+func (x *CancelManyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelManyRequest.ProtoReflect.Descriptor instead.
+func (*CancelManyRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *CancelManyRequest) GetFilter() *JobFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *CancelManyRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *CancelManyRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *CancelManyRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *CancelManyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CancelManyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// CancelManyResponse tells how far the work has come.
+type CancelManyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in RecreateManyResponse.
+	Progress      *BulkProgress `protobuf:"bytes,1,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelManyResponse) Reset() {
+	*x = CancelManyResponse{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelManyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelManyResponse) ProtoMessage() {}
+
+func (x *CancelManyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelManyResponse.ProtoReflect.Descriptor instead.
+func (*CancelManyResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *CancelManyResponse) GetProgress() *BulkProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// BulkProgress tells what a call that changes many jobs has done, together with the earlier calls of its request_id.
+type BulkProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many jobs matched. A job that another caller changed meanwhile, so that it matches no more, does not count.
+	Matched int64 `protobuf:"varint,1,opt,name=matched,proto3" json:"matched,omitempty"`
+	// How many of them were changed; with dry_run, how many would be.
+	Done int64 `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	// How many of them were not, by reason.
+	Skipped []*SkippedJobs `protobuf:"bytes,3,rep,name=skipped,proto3" json:"skipped,omitempty"`
+	// Whether there is more to do: call again with the same request. With dry_run: whether there may be more to count.
+	More bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	// Whether as many were changed as `limit` allows. More may match.
+	LimitReached bool `protobuf:"varint,5,opt,name=limit_reached,json=limitReached,proto3" json:"limit_reached,omitempty"`
+	// The first jobs that this call has changed, or with dry_run would change, at most 100.
+	JobIds        []string `protobuf:"bytes,6,rep,name=job_ids,json=jobIds,proto3" json:"job_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BulkProgress) Reset() {
+	*x = BulkProgress{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BulkProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BulkProgress) ProtoMessage() {}
+
+func (x *BulkProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BulkProgress.ProtoReflect.Descriptor instead.
+func (*BulkProgress) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *BulkProgress) GetMatched() int64 {
+	if x != nil {
+		return x.Matched
+	}
+	return 0
+}
+
+func (x *BulkProgress) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *BulkProgress) GetSkipped() []*SkippedJobs {
+	if x != nil {
+		return x.Skipped
+	}
+	return nil
+}
+
+func (x *BulkProgress) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *BulkProgress) GetLimitReached() bool {
+	if x != nil {
+		return x.LimitReached
+	}
+	return false
+}
+
+func (x *BulkProgress) GetJobIds() []string {
+	if x != nil {
+		return x.JobIds
+	}
+	return nil
+}
+
+// SkippedJobs is the number of jobs that were left as they are for one reason.
+type SkippedJobs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why.
+	Reason SkipReason `protobuf:"varint,1,opt,name=reason,proto3,enum=jobstate.v1.SkipReason" json:"reason,omitempty"`
+	// How many jobs.
+	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SkippedJobs) Reset() {
+	*x = SkippedJobs{}
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SkippedJobs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SkippedJobs) ProtoMessage() {}
+
+func (x *SkippedJobs) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SkippedJobs.ProtoReflect.Descriptor instead.
+func (*SkippedJobs) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *SkippedJobs) GetReason() SkipReason {
+	if x != nil {
+		return x.Reason
+	}
+	return SkipReason_SKIP_REASON_UNSPECIFIED
+}
+
+func (x *SkippedJobs) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // AcquireRequest says which work is wanted, and how much.
 type AcquireRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2345,7 +3078,7 @@ type AcquireRequest struct {
 
 func (x *AcquireRequest) Reset() {
 	*x = AcquireRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +3090,7 @@ func (x *AcquireRequest) String() string {
 func (*AcquireRequest) ProtoMessage() {}
 
 func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[29]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +3103,7 @@ func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireRequest.ProtoReflect.Descriptor instead.
 func (*AcquireRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{29}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AcquireRequest) GetJobTypes() []string {
@@ -2427,7 +3160,7 @@ type AcquireResponse struct {
 
 func (x *AcquireResponse) Reset() {
 	*x = AcquireResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +3172,7 @@ func (x *AcquireResponse) String() string {
 func (*AcquireResponse) ProtoMessage() {}
 
 func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[30]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +3185,7 @@ func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireResponse.ProtoReflect.Descriptor instead.
 func (*AcquireResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{30}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AcquireResponse) GetJobs() []*Job {
@@ -2487,7 +3220,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +3232,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[31]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +3245,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{31}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReleaseRequest) GetId() string {
@@ -2575,7 +3308,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +3320,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[32]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +3333,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{32}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReleaseResponse) GetJob() *Job {
@@ -2623,7 +3356,7 @@ type StreamUpdatesRequest struct {
 
 func (x *StreamUpdatesRequest) Reset() {
 	*x = StreamUpdatesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +3368,7 @@ func (x *StreamUpdatesRequest) String() string {
 func (*StreamUpdatesRequest) ProtoMessage() {}
 
 func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[33]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +3381,7 @@ func (x *StreamUpdatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesRequest.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{33}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StreamUpdatesRequest) GetBatch() int64 {
@@ -2689,7 +3422,7 @@ type JobUpdate struct {
 
 func (x *JobUpdate) Reset() {
 	*x = JobUpdate{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2701,7 +3434,7 @@ func (x *JobUpdate) String() string {
 func (*JobUpdate) ProtoMessage() {}
 
 func (x *JobUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[34]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2714,7 +3447,7 @@ func (x *JobUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUpdate.ProtoReflect.Descriptor instead.
 func (*JobUpdate) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{34}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *JobUpdate) GetUpdate() isJobUpdate_Update {
@@ -2901,7 +3634,7 @@ type StreamUpdatesResponse struct {
 
 func (x *StreamUpdatesResponse) Reset() {
 	*x = StreamUpdatesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2913,7 +3646,7 @@ func (x *StreamUpdatesResponse) String() string {
 func (*StreamUpdatesResponse) ProtoMessage() {}
 
 func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[35]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2926,7 +3659,7 @@ func (x *StreamUpdatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamUpdatesResponse.ProtoReflect.Descriptor instead.
 func (*StreamUpdatesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{35}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StreamUpdatesResponse) GetBatch() int64 {
@@ -2968,7 +3701,7 @@ type UpdateOutcome struct {
 
 func (x *UpdateOutcome) Reset() {
 	*x = UpdateOutcome{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3713,7 @@ func (x *UpdateOutcome) String() string {
 func (*UpdateOutcome) ProtoMessage() {}
 
 func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[36]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3726,7 @@ func (x *UpdateOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateOutcome.ProtoReflect.Descriptor instead.
 func (*UpdateOutcome) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{36}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *UpdateOutcome) GetId() string {
@@ -3062,7 +3795,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3074,7 +3807,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[37]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3087,7 +3820,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{37}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Refusal) GetCode() int32 {
@@ -3160,7 +3893,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3172,7 +3905,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[38]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3185,7 +3918,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{38}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WatchEventsRequest) GetJobIds() []string {
@@ -3315,7 +4048,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +4060,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[39]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +4073,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{39}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WatchEventsResponse) GetKind() WatchResponseKind {
@@ -3389,7 +4122,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +4134,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[40]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +4147,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{40}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetStatsRequest) GetJobTypes() []string {
@@ -3437,7 +4170,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +4182,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[41]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +4195,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{41}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetStatsResponse) GetJobTypes() []*JobTypeStats {
@@ -3539,7 +4272,7 @@ type JobTypeStats struct {
 
 func (x *JobTypeStats) Reset() {
 	*x = JobTypeStats{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3551,7 +4284,7 @@ func (x *JobTypeStats) String() string {
 func (*JobTypeStats) ProtoMessage() {}
 
 func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[42]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3564,7 +4297,7 @@ func (x *JobTypeStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobTypeStats.ProtoReflect.Descriptor instead.
 func (*JobTypeStats) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{42}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *JobTypeStats) GetJobType() string {
@@ -3741,7 +4474,7 @@ type WaitCount struct {
 
 func (x *WaitCount) Reset() {
 	*x = WaitCount{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3753,7 +4486,7 @@ func (x *WaitCount) String() string {
 func (*WaitCount) ProtoMessage() {}
 
 func (x *WaitCount) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[43]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3766,7 +4499,7 @@ func (x *WaitCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitCount.ProtoReflect.Descriptor instead.
 func (*WaitCount) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{43}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *WaitCount) GetReason() WaitReason {
@@ -3796,7 +4529,7 @@ type StateCount struct {
 
 func (x *StateCount) Reset() {
 	*x = StateCount{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3808,7 +4541,7 @@ func (x *StateCount) String() string {
 func (*StateCount) ProtoMessage() {}
 
 func (x *StateCount) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[44]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3821,7 +4554,7 @@ func (x *StateCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCount.ProtoReflect.Descriptor instead.
 func (*StateCount) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{44}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StateCount) GetState() JobState {
@@ -3847,7 +4580,7 @@ type ListJobTypesRequest struct {
 
 func (x *ListJobTypesRequest) Reset() {
 	*x = ListJobTypesRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3859,7 +4592,7 @@ func (x *ListJobTypesRequest) String() string {
 func (*ListJobTypesRequest) ProtoMessage() {}
 
 func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[45]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3872,7 +4605,7 @@ func (x *ListJobTypesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesRequest.ProtoReflect.Descriptor instead.
 func (*ListJobTypesRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{45}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{54}
 }
 
 // ListJobTypesResponse returns the policies in force.
@@ -3888,7 +4621,7 @@ type ListJobTypesResponse struct {
 
 func (x *ListJobTypesResponse) Reset() {
 	*x = ListJobTypesResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3900,7 +4633,7 @@ func (x *ListJobTypesResponse) String() string {
 func (*ListJobTypesResponse) ProtoMessage() {}
 
 func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[46]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3913,7 +4646,7 @@ func (x *ListJobTypesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobTypesResponse.ProtoReflect.Descriptor instead.
 func (*ListJobTypesResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{46}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListJobTypesResponse) GetJobTypes() []*JobType {
@@ -3941,7 +4674,7 @@ type CloseGroupRequest struct {
 
 func (x *CloseGroupRequest) Reset() {
 	*x = CloseGroupRequest{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[47]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3953,7 +4686,7 @@ func (x *CloseGroupRequest) String() string {
 func (*CloseGroupRequest) ProtoMessage() {}
 
 func (x *CloseGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[47]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3966,7 +4699,7 @@ func (x *CloseGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseGroupRequest.ProtoReflect.Descriptor instead.
 func (*CloseGroupRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{47}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CloseGroupRequest) GetId() string {
@@ -3987,7 +4720,7 @@ type CloseGroupResponse struct {
 
 func (x *CloseGroupResponse) Reset() {
 	*x = CloseGroupResponse{}
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[48]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3999,7 +4732,7 @@ func (x *CloseGroupResponse) String() string {
 func (*CloseGroupResponse) ProtoMessage() {}
 
 func (x *CloseGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_job_service_proto_msgTypes[48]
+	mi := &file_jobstate_v1_job_service_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4012,7 +4745,7 @@ func (x *CloseGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseGroupResponse.ProtoReflect.Descriptor instead.
 func (*CloseGroupResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{48}
+	return file_jobstate_v1_job_service_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CloseGroupResponse) GetJob() *Job {
@@ -4185,7 +4918,57 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tR\trequestId\"R\n" +
 	"\x10RecreateResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\x12\x1a\n" +
-	"\bexisting\x18\x02 \x01(\bR\bexisting\"\xdf\x01\n" +
+	"\bexisting\x18\x02 \x01(\bR\bexisting\"\x8c\x03\n" +
+	"\tJobFilter\x12-\n" +
+	"\x06states\x18\x01 \x03(\x0e2\x15.jobstate.v1.JobStateR\x06states\x12\x1b\n" +
+	"\tjob_types\x18\x02 \x03(\tR\bjobTypes\x12\x1b\n" +
+	"\tsource_id\x18\x03 \x01(\tR\bsourceId\x12D\n" +
+	"\x10create_time_from\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0ecreateTimeFrom\x12@\n" +
+	"\x0ecreate_time_to\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\fcreateTimeTo\x12\x19\n" +
+	"\bgroup_id\x18\t \x01(\tR\agroupId\x12\x1b\n" +
+	"\tneeded_by\x18\n" +
+	" \x01(\tR\bneededBy\x12\x14\n" +
+	"\x05needs\x18\v \x01(\tR\x05needs\x12:\n" +
+	"\fwait_reasons\x18\f \x03(\x0e2\x17.jobstate.v1.WaitReasonR\vwaitReasonsJ\x04\b\x06\x10\t\"\xa5\x01\n" +
+	"\x13RecreateManyRequest\x12.\n" +
+	"\x06filter\x18\x01 \x01(\v2\x16.jobstate.v1.JobFilterR\x06filter\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"M\n" +
+	"\x14RecreateManyResponse\x125\n" +
+	"\bprogress\x18\x01 \x01(\v2\x19.jobstate.v1.BulkProgressR\bprogress\"\xc4\x01\n" +
+	"\x10RetryManyRequest\x12.\n" +
+	"\x06filter\x18\x01 \x01(\v2\x16.jobstate.v1.JobFilterR\x06filter\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12 \n" +
+	"\vimmediately\x18\x06 \x01(\bR\vimmediately\"J\n" +
+	"\x11RetryManyResponse\x125\n" +
+	"\bprogress\x18\x01 \x01(\v2\x19.jobstate.v1.BulkProgressR\bprogress\"\xbb\x01\n" +
+	"\x11CancelManyRequest\x12.\n" +
+	"\x06filter\x18\x01 \x01(\v2\x16.jobstate.v1.JobFilterR\x06filter\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"K\n" +
+	"\x12CancelManyResponse\x125\n" +
+	"\bprogress\x18\x01 \x01(\v2\x19.jobstate.v1.BulkProgressR\bprogress\"\xc2\x01\n" +
+	"\fBulkProgress\x12\x18\n" +
+	"\amatched\x18\x01 \x01(\x03R\amatched\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\x03R\x04done\x122\n" +
+	"\askipped\x18\x03 \x03(\v2\x18.jobstate.v1.SkippedJobsR\askipped\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\x12#\n" +
+	"\rlimit_reached\x18\x05 \x01(\bR\flimitReached\x12\x17\n" +
+	"\ajob_ids\x18\x06 \x03(\tR\x06jobIds\"T\n" +
+	"\vSkippedJobs\x12/\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x17.jobstate.v1.SkipReasonR\x06reason\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"\xdf\x01\n" +
 	"\x0eAcquireRequest\x12\x1b\n" +
 	"\tjob_types\x18\x01 \x03(\tR\bjobTypes\x12\x19\n" +
 	"\bmax_jobs\x18\x02 \x01(\x05R\amaxJobs\x12-\n" +
@@ -4321,7 +5104,15 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\tListOrder\x12\x1a\n" +
 	"\x16LIST_ORDER_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bLIST_ORDER_CREATE_TIME_DESC\x10\x01\x12\x1e\n" +
-	"\x1aLIST_ORDER_CREATE_TIME_ASC\x10\x02*[\n" +
+	"\x1aLIST_ORDER_CREATE_TIME_ASC\x10\x02*\xa6\x01\n" +
+	"\n" +
+	"SkipReason\x12\x1b\n" +
+	"\x17SKIP_REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11SKIP_REASON_STATE\x10\x01\x12\x15\n" +
+	"\x11SKIP_REASON_GROUP\x10\x02\x12\x17\n" +
+	"\x13SKIP_REASON_RETRIES\x10\x03\x12\x1a\n" +
+	"\x16SKIP_REASON_UNIQUE_KEY\x10\x04\x12\x18\n" +
+	"\x14SKIP_REASON_JOB_TYPE\x10\x05*[\n" +
 	"\n" +
 	"WatchStart\x12\x1b\n" +
 	"\x17WATCH_START_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -4337,7 +5128,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x1aWATCH_RESPONSE_KIND_SYNCED\x10\x02\x12\x1e\n" +
 	"\x1aWATCH_RESPONSE_KIND_EVENTS\x10\x03\x12!\n" +
 	"\x1dWATCH_RESPONSE_KIND_HEARTBEAT\x10\x04\x12 \n" +
-	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\x80\v\n" +
+	"\x1cWATCH_RESPONSE_KIND_DRAINING\x10\x052\xf0\f\n" +
 	"\n" +
 	"JobService\x12A\n" +
 	"\x06Create\x12\x1a.jobstate.v1.CreateRequest\x1a\x1b.jobstate.v1.CreateResponse\x12P\n" +
@@ -4351,7 +5142,11 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\vReportUsage\x12\x1f.jobstate.v1.ReportUsageRequest\x1a .jobstate.v1.ReportUsageResponse\x12>\n" +
 	"\x05Retry\x12\x19.jobstate.v1.RetryRequest\x1a\x1a.jobstate.v1.RetryResponse\x12A\n" +
 	"\x06Cancel\x12\x1a.jobstate.v1.CancelRequest\x1a\x1b.jobstate.v1.CancelResponse\x12G\n" +
-	"\bRecreate\x12\x1c.jobstate.v1.RecreateRequest\x1a\x1d.jobstate.v1.RecreateResponse\x12Z\n" +
+	"\bRecreate\x12\x1c.jobstate.v1.RecreateRequest\x1a\x1d.jobstate.v1.RecreateResponse\x12S\n" +
+	"\fRecreateMany\x12 .jobstate.v1.RecreateManyRequest\x1a!.jobstate.v1.RecreateManyResponse\x12J\n" +
+	"\tRetryMany\x12\x1d.jobstate.v1.RetryManyRequest\x1a\x1e.jobstate.v1.RetryManyResponse\x12M\n" +
+	"\n" +
+	"CancelMany\x12\x1e.jobstate.v1.CancelManyRequest\x1a\x1f.jobstate.v1.CancelManyResponse\x12Z\n" +
 	"\rStreamUpdates\x12!.jobstate.v1.StreamUpdatesRequest\x1a\".jobstate.v1.StreamUpdatesResponse(\x010\x01\x12R\n" +
 	"\vWatchEvents\x12\x1f.jobstate.v1.WatchEventsRequest\x1a .jobstate.v1.WatchEventsResponse0\x01\x12D\n" +
 	"\aAcquire\x12\x1b.jobstate.v1.AcquireRequest\x1a\x1c.jobstate.v1.AcquireResponse\x12D\n" +
@@ -4374,214 +5169,242 @@ func file_jobstate_v1_job_service_proto_rawDescGZIP() []byte {
 	return file_jobstate_v1_job_service_proto_rawDescData
 }
 
-var file_jobstate_v1_job_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_jobstate_v1_job_service_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_jobstate_v1_job_service_proto_goTypes = []any{
 	(UniqueUntil)(0),               // 0: jobstate.v1.UniqueUntil
 	(ListOrder)(0),                 // 1: jobstate.v1.ListOrder
-	(WatchStart)(0),                // 2: jobstate.v1.WatchStart
-	(WatchProgress)(0),             // 3: jobstate.v1.WatchProgress
-	(WatchResponseKind)(0),         // 4: jobstate.v1.WatchResponseKind
-	(*CreateRequest)(nil),          // 5: jobstate.v1.CreateRequest
-	(*AttemptRef)(nil),             // 6: jobstate.v1.AttemptRef
-	(*Need)(nil),                   // 7: jobstate.v1.Need
-	(*CreateResponse)(nil),         // 8: jobstate.v1.CreateResponse
-	(*BatchCreateRequest)(nil),     // 9: jobstate.v1.BatchCreateRequest
-	(*BatchCreateResponse)(nil),    // 10: jobstate.v1.BatchCreateResponse
-	(*CreatedJob)(nil),             // 11: jobstate.v1.CreatedJob
-	(*GetRequest)(nil),             // 12: jobstate.v1.GetRequest
-	(*GetResponse)(nil),            // 13: jobstate.v1.GetResponse
-	(*NeedAnswer)(nil),             // 14: jobstate.v1.NeedAnswer
-	(*ListRequest)(nil),            // 15: jobstate.v1.ListRequest
-	(*ListResponse)(nil),           // 16: jobstate.v1.ListResponse
-	(*StartRequest)(nil),           // 17: jobstate.v1.StartRequest
-	(*StartResponse)(nil),          // 18: jobstate.v1.StartResponse
-	(*UpdateProgressRequest)(nil),  // 19: jobstate.v1.UpdateProgressRequest
-	(*UpdateProgressResponse)(nil), // 20: jobstate.v1.UpdateProgressResponse
-	(*CompleteRequest)(nil),        // 21: jobstate.v1.CompleteRequest
-	(*CompleteResponse)(nil),       // 22: jobstate.v1.CompleteResponse
-	(*FailRequest)(nil),            // 23: jobstate.v1.FailRequest
-	(*FailureReport)(nil),          // 24: jobstate.v1.FailureReport
-	(*FailResponse)(nil),           // 25: jobstate.v1.FailResponse
-	(*ReportUsageRequest)(nil),     // 26: jobstate.v1.ReportUsageRequest
-	(*ReportUsageResponse)(nil),    // 27: jobstate.v1.ReportUsageResponse
-	(*RetryRequest)(nil),           // 28: jobstate.v1.RetryRequest
-	(*RetryResponse)(nil),          // 29: jobstate.v1.RetryResponse
-	(*CancelRequest)(nil),          // 30: jobstate.v1.CancelRequest
-	(*CancelResponse)(nil),         // 31: jobstate.v1.CancelResponse
-	(*RecreateRequest)(nil),        // 32: jobstate.v1.RecreateRequest
-	(*RecreateResponse)(nil),       // 33: jobstate.v1.RecreateResponse
-	(*AcquireRequest)(nil),         // 34: jobstate.v1.AcquireRequest
-	(*AcquireResponse)(nil),        // 35: jobstate.v1.AcquireResponse
-	(*ReleaseRequest)(nil),         // 36: jobstate.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),        // 37: jobstate.v1.ReleaseResponse
-	(*StreamUpdatesRequest)(nil),   // 38: jobstate.v1.StreamUpdatesRequest
-	(*JobUpdate)(nil),              // 39: jobstate.v1.JobUpdate
-	(*StreamUpdatesResponse)(nil),  // 40: jobstate.v1.StreamUpdatesResponse
-	(*UpdateOutcome)(nil),          // 41: jobstate.v1.UpdateOutcome
-	(*Refusal)(nil),                // 42: jobstate.v1.Refusal
-	(*WatchEventsRequest)(nil),     // 43: jobstate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),    // 44: jobstate.v1.WatchEventsResponse
-	(*GetStatsRequest)(nil),        // 45: jobstate.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),       // 46: jobstate.v1.GetStatsResponse
-	(*JobTypeStats)(nil),           // 47: jobstate.v1.JobTypeStats
-	(*WaitCount)(nil),              // 48: jobstate.v1.WaitCount
-	(*StateCount)(nil),             // 49: jobstate.v1.StateCount
-	(*ListJobTypesRequest)(nil),    // 50: jobstate.v1.ListJobTypesRequest
-	(*ListJobTypesResponse)(nil),   // 51: jobstate.v1.ListJobTypesResponse
-	(*CloseGroupRequest)(nil),      // 52: jobstate.v1.CloseGroupRequest
-	(*CloseGroupResponse)(nil),     // 53: jobstate.v1.CloseGroupResponse
-	nil,                            // 54: jobstate.v1.Refusal.MetadataEntry
-	(*structpb.Struct)(nil),        // 55: google.protobuf.Struct
-	(*durationpb.Duration)(nil),    // 56: google.protobuf.Duration
-	(Priority)(0),                  // 57: jobstate.v1.Priority
-	(*timestamppb.Timestamp)(nil),  // 58: google.protobuf.Timestamp
-	(*GroupPolicy)(nil),            // 59: jobstate.v1.GroupPolicy
-	(NeedCondition)(0),             // 60: jobstate.v1.NeedCondition
-	(*Job)(nil),                    // 61: jobstate.v1.Job
-	(*Attempt)(nil),                // 62: jobstate.v1.Attempt
-	(JobState)(0),                  // 63: jobstate.v1.JobState
-	(WaitReason)(0),                // 64: jobstate.v1.WaitReason
-	(*Usage)(nil),                  // 65: jobstate.v1.Usage
-	(EventType)(0),                 // 66: jobstate.v1.EventType
-	(*Event)(nil),                  // 67: jobstate.v1.Event
-	(*JobType)(nil),                // 68: jobstate.v1.JobType
+	(SkipReason)(0),                // 2: jobstate.v1.SkipReason
+	(WatchStart)(0),                // 3: jobstate.v1.WatchStart
+	(WatchProgress)(0),             // 4: jobstate.v1.WatchProgress
+	(WatchResponseKind)(0),         // 5: jobstate.v1.WatchResponseKind
+	(*CreateRequest)(nil),          // 6: jobstate.v1.CreateRequest
+	(*AttemptRef)(nil),             // 7: jobstate.v1.AttemptRef
+	(*Need)(nil),                   // 8: jobstate.v1.Need
+	(*CreateResponse)(nil),         // 9: jobstate.v1.CreateResponse
+	(*BatchCreateRequest)(nil),     // 10: jobstate.v1.BatchCreateRequest
+	(*BatchCreateResponse)(nil),    // 11: jobstate.v1.BatchCreateResponse
+	(*CreatedJob)(nil),             // 12: jobstate.v1.CreatedJob
+	(*GetRequest)(nil),             // 13: jobstate.v1.GetRequest
+	(*GetResponse)(nil),            // 14: jobstate.v1.GetResponse
+	(*NeedAnswer)(nil),             // 15: jobstate.v1.NeedAnswer
+	(*ListRequest)(nil),            // 16: jobstate.v1.ListRequest
+	(*ListResponse)(nil),           // 17: jobstate.v1.ListResponse
+	(*StartRequest)(nil),           // 18: jobstate.v1.StartRequest
+	(*StartResponse)(nil),          // 19: jobstate.v1.StartResponse
+	(*UpdateProgressRequest)(nil),  // 20: jobstate.v1.UpdateProgressRequest
+	(*UpdateProgressResponse)(nil), // 21: jobstate.v1.UpdateProgressResponse
+	(*CompleteRequest)(nil),        // 22: jobstate.v1.CompleteRequest
+	(*CompleteResponse)(nil),       // 23: jobstate.v1.CompleteResponse
+	(*FailRequest)(nil),            // 24: jobstate.v1.FailRequest
+	(*FailureReport)(nil),          // 25: jobstate.v1.FailureReport
+	(*FailResponse)(nil),           // 26: jobstate.v1.FailResponse
+	(*ReportUsageRequest)(nil),     // 27: jobstate.v1.ReportUsageRequest
+	(*ReportUsageResponse)(nil),    // 28: jobstate.v1.ReportUsageResponse
+	(*RetryRequest)(nil),           // 29: jobstate.v1.RetryRequest
+	(*RetryResponse)(nil),          // 30: jobstate.v1.RetryResponse
+	(*CancelRequest)(nil),          // 31: jobstate.v1.CancelRequest
+	(*CancelResponse)(nil),         // 32: jobstate.v1.CancelResponse
+	(*RecreateRequest)(nil),        // 33: jobstate.v1.RecreateRequest
+	(*RecreateResponse)(nil),       // 34: jobstate.v1.RecreateResponse
+	(*JobFilter)(nil),              // 35: jobstate.v1.JobFilter
+	(*RecreateManyRequest)(nil),    // 36: jobstate.v1.RecreateManyRequest
+	(*RecreateManyResponse)(nil),   // 37: jobstate.v1.RecreateManyResponse
+	(*RetryManyRequest)(nil),       // 38: jobstate.v1.RetryManyRequest
+	(*RetryManyResponse)(nil),      // 39: jobstate.v1.RetryManyResponse
+	(*CancelManyRequest)(nil),      // 40: jobstate.v1.CancelManyRequest
+	(*CancelManyResponse)(nil),     // 41: jobstate.v1.CancelManyResponse
+	(*BulkProgress)(nil),           // 42: jobstate.v1.BulkProgress
+	(*SkippedJobs)(nil),            // 43: jobstate.v1.SkippedJobs
+	(*AcquireRequest)(nil),         // 44: jobstate.v1.AcquireRequest
+	(*AcquireResponse)(nil),        // 45: jobstate.v1.AcquireResponse
+	(*ReleaseRequest)(nil),         // 46: jobstate.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),        // 47: jobstate.v1.ReleaseResponse
+	(*StreamUpdatesRequest)(nil),   // 48: jobstate.v1.StreamUpdatesRequest
+	(*JobUpdate)(nil),              // 49: jobstate.v1.JobUpdate
+	(*StreamUpdatesResponse)(nil),  // 50: jobstate.v1.StreamUpdatesResponse
+	(*UpdateOutcome)(nil),          // 51: jobstate.v1.UpdateOutcome
+	(*Refusal)(nil),                // 52: jobstate.v1.Refusal
+	(*WatchEventsRequest)(nil),     // 53: jobstate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),    // 54: jobstate.v1.WatchEventsResponse
+	(*GetStatsRequest)(nil),        // 55: jobstate.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),       // 56: jobstate.v1.GetStatsResponse
+	(*JobTypeStats)(nil),           // 57: jobstate.v1.JobTypeStats
+	(*WaitCount)(nil),              // 58: jobstate.v1.WaitCount
+	(*StateCount)(nil),             // 59: jobstate.v1.StateCount
+	(*ListJobTypesRequest)(nil),    // 60: jobstate.v1.ListJobTypesRequest
+	(*ListJobTypesResponse)(nil),   // 61: jobstate.v1.ListJobTypesResponse
+	(*CloseGroupRequest)(nil),      // 62: jobstate.v1.CloseGroupRequest
+	(*CloseGroupResponse)(nil),     // 63: jobstate.v1.CloseGroupResponse
+	nil,                            // 64: jobstate.v1.Refusal.MetadataEntry
+	(*structpb.Struct)(nil),        // 65: google.protobuf.Struct
+	(*durationpb.Duration)(nil),    // 66: google.protobuf.Duration
+	(Priority)(0),                  // 67: jobstate.v1.Priority
+	(*timestamppb.Timestamp)(nil),  // 68: google.protobuf.Timestamp
+	(*GroupPolicy)(nil),            // 69: jobstate.v1.GroupPolicy
+	(NeedCondition)(0),             // 70: jobstate.v1.NeedCondition
+	(*Job)(nil),                    // 71: jobstate.v1.Job
+	(*Attempt)(nil),                // 72: jobstate.v1.Attempt
+	(JobState)(0),                  // 73: jobstate.v1.JobState
+	(WaitReason)(0),                // 74: jobstate.v1.WaitReason
+	(*Usage)(nil),                  // 75: jobstate.v1.Usage
+	(EventType)(0),                 // 76: jobstate.v1.EventType
+	(*Event)(nil),                  // 77: jobstate.v1.Event
+	(*JobType)(nil),                // 78: jobstate.v1.JobType
 }
 var file_jobstate_v1_job_service_proto_depIdxs = []int32{
-	55,  // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
-	56,  // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
-	57,  // 2: jobstate.v1.CreateRequest.priority:type_name -> jobstate.v1.Priority
-	56,  // 3: jobstate.v1.CreateRequest.delay:type_name -> google.protobuf.Duration
-	58,  // 4: jobstate.v1.CreateRequest.not_before_time:type_name -> google.protobuf.Timestamp
-	56,  // 5: jobstate.v1.CreateRequest.start_within:type_name -> google.protobuf.Duration
-	7,   // 6: jobstate.v1.CreateRequest.needs:type_name -> jobstate.v1.Need
-	59,  // 7: jobstate.v1.CreateRequest.group:type_name -> jobstate.v1.GroupPolicy
+	65,  // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
+	66,  // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
+	67,  // 2: jobstate.v1.CreateRequest.priority:type_name -> jobstate.v1.Priority
+	66,  // 3: jobstate.v1.CreateRequest.delay:type_name -> google.protobuf.Duration
+	68,  // 4: jobstate.v1.CreateRequest.not_before_time:type_name -> google.protobuf.Timestamp
+	66,  // 5: jobstate.v1.CreateRequest.start_within:type_name -> google.protobuf.Duration
+	8,   // 6: jobstate.v1.CreateRequest.needs:type_name -> jobstate.v1.Need
+	69,  // 7: jobstate.v1.CreateRequest.group:type_name -> jobstate.v1.GroupPolicy
 	0,   // 8: jobstate.v1.CreateRequest.unique_until:type_name -> jobstate.v1.UniqueUntil
-	6,   // 9: jobstate.v1.CreateRequest.by:type_name -> jobstate.v1.AttemptRef
-	60,  // 10: jobstate.v1.Need.condition:type_name -> jobstate.v1.NeedCondition
-	61,  // 11: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
-	5,   // 12: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
-	11,  // 13: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
-	61,  // 14: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
-	62,  // 15: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
-	14,  // 16: jobstate.v1.GetResponse.needs:type_name -> jobstate.v1.NeedAnswer
-	7,   // 17: jobstate.v1.NeedAnswer.need:type_name -> jobstate.v1.Need
-	63,  // 18: jobstate.v1.NeedAnswer.state:type_name -> jobstate.v1.JobState
-	63,  // 19: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
-	58,  // 20: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
-	58,  // 21: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
+	7,   // 9: jobstate.v1.CreateRequest.by:type_name -> jobstate.v1.AttemptRef
+	70,  // 10: jobstate.v1.Need.condition:type_name -> jobstate.v1.NeedCondition
+	71,  // 11: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
+	6,   // 12: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
+	12,  // 13: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
+	71,  // 14: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
+	72,  // 15: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
+	15,  // 16: jobstate.v1.GetResponse.needs:type_name -> jobstate.v1.NeedAnswer
+	8,   // 17: jobstate.v1.NeedAnswer.need:type_name -> jobstate.v1.Need
+	73,  // 18: jobstate.v1.NeedAnswer.state:type_name -> jobstate.v1.JobState
+	73,  // 19: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
+	68,  // 20: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
+	68,  // 21: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
 	1,   // 22: jobstate.v1.ListRequest.order:type_name -> jobstate.v1.ListOrder
-	64,  // 23: jobstate.v1.ListRequest.wait_reasons:type_name -> jobstate.v1.WaitReason
-	61,  // 24: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
-	61,  // 25: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
-	55,  // 26: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
-	65,  // 27: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
-	61,  // 28: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
-	55,  // 29: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
-	65,  // 30: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
-	61,  // 31: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
-	24,  // 32: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
-	56,  // 33: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
-	65,  // 34: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
-	55,  // 35: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
-	61,  // 36: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
-	65,  // 37: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
-	61,  // 38: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
-	61,  // 39: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
-	61,  // 40: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
-	61,  // 41: jobstate.v1.RecreateResponse.job:type_name -> jobstate.v1.Job
-	56,  // 42: jobstate.v1.AcquireRequest.wait:type_name -> google.protobuf.Duration
-	56,  // 43: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
-	61,  // 44: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
-	56,  // 45: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
-	56,  // 46: jobstate.v1.ReleaseRequest.hold_lane:type_name -> google.protobuf.Duration
-	65,  // 47: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
-	61,  // 48: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
-	39,  // 49: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
-	5,   // 50: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
-	17,  // 51: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
-	19,  // 52: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
-	21,  // 53: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
-	23,  // 54: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
-	28,  // 55: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
-	30,  // 56: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
-	34,  // 57: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
-	36,  // 58: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
-	26,  // 59: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
-	41,  // 60: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
-	63,  // 61: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
-	42,  // 62: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
-	61,  // 63: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
-	54,  // 64: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
-	66,  // 65: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
-	2,   // 66: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
-	56,  // 67: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,   // 68: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
-	4,   // 69: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
-	67,  // 70: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
-	61,  // 71: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
-	56,  // 72: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
-	47,  // 73: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
-	47,  // 74: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
-	49,  // 75: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
-	58,  // 76: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
-	56,  // 77: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
-	56,  // 78: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
-	56,  // 79: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
-	56,  // 80: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
-	48,  // 81: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
-	58,  // 82: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
-	56,  // 83: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
-	56,  // 84: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
-	56,  // 85: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
-	56,  // 86: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
-	64,  // 87: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
-	63,  // 88: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
-	68,  // 89: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
-	61,  // 90: jobstate.v1.CloseGroupResponse.job:type_name -> jobstate.v1.Job
-	5,   // 91: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
-	9,   // 92: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
-	12,  // 93: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
-	15,  // 94: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
-	17,  // 95: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
-	19,  // 96: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
-	21,  // 97: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
-	23,  // 98: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
-	26,  // 99: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
-	28,  // 100: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
-	30,  // 101: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
-	32,  // 102: jobstate.v1.JobService.Recreate:input_type -> jobstate.v1.RecreateRequest
-	38,  // 103: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
-	43,  // 104: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
-	34,  // 105: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
-	36,  // 106: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
-	45,  // 107: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
-	50,  // 108: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
-	52,  // 109: jobstate.v1.JobService.CloseGroup:input_type -> jobstate.v1.CloseGroupRequest
-	8,   // 110: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
-	10,  // 111: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
-	13,  // 112: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
-	16,  // 113: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
-	18,  // 114: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
-	20,  // 115: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
-	22,  // 116: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
-	25,  // 117: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
-	27,  // 118: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
-	29,  // 119: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
-	31,  // 120: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
-	33,  // 121: jobstate.v1.JobService.Recreate:output_type -> jobstate.v1.RecreateResponse
-	40,  // 122: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
-	44,  // 123: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
-	35,  // 124: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
-	37,  // 125: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
-	46,  // 126: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
-	51,  // 127: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
-	53,  // 128: jobstate.v1.JobService.CloseGroup:output_type -> jobstate.v1.CloseGroupResponse
-	110, // [110:129] is the sub-list for method output_type
-	91,  // [91:110] is the sub-list for method input_type
-	91,  // [91:91] is the sub-list for extension type_name
-	91,  // [91:91] is the sub-list for extension extendee
-	0,   // [0:91] is the sub-list for field type_name
+	74,  // 23: jobstate.v1.ListRequest.wait_reasons:type_name -> jobstate.v1.WaitReason
+	71,  // 24: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
+	71,  // 25: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
+	65,  // 26: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
+	75,  // 27: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
+	71,  // 28: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
+	65,  // 29: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
+	75,  // 30: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
+	71,  // 31: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
+	25,  // 32: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
+	66,  // 33: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
+	75,  // 34: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
+	65,  // 35: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
+	71,  // 36: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
+	75,  // 37: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
+	71,  // 38: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
+	71,  // 39: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
+	71,  // 40: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
+	71,  // 41: jobstate.v1.RecreateResponse.job:type_name -> jobstate.v1.Job
+	73,  // 42: jobstate.v1.JobFilter.states:type_name -> jobstate.v1.JobState
+	68,  // 43: jobstate.v1.JobFilter.create_time_from:type_name -> google.protobuf.Timestamp
+	68,  // 44: jobstate.v1.JobFilter.create_time_to:type_name -> google.protobuf.Timestamp
+	74,  // 45: jobstate.v1.JobFilter.wait_reasons:type_name -> jobstate.v1.WaitReason
+	35,  // 46: jobstate.v1.RecreateManyRequest.filter:type_name -> jobstate.v1.JobFilter
+	42,  // 47: jobstate.v1.RecreateManyResponse.progress:type_name -> jobstate.v1.BulkProgress
+	35,  // 48: jobstate.v1.RetryManyRequest.filter:type_name -> jobstate.v1.JobFilter
+	42,  // 49: jobstate.v1.RetryManyResponse.progress:type_name -> jobstate.v1.BulkProgress
+	35,  // 50: jobstate.v1.CancelManyRequest.filter:type_name -> jobstate.v1.JobFilter
+	42,  // 51: jobstate.v1.CancelManyResponse.progress:type_name -> jobstate.v1.BulkProgress
+	43,  // 52: jobstate.v1.BulkProgress.skipped:type_name -> jobstate.v1.SkippedJobs
+	2,   // 53: jobstate.v1.SkippedJobs.reason:type_name -> jobstate.v1.SkipReason
+	66,  // 54: jobstate.v1.AcquireRequest.wait:type_name -> google.protobuf.Duration
+	66,  // 55: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
+	71,  // 56: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
+	66,  // 57: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
+	66,  // 58: jobstate.v1.ReleaseRequest.hold_lane:type_name -> google.protobuf.Duration
+	75,  // 59: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
+	71,  // 60: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
+	49,  // 61: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
+	6,   // 62: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
+	18,  // 63: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
+	20,  // 64: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
+	22,  // 65: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
+	24,  // 66: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
+	29,  // 67: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
+	31,  // 68: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
+	44,  // 69: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
+	46,  // 70: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
+	27,  // 71: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
+	51,  // 72: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
+	73,  // 73: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
+	52,  // 74: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
+	71,  // 75: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
+	64,  // 76: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
+	76,  // 77: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
+	3,   // 78: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
+	66,  // 79: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	4,   // 80: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
+	5,   // 81: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
+	77,  // 82: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
+	71,  // 83: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
+	66,  // 84: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
+	57,  // 85: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
+	57,  // 86: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
+	59,  // 87: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
+	68,  // 88: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
+	66,  // 89: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
+	66,  // 90: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
+	66,  // 91: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
+	66,  // 92: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
+	58,  // 93: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
+	68,  // 94: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
+	66,  // 95: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
+	66,  // 96: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
+	66,  // 97: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
+	66,  // 98: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
+	74,  // 99: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
+	73,  // 100: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
+	78,  // 101: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
+	71,  // 102: jobstate.v1.CloseGroupResponse.job:type_name -> jobstate.v1.Job
+	6,   // 103: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
+	10,  // 104: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
+	13,  // 105: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
+	16,  // 106: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
+	18,  // 107: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
+	20,  // 108: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
+	22,  // 109: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
+	24,  // 110: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
+	27,  // 111: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
+	29,  // 112: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
+	31,  // 113: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
+	33,  // 114: jobstate.v1.JobService.Recreate:input_type -> jobstate.v1.RecreateRequest
+	36,  // 115: jobstate.v1.JobService.RecreateMany:input_type -> jobstate.v1.RecreateManyRequest
+	38,  // 116: jobstate.v1.JobService.RetryMany:input_type -> jobstate.v1.RetryManyRequest
+	40,  // 117: jobstate.v1.JobService.CancelMany:input_type -> jobstate.v1.CancelManyRequest
+	48,  // 118: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
+	53,  // 119: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
+	44,  // 120: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
+	46,  // 121: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
+	55,  // 122: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
+	60,  // 123: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
+	62,  // 124: jobstate.v1.JobService.CloseGroup:input_type -> jobstate.v1.CloseGroupRequest
+	9,   // 125: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
+	11,  // 126: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
+	14,  // 127: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
+	17,  // 128: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
+	19,  // 129: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
+	21,  // 130: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
+	23,  // 131: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
+	26,  // 132: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
+	28,  // 133: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
+	30,  // 134: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
+	32,  // 135: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
+	34,  // 136: jobstate.v1.JobService.Recreate:output_type -> jobstate.v1.RecreateResponse
+	37,  // 137: jobstate.v1.JobService.RecreateMany:output_type -> jobstate.v1.RecreateManyResponse
+	39,  // 138: jobstate.v1.JobService.RetryMany:output_type -> jobstate.v1.RetryManyResponse
+	41,  // 139: jobstate.v1.JobService.CancelMany:output_type -> jobstate.v1.CancelManyResponse
+	50,  // 140: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
+	54,  // 141: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
+	45,  // 142: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
+	47,  // 143: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
+	56,  // 144: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
+	61,  // 145: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
+	63,  // 146: jobstate.v1.JobService.CloseGroup:output_type -> jobstate.v1.CloseGroupResponse
+	125, // [125:147] is the sub-list for method output_type
+	103, // [103:125] is the sub-list for method input_type
+	103, // [103:103] is the sub-list for extension type_name
+	103, // [103:103] is the sub-list for extension extendee
+	0,   // [0:103] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_service_proto_init() }
@@ -4598,8 +5421,8 @@ func file_jobstate_v1_job_service_proto_init() {
 	file_jobstate_v1_job_service_proto_msgTypes[14].OneofWrappers = []any{}
 	file_jobstate_v1_job_service_proto_msgTypes[16].OneofWrappers = []any{}
 	file_jobstate_v1_job_service_proto_msgTypes[18].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[31].OneofWrappers = []any{}
-	file_jobstate_v1_job_service_proto_msgTypes[34].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[40].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[43].OneofWrappers = []any{
 		(*JobUpdate_Create)(nil),
 		(*JobUpdate_Start)(nil),
 		(*JobUpdate_Progress)(nil),
@@ -4611,18 +5434,18 @@ func file_jobstate_v1_job_service_proto_init() {
 		(*JobUpdate_Release)(nil),
 		(*JobUpdate_ReportUsage)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[38].OneofWrappers = []any{
+	file_jobstate_v1_job_service_proto_msgTypes[47].OneofWrappers = []any{
 		(*WatchEventsRequest_Cursor)(nil),
 		(*WatchEventsRequest_Start)(nil),
 	}
-	file_jobstate_v1_job_service_proto_msgTypes[42].OneofWrappers = []any{}
+	file_jobstate_v1_job_service_proto_msgTypes[51].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_service_proto_rawDesc), len(file_jobstate_v1_job_service_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   50,
+			NumEnums:      6,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

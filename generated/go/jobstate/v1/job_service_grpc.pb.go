@@ -31,6 +31,9 @@ const (
 	JobService_Retry_FullMethodName          = "/jobstate.v1.JobService/Retry"
 	JobService_Cancel_FullMethodName         = "/jobstate.v1.JobService/Cancel"
 	JobService_Recreate_FullMethodName       = "/jobstate.v1.JobService/Recreate"
+	JobService_RecreateMany_FullMethodName   = "/jobstate.v1.JobService/RecreateMany"
+	JobService_RetryMany_FullMethodName      = "/jobstate.v1.JobService/RetryMany"
+	JobService_CancelMany_FullMethodName     = "/jobstate.v1.JobService/CancelMany"
 	JobService_StreamUpdates_FullMethodName  = "/jobstate.v1.JobService/StreamUpdates"
 	JobService_WatchEvents_FullMethodName    = "/jobstate.v1.JobService/WatchEvents"
 	JobService_Acquire_FullMethodName        = "/jobstate.v1.JobService/Acquire"
@@ -206,6 +209,30 @@ type JobServiceClient interface {
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
 	// (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
 	Recreate(ctx context.Context, in *RecreateRequest, opts ...grpc.CallOption) (*RecreateResponse, error)
+	// RecreateMany recreates the jobs that match a filter, and that have ended, each as Recreate does.
+	//
+	// It works on the jobs that were created before the first call with its request_id, in the order of their creation,
+	// in small transactions that leave other callers most of the server's time. A call works for about 5 seconds. When it
+	// returns `more`, call again with the same request, until it does not: the server knows how far it has come, and goes
+	// on from there. So the call may be repeated at any time, also at the same time, at another server, and after a server
+	// was killed: each job is recreated once. The counts are those since the first call. Groups are skipped, and so is a
+	// job whose unique_key another job has.
+	//
+	// Without `states` in the filter, only jobs that have ended are looked at. An empty filter is refused unless `all` is
+	// set. With dry_run nothing changes.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 8 of RecreateMany, RetryMany
+	// and CancelMany may be under way at a server; beyond that they are refused with OVERLOADED.
+	RecreateMany(ctx context.Context, in *RecreateManyRequest, opts ...grpc.CallOption) (*RecreateManyResponse, error)
+	// RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
+	//
+	// With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+	RetryMany(ctx context.Context, in *RetryManyRequest, opts ...grpc.CallOption) (*RetryManyResponse, error)
+	// CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
+	//
+	// Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
+	// cancelled by the server.
+	CancelMany(ctx context.Context, in *CancelManyRequest, opts ...grpc.CallOption) (*CancelManyResponse, error)
 	// StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 	//
 	// Each update does what its own RPC does, from the same states, to the same resulting state, with the same events
@@ -411,6 +438,36 @@ func (c *jobServiceClient) Recreate(ctx context.Context, in *RecreateRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RecreateResponse)
 	err := c.cc.Invoke(ctx, JobService_Recreate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jobServiceClient) RecreateMany(ctx context.Context, in *RecreateManyRequest, opts ...grpc.CallOption) (*RecreateManyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecreateManyResponse)
+	err := c.cc.Invoke(ctx, JobService_RecreateMany_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jobServiceClient) RetryMany(ctx context.Context, in *RetryManyRequest, opts ...grpc.CallOption) (*RetryManyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetryManyResponse)
+	err := c.cc.Invoke(ctx, JobService_RetryMany_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *jobServiceClient) CancelMany(ctx context.Context, in *CancelManyRequest, opts ...grpc.CallOption) (*CancelManyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelManyResponse)
+	err := c.cc.Invoke(ctx, JobService_CancelMany_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -665,6 +722,30 @@ type JobServiceServer interface {
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
 	// (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
 	Recreate(context.Context, *RecreateRequest) (*RecreateResponse, error)
+	// RecreateMany recreates the jobs that match a filter, and that have ended, each as Recreate does.
+	//
+	// It works on the jobs that were created before the first call with its request_id, in the order of their creation,
+	// in small transactions that leave other callers most of the server's time. A call works for about 5 seconds. When it
+	// returns `more`, call again with the same request, until it does not: the server knows how far it has come, and goes
+	// on from there. So the call may be repeated at any time, also at the same time, at another server, and after a server
+	// was killed: each job is recreated once. The counts are those since the first call. Groups are skipped, and so is a
+	// job whose unique_key another job has.
+	//
+	// Without `states` in the filter, only jobs that have ended are looked at. An empty filter is refused unless `all` is
+	// set. With dry_run nothing changes.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 8 of RecreateMany, RetryMany
+	// and CancelMany may be under way at a server; beyond that they are refused with OVERLOADED.
+	RecreateMany(context.Context, *RecreateManyRequest) (*RecreateManyResponse, error)
+	// RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
+	//
+	// With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+	RetryMany(context.Context, *RetryManyRequest) (*RetryManyResponse, error)
+	// CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
+	//
+	// Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
+	// cancelled by the server.
+	CancelMany(context.Context, *CancelManyRequest) (*CancelManyResponse, error)
 	// StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 	//
 	// Each update does what its own RPC does, from the same states, to the same resulting state, with the same events
@@ -791,6 +872,15 @@ func (UnimplementedJobServiceServer) Cancel(context.Context, *CancelRequest) (*C
 }
 func (UnimplementedJobServiceServer) Recreate(context.Context, *RecreateRequest) (*RecreateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Recreate not implemented")
+}
+func (UnimplementedJobServiceServer) RecreateMany(context.Context, *RecreateManyRequest) (*RecreateManyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecreateMany not implemented")
+}
+func (UnimplementedJobServiceServer) RetryMany(context.Context, *RetryManyRequest) (*RetryManyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetryMany not implemented")
+}
+func (UnimplementedJobServiceServer) CancelMany(context.Context, *CancelManyRequest) (*CancelManyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelMany not implemented")
 }
 func (UnimplementedJobServiceServer) StreamUpdates(grpc.BidiStreamingServer[StreamUpdatesRequest, StreamUpdatesResponse]) error {
 	return status.Error(codes.Unimplemented, "method StreamUpdates not implemented")
@@ -1050,6 +1140,60 @@ func _JobService_Recreate_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JobService_RecreateMany_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecreateManyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).RecreateMany(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_RecreateMany_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).RecreateMany(ctx, req.(*RecreateManyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JobService_RetryMany_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetryManyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).RetryMany(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_RetryMany_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).RetryMany(ctx, req.(*RetryManyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _JobService_CancelMany_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelManyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).CancelMany(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_CancelMany_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).CancelMany(ctx, req.(*CancelManyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _JobService_StreamUpdates_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(JobServiceServer).StreamUpdates(&grpc.GenericServerStream[StreamUpdatesRequest, StreamUpdatesResponse]{ServerStream: stream})
 }
@@ -1212,6 +1356,18 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Recreate",
 			Handler:    _JobService_Recreate_Handler,
+		},
+		{
+			MethodName: "RecreateMany",
+			Handler:    _JobService_RecreateMany_Handler,
+		},
+		{
+			MethodName: "RetryMany",
+			Handler:    _JobService_RetryMany_Handler,
+		},
+		{
+			MethodName: "CancelMany",
+			Handler:    _JobService_CancelMany_Handler,
 		},
 		{
 			MethodName: "Acquire",

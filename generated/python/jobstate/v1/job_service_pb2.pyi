@@ -78,6 +78,42 @@ LIST_ORDER_CREATE_TIME_ASC: ListOrder.ValueType  # 2
 """Oldest first."""
 Global___ListOrder: _TypeAlias = ListOrder  # noqa: Y015
 
+class _SkipReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SkipReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SkipReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SKIP_REASON_UNSPECIFIED: _SkipReason.ValueType  # 0
+    """A reason that has no name of its own. It is in the server's log."""
+    SKIP_REASON_STATE: _SkipReason.ValueType  # 1
+    """Its state does not allow it: TRANSITION_NOT_ALLOWED. Or it is RETRYING already."""
+    SKIP_REASON_GROUP: _SkipReason.ValueType  # 2
+    """It is a group."""
+    SKIP_REASON_RETRIES: _SkipReason.ValueType  # 3
+    """It may not be retried: RETRY_NOT_ALLOWED."""
+    SKIP_REASON_UNIQUE_KEY: _SkipReason.ValueType  # 4
+    """Another job has its unique_key. A dry run does not see this."""
+    SKIP_REASON_JOB_TYPE: _SkipReason.ValueType  # 5
+    """The server takes no jobs of its type any more: UNKNOWN_JOB_TYPE. A dry run does not see this."""
+
+class SkipReason(_SkipReason, metaclass=_SkipReasonEnumTypeWrapper):
+    """SkipReason says why a job that matched was not changed."""
+
+SKIP_REASON_UNSPECIFIED: SkipReason.ValueType  # 0
+"""A reason that has no name of its own. It is in the server's log."""
+SKIP_REASON_STATE: SkipReason.ValueType  # 1
+"""Its state does not allow it: TRANSITION_NOT_ALLOWED. Or it is RETRYING already."""
+SKIP_REASON_GROUP: SkipReason.ValueType  # 2
+"""It is a group."""
+SKIP_REASON_RETRIES: SkipReason.ValueType  # 3
+"""It may not be retried: RETRY_NOT_ALLOWED."""
+SKIP_REASON_UNIQUE_KEY: SkipReason.ValueType  # 4
+"""Another job has its unique_key. A dry run does not see this."""
+SKIP_REASON_JOB_TYPE: SkipReason.ValueType  # 5
+"""The server takes no jobs of its type any more: UNKNOWN_JOB_TYPE. A dry run does not see this."""
+Global___SkipReason: _TypeAlias = SkipReason  # noqa: Y015
+
 class _WatchStart:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1253,6 +1289,346 @@ class RecreateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecreateResponse: _TypeAlias = RecreateResponse  # noqa: Y015
+
+@_typing.final
+class JobFilter(_message.Message):
+    """JobFilter says which jobs are meant. A job must match every field that is given, and within a field any one of its
+    values. The fields are those of ListRequest, with the same numbers.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    JOB_TYPES_FIELD_NUMBER: _builtins.int
+    SOURCE_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FROM_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_TO_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    NEEDED_BY_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    WAIT_REASONS_FIELD_NUMBER: _builtins.int
+    source_id: _builtins.str
+    """As in ListRequest."""
+    group_id: _builtins.str
+    """As in ListRequest."""
+    needed_by: _builtins.str
+    """As in ListRequest."""
+    needs: _builtins.str
+    """As in ListRequest."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
+        """As in ListRequest. Empty means every state from which the call leads on."""
+
+    @_builtins.property
+    def job_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in ListRequest."""
+
+    @_builtins.property
+    def create_time_from(self) -> _timestamp_pb2.Timestamp:
+        """As in ListRequest."""
+
+    @_builtins.property
+    def create_time_to(self) -> _timestamp_pb2.Timestamp:
+        """As in ListRequest."""
+
+    @_builtins.property
+    def wait_reasons(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.WaitReason.ValueType]:
+        """As in ListRequest."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[_job_pb2.JobState.ValueType] | None = ...,
+        job_types: _abc.Iterable[_builtins.str] | None = ...,
+        source_id: _builtins.str = ...,
+        create_time_from: _timestamp_pb2.Timestamp | None = ...,
+        create_time_to: _timestamp_pb2.Timestamp | None = ...,
+        group_id: _builtins.str = ...,
+        needed_by: _builtins.str = ...,
+        needs: _builtins.str = ...,
+        wait_reasons: _abc.Iterable[_job_pb2.WaitReason.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to", "group_id", b"group_id", "job_types", b"job_types", "needed_by", b"needed_by", "needs", b"needs", "source_id", b"source_id", "states", b"states", "wait_reasons", b"wait_reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobFilter: _TypeAlias = JobFilter  # noqa: Y015
+
+@_typing.final
+class RecreateManyRequest(_message.Message):
+    """RecreateManyRequest says which jobs to recreate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """All jobs that have ended. Required when the filter is empty, and refused when it is not."""
+    dry_run: _builtins.bool
+    """Only count the jobs that match, for about 5 seconds, and name some of them. Takes no request_id."""
+    limit: _builtins.int
+    """The most jobs to recreate, over all calls with this request_id: from 1 to 1,000,000. 0 means 1,000,000."""
+    request_id: _builtins.str
+    """Names the work, so that calls go on with it: from 8 to 128 characters, best a random UUID. Required unless dry_run.
+    It is kept for 24 hours after the last call that did something, as other request_ids are.
+    """
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Which jobs. A field that the server does not know is refused, because more jobs would match without it."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___JobFilter | None = ...,
+        all: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+        limit: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "dry_run", b"dry_run", "filter", b"filter", "limit", b"limit", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecreateManyRequest: _TypeAlias = RecreateManyRequest  # noqa: Y015
+
+@_typing.final
+class RecreateManyResponse(_message.Message):
+    """RecreateManyResponse tells how far the work has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___BulkProgress:
+        """What was done since the first call; with dry_run, what would be."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___BulkProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecreateManyResponse: _TypeAlias = RecreateManyResponse  # noqa: Y015
+
+@_typing.final
+class RetryManyRequest(_message.Message):
+    """RetryManyRequest says which jobs to retry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMMEDIATELY_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """As in RecreateManyRequest, of all jobs that rest in FAILED, and with `immediately` those in RETRYING."""
+    dry_run: _builtins.bool
+    """As in RecreateManyRequest."""
+    limit: _builtins.int
+    """As in RecreateManyRequest."""
+    request_id: _builtins.str
+    """As in RecreateManyRequest."""
+    immediately: _builtins.bool
+    """As in RetryRequest."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """As in RecreateManyRequest."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___JobFilter | None = ...,
+        all: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+        limit: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        immediately: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "dry_run", b"dry_run", "filter", b"filter", "immediately", b"immediately", "limit", b"limit", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryManyRequest: _TypeAlias = RetryManyRequest  # noqa: Y015
+
+@_typing.final
+class RetryManyResponse(_message.Message):
+    """RetryManyResponse tells how far the work has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___BulkProgress:
+        """As in RecreateManyResponse."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___BulkProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryManyResponse: _TypeAlias = RetryManyResponse  # noqa: Y015
+
+@_typing.final
+class CancelManyRequest(_message.Message):
+    """CancelManyRequest says which jobs to cancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """As in RecreateManyRequest, of all jobs that have not ended."""
+    dry_run: _builtins.bool
+    """As in RecreateManyRequest."""
+    limit: _builtins.int
+    """As in RecreateManyRequest."""
+    request_id: _builtins.str
+    """As in RecreateManyRequest."""
+    reason: _builtins.str
+    """As in CancelRequest, for each of the jobs."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """As in RecreateManyRequest."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___JobFilter | None = ...,
+        all: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+        limit: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "dry_run", b"dry_run", "filter", b"filter", "limit", b"limit", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelManyRequest: _TypeAlias = CancelManyRequest  # noqa: Y015
+
+@_typing.final
+class CancelManyResponse(_message.Message):
+    """CancelManyResponse tells how far the work has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___BulkProgress:
+        """As in RecreateManyResponse."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___BulkProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelManyResponse: _TypeAlias = CancelManyResponse  # noqa: Y015
+
+@_typing.final
+class BulkProgress(_message.Message):
+    """BulkProgress tells what a call that changes many jobs has done, together with the earlier calls of its request_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    LIMIT_REACHED_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """How many jobs matched. A job that another caller changed meanwhile, so that it matches no more, does not count."""
+    done: _builtins.int
+    """How many of them were changed; with dry_run, how many would be."""
+    more: _builtins.bool
+    """Whether there is more to do: call again with the same request. With dry_run: whether there may be more to count."""
+    limit_reached: _builtins.bool
+    """Whether as many were changed as `limit` allows. More may match."""
+    @_builtins.property
+    def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedJobs]:
+        """How many of them were not, by reason."""
+
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first jobs that this call has changed, or with dry_run would change, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        matched: _builtins.int = ...,
+        done: _builtins.int = ...,
+        skipped: _abc.Iterable[Global___SkippedJobs] | None = ...,
+        more: _builtins.bool = ...,
+        limit_reached: _builtins.bool = ...,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "job_ids", b"job_ids", "limit_reached", b"limit_reached", "matched", b"matched", "more", b"more", "skipped", b"skipped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BulkProgress: _TypeAlias = BulkProgress  # noqa: Y015
+
+@_typing.final
+class SkippedJobs(_message.Message):
+    """SkippedJobs is the number of jobs that were left as they are for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    reason: Global___SkipReason.ValueType
+    """Why."""
+    count: _builtins.int
+    """How many jobs."""
+    def __init__(
+        self,
+        *,
+        reason: Global___SkipReason.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkippedJobs: _TypeAlias = SkippedJobs  # noqa: Y015
 
 @_typing.final
 class AcquireRequest(_message.Message):

@@ -121,6 +121,21 @@ class JobServiceStub:
                 request_serializer=jobstate_dot_v1_dot_job__service__pb2.RecreateRequest.SerializeToString,
                 response_deserializer=jobstate_dot_v1_dot_job__service__pb2.RecreateResponse.FromString,
                 _registered_method=True)
+        self.RecreateMany = channel.unary_unary(
+                '/jobstate.v1.JobService/RecreateMany',
+                request_serializer=jobstate_dot_v1_dot_job__service__pb2.RecreateManyRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_job__service__pb2.RecreateManyResponse.FromString,
+                _registered_method=True)
+        self.RetryMany = channel.unary_unary(
+                '/jobstate.v1.JobService/RetryMany',
+                request_serializer=jobstate_dot_v1_dot_job__service__pb2.RetryManyRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_job__service__pb2.RetryManyResponse.FromString,
+                _registered_method=True)
+        self.CancelMany = channel.unary_unary(
+                '/jobstate.v1.JobService/CancelMany',
+                request_serializer=jobstate_dot_v1_dot_job__service__pb2.CancelManyRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_job__service__pb2.CancelManyResponse.FromString,
+                _registered_method=True)
         self.StreamUpdates = channel.stream_stream(
                 '/jobstate.v1.JobService/StreamUpdates',
                 request_serializer=jobstate_dot_v1_dot_job__service__pb2.StreamUpdatesRequest.SerializeToString,
@@ -382,6 +397,45 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecreateMany(self, request, context):
+        """RecreateMany recreates the jobs that match a filter, and that have ended, each as Recreate does.
+
+        It works on the jobs that were created before the first call with its request_id, in the order of their creation,
+        in small transactions that leave other callers most of the server's time. A call works for about 5 seconds. When it
+        returns `more`, call again with the same request, until it does not: the server knows how far it has come, and goes
+        on from there. So the call may be repeated at any time, also at the same time, at another server, and after a server
+        was killed: each job is recreated once. The counts are those since the first call. Groups are skipped, and so is a
+        job whose unique_key another job has.
+
+        Without `states` in the filter, only jobs that have ended are looked at. An empty filter is refused unless `all` is
+        set. With dry_run nothing changes.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 8 of RecreateMany, RetryMany
+        and CancelMany may be under way at a server; beyond that they are refused with OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryMany(self, request, context):
+        """RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
+
+        With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelMany(self, request, context):
+        """CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
+
+        Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
+        cancelled by the server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamUpdates(self, request_iterator, context):
         """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 
@@ -560,6 +614,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Recreate,
                     request_deserializer=jobstate_dot_v1_dot_job__service__pb2.RecreateRequest.FromString,
                     response_serializer=jobstate_dot_v1_dot_job__service__pb2.RecreateResponse.SerializeToString,
+            ),
+            'RecreateMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecreateMany,
+                    request_deserializer=jobstate_dot_v1_dot_job__service__pb2.RecreateManyRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_job__service__pb2.RecreateManyResponse.SerializeToString,
+            ),
+            'RetryMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryMany,
+                    request_deserializer=jobstate_dot_v1_dot_job__service__pb2.RetryManyRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_job__service__pb2.RetryManyResponse.SerializeToString,
+            ),
+            'CancelMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelMany,
+                    request_deserializer=jobstate_dot_v1_dot_job__service__pb2.CancelManyRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_job__service__pb2.CancelManyResponse.SerializeToString,
             ),
             'StreamUpdates': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamUpdates,
@@ -948,6 +1017,87 @@ class JobService:
             '/jobstate.v1.JobService/Recreate',
             jobstate_dot_v1_dot_job__service__pb2.RecreateRequest.SerializeToString,
             jobstate_dot_v1_dot_job__service__pb2.RecreateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecreateMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.JobService/RecreateMany',
+            jobstate_dot_v1_dot_job__service__pb2.RecreateManyRequest.SerializeToString,
+            jobstate_dot_v1_dot_job__service__pb2.RecreateManyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.JobService/RetryMany',
+            jobstate_dot_v1_dot_job__service__pb2.RetryManyRequest.SerializeToString,
+            jobstate_dot_v1_dot_job__service__pb2.RetryManyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.JobService/CancelMany',
+            jobstate_dot_v1_dot_job__service__pb2.CancelManyRequest.SerializeToString,
+            jobstate_dot_v1_dot_job__service__pb2.CancelManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -206,6 +206,33 @@ class JobServiceStub:
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
     (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
+    RecreateMany: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RecreateManyRequest, _job_service_pb2.RecreateManyResponse]
+    """RecreateMany recreates the jobs that match a filter, and that have ended, each as Recreate does.
+
+    It works on the jobs that were created before the first call with its request_id, in the order of their creation,
+    in small transactions that leave other callers most of the server's time. A call works for about 5 seconds. When it
+    returns `more`, call again with the same request, until it does not: the server knows how far it has come, and goes
+    on from there. So the call may be repeated at any time, also at the same time, at another server, and after a server
+    was killed: each job is recreated once. The counts are those since the first call. Groups are skipped, and so is a
+    job whose unique_key another job has.
+
+    Without `states` in the filter, only jobs that have ended are looked at. An empty filter is refused unless `all` is
+    set. With dry_run nothing changes.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 8 of RecreateMany, RetryMany
+    and CancelMany may be under way at a server; beyond that they are refused with OVERLOADED.
+    """
+    RetryMany: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryManyRequest, _job_service_pb2.RetryManyResponse]
+    """RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
+
+    With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+    """
+    CancelMany: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelManyRequest, _job_service_pb2.CancelManyResponse]
+    """CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
+
+    Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
+    cancelled by the server.
+    """
     StreamUpdates: _grpc.StreamStreamMultiCallable[_job_service_pb2.StreamUpdatesRequest, _job_service_pb2.StreamUpdatesResponse]
     """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 
@@ -472,6 +499,33 @@ class JobServiceAsyncStub(JobServiceStub):
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
     (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """
+    RecreateMany: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RecreateManyRequest, _job_service_pb2.RecreateManyResponse]  # type: ignore[assignment]
+    """RecreateMany recreates the jobs that match a filter, and that have ended, each as Recreate does.
+
+    It works on the jobs that were created before the first call with its request_id, in the order of their creation,
+    in small transactions that leave other callers most of the server's time. A call works for about 5 seconds. When it
+    returns `more`, call again with the same request, until it does not: the server knows how far it has come, and goes
+    on from there. So the call may be repeated at any time, also at the same time, at another server, and after a server
+    was killed: each job is recreated once. The counts are those since the first call. Groups are skipped, and so is a
+    job whose unique_key another job has.
+
+    Without `states` in the filter, only jobs that have ended are looked at. An empty filter is refused unless `all` is
+    set. With dry_run nothing changes.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 8 of RecreateMany, RetryMany
+    and CancelMany may be under way at a server; beyond that they are refused with OVERLOADED.
+    """
+    RetryMany: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryManyRequest, _job_service_pb2.RetryManyResponse]  # type: ignore[assignment]
+    """RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
+
+    With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+    """
+    CancelMany: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelManyRequest, _job_service_pb2.CancelManyResponse]  # type: ignore[assignment]
+    """CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
+
+    Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
+    cancelled by the server.
     """
     StreamUpdates: _aio.StreamStreamMultiCallable[_job_service_pb2.StreamUpdatesRequest, _job_service_pb2.StreamUpdatesResponse]  # type: ignore[assignment]
     """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
@@ -808,6 +862,51 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_JOB_TYPE); NOT_FOUND (JOB_NOT_FOUND); FAILED_PRECONDITION
         (TRANSITION_NOT_ALLOWED in every other state, and for a group); ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def RecreateMany(
+        self,
+        request: _job_service_pb2.RecreateManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.RecreateManyResponse, _abc.Awaitable[_job_service_pb2.RecreateManyResponse]]:
+        """RecreateMany recreates the jobs that match a filter, and that have ended, each as Recreate does.
+
+        It works on the jobs that were created before the first call with its request_id, in the order of their creation,
+        in small transactions that leave other callers most of the server's time. A call works for about 5 seconds. When it
+        returns `more`, call again with the same request, until it does not: the server knows how far it has come, and goes
+        on from there. So the call may be repeated at any time, also at the same time, at another server, and after a server
+        was killed: each job is recreated once. The counts are those since the first call. Groups are skipped, and so is a
+        job whose unique_key another job has.
+
+        Without `states` in the filter, only jobs that have ended are looked at. An empty filter is refused unless `all` is
+        set. With dry_run nothing changes.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 8 of RecreateMany, RetryMany
+        and CancelMany may be under way at a server; beyond that they are refused with OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryMany(
+        self,
+        request: _job_service_pb2.RetryManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.RetryManyResponse, _abc.Awaitable[_job_service_pb2.RetryManyResponse]]:
+        """RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
+
+        With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelMany(
+        self,
+        request: _job_service_pb2.CancelManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.CancelManyResponse, _abc.Awaitable[_job_service_pb2.CancelManyResponse]]:
+        """CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
+
+        Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
+        cancelled by the server.
         """
 
     @_abc_1.abstractmethod

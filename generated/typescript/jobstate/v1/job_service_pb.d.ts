@@ -1113,6 +1113,384 @@ export declare type RecreateResponse = Message<"jobstate.v1.RecreateResponse"> &
 export declare const RecreateResponseSchema: GenMessage<RecreateResponse>;
 
 /**
+ * JobFilter says which jobs are meant. A job must match every field that is given, and within a field any one of its
+ * values. The fields are those of ListRequest, with the same numbers.
+ *
+ * @generated from message jobstate.v1.JobFilter
+ */
+export declare type JobFilter = Message<"jobstate.v1.JobFilter"> & {
+  /**
+   * As in ListRequest. Empty means every state from which the call leads on.
+   *
+   * @generated from field: repeated jobstate.v1.JobState states = 1;
+   */
+  states: JobState[];
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: repeated string job_types = 2;
+   */
+  jobTypes: string[];
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: string source_id = 3;
+   */
+  sourceId: string;
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time_from = 4;
+   */
+  createTimeFrom?: Timestamp | undefined;
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time_to = 5;
+   */
+  createTimeTo?: Timestamp | undefined;
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: string group_id = 9;
+   */
+  groupId: string;
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: string needed_by = 10;
+   */
+  neededBy: string;
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: string needs = 11;
+   */
+  needs: string;
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: repeated jobstate.v1.WaitReason wait_reasons = 12;
+   */
+  waitReasons: WaitReason[];
+};
+
+/**
+ * Describes the message jobstate.v1.JobFilter.
+ * Use `create(JobFilterSchema)` to create a new message.
+ */
+export declare const JobFilterSchema: GenMessage<JobFilter>;
+
+/**
+ * RecreateManyRequest says which jobs to recreate.
+ *
+ * @generated from message jobstate.v1.RecreateManyRequest
+ */
+export declare type RecreateManyRequest = Message<"jobstate.v1.RecreateManyRequest"> & {
+  /**
+   * Which jobs. A field that the server does not know is refused, because more jobs would match without it.
+   *
+   * @generated from field: jobstate.v1.JobFilter filter = 1;
+   */
+  filter?: JobFilter | undefined;
+
+  /**
+   * All jobs that have ended. Required when the filter is empty, and refused when it is not.
+   *
+   * @generated from field: bool all = 2;
+   */
+  all: boolean;
+
+  /**
+   * Only count the jobs that match, for about 5 seconds, and name some of them. Takes no request_id.
+   *
+   * @generated from field: bool dry_run = 3;
+   */
+  dryRun: boolean;
+
+  /**
+   * The most jobs to recreate, over all calls with this request_id: from 1 to 1,000,000. 0 means 1,000,000.
+   *
+   * @generated from field: int32 limit = 4;
+   */
+  limit: number;
+
+  /**
+   * Names the work, so that calls go on with it: from 8 to 128 characters, best a random UUID. Required unless dry_run.
+   * It is kept for 24 hours after the last call that did something, as other request_ids are.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message jobstate.v1.RecreateManyRequest.
+ * Use `create(RecreateManyRequestSchema)` to create a new message.
+ */
+export declare const RecreateManyRequestSchema: GenMessage<RecreateManyRequest>;
+
+/**
+ * RecreateManyResponse tells how far the work has come.
+ *
+ * @generated from message jobstate.v1.RecreateManyResponse
+ */
+export declare type RecreateManyResponse = Message<"jobstate.v1.RecreateManyResponse"> & {
+  /**
+   * What was done since the first call; with dry_run, what would be.
+   *
+   * @generated from field: jobstate.v1.BulkProgress progress = 1;
+   */
+  progress?: BulkProgress | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.RecreateManyResponse.
+ * Use `create(RecreateManyResponseSchema)` to create a new message.
+ */
+export declare const RecreateManyResponseSchema: GenMessage<RecreateManyResponse>;
+
+/**
+ * RetryManyRequest says which jobs to retry.
+ *
+ * @generated from message jobstate.v1.RetryManyRequest
+ */
+export declare type RetryManyRequest = Message<"jobstate.v1.RetryManyRequest"> & {
+  /**
+   * As in RecreateManyRequest.
+   *
+   * @generated from field: jobstate.v1.JobFilter filter = 1;
+   */
+  filter?: JobFilter | undefined;
+
+  /**
+   * As in RecreateManyRequest, of all jobs that rest in FAILED, and with `immediately` those in RETRYING.
+   *
+   * @generated from field: bool all = 2;
+   */
+  all: boolean;
+
+  /**
+   * As in RecreateManyRequest.
+   *
+   * @generated from field: bool dry_run = 3;
+   */
+  dryRun: boolean;
+
+  /**
+   * As in RecreateManyRequest.
+   *
+   * @generated from field: int32 limit = 4;
+   */
+  limit: number;
+
+  /**
+   * As in RecreateManyRequest.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+
+  /**
+   * As in RetryRequest.
+   *
+   * @generated from field: bool immediately = 6;
+   */
+  immediately: boolean;
+};
+
+/**
+ * Describes the message jobstate.v1.RetryManyRequest.
+ * Use `create(RetryManyRequestSchema)` to create a new message.
+ */
+export declare const RetryManyRequestSchema: GenMessage<RetryManyRequest>;
+
+/**
+ * RetryManyResponse tells how far the work has come.
+ *
+ * @generated from message jobstate.v1.RetryManyResponse
+ */
+export declare type RetryManyResponse = Message<"jobstate.v1.RetryManyResponse"> & {
+  /**
+   * As in RecreateManyResponse.
+   *
+   * @generated from field: jobstate.v1.BulkProgress progress = 1;
+   */
+  progress?: BulkProgress | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.RetryManyResponse.
+ * Use `create(RetryManyResponseSchema)` to create a new message.
+ */
+export declare const RetryManyResponseSchema: GenMessage<RetryManyResponse>;
+
+/**
+ * CancelManyRequest says which jobs to cancel.
+ *
+ * @generated from message jobstate.v1.CancelManyRequest
+ */
+export declare type CancelManyRequest = Message<"jobstate.v1.CancelManyRequest"> & {
+  /**
+   * As in RecreateManyRequest.
+   *
+   * @generated from field: jobstate.v1.JobFilter filter = 1;
+   */
+  filter?: JobFilter | undefined;
+
+  /**
+   * As in RecreateManyRequest, of all jobs that have not ended.
+   *
+   * @generated from field: bool all = 2;
+   */
+  all: boolean;
+
+  /**
+   * As in RecreateManyRequest.
+   *
+   * @generated from field: bool dry_run = 3;
+   */
+  dryRun: boolean;
+
+  /**
+   * As in RecreateManyRequest.
+   *
+   * @generated from field: int32 limit = 4;
+   */
+  limit: number;
+
+  /**
+   * As in RecreateManyRequest.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+
+  /**
+   * As in CancelRequest, for each of the jobs.
+   *
+   * @generated from field: string reason = 6;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message jobstate.v1.CancelManyRequest.
+ * Use `create(CancelManyRequestSchema)` to create a new message.
+ */
+export declare const CancelManyRequestSchema: GenMessage<CancelManyRequest>;
+
+/**
+ * CancelManyResponse tells how far the work has come.
+ *
+ * @generated from message jobstate.v1.CancelManyResponse
+ */
+export declare type CancelManyResponse = Message<"jobstate.v1.CancelManyResponse"> & {
+  /**
+   * As in RecreateManyResponse.
+   *
+   * @generated from field: jobstate.v1.BulkProgress progress = 1;
+   */
+  progress?: BulkProgress | undefined;
+};
+
+/**
+ * Describes the message jobstate.v1.CancelManyResponse.
+ * Use `create(CancelManyResponseSchema)` to create a new message.
+ */
+export declare const CancelManyResponseSchema: GenMessage<CancelManyResponse>;
+
+/**
+ * BulkProgress tells what a call that changes many jobs has done, together with the earlier calls of its request_id.
+ *
+ * @generated from message jobstate.v1.BulkProgress
+ */
+export declare type BulkProgress = Message<"jobstate.v1.BulkProgress"> & {
+  /**
+   * How many jobs matched. A job that another caller changed meanwhile, so that it matches no more, does not count.
+   *
+   * @generated from field: int64 matched = 1;
+   */
+  matched: bigint;
+
+  /**
+   * How many of them were changed; with dry_run, how many would be.
+   *
+   * @generated from field: int64 done = 2;
+   */
+  done: bigint;
+
+  /**
+   * How many of them were not, by reason.
+   *
+   * @generated from field: repeated jobstate.v1.SkippedJobs skipped = 3;
+   */
+  skipped: SkippedJobs[];
+
+  /**
+   * Whether there is more to do: call again with the same request. With dry_run: whether there may be more to count.
+   *
+   * @generated from field: bool more = 4;
+   */
+  more: boolean;
+
+  /**
+   * Whether as many were changed as `limit` allows. More may match.
+   *
+   * @generated from field: bool limit_reached = 5;
+   */
+  limitReached: boolean;
+
+  /**
+   * The first jobs that this call has changed, or with dry_run would change, at most 100.
+   *
+   * @generated from field: repeated string job_ids = 6;
+   */
+  jobIds: string[];
+};
+
+/**
+ * Describes the message jobstate.v1.BulkProgress.
+ * Use `create(BulkProgressSchema)` to create a new message.
+ */
+export declare const BulkProgressSchema: GenMessage<BulkProgress>;
+
+/**
+ * SkippedJobs is the number of jobs that were left as they are for one reason.
+ *
+ * @generated from message jobstate.v1.SkippedJobs
+ */
+export declare type SkippedJobs = Message<"jobstate.v1.SkippedJobs"> & {
+  /**
+   * Why.
+   *
+   * @generated from field: jobstate.v1.SkipReason reason = 1;
+   */
+  reason: SkipReason;
+
+  /**
+   * How many jobs.
+   *
+   * @generated from field: int64 count = 2;
+   */
+  count: bigint;
+};
+
+/**
+ * Describes the message jobstate.v1.SkippedJobs.
+ * Use `create(SkippedJobsSchema)` to create a new message.
+ */
+export declare const SkippedJobsSchema: GenMessage<SkippedJobs>;
+
+/**
  * AcquireRequest says which work is wanted, and how much.
  *
  * @generated from message jobstate.v1.AcquireRequest
@@ -2121,6 +2499,60 @@ export enum ListOrder {
 export declare const ListOrderSchema: GenEnum<ListOrder>;
 
 /**
+ * SkipReason says why a job that matched was not changed.
+ *
+ * @generated from enum jobstate.v1.SkipReason
+ */
+export enum SkipReason {
+  /**
+   * A reason that has no name of its own. It is in the server's log.
+   *
+   * @generated from enum value: SKIP_REASON_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Its state does not allow it: TRANSITION_NOT_ALLOWED. Or it is RETRYING already.
+   *
+   * @generated from enum value: SKIP_REASON_STATE = 1;
+   */
+  STATE = 1,
+
+  /**
+   * It is a group.
+   *
+   * @generated from enum value: SKIP_REASON_GROUP = 2;
+   */
+  GROUP = 2,
+
+  /**
+   * It may not be retried: RETRY_NOT_ALLOWED.
+   *
+   * @generated from enum value: SKIP_REASON_RETRIES = 3;
+   */
+  RETRIES = 3,
+
+  /**
+   * Another job has its unique_key. A dry run does not see this.
+   *
+   * @generated from enum value: SKIP_REASON_UNIQUE_KEY = 4;
+   */
+  UNIQUE_KEY = 4,
+
+  /**
+   * The server takes no jobs of its type any more: UNKNOWN_JOB_TYPE. A dry run does not see this.
+   *
+   * @generated from enum value: SKIP_REASON_JOB_TYPE = 5;
+   */
+  JOB_TYPE = 5,
+}
+
+/**
+ * Describes the enum jobstate.v1.SkipReason.
+ */
+export declare const SkipReasonSchema: GenEnum<SkipReason>;
+
+/**
  * WatchStart is an end of the log to begin a watch at.
  *
  * @generated from enum jobstate.v1.WatchStart
@@ -2505,6 +2937,54 @@ export declare const JobService: GenService<{
     methodKind: "unary";
     input: typeof RecreateRequestSchema;
     output: typeof RecreateResponseSchema;
+  },
+  /**
+   * RecreateMany recreates the jobs that match a filter, and that have ended, each as Recreate does.
+   *
+   * It works on the jobs that were created before the first call with its request_id, in the order of their creation,
+   * in small transactions that leave other callers most of the server's time. A call works for about 5 seconds. When it
+   * returns `more`, call again with the same request, until it does not: the server knows how far it has come, and goes
+   * on from there. So the call may be repeated at any time, also at the same time, at another server, and after a server
+   * was killed: each job is recreated once. The counts are those since the first call. Groups are skipped, and so is a
+   * job whose unique_key another job has.
+   *
+   * Without `states` in the filter, only jobs that have ended are looked at. An empty filter is refused unless `all` is
+   * set. With dry_run nothing changes.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED). At most 8 of RecreateMany, RetryMany
+   * and CancelMany may be under way at a server; beyond that they are refused with OVERLOADED.
+   *
+   * @generated from rpc jobstate.v1.JobService.RecreateMany
+   */
+  recreateMany: {
+    methodKind: "unary";
+    input: typeof RecreateManyRequestSchema;
+    output: typeof RecreateManyResponseSchema;
+  },
+  /**
+   * RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
+   *
+   * With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+   *
+   * @generated from rpc jobstate.v1.JobService.RetryMany
+   */
+  retryMany: {
+    methodKind: "unary";
+    input: typeof RetryManyRequestSchema;
+    output: typeof RetryManyResponseSchema;
+  },
+  /**
+   * CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
+   *
+   * Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
+   * cancelled by the server.
+   *
+   * @generated from rpc jobstate.v1.JobService.CancelMany
+   */
+  cancelMany: {
+    methodKind: "unary";
+    input: typeof CancelManyRequestSchema;
+    output: typeof CancelManyResponseSchema;
   },
   /**
    * StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.

@@ -13,6 +13,7 @@ from jobstate_server.domain.plan import Change, Plan
 from jobstate_server.domain.rules import (
     acquire,
     attempt,
+    bulk,
     cancel,
     claim,
     create,
@@ -45,6 +46,7 @@ JOB_RULES: JobRules = {
 PLAN_RULES: PlanRules = {
     **create.PLAN_RULES,
     **recreate.PLAN_RULES,
+    **bulk.PLAN_RULES,
     **due.PLAN_RULES,
     **maintenance.PLAN_RULES,
     **usage.PLAN_RULES,

@@ -59,6 +59,11 @@ class Problems:
         """Whether so many were found that no more are reported."""
         return len(self._found) >= PROBLEMS_MAX
 
+    @property
+    def are_any(self) -> bool:
+        """Whether any was found."""
+        return bool(self._found)
+
     def refuse(self) -> None:
         """Raise InvalidField if there is any problem."""
         if self._found:

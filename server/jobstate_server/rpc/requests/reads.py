@@ -46,6 +46,27 @@ def list_jobs(request: pb.ListRequest, reach: Reach, ahead: int) -> Page:
         InvalidField: the request is not acceptable.
     """
     problems = Problems()
+    wanted = job_filter(request, reach, ahead, problems)
+    if request.page_size < 0:
+        problems.add("page_size", f"is {request.page_size}, must not be negative")
+    if request.order not in pb.ListOrder.values():
+        problems.add("order", f"{request.order} is not a valid value of this enum")
+    after = None
+    try:
+        after = decode_page_token(request)
+    except InvalidField as refusal:
+        problems.add(refusal.field, refusal.problem)
+    problems.refuse()
+    order = Order.OLDEST_FIRST if request.order == pb.LIST_ORDER_CREATE_TIME_ASC else Order.NEWEST_FIRST
+    return Page(wanted, order, after, min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX))
+
+
+def job_filter(request: pb.ListRequest, reach: Reach, ahead: int, problems: Problems) -> JobFilter:
+    """Which jobs a request is about. It is not valid if there are problems.
+
+    Args:
+        ahead: as for ``list_jobs``.
+    """
     problems.known_values("states", request.states, job_pb2.JobState.values())
     problems.values("job_types", request.job_types, limits.FILTER_VALUES_MAX, problems.job_type)
     problems.source_id("source_id", request.source_id)
@@ -55,19 +76,11 @@ def list_jobs(request: pb.ListRequest, reach: Reach, ahead: int) -> Page:
         problems.time("create_time_from", request.create_time_from)
     if request.HasField("create_time_to"):
         problems.time("create_time_to", request.create_time_to)
-    if request.page_size < 0:
-        problems.add("page_size", f"is {request.page_size}, must not be negative")
-    if request.order not in pb.ListOrder.values():
-        problems.add("order", f"{request.order} is not a valid value of this enum")
     problems.known_values("wait_reasons", request.wait_reasons, job_pb2.WaitReason.values())
     _check_related(request, problems)
-    after = None
-    try:
-        after = decode_page_token(request)
-    except InvalidField as refusal:
-        problems.add(refusal.field, refusal.problem)
-    problems.refuse()
-    wanted = JobFilter(
+    if problems.are_any:
+        return JobFilter(reach=reach)
+    return JobFilter(
         states=tuple(sorted({JobState(state) for state in request.states})),
         job_types=tuple(sorted(set(request.job_types))),
         source_ids=(request.source_id,) if request.source_id else (),
@@ -79,8 +92,6 @@ def list_jobs(request: pb.ListRequest, reach: Reach, ahead: int) -> Page:
         wait_reasons=tuple(sorted({WaitReason(reason) for reason in request.wait_reasons})),
         reach=reach,
     )
-    order = Order.OLDEST_FIRST if request.order == pb.LIST_ORDER_CREATE_TIME_ASC else Order.NEWEST_FIRST
-    return Page(wanted, order, after, min(request.page_size or limits.PAGE_SIZE_DEFAULT, limits.PAGE_SIZE_MAX))
 
 
 def _check_related(request: pb.ListRequest, problems: Problems) -> None:

@@ -26,7 +26,7 @@ def append(connection: psycopg.Connection[Any], changes: Changes, now: int, chan
     if changes.pauses and changes.ready_types:
         written = notified_text(None, changes.ready_types)
         connection.execute(sql.NOTIFY, {"channel": channel, "written": written}, prepare=True)
-    is_ordered = changes.pauses or changes.lanes or changes.dispatch or changes.has_relations
+    is_ordered = changes.pauses or changes.lanes or changes.dispatch or changes.has_relations or changes.moved_bulk_runs
     if changes.deleted or changes.inserted or changes.attempts or changes.requests or changes.tallies or is_ordered:
         return connection.execute(sql.ADVANCE_LOG, {**values, "bytes": 0}, prepare=True)
     return connection.execute(sql.HEAD, prepare=True)

@@ -19,6 +19,7 @@ from jobstate_server.store.rows import (
     documents_of,
     is_plain_report,
     job_values,
+    moved_bulk_values,
     progress_values,
     report_values,
     request_values,
@@ -66,7 +67,7 @@ def _write_progress(connection: Connection, changed: Sequence[ChangedJob], count
 
 
 def write_rest(connection: Connection, changes: Changes) -> None:
-    """Write the attempts, the request ids and the tallies of these changes."""
+    """Write the attempts, the request ids, the bulk runs and the tallies of these changes."""
     if changes.attempts:
         sql.insert_attempts.run(connection, [attempt_values(attempt) for attempt in changes.attempts])
     if changes.amended:
@@ -76,5 +77,8 @@ def write_rest(connection: Connection, changes: Changes) -> None:
             (*request_values(stored, stored.create_sequence), stored.created_event) for stored in changes.requests
         ]
         sql.insert_requests.run(connection, values, events=len(changes.events))
+    if changes.moved_bulk_runs:
+        moved = [moved_bulk_values(run) for run in changes.moved_bulk_runs.values()]
+        sql.move_bulk_runs.run(connection, moved, count=len(moved))
     if changes.tallies:
         sql.add_tallies.run(connection, tally_values(changes.tallies))

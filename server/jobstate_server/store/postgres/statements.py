@@ -134,6 +134,20 @@ update_usage = ManyRows(
 )
 insert_requests = _insert_requests()
 """Rows end with the index of the job's first event in this transaction, or None if that is older."""
+move_bulk_runs = ManyRows(
+    "WITH moved AS (UPDATE request SET bulk = new.after, time = new.time"
+    " FROM {rows} AS new(principal, request_id, before, after, time)"
+    " WHERE request.principal = new.principal AND request.request_id = new.request_id AND request.bulk = new.before"
+    " RETURNING 1) SELECT 1 / (CASE WHEN (SELECT count(*) FROM moved) < %(count)s THEN 0 ELSE 1 END)",
+    {
+        "principal": Kind.TEXT,
+        "request_id": Kind.TEXT,
+        "before": Kind.TEXT,
+        "after": Kind.TEXT,
+        "time": Kind.INT8,
+    },
+)
+"""Fails, and the transaction with it, if another has moved one of them."""
 add_tallies = ManyRows(
     f"INSERT INTO tally AS old ({', '.join(_TALLY_COLUMNS)}) SELECT * FROM {{rows}}"
     " ON CONFLICT (job_type, measure, bucket) DO UPDATE"

@@ -311,7 +311,7 @@ class PostgresTransaction:
 
     def probe(self) -> None:
         # Request ids of callers are longer.
-        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None, False, None)
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None, False, None, None)
         with self._pipeline():
             sql.insert_requests.run(self._connection, [row], events=0)
             self._execute(sql.DELETE_REQUEST, principal=row[0], request_id=row[1])

@@ -12,6 +12,7 @@ from typing import Any
 
 from peewee import SQL, Expression, ModelSelect, PeeweeException, fn
 
+from jobstate_server.domain.bulk import MatchedJob
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.reach import EVERYTHING
@@ -28,6 +29,11 @@ from jobstate_server.store.sizes import document_bytes
 
 _ROWS_AT_ONCE = 50
 """Jobs that one statement of a list fetches: 6 MiB with the largest documents."""
+
+_MATCHED = JobRow.select(*[getattr(JobRow, name) for name in MatchedJob._fields])
+_STATE = MatchedJob._fields.index("state")
+_MATCHED_AT_ONCE = 256
+"""Jobs of which one statement reads what a bulk run needs."""
 
 KEYS_AT_FIRST_MIN = 16
 """Keys first read from each index range when several are merged. A page needs few from most ranges, and reads more
@@ -48,27 +54,42 @@ class JobPageReads(JobReads, RelationReads):
     """Reads pages of jobs: first the keys from indexes, then the jobs."""
 
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
-        newest_first = order is Order.NEWEST_FIRST
         try:
             with self._database.atomic():
-                if wanted.reach is not EVERYTHING:
-                    # The types within reach are then read like those that the caller names.
-                    narrowed = wanted.within_reach(known_job_types(self._database, None))
-                    if narrowed is None:
-                        return JobPage([], has_more=False)
-                    wanted = narrowed
-                wanted = _with_states(wanted)
-                queries = self._queries(wanted, newest_first)
                 # One key beyond the page shows whether there are more jobs.
-                sought = limit + 1
-                first = sought if len(queries) <= 1 else max(KEYS_AT_FIRST_MIN, 2 * limit // len(queries))
-                runs = [self._keys(query, after, min(first, sought)) for query in queries]
-                keys = list(islice(heapq.merge(*runs, reverse=newest_first), sought))
-                jobs = self._load_until([key for _, key in keys[:limit]], bytes_max)
+                keys = self._page_keys(wanted, order, after, limit + 1)
+                jobs = self._load_until(keys[:limit], bytes_max)
                 return JobPage(jobs, len(jobs) < len(keys), self.group_counts(jobs))
         except PeeweeException as error:
             # An error of the transaction itself. Each statement translates its own errors.
             self._translate(error)
+
+    def matching_jobs(self, wanted: JobFilter, after: Position | None, limit: int) -> list[MatchedJob]:
+        try:
+            with self._database.atomic():
+                keys = self._page_keys(wanted, Order.OLDEST_FIRST, after, limit)
+                found = []
+                for some in chunks(keys, _MATCHED_AT_ONCE):
+                    found += self._rows(_MATCHED.where(JobRow.create_sequence.in_(some)))
+        except PeeweeException as error:
+            self._translate(error)
+        jobs = [MatchedJob(*row)._replace(state=JobState(row[_STATE])) for row in found]
+        return sorted(jobs, key=lambda job: (job.create_time, job.create_sequence))
+
+    def _page_keys(self, wanted: JobFilter, order: Order, after: Position | None, limit: int) -> list[int]:
+        """The keys of the jobs on a page, in its order."""
+        newest_first = order is Order.NEWEST_FIRST
+        if wanted.reach is not EVERYTHING:
+            # The types within reach are then read like those that the caller names.
+            narrowed = wanted.within_reach(known_job_types(self._database, None))
+            if narrowed is None:
+                return []
+            wanted = narrowed
+        wanted = _with_states(wanted)
+        queries = self._queries(wanted, newest_first)
+        first = limit if len(queries) <= 1 else max(KEYS_AT_FIRST_MIN, 2 * (limit - 1) // len(queries))
+        runs = [self._keys(query, after, min(first, limit)) for query in queries]
+        return [key for _, key in islice(heapq.merge(*runs, reverse=newest_first), limit)]
 
     def _queries(self, wanted: JobFilter, newest_first: bool) -> list[_KeyQuery]:
         """The queries for the keys of the page, each in its order. Their merged keys are the page."""

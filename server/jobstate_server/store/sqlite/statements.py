@@ -81,6 +81,11 @@ class Statements:
         " WHERE attempt.create_sequence = job.create_sequence AND attempt.number = new.column2",
         4,
     )
+    move_bulk_runs = ManyRows(
+        "UPDATE request SET bulk = new.column4, time = new.column5 FROM ({rows}) AS new"
+        " WHERE request.principal = new.column1 AND request.request_id = new.column2 AND request.bulk = new.column3",
+        5,
+    )
     delete_requests = ManyRows("DELETE FROM request WHERE (principal, request_id) IN ({rows})", 2)
 
     def __init__(self, database: SqliteDatabase) -> None:

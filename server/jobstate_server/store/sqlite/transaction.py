@@ -32,6 +32,7 @@ from jobstate_server.store.rows import (
     is_plain_step,
     job_from,
     job_values,
+    moved_bulk_values,
     new_values,
     plain_change_values,
     progress_values,
@@ -166,6 +167,8 @@ class SqliteTransaction:
         if changes.requests:
             rows = [request_values(stored, first) for stored in changes.requests]
             statements.insert_requests.run(connection, rows)
+        if changes.moved_bulk_runs:
+            statements.move_bulk_runs.run(connection, list(map(moved_bulk_values, changes.moved_bulk_runs.values())))
         if changes.tallies:
             statements.add_tallies.run(connection, tally_values(changes.tallies))
         if changes.lanes or changes.dispatch or changes.pauses:
@@ -277,7 +280,7 @@ class SqliteTransaction:
 
     def probe(self) -> None:
         # Request ids of callers are longer.
-        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None, False)
+        row = ("", "probe", "", bytes(64 * 1024), "", self.now, 0, None, None, False, None)
         self._statements.insert_requests.run(self._connection, [row])
         self._statements.delete_requests.run(self._connection, [row[:2]])
 
