@@ -94,9 +94,9 @@ class Schedule:
         for task in self.tasks:
             self._next_instants[task.name] = self._next_after(task, self._clock.now())
             last = last_runs.get(task.name)
-            latest = self._latest_instant(task)
             # However long ago that was. A task that never ran is due for instants since the store was made.
-            if latest is not None and latest > (made if last is None else last.last_due):
+            latest = self._latest_after(task, made if last is None else last.last_due)
+            if latest is not None:
                 self._begin(self.run_claimed(task, latest))
             else:
                 self._take_over(task, last)
@@ -184,6 +184,13 @@ class Schedule:
         instant: datetime | None = self._triggers[task.name].get_next_fire_time(None, after + timedelta(microseconds=1))
         assert instant is not None, "the settings refuse what never comes"
         return instant
+
+    def _latest_after(self, task: Task, done: int) -> int | None:
+        """The latest scheduled instant up to now, None when there was none after ``done``."""
+        now = self._clock.now()
+        # To look forward for one instant is quick; to look back for the latest is not. ``done`` may lie far ahead.
+        is_behind = done < now and self._next_after(task, done) <= now
+        return self._latest_instant(task) if is_behind else None
 
     def _latest_instant(self, task: Task) -> int | None:
         """The latest scheduled instant up to now, None when there was none."""
