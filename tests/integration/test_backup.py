@@ -35,6 +35,9 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_tex
 LARGE_EVENTS = 8_000
 """With 64 KiB each: a store of some 500 MiB."""
 
+MORE_THAN_A_STEP = 1_000
+"""So many take several steps of a backup, each of which copies 16 MiB."""
+
 
 def ignore(done: int, total: int) -> None:
     """No interest in progress."""
@@ -69,7 +72,7 @@ def test_a_backup_is_the_same_store_and_its_owners_alone(store: Path, tmp_path: 
 async def test_a_backup_of_500_mib_ends_although_a_change_is_committed_between_any_two_of_its_steps(
     store: Path, tmp_path: Path, clock: WatchedClock
 ) -> None:
-    make_large(store)
+    make_large(store, LARGE_EVENTS)
     async with serving(store, clock) as running:
         loop = asyncio.get_running_loop()
         committed: list[str] = []
@@ -89,13 +92,13 @@ async def test_a_backup_of_500_mib_ends_although_a_change_is_committed_between_a
     assert found == {"before"}, "the backup is the store as it was when it began"
 
 
-def make_large(path: Path) -> None:
-    """Append events without jobs of their own, as large as events can be."""
+def make_large(path: Path, events: int) -> None:
+    """Append events without jobs of their own, as large as events can be: 16 in a mebibyte."""
     with closing(sqlite3.connect(path)) as connection, connection:
         (head,) = connection.execute("SELECT head FROM log").fetchone()
-        rows = ((head + n, 1, "done", "t", "", "", 4, b"x" * 65_536) for n in range(1, LARGE_EVENTS + 1))
+        rows = ((head + n, 1, "done", "t", "", "", 4, b"x" * 65_536) for n in range(1, events + 1))
         connection.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        connection.execute("UPDATE log SET head = head + ?, bytes = bytes + ?", (LARGE_EVENTS, LARGE_EVENTS * 65_536))
+        connection.execute("UPDATE log SET head = head + ?, bytes = bytes + ?", (events, events * 65_536))
 
 
 async def test_a_restored_backup_serves_from_where_it_was_made(
@@ -193,7 +196,7 @@ def python(program: str, *arguments: object) -> list[str]:
 def test_a_backup_killed_on_its_way_leaves_no_file_of_its_name_and_the_next_one_takes_its_place(
     store: Path, tmp_path: Path
 ) -> None:
-    make_large(store)
+    make_large(store, MORE_THAN_A_STEP)
     destination = tmp_path / "backup.db"
     partial = tmp_path / "backup.db.partial"
     with subprocess.Popen(
@@ -232,7 +235,7 @@ def test_a_backup_that_is_interrupted_leaves_nothing(
 
 
 def test_a_backup_without_room_says_so_and_leaves_nothing(store: Path, tmp_path: Path) -> None:
-    make_large(store)
+    make_large(store, MORE_THAN_A_STEP)
     limit = 8 * 1024 * 1024
     command = [sys.executable, "-m", "jobstate_server", "backup", "--store", f"sqlite:///{store}"]
 

@@ -28,6 +28,9 @@ JAVA = "Java 17 or newer and Maven, on Debian: apt-get install default-jdk-headl
 LIBRARIES = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-dependencies"
 """Brings what an example needs into its target/dependency, so that it runs without the seconds that Maven takes."""
 
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""Options of a Java that runs for seconds. To optimize for hours, as is the default, is more than half of a build."""
+
 
 class Maven:
     """Maven with a repository apart from the user's own, in pytest's cache."""
@@ -53,7 +56,7 @@ class Maven:
         return subprocess.run(
             [self._program, "--batch-mode", "--no-transfer-progress", *words],
             cwd=cwd,
-            env=os.environ | {"MAVEN_OPTS": f"-Dmaven.repo.local={self._repository}"},
+            env=os.environ | {"MAVEN_OPTS": " ".join((*SHORT_LIVED, f"-Dmaven.repo.local={self._repository}"))},
             capture_output=True,
             text=True,
             check=False,
@@ -93,7 +96,7 @@ def programs(maven: Maven, workspace: Path) -> Programs:
     java = need("java", install=JAVA)
     command: list[str | Path] = [
         java,
-        "-XX:TieredStopAtLevel=1",
+        *SHORT_LIVED,
         "-classpath",
         f"{target / 'classes'}:{target / 'dependency'}/*",
     ]
