@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
 
 from jobstate_client import AsyncClient, Client
-from jobstate_client.testing import JobstateServer, serving
+from jobstate_client.testing import JobstateServer
 
 from ..support.ports import ReservedPort
+from ..support.ready_stores import make_ready
 
 # A slow machine is no failure.
 settings.register_profile("client", deadline=None)
@@ -20,11 +23,13 @@ settings.load_profile("client")
 @pytest.fixture
 def server() -> Iterator[JobstateServer]:
     """A server in its own thread. The test moves its clock."""
-    with (
-        ReservedPort() as port,
-        serving(job_types={"resting": {"auto_retry": False}}, listen=port.address) as server,
-    ):
-        yield server
+    with ReservedPort() as port, TemporaryDirectory(prefix="jobstate-test-") as folder:
+        make_ready(Path(folder) / "jobs.db")
+        server = JobstateServer(Path(folder), job_types={"resting": {"auto_retry": False}}, listen=port.address)
+        try:
+            yield server
+        finally:
+            server.close()
 
 
 @pytest.fixture

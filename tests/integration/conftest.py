@@ -24,8 +24,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store of each kind in turn, which is not there yet."""
-    return postgres_server().new_store() if request.param == "postgres" else f"sqlite:///{tmp_path / 'jobs.db'}"
+    """The URL of a store of each kind in turn, with nothing in it."""
+    return postgres_server().ready_store() if request.param == "postgres" else f"sqlite:///{tmp_path / 'jobs.db'}"
 
 
 @pytest.fixture

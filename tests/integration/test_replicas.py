@@ -57,7 +57,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 @pytest.fixture
 def url() -> str:
     """The URL of a store that is not there yet."""
-    return postgres_server().new_store()
+    return postgres_server().ready_store()
 
 
 @asynccontextmanager

@@ -31,7 +31,7 @@ STARTED, CLAIMED = event_pb2.EVENT_TYPE_STARTED, event_pb2.EVENT_TYPE_CLAIMED
 @pytest.fixture
 def url() -> str:
     """The URL of a store that is not there yet."""
-    return postgres_server().new_store()
+    return postgres_server().ready_store()
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ TYPES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def url() -> str:
     """The URL of a store that is not there yet."""
-    return postgres_server().new_store()
+    return postgres_server().ready_store()
 
 
 @asynccontextmanager

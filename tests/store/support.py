@@ -29,6 +29,7 @@ from jobstate_server.store.records import (
 from jobstate_server.store.sqlite.store import SqliteStore
 
 from ..support.postgres import postgres_server
+from ..support.ready_stores import make_ready
 
 PATIENCE_S = 30.0
 """How long a test waits for a thread or process before it fails; nothing that works comes near."""
@@ -47,14 +48,17 @@ class Home(Protocol):
     """Where one store lives. Opened again after a close, it is the same store."""
 
     def open(self, clock: Clock) -> Store:
-        """Open the store, made at the first time."""
+        """Open the store, which is made if it is not there."""
 
 
 class Backend(Protocol):
     """A kind of store."""
 
-    def new_home(self) -> Home:
+    def empty_home(self) -> Home:
         """A place in which no store has been yet."""
+
+    def new_home(self) -> Home:
+        """A place of its own, with a store in which nothing is."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,14 @@ class SqliteBackend:
         self._directory = directory
         self._count = 0
 
-    def new_home(self) -> SqliteHome:
+    def empty_home(self) -> SqliteHome:
         self._count += 1
         return SqliteHome(self._directory / f"{self._count}.db")
+
+    def new_home(self) -> SqliteHome:
+        home = self.empty_home()
+        make_ready(home.path)
+        return home
 
 
 @dataclass(frozen=True)
@@ -95,8 +104,11 @@ class PostgresBackend:
     def __init__(self, directory: Path) -> None:
         del directory
 
-    def new_home(self) -> PostgresHome:
+    def empty_home(self) -> PostgresHome:
         return PostgresHome(postgres_server().new_store())
+
+    def new_home(self) -> PostgresHome:
+        return PostgresHome(postgres_server().ready_store())
 
 
 BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": SqliteBackend, "postgres": PostgresBackend}

@@ -31,6 +31,7 @@ from .support import (
     ANY_EVENT,
     ANY_JOB,
     UNBOUNDED,
+    Backend,
     Home,
     PostgresHome,
     a_job,
@@ -80,6 +81,12 @@ OLDER = [
     a_job("a", create_sequence=0, version=1, create_time=20, ready_time=20),
 ]
 """Made before a job knew the sequence of its first event."""
+
+
+@pytest.fixture
+def home(backend: Backend) -> Home:
+    """A place in which no store has been yet."""
+    return backend.empty_home()
 
 
 def upgraded(home: Home) -> None:

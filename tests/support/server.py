@@ -22,6 +22,7 @@ from jobstate_server.clock import Clock
 from jobstate_server.config import Settings
 
 from .clock import PATIENCE_S
+from .ready_stores import make_ready
 
 HARDLY_EVER = "0 0 29 2 *"
 """A schedule that does not fire while a test runs. APScheduler reads the clock of the machine, not that of the test."""
@@ -81,7 +82,9 @@ def settings_for(path: Path, **settings: Any) -> Settings:
 
 @asynccontextmanager
 async def serving(path: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Running]:
-    """A server on the file at ``path``, stopped at the end of the block."""
+    """A server on the file at ``path``, which need not be there, stopped at the end of the block."""
+    if "store" not in settings:
+        make_ready(path)
     server = Server(settings_for(path, **settings), clock)
     await server.start()
     try:

@@ -14,8 +14,8 @@ from .support import opened_at
 
 @pytest.fixture
 def url() -> str:
-    """The URL of a store that does not exist yet."""
-    return postgres_server().new_store()
+    """The URL of a store with nothing in it."""
+    return postgres_server().ready_store()
 
 
 @pytest.fixture

@@ -24,6 +24,12 @@ from ..support import an_event, keep_events
 from .support import opened_at, rows
 
 
+@pytest.fixture
+def url() -> str:
+    """The URL of a store that does not exist yet."""
+    return postgres_server().new_store()
+
+
 def refusal_of(url: str) -> str:
     """Why the store cannot be opened."""
     with pytest.raises(CannotOpen) as caught:

@@ -35,6 +35,12 @@ INDEXES = (
 )
 
 
+@pytest.fixture
+def url() -> str:
+    """The URL of a store that does not exist yet."""
+    return postgres_server().new_store()
+
+
 def made_by_the_models(url: str) -> None:
     """Have peewee make the tables of the models at this URL."""
     database = Postgres(url, {})

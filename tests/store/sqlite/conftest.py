@@ -9,6 +9,7 @@ import pytest
 
 from jobstate_server.store.sqlite.store import SqliteStore
 
+from ...support.ready_stores import make_ready
 from .support import opened_at
 
 
@@ -20,5 +21,6 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[SqliteStore]:
+    make_ready(path)
     with opened_at(path) as store:
         yield store
