@@ -5,6 +5,7 @@ The errors are those of ``errors.__all__``.
 
 from jobstate_client.aio.client import AsyncClient as AsyncClient
 from jobstate_client.aio.group import AsyncGroup as AsyncGroup
+from jobstate_client.aio.updates import AsyncUpdates as AsyncUpdates
 from jobstate_client.aio.watch import AsyncWatch as AsyncWatch
 from jobstate_client.aio.worker import AsyncWorker as AsyncWorker
 from jobstate_client.core.channel import TLS as TLS
@@ -56,10 +57,12 @@ from jobstate_client.core.values import NewJob as NewJob
 from jobstate_client.core.values import SnapshotJob as SnapshotJob
 from jobstate_client.core.values import SnapshotStarted as SnapshotStarted
 from jobstate_client.core.values import Synced as Synced
+from jobstate_client.core.values import Updated as Updated
 from jobstate_client.core.values import WatchItem as WatchItem
 from jobstate_client.errors import *  # noqa: F403 - errors.__all__ names them
 from jobstate_client.sync.client import Client as Client
 from jobstate_client.sync.group import Group as Group
+from jobstate_client.sync.updates import Updates as Updates
 from jobstate_client.sync.watch import Watch as Watch
 from jobstate_client.sync.worker import Worker as Worker
 

@@ -25,13 +25,14 @@ HEAD = """\
 Made from the docstrings of [the client](../client/jobstate_client) by `make generate`; edit these instead of this page.
 [The page on the client](clients.md) says how to use it.
 
-`AsyncClient` has the same methods as `Client`, to be awaited, and so have `AsyncWorker`, `AsyncWatch` and `AsyncGroup`.
+`AsyncClient` has the same methods as `Client`, to be awaited, and so have the other classes
+whose names begin with `Async`.
 """
 
 SECTIONS = {
     "Clients": ("Client", "AsyncClient", "TLS"),
     "Work": ("Run", "Worker", "AsyncWorker", "JobFailure", "NonRetryable", "Release"),
-    "Groups and watches": ("Group", "AsyncGroup", "Watch", "AsyncWatch"),
+    "Groups, updates and watches": ("Group", "AsyncGroup", "Updates", "AsyncUpdates", "Watch", "AsyncWatch"),
 }
 """The classes in the order of the page. Then come values, names of values, and errors."""
 

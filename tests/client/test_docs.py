@@ -83,11 +83,11 @@ async def test_with_asyncio_those_calls_are_awaited_that_the_page_says(server: J
     async with server.async_client() as client:
         worker = client.worker(idle, job_types=["resting"])
         listings = [client.list(), client.lanes("resting")]
-        made: list[Any] = [client.run(NewJob("resting")), client.watch(), *listings, worker]
+        made: list[Any] = [client.run(NewJob("resting")), client.watch(), client.updates(), *listings, worker]
         others = public(AsyncClient) - set(calls)
         job = await client.create("resting")
 
-        assert set(calls) == {"run", "watch", "list", "lanes", "worker"}
+        assert set(calls) == {"run", "watch", "list", "lanes", "updates", "worker"}
         assert not [each for each in made if inspect.isawaitable(each)]
         async with client.run(job) as run:
             assert not [name for name in of_a_run if inspect.iscoroutinefunction(getattr(run, name))]

@@ -18,6 +18,7 @@ from jobstate_client.aio.cancellation import is_cancelling
 from jobstate_client.aio.group import AsyncGroup
 from jobstate_client.aio.report_sender import AsyncReportSender
 from jobstate_client.aio.run_context import AsyncRunContext
+from jobstate_client.aio.updates import AsyncUpdates
 from jobstate_client.aio.watch import AsyncWatch
 from jobstate_client.aio.worker import AsyncWorker
 from jobstate_client.core.batches import Batches, Made
@@ -93,7 +94,7 @@ class AsyncClient(AsyncMethods):
         self._closed = asyncio.Event()
         self._heartbeat_intervals = HeartbeatIntervals()
         self._lookup_lock = asyncio.Lock()
-        self._watches: weakref.WeakSet[AsyncWatch[Any]] = weakref.WeakSet()
+        self._watches: weakref.WeakSet[AsyncWatch[Any] | AsyncUpdates] = weakref.WeakSet()
         self._connections = WatchConnections()
         self._watch_channels: dict[int, grpc.aio.Channel] = {}
 
@@ -197,6 +198,12 @@ class AsyncClient(AsyncMethods):
             JobExists: there is a job with this id.
         """
         return AsyncGroup(self, new_group(job_type, tolerated_failures, on_excess, fields), patience)
+
+    def updates(self, *, patience: Span = PATIENCE_S) -> AsyncUpdates:
+        """Change many jobs over one stream: ``async with client.updates() as updates:``. See ``Client.updates``."""
+        updates = AsyncUpdates(self._stub("StreamUpdates"), self._lifetime, seconds(patience, "patience"))
+        self._watches.add(updates)
+        return updates
 
     def worker(
         self,

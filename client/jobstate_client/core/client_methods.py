@@ -10,6 +10,7 @@ from jobstate_client.core.methods import (
     sync_batches,
     sync_listing,
     sync_method,
+    update_method,
 )
 
 
@@ -79,3 +80,17 @@ class AsyncMethods:
     cleanup = async_method(maintenance.cleanup)
     check_health = async_method(maintenance.check_health)
     tasks = async_method(maintenance.tasks)
+
+
+class UpdateMethods:
+    """The operations of the updates of both clients."""
+
+    create = update_method(creating.create)
+    start = update_method(operations.start)
+    progress = update_method(operations.progress)
+    complete = update_method(operations.complete)
+    fail = update_method(operations.fail)
+    release = update_method(dispatch.release)
+    report_usage = update_method(operations.report_usage)
+    retry = update_method(operations.retry)
+    cancel = update_method(operations.cancel)

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from jobstate_client.core.batches import Batches
 from jobstate_client.core.calls import Call, Pages
+from jobstate_client.core.update_queue import request_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +44,11 @@ def async_listing(build: Callable[P, Pages[T]]) -> Callable[Concatenate[Any, P],
 def async_batches(build: Callable[P, Batches[T]]) -> Callable[Concatenate[Any, P], Awaitable[tuple[T, ...]]]:
     """A method whose results are awaited together."""
     return _method(build, lambda client, batches: client._invoke_all(batches))
+
+
+def update_method(build: Callable[P, Call[Any]]) -> Callable[Concatenate[Any, P], Any]:
+    """A method that sends the request over the stream of updates, and returns what its client returns for that."""
+    return _method(build, lambda updates, call: updates._send(request_of(call)))
 
 
 def _method(build: Callable[..., Any], run: Callable[[Any, Any], Any]) -> Callable[..., Any]:

@@ -52,8 +52,8 @@ def id_of(job: JobRef, name: str = "job") -> str:
 
 
 def attempt_of(job: JobRef, attempt: int | None) -> int | None:
-    """The attempt that a report names: the given one, or that of a ``Job``."""
-    if attempt is not None or not isinstance(job, v.Job):
+    """The attempt that a report names: the given one, or that of a ``Job`` or ``Updated``."""
+    if attempt is not None or not isinstance(job, v.Job | v.Updated):
         return attempt
     return job.attempt or None
 

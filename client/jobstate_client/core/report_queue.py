@@ -135,7 +135,7 @@ class ReportQueue:
         try_later = False
         for (reports, update), outcome in zip(batch.sent, response.outcomes, strict=True):
             reports.in_flight -= 1
-            error = _error_of(outcome)
+            error = error_of(outcome)
             if isinstance(error, e.TryLater):
                 try_later = True
                 reports.requeue(update)
@@ -158,7 +158,7 @@ class ReportQueue:
             # The newest first, so that each report is merged under those that came after it.
             for reports, update in reversed(self._in_flight.pop().sent):
                 reports.in_flight -= 1
-                if error is None or _is_transient(error):
+                if error is None or is_transient(error):
                     reports.requeue(update)
                 else:
                     reports.handle_answer(update, error)
@@ -174,14 +174,15 @@ def answer_timed_out() -> e.Unreachable:
     return e.Unreachable(f"a batch of reports was not answered within {ANSWER_TIMEOUT_S:g} s: the stream is dead")
 
 
-def _is_transient(error: e.JobStateError) -> bool:
+def is_transient(error: e.JobStateError) -> bool:
     """Whether another stream may succeed. Of gRPC's own codes only these three would come again on every stream."""
     if isinstance(error, e.TransportError):
         return error.code is None or error.code.name not in {"UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
     return isinstance(error, e.TryLater | e.InternalError)
 
 
-def _error_of(outcome: pb.UpdateOutcome) -> e.JobStateError | None:
+def error_of(outcome: pb.UpdateOutcome) -> e.JobStateError | None:
+    """The error that an update was refused with; None if it was not."""
     if not outcome.HasField("refusal"):
         return None
     refusal = outcome.refusal

@@ -245,6 +245,19 @@ class CreatedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Updated:
+    """What an update of ``Client.updates`` has made of its job. Pass it on instead of the job."""
+
+    id: str
+    version: int
+    attempt: int
+    """After the update. Reports that are given this value name that attempt."""
+    state: State
+    existing: bool = False
+    """Whether a create made no job, because this one has the same unique key."""
+
+
+@dataclass(frozen=True, slots=True)
 class Detail:
     """The details of an event. Which fields are set depends on its type."""
 

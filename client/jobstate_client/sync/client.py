@@ -39,6 +39,7 @@ from jobstate_client.sync.group import Group
 from jobstate_client.sync.report_sender import ReportSender
 from jobstate_client.sync.run_context import RunContext
 from jobstate_client.sync.timeouts import Timeouts
+from jobstate_client.sync.updates import Updates
 from jobstate_client.sync.watch import Watch
 from jobstate_client.sync.worker import Worker
 
@@ -91,7 +92,7 @@ class Client(SyncMethods):
         self._made_report_sender: ReportSender | None = None
         self._heartbeat_intervals = HeartbeatIntervals()
         self._lookup_lock = threading.Lock()
-        self._watches: weakref.WeakSet[Watch[Any]] = weakref.WeakSet()
+        self._watches: weakref.WeakSet[Watch[Any] | Updates] = weakref.WeakSet()
         self._timeouts = Timeouts()
         self._connections = WatchConnections()
         self._watch_channels: dict[int, grpc.Channel] = {}
@@ -230,6 +231,17 @@ class Client(SyncMethods):
             JobExists: there is a job with this id.
         """
         return Group(self, new_group(job_type, tolerated_failures, on_excess, fields), patience)
+
+    def updates(self, *, patience: Span = PATIENCE_S) -> Updates:
+        """Change many jobs over one stream: ``with client.updates() as updates:``. See ``Updates``.
+
+        The end of the block waits for the answers. After a server was away for longer than ``patience``, what waits
+        fails with its error.
+        """
+        updates = Updates(self._stub("StreamUpdates"), self._lifetime, self._timeouts, seconds(patience, "patience"))
+        with self._lock:
+            self._watches.add(updates)
+        return updates
 
     def worker(
         self,
