@@ -10,10 +10,7 @@ import logging
 import secrets
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
-
-from apscheduler.triggers.cron import CronTrigger
 
 from jobstate_server.clock import Clock, Timer
 from jobstate_server.domain.durations import SECOND
@@ -22,22 +19,13 @@ from jobstate_server.engine.alarm import Alarm
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.pace import pause
 from jobstate_server.engine.readers import Readers
+from jobstate_server.maintenance.instants import Instants
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.task import StillClaimed, Task
 from jobstate_server.store.base import REPLICA_LEASE
 from jobstate_server.store.records import TaskRun
 
 log = logging.getLogger(__name__)
-
-_LOOK_BACK_SPANS = (
-    timedelta(hours=1),
-    timedelta(days=1),
-    timedelta(days=32),
-    timedelta(days=366),
-    timedelta(days=9 * 366),
-)
-"""How far back to search for the latest instant, step by step: frequent instants are found at once, and rare ones are
-few. The rarest is 29 February, with eight years between two around 2100."""
 
 CHECK_INTERVAL = 30 * SECOND
 """Longest wait before reading the time again: when time jumps past an instant, that is noticed within this."""
@@ -80,7 +68,7 @@ class Schedule:
         self._is_shared = is_shared
         self._run_locks = run_locks
         self._abandoned_timer: Timer | None = None
-        self._triggers = {task.name: CronTrigger.from_crontab(task.schedule, timezone=UTC) for task in self.tasks}
+        self._instants = {task.name: Instants(task.schedule) for task in self.tasks}
         self._next_instants: dict[str, int] = {}
         self._alarm = Alarm(clock)
         self._runs: set[asyncio.Task[None]] = set()
@@ -92,10 +80,10 @@ class Schedule:
             lambda reader: (reader.task_runs(), reader.create_time()), is_short=True
         )
         for task in self.tasks:
-            self._next_instants[task.name] = self._next_after(task, self._clock.now())
+            self._next_instants[task.name] = self._instants[task.name].next_after(self._clock.now())
             last = last_runs.get(task.name)
             # However long ago that was. A task that never ran is due for instants since the store was made.
-            latest = self._latest_after(task, made if last is None else last.last_due)
+            latest = self._instants[task.name].latest(made if last is None else last.last_due, self._clock.now())
             if latest is not None:
                 self._begin(self.run_claimed(task, latest))
             else:
@@ -113,9 +101,9 @@ class Schedule:
         now = self._clock.now()
         try:
             for task in self.tasks:
-                due = self._latest_instant(task) if self._next_instants[task.name] <= now else None
+                due = self._instants[task.name].latest(self._next_instants[task.name] - 1, now)
                 if due is not None:
-                    self._next_instants[task.name] = self._next_after(task, now)
+                    self._next_instants[task.name] = self._instants[task.name].next_after(now)
                     self._begin(self.run_claimed(task, due))
         finally:
             self._wake_later()
@@ -173,37 +161,9 @@ class Schedule:
         last_runs = await self._readers.run(lambda reader: reader.task_runs(), is_short=True)
         now = self._clock.now()
         return [
-            TaskState(task.name, task.schedule, last_runs.get(task.name), self._next_after(task, now))
+            TaskState(task.name, task.schedule, last_runs.get(task.name), self._instants[task.name].next_after(now))
             for task in self.tasks
         ]
-
-    def _next_after(self, task: Task, now: int) -> int:
-        return _micros(self._next(task, _moment(now)))
-
-    def _next(self, task: Task, after: datetime) -> datetime:
-        instant: datetime | None = self._triggers[task.name].get_next_fire_time(None, after + timedelta(microseconds=1))
-        assert instant is not None, "the settings refuse what never comes"
-        return instant
-
-    def _latest_after(self, task: Task, done: int) -> int | None:
-        """The latest scheduled instant up to now, None when there was none after ``done``."""
-        now = self._clock.now()
-        # To look forward for one instant is quick; to look back for the latest is not. ``done`` may lie far ahead.
-        is_behind = done < now and self._next_after(task, done) <= now
-        return self._latest_instant(task) if is_behind else None
-
-    def _latest_instant(self, task: Task) -> int | None:
-        """The latest scheduled instant up to now, None when there was none."""
-        now = _moment(self._clock.now())
-        for span in _LOOK_BACK_SPANS:
-            latest = None
-            instant = self._next(task, now - span)
-            while instant <= now:
-                latest = instant
-                instant = self._next(task, instant)
-            if latest is not None:
-                return _micros(latest)
-        return None
 
     async def run_claimed(self, task: Task, due: int) -> None:
         """Run a task for a scheduled instant, unless it has run. Repeats the run when the store fails meanwhile."""
@@ -245,11 +205,3 @@ class Schedule:
         except Exception:
             log.exception("a task failed", extra={"task": task.name})
             return "failed; the log says why"
-
-
-def _moment(time: int) -> datetime:
-    return datetime.fromtimestamp(time / SECOND, UTC)
-
-
-def _micros(moment: datetime) -> int:
-    return round(moment.timestamp() * SECOND)
