@@ -116,7 +116,7 @@ def test_a_run_is_taken_over_once_the_lease_of_its_replica_has_run_out(
 
     assert claim(store, 10, "second", "heir")
 
-    assert reader.task_runs()["task"] == ("task", 10, "second", clock.now(), None, "", "heir")
+    assert reader.task_runs()["task"] == ("task", 10, "second", clock.now(), None, "", "heir", "", "")
     with store.transaction() as transaction:
         assert not transaction.task_is_ours("task", "first")
         assert transaction.task_is_ours("task", "second")

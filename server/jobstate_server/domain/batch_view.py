@@ -104,5 +104,9 @@ class View(Protocol):
     def unique_holder(self, key: UniqueKey) -> Job | None:
         """The job that has this unique key."""
 
+    def latest_instant(self, task: str) -> int | None:
+        """The latest instant of a recurring entry that needs no job any more. None if another replica has the entry in
+        hand, or it is not stored."""
+
     def check_request_room(self, count: int) -> None:
         """Raise Overloaded unless ``count`` more request ids can be stored."""

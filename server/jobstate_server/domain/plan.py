@@ -11,6 +11,7 @@ from jobstate_server.domain.commands import Command, Request
 from jobstate_server.domain.events import Event
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
 from jobstate_server.domain.needs import NewNeed, ResolvedNeed
+from jobstate_server.domain.recurring import TakenInstant
 
 
 class LaneHold(NamedTuple):
@@ -99,5 +100,7 @@ class Plan(NamedTuple):
     """Whether ready jobs were found that are members of stopping groups. They took the places of others."""
     bulk: BulkStep | None = None
     """How a bulk run begins or goes on. Nothing else is then in the plan."""
+    instant: TakenInstant | None = None
+    """The instant that has its job from now on."""
     has_more: bool = False
     """Whether the same command would have more to do at once, in a transaction of its own."""

@@ -99,3 +99,5 @@ class Reads:
     """Jobs among ``job_ids`` whose unique keys others may have now."""
     job_types: set[str] = field(default_factory=set)
     """Types of the jobs to create. The rules need to know whether these types ever had a job."""
+    tasks: set[str] = field(default_factory=set)
+    """Recurring entries of which instants may have their jobs already."""

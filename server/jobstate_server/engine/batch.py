@@ -92,6 +92,7 @@ class Batch:
         self._pauses: list[PauseOutcome] = []
         self._unique = dict(loaded.unique)
         self.relations = BatchRelations(loaded, self.jobs, read_groups)
+        self._instants = dict(loaded.instants)
         self._group_due: int | None = None
         self.has_stopped_members = False
         """Whether members of stopping groups were cancelled that stood in the way of others."""
@@ -155,6 +156,9 @@ class Batch:
         if plan.commands is not None:
             return self._decide_following(plan.commands)
         self.has_stopped_members |= plan.has_stopped
+        if plan.instant is not None:
+            self._changes.instants.append(plan.instant)
+            self._instants[plan.instant.task] = plan.instant.due
         answered = plan.changes[: plan.answered]
         jobs = tuple([change.after for change in answered])
         if plan.request is not None:
@@ -241,6 +245,9 @@ class Batch:
 
     def bulk_progress(self, request: Request) -> BulkProgress | None:
         return self._calls.bulk(request)
+
+    def latest_instant(self, task: str) -> int | None:
+        return self._instants.get(task)
 
     def check_request_room(self, count: int) -> None:
         self._calls.check_room(count)

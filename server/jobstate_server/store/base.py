@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from jobstate_server.domain.bulk import MatchedJob
-from jobstate_server.domain.durations import DAY, MINUTE, SECOND
+from jobstate_server.domain.durations import DAY, SECOND
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, Job, JobState
@@ -44,6 +44,7 @@ from jobstate_server.store.records import (
     TypeRecord,
 )
 from jobstate_server.store.relation_records import StoredGroup, StoredNeed
+from jobstate_server.store.task_runs import TaskRuns
 
 EVENTS_SCANNED_MAX = 10_000
 """Sequences that one filtered ``Reader.events`` scans: about 10 ms, so that a rare match does not delay other reads."""
@@ -54,9 +55,6 @@ TRIM_BYTES_MAX = 2 * 1024 * 1024
 REPLICA_LEASE = 10 * SECOND
 """A replica that has not renewed its lease for this long is considered dead, and others take over its tasks. Several
 times the renewal interval, so that a busy replica keeps its lease."""
-
-TASK_AHEAD_MAX = 1 * MINUTE
-"""How far in the future a scheduled instant may be when its run is claimed. Clocks of replicas differ by less."""
 
 REPLICA_FORGOTTEN = 1 * DAY
 """How long a dead replica stays in the table, for operators to see."""
@@ -102,7 +100,7 @@ class StoredTimes(Protocol):
         """Remove nothing because of its age before ``until``. Never shortens the suspension."""
 
 
-class Transaction(Protocol):
+class Transaction(TaskRuns, Protocol):
     """One write transaction. Used by one thread, the committer's."""
 
     now: int
@@ -216,20 +214,6 @@ class Transaction(Protocol):
 
     def reopen_lanes(self) -> None:
         """Open the lanes that are closed for their rate, which may have changed. The next pick judges them anew."""
-
-    def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
-        """Claim the run of a task for the scheduled instant ``due``. False when it, or a later one, is already claimed.
-
-        A run that has not ended can be taken over for the same instant, once its replica has not renewed its lease
-        for ``REPLICA_LEASE``. A claimed instant more than ``TASK_AHEAD_MAX`` ahead of now is ignored: it was claimed
-        while a clock was wrong.
-        """
-
-    def finish_task(self, name: str, token: str, outcome: str) -> None:
-        """Record how the run with this ``token`` ended. Does nothing when another run has taken over."""
-
-    def task_is_ours(self, name: str, token: str) -> bool:
-        """Whether the run with this token still holds the task."""
 
     def renew(self, replica: str) -> None:
         """Renew the lease of this replica. Deletes leases older than ``REPLICA_FORGOTTEN``."""

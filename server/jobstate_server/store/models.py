@@ -331,6 +331,8 @@ class TaskRunRow(Model):
     end_time = BigIntegerField(null=True)
     outcome = TextField()
     replica = TextField(constraints=[SQL("DEFAULT ''")])
+    definition = TextField(constraints=[SQL("DEFAULT ''")])
+    job_id = TextField(constraints=[SQL("DEFAULT ''")])
 
     class Meta:
         table_name = "task_run"

@@ -13,6 +13,7 @@ from jobstate_server.domain.job import Attempt, FinishedJob, Job, JobState
 from jobstate_server.domain.needs import OpenNeeds, ResolvedNeed
 from jobstate_server.domain.plan import TypePause
 from jobstate_server.domain.reads import Due, Finished
+from jobstate_server.domain.recurring import TakenInstant
 from jobstate_server.domain.statistics import TallyKey
 from jobstate_server.domain.turns import LaneState, TypeState
 from jobstate_server.domain.wait_order import from_text, settled, to_text
@@ -182,6 +183,8 @@ class Changes:
     groups: list[GroupChange] = field(default_factory=list)
     """At most one of each group."""
     group_guards: list[GroupGuard] = field(default_factory=list)
+    instants: list[TakenInstant] = field(default_factory=list)
+    """Instants of recurring entries whose jobs are inserted here."""
     now: int = 0
     """The time of the transaction."""
     ready_types: list[str] = field(default_factory=list)
@@ -227,6 +230,8 @@ class Loaded:
     """For the due jobs that are final, by id. The jobs that have the needs are among ``jobs``, and locked."""
     unfinished_members: dict[str, list[str]] = field(default_factory=dict)
     """The ids of members of the due groups that are stopping, by the group's id. They are among ``jobs``, locked."""
+    instants: dict[str, int] = field(default_factory=dict)
+    """The latest instants of the recurring entries, locked. Without those that another replica has locked."""
 
 
 class ReadyFound(NamedTuple):
@@ -332,6 +337,10 @@ class TaskRun(NamedTuple):
     outcome: str
     replica: str
     """The replica that runs it, or ran it."""
+    definition: str = ""
+    """Of a recurring entry: its schedule and time zone. Empty once no server has the entry any more."""
+    job_id: str = ""
+    """Of a recurring entry: the job of its last instant. Empty before the first."""
 
 
 class Ended(NamedTuple):

@@ -24,6 +24,7 @@ from jobstate_server.domain.rules import (
     pause,
     ready,
     recreate,
+    recurring,
     release,
     retry,
     usage,
@@ -54,6 +55,7 @@ PLAN_RULES: PlanRules = {
     **pause.PLAN_RULES,
     **needs.PLAN_RULES,
     **groups.PLAN_RULES,
+    **recurring.PLAN_RULES,
 }
 
 

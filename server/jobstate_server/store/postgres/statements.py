@@ -366,6 +366,25 @@ TASK_IS_OURS = b"SELECT 1 FROM task_run WHERE name = %(name)s AND token = %(toke
 FINISH_TASK = (
     b"UPDATE task_run SET end_time = %(now)s, outcome = %(outcome)s WHERE name = %(name)s AND token = %(token)s"
 )
+NOTE_RECURRING = (
+    b"INSERT INTO task_run AS held (name, last_due, token, start_time, outcome, definition)"
+    b" SELECT name, %(wall)s, '', %(now)s, '', definition"
+    b" FROM unnest(%(names)s, %(definitions)s) AS noted (name, definition) ORDER BY name"
+    b" ON CONFLICT (name) DO UPDATE SET definition = excluded.definition,"
+    b" last_due = GREATEST(held.last_due, excluded.last_due) WHERE held.definition <> excluded.definition"
+)
+RETIRE_RECURRING = (
+    b"UPDATE task_run SET definition = '' WHERE name LIKE %(recurring)s AND definition <> ''"
+    b" AND NOT name = ANY(%(names)s)"
+)
+FORGET_RECURRING = (
+    b"DELETE FROM task_run WHERE name LIKE %(recurring)s AND last_due < %(before)s AND NOT name = ANY(%(names)s)"
+)
+LOCK_INSTANTS = b"SELECT name, last_due FROM task_run WHERE name = ANY(%(names)s) ORDER BY name FOR UPDATE SKIP LOCKED"
+TAKE_INSTANT = (
+    b"UPDATE task_run SET last_due = %(due)s, start_time = %(now)s, end_time = %(now)s, outcome = %(outcome)s,"
+    b" replica = %(replica)s, job_id = %(job_id)s WHERE name = %(name)s"
+)
 RENEW = (
     b"INSERT INTO replica (id, renew_time) VALUES (%(replica)s, %(now)s)"
     b" ON CONFLICT (id) DO UPDATE SET renew_time = excluded.renew_time"

@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.job import FinishedJob, Job
 from jobstate_server.domain.reads import Due, Finished, FoundPlace, LaneRange, Reads, Ready, Selection, StateOf
-from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
+from jobstate_server.store.base import REPLICA_FORGOTTEN, TRIM_BYTES_MAX
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
 from jobstate_server.store.event_check import event_check
 from jobstate_server.store.known_job_types import known_job_types
@@ -33,6 +33,7 @@ from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.postgres.lanes import LaneReads, check_guards, write_lanes
 from jobstate_server.store.postgres.ready_jobs import Marks, ReadyReads
 from jobstate_server.store.postgres.relations import RelationReads, check_group_guards, write_groups, write_needs
+from jobstate_server.store.postgres.task_runs import PostgresTaskRuns, read_instants, take_instants
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import Changes, Loaded, ReadyFound, StatesFound
 from jobstate_server.store.relation_records import StoredGroup
@@ -46,7 +47,7 @@ from jobstate_server.store.rows import (
 from jobstate_server.store.stored_times import LogRowTimes
 
 
-class PostgresTransaction:
+class PostgresTransaction(PostgresTaskRuns):
     """A write transaction on the writer's connection."""
 
     def __init__(
@@ -136,6 +137,7 @@ class PostgresTransaction:
                 # Whoever changes them holds the lock of their job.
                 ids, numbers = zip(*reads.attempt_keys, strict=True)
                 ended = self._execute(sql.ATTEMPTS, job_ids=array(Kind.TEXT, ids), numbers=array(Kind.INT8, numbers))
+            instants = read_instants(self._execute, reads.tasks) if reads.tasks else None
             time = self._execute(NOW)
         self._set_clock(time, earliest)
         _refresh(found, jobs or ())
@@ -150,6 +152,8 @@ class PostgresTransaction:
             loaded.attempts.update(((row[0], row[1]), attempt_from(row)) for row in ended)
         if reads.unique_keys:
             loaded.unique.update(self._ready.unique_holders(reads.unique_keys, found))
+        if instants is not None:
+            loaded.instants.update(instants.fetchall())
         if groups:
             due = [found[job_id] for ids in loaded.due.values() for job_id in ids]
             self._relations.load(due, groups, loaded)
@@ -246,6 +250,8 @@ class PostgresTransaction:
         write_needs(self._connection, changes)
         self._groups_due = write_groups(self._connection, changes, self._channel)
         write_rest(self._connection, changes)
+        if changes.instants:
+            take_instants(self._execute, changes.instants, self.now)
         return head
 
     def _place_in_groups(self, changes: Changes, head: psycopg.Cursor[Any]) -> None:
@@ -356,18 +362,6 @@ class PostgresTransaction:
         earliest = self._time.now()
         self._set_clock(self._execute(NOW), earliest)
         self._execute(sql.LOCK_LOG)
-
-    def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
-        now = self.now
-        limits = {"now": now, "alive_since": now - REPLICA_LEASE, "absurd": now + TASK_AHEAD_MAX}
-        claimed = self._execute(sql.CLAIM_TASK, name=name, due=due, token=token, replica=replica, **limits)
-        return claimed.fetchone() is not None
-
-    def finish_task(self, name: str, token: str, outcome: str) -> None:
-        self._execute(sql.FINISH_TASK, name=name, token=token, outcome=outcome, now=self.now)
-
-    def task_is_ours(self, name: str, token: str) -> bool:
-        return self._execute(sql.TASK_IS_OURS, name=name, token=token).fetchone() is not None
 
     def renew(self, replica: str) -> None:
         earliest = self._time.now()

@@ -47,5 +47,7 @@ class MaintenanceReads(ReadConnection):
             TaskRunRow.end_time,
             TaskRunRow.outcome,
             TaskRunRow.replica,
+            TaskRunRow.definition,
+            TaskRunRow.job_id,
         )
         return {row[0]: TaskRun(*row) for row in self._rows(query)}

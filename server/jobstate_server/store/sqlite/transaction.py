@@ -11,14 +11,14 @@ from peewee import ModelSelect, SqliteDatabase, fn
 
 from jobstate_server.domain.job import FinishedJob, Job
 from jobstate_server.domain.reads import Finished, FoundPlace, LaneRange, Reads, Ready, Selection, StateOf
-from jobstate_server.store.base import REPLICA_FORGOTTEN, REPLICA_LEASE, TASK_AHEAD_MAX, TRIM_BYTES_MAX
+from jobstate_server.store.base import REPLICA_FORGOTTEN, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.event_check import event_check
 from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.known_job_types import known_job_types
-from jobstate_server.store.models import LogRow, ReplicaRow, TaskRunRow
+from jobstate_server.store.models import LogRow, ReplicaRow
 from jobstate_server.store.reading.reader import SqlReader
-from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, StatesFound, TaskRun
+from jobstate_server.store.records import ChangedJob, Changes, Loaded, ReadyFound, StatesFound
 from jobstate_server.store.relation_records import StoredGroup
 from jobstate_server.store.rows import (
     attempt_from,
@@ -50,6 +50,7 @@ from jobstate_server.store.sqlite.lanes import LaneReads, forget_idle_lanes, reo
 from jobstate_server.store.sqlite.ready_jobs import ReadyReads
 from jobstate_server.store.sqlite.relations import RelationReads, delete_relations, write_groups, write_needs
 from jobstate_server.store.sqlite.statements import Statements
+from jobstate_server.store.sqlite.task_runs import SqliteTaskRuns, latest_instants, take_instants
 from jobstate_server.store.stored_times import LogRowTimes
 
 FREE_PAGES_KEPT = 4_096
@@ -58,7 +59,7 @@ FREE_PAGES_KEPT = 4_096
 _PAGES = ("PRAGMA freelist_count", "PRAGMA page_count")
 
 
-class SqliteTransaction:
+class SqliteTransaction(SqliteTaskRuns):
     """A write transaction on the writer's connection."""
 
     def __init__(
@@ -100,6 +101,8 @@ class SqliteTransaction:
             loaded.attempts.update(((attempt.job_id, attempt.number), attempt) for attempt in ended)
         if reads.unique_keys:
             loaded.unique.update(self._ready.unique_holders(reads.unique_keys, loaded.jobs))
+        if reads.tasks:
+            loaded.instants.update(latest_instants(self._connection, reads.tasks))
         return loaded
 
     def hand_out_states(
@@ -173,6 +176,8 @@ class SqliteTransaction:
             statements.add_tallies.run(connection, tally_values(changes.tallies))
         if changes.lanes or changes.dispatch or changes.pauses:
             write_lanes(connection, changes)
+        if changes.instants:
+            take_instants(connection, changes.instants, self.now)
         self._write_relations(changes, first)
         return first
 
@@ -319,40 +324,6 @@ class SqliteTransaction:
 
     def reopen_lanes(self) -> None:
         reopen_lanes(self._connection, self.now)
-
-    def claim_task(self, name: str, due: int, token: str, replica: str) -> bool:
-        held = SqlReader(self._database, raise_store_error).task_runs().get(name)
-        if held is not None and not self._can_claim(held, due):
-            return False
-        values = {
-            "last_due": due,
-            "token": token,
-            "start_time": self.now,
-            "end_time": None,
-            "outcome": "",
-            "replica": replica,
-        }
-        query = TaskRunRow.insert(name=name, **values)
-        self._database.execute(query.on_conflict(conflict_target=[TaskRunRow.name], update=values))
-        return True
-
-    def _can_claim(self, held: TaskRun, due: int) -> bool:
-        is_abandoned = held.end_time is None and not self._is_alive(held.replica)
-        is_absurd = held.last_due > self.now + TASK_AHEAD_MAX
-        return held.last_due < due or is_absurd or (held.last_due == due and is_abandoned)
-
-    def _is_alive(self, replica: str) -> bool:
-        renewed = ReplicaRow.select(ReplicaRow.renew_time).where(ReplicaRow.id == replica)
-        rows = self._rows(renewed)
-        return bool(rows) and rows[0][0] > self.now - REPLICA_LEASE
-
-    def finish_task(self, name: str, token: str, outcome: str) -> None:
-        ours = (TaskRunRow.name == name) & (TaskRunRow.token == token)
-        self._database.execute(TaskRunRow.update(end_time=self.now, outcome=outcome).where(ours))
-
-    def task_is_ours(self, name: str, token: str) -> bool:
-        runs = SqlReader(self._database, raise_store_error).task_runs()
-        return name in runs and runs[name].token == token
 
     def renew(self, replica: str) -> None:
         query = ReplicaRow.insert(id=replica, renew_time=self.now)
