@@ -30,6 +30,7 @@ from jobstate_server.event_log.replication import Replication
 from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.maintenance.check_health import HEALTHY, CheckHealth
 from jobstate_server.maintenance.event_limit import EventLimit
+from jobstate_server.maintenance.recurring import RecurringJobs
 from jobstate_server.maintenance.registry import Tasks
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule
@@ -116,6 +117,7 @@ class Server:
             self.event_limit,
             self.due_timer,
             self.schedule,
+            self.recurring,
             self.timekeeper,
             self.grpc.connections,
             self.grpc.receive_buffers,
@@ -196,7 +198,10 @@ class Server:
             is_shared=self.replication is not None,
             run_locks=self.run_locks,
         )
-        self.maintenance_service = MaintenanceService(self.tasks, self.schedule, self.run_locks)
+        self.recurring = RecurringJobs(
+            settings.recurring_entries(), self.committer, self.readers, self.clock, replica=self.replica
+        )
+        self.maintenance_service = MaintenanceService(self.tasks, self.schedule, self.recurring, self.run_locks)
 
     async def start(self) -> None:
         """Start to serve.
@@ -229,6 +234,7 @@ class Server:
             # Otherwise the threads would outlive the event loop to which they deliver their results.
             await self.stop()
             raise CannotServe(f"cannot start: {why}") from error
+        self.recurring.start()
         await self.supervisor.probe_store()
         await self.grpc.start()
         self.grpc.set_serving(self.supervisor.health.is_serving)
@@ -279,7 +285,7 @@ class Server:
         self.feed.drain()
         self.job_service.drain()
         await self.grpc.stop(self._settings.shutdown_grace / SECOND)
-        await asyncio.gather(self.schedule.stop(), self.event_limit.stop())
+        await asyncio.gather(self.schedule.stop(), self.recurring.stop(), self.event_limit.stop())
         if self.replication is not None:
             await asyncio.gather(self.membership.stop(), self.replication.stop())
         ends = await asyncio.gather(self.committer.stop(), self.readers.stop(), self.catch_up_readers.stop())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +68,68 @@ def test_what_it_prints_is_a_settings_file_of_the_settings_in_force(
     assert 'event_retention = "2h"' in told
     assert 'base_delay = "0.250ms"' in told
     assert not (tmp_path / "other.db").exists()
+
+
+RECURRING = """
+[[recurring]]
+name = "nightly-import"
+schedule = "30 2 * * *"
+time_zone = "Europe/Berlin"
+job_type = "import"
+source_id = "a \\"b\\""
+priority = "high"
+lane = ""
+missed = "none"
+metadata = {"odd key" = "é\\u007f", full = false, of = {days = [1, 2.5, "x"]}}
+
+[[recurring]]
+name = "hourly"
+schedule = "0 * * * *"
+job_type = "report"
+"""
+
+
+def test_each_recurring_entry_is_printed_with_its_next_three_instants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobstate.toml").write_text(RECURRING)
+    monkeypatch.setattr(time, "time_ns", lambda: 1_774_702_800_000_000_000)  # 2026-03-28 13:00 UTC
+
+    assert cli.main(["check-config", "--config", "jobstate.toml"]) == 0
+    told = capsys.readouterr().out
+    (tmp_path / "told.toml").write_text(told)
+
+    again, asked = (config.load(tmp_path / name, {}) for name in ("told.toml", "jobstate.toml"))
+    assert again.recurring == asked.recurring
+    assert [line for line in told.splitlines() if line.startswith("# next")] == [
+        "# next: Sun 2026-03-29 03:00 CEST (2026-03-29 01:00 UTC)",
+        "# next: Mon 2026-03-30 02:30 CEST (2026-03-30 00:30 UTC)",
+        "# next: Tue 2026-03-31 02:30 CEST (2026-03-31 00:30 UTC)",
+        "# next: Sat 2026-03-28 14:00 UTC",
+        "# next: Sat 2026-03-28 15:00 UTC",
+        "# next: Sat 2026-03-28 16:00 UTC",
+    ]
+
+
+def test_the_example_of_recurring_jobs_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs/recurring.md"
+    example = page.read_text("utf-8").partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "jobstate.toml").write_text(example)
+
+    assert cli.main(["check-config", "--config", "jobstate.toml"]) == 0
+    assert [entry["name"] for entry in tomllib.loads(capsys.readouterr().out)["recurring"]] == [
+        "nightly-import",
+        "hourly-report",
+    ]
+
+
+def test_recurring_jobs_in_the_environment_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOBSTATE_RECURRING", "[]")
+
+    assert cli.main(["check-config"]) == 1
+    assert "JOBSTATE_RECURRING, but recurring jobs can only be set in a file" in capsys.readouterr().err
 
 
 def test_no_secret_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,61 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line.removeprefix("jobstate-server: ")
 
 
+RECURRING = '[[recurring]]\nname = "nightly"\nschedule = "0 2 * * *"\njob_type = "import"\n'
+DEEP = "{a = " * 100 + "1" + "}" * 100
+
+BAD_RECURRING = {
+    "no name": ('[[recurring]]\nschedule = "0 2 * * *"\njob_type = "import"', ["recurring[0].name", "required"]),
+    "no schedule": ('[[recurring]]\nname = "a"\njob_type = "import"', ["recurring[0].schedule", "required"]),
+    "no type": ('[[recurring]]\nname = "a"\nschedule = "* * * * *"', ["recurring[0].job_type", "required"]),
+    "the name of another": (RECURRING * 3, ["recurring[2].name: 'nightly' is also that of recurring[0]"]),
+    "an odd name": (
+        RECURRING.replace('"nightly"', '"every night"'),
+        ["recurring[0].name", "'every night' is not a name"],
+    ),
+    "a name that is no text": (RECURRING.replace('"nightly"', "3"), ["recurring[0].name", "must be a valid string"]),
+    "a schedule that is none": (RECURRING.replace("0 2 * * *", "at two"), ["recurring[0].schedule", "2 fields"]),
+    "a schedule that never comes": (RECURRING.replace("0 2 * *", "0 2 30 2"), ["recurring[0].schedule", "never comes"]),
+    "an unknown zone": (
+        RECURRING + RECURRING.replace("nightly", "b") + 'time_zone = "Europe/Bern"',
+        ["recurring[1].time_zone: 'Europe/Bern' is not a time zone that this machine knows", "Europe/Berlin"],
+    ),
+    "a zone in capitals": (RECURRING + 'time_zone = "EUROPE/BERLIN"', ["recurring[0].time_zone", "IANA name"]),
+    "a zone that is a path": (RECURRING + 'time_zone = "../zoneinfo/UTC"', ["recurring[0].time_zone", "IANA name"]),
+    "an unknown type": (
+        "strict_job_types = true\n" + RECURRING,
+        ["recurring[0].job_type: there is no job type 'import', and strict_job_types is on"],
+    ),
+    "a type beyond all": ("max_job_types = 0\n" + RECURRING, ["recurring[0].job_type", "max_job_types is 0"]),
+    "an odd type": (RECURRING.replace("import", "a b"), ["recurring[0].job_type", "'a b' is not a name"]),
+    "too large metadata": (
+        RECURRING + f'metadata = {{a = "{"x" * 70_000}"}}',
+        ["recurring[0].metadata", "bytes encoded, at most 65536 are stored"],
+    ),
+    "a date": (
+        RECURRING + "metadata = {of = [{day = 2026-01-01}]}",
+        ["recurring[0].metadata: 'of[0].day'", "in quotes"],
+    ),
+    "an endless number": (RECURRING + "metadata = {a = inf}", ["recurring[0].metadata: 'a' must be a finite number"]),
+    "a number beyond JSON": (
+        RECURRING + "metadata = {a = 9007199254740992}",
+        ["recurring[0].metadata: 'a'", "or a text"],
+    ),
+    "deep metadata": (RECURRING + f"metadata = {DEEP}", ["recurring[0].metadata", "is nested deeper than"]),
+    "metadata that are no table": (RECURRING + 'metadata = "a"', ["recurring[0].metadata", "must be a table"]),
+    "a long source": (RECURRING + f'source_id = "{"é" * 129}"', ["recurring[0].source_id", "258 bytes, at most 256"]),
+    "a source with NUL": (RECURRING + 'source_id = "a\\u0000"', ["recurring[0].source_id", "must not contain NUL"]),
+    "a long lane": (RECURRING + f'lane = "{"x" * 129}"', ["recurring[0].lane", "129 bytes, at most 128"]),
+    "an odd priority": (RECURRING + 'priority = "3"', ["recurring[0].priority", "must be 'background' or"]),
+    "an odd word for missed": (RECURRING + 'missed = "all"', ["recurring[0].missed", "must be 'none' or 'one'"]),
+    "an unknown setting": (RECURRING + 'cron = "* * * * *"', ["recurring[0].cron", "no such setting"]),
+    "one pair of brackets": (RECURRING.replace("[[", "[").replace("]]", "]"), ["recurring", "must be"]),
+    "a wrong entry and a wrong setting": (
+        'listen = "localhost"\n' + RECURRING + 'time_zone = "X/Y"',
+        ["recurring[0].time_zone", "listen: 'localhost' is not HOST:PORT"],
+    ),
+}
+
 BAD_FILES = {
     "an unknown key": ('lisen = "127.0.0.1:1"', ["lisen", "no such setting"]),
     "an unknown key of a job type": ("[job_types.x]\nretries = 3", ["job_types.x.retries", "no such setting"]),
@@ -91,6 +146,7 @@ BAD_FILES = {
     "a path for a store": ('store = "/var/lib/jobs.db"', ["store", "'/var/lib/jobs.db' is not a store"]),
     "another's store": ('store = "mysql:///jobs"', ["store", "'mysql:///jobs'", "sqlite:///jobs.db"]),
     "what is not TOML": ("listen = ", ["is not TOML"]),
+    **{f"a recurring job with {what}": bad for what, bad in BAD_RECURRING.items()},
 }
 
 

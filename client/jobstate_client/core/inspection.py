@@ -265,7 +265,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A periodic task of the server."""
+    """A periodic task of the server, or a recurring job of its settings, which has a ``job_type``."""
 
     name: str
     schedule: str
@@ -273,6 +273,10 @@ class Task:
     last_outcome: str
     last_duration: timedelta | None
     next_run: datetime | None
+    time_zone: str
+    job_type: str
+    last_job_id: str
+    last_error: str
 
 
 _ATTEMPT = decoders(

@@ -4,7 +4,17 @@ Read once, at start. A value that cannot work refuses to start, with a sentence 
 """
 
 from jobstate_server.config.loading import BadSettings, load
+from jobstate_server.config.recurring import RecurringSettings
 from jobstate_server.config.settings import JobTypeSettings, Settings, is_loopback, is_span
 from jobstate_server.config.values import span_text
 
-__all__ = ["BadSettings", "JobTypeSettings", "Settings", "is_loopback", "is_span", "load", "span_text"]
+__all__ = [
+    "BadSettings",
+    "JobTypeSettings",
+    "RecurringSettings",
+    "Settings",
+    "is_loopback",
+    "is_span",
+    "load",
+    "span_text",
+]

@@ -71,6 +71,8 @@ def _paths(variable: str, value: str) -> Iterator[tuple[str, ...]]:
     exact = variable_of((name.lower(), *(part.lower() for part in parts)))
     if variable != exact:
         raise BadVariable(f"the environment sets {variable}; write {exact}, as names of variables are case-sensitive")
+    if name == "RECURRING":
+        raise BadVariable(f"the environment sets {variable}, but recurring jobs can only be set in a file")
     if name == "SCHEDULES":
         yield _of_schedules(variable, parts)
     elif parts:

@@ -90,6 +90,10 @@ def _message_of(problem: Mapping[str, Any]) -> str:
 def _without(places: list[Place], content: dict[str, Any]) -> dict[str, Any]:
     """The content without the settings at these places, and without those that they are compared with."""
     for place in places:
+        if place[0] == "recurring":
+            # The others would have other numbers.
+            content = _cut(place[:1], content)
+            continue
         names = next((group for group in _COMPARED if place[-1] in group), {place[-1]})
         for path in _places_like(place, content):
             for name in names:
@@ -117,10 +121,17 @@ def _cut(place: Place, content: dict[str, Any]) -> dict[str, Any]:
 def _described(place: Place, problem: str, variables: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
     if not place:
         return problem
-    name = ".".join(place)
+    name = _name(place)
     if place[0] not in flags and _holds(variables, place):
         return f"{variable_of(place)} in the environment: {name}: {problem}"
     return f"{name}: {problem}"
+
+
+def _name(place: Place) -> str:
+    """How a setting is written in messages: the entries of a list by their numbers, as in ``recurring[0].name``."""
+    if place[0] == "recurring" and len(place) > 1:
+        return ".".join((f"recurring[{place[1]}]", *place[2:]))
+    return ".".join(place)
 
 
 def _holds(content: Mapping[str, Any], place: Place) -> bool:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from dataclasses import fields, replace
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from jobstate_server.config.recurring import RECURRING_MAX, RecurringSettings
 from jobstate_server.config.values import (
     SPAN_MAX,
     Fraction,
@@ -20,6 +19,7 @@ from jobstate_server.config.values import (
     Whole,
     at_least,
     at_most,
+    name_of,
     per_time,
     span,
 )
@@ -29,6 +29,7 @@ from jobstate_server.domain.lanes import LaneFrom, LaneHolds
 from jobstate_server.domain.rates import PerTime
 from jobstate_server.domain.texts import quoted
 from jobstate_server.maintenance.job_health import HealthLimits
+from jobstate_server.maintenance.recurring_entry import RecurringEntry
 from jobstate_server.maintenance.registry import MaintenanceLimits, Schedules
 
 _JOB_TYPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
@@ -41,18 +42,6 @@ JOB_TYPES_NAMED_MAX = 10_000
 
 def _timeout(value: object) -> int | None:
     return None if value == "none" else span(value)
-
-
-def _one_of(kind: type[IntEnum]) -> Callable[[object], object]:
-    """Reads the name of a member, in lower case."""
-    names = {member.name.lower(): member for member in kind}
-
-    def read(value: object) -> object:
-        if not isinstance(value, str) or value not in names:
-            raise ValueError(f"must be {' or '.join(map(quoted, names))}")
-        return names[value]
-
-    return read
 
 
 class JobTypeSettings(BaseModel):
@@ -72,11 +61,11 @@ class JobTypeSettings(BaseModel):
     concurrency: Whole = 0
     rate: Annotated[PerTime | None, BeforeValidator(per_time)] = None
     burst: Whole = 0
-    lane_from: Annotated[LaneFrom, BeforeValidator(_one_of(LaneFrom))] = LaneFrom.NONE
+    lane_from: Annotated[LaneFrom, BeforeValidator(name_of(LaneFrom))] = LaneFrom.NONE
     lane_concurrency: Whole = 0
     lane_rate: Annotated[PerTime | None, BeforeValidator(per_time)] = None
     lane_burst: Whole = 0
-    lane_holds: Annotated[LaneHolds, BeforeValidator(_one_of(LaneHolds))] = LaneHolds.ATTEMPT
+    lane_holds: Annotated[LaneHolds, BeforeValidator(name_of(LaneHolds))] = LaneHolds.ATTEMPT
 
     def applied_to(self, policy: JobType) -> JobType:
         """The policy with these settings. Raises ValueError when they cannot work."""
@@ -139,6 +128,8 @@ class Settings(BaseModel):
     schedules: Schedules = Schedules()
     """When each maintenance task runs."""
     job_types: Annotated[dict[str, JobTypeSettings], Field(max_length=JOB_TYPES_NAMED_MAX)] = {}
+    recurring: Annotated[tuple[RecurringSettings, ...], Field(max_length=RECURRING_MAX)] = ()
+    """Jobs that the server creates at their instants."""
 
     @model_validator(mode="after")
     def _can_work(self) -> Self:
@@ -149,6 +140,7 @@ class Settings(BaseModel):
             except ValueError as problem:
                 problems.append(str(problem))
         problems += self._policies()[1]
+        problems += self._problems_of_recurring()
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -210,6 +202,25 @@ class Settings(BaseModel):
                 commit_latency_max=self.health_commit_latency_max,
             ),
         )
+
+    def _problems_of_recurring(self) -> list[str]:
+        problems: list[str] = []
+        places: dict[str, int] = {}
+        named = {policy.name for policy in self._policies()[0]}
+        for place, entry in enumerate(self.recurring):
+            first = places.setdefault(entry.name, place)
+            if first != place:
+                problems.append(f"recurring[{place}].name: {quoted(entry.name)} is also that of recurring[{first}]")
+            if entry.job_type not in named and (self.strict_job_types or not self.max_job_types):
+                why = "strict_job_types is on" if self.strict_job_types else "max_job_types is 0"
+                problems.append(
+                    f"recurring[{place}].job_type: there is no job type {quoted(entry.job_type)}, and {why}"
+                )
+        return problems
+
+    def recurring_entries(self) -> tuple[RecurringEntry, ...]:
+        """The jobs that the server creates at their instants."""
+        return tuple(settings.entry() for settings in self.recurring)
 
     def policies(self) -> JobTypes:
         """The job types in force."""

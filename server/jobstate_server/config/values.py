@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from enum import IntEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
@@ -53,6 +55,18 @@ def _not_a_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
+
+
+def name_of(kind: type[IntEnum]) -> Callable[[object], object]:
+    """Reads the name of a member, in lower case."""
+    names = {member.name.lower(): member for member in kind}
+
+    def read(value: object) -> object:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError(f"must be {' or '.join(map(quoted, names))}")
+        return names[value]
+
+    return read
 
 
 _RATE = re.compile(r"([0-9]{1,12})\s*/\s*(?:([0-9].*)|(ms|s|min|m|h|d))")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobstate.v1 import maintenance_service_pb2 as pb
 from jobstate_server.domain.job import JobState
+from jobstate_server.maintenance.recurring import RecurringJobs, RecurringState
 from jobstate_server.maintenance.registry import Tasks
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule, TaskState
@@ -16,9 +17,10 @@ from jobstate_server.wire.times import set_span, set_time
 class MaintenanceService:
     """The handlers."""
 
-    def __init__(self, tasks: Tasks, schedule: Schedule, run_locks: RunLocks) -> None:
+    def __init__(self, tasks: Tasks, schedule: Schedule, recurring: RecurringJobs, run_locks: RunLocks) -> None:
         self._tasks = tasks
         self._schedule = schedule
+        self._recurring = recurring
         self._run_locks = run_locks
 
     async def CheckStale(self, request: pb.CheckStaleRequest, _call: Call) -> bytes:
@@ -60,11 +62,12 @@ class MaintenanceService:
 
     async def ListTasks(self, _request: pb.ListTasksRequest, _call: Call) -> bytes:
         tasks = [_task_message(task) for task in await self._schedule.states()]
+        tasks += [_recurring_message(state) for state in await self._recurring.states()]
         return pb.ListTasksResponse(tasks=tasks).SerializeToString()
 
 
 def _task_message(task: TaskState) -> pb.Task:
-    message = pb.Task(name=task.name, schedule=task.schedule)
+    message = pb.Task(name=task.name, schedule=task.schedule, time_zone="UTC")
     set_time(message.next_run, task.next_run)
     run = task.last_run
     if run is not None:
@@ -72,4 +75,20 @@ def _task_message(task: TaskState) -> pb.Task:
         set_time(message.last_run, run.start_time)
         if run.end_time is not None:
             set_span(message.last_duration, max(0, run.end_time - run.start_time))
+    return message
+
+
+def _recurring_message(state: RecurringState) -> pb.Task:
+    entry, run = state.entry, state.last_run
+    message = pb.Task(
+        name=entry.name,
+        schedule=entry.schedule,
+        time_zone=entry.time_zone,
+        job_type=entry.job_type,
+        last_error=state.error,
+    )
+    set_time(message.next_run, state.next_instant)
+    if run is not None:
+        message.last_job_id, message.last_outcome = run.job_id, run.outcome
+        set_time(message.last_run, run.start_time)
     return message

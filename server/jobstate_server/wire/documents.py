@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -33,6 +35,9 @@ PROBLEMS_MAX = 20
 EMPTY_RESULT = b"\x78\x00"
 """How a result without keys is stored, because empty bytes mean no result. It is a field that Struct does not have."""
 
+_EXACT_MAX = 2**53 - 1
+"""Numbers are stored as doubles, as JSON has them."""
+
 _STRUCT_TAG = b"\x2a"
 _LIST_TAG = b"\x32"
 
@@ -55,6 +60,38 @@ def encode(document: Struct, field: str, bytes_max: int) -> Document:
     if openings >= NESTING_MAX or _MAYBE_EMPTY in encoded or _MAYBE_NOT_FINITE.search(encoded):
         _check_values(document, field)
     return encoded
+
+
+def document_from(values: Mapping[str, Any], field: str, bytes_max: int) -> Document:
+    """The document of values as a TOML file has them, as it is stored. Empty without values.
+
+    Raises:
+        InvalidField: as ``encode``, or a value is a date, a time, or a whole number that JSON does not hold exactly.
+    """
+    problems: dict[str, str] = {}
+    waiting: list[tuple[str, object, int]] = [(f"{field}.{key}", value, 1) for key, value in values.items()]
+    while waiting:
+        path, value, depth = waiting.pop()
+        path = path[:_PATH_CUT_AT]
+        if isinstance(value, dict | list):
+            if depth >= NESTING_MAX:
+                problems[field] = f"is nested deeper than {NESTING_MAX} levels"
+            elif isinstance(value, dict):
+                waiting += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()]
+            else:
+                waiting += [(f"{path}[{index}]", inner, depth + 1) for index, inner in enumerate(value)]
+        elif not isinstance(value, str | bool | int | float):
+            problems[path] = "must be a text, a number, true, false, a list or a table; put dates and times in quotes"
+        elif isinstance(value, int) and abs(value) > _EXACT_MAX:
+            problems[path] = f"must be a whole number up to {_EXACT_MAX}, or a text"
+    if problems:
+        first, *others = sorted(problems.items())
+        raise InvalidField(*first, others=tuple(others[: PROBLEMS_MAX - 1]))
+    if not values:
+        return b""
+    document = Struct()
+    document.update(values)
+    return encode(document, field, bytes_max)
 
 
 def merge_metadata(base: Document, patch: Document) -> Document:

@@ -125,7 +125,8 @@ def _health_fields(health: Health) -> list[tuple[str, str | Cell]]:
 @common
 @click.pass_context
 def tasks(ctx: click.Context) -> None:
-    """List the periodic tasks of the server: when each runs next, when it last ran, and the outcome."""
+    """List the periodic tasks of the server and its recurring jobs: when each runs next, when it last ran, and the
+    outcome."""
     with connected(ctx) as client:
         listed = client.tasks()
     output = _output(ctx)
@@ -148,11 +149,12 @@ _TASK_COLUMNS = (
 
 def _task_row(task: Task, now: datetime) -> Row:
     following: Any = "off" if task.next_run is None else f"in {span(task.next_run - now)}"
+    in_zone = "" if task.time_zone in {"", "UTC"} else f" {task.time_zone}"
     return (
         task.name,
-        task.schedule,
+        task.schedule + in_zone,
         following,
         instant(task.last_run) or "never",
         span(task.last_duration),
-        task.last_outcome,
+        Cell(task.last_error, "red") if task.last_error else task.last_outcome,
     )

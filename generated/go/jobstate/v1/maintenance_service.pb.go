@@ -630,10 +630,10 @@ func (*ListTasksRequest) Descriptor() ([]byte, []int) {
 	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{8}
 }
 
-// ListTasksResponse lists the server's maintenance tasks.
+// ListTasksResponse lists the server's maintenance tasks and recurring jobs.
 type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Every task, in a fixed order.
+	// Every maintenance task, in a fixed order, then every recurring job, in the order of the settings.
 	Tasks         []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -676,21 +676,32 @@ func (x *ListTasksResponse) GetTasks() []*Task {
 	return nil
 }
 
-// Task is one maintenance task of the server. Over all servers on one store, each scheduled run happens once.
+// Task is one maintenance task of the server, or one of its recurring jobs. Over all servers on one store, each
+// scheduled run happens once.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the task, such as check-stale.
+	// Name of the task, such as check-stale, or of the recurring job. A recurring job may have the name of a task.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// When it runs, as a crontab expression in UTC, such as "*/5 * * * *" or "0 2 * * *".
+	// When it runs, as a crontab expression in time_zone, such as "*/5 * * * *" or "0 2 * * *".
 	Schedule string `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`
-	// When its last scheduled run began. Unset before the first.
+	// When its last scheduled run began; of a recurring job, when its last job was created. Unset before the first.
 	LastRun *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_run,json=lastRun,proto3" json:"last_run,omitempty"`
 	// The outcome of that run, one sentence for people to read. Empty before the first run and while one is under way.
 	LastOutcome string `protobuf:"bytes,4,opt,name=last_outcome,json=lastOutcome,proto3" json:"last_outcome,omitempty"`
 	// How long that run took. Unset before the first run and while one is under way.
 	LastDuration *durationpb.Duration `protobuf:"bytes,5,opt,name=last_duration,json=lastDuration,proto3" json:"last_duration,omitempty"`
 	// When it runs next. Unset when it is switched off.
-	NextRun       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next_run,json=nextRun,proto3" json:"next_run,omitempty"`
+	NextRun *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next_run,json=nextRun,proto3" json:"next_run,omitempty"`
+	// The IANA name of the schedule's time zone. UTC for maintenance tasks.
+	TimeZone string `protobuf:"bytes,7,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
+	// Of a recurring job: the type of the jobs that it creates. Empty for maintenance tasks.
+	JobType string `protobuf:"bytes,8,opt,name=job_type,json=jobType,proto3" json:"job_type,omitempty"`
+	// Of a recurring job: the job that it created last, which may be deleted since. Its id ends with the instant at which
+	// it was due. Empty before the first, and for maintenance tasks.
+	LastJobId string `protobuf:"bytes,9,opt,name=last_job_id,json=lastJobId,proto3" json:"last_job_id,omitempty"`
+	// Of a recurring job: why the server called could not create the job of the latest instant, one sentence for people to
+	// read. It tries again until the next instant. Empty when it could, and for maintenance tasks.
+	LastError     string `protobuf:"bytes,10,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -767,6 +778,34 @@ func (x *Task) GetNextRun() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Task) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *Task) GetJobType() string {
+	if x != nil {
+		return x.JobType
+	}
+	return ""
+}
+
+func (x *Task) GetLastJobId() string {
+	if x != nil {
+		return x.LastJobId
+	}
+	return ""
+}
+
+func (x *Task) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
 var File_jobstate_v1_maintenance_service_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_maintenance_service_proto_rawDesc = "" +
@@ -810,14 +849,20 @@ const file_jobstate_v1_maintenance_service_proto_rawDesc = "" +
 	"\x14oldest_unclaimed_age\x18\r \x01(\v2\x19.google.protobuf.DurationR\x12oldestUnclaimedAge\"\x12\n" +
 	"\x10ListTasksRequest\"<\n" +
 	"\x11ListTasksResponse\x12'\n" +
-	"\x05tasks\x18\x01 \x03(\v2\x11.jobstate.v1.TaskR\x05tasks\"\x87\x02\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x11.jobstate.v1.TaskR\x05tasks\"\xfe\x02\n" +
 	"\x04Task\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bschedule\x18\x02 \x01(\tR\bschedule\x125\n" +
 	"\blast_run\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\alastRun\x12!\n" +
 	"\flast_outcome\x18\x04 \x01(\tR\vlastOutcome\x12>\n" +
 	"\rlast_duration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\flastDuration\x125\n" +
-	"\bnext_run\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\anextRun*`\n" +
+	"\bnext_run\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\anextRun\x12\x1b\n" +
+	"\ttime_zone\x18\a \x01(\tR\btimeZone\x12\x19\n" +
+	"\bjob_type\x18\b \x01(\tR\ajobType\x12\x1e\n" +
+	"\vlast_job_id\x18\t \x01(\tR\tlastJobId\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\n" +
+	" \x01(\tR\tlastError*`\n" +
 	"\vHealthState\x12\x1c\n" +
 	"\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14HEALTH_STATE_HEALTHY\x10\x01\x12\x19\n" +

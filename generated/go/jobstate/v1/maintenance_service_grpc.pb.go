@@ -72,7 +72,8 @@ type MaintenanceServiceClient interface {
 	//
 	// Errors: none of its own.
 	CheckHealth(ctx context.Context, in *CheckHealthRequest, opts ...grpc.CallOption) (*CheckHealthResponse, error)
-	// ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
+	// ListTasks returns what the server does by itself: the maintenance tasks, and the recurring jobs of its settings, with
+	// their schedules, last runs and next runs.
 	//
 	// Concerns no job and changes nothing, so it may be repeated at will.
 	//
@@ -184,7 +185,8 @@ type MaintenanceServiceServer interface {
 	//
 	// Errors: none of its own.
 	CheckHealth(context.Context, *CheckHealthRequest) (*CheckHealthResponse, error)
-	// ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
+	// ListTasks returns what the server does by itself: the maintenance tasks, and the recurring jobs of its settings, with
+	// their schedules, last runs and next runs.
 	//
 	// Concerns no job and changes nothing, so it may be repeated at will.
 	//

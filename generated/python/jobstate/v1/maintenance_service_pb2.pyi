@@ -326,14 +326,14 @@ Global___ListTasksRequest: _TypeAlias = ListTasksRequest  # noqa: Y015
 
 @_typing.final
 class ListTasksResponse(_message.Message):
-    """ListTasksResponse lists the server's maintenance tasks."""
+    """ListTasksResponse lists the server's maintenance tasks and recurring jobs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
-        """Every task, in a fixed order."""
+        """Every maintenance task, in a fixed order, then every recurring job, in the order of the settings."""
 
     def __init__(
         self,
@@ -350,7 +350,9 @@ Global___ListTasksResponse: _TypeAlias = ListTasksResponse  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
-    """Task is one maintenance task of the server. Over all servers on one store, each scheduled run happens once."""
+    """Task is one maintenance task of the server, or one of its recurring jobs. Over all servers on one store, each
+    scheduled run happens once.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -360,15 +362,31 @@ class Task(_message.Message):
     LAST_OUTCOME_FIELD_NUMBER: _builtins.int
     LAST_DURATION_FIELD_NUMBER: _builtins.int
     NEXT_RUN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    LAST_JOB_ID_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the task, such as check-stale."""
+    """Name of the task, such as check-stale, or of the recurring job. A recurring job may have the name of a task."""
     schedule: _builtins.str
-    """When it runs, as a crontab expression in UTC, such as "*/5 * * * *" or "0 2 * * *"."""
+    """When it runs, as a crontab expression in time_zone, such as "*/5 * * * *" or "0 2 * * *"."""
     last_outcome: _builtins.str
     """The outcome of that run, one sentence for people to read. Empty before the first run and while one is under way."""
+    time_zone: _builtins.str
+    """The IANA name of the schedule's time zone. UTC for maintenance tasks."""
+    job_type: _builtins.str
+    """Of a recurring job: the type of the jobs that it creates. Empty for maintenance tasks."""
+    last_job_id: _builtins.str
+    """Of a recurring job: the job that it created last, which may be deleted since. Its id ends with the instant at which
+    it was due. Empty before the first, and for maintenance tasks.
+    """
+    last_error: _builtins.str
+    """Of a recurring job: why the server called could not create the job of the latest instant, one sentence for people to
+    read. It tries again until the next instant. Empty when it could, and for maintenance tasks.
+    """
     @_builtins.property
     def last_run(self) -> _timestamp_pb2.Timestamp:
-        """When its last scheduled run began. Unset before the first."""
+        """When its last scheduled run began; of a recurring job, when its last job was created. Unset before the first."""
 
     @_builtins.property
     def last_duration(self) -> _duration_pb2.Duration:
@@ -387,10 +405,14 @@ class Task(_message.Message):
         last_outcome: _builtins.str = ...,
         last_duration: _duration_pb2.Duration | None = ...,
         next_run: _timestamp_pb2.Timestamp | None = ...,
+        time_zone: _builtins.str = ...,
+        job_type: _builtins.str = ...,
+        last_job_id: _builtins.str = ...,
+        last_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_duration", b"last_duration", "last_run", b"last_run", "next_run", b"next_run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_duration", b"last_duration", "last_outcome", b"last_outcome", "last_run", b"last_run", "name", b"name", "next_run", b"next_run", "schedule", b"schedule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type", "last_duration", b"last_duration", "last_error", b"last_error", "last_job_id", b"last_job_id", "last_outcome", b"last_outcome", "last_run", b"last_run", "name", b"name", "next_run", b"next_run", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

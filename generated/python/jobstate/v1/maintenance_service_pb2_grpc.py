@@ -134,7 +134,8 @@ class MaintenanceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
+        """ListTasks returns what the server does by itself: the maintenance tasks, and the recurring jobs of its settings, with
+        their schedules, last runs and next runs.
 
         Concerns no job and changes nothing, so it may be repeated at will.
 

@@ -79,7 +79,8 @@ class MaintenanceServiceStub:
     Errors: none of its own.
     """
     ListTasks: _grpc.UnaryUnaryMultiCallable[_maintenance_service_pb2.ListTasksRequest, _maintenance_service_pb2.ListTasksResponse]
-    """ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
+    """ListTasks returns what the server does by itself: the maintenance tasks, and the recurring jobs of its settings, with
+    their schedules, last runs and next runs.
 
     Concerns no job and changes nothing, so it may be repeated at will.
 
@@ -137,7 +138,8 @@ class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
     Errors: none of its own.
     """
     ListTasks: _aio.UnaryUnaryMultiCallable[_maintenance_service_pb2.ListTasksRequest, _maintenance_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
+    """ListTasks returns what the server does by itself: the maintenance tasks, and the recurring jobs of its settings, with
+    their schedules, last runs and next runs.
 
     Concerns no job and changes nothing, so it may be repeated at will.
 
@@ -222,7 +224,8 @@ class MaintenanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _maintenance_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_maintenance_service_pb2.ListTasksResponse, _abc.Awaitable[_maintenance_service_pb2.ListTasksResponse]]:
-        """ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
+        """ListTasks returns what the server does by itself: the maintenance tasks, and the recurring jobs of its settings, with
+        their schedules, last runs and next runs.
 
         Concerns no job and changes nothing, so it may be repeated at will.
 

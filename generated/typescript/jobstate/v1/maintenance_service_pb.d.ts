@@ -304,13 +304,13 @@ export declare type ListTasksRequest = Message<"jobstate.v1.ListTasksRequest"> &
 export declare const ListTasksRequestSchema: GenMessage<ListTasksRequest>;
 
 /**
- * ListTasksResponse lists the server's maintenance tasks.
+ * ListTasksResponse lists the server's maintenance tasks and recurring jobs.
  *
  * @generated from message jobstate.v1.ListTasksResponse
  */
 export declare type ListTasksResponse = Message<"jobstate.v1.ListTasksResponse"> & {
   /**
-   * Every task, in a fixed order.
+   * Every maintenance task, in a fixed order, then every recurring job, in the order of the settings.
    *
    * @generated from field: repeated jobstate.v1.Task tasks = 1;
    */
@@ -324,27 +324,28 @@ export declare type ListTasksResponse = Message<"jobstate.v1.ListTasksResponse">
 export declare const ListTasksResponseSchema: GenMessage<ListTasksResponse>;
 
 /**
- * Task is one maintenance task of the server. Over all servers on one store, each scheduled run happens once.
+ * Task is one maintenance task of the server, or one of its recurring jobs. Over all servers on one store, each
+ * scheduled run happens once.
  *
  * @generated from message jobstate.v1.Task
  */
 export declare type Task = Message<"jobstate.v1.Task"> & {
   /**
-   * Name of the task, such as check-stale.
+   * Name of the task, such as check-stale, or of the recurring job. A recurring job may have the name of a task.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * When it runs, as a crontab expression in UTC, such as "*\/5 * * * *" or "0 2 * * *".
+   * When it runs, as a crontab expression in time_zone, such as "*\/5 * * * *" or "0 2 * * *".
    *
    * @generated from field: string schedule = 2;
    */
   schedule: string;
 
   /**
-   * When its last scheduled run began. Unset before the first.
+   * When its last scheduled run began; of a recurring job, when its last job was created. Unset before the first.
    *
    * @generated from field: google.protobuf.Timestamp last_run = 3;
    */
@@ -370,6 +371,36 @@ export declare type Task = Message<"jobstate.v1.Task"> & {
    * @generated from field: google.protobuf.Timestamp next_run = 6;
    */
   nextRun?: Timestamp | undefined;
+
+  /**
+   * The IANA name of the schedule's time zone. UTC for maintenance tasks.
+   *
+   * @generated from field: string time_zone = 7;
+   */
+  timeZone: string;
+
+  /**
+   * Of a recurring job: the type of the jobs that it creates. Empty for maintenance tasks.
+   *
+   * @generated from field: string job_type = 8;
+   */
+  jobType: string;
+
+  /**
+   * Of a recurring job: the job that it created last, which may be deleted since. Its id ends with the instant at which
+   * it was due. Empty before the first, and for maintenance tasks.
+   *
+   * @generated from field: string last_job_id = 9;
+   */
+  lastJobId: string;
+
+  /**
+   * Of a recurring job: why the server called could not create the job of the latest instant, one sentence for people to
+   * read. It tries again until the next instant. Empty when it could, and for maintenance tasks.
+   *
+   * @generated from field: string last_error = 10;
+   */
+  lastError: string;
 };
 
 /**
@@ -490,7 +521,8 @@ export declare const MaintenanceService: GenService<{
     output: typeof CheckHealthResponseSchema;
   },
   /**
-   * ListTasks returns the tasks that the server runs by itself: their schedules, last runs and next runs.
+   * ListTasks returns what the server does by itself: the maintenance tasks, and the recurring jobs of its settings, with
+   * their schedules, last runs and next runs.
    *
    * Concerns no job and changes nothing, so it may be repeated at will.
    *
