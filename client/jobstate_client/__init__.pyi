@@ -10,6 +10,7 @@ from jobstate_client.aio.watch import AsyncWatch as AsyncWatch
 from jobstate_client.aio.worker import AsyncWorker as AsyncWorker
 from jobstate_client.core.channel import TLS as TLS
 from jobstate_client.core.inspection import Attempt as Attempt
+from jobstate_client.core.inspection import BulkProgress as BulkProgress
 from jobstate_client.core.inspection import CleanupResult as CleanupResult
 from jobstate_client.core.inspection import Explanation as Explanation
 from jobstate_client.core.inspection import Health as Health
@@ -41,6 +42,7 @@ from jobstate_client.core.states import NeedCondition as NeedCondition
 from jobstate_client.core.states import OnExcess as OnExcess
 from jobstate_client.core.states import Priority as Priority
 from jobstate_client.core.states import RetryDecision as RetryDecision
+from jobstate_client.core.states import SkipReason as SkipReason
 from jobstate_client.core.states import State as State
 from jobstate_client.core.states import UniqueUntil as UniqueUntil
 from jobstate_client.core.states import WaitReason as WaitReason

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from jobstate_client.core import creating, dispatch, maintenance, operations
+from jobstate_client.core import bulk, creating, dispatch, maintenance, operations
 from jobstate_client.core.methods import (
     async_batches,
+    async_bulk,
     async_listing,
     async_method,
     sync_batches,
+    sync_bulk,
     sync_listing,
     sync_method,
     update_method,
@@ -37,6 +39,9 @@ class SyncMethods:
     retry = sync_method(operations.retry)
     cancel = sync_method(operations.cancel)
     recreate = sync_method(creating.recreate)
+    recreate_many = sync_bulk(bulk.recreate_many)
+    retry_many = sync_bulk(bulk.retry_many)
+    cancel_many = sync_bulk(bulk.cancel_many)
     close_group = sync_method(operations.close_group)
     report_usage = sync_method(operations.report_usage)
     stats = sync_method(operations.stats)
@@ -71,6 +76,9 @@ class AsyncMethods:
     retry = async_method(operations.retry)
     cancel = async_method(operations.cancel)
     recreate = async_method(creating.recreate)
+    recreate_many = async_bulk(bulk.recreate_many)
+    retry_many = async_bulk(bulk.retry_many)
+    cancel_many = async_bulk(bulk.cancel_many)
     close_group = async_method(operations.close_group)
     report_usage = async_method(operations.report_usage)
     stats = async_method(operations.stats)

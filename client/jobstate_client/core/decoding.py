@@ -31,6 +31,7 @@ from jobstate_client.core.states import (
     OnExcess,
     Priority,
     RetryDecision,
+    SkipReason,
     State,
     WaitReason,
 )
@@ -56,6 +57,7 @@ class EnumDecoder(dict[int, E]):
 
 
 STATES = EnumDecoder(State, job_pb2.JobState, "JOB_STATE_")
+SKIP_REASONS = EnumDecoder(SkipReason, job_service_pb2.SkipReason, "SKIP_REASON_")
 WAIT_REASONS = EnumDecoder(WaitReason, job_pb2.WaitReason, "WAIT_REASON_")
 EVENT_TYPES = EnumDecoder(EventType, event_pb2.EventType, "EVENT_TYPE_")
 
@@ -72,6 +74,7 @@ _ENUMS: dict[str, EnumDecoder[Any]] = {
     "LaneHolds": EnumDecoder(LaneHolds, job_pb2.LaneHolds, "LANE_HOLDS_"),
     "NeedCondition": EnumDecoder(NeedCondition, job_pb2.NeedCondition, "NEED_CONDITION_"),
     "OnExcess": EnumDecoder(OnExcess, job_pb2.OnExcess, "ON_EXCESS_"),
+    "SkipReason": SKIP_REASONS,
     "HealthState": EnumDecoder(HealthState, maintenance_service_pb2.HealthState, "HEALTH_STATE_"),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from google.protobuf.message import Message
@@ -13,9 +13,18 @@ from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate.v1 import maintenance_service_pb2 as maintenance_pb
 from jobstate_client.core.calls import Page
-from jobstate_client.core.decoding import STATES, WAIT_REASONS, decode, decoders
+from jobstate_client.core.decoding import SKIP_REASONS, STATES, WAIT_REASONS, decode, decoders
 from jobstate_client.core.documents import time_from
-from jobstate_client.core.states import AttemptOutcome, HealthState, HoldReason, LaneFrom, LaneHolds, State, WaitReason
+from jobstate_client.core.states import (
+    AttemptOutcome,
+    HealthState,
+    HoldReason,
+    LaneFrom,
+    LaneHolds,
+    SkipReason,
+    State,
+    WaitReason,
+)
 from jobstate_client.core.values import JobError
 
 
@@ -236,6 +245,33 @@ class TaskResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BulkProgress:
+    """What ``recreate_many``, ``retry_many`` or ``cancel_many`` has done, or would do in a dry run."""
+
+    matched: int
+    done: int
+    """How many jobs were changed."""
+    skipped: dict[SkipReason, int]
+    """How many were left as they are."""
+    more: bool
+    """In a dry run: whether there may be more than were counted. False otherwise."""
+    limit_reached: bool
+    """Whether as many were changed as ``limit`` allows. More may match."""
+    job_ids: tuple[str, ...]
+    """The first jobs that were changed since the call began, at most 100."""
+    request_id: str = ""
+    """Names the work, to go on with it. Empty in a dry run."""
+
+    def after(self, earlier: BulkProgress) -> BulkProgress:
+        """The same, with the jobs of an earlier call before its own."""
+        return replace(self, job_ids=(earlier.job_ids + self.job_ids)[:_IDS_KEPT])
+
+
+_IDS_KEPT = 100
+"""As many as the server names in one answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class CleanupResult:
     """How much was deleted, or would have been in a dry run."""
 
@@ -322,6 +358,12 @@ _EXPLANATION = decoders(
     dispatch_pb.ExplainResponse.DESCRIPTOR,
     holds=lambda message: tuple(decode(Hold, _HOLD, each) for each in message.holds),
 )
+_BULK_PROGRESS = decoders(
+    BulkProgress,
+    pb.BulkProgress.DESCRIPTOR,
+    skipped=lambda message: {SKIP_REASONS[each.reason]: each.count for each in message.skipped},
+    request_id=lambda _message: "",
+)
 _TASK_RESULT = decoders(TaskResult, maintenance_pb.CheckStaleResponse.DESCRIPTOR)
 _CLEANUP_RESULT = decoders(CleanupResult, maintenance_pb.CleanupResponse.DESCRIPTOR)
 _HEALTH = decoders(Health, maintenance_pb.CheckHealthResponse.DESCRIPTOR)
@@ -367,6 +409,11 @@ def lanes(response: dispatch_pb.ListLanesResponse) -> Page[Lane]:
 def type_status(response: dispatch_pb.ListLanesResponse) -> TypeStatus:
     """What holds back all jobs of a type."""
     return decode(TypeStatus, _TYPE_STATUS, response)
+
+
+def bulk_progress(response: Message) -> BulkProgress:
+    """What a call that changes many jobs has done: their responses have the same fields."""
+    return decode(BulkProgress, _BULK_PROGRESS, response.progress)  # type: ignore[attr-defined]
 
 
 def task_result(response: Message) -> TaskResult:

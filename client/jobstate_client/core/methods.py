@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from jobstate_client.core.batches import Batches
+from jobstate_client.core.bulk import BulkCall
 from jobstate_client.core.calls import Call, Pages
 from jobstate_client.core.update_queue import request_of
+
+if TYPE_CHECKING:
+    from jobstate_client.core.inspection import BulkProgress
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +53,36 @@ def async_batches(build: Callable[P, Batches[T]]) -> Callable[Concatenate[Any, P
 def update_method(build: Callable[P, Call[Any]]) -> Callable[Concatenate[Any, P], Any]:
     """A method that sends the request over the stream of updates, and returns what its client returns for that."""
     return _method(build, lambda updates, call: updates._send(request_of(call)))
+
+
+def sync_bulk(build: Callable[P, BulkCall]) -> Callable[Concatenate[Any, P], BulkProgress]:
+    """A method that repeats its call until there is no more to do, and returns what was done in all."""
+
+    def run(client: Any, bulk: BulkCall) -> BulkProgress:
+        call: Call[BulkProgress] | None = bulk.call
+        progress: BulkProgress | None = None
+        while call is not None:
+            answer = client._invoke(call)
+            progress, call = bulk.after(progress, answer), bulk.next(answer)
+        assert progress is not None
+        return progress
+
+    return _method(build, run)
+
+
+def async_bulk(build: Callable[P, BulkCall]) -> Callable[Concatenate[Any, P], Awaitable[BulkProgress]]:
+    """The same, whose result is awaited."""
+
+    async def run(client: Any, bulk: BulkCall) -> BulkProgress:
+        call: Call[BulkProgress] | None = bulk.call
+        progress: BulkProgress | None = None
+        while call is not None:
+            answer = await client._invoke(call)
+            progress, call = bulk.after(progress, answer), bulk.next(answer)
+        assert progress is not None
+        return progress
+
+    return _method(build, run)
 
 
 def _method(build: Callable[..., Any], run: Callable[[Any, Any], Any]) -> Callable[..., Any]:

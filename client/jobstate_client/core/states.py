@@ -233,3 +233,18 @@ class HealthState(NamedValue):
     UNKNOWN = "UNKNOWN"
     HEALTHY = "HEALTHY"
     DEGRADED = "DEGRADED"
+
+
+class SkipReason(NamedValue):
+    """Why a job that matched was left as it is. UNKNOWN: for a reason that is in the server's log."""
+
+    UNKNOWN = "UNKNOWN"
+    STATE = "STATE"
+    """Its state does not allow the change."""
+    GROUP = "GROUP"
+    RETRIES = "RETRIES"
+    """It may not be retried."""
+    UNIQUE_KEY = "UNIQUE_KEY"
+    """Another job has its unique key."""
+    JOB_TYPE = "JOB_TYPE"
+    """The server takes no jobs of its type any more."""

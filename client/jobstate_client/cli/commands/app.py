@@ -13,22 +13,14 @@ import click
 from click.shell_completion import shell_complete
 
 from jobstate_client.cli.commands.acquire import acquire
-from jobstate_client.cli.commands.changes import (
-    cancel,
-    complete,
-    fail,
-    progress,
-    release,
-    report_usage,
-    retry,
-    start,
-)
+from jobstate_client.cli.commands.changes import complete, fail, progress, release, report_usage, start
 from jobstate_client.cli.commands.completion import PROGRAM, VARIABLE, completion
 from jobstate_client.cli.commands.create import create
 from jobstate_client.cli.commands.explain import explain
 from jobstate_client.cli.commands.job_types import types
 from jobstate_client.cli.commands.lanes import lanes, pause, unpause
 from jobstate_client.cli.commands.maintenance import maintenance
+from jobstate_client.cli.commands.many import cancel, recreate, retry
 from jobstate_client.cli.commands.options import common_to_all
 from jobstate_client.cli.commands.queries import get, list_, stats
 from jobstate_client.cli.commands.relations import close_group
@@ -63,7 +55,7 @@ def cli() -> None:
 
 for _command in (create, get, list_, explain, acquire, start, progress, complete, fail, release):
     cli.add_command(_command)
-for _command in (run_, report_usage, retry, cancel, close_group):
+for _command in (run_, report_usage, retry, cancel, recreate, close_group):
     cli.add_command(_command)
 for _command in (watch, top, stats, types, lanes, pause, unpause, maintenance, completion):
     cli.add_command(_command)

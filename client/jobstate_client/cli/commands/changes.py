@@ -1,4 +1,4 @@
-"""The commands that change one job: start, progress, complete, fail, release, report-usage, retry, cancel."""
+"""The commands that change one job: start, progress, complete, fail, release, report-usage."""
 
 from __future__ import annotations
 
@@ -155,25 +155,3 @@ def report_usage(ctx: click.Context, /, job_id: str, **fields: Any) -> None:
     if fields["tokens"] is None and fields["cost"] is None:
         raise click.UsageError("Give --tokens, --cost or both.", ctx)
     change(ctx, "report_usage", job_id, **fields)
-
-
-@click.command(short_help="Retry a failed job, or skip the wait for its retry.")
-@job_id
-@click.option("--immediately", is_flag=True, help="Skip the wait, or the rest of it.")
-@request_id
-@common
-@click.pass_context
-def retry(ctx: click.Context, /, job_id: str, **fields: Any) -> None:
-    """Retry a job that stays in FAILED, or skip the wait for its retry."""
-    change(ctx, "retry", job_id, **fields)
-
-
-@click.command(short_help="Cancel a job.")
-@job_id
-@click.option("--reason", default="", metavar="TEXT", help="Reason, for people.")
-@request_id
-@common
-@click.pass_context
-def cancel(ctx: click.Context, /, job_id: str, reason: str, **fields: Any) -> None:
-    """Cancel a job. Its worker gets the error with its next report."""
-    change(ctx, "cancel", job_id, reason, **fields)
