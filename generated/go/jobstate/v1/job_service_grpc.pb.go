@@ -226,12 +226,15 @@ type JobServiceClient interface {
 	RecreateMany(ctx context.Context, in *RecreateManyRequest, opts ...grpc.CallOption) (*RecreateManyResponse, error)
 	// RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
 	//
-	// With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+	// With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
 	RetryMany(ctx context.Context, in *RetryManyRequest, opts ...grpc.CallOption) (*RetryManyResponse, error)
 	// CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
 	//
-	// Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
-	// cancelled by the server.
+	// Works, and may be repeated, as RecreateMany. The members of a group that it cancels are cancelled by the server.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
 	CancelMany(ctx context.Context, in *CancelManyRequest, opts ...grpc.CallOption) (*CancelManyResponse, error)
 	// StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 	//
@@ -739,12 +742,15 @@ type JobServiceServer interface {
 	RecreateMany(context.Context, *RecreateManyRequest) (*RecreateManyResponse, error)
 	// RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
 	//
-	// With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+	// With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
 	RetryMany(context.Context, *RetryManyRequest) (*RetryManyResponse, error)
 	// CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
 	//
-	// Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
-	// cancelled by the server.
+	// Works, and may be repeated, as RecreateMany. The members of a group that it cancels are cancelled by the server.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
 	CancelMany(context.Context, *CancelManyRequest) (*CancelManyResponse, error)
 	// StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
 	//

@@ -420,7 +420,9 @@ class JobServiceServicer:
     def RetryMany(self, request, context):
         """RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
 
-        With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+        With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -429,8 +431,9 @@ class JobServiceServicer:
     def CancelMany(self, request, context):
         """CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
 
-        Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
-        cancelled by the server.
+        Works, and may be repeated, as RecreateMany. The members of a group that it cancels are cancelled by the server.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

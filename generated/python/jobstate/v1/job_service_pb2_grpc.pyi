@@ -225,13 +225,16 @@ class JobServiceStub:
     RetryMany: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryManyRequest, _job_service_pb2.RetryManyResponse]
     """RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
 
-    With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+    With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
     """
     CancelMany: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelManyRequest, _job_service_pb2.CancelManyResponse]
     """CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
 
-    Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
-    cancelled by the server.
+    Works, and may be repeated, as RecreateMany. The members of a group that it cancels are cancelled by the server.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
     """
     StreamUpdates: _grpc.StreamStreamMultiCallable[_job_service_pb2.StreamUpdatesRequest, _job_service_pb2.StreamUpdatesResponse]
     """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
@@ -519,13 +522,16 @@ class JobServiceAsyncStub(JobServiceStub):
     RetryMany: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryManyRequest, _job_service_pb2.RetryManyResponse]  # type: ignore[assignment]
     """RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
 
-    With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+    With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
     """
     CancelMany: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelManyRequest, _job_service_pb2.CancelManyResponse]  # type: ignore[assignment]
     """CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
 
-    Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
-    cancelled by the server.
+    Works, and may be repeated, as RecreateMany. The members of a group that it cancels are cancelled by the server.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
     """
     StreamUpdates: _aio.StreamStreamMultiCallable[_job_service_pb2.StreamUpdatesRequest, _job_service_pb2.StreamUpdatesResponse]  # type: ignore[assignment]
     """StreamUpdates carries the calls above, many per message, over one stream: the fast way for a busy worker.
@@ -894,7 +900,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.RetryManyResponse, _abc.Awaitable[_job_service_pb2.RetryManyResponse]]:
         """RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
 
-        With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+        With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
         """
 
     @_abc_1.abstractmethod
@@ -905,8 +913,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.CancelManyResponse, _abc.Awaitable[_job_service_pb2.CancelManyResponse]]:
         """CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
 
-        Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
-        cancelled by the server.
+        Works, and may be repeated, as RecreateMany. The members of a group that it cancels are cancelled by the server.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
         """
 
     @_abc_1.abstractmethod

@@ -2964,7 +2964,9 @@ export declare const JobService: GenService<{
   /**
    * RetryMany retries the jobs that match a filter and rest in FAILED, each as Retry does.
    *
-   * With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany, with the same errors.
+   * With `immediately` the jobs in RETRYING too. Works, and may be repeated, as RecreateMany.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
    *
    * @generated from rpc jobstate.v1.JobService.RetryMany
    */
@@ -2976,8 +2978,9 @@ export declare const JobService: GenService<{
   /**
    * CancelMany cancels the jobs that match a filter and have not ended, each as Cancel does.
    *
-   * Works, and may be repeated, as RecreateMany, with the same errors. The members of a group that it cancels are
-   * cancelled by the server.
+   * Works, and may be repeated, as RecreateMany. The members of a group that it cancels are cancelled by the server.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD); ALREADY_EXISTS (REQUEST_ID_REUSED); and OVERLOADED, as RecreateMany.
    *
    * @generated from rpc jobstate.v1.JobService.CancelMany
    */
