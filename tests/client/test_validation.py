@@ -26,6 +26,7 @@ from jobstate_client import (
     JobStateError,
     Need,
     NewJob,
+    Refused,
     State,
 )
 from jobstate_client.core import creating, dispatch, limits, maintenance, operations, validation, watch_request
@@ -36,7 +37,7 @@ from jobstate_server.domain.caller import ANONYMOUS
 from jobstate_server.rpc.requests import attempts
 from jobstate_server.wire import documents as server_documents
 
-from .support import Either, done
+from .support import Either, done, items
 
 
 def test_the_limits_are_the_servers() -> None:
@@ -168,9 +169,23 @@ def test_what_chooses_related_jobs_is_refused_by_its_name() -> None:
     with pytest.raises(TypeError, match="group and needs each choose jobs"):
         operations.list_jobs(group="day", needs="fetch")
     with pytest.raises(TypeError, match=r"jobs\[1\] must be a NewJob, not int"):
-        creating.create_many([NewJob("fetch"), odd])
+        list(creating.new_jobs([NewJob("fetch"), odd]))
     with pytest.raises(ValueError, match="7 is not a NeedCondition"):
         creating.create("fetch", needs=[Need("fetch", odd)])
+
+
+async def test_the_servers_errors_name_the_arguments_of_the_client(either: Any) -> None:
+    refusals: tuple[tuple[Callable[[], Any], str, str], ...] = (
+        (lambda: either.create("a", attempt_timeout=-1.0), "attempt_timeout: ", "timeout"),
+        (lambda: either.create("a", needs=["x"]), "needs[0].job_id: ", "needs[0]"),
+    )
+    for call, told, field in refusals:
+        with pytest.raises(Refused) as refused:
+            await done(call())
+        assert str(refused.value).startswith(told), refused.value
+        assert refused.value.metadata["field"].startswith(field)
+    with pytest.raises(InvalidField, match=r"^group: "):
+        await items(either.list(group="\x01"))
 
 
 def test_a_group_is_named_as_other_jobs_are(client: Client) -> None:

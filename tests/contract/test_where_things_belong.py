@@ -87,7 +87,7 @@ def kinds() -> list[Kind]:
             "a type of event",
             6,
             rf"EventType\.{event.name}\b|EVENT_TYPE_{event.name}\b|{EVENT_NAMES[event]}"
-            rf"|\b{detail}[(:]|\b{event.name} = ['\"]|\"{event.name}: ",
+            rf"|\b{detail}[(:]|\b{event.name} = ['\"]{event.name}['\"]|\"{event.name}: ",
         ),
         Kind("an error", 5, rf"ERROR_REASON_{reason}\b|\b{error}\b|`{reason}`"),
         Kind("an RPC", 8, rf"\b{rpc}|\boperations\.{operation}\b"),

@@ -315,7 +315,7 @@ class AsyncClient(AsyncMethods):
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise closed_during(call) from failure
-                error = error_from_rpc(failure, call.request_id)
+                error = error_from_rpc(failure, call.request_id, call.arguments)
                 await self._report_late_usage(late_usage(call, error))
                 wait = retries.wait_s(error)
             except grpc.aio.UsageError as failure:

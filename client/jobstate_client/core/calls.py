@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -69,6 +69,8 @@ class Call(Generic[R]):
     """None takes the client's."""
     wait_s: float = 0.0
     """How long the server may wait before it answers: added to the client's timeout."""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    """Arguments that have another name than the field of the request, by the name of the field."""
     through_outages: bool = False
     """Whether it is repeated while no server is reached, until its timeout, whatever the client's other calls do."""
 
@@ -103,7 +105,7 @@ class Pages(Generic[T]):
         request = type(self.first.request)()
         request.CopyFrom(self.first.request)
         request.page_token = page.next_token  # type: ignore[attr-defined]
-        return Call(self.first.rpc, request, self.first.decode, self.first.timeout)
+        return replace(self.first, request=request)
 
 
 def decode_with(name: str) -> Callable[[Any], Any]:

@@ -76,7 +76,10 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
         new = job_type
     else:
         new = v.NewJob(job_type, **fields)
-    return Call("Create", _create_request(new), _created_job, timeout)
+    return Call("Create", _create_request(new), _created_job, timeout, arguments=_ARGUMENTS)
+
+
+_ARGUMENTS = {"timeout": "attempt_timeout"}
 
 
 def create_many(jobs: Iterable[v.NewJob], *, timeout: Span | None = None) -> Batches[v.CreatedJob]:
@@ -121,8 +124,9 @@ def _weights(request: pb.CreateRequest) -> tuple[int, ...]:
 
 def new_jobs(jobs: Iterable[v.NewJob]) -> Iterator[v.NewJob]:
     """These jobs. Raises TypeError for what is none."""
-    if isinstance(jobs, str | bytes):
-        validation.names(jobs, "jobs")
+    given: Any = jobs
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        validation.names(given, "jobs")
     for index, new in enumerate(jobs):
         if not isinstance(new, v.NewJob):
             raise TypeError(f"jobs[{index}] must be a NewJob, not {type(new).__name__}")

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from jobstate_client.core import creating, operations
+from jobstate_client.core import creating
 from jobstate_client.core.calls import Call
 from jobstate_client.core.documents import seconds
+from jobstate_client.core.operations import cancel, close_group, id_of
 from jobstate_client.core.run import INTERRUPTED_PATIENCE_S
 from jobstate_client.core.states import OnExcess
 from jobstate_client.core.values import GroupPolicy, Job, NewJob, Span
@@ -80,7 +81,7 @@ class Members:
         """
         if error is not None and self._ends_itself:
             return None
-        call = operations.close_group(self) if error is None else cancel_call(self.job, error)
+        call = close_group(self) if error is None else cancel_call(self.job, error)
         is_interrupted = error is not None and not isinstance(error, Exception)
         if self._patience_s:
             call = replace(call, timeout=self._patience_s, through_outages=True)
@@ -116,7 +117,7 @@ class Members:
             new = job_type
         else:
             new = NewJob(job_type, **(fields or {}))
-        group_id = operations.id_of(new.group_id, "group_id")
+        group_id = id_of(new.group_id, "group_id")
         if group_id not in ("", self.id):
             raise TypeError(f"a member of {self.id} cannot also be one of {group_id}")
         return replace(new, group_id=self.id, by=new.by or self._new.by)
@@ -124,7 +125,7 @@ class Members:
 
 def cancel_call(job: Job, error: BaseException) -> Call[Job]:
     """The call that cancels a group whose block has failed."""
-    return operations.cancel(job, _REASON + type(error).__name__)
+    return cancel(job, _REASON + type(error).__name__)
 
 
 def hurried(call: Call[Job]) -> Call[Job]:

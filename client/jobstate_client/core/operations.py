@@ -144,7 +144,10 @@ def list_jobs(  # noqa: PLR0913 - the filters, all by keyword
         page_size=page_size,
         order=pb.LIST_ORDER_CREATE_TIME_ASC if oldest_first else pb.LIST_ORDER_CREATE_TIME_DESC,
     )
-    return Pages(Call("List", request, _page, timeout))
+    return Pages(Call("List", request, _page, timeout, arguments=_OF_LIST))
+
+
+_OF_LIST = {"group_id": "group", "create_time_from": "created_from", "create_time_to": "created_before"}
 
 
 def _check_related(group: JobRef, needed_by: JobRef, needs: JobRef) -> None:

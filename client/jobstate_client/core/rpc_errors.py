@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -32,8 +33,10 @@ _BY_CODE = {
 }
 
 
-def error_from_rpc(failure: grpc.RpcError, request_id: str = "") -> e.JobStateError:
-    """The error of a failed call."""
+def error_from_rpc(
+    failure: grpc.RpcError, request_id: str = "", arguments: Mapping[str, str] | None = None
+) -> e.JobStateError:
+    """The error of a failed call. Its message names ``arguments`` in place of the fields of the request."""
     call: Any = failure
     code = call.code() or grpc.StatusCode.UNKNOWN
     error = _from_details(code, call.details() or "", call.trailing_metadata() or ())
@@ -41,8 +44,18 @@ def error_from_rpc(failure: grpc.RpcError, request_id: str = "") -> e.JobStateEr
         error = _BY_CODE.get(code, e.TransportError)(f"{code.name}: {call.details()}", code=code)
     if request_id:
         error.request_id = request_id
+    if arguments and (field := error.metadata.get("field", "")):
+        _name_argument(error, field, arguments)
     error.__cause__ = failure
     return error
+
+
+def _name_argument(error: e.JobStateError, field: str, arguments: Mapping[str, str]) -> None:
+    """People know the arguments of the client. What programs read keeps the names of the contract."""
+    first = re.match(r"\w*", field)[0]  # type: ignore[index]
+    if first in arguments and error.message.startswith(field):
+        error.message = arguments[first] + error.message.removeprefix(first)
+        error.args = (error.message,)
 
 
 def error_for_reason(

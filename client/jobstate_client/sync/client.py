@@ -362,7 +362,7 @@ class Client(SyncMethods):
             except grpc.RpcError as failure:
                 if self._closed.is_set() and failure.code() is grpc.StatusCode.CANCELLED:
                     raise closed_during(call) from failure
-                error = error_from_rpc(failure, call.request_id)
+                error = error_from_rpc(failure, call.request_id, call.arguments)
                 self._report_late_usage(late_usage(call, error))
                 wait = retries.wait_s(error)
             except ValueError as failure:

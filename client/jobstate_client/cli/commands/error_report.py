@@ -45,8 +45,8 @@ def with_options(text: str, command: click.Command) -> str:
 def _told(error: e.JobStateError, server: str, command: click.Command) -> str:
     """The message, with options in place of fields."""
     text, field = message(error, server), error.metadata.get("field", "")
-    if field and text.startswith(f"{field}: "):
-        problem = text.removeprefix(f"{field}: ")
+    _, colon, problem = text.partition(": ")
+    if field and colon:
         return f"{option_of(field, command) or field}: {with_options(problem, command)}"
     return with_options(text, command)
 
