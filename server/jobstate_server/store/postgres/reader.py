@@ -43,6 +43,10 @@ class PostgresReader(SqlReader):
         self._postgres.ensure_connected()
         return super().list_jobs(wanted, order, after, limit, bytes_max)
 
+    def matching_jobs(self, wanted: JobFilter, after: Position | None, limit: int) -> Any:
+        self._postgres.ensure_connected()
+        return super().matching_jobs(wanted, after, limit)
+
     def _execute(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if not self._postgres.in_transaction():
             self._postgres.ensure_connected()
