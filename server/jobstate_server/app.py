@@ -29,6 +29,7 @@ from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.event_log.replication import Replication
 from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.maintenance.check_health import HEALTHY, CheckHealth
+from jobstate_server.maintenance.erase import Erase
 from jobstate_server.maintenance.event_limit import EventLimit
 from jobstate_server.maintenance.recurring import RecurringJobs
 from jobstate_server.maintenance.registry import Tasks
@@ -201,7 +202,9 @@ class Server:
         self.recurring = RecurringJobs(
             settings.recurring_entries(), self.committer, self.readers, self.clock, replica=self.replica
         )
-        self.maintenance_service = MaintenanceService(self.tasks, self.schedule, self.recurring, self.run_locks)
+        forget = self.feed.forget if self.replication is None else self.replication.forget
+        erase = Erase(self.committer, self.catch_up_readers, self.clock, forget)
+        self.maintenance_service = MaintenanceService(self.tasks, self.schedule, self.recurring, self.run_locks, erase)
 
     async def start(self) -> None:
         """Start to serve.

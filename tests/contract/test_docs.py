@@ -283,7 +283,12 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("reads waiting; then `OVERLOADED`", readers, "READS_WAITING_MAX", count),
     ("`older_than` of a `Cleanup`, at least, unless forced", limits, "CLEANUP_AGE_MIN", span),
     ("`older_than` of a `Cleanup`, at most", limits, "CLEANUP_AGE_MAX", span),
-    ("`job_ids` returned by `CheckStale` and `RetryFailed`", task, "JOB_IDS_RETURNED_MAX", count),
+    (
+        "`job_ids` returned by `CheckStale` and `RetryFailed`, and `unfinished_job_ids` by `Erase`",
+        task,
+        "JOB_IDS_RETURNED_MAX",
+        count,
+    ),
 ]
 """What the table of limits says of each, the constant behind it, and how its value is written."""
 

@@ -176,8 +176,8 @@ async def test_a_lock_of_another_program_makes_health_tell_and_nothing_is_lost_w
 async def test_a_change_that_waits_too_long_for_another_programs_lock_is_refused_and_later_ones_are_served(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert connection._BUSY_TIMEOUT_S * CONFLICT_TRIES_MAX == 25, "as docs/operations.md says"
-    monkeypatch.setattr(connection, "_BUSY_TIMEOUT_S", 0.1)
+    assert connection.BUSY_TIMEOUT_S * CONFLICT_TRIES_MAX == 25, "as docs/operations.md says"
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.1)
     async with serving(path) as running:
         await create(running, "before")
         with closing(sqlite3.connect(path, isolation_level=None)) as other:

@@ -316,7 +316,7 @@ def contents(store: Store) -> Contents:
             jobs=jobs,
             attempts=[attempt for job in jobs for attempt in attempts_of(reader, job.id)],
             events=page_of(reader, reader.log_state().horizon).events,
-            log=reader.log_state(),
+            log=reader.log_state()[:4],
             tallies=dict(reader.tallies([])),
             tasks=dict(reader.task_runs()),
         )

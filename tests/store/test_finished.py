@@ -50,7 +50,7 @@ def test_selections_one_after_another_find_every_job_once(store: Store) -> None:
     after = None
     while page := found(store, 10, after, limit=4):
         seen += ids(page)
-        after = Position(page[-1].complete_time, page[-1].create_sequence)
+        after = Position(page[-1].complete_time or 0, page[-1].create_sequence)
 
     assert seen == [f"{number}" for number in range(10)]
     assert found(store, 10, limit=0) == []

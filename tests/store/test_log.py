@@ -479,5 +479,5 @@ def test_appending_and_trimming_keep_the_log_whole(
                 assert reader.trimmable_events(older_than, bytes_max) == trimmable
                 assert trim(store, older_than=older_than, bytes_max=bytes_max, limit=limit) == removed
 
-            assert reader.log_state() == (head, horizon, check, sum(len(event.payload) for event in log))
+            assert reader.log_state() == (head, horizon, check, sum(len(event.payload) for event in log), 0)
             assert page_of(reader, horizon).events == log

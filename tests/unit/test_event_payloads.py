@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate_server.domain.durations import SECOND
-from jobstate_server.domain.events import Detail, Event, EventType
+from jobstate_server.domain.events import Detail, Event, EventType, erased_check, is_erased
 from jobstate_server.domain.job import Job, JobState
-from jobstate_server.wire.events import complete_event, encode_event
+from jobstate_server.wire.events import complete_event, encode_event, erase_event
 from jobstate_server.wire.jobs import encode_whole, with_names, with_version
 
 from .strategies import a_document, job_details, jobs, moments
@@ -80,3 +80,20 @@ def test_an_event_that_was_stored_whole_is_sent_as_it_was_written(
 
     written.sequence = written.job.version = 7
     assert sent == written
+
+
+@given(jobs, st.sampled_from(list(EventType)), st.integers(0, 2**32 - 1))
+def test_an_erased_event_has_its_order_type_time_and_states_only(job: Job, type_: EventType, check: int) -> None:
+    encoded = encode_event(Event(type_, job.update_time, "somebody", JobState.QUEUED, job, with_metadata=True))
+    remains = erase_event(encoded.payload, check)
+
+    sent = event_pb2.Event.FromString(
+        complete_event(7, job.update_time, job.id, job.job_type, "", int(type_), remains.payload)
+    )
+    assert is_erased(remains.payload)
+    assert erased_check(remains.payload) == check
+    assert remains.lane == job.lane
+    assert (sent.sequence, sent.type, sent.erased, sent.actor) == (7, int(type_), True, "")
+    assert (sent.previous_state, sent.job.state, sent.job.version) == (int(JobState.QUEUED), int(job.state), 7)
+    fields = {field.name for field, _ in sent.job.ListFields()}
+    assert fields <= {"id", "job_type", "state", "version", "create_time", "update_time", "ready_time"}

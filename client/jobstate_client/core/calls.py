@@ -108,11 +108,12 @@ class Pages(Generic[T]):
         return replace(self.first, request=request)
 
 
-def decode_with(name: str) -> Callable[[Any], Any]:
-    """Decode a response with the function of this name in inspection.py, which is imported with the first response."""
+def decode_with(name: str, module: str = "inspection") -> Callable[[Any], Any]:
+    """Decode a response with the function of this name in a module beside this one, which is imported with the first
+    response."""
 
     def decode(response: Any) -> Any:
-        return getattr(import_module("jobstate_client.core.inspection"), name)(response)
+        return getattr(import_module(f"jobstate_client.core.{module}"), name)(response)
 
     return decode
 

@@ -49,6 +49,7 @@ class SyncMethods:
     check_stale = sync_method(maintenance.check_stale)
     retry_failed = sync_method(maintenance.retry_failed)
     cleanup = sync_method(maintenance.cleanup)
+    erase = sync_method(maintenance.erase)
     check_health = sync_method(maintenance.check_health)
     tasks = sync_method(maintenance.tasks)
 
@@ -86,6 +87,7 @@ class AsyncMethods:
     check_stale = async_method(maintenance.check_stale)
     retry_failed = async_method(maintenance.retry_failed)
     cleanup = async_method(maintenance.cleanup)
+    erase = async_method(maintenance.erase)
     check_health = async_method(maintenance.check_health)
     tasks = async_method(maintenance.tasks)
 

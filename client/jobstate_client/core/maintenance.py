@@ -10,6 +10,7 @@ from jobstate_client.core.documents import duration
 from jobstate_client.core.values import Span
 
 if TYPE_CHECKING:
+    from jobstate_client.core.erasure import ErasureResult
     from jobstate_client.core.inspection import CleanupResult, Health, Task, TaskResult
 
 TASK_TIMEOUT_S = 600.0
@@ -41,6 +42,17 @@ def cleanup(
     span = None if older_than is None else duration(older_than)
     request = pb.CleanupRequest(older_than=span, dry_run=dry_run, force=force)
     return Call("Cleanup", request, decode_with("cleanup_result"), timeout)
+
+
+def erase(*, job_id: str = "", source_id: str = "", timeout: Span | None = TASK_TIMEOUT_S) -> Call[ErasureResult]:
+    """Delete one final job, or all final jobs of a source, with every text that came with them.
+
+    Give one of ``job_id`` and ``source_id``. The job of an id must be final. Of a source, what is not final yet is
+    counted as ``unfinished``: repeat the call when it has ended.
+    """
+    return Call(
+        "Erase", pb.EraseRequest(id=job_id, source_id=source_id), decode_with("erasure_result", "erasure"), timeout
+    )
 
 
 def check_health(*, timeout: Span | None = None) -> Call[Health]:

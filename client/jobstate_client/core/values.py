@@ -314,6 +314,8 @@ class Event(Lazy):
     """Whether ``job.metadata`` is the job's metadata. If not, keep the metadata of your own copy."""
     sets_result: bool
     """Whether ``job.result`` is the job's result."""
+    erased: bool
+    """Whether the job was erased. Then ``detail`` is empty, and the job has its id, type and state only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ def event_name(event: Event) -> str:
 
 def event_summary(event: Event) -> str:
     """The details of an event, beside its name and job."""
+    return "erased" if event.erased else _summary(event)
+
+
+def _summary(event: Event) -> str:
     job, detail = event.job, event.detail
     text = ""
     match event.type:

@@ -10,7 +10,7 @@ from jobstate_server.domain.commands import Request
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
 from jobstate_server.domain.needs import OpenNeeds
-from jobstate_server.domain.reads import Due, Finished
+from jobstate_server.domain.reads import Due, Finished, Named
 from jobstate_server.domain.wait_order import GroupPath
 from jobstate_server.domain.waiting import UniqueKey
 
@@ -80,7 +80,7 @@ class View(Protocol):
     def due(self, selection: Due) -> Sequence[str]:
         """The ids of the jobs that a selection found when the transaction began."""
 
-    def finished(self, selection: Finished) -> Sequence[FinishedJob]:
+    def finished(self, selection: Finished | Named) -> Sequence[FinishedJob]:
         """The jobs that a selection found when the transaction began, without those deleted since."""
 
     def ended_attempt(self, job_id: str, number: int) -> Attempt | None:

@@ -152,6 +152,31 @@ def is_whole(payload: bytes) -> bool:
     return payload.startswith(_TYPE_TAG)
 
 
+ERASED_TAG = b"\x40"
+"""How the stored payload of an erased event begins."""
+_CHECK_BYTES = 4
+
+
+def is_erased(payload: bytes) -> bool:
+    """Whether the stored payload of an event is all that Erase has left of it."""
+    return payload.startswith(ERASED_TAG)
+
+
+def erased_check(payload: bytes) -> int:
+    """The check that an erased event had when it was written. It stands behind the field ``erased``."""
+    return int.from_bytes(payload[2 : 2 + _CHECK_BYTES], "little")
+
+
+def with_erased_check(payload: bytes, check: int) -> bytes:
+    """The payload of an erased event with its check."""
+    return payload[:2] + check.to_bytes(_CHECK_BYTES, "little") + payload[2:]
+
+
+def without_erased_check(payload: bytes) -> bytes:
+    """The payload of an erased event as it is sent."""
+    return payload[:2] + payload[2 + _CHECK_BYTES :]
+
+
 Detail = Started | Claimed | Failed | Retrying | PermanentlyFailed | Cancelled | StaleDetected | Released | Used
 
 

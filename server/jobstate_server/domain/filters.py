@@ -91,12 +91,17 @@ class EventFilter:
         """Whether every event passes this filter."""
         return self == _EVERYTHING
 
-    def passes(self, job_id: str, job_type: str, source_id: str, type_: int) -> bool:
-        """Whether an event with these properties passes."""
+    def passes(self, job_id: str, job_type: str, source_id: str, type_: int, *, of_any_source: bool = False) -> bool:
+        """Whether an event with these properties passes.
+
+        Args:
+            of_any_source: whether it is the deletion of a job whose source was erased. It passes every filter of
+                sources, because whoever has a copy of the job must learn of it.
+        """
         return (
             _wants(self.job_ids, job_id)
             and _wants(self.job_types, job_type)
-            and _wants(self.source_ids, source_id)
+            and (of_any_source or _wants(self.source_ids, source_id))
             and _wants(self.types, type_)
             and (self.reach is EVERYTHING or self.reach.admits(job_type, source_id))
         )

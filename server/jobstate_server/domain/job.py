@@ -293,7 +293,10 @@ class Attempt:
 
 
 class FinishedJob(NamedTuple):
-    """What remains of a finished job once it is deleted, and what its deletion needs to know of it."""
+    """What remains of a finished job once it is deleted, and what its deletion needs to know of it.
+
+    Where jobs are selected by their ids, one may be unfinished.
+    """
 
     id: str
     create_sequence: int
@@ -301,7 +304,7 @@ class FinishedJob(NamedTuple):
     source_id: str
     principal: str
     state: JobState
-    complete_time: int
+    complete_time: int | None
     needs_count: int = 0
     group_depth: int = 0
     is_kept: bool = False

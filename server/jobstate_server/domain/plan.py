@@ -64,6 +64,10 @@ class Deletion(NamedTuple):
     """How many were selected, with those that are kept."""
     last: FinishedJob | None = None
     """The last one that was selected."""
+    left: Sequence[FinishedJob] = ()
+    """Those that were selected and are not deleted."""
+    erases: bool = False
+    """Whether the events tell nothing of the jobs but their ids, types and states."""
 
 
 class ServedGroup(NamedTuple):

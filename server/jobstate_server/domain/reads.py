@@ -28,6 +28,12 @@ class Finished(NamedTuple):
     limit: int
 
 
+class Named(NamedTuple):
+    """Selects the jobs with these ids, in whatever state, without those that another replica has locked."""
+
+    job_ids: tuple[str, ...]
+
+
 class Ready(NamedTuple):
     """Selects ready jobs of some types, in the order in which they are handed out."""
 
@@ -79,7 +85,7 @@ class FoundPlace(NamedTuple):
     attempt: int
 
 
-Selection = Due | Finished
+Selection = Due | Finished | Named
 """Selects jobs by a condition instead of by their ids."""
 
 

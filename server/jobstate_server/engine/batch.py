@@ -19,7 +19,7 @@ from jobstate_server.domain.errors import InternalError, JobStateError
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.job import Attempt, FinishedJob, Job
 from jobstate_server.domain.plan import Change, Deletion, Plan, TypePause
-from jobstate_server.domain.reads import Due, Finished, Reads
+from jobstate_server.domain.reads import Due, Finished, Named, Reads
 from jobstate_server.domain.rules.decider import Decider
 from jobstate_server.domain.statistics import TallyCounter
 from jobstate_server.domain.waiting import UniqueKey, has_unique_key, is_ready
@@ -210,13 +210,17 @@ class Batch:
         payloads = encode_deletion(deletion)
         deleted = int(EventType.DELETED)
         self._changes.events.extend(
-            NewEvent(time, job.id, job.job_type, job.source_id, job.principal, deleted, payload)
+            NewEvent(
+                time, job.id, job.job_type, "" if deletion.erases else job.source_id, job.principal, deleted, payload
+            )
             for job, payload in zip(jobs, payloads, strict=True)
         )
         for job in jobs:
             self._forget(job)
         self._tallies.delete(jobs)
-        outcome = DeletedOutcome((), deleted=jobs, found=deletion.found, last=deletion.last, events=len(jobs))
+        outcome = DeletedOutcome(
+            (), deleted=jobs, found=deletion.found, last=deletion.last, left=deletion.left, events=len(jobs)
+        )
         self._slices.append(outcome)
         return outcome
 
@@ -233,7 +237,7 @@ class Batch:
     def due(self, selection: Due) -> Sequence[str]:
         return self._due.get(selection, ())
 
-    def finished(self, selection: Finished) -> Sequence[FinishedJob]:
+    def finished(self, selection: Finished | Named) -> Sequence[FinishedJob]:
         found = self._finished.get(selection, ())
         return [job for job in found if job.id not in self._deleted] if self._deleted else found
 

@@ -258,21 +258,23 @@ class Committer:
         self._enqueue(commands, len(commands), 0, "", is_many=True)
 
     def submit_own(self, command: Command) -> asyncio.Future[Outcome]:
-        """Commit a command of the server. It is never refused as overloaded, because the parts of the server limit how
-        many they submit."""
+        """Commit a command of the server. It is never refused as overloaded: its parts limit how many they submit."""
         return self._enqueue((command,), 1, 0, "", is_many=False)
 
     def _enqueue(
         self, commands: Sequence[Command], rows: int, size: int, connection: str, *, is_many: bool
     ) -> asyncio.Future[Any]:
-        future = self._future()
-        self._put(QueuedCommands(commands, future, rows, size, self._turn, is_many), connection)
+        self._put(QueuedCommands(commands, future := self._future(), rows, size, self._turn, is_many), connection)
         return future
 
     def run(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """Run ``work`` in a transaction of its own. It should not take more than about 20 ms."""
-        future: asyncio.Future[T] = self._future()
-        self._put(QueuedWork(work, future), "")
+        self._put(QueuedWork(work, future := self._future()), "")
+        return future
+
+    def run_apart(self, work: Callable[[Store], T]) -> asyncio.Future[T]:
+        """Run ``work`` between two transactions, by itself. It should not take more than about 20 ms."""
+        self._put(QueuedWork(lambda _: None, future := self._future(), work), "")
         return future
 
     def probe(self) -> asyncio.Future[None]:
@@ -338,7 +340,7 @@ class Committer:
             wanted = [item for item in batch.commands if not item.future.done()]
             calls = [item.call for item in wanted if isinstance(item, QueuedAcquire)]
             written = self._writer.commit([command for item in wanted for command in item.commands], calls)
-            result = None if batch.work is None else self._writer.work(batch.work.run)
+            result = None if batch.work is None else batch.work.done(self._writer.work, self._store)
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._deliver, batch, wanted, written, result)
 

@@ -90,6 +90,8 @@ class DeletedOutcome(SliceOutcome):
     """How many were selected, with those that must be kept."""
     last: FinishedJob | None = None
     """The last one that was selected."""
+    left: Sequence[FinishedJob] = ()
+    """Those that were selected and not deleted, if they were selected by their ids."""
 
 
 @dataclass(slots=True)

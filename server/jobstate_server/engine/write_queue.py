@@ -14,7 +14,7 @@ from jobstate_server.domain.job import Job
 from jobstate_server.engine.fair_queue import FairQueue
 from jobstate_server.engine.outcomes import Outcome, Verdict
 from jobstate_server.engine.parked_acquires import WaitingAcquire
-from jobstate_server.store.base import Transaction
+from jobstate_server.store.base import Store, Transaction
 
 BATCH_ROWS_MAX = 1_024
 """Commands of one transaction, about as many as one BatchCreate has. A commit of 512 takes a tenth more per row. With
@@ -113,13 +113,29 @@ class QueuedAcquire(QueuedCommands):
 class QueuedWork:
     """Work in a transaction of its own: what maintenance does in the store besides commands."""
 
-    __slots__ = ("future", "run")
+    __slots__ = ("future", "run", "run_apart")
 
     waiting = 1
 
-    def __init__(self, run: Callable[[Transaction], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(
+        self,
+        run: Callable[[Transaction], Any],
+        future: asyncio.Future[Any],
+        run_apart: Callable[[Store], Any] | None = None,
+    ) -> None:
         self.run = run
         self.future = future
+        self.run_apart = run_apart
+        """Run instead of ``run``, while there is no transaction. None for work in one."""
+
+    def done(self, in_transaction: Callable[[Callable[[Transaction], Any]], Any], store: Store) -> Any:
+        """Do it, on the committer's thread. Returns what it returns, or the error that was raised."""
+        if self.run_apart is None:
+            return in_transaction(self.run)
+        try:
+            return self.run_apart(store)
+        except Exception as error:
+            return error
 
 
 QueuedWrite = QueuedCommands | QueuedWork

@@ -15,9 +15,10 @@ from collections.abc import Hashable, Sequence
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain.errors import Draining, Overloaded
+from jobstate_server.domain.events import EventType, is_erased
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.event_log.cursor import Cursor, encode_cursor
-from jobstate_server.event_log.pages import PageLimits
+from jobstate_server.event_log.pages import PageLimits, SharedPages
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.store.records import StoredEvent
 
@@ -30,6 +31,7 @@ _KEY_BYTES = 450
 RETRY_DELAY_S = 1.0
 
 _EVERYTHING: Hashable = ("everything",)
+_DELETED = int(EventType.DELETED)
 
 
 class FilterGroup:
@@ -99,6 +101,9 @@ class EventFeed:
         self.is_draining = False
         self.rewinds = 0
         """How often the log turned out to have lost events. A reader's position must then be checked again."""
+        self.shared = SharedPages()
+        self.erasures = 0
+        """How often events in the log were erased. A page that was read before must not be handed out."""
         self._log_id = log_id
         self._clock = clock
         self._groups: dict[EventFilter, FilterGroup] = {}
@@ -189,6 +194,14 @@ class EventFeed:
                 for group in index.get(key, ()):
                     if group.waiting and passes(group.wanted, event):
                         group.wake(event.sequence)
+            if event.type == _DELETED and is_erased(event.payload):
+                self._wake_sources(event)
+
+    def _wake_sources(self, event: StoredEvent) -> None:
+        """Wake those who watch sources, for the deletion of a job whose source was erased."""
+        for group in self._groups.values():
+            if group.wanted.source_ids and passes(group.wanted, event):
+                group.wake(event.sequence)
 
     def skip_to(self, head: int, head_check: int) -> None:
         """Go on from a head beyond this one. What lies between is in the log."""
@@ -200,6 +213,12 @@ class EventFeed:
         self.rewinds += 1
         self._wake_all()
         self.recent.reset(head, head_check)
+
+    def forget(self) -> None:
+        """Forget what is in memory of the log, because events in it were erased. The log has what is left of them."""
+        self.erasures += 1
+        self.shared.clear()
+        self.recent.reset(self.head, self.recent.head_check)
 
     def _wake_all(self) -> None:
         for group in self._groups.values():
@@ -214,7 +233,8 @@ class EventFeed:
 
 def passes(wanted: EventFilter, event: StoredEvent) -> bool:
     """Whether a filter passes an event."""
-    return wanted.passes(event.job_id, event.job_type, event.source_id, event.type)
+    of_any_source = event.type == _DELETED and is_erased(event.payload)
+    return wanted.passes(event.job_id, event.job_type, event.source_id, event.type, of_any_source=of_any_source)
 
 
 def _filter_bytes(wanted: EventFilter) -> int:

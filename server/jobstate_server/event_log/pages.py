@@ -99,6 +99,11 @@ class SharedPages:
         self._pages[key] = page, size, page.end.sequence < head
         self._bytes += size
 
+    def clear(self) -> None:
+        """Forget all pages."""
+        self._pages.clear()
+        self._bytes = 0
+
     def _remove(self, key: tuple[Hashable, int]) -> None:
         found = self._pages.pop(key, None)
         if found is not None:

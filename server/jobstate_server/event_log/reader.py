@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.event_log.feed import EventFeed, Waiter, passes
-from jobstate_server.event_log.pages import LogPosition, Page, SharedPages
+from jobstate_server.event_log.pages import LogPosition, Page
 from jobstate_server.event_log.stored_pages import StoredPages
 from jobstate_server.store.event_check import event_check
 
@@ -23,7 +23,6 @@ class EventLog:
         """``refresh`` publishes everything that is committed by now; None where that is always so."""
         self.feed = feed
         self.stored = stored
-        self.shared = SharedPages()
         self._refresh = refresh
 
     async def refresh(self) -> None:
@@ -150,9 +149,13 @@ class EventReader:
         after = self._skipped_to = max(self._skipped_to, self.position)
         if after >= self._feed.head:
             return None
+        erasures = self._feed.erasures
         page = await self._page(after)
         if self._rewinds != self._feed.rewinds or page.end.sequence <= self.position:
             # Read while the log went back: it may be of either history.
+            return None
+        if erasures != self._feed.erasures:
+            # Read while events were erased.
             return None
         self._move(page.end, page.cursor)
         return page if page.entries else None
@@ -162,16 +165,18 @@ class EventReader:
         if group.members == 1:
             return await self._own_page(after)
         key = ((group, self._rewinds), after)
-        page = self._log.shared.get(key, self._feed.head)
+        page = self._feed.shared.get(key, self._feed.head)
         if page is None:
+            erasures = self._feed.erasures
             page = await self._own_page(after)
-            self._log.shared.put(key, page, self._feed.head)
+            if erasures == self._feed.erasures:
+                self._feed.shared.put(key, page, self._feed.head)
         return page
 
     async def _own_page(self, after: int) -> Page:
         if after >= self._feed.recent.tail:
             return self._recent_page(after)
-        return await self._log.stored.page(after, self.wanted, self._feed.page_limits)
+        return await self._log.stored.page(after, self.wanted, self._feed.page_limits, self._feed.erasures)
 
     def _recent_page(self, after: int) -> Page:
         events_max, bytes_max = self._feed.page_limits

@@ -59,6 +59,8 @@ class Replication:
         self._held_count = 0
         self._reading: asyncio.Task[None] | None = None
         self._refreshing: list[tuple[int, asyncio.Future[None]]] = []
+        self._erasures = 0
+        """How often events had been erased when the log was last looked at."""
         self._looking: asyncio.Future[None] | None = None
         """The look at the log that is under way because no notification has come."""
         self._is_stopped = False
@@ -99,6 +101,9 @@ class Replication:
         """
         published = self._feed.head
         state = await self._readers.run(lambda reader: reader.log_state())
+        if state.erasures > self._erasures:
+            self._erasures = state.erasures
+            self.forget()
         if state.head < published:
             await self._rewind()
         if state.head <= self._feed.head or not self._feed.watchers:
@@ -107,6 +112,11 @@ class Replication:
         self._refreshing.append((state.head, future))
         self._publish_through(state.head)
         await future
+
+    def forget(self) -> None:
+        """Forget what is in memory of the log, because events in it were erased."""
+        self._held, self._held_count = {}, 0
+        self._feed.forget()
 
     def _publish(self, events: Sequence[StoredEvent]) -> None:
         """Publish events that follow the head, and the held ones that then follow."""
@@ -148,8 +158,11 @@ class Replication:
                 await self._skip()
 
     async def _read_page(self) -> None:
-        after = self._feed.head
+        after, erasures = self._feed.head, self._feed.erasures
         page = await self._readers.run(lambda reader: reader.events(after, _EVERY_EVENT, *self._feed.page_limits))
+        if erasures != self._feed.erasures:
+            # It may have what was erased meanwhile.
+            return
         events = page.events
         if page.horizon > after or (page.scanned > after and not events):
             # Retention was faster: a reader that still needs those events finds out from the log.
@@ -202,6 +215,8 @@ class Replication:
                 future.set_exception(error)
 
     def _notified(self, notification: Notification) -> None:
+        if notification.has_erased:
+            self.forget()
         self._publish_through(notification.head)
         if notification.next_due is not None:
             self.due_written.notify(notification.next_due)

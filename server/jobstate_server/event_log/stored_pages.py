@@ -27,13 +27,13 @@ class StoredPages:
         self._log_id = log_id
         self._under_way: dict[Hashable, asyncio.Future[Page]] = {}
 
-    async def page(self, after: int, wanted: EventFilter, limits: PageLimits) -> Page:
-        """The page after a position.
+    async def page(self, after: int, wanted: EventFilter, limits: PageLimits, erasures: int = 0) -> Page:
+        """The page after a position. Readers share a read if they know of the same number of ``erasures``.
 
         Raises:
             CursorExpired: retention has removed events after the position.
         """
-        key = (after, wanted)
+        key = (after, wanted, erasures)
         future = self._under_way.get(key)
         if future is None:
             future = self._readers.run(lambda reader: self._read_page(reader, after, wanted, limits))

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from jobstate.v1 import maintenance_service_pb2 as pb
 from jobstate_server.domain.job import JobState
+from jobstate_server.maintenance.erase import Erase
 from jobstate_server.maintenance.recurring import RecurringJobs, RecurringState
 from jobstate_server.maintenance.registry import Tasks
 from jobstate_server.maintenance.run_locks import RunLocks
 from jobstate_server.maintenance.schedule import Schedule, TaskState
 from jobstate_server.maintenance.sweep import Run
 from jobstate_server.rpc.call import Call
-from jobstate_server.rpc.requests.maintenance import cleanup_age
+from jobstate_server.rpc.requests.maintenance import cleanup_age, forgotten
 from jobstate_server.wire.times import set_span, set_time
 
 
 class MaintenanceService:
     """The handlers."""
 
-    def __init__(self, tasks: Tasks, schedule: Schedule, recurring: RecurringJobs, run_locks: RunLocks) -> None:
+    def __init__(
+        self, tasks: Tasks, schedule: Schedule, recurring: RecurringJobs, run_locks: RunLocks, erase: Erase
+    ) -> None:
         self._tasks = tasks
+        self._erase = erase
         self._schedule = schedule
         self._recurring = recurring
         self._run_locks = run_locks
@@ -38,6 +42,18 @@ class MaintenanceService:
         async with self._run_locks.take(self._tasks.cleanup.name):
             report = await self._tasks.cleanup.run_once(Run(dry_run=request.dry_run), older_than=older_than)
         return pb.CleanupResponse(jobs=report.count, events=report.events).SerializeToString()
+
+    async def Erase(self, request: pb.EraseRequest, call: Call) -> bytes:
+        wanted = forgotten(request)
+        async with self._run_locks.take(self._erase.name):
+            done = await self._erase.run(wanted, call.caller)
+        return pb.EraseResponse(
+            jobs=done.jobs,
+            events=done.events,
+            request_ids=done.request_ids,
+            unfinished=done.unfinished,
+            unfinished_job_ids=done.unfinished_job_ids,
+        ).SerializeToString()
 
     async def CheckHealth(self, _request: pb.CheckHealthRequest, _call: Call) -> bytes:
         report = await self._tasks.check_health.run_shared()

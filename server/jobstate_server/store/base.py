@@ -27,6 +27,7 @@ from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.reads import FoundPlace, LaneRange, Reads, Ready, StateOf
 from jobstate_server.domain.statistics import Tallies
 from jobstate_server.domain.turns import TurnKey
+from jobstate_server.store.erasing import Clears, ErasureReads, ErasureWrites
 from jobstate_server.store.records import (
     Changes,
     Ended,
@@ -100,7 +101,7 @@ class StoredTimes(Protocol):
         """Remove nothing because of its age before ``until``. Never shortens the suspension."""
 
 
-class Transaction(TaskRuns, Protocol):
+class Transaction(TaskRuns, ErasureWrites, Protocol):
     """One write transaction. Used by one thread, the committer's."""
 
     now: int
@@ -225,7 +226,7 @@ class Transaction(TaskRuns, Protocol):
         """When any replica except ``besides`` last renewed its lease; None when none has."""
 
 
-class Reader(Protocol):
+class Reader(ErasureReads, Protocol):
     """Reads committed data. Used by one thread at a time, except for ``interrupt`` and ``disconnect``."""
 
     def interrupt(self) -> None:
@@ -347,7 +348,7 @@ class Reader(Protocol):
         """Close the connection."""
 
 
-class Store(Protocol):
+class Store(Clears, Protocol):
     """An open store."""
 
     log_id: str

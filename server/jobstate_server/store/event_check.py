@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
-from jobstate_server.domain.events import is_whole
+from jobstate_server.domain.events import erased_check, is_erased, is_whole
 
 
 class Checked(Protocol):
@@ -28,6 +28,8 @@ class CheckedEvent(NamedTuple):
 
 
 def event_check(event: Checked) -> int:
-    """The CRC-32 of an event as it is stored, with its time and the id of its job."""
+    """The CRC-32 of an event as it was written, with its time and the id of its job. An erased event has kept it."""
+    if is_erased(event.payload):
+        return erased_check(event.payload)
     check = crc32(event.payload)
     return check if is_whole(event.payload) else crc32(b"%d %b" % (event.time, event.job_id.encode()), check)

@@ -128,6 +128,22 @@ _EMPTY_LANE_READY = (
 )
 
 
+def forget_lane_text(mark: Callable[[str], str]) -> str:
+    """Deletes a lane that has nothing and is not paused, with its hold and what its rate has counted."""
+    return (
+        f"DELETE FROM lane WHERE job_type = {mark('job_type')} AND lane = {mark('lane')} AND lane > ''"
+        f" AND {_HAS_NOTHING} AND NOT paused"
+    )
+
+
+def forget_hold_reason_text(mark: Callable[[str], str]) -> str:
+    """Forgets why a lane is held, if that is the reason."""
+    return (
+        f"UPDATE lane SET hold_reason = '' WHERE job_type = {mark('job_type')} AND lane = {mark('lane')}"
+        f" AND hold_reason = {mark('hold_reason')}"
+    )
+
+
 def forget_lanes_texts(mark: Callable[[str], str]) -> tuple[str, str, str]:
     """Deletes some lanes that have nothing, are not paused, and whose hold and rate are over, and types without lanes.
 

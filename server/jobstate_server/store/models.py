@@ -231,6 +231,8 @@ class LogRow(Model):
     # Until when no attempt fails after a pause, and nothing is removed because of its age after a clock jump.
     grace_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
     removal_suspended_until = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    # How often events were erased.
+    erasures = BigIntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "log"

@@ -12,7 +12,7 @@ from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job, JobState
 from jobstate_server.domain.needs import OpenNeeds, ResolvedNeed
 from jobstate_server.domain.plan import TypePause
-from jobstate_server.domain.reads import Due, Finished
+from jobstate_server.domain.reads import Due, Finished, Named
 from jobstate_server.domain.recurring import TakenInstant
 from jobstate_server.domain.statistics import TallyKey
 from jobstate_server.domain.turns import LaneState, TypeState
@@ -219,7 +219,7 @@ class Loaded:
     requests: dict[tuple[str, str], StoredRequest]
     due: dict[Due, list[str]] = field(default_factory=dict)
     """The ids of the jobs that each selection found, in its order."""
-    finished: dict[Finished, list[FinishedJob]] = field(default_factory=dict)
+    finished: dict[Finished | Named, list[FinishedJob]] = field(default_factory=dict)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     """The requested ended attempts, by job and number."""
     unique: dict[UniqueKey, str] = field(default_factory=dict)
@@ -293,6 +293,8 @@ class LogState(NamedTuple):
     """The check of the event at the horizon."""
     bytes: int
     """Payload bytes of the stored events."""
+    erasures: int = 0
+    """How often events were erased. What is in memory of the log is out of date if this has changed."""
 
 
 class JobPage(NamedTuple):
@@ -362,6 +364,8 @@ class Notification(NamedTuple):
     """The earliest due time that was written; None when none was."""
     ready_types: frozenset[str] = frozenset()
     """The job types of which jobs became ready that were not handed out. ``ANY_TYPE`` if they are not known."""
+    has_erased: bool = False
+    """Whether events were erased."""
 
 
 ANY_TYPE = frozenset({"*"})

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+from zlib import crc32
 
 from jobstate.v1 import event_pb2, job_pb2
 from jobstate_server.domain.events import (
@@ -25,7 +26,10 @@ from jobstate_server.domain.events import (
     StaleDetected,
     Started,
     Used,
+    is_erased,
     is_whole,
+    with_erased_check,
+    without_erased_check,
 )
 from jobstate_server.domain.job import NANO
 from jobstate_server.domain.plan import Deletion
@@ -47,6 +51,8 @@ _NO_METADATA = embed(length_tag(job_pb2.Job.METADATA_FIELD_NUMBER), b"")
 _JOB_VERSION = varint_tag(job_pb2.Job.VERSION_FIELD_NUMBER)
 _TIME = length_tag(event_pb2.Event.TIME_FIELD_NUMBER)
 
+_ERASED = varint_tag(event_pb2.Event.ERASED_FIELD_NUMBER) + TRUE
+
 _HEADS_CACHED = 4_096
 """States times actors. Each encoding that is not cached takes a microsecond."""
 
@@ -57,6 +63,7 @@ _KINDS = {int(type_): _TYPE + varint(type_) + text(_NAME, name) for type_, name 
 """The type of an event and its name."""
 
 assert is_whole(_TYPE), "payloads of earlier programs begin with the type"
+assert is_erased(_ERASED), "payloads of erased events begin with that field"
 
 
 @value
@@ -96,7 +103,29 @@ def encode_event(event: Event) -> EncodedEvent:
 
 def encode_deletion(deletion: Deletion) -> list[bytes]:
     """The payloads of the ``.deleted`` events of these jobs."""
-    return [_head(deletion.actor, job.state) + embed(_JOB, encode_remains(job)) for job in deletion.jobs]
+    actor = deletion.actor
+    payloads = [_head(actor, job.state) + embed(_JOB, encode_remains(job.state)) for job in deletion.jobs]
+    if deletion.erases:
+        payloads = [with_erased_check(_ERASED + payload, crc32(payload)) for payload in payloads]
+    return payloads
+
+
+class Remains(NamedTuple):
+    """What Erase leaves of an event, and what else the event has led to."""
+
+    payload: bytes
+    lane: str
+    """The lane of the job."""
+    hold_reason: str
+    """Why the lane was held, if the event held it."""
+
+
+def erase_event(payload: bytes, check: int) -> Remains:
+    """Erase an event of which this is the stored payload. ``check``: as in ``store.event_check``."""
+    event = event_pb2.Event.FromString(payload)
+    left = _ERASED + _head("", event.previous_state) + embed(_JOB, encode_remains(event.job.state))
+    hold_reason = event.released.reason if event.released.HasField("hold_lane") else ""
+    return Remains(with_erased_check(left, check), event.job.lane, hold_reason)
 
 
 @lru_cache(_HEADS_CACHED)
@@ -201,7 +230,9 @@ def complete_event(
     The sequence and the job's version are equal in an event. A parser merges the two parts of the job.
     """
     number = varint(sequence)
-    if is_whole(payload):
+    if is_erased(payload):
+        payload = without_erased_check(payload)
+    elif is_whole(payload):
         version = _JOB_VERSION + number
         return b"".join((payload, _SEQUENCE, number, _JOB, varint(len(version)), version))
     known = known_from_event(

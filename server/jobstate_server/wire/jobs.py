@@ -7,7 +7,7 @@ from functools import lru_cache
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.groups import Group
-from jobstate_server.domain.job import NANO, Attempt, FinishedJob, Job, JobError, JobState
+from jobstate_server.domain.job import NANO, Attempt, Job, JobError, JobState
 from jobstate_server.domain.job_types import JobType
 from jobstate_server.domain.needs import Need, is_met
 from jobstate_server.domain.waiting import CancelCause, wait_reason
@@ -279,9 +279,9 @@ def encode_members(group: Group) -> bytes:
     return embed(MEMBERS, members.SerializeToString())
 
 
-def encode_remains(job: FinishedJob) -> bytes:
+def encode_remains(state: int) -> bytes:
     """The fields of a deleted job that its ``.deleted`` event has, besides those that ``known_from_event`` has."""
-    return _STATE + varint(job.state)
+    return _STATE + varint(state)
 
 
 def with_version(encoded: bytes, version: int) -> bytes:

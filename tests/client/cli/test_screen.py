@@ -53,7 +53,7 @@ def a_job(job_id: str, state: State = State.PROCESSING, **fields: Any) -> Job:
 
 def an_event(job: Job, type_: EventType = EventType.STARTED, sequence: int = 1, **detail: Any) -> Event:
     name = f"processing-job.{type_.value.lower().replace('_', '-')}"
-    return Event(sequence, type_, name, NOW, "", None, job, Detail(**detail), False, False)
+    return Event(sequence, type_, name, NOW, "", None, job, Detail(**detail), False, False, False)
 
 
 def some_stats(*names: str, **stored: int) -> Stats:

@@ -16,6 +16,7 @@ from jobstate_client.cli.commands.acquire import acquire
 from jobstate_client.cli.commands.changes import complete, fail, progress, release, report_usage, start
 from jobstate_client.cli.commands.completion import PROGRAM, VARIABLE, completion
 from jobstate_client.cli.commands.create import create
+from jobstate_client.cli.commands.erase import erase
 from jobstate_client.cli.commands.explain import explain
 from jobstate_client.cli.commands.job_types import types
 from jobstate_client.cli.commands.lanes import lanes, pause, unpause
@@ -55,7 +56,7 @@ def cli() -> None:
 
 for _command in (create, get, list_, explain, acquire, start, progress, complete, fail, release):
     cli.add_command(_command)
-for _command in (run_, report_usage, retry, cancel, recreate, close_group):
+for _command in (run_, report_usage, retry, cancel, recreate, close_group, erase):
     cli.add_command(_command)
 for _command in (watch, top, stats, types, lanes, pause, unpause, maintenance, completion):
     cli.add_command(_command)

@@ -53,7 +53,7 @@ const (
 	// "processing-job.stale.detected": the claimed attempt has not reported for too long. `.failed` of the same commit
 	// follows.
 	EventType_EVENT_TYPE_STALE_DETECTED EventType = 10
-	// "processing-job.deleted": cleanup removed the job, and copies of it can go too.
+	// "processing-job.deleted": Cleanup or Erase removed the job, and copies of it must go too.
 	EventType_EVENT_TYPE_DELETED EventType = 11
 	// "processing-job.ready": a job that was delayed, or waited for its needs, can be begun from here on.
 	EventType_EVENT_TYPE_READY EventType = 12
@@ -197,7 +197,8 @@ func (RetryDecision) EnumDescriptor() ([]byte, []int) {
 	return file_jobstate_v1_event_proto_rawDescGZIP(), []int{1}
 }
 
-// Event is one change of one job, written in the same transaction as the change and never altered afterwards.
+// Event is one change of one job, written in the same transaction as the change and never altered afterwards, except
+// that Erase takes from it what it says of the job.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Position in the log. It grows along one stream. Gaps are normal, and sequences of different logs must not be
@@ -217,8 +218,13 @@ type Event struct {
 	// UNSPECIFIED for `.queued`.
 	PreviousState JobState `protobuf:"varint,6,opt,name=previous_state,json=previousState,proto3,enum=jobstate.v1.JobState" json:"previous_state,omitempty"`
 	// The job as it was right after this event; its version equals the event's sequence. It comes without metadata and
-	// result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only.
+	// result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only, and
+	// source_id is empty if Erase deleted the job. If `erased` is set it has id, job_type, state, version and update_time.
 	Job *Job `protobuf:"bytes,7,opt,name=job,proto3" json:"job,omitempty"`
+	// True when Erase has taken from this event what it said of its job. It has no actor and no detail, whatever its
+	// type: only its sequence, type, name and time, previous_state, and what `job` says. A `.deleted` that is erased
+	// passes every filter of source_ids, because it no longer tells of which source the job was.
+	Erased bool `protobuf:"varint,8,opt,name=erased,proto3" json:"erased,omitempty"`
 	// What this kind of event adds to the job. Unset for the kinds that add nothing: `.queued`, `.progress`,
 	// `.completed`, `.deleted`, `.ready` and `.waiting`.
 	//
@@ -315,6 +321,13 @@ func (x *Event) GetJob() *Job {
 		return x.Job
 	}
 	return nil
+}
+
+func (x *Event) GetErased() bool {
+	if x != nil {
+		return x.Erased
+	}
+	return false
 }
 
 func (x *Event) GetDetail() isEvent_Detail {
@@ -1011,7 +1024,7 @@ var File_jobstate_v1_event_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x17jobstate/v1/event.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xc2\x06\n" +
+	"\x17jobstate/v1/event.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xda\x06\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12*\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x16.jobstate.v1.EventTypeR\x04type\x12\x12\n" +
@@ -1019,7 +1032,8 @@ const file_jobstate_v1_event_proto_rawDesc = "" +
 	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
 	"\x05actor\x18\x05 \x01(\tR\x05actor\x12<\n" +
 	"\x0eprevious_state\x18\x06 \x01(\x0e2\x15.jobstate.v1.JobStateR\rpreviousState\x12\"\n" +
-	"\x03job\x18\a \x01(\v2\x10.jobstate.v1.JobR\x03job\x126\n" +
+	"\x03job\x18\a \x01(\v2\x10.jobstate.v1.JobR\x03job\x12\x16\n" +
+	"\x06erased\x18\b \x01(\bR\x06erased\x126\n" +
 	"\astarted\x18\n" +
 	" \x01(\v2\x1a.jobstate.v1.StartedDetailH\x00R\astarted\x126\n" +
 	"\aclaimed\x18\v \x01(\v2\x1a.jobstate.v1.ClaimedDetailH\x00R\aclaimed\x123\n" +

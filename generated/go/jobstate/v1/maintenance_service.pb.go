@@ -399,6 +399,144 @@ func (x *CleanupResponse) GetEvents() int64 {
 	return 0
 }
 
+// EraseRequest says whose texts to erase. Exactly one field is given.
+type EraseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of one job, as in CreateRequest. Earlier jobs with this id are erased too.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The source of the jobs, as in CreateRequest, at most 256 bytes.
+	SourceId      string `protobuf:"bytes,2,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseRequest) Reset() {
+	*x = EraseRequest{}
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseRequest) ProtoMessage() {}
+
+func (x *EraseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseRequest.ProtoReflect.Descriptor instead.
+func (*EraseRequest) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EraseRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *EraseRequest) GetSourceId() string {
+	if x != nil {
+		return x.SourceId
+	}
+	return ""
+}
+
+// EraseResponse counts what was erased. All counts are 0 when there was nothing, as in a repeat.
+type EraseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many jobs were deleted.
+	Jobs int64 `protobuf:"varint,1,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	// Of how many events in the log the text was erased, those of jobs that had been deleted before included.
+	Events int64 `protobuf:"varint,2,opt,name=events,proto3" json:"events,omitempty"`
+	// How many request ids of calls about these jobs were forgotten. A repeat of such a call is a new call.
+	RequestIds int64 `protobuf:"varint,3,opt,name=request_ids,json=requestIds,proto3" json:"request_ids,omitempty"`
+	// How many jobs of the source were left as they are, because they are not final or are still needed by jobs that are
+	// not. Repeat the call when they have ended. Always 0 for an id.
+	Unfinished int64 `protobuf:"varint,4,opt,name=unfinished,proto3" json:"unfinished,omitempty"`
+	// Ids of the first 100 of these.
+	UnfinishedJobIds []string `protobuf:"bytes,5,rep,name=unfinished_job_ids,json=unfinishedJobIds,proto3" json:"unfinished_job_ids,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *EraseResponse) Reset() {
+	*x = EraseResponse{}
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseResponse) ProtoMessage() {}
+
+func (x *EraseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseResponse.ProtoReflect.Descriptor instead.
+func (*EraseResponse) Descriptor() ([]byte, []int) {
+	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *EraseResponse) GetJobs() int64 {
+	if x != nil {
+		return x.Jobs
+	}
+	return 0
+}
+
+func (x *EraseResponse) GetEvents() int64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *EraseResponse) GetRequestIds() int64 {
+	if x != nil {
+		return x.RequestIds
+	}
+	return 0
+}
+
+func (x *EraseResponse) GetUnfinished() int64 {
+	if x != nil {
+		return x.Unfinished
+	}
+	return 0
+}
+
+func (x *EraseResponse) GetUnfinishedJobIds() []string {
+	if x != nil {
+		return x.UnfinishedJobIds
+	}
+	return nil
+}
+
 // CheckHealthRequest has no fields.
 type CheckHealthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -408,7 +546,7 @@ type CheckHealthRequest struct {
 
 func (x *CheckHealthRequest) Reset() {
 	*x = CheckHealthRequest{}
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[6]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +558,7 @@ func (x *CheckHealthRequest) String() string {
 func (*CheckHealthRequest) ProtoMessage() {}
 
 func (x *CheckHealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[6]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +571,7 @@ func (x *CheckHealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHealthRequest.ProtoReflect.Descriptor instead.
 func (*CheckHealthRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{6}
+	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{8}
 }
 
 // CheckHealthResponse says how the jobs are doing.
@@ -474,7 +612,7 @@ type CheckHealthResponse struct {
 
 func (x *CheckHealthResponse) Reset() {
 	*x = CheckHealthResponse{}
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[7]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +624,7 @@ func (x *CheckHealthResponse) String() string {
 func (*CheckHealthResponse) ProtoMessage() {}
 
 func (x *CheckHealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[7]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +637,7 @@ func (x *CheckHealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckHealthResponse.ProtoReflect.Descriptor instead.
 func (*CheckHealthResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{7}
+	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CheckHealthResponse) GetState() HealthState {
@@ -602,7 +740,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[8]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +752,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[8]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +765,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{8}
+	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{10}
 }
 
 // ListTasksResponse lists the server's maintenance tasks and recurring jobs.
@@ -641,7 +779,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[9]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +791,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[9]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +804,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{9}
+	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListTasksResponse) GetTasks() []*Task {
@@ -708,7 +846,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[10]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +858,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[10]
+	mi := &file_jobstate_v1_maintenance_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +871,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{10}
+	return file_jobstate_v1_maintenance_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Task) GetName() string {
@@ -828,7 +966,19 @@ const file_jobstate_v1_maintenance_service_proto_rawDesc = "" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"=\n" +
 	"\x0fCleanupResponse\x12\x12\n" +
 	"\x04jobs\x18\x01 \x01(\x03R\x04jobs\x12\x16\n" +
-	"\x06events\x18\x02 \x01(\x03R\x06events\"\x14\n" +
+	"\x06events\x18\x02 \x01(\x03R\x06events\";\n" +
+	"\fEraseRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
+	"\tsource_id\x18\x02 \x01(\tR\bsourceId\"\xaa\x01\n" +
+	"\rEraseResponse\x12\x12\n" +
+	"\x04jobs\x18\x01 \x01(\x03R\x04jobs\x12\x16\n" +
+	"\x06events\x18\x02 \x01(\x03R\x06events\x12\x1f\n" +
+	"\vrequest_ids\x18\x03 \x01(\x03R\n" +
+	"requestIds\x12\x1e\n" +
+	"\n" +
+	"unfinished\x18\x04 \x01(\x03R\n" +
+	"unfinished\x12,\n" +
+	"\x12unfinished_job_ids\x18\x05 \x03(\tR\x10unfinishedJobIds\"\x14\n" +
 	"\x12CheckHealthRequest\"\x9b\x04\n" +
 	"\x13CheckHealthResponse\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.jobstate.v1.HealthStateR\x05state\x12\x1a\n" +
@@ -866,12 +1016,13 @@ const file_jobstate_v1_maintenance_service_proto_rawDesc = "" +
 	"\vHealthState\x12\x1c\n" +
 	"\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14HEALTH_STATE_HEALTHY\x10\x01\x12\x19\n" +
-	"\x15HEALTH_STATE_DEGRADED\x10\x022\x99\x03\n" +
+	"\x15HEALTH_STATE_DEGRADED\x10\x022\xd9\x03\n" +
 	"\x12MaintenanceService\x12M\n" +
 	"\n" +
 	"CheckStale\x12\x1e.jobstate.v1.CheckStaleRequest\x1a\x1f.jobstate.v1.CheckStaleResponse\x12P\n" +
 	"\vRetryFailed\x12\x1f.jobstate.v1.RetryFailedRequest\x1a .jobstate.v1.RetryFailedResponse\x12D\n" +
-	"\aCleanup\x12\x1b.jobstate.v1.CleanupRequest\x1a\x1c.jobstate.v1.CleanupResponse\x12P\n" +
+	"\aCleanup\x12\x1b.jobstate.v1.CleanupRequest\x1a\x1c.jobstate.v1.CleanupResponse\x12>\n" +
+	"\x05Erase\x12\x19.jobstate.v1.EraseRequest\x1a\x1a.jobstate.v1.EraseResponse\x12P\n" +
 	"\vCheckHealth\x12\x1f.jobstate.v1.CheckHealthRequest\x1a .jobstate.v1.CheckHealthResponse\x12J\n" +
 	"\tListTasks\x12\x1d.jobstate.v1.ListTasksRequest\x1a\x1e.jobstate.v1.ListTasksResponseBm\n" +
 	"\x0eio.jobstate.v1B\x17MaintenanceServiceProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3"
@@ -889,7 +1040,7 @@ func file_jobstate_v1_maintenance_service_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_maintenance_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_jobstate_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_jobstate_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_jobstate_v1_maintenance_service_proto_goTypes = []any{
 	(HealthState)(0),              // 0: jobstate.v1.HealthState
 	(*CheckStaleRequest)(nil),     // 1: jobstate.v1.CheckStaleRequest
@@ -898,36 +1049,40 @@ var file_jobstate_v1_maintenance_service_proto_goTypes = []any{
 	(*RetryFailedResponse)(nil),   // 4: jobstate.v1.RetryFailedResponse
 	(*CleanupRequest)(nil),        // 5: jobstate.v1.CleanupRequest
 	(*CleanupResponse)(nil),       // 6: jobstate.v1.CleanupResponse
-	(*CheckHealthRequest)(nil),    // 7: jobstate.v1.CheckHealthRequest
-	(*CheckHealthResponse)(nil),   // 8: jobstate.v1.CheckHealthResponse
-	(*ListTasksRequest)(nil),      // 9: jobstate.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),     // 10: jobstate.v1.ListTasksResponse
-	(*Task)(nil),                  // 11: jobstate.v1.Task
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*EraseRequest)(nil),          // 7: jobstate.v1.EraseRequest
+	(*EraseResponse)(nil),         // 8: jobstate.v1.EraseResponse
+	(*CheckHealthRequest)(nil),    // 9: jobstate.v1.CheckHealthRequest
+	(*CheckHealthResponse)(nil),   // 10: jobstate.v1.CheckHealthResponse
+	(*ListTasksRequest)(nil),      // 11: jobstate.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),     // 12: jobstate.v1.ListTasksResponse
+	(*Task)(nil),                  // 13: jobstate.v1.Task
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_jobstate_v1_maintenance_service_proto_depIdxs = []int32{
-	12, // 0: jobstate.v1.CleanupRequest.older_than:type_name -> google.protobuf.Duration
+	14, // 0: jobstate.v1.CleanupRequest.older_than:type_name -> google.protobuf.Duration
 	0,  // 1: jobstate.v1.CheckHealthResponse.state:type_name -> jobstate.v1.HealthState
-	12, // 2: jobstate.v1.CheckHealthResponse.oldest_queued_age:type_name -> google.protobuf.Duration
-	12, // 3: jobstate.v1.CheckHealthResponse.commit_latency_p99:type_name -> google.protobuf.Duration
-	12, // 4: jobstate.v1.CheckHealthResponse.oldest_unclaimed_age:type_name -> google.protobuf.Duration
-	11, // 5: jobstate.v1.ListTasksResponse.tasks:type_name -> jobstate.v1.Task
-	13, // 6: jobstate.v1.Task.last_run:type_name -> google.protobuf.Timestamp
-	12, // 7: jobstate.v1.Task.last_duration:type_name -> google.protobuf.Duration
-	13, // 8: jobstate.v1.Task.next_run:type_name -> google.protobuf.Timestamp
+	14, // 2: jobstate.v1.CheckHealthResponse.oldest_queued_age:type_name -> google.protobuf.Duration
+	14, // 3: jobstate.v1.CheckHealthResponse.commit_latency_p99:type_name -> google.protobuf.Duration
+	14, // 4: jobstate.v1.CheckHealthResponse.oldest_unclaimed_age:type_name -> google.protobuf.Duration
+	13, // 5: jobstate.v1.ListTasksResponse.tasks:type_name -> jobstate.v1.Task
+	15, // 6: jobstate.v1.Task.last_run:type_name -> google.protobuf.Timestamp
+	14, // 7: jobstate.v1.Task.last_duration:type_name -> google.protobuf.Duration
+	15, // 8: jobstate.v1.Task.next_run:type_name -> google.protobuf.Timestamp
 	1,  // 9: jobstate.v1.MaintenanceService.CheckStale:input_type -> jobstate.v1.CheckStaleRequest
 	3,  // 10: jobstate.v1.MaintenanceService.RetryFailed:input_type -> jobstate.v1.RetryFailedRequest
 	5,  // 11: jobstate.v1.MaintenanceService.Cleanup:input_type -> jobstate.v1.CleanupRequest
-	7,  // 12: jobstate.v1.MaintenanceService.CheckHealth:input_type -> jobstate.v1.CheckHealthRequest
-	9,  // 13: jobstate.v1.MaintenanceService.ListTasks:input_type -> jobstate.v1.ListTasksRequest
-	2,  // 14: jobstate.v1.MaintenanceService.CheckStale:output_type -> jobstate.v1.CheckStaleResponse
-	4,  // 15: jobstate.v1.MaintenanceService.RetryFailed:output_type -> jobstate.v1.RetryFailedResponse
-	6,  // 16: jobstate.v1.MaintenanceService.Cleanup:output_type -> jobstate.v1.CleanupResponse
-	8,  // 17: jobstate.v1.MaintenanceService.CheckHealth:output_type -> jobstate.v1.CheckHealthResponse
-	10, // 18: jobstate.v1.MaintenanceService.ListTasks:output_type -> jobstate.v1.ListTasksResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
+	7,  // 12: jobstate.v1.MaintenanceService.Erase:input_type -> jobstate.v1.EraseRequest
+	9,  // 13: jobstate.v1.MaintenanceService.CheckHealth:input_type -> jobstate.v1.CheckHealthRequest
+	11, // 14: jobstate.v1.MaintenanceService.ListTasks:input_type -> jobstate.v1.ListTasksRequest
+	2,  // 15: jobstate.v1.MaintenanceService.CheckStale:output_type -> jobstate.v1.CheckStaleResponse
+	4,  // 16: jobstate.v1.MaintenanceService.RetryFailed:output_type -> jobstate.v1.RetryFailedResponse
+	6,  // 17: jobstate.v1.MaintenanceService.Cleanup:output_type -> jobstate.v1.CleanupResponse
+	8,  // 18: jobstate.v1.MaintenanceService.Erase:output_type -> jobstate.v1.EraseResponse
+	10, // 19: jobstate.v1.MaintenanceService.CheckHealth:output_type -> jobstate.v1.CheckHealthResponse
+	12, // 20: jobstate.v1.MaintenanceService.ListTasks:output_type -> jobstate.v1.ListTasksResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -944,7 +1099,7 @@ func file_jobstate_v1_maintenance_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_maintenance_service_proto_rawDesc), len(file_jobstate_v1_maintenance_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const (
 	MaintenanceService_CheckStale_FullMethodName  = "/jobstate.v1.MaintenanceService/CheckStale"
 	MaintenanceService_RetryFailed_FullMethodName = "/jobstate.v1.MaintenanceService/RetryFailed"
 	MaintenanceService_Cleanup_FullMethodName     = "/jobstate.v1.MaintenanceService/Cleanup"
+	MaintenanceService_Erase_FullMethodName       = "/jobstate.v1.MaintenanceService/Erase"
 	MaintenanceService_CheckHealth_FullMethodName = "/jobstate.v1.MaintenanceService/CheckHealth"
 	MaintenanceService_ListTasks_FullMethodName   = "/jobstate.v1.MaintenanceService/ListTasks"
 )
@@ -30,11 +31,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
-// that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+// MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+// schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 //
-// A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
-// same task is running on the server called. Concurrent calls of CheckHealth share one report.
+// A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+// the same task is running on the server called. Concurrent calls of CheckHealth share one report.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
@@ -65,6 +66,25 @@ type MaintenanceServiceClient interface {
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
 	Cleanup(ctx context.Context, in *CleanupRequest, opts ...grpc.CallOption) (*CleanupResponse, error)
+	// Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
+	// errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+	//
+	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
+	// Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
+	// valid. Jobs that Cleanup or an earlier Erase deleted are looked for too, as long as their events are kept. A job that
+	// an unfinished job needs and a member of an unfinished group are kept, as Cleanup keeps them. In a SQLite store no
+	// byte of what was erased is left when the call returns; in PostgreSQL no query finds it, and VACUUM FULL removes its
+	// bytes.
+	//
+	// Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
+	// call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
+	// one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+	// with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
+	// has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
+	// still be in the file until the call is repeated.
+	Erase(ctx context.Context, in *EraseRequest, opts ...grpc.CallOption) (*EraseResponse, error)
 	// CheckHealth says how the jobs are doing.
 	//
 	// Reads jobs in every state and changes nothing, so it may be repeated at will. It judges the jobs, not the server:
@@ -119,6 +139,16 @@ func (c *maintenanceServiceClient) Cleanup(ctx context.Context, in *CleanupReque
 	return out, nil
 }
 
+func (c *maintenanceServiceClient) Erase(ctx context.Context, in *EraseRequest, opts ...grpc.CallOption) (*EraseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EraseResponse)
+	err := c.cc.Invoke(ctx, MaintenanceService_Erase_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *maintenanceServiceClient) CheckHealth(ctx context.Context, in *CheckHealthRequest, opts ...grpc.CallOption) (*CheckHealthResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CheckHealthResponse)
@@ -143,11 +173,11 @@ func (c *maintenanceServiceClient) ListTasks(ctx context.Context, in *ListTasksR
 // All implementations must embed UnimplementedMaintenanceServiceServer
 // for forward compatibility.
 //
-// MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
-// that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+// MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+// schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 //
-// A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
-// same task is running on the server called. Concurrent calls of CheckHealth share one report.
+// A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+// the same task is running on the server called. Concurrent calls of CheckHealth share one report.
 //
 // Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
 // ErrorReason. The reasons below are those of the call itself.
@@ -178,6 +208,25 @@ type MaintenanceServiceServer interface {
 	//
 	// Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
 	Cleanup(context.Context, *CleanupRequest) (*CleanupResponse, error)
+	// Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
+	// errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+	//
+	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
+	// Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
+	// valid. Jobs that Cleanup or an earlier Erase deleted are looked for too, as long as their events are kept. A job that
+	// an unfinished job needs and a member of an unfinished group are kept, as Cleanup keeps them. In a SQLite store no
+	// byte of what was erased is left when the call returns; in PostgreSQL no query finds it, and VACUUM FULL removes its
+	// bytes.
+	//
+	// Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
+	// call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
+	//
+	// Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
+	// one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+	// with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
+	// has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
+	// still be in the file until the call is repeated.
+	Erase(context.Context, *EraseRequest) (*EraseResponse, error)
 	// CheckHealth says how the jobs are doing.
 	//
 	// Reads jobs in every state and changes nothing, so it may be repeated at will. It judges the jobs, not the server:
@@ -210,6 +259,9 @@ func (UnimplementedMaintenanceServiceServer) RetryFailed(context.Context, *Retry
 }
 func (UnimplementedMaintenanceServiceServer) Cleanup(context.Context, *CleanupRequest) (*CleanupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cleanup not implemented")
+}
+func (UnimplementedMaintenanceServiceServer) Erase(context.Context, *EraseRequest) (*EraseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Erase not implemented")
 }
 func (UnimplementedMaintenanceServiceServer) CheckHealth(context.Context, *CheckHealthRequest) (*CheckHealthResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckHealth not implemented")
@@ -292,6 +344,24 @@ func _MaintenanceService_Cleanup_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MaintenanceService_Erase_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EraseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MaintenanceServiceServer).Erase(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MaintenanceService_Erase_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MaintenanceServiceServer).Erase(ctx, req.(*EraseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _MaintenanceService_CheckHealth_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CheckHealthRequest)
 	if err := dec(in); err != nil {
@@ -346,6 +416,10 @@ var MaintenanceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Cleanup",
 			Handler:    _MaintenanceService_Cleanup_Handler,
+		},
+		{
+			MethodName: "Erase",
+			Handler:    _MaintenanceService_Erase_Handler,
 		},
 		{
 			MethodName: "CheckHealth",

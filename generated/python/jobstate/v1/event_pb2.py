@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from jobstate.v1 import job_pb2 as jobstate_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17jobstate/v1/event.proto\x12\x0bjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xa9\x05\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.jobstate.v1.EventType\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12-\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\x15.jobstate.v1.JobState\x12\x1d\n\x03job\x18\x07 \x01(\x0b\x32\x10.jobstate.v1.Job\x12-\n\x07started\x18\n \x01(\x0b\x32\x1a.jobstate.v1.StartedDetailH\x00\x12-\n\x07\x63laimed\x18\x0b \x01(\x0b\x32\x1a.jobstate.v1.ClaimedDetailH\x00\x12+\n\x06\x66\x61iled\x18\x0c \x01(\x0b\x32\x19.jobstate.v1.FailedDetailH\x00\x12/\n\x08retrying\x18\r \x01(\x0b\x32\x1b.jobstate.v1.RetryingDetailH\x00\x12\x42\n\x12permanently_failed\x18\x0e \x01(\x0b\x32$.jobstate.v1.PermanentlyFailedDetailH\x00\x12\x31\n\tcancelled\x18\x0f \x01(\x0b\x32\x1c.jobstate.v1.CancelledDetailH\x00\x12:\n\x0estale_detected\x18\x10 \x01(\x0b\x32 .jobstate.v1.StaleDetectedDetailH\x00\x12/\n\x08released\x18\x11 \x01(\x0b\x32\x1b.jobstate.v1.ReleasedDetailH\x00\x12)\n\x05usage\x18\x12 \x01(\x0b\x32\x18.jobstate.v1.UsageDetailH\x00\x42\x08\n\x06\x64\x65tail\"K\n\rStartedDetail\x12\x0f\n\x07resumed\x18\x01 \x01(\x08\x12)\n\x06waited\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\rClaimedDetail\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12)\n\x06waited\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x97\x01\n\x0c\x46\x61iledDetail\x12$\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x15.jobstate.v1.JobError\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.jobstate.v1.RetryDecision\x12\x33\n\x0fnext_retry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x0eRetryingDetail\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0fnext_retry_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x17PermanentlyFailedDetail\x12,\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1a.jobstate.v1.RetryDecision\"\\\n\x0f\x43\x61ncelledDetail\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\'\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x18.jobstate.v1.CancelCause\x12\x10\n\x08\x63\x61use_id\x18\x03 \x01(\t\"y\n\x13StaleDetectedDetail\x12.\n\nheard_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0fstale_threshold\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbe\x01\n\x0eReleasedDetail\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12(\n\x05\x64\x65lay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0fnext_retry_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\thold_lane\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x0bUsageDetail\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.jobstate.v1.Usage*\xa2\x03\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VENT_TYPE_QUEUED\x10\x01\x12\x16\n\x12\x45VENT_TYPE_STARTED\x10\x02\x12\x16\n\x12\x45VENT_TYPE_CLAIMED\x10\x03\x12\x17\n\x13\x45VENT_TYPE_PROGRESS\x10\x04\x12\x18\n\x14\x45VENT_TYPE_COMPLETED\x10\x05\x12\x15\n\x11\x45VENT_TYPE_FAILED\x10\x06\x12\x17\n\x13\x45VENT_TYPE_RETRYING\x10\x07\x12!\n\x1d\x45VENT_TYPE_PERMANENTLY_FAILED\x10\x08\x12\x18\n\x14\x45VENT_TYPE_CANCELLED\x10\t\x12\x1d\n\x19\x45VENT_TYPE_STALE_DETECTED\x10\n\x12\x16\n\x12\x45VENT_TYPE_DELETED\x10\x0b\x12\x14\n\x10\x45VENT_TYPE_READY\x10\x0c\x12\x17\n\x13\x45VENT_TYPE_RELEASED\x10\r\x12\x14\n\x10\x45VENT_TYPE_USAGE\x10\x0e\x12\x16\n\x12\x45VENT_TYPE_WAITING\x10\x0f*\xba\x01\n\rRetryDecision\x12\x1e\n\x1aRETRY_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n\x19RETRY_DECISION_WILL_RETRY\x10\x01\x12 \n\x1cRETRY_DECISION_NOT_RETRYABLE\x10\x02\x12 \n\x1cRETRY_DECISION_LIMIT_REACHED\x10\x03\x12&\n\"RETRY_DECISION_AWAITING_RETRY_CALL\x10\x04\x42`\n\x0eio.jobstate.v1B\nEventProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17jobstate/v1/event.proto\x12\x0bjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15jobstate/v1/job.proto\"\xb9\x05\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.jobstate.v1.EventType\x12\x0c\n\x04name\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12-\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\x15.jobstate.v1.JobState\x12\x1d\n\x03job\x18\x07 \x01(\x0b\x32\x10.jobstate.v1.Job\x12\x0e\n\x06\x65rased\x18\x08 \x01(\x08\x12-\n\x07started\x18\n \x01(\x0b\x32\x1a.jobstate.v1.StartedDetailH\x00\x12-\n\x07\x63laimed\x18\x0b \x01(\x0b\x32\x1a.jobstate.v1.ClaimedDetailH\x00\x12+\n\x06\x66\x61iled\x18\x0c \x01(\x0b\x32\x19.jobstate.v1.FailedDetailH\x00\x12/\n\x08retrying\x18\r \x01(\x0b\x32\x1b.jobstate.v1.RetryingDetailH\x00\x12\x42\n\x12permanently_failed\x18\x0e \x01(\x0b\x32$.jobstate.v1.PermanentlyFailedDetailH\x00\x12\x31\n\tcancelled\x18\x0f \x01(\x0b\x32\x1c.jobstate.v1.CancelledDetailH\x00\x12:\n\x0estale_detected\x18\x10 \x01(\x0b\x32 .jobstate.v1.StaleDetectedDetailH\x00\x12/\n\x08released\x18\x11 \x01(\x0b\x32\x1b.jobstate.v1.ReleasedDetailH\x00\x12)\n\x05usage\x18\x12 \x01(\x0b\x32\x18.jobstate.v1.UsageDetailH\x00\x42\x08\n\x06\x64\x65tail\"K\n\rStartedDetail\x12\x0f\n\x07resumed\x18\x01 \x01(\x08\x12)\n\x06waited\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\rClaimedDetail\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12)\n\x06waited\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x97\x01\n\x0c\x46\x61iledDetail\x12$\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x15.jobstate.v1.JobError\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.jobstate.v1.RetryDecision\x12\x33\n\x0fnext_retry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"o\n\x0eRetryingDetail\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0fnext_retry_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x17PermanentlyFailedDetail\x12,\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1a.jobstate.v1.RetryDecision\"\\\n\x0f\x43\x61ncelledDetail\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\'\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x18.jobstate.v1.CancelCause\x12\x10\n\x08\x63\x61use_id\x18\x03 \x01(\t\"y\n\x13StaleDetectedDetail\x12.\n\nheard_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0fstale_threshold\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbe\x01\n\x0eReleasedDetail\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12(\n\x05\x64\x65lay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0fnext_retry_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\thold_lane\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x0bUsageDetail\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.jobstate.v1.Usage*\xa2\x03\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VENT_TYPE_QUEUED\x10\x01\x12\x16\n\x12\x45VENT_TYPE_STARTED\x10\x02\x12\x16\n\x12\x45VENT_TYPE_CLAIMED\x10\x03\x12\x17\n\x13\x45VENT_TYPE_PROGRESS\x10\x04\x12\x18\n\x14\x45VENT_TYPE_COMPLETED\x10\x05\x12\x15\n\x11\x45VENT_TYPE_FAILED\x10\x06\x12\x17\n\x13\x45VENT_TYPE_RETRYING\x10\x07\x12!\n\x1d\x45VENT_TYPE_PERMANENTLY_FAILED\x10\x08\x12\x18\n\x14\x45VENT_TYPE_CANCELLED\x10\t\x12\x1d\n\x19\x45VENT_TYPE_STALE_DETECTED\x10\n\x12\x16\n\x12\x45VENT_TYPE_DELETED\x10\x0b\x12\x14\n\x10\x45VENT_TYPE_READY\x10\x0c\x12\x17\n\x13\x45VENT_TYPE_RELEASED\x10\r\x12\x14\n\x10\x45VENT_TYPE_USAGE\x10\x0e\x12\x16\n\x12\x45VENT_TYPE_WAITING\x10\x0f*\xba\x01\n\rRetryDecision\x12\x1e\n\x1aRETRY_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n\x19RETRY_DECISION_WILL_RETRY\x10\x01\x12 \n\x1cRETRY_DECISION_NOT_RETRYABLE\x10\x02\x12 \n\x1cRETRY_DECISION_LIMIT_REACHED\x10\x03\x12&\n\"RETRY_DECISION_AWAITING_RETRY_CALL\x10\x04\x42`\n\x0eio.jobstate.v1B\nEventProtoP\x01Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,28 +35,28 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jobstate.v1.event_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016io.jobstate.v1B\nEventProtoP\001Z@github.com/jobstate/jobstate/generated/go/jobstate/v1;jobstatev1'
-  _globals['_EVENTTYPE']._serialized_start=1783
-  _globals['_EVENTTYPE']._serialized_end=2201
-  _globals['_RETRYDECISION']._serialized_start=2204
-  _globals['_RETRYDECISION']._serialized_end=2390
+  _globals['_EVENTTYPE']._serialized_start=1799
+  _globals['_EVENTTYPE']._serialized_end=2217
+  _globals['_RETRYDECISION']._serialized_start=2220
+  _globals['_RETRYDECISION']._serialized_end=2406
   _globals['_EVENT']._serialized_start=129
-  _globals['_EVENT']._serialized_end=810
-  _globals['_STARTEDDETAIL']._serialized_start=812
-  _globals['_STARTEDDETAIL']._serialized_end=887
-  _globals['_CLAIMEDDETAIL']._serialized_start=889
-  _globals['_CLAIMEDDETAIL']._serialized_end=963
-  _globals['_FAILEDDETAIL']._serialized_start=966
-  _globals['_FAILEDDETAIL']._serialized_end=1117
-  _globals['_RETRYINGDETAIL']._serialized_start=1119
-  _globals['_RETRYINGDETAIL']._serialized_end=1230
-  _globals['_PERMANENTLYFAILEDDETAIL']._serialized_start=1232
-  _globals['_PERMANENTLYFAILEDDETAIL']._serialized_end=1303
-  _globals['_CANCELLEDDETAIL']._serialized_start=1305
-  _globals['_CANCELLEDDETAIL']._serialized_end=1397
-  _globals['_STALEDETECTEDDETAIL']._serialized_start=1399
-  _globals['_STALEDETECTEDDETAIL']._serialized_end=1520
-  _globals['_RELEASEDDETAIL']._serialized_start=1523
-  _globals['_RELEASEDDETAIL']._serialized_end=1713
-  _globals['_USAGEDETAIL']._serialized_start=1715
-  _globals['_USAGEDETAIL']._serialized_end=1780
+  _globals['_EVENT']._serialized_end=826
+  _globals['_STARTEDDETAIL']._serialized_start=828
+  _globals['_STARTEDDETAIL']._serialized_end=903
+  _globals['_CLAIMEDDETAIL']._serialized_start=905
+  _globals['_CLAIMEDDETAIL']._serialized_end=979
+  _globals['_FAILEDDETAIL']._serialized_start=982
+  _globals['_FAILEDDETAIL']._serialized_end=1133
+  _globals['_RETRYINGDETAIL']._serialized_start=1135
+  _globals['_RETRYINGDETAIL']._serialized_end=1246
+  _globals['_PERMANENTLYFAILEDDETAIL']._serialized_start=1248
+  _globals['_PERMANENTLYFAILEDDETAIL']._serialized_end=1319
+  _globals['_CANCELLEDDETAIL']._serialized_start=1321
+  _globals['_CANCELLEDDETAIL']._serialized_end=1413
+  _globals['_STALEDETECTEDDETAIL']._serialized_start=1415
+  _globals['_STALEDETECTEDDETAIL']._serialized_end=1536
+  _globals['_RELEASEDDETAIL']._serialized_start=1539
+  _globals['_RELEASEDDETAIL']._serialized_end=1729
+  _globals['_USAGEDETAIL']._serialized_start=1731
+  _globals['_USAGEDETAIL']._serialized_end=1796
 # @@protoc_insertion_point(module_scope)

@@ -57,7 +57,7 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     follows.
     """
     EVENT_TYPE_DELETED: _EventType.ValueType  # 11
-    """"processing-job.deleted": cleanup removed the job, and copies of it can go too."""
+    """"processing-job.deleted": Cleanup or Erase removed the job, and copies of it must go too."""
     EVENT_TYPE_READY: _EventType.ValueType  # 12
     """"processing-job.ready": a job that was delayed, or waited for its needs, can be begun from here on."""
     EVENT_TYPE_RELEASED: _EventType.ValueType  # 13
@@ -108,7 +108,7 @@ EVENT_TYPE_STALE_DETECTED: EventType.ValueType  # 10
 follows.
 """
 EVENT_TYPE_DELETED: EventType.ValueType  # 11
-""""processing-job.deleted": cleanup removed the job, and copies of it can go too."""
+""""processing-job.deleted": Cleanup or Erase removed the job, and copies of it must go too."""
 EVENT_TYPE_READY: EventType.ValueType  # 12
 """"processing-job.ready": a job that was delayed, or waited for its needs, can be begun from here on."""
 EVENT_TYPE_RELEASED: EventType.ValueType  # 13
@@ -160,7 +160,9 @@ Global___RetryDecision: _TypeAlias = RetryDecision  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
-    """Event is one change of one job, written in the same transaction as the change and never altered afterwards."""
+    """Event is one change of one job, written in the same transaction as the change and never altered afterwards, except
+    that Erase takes from it what it says of the job.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -171,6 +173,7 @@ class Event(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     PREVIOUS_STATE_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     CLAIMED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
@@ -198,6 +201,11 @@ class Event(_message.Message):
     """The job's state before this event. It equals job.state for events that do not change the state, and is
     UNSPECIFIED for `.queued`.
     """
+    erased: _builtins.bool
+    """True when Erase has taken from this event what it said of its job. It has no actor and no detail, whatever its
+    type: only its sequence, type, name and time, previous_state, and what `job` says. A `.deleted` that is erased
+    passes every filter of source_ids, because it no longer tells of which source the job was.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the change was made. Times of successive events of one server process never go back."""
@@ -205,7 +213,8 @@ class Event(_message.Message):
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job as it was right after this event; its version equals the event's sequence. It comes without metadata and
-        result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only.
+        result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only, and
+        source_id is empty if Erase deleted the job. If `erased` is set it has id, job_type, state, version and update_time.
         """
 
     @_builtins.property
@@ -254,6 +263,7 @@ class Event(_message.Message):
         actor: _builtins.str = ...,
         previous_state: _job_pb2.JobState.ValueType = ...,
         job: _job_pb2.Job | None = ...,
+        erased: _builtins.bool = ...,
         started: Global___StartedDetail | None = ...,
         claimed: Global___ClaimedDetail | None = ...,
         failed: Global___FailedDetail | None = ...,
@@ -266,7 +276,7 @@ class Event(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "permanently_failed", b"permanently_failed", "released", b"released", "retrying", b"retrying", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "failed", b"failed", "job", b"job", "name", b"name", "permanently_failed", b"permanently_failed", "previous_state", b"previous_state", "released", b"released", "retrying", b"retrying", "sequence", b"sequence", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "type", b"type", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cancelled", b"cancelled", "claimed", b"claimed", "detail", b"detail", "erased", b"erased", "failed", b"failed", "job", b"job", "name", b"name", "permanently_failed", b"permanently_failed", "previous_state", b"previous_state", "released", b"released", "retrying", b"retrying", "sequence", b"sequence", "stale_detected", b"stale_detected", "started", b"started", "time", b"time", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["started", "claimed", "failed", "retrying", "permanently_failed", "cancelled", "stale_detected", "released", "usage"]  # noqa: Y015
     _WhichOneofArgType_detail: _TypeAlias = _typing.Literal["detail", b"detail"]  # noqa: Y015

@@ -207,6 +207,74 @@ class CleanupResponse(_message.Message):
 Global___CleanupResponse: _TypeAlias = CleanupResponse  # noqa: Y015
 
 @_typing.final
+class EraseRequest(_message.Message):
+    """EraseRequest says whose texts to erase. Exactly one field is given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SOURCE_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of one job, as in CreateRequest. Earlier jobs with this id are erased too."""
+    source_id: _builtins.str
+    """The source of the jobs, as in CreateRequest, at most 256 bytes."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        source_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "source_id", b"source_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseRequest: _TypeAlias = EraseRequest  # noqa: Y015
+
+@_typing.final
+class EraseResponse(_message.Message):
+    """EraseResponse counts what was erased. All counts are 0 when there was nothing, as in a repeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    UNFINISHED_FIELD_NUMBER: _builtins.int
+    UNFINISHED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    jobs: _builtins.int
+    """How many jobs were deleted."""
+    events: _builtins.int
+    """Of how many events in the log the text was erased, those of jobs that had been deleted before included."""
+    request_ids: _builtins.int
+    """How many request ids of calls about these jobs were forgotten. A repeat of such a call is a new call."""
+    unfinished: _builtins.int
+    """How many jobs of the source were left as they are, because they are not final or are still needed by jobs that are
+    not. Repeat the call when they have ended. Always 0 for an id.
+    """
+    @_builtins.property
+    def unfinished_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the first 100 of these."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _builtins.int = ...,
+        events: _builtins.int = ...,
+        request_ids: _builtins.int = ...,
+        unfinished: _builtins.int = ...,
+        unfinished_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "jobs", b"jobs", "request_ids", b"request_ids", "unfinished", b"unfinished", "unfinished_job_ids", b"unfinished_job_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseResponse: _TypeAlias = EraseResponse  # noqa: Y015
+
+@_typing.final
 class CheckHealthRequest(_message.Message):
     """CheckHealthRequest has no fields."""
 

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class MaintenanceServiceStub:
-    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
-    that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+    """MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+    schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 
-    A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
-    same task is running on the server called. Concurrent calls of CheckHealth share one report.
+    A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+    the same task is running on the server called. Concurrent calls of CheckHealth share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -57,6 +57,11 @@ class MaintenanceServiceStub:
                 request_serializer=jobstate_dot_v1_dot_maintenance__service__pb2.CleanupRequest.SerializeToString,
                 response_deserializer=jobstate_dot_v1_dot_maintenance__service__pb2.CleanupResponse.FromString,
                 _registered_method=True)
+        self.Erase = channel.unary_unary(
+                '/jobstate.v1.MaintenanceService/Erase',
+                request_serializer=jobstate_dot_v1_dot_maintenance__service__pb2.EraseRequest.SerializeToString,
+                response_deserializer=jobstate_dot_v1_dot_maintenance__service__pb2.EraseResponse.FromString,
+                _registered_method=True)
         self.CheckHealth = channel.unary_unary(
                 '/jobstate.v1.MaintenanceService/CheckHealth',
                 request_serializer=jobstate_dot_v1_dot_maintenance__service__pb2.CheckHealthRequest.SerializeToString,
@@ -70,11 +75,11 @@ class MaintenanceServiceStub:
 
 
 class MaintenanceServiceServicer:
-    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
-    that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+    """MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+    schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 
-    A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
-    same task is running on the server called. Concurrent calls of CheckHealth share one report.
+    A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+    the same task is running on the server called. Concurrent calls of CheckHealth share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -116,6 +121,30 @@ class MaintenanceServiceServicer:
         interrupted call has deleted part of it. Safe to repeat: a job is counted by the call that deletes it.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Erase(self, request, context):
+        """Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
+        errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+
+        From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
+        Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
+        valid. Jobs that Cleanup or an earlier Erase deleted are looked for too, as long as their events are kept. A job that
+        an unfinished job needs and a member of an unfinished group are kept, as Cleanup keeps them. In a SQLite store no
+        byte of what was erased is left when the call returns; in PostgreSQL no query finds it, and VACUUM FULL removes its
+        bytes.
+
+        Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
+        call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
+        one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+        with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
+        has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
+        still be in the file until the call is repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +192,11 @@ def add_MaintenanceServiceServicer_to_server(servicer, server):
                     request_deserializer=jobstate_dot_v1_dot_maintenance__service__pb2.CleanupRequest.FromString,
                     response_serializer=jobstate_dot_v1_dot_maintenance__service__pb2.CleanupResponse.SerializeToString,
             ),
+            'Erase': grpc.unary_unary_rpc_method_handler(
+                    servicer.Erase,
+                    request_deserializer=jobstate_dot_v1_dot_maintenance__service__pb2.EraseRequest.FromString,
+                    response_serializer=jobstate_dot_v1_dot_maintenance__service__pb2.EraseResponse.SerializeToString,
+            ),
             'CheckHealth': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckHealth,
                     request_deserializer=jobstate_dot_v1_dot_maintenance__service__pb2.CheckHealthRequest.FromString,
@@ -182,11 +216,11 @@ def add_MaintenanceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MaintenanceService:
-    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
-    that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+    """MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+    schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 
-    A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
-    same task is running on the server called. Concurrent calls of CheckHealth share one report.
+    A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+    the same task is running on the server called. Concurrent calls of CheckHealth share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -263,6 +297,33 @@ class MaintenanceService:
             '/jobstate.v1.MaintenanceService/Cleanup',
             jobstate_dot_v1_dot_maintenance__service__pb2.CleanupRequest.SerializeToString,
             jobstate_dot_v1_dot_maintenance__service__pb2.CleanupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Erase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstate.v1.MaintenanceService/Erase',
+            jobstate_dot_v1_dot_maintenance__service__pb2.EraseRequest.SerializeToString,
+            jobstate_dot_v1_dot_maintenance__service__pb2.EraseResponse.FromString,
             options,
             channel_credentials,
             insecure,

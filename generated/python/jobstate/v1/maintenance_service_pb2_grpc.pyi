@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MaintenanceServiceStub:
-    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
-    that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+    """MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+    schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 
-    A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
-    same task is running on the server called. Concurrent calls of CheckHealth share one report.
+    A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+    the same task is running on the server called. Concurrent calls of CheckHealth share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -70,6 +70,26 @@ class MaintenanceServiceStub:
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
     """
+    Erase: _grpc.UnaryUnaryMultiCallable[_maintenance_service_pb2.EraseRequest, _maintenance_service_pb2.EraseResponse]
+    """Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
+    errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+
+    From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
+    Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
+    valid. Jobs that Cleanup or an earlier Erase deleted are looked for too, as long as their events are kept. A job that
+    an unfinished job needs and a member of an unfinished group are kept, as Cleanup keeps them. In a SQLite store no
+    byte of what was erased is left when the call returns; in PostgreSQL no query finds it, and VACUUM FULL removes its
+    bytes.
+
+    Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
+    call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
+    one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+    with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
+    has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
+    still be in the file until the call is repeated.
+    """
     CheckHealth: _grpc.UnaryUnaryMultiCallable[_maintenance_service_pb2.CheckHealthRequest, _maintenance_service_pb2.CheckHealthResponse]
     """CheckHealth says how the jobs are doing.
 
@@ -89,11 +109,11 @@ class MaintenanceServiceStub:
 
 @_typing.type_check_only
 class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
-    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
-    that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+    """MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+    schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 
-    A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
-    same task is running on the server called. Concurrent calls of CheckHealth share one report.
+    A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+    the same task is running on the server called. Concurrent calls of CheckHealth share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -129,6 +149,26 @@ class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
     """
+    Erase: _aio.UnaryUnaryMultiCallable[_maintenance_service_pb2.EraseRequest, _maintenance_service_pb2.EraseResponse]  # type: ignore[assignment]
+    """Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
+    errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+
+    From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
+    Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
+    valid. Jobs that Cleanup or an earlier Erase deleted are looked for too, as long as their events are kept. A job that
+    an unfinished job needs and a member of an unfinished group are kept, as Cleanup keeps them. In a SQLite store no
+    byte of what was erased is left when the call returns; in PostgreSQL no query finds it, and VACUUM FULL removes its
+    bytes.
+
+    Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
+    call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
+    one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+    with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
+    has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
+    still be in the file until the call is repeated.
+    """
     CheckHealth: _aio.UnaryUnaryMultiCallable[_maintenance_service_pb2.CheckHealthRequest, _maintenance_service_pb2.CheckHealthResponse]  # type: ignore[assignment]
     """CheckHealth says how the jobs are doing.
 
@@ -147,11 +187,11 @@ class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
     """
 
 class MaintenanceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
-    that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+    """MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+    schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
 
-    A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
-    same task is running on the server called. Concurrent calls of CheckHealth share one report.
+    A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+    the same task is running on the server called. Concurrent calls of CheckHealth share one report.
 
     Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
     ErrorReason. The reasons below are those of the call itself.
@@ -202,6 +242,32 @@ class MaintenanceServiceServicer(metaclass=_abc_1.ABCMeta):
         interrupted call has deleted part of it. Safe to repeat: a job is counted by the call that deletes it.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD) when older_than is negative, or below 1 hour without force.
+        """
+
+    @_abc_1.abstractmethod
+    def Erase(
+        self,
+        request: _maintenance_service_pb2.EraseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maintenance_service_pb2.EraseResponse, _abc.Awaitable[_maintenance_service_pb2.EraseResponse]]:
+        """Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
+        errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+
+        From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
+        Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
+        valid. Jobs that Cleanup or an earlier Erase deleted are looked for too, as long as their events are kept. A job that
+        an unfinished job needs and a member of an unfinished group are kept, as Cleanup keeps them. In a SQLite store no
+        byte of what was erased is left when the call returns; in PostgreSQL no query finds it, and VACUUM FULL removes its
+        bytes.
+
+        Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
+        call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
+        one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+        with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
+        has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
+        still be in the file until the call is repeated.
         """
 
     @_abc_1.abstractmethod

@@ -13,7 +13,8 @@ import type { CancelCause, Job, JobError, JobState, Usage } from "./job_pb.js";
 export declare const file_jobstate_v1_event: GenFile;
 
 /**
- * Event is one change of one job, written in the same transaction as the change and never altered afterwards.
+ * Event is one change of one job, written in the same transaction as the change and never altered afterwards, except
+ * that Erase takes from it what it says of the job.
  *
  * @generated from message jobstate.v1.Event
  */
@@ -66,11 +67,21 @@ export declare type Event = Message<"jobstate.v1.Event"> & {
 
   /**
    * The job as it was right after this event; its version equals the event's sequence. It comes without metadata and
-   * result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only.
+   * result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only, and
+   * source_id is empty if Erase deleted the job. If `erased` is set it has id, job_type, state, version and update_time.
    *
    * @generated from field: jobstate.v1.Job job = 7;
    */
   job?: Job | undefined;
+
+  /**
+   * True when Erase has taken from this event what it said of its job. It has no actor and no detail, whatever its
+   * type: only its sequence, type, name and time, previous_state, and what `job` says. A `.deleted` that is erased
+   * passes every filter of source_ids, because it no longer tells of which source the job was.
+   *
+   * @generated from field: bool erased = 8;
+   */
+  erased: boolean;
 
   /**
    * What this kind of event adds to the job. Unset for the kinds that add nothing: `.queued`, `.progress`,
@@ -522,7 +533,7 @@ export enum EventType {
   STALE_DETECTED = 10,
 
   /**
-   * "processing-job.deleted": cleanup removed the job, and copies of it can go too.
+   * "processing-job.deleted": Cleanup or Erase removed the job, and copies of it must go too.
    *
    * @generated from enum value: EVENT_TYPE_DELETED = 11;
    */

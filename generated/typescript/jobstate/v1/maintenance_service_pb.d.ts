@@ -169,6 +169,82 @@ export declare type CleanupResponse = Message<"jobstate.v1.CleanupResponse"> & {
 export declare const CleanupResponseSchema: GenMessage<CleanupResponse>;
 
 /**
+ * EraseRequest says whose texts to erase. Exactly one field is given.
+ *
+ * @generated from message jobstate.v1.EraseRequest
+ */
+export declare type EraseRequest = Message<"jobstate.v1.EraseRequest"> & {
+  /**
+   * Id of one job, as in CreateRequest. Earlier jobs with this id are erased too.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * The source of the jobs, as in CreateRequest, at most 256 bytes.
+   *
+   * @generated from field: string source_id = 2;
+   */
+  sourceId: string;
+};
+
+/**
+ * Describes the message jobstate.v1.EraseRequest.
+ * Use `create(EraseRequestSchema)` to create a new message.
+ */
+export declare const EraseRequestSchema: GenMessage<EraseRequest>;
+
+/**
+ * EraseResponse counts what was erased. All counts are 0 when there was nothing, as in a repeat.
+ *
+ * @generated from message jobstate.v1.EraseResponse
+ */
+export declare type EraseResponse = Message<"jobstate.v1.EraseResponse"> & {
+  /**
+   * How many jobs were deleted.
+   *
+   * @generated from field: int64 jobs = 1;
+   */
+  jobs: bigint;
+
+  /**
+   * Of how many events in the log the text was erased, those of jobs that had been deleted before included.
+   *
+   * @generated from field: int64 events = 2;
+   */
+  events: bigint;
+
+  /**
+   * How many request ids of calls about these jobs were forgotten. A repeat of such a call is a new call.
+   *
+   * @generated from field: int64 request_ids = 3;
+   */
+  requestIds: bigint;
+
+  /**
+   * How many jobs of the source were left as they are, because they are not final or are still needed by jobs that are
+   * not. Repeat the call when they have ended. Always 0 for an id.
+   *
+   * @generated from field: int64 unfinished = 4;
+   */
+  unfinished: bigint;
+
+  /**
+   * Ids of the first 100 of these.
+   *
+   * @generated from field: repeated string unfinished_job_ids = 5;
+   */
+  unfinishedJobIds: string[];
+};
+
+/**
+ * Describes the message jobstate.v1.EraseResponse.
+ * Use `create(EraseResponseSchema)` to create a new message.
+ */
+export declare const EraseResponseSchema: GenMessage<EraseResponse>;
+
+/**
  * CheckHealthRequest has no fields.
  *
  * @generated from message jobstate.v1.CheckHealthRequest
@@ -443,11 +519,11 @@ export enum HealthState {
 export declare const HealthStateSchema: GenEnum<HealthState>;
 
 /**
- * MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
- * that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+ * MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+ * schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
  *
- * A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
- * same task is running on the server called. Concurrent calls of CheckHealth share one report.
+ * A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+ * the same task is running on the server called. Concurrent calls of CheckHealth share one report.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
  * ErrorReason. The reasons below are those of the call itself.
@@ -504,6 +580,33 @@ export declare const MaintenanceService: GenService<{
     methodKind: "unary";
     input: typeof CleanupRequestSchema;
     output: typeof CleanupResponseSchema;
+  },
+  /**
+   * Erase deletes one final job, or all final jobs of a source, and every text that came with them: metadata, results,
+   * errors, messages, reasons, workers, lanes, unique keys, source_id, and the request ids of their calls.
+   *
+   * From COMPLETED, PERMANENTLY_FAILED and CANCELLED; the job is gone, with its attempts, and `.deleted` is appended.
+   * Of its events in the log, type, time, order, states, job id and job type remain: see Event.erased. Cursors stay
+   * valid. Jobs that Cleanup or an earlier Erase deleted are looked for too, as long as their events are kept. A job that
+   * an unfinished job needs and a member of an unfinished group are kept, as Cleanup keeps them. In a SQLite store no
+   * byte of what was erased is left when the call returns; in PostgreSQL no query finds it, and VACUUM FULL removes its
+   * bytes.
+   *
+   * Works in small slices that do not delay other calls. Safe to repeat: what is erased stays so, and an interrupted
+   * call has erased part of it, so repeat that one. What a call could not erase yet is counted as `unfinished`.
+   *
+   * Errors: INVALID_ARGUMENT (INVALID_FIELD) unless exactly one of id and source_id is given, or when it cannot be
+   * one; FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED) when the job named by id is not final, or is still needed (then
+   * with `why` = "kept"). Nothing was erased then. UNAVAILABLE (STORE_UNAVAILABLE) also when a program such as a backup
+   * has been reading an old state of a SQLite store for a minute: what was asked for is deleted, but its bytes may
+   * still be in the file until the call is repeated.
+   *
+   * @generated from rpc jobstate.v1.MaintenanceService.Erase
+   */
+  erase: {
+    methodKind: "unary";
+    input: typeof EraseRequestSchema;
+    output: typeof EraseResponseSchema;
   },
   /**
    * CheckHealth says how the jobs are doing.

@@ -9,7 +9,7 @@ import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@
  * Describes the file jobstate/v1/maintenance_service.proto.
  */
 export const file_jobstate_v1_maintenance_service = /*@__PURE__*/
-  fileDesc("CiVqb2JzdGF0ZS92MS9tYWludGVuYW5jZV9zZXJ2aWNlLnByb3RvEgtqb2JzdGF0ZS52MSIkChFDaGVja1N0YWxlUmVxdWVzdBIPCgdkcnlfcnVuGAEgASgIIjQKEkNoZWNrU3RhbGVSZXNwb25zZRIPCgdqb2JfaWRzGAEgAygJEg0KBWNvdW50GAIgASgDIiUKElJldHJ5RmFpbGVkUmVxdWVzdBIPCgdkcnlfcnVuGAEgASgIIjUKE1JldHJ5RmFpbGVkUmVzcG9uc2USDwoHam9iX2lkcxgBIAMoCRINCgVjb3VudBgCIAEoAyJfCg5DbGVhbnVwUmVxdWVzdBItCgpvbGRlcl90aGFuGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg8KB2RyeV9ydW4YAiABKAgSDQoFZm9yY2UYAyABKAgiLwoPQ2xlYW51cFJlc3BvbnNlEgwKBGpvYnMYASABKAMSDgoGZXZlbnRzGAIgASgDIhQKEkNoZWNrSGVhbHRoUmVxdWVzdCKFAwoTQ2hlY2tIZWFsdGhSZXNwb25zZRInCgVzdGF0ZRgBIAEoDjIYLmpvYnN0YXRlLnYxLkhlYWx0aFN0YXRlEhAKCHByb2JsZW1zGAIgAygJEjQKEW9sZGVzdF9xdWV1ZWRfYWdlGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBnF1ZXVlZBgEIAEoAxISCgpwcm9jZXNzaW5nGAUgASgDEg4KBmZhaWxlZBgGIAEoAxIPCgdvdmVyZHVlGAcgASgDEhQKDGZhaWx1cmVfcmF0ZRgIIAEoARIPCgdiYWNrbG9nGAkgASgDEjUKEmNvbW1pdF9sYXRlbmN5X3A5ORgKIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIPCgdjb21taXRzGAsgASgDEhAKCGNvbW1hbmRzGAwgASgDEjcKFG9sZGVzdF91bmNsYWltZWRfYWdlGA0gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIhIKEExpc3RUYXNrc1JlcXVlc3QiNQoRTGlzdFRhc2tzUmVzcG9uc2USIAoFdGFza3MYASADKAsyES5qb2JzdGF0ZS52MS5UYXNrIpgCCgRUYXNrEgwKBG5hbWUYASABKAkSEAoIc2NoZWR1bGUYAiABKAkSLAoIbGFzdF9ydW4YAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGxhc3Rfb3V0Y29tZRgEIAEoCRIwCg1sYXN0X2R1cmF0aW9uGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiwKCG5leHRfcnVuGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCgl0aW1lX3pvbmUYByABKAkSEAoIam9iX3R5cGUYCCABKAkSEwoLbGFzdF9qb2JfaWQYCSABKAkSEgoKbGFzdF9lcnJvchgKIAEoCSpgCgtIZWFsdGhTdGF0ZRIcChhIRUFMVEhfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRIRUFMVEhfU1RBVEVfSEVBTFRIWRABEhkKFUhFQUxUSF9TVEFURV9ERUdSQURFRBACMpkDChJNYWludGVuYW5jZVNlcnZpY2USTQoKQ2hlY2tTdGFsZRIeLmpvYnN0YXRlLnYxLkNoZWNrU3RhbGVSZXF1ZXN0Gh8uam9ic3RhdGUudjEuQ2hlY2tTdGFsZVJlc3BvbnNlElAKC1JldHJ5RmFpbGVkEh8uam9ic3RhdGUudjEuUmV0cnlGYWlsZWRSZXF1ZXN0GiAuam9ic3RhdGUudjEuUmV0cnlGYWlsZWRSZXNwb25zZRJECgdDbGVhbnVwEhsuam9ic3RhdGUudjEuQ2xlYW51cFJlcXVlc3QaHC5qb2JzdGF0ZS52MS5DbGVhbnVwUmVzcG9uc2USUAoLQ2hlY2tIZWFsdGgSHy5qb2JzdGF0ZS52MS5DaGVja0hlYWx0aFJlcXVlc3QaIC5qb2JzdGF0ZS52MS5DaGVja0hlYWx0aFJlc3BvbnNlEkoKCUxpc3RUYXNrcxIdLmpvYnN0YXRlLnYxLkxpc3RUYXNrc1JlcXVlc3QaHi5qb2JzdGF0ZS52MS5MaXN0VGFza3NSZXNwb25zZUJtCg5pby5qb2JzdGF0ZS52MUIXTWFpbnRlbmFuY2VTZXJ2aWNlUHJvdG9QAVpAZ2l0aHViLmNvbS9qb2JzdGF0ZS9qb2JzdGF0ZS9nZW5lcmF0ZWQvZ28vam9ic3RhdGUvdjE7am9ic3RhdGV2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiVqb2JzdGF0ZS92MS9tYWludGVuYW5jZV9zZXJ2aWNlLnByb3RvEgtqb2JzdGF0ZS52MSIkChFDaGVja1N0YWxlUmVxdWVzdBIPCgdkcnlfcnVuGAEgASgIIjQKEkNoZWNrU3RhbGVSZXNwb25zZRIPCgdqb2JfaWRzGAEgAygJEg0KBWNvdW50GAIgASgDIiUKElJldHJ5RmFpbGVkUmVxdWVzdBIPCgdkcnlfcnVuGAEgASgIIjUKE1JldHJ5RmFpbGVkUmVzcG9uc2USDwoHam9iX2lkcxgBIAMoCRINCgVjb3VudBgCIAEoAyJfCg5DbGVhbnVwUmVxdWVzdBItCgpvbGRlcl90aGFuGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg8KB2RyeV9ydW4YAiABKAgSDQoFZm9yY2UYAyABKAgiLwoPQ2xlYW51cFJlc3BvbnNlEgwKBGpvYnMYASABKAMSDgoGZXZlbnRzGAIgASgDIi0KDEVyYXNlUmVxdWVzdBIKCgJpZBgBIAEoCRIRCglzb3VyY2VfaWQYAiABKAkicgoNRXJhc2VSZXNwb25zZRIMCgRqb2JzGAEgASgDEg4KBmV2ZW50cxgCIAEoAxITCgtyZXF1ZXN0X2lkcxgDIAEoAxISCgp1bmZpbmlzaGVkGAQgASgDEhoKEnVuZmluaXNoZWRfam9iX2lkcxgFIAMoCSIUChJDaGVja0hlYWx0aFJlcXVlc3QihQMKE0NoZWNrSGVhbHRoUmVzcG9uc2USJwoFc3RhdGUYASABKA4yGC5qb2JzdGF0ZS52MS5IZWFsdGhTdGF0ZRIQCghwcm9ibGVtcxgCIAMoCRI0ChFvbGRlc3RfcXVldWVkX2FnZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZxdWV1ZWQYBCABKAMSEgoKcHJvY2Vzc2luZxgFIAEoAxIOCgZmYWlsZWQYBiABKAMSDwoHb3ZlcmR1ZRgHIAEoAxIUCgxmYWlsdXJlX3JhdGUYCCABKAESDwoHYmFja2xvZxgJIAEoAxI1ChJjb21taXRfbGF0ZW5jeV9wOTkYCiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDwoHY29tbWl0cxgLIAEoAxIQCghjb21tYW5kcxgMIAEoAxI3ChRvbGRlc3RfdW5jbGFpbWVkX2FnZRgNIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiISChBMaXN0VGFza3NSZXF1ZXN0IjUKEUxpc3RUYXNrc1Jlc3BvbnNlEiAKBXRhc2tzGAEgAygLMhEuam9ic3RhdGUudjEuVGFzayKYAgoEVGFzaxIMCgRuYW1lGAEgASgJEhAKCHNjaGVkdWxlGAIgASgJEiwKCGxhc3RfcnVuGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIUCgxsYXN0X291dGNvbWUYBCABKAkSMAoNbGFzdF9kdXJhdGlvbhgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIsCghuZXh0X3J1bhgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJdGltZV96b25lGAcgASgJEhAKCGpvYl90eXBlGAggASgJEhMKC2xhc3Rfam9iX2lkGAkgASgJEhIKCmxhc3RfZXJyb3IYCiABKAkqYAoLSGVhbHRoU3RhdGUSHAoYSEVBTFRIX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUSEVBTFRIX1NUQVRFX0hFQUxUSFkQARIZChVIRUFMVEhfU1RBVEVfREVHUkFERUQQAjLZAwoSTWFpbnRlbmFuY2VTZXJ2aWNlEk0KCkNoZWNrU3RhbGUSHi5qb2JzdGF0ZS52MS5DaGVja1N0YWxlUmVxdWVzdBofLmpvYnN0YXRlLnYxLkNoZWNrU3RhbGVSZXNwb25zZRJQCgtSZXRyeUZhaWxlZBIfLmpvYnN0YXRlLnYxLlJldHJ5RmFpbGVkUmVxdWVzdBogLmpvYnN0YXRlLnYxLlJldHJ5RmFpbGVkUmVzcG9uc2USRAoHQ2xlYW51cBIbLmpvYnN0YXRlLnYxLkNsZWFudXBSZXF1ZXN0Ghwuam9ic3RhdGUudjEuQ2xlYW51cFJlc3BvbnNlEj4KBUVyYXNlEhkuam9ic3RhdGUudjEuRXJhc2VSZXF1ZXN0Ghouam9ic3RhdGUudjEuRXJhc2VSZXNwb25zZRJQCgtDaGVja0hlYWx0aBIfLmpvYnN0YXRlLnYxLkNoZWNrSGVhbHRoUmVxdWVzdBogLmpvYnN0YXRlLnYxLkNoZWNrSGVhbHRoUmVzcG9uc2USSgoJTGlzdFRhc2tzEh0uam9ic3RhdGUudjEuTGlzdFRhc2tzUmVxdWVzdBoeLmpvYnN0YXRlLnYxLkxpc3RUYXNrc1Jlc3BvbnNlQm0KDmlvLmpvYnN0YXRlLnYxQhdNYWludGVuYW5jZVNlcnZpY2VQcm90b1ABWkBnaXRodWIuY29tL2pvYnN0YXRlL2pvYnN0YXRlL2dlbmVyYXRlZC9nby9qb2JzdGF0ZS92MTtqb2JzdGF0ZXYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Describes the message jobstate.v1.CheckStaleRequest.
@@ -54,39 +54,53 @@ export const CleanupResponseSchema = /*@__PURE__*/
   messageDesc(file_jobstate_v1_maintenance_service, 5);
 
 /**
+ * Describes the message jobstate.v1.EraseRequest.
+ * Use `create(EraseRequestSchema)` to create a new message.
+ */
+export const EraseRequestSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_maintenance_service, 6);
+
+/**
+ * Describes the message jobstate.v1.EraseResponse.
+ * Use `create(EraseResponseSchema)` to create a new message.
+ */
+export const EraseResponseSchema = /*@__PURE__*/
+  messageDesc(file_jobstate_v1_maintenance_service, 7);
+
+/**
  * Describes the message jobstate.v1.CheckHealthRequest.
  * Use `create(CheckHealthRequestSchema)` to create a new message.
  */
 export const CheckHealthRequestSchema = /*@__PURE__*/
-  messageDesc(file_jobstate_v1_maintenance_service, 6);
+  messageDesc(file_jobstate_v1_maintenance_service, 8);
 
 /**
  * Describes the message jobstate.v1.CheckHealthResponse.
  * Use `create(CheckHealthResponseSchema)` to create a new message.
  */
 export const CheckHealthResponseSchema = /*@__PURE__*/
-  messageDesc(file_jobstate_v1_maintenance_service, 7);
+  messageDesc(file_jobstate_v1_maintenance_service, 9);
 
 /**
  * Describes the message jobstate.v1.ListTasksRequest.
  * Use `create(ListTasksRequestSchema)` to create a new message.
  */
 export const ListTasksRequestSchema = /*@__PURE__*/
-  messageDesc(file_jobstate_v1_maintenance_service, 8);
+  messageDesc(file_jobstate_v1_maintenance_service, 10);
 
 /**
  * Describes the message jobstate.v1.ListTasksResponse.
  * Use `create(ListTasksResponseSchema)` to create a new message.
  */
 export const ListTasksResponseSchema = /*@__PURE__*/
-  messageDesc(file_jobstate_v1_maintenance_service, 9);
+  messageDesc(file_jobstate_v1_maintenance_service, 11);
 
 /**
  * Describes the message jobstate.v1.Task.
  * Use `create(TaskSchema)` to create a new message.
  */
 export const TaskSchema = /*@__PURE__*/
-  messageDesc(file_jobstate_v1_maintenance_service, 10);
+  messageDesc(file_jobstate_v1_maintenance_service, 12);
 
 /**
  * Describes the enum jobstate.v1.HealthState.
@@ -103,11 +117,11 @@ export const HealthState = /*@__PURE__*/
   tsEnum(HealthStateSchema);
 
 /**
- * MaintenanceService lets operators look after the store. The server does all of this by itself, on the schedules
- * that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
+ * MaintenanceService lets operators look after the store. The server does all of this but Erase by itself, on the
+ * schedules that ListTasks shows. Each call runs one of these tasks now, beside the schedule, and returns what it did.
  *
- * A task has one run at a time: a call of CheckStale, RetryFailed or Cleanup is refused with OVERLOADED while the
- * same task is running on the server called. Concurrent calls of CheckHealth share one report.
+ * A task has one run at a time: a call of CheckStale, RetryFailed, Cleanup or Erase is refused with OVERLOADED while
+ * the same task is running on the server called. Concurrent calls of CheckHealth share one report.
  *
  * Any call may also be refused with OVERLOADED, STORE_UNAVAILABLE, DRAINING, MESSAGE_TOO_LARGE or INTERNAL: see
  * ErrorReason. The reasons below are those of the call itself.

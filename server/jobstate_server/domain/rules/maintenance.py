@@ -1,12 +1,16 @@
-"""The commands of maintenance: fail stale attempts and delete old jobs."""
+"""The commands of maintenance: fail stale attempts, delete old jobs and erase jobs."""
 
 from __future__ import annotations
 
 from jobstate_server.domain import commands as c
 from jobstate_server.domain.batch_view import View
+from jobstate_server.domain.erasing import EraseFinished
+from jobstate_server.domain.errors import TransitionNotAllowed
 from jobstate_server.domain.events import EventType, StaleDetected
-from jobstate_server.domain.job import Job, JobError, JobState
+from jobstate_server.domain.job import FinishedJob, Job, JobError, JobState
+from jobstate_server.domain.lifecycle import Trigger
 from jobstate_server.domain.plan import Change, Deletion, Plan
+from jobstate_server.domain.reads import Named
 from jobstate_server.domain.rules.attempt import fail_attempt
 from jobstate_server.domain.rules.context import Draft, JobRules, PlanRules, RuleContext
 
@@ -44,5 +48,24 @@ def delete_finished(_context: RuleContext, command: c.DeleteFinished, view: View
     return Plan((), 0, deletion=Deletion(old, view.now, command.caller.actor, len(found), last))
 
 
+def erase_finished(_context: RuleContext, command: EraseFinished, view: View) -> Plan:
+    """Delete the jobs that are final, but not those that others still need."""
+    gone: list[FinishedJob] = []
+    left: list[FinishedJob] = []
+    for job in view.finished(Named(command.job_ids)):
+        (gone if job.state.is_final and not job.is_kept else left).append(job)
+    deletion = Deletion(gone, view.now, command.caller.actor, len(gone) + len(left), left=left, erases=True)
+    return Plan((), 0, deletion=deletion)
+
+
+def refusal_to_erase(job: FinishedJob) -> TransitionNotAllowed:
+    """Why a job that was named is not erased."""
+    state = job.state
+    if state.is_final:
+        why = " but still needed by jobs that are not final"
+        return TransitionNotAllowed(job.id, state.name, "erase", (), why, because="kept")
+    return TransitionNotAllowed(job.id, state.name, "erase", (Trigger.CANCEL.value,))
+
+
 JOB_RULES: JobRules = {c.MarkStale: mark_stale}
-PLAN_RULES: PlanRules = {c.DeleteFinished: delete_finished}
+PLAN_RULES: PlanRules = {c.DeleteFinished: delete_finished, EraseFinished: erase_finished}

@@ -1,9 +1,10 @@
-"""Cleanup, the only maintenance request that can be invalid."""
+"""The maintenance requests that can be invalid."""
 
 from __future__ import annotations
 
 from jobstate.v1 import maintenance_service_pb2 as pb
 from jobstate_server.domain import limits
+from jobstate_server.maintenance.erase import Forgotten
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.wire.times import span_from
 
@@ -17,3 +18,17 @@ def cleanup_age(request: pb.CleanupRequest) -> int | None:
     problems.span("older_than", request.older_than, low, limits.CLEANUP_AGE_MAX, rule + ", at most 10 years")
     problems.refuse()
     return span_from(request.older_than)
+
+
+def forgotten(request: pb.EraseRequest) -> Forgotten:
+    """Whose texts to erase. Raises InvalidField."""
+    problems = Problems()
+    if request.id and request.source_id:
+        problems.add("source_id", "must not be given with id; erase one after the other")
+    elif not request.id and not request.source_id:
+        problems.add("id", "must be given, or source_id")
+    if request.id:
+        problems.job_id("id", request.id)
+    problems.source_id("source_id", request.source_id)
+    problems.refuse()
+    return Forgotten(request.id, request.source_id)

@@ -28,12 +28,15 @@ POLL_INTERVAL_S = 0.1
 """How often the log is polled when notifications do not arrive."""
 
 _POLL = (
-    b"SELECT log.head, LEAST((SELECT min(due_time) FROM job WHERE due_time IS NOT NULL),"
+    b"SELECT log.head, log.erasures, LEAST((SELECT min(due_time) FROM job WHERE due_time IS NOT NULL),"
     b" (SELECT min(due_time) FROM members WHERE due_time IS NOT NULL)) FROM log"
 )
 TYPES_LENGTH_MAX = 4_000
 """Characters of the job types in a notification, all of them ASCII. PostgreSQL refuses 8,000 bytes and with them the
 transaction."""
+
+ERASED = "!"
+"""In place of a job type: events were erased. It is not the name of a type."""
 
 _PROBE = "probe "
 _SETTINGS = {"statement_timeout": "10s"}
@@ -55,6 +58,8 @@ class PostgresNotifier:
         self._prober = Postgres(url, {})
         self._is_listening = False
         self._last_polled = Notification(0, None, ANY_TYPE)
+        self._erasures = -1
+        """How often events had been erased at the last poll."""
 
     @property
     def is_listening(self) -> bool:
@@ -105,19 +110,22 @@ class PostgresNotifier:
                     max(notification.head for notification in notifications),
                     min(due, default=None),
                     frozenset().union(*(notification.ready_types for notification in notifications)),
+                    any(notification.has_erased for notification in notifications),
                 )
             if time.monotonic() >= end:
                 return None
 
     def _poll(self) -> Notification:
-        head, next_due = self._database.raw_connection.execute(_POLL, prepare=True).fetchone() or (0, None)
-        return Notification(head, next_due, ANY_TYPE)
+        row = self._database.raw_connection.execute(_POLL, prepare=True).fetchone() or (0, 0, None)
+        head, erasures, next_due = row
+        has_erased, self._erasures = erasures != self._erasures, erasures
+        return Notification(head, next_due, ANY_TYPE, has_erased)
 
     def _poll_until(self, end: float) -> Notification | None:
         while True:
             found = self._poll()
             if found != self._last_polled:
-                self._last_polled = found
+                self._last_polled = found._replace(has_erased=False)
                 return found
             left = end - time.monotonic()
             if left <= 0:
@@ -140,8 +148,9 @@ def _until(received: Iterable[psycopg.Notify], last: str) -> Iterable[psycopg.No
 
 
 def _notified(payload: str) -> Notification:
-    head, next_due, *ready_types = payload.split(" ")
-    return Notification(int(head), int(next_due) if next_due else None, frozenset(ready_types))
+    head, next_due, *names = payload.split(" ")
+    ready_types = frozenset(names) - {ERASED}
+    return Notification(int(head), int(next_due) if next_due else None, ready_types, ERASED in names)
 
 
 def notified_text(next_due: int | None, ready_types: Collection[str]) -> str:

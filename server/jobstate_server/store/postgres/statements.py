@@ -329,6 +329,10 @@ FINISHED = (
     " AND (complete_time, create_sequence) > (%(after_time)s::int8, %(after_key)s::int8)"
     " ORDER BY complete_time, create_sequence LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 ).encode()
+NAMED = (
+    f"SELECT {', '.join(FINISHED_COLUMNS)}, {_IS_KEPT} FROM job"
+    " WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR UPDATE SKIP LOCKED"
+).encode()
 # Not locked: the job may be ready, and a hand-out would pass over it until this transaction ends.
 NEXT_DUE = (
     f"SELECT LEAST((SELECT due_time FROM job WHERE {_IS_DUE} ORDER BY due_time LIMIT 1),"
@@ -343,13 +347,6 @@ POSTPONE = (
 HEAD = b"SELECT head, requests, pg_current_xact_id()::xid AS transaction FROM log"
 LOCK_LOG = b"SELECT 1 FROM log FOR UPDATE"
 
-TRIM_EVENTS = b"DELETE FROM event WHERE sequence <= %(through)s"
-MOVE_HORIZON = b"UPDATE horizon SET sequence = %(through)s, event_check = %(event_check)s, bytes = bytes + %(bytes)s"
-LOCK_HORIZON = b"SELECT 1 FROM horizon FOR UPDATE"
-TRIM_REQUESTS = (
-    b"DELETE FROM request WHERE ctid = ANY(ARRAY("
-    b"SELECT ctid FROM request WHERE time < %(older_than)s ORDER BY time LIMIT %(limit)s FOR UPDATE SKIP LOCKED))"
-)
 DELETE_REQUEST = b"DELETE FROM request WHERE principal = %(principal)s AND request_id = %(request_id)s"
 
 CLAIM_TASK = (

@@ -11,10 +11,9 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from jobstate_server.domain.job import FinishedJob, Job
-from jobstate_server.domain.reads import Due, Finished, FoundPlace, LaneRange, Reads, Ready, Selection, StateOf
-from jobstate_server.store.base import REPLICA_FORGOTTEN, TRIM_BYTES_MAX
+from jobstate_server.domain.reads import Due, Finished, FoundPlace, LaneRange, Named, Reads, Ready, Selection, StateOf
+from jobstate_server.store.base import REPLICA_FORGOTTEN
 from jobstate_server.store.errors import OutcomeUnknown, TransactionConflict
-from jobstate_server.store.event_check import event_check
 from jobstate_server.store.known_job_types import known_job_types
 from jobstate_server.store.postgres import statements as sql
 from jobstate_server.store.postgres.binary_arrays import Kind, array
@@ -33,8 +32,8 @@ from jobstate_server.store.postgres.known_jobs import KnownJobs
 from jobstate_server.store.postgres.lanes import LaneReads, check_guards, write_lanes
 from jobstate_server.store.postgres.ready_jobs import Marks, ReadyReads
 from jobstate_server.store.postgres.relations import RelationReads, check_group_guards, write_groups, write_needs
+from jobstate_server.store.postgres.removals import Removals
 from jobstate_server.store.postgres.task_runs import PostgresTaskRuns, read_instants, take_instants
-from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.records import Changes, Loaded, ReadyFound, StatesFound
 from jobstate_server.store.relation_records import StoredGroup
 from jobstate_server.store.rows import (
@@ -47,7 +46,7 @@ from jobstate_server.store.rows import (
 from jobstate_server.store.stored_times import LogRowTimes
 
 
-class PostgresTransaction(PostgresTaskRuns):
+class PostgresTransaction(PostgresTaskRuns, Removals):
     """A write transaction on the writer's connection."""
 
     def __init__(
@@ -144,7 +143,7 @@ class PostgresTransaction(PostgresTaskRuns):
         used = () if requests is None else map(request_from, requests)
         loaded = Loaded(found, {stored.request.key: stored for stored in used})
         for selection, rows in selected:
-            if isinstance(selection, Finished):
+            if isinstance(selection, Finished | Named):
                 loaded.finished[selection] = [finished_from(row) for row in rows]
             else:
                 loaded.due[selection] = [_add_job(found, row) for row in rows]
@@ -193,6 +192,8 @@ class PostgresTransaction(PostgresTaskRuns):
     def _select(self, selection: Selection) -> psycopg.Cursor[Any]:
         if isinstance(selection, Finished):
             return self._execute(sql.FINISHED, **finished_values(selection))
+        if isinstance(selection, Named):
+            return self._execute(sql.NAMED, ids=array(Kind.TEXT, selection.job_ids))
         return self._execute(sql.DUE, now=self.now, limit=selection.limit)
 
     def _lock_jobs(self, job_ids: list[str], known: Mapping[str, Job]) -> psycopg.Cursor[Any]:
@@ -322,29 +323,10 @@ class PostgresTransaction(PostgresTaskRuns):
             sql.insert_requests.run(self._connection, [row], events=0)
             self._execute(sql.DELETE_REQUEST, principal=row[0], request_id=row[1])
 
-    def trim_events(self, older_than: int, bytes_max: int, limit: int) -> int:
-        self._execute(sql.LOCK_HORIZON)
-        reader = SqlReader(self._database, raise_store_error)
-        state = reader.log_state()
-        count, through, size = reader.trimmable(state, older_than, bytes_max, limit, TRIM_BYTES_MAX)
-        if count:
-            last = reader.event(through)
-            assert last is not None
-            with self._pipeline():
-                self._execute(sql.TRIM_EVENTS, through=through)
-                self._execute(sql.MOVE_HORIZON, through=through, event_check=event_check(last), bytes=size)
-        return count
-
     def release_pages(self, limit: int) -> int:
         # PostgreSQL's autovacuum does that.
         del limit
         return 0
-
-    def trim_requests(self, older_than: int, limit: int) -> int:
-        trimmed = self._execute(sql.TRIM_REQUESTS, older_than=older_than, limit=limit).rowcount
-        counted = self._execute(sql.ADVANCE_LOG, events=0, bytes=0, requests=-trimmed, now=self.now)
-        _, self.requests_stored, _ = one_row(counted)
-        return trimmed
 
     def forget_idle_lanes(self, limit: int) -> int:
         self._lock_log()

@@ -9,6 +9,7 @@ from typing import Any
 
 from peewee import JOIN, OP, SQL, Case, Expression, ModelSelect, NodeList, Select, fn
 
+from jobstate_server.domain.events import ERASED_TAG, EventType
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.domain.job import INT64_MAX
 from jobstate_server.store.base import EVENTS_SCANNED_MAX
@@ -34,7 +35,11 @@ class EventReads(ReadConnection):
 
     def log_state(self) -> LogState:
         query = LogRow.select(
-            LogRow.head, HorizonRow.sequence, HorizonRow.event_check, LogRow.bytes - HorizonRow.bytes
+            LogRow.head,
+            HorizonRow.sequence,
+            HorizonRow.event_check,
+            LogRow.bytes - HorizonRow.bytes,
+            LogRow.erasures,
         ).join(HorizonRow, on=(HorizonRow.id == LogRow.id))
         return LogState(*self._rows(query)[0])
 
@@ -140,6 +145,12 @@ def _in_segments(segments: range) -> Expression:
     return Expression(NodeList((EventRow.sequence, SQL(f">> {SEGMENT_BITS}")), parens=True), OP.IN, tuple(segments))
 
 
+def _is_erased_deletion() -> Expression:
+    """What passes every filter of sources: see ``filters.EventFilter.passes``."""
+    begins_erased: Expression = fn.SUBSTR(EventRow.payload, 1, 1) == ERASED_TAG
+    return (EventRow.source_id == "") & (EventRow.type == int(EventType.DELETED)) & begins_erased
+
+
 def _event_conditions(wanted: EventFilter) -> list[Expression]:
     conditions = []
     if wanted.job_ids:
@@ -147,7 +158,7 @@ def _event_conditions(wanted: EventFilter) -> list[Expression]:
     if wanted.job_types:
         conditions.append(EventRow.job_type.in_(sorted(wanted.job_types)))
     if wanted.source_ids:
-        conditions.append(EventRow.source_id.in_(sorted(wanted.source_ids)))
+        conditions.append(EventRow.source_id.in_(sorted(wanted.source_ids)) | _is_erased_deletion())
     if wanted.types:
         conditions.append(EventRow.type.in_(sorted(int(type_) for type_ in wanted.types)))
     if wanted.reach.job_types is not None:

@@ -27,7 +27,7 @@ _PRAGMAS = {
     "journal_size_limit": 64 * 1024 * 1024,
 }
 
-_BUSY_TIMEOUT_S = 5.0
+BUSY_TIMEOUT_S = 5.0
 """No other server writes. Only a checkpoint of another tool, or a backup, can hold a lock for a moment."""
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -88,7 +88,7 @@ def connect(path: Path, cache_bytes: int) -> SqliteDatabase:
     is_empty = path.stat().st_size == 0
     pragmas = {**({"auto_vacuum": "incremental"} if is_empty else {}), **_PRAGMAS, "cache_size": -(cache_bytes // 1024)}
     database = SqliteDatabase(
-        name, uri=True, pragmas=pragmas, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, thread_safe=False
+        name, uri=True, pragmas=pragmas, timeout=BUSY_TIMEOUT_S, check_same_thread=False, thread_safe=False
     )
     database.connect()
     return database

@@ -16,7 +16,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 _MODE = 0o600
 """The mode of a new file. SQLite gives ``-wal`` and ``-shm`` the same mode."""
 
-_WAL_HEADER = 32
-_FRAME_HEADER = 24
+WAL_HEADER = 32
+FRAME_HEADER = 24
 _FRAME_SALTS = 8
 
 # The header of SQLite's index of the WAL, in ``-shm`` (https://sqlite.org/walformat.html).
 _INDEX = struct.Struct("=16xI12x8s56xI")
 
 
-class _WalState(NamedTuple):
+class WalState(NamedTuple):
     """The state of the WAL."""
 
     salts: bytes
@@ -164,7 +164,7 @@ class StoreFile:
             head_page: the number of the page with the head of the log, which is different in any two states of the
                 store.
         """
-        self._page_size = page_size
+        self.page_size = page_size
         self._head_page = head_page
         self._lock_wal_of_sqlite()
         self._shm_descriptor = os.open(self._shm, os.O_RDONLY | os.O_CLOEXEC)
@@ -188,13 +188,45 @@ class StoreFile:
         self._file_size = found.st_size
         self._head_bytes = self._read_head_page()
 
+    @property
+    def wal_state(self) -> WalState:
+        """The state of the WAL now."""
+        assert self._index is not None
+        return _wal_state(self._index)
+
+    def read_wal(self, offset: int, size: int) -> bytes:
+        """Bytes of the WAL."""
+        assert self._wal_descriptor is not None
+        return os.pread(self._wal_descriptor, size, offset)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the file. Fewer at its end."""
+        return os.pread(self._descriptor, size, offset)
+
+    def zero(self, places: Iterable[tuple[int, int]]) -> None:
+        """Overwrite these bytes, given by their offsets and sizes, with zeros."""
+        try:
+            for offset, size in places:
+                if os.pwrite(self._descriptor, bytes(size), offset) != size:
+                    raise StoreUnreachable(f"{self._name} cannot be written")
+        except OSError as error:
+            raise StoreUnreachable(f"{self._name} cannot be written ({error.strerror})") from error
+        finally:
+            self._remember(os.fstat(self._descriptor))
+
+    def sync(self) -> None:
+        """Have what was overwritten on disk."""
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise StoreUnreachable(f"{self._name} cannot be written ({error.strerror})") from error
+
     def _read_head_page(self) -> bytes:
-        return os.pread(self._descriptor, self._page_size, (self._head_page - 1) * self._page_size)
+        return os.pread(self._descriptor, self.page_size, (self._head_page - 1) * self.page_size)
 
     def is_checkpoint_near(self, frames: int) -> bool:
         """Whether the next commit may start a checkpoint, which SQLite does at this many frames."""
-        assert self._index is not None
-        return _wal_state(self._index).frames > frames * _CHECKPOINT_IS_NEAR
+        return self.wal_state.frames > frames * _CHECKPOINT_IS_NEAR
 
     def check(self) -> None:
         """Compare the files at our paths with the open ones. Takes some microseconds. Called by the writer's thread.
@@ -239,9 +271,9 @@ class StoreFile:
         state = _wal_state(self._index)
         if not state.frames:
             return
-        frame_size = _FRAME_HEADER + self._page_size
+        frame_size = FRAME_HEADER + self.page_size
         known = self._wal_state.frames if state.salts == self._wal_state.salts else 1
-        place = _WAL_HEADER + (max(known, 1) - 1) * frame_size + _FRAME_SALTS
+        place = WAL_HEADER + (max(known, 1) - 1) * frame_size + _FRAME_SALTS
         if os.pread(self._wal_descriptor, len(state.salts), place) != state.salts:
             self._damage = f"{self._wal} was overwritten or cut off by another program"
             raise FileLost(self._damage)
@@ -347,9 +379,9 @@ class StoreFile:
                 os.close(descriptor)
 
 
-def _wal_state(index: mmap.mmap) -> _WalState:
+def _wal_state(index: mmap.mmap) -> WalState:
     frames, salts, copied = _INDEX.unpack_from(index)
-    return _WalState(salts, copied, frames)
+    return WalState(salts, copied, frames)
 
 
 def _missing(error: OSError) -> FileLost:

@@ -116,6 +116,11 @@ class Statements:
             .order_by(JobRow.complete_time, JobRow.create_sequence)
             .limit(SQL(":limit"))
         )
+        self.named = self._sql(
+            JobRow.select(*[getattr(JobRow, name) for name in FINISHED_COLUMNS], is_kept())
+            .where(SQL("id IN (SELECT value FROM json_each(:ids))"))
+            .order_by(JobRow.id)
+        )
         first_job = JobRow.select(JobRow.due_time).where(is_due).order_by(JobRow.due_time).limit(SQL("1"))
         first_group = MembersRow.select(MembersRow.due_time).where(MembersRow.due_time.is_null(False))
         first_group = first_group.order_by(MembersRow.due_time).limit(SQL("1"))

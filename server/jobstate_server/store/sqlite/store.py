@@ -19,12 +19,21 @@ from jobstate_server.clock import Clock
 from jobstate_server.store import migrate
 from jobstate_server.store.base import Notifier
 from jobstate_server.store.cache_sizes import CACHE_BYTES, cache_sizes_of
+from jobstate_server.store.erasing import Clearing
 from jobstate_server.store.errors import CannotOpen, OutcomeUnknown, StoreError, StoreUnreachable
 from jobstate_server.store.job_cache import JobCache
 from jobstate_server.store.models import LogRow
 from jobstate_server.store.reading.reader import SqlReader
 from jobstate_server.store.sqlite.backup import PARTIAL_SUFFIX
-from jobstate_server.store.sqlite.connection import CHECKPOINT_AT, SqliteReader, connect, explained, raise_store_error
+from jobstate_server.store.sqlite.clearing import FileClearing
+from jobstate_server.store.sqlite.connection import (
+    BUSY_TIMEOUT_S,
+    CHECKPOINT_AT,
+    SqliteReader,
+    connect,
+    explained,
+    raise_store_error,
+)
 from jobstate_server.store.sqlite.file import FileLost, StoreFile
 from jobstate_server.store.sqlite.file_monitor import FileMonitor
 from jobstate_server.store.sqlite.statements import Statements
@@ -91,6 +100,8 @@ class SqliteStore:
             )
         self._heads: Collection[int] = (state.head,)
         self._monitor = FileMonitor(self._file, database, CHECKPOINT_AT)
+        busy_ms = round(BUSY_TIMEOUT_S * 1_000)
+        self._clearing = FileClearing(self._file, database, busy_ms=busy_ms, checkpoint_at=CHECKPOINT_AT)
 
     @contextmanager
     def transaction(self) -> Iterator[SqliteTransaction]:
@@ -158,6 +169,19 @@ class SqliteStore:
 
     def open_notifier(self) -> Notifier | None:
         return None
+
+    def clear_unused(self, page: int, limit: int) -> Clearing:
+        try:
+            self._file.check()
+            return self._clearing.step(page, limit)
+        except FileLost as error:
+            self._monitor.mark_lost(error)
+            raise
+        except PeeweeException as error:
+            raise_store_error(error)
+
+    def stop_clearing(self) -> None:
+        self._clearing.stop()
 
     def disconnect(self) -> None:
         # A write that hangs in the kernel cannot be stopped from here.

@@ -10,7 +10,7 @@ from typing import Any
 from peewee import ModelSelect, SqliteDatabase, fn
 
 from jobstate_server.domain.job import FinishedJob, Job
-from jobstate_server.domain.reads import Finished, FoundPlace, LaneRange, Reads, Ready, Selection, StateOf
+from jobstate_server.domain.reads import Finished, FoundPlace, LaneRange, Named, Reads, Ready, Selection, StateOf
 from jobstate_server.store.base import REPLICA_FORGOTTEN, TRIM_BYTES_MAX
 from jobstate_server.store.errors import StoreError
 from jobstate_server.store.event_check import event_check
@@ -45,6 +45,7 @@ from jobstate_server.store.rows import (
 )
 from jobstate_server.store.sqlite.connection import raise_store_error
 from jobstate_server.store.sqlite.documents import delete_documents, insert_documents, update_documents
+from jobstate_server.store.sqlite.erasing import Erasing
 from jobstate_server.store.sqlite.event_sequences import EventSequences
 from jobstate_server.store.sqlite.lanes import LaneReads, forget_idle_lanes, reopen_lanes, write_lanes
 from jobstate_server.store.sqlite.ready_jobs import ReadyReads
@@ -59,7 +60,7 @@ FREE_PAGES_KEPT = 4_096
 _PAGES = ("PRAGMA freelist_count", "PRAGMA page_count")
 
 
-class SqliteTransaction(SqliteTaskRuns):
+class SqliteTransaction(SqliteTaskRuns, Erasing):
     """A write transaction on the writer's connection."""
 
     def __init__(
@@ -127,6 +128,10 @@ class SqliteTransaction(SqliteTaskRuns):
         execute = self._connection.execute
         if isinstance(selection, Finished):
             rows = execute(self._statements.finished, finished_values(selection)).fetchall()
+            loaded.finished[selection] = list(map(finished_from, rows))
+            return
+        if isinstance(selection, Named):
+            rows = execute(self._statements.named, {"ids": json.dumps(selection.job_ids)}).fetchall()
             loaded.finished[selection] = list(map(finished_from, rows))
             return
         rows = execute(self._statements.due, {"now": self.now, "limit": selection.limit}).fetchall()
