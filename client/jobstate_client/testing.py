@@ -176,6 +176,8 @@ class JobstateServer:
     async def _advance(self, span: int) -> None:
         assert self._clock is not None
         self._clock.advance(span)
+        # Tasks submit the recurring jobs that are due.
+        await asyncio.sleep(0)
         server = self._server
         while server is not None:
             # Due jobs go through the committer like any call, in as many commits as they take.

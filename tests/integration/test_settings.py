@@ -52,6 +52,10 @@ BAD_RECURRING = {
     "a name that is no text": (RECURRING.replace('"nightly"', "3"), ["recurring[0].name", "must be a valid string"]),
     "a schedule that is none": (RECURRING.replace("0 2 * * *", "at two"), ["recurring[0].schedule", "2 fields"]),
     "a schedule that never comes": (RECURRING.replace("0 2 * *", "0 2 30 2"), ["recurring[0].schedule", "never comes"]),
+    "a schedule without end": (
+        RECURRING.replace("0 2", "0" + ",0" * 300 + " 2"),
+        ["recurring[0].schedule: has 609 bytes, at most 512"],
+    ),
     "an unknown zone": (
         RECURRING + RECURRING.replace("nightly", "b") + 'time_zone = "Europe/Bern"',
         ["recurring[1].time_zone: 'Europe/Bern' is not a time zone that this machine knows", "Europe/Berlin"],

@@ -21,6 +21,9 @@ from jobstate_server.wire.documents import document_from
 RECURRING_MAX = 1_000
 """Recurring entries. Many are due at the same moment, and one transaction takes the jobs of all."""
 
+SCHEDULE_BYTES_MAX = 512
+"""Bytes of a schedule: room for every minute, hour, day and month by its number. ListTasks returns all at once."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 
@@ -71,7 +74,7 @@ class RecurringSettings(BaseModel):
 
     name: Annotated[str, AfterValidator(_name)]
     """Names the entry, and begins the ids of its jobs."""
-    schedule: Crontab
+    schedule: Annotated[Crontab, _text(SCHEDULE_BYTES_MAX)]
     """When its jobs are created, in the time zone."""
     time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
     """An IANA name."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,9 @@ RETRY_DELAY = 5 * SECOND
 MISSED_AFTER = 1 * MINUTE
 """An instant that is noticed later was missed, because the process was suspended: a running server looks at the time
 twice as often."""
+
+LOOK_TIME_S = 0.05
+"""Seconds that the event loop looks for instants without a pause. After an outage, a thousand entries take seconds."""
 
 assert MISSED_AFTER > CHECK_INTERVAL
 
@@ -158,6 +162,7 @@ class RecurringJobs:
             await self._committer.run(lambda transaction: transaction.note_recurring(definitions, wall))
             stored = await self._runs()
         for each in self._watched:
+            await asyncio.sleep(0)
             run = stored.get(each.entry.task)
             missed_since = wall if run is None or each.entry.missed is Missed.NONE else run.last_due
             each.looked = min(missed_since, wall)
@@ -168,11 +173,13 @@ class RecurringJobs:
         return {name: run for name, run in runs.items() if name.startswith(RECURRING)}
 
     def _look(self) -> None:
-        """Look which instants have come, and create their jobs."""
-        wall = self._wall()
+        """Look which instants have come, and create their jobs. What is left after ``LOOK_TIME_S`` follows at once."""
+        wall, until = self._wall(), time.perf_counter() + LOOK_TIME_S
         try:
             for each in self._watched:
                 each.look(wall)
+                if time.perf_counter() > until:
+                    break
             self._work()
         finally:
             wait = min(each.next for each in self._watched) - wall
@@ -231,7 +238,7 @@ class RecurringJobs:
             RecurringState(
                 each.entry,
                 run if (run := runs.get(each.entry.task)) is not None and run.job_id else None,
-                each.instants.next_after(wall),
+                each.next if each.next > wall else each.instants.next_after(wall),
                 each.error,
             )
             for each in self._watched

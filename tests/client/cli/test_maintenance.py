@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jobstate_client import Client, State
 from jobstate_client.testing import JobstateServer
 
@@ -69,6 +71,24 @@ def test_tasks_lists_what_runs_by_itself(server: JobstateServer) -> None:
 
     assert [line.split()[0] for line in told] == ["TASK", *names]
     assert [task["name"] for task in run(server, "maintenance", "tasks", "--json").json["tasks"]] == names
+
+
+def test_tasks_lists_recurring_jobs_with_their_zone_and_their_last_job(tmp_path: Path) -> None:
+    entry = {"name": "hourly", "schedule": "0 * * * *", "time_zone": "Asia/Kolkata", "job_type": "report"}
+    server = JobstateServer(tmp_path, recurring=[entry])
+    try:
+        before = run(server, "maintenance", "tasks").out.splitlines()[-1]
+        server.advance(HOUR)
+        client = server.client()
+        (created,) = (job.id for job in client.list(job_types=["report"]))
+        (task,) = [task for task in client.tasks() if task.job_type]
+        after = run(server, "maintenance", "tasks").out.splitlines()[-1]
+    finally:
+        server.close()
+
+    assert before.split()[:7] == [*("hourly", "0", "*", "*", "*", "*", "Asia/Kolkata")]
+    assert (task.name, task.last_job_id, task.time_zone) == ("hourly", created, "Asia/Kolkata")
+    assert f"{created} created" in after
 
 
 def test_the_maintenance_tasks_have_the_timeout_that_was_given() -> None:
