@@ -26,8 +26,9 @@ from jobstate_client import (
     State,
     TransitionNotAllowed,
 )
-from jobstate_client.core import creating, dispatch, maintenance, operations
+from jobstate_client.core import bulk, creating, dispatch, maintenance, operations
 from jobstate_client.core.batches import Batches
+from jobstate_client.core.bulk import BulkCall
 from jobstate_client.core.calls import RPCS, Call, Pages
 from jobstate_client.testing import JobstateServer
 
@@ -45,10 +46,11 @@ def builders() -> dict[str, Any]:
     """The functions that make calls, by the name of their method."""
     found = {
         name: function
-        for module in (creating, operations, dispatch, maintenance)
+        for module in (creating, bulk, operations, dispatch, maintenance)
         for name, function in vars(module).items()
         if inspect.isfunction(function)
-        and str(inspect.signature(function).return_annotation).startswith(("Batches[", "Call[", "Pages["))
+        and str(inspect.signature(function).return_annotation).startswith(("Batches[", "BulkCall", "Call[", "Pages["))
+        and not name.startswith("_")
     }
     return {("list" if name == "list_jobs" else name): function for name, function in found.items()}
 
@@ -76,10 +78,13 @@ def test_every_rpc_has_its_method() -> None:
         "retry",
         "cancel",
         "close_group",
+        "recreate",
     }
     takes_a_job |= {"release", "explain", "needs"}
     calls = [build(*arguments.get(name, ("id",) if name in takes_a_job else ())) for name, build in builders().items()]
-    made = {call.first.rpc if isinstance(call, Pages) else call.rpc for call in calls if not isinstance(call, Batches)}
+    made = {call.first.rpc for call in calls if isinstance(call, Pages)}
+    made |= {call.rpc for call in calls if isinstance(call, Call)}
+    made |= {bulk_call.call.rpc for bulk_call in calls if isinstance(bulk_call, BulkCall)}
     made |= {call.rpc for batches in calls if isinstance(batches, Batches) for call in batches.calls}
 
     assert made | set(STREAMS) == set(RPCS)
