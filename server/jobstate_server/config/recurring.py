@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any
 from zoneinfo import available_timezones
 
@@ -33,9 +34,13 @@ def _name(value: str) -> str:
     return value
 
 
+_time_zones = cache(available_timezones)
+"""The names of time zones, which are read from hundreds of files."""
+
+
 def _time_zone(value: str) -> str:
     # Not by trying to load it: some systems would also find "europe/berlin", or a file of another kind.
-    if value != "UTC" and value not in available_timezones():
+    if value != "UTC" and value not in _time_zones():
         raise ValueError(
             f"{quoted(value)} is not a time zone that this machine knows; write an IANA name such as Europe/Berlin"
             " (where none is known, install the package tzdata)"
