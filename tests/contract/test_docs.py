@@ -30,6 +30,7 @@ from jobstate_server.maintenance.registry import Schedules
 from jobstate_server.rpc import health, reflection
 from jobstate_server.rpc import transport_limits as transport
 from jobstate_server.rpc.errors import status_code
+from jobstate_server.store import base as store_base
 from jobstate_server.watch import session as stream
 
 from .support import ROOT
@@ -205,6 +206,8 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ("`priority_step` of a job type, unless the settings say otherwise", limits, "PRIORITY_STEP_DEFAULT", span),
     ("releases of a job; then `RELEASE_LIMIT_REACHED`", limits, "RELEASES_MAX", count),
     ("`lane`", limits, "LANE_BYTES_MAX", size),
+    ("`labels` of a job, and of a filter", limits, "LABELS_MAX", count),
+    ("`labels`: a key, and a value, each", limits, "LABEL_BYTES_MAX", size),
     ("`hold_lane` of a `Release`", limits, "HOLD_LANE_MAX", span),
     ("`concurrency` and `lane_concurrency` of a job type", limits, "CONCURRENCY_MAX", count),
     ("`request_id`, at least", limits, "REQUEST_ID_LENGTH_MIN", characters),
@@ -224,6 +227,12 @@ LIMITS: list[tuple[str, ModuleType, str, Callable[[Any], str]]] = [
     ),
     ("attempts of a `Get`, the latest; `attempts_omitted` counts the others", limits, "ATTEMPTS_MAX", count),
     ("jobs of a page, unless asked otherwise", limits, "PAGE_SIZE_DEFAULT", count),
+    (
+        "entries of an index that a page looks at; it may then be short or empty, with a token of the next",
+        store_base,
+        "ENTRIES_SCANNED_MAX",
+        count,
+    ),
     ("jobs of a page, at most; a larger `page_size` is lowered", limits, "PAGE_SIZE_MAX", count),
     ("bytes of a page, and of the attempts of a `Get`, which end early there", limits, "RESPONSE_BYTES_MAX", size),
     ("`page_token`", limits, "PAGE_TOKEN_LENGTH_MAX", characters),

@@ -211,7 +211,7 @@ async def test_a_job_that_changes_after_it_was_read_is_judged_anew(running: Runn
 
     async def late(*arguments: Any, **options: Any) -> Any:
         found = await answers(*arguments, **options)
-        if isinstance(found, list):
+        if isinstance(found, tuple):
             await cancel(running, "gone-on")
             running.server.readers.run = answers  # type: ignore[method-assign]
         return found

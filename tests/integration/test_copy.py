@@ -19,6 +19,7 @@ from jobstate.v1 import job_pb2
 from jobstate_server import cli
 from jobstate_server.clock import SystemClock
 from jobstate_server.domain.groups import GroupMove, GroupPolicy
+from jobstate_server.domain.labels import to_text
 from jobstate_server.domain.needs import NeedCondition
 from jobstate_server.store.copying import copy as copying
 from jobstate_server.store.copying.copy import CannotCopy, SqliteView, copy_store
@@ -86,16 +87,17 @@ async def test_everything_is_the_same_on_the_other_side(
         "need": 0,
         "needed": 0,
         "members": 0,
+        "label": 0,
         "task_run": 1,
     }
 
 
-def test_needs_and_groups_are_the_same_after_a_copy_there_and_back(places: dict[str, Place]) -> None:
+def test_needs_groups_and_labels_are_the_same_after_a_copy_there_and_back(places: dict[str, Place]) -> None:
     urls = [places[kind]() for kind in ("sqlite", "postgres", "sqlite")]
     parent, child = a_job("parent", needed=True), a_job("child", needs_count=1, open_needs=1, held=True)
     group = a_job("group", group_depth=1)
     with opened(urls[0]) as store:
-        keep_jobs(store, parent)
+        keep_jobs(store, parent, a_job("labelled", labels=to_text({"tenant": "acme", "b": ""})))
         changes = Changes(
             inserted=[ChangedJob(child, 0, 0), ChangedJob(group, 1, 1)],
             events=[an_event("child"), an_event("group")],
@@ -109,14 +111,15 @@ def test_needs_and_groups_are_the_same_after_a_copy_there_and_back(places: dict[
 
     copied = [dict(copy_store(source, destination, ignore)) for source, destination in pairwise(urls)]
 
-    assert [(rows["need"], rows["needed"], rows["members"]) for rows in copied] == [(1, 1, 1)] * 2
+    tables = ("need", "needed", "members", "label")
+    assert [tuple(rows[table] for table in tables) for rows in copied] == [(1, 1, 1, 2)] * 2
     assert rows_of_relations(urls[2]) == rows_of_relations(urls[0])
 
 
 def rows_of_relations(url: str) -> list[list[tuple[object, ...]]]:
-    """All rows about needs and groups in a file."""
+    """All rows about needs, groups and labels in a file."""
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
-        tables = ("need", "needed", "members")
+        tables = ("need", "needed", "members", "label")
         return [database.execute(f"SELECT * FROM {table}").fetchall() for table in tables]  # noqa: S608
 
 
@@ -456,7 +459,7 @@ async def test_the_command_tells_the_rows_of_each_table_and_how_far_a_large_one_
     assert told.out.startswith("job                     5 rows\nevent ")
     assert [line.split()[0] for line in told.out.splitlines()] == [
         *("job", "event", "log", "horizon", "attempt", "request", "tally", "dispatch", "lane"),
-        *("need", "needed", "members", "task_run"),
+        *("need", "needed", "members", "label", "task_run"),
         "jobstate:",
     ]
     assert cli.PROGRESS_ROWS % copying.BATCH_ROWS == 0

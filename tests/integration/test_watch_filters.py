@@ -22,6 +22,11 @@ FILTERS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"types": [event_pb2.EVENT_TYPE_STARTED, event_pb2.EVENT_TYPE_COMPLETED]},
         ["a.started", "a.completed", "b.started", "b.completed"],
     ),
+    "a label": ({"labels": {"way": "up"}}, ["a.queued", "a.started", "a.completed", "c.queued"]),
+    "labels": ({"labels": {"way": "up", "far": ""}}, ["c.queued"]),
+    "a label and a source": ({"labels": {"way": "up"}, "source_ids": ["south"]}, ["c.queued"]),
+    "a label and a type": ({"labels": {"way": "up"}, "types": [event_pb2.EVENT_TYPE_STARTED]}, ["a.started"]),
+    "a label that no job has": ({"labels": {"way": "down"}}, []),
     "two kinds": ({"source_ids": ["south"], "job_types": ["default"]}, ["c.queued"]),
     "all kinds": (
         {
@@ -41,9 +46,9 @@ async def test_a_filter_passes_the_same_events_from_the_log_and_live(
     running: Running, filters: dict[str, Any], expected: list[str]
 ) -> None:
     async with watching_live(running, **filters) as watch:
-        await live_out(running, "a", source_id="north")
+        await live_out(running, "a", source_id="north", labels={"way": "up"})
         await live_out(running, "b", "clean_transcript", source_id="south")
-        await create(running, "c", source_id="south")
+        await create(running, "c", source_id="south", labels={"way": "up", "far": ""})
         live = await watch.events(len(expected)) if expected else []
     caught_up = await history(running, *filters.pop("job_ids", ()), **filters)
 

@@ -169,6 +169,8 @@ def remains(job_id: str = "job", job: Job | None = None) -> FinishedJob:
         time,
         job.needs_count,
         job.group_depth,
+        job.create_time,
+        job.labels,
     )
 
 

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from jobstate_server.clock import ManualClock
 from jobstate_server.domain.filters import JobFilter, Order, Position
 from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.labels import from_text, to_text
 from jobstate_server.domain.reach import EVERYTHING, Reach
+from jobstate_server.domain.reads import Finished, Reads
 from jobstate_server.domain.statistics import Measure
+from jobstate_server.domain.waiting import WaitReason, wait_reason
 from jobstate_server.store.base import Reader, Store
+from jobstate_server.store.reading import job_pages
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.sizes import document_bytes
 
@@ -55,10 +59,9 @@ def pages_of(reader: Reader, wanted: JobFilter, order: Order, limit: int) -> Ite
     after: Position | None = None
     has_more = True
     while has_more:
-        jobs, has_more, _ = reader.list_jobs(wanted, order, after, limit, UNBOUNDED)
+        jobs, after, _ = reader.list_jobs(wanted, order, after, limit, UNBOUNDED)
+        has_more = after is not None
         assert len(jobs) == limit or not has_more
-        if jobs:
-            after = Position(jobs[-1].create_time, jobs[-1].create_sequence)
         yield jobs
 
 
@@ -74,15 +77,26 @@ def wants(wanted: JobFilter, job: Job) -> bool:
         and (not wanted.states or job.state in wanted.states)
         and (not wanted.job_types or job.job_type in wanted.job_types)
         and (not wanted.source_ids or job.source_id in wanted.source_ids)
+        and set(wanted.labels) <= set(from_text(job.labels))
+        and wanted.worker in ("", job.worker)
+        and (not wanted.error_code or (job.last_error is not None and job.last_error.code == wanted.error_code))
+        and (not wanted.by_end or job.complete_time is not None)
+        and (wanted.complete_time_from is None or (job.complete_time or 0) >= wanted.complete_time_from)
+        and (wanted.complete_time_to is None or (job.complete_time or 0) < wanted.complete_time_to)
+        and (not wanted.wait_reasons or wait_reason(job) in wanted.wait_reasons)
         and (wanted.create_time_from is None or job.create_time >= wanted.create_time_from)
         and (wanted.create_time_to is None or job.create_time < wanted.create_time_to)
         and wanted.reach.admits(job.job_type, job.source_id)
     )
 
 
-def in_order(jobs: list[Job], order: Order) -> list[Job]:
+def in_order(jobs: list[Job], order: Order, *, by_end: bool = False) -> list[Job]:
     """The model of an order."""
-    return sorted(jobs, key=lambda job: (job.create_time, job.create_sequence), reverse=order is Order.NEWEST_FIRST)
+
+    def place(job: Job) -> tuple[int, int]:
+        return (job.complete_time or 0) if by_end else job.create_time, job.create_sequence
+
+    return sorted(jobs, key=place, reverse=order is Order.NEWEST_FIRST)
 
 
 ids = st.text("ab𝔘\uffff", min_size=1, max_size=3)
@@ -95,7 +109,13 @@ many_jobs = st.lists(
         source_id=st.sampled_from(NAMES),
         state=st.sampled_from(JobState),
         create_time=st.integers(0, 4),
-    ),
+        labels=st.dictionaries(*[st.sampled_from(NAMES)] * 2).map(to_text),
+        worker=st.sampled_from(("", *NAMES)),
+        last_error=st.none() | st.sampled_from(("", *NAMES)).map(lambda code: an_error(code=code)),
+        complete_time=st.none() | st.integers(0, 4),
+        held=st.booleans(),
+        open_needs=st.integers(0, 1),
+    ).map(lambda job: replace(job, held=job.held and job.state is JobState.QUEUED)),
     max_size=30,
     unique_by=lambda job: job.create_sequence,
 )
@@ -118,6 +138,12 @@ job_filters = st.builds(
     source_ids=some(st.sampled_from(NAMES)),
     create_time_from=st.none() | st.integers(-1, 5),
     create_time_to=st.none() | st.integers(-1, 5),
+    labels=st.just(()) | st.dictionaries(*[st.sampled_from(NAMES)] * 2).map(lambda labels: tuple(labels.items())),
+    worker=st.sampled_from(("", *NAMES)),
+    error_code=st.sampled_from(("", *NAMES)),
+    complete_time_from=st.none() | st.none() | st.integers(-1, 5),
+    complete_time_to=st.none() | st.none() | st.integers(-1, 5),
+    wait_reasons=st.just(()) | st.lists(st.sampled_from(WaitReason), max_size=2).map(tuple),
     reach=reaches,
 )
 
@@ -134,7 +160,7 @@ def test_pages_together_are_the_jobs_that_the_filter_wants_in_order(
         keep_types(store)
         keep_jobs(store, *jobs)
         for wanted, order, limit in asked:
-            expected = in_order([job for job in jobs if wants(wanted, job)], order)
+            expected = in_order([job for job in jobs if wants(wanted, job)], order, by_end=wanted.by_end)
 
             pages = list(pages_of(reader, wanted, order, limit))
 
@@ -146,7 +172,7 @@ def test_pages_together_are_the_jobs_that_the_filter_wants_in_order(
 @given(
     before=many_jobs,
     during=many_jobs,
-    wanted=job_filters.filter(lambda wanted: not wanted.states),
+    wanted=job_filters.filter(lambda wanted: not (wanted.states or wanted.wait_reasons)),
     order=st.sampled_from(Order),
     limit=st.integers(1, 3),
 )
@@ -167,7 +193,7 @@ def test_jobs_that_come_between_pages_make_no_other_job_appear_twice_or_never(
             moved = [replace(job, state=JobState.PROCESSING) for job in before]
             keep(store, Changes(updated=unversioned(moved)))
 
-        assert found == in_order(found, order)
+        assert found == in_order(found, order, by_end=wanted.by_end)
         assert len({job.id for job in found}) == len(found)
         assert {job.id for job in before if wants(wanted, job)} <= {job.id for job in found}
 
@@ -312,3 +338,51 @@ def test_a_position_need_not_be_that_of_a_job(store: Store, reader: Reader) -> N
     after = Position(1, between.create_sequence)
     assert listed(reader, after=after) == ["3", "4"]
     assert listed(reader, order=Order.NEWEST_FIRST, after=after) == ["1"]
+
+
+def test_labels_are_found_by_their_bytes_and_nothing_else(store: Store, reader: Reader) -> None:
+    values = ["a", "A", "a ", "%", "_", "a%", "e\u0301", "\u00e9", "", "'", '"', "\\", "\U0001d518", '","b":"']
+    keep_jobs(store, *[a_job(f"{place:02}", labels=to_text({"k": value})) for place, value in enumerate(values)])
+
+    assert [listed(reader, JobFilter(labels=(("k", value),))) for value in values] == [
+        [f"{place:02}"] for place in range(len(values))
+    ]
+    assert listed(reader, JobFilter(labels=(("K", "a"),))) == []
+
+
+def test_the_labels_of_a_deleted_job_are_gone_and_those_of_others_stay(store: Store, reader: Reader) -> None:
+    labels = to_text({"a": "1", "b": "2"})
+    gone, stays = (a_job(job_id, state=JobState.COMPLETED, complete_time=9, labels=labels) for job_id in ("1", "2"))
+    keep_jobs(store, gone, stays)
+    with store.transaction() as transaction:
+        selection = Finished(10, None, 1)
+        (found,) = transaction.load(Reads(selections={selection})).finished[selection]
+    keep(store, Changes(deleted=[found]))
+    # A job that is created anew under the same key would be found by labels that were left.
+    keep_jobs(store, replace(gone, labels=None))
+
+    assert listed(reader, JobFilter(labels=(("a", "1"),))) == ["2"]
+    assert listed(reader) == ["1", "2"]
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_page_looks_at_so_many_entries_at_most_and_the_next_goes_on_there(
+    store: Store, reader: Reader, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_pages, "ENTRIES_SCANNED_MAX", 20)
+    monkeypatch.setattr(job_pages, "_FEW", 0)
+    labels = [{"all": "", "half": str(number % 2)} | ({"rare": ""} if number == 70 else {}) for number in range(100)]
+    jobs = [a_job(f"{number:02}", create_time=number, labels=to_text(labels[number])) for number in range(100)]
+    keep_jobs(store, *jobs)
+    wanted = JobFilter(labels=(("all", ""), ("half", "0")), reach=Reach(source_ids=("none*",)))
+    pages: list[list[Job]] = []
+    after: Position | None = None
+    while not pages or after is not None:
+        found, after, _ = reader.list_jobs(wanted, order, after, 5, UNBOUNDED)
+        pages.append(found)
+
+    assert pages == [[]] * len(pages)
+    assert len(pages) in (5, 6)
+    with_rare = JobFilter(labels=(("all", ""), ("half", "0"), ("rare", "")))
+    assert [job.id for job in reader.list_jobs(with_rare, order, None, 5, UNBOUNDED).jobs] == ["70"]
+    assert not reader.list_jobs(with_rare, order, None, 5, UNBOUNDED).has_more

@@ -15,7 +15,7 @@ from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.records import ChangedJob, Changes
 from jobstate_server.store.relation_records import NeedRow
 
-from .support import UNBOUNDED, a_job, an_event, keep, keep_jobs
+from .support import UNBOUNDED, a_job, an_event, keep, keep_jobs, remains
 
 HELD = {"held": True, "open_needs": 1}
 
@@ -120,3 +120,13 @@ def test_jobs_are_listed_by_what_they_wait_for(
     states = also.get("states", tuple(JobState))
     expected = {job.id for job in jobs if wait_reason(job) in reasons and job.state in states}
     assert set(listed(reader, JobFilter(wait_reasons=reasons, **also))) == expected  # type: ignore[arg-type]
+
+
+def test_a_needed_job_that_was_deleted_is_not_listed(store: Store, reader: Reader) -> None:
+    parents = [a_job(f"parent-{n}", state=JobState.COMPLETED, complete_time=1) for n in range(2)]
+    keep_jobs(store, *parents)
+    child = keep_needing(store, a_job("child", needs_count=2), *parents)
+    keep(store, Changes(deleted=[remains(job=parents[0])]))
+
+    assert listed(reader, JobFilter(needed_by=child.id)) == ["parent-1"]
+    assert listed(reader, JobFilter(needed_by=child.id, states=(JobState.COMPLETED,))) == ["parent-1"]

@@ -9,6 +9,7 @@ import pytest
 
 from jobstate_server.domain.commands import Request
 from jobstate_server.domain.job import INT64_MAX, Attempt, AttemptOutcome, Job, JobError, JobState
+from jobstate_server.domain.labels import to_text
 from jobstate_server.store.base import Reader, Store
 from jobstate_server.store.records import ChangedJob, Changes, StoredRequest
 
@@ -77,6 +78,8 @@ def extreme(name: str, hint: object) -> Any:
         JobState: JobState.CANCELLED,
         JobError | None: LARGE_ERROR,
     }
+    if name == "labels":
+        return to_text({f"{number}{'-' * 63}": "\U0001d518" * 16 for number in range(8)})
     return INT16_MAX if name in VERY_SMALL_NUMBERS else values[hint]
 
 
@@ -109,6 +112,7 @@ FIXED_FIELDS = {
     "awaited_group",
     "group_depth",
     "recreated_from",
+    "labels",
 }
 """What is written when a job is inserted, and never again."""
 

@@ -124,7 +124,15 @@ def finished(job: Job) -> FinishedJob:
     """What a deletion reads of a job that has ended."""
     assert job.complete_time is not None
     return FinishedJob(
-        job.id, job.create_sequence, job.job_type, job.source_id, job.principal, job.state, job.complete_time
+        job.id,
+        job.create_sequence,
+        job.job_type,
+        job.source_id,
+        job.principal,
+        job.state,
+        job.complete_time,
+        create_time=job.create_time,
+        labels=job.labels,
     )
 
 

@@ -40,6 +40,7 @@ from jobstate_server.domain.job import (
     JobError,
     JobState,
 )
+from jobstate_server.domain.labels import to_text
 from jobstate_server.domain.plan import Deletion
 from jobstate_server.domain.waiting import CancelCause
 from jobstate_server.wire import times
@@ -132,6 +133,7 @@ FULL = Job(
     tolerated_failures=-1,
     on_excess=2,
     recreated_from="job-1",
+    labels=to_text({"tenant": "acme", "empty": "", "ß": "\U0001d518"}),
 )
 """A job in which every field differs from its default, so that one left out is seen."""
 
@@ -222,6 +224,7 @@ FROM_WIRE: dict[str, Callable[[job_pb2.Job], Any]] = {
     "recreated_from": lambda message: message.recreated_from or None,
     "tolerated_failures": lambda message: message.group.tolerated_failures,
     "on_excess": lambda message: int(message.group.on_excess),
+    "labels": lambda message: to_text(message.labels),
     "start_within": lambda message: optional_span(message, "start_within"),
     "lease": lambda message: optional_span(message, "lease"),
     "metadata": lambda message: document_from(message, "metadata"),
@@ -432,7 +435,7 @@ def test_there_is_a_detail_to_try_for_every_type_of_event_and_every_field_of_the
     assert {field for field, _ in DETAILS.values() if field} == fields
 
 
-def test_a_deleted_event_carries_names_state_and_version_only() -> None:
+def test_a_deleted_event_carries_names_labels_state_and_version_only() -> None:
     (payload,) = encode_deletion(Deletion([finished(FULL)], 1_700_000_000_000_009, "somebody"))
     names = FULL.id, FULL.job_type, FULL.source_id
     event = event_pb2.Event.FromString(
@@ -449,6 +452,7 @@ def test_a_deleted_event_carries_names_state_and_version_only() -> None:
         "sourceId": FULL.source_id,
         "state": "JOB_STATE_RETRYING",
         "version": "77",
+        "labels": {"tenant": "acme", "empty": "", "ß": "𝔘"},
     }
 
 

@@ -9,7 +9,9 @@ from jobstate_server.domain import commands as c
 from jobstate_server.domain.caller import Caller
 from jobstate_server.domain.errors import InvalidField
 from jobstate_server.domain.job import Usage
-from jobstate_server.rpc.requests import attempts, create
+from jobstate_server.domain.labels import from_text
+from jobstate_server.domain.reach import EVERYTHING
+from jobstate_server.rpc.requests import attempts, create, reads
 
 CALLER = Caller(principal="somebody")
 
@@ -105,3 +107,47 @@ def test_a_start_names_its_worker_and_its_request() -> None:
     assert (command.job_id, command.caller, command.worker) == ("job", CALLER, "w-1")
     assert command.request is not None
     assert (command.request.request_id, command.request.rpc) == ("0123456789abcdef", "Start")
+
+
+def labelled(labels: dict[str, str]) -> str | None:
+    return create.create(pb.CreateRequest(id="job", job_type="clean", labels=labels), CALLER, new_id).labels
+
+
+def test_equal_labels_are_one_text_whatever_their_order() -> None:
+    assert labelled({"b": "2", "a": "1"}) == labelled({"a": "1", "b": "2"}) == '{"a":"1","b":"2"}'
+    assert from_text(labelled({"b": '"', "a": "\U0001d518"})) == (("a", "\U0001d518"), ("b", '"'))
+    assert labelled({}) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "field", "problem"),
+    [
+        ({"": "x"}, "labels", "the key '' must be"),
+        ({"-a": "x"}, "labels", "the key '-a' must be"),
+        ({"a=b": "x"}, "labels", "the key 'a=b' must be"),
+        ({"é": "x"}, "labels", "the key 'é' must be"),
+        ({"a\n": "x"}, "labels", "the key 'a\\n' must be"),
+        ({"k" * 65: "x"}, "labels", f"the key '{'k' * 65}' must be 1 to 64"),
+        ({"k" * 100_000: "x"}, "labels", f"the key '{'k' * 80}' must be 1 to 64"),
+        ({"k": "v" * 65}, "labels[k]", "has 65 bytes, at most 64 are allowed"),
+        ({"k": "é" * 33}, "labels[k]", "has 66 bytes, at most 64 are allowed"),
+        ({"k": "a\0"}, "labels[k]", "must not contain NUL"),
+        ({str(n): "" for n in range(9)}, "labels", "has 9 values, 0 to 8 are allowed"),
+    ],
+)
+def test_bad_labels_are_refused_by_their_name_in_a_create_and_in_a_list(
+    labels: dict[str, str], field: str, problem: str
+) -> None:
+    with pytest.raises(InvalidField) as refusal:
+        labelled(labels)
+    assert refusal.value.field == field
+    assert refusal.value.problem.startswith(problem)
+    with pytest.raises(InvalidField) as refusal:
+        reads.list_jobs(pb.ListRequest(labels=labels), EVERYTHING, 0)
+    assert refusal.value.field == field
+
+
+def test_labels_at_their_bounds_are_accepted() -> None:
+    labels = {f"{number}{'/' * 63}": "é" * 32 for number in range(7)} | {"a.b/c:d-e_F9": ""}
+    assert from_text(labelled(labels)) == tuple(sorted(labels.items()))
+    assert reads.list_jobs(pb.ListRequest(labels=labels), EVERYTHING, 0).wanted.labels == tuple(sorted(labels.items()))

@@ -39,6 +39,7 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
     needs: Sequence[str | v.HasId | v.Need] = (),
     group_id: str | v.HasId = "",
     group: v.GroupPolicy | None = None,
+    labels: Mapping[str, str] | None = None,
     by: v.Job | None = None,
     timeout: Span | None = None,
 ) -> Call[v.Job]:
@@ -68,6 +69,7 @@ def create(  # noqa: PLR0913 - the parts of a job, all by keyword
         "needs": needs,
         "group_id": group_id,
         "group": group,
+        "labels": labels,
         "by": by,
     }
     if isinstance(job_type, v.NewJob):
@@ -170,6 +172,7 @@ def _create_request(new: v.NewJob) -> pb.CreateRequest:
         needs=[_need(need, f"needs[{index}]") for index, need in enumerate(validation.names(new.needs, "needs"))],
         group_id=operations.id_of(new.group_id, "group_id"),
         group=None if new.group is None else _group(new.group),
+        labels=validation.labels(new.labels),
         by=None if new.by is None else _by(new.by),
     )
 

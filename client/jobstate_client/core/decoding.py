@@ -188,6 +188,10 @@ def _detail_decoders(descriptor: Descriptor) -> Decoders:
     }
 
 
+def _labels(message: job_pb2.Job) -> dict[str, str]:
+    return dict(message.labels)
+
+
 _MESSAGES: dict[str, Callable[[Any], Any]] = {
     "google.protobuf.Duration": span_from,
     "google.protobuf.Struct": dict_from,
@@ -198,7 +202,7 @@ _MESSAGES: dict[str, Callable[[Any], Any]] = {
     "jobstate.v1.JobError": job_error,
 }
 
-decode_lazily(v.Job, decoders(v.Job, job_pb2.Job.DESCRIPTOR, existing=lambda _message: False))
+decode_lazily(v.Job, decoders(v.Job, job_pb2.Job.DESCRIPTOR, existing=lambda _message: False, labels=_labels))
 _GROUP_POLICY = decoders(v.GroupPolicy, job_pb2.GroupPolicy.DESCRIPTOR)
 _GROUP_MEMBERS = decoders(v.GroupMembers, job_pb2.GroupMembers.DESCRIPTOR)
 _JOB_ERROR = decoders(v.JobError, job_pb2.JobError.DESCRIPTOR)

@@ -113,6 +113,11 @@ def list_jobs(  # noqa: PLR0913 - the filters, all by keyword
     wait_reasons: Iterable[WaitReason | str] = (),
     created_from: datetime | None = None,
     created_before: datetime | None = None,
+    labels: Mapping[str, str] | None = None,
+    worker: str = "",
+    error_code: str = "",
+    completed_from: datetime | None = None,
+    completed_before: datetime | None = None,
     oldest_first: bool = False,
     page_size: int = 0,
     timeout: Span | None = None,
@@ -120,7 +125,9 @@ def list_jobs(  # noqa: PLR0913 - the filters, all by keyword
     """Iterate over the jobs that match every given filter, newest first. Pages are fetched as you iterate.
 
     At most one of ``group`` (its members), ``needed_by`` (what that job needs) and ``needs`` (what needs that job) may
-    be given.
+    be given. A job must have all of the ``labels``. ``worker`` claimed its current or last attempt, and ``error_code``
+    is that of its last error. With ``completed_from`` (that time or later) or ``completed_before`` the list has jobs
+    that have ended, those that ended last first.
 
     ``timeout`` is for each page. A job that exists all the time is listed exactly once, as it was when its page was
     read.
@@ -141,6 +148,11 @@ def list_jobs(  # noqa: PLR0913 - the filters, all by keyword
         ],
         create_time_from=None if created_from is None else timestamp(created_from),
         create_time_to=None if created_before is None else timestamp(created_before),
+        labels=validation.labels(labels),
+        worker=worker,
+        error_code=error_code,
+        complete_time_from=None if completed_from is None else timestamp(completed_from),
+        complete_time_to=None if completed_before is None else timestamp(completed_before),
         page_size=page_size,
         order=pb.LIST_ORDER_CREATE_TIME_ASC if oldest_first else pb.LIST_ORDER_CREATE_TIME_DESC,
     )

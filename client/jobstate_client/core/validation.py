@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobstate_client.core.documents import invalid
@@ -66,6 +66,20 @@ def names(values: Iterable[Any], name: str) -> list[Any]:
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list, not {_type_name(values)}")
     return list(values)
+
+
+def labels(value: Mapping[str, str] | None) -> dict[str, str]:
+    """Labels. Raises TypeError unless they are texts by texts: a number would be found by nothing."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"labels must be a mapping of texts, not {_type_name(value)}")
+    for key, text in value.items():
+        if not isinstance(key, str):
+            raise TypeError(f"labels must have texts as keys, not {_type_name(key)}")
+        if not isinstance(text, str):
+            raise TypeError(f"labels[{key!r}] must be a text, not {_type_name(text)}")
+    return dict(value)
 
 
 def _integer(value: Any, name: str, high: int) -> int:

@@ -164,6 +164,8 @@ class Job(Lazy):
     """The need or group that the job was cancelled for."""
     recreated_from: str = ""
     """The id of the ended job that this one was made from by ``recreate``. Empty if it was not."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """What ``list`` and ``watch`` find the job by."""
     existing: bool = field(default=False, compare=False)
     """Whether ``create`` or ``recreate`` made no job, and returned this one, which has the unique key. False everywhere
     else."""
@@ -229,6 +231,9 @@ class NewJob:
     """The group that the job becomes a member of."""
     group: GroupPolicy | None = None
     """Makes the job a group."""
+    labels: Mapping[str, str] | None = None
+    """What ``list`` and ``watch`` find the job by: at most 8 pairs. A key is 1 to 64 letters, digits or ``. _ : / -``,
+    and begins with a letter or digit; a value has at most 64 bytes."""
     by: Job | None = None
     """The attempt that creates the job: one that is over creates nothing. A running member may so add to its own group
     after that is closed."""

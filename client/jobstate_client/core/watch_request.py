@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol, TypeVar, overload
 
 from jobstate.v1 import event_pb2
@@ -11,6 +11,7 @@ from jobstate_client.core.decoding import EVENT_TYPES
 from jobstate_client.core.documents import duration
 from jobstate_client.core.operations import JobRef, id_of
 from jobstate_client.core.states import EventType
+from jobstate_client.core.validation import labels as validate_labels
 from jobstate_client.core.validation import names
 from jobstate_client.core.values import Span
 
@@ -29,6 +30,7 @@ def watch_request(  # noqa: PLR0913 - the arguments of a watch, by keyword
     job_ids: Iterable[JobRef] = (),
     job_types: Iterable[str] = (),
     source_ids: Iterable[str] = (),
+    labels: Mapping[str, str] | None = None,
     types: Iterable[EventType | str] = (),
     cursor: str = "",
     start: Start | None = None,
@@ -47,6 +49,7 @@ def watch_request(  # noqa: PLR0913 - the arguments of a watch, by keyword
         job_ids=[id_of(job, "job_ids") for job in names(job_ids, "job_ids")],
         job_types=names(job_types, "job_types"),
         source_ids=names(source_ids, "source_ids"),
+        labels=validate_labels(labels),
         types=[EVENT_TYPE_NUMBERS[EventType.parse(type_)] for type_ in names(types, "types")],
         snapshot=snapshot,
         until_final=until_final,
@@ -72,6 +75,7 @@ class WatchMethod(Protocol[EventsT_co, ItemsT_co]):
         job_ids: Iterable[JobRef] = (),
         job_types: Iterable[str] = (),
         source_ids: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
         types: Iterable[EventType | str] = (),
         cursor: str = "",
         start: Start | None = None,
@@ -90,6 +94,7 @@ class WatchMethod(Protocol[EventsT_co, ItemsT_co]):
         job_ids: Iterable[JobRef] = (),
         job_types: Iterable[str] = (),
         source_ids: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
         types: Iterable[EventType | str] = (),
         cursor: str = "",
         snapshot: Literal[True],

@@ -115,6 +115,7 @@ class Create(JobCommand):
     unique_until: int = UniqueUntil.FINAL
     lane: str | None = None
     """None means as the job type's lane_from says."""
+    labels: str | None = None
     relations: Relations | None = None
     """None for a job that is related to no others."""
 

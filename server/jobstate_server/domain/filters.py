@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.job import Job, JobState
+from jobstate_server.domain.labels import Labels
 from jobstate_server.domain.reach import EVERYTHING, Reach
 from jobstate_server.domain.waiting import WaitReason, wait_reason
 
@@ -38,13 +39,39 @@ class JobFilter:
     needs: str = ""
     """Only jobs that need this job, in the order of their keys."""
     wait_reasons: tuple[WaitReason, ...] = ()
+    labels: Labels = ()
+    """Only jobs that have all of these."""
+    worker: str = ""
+    """Only jobs whose current or last attempt this worker claimed."""
+    error_code: str = ""
+    """Only jobs whose last error has this code."""
+    complete_time_from: int | None = None
+    """Inclusive. With this or the next, the page is in the order of the jobs' ends."""
+    complete_time_to: int | None = None
+    """Exclusive."""
     reach: Reach = EVERYTHING
+
+    @property
+    def by_end(self) -> bool:
+        """Whether the page is in the order of the jobs' ends."""
+        return self.complete_time_from is not None or self.complete_time_to is not None
 
     def still_admits(self, job: Job) -> bool:
         """Whether a job that was found with this filter still matches it, as far as jobs change."""
-        return (not self.states or job.state in self.states) and (
-            not self.wait_reasons or wait_reason(job) in self.wait_reasons
+        return (
+            (not self.states or job.state in self.states)
+            and (not self.wait_reasons or wait_reason(job) in self.wait_reasons)
+            and self.worker in ("", job.worker)
+            and (not self.error_code or (job.last_error is not None and job.last_error.code == self.error_code))
+            and self._admits_end(job.complete_time)
         )
+
+    def _admits_end(self, time: int | None) -> bool:
+        """Whether a job that ended then, or has not ended, is within the bounds."""
+        if time is None:
+            return not self.by_end
+        is_late_enough = self.complete_time_from is None or time >= self.complete_time_from
+        return is_late_enough and (self.complete_time_to is None or time < self.complete_time_to)
 
     def within_reach(self, known_types: Iterable[str]) -> JobFilter | None:
         """The same filter with the types and sources within reach named, where they can be listed.
@@ -84,6 +111,8 @@ class EventFilter:
     job_types: frozenset[str] = frozenset()
     source_ids: frozenset[str] = frozenset()
     types: frozenset[EventType] = frozenset()
+    labels: Labels = ()
+    """Only events of jobs that have all of these. ``passes`` does not know them: the payload of an event has them."""
     reach: Reach = EVERYTHING
 
     @property

@@ -167,6 +167,8 @@ class Job:
     """How a group ends: see ``groups.GroupPolicy``. 0 in a job that is not a group."""
     recreated_from: str | None = None
     """The job with whose terms Recreate made it."""
+    labels: str | None = None
+    """What it is found by: see ``labels.to_text``. None if it has no labels."""
 
     terms_encoding = b""
     """Not a field: fields in ``TERMS``, encoded, or empty. All later versions of the job have it too."""
@@ -256,6 +258,7 @@ TERMS = frozenset(
         "tolerated_failures",
         "on_excess",
         "recreated_from",
+        "labels",
     }
 )
 """The fields that are set when a job is created and never change."""
@@ -307,6 +310,8 @@ class FinishedJob(NamedTuple):
     complete_time: int | None
     needs_count: int = 0
     group_depth: int = 0
+    create_time: int = 0
+    labels: str | None = None
     is_kept: bool = False
     """Whether it must not be deleted yet: an unfinished job needs it, it is a member of an unfinished group, or it is a
     group with unfinished members."""

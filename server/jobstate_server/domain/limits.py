@@ -149,6 +149,15 @@ RELEASES_MAX = 1_000
 UNIQUE_KEY_BYTES_MAX = 256
 """Bytes of a unique key: room for a URI of ordinary length. It is indexed."""
 
+LABELS_MAX = 8
+"""Labels of a job, or of a filter. Each of a job is a row of an index, and all its events have them."""
+
+LABEL_BYTES_MAX = 64
+"""Bytes of a label's key, and of its value: room for a UUID or a host's name. Longer texts belong in metadata."""
+
+LABEL_KEY_PATTERN = rf"[A-Za-z0-9][A-Za-z0-9._:/-]{{0,{LABEL_BYTES_MAX - 1}}}"
+"""A label's key: an id, or a name with a domain before it as in Kubernetes. The command line splits labels at ``=``."""
+
 LANE_BYTES_MAX = 128
 """Bytes of a lane: room for a name or two UUIDs. It is in the index of ready jobs."""
 

@@ -11,17 +11,19 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain.bulk import BeginBulkRun, BulkChange, BulkProgress, ChangeSome, MatchedJob
 from jobstate_server.domain.durations import MILLISECOND
 from jobstate_server.domain.errors import Overloaded
-from jobstate_server.domain.filters import Position
+from jobstate_server.domain.filters import JobFilter, Position
 from jobstate_server.domain.limits import BULK_CALLS_MAX, BULK_IDS_RETURNED_MAX
 from jobstate_server.engine.committer import Committer
 from jobstate_server.engine.outcomes import BulkOutcome
 from jobstate_server.engine.pace import Pace, pause
 from jobstate_server.engine.readers import Readers
+from jobstate_server.store.base import Reader
 
 BULK_SHARE = 0.2
 """The share of the committer's time that all bulk runs together take while callers wait."""
@@ -192,12 +194,19 @@ class _Slices:
         return some, self._is_last and not self._page
 
     async def _read(self, progress: BulkProgress) -> None:
-        found = await self._readers.run(
-            lambda reader: reader.matching_jobs(self._wanted, progress.after, PAGE_JOBS_MAX)
-        )
-        self._page = deque(job for job in found if job.create_sequence <= progress.through)
-        self._is_last = len(self._page) < PAGE_JOBS_MAX
+        after, self._is_last = progress.after, False
+        self._page = deque()
+        # Where few jobs match, a page may be empty without being the last.
+        while not (self._page or self._is_last):
+            found, after = await self._readers.run(partial(_matching, wanted=self._wanted, after=after))
+            self._page = deque(job for job in found if job.create_sequence <= progress.through)
+            # Keys grow with the time of creation, so all that follow a job that is too new are too new.
+            self._is_last = after is None or len(self._page) < len(found)
         self._after = progress.after
+
+
+def _matching(reader: Reader, *, wanted: JobFilter, after: Position | None) -> tuple[list[MatchedJob], Position | None]:
+    return reader.matching_jobs(wanted, after, PAGE_JOBS_MAX)
 
 
 def _is_over(change: BulkChange, progress: BulkProgress) -> bool:

@@ -11,7 +11,7 @@ reader's last look and the start of its wait. Between the end of its wait and it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from jobstate_server.clock import Clock
 from jobstate_server.domain.errors import Draining, Overloaded
@@ -21,6 +21,7 @@ from jobstate_server.event_log.cursor import Cursor, encode_cursor
 from jobstate_server.event_log.pages import PageLimits, SharedPages
 from jobstate_server.event_log.recent import RecentEvents
 from jobstate_server.store.records import StoredEvent
+from jobstate_server.wire.events import has_labels, labels_in
 
 FILTERS_BYTES_MAX = 32 * 1024 * 1024
 """What the filters of all watches may take of memory: 50 watches that name 1,000 jobs each, or thousands of others."""
@@ -110,6 +111,8 @@ class EventFeed:
         self._index: dict[Hashable, dict[FilterGroup, None]] = {}
         self._waiters: set[Waiter] = set()
         self._filters_bytes = 0
+        self._label_groups = 0
+        """How many groups have labels in their filter. While there are none, no event is searched for labels."""
 
     @property
     def head(self) -> int:
@@ -137,6 +140,7 @@ class EventFeed:
             group = self._groups[wanted] = FilterGroup(wanted)
             for key in group.keys:
                 self._index.setdefault(key, {})[group] = None
+            self._label_groups += bool(wanted.labels)
         group.members += 1
         waiter = Waiter(group, size)
         self._waiters.add(waiter)
@@ -156,6 +160,7 @@ class EventFeed:
 
     def _forget(self, group: FilterGroup) -> None:
         del self._groups[group.wanted]
+        self._label_groups -= bool(group.wanted.labels)
         for key in group.keys:
             found = self._index[key]
             del found[group]
@@ -190,7 +195,11 @@ class EventFeed:
         for group in index.get(_EVERYTHING, ()):
             group.wake(events[0].sequence)
         for event in events if len(index) > (_EVERYTHING in index) else ():
-            for key in (("job", event.job_id), ("source", event.source_id), ("job_type", event.job_type), event.type):
+            keys: Iterable[Hashable]
+            keys = (("job", event.job_id), ("source", event.source_id), ("job_type", event.job_type), event.type)
+            if self._label_groups:
+                keys = (*keys, *[("label", *label) for label in labels_in(event.payload)])
+            for key in keys:
                 for group in index.get(key, ()):
                     if group.waiting and passes(group.wanted, event):
                         group.wake(event.sequence)
@@ -198,9 +207,9 @@ class EventFeed:
                 self._wake_sources(event)
 
     def _wake_sources(self, event: StoredEvent) -> None:
-        """Wake those who watch sources, for the deletion of a job whose source was erased."""
+        """Wake those who watch sources or labels, for the deletion of a job of which they were erased."""
         for group in self._groups.values():
-            if group.wanted.source_ids and passes(group.wanted, event):
+            if (group.wanted.source_ids or group.wanted.labels) and passes(group.wanted, event):
                 group.wake(event.sequence)
 
     def skip_to(self, head: int, head_check: int) -> None:
@@ -234,11 +243,15 @@ class EventFeed:
 def passes(wanted: EventFilter, event: StoredEvent) -> bool:
     """Whether a filter passes an event."""
     of_any_source = event.type == _DELETED and is_erased(event.payload)
-    return wanted.passes(event.job_id, event.job_type, event.source_id, event.type, of_any_source=of_any_source)
+    names = event.job_id, event.job_type, event.source_id
+    if not wanted.passes(*names, event.type, of_any_source=of_any_source):
+        return False
+    return of_any_source or not wanted.labels or has_labels(event.payload, wanted.labels)
 
 
 def _filter_bytes(wanted: EventFilter) -> int:
-    texts = (*wanted.job_ids, *wanted.job_types, *wanted.source_ids)
+    labels = (key + value for key, value in wanted.labels)
+    texts = (*wanted.job_ids, *wanted.job_types, *wanted.source_ids, *labels)
     return _KEY_BYTES + sum(_KEY_BYTES + len(text) for text in texts)
 
 
@@ -247,6 +260,8 @@ def _keys(wanted: EventFilter) -> tuple[Hashable, ...]:
     return (
         tuple(("job", job_id) for job_id in wanted.job_ids)
         or tuple(("source", source_id) for source_id in wanted.source_ids)
+        # All labels must be there, so one of them is enough to find it by.
+        or tuple(("label", *label) for label in wanted.labels[:1])
         or tuple(("job_type", job_type) for job_type in wanted.job_types)
         or tuple(int(type_) for type_ in wanted.types)
         or (_EVERYTHING,)

@@ -13,6 +13,7 @@ from jobstate_server.domain.errors import CursorExpired, CursorUnknown
 from jobstate_server.domain.filters import EventFilter
 from jobstate_server.engine.readers import Readers
 from jobstate_server.event_log.cursor import Cursor, decode_cursor, encode_cursor
+from jobstate_server.event_log.feed import passes
 from jobstate_server.event_log.pages import LogPosition, Page, PageLimits
 from jobstate_server.event_log.recent import LogEntry
 from jobstate_server.store.base import Reader
@@ -53,6 +54,8 @@ class StoredPages:
         # Where retention has removed events the page may have a gap.
         if after < horizon:
             raise CursorExpired(self._cursor(horizon, horizon_check))
+        if wanted.labels:
+            events = [event for event in events if passes(wanted, event)]
         return Page(list(map(LogEntry, events)), LogPosition(scanned, check), self._cursor(scanned, check))
 
     def _cursor(self, sequence: int, check: int) -> str:

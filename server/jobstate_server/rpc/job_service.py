@@ -10,7 +10,6 @@ from jobstate_server.domain import commands as c
 from jobstate_server.domain import limits
 from jobstate_server.domain.bulk import BulkChange
 from jobstate_server.domain.commands import Command
-from jobstate_server.domain.filters import Position
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Job, JobState
 from jobstate_server.domain.job_types import JobTypes
@@ -139,10 +138,10 @@ class JobService:
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:
         page = reads.list_jobs(request, call.caller.reach, ahead_of_wall_clock(self._clock))
         found = await self._readers.run(lambda reader: reader.list_jobs(*page, limits.RESPONSE_BYTES_MAX))
-        jobs, has_more, groups = found
+        jobs, resume, groups = found
         answer = b"".join(embed(_JOBS, _encode_whole(job, groups.get(job.id), call)) for job in jobs)
-        if has_more:
-            token = encode_page_token(request, Position(jobs[-1].create_time, jobs[-1].create_sequence))
+        if resume is not None:
+            token = encode_page_token(request, resume)
             answer += pb.ListResponse(next_page_token=token).SerializeToString()
         return answer
 

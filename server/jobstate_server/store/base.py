@@ -50,6 +50,9 @@ from jobstate_server.store.task_runs import TaskRuns
 EVENTS_SCANNED_MAX = 10_000
 """Sequences that one filtered ``Reader.events`` scans: about 10 ms, so that a rare match does not delay other reads."""
 
+ENTRIES_SCANNED_MAX = 10_000
+"""Index entries that one ``Reader.list_jobs`` looks at: about 20 ms, if it has to look at the row of each job."""
+
 TRIM_BYTES_MAX = 2 * 1024 * 1024
 """Payload bytes that one transaction removes: a few milliseconds, so that no writer waits long."""
 
@@ -259,13 +262,16 @@ class Reader(ErasureReads, Protocol):
     def list_jobs(self, wanted: JobFilter, order: Order, after: Position | None, limit: int, bytes_max: int) -> JobPage:
         """The next page of jobs after ``after``: at most ``limit``, fewer when their documents exceed ``bytes_max``.
 
-        A page has at least one job if there is one, and ``has_more`` is exact. ``limit`` is at least 1. The rows read
-        are bounded by the page and the number of states and job types asked for, or by the jobs of one source.
+        ``limit`` is at least 1. The rows read are bounded by the page, the number of states and job types asked for,
+        and ``ENTRIES_SCANNED_MAX``. A page is short, or empty, where few of so many entries of an index match. Every
+        other page has at least one job if there is one, and its ``resume`` is None if it is the last.
         """
 
-    def matching_jobs(self, wanted: JobFilter, after: Position | None, limit: int) -> list[MatchedJob]:
-        """What a bulk run reads of the next jobs after ``after``, oldest first: at most ``limit``. Bounded like
-        ``list_jobs``."""
+    def matching_jobs(
+        self, wanted: JobFilter, after: Position | None, limit: int
+    ) -> tuple[list[MatchedJob], Position | None]:
+        """What a bulk run reads of the next jobs after ``after``, in the order of their creation, and where the next
+        ones begin. None if there are none. At most ``limit``, and bounded like ``list_jobs``."""
 
     def log_state(self) -> LogState:
         """The state of the log now."""

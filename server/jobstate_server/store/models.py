@@ -16,6 +16,7 @@ from peewee import (
 )
 
 from jobstate_server.domain.job import JobState
+from jobstate_server.store.label_models import LabelRow
 from jobstate_server.store.lane_models import DispatchRow, LaneRow
 from jobstate_server.store.relation_models import MembersRow, NeededRow, NeedRow
 
@@ -84,6 +85,7 @@ class JobColumns(Model):
     awaited_group = TextField(null=True)
     group_depth = SmallIntegerField(constraints=[SQL("DEFAULT 0")])
     recreated_from = TextField(null=True)
+    labels = TextField(null=True)
 
 
 class JobRow(JobColumns):
@@ -157,6 +159,9 @@ IS_MEMBER = SQL("group_key IS NOT NULL")
 IS_UNFINISHED_MEMBER = SQL(f"{IS_MEMBER.sql} AND state IN (1, 2, 4, 5)")
 """What a stopping group cancels. Queries must use exactly this text."""
 
+IS_HELD, HAS_WORKER = SQL("held"), SQL("worker <> ''")
+"""Queries must use exactly these texts."""
+
 
 def _add_job_indexes(job: type[JobColumns], *key: Field) -> None:
     """``key``: the key as the last column of each index that a page is read from. SQLite appends it by itself."""
@@ -181,6 +186,9 @@ def _add_job_indexes(job: type[JobColumns], *key: Field) -> None:
     # The members of a group: a page of them, and those that it must cancel.
     job.add_index(job.group_key, job.create_time, *key, where=IS_MEMBER, name="job_by_group")
     job.add_index(job.group_key, *key, where=IS_UNFINISHED_MEMBER, name="job_unfinished_member")
+    job.add_index(job.create_time, *key, where=IS_HELD, name="job_held")
+    job.add_index(job.worker, job.create_time, *key, where=HAS_WORKER, name="job_by_worker")
+    job.add_index(job.error_code, job.create_time, *key, where=SQL("error_code IS NOT NULL"), name="job_by_error")
 
 
 _add_job_indexes(JobRow)
@@ -379,6 +387,7 @@ _COMMON: tuple[type[Model], ...] = (
     NeedRow,
     NeededRow,
     MembersRow,
+    LabelRow,
     TaskRunRow,
     ReplicaRow,
     SchemaRow,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jobstate_server.domain.bulk import BulkProgress
 from jobstate_server.domain.commands import Request
+from jobstate_server.domain.filters import Position
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import Attempt, FinishedJob, Job, JobState
 from jobstate_server.domain.needs import OpenNeeds, ResolvedNeed
@@ -301,10 +302,15 @@ class JobPage(NamedTuple):
     """One page of a list of jobs, in the list's order."""
 
     jobs: list[Job]
-    has_more: bool
-    """Whether the list goes on after these."""
+    resume: Position | None
+    """Where the next page begins. None if this is the last."""
     groups: Mapping[str, Group] = {}
     """The counts of those of the jobs that are groups, by id."""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the list goes on after these."""
+        return self.resume is not None
 
 
 class JobSummary(NamedTuple):

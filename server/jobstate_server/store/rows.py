@@ -60,9 +60,10 @@ _JOB_WIDTH = len(JOB_COLUMNS)
 _FIXED = TERMS | {"create_sequence", "principal", "unique_until"}
 """What no change of a job changes."""
 
-_CHANGING_FIELDS = tuple(name for name in _PLAIN_JOB_FIELDS if name not in _FIXED)
+CHANGING_FIELDS = tuple(name for name in _PLAIN_JOB_FIELDS if name not in _FIXED)
+"""Columns that are fields of a job, and that a change of it can change."""
 
-CHANGE_COLUMNS = _CHANGING_FIELDS + _ERROR_COLUMNS
+CHANGE_COLUMNS = CHANGING_FIELDS + _ERROR_COLUMNS
 """Columns that a change of a job can change. A statement that sets an indexed column moves the index's entry, so the
 others must not be set again."""
 
@@ -70,27 +71,6 @@ _RELATED_COLUMNS = ("cancel_cause_id", "open_needs", "needed")
 
 PLAIN_CHANGE_COLUMNS = tuple(name for name in CHANGE_COLUMNS if name not in _RELATED_COLUMNS)
 """Those of them that can change in a job without needs that no job needs."""
-
-STEP_COLUMNS = (
-    "version",
-    "state",
-    "progress",
-    "attempt",
-    "claimed",
-    "worker",
-    "update_time",
-    "start_time",
-    "claim_time",
-    "complete_time",
-    "attempt_deadline",
-    "due_time",
-    "heard_time",
-    "duration",
-    "lease",
-)
-"""Columns that most steps of the lifecycle change."""
-
-_NOT_IN_STEP = tuple(name for name in _CHANGING_FIELDS if name not in STEP_COLUMNS)
 
 _UNSET_FIELDS = (
     "retry_delay",
@@ -108,6 +88,7 @@ _UNSET_FIELDS = (
     "group_key",
     "awaited_group",
     "recreated_from",
+    "labels",
 )
 """Fields that are None in a job to which nothing has happened yet."""
 
@@ -151,9 +132,7 @@ _plain_values = itemgetter(*_PLAIN_JOB_FIELDS)
 _new_values = itemgetter(*NEW_COLUMNS)
 _untouched = itemgetter(*_UNSET_FIELDS, *NEW_CONSTANTS, "last_error")
 _UNTOUCHED = (*(None,) * len(_UNSET_FIELDS), *NEW_CONSTANTS.values(), None)
-_step_values = itemgetter(*STEP_COLUMNS, "create_sequence")
-_not_in_step = itemgetter(*_NOT_IN_STEP)
-_changing_values = itemgetter(*_CHANGING_FIELDS)
+_changing_values = itemgetter(*CHANGING_FIELDS)
 _plain_change_values = itemgetter(*[name for name in PLAIN_CHANGE_COLUMNS if name not in _ERROR_COLUMNS])
 _related = itemgetter(*_RELATED_COLUMNS)
 _report_values = itemgetter(*REPORT_COLUMNS, "create_sequence")
@@ -202,17 +181,6 @@ def new_values(job: Job) -> tuple[Any, ...]:
 def is_new(job: Job) -> bool:
     """Whether the columns of a job besides ``NEW_COLUMNS`` are those of ``NEW_CONSTANTS``, or NULL."""
     return bool(_untouched(job.__dict__) == _UNTOUCHED)
-
-
-def step_values(job: Job) -> tuple[Any, ...]:
-    """The values of ``STEP_COLUMNS``, then the key."""
-    values: tuple[Any, ...] = _step_values(job.__dict__)
-    return values
-
-
-def is_plain_step(before: Job, after: Job) -> bool:
-    """Whether, of ``CHANGE_COLUMNS``, only ``STEP_COLUMNS`` differ between these two versions of a job."""
-    return before.last_error is after.last_error and bool(_not_in_step(before.__dict__) == _not_in_step(after.__dict__))
 
 
 def change_values(job: Job) -> tuple[Any, ...]:

@@ -8,6 +8,8 @@ from jobstate_server.domain.job import Attempt, Job
 def document_bytes(job: Job) -> int:
     """The approximate encoded size of a job."""
     size = 512 + len(job.metadata) + len(job.result) + len(job.progress_message) + len(job.cancel_reason)
+    if job.labels is not None:
+        size += len(job.labels)
     if job.last_error is not None:
         size += len(job.last_error.message) + len(job.last_error.details)
     return size

@@ -133,14 +133,13 @@ class WatchSession:
         has_more = True
         while has_more:
             await self._take_room()
-            jobs, has_more, groups = await self._snapshots.page(self._watch.wanted, after)
-            if not jobs:
-                return
+            jobs, after, groups = await self._snapshots.page(self._watch.wanted, after)
+            has_more = after is not None
             if self._reader.is_draining:
                 yield _draining(cursor="")
                 raise Draining(RETRY_DELAY_S)
-            yield snapshot_response(jobs, groups if self._watch.wanted.reach.sees_members else {})
-            after = Position(jobs[-1].create_time, jobs[-1].create_sequence)
+            if jobs:
+                yield snapshot_response(jobs, groups if self._watch.wanted.reach.sees_members else {})
 
     async def _next(self) -> AsyncIterator[bytes]:
         """Go on by one page."""

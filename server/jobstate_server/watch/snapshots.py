@@ -25,6 +25,7 @@ class Snapshots:
             job_ids=tuple(wanted.job_ids),
             job_types=tuple(wanted.job_types),
             source_ids=tuple(wanted.source_ids),
+            labels=wanted.labels,
             reach=wanted.reach,
         )
         return await self._readers.run(

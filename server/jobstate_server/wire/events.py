@@ -32,13 +32,16 @@ from jobstate_server.domain.events import (
     without_erased_check,
 )
 from jobstate_server.domain.job import NANO
+from jobstate_server.domain.labels import Labels
 from jobstate_server.domain.plan import Deletion
 from jobstate_server.domain.values import value
 from jobstate_server.wire.framing import TRUE, double, double_tag, embed, length_tag, text, varint, varint_tag
 from jobstate_server.wire.jobs import (
+    LABELS,
     MEMBERS,
     encode_error,
     encode_in_event,
+    encode_label,
     encode_members,
     encode_remains,
     known_from_event,
@@ -55,6 +58,9 @@ _ERASED = varint_tag(event_pb2.Event.ERASED_FIELD_NUMBER) + TRUE
 
 _HEADS_CACHED = 4_096
 """States times actors. Each encoding that is not cached takes a microsecond."""
+
+_LABELS_CACHED = 64
+"""Events whose labels are kept, as several watchers look at the same ones."""
 
 _TYPE = varint_tag(event_pb2.Event.TYPE_FIELD_NUMBER)
 _NAME = length_tag(event_pb2.Event.NAME_FIELD_NUMBER)
@@ -104,8 +110,10 @@ def encode_event(event: Event) -> EncodedEvent:
 def encode_deletion(deletion: Deletion) -> list[bytes]:
     """The payloads of the ``.deleted`` events of these jobs."""
     actor = deletion.actor
-    payloads = [_head(actor, job.state) + embed(_JOB, encode_remains(job.state)) for job in deletion.jobs]
-    if deletion.erases:
+    erases = deletion.erases
+    left = [(job.state, encode_remains(job.state, None if erases else job.labels)) for job in deletion.jobs]
+    payloads = [_head(actor, state) + embed(_JOB, remains) for state, remains in left]
+    if erases:
         payloads = [with_erased_check(_ERASED + payload, crc32(payload)) for payload in payloads]
     return payloads
 
@@ -245,6 +253,20 @@ def complete_event(
     head = (_KINDS[event_type], _SEQUENCE, number, _TIME, encoded_time(time))
     length = varint(len(known) + len(_JOB_VERSION) + len(number))
     return b"".join((*head, _JOB, length, known, _JOB_VERSION, number, payload))
+
+
+@lru_cache(_LABELS_CACHED)
+def labels_in(payload: bytes) -> Labels:
+    """The labels of the job in an event of the log."""
+    if LABELS not in payload:
+        return ()
+    return tuple(event_pb2.Event.FromString(payload).job.labels.items())
+
+
+def has_labels(payload: bytes, labels: Labels) -> bool:
+    """Whether the job in an event of the log has all of these labels."""
+    # Nearly every event that does not have them lacks their bytes, which a text or a document may have too.
+    return all(encode_label(label) in payload for label in labels) and set(labels) <= set(labels_in(payload))
 
 
 def without_members(event: bytes) -> bytes:

@@ -9,6 +9,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain.groups import Group
 from jobstate_server.domain.job import NANO, Attempt, Job, JobError, JobState
 from jobstate_server.domain.job_types import JobType
+from jobstate_server.domain.labels import Label, from_text
 from jobstate_server.domain.needs import Need, is_met
 from jobstate_server.domain.waiting import CancelCause, wait_reason
 from jobstate_server.wire.documents import EMPTY_RESULT
@@ -57,6 +58,10 @@ _RECREATED_FROM = length_tag(job_pb2.Job.RECREATED_FROM_FIELD_NUMBER)
 MEMBERS = length_tag(job_pb2.Job.MEMBERS_FIELD_NUMBER)
 """What comes before the counts of a group."""
 _CANCEL_CAUSE_ID = length_tag(job_pb2.Job.CANCEL_CAUSE_ID_FIELD_NUMBER)
+LABELS = length_tag(job_pb2.Job.LABELS_FIELD_NUMBER)
+"""What comes before each label of a job."""
+_LABEL_KEY = length_tag(1)
+_LABEL_VALUE = length_tag(2)
 
 _LOOKED_UP = 257
 """Tags and lengths of ids and sources up to this length are looked up instead of encoded. None is longer now."""
@@ -69,6 +74,9 @@ _TYPES_CACHED = 1_024
 
 _POLICIES_CACHED = 1_024
 """Combinations of retries, timeout and priority: most jobs have those of their type."""
+
+_LABELS_CACHED = 1_024
+"""Encoded labels: many jobs have the same."""
 
 _ERROR_CODE = length_tag(job_pb2.JobError.CODE_FIELD_NUMBER)
 _ERROR_MESSAGE = length_tag(job_pb2.JobError.MESSAGE_FIELD_NUMBER)
@@ -243,6 +251,8 @@ def _encode_terms(job: Job) -> bytes:
         encoded += _encode_group(job.tolerated_failures, job.on_excess)
     if job.recreated_from is not None:
         encoded += text(_RECREATED_FROM, job.recreated_from)
+    if job.labels is not None:
+        encoded += encode_labels(job.labels)
     job.cache("terms_encoding", encoded)
     return encoded
 
@@ -254,6 +264,20 @@ def _encode_policy(max_retries: int, timeout: int | None, level: int) -> bytes:
     if timeout is not None:
         encoded += _TIMEOUT + encoded_span(timeout)
     return encoded + _PRIORITY + varint(level)
+
+
+def encode_labels(labels: str) -> bytes:
+    """The labels of a job."""
+    return b"".join(map(encode_label, from_text(labels)))
+
+
+@lru_cache(_LABELS_CACHED)
+def encode_label(label: Label) -> bytes:
+    """One of them. Every encoded job and event that has the label has exactly these bytes."""
+    key, value = label[0].encode(), label[1].encode()
+    # A map is encoded as messages with two fields, which are there also when they are empty.
+    entry = b"".join((_LABEL_KEY, varint(len(key)), key, _LABEL_VALUE, varint(len(value)), value))
+    return embed(LABELS, entry)
 
 
 @lru_cache(_POLICIES_CACHED)
@@ -279,9 +303,10 @@ def encode_members(group: Group) -> bytes:
     return embed(MEMBERS, members.SerializeToString())
 
 
-def encode_remains(state: int) -> bytes:
+def encode_remains(state: int, labels: str | None = None) -> bytes:
     """The fields of a deleted job that its ``.deleted`` event has, besides those that ``known_from_event`` has."""
-    return _STATE + varint(state)
+    encoded = _STATE + varint(state)
+    return encoded if labels is None else encoded + encode_labels(labels)
 
 
 def with_version(encoded: bytes, version: int) -> bytes:

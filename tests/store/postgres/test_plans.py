@@ -12,6 +12,7 @@ import pytest
 from jobstate_server.domain.events import EventType
 from jobstate_server.domain.filters import EventFilter, JobFilter, Order, Position
 from jobstate_server.domain.job import JobState
+from jobstate_server.domain.labels import to_text
 from jobstate_server.domain.reach import Reach
 from jobstate_server.domain.reads import Finished, Reads, Ready
 from jobstate_server.domain.statistics import Measure
@@ -30,6 +31,7 @@ from ..support import (
     a_job,
     a_request,
     an_attempt,
+    an_error,
     an_event,
     at,
     keep,
@@ -39,7 +41,7 @@ from ..support import (
 )
 from .support import ended_by, foreign, opened_at, recorded
 
-GROWING_TABLES = frozenset({"job", "event", "attempt", "request", "lane"})
+GROWING_TABLES = frozenset({"job", "event", "attempt", "request", "lane", "label"})
 """The others have one row, or some per job type or task: read whole, and rightly."""
 
 STORED = 3_000
@@ -60,6 +62,9 @@ def store() -> Iterator[PostgresStore]:
                 state=JobState(1 + number % len(JobState)),
                 due_time=number if number % 5 == 0 else None,
                 complete_time=number if number % 3 == 0 else None,
+                worker=f"worker-{number % 20}",
+                last_error=an_error(code=f"E-{number % 3}") if number % 10 == 0 else None,
+                labels=to_text({"all": "", "tenant": "acme" if number % 7 else "other"}),
             )
             for number in range(STORED)
         ]
@@ -123,6 +128,12 @@ LISTS = [
         "job_by_source",
         id="source, state and type",
     ),
+    pytest.param(JobFilter(labels=(("tenant", "acme"),)), "label_pkey", id="label"),
+    pytest.param(JobFilter(labels=(("tenant", "acme"), ("all", "")), source_ids=()), "label_pkey", id="labels"),
+    pytest.param(JobFilter(labels=(("all", ""),), reach=Reach(source_ids=("source-*",))), "label_pkey", id="of all"),
+    pytest.param(JobFilter(worker="worker-7"), "job_by_worker", id="worker"),
+    pytest.param(JobFilter(error_code="E-1"), "job_by_error", id="error"),
+    pytest.param(JobFilter(complete_time_from=900, complete_time_to=2_000), "job_by_complete_time", id="ended"),
 ]
 
 

@@ -179,7 +179,7 @@ def test_what_readers_see_of_needs_and_groups_is_found_by_key(
         (JobFilter(group_id="group-5", states=(JobState.QUEUED,)), "job_by_group"),
         (JobFilter(needed_by="child-5"), "need_pkey"),
         (JobFilter(needs="parent-5"), "need_by_parent"),
-        (JobFilter(wait_reasons=(WaitReason.NEEDS,)), "job_by_state"),
+        (JobFilter(wait_reasons=(WaitReason.NEEDS,)), "job_held"),
         (JobFilter(wait_reasons=(WaitReason.TURN,), job_types=("type",)), "job_by_type"),
     ],
 )

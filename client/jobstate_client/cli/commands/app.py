@@ -27,6 +27,7 @@ from jobstate_client.cli.commands.queries import get, list_, stats
 from jobstate_client.cli.commands.relations import close_group
 from jobstate_client.cli.commands.run import run_
 from jobstate_client.cli.commands.top import top
+from jobstate_client.cli.commands.wait import wait
 from jobstate_client.cli.commands.watch import watch
 from jobstate_client.cli.exits import Exit
 from jobstate_client.errors import JobStateError
@@ -50,7 +51,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 done · 1 the server refused · 2 wrong usage · 3 no server or no answer, try later
-                4 with --exit-state: the outcome is bad · 130 Ctrl-C
+                4 with wait or --exit-state: the outcome is bad · 130 Ctrl-C
     """
 
 
@@ -58,7 +59,7 @@ for _command in (create, get, list_, explain, acquire, start, progress, complete
     cli.add_command(_command)
 for _command in (run_, report_usage, retry, cancel, recreate, close_group, erase):
     cli.add_command(_command)
-for _command in (watch, top, stats, types, lanes, pause, unpause, maintenance, completion):
+for _command in (watch, wait, top, stats, types, lanes, pause, unpause, maintenance, completion):
     cli.add_command(_command)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -10,15 +11,18 @@ import click
 from jobstate_client.cli.commands.completion import complete_job_ids
 from jobstate_client.cli.commands.connection import connected
 from jobstate_client.cli.commands.options import DOCUMENT, INT32_MAX, INT64_MAX, SPAN, common, kept
+from jobstate_client.cli.exits import Exit
 from jobstate_client.cli.terminal.output import Output, state_cell
 from jobstate_client.views.summaries import change_summary
 
 if TYPE_CHECKING:
     from jobstate_client.core.values import Job
+    from jobstate_client.sync.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 job_id = click.argument("job_id", metavar="ID", shell_complete=complete_job_ids)
+job_ids = click.argument("job_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_job_ids)
 request_id = click.option(
     "--request-id",
     default="",
@@ -42,11 +46,16 @@ def usage(command: F) -> F:
 def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> Job:
     """Make a call that returns the job, and show its outcome."""
     with connected(ctx) as client:
-        try:
-            job: Job = getattr(client, name)(*arguments, **fields)
-        except (TypeError, ValueError) as error:
-            # The library refused an argument, for example a cost that is not a number.
-            raise click.UsageError(_in_options(error, ctx), ctx) from error
+        return change_with(ctx, client, name, *arguments, **fields)
+
+
+def change_with(ctx: click.Context, client: Client, name: str, *arguments: Any, **fields: Any) -> Job:
+    """The same with this client."""
+    try:
+        job: Job = getattr(client, name)(*arguments, **fields)
+    except (TypeError, ValueError) as error:
+        # The library refused an argument, for example a cost that is not a number.
+        raise click.UsageError(_in_options(error, ctx), ctx) from error
     output = Output(as_json=bool(kept(ctx, "json")))
     if output.as_json:
         output.document(job)
@@ -54,6 +63,29 @@ def change(ctx: click.Context, name: str, *arguments: Any, **fields: Any) -> Job
         summary = change_summary(job)
         output.text(f"{job.id} is ", state_cell(job.state), f", {summary}" if summary else "")
     return job
+
+
+def for_each(ctx: click.Context, job_ids: Iterable[str], act: Callable[[Client, str], object]) -> Exit:
+    """Do this with each of these jobs, once. What the server refuses for one is reported, and the others go on.
+
+    Returns the exit code. An error that would meet the others too is raised.
+    """
+    from jobstate_client.cli.commands.error_report import report
+    from jobstate_client.cli.terminal.error_messages import exit_code
+    from jobstate_client.errors import JobStateError
+
+    code = Exit.DONE
+    with connected(ctx) as client:
+        for job_id in dict.fromkeys(job_ids):
+            try:
+                act(client, job_id)
+            except JobStateError as error:
+                if exit_code(error) is not Exit.REFUSED:
+                    raise
+                sys.stdout.flush()
+                report(error, ctx)
+                code = Exit.REFUSED
+    return code
 
 
 def _in_options(error: Exception, ctx: click.Context) -> str:

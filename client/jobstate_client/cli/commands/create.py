@@ -8,7 +8,7 @@ import click
 
 from jobstate_client.cli.commands.changes import change, request_id
 from jobstate_client.cli.commands.completion import complete_job_types, complete_lanes
-from jobstate_client.cli.commands.options import DOCUMENT, INSTANT, INT32_MAX, SPAN, common
+from jobstate_client.cli.commands.options import DOCUMENT, INSTANT, INT32_MAX, SPAN, common, labels_option
 from jobstate_client.cli.commands.relations import relations_from, relations_of_new
 from jobstate_client.cli.exits import Exit
 from jobstate_client.cli.terminal.output import note
@@ -59,6 +59,7 @@ UNIQUE_UNTIL = [each.value for each in UniqueUntil if each is not UniqueUntil.UN
     shell_complete=complete_lanes,
     help="Whose turn it takes, such as a tenant. [default: as the type says]",
 )
+@labels_option("What it is found by, such as tenant=acme; may be repeated, 8 at most.")
 @relations_of_new
 @request_id
 @common
@@ -134,6 +135,8 @@ def _create_one(ctx: click.Context, job_type: str, **fields: Any) -> Exit:
         ignored.append("group")
     if job.group_id != fields["group_id"] and not job.existing:
         ignored.append("group-id")
+    if fields["labels"] and not job.labels and not job.existing:
+        ignored.append("label")
     if not ignored:
         return Exit.DONE
     # An older server reads past fields that it does not know.

@@ -25,9 +25,9 @@ def option_of(field: str, command: click.Command) -> str:
         # --timeout is how long the call may take.
         return options.get("attempt_timeout", "")
     for part in (*parts[::-1][:1], *parts[:1]):
-        for name in (part, part.removesuffix("s"), f"job_{part}"):
+        for name in (part, part.removesuffix("s"), f"job_{part}", f"job_{part}s"):
             if name in named:
-                return named[name]
+                return named[name].removesuffix("...")
             if name in options:
                 return options[name]
     return ""

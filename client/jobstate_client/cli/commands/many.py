@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jobstate_client.cli.commands.changes import change, request_id
+from jobstate_client.cli.commands.changes import change_with, for_each, request_id
 from jobstate_client.cli.commands.completion import complete_job_ids, complete_sources
 from jobstate_client.cli.commands.connection import connected
 from jobstate_client.cli.commands.options import MOMENT, common, kept
 from jobstate_client.cli.commands.queries import job_type_option, state_option
 from jobstate_client.cli.commands.relations import check_related, relations_of_listed
+from jobstate_client.cli.exits import Exit
 from jobstate_client.cli.terminal.output import Cell, Output, note
 from jobstate_client.core.states import SkipReason, State
 from jobstate_client.errors import InvalidField, RequestIdReused
@@ -86,25 +87,25 @@ def many(command: F) -> F:
 @many
 @click.option("--immediately", is_flag=True, help="Skip the wait, or the rest of it.")
 @click.pass_context
-def retry(ctx: click.Context, /, job_ids: tuple[str, ...], *, immediately: bool, **fields: Any) -> None:
+def retry(ctx: click.Context, /, job_ids: tuple[str, ...], *, immediately: bool, **fields: Any) -> Exit:
     """Retry jobs that stay in FAILED, or skip the wait for their retry: those with these IDs, or all that match."""
-    _change(ctx, "retry", job_ids, fields, {"immediately": immediately}, "retried")
+    return _change(ctx, "retry", job_ids, fields, {"immediately": immediately}, "retried")
 
 
 @click.command(short_help="Cancel jobs.")
 @many
 @click.option("--reason", default="", metavar="TEXT", help="Reason, for people.")
 @click.pass_context
-def cancel(ctx: click.Context, /, job_ids: tuple[str, ...], *, reason: str, **fields: Any) -> None:
+def cancel(ctx: click.Context, /, job_ids: tuple[str, ...], *, reason: str, **fields: Any) -> Exit:
     """Cancel jobs: those with these IDs, or all that match. Their workers get the error with their next report."""
-    _change(ctx, "cancel", job_ids, fields, {"reason": reason}, "cancelled")
+    return _change(ctx, "cancel", job_ids, fields, {"reason": reason}, "cancelled")
 
 
 @click.command(short_help="Make new jobs with the terms of some that ended.")
 @many
 @click.option("--failed", is_flag=True, help="Only jobs in PERMANENTLY_FAILED.")
 @click.pass_context
-def recreate(ctx: click.Context, /, job_ids: tuple[str, ...], *, failed: bool, **fields: Any) -> None:
+def recreate(ctx: click.Context, /, job_ids: tuple[str, ...], *, failed: bool, **fields: Any) -> Exit:
     """Make new jobs with the terms of jobs that ended: of those with these IDs, or of all that match.
 
     The old jobs stay as they are. With --request-id a second command goes on with the work of the first, and no job is
@@ -112,7 +113,7 @@ def recreate(ctx: click.Context, /, job_ids: tuple[str, ...], *, failed: bool, *
     """
     if failed:
         fields["states"] = (*fields["states"], State.PERMANENTLY_FAILED.value)
-    _change(ctx, "recreate", job_ids, fields, {}, "recreated")
+    return _change(ctx, "recreate", job_ids, fields, {}, "recreated")
 
 
 def _change(
@@ -122,7 +123,7 @@ def _change(
     fields: dict[str, Any],
     own: dict[str, Any],
     done: str,
-) -> None:
+) -> Exit:
     """Change the jobs with these ids, or all that match."""
     filters = {key: fields[key] for key in _FILTERS if fields[key]}
     is_bulk = bool(filters or fields["all"] or fields["dry_run"] or fields["limit"])
@@ -131,12 +132,13 @@ def _change(
         raise click.UsageError(f"ID names jobs, and so does not go with {what}.", ctx)
     if not job_ids and not filters and not fields["all"]:
         raise click.UsageError("Give an ID, a filter, or --all if every job is meant.", ctx)
-    for job_id in job_ids:
-        change(ctx, name, job_id, request_id=fields["request_id"], **own)
-    if not job_ids:
-        check_related(ctx, {key: fields[key] for key in _FILTERS})
-        own |= {key: fields[key] for key in ("all", "limit")} | filters
-        _change_many(ctx, name, own, fields, done)
+    if job_ids:
+        own |= {"request_id": fields["request_id"]}
+        return for_each(ctx, job_ids, lambda client, job_id: change_with(ctx, client, name, job_id, **own))
+    check_related(ctx, {key: fields[key] for key in _FILTERS})
+    own |= {key: fields[key] for key in ("all", "limit")} | filters
+    _change_many(ctx, name, own, fields, done)
+    return Exit.DONE
 
 
 def _change_many(ctx: click.Context, name: str, arguments: dict[str, Any], fields: dict[str, Any], done: str) -> None:

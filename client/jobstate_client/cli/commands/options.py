@@ -102,6 +102,21 @@ class InstantType(MomentType):
         return super().convert(value, param, ctx)
 
 
+class LabelType(click.ParamType[tuple[str, str]]):
+    """A label, KEY=VALUE. The value may be empty, and may have more of the sign."""
+
+    name = "label"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Parse the value."""
+        if isinstance(value, tuple):
+            return value
+        key, sign, text = str(value).partition("=")
+        if not sign or not key:
+            self.fail(f"{value!r} is not a label; write KEY=VALUE, such as tenant=acme", param, ctx)
+        return key, text
+
+
 class DocumentType(click.ParamType[dict[str, Any]]):
     """A JSON object, or @FILE for one in a file, or @- for standard input."""
 
@@ -156,8 +171,24 @@ PATIENCE = PatienceType()
 MOMENT = MomentType()
 INSTANT = InstantType()
 DOCUMENT = DocumentType()
+LABEL = LabelType()
 PATH = click.Path(dir_okay=False, path_type=Path)
 READABLE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+def labels_option(text: str) -> Callable[[F], F]:
+    """The option --label, which may be repeated. ``text`` says what it is for."""
+    return click.option(
+        "--label", "labels", multiple=True, type=LABEL, metavar="KEY=VALUE", callback=_as_labels, help=text
+    )
+
+
+def _as_labels(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for key, text in value:
+        if labels.setdefault(key, text) != text:
+            raise click.BadParameter(f"{key} is given twice, with different values", ctx, param)
+    return labels
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:

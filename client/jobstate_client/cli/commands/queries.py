@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobstate_client.cli.commands.completion import complete_job_ids, complete_job_types, complete_sources
+from jobstate_client.cli.commands.changes import for_each, job_ids
+from jobstate_client.cli.commands.completion import complete_job_types, complete_sources
 from jobstate_client.cli.commands.connection import connected
-from jobstate_client.cli.commands.options import MOMENT, common, kept
+from jobstate_client.cli.commands.options import MOMENT, common, kept, labels_option
 from jobstate_client.cli.commands.relations import (
     check_related,
     progress_bar,
@@ -19,6 +20,7 @@ from jobstate_client.cli.commands.relations import (
     relations_of_listed,
     write_needs,
 )
+from jobstate_client.cli.exits import Exit
 from jobstate_client.cli.terminal import json_output
 from jobstate_client.cli.terminal.output import Cell, Column, Output, Row, note, pretty, state_cell
 from jobstate_client.cli.terminal.statistics import write_statistics
@@ -30,12 +32,15 @@ from jobstate_client.views.text import count, counted, instant, short_span, span
 if TYPE_CHECKING:
     from jobstate_client.core.inspection import Attempt, TypeStats
     from jobstate_client.core.values import Job, NeedStatus
+    from jobstate_client.sync.client import Client
 
 TERMINAL_LIMIT = 50
 """Jobs listed on a terminal unless --limit is given: about as many as anybody reads."""
 
 PAGE_SIZE_MAX = 1_000
 """The largest page of the contract."""
+
+_FORMS = ["table", "wide", "ids"]
 
 STATES = [state.value for state in State if state is not State.UNKNOWN]
 
@@ -57,17 +62,28 @@ job_type_option = click.option(
 
 
 @click.command()
-@click.argument("job_id", metavar="ID", shell_complete=complete_job_ids)
+@job_ids
 @click.option("--include-attempts", is_flag=True, help="Also show its ended attempts.")
 @click.option("--include-needs", is_flag=True, help="Also show what it needs.")
 @common
 @click.pass_context
-def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool, include_needs: bool) -> None:
-    """Show everything about one job."""
-    with connected(ctx) as client:
-        job = client.get(job_id)
-        attempts: tuple[Attempt, ...] = client.attempts(job_id) if include_attempts else ()
-        needs: tuple[NeedStatus, ...] = client.needs(job_id) if include_needs else ()
+def get(ctx: click.Context, /, job_ids: tuple[str, ...], *, include_attempts: bool, include_needs: bool) -> Exit:
+    """Show everything about a job, or about several one after another."""
+    shown: list[str] = []
+
+    def show(client: Client, job_id: str) -> None:
+        _show_job(ctx, client, job_id, include_attempts, include_needs, is_first=not shown)
+        shown.append(job_id)
+
+    return for_each(ctx, job_ids, show)
+
+
+def _show_job(
+    ctx: click.Context, client: Client, job_id: str, include_attempts: bool, include_needs: bool, *, is_first: bool
+) -> None:
+    job = client.get(job_id)
+    attempts: tuple[Attempt, ...] = client.attempts(job_id) if include_attempts else ()
+    needs: tuple[NeedStatus, ...] = client.needs(job_id) if include_needs else ()
     # Attempts are numbered from 1.
     omitted = attempts[0].number - 1 if attempts else 0
     output = Output(as_json=bool(kept(ctx, "json")))
@@ -76,6 +92,8 @@ def get(ctx: click.Context, /, job_id: str, *, include_attempts: bool, include_n
         document |= {"attempts": attempts, "attempts_omitted": omitted} if include_attempts else {}
         output.document(document | ({"needs": needs} if include_needs else {}))
         return
+    if not is_first:
+        output.text("")
     output.fields(_fields(job, is_drawn=output.is_terminal))
     if include_needs:
         write_needs(output, needs)
@@ -120,6 +138,7 @@ def _fields(job: Job, *, is_drawn: bool) -> Iterator[tuple[str, str | Cell]]:
     yield "lane", job.lane
     yield "unique key", job.unique_key
     yield "recreated from", job.recreated_from
+    yield "labels", _labels(job)
     yield from relation_fields(job)
     yield from _times(job)
     yield "cancelled by", _CANCELLED_BY.get(job.cancel_cause, "")
@@ -133,6 +152,10 @@ def _fields(job: Job, *, is_drawn: bool) -> Iterator[tuple[str, str | Cell]]:
         yield "error details", pretty(error.details)
     yield "metadata", pretty(job.metadata)
     yield "result", pretty(job.result)
+
+
+def _labels(job: Job) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))
 
 
 def _times(job: Job) -> Iterator[tuple[str, str]]:
@@ -204,19 +227,40 @@ def _attempt_row(attempt: Attempt, job: Job) -> Row:
     "--source-id", default="", metavar="TEXT", shell_complete=complete_sources, help="Only jobs with this source_id."
 )
 @relations_of_listed
+@labels_option("Only jobs with this label; may be repeated, then with all of them.")
+@click.option("--worker", default="", metavar="TEXT", help="Only jobs that this worker has, or had last.")
+@click.option("--error-code", default="", metavar="TEXT", help="Only jobs whose last error has this code.")
 @click.option("--create-time-from", "created_from", type=MOMENT, help="Only jobs created then or later; 2h is 2 h ago.")
 @click.option("--create-time-to", "created_before", type=MOMENT, help="Only jobs created before then.")
+@click.option(
+    "--completed-since",
+    "--complete-time-from",
+    "completed_from",
+    type=MOMENT,
+    help="Only jobs that ended then or later, those that ended last first; 2d is 2 days ago.",
+)
+@click.option("--complete-time-to", "completed_before", type=MOMENT, help="Only jobs that ended before then.")
 @click.option("--oldest-first", is_flag=True, help="List the oldest first.")
 @click.option(
     "--limit",
     type=click.IntRange(0),
     help=f"List at most so many jobs; 0 lists all. [default: {TERMINAL_LIMIT} on a terminal, else all]",
 )
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(_FORMS),
+    default="table",
+    help="wide adds columns, ids writes only the ids. [default: table]",
+)
 @common
 @click.pass_context
-def list_(ctx: click.Context, /, *, limit: int | None, **filters: Any) -> None:
+def list_(ctx: click.Context, /, *, limit: int | None, form: str, **filters: Any) -> None:
     """List the jobs that match every given filter, newest first."""
     check_related(ctx, filters)
+    if form != "table" and kept(ctx, "json"):
+        raise click.UsageError("--output chooses a form for people and shells, --json is another: give only one.", ctx)
     output = Output(as_json=bool(kept(ctx, "json")))
     # Without --limit, a note says when there are more jobs; for that, one more is requested.
     is_cut = limit is None and output.is_terminal and not output.as_json
@@ -224,16 +268,28 @@ def list_(ctx: click.Context, /, *, limit: int | None, **filters: Any) -> None:
     with connected(ctx) as client:
         jobs = client.list(**filters, page_size=min(limit + is_cut, PAGE_SIZE_MAX) if limit else PAGE_SIZE_MAX)
         shown = islice(jobs, limit) if limit else jobs
-        if output.as_json:
-            for job in shown:
-                output.document(job)
-        else:
-            now = datetime.now(UTC)
-            running = State.PROCESSING in filters["states"]
-            columns = _JOB_COLUMNS[:-1] + _RUNNING_COLUMNS + _JOB_COLUMNS[-1:] if running else _JOB_COLUMNS
-            output.table(columns, (_job_row(job, now, running=running) for job in shown))
+        running = State.PROCESSING in filters["states"] and form == "table"
+        _write_jobs(output, shown, form, running=running)
         if is_cut and next(jobs, None) is not None:
             note(f"there are more than these {limit}; --limit 0 lists all")
+
+
+def _write_jobs(output: Output, jobs: Iterable[Job], form: str, *, running: bool) -> None:
+    now = datetime.now(UTC)
+    if output.as_json:
+        for job in jobs:
+            output.document(job)
+    elif form == "ids":
+        for job in jobs:
+            output.text(job.id)
+    elif form == "wide":
+        output.table(
+            _WIDE_COLUMNS,
+            ((*_job_row(job, now, running=False)[:-1], *_wide_cells(job), job_note(job, now)) for job in jobs),
+        )
+    else:
+        columns = _JOB_COLUMNS[:-1] + _RUNNING_COLUMNS + _JOB_COLUMNS[-1:] if running else _JOB_COLUMNS
+        output.table(columns, (_job_row(job, now, running=running) for job in jobs))
 
 
 _JOB_COLUMNS = (
@@ -246,6 +302,22 @@ _JOB_COLUMNS = (
     Column("SOURCE", rank=4),
     Column("NOTE"),
 )
+
+
+_WIDE_COLUMNS = (
+    *_JOB_COLUMNS[:-1],
+    Column("WORKER", rank=5),
+    Column("LANE", rank=6),
+    Column("ENDED", whole=True, rank=7),
+    Column("ERROR", rank=8),
+    Column("LABELS", rank=9),
+    _JOB_COLUMNS[-1],
+)
+
+
+def _wide_cells(job: Job) -> Row:
+    error = "" if job.last_error is None else job.last_error.code
+    return job.worker, job.lane, instant(job.complete_time), error, _labels(job)
 
 
 _RUNNING_COLUMNS = (Column("RUNNING", right=True, whole=True), Column("WORKER"))

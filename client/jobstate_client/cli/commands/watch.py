@@ -13,7 +13,7 @@ import click
 from jobstate_client.cli.commands.completion import complete_job_ids, complete_sources
 from jobstate_client.cli.commands.connection import connected
 from jobstate_client.cli.commands.cursor_file import CursorFile
-from jobstate_client.cli.commands.options import PATH, SPAN, common, kept, server_of
+from jobstate_client.cli.commands.options import PATH, SPAN, common, kept, labels_option, server_of
 from jobstate_client.cli.commands.queries import job_type_option
 from jobstate_client.cli.exits import Exit
 from jobstate_client.cli.terminal.output import Output, note
@@ -41,6 +41,7 @@ EVENT_TYPES = [type_.value for type_ in EventType if type_ is not EventType.UNKN
     shell_complete=complete_sources,
     help="Only of this source_id; may be repeated.",
 )
+@labels_option("Only of jobs with this label; may be repeated, then with all of them.")
 @click.option(
     "--type",
     "types",

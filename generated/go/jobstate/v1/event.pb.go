@@ -218,8 +218,9 @@ type Event struct {
 	// UNSPECIFIED for `.queued`.
 	PreviousState JobState `protobuf:"varint,6,opt,name=previous_state,json=previousState,proto3,enum=jobstate.v1.JobState" json:"previous_state,omitempty"`
 	// The job as it was right after this event; its version equals the event's sequence. It comes without metadata and
-	// result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only, and
-	// source_id is empty if Erase deleted the job. If `erased` is set it has id, job_type, state, version and update_time.
+	// result unless this change set them. In `.deleted` it has id, job_type, source_id, labels, state and version only, and
+	// source_id and labels are empty if Erase deleted the job. If `erased` is set it has id, job_type, state, version and
+	// update_time.
 	Job *Job `protobuf:"bytes,7,opt,name=job,proto3" json:"job,omitempty"`
 	// True when Erase has taken from this event what it said of its job. It has no actor and no detail, whatever its
 	// type: only its sequence, type, name and time, previous_state, and what `job` says. A `.deleted` that is erased

@@ -680,6 +680,9 @@ type Job struct {
 	// report. Timeout, lease, staleness and duration count from here. Unset while `claimed` is false. The wait before it
 	// began with ready_time.
 	ClaimTime *timestamppb.Timestamp `protobuf:"bytes,45,opt,name=claim_time,json=claimTime,proto3" json:"claim_time,omitempty"`
+	// What the job is found by: List and WatchEvents take labels as a filter. At most 8. Keys match
+	// [A-Za-z0-9][A-Za-z0-9._:/-]{0,63}; values have at most 64 bytes and may be empty. Fixed at Create.
+	Labels map[string]string `protobuf:"bytes,46,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The job that this one was made from by Recreate: its id. That job may have been deleted since, or be recreated
 	// itself. Empty in every other job. Fixed at creation.
 	RecreatedFrom string `protobuf:"bytes,47,opt,name=recreated_from,json=recreatedFrom,proto3" json:"recreated_from,omitempty"`
@@ -993,6 +996,13 @@ func (x *Job) GetCancelCauseId() string {
 func (x *Job) GetClaimTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ClaimTime
+	}
+	return nil
+}
+
+func (x *Job) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -1696,7 +1706,7 @@ var File_jobstate_v1_job_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x0e\n" +
+	"\x15jobstate/v1/job.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x0f\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -1748,8 +1758,12 @@ const file_jobstate_v1_job_proto_rawDesc = "" +
 	"\fcancel_cause\x18( \x01(\x0e2\x18.jobstate.v1.CancelCauseR\vcancelCause\x12&\n" +
 	"\x0fcancel_cause_id\x18) \x01(\tR\rcancelCauseId\x129\n" +
 	"\n" +
-	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTime\x12%\n" +
-	"\x0erecreated_from\x18/ \x01(\tR\rrecreatedFromJ\x04\b&\x10'J\x04\b'\x10(J\x04\b*\x10-J\x04\b.\x10/\"v\n" +
+	"claim_time\x18- \x01(\v2\x1a.google.protobuf.TimestampR\tclaimTime\x124\n" +
+	"\x06labels\x18. \x03(\v2\x1c.jobstate.v1.Job.LabelsEntryR\x06labels\x12%\n" +
+	"\x0erecreated_from\x18/ \x01(\tR\rrecreatedFrom\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b&\x10'J\x04\b'\x10(J\x04\b*\x10-\"v\n" +
 	"\vGroupPolicy\x12-\n" +
 	"\x12tolerated_failures\x18\x01 \x01(\x03R\x11toleratedFailures\x122\n" +
 	"\ton_excess\x18\x02 \x01(\x0e2\x15.jobstate.v1.OnExcessR\bonExcessJ\x04\b\x03\x10\x04\"\xef\x01\n" +
@@ -1877,7 +1891,7 @@ func file_jobstate_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_jobstate_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_jobstate_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_jobstate_v1_job_proto_goTypes = []any{
 	(JobState)(0),                 // 0: jobstate.v1.JobState
 	(Priority)(0),                 // 1: jobstate.v1.Priority
@@ -1896,57 +1910,59 @@ var file_jobstate_v1_job_proto_goTypes = []any{
 	(*Attempt)(nil),               // 14: jobstate.v1.Attempt
 	(*JobType)(nil),               // 15: jobstate.v1.JobType
 	(*Rate)(nil),                  // 16: jobstate.v1.Rate
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
-	(*structpb.Struct)(nil),       // 19: google.protobuf.Struct
+	nil,                           // 17: jobstate.v1.Job.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
+	(*structpb.Struct)(nil),       // 20: google.protobuf.Struct
 }
 var file_jobstate_v1_job_proto_depIdxs = []int32{
 	0,  // 0: jobstate.v1.Job.state:type_name -> jobstate.v1.JobState
-	17, // 1: jobstate.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	17, // 2: jobstate.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	17, // 3: jobstate.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	17, // 4: jobstate.v1.Job.complete_time:type_name -> google.protobuf.Timestamp
-	17, // 5: jobstate.v1.Job.next_retry_time:type_name -> google.protobuf.Timestamp
-	17, // 6: jobstate.v1.Job.attempt_deadline:type_name -> google.protobuf.Timestamp
-	18, // 7: jobstate.v1.Job.timeout:type_name -> google.protobuf.Duration
-	18, // 8: jobstate.v1.Job.duration:type_name -> google.protobuf.Duration
+	18, // 1: jobstate.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	18, // 2: jobstate.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	18, // 3: jobstate.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	18, // 4: jobstate.v1.Job.complete_time:type_name -> google.protobuf.Timestamp
+	18, // 5: jobstate.v1.Job.next_retry_time:type_name -> google.protobuf.Timestamp
+	18, // 6: jobstate.v1.Job.attempt_deadline:type_name -> google.protobuf.Timestamp
+	19, // 7: jobstate.v1.Job.timeout:type_name -> google.protobuf.Duration
+	19, // 8: jobstate.v1.Job.duration:type_name -> google.protobuf.Duration
 	12, // 9: jobstate.v1.Job.last_error:type_name -> jobstate.v1.JobError
-	19, // 10: jobstate.v1.Job.metadata:type_name -> google.protobuf.Struct
-	19, // 11: jobstate.v1.Job.result:type_name -> google.protobuf.Struct
+	20, // 10: jobstate.v1.Job.metadata:type_name -> google.protobuf.Struct
+	20, // 11: jobstate.v1.Job.result:type_name -> google.protobuf.Struct
 	1,  // 12: jobstate.v1.Job.priority:type_name -> jobstate.v1.Priority
-	17, // 13: jobstate.v1.Job.ready_time:type_name -> google.protobuf.Timestamp
-	18, // 14: jobstate.v1.Job.start_within:type_name -> google.protobuf.Duration
+	18, // 13: jobstate.v1.Job.ready_time:type_name -> google.protobuf.Timestamp
+	19, // 14: jobstate.v1.Job.start_within:type_name -> google.protobuf.Duration
 	2,  // 15: jobstate.v1.Job.wait_reason:type_name -> jobstate.v1.WaitReason
-	18, // 16: jobstate.v1.Job.lease:type_name -> google.protobuf.Duration
+	19, // 16: jobstate.v1.Job.lease:type_name -> google.protobuf.Duration
 	10, // 17: jobstate.v1.Job.group:type_name -> jobstate.v1.GroupPolicy
 	11, // 18: jobstate.v1.Job.members:type_name -> jobstate.v1.GroupMembers
 	3,  // 19: jobstate.v1.Job.cancel_cause:type_name -> jobstate.v1.CancelCause
-	17, // 20: jobstate.v1.Job.claim_time:type_name -> google.protobuf.Timestamp
-	4,  // 21: jobstate.v1.GroupPolicy.on_excess:type_name -> jobstate.v1.OnExcess
-	19, // 22: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
-	17, // 23: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
-	17, // 24: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	17, // 25: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
-	6,  // 26: jobstate.v1.Attempt.outcome:type_name -> jobstate.v1.AttemptOutcome
-	12, // 27: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
-	13, // 28: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
-	17, // 29: jobstate.v1.Attempt.claim_time:type_name -> google.protobuf.Timestamp
-	18, // 30: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
-	18, // 31: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
-	18, // 32: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
-	18, // 33: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
-	18, // 34: jobstate.v1.JobType.lease:type_name -> google.protobuf.Duration
-	18, // 35: jobstate.v1.JobType.priority_step:type_name -> google.protobuf.Duration
-	16, // 36: jobstate.v1.JobType.rate:type_name -> jobstate.v1.Rate
-	7,  // 37: jobstate.v1.JobType.lane_from:type_name -> jobstate.v1.LaneFrom
-	16, // 38: jobstate.v1.JobType.lane_rate:type_name -> jobstate.v1.Rate
-	8,  // 39: jobstate.v1.JobType.lane_holds:type_name -> jobstate.v1.LaneHolds
-	18, // 40: jobstate.v1.Rate.period:type_name -> google.protobuf.Duration
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	18, // 20: jobstate.v1.Job.claim_time:type_name -> google.protobuf.Timestamp
+	17, // 21: jobstate.v1.Job.labels:type_name -> jobstate.v1.Job.LabelsEntry
+	4,  // 22: jobstate.v1.GroupPolicy.on_excess:type_name -> jobstate.v1.OnExcess
+	20, // 23: jobstate.v1.JobError.details:type_name -> google.protobuf.Struct
+	18, // 24: jobstate.v1.JobError.time:type_name -> google.protobuf.Timestamp
+	18, // 25: jobstate.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	18, // 26: jobstate.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
+	6,  // 27: jobstate.v1.Attempt.outcome:type_name -> jobstate.v1.AttemptOutcome
+	12, // 28: jobstate.v1.Attempt.error:type_name -> jobstate.v1.JobError
+	13, // 29: jobstate.v1.Attempt.usage:type_name -> jobstate.v1.Usage
+	18, // 30: jobstate.v1.Attempt.claim_time:type_name -> google.protobuf.Timestamp
+	19, // 31: jobstate.v1.JobType.timeout:type_name -> google.protobuf.Duration
+	19, // 32: jobstate.v1.JobType.base_delay:type_name -> google.protobuf.Duration
+	19, // 33: jobstate.v1.JobType.max_delay:type_name -> google.protobuf.Duration
+	19, // 34: jobstate.v1.JobType.stale_threshold:type_name -> google.protobuf.Duration
+	19, // 35: jobstate.v1.JobType.lease:type_name -> google.protobuf.Duration
+	19, // 36: jobstate.v1.JobType.priority_step:type_name -> google.protobuf.Duration
+	16, // 37: jobstate.v1.JobType.rate:type_name -> jobstate.v1.Rate
+	7,  // 38: jobstate.v1.JobType.lane_from:type_name -> jobstate.v1.LaneFrom
+	16, // 39: jobstate.v1.JobType.lane_rate:type_name -> jobstate.v1.Rate
+	8,  // 40: jobstate.v1.JobType.lane_holds:type_name -> jobstate.v1.LaneHolds
+	19, // 41: jobstate.v1.Rate.period:type_name -> google.protobuf.Duration
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_proto_init() }
@@ -1961,7 +1977,7 @@ func file_jobstate_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_proto_rawDesc), len(file_jobstate_v1_job_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

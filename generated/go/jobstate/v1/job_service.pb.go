@@ -79,7 +79,7 @@ func (UniqueUntil) EnumDescriptor() ([]byte, []int) {
 }
 
 // ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are in the order in
-// which the log has their creation, or in the reverse.
+// which the log has their creation, or in the reverse. In a listing by complete_time the time is that of the end.
 type ListOrder int32
 
 const (
@@ -423,7 +423,9 @@ type CreateRequest struct {
 	UniqueUntil UniqueUntil `protobuf:"varint,17,opt,name=unique_until,json=uniqueUntil,proto3,enum=jobstate.v1.UniqueUntil" json:"unique_until,omitempty"`
 	// The attempt that creates this job, if one does. It must be running, so one that was superseded creates nothing. Only
 	// this lets a member add to its own group once that is closed.
-	By            *AttemptRef `protobuf:"bytes,20,opt,name=by,proto3" json:"by,omitempty"`
+	By *AttemptRef `protobuf:"bytes,20,opt,name=by,proto3" json:"by,omitempty"`
+	// What to find the job by: see Job.labels. At most 8.
+	Labels        map[string]string `protobuf:"bytes,22,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -591,6 +593,13 @@ func (x *CreateRequest) GetUniqueUntil() UniqueUntil {
 func (x *CreateRequest) GetBy() *AttemptRef {
 	if x != nil {
 		return x.By
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -1168,9 +1177,20 @@ type ListRequest struct {
 	// Only jobs that need this job. Empty means all.
 	Needs string `protobuf:"bytes,11,opt,name=needs,proto3" json:"needs,omitempty"`
 	// Only jobs that wait for one of these, at most 100. UNSPECIFIED and unknown values are refused. Empty means all.
-	WaitReasons   []WaitReason `protobuf:"varint,12,rep,packed,name=wait_reasons,json=waitReasons,proto3,enum=jobstate.v1.WaitReason" json:"wait_reasons,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WaitReasons []WaitReason `protobuf:"varint,12,rep,packed,name=wait_reasons,json=waitReasons,proto3,enum=jobstate.v1.WaitReason" json:"wait_reasons,omitempty"`
+	// Only jobs that have all of these labels, each with exactly this value. At most 8. Empty means all.
+	Labels map[string]string `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Only jobs whose current or last attempt this worker claimed, at most 128 bytes. Empty means all.
+	Worker string `protobuf:"bytes,14,opt,name=worker,proto3" json:"worker,omitempty"`
+	// Only jobs whose last_error has exactly this code, at most 128 bytes. Empty means all.
+	ErrorCode string `protobuf:"bytes,15,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
+	// Only jobs that ended at this time or later. Unset means no lower bound. By the wall clock, as create_time_from. With
+	// this or complete_time_to the listing has final jobs only, and is in the order in which they ended.
+	CompleteTimeFrom *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=complete_time_from,json=completeTimeFrom,proto3" json:"complete_time_from,omitempty"`
+	// Only jobs that ended before this time. Unset means no upper bound. By the wall clock, as create_time_from.
+	CompleteTimeTo *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=complete_time_to,json=completeTimeTo,proto3" json:"complete_time_to,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ListRequest) Reset() {
@@ -1283,6 +1303,41 @@ func (x *ListRequest) GetNeeds() string {
 func (x *ListRequest) GetWaitReasons() []WaitReason {
 	if x != nil {
 		return x.WaitReasons
+	}
+	return nil
+}
+
+func (x *ListRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ListRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *ListRequest) GetErrorCode() string {
+	if x != nil {
+		return x.ErrorCode
+	}
+	return ""
+}
+
+func (x *ListRequest) GetCompleteTimeFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CompleteTimeFrom
+	}
+	return nil
+}
+
+func (x *ListRequest) GetCompleteTimeTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CompleteTimeTo
 	}
 	return nil
 }
@@ -2407,9 +2462,19 @@ type JobFilter struct {
 	// As in ListRequest.
 	Needs string `protobuf:"bytes,11,opt,name=needs,proto3" json:"needs,omitempty"`
 	// As in ListRequest.
-	WaitReasons   []WaitReason `protobuf:"varint,12,rep,packed,name=wait_reasons,json=waitReasons,proto3,enum=jobstate.v1.WaitReason" json:"wait_reasons,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WaitReasons []WaitReason `protobuf:"varint,12,rep,packed,name=wait_reasons,json=waitReasons,proto3,enum=jobstate.v1.WaitReason" json:"wait_reasons,omitempty"`
+	// As in ListRequest.
+	Labels map[string]string `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// As in ListRequest.
+	Worker string `protobuf:"bytes,14,opt,name=worker,proto3" json:"worker,omitempty"`
+	// As in ListRequest.
+	ErrorCode string `protobuf:"bytes,15,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
+	// As in ListRequest. The jobs are changed in the order in which they were created all the same.
+	CompleteTimeFrom *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=complete_time_from,json=completeTimeFrom,proto3" json:"complete_time_from,omitempty"`
+	// As in ListRequest.
+	CompleteTimeTo *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=complete_time_to,json=completeTimeTo,proto3" json:"complete_time_to,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *JobFilter) Reset() {
@@ -2501,6 +2566,41 @@ func (x *JobFilter) GetNeeds() string {
 func (x *JobFilter) GetWaitReasons() []WaitReason {
 	if x != nil {
 		return x.WaitReasons
+	}
+	return nil
+}
+
+func (x *JobFilter) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *JobFilter) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *JobFilter) GetErrorCode() string {
+	if x != nil {
+		return x.ErrorCode
+	}
+	return ""
+}
+
+func (x *JobFilter) GetCompleteTimeFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CompleteTimeFrom
+	}
+	return nil
+}
+
+func (x *JobFilter) GetCompleteTimeTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CompleteTimeTo
 	}
 	return nil
 }
@@ -3886,7 +3986,9 @@ type WatchEventsRequest struct {
 	// is refused. Unset means 30 seconds.
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,10,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
 	// How much of the progress to send. Unset means all.
-	Progress      WatchProgress `protobuf:"varint,11,opt,name=progress,proto3,enum=jobstate.v1.WatchProgress" json:"progress,omitempty"`
+	Progress WatchProgress `protobuf:"varint,11,opt,name=progress,proto3,enum=jobstate.v1.WatchProgress" json:"progress,omitempty"`
+	// Only events of jobs that have all of these labels, each with exactly this value. At most 8. Empty means all.
+	Labels        map[string]string `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4007,6 +4109,13 @@ func (x *WatchEventsRequest) GetProgress() WatchProgress {
 		return x.Progress
 	}
 	return WatchProgress_WATCH_PROGRESS_UNSPECIFIED
+}
+
+func (x *WatchEventsRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 type isWatchEventsRequest_Position interface {
@@ -4759,7 +4868,7 @@ var File_jobstate_v1_job_service_proto protoreflect.FileDescriptor
 
 const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\xb6\x06\n" +
+	"\x1djobstate/v1/job_service.proto\x12\vjobstate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17jobstate/v1/event.proto\x1a\x15jobstate/v1/job.proto\"\xb1\a\n" +
 	"\rCreateRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bjob_type\x18\x02 \x01(\tR\ajobType\x12\x1b\n" +
@@ -4782,7 +4891,11 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"unique_key\x18\x10 \x01(\tR\tuniqueKey\x12;\n" +
 	"\funique_until\x18\x11 \x01(\x0e2\x18.jobstate.v1.UniqueUntilR\vuniqueUntil\x12'\n" +
-	"\x02by\x18\x14 \x01(\v2\x17.jobstate.v1.AttemptRefR\x02byB\a\n" +
+	"\x02by\x18\x14 \x01(\v2\x17.jobstate.v1.AttemptRefR\x02by\x12>\n" +
+	"\x06labels\x18\x16 \x03(\v2&.jobstate.v1.CreateRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
 	"\x05beginB\x0e\n" +
 	"\f_max_retriesB\a\n" +
 	"\x05_laneJ\x04\b\x12\x10\x13J\x04\b\x13\x10\x14J\x04\b\x15\x10\x16\"6\n" +
@@ -4819,7 +4932,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"NeedAnswer\x12%\n" +
 	"\x04need\x18\x01 \x01(\v2\x11.jobstate.v1.NeedR\x04need\x12\x10\n" +
 	"\x03met\x18\x02 \x01(\bR\x03met\x12+\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x15.jobstate.v1.JobStateR\x05state\"\xf2\x03\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x15.jobstate.v1.JobStateR\x05state\"\xb2\x06\n" +
 	"\vListRequest\x12-\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x15.jobstate.v1.JobStateR\x06states\x12\x1b\n" +
 	"\tjob_types\x18\x02 \x03(\tR\bjobTypes\x12\x1b\n" +
@@ -4834,7 +4947,16 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\tneeded_by\x18\n" +
 	" \x01(\tR\bneededBy\x12\x14\n" +
 	"\x05needs\x18\v \x01(\tR\x05needs\x12:\n" +
-	"\fwait_reasons\x18\f \x03(\x0e2\x17.jobstate.v1.WaitReasonR\vwaitReasons\"\\\n" +
+	"\fwait_reasons\x18\f \x03(\x0e2\x17.jobstate.v1.WaitReasonR\vwaitReasons\x12<\n" +
+	"\x06labels\x18\r \x03(\v2$.jobstate.v1.ListRequest.LabelsEntryR\x06labels\x12\x16\n" +
+	"\x06worker\x18\x0e \x01(\tR\x06worker\x12\x1d\n" +
+	"\n" +
+	"error_code\x18\x0f \x01(\tR\terrorCode\x12H\n" +
+	"\x12complete_time_from\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x10completeTimeFrom\x12D\n" +
+	"\x10complete_time_to\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x0ecompleteTimeTo\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
 	"\fListResponse\x12$\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x10.jobstate.v1.JobR\x04jobs\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"U\n" +
@@ -4918,7 +5040,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tR\trequestId\"R\n" +
 	"\x10RecreateResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.jobstate.v1.JobR\x03job\x12\x1a\n" +
-	"\bexisting\x18\x02 \x01(\bR\bexisting\"\x8c\x03\n" +
+	"\bexisting\x18\x02 \x01(\bR\bexisting\"\xca\x05\n" +
 	"\tJobFilter\x12-\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x15.jobstate.v1.JobStateR\x06states\x12\x1b\n" +
 	"\tjob_types\x18\x02 \x03(\tR\bjobTypes\x12\x1b\n" +
@@ -4929,7 +5051,16 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\tneeded_by\x18\n" +
 	" \x01(\tR\bneededBy\x12\x14\n" +
 	"\x05needs\x18\v \x01(\tR\x05needs\x12:\n" +
-	"\fwait_reasons\x18\f \x03(\x0e2\x17.jobstate.v1.WaitReasonR\vwaitReasonsJ\x04\b\x06\x10\t\"\xa5\x01\n" +
+	"\fwait_reasons\x18\f \x03(\x0e2\x17.jobstate.v1.WaitReasonR\vwaitReasons\x12:\n" +
+	"\x06labels\x18\r \x03(\v2\".jobstate.v1.JobFilter.LabelsEntryR\x06labels\x12\x16\n" +
+	"\x06worker\x18\x0e \x01(\tR\x06worker\x12\x1d\n" +
+	"\n" +
+	"error_code\x18\x0f \x01(\tR\terrorCode\x12H\n" +
+	"\x12complete_time_from\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x10completeTimeFrom\x12D\n" +
+	"\x10complete_time_to\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x0ecompleteTimeTo\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x06\x10\t\"\xa5\x01\n" +
 	"\x13RecreateManyRequest\x12.\n" +
 	"\x06filter\x18\x01 \x01(\v2\x16.jobstate.v1.JobFilterR\x06filter\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x17\n" +
@@ -5026,7 +5157,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\bmetadata\x18\x04 \x03(\v2\".jobstate.v1.Refusal.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdb\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdb\x04\n" +
 	"\x12WatchEventsRequest\x12\x17\n" +
 	"\ajob_ids\x18\x01 \x03(\tR\x06jobIds\x12\x1b\n" +
 	"\tjob_types\x18\x02 \x03(\tR\bjobTypes\x12\x1d\n" +
@@ -5041,7 +5172,11 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"untilFinal\x12H\n" +
 	"\x12heartbeat_interval\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x126\n" +
-	"\bprogress\x18\v \x01(\x0e2\x1a.jobstate.v1.WatchProgressR\bprogressB\n" +
+	"\bprogress\x18\v \x01(\x0e2\x1a.jobstate.v1.WatchProgressR\bprogress\x12C\n" +
+	"\x06labels\x18\r \x03(\v2+.jobstate.v1.WatchEventsRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
 	"\n" +
 	"\bpositionB\t\n" +
 	"\a_followJ\x04\b\f\x10\r\"\xf7\x01\n" +
@@ -5170,7 +5305,7 @@ func file_jobstate_v1_job_service_proto_rawDescGZIP() []byte {
 }
 
 var file_jobstate_v1_job_service_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_jobstate_v1_job_service_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_jobstate_v1_job_service_proto_goTypes = []any{
 	(UniqueUntil)(0),               // 0: jobstate.v1.UniqueUntil
 	(ListOrder)(0),                 // 1: jobstate.v1.ListOrder
@@ -5236,175 +5371,187 @@ var file_jobstate_v1_job_service_proto_goTypes = []any{
 	(*ListJobTypesResponse)(nil),   // 61: jobstate.v1.ListJobTypesResponse
 	(*CloseGroupRequest)(nil),      // 62: jobstate.v1.CloseGroupRequest
 	(*CloseGroupResponse)(nil),     // 63: jobstate.v1.CloseGroupResponse
-	nil,                            // 64: jobstate.v1.Refusal.MetadataEntry
-	(*structpb.Struct)(nil),        // 65: google.protobuf.Struct
-	(*durationpb.Duration)(nil),    // 66: google.protobuf.Duration
-	(Priority)(0),                  // 67: jobstate.v1.Priority
-	(*timestamppb.Timestamp)(nil),  // 68: google.protobuf.Timestamp
-	(*GroupPolicy)(nil),            // 69: jobstate.v1.GroupPolicy
-	(NeedCondition)(0),             // 70: jobstate.v1.NeedCondition
-	(*Job)(nil),                    // 71: jobstate.v1.Job
-	(*Attempt)(nil),                // 72: jobstate.v1.Attempt
-	(JobState)(0),                  // 73: jobstate.v1.JobState
-	(WaitReason)(0),                // 74: jobstate.v1.WaitReason
-	(*Usage)(nil),                  // 75: jobstate.v1.Usage
-	(EventType)(0),                 // 76: jobstate.v1.EventType
-	(*Event)(nil),                  // 77: jobstate.v1.Event
-	(*JobType)(nil),                // 78: jobstate.v1.JobType
+	nil,                            // 64: jobstate.v1.CreateRequest.LabelsEntry
+	nil,                            // 65: jobstate.v1.ListRequest.LabelsEntry
+	nil,                            // 66: jobstate.v1.JobFilter.LabelsEntry
+	nil,                            // 67: jobstate.v1.Refusal.MetadataEntry
+	nil,                            // 68: jobstate.v1.WatchEventsRequest.LabelsEntry
+	(*structpb.Struct)(nil),        // 69: google.protobuf.Struct
+	(*durationpb.Duration)(nil),    // 70: google.protobuf.Duration
+	(Priority)(0),                  // 71: jobstate.v1.Priority
+	(*timestamppb.Timestamp)(nil),  // 72: google.protobuf.Timestamp
+	(*GroupPolicy)(nil),            // 73: jobstate.v1.GroupPolicy
+	(NeedCondition)(0),             // 74: jobstate.v1.NeedCondition
+	(*Job)(nil),                    // 75: jobstate.v1.Job
+	(*Attempt)(nil),                // 76: jobstate.v1.Attempt
+	(JobState)(0),                  // 77: jobstate.v1.JobState
+	(WaitReason)(0),                // 78: jobstate.v1.WaitReason
+	(*Usage)(nil),                  // 79: jobstate.v1.Usage
+	(EventType)(0),                 // 80: jobstate.v1.EventType
+	(*Event)(nil),                  // 81: jobstate.v1.Event
+	(*JobType)(nil),                // 82: jobstate.v1.JobType
 }
 var file_jobstate_v1_job_service_proto_depIdxs = []int32{
-	65,  // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
-	66,  // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
-	67,  // 2: jobstate.v1.CreateRequest.priority:type_name -> jobstate.v1.Priority
-	66,  // 3: jobstate.v1.CreateRequest.delay:type_name -> google.protobuf.Duration
-	68,  // 4: jobstate.v1.CreateRequest.not_before_time:type_name -> google.protobuf.Timestamp
-	66,  // 5: jobstate.v1.CreateRequest.start_within:type_name -> google.protobuf.Duration
+	69,  // 0: jobstate.v1.CreateRequest.metadata:type_name -> google.protobuf.Struct
+	70,  // 1: jobstate.v1.CreateRequest.timeout:type_name -> google.protobuf.Duration
+	71,  // 2: jobstate.v1.CreateRequest.priority:type_name -> jobstate.v1.Priority
+	70,  // 3: jobstate.v1.CreateRequest.delay:type_name -> google.protobuf.Duration
+	72,  // 4: jobstate.v1.CreateRequest.not_before_time:type_name -> google.protobuf.Timestamp
+	70,  // 5: jobstate.v1.CreateRequest.start_within:type_name -> google.protobuf.Duration
 	8,   // 6: jobstate.v1.CreateRequest.needs:type_name -> jobstate.v1.Need
-	69,  // 7: jobstate.v1.CreateRequest.group:type_name -> jobstate.v1.GroupPolicy
+	73,  // 7: jobstate.v1.CreateRequest.group:type_name -> jobstate.v1.GroupPolicy
 	0,   // 8: jobstate.v1.CreateRequest.unique_until:type_name -> jobstate.v1.UniqueUntil
 	7,   // 9: jobstate.v1.CreateRequest.by:type_name -> jobstate.v1.AttemptRef
-	70,  // 10: jobstate.v1.Need.condition:type_name -> jobstate.v1.NeedCondition
-	71,  // 11: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
-	6,   // 12: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
-	12,  // 13: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
-	71,  // 14: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
-	72,  // 15: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
-	15,  // 16: jobstate.v1.GetResponse.needs:type_name -> jobstate.v1.NeedAnswer
-	8,   // 17: jobstate.v1.NeedAnswer.need:type_name -> jobstate.v1.Need
-	73,  // 18: jobstate.v1.NeedAnswer.state:type_name -> jobstate.v1.JobState
-	73,  // 19: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
-	68,  // 20: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
-	68,  // 21: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
-	1,   // 22: jobstate.v1.ListRequest.order:type_name -> jobstate.v1.ListOrder
-	74,  // 23: jobstate.v1.ListRequest.wait_reasons:type_name -> jobstate.v1.WaitReason
-	71,  // 24: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
-	71,  // 25: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
-	65,  // 26: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
-	75,  // 27: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
-	71,  // 28: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
-	65,  // 29: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
-	75,  // 30: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
-	71,  // 31: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
-	25,  // 32: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
-	66,  // 33: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
-	75,  // 34: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
-	65,  // 35: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
-	71,  // 36: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
-	75,  // 37: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
-	71,  // 38: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
-	71,  // 39: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
-	71,  // 40: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
-	71,  // 41: jobstate.v1.RecreateResponse.job:type_name -> jobstate.v1.Job
-	73,  // 42: jobstate.v1.JobFilter.states:type_name -> jobstate.v1.JobState
-	68,  // 43: jobstate.v1.JobFilter.create_time_from:type_name -> google.protobuf.Timestamp
-	68,  // 44: jobstate.v1.JobFilter.create_time_to:type_name -> google.protobuf.Timestamp
-	74,  // 45: jobstate.v1.JobFilter.wait_reasons:type_name -> jobstate.v1.WaitReason
-	35,  // 46: jobstate.v1.RecreateManyRequest.filter:type_name -> jobstate.v1.JobFilter
-	42,  // 47: jobstate.v1.RecreateManyResponse.progress:type_name -> jobstate.v1.BulkProgress
-	35,  // 48: jobstate.v1.RetryManyRequest.filter:type_name -> jobstate.v1.JobFilter
-	42,  // 49: jobstate.v1.RetryManyResponse.progress:type_name -> jobstate.v1.BulkProgress
-	35,  // 50: jobstate.v1.CancelManyRequest.filter:type_name -> jobstate.v1.JobFilter
-	42,  // 51: jobstate.v1.CancelManyResponse.progress:type_name -> jobstate.v1.BulkProgress
-	43,  // 52: jobstate.v1.BulkProgress.skipped:type_name -> jobstate.v1.SkippedJobs
-	2,   // 53: jobstate.v1.SkippedJobs.reason:type_name -> jobstate.v1.SkipReason
-	66,  // 54: jobstate.v1.AcquireRequest.wait:type_name -> google.protobuf.Duration
-	66,  // 55: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
-	71,  // 56: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
-	66,  // 57: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
-	66,  // 58: jobstate.v1.ReleaseRequest.hold_lane:type_name -> google.protobuf.Duration
-	75,  // 59: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
-	71,  // 60: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
-	49,  // 61: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
-	6,   // 62: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
-	18,  // 63: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
-	20,  // 64: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
-	22,  // 65: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
-	24,  // 66: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
-	29,  // 67: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
-	31,  // 68: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
-	44,  // 69: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
-	46,  // 70: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
-	27,  // 71: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
-	51,  // 72: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
-	73,  // 73: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
-	52,  // 74: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
-	71,  // 75: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
-	64,  // 76: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
-	76,  // 77: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
-	3,   // 78: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
-	66,  // 79: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	4,   // 80: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
-	5,   // 81: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
-	77,  // 82: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
-	71,  // 83: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
-	66,  // 84: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
-	57,  // 85: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
-	57,  // 86: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
-	59,  // 87: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
-	68,  // 88: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
-	66,  // 89: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
-	66,  // 90: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
-	66,  // 91: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
-	66,  // 92: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
-	58,  // 93: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
-	68,  // 94: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
-	66,  // 95: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
-	66,  // 96: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
-	66,  // 97: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
-	66,  // 98: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
-	74,  // 99: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
-	73,  // 100: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
-	78,  // 101: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
-	71,  // 102: jobstate.v1.CloseGroupResponse.job:type_name -> jobstate.v1.Job
-	6,   // 103: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
-	10,  // 104: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
-	13,  // 105: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
-	16,  // 106: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
-	18,  // 107: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
-	20,  // 108: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
-	22,  // 109: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
-	24,  // 110: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
-	27,  // 111: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
-	29,  // 112: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
-	31,  // 113: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
-	33,  // 114: jobstate.v1.JobService.Recreate:input_type -> jobstate.v1.RecreateRequest
-	36,  // 115: jobstate.v1.JobService.RecreateMany:input_type -> jobstate.v1.RecreateManyRequest
-	38,  // 116: jobstate.v1.JobService.RetryMany:input_type -> jobstate.v1.RetryManyRequest
-	40,  // 117: jobstate.v1.JobService.CancelMany:input_type -> jobstate.v1.CancelManyRequest
-	48,  // 118: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
-	53,  // 119: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
-	44,  // 120: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
-	46,  // 121: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
-	55,  // 122: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
-	60,  // 123: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
-	62,  // 124: jobstate.v1.JobService.CloseGroup:input_type -> jobstate.v1.CloseGroupRequest
-	9,   // 125: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
-	11,  // 126: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
-	14,  // 127: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
-	17,  // 128: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
-	19,  // 129: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
-	21,  // 130: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
-	23,  // 131: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
-	26,  // 132: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
-	28,  // 133: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
-	30,  // 134: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
-	32,  // 135: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
-	34,  // 136: jobstate.v1.JobService.Recreate:output_type -> jobstate.v1.RecreateResponse
-	37,  // 137: jobstate.v1.JobService.RecreateMany:output_type -> jobstate.v1.RecreateManyResponse
-	39,  // 138: jobstate.v1.JobService.RetryMany:output_type -> jobstate.v1.RetryManyResponse
-	41,  // 139: jobstate.v1.JobService.CancelMany:output_type -> jobstate.v1.CancelManyResponse
-	50,  // 140: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
-	54,  // 141: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
-	45,  // 142: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
-	47,  // 143: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
-	56,  // 144: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
-	61,  // 145: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
-	63,  // 146: jobstate.v1.JobService.CloseGroup:output_type -> jobstate.v1.CloseGroupResponse
-	125, // [125:147] is the sub-list for method output_type
-	103, // [103:125] is the sub-list for method input_type
-	103, // [103:103] is the sub-list for extension type_name
-	103, // [103:103] is the sub-list for extension extendee
-	0,   // [0:103] is the sub-list for field type_name
+	64,  // 10: jobstate.v1.CreateRequest.labels:type_name -> jobstate.v1.CreateRequest.LabelsEntry
+	74,  // 11: jobstate.v1.Need.condition:type_name -> jobstate.v1.NeedCondition
+	75,  // 12: jobstate.v1.CreateResponse.job:type_name -> jobstate.v1.Job
+	6,   // 13: jobstate.v1.BatchCreateRequest.requests:type_name -> jobstate.v1.CreateRequest
+	12,  // 14: jobstate.v1.BatchCreateResponse.jobs:type_name -> jobstate.v1.CreatedJob
+	75,  // 15: jobstate.v1.GetResponse.job:type_name -> jobstate.v1.Job
+	76,  // 16: jobstate.v1.GetResponse.attempts:type_name -> jobstate.v1.Attempt
+	15,  // 17: jobstate.v1.GetResponse.needs:type_name -> jobstate.v1.NeedAnswer
+	8,   // 18: jobstate.v1.NeedAnswer.need:type_name -> jobstate.v1.Need
+	77,  // 19: jobstate.v1.NeedAnswer.state:type_name -> jobstate.v1.JobState
+	77,  // 20: jobstate.v1.ListRequest.states:type_name -> jobstate.v1.JobState
+	72,  // 21: jobstate.v1.ListRequest.create_time_from:type_name -> google.protobuf.Timestamp
+	72,  // 22: jobstate.v1.ListRequest.create_time_to:type_name -> google.protobuf.Timestamp
+	1,   // 23: jobstate.v1.ListRequest.order:type_name -> jobstate.v1.ListOrder
+	78,  // 24: jobstate.v1.ListRequest.wait_reasons:type_name -> jobstate.v1.WaitReason
+	65,  // 25: jobstate.v1.ListRequest.labels:type_name -> jobstate.v1.ListRequest.LabelsEntry
+	72,  // 26: jobstate.v1.ListRequest.complete_time_from:type_name -> google.protobuf.Timestamp
+	72,  // 27: jobstate.v1.ListRequest.complete_time_to:type_name -> google.protobuf.Timestamp
+	75,  // 28: jobstate.v1.ListResponse.jobs:type_name -> jobstate.v1.Job
+	75,  // 29: jobstate.v1.StartResponse.job:type_name -> jobstate.v1.Job
+	69,  // 30: jobstate.v1.UpdateProgressRequest.metadata:type_name -> google.protobuf.Struct
+	79,  // 31: jobstate.v1.UpdateProgressRequest.usage:type_name -> jobstate.v1.Usage
+	75,  // 32: jobstate.v1.UpdateProgressResponse.job:type_name -> jobstate.v1.Job
+	69,  // 33: jobstate.v1.CompleteRequest.result:type_name -> google.protobuf.Struct
+	79,  // 34: jobstate.v1.CompleteRequest.usage:type_name -> jobstate.v1.Usage
+	75,  // 35: jobstate.v1.CompleteResponse.job:type_name -> jobstate.v1.Job
+	25,  // 36: jobstate.v1.FailRequest.error:type_name -> jobstate.v1.FailureReport
+	70,  // 37: jobstate.v1.FailRequest.retry_delay:type_name -> google.protobuf.Duration
+	79,  // 38: jobstate.v1.FailRequest.usage:type_name -> jobstate.v1.Usage
+	69,  // 39: jobstate.v1.FailureReport.details:type_name -> google.protobuf.Struct
+	75,  // 40: jobstate.v1.FailResponse.job:type_name -> jobstate.v1.Job
+	79,  // 41: jobstate.v1.ReportUsageRequest.usage:type_name -> jobstate.v1.Usage
+	75,  // 42: jobstate.v1.ReportUsageResponse.job:type_name -> jobstate.v1.Job
+	75,  // 43: jobstate.v1.RetryResponse.job:type_name -> jobstate.v1.Job
+	75,  // 44: jobstate.v1.CancelResponse.job:type_name -> jobstate.v1.Job
+	75,  // 45: jobstate.v1.RecreateResponse.job:type_name -> jobstate.v1.Job
+	77,  // 46: jobstate.v1.JobFilter.states:type_name -> jobstate.v1.JobState
+	72,  // 47: jobstate.v1.JobFilter.create_time_from:type_name -> google.protobuf.Timestamp
+	72,  // 48: jobstate.v1.JobFilter.create_time_to:type_name -> google.protobuf.Timestamp
+	78,  // 49: jobstate.v1.JobFilter.wait_reasons:type_name -> jobstate.v1.WaitReason
+	66,  // 50: jobstate.v1.JobFilter.labels:type_name -> jobstate.v1.JobFilter.LabelsEntry
+	72,  // 51: jobstate.v1.JobFilter.complete_time_from:type_name -> google.protobuf.Timestamp
+	72,  // 52: jobstate.v1.JobFilter.complete_time_to:type_name -> google.protobuf.Timestamp
+	35,  // 53: jobstate.v1.RecreateManyRequest.filter:type_name -> jobstate.v1.JobFilter
+	42,  // 54: jobstate.v1.RecreateManyResponse.progress:type_name -> jobstate.v1.BulkProgress
+	35,  // 55: jobstate.v1.RetryManyRequest.filter:type_name -> jobstate.v1.JobFilter
+	42,  // 56: jobstate.v1.RetryManyResponse.progress:type_name -> jobstate.v1.BulkProgress
+	35,  // 57: jobstate.v1.CancelManyRequest.filter:type_name -> jobstate.v1.JobFilter
+	42,  // 58: jobstate.v1.CancelManyResponse.progress:type_name -> jobstate.v1.BulkProgress
+	43,  // 59: jobstate.v1.BulkProgress.skipped:type_name -> jobstate.v1.SkippedJobs
+	2,   // 60: jobstate.v1.SkippedJobs.reason:type_name -> jobstate.v1.SkipReason
+	70,  // 61: jobstate.v1.AcquireRequest.wait:type_name -> google.protobuf.Duration
+	70,  // 62: jobstate.v1.AcquireRequest.lease:type_name -> google.protobuf.Duration
+	75,  // 63: jobstate.v1.AcquireResponse.jobs:type_name -> jobstate.v1.Job
+	70,  // 64: jobstate.v1.ReleaseRequest.delay:type_name -> google.protobuf.Duration
+	70,  // 65: jobstate.v1.ReleaseRequest.hold_lane:type_name -> google.protobuf.Duration
+	79,  // 66: jobstate.v1.ReleaseRequest.usage:type_name -> jobstate.v1.Usage
+	75,  // 67: jobstate.v1.ReleaseResponse.job:type_name -> jobstate.v1.Job
+	49,  // 68: jobstate.v1.StreamUpdatesRequest.updates:type_name -> jobstate.v1.JobUpdate
+	6,   // 69: jobstate.v1.JobUpdate.create:type_name -> jobstate.v1.CreateRequest
+	18,  // 70: jobstate.v1.JobUpdate.start:type_name -> jobstate.v1.StartRequest
+	20,  // 71: jobstate.v1.JobUpdate.progress:type_name -> jobstate.v1.UpdateProgressRequest
+	22,  // 72: jobstate.v1.JobUpdate.complete:type_name -> jobstate.v1.CompleteRequest
+	24,  // 73: jobstate.v1.JobUpdate.fail:type_name -> jobstate.v1.FailRequest
+	29,  // 74: jobstate.v1.JobUpdate.retry:type_name -> jobstate.v1.RetryRequest
+	31,  // 75: jobstate.v1.JobUpdate.cancel:type_name -> jobstate.v1.CancelRequest
+	44,  // 76: jobstate.v1.JobUpdate.acquire:type_name -> jobstate.v1.AcquireRequest
+	46,  // 77: jobstate.v1.JobUpdate.release:type_name -> jobstate.v1.ReleaseRequest
+	27,  // 78: jobstate.v1.JobUpdate.report_usage:type_name -> jobstate.v1.ReportUsageRequest
+	51,  // 79: jobstate.v1.StreamUpdatesResponse.outcomes:type_name -> jobstate.v1.UpdateOutcome
+	77,  // 80: jobstate.v1.UpdateOutcome.state:type_name -> jobstate.v1.JobState
+	52,  // 81: jobstate.v1.UpdateOutcome.refusal:type_name -> jobstate.v1.Refusal
+	75,  // 82: jobstate.v1.UpdateOutcome.jobs:type_name -> jobstate.v1.Job
+	67,  // 83: jobstate.v1.Refusal.metadata:type_name -> jobstate.v1.Refusal.MetadataEntry
+	80,  // 84: jobstate.v1.WatchEventsRequest.types:type_name -> jobstate.v1.EventType
+	3,   // 85: jobstate.v1.WatchEventsRequest.start:type_name -> jobstate.v1.WatchStart
+	70,  // 86: jobstate.v1.WatchEventsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	4,   // 87: jobstate.v1.WatchEventsRequest.progress:type_name -> jobstate.v1.WatchProgress
+	68,  // 88: jobstate.v1.WatchEventsRequest.labels:type_name -> jobstate.v1.WatchEventsRequest.LabelsEntry
+	5,   // 89: jobstate.v1.WatchEventsResponse.kind:type_name -> jobstate.v1.WatchResponseKind
+	81,  // 90: jobstate.v1.WatchEventsResponse.events:type_name -> jobstate.v1.Event
+	75,  // 91: jobstate.v1.WatchEventsResponse.jobs:type_name -> jobstate.v1.Job
+	70,  // 92: jobstate.v1.WatchEventsResponse.reconnect_after:type_name -> google.protobuf.Duration
+	57,  // 93: jobstate.v1.GetStatsResponse.job_types:type_name -> jobstate.v1.JobTypeStats
+	57,  // 94: jobstate.v1.GetStatsResponse.total:type_name -> jobstate.v1.JobTypeStats
+	59,  // 95: jobstate.v1.JobTypeStats.stored:type_name -> jobstate.v1.StateCount
+	72,  // 96: jobstate.v1.JobTypeStats.oldest_queued_time:type_name -> google.protobuf.Timestamp
+	70,  // 97: jobstate.v1.JobTypeStats.duration_mean:type_name -> google.protobuf.Duration
+	70,  // 98: jobstate.v1.JobTypeStats.duration_p50:type_name -> google.protobuf.Duration
+	70,  // 99: jobstate.v1.JobTypeStats.duration_p95:type_name -> google.protobuf.Duration
+	70,  // 100: jobstate.v1.JobTypeStats.duration_p99:type_name -> google.protobuf.Duration
+	58,  // 101: jobstate.v1.JobTypeStats.waiting:type_name -> jobstate.v1.WaitCount
+	72,  // 102: jobstate.v1.JobTypeStats.oldest_ready_time:type_name -> google.protobuf.Timestamp
+	70,  // 103: jobstate.v1.JobTypeStats.wait_p50:type_name -> google.protobuf.Duration
+	70,  // 104: jobstate.v1.JobTypeStats.wait_p95:type_name -> google.protobuf.Duration
+	70,  // 105: jobstate.v1.JobTypeStats.wait_p99:type_name -> google.protobuf.Duration
+	70,  // 106: jobstate.v1.JobTypeStats.wait_mean:type_name -> google.protobuf.Duration
+	78,  // 107: jobstate.v1.WaitCount.reason:type_name -> jobstate.v1.WaitReason
+	77,  // 108: jobstate.v1.StateCount.state:type_name -> jobstate.v1.JobState
+	82,  // 109: jobstate.v1.ListJobTypesResponse.job_types:type_name -> jobstate.v1.JobType
+	75,  // 110: jobstate.v1.CloseGroupResponse.job:type_name -> jobstate.v1.Job
+	6,   // 111: jobstate.v1.JobService.Create:input_type -> jobstate.v1.CreateRequest
+	10,  // 112: jobstate.v1.JobService.BatchCreate:input_type -> jobstate.v1.BatchCreateRequest
+	13,  // 113: jobstate.v1.JobService.Get:input_type -> jobstate.v1.GetRequest
+	16,  // 114: jobstate.v1.JobService.List:input_type -> jobstate.v1.ListRequest
+	18,  // 115: jobstate.v1.JobService.Start:input_type -> jobstate.v1.StartRequest
+	20,  // 116: jobstate.v1.JobService.UpdateProgress:input_type -> jobstate.v1.UpdateProgressRequest
+	22,  // 117: jobstate.v1.JobService.Complete:input_type -> jobstate.v1.CompleteRequest
+	24,  // 118: jobstate.v1.JobService.Fail:input_type -> jobstate.v1.FailRequest
+	27,  // 119: jobstate.v1.JobService.ReportUsage:input_type -> jobstate.v1.ReportUsageRequest
+	29,  // 120: jobstate.v1.JobService.Retry:input_type -> jobstate.v1.RetryRequest
+	31,  // 121: jobstate.v1.JobService.Cancel:input_type -> jobstate.v1.CancelRequest
+	33,  // 122: jobstate.v1.JobService.Recreate:input_type -> jobstate.v1.RecreateRequest
+	36,  // 123: jobstate.v1.JobService.RecreateMany:input_type -> jobstate.v1.RecreateManyRequest
+	38,  // 124: jobstate.v1.JobService.RetryMany:input_type -> jobstate.v1.RetryManyRequest
+	40,  // 125: jobstate.v1.JobService.CancelMany:input_type -> jobstate.v1.CancelManyRequest
+	48,  // 126: jobstate.v1.JobService.StreamUpdates:input_type -> jobstate.v1.StreamUpdatesRequest
+	53,  // 127: jobstate.v1.JobService.WatchEvents:input_type -> jobstate.v1.WatchEventsRequest
+	44,  // 128: jobstate.v1.JobService.Acquire:input_type -> jobstate.v1.AcquireRequest
+	46,  // 129: jobstate.v1.JobService.Release:input_type -> jobstate.v1.ReleaseRequest
+	55,  // 130: jobstate.v1.JobService.GetStats:input_type -> jobstate.v1.GetStatsRequest
+	60,  // 131: jobstate.v1.JobService.ListJobTypes:input_type -> jobstate.v1.ListJobTypesRequest
+	62,  // 132: jobstate.v1.JobService.CloseGroup:input_type -> jobstate.v1.CloseGroupRequest
+	9,   // 133: jobstate.v1.JobService.Create:output_type -> jobstate.v1.CreateResponse
+	11,  // 134: jobstate.v1.JobService.BatchCreate:output_type -> jobstate.v1.BatchCreateResponse
+	14,  // 135: jobstate.v1.JobService.Get:output_type -> jobstate.v1.GetResponse
+	17,  // 136: jobstate.v1.JobService.List:output_type -> jobstate.v1.ListResponse
+	19,  // 137: jobstate.v1.JobService.Start:output_type -> jobstate.v1.StartResponse
+	21,  // 138: jobstate.v1.JobService.UpdateProgress:output_type -> jobstate.v1.UpdateProgressResponse
+	23,  // 139: jobstate.v1.JobService.Complete:output_type -> jobstate.v1.CompleteResponse
+	26,  // 140: jobstate.v1.JobService.Fail:output_type -> jobstate.v1.FailResponse
+	28,  // 141: jobstate.v1.JobService.ReportUsage:output_type -> jobstate.v1.ReportUsageResponse
+	30,  // 142: jobstate.v1.JobService.Retry:output_type -> jobstate.v1.RetryResponse
+	32,  // 143: jobstate.v1.JobService.Cancel:output_type -> jobstate.v1.CancelResponse
+	34,  // 144: jobstate.v1.JobService.Recreate:output_type -> jobstate.v1.RecreateResponse
+	37,  // 145: jobstate.v1.JobService.RecreateMany:output_type -> jobstate.v1.RecreateManyResponse
+	39,  // 146: jobstate.v1.JobService.RetryMany:output_type -> jobstate.v1.RetryManyResponse
+	41,  // 147: jobstate.v1.JobService.CancelMany:output_type -> jobstate.v1.CancelManyResponse
+	50,  // 148: jobstate.v1.JobService.StreamUpdates:output_type -> jobstate.v1.StreamUpdatesResponse
+	54,  // 149: jobstate.v1.JobService.WatchEvents:output_type -> jobstate.v1.WatchEventsResponse
+	45,  // 150: jobstate.v1.JobService.Acquire:output_type -> jobstate.v1.AcquireResponse
+	47,  // 151: jobstate.v1.JobService.Release:output_type -> jobstate.v1.ReleaseResponse
+	56,  // 152: jobstate.v1.JobService.GetStats:output_type -> jobstate.v1.GetStatsResponse
+	61,  // 153: jobstate.v1.JobService.ListJobTypes:output_type -> jobstate.v1.ListJobTypesResponse
+	63,  // 154: jobstate.v1.JobService.CloseGroup:output_type -> jobstate.v1.CloseGroupResponse
+	133, // [133:155] is the sub-list for method output_type
+	111, // [111:133] is the sub-list for method input_type
+	111, // [111:111] is the sub-list for extension type_name
+	111, // [111:111] is the sub-list for extension extendee
+	0,   // [0:111] is the sub-list for field type_name
 }
 
 func init() { file_jobstate_v1_job_service_proto_init() }
@@ -5445,7 +5592,7 @@ func file_jobstate_v1_job_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_jobstate_v1_job_service_proto_rawDesc), len(file_jobstate_v1_job_service_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   59,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -199,8 +199,8 @@ type JobServiceClient interface {
 	//
 	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
 	// ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
-	// timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
-	// nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+	// timeout, priority, lane, start_within and labels, and names it in `recreated_from`. Its id is new. It is in no group,
+	// needs nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
 	//
 	// A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
 	// returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be
@@ -715,8 +715,8 @@ type JobServiceServer interface {
 	//
 	// From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
 	// ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
-	// timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
-	// nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+	// timeout, priority, lane, start_within and labels, and names it in `recreated_from`. Its id is new. It is in no group,
+	// needs nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
 	//
 	// A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
 	// returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be

@@ -213,8 +213,9 @@ class Event(_message.Message):
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job as it was right after this event; its version equals the event's sequence. It comes without metadata and
-        result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only, and
-        source_id is empty if Erase deleted the job. If `erased` is set it has id, job_type, state, version and update_time.
+        result unless this change set them. In `.deleted` it has id, job_type, source_id, labels, state and version only, and
+        source_id and labels are empty if Erase deleted the job. If `erased` is set it has id, job_type, state, version and
+        update_time.
         """
 
     @_builtins.property

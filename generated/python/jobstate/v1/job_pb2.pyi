@@ -3,11 +3,13 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -320,6 +322,26 @@ class Job(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     JOB_TYPE_FIELD_NUMBER: _builtins.int
     SOURCE_ID_FIELD_NUMBER: _builtins.int
@@ -360,6 +382,7 @@ class Job(_message.Message):
     CANCEL_CAUSE_FIELD_NUMBER: _builtins.int
     CANCEL_CAUSE_ID_FIELD_NUMBER: _builtins.int
     CLAIM_TIME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     RECREATED_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the job and never changes. Given by the caller or made by the server. Ids that the server makes sort
@@ -531,6 +554,12 @@ class Job(_message.Message):
         began with ready_time.
         """
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the job is found by: List and WatchEvents take labels as a filter. At most 8. Keys match
+        [A-Za-z0-9][A-Za-z0-9._:/-]{0,63}; values have at most 64 bytes and may be empty. Fixed at Create.
+        """
+
     def __init__(
         self,
         *,
@@ -574,11 +603,12 @@ class Job(_message.Message):
         cancel_cause: Global___CancelCause.ValueType = ...,
         cancel_cause_id: _builtins.str = ...,
         claim_time: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         recreated_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "claim_time", b"claim_time", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "group", b"group", "last_error", b"last_error", "lease", b"lease", "members", b"members", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "ready_time", b"ready_time", "result", b"result", "start_time", b"start_time", "start_within", b"start_within", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_cause", b"cancel_cause", "cancel_cause_id", b"cancel_cause_id", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "group", b"group", "group_id", b"group_id", "id", b"id", "job_type", b"job_type", "lane", b"lane", "last_error", b"last_error", "lease", b"lease", "max_retries", b"max_retries", "members", b"members", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "ready_time", b"ready_time", "recreated_from", b"recreated_from", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "start_within", b"start_within", "state", b"state", "timeout", b"timeout", "unique_key", b"unique_key", "update_time", b"update_time", "version", b"version", "wait_reason", b"wait_reason", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_cause", b"cancel_cause", "cancel_cause_id", b"cancel_cause_id", "cancel_reason", b"cancel_reason", "claim_time", b"claim_time", "claimed", b"claimed", "complete_time", b"complete_time", "create_time", b"create_time", "duration", b"duration", "estimated_cost", b"estimated_cost", "estimated_tokens", b"estimated_tokens", "group", b"group", "group_id", b"group_id", "id", b"id", "job_type", b"job_type", "labels", b"labels", "lane", b"lane", "last_error", b"last_error", "lease", b"lease", "max_retries", b"max_retries", "members", b"members", "metadata", b"metadata", "next_retry_time", b"next_retry_time", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "ready_time", b"ready_time", "recreated_from", b"recreated_from", "result", b"result", "result_count", b"result_count", "retry_count", b"retry_count", "source_id", b"source_id", "start_time", b"start_time", "start_within", b"start_within", "state", b"state", "timeout", b"timeout", "unique_key", b"unique_key", "update_time", b"update_time", "version", b"version", "wait_reason", b"wait_reason", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

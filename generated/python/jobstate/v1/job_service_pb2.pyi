@@ -67,7 +67,7 @@ class _ListOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ListOrder.V
 
 class ListOrder(_ListOrder, metaclass=_ListOrderEnumTypeWrapper):
     """ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are in the order in
-    which the log has their creation, or in the reverse.
+    which the log has their creation, or in the reverse. In a listing by complete_time the time is that of the end.
     """
 
 LIST_ORDER_UNSPECIFIED: ListOrder.ValueType  # 0
@@ -218,6 +218,26 @@ class CreateRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     JOB_TYPE_FIELD_NUMBER: _builtins.int
     SOURCE_ID_FIELD_NUMBER: _builtins.int
@@ -236,6 +256,7 @@ class CreateRequest(_message.Message):
     UNIQUE_KEY_FIELD_NUMBER: _builtins.int
     UNIQUE_UNTIL_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the new job, matching [A-Za-z0-9][A-Za-z0-9._:-]{0,127}. Empty lets the server make one."""
     job_type: _builtins.str
@@ -309,6 +330,10 @@ class CreateRequest(_message.Message):
         this lets a member add to its own group once that is closed.
         """
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What to find the job by: see Job.labels. At most 8."""
+
     def __init__(
         self,
         *,
@@ -330,10 +355,11 @@ class CreateRequest(_message.Message):
         unique_key: _builtins.str = ...,
         unique_until: Global___UniqueUntil.ValueType = ...,
         by: Global___AttemptRef | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "_max_retries", b"_max_retries", "begin", b"begin", "by", b"by", "delay", b"delay", "group", b"group", "lane", b"lane", "max_retries", b"max_retries", "metadata", b"metadata", "not_before_time", b"not_before_time", "start_within", b"start_within", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "_max_retries", b"_max_retries", "begin", b"begin", "by", b"by", "delay", b"delay", "group", b"group", "group_id", b"group_id", "id", b"id", "job_type", b"job_type", "lane", b"lane", "max_retries", b"max_retries", "metadata", b"metadata", "needs", b"needs", "not_before_time", b"not_before_time", "priority", b"priority", "request_id", b"request_id", "source_id", b"source_id", "start_within", b"start_within", "timeout", b"timeout", "unique_key", b"unique_key", "unique_until", b"unique_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lane", b"_lane", "_max_retries", b"_max_retries", "begin", b"begin", "by", b"by", "delay", b"delay", "group", b"group", "group_id", b"group_id", "id", b"id", "job_type", b"job_type", "labels", b"labels", "lane", b"lane", "max_retries", b"max_retries", "metadata", b"metadata", "needs", b"needs", "not_before_time", b"not_before_time", "priority", b"priority", "request_id", b"request_id", "source_id", b"source_id", "start_within", b"start_within", "timeout", b"timeout", "unique_key", b"unique_key", "unique_until", b"unique_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lane: _TypeAlias = _typing.Literal["lane"]  # noqa: Y015
     _WhichOneofArgType__lane: _TypeAlias = _typing.Literal["_lane", b"_lane"]  # noqa: Y015
@@ -622,6 +648,26 @@ class ListRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STATES_FIELD_NUMBER: _builtins.int
     JOB_TYPES_FIELD_NUMBER: _builtins.int
     SOURCE_ID_FIELD_NUMBER: _builtins.int
@@ -634,6 +680,11 @@ class ListRequest(_message.Message):
     NEEDED_BY_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     WAIT_REASONS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    COMPLETE_TIME_FROM_FIELD_NUMBER: _builtins.int
+    COMPLETE_TIME_TO_FIELD_NUMBER: _builtins.int
     source_id: _builtins.str
     """Only jobs with exactly this source_id, at most 256 bytes. Empty means all."""
     page_size: _builtins.int
@@ -652,6 +703,10 @@ class ListRequest(_message.Message):
     """Only jobs that this job needs: a worker reads the results of the needed jobs so. Empty means all."""
     needs: _builtins.str
     """Only jobs that need this job. Empty means all."""
+    worker: _builtins.str
+    """Only jobs whose current or last attempt this worker claimed, at most 128 bytes. Empty means all."""
+    error_code: _builtins.str
+    """Only jobs whose last_error has exactly this code, at most 128 bytes. Empty means all."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
         """States to include, at most 100. UNSPECIFIED and unknown values are refused. Empty means all."""
@@ -674,6 +729,20 @@ class ListRequest(_message.Message):
     def wait_reasons(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.WaitReason.ValueType]:
         """Only jobs that wait for one of these, at most 100. UNSPECIFIED and unknown values are refused. Empty means all."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only jobs that have all of these labels, each with exactly this value. At most 8. Empty means all."""
+
+    @_builtins.property
+    def complete_time_from(self) -> _timestamp_pb2.Timestamp:
+        """Only jobs that ended at this time or later. Unset means no lower bound. By the wall clock, as create_time_from. With
+        this or complete_time_to the listing has final jobs only, and is in the order in which they ended.
+        """
+
+    @_builtins.property
+    def complete_time_to(self) -> _timestamp_pb2.Timestamp:
+        """Only jobs that ended before this time. Unset means no upper bound. By the wall clock, as create_time_from."""
+
     def __init__(
         self,
         *,
@@ -689,10 +758,15 @@ class ListRequest(_message.Message):
         needed_by: _builtins.str = ...,
         needs: _builtins.str = ...,
         wait_reasons: _abc.Iterable[_job_pb2.WaitReason.ValueType] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        worker: _builtins.str = ...,
+        error_code: _builtins.str = ...,
+        complete_time_from: _timestamp_pb2.Timestamp | None = ...,
+        complete_time_to: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time_from", b"complete_time_from", "complete_time_to", b"complete_time_to", "create_time_from", b"create_time_from", "create_time_to", b"create_time_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to", "group_id", b"group_id", "job_types", b"job_types", "needed_by", b"needed_by", "needs", b"needs", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "source_id", b"source_id", "states", b"states", "wait_reasons", b"wait_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time_from", b"complete_time_from", "complete_time_to", b"complete_time_to", "create_time_from", b"create_time_from", "create_time_to", b"create_time_to", "error_code", b"error_code", "group_id", b"group_id", "job_types", b"job_types", "labels", b"labels", "needed_by", b"needed_by", "needs", b"needs", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "source_id", b"source_id", "states", b"states", "wait_reasons", b"wait_reasons", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1298,6 +1372,26 @@ class JobFilter(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STATES_FIELD_NUMBER: _builtins.int
     JOB_TYPES_FIELD_NUMBER: _builtins.int
     SOURCE_ID_FIELD_NUMBER: _builtins.int
@@ -1307,6 +1401,11 @@ class JobFilter(_message.Message):
     NEEDED_BY_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     WAIT_REASONS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    COMPLETE_TIME_FROM_FIELD_NUMBER: _builtins.int
+    COMPLETE_TIME_TO_FIELD_NUMBER: _builtins.int
     source_id: _builtins.str
     """As in ListRequest."""
     group_id: _builtins.str
@@ -1314,6 +1413,10 @@ class JobFilter(_message.Message):
     needed_by: _builtins.str
     """As in ListRequest."""
     needs: _builtins.str
+    """As in ListRequest."""
+    worker: _builtins.str
+    """As in ListRequest."""
+    error_code: _builtins.str
     """As in ListRequest."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
@@ -1335,6 +1438,18 @@ class JobFilter(_message.Message):
     def wait_reasons(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.WaitReason.ValueType]:
         """As in ListRequest."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As in ListRequest."""
+
+    @_builtins.property
+    def complete_time_from(self) -> _timestamp_pb2.Timestamp:
+        """As in ListRequest. The jobs are changed in the order in which they were created all the same."""
+
+    @_builtins.property
+    def complete_time_to(self) -> _timestamp_pb2.Timestamp:
+        """As in ListRequest."""
+
     def __init__(
         self,
         *,
@@ -1347,10 +1462,15 @@ class JobFilter(_message.Message):
         needed_by: _builtins.str = ...,
         needs: _builtins.str = ...,
         wait_reasons: _abc.Iterable[_job_pb2.WaitReason.ValueType] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        worker: _builtins.str = ...,
+        error_code: _builtins.str = ...,
+        complete_time_from: _timestamp_pb2.Timestamp | None = ...,
+        complete_time_to: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time_from", b"complete_time_from", "complete_time_to", b"complete_time_to", "create_time_from", b"create_time_from", "create_time_to", b"create_time_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to", "group_id", b"group_id", "job_types", b"job_types", "needed_by", b"needed_by", "needs", b"needs", "source_id", b"source_id", "states", b"states", "wait_reasons", b"wait_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time_from", b"complete_time_from", "complete_time_to", b"complete_time_to", "create_time_from", b"create_time_from", "create_time_to", b"create_time_to", "error_code", b"error_code", "group_id", b"group_id", "job_types", b"job_types", "labels", b"labels", "needed_by", b"needed_by", "needs", b"needs", "source_id", b"source_id", "states", b"states", "wait_reasons", b"wait_reasons", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2046,6 +2166,26 @@ class WatchEventsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     JOB_IDS_FIELD_NUMBER: _builtins.int
     JOB_TYPES_FIELD_NUMBER: _builtins.int
     SOURCE_IDS_FIELD_NUMBER: _builtins.int
@@ -2057,6 +2197,7 @@ class WatchEventsRequest(_message.Message):
     UNTIL_FINAL_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """After this cursor, which came with an earlier response to a watch. That watch may have had other filters."""
     start: Global___WatchStart.ValueType
@@ -2101,6 +2242,10 @@ class WatchEventsRequest(_message.Message):
         is refused. Unset means 30 seconds.
         """
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only events of jobs that have all of these labels, each with exactly this value. At most 8. Empty means all."""
+
     def __init__(
         self,
         *,
@@ -2115,10 +2260,11 @@ class WatchEventsRequest(_message.Message):
         until_final: _builtins.bool = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         progress: Global___WatchProgress.ValueType = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_follow", b"_follow", "cursor", b"cursor", "follow", b"follow", "heartbeat_interval", b"heartbeat_interval", "position", b"position", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_follow", b"_follow", "cursor", b"cursor", "follow", b"follow", "heartbeat_interval", b"heartbeat_interval", "job_ids", b"job_ids", "job_types", b"job_types", "position", b"position", "progress", b"progress", "snapshot", b"snapshot", "source_ids", b"source_ids", "start", b"start", "types", b"types", "until_final", b"until_final"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_follow", b"_follow", "cursor", b"cursor", "follow", b"follow", "heartbeat_interval", b"heartbeat_interval", "job_ids", b"job_ids", "job_types", b"job_types", "labels", b"labels", "position", b"position", "progress", b"progress", "snapshot", b"snapshot", "source_ids", b"source_ids", "start", b"start", "types", b"types", "until_final", b"until_final"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__follow: _TypeAlias = _typing.Literal["follow"]  # noqa: Y015
     _WhichOneofArgType__follow: _TypeAlias = _typing.Literal["_follow", b"_follow"]  # noqa: Y015

@@ -67,8 +67,9 @@ export declare type Event = Message<"jobstate.v1.Event"> & {
 
   /**
    * The job as it was right after this event; its version equals the event's sequence. It comes without metadata and
-   * result unless this change set them. In `.deleted` it has id, job_type, source_id, state and version only, and
-   * source_id is empty if Erase deleted the job. If `erased` is set it has id, job_type, state, version and update_time.
+   * result unless this change set them. In `.deleted` it has id, job_type, source_id, labels, state and version only, and
+   * source_id and labels are empty if Erase deleted the job. If `erased` is set it has id, job_type, state, version and
+   * update_time.
    *
    * @generated from field: jobstate.v1.Job job = 7;
    */

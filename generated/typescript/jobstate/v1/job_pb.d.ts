@@ -331,6 +331,14 @@ export declare type Job = Message<"jobstate.v1.Job"> & {
   claimTime?: Timestamp | undefined;
 
   /**
+   * What the job is found by: List and WatchEvents take labels as a filter. At most 8. Keys match
+   * [A-Za-z0-9][A-Za-z0-9._:/-]{0,63}; values have at most 64 bytes and may be empty. Fixed at Create.
+   *
+   * @generated from field: map<string, string> labels = 46;
+   */
+  labels: { [key: string]: string };
+
+  /**
    * The job that this one was made from by Recreate: its id. That job may have been deleted since, or be recreated
    * itself. Empty in every other job. Fixed at creation.
    *

@@ -164,6 +164,13 @@ export declare type CreateRequest = Message<"jobstate.v1.CreateRequest"> & {
    * @generated from field: jobstate.v1.AttemptRef by = 20;
    */
   by?: AttemptRef | undefined;
+
+  /**
+   * What to find the job by: see Job.labels. At most 8.
+   *
+   * @generated from field: map<string, string> labels = 22;
+   */
+  labels: { [key: string]: string };
 };
 
 /**
@@ -531,6 +538,42 @@ export declare type ListRequest = Message<"jobstate.v1.ListRequest"> & {
    * @generated from field: repeated jobstate.v1.WaitReason wait_reasons = 12;
    */
   waitReasons: WaitReason[];
+
+  /**
+   * Only jobs that have all of these labels, each with exactly this value. At most 8. Empty means all.
+   *
+   * @generated from field: map<string, string> labels = 13;
+   */
+  labels: { [key: string]: string };
+
+  /**
+   * Only jobs whose current or last attempt this worker claimed, at most 128 bytes. Empty means all.
+   *
+   * @generated from field: string worker = 14;
+   */
+  worker: string;
+
+  /**
+   * Only jobs whose last_error has exactly this code, at most 128 bytes. Empty means all.
+   *
+   * @generated from field: string error_code = 15;
+   */
+  errorCode: string;
+
+  /**
+   * Only jobs that ended at this time or later. Unset means no lower bound. By the wall clock, as create_time_from. With
+   * this or complete_time_to the listing has final jobs only, and is in the order in which they ended.
+   *
+   * @generated from field: google.protobuf.Timestamp complete_time_from = 16;
+   */
+  completeTimeFrom?: Timestamp | undefined;
+
+  /**
+   * Only jobs that ended before this time. Unset means no upper bound. By the wall clock, as create_time_from.
+   *
+   * @generated from field: google.protobuf.Timestamp complete_time_to = 17;
+   */
+  completeTimeTo?: Timestamp | undefined;
 };
 
 /**
@@ -1181,6 +1224,41 @@ export declare type JobFilter = Message<"jobstate.v1.JobFilter"> & {
    * @generated from field: repeated jobstate.v1.WaitReason wait_reasons = 12;
    */
   waitReasons: WaitReason[];
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: map<string, string> labels = 13;
+   */
+  labels: { [key: string]: string };
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: string worker = 14;
+   */
+  worker: string;
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: string error_code = 15;
+   */
+  errorCode: string;
+
+  /**
+   * As in ListRequest. The jobs are changed in the order in which they were created all the same.
+   *
+   * @generated from field: google.protobuf.Timestamp complete_time_from = 16;
+   */
+  completeTimeFrom?: Timestamp | undefined;
+
+  /**
+   * As in ListRequest.
+   *
+   * @generated from field: google.protobuf.Timestamp complete_time_to = 17;
+   */
+  completeTimeTo?: Timestamp | undefined;
 };
 
 /**
@@ -2011,6 +2089,13 @@ export declare type WatchEventsRequest = Message<"jobstate.v1.WatchEventsRequest
    * @generated from field: jobstate.v1.WatchProgress progress = 11;
    */
   progress: WatchProgress;
+
+  /**
+   * Only events of jobs that have all of these labels, each with exactly this value. At most 8. Empty means all.
+   *
+   * @generated from field: map<string, string> labels = 13;
+   */
+  labels: { [key: string]: string };
 };
 
 /**
@@ -2466,7 +2551,7 @@ export declare const UniqueUntilSchema: GenEnum<UniqueUntil>;
 
 /**
  * ListOrder is the order of a listing. Jobs created at the same time, as those of a batch are, are in the order in
- * which the log has their creation, or in the reverse.
+ * which the log has their creation, or in the reverse. In a listing by complete_time the time is that of the end.
  *
  * @generated from enum jobstate.v1.ListOrder
  */
@@ -2921,8 +3006,8 @@ export declare const JobService: GenService<{
    *
    * From COMPLETED, PERMANENTLY_FAILED and CANCELLED, in which the old job stays, unchanged. The new one is QUEUED and
    * ready, and `.queued` is appended. It has the old one's job_type, source_id, metadata as it last was, max_retries,
-   * timeout, priority, lane and start_within, and names it in `recreated_from`. Its id is new. It is in no group, needs
-   * nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
+   * timeout, priority, lane, start_within and labels, and names it in `recreated_from`. Its id is new. It is in no group,
+   * needs nothing, and begins to count attempts, retries and usage anew. A group is refused: recreate its members.
    *
    * A unique_key goes on to the new job if the caller is the one that made the old job. While a job has that key, it is
    * returned instead, unchanged, and `existing` is true: the work is in hand already. With a request_id the call may be

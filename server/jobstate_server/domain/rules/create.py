@@ -49,6 +49,8 @@ def create(context: RuleContext, existing: Job | None, command: c.Create, now: i
     set_beginning(job, command, now)
     if command.unique_key:
         job.unique_key, job.unique_until = command.unique_key, command.unique_until
+    if command.labels is not None:
+        job.labels = command.labels
     event = Event(EventType.QUEUED, now, command.caller.actor, None, job, None, bool(job.metadata))
     return Change(None, job, (event,), request=command.request)
 

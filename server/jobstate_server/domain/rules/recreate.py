@@ -78,6 +78,7 @@ def _with_terms_of(old: Job, command: c.Recreate, now: int) -> Job:
     if old.unique_key is not None and old.principal == job.principal:
         # A key is one of its caller. Another caller cannot hold it.
         job.unique_key, job.unique_until = old.unique_key, old.unique_until
+    job.labels = old.labels
     job.recreated_from = old.id
     return job
 

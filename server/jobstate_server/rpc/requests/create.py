@@ -11,6 +11,7 @@ from jobstate.v1 import job_service_pb2 as pb
 from jobstate_server.domain import commands as c
 from jobstate_server.domain import limits
 from jobstate_server.domain.caller import Caller
+from jobstate_server.domain.labels import to_text
 from jobstate_server.domain.limits import MAX_RETRIES_MAX, TIMEOUT_MAX
 from jobstate_server.domain.waiting import Priority, UniqueUntil
 from jobstate_server.rpc.requests.keys import NewId, request_key
@@ -88,7 +89,8 @@ def _create(request: pb.CreateRequest, caller: Caller, new_id: NewId, problems: 
 
 
 def _about_hand_out(request: pb.CreateRequest, problems: Problems) -> Mapping[str, Any]:
-    """The fields of the command that are about the hand-out. Most calls set none, which a look at each tells."""
+    """The fields of the command that are about the hand-out, and the labels. Most calls set none, which a look at each
+    tells."""
     is_plain = not (
         request.priority
         or request.unique_key
@@ -96,6 +98,7 @@ def _about_hand_out(request: pb.CreateRequest, problems: Problems) -> Mapping[st
         or request.WhichOneof("begin")
         or request.HasField("start_within")
         or request.HasField("lane")
+        or request.labels
     )
     if is_plain:
         return _NOTHING
@@ -108,6 +111,7 @@ def _about_hand_out(request: pb.CreateRequest, problems: Problems) -> Mapping[st
         "unique_key": request.unique_key,
         "unique_until": request.unique_until or UniqueUntil.FINAL,
         "lane": request.lane if request.HasField("lane") else None,
+        "labels": to_text(request.labels),
     }
 
 
@@ -115,7 +119,8 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 def _check_hand_out(request: pb.CreateRequest, problems: Problems) -> None:
-    """Check the fields that are about the hand-out."""
+    """Check the fields that are about the hand-out, and the labels."""
+    problems.labels("labels", request.labels)
     if request.lane:
         problems.text("lane", request.lane, limits.LANE_BYTES_MAX)
     if request.priority and request.priority not in job_pb2.Priority.values():

@@ -23,6 +23,11 @@ _ID = re.compile(limits.ID_PATTERN)
 _JOB_TYPES_CACHED = 1_024
 """Names of job types that were checked: there are few."""
 
+_LABEL_KEY = re.compile(limits.LABEL_KEY_PATTERN)
+_LABEL_KEY_RULE = "must be 1 to 64 letters, digits or . _ : / - and begin with a letter or digit"
+_KEY_CUT_AT = 80
+"""Characters of a bad key in an error. It may be long, and statuses are sent in headers."""
+
 _ID_RULE = "must be 1 to 128 letters, digits or . _ : - and begin with a letter or digit"
 _JOB_TYPE_RULE = "must be 1 to 64 letters, digits or . _ : - and begin with a letter or digit"
 _REQUEST_ID = re.compile(rf"[\x21-\x7e]{{{limits.REQUEST_ID_LENGTH_MIN},{limits.REQUEST_ID_LENGTH_MAX}}}")
@@ -148,6 +153,16 @@ class Problems:
     def source_id(self, field: str, value: str) -> None:
         """The source of a job."""
         self.text(field, value, limits.SOURCE_ID_BYTES_MAX)
+
+    def labels(self, field: str, labels: Mapping[str, str]) -> None:
+        """Labels. A value's field is named with its key."""
+        if not self.count(field, len(labels), limits.LABELS_MAX):
+            return
+        for key, value in sorted(labels.items()):
+            if _LABEL_KEY.fullmatch(key) is None:
+                self.add(field, f"the key {key[:_KEY_CUT_AT]!r} {_LABEL_KEY_RULE}")
+            else:
+                self.text(f"{field}[{key}]", value, limits.LABEL_BYTES_MAX)
 
     def usage(self, usage: job_pb2.Usage) -> bool:
         """Tokens and cost. Returns whether they are acceptable."""

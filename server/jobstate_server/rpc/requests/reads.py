@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jobstate.v1 import job_pb2
 from jobstate.v1 import job_service_pb2 as pb
@@ -15,6 +15,10 @@ from jobstate_server.domain.waiting import WaitReason
 from jobstate_server.rpc.requests.page_token import decode_page_token
 from jobstate_server.rpc.requests.problems import Problems
 from jobstate_server.wire.times import time_from
+
+_Time = Literal["create_time_from", "create_time_to", "complete_time_from", "complete_time_to"]
+_TIMES: tuple[_Time, ...] = ("create_time_from", "create_time_to", "complete_time_from", "complete_time_to")
+"""The bounds of times."""
 
 
 class Page(NamedTuple):
@@ -72,26 +76,38 @@ def job_filter(request: pb.ListRequest, reach: Reach, ahead: int, problems: Prob
     problems.source_id("source_id", request.source_id)
     if not request.source_id and not reach.lists_sources:
         problems.add("source_id", "must be given: this caller sees only some sources")
-    if request.HasField("create_time_from"):
-        problems.time("create_time_from", request.create_time_from)
-    if request.HasField("create_time_to"):
-        problems.time("create_time_to", request.create_time_to)
+    for field in _TIMES:
+        if request.HasField(field):
+            problems.time(field, getattr(request, field))
     problems.known_values("wait_reasons", request.wait_reasons, job_pb2.WaitReason.values())
     _check_related(request, problems)
+    problems.labels("labels", request.labels)
+    problems.text("worker", request.worker, limits.WORKER_BYTES_MAX)
+    problems.text("error_code", request.error_code, limits.ERROR_CODE_BYTES_MAX)
     if problems.are_any:
         return JobFilter(reach=reach)
     return JobFilter(
         states=tuple(sorted({JobState(state) for state in request.states})),
         job_types=tuple(sorted(set(request.job_types))),
         source_ids=(request.source_id,) if request.source_id else (),
-        create_time_from=time_from(request.create_time_from) + ahead if request.HasField("create_time_from") else None,
-        create_time_to=time_from(request.create_time_to) + ahead if request.HasField("create_time_to") else None,
         group_id=request.group_id,
         needed_by=request.needed_by,
         needs=request.needs,
         wait_reasons=tuple(sorted({WaitReason(reason) for reason in request.wait_reasons})),
+        labels=tuple(sorted(request.labels.items())),
+        worker=request.worker,
+        error_code=request.error_code,
         reach=reach,
+        create_time_from=_time(request, "create_time_from", ahead),
+        create_time_to=_time(request, "create_time_to", ahead),
+        complete_time_from=_time(request, "complete_time_from", ahead),
+        complete_time_to=_time(request, "complete_time_to", ahead),
     )
+
+
+def _time(request: pb.ListRequest, field: _Time, ahead: int) -> int | None:
+    """One of the bounds of times, as a time of the store. None if it is not given."""
+    return time_from(getattr(request, field)) + ahead if request.HasField(field) else None
 
 
 def _check_related(request: pb.ListRequest, problems: Problems) -> None:

@@ -26,6 +26,7 @@ def watch_events(request: pb.WatchEventsRequest, reach: Reach) -> Watch:
         problems.add("start", f"{request.start} is not a valid value of this enum")
     if request.progress not in pb.WatchProgress.values():
         problems.add("progress", f"{request.progress} is not a valid value of this enum")
+    problems.labels("labels", request.labels)
     _combinations(request, problems)
     if request.snapshot and not (request.job_ids or request.source_ids or reach.lists_sources):
         problems.add("source_ids", "must be given for a snapshot: this caller sees only some sources")
@@ -41,6 +42,7 @@ def watch_events(request: pb.WatchEventsRequest, reach: Reach) -> Watch:
             job_types=frozenset(request.job_types),
             source_ids=frozenset(request.source_ids),
             types=frozenset(EventType(type_) for type_ in request.types),
+            labels=tuple(sorted(request.labels.items())),
             reach=reach,
         ),
         cursor=request.cursor,

@@ -9,6 +9,7 @@ import psycopg
 
 from jobstate_server.domain.waiting import is_ready
 from jobstate_server.store.postgres import statements as sql
+from jobstate_server.store.postgres.labels import delete_labels, insert_labels
 from jobstate_server.store.postgres.ready_jobs import Marks
 from jobstate_server.store.postgres.relations import delete_relations
 from jobstate_server.store.records import ChangedJob, Changes
@@ -38,6 +39,7 @@ def write_jobs(connection: Connection, changes: Changes, marks: Marks) -> None:
         sql.delete_jobs.run(connection, keys)
         sql.delete_attempts.run(connection, keys)
         delete_relations(connection, changes.deleted)
+        delete_labels(connection, changes.deleted)
     if changes.updated:
         # Before the insertions: a unique key that a job gives up here may be that of a new one.
         rows = [(*change_values(row.job), *changed_documents(row), row.last_event) for row in changes.updated]
@@ -46,6 +48,7 @@ def write_jobs(connection: Connection, changes: Changes, marks: Marks) -> None:
     if changes.inserted:
         rows = [(*job_values(job), *documents_of(job), last, first) for job, last, first, _ in changes.inserted]
         sql.insert_jobs.run(connection, rows, events=count)
+        insert_labels(connection, changes)
     if changes.progressed:
         _write_progress(connection, changes.progressed, count)
 

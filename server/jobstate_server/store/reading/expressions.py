@@ -17,9 +17,9 @@ def row_by_row(column: Field) -> Expression:
     return column.concat("") if isinstance(column, TextField) else column + 0
 
 
-def beyond(time: Field | Expression, after: Position, *, newest_first: bool) -> Expression:
+def beyond(time: Field | Expression, key: Field, after: Position, *, newest_first: bool) -> Expression:
     """The rows that come after this position in a keyset page."""
-    row, last = Tuple(time, JobRow.create_sequence), Tuple(after.time, after.create_sequence)
+    row, last = Tuple(time, key), Tuple(after.time, after.create_sequence)
     later: Expression = row < last if newest_first else row > last
     return later
 

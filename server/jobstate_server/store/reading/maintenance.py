@@ -27,7 +27,7 @@ class MaintenanceReads(ReadConnection):
     def jobs_in_state(self, job_type: str, state: JobState, after: Position | None, limit: int) -> list[JobSummary]:
         query = JobRow.select(*_SUMMARY_FIELDS).where(JobRow.job_type == job_type, JobRow.state == int(state))
         if after is not None:
-            query = query.where(beyond(JobRow.create_time, after, newest_first=False))
+            query = query.where(beyond(JobRow.create_time, JobRow.create_sequence, after, newest_first=False))
         return self._summaries(query.order_by(JobRow.create_time, JobRow.create_sequence).limit(limit))
 
     def finished_jobs(self, completed_before: int, after: Position | None, limit: int) -> list[JobSummary]:
@@ -35,7 +35,7 @@ class MaintenanceReads(ReadConnection):
             JobRow.complete_time.is_null(False), JobRow.complete_time < completed_before
         )
         if after is not None:
-            query = query.where(beyond(JobRow.complete_time, after, newest_first=False))
+            query = query.where(beyond(JobRow.complete_time, JobRow.create_sequence, after, newest_first=False))
         return self._summaries(query.order_by(JobRow.complete_time, JobRow.create_sequence).limit(limit))
 
     def task_runs(self) -> Mapping[str, TaskRun]:

@@ -31,10 +31,10 @@ from jobstate_server.store.rows import (
     PROGRESS_COLUMNS,
     REPORT_COLUMNS,
     REQUEST_COLUMNS,
-    STEP_COLUMNS,
 )
 from jobstate_server.store.sqlite.documents import WHOLE_JOBS
 from jobstate_server.store.sqlite.many_rows import ManyRows, insert, update
+from jobstate_server.store.step_rows import LATER_STEP_COLUMNS, STEP_COLUMNS
 
 _TALLY_COLUMNS = tuple(TallyRow._meta.sorted_field_names)
 
@@ -58,6 +58,7 @@ class Statements:
     insert_jobs = insert("job", JOB_COLUMNS)
     insert_new_jobs = insert("job", NEW_COLUMNS, NEW_CONSTANTS)
     update_step = update("job", STEP_COLUMNS, "create_sequence")
+    update_later_step = update("job", LATER_STEP_COLUMNS, "create_sequence")
     update_jobs = update("job", CHANGE_COLUMNS, "create_sequence")
     update_plain_change = update("job", PLAIN_CHANGE_COLUMNS, "create_sequence")
     update_progress = update("job", PROGRESS_COLUMNS, "create_sequence")

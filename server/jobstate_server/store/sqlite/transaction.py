@@ -29,7 +29,6 @@ from jobstate_server.store.rows import (
     is_new,
     is_plain_change,
     is_plain_report,
-    is_plain_step,
     job_from,
     job_values,
     moved_bulk_values,
@@ -39,7 +38,6 @@ from jobstate_server.store.rows import (
     report_values,
     request_from,
     request_values,
-    step_values,
     tally_values,
     usage_values,
 )
@@ -47,11 +45,13 @@ from jobstate_server.store.sqlite.connection import raise_store_error
 from jobstate_server.store.sqlite.documents import delete_documents, insert_documents, update_documents
 from jobstate_server.store.sqlite.erasing import Erasing
 from jobstate_server.store.sqlite.event_sequences import EventSequences
+from jobstate_server.store.sqlite.labels import delete_labels, insert_labels
 from jobstate_server.store.sqlite.lanes import LaneReads, forget_idle_lanes, reopen_lanes, write_lanes
 from jobstate_server.store.sqlite.ready_jobs import ReadyReads
 from jobstate_server.store.sqlite.relations import RelationReads, delete_relations, write_groups, write_needs
 from jobstate_server.store.sqlite.statements import Statements
 from jobstate_server.store.sqlite.task_runs import SqliteTaskRuns, latest_instants, take_instants
+from jobstate_server.store.step_rows import is_plain_step, later_step_values, step_values
 from jobstate_server.store.stored_times import LogRowTimes
 
 FREE_PAGES_KEPT = 4_096
@@ -194,6 +194,7 @@ class SqliteTransaction(SqliteTaskRuns, Erasing):
         self._statements.delete_attempts.run(self._connection, keys)
         delete_documents(self._connection, keys)
         delete_relations(self._connection, deleted)
+        delete_labels(self._connection, deleted)
         self._deleted = deleted
 
     def _insert(self, changes: Changes, first: int) -> None:
@@ -204,6 +205,7 @@ class SqliteTransaction(SqliteTaskRuns, Erasing):
                 job.created(first + first_event)
         self._insert_jobs(jobs)
         insert_documents(self._connection, jobs)
+        insert_labels(self._connection, jobs)
 
     def _write_relations(self, changes: Changes, first: int) -> None:
         """Write what changes about needs and groups."""
@@ -225,17 +227,21 @@ class SqliteTransaction(SqliteTaskRuns, Erasing):
 
     def _write_updates(self, changed: list[ChangedJob]) -> None:
         """Write changed jobs: of most what a step of the lifecycle changes, and of some all that may change."""
-        steps, plain, others = [], [], []
+        steps, later, plain, others = [], [], [], []
         for job, _, _, before in changed:
             if before is None:
                 others.append(change_values(job))
             elif is_plain_step(before, job):
-                steps.append(step_values(job))
+                if before.worker == job.worker:
+                    later.append(later_step_values(job))
+                else:
+                    steps.append(step_values(job))
             elif is_plain_change(before, job):
                 plain.append(plain_change_values(job))
             else:
                 others.append(change_values(job))
         self._statements.update_step.run(self._connection, steps)
+        self._statements.update_later_step.run(self._connection, later)
         self._statements.update_plain_change.run(self._connection, plain)
         self._statements.update_jobs.run(self._connection, others)
         update_documents(self._connection, changed)
