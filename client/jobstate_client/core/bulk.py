@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -29,6 +29,11 @@ class Filters(TypedDict, total=False):
     wait_reasons: Iterable[WaitReason | str]
     created_from: datetime | None
     created_before: datetime | None
+    labels: Mapping[str, str] | None
+    worker: str
+    error_code: str
+    completed_from: datetime | None
+    completed_before: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,3 +93,15 @@ def test_wait_returns_when_all_are_final_and_says_whether_all_completed(server: 
     missing = run(server, "wait", "good", "none")
     assert missing.code == 1
     assert "JOB_NOT_FOUND" in missing.err
+
+
+def test_all_jobs_with_a_label_are_cancelled_at_once(server: JobstateServer, client: Client) -> None:
+    for job_id, tenant in (("a", "acme"), ("b", "acme"), ("c", "other")):
+        client.create("resting", id=job_id, labels={"tenant": tenant})
+
+    told = run(server, "cancel", "--label", "tenant=acme", "--yes")
+
+    assert told.code == 0
+    assert [job.id for job in client.list(states=["CANCELLED"], oldest_first=True)] == ["a", "b"]
+    assert client.cancel_many(dry_run=True, error_code="NONE").done == 0
+    assert client.cancel_many(dry_run=True, labels={"tenant": "other"}, worker="").done == 1

@@ -12,7 +12,7 @@ from jobstate_client.cli.commands.changes import change_with, for_each, request_
 from jobstate_client.cli.commands.completion import complete_job_ids, complete_sources
 from jobstate_client.cli.commands.connection import connected
 from jobstate_client.cli.commands.options import MOMENT, common, kept
-from jobstate_client.cli.commands.queries import job_type_option, state_option
+from jobstate_client.cli.commands.queries import found_by, job_type_option, state_option
 from jobstate_client.cli.commands.relations import check_related, relations_of_listed
 from jobstate_client.cli.exits import Exit
 from jobstate_client.cli.terminal.output import Cell, Output, note
@@ -38,6 +38,11 @@ _FILTERS = (
     "wait_reasons",
     "created_from",
     "created_before",
+    "labels",
+    "worker",
+    "error_code",
+    "completed_from",
+    "completed_before",
 )
 
 _WHY = {
@@ -64,6 +69,7 @@ def many(command: F) -> F:
                 help="Only jobs with this source_id.",
             ),
             relations_of_listed,
+            found_by,
             click.option(
                 "--create-time-from",
                 "created_from",

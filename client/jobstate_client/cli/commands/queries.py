@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -39,6 +39,8 @@ TERMINAL_LIMIT = 50
 
 PAGE_SIZE_MAX = 1_000
 """The largest page of the contract."""
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _FORMS = ["table", "wide", "ids"]
 
@@ -220,6 +222,29 @@ def _attempt_row(attempt: Attempt, job: Job) -> Row:
     )
 
 
+def found_by(command: F) -> F:
+    """Add the filters by labels, workers, errors and ends."""
+    for option in reversed(
+        (
+            labels_option("Only jobs with this label; may be repeated, then with all of them."),
+            click.option("--worker", default="", metavar="TEXT", help="Only jobs that this worker has, or had last."),
+            click.option("--error-code", default="", metavar="TEXT", help="Only jobs whose last error has this code."),
+            click.option(
+                "--completed-since",
+                "--complete-time-from",
+                "completed_from",
+                type=MOMENT,
+                help="Only jobs that ended then or later, those that ended last first; 2d is 2 days ago.",
+            ),
+            click.option(
+                "--complete-time-to", "completed_before", type=MOMENT, help="Only jobs that ended before then."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @click.command("list", short_help="List jobs by state, type, source and time.")
 @state_option
 @job_type_option
@@ -227,19 +252,9 @@ def _attempt_row(attempt: Attempt, job: Job) -> Row:
     "--source-id", default="", metavar="TEXT", shell_complete=complete_sources, help="Only jobs with this source_id."
 )
 @relations_of_listed
-@labels_option("Only jobs with this label; may be repeated, then with all of them.")
-@click.option("--worker", default="", metavar="TEXT", help="Only jobs that this worker has, or had last.")
-@click.option("--error-code", default="", metavar="TEXT", help="Only jobs whose last error has this code.")
+@found_by
 @click.option("--create-time-from", "created_from", type=MOMENT, help="Only jobs created then or later; 2h is 2 h ago.")
 @click.option("--create-time-to", "created_before", type=MOMENT, help="Only jobs created before then.")
-@click.option(
-    "--completed-since",
-    "--complete-time-from",
-    "completed_from",
-    type=MOMENT,
-    help="Only jobs that ended then or later, those that ended last first; 2d is 2 days ago.",
-)
-@click.option("--complete-time-to", "completed_before", type=MOMENT, help="Only jobs that ended before then.")
 @click.option("--oldest-first", is_flag=True, help="List the oldest first.")
 @click.option(
     "--limit",

@@ -18,7 +18,7 @@ class ErasureReads(ReadConnection):
         query = JobRow.select(JobRow.id, JobRow.create_time, JobRow.create_sequence)
         query = query.where(JobRow.source_id == source_id)
         if after is not None:
-            query = query.where(beyond(JobRow.create_time, after, newest_first=False))
+            query = query.where(beyond(JobRow.create_time, JobRow.create_sequence, after, newest_first=False))
         rows = self._rows(query.order_by(JobRow.create_time, JobRow.create_sequence).limit(limit))
         return [JobPlace(job_id, Position(time, key)) for job_id, time, key in rows]
 
