@@ -61,8 +61,8 @@ def test_matching_jobs_are_read_in_the_order_of_their_creation(store: Store) -> 
     wanted = JobFilter(states=(JobState.COMPLETED, JobState.CANCELLED))
 
     with reading(store) as reader:
-        first = reader.matching_jobs(wanted, None, 2)
-        rest = reader.matching_jobs(wanted, first[-1].position, 2)
+        first, after = reader.matching_jobs(wanted, None, 2)
+        rest, end = reader.matching_jobs(wanted, after, 2)
         none = reader.matching_jobs(wanted, rest[-1].position, 2)
 
     assert [(job.id, job.state) for job in (*first, *rest)] == [
@@ -70,4 +70,5 @@ def test_matching_jobs_are_read_in_the_order_of_their_creation(store: Store) -> 
         ("2", JobState.COMPLETED),
         ("3", JobState.CANCELLED),
     ]
-    assert none == []
+    assert after == first[-1].position
+    assert (end, none) == (None, ([], None))
