@@ -79,6 +79,7 @@ job_type = "import"
 source_id = "a \\"b\\""
 priority = "high"
 lane = ""
+labels = {team = "data"}
 missed = "none"
 metadata = {"odd key" = "é\\u007f", full = false, of = {days = [1, 2.5, "x"]}}
 

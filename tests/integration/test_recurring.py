@@ -73,6 +73,7 @@ async def test_a_job_is_created_at_its_instant_as_the_entry_says(url: str, clock
         "source_id": "warehouse",
         "priority": "high",
         "lane": "one",
+        "labels": {"team": "data"},
         "metadata": {"bucket": "incoming", "tries": 3, "of": {"full": False, "days": [1, 2.5]}},
     }
     async with with_entries(url, clock, entry) as running:
@@ -87,6 +88,7 @@ async def test_a_job_is_created_at_its_instant_as_the_entry_says(url: str, clock
         job_pb2.PRIORITY_HIGH,
         "one",
     )
+    assert dict(job.labels) == entry["labels"]
     assert json_format.MessageToDict(job.metadata) == entry["metadata"]
     assert (task.schedule, task.time_zone, task.job_type) == ("30 2 * * *", "Europe/Berlin", "import")
     assert (task.last_job_id, task.last_error, task.last_outcome) == (job.id, "", f"{job.id} created")

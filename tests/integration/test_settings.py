@@ -86,6 +86,13 @@ BAD_RECURRING = {
     "a long source": (RECURRING + f'source_id = "{"é" * 129}"', ["recurring[0].source_id", "258 bytes, at most 256"]),
     "a source with NUL": (RECURRING + 'source_id = "a\\u0000"', ["recurring[0].source_id", "must not contain NUL"]),
     "a long lane": (RECURRING + f'lane = "{"x" * 129}"', ["recurring[0].lane", "129 bytes, at most 128"]),
+    "an odd label": (RECURRING + 'labels = {"a b" = "c"}', ["recurring[0].labels: the key 'a b' is not"]),
+    "a long label": (RECURRING + f'labels = {{a = "{"x" * 65}"}}', ["recurring[0].labels: 'a' must have at most 64"]),
+    "a label that is no text": (RECURRING + "labels = {a = 1}", ["recurring[0].labels.a", "must be a valid string"]),
+    "too many labels": (
+        RECURRING + "labels = {" + ", ".join(f'a{number} = "b"' for number in range(9)) + "}",
+        ["recurring[0].labels: has 9 labels, at most 8"],
+    ),
     "an odd priority": (RECURRING + 'priority = "3"', ["recurring[0].priority", "must be 'background' or"]),
     "an odd word for missed": (RECURRING + 'missed = "all"', ["recurring[0].missed", "must be 'none' or 'one'"]),
     "an unknown setting": (RECURRING + 'cron = "* * * * *"', ["recurring[0].cron", "no such setting"]),

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from jobstate_server.config.values import name_of
 from jobstate_server.domain import limits
 from jobstate_server.domain.errors import InvalidField
+from jobstate_server.domain.labels import to_text
 from jobstate_server.domain.texts import quoted
 from jobstate_server.domain.waiting import Priority
 from jobstate_server.maintenance.crontab import Crontab
@@ -25,6 +26,7 @@ RECURRING_MAX = 1_000
 SCHEDULE_BYTES_MAX = 512
 """Bytes of a schedule: room for every minute, hour, day and month by its number. ListTasks returns all at once."""
 
+_LABEL_KEY = re.compile(limits.LABEL_KEY_PATTERN)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 
@@ -72,6 +74,17 @@ def _text(bytes_max: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _labels(value: Mapping[str, str]) -> Mapping[str, str]:
+    if len(value) > limits.LABELS_MAX:
+        raise ValueError(f"has {len(value)} labels, at most {limits.LABELS_MAX} are allowed")
+    for key, text in value.items():
+        if _LABEL_KEY.fullmatch(key) is None:
+            raise ValueError(f"the key {quoted(key)} is not 1 to 64 letters, digits or . _ : / -")
+        if len(text.encode()) > limits.LABEL_BYTES_MAX or "\0" in text:
+            raise ValueError(f"{quoted(key)} must have at most {limits.LABEL_BYTES_MAX} bytes and no NUL")
+    return value
+
+
 class RecurringSettings(BaseModel):
     """A job that is created again and again."""
 
@@ -90,6 +103,7 @@ class RecurringSettings(BaseModel):
     priority: Annotated[Priority, BeforeValidator(name_of(Priority))] = Priority.NORMAL
     lane: Annotated[str, _text(limits.LANE_BYTES_MAX)] | None = None
     """Unset: as the job type's lane_from says."""
+    labels: Annotated[Mapping[str, str], AfterValidator(_labels)] = {}
     metadata: Annotated[Mapping[str, Any], BeforeValidator(_metadata)] = {}
 
     def entry(self) -> RecurringEntry:
@@ -103,5 +117,6 @@ class RecurringSettings(BaseModel):
             source_id=self.source_id,
             level=self.priority,
             lane=self.lane,
+            labels=to_text(self.labels),
             metadata=document_from(self.metadata, "metadata", limits.METADATA_BYTES_MAX),
         )

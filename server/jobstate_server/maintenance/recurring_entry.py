@@ -37,6 +37,8 @@ class RecurringEntry:
     level: int = Priority.NORMAL
     lane: str | None = None
     """None means as the job type's lane_from says."""
+    labels: str | None = None
+    """As in ``domain.labels``."""
     missed: Missed = Missed.ONE
 
     @property
@@ -63,4 +65,5 @@ class RecurringEntry:
             metadata=self.metadata,
             level=self.level,
             lane=self.lane,
+            labels=self.labels,
         )
