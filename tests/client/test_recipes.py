@@ -201,6 +201,19 @@ def test_streamed_jobs_are_made_once_though_their_program_runs_again(start: Star
     assert len(log_of(client)) == 2_000
 
 
+def test_all_that_failed_with_one_code_is_done_once_more(start: Start, client: Client) -> None:
+    for number in range(13):
+        job = client.start(client.create("clean_transcript", id=f"job-{number}"))
+        client.fail(job, "BAD_MODEL" if number else "OTHER", retryable=False)
+
+    counted, first, recreated = said(start("Once more"))
+
+    assert counted == "12 would be recreated"
+    assert first == " ".join(["ten first:", *(f"job-{number}" for number in range(1, 11))])
+    assert recreated == "12 recreated, {} skipped"
+    assert "job-0" not in {job.recreated_from for job in client.list(states=["QUEUED"])}
+
+
 class Receiver:
     """A webhook that notes what it gets, and has room for so much."""
 
