@@ -93,6 +93,8 @@ def test_the_commands_that_the_page_runs_in_the_container_work_there(volume: Pat
         told = []
         for program, *arguments in map(shlex.split, lines):
             variables = environment() | {
+                # What `docker run` sets is set for `docker exec` too.
+                "JOBSTATE_INSECURE": "true",
                 "JOBSTATE_SERVER": f"127.0.0.1:{port}",
                 "PYTHONPATH": os.pathsep.join(sys.path),
             }
