@@ -94,8 +94,12 @@ def _fill(draw: Draw, message: Message, texts: Texts, depth: int) -> None:
         if field.message_type is not None and depth >= _DEPTH_MAX:
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            values, kind = getattr(message, field.name), field.message_type.fields_by_name["value"]
             for key in draw(st.lists(st.text(max_size=4), max_size=2)):
-                _fill(draw, getattr(message, field.name)[key], texts, depth + 1)
+                if kind.message_type is not None:
+                    _fill(draw, values[key], texts, depth + 1)
+                else:
+                    values[key] = draw(_scalar(kind, texts))
         elif field.is_repeated:
             for _ in range(draw(st.sampled_from([0, 1, 1, 2, 101]))):
                 _add(draw, message, field, texts, depth)
