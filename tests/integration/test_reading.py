@@ -312,7 +312,8 @@ async def test_stats_of_an_empty_store_claim_nothing(running: Running) -> None:
     stats = await running.jobs.GetStats(pb.GetStatsRequest())
 
     assert not stats.job_types
-    assert stats.total == pb.JobTypeStats()
+    # What is said of every store: none of its jobs waits for its turn.
+    assert stats.total == pb.JobTypeStats(waiting=[pb.WaitCount(reason=job_pb2.WAIT_REASON_TURN)])
 
 
 async def test_what_happened_stays_in_the_stats_when_cleanup_deletes_the_jobs(
