@@ -87,7 +87,7 @@ def test_a_beginning_that_cannot_be_meant_is_wrong_usage(
         (["create", "x", "--not-before-time", "2999-01-01"], "--not-before-time"),
         (["create", "x", "--start-within", "0"], "--start-within"),
         (["create", "x", "--unique-key", "x" * 257], "--unique-key"),
-        (["acquire", "no spaces"], "JOB_TYPE..."),
+        (["acquire", "no spaces"], "JOB_TYPE"),
         (["acquire", "x", "--wait", "61s"], "--wait"),
         (["acquire", "x", "--lease", "1s"], "--lease"),
         (["acquire", "x", "--max-jobs", "1001"], "--max-jobs"),

@@ -169,7 +169,7 @@ def test_an_attempt_that_has_not_begun_is_not_taken_for_one_that_is_over(
         (["get", "no spaces"], "ID"),
         (["list", "--job-type", "no spaces"], "--job-type"),
         (["watch", "--source-id", "x" * 300, "--no-follow"], "--source-id"),
-        (["watch", "no spaces", "--no-follow"], "[ID]..."),
+        (["watch", "no spaces", "--no-follow"], "ID"),
         (["fail", "first", "--code", "x" * 300], "--code"),
         (["fail", "first", "--retry-delay", "9000d"], "--retry-delay"),
         (["maintenance", "cleanup", "--older-than", "1s"], "--older-than"),

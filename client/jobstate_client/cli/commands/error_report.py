@@ -19,7 +19,7 @@ from jobstate_client.views.text import safe
 def option_of(field: str, command: click.Command) -> str:
     """The option or argument of this command that sets a field of the contract; empty if it has none."""
     options = {opt.lstrip("-").replace("-", "_"): opt for each in command.params for opt in each.opts}
-    named = {each.name: each.make_metavar(click.Context(command)) for each in command.params if each.name in each.opts}
+    named = {each.name: each.make_metavar(click.Context(command)).strip("[].") for each in command.params if each.name in each.opts}
     parts = [part for part in re.split(r"[.\[\]]+", field) if part and not part.isdigit()]
     if parts == ["timeout"]:
         # --timeout is how long the call may take.
@@ -27,7 +27,7 @@ def option_of(field: str, command: click.Command) -> str:
     for part in (*parts[::-1][:1], *parts[:1]):
         for name in (part, part.removesuffix("s"), f"job_{part}", f"job_{part}s"):
             if name in named:
-                return named[name].removesuffix("...")
+                return named[name]
             if name in options:
                 return options[name]
     return ""

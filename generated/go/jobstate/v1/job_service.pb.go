@@ -2615,7 +2615,7 @@ type RecreateManyRequest struct {
 	// Only count the jobs that match, for about 5 seconds, and name some of them. Takes no request_id.
 	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// The most jobs to recreate, over all calls with this request_id: from 1 to 1,000,000. 0 means 1,000,000.
-	Limit int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int64 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Names the work, so that calls go on with it: from 8 to 128 characters, best a random UUID. Required unless dry_run.
 	// It is kept for 24 hours after the last call that did something, as other request_ids are.
 	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -2674,7 +2674,7 @@ func (x *RecreateManyRequest) GetDryRun() bool {
 	return false
 }
 
-func (x *RecreateManyRequest) GetLimit() int32 {
+func (x *RecreateManyRequest) GetLimit() int64 {
 	if x != nil {
 		return x.Limit
 	}
@@ -2744,7 +2744,7 @@ type RetryManyRequest struct {
 	// As in RecreateManyRequest.
 	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// As in RecreateManyRequest.
-	Limit int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int64 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
 	// As in RecreateManyRequest.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// As in RetryRequest.
@@ -2804,7 +2804,7 @@ func (x *RetryManyRequest) GetDryRun() bool {
 	return false
 }
 
-func (x *RetryManyRequest) GetLimit() int32 {
+func (x *RetryManyRequest) GetLimit() int64 {
 	if x != nil {
 		return x.Limit
 	}
@@ -2881,7 +2881,7 @@ type CancelManyRequest struct {
 	// As in RecreateManyRequest.
 	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// As in RecreateManyRequest.
-	Limit int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int64 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
 	// As in RecreateManyRequest.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// As in CancelRequest, for each of the jobs.
@@ -2941,7 +2941,7 @@ func (x *CancelManyRequest) GetDryRun() bool {
 	return false
 }
 
-func (x *CancelManyRequest) GetLimit() int32 {
+func (x *CancelManyRequest) GetLimit() int64 {
 	if x != nil {
 		return x.Limit
 	}
@@ -5065,7 +5065,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x06filter\x18\x01 \x01(\v2\x16.jobstate.v1.JobFilterR\x06filter\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x1d\n" +
+	"\x05limit\x18\x04 \x01(\x03R\x05limit\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\"M\n" +
 	"\x14RecreateManyResponse\x125\n" +
@@ -5074,7 +5074,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x06filter\x18\x01 \x01(\v2\x16.jobstate.v1.JobFilterR\x06filter\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x1d\n" +
+	"\x05limit\x18\x04 \x01(\x03R\x05limit\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\x12 \n" +
 	"\vimmediately\x18\x06 \x01(\bR\vimmediately\"J\n" +
@@ -5084,7 +5084,7 @@ const file_jobstate_v1_job_service_proto_rawDesc = "" +
 	"\x06filter\x18\x01 \x01(\v2\x16.jobstate.v1.JobFilterR\x06filter\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x1d\n" +
+	"\x05limit\x18\x04 \x01(\x03R\x05limit\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\"K\n" +

@@ -1297,9 +1297,9 @@ export declare type RecreateManyRequest = Message<"jobstate.v1.RecreateManyReque
   /**
    * The most jobs to recreate, over all calls with this request_id: from 1 to 1,000,000. 0 means 1,000,000.
    *
-   * @generated from field: int32 limit = 4;
+   * @generated from field: int64 limit = 4;
    */
-  limit: number;
+  limit: bigint;
 
   /**
    * Names the work, so that calls go on with it: from 8 to 128 characters, best a random UUID. Required unless dry_run.
@@ -1366,9 +1366,9 @@ export declare type RetryManyRequest = Message<"jobstate.v1.RetryManyRequest"> &
   /**
    * As in RecreateManyRequest.
    *
-   * @generated from field: int32 limit = 4;
+   * @generated from field: int64 limit = 4;
    */
-  limit: number;
+  limit: bigint;
 
   /**
    * As in RecreateManyRequest.
@@ -1441,9 +1441,9 @@ export declare type CancelManyRequest = Message<"jobstate.v1.CancelManyRequest">
   /**
    * As in RecreateManyRequest.
    *
-   * @generated from field: int32 limit = 4;
+   * @generated from field: int64 limit = 4;
    */
-  limit: number;
+  limit: bigint;
 
   /**
    * As in RecreateManyRequest.
