@@ -101,7 +101,8 @@ class Schedule:
         now = self._clock.now()
         try:
             for task in self.tasks:
-                due = self._instants[task.name].latest(self._next_instants[task.name] - 1, now)
+                first = self._next_instants[task.name]
+                due = self._instants[task.name].latest(first - 1, now) if first <= now else None
                 if due is not None:
                     self._next_instants[task.name] = self._instants[task.name].next_after(now)
                     self._begin(self.run_claimed(task, due))
