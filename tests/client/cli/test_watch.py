@@ -135,9 +135,8 @@ def test_the_cursor_moves_with_heartbeats_while_nothing_matches(
 ) -> None:
     file = tmp_path / "cursor"
     lived(client, "first")
-    with started(
-        "--server", server.address, "watch", "nobody", "--heartbeat-interval", "1s", "--cursor-file", str(file)
-    ):
+    client.create("clean_transcript", id="idle")
+    with started("--server", server.address, "watch", "idle", "--heartbeat-interval", "1s", "--cursor-file", str(file)):
         until(file.exists)
         opened = file.read_text()
         lived(client, "second")
