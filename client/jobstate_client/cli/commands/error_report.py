@@ -19,7 +19,9 @@ from jobstate_client.views.text import safe
 def option_of(field: str, command: click.Command) -> str:
     """The option or argument of this command that sets a field of the contract; empty if it has none."""
     options = {opt.lstrip("-").replace("-", "_"): opt for each in command.params for opt in each.opts}
-    named = {each.name: each.make_metavar(click.Context(command)).strip("[].") for each in command.params if each.name in each.opts}
+    context = click.Context(command)
+    arguments = [each for each in command.params if each.name in each.opts]
+    named = {each.name: each.make_metavar(context).strip("[].") for each in arguments}
     parts = [part for part in re.split(r"[.\[\]]+", field) if part and not part.isdigit()]
     if parts == ["timeout"]:
         # --timeout is how long the call may take.
