@@ -16,7 +16,7 @@ from jobstate.v1 import event_pb2, job_pb2
 from jobstate.v1 import job_service_pb2 as pb
 from jobstate_client import AttemptSuperseded, Client, EventType, Refused, State, TransitionNotAllowed
 from jobstate_client.cli import main
-from jobstate_client.core import decoding, inspection
+from jobstate_client.core import decoding, inspection_decoding
 from jobstate_client.core.calls import RPCS
 from jobstate_client.core.rpc_errors import error_for_reason
 
@@ -68,7 +68,7 @@ def test_an_event_of_an_unknown_type_has_its_name() -> None:
 
 
 def test_counts_of_two_such_states_stand_side_by_side() -> None:
-    assert inspection.stats(STATS).total.stored == {"UNKNOWN_98": 3, "UNKNOWN_99": 4}
+    assert inspection_decoding.stats(STATS).total.stored == {"UNKNOWN_98": 3, "UNKNOWN_99": 4}
 
 
 def test_a_reason_that_is_not_named_is_kept() -> None:

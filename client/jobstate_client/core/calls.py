@@ -108,7 +108,7 @@ class Pages(Generic[T]):
         return replace(self.first, request=request)
 
 
-def decode_with(name: str, module: str = "inspection") -> Callable[[Any], Any]:
+def decode_with(name: str, module: str = "inspection_decoding") -> Callable[[Any], Any]:
     """Decode a response with the function of this name in a module beside this one, which is imported with the first
     response."""
 
